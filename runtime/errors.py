@@ -1,0 +1,126 @@
+"""Every error that hybrid-edge raises on purpose, as one typed family.
+
+    HybridEdgeError                     exit 1
+    ├── UsageError                      exit 2   the command was called wrongly
+    │   └── SpecError                            a ModelSpec that contradicts itself
+    ├── DataError                       exit 1   a data set that can't be trained on
+    ├── ImageError                               one image that can't be read
+    ├── SourceError                              a source of frames that does not exist or gives none
+    ├── WeightsError                             pretrained weights absent or not fitting
+    ├── ModelFileError                           a .keras file that hybrid-train did not write, or damaged
+    ├── RunError                                 no run folder, or one that can't be continued
+    ├── ConversionError                          Keras to ONNX gave something other than what was declared
+    ├── BundleError                              no bundle, or one that is malformed
+    │   └── ArtifactHashError                    a bundle's file differs from what the manifest recorded
+    ├── BackendError                             an inference engine failed
+    │   ├── BackendUnavailableError              an engine, or a library it needs, is not installed here
+    │   └── InputError                           a tensor of the wrong name, dtype or shape, or not finite
+    └── GateError                       exit 3   a result was computed and refused
+        ├── ParityError                          ONNX and Keras disagree beyond the limits
+        └── GoldenError                          this device computes something else than the exporter did
+
+Each message says what was expected, what was found and what to do.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+__all__ = [
+    "ArtifactHashError",
+    "BackendError",
+    "BackendUnavailableError",
+    "BundleError",
+    "ConversionError",
+    "DataError",
+    "GateError",
+    "GoldenError",
+    "HybridEdgeError",
+    "ImageError",
+    "InputError",
+    "ModelFileError",
+    "ParityError",
+    "RunError",
+    "SourceError",
+    "SpecError",
+    "UsageError",
+    "WeightsError",
+]
+
+
+class HybridEdgeError(Exception):
+    """Base of the family; ``exit_code`` is what a command that raised it ends with."""
+
+    exit_code: ClassVar[int] = 1
+
+
+class UsageError(HybridEdgeError):
+    """The command was called with arguments that don't go together."""
+
+    exit_code: ClassVar[int] = 2
+
+
+class SpecError(UsageError):
+    """A ModelSpec whose values contradict each other."""
+
+
+class DataError(HybridEdgeError):
+    """A data set that can't be trained on: one class, an empty class, nothing readable."""
+
+
+class ImageError(HybridEdgeError):
+    """One image that can't be read; the message names the file and the reason."""
+
+
+class SourceError(HybridEdgeError):
+    """A source of frames that does not exist, or holds no frame."""
+
+
+class WeightsError(HybridEdgeError):
+    """Pretrained weights that can't be had or don't fit the model."""
+
+
+class ModelFileError(HybridEdgeError):
+    """A ``.keras`` file that hybrid-train did not write, or a damaged one."""
+
+
+class RunError(HybridEdgeError):
+    """No run folder where one is needed, or one that can't be continued."""
+
+
+class ConversionError(HybridEdgeError):
+    """The ONNX graph is not the one that was declared: inputs, outputs, operators, opset."""
+
+
+class BundleError(HybridEdgeError):
+    """No bundle where one is needed, or a malformed one."""
+
+
+class ArtifactHashError(BundleError):
+    """A file of a bundle whose bytes differ from those the manifest recorded."""
+
+
+class BackendError(HybridEdgeError):
+    """An inference engine failed; the engine's own message is inside."""
+
+
+class BackendUnavailableError(BackendError):
+    """An engine that was asked for is not on this machine; the message names the extra to install."""
+
+
+class InputError(BackendError):
+    """A tensor whose name, dtype, shape or values are not what the model declares."""
+
+
+class GateError(HybridEdgeError):
+    """A result was computed, compared with a limit, and refused."""
+
+    exit_code: ClassVar[int] = 3
+
+
+class ParityError(GateError):
+    """The exported graph and the Keras model disagree beyond the limits."""
+
+
+class GoldenError(GateError):
+    """This device computes something else than the exporter did for the bundle's golden examples."""

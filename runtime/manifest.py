@@ -1,0 +1,198 @@
+"""The manifest of a bundle: what the files are, how they were made, and what they must give on golden examples.
+
+A bundle is a folder (or one tar of it) holding ``manifest.json``, ``artifacts/SHA256.onnx``, ``golden/SHA256.png`` and
+``golden/SHA256.npz``. Every file but the manifest is named by its SHA-256, so replacing ``manifest.json`` is the one
+commit point.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from .errors import BundleError
+from .spec import ModelSpec
+
+__all__ = [
+    "FORMAT_VERSION",
+    "MANIFEST",
+    "MAX_MANIFEST_SIZE",
+    "FileRecord",
+    "GoldenImage",
+    "GoldenRecord",
+    "Manifest",
+    "Parity",
+    "Precision",
+    "Provenance",
+    "RecurrentForm",
+    "Target",
+    "Variant",
+    "parse_manifest",
+]
+
+MANIFEST = "manifest.json"
+FORMAT_VERSION = 1
+MAX_MANIFEST_SIZE = 2**24  # 16 MiB; a real one is some tens of KiB, also with a thousand class labels
+
+Precision = Literal["fp32", "fp16", "int8"]
+Target = Literal["tensorrt", "cuda", "cpu"]
+RecurrentForm = Literal["lstm", "unrolled", "none"]
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+# relative, at most one folder deep, no dot at a name's start: nothing can point outside the bundle
+RelativePath = Annotated[str, Field(pattern=r"^(?:[A-Za-z0-9_-]+/)?[A-Za-z0-9_-][A-Za-z0-9._-]*$")]
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="ignore")  # a later minor version may add fields
+
+
+class FileRecord(_Record):
+    """A file of the bundle: where it is, its size in bytes and its SHA-256."""
+
+    path: RelativePath
+    size: int = Field(ge=0)
+    sha256: Sha256
+
+
+class Parity(_Record):
+    """How far a variant's outputs are from the Keras model's, on real images.
+
+    ``max_logit_error`` is max |difference| / max |logit|; ``batch_error`` the largest difference between the same rows
+    in batches of different sizes, likewise relative; ``sequence_error`` the largest difference between the
+    preprocessing's ``sequence`` and the Keras model's own.
+    """
+
+    images: int
+    max_logit_error: float
+    logit_limit: float
+    max_probability_error: float
+    mean_probability_error: float
+    probability_limit: float
+    top1_agreement: float
+    batch_error: float
+    batch_limit: float
+    sequence_error: float | None = None
+    sequence_limit: float | None = None
+    measured_on: str
+    warnings: tuple[str, ...] = ()
+
+
+class Variant(_Record):
+    """One artifact for one target: precision, form of the recurrent branch, how it was made and how well it holds.
+
+    Two variants may share a file: FP32 is one graph for every target.
+    """
+
+    name: str
+    precision: Precision
+    target: Target
+    recurrent: RecurrentForm
+    file: FileRecord
+    opset: int
+    ir_version: int
+    operators: dict[str, int]
+    made_by: dict[str, str]
+    parity: Parity
+    calibration: dict[str, Any] | None = None
+    golden: FileRecord = Field(description="npz: logits (G, C) and probabilities (G, C), float32")
+    golden_tolerance: float = Field(gt=0, description="largest |difference| of a probability that a device may show")
+
+
+class GoldenImage(_Record):
+    """A golden example: a PNG and the class it belongs to."""
+
+    file: FileRecord
+    label: str
+
+
+class GoldenRecord(_Record):
+    """The examples by which a device checks itself."""
+
+    images: tuple[GoldenImage, ...]
+    tensors: FileRecord = Field(description="npz: image (G, S, S, 3) and/or sequence (G, T, S*S/T), float32")
+
+
+class Provenance(_Record):
+    """Where a bundle comes from: nothing here is needed to run it."""
+
+    created: str
+    hybrid_edge: str
+    run: str = ""
+    packages: dict[str, str] = Field(default_factory=dict)
+    metrics: dict[str, float] = Field(default_factory=dict)
+
+
+class Manifest(_Record):
+    """The content of ``manifest.json``."""
+
+    format: Literal["hybrid-edge-bundle"] = "hybrid-edge-bundle"
+    format_version: int = FORMAT_VERSION
+    spec: ModelSpec
+    preprocessing: dict[str, Any]
+    weights_sha256: Sha256
+    variants: tuple[Variant, ...] = Field(min_length=1)
+    golden: GoldenRecord
+    provenance: Provenance
+
+    @property
+    def files(self) -> dict[str, FileRecord]:
+        """Every file the manifest refers to, by path."""
+        records = [self.golden.tensors, *(item.file for item in self.golden.images)]
+        for variant in self.variants:
+            records += [variant.file, variant.golden]
+        return {record.path: record for record in records}
+
+
+def parse_manifest(data: bytes, name: str = MANIFEST) -> Manifest:
+    """Validate the content of a ``manifest.json``.
+
+    Args:
+        data: JSON text.
+        name: what error messages call it.
+
+    Raises:
+        BundleError: too large, not a hybrid-edge manifest, malformed, or of a newer format version.
+    """
+    if len(data) > MAX_MANIFEST_SIZE:
+        raise BundleError(f"{name}: expected a manifest of at most {MAX_MANIFEST_SIZE} bytes, found {len(data)}")
+    try:
+        _check_header(name, _Header.model_validate_json(data))
+        manifest = Manifest.model_validate_json(data)
+    except ValidationError as error:
+        raise BundleError(
+            f"{name}: expected a hybrid-edge manifest, found: {_faults(error)}; copy or export the bundle again"
+        ) from None
+    if not manifest.spec.class_labels or not manifest.golden.images:
+        missing = "golden examples" if manifest.spec.class_labels else "class labels"
+        raise BundleError(f"{name}: expected at least one of {missing}, found none; export the bundle again")
+    return manifest
+
+
+class _Header(BaseModel):
+    """What tells another format or a newer version from a malformed manifest, before the rest is looked at."""
+
+    format: str = "none"
+    format_version: int = 0
+
+
+def _check_header(name: str, header: _Header) -> None:
+    if header.format != "hybrid-edge-bundle":
+        raise BundleError(
+            f"{name}: expected format 'hybrid-edge-bundle', found {header.format!r}; "
+            "name the bundle's folder or tar with --bundle"
+        )
+    if header.format_version > FORMAT_VERSION:
+        raise BundleError(
+            f"{name}: expected format version {FORMAT_VERSION} or older, found {header.format_version}, made by a newer "
+            "hybrid-edge; upgrade here (pip install -U hybrid-edge), or export the bundle again with this version"
+        )
+    if header.format_version < 1:
+        raise BundleError(f"{name}: expected a format version from 1 on, found {header.format_version}")
+
+
+def _faults(error: ValidationError) -> str:
+    items = error.errors(include_url=False, include_input=False)
+    listed = [f"{'.'.join(map(str, item['loc']))}: {item['msg']}".removeprefix(": ") for item in items[:5]]
+    more = [f"and {len(items) - 5} more"] if len(items) > 5 else []
+    return "; ".join(listed + more)

@@ -1,0 +1,232 @@
+"""Pixels to tensors: the only code that does so, in training, calibration, export and on the device.
+
+The contract, version 1 (written into every bundle, see ``contract``):
+
+- A file is decoded to BGR uint8 by ``decode_image``: EXIF orientation is applied, an alpha channel is dropped without
+  blending, gray is repeated over three channels, 16-bit samples keep their high byte (a TIFF in colour rounds to the
+  nearest), and of an animation or a multi-page file the first image counts.
+- The resize policy brings a frame of any size to S x S. ``stretch`` ignores the aspect ratio, ``center-crop`` takes the
+  largest centred square, ``letterbox`` keeps the whole frame and pads with 128, whose scaled value is nearest to 0.
+- Interpolation is OpenCV's ``INTER_LINEAR_EXACT`` (or ``INTER_NEAREST_EXACT``), the same to the bit on x86 and ARM.
+- ``image``: RGB, float32, x / 127.5 - 1 as ``keras.applications.xception.preprocess_input`` computes it.
+- ``sequence``: mean of the three scaled channels, row-major, T steps of S*S/T.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import stat
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from .errors import ImageError, InputError
+from .opencv import MAX_PIXELS, cv2
+from .spec import ModelSpec
+
+__all__ = ["IMAGE_SUFFIXES", "MAX_PIXELS", "Preprocessor", "contract", "contract_hash", "decode_image", "read_image"]
+
+Frame = npt.NDArray[np.uint8]
+Tensor = npt.NDArray[np.float32]
+
+IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".gif"})
+LETTERBOX_VALUE = 128
+INTERPOLATIONS = {"linear-exact": cv2.INTER_LINEAR_EXACT, "nearest-exact": cv2.INTER_NEAREST_EXACT}
+# float32 throughout, in Keras's order of operations, so that the table equals preprocess_input to the bit
+SCALED = (np.arange(256, dtype=np.float32) / np.float32(127.5) - np.float32(1.0)).astype(np.float32)
+MEAN = np.full((1, 3), 1.0 / 3.0, dtype=np.float32)
+MAX_FILE_SIZE = 2**30 + 2**20  # 1 GiB: MAX_PIXELS of uncompressed 16-bit RGBA, and its header
+PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+JPEG_START = b"\xff\xd8\xff"
+JPEG_SCAN = 0xDA  # start of scan: the compressed pixels follow
+JPEG_END = b"\xff\xd9"
+
+
+def contract(spec: ModelSpec) -> dict[str, Any]:
+    """What preprocessing does for this spec, as the plain values that a bundle's manifest records."""
+    return {
+        "version": 1,
+        "decode": "BGR uint8; EXIF orientation applied; alpha dropped; gray repeated; 16-bit keeps the high byte",
+        "image_size": spec.image_size,
+        "resize": spec.resize,
+        "letterbox_value": LETTERBOX_VALUE,
+        "interpolation": spec.interpolation,
+        "channel_order": "RGB",
+        "scaling": "x / 127.5 - 1",
+        "grayscale": "mean of the scaled channels",
+        "timesteps": spec.timesteps,
+        "order": "row-major",
+    }
+
+
+def contract_hash(spec: ModelSpec) -> str:
+    """SHA-256 of ``contract``: what was measured under one preprocessing is not reused under another."""
+    return hashlib.sha256(json.dumps(contract(spec), sort_keys=True).encode()).hexdigest()
+
+
+def read_image(path: Path | str) -> Frame:
+    """Read an image file.
+
+    Returns:
+        (H, W, 3) uint8, BGR.
+
+    Raises:
+        ImageError: not there, no regular file, not an image, truncated, or larger than ``MAX_PIXELS`` or
+            ``MAX_FILE_SIZE``.
+    """
+    try:
+        facts = Path(path).stat()
+        if not stat.S_ISREG(facts.st_mode):  # a device or a pipe might never end
+            found = "a folder" if stat.S_ISDIR(facts.st_mode) else "a device, pipe or socket"
+            raise ImageError(f"{path}: expected an image file, found {found}")
+        if facts.st_size > MAX_FILE_SIZE:
+            raise ImageError(f"{path}: expected at most {MAX_FILE_SIZE} bytes, found {facts.st_size}")
+        data = Path(path).read_bytes()
+    except OSError as error:
+        raise ImageError(f"{path}: can't be read: {error.strerror or error}") from None
+    except ValueError:
+        raise ImageError(f"{path!r}: expected a file name, found a null character in it") from None
+    return decode_image(data, name=str(path))
+
+
+def decode_image(data: bytes, name: str = "image") -> Frame:
+    """Decode an image file's bytes.
+
+    Returns:
+        (H, W, 3) uint8, BGR.
+
+    Raises:
+        ImageError: empty, of an unknown format, truncated or damaged, or larger than ``MAX_PIXELS``.
+    """
+    if not data:
+        raise ImageError(f"{name}: the file is empty")
+    if data.startswith(PNG_SIGNATURE):
+        _check_png(data, name)
+    elif data.startswith(JPEG_START):
+        _check_jpeg(data, name)
+    try:
+        frame = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+    except (cv2.error, MemoryError):
+        raise ImageError(f"{name}: refused by the decoder: damaged, or over {MAX_PIXELS} pixels") from None
+    if frame is None:
+        raise ImageError(f"{name}: not an image that OpenCV reads, or damaged")
+    return np.asarray(frame, dtype=np.uint8)
+
+
+def _check_png(data: bytes, name: str) -> None:
+    """Refuse a PNG whose chunks run past the file's end or whose pixels are damaged.
+
+    libpng would allocate a chunk's claimed length before reading it, and complain about a checksum on stderr.
+    """
+    position = len(PNG_SIGNATURE)
+    view = memoryview(data)
+    while position + 8 <= len(data):
+        length = int.from_bytes(data[position : position + 4], "big")
+        kind = data[position + 4 : position + 8]
+        end = position + 8 + length
+        if end + 4 > len(data):
+            raise ImageError(f"{name}: damaged PNG: chunk {kind!r} claims {length} bytes, the file ends before that")
+        if kind[:1].isupper() and zlib.crc32(view[position + 4 : end]) != int.from_bytes(data[end : end + 4], "big"):
+            raise ImageError(f"{name}: damaged PNG: the checksum of chunk {kind!r} differs")
+        if kind == b"IEND":
+            return
+        position = end + 4
+    raise ImageError(f"{name}: damaged PNG: it ends without an IEND chunk")
+
+
+def _check_jpeg(data: bytes, name: str) -> None:
+    """Refuse a JPEG without an end marker after its pixels: OpenCV before 5 fills in gray where they are missing.
+
+    The segments before the pixels are skipped by their lengths, as a thumbnail inside them has an end marker too.
+    """
+    position = 2
+    while position + 4 <= len(data) and data[position] == 0xFF and data[position + 1] != JPEG_SCAN:
+        fill = data[position + 1] == 0xFF  # any number of these may stand before a marker
+        position += 1 if fill else 2 + int.from_bytes(data[position + 2 : position + 4], "big")
+    if data.rfind(JPEG_END, position) < 0:
+        raise ImageError(f"{name}: truncated JPEG: it ends without an end marker")
+
+
+class Preprocessor:
+    """Turns BGR frames into the model's inputs without allocating anything per frame.
+
+    Not thread-safe: it owns scratch buffers. One per thread.
+    """
+
+    def __init__(self, spec: ModelSpec) -> None:
+        size = spec.image_size
+        self.spec = spec
+        self._interpolation = INTERPOLATIONS[spec.interpolation]
+        self._resized = np.full((size, size, 3), LETTERBOX_VALUE, dtype=np.uint8)
+        self._rgb = np.empty((size, size, 3), dtype=np.uint8)
+        self._scaled = np.empty((size, size, 3), dtype=np.float32)
+
+    def allocate(self, batch: int) -> dict[str, Tensor]:
+        """Input tensors for a batch: ``image`` (N, S, S, 3) and ``sequence`` (N, T, S*S/T), those the branches use."""
+        return {name: np.empty((batch, *shape), dtype=np.float32) for name, shape in self.spec.inputs.items()}
+
+    def __call__(self, frames: Sequence[Frame]) -> dict[str, Tensor]:
+        """Preprocess frames into newly allocated tensors.
+
+        Args:
+            frames: (H, W, 3) uint8 BGR, each of any size.
+        """
+        tensors = self.allocate(len(frames))
+        for row, frame in enumerate(frames):
+            self.fill(frame, tensors, row)
+        return tensors
+
+    def fill(self, frame: Frame, tensors: dict[str, Tensor], row: int) -> None:
+        """Write one frame into row ``row`` of the tensors that ``allocate`` made, or of others of their shape.
+
+        A tensor that is absent is not computed.
+
+        Args:
+            frame: (H, W, 3) uint8 BGR, of any size.
+            tensors: ``image`` (N, S, S, 3) and/or ``sequence`` (N, T, S*S/T), C-contiguous float32.
+            row: which of the N.
+
+        Raises:
+            InputError: the frame is not (H, W, 3) uint8, or is empty.
+        """
+        if frame.dtype != np.uint8 or frame.ndim != 3 or frame.shape[2] != 3 or frame.size == 0:
+            raise InputError(
+                f"expected a frame of shape (H, W, 3), uint8, BGR; found shape {frame.shape}, {frame.dtype}"
+            )
+        cv2.cvtColor(self._resize(frame), cv2.COLOR_BGR2RGB, dst=self._rgb)
+        image = tensors["image"][row] if "image" in tensors else self._scaled
+        cv2.LUT(self._rgb, SCALED, dst=image)
+        if "sequence" in tensors:
+            size = self.spec.image_size
+            cv2.transform(image, MEAN, dst=tensors["sequence"][row].reshape(size, size, 1))
+
+    def _resize(self, frame: Frame) -> Frame:
+        size = self.spec.image_size
+        height, width = frame.shape[:2]
+        if self.spec.resize == "center-crop":
+            side = min(height, width)
+            top, left = (height - side) // 2, (width - side) // 2
+            frame = frame[top : top + side, left : left + side]
+        elif self.spec.resize == "letterbox":
+            return self._letterbox(frame)
+        if frame.shape[:2] == (size, size):
+            return frame
+        cv2.resize(frame, (size, size), dst=self._resized, interpolation=self._interpolation)
+        return self._resized
+
+    def _letterbox(self, frame: Frame) -> Frame:
+        size = self.spec.image_size
+        height, width = frame.shape[:2]
+        longest = max(height, width)
+        new_height = max(1, (height * size + longest // 2) // longest)
+        new_width = max(1, (width * size + longest // 2) // longest)
+        top, left = (size - new_height) // 2, (size - new_width) // 2
+        self._resized.fill(LETTERBOX_VALUE)
+        inside = self._resized[top : top + new_height, left : left + new_width]
+        cv2.resize(frame, (new_width, new_height), dst=inside, interpolation=self._interpolation)
+        return self._resized

@@ -1,0 +1,160 @@
+"""ModelSpec: the one description of a model that every other part is driven by."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from .errors import SpecError
+
+__all__ = ["PRESETS", "Backbone", "Branches", "Interpolation", "ModelSpec", "ResizePolicy", "preset"]
+
+Backbone = Literal["xception", "digits"]
+Branches = Literal["hybrid", "cnn", "rnn"]
+ResizePolicy = Literal["stretch", "center-crop", "letterbox"]
+Interpolation = Literal["linear-exact", "nearest-exact"]
+
+MAX_IMAGE_SIZE = 4096  # a frame of 4096x4096x3 float32 is 192 MiB; more is a typing error, not a model
+SPATIAL_MINIMUM = {"xception": 71, "digits": 8}  # Xception's five stride-2 stages; the digits CNN's three poolings
+
+
+class ModelSpec(BaseModel):
+    """What a model sees and is made of. Frozen, validated, JSON in and out.
+
+    The defaults are the reference hybrid: 299x299x3 images, 23 timesteps of 3887 values, two LSTMs of 2048.
+
+    Raises:
+        SpecError: from ``ModelSpec.make`` and ``ModelSpec.from_json``, with every contradiction found.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    image_size: int = Field(default=299, ge=8, le=MAX_IMAGE_SIZE, description="S: width and height, pixels")
+    resize: ResizePolicy = "stretch"
+    interpolation: Interpolation = "linear-exact"  # bit-exact on x86 and ARM; INTER_LINEAR is not
+    scaling: Literal["xception"] = "xception"  # x / 127.5 - 1, so [-1, 1]
+    grayscale: Literal["mean"] = "mean"  # plain mean of the three scaled channels
+    timesteps: int = Field(default=23, ge=1, description="T: must divide S*S")
+    backbone: Backbone = "xception"
+    branches: Branches = "hybrid"
+    rnn_units: int = Field(default=2048, ge=1, le=16384)
+    rnn_layers: int = Field(default=2, ge=1, le=16)
+    rnn_batch_norm: bool = False
+    class_labels: tuple[str, ...] = ()
+
+    @model_validator(mode="after")
+    def _consistent(self) -> ModelSpec:
+        pixels = self.image_size**2
+        if self.uses_rnn and pixels % self.timesteps:
+            near = [t for t in range(1, pixels + 1) if pixels % t == 0]
+            near = sorted(sorted(near, key=lambda t: abs(t - self.timesteps))[:4])
+            raise ValueError(
+                f"timesteps must divide image_size squared: {self.image_size}² = {pixels} is not a multiple of "
+                f"{self.timesteps}; nearest that are: {', '.join(map(str, near))}"
+            )
+        minimum = SPATIAL_MINIMUM[self.backbone]
+        if self.uses_cnn and self.image_size < minimum:
+            raise ValueError(f"the {self.backbone} backbone needs image_size >= {minimum}, found {self.image_size}")
+        if len(set(self.class_labels)) != len(self.class_labels):
+            twice = sorted({c for c in self.class_labels if self.class_labels.count(c) > 1})
+            raise ValueError(f"class_labels must differ from each other; twice or more: {', '.join(twice[:5])}")
+        return self
+
+    @classmethod
+    def make(cls, **fields: Any) -> ModelSpec:
+        """Build a spec from keyword fields, with SpecError in place of pydantic's error."""
+        try:
+            return cls(**fields)
+        except ValidationError as error:
+            raise SpecError(_describe(error)) from None
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> ModelSpec:
+        """Read a spec from JSON text."""
+        try:
+            return cls.model_validate_json(text)
+        except ValidationError as error:
+            raise SpecError(_describe(error)) from None
+
+    @classmethod
+    def load(cls, path: Path) -> ModelSpec:
+        """Read a spec from a JSON file."""
+        return cls.from_json(path.read_bytes())
+
+    def to_json(self) -> str:
+        """The spec as indented JSON, which ``from_json`` reads back to an equal spec."""
+        return self.model_dump_json(indent=2)
+
+    def replace(self, **fields: Any) -> ModelSpec:
+        """A copy with some fields changed, validated as a whole."""
+        return self.make(**{**self.model_dump(), **fields})
+
+    @property
+    def uses_cnn(self) -> bool:
+        """Whether the convolutional branch is part of the model."""
+        return self.branches in ("hybrid", "cnn")
+
+    @property
+    def uses_rnn(self) -> bool:
+        """Whether the recurrent branch is part of the model."""
+        return self.branches in ("hybrid", "rnn")
+
+    @property
+    def num_classes(self) -> int:
+        """C: the number of class labels."""
+        return len(self.class_labels)
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """(S, S, 3) of the ``image`` input."""
+        return (self.image_size, self.image_size, 3)
+
+    @property
+    def sequence_shape(self) -> tuple[int, int]:
+        """(T, S*S/T) of the ``sequence`` input."""
+        return (self.timesteps, self.image_size**2 // self.timesteps)
+
+    @property
+    def inputs(self) -> dict[str, tuple[int, ...]]:
+        """The ONNX inputs that the branches use, with their shapes without the batch axis."""
+        shapes: dict[str, tuple[int, ...]] = {}
+        if self.uses_cnn:
+            shapes["image"] = self.image_shape
+        if self.uses_rnn:
+            shapes["sequence"] = self.sequence_shape
+        return shapes
+
+
+def _describe(error: ValidationError) -> str:
+    lines = []
+    for item in error.errors(include_url=False):
+        where = ".".join(str(part) for part in item["loc"])
+        message = item["msg"].removeprefix("Value error, ")
+        found = "" if item["type"] == "value_error" else f" (found {item['input']!r})"
+        lines.append(f"{where}: {message}{found}" if where else f"{message}{found}")
+    return "invalid model spec: " + "; ".join(lines)
+
+
+PRESETS: dict[str, ModelSpec] = {
+    "xception-lstm": ModelSpec(),
+    "digits": ModelSpec(image_size=28, timesteps=28, backbone="digits", rnn_units=128, rnn_layers=1),
+}
+
+
+def preset(name: str, branches: Branches = "hybrid") -> ModelSpec:
+    """The spec of a preset, for the branches asked for and without class labels.
+
+    The digits preset's RNN alone is one LSTM(64) with batch normalization; in the hybrid the LSTM has 128 units,
+    the width of the CNN's Dense layer.
+
+    Raises:
+        SpecError: no preset of that name.
+    """
+    if name not in PRESETS:
+        raise SpecError(f"no preset {name!r}; there are: {', '.join(PRESETS)}")
+    spec = PRESETS[name].replace(branches=branches)
+    if name == "digits" and branches == "rnn":
+        return spec.replace(rnn_units=64, rnn_batch_norm=True)
+    return spec

@@ -1,0 +1,76 @@
+"""What the commands share: two consoles, progress bars, and the one place where an error becomes an exit code."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from typing import Any, NoReturn
+
+import typer
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+from .errors import HybridEdgeError
+
+__all__ = ["INTERRUPTED", "main", "make_app", "progress", "status", "stdout"]
+
+INTERRUPTED = 130
+
+stdout = Console(soft_wrap=not sys.stdout.isatty(), highlight=False)
+status = Console(stderr=True, highlight=False)
+
+
+def make_app(command: Callable[..., None]) -> typer.Typer:
+    """A Typer application of one command, set up as all of ours are."""
+    app = typer.Typer(add_completion=False, rich_markup_mode="rich", pretty_exceptions_enable=False)
+    app.command()(command)
+    return app
+
+
+def main(app: typer.Typer) -> NoReturn:
+    """Run an application and leave the process with the documented exit code.
+
+    0 done, 1 failed, 2 wrong usage, 3 a gate refused the result, 130 interrupted.
+    """
+    try:
+        code = app(standalone_mode=False) or 0
+    except HybridEdgeError as error:
+        status.print("error:", style="bold red", end=" ")
+        status.print(str(error), markup=False, soft_wrap=True)
+        code = error.exit_code
+    except (KeyboardInterrupt, typer.Abort):
+        status.print("interrupted", style="yellow")
+        code = INTERRUPTED
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # `... | head` closed our stdout: not an error
+        code = 0
+    except Exception as error:
+        code = _click_exit_code(error)
+    sys.exit(code)
+
+
+def _click_exit_code(error: Exception) -> int:
+    """Show Typer's own usage errors; anything else is a fault of ours and keeps its traceback."""
+    show: Any = getattr(error, "show", None)
+    exit_code = getattr(error, "exit_code", None)
+    if show is None or not isinstance(exit_code, int):
+        raise error
+    show()
+    return exit_code
+
+
+def progress(*extra: ProgressColumn, unit: str = "") -> Progress:
+    """A progress bar on stderr: description, bar, count, extra columns, elapsed and remaining time."""
+    columns: list[ProgressColumn] = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()]
+    if unit:
+        columns.append(TextColumn(unit))
+    return Progress(*columns, *extra, TimeElapsedColumn(), TimeRemainingColumn(), console=status, transient=False)
