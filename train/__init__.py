@@ -1,0 +1,1 @@
+"""Images in class folders -> a trained Keras model in a run folder."""

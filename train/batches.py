@@ -1,0 +1,136 @@
+"""Batches for Keras, read and preprocessed by worker threads; memory holds a few batches, whatever the data's size."""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+import numpy as np
+import numpy.typing as npt
+
+from ..runtime.preprocess import Preprocessor, read_image
+from ..runtime.spec import ModelSpec
+from .augment import augment
+from .data import LabelledImage
+from .features import Features
+
+__all__ = ["Batches", "TrainingBatches"]
+
+QUEUED = 4  # batches that wait ready: 16 frames of 299x299 are 17 MB, so a few are enough and cheap
+
+
+class Batches(keras.utils.PyDataset):  # type: ignore[misc]  # keras ships no types
+    """Images in order, once: batch ``index`` holds images ``index * batch_size`` and on.
+
+    Each item is ``(inputs, one_hot)``: inputs is ``image`` (N, S, S, 3), or, with cached features, a dict of
+    ``features`` (N, F) and, for a hybrid, ``sequence`` (N, T, S*S/T); ``one_hot`` is (N, C) float32.
+    """
+
+    def __init__(
+        self,
+        images: Sequence[LabelledImage],
+        spec: ModelSpec,
+        batch_size: int,
+        *,
+        workers: int = 2,
+        features: Features | None = None,
+    ) -> None:
+        super().__init__(workers=workers, use_multiprocessing=False, max_queue_size=QUEUED)
+        self.images = images
+        self.spec = spec
+        self.batch_size = batch_size
+        self.features = features
+        index = {label: number for number, label in enumerate(spec.class_labels)}
+        self.targets = np.array([index[image.label] for image in images], dtype=np.int32)
+        self._one_hot = np.eye(spec.num_classes, dtype=np.float32)
+        self._local = threading.local()
+
+    @property
+    def num_batches(self) -> int | None:
+        """Batches in one pass; the last one may be smaller."""
+        return math.ceil(len(self.images) / self.batch_size)
+
+    def __getitem__(self, index: int) -> tuple[Any, npt.NDArray[np.float32]]:
+        return self._batch(np.arange(index * self.batch_size, min((index + 1) * self.batch_size, len(self.images))))
+
+    def _batch(
+        self, chosen: npt.NDArray[np.int64], rng: np.random.Generator | None = None
+    ) -> tuple[Any, npt.NDArray[np.float32]]:
+        targets = self._one_hot[self.targets[chosen]]
+        if self.features is None:
+            return self._tensors(chosen, ("image",), rng)["image"], targets
+        inputs = {"features": self.features.rows(chosen)}
+        if self.spec.uses_rnn:
+            inputs |= self._tensors(chosen, ("sequence",), rng)
+        return inputs, targets
+
+    def _tensors(
+        self, chosen: npt.NDArray[np.int64], names: tuple[str, ...], rng: np.random.Generator | None
+    ) -> dict[str, npt.NDArray[np.float32]]:
+        preprocessor = self._preprocessor()
+        shapes = {"image": self.spec.image_shape, "sequence": self.spec.sequence_shape}
+        tensors = {name: np.empty((len(chosen), *shapes[name]), dtype=np.float32) for name in names}
+        for row, number in enumerate(chosen):
+            frame = read_image(self.images[number].path)
+            if rng is not None:
+                frame = augment(frame, rng, self.spec.backbone)
+            preprocessor.fill(frame, tensors, row)
+        return tensors
+
+    def _preprocessor(self) -> Preprocessor:
+        """One for each worker thread: it owns scratch buffers."""
+        if not hasattr(self._local, "preprocessor"):
+            self._local.preprocessor = Preprocessor(self.spec)
+        made: Preprocessor = self._local.preprocessor
+        return made
+
+
+class TrainingBatches(Batches):
+    """An endless stream over shuffled images: pass after pass, each in an order of its own.
+
+    Batch ``index`` depends on the seed and on ``first + index`` alone, so a resumed training sees the images that the
+    unbroken one would have seen.
+    """
+
+    def __init__(
+        self,
+        images: Sequence[LabelledImage],
+        spec: ModelSpec,
+        batch_size: int,
+        *,
+        seed: int,
+        first: int = 0,
+        augmented: bool = False,
+        workers: int = 2,
+        features: Features | None = None,
+    ) -> None:
+        super().__init__(images, spec, batch_size, workers=workers, features=features)
+        self.seed = seed
+        self.first = first
+        self.augmented = augmented
+        self._orders: dict[int, npt.NDArray[np.int64]] = {}
+
+    @property
+    def num_batches(self) -> int | None:
+        """Endless."""
+        return None
+
+    def __getitem__(self, index: int) -> tuple[Any, npt.NDArray[np.float32]]:
+        number = self.first + index
+        start = number * self.batch_size
+        positions = np.arange(start, start + self.batch_size)
+        passes, offsets = np.divmod(positions, len(self.images))
+        chosen = np.array([self._order(int(p))[o] for p, o in zip(passes, offsets, strict=True)], dtype=np.int64)
+        rng = np.random.default_rng((self.seed, 1, number)) if self.augmented else None
+        return self._batch(chosen, rng)
+
+    def _order(self, number: int) -> npt.NDArray[np.int64]:
+        order = self._orders.get(number)
+        if order is None:
+            order = np.random.default_rng((self.seed, 0, number)).permutation(len(self.images))
+            # two passes can be under way at once, and worker threads may lag by a few batches
+            self._orders = {key: value for key, value in self._orders.items() if key >= number - 2} | {number: order}
+        return order

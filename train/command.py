@@ -1,0 +1,189 @@
+"""The command ``hybrid-train``."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+from rich.table import Table
+
+from ..runtime import terminal
+from ..runtime.errors import UsageError
+from ..runtime.spec import Branches, Interpolation, ModelSpec, ResizePolicy, preset
+from .run_folder import RunFolder
+from .settings import PHASES, Monitor, Optimizer, PhaseSettings, TrainSettings
+
+__all__ = ["main"]
+
+PRESET_SIZE = "default: the preset's"
+Data = Annotated[
+    Path | None, typer.Argument(metavar="DATA", help="train/CLASS/* and val/CLASS/*, or CLASS/*; not needed with --resume")
+]
+MODEL, PHASE_1, PHASE_2, RUN = "Model", "Phase 1", "Phase 2", "Run"
+
+
+def _model(help_text: str, *names: str) -> Any:
+    return typer.Option(*names, help=f"{help_text} ({PRESET_SIZE})", rich_help_panel=MODEL)
+
+
+def _phase(panel: str, help_text: str, *names: str) -> Any:
+    return typer.Option(*names, help=f"{help_text} ({PRESET_SIZE})", rich_help_panel=panel)
+
+
+def _run(help_text: str, *names: str) -> Any:
+    return typer.Option(*names, help=help_text, rich_help_panel=RUN)
+
+
+def train(
+    data: Data = None,
+    preset_name: Annotated[
+        Literal["xception-lstm", "digits"], typer.Option("--preset", help="the reference hybrid, or the small one")
+    ] = "xception-lstm",
+    branches: Annotated[Branches, typer.Option(help="both branches, or one alone")] = "hybrid",
+    weights: Annotated[
+        str | None,
+        typer.Option(
+            help="the CNN's: imagenet, none, or a file (.keras of hybrid-train, .h5 of Keras); "
+            "default: imagenet for Xception, none for digits"
+        ),
+    ] = None,
+    image_size: Annotated[int | None, _model("width and height in pixels")] = None,
+    timesteps: Annotated[int | None, _model("steps of the sequence; must divide image size squared")] = None,
+    rnn_units: Annotated[int | None, _model("units of each LSTM")] = None,
+    rnn_layers: Annotated[int | None, _model("number of LSTMs")] = None,
+    rnn_batch_norm: Annotated[
+        bool | None, _model("BatchNormalization behind the LSTMs", "--rnn-batch-norm/--no-rnn-batch-norm")
+    ] = None,
+    resize: Annotated[ResizePolicy | None, _model("how a frame becomes a square")] = None,
+    interpolation: Annotated[Interpolation | None, _model("how a frame is resized")] = None,
+    phase1_epochs: Annotated[int | None, _phase(PHASE_1, "epochs; 0 leaves the phase out")] = None,
+    phase1_steps: Annotated[int | None, _phase(PHASE_1, "batches an epoch; 0: one pass")] = None,
+    phase1_batch: Annotated[int | None, _phase(PHASE_1, "images a batch")] = None,
+    phase1_optimizer: Annotated[Optimizer | None, _phase(PHASE_1, "optimizer")] = None,
+    phase1_lr: Annotated[float | None, _phase(PHASE_1, "learning rate")] = None,
+    phase1_monitor: Annotated[Monitor | None, _phase(PHASE_1, "number that chooses the best epoch")] = None,
+    phase1_freeze: Annotated[
+        bool | None,
+        typer.Option(
+            "--phase1-freeze/--no-phase1-freeze",
+            help="freeze the CNN (default: only when it has pretrained weights)",
+            rich_help_panel=PHASE_1,
+        ),
+    ] = None,
+    phase2_epochs: Annotated[int | None, _phase(PHASE_2, "epochs; 0 leaves the phase out")] = None,
+    phase2_steps: Annotated[int | None, _phase(PHASE_2, "batches an epoch; 0: one pass")] = None,
+    phase2_batch: Annotated[int | None, _phase(PHASE_2, "images a batch")] = None,
+    phase2_optimizer: Annotated[Optimizer | None, _phase(PHASE_2, "optimizer")] = None,
+    phase2_lr: Annotated[float | None, _phase(PHASE_2, "learning rate")] = None,
+    phase2_monitor: Annotated[Monitor | None, _phase(PHASE_2, "number that chooses the best epoch")] = None,
+    augment: Annotated[
+        bool, _run("vary the training images: shift, scale, rotate; photographs are mirrored too", "--augment")
+    ] = False,
+    mixed_precision: Annotated[
+        Literal["off", "float16", "bfloat16"], _run("compute in half precision; bfloat16 on CPUs that have it")
+    ] = "off",
+    val_fraction: Annotated[float, _run("share of each class for validation, where DATA has no val/")] = 0.2,
+    seed: Annotated[int, _run("of the split, the weights and the order of images")] = 0,
+    workers: Annotated[int, _run("threads that read and preprocess images")] = 2,
+    feature_cache: Annotated[
+        bool, _run("compute a frozen CNN's features once, not each epoch", "--feature-cache/--no-feature-cache")
+    ] = True,
+    bn_batches: Annotated[int, _run("training batches for BatchNorm's re-estimation; 0: leave it out")] = 40,
+    bn_momentum: Annotated[float, _run("momentum of BatchNorm's re-estimation")] = 0.9,
+    runs: Annotated[Path, _run("folder of all runs")] = Path("runs"),
+    name: Annotated[str | None, _run("name of the run (default: date, time, branches)")] = None,
+    resume: Annotated[bool, _run("continue the newest run, or the one named with --name", "--resume")] = False,
+) -> None:
+    """Train a classifier of two branches, a CNN and an LSTM, from images in class folders.
+
+    Phase 1 trains behind a frozen CNN where that has pretrained weights; phase 2 trains all layers from phase 1's best.
+    Everything lands in runs/NAME, and runs/latest points at it.
+
+    Example: [bold]hybrid-train photos --weights none --image-size 71 --timesteps 71 --rnn-units 128[/bold]
+    """
+    given = dict(locals())
+    if resume:
+        _train_or_resume(None, runs, name)
+        return
+    if data is None:
+        raise UsageError("expected DATA, a folder of class folders, or --resume; see hybrid-train --help")
+    _train_or_resume(_settings(given), runs, name)
+
+
+def _settings(given: dict[str, Any]) -> TrainSettings:
+    """The preset's settings with what was given in their place."""
+    spec = preset(given["preset_name"], given["branches"])
+    fields = ("image_size", "timesteps", "rnn_units", "rnn_layers", "rnn_batch_norm", "resize", "interpolation")
+    spec = spec.replace(**{field: given[field] for field in fields if given[field] is not None})
+    weights = given["weights"] or _default_weights(spec)
+    phases = [_phase_settings(given, number, weights != "none" and spec.uses_cnn) for number in (1, 2)]
+    same = ("augment", "mixed_precision", "val_fraction", "seed", "workers", "feature_cache", "bn_batches", "bn_momentum")
+    return TrainSettings.make(
+        data=str(given["data"]), spec=spec, phases=phases, weights=weights, **{key: given[key] for key in same}
+    )
+
+
+def _default_weights(spec: ModelSpec) -> str:
+    return "imagenet" if spec.backbone == "xception" and spec.uses_cnn else "none"
+
+
+def _phase_settings(given: dict[str, Any], number: int, pretrained: bool) -> PhaseSettings:
+    chosen = PHASES[given["preset_name"]][number - 1].model_dump()
+    names = {"epochs": "epochs", "steps": "steps", "batch": "batch_size", "optimizer": "optimizer"}
+    names |= {"lr": "learning_rate", "monitor": "monitor"}
+    for option, field in names.items():
+        if given[f"phase{number}_{option}"] is not None:
+            chosen[field] = given[f"phase{number}_{option}"]
+    if number == 1:
+        chosen["freeze_cnn"] = chosen["freeze_cnn"] and pretrained
+        if given["phase1_freeze"] is not None:
+            chosen["freeze_cnn"] = given["phase1_freeze"]
+    return _validated(number, chosen)
+
+
+def _validated(number: int, fields: dict[str, Any]) -> PhaseSettings:
+    try:
+        return PhaseSettings(**fields)
+    except ValueError as error:
+        raise UsageError(f"phase {number}: {error}") from None
+
+
+def _train_or_resume(settings: TrainSettings | None, runs: Path, name: str | None) -> None:
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    with terminal.status.status("starting TensorFlow"):
+        from . import trainer  # noqa: PLC0415  # TensorFlow takes seconds; --help and wrong usage should not wait for it
+    if settings is None:
+        run = trainer.resume(runs / name if name else None, runs)
+    else:
+        run = trainer.train(settings, runs, name)
+    show(run)
+
+
+def show(run: RunFolder) -> None:
+    """Print what a finished run measured: each class's rates, then the totals and where the files are."""
+    metrics = run.read_json(run.metrics)
+    table = Table(title=f"validation of {run.name}", caption=f"{metrics['validation_images']} images")
+    for column in ("class", "images", "top-1", "top-5"):
+        table.add_column(column, justify="left" if column == "class" else "right")
+    for rate in metrics["classes"]:
+        table.add_row(rate["label"], str(rate["images"]), _percent(rate["top1"]), _percent(rate["top5"]))
+    table.add_section()
+    table.add_row("all", str(metrics["validation_images"]), _percent(metrics["top1"]), _percent(metrics["top5"]))
+    terminal.stdout.print(table)
+    terminal.stdout.print(
+        f"model {run.model}\npictures curves.png, confusion.png, classes.png in {run.path}\n"
+        f"trained {metrics['seconds'] / 60:.1f} min, peak memory {metrics['peak_memory_mib']:.0f} MiB\n"
+        f"next: hybrid-export",
+        soft_wrap=True,
+    )
+
+
+def _percent(rate: float | None) -> str:
+    return "-" if rate is None else f"{rate:.1%}"
+
+
+def main() -> None:
+    """Entry point of ``hybrid-train``."""
+    terminal.main(terminal.make_app(train))

@@ -1,0 +1,91 @@
+"""What a model measures on labelled images: top-1, top-5, each class's rates, the confusion matrix."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ..runtime.terminal import progress
+from .batches import Batches
+from .model import KerasModel
+
+__all__ = ["Evaluation", "evaluate"]
+
+SMALLEST = 1e-7  # as Keras clips probabilities before the logarithm
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Probabilities of N images over C classes, (N, C) float32, and their true classes, (N,)."""
+
+    probabilities: npt.NDArray[np.float32]
+    truth: npt.NDArray[np.int32]
+
+    @property
+    def ranks(self) -> npt.NDArray[np.int64]:
+        """(N,): how many classes are ahead of the true one; 0 is a correct first answer."""
+        own = np.take_along_axis(self.probabilities, self.truth[:, None].astype(np.int64), axis=1)
+        ties = self.probabilities[:, :] == own
+        before = np.arange(self.probabilities.shape[1])[None, :] < self.truth[:, None]
+        return np.asarray((self.probabilities > own).sum(axis=1) + (ties & before).sum(axis=1), dtype=np.int64)
+
+    def top(self, k: int) -> float:
+        """The share of images whose true class is among the k likeliest."""
+        return float((self.ranks < k).mean())
+
+    @property
+    def loss(self) -> float:
+        """Mean categorical cross-entropy."""
+        own = self.probabilities[np.arange(len(self.truth)), self.truth]
+        return float(-np.log(np.clip(own, SMALLEST, 1.0)).mean())
+
+    @property
+    def confusion(self) -> npt.NDArray[np.int64]:
+        """(C, C): rows are true classes, columns answers."""
+        classes = self.probabilities.shape[1]
+        matrix = np.zeros((classes, classes), dtype=np.int64)
+        np.add.at(matrix, (self.truth, self.probabilities.argmax(axis=1)), 1)
+        return matrix
+
+    def class_rates(self, labels: tuple[str, ...]) -> list[dict[str, Any]]:
+        """Each class's number of images, top-1 and top-5 rates; None where it has no images."""
+        ranks = self.ranks
+        rates = []
+        for number, label in enumerate(labels):
+            own = ranks[self.truth == number]
+            rates.append(
+                {
+                    "label": label,
+                    "images": len(own),
+                    "top1": float((own < 1).mean()) if len(own) else None,
+                    "top5": float((own < 5).mean()) if len(own) else None,
+                }
+            )
+        return rates
+
+    def value(self, monitor: str) -> float:
+        """The number that a phase monitors: ``val_loss``, ``val_accuracy`` or ``val_top5``."""
+        if monitor == "val_loss":
+            return self.loss
+        return self.top(1 if monitor == "val_accuracy" else 5)
+
+
+def evaluate(model: KerasModel, batches: Batches, what: str = "validation") -> Evaluation:
+    """Run a model in inference mode over all batches.
+
+    Args:
+        model: inputs as the batches give them -> probabilities (N, C).
+        batches: one pass over labelled images.
+        what: the progress bar's text.
+    """
+    parts = []
+    count = batches.num_batches or 0
+    with progress(unit="batches") as bar:
+        task = bar.add_task(what, total=count)
+        for index in range(count):
+            parts.append(np.asarray(model.predict_on_batch(batches[index][0]), dtype=np.float32))
+            bar.advance(task)
+    return Evaluation(np.concatenate(parts), batches.targets)

@@ -1,0 +1,137 @@
+"""The frozen CNN's features, computed once for each image and kept on disk, memory-mapped.
+
+While the CNN is frozen its output for an image never changes, so phase 1 needs 8 KB an image (2048 float32) in place of
+a forward pass. A store belongs to one CNN (its weights) and one preprocessing; inside it a row belongs to a file (path,
+size, time of change). Rows are appended and the index last, so a killed run keeps what it finished.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO, TextIO
+
+import numpy as np
+import numpy.typing as npt
+from rich.progress import Progress
+
+from ..runtime.cache import cache_dir
+from ..runtime.preprocess import Preprocessor, contract_hash, read_image
+from ..runtime.spec import ModelSpec
+from ..runtime.terminal import progress
+from .data import LabelledImage
+
+__all__ = ["FeatureStore", "Features", "file_key"]
+
+Extract = Callable[[npt.NDArray[np.float32]], npt.NDArray[np.float32]]
+BATCH = 16
+
+
+@dataclass(frozen=True)
+class Features:
+    """Features of a list of images: a memory-mapped table and, for each image, its row."""
+
+    table: npt.NDArray[np.float32]
+    index: npt.NDArray[np.int64]
+
+    def rows(self, chosen: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
+        """(N, F) float32 of the images numbered ``chosen``."""
+        return np.asarray(self.table[self.index[chosen]])
+
+
+def file_key(path: Path) -> str:
+    """The identity of a file without reading it: absolute path, size, time of change."""
+    state = path.stat()
+    text = f"{path.absolute()}\0{state.st_size}\0{state.st_mtime_ns}"
+    return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()
+
+
+class FeatureStore:
+    """The features of one CNN under one preprocessing, in ``<cache>/features/KEY/``."""
+
+    def __init__(self, weights_sha256: str, spec: ModelSpec, width: int, root: Path | None = None) -> None:
+        key = hashlib.sha256(f"{weights_sha256}{contract_hash(spec)}{width}".encode()).hexdigest()
+        self.folder = (root or cache_dir()) / "features" / key[:32]
+        self.spec = spec
+        self.width = width
+        self._row_bytes = 4 * width
+
+    def features(self, images: Sequence[LabelledImage], extract: Extract) -> tuple[Features, int]:
+        """Features of the images; those not in the store yet are computed by ``extract`` and added.
+
+        Args:
+            images: what is asked for.
+            extract: ``image`` (N, S, S, 3) -> (N, F) float32, the CNN in inference mode.
+
+        Returns:
+            The features, and how many were computed now.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        keys = [file_key(image.path) for image in images]
+        with self._locked():
+            known = self._read_index()
+            todo = {key: image for key, image in zip(keys, images, strict=True) if key not in known}
+            if todo:
+                self._append(todo, len(known), extract)
+                known = self._read_index()
+        table = np.memmap(self._rows, dtype=np.float32, mode="r", shape=(len(known), self.width))
+        return Features(table, np.array([known[key] for key in keys], dtype=np.int64)), len(todo)
+
+    @property
+    def _rows(self) -> Path:
+        return self.folder / "rows.float32"
+
+    @property
+    def _index(self) -> Path:
+        return self.folder / "index.txt"
+
+    @contextlib.contextmanager
+    def _locked(self) -> Iterator[None]:
+        with (self.folder / "lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
+
+    def _read_index(self) -> dict[str, int]:
+        """Keys in row order; a line that a killed run left unfinished does not count."""
+        if not self._index.exists() or not self._rows.exists():
+            return {}
+        keys = [line for line in self._index.read_text().split("\n") if len(line) == 64]
+        return {key: row for row, key in enumerate(keys[: self._rows.stat().st_size // self._row_bytes])}
+
+    def _append(self, todo: dict[str, LabelledImage], start: int, extract: Extract) -> None:
+        index = list(self._read_index())
+        self._index.write_text("".join(f"{key}\n" for key in index))
+        with self._rows.open("ab") as rows, self._index.open("a") as lines, progress(unit="images") as bar:
+            rows.truncate(start * self._row_bytes)
+            rows.seek(0, os.SEEK_END)
+            self._compute(todo, extract, bar, lambda values, keys: _write(rows, lines, values, keys))
+
+    def _compute(
+        self,
+        todo: dict[str, LabelledImage],
+        extract: Extract,
+        bar: Progress,
+        write: Callable[[npt.NDArray[np.float32], list[str]], None],
+    ) -> None:
+        task = bar.add_task("features of the frozen CNN", total=len(todo))
+        preprocessor = Preprocessor(self.spec)
+        keys = list(todo)
+        for start in range(0, len(keys), BATCH):
+            batch = keys[start : start + BATCH]
+            tensors = {"image": np.empty((len(batch), *self.spec.image_shape), dtype=np.float32)}
+            for row, key in enumerate(batch):
+                preprocessor.fill(read_image(todo[key].path), tensors, row)
+            write(extract(tensors["image"]), batch)
+            bar.advance(task, len(batch))
+
+
+def _write(rows: BinaryIO, lines: TextIO, values: npt.NDArray[np.float32], keys: list[str]) -> None:
+    rows.write(np.ascontiguousarray(values, dtype=np.float32).tobytes())
+    rows.flush()  # the rows first: an index line promises that its row is there
+    lines.write("".join(f"{key}\n" for key in keys))
+    lines.flush()

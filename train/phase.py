@@ -1,0 +1,258 @@
+"""One phase of the training: fit, keep the best epoch, re-estimate BatchNorm, keep the better of the two."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+
+from ..runtime.errors import RunError
+from ..runtime.spec import ModelSpec
+from ..runtime.terminal import progress, status
+from .batches import Batches, TrainingBatches
+from .batchnorm import moving_statistics, reestimate, restore_statistics, trained_norms
+from .callbacks import EpochLog, History, PhaseState, ProgressBar
+from .data import LabelledImage
+from .evaluation import Evaluation, evaluate
+from .features import Features, FeatureStore
+from .model import KerasModel, build_head_model
+from .model_file import load_model, save_model, weights_sha256
+from .run_folder import RunFolder
+from .settings import PhaseSettings, TrainSettings
+
+__all__ = ["Training", "run_phase"]
+
+
+@dataclass
+class Training:
+    """What a training consists of: its settings, images, model and where it stands."""
+
+    run: RunFolder
+    settings: TrainSettings
+    spec: ModelSpec
+    train: list[LabelledImage]
+    validation: list[LabelledImage]
+    model: KerasModel
+    state: PhaseState
+
+
+@dataclass
+class _Fit:
+    """A phase ready to run: the model that trains (all of it, or what is behind a frozen CNN) and its batches."""
+
+    number: int
+    phase: PhaseSettings
+    model: KerasModel
+    training: Callable[..., TrainingBatches]
+    validation: Batches
+    steps: int
+
+
+def run_phase(training: Training, number: int) -> None:
+    """Run phase ``number`` from where ``training.state`` stands, to ``checkpoints/phaseN.keras``.
+
+    Afterwards ``training.model`` holds the phase's result and ``training.state`` points at the next phase.
+    """
+    phase = training.settings.phases[number - 1]
+    if phase.epochs:
+        fit = _prepare(training, number, phase)
+        _fit(training, fit)
+        training.state.results.append(_settle(training, fit))
+    save_model(training.model, training.spec, training.run.checkpoints / f"phase{number}.keras")
+    state = training.state
+    old, state.weights = state.weights, ""
+    state.phase, state.epoch, state.best, state.best_epoch = number + 1, 0, None, 0
+    training.run.write_json(training.run.state, vars(state))
+    if old:
+        (training.run.checkpoints / old).unlink(missing_ok=True)
+
+
+def _prepare(training: Training, number: int, phase: PhaseSettings) -> _Fit:
+    settings, spec, model = training.settings, training.spec, training.model
+    train_features = validation_features = None
+    frozen = phase.freeze_cnn and spec.uses_cnn
+    if spec.uses_cnn:
+        model.get_layer("cnn").trainable = not frozen
+    if frozen and settings.feature_cache and not settings.augment:
+        train_features, validation_features = _frozen_features(training)
+        model = build_head_model(model, spec)
+    steps = phase.steps or math.ceil(len(training.train) / phase.batch_size)
+
+    def batches(first: int = 0, augmented: bool = settings.augment) -> TrainingBatches:
+        return TrainingBatches(
+            training.train,
+            spec,
+            phase.batch_size,
+            seed=settings.seed * 10 + number,
+            first=first,
+            augmented=augmented,
+            workers=settings.workers,
+            features=train_features,
+        )
+
+    validation = Batches(
+        training.validation, spec, phase.batch_size, workers=settings.workers, features=validation_features
+    )
+    _compile(model, phase, spec)
+    return _Fit(number, phase, model, batches, validation, steps)
+
+
+def _frozen_features(training: Training) -> tuple[Features, Features]:
+    """The frozen CNN's features of all images; only those the store lacks are computed."""
+    cnn = training.model.get_layer("cnn")
+    digest = weights_sha256(cnn)
+    if training.state.cnn_sha256 not in ("", digest):
+        raise RunError(
+            f"the frozen CNN of run {training.run.name} had weights {training.state.cnn_sha256[:12]}, now they are "
+            f"{digest[:12]}: the file behind --weights changed; start a new run"
+        )
+    training.state.cnn_sha256 = digest
+    store = FeatureStore(digest, training.spec, int(cnn.output_shape[-1]))
+    started = time.perf_counter()
+    images = [*training.train, *training.validation]
+    features, computed = store.features(images, lambda image: np.asarray(cnn.predict_on_batch(image), np.float32))
+    status.print(
+        f"features of the frozen CNN: {computed} computed, {len(images) - computed} from {store.folder} "
+        f"({time.perf_counter() - started:.1f} s)"
+    )
+    split = len(training.train)
+    return Features(features.table, features.index[:split]), Features(features.table, features.index[split:])
+
+
+def _compile(model: KerasModel, phase: PhaseSettings, spec: ModelSpec) -> None:
+    makers = {
+        "rmsprop": keras.optimizers.RMSprop,
+        "adam": keras.optimizers.Adam,
+        "adamw": keras.optimizers.AdamW,
+        "sgd": lambda rate: keras.optimizers.SGD(rate, momentum=0.9),
+    }
+    model.compile(
+        optimizer=makers[phase.optimizer](phase.learning_rate),
+        loss="categorical_crossentropy",
+        metrics=[
+            keras.metrics.CategoricalAccuracy(name="accuracy"),
+            keras.metrics.TopKCategoricalAccuracy(k=min(5, spec.num_classes), name="top5"),
+        ],
+        jit_compile=False,  # XLA made a step of the reduced hybrid six times slower on a CPU (8 s against 1.3 s)
+    )
+
+
+def _fit(training: Training, fit: _Fit) -> None:
+    run, state = training.run, training.state
+    if state.epoch:
+        fit.model.optimizer.build(fit.model.trainable_variables)
+        fit.model.load_weights(run.checkpoints / state.weights)
+    bar = ProgressBar(f"phase {fit.number}", fit.phase.epochs, fit.steps)
+    log = EpochLog(
+        run,
+        state,
+        fit.phase,
+        History.load(run, fit.number, state.epoch),
+        lambda path: save_model(training.model, training.spec, path),
+        _lap_timer(),
+    )
+    try:
+        fit.model.fit(
+            fit.training(first=state.epoch * fit.steps),
+            epochs=fit.phase.epochs,
+            initial_epoch=state.epoch,
+            steps_per_epoch=fit.steps,
+            validation_data=fit.validation,
+            callbacks=[bar, log, keras.callbacks.TensorBoard(run.tensorboard / f"phase{fit.number}", write_graph=False)],
+            verbose=0,
+            shuffle=False,
+        )
+    finally:
+        bar.close()
+
+
+def _lap_timer() -> Callable[[], float]:
+    last = time.perf_counter()
+
+    def lap() -> float:
+        nonlocal last
+        before, last = last, time.perf_counter()
+        return last - before
+
+    return lap
+
+
+@dataclass
+class _Candidate:
+    """Weights that could be the phase's result, and what they measured."""
+
+    name: str
+    evaluation: Evaluation
+    restore: Callable[[], None]
+
+    def record(self) -> dict[str, Any]:
+        measured = self.evaluation
+        return {"weights": self.name, "loss": measured.loss, "top1": measured.top(1), "top5": measured.top(5)}
+
+
+def _settle(training: Training, fit: _Fit) -> dict[str, Any]:
+    """Leave the phase's best weights in the model: the best epoch's or the last's, with the better statistics."""
+    state = training.state
+    best = training.run.checkpoints / f"phase{fit.number}-best.keras"
+    last = training.run.checkpoints / f"phase{fit.number}-last.keras"
+    candidates = []
+    norms = trained_norms(fit.model) if training.settings.bn_batches else []
+    if norms and state.best_epoch != state.epoch:
+        candidates.append(_reestimated(training, fit, "last epoch"))
+        save_model(training.model, training.spec, last)
+        candidates[-1].restore = lambda: _load(training.model, last)
+    _load(training.model, best)
+    candidates.append(_candidate(training, fit, "best epoch"))
+    if norms:
+        candidates.append(_reestimated(training, fit, "best epoch"))
+    chosen = min(candidates, key=lambda candidate: _cost(candidate, fit.phase))
+    for candidate in candidates:
+        mark = "kept" if candidate is chosen else ""
+        values = candidate.record()
+        status.print(
+            f"phase {fit.number}, {values['weights']}: loss {values['loss']:.3f}, top-1 {values['top1']:.1%}, "
+            f"top-5 {values['top5']:.1%} {mark}"
+        )
+    if chosen is not candidates[-1]:
+        chosen.restore()
+    last.unlink(missing_ok=True)
+    return {
+        "phase": fit.number,
+        "epochs": state.epoch,
+        "best_epoch": state.best_epoch,
+        "kept": chosen.name,
+        "candidates": [candidate.record() for candidate in candidates],
+    }
+
+
+def _cost(candidate: _Candidate, phase: PhaseSettings) -> tuple[float, float]:
+    value = candidate.evaluation.value(phase.monitor)
+    return (-value if phase.higher_is_better else value, candidate.evaluation.loss)
+
+
+def _candidate(training: Training, fit: _Fit, name: str) -> _Candidate:
+    statistics = moving_statistics(fit.model)
+    return _Candidate(
+        name, evaluate(fit.model, fit.validation, name), lambda: restore_statistics(fit.model, statistics)
+    )
+
+
+def _reestimated(training: Training, fit: _Fit, name: str) -> _Candidate:
+    settings = training.settings
+    stream = fit.training(augmented=False)
+    with progress(unit="batches") as bar:
+        task = bar.add_task(f"BatchNorm statistics, {name}", total=settings.bn_batches)
+        inputs = (stream[index][0] for index in range(settings.bn_batches))
+        reestimate(fit.model, bar.track(inputs, task_id=task), settings.bn_momentum)
+    return _candidate(training, fit, f"{name}, BatchNorm re-estimated")
+
+
+def _load(model: KerasModel, path: Path) -> None:
+    source, _ = load_model(path)
+    model.set_weights(source.get_weights())

@@ -1,0 +1,140 @@
+"""The run folder: where a training keeps everything, and how the next command finds the newest one."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from ..runtime.errors import RunError
+from .files import write_text
+
+__all__ = ["RunFolder"]
+
+LATEST = "latest"
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """``runs/NAME/``: paths of what a run writes. Nothing is created by asking for a path."""
+
+    path: Path
+
+    @classmethod
+    def create(cls, runs: Path, name: str | None, label: str) -> RunFolder:
+        """Make a new run folder and point ``runs/latest`` at it.
+
+        Args:
+            runs: the folder of all runs.
+            name: the run's name; by default date, time and ``label``.
+            label: what the default name ends with.
+
+        Raises:
+            RunError: a run of that name exists.
+        """
+        name = name or f"{datetime.now():%Y%m%d-%H%M%S}-{label}"
+        if name == LATEST or Path(name).name != name:
+            raise RunError(f"a run's name is one folder name other than {LATEST!r}, found {name!r}")
+        path = runs / name
+        try:
+            path.mkdir(parents=True)
+        except FileExistsError:
+            raise RunError(f"{path} exists; choose another --name, or continue it with --resume") from None
+        run = cls(path)
+        run.point_latest()
+        return run
+
+    @classmethod
+    def find(cls, path: Path | None = None, runs: Path = Path("runs")) -> RunFolder:
+        """An existing run: ``path``, or the newest of ``runs``.
+
+        Raises:
+            RunError: there is none.
+        """
+        chosen = path if path is not None else runs / LATEST
+        if not chosen.is_dir():
+            hint = "train one with hybrid-train DATA, or name a run folder"
+            raise RunError(f"expected a run folder at {chosen}, found none; {hint}")
+        return cls(chosen.resolve())
+
+    def point_latest(self) -> None:
+        """Make ``runs/latest`` this run, in one step."""
+        link = self.path.parent / LATEST
+        partial = link.with_name(f".{LATEST}-{os.getpid()}")
+        partial.unlink(missing_ok=True)
+        partial.symlink_to(self.path.name)
+        partial.replace(link)
+
+    @property
+    def name(self) -> str:
+        """The run's name."""
+        return self.path.name
+
+    @property
+    def model(self) -> Path:
+        """``model.keras``: the trained model with its spec inside."""
+        return self.path / "model.keras"
+
+    @property
+    def spec(self) -> Path:
+        """``spec.json``: the ModelSpec."""
+        return self.path / "spec.json"
+
+    @property
+    def metrics(self) -> Path:
+        """``metrics.json``: what the trained model measured on the validation images."""
+        return self.path / "metrics.json"
+
+    @property
+    def history(self) -> Path:
+        """``history.csv``: one row an epoch."""
+        return self.path / "history.csv"
+
+    @property
+    def settings(self) -> Path:
+        """``settings.json``: every setting of the training."""
+        return self.path / "settings.json"
+
+    @property
+    def state(self) -> Path:
+        """``state.json``: where a resumed training goes on."""
+        return self.path / "state.json"
+
+    @property
+    def checkpoints(self) -> Path:
+        """``checkpoints/``: the best of each phase, and what --resume needs."""
+        return self.path / "checkpoints"
+
+    @property
+    def tensorboard(self) -> Path:
+        """``tensorboard/``: event files, one folder a phase."""
+        return self.path / "tensorboard"
+
+    @property
+    def bundle(self) -> Path:
+        """``bundle/``: what hybrid-export makes of the run."""
+        return self.path / "bundle"
+
+    def images(self, kind: str) -> Path:
+        """``train.txt``, ``validation.txt`` or ``calibration.txt``: the lists of images."""
+        return self.path / f"{kind}.txt"
+
+    def write_json(self, path: Path, content: Any) -> None:
+        """Write JSON into the run folder, whole."""
+        write_text(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+
+    def read_json(self, path: Path) -> Any:
+        """Read JSON of the run folder.
+
+        Raises:
+            RunError: absent or damaged.
+        """
+        try:
+            return json.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise RunError(f"expected {path.name} in run {self.path}, found none; it is not a complete run") from None
+        except ValueError as error:
+            raise RunError(f"{path} is damaged: {error}") from None

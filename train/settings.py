@@ -1,0 +1,105 @@
+"""Every setting of a training, as one validated record that the run folder keeps for --resume."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from ..runtime.errors import UsageError
+from ..runtime.spec import ModelSpec
+
+__all__ = ["PHASES", "Monitor", "Optimizer", "PhaseSettings", "TrainSettings"]
+
+Optimizer = Literal["rmsprop", "adam", "adamw", "sgd"]
+Monitor = Literal["val_loss", "val_accuracy", "val_top5"]
+
+
+class PhaseSettings(BaseModel):
+    """One of the two phases: what trains, how long, and by which number the best epoch is chosen."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    epochs: int = Field(ge=0, description="0 leaves the phase out")
+    steps: int = Field(ge=0, description="batches an epoch; 0 is one pass over the training images")
+    batch_size: int = Field(ge=1, le=4096)
+    optimizer: Optimizer
+    learning_rate: float = Field(gt=0)
+    monitor: Monitor
+    freeze_cnn: bool = False
+
+    @property
+    def higher_is_better(self) -> bool:
+        """Whether the monitored number should grow."""
+        return self.monitor != "val_loss"
+
+
+# The reference training: RMSprop with its defaults on a frozen CNN, then Adam at 1e-4 on all layers.
+# The digits networks are small and start from nothing: one phase of Adam, then a short one at a tenth of the rate.
+PHASES: dict[str, tuple[PhaseSettings, PhaseSettings]] = {
+    "xception-lstm": (
+        PhaseSettings(
+            epochs=30,
+            steps=140,
+            batch_size=32,
+            optimizer="rmsprop",
+            learning_rate=1e-3,
+            monitor="val_loss",
+            freeze_cnn=True,
+        ),
+        PhaseSettings(
+            epochs=30, steps=140, batch_size=16, optimizer="adam", learning_rate=1e-4, monitor="val_accuracy"
+        ),
+    ),
+    "digits": (
+        PhaseSettings(epochs=20, steps=0, batch_size=64, optimizer="adam", learning_rate=1e-3, monitor="val_loss"),
+        PhaseSettings(epochs=5, steps=0, batch_size=64, optimizer="adam", learning_rate=1e-4, monitor="val_accuracy"),
+    ),
+}
+
+
+class TrainSettings(BaseModel):
+    """A training as a whole. ``spec.class_labels`` is filled from the data when the run starts.
+
+    Raises:
+        UsageError: from ``TrainSettings.make``, with every contradiction found.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    data: str
+    spec: ModelSpec
+    phases: tuple[PhaseSettings, PhaseSettings]
+    weights: str = Field(default="none", description="imagenet, none, or a file")
+    val_fraction: float = Field(default=0.2, gt=0, lt=1)
+    augment: bool = False
+    mixed_precision: Literal["off", "float16", "bfloat16"] = "off"
+    seed: int = 0
+    workers: int = Field(default=2, ge=1, le=64)
+    feature_cache: bool = True
+    bn_batches: int = Field(default=40, ge=0, description="0 keeps BatchNorm's statistics as trained")
+    bn_momentum: float = Field(default=0.9, gt=0, lt=1)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> TrainSettings:
+        if self.weights != "none" and not self.spec.uses_cnn:
+            raise ValueError(f"--weights {self.weights} fills the CNN branch, which --branches rnn leaves out")
+        if self.weights == "imagenet" and self.spec.backbone != "xception":
+            raise ValueError(
+                f"ImageNet weights exist for the xception backbone, not for {self.spec.backbone}; use --weights none"
+            )
+        if all(phase.epochs == 0 for phase in self.phases):
+            raise ValueError("both phases have 0 epochs: nothing would be trained")
+        return self
+
+    @classmethod
+    def make(cls, **fields: Any) -> TrainSettings:
+        """Build settings from keyword fields, with UsageError in place of pydantic's error."""
+        try:
+            return cls(**fields)
+        except ValidationError as error:
+            parts = [
+                f"{'.'.join(map(str, item['loc']))}: {item['msg'].removeprefix('Value error, ')}".removeprefix(": ")
+                for item in error.errors(include_url=False)
+            ]
+            raise UsageError("; ".join(parts)) from None
