@@ -34,7 +34,8 @@ def augment(frame: Frame, rng: np.random.Generator, backbone: Backbone) -> Frame
     angle = rng.uniform(-ROTATION_DEGREES, ROTATION_DEGREES)
     scale = rng.uniform(1 - SCALE_RANGE, 1 + SCALE_RANGE)
     matrix = cv2.getRotationMatrix2D((width / 2, height / 2), angle, scale)
-    matrix[:, 2] += rng.uniform(-SHIFT_FRACTION, SHIFT_FRACTION, 2) * (width, height)
+    matrix[0, 2] += rng.uniform(-SHIFT_FRACTION, SHIFT_FRACTION) * width
+    matrix[1, 2] += rng.uniform(-SHIFT_FRACTION, SHIFT_FRACTION) * height
     border = cv2.BORDER_REFLECT if FLIPS[backbone] else cv2.BORDER_CONSTANT
     moved = cv2.warpAffine(frame, matrix, (width, height), flags=cv2.INTER_LINEAR, borderMode=border)
     if FLIPS[backbone]:

@@ -1,7 +1,7 @@
 """BatchNormalization's statistics, re-estimated on training images after the weights stopped moving.
 
-During a short training the moving averages (momentum 0.99) lag far behind the weights: the same weights had 39 % with the
-averages that training left, 61 % with re-estimated ones. Forty batches at momentum 0.9 forget the old values
+During a short training the moving averages (momentum 0.99) lag far behind the weights: the same weights had 39 % with
+the averages that training left, 61 % with re-estimated ones. Forty batches at momentum 0.9 forget the old values
 (0.9^40 = 1.5 %) and average over about the last ten batches.
 """
 

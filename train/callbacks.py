@@ -1,10 +1,11 @@
-"""What happens after each batch and epoch of a phase: progress, history, the best checkpoint, the state for --resume."""
+"""After each batch and epoch of a phase: progress, history, the best checkpoint, the state for --resume."""
 
 from __future__ import annotations
 
 import csv
 import io
 import math
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -88,13 +89,13 @@ class ProgressBar(keras.callbacks.Callback):  # type: ignore[misc]  # keras ship
         self.steps = steps
         self._bar: Progress | None = None
         self._task = TaskID(0)
+        self._started = 0.0
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, float] | None = None) -> None:
         """Open the epoch's bar."""
-        self._bar = progress(TextColumn("{task.fields[numbers]}"))
-        self._task = self._bar.add_task(
-            f"{self.title} epoch {epoch + 1}/{self.epochs}", total=self.steps, numbers="loading"
-        )
+        self._started = time.perf_counter()
+        self._bar = progress(TextColumn("{task.fields[numbers]}"), transient=True)
+        self._task = self._bar.add_task(self._name(epoch), total=self.steps, numbers="")
         self._bar.start()
 
     def on_train_batch_end(self, batch: int, logs: dict[str, float] | None = None) -> None:
@@ -104,11 +105,18 @@ class ProgressBar(keras.callbacks.Callback):  # type: ignore[misc]  # keras ship
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
         """Close the bar and print the epoch's line."""
-        logs = logs or {}
-        if self._bar is not None:
-            numbers = f"{_numbers(logs, '')}  validation {_numbers(logs, 'val_')}"
-            self._bar.update(self._task, completed=self.steps, numbers=numbers)
         self.close()
+        logs = logs or {}
+        minutes, seconds = divmod(round(time.perf_counter() - self._started), 60)
+        left = (time.perf_counter() - self._started) * (self.epochs - epoch - 1)
+        status.print(
+            f"{self._name(epoch)}  {_numbers(logs, '')} | validation {_numbers(logs, 'val_')} | "
+            f"{minutes}:{seconds:02}, {left / 60:.0f} min left in this phase",
+            soft_wrap=True,
+        )
+
+    def _name(self, epoch: int) -> str:
+        return f"{self.title} epoch {epoch + 1}/{self.epochs}"
 
     def close(self) -> None:
         """Stop drawing; an interrupted epoch calls this too."""
@@ -135,6 +143,7 @@ class EpochLog(keras.callbacks.Callback):  # type: ignore[misc]  # keras ships n
         state: PhaseState,
         phase: PhaseSettings,
         history: History,
+        *,
         save_best: Callable[[Path], None],
         clock: Callable[[], float],
     ) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -12,6 +11,7 @@ from rich.table import Table
 from ..runtime import terminal
 from ..runtime.errors import UsageError
 from ..runtime.spec import Branches, Interpolation, ModelSpec, ResizePolicy, preset
+from .quiet import import_tensorflow
 from .run_folder import RunFolder
 from .settings import PHASES, Monitor, Optimizer, PhaseSettings, TrainSettings
 
@@ -19,7 +19,8 @@ __all__ = ["main"]
 
 PRESET_SIZE = "default: the preset's"
 Data = Annotated[
-    Path | None, typer.Argument(metavar="DATA", help="train/CLASS/* and val/CLASS/*, or CLASS/*; not needed with --resume")
+    Path | None,
+    typer.Argument(metavar="DATA", help="train/CLASS/* and val/CLASS/*, or CLASS/*; not needed with --resume"),
 ]
 MODEL, PHASE_1, PHASE_2, RUN = "Model", "Phase 1", "Phase 2", "Run"
 
@@ -119,7 +120,16 @@ def _settings(given: dict[str, Any]) -> TrainSettings:
     spec = spec.replace(**{field: given[field] for field in fields if given[field] is not None})
     weights = given["weights"] or _default_weights(spec)
     phases = [_phase_settings(given, number, weights != "none" and spec.uses_cnn) for number in (1, 2)]
-    same = ("augment", "mixed_precision", "val_fraction", "seed", "workers", "feature_cache", "bn_batches", "bn_momentum")
+    same = (
+        "augment",
+        "mixed_precision",
+        "val_fraction",
+        "seed",
+        "workers",
+        "feature_cache",
+        "bn_batches",
+        "bn_momentum",
+    )
     return TrainSettings.make(
         data=str(given["data"]), spec=spec, phases=phases, weights=weights, **{key: given[key] for key in same}
     )
@@ -151,9 +161,9 @@ def _validated(number: int, fields: dict[str, Any]) -> PhaseSettings:
 
 
 def _train_or_resume(settings: TrainSettings | None, runs: Path, name: str | None) -> None:
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    with terminal.status.status("starting TensorFlow"):
-        from . import trainer  # noqa: PLC0415  # TensorFlow takes seconds; --help and wrong usage should not wait for it
+    import_tensorflow()
+    from . import trainer  # noqa: PLC0415  # TensorFlow takes seconds; --help and wrong usage should not wait for it
+
     if settings is None:
         run = trainer.resume(runs / name if name else None, runs)
     else:

@@ -83,7 +83,7 @@ def weights_sha256(model: KerasModel) -> str:
     for variable in model.weights:
         values = np.ascontiguousarray(variable.numpy())
         digest.update(f"{values.dtype.str}{values.shape}".encode())
-        digest.update(values)
+        digest.update(values.data)
     return digest.hexdigest()
 
 

@@ -154,8 +154,8 @@ def _fit(training: Training, fit: _Fit) -> None:
         state,
         fit.phase,
         History.load(run, fit.number, state.epoch),
-        lambda path: save_model(training.model, training.spec, path),
-        _lap_timer(),
+        save_best=lambda path: save_model(training.model, training.spec, path),
+        clock=_lap_timer(),
     )
     try:
         fit.model.fit(
@@ -164,7 +164,11 @@ def _fit(training: Training, fit: _Fit) -> None:
             initial_epoch=state.epoch,
             steps_per_epoch=fit.steps,
             validation_data=fit.validation,
-            callbacks=[bar, log, keras.callbacks.TensorBoard(run.tensorboard / f"phase{fit.number}", write_graph=False)],
+            callbacks=[
+                bar,
+                log,
+                keras.callbacks.TensorBoard(run.tensorboard / f"phase{fit.number}", write_graph=False),
+            ],
             verbose=0,
             shuffle=False,
         )
@@ -208,7 +212,7 @@ def _settle(training: Training, fit: _Fit) -> dict[str, Any]:
         save_model(training.model, training.spec, last)
         candidates[-1].restore = lambda: _load(training.model, last)
     _load(training.model, best)
-    candidates.append(_candidate(training, fit, "best epoch"))
+    candidates.append(_candidate(fit, "best epoch"))
     if norms:
         candidates.append(_reestimated(training, fit, "best epoch"))
     chosen = min(candidates, key=lambda candidate: _cost(candidate, fit.phase))
@@ -236,7 +240,7 @@ def _cost(candidate: _Candidate, phase: PhaseSettings) -> tuple[float, float]:
     return (-value if phase.higher_is_better else value, candidate.evaluation.loss)
 
 
-def _candidate(training: Training, fit: _Fit, name: str) -> _Candidate:
+def _candidate(fit: _Fit, name: str) -> _Candidate:
     statistics = moving_statistics(fit.model)
     return _Candidate(
         name, evaluate(fit.model, fit.validation, name), lambda: restore_statistics(fit.model, statistics)
@@ -250,7 +254,7 @@ def _reestimated(training: Training, fit: _Fit, name: str) -> _Candidate:
         task = bar.add_task(f"BatchNorm statistics, {name}", total=settings.bn_batches)
         inputs = (stream[index][0] for index in range(settings.bn_batches))
         reestimate(fit.model, bar.track(inputs, task_id=task), settings.bn_momentum)
-    return _candidate(training, fit, f"{name}, BatchNorm re-estimated")
+    return _candidate(fit, f"{name}, BatchNorm re-estimated")
 
 
 def _load(model: KerasModel, path: Path) -> None:

@@ -54,7 +54,9 @@ def _load_imagenet(cnn: KerasModel, spec: ModelSpec) -> None:
 
 def _load_file(cnn: KerasModel, spec: ModelSpec, path: Path) -> None:
     if not path.is_file():
-        raise WeightsError(f"--weights expected imagenet, none or a file, found {str(path)!r}, which is no file. {ALTERNATIVES}")
+        raise WeightsError(
+            f"--weights expected imagenet, none or a file, found {str(path)!r}, which is no file. {ALTERNATIVES}"
+        )
     if zipfile.is_zipfile(path):
         _copy_cnn(cnn, path)
         return
@@ -73,11 +75,13 @@ def _load_file(cnn: KerasModel, spec: ModelSpec, path: Path) -> None:
 def _copy_cnn(cnn: KerasModel, path: Path) -> None:
     source, found = load_model(path)
     if not found.uses_cnn:
-        raise WeightsError(f"{path}: expected a model with a CNN branch, found branches={found.branches}. {ALTERNATIVES}")
+        raise WeightsError(f"{path}: expected a CNN branch inside, found branches={found.branches}. {ALTERNATIVES}")
     try:
         cnn.set_weights(source.get_layer("cnn").get_weights())
     except ValueError as error:
-        raise WeightsError(f"{path}: its {found.backbone} CNN does not fit ({_reason(error)}). {ALTERNATIVES}") from error
+        raise WeightsError(
+            f"{path}: its {found.backbone} CNN does not fit ({_reason(error)}). {ALTERNATIVES}"
+        ) from error
 
 
 def _reason(error: Exception) -> str:

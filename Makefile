@@ -1,0 +1,36 @@
+# Set-up, tests and demo in a local environment; needs python3 (3.11 or later) and make.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+SOURCES := $(addprefix src/hybrid_edge/,train export runtime calib) src/hybrid_edge/__init__.py
+
+.PHONY: demo test test-gpu lint format clean
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -c "import sys; v = sys.version_info; sys.exit(None if (3, 11) <= v < (3, 14) else f'hybrid-edge trains on Python 3.11 to 3.13, found {v.major}.{v.minor}: make PYTHON=python3.12 ...')"
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[train,cpu,dev]'
+	touch $@
+
+demo: $(VENV)/.installed
+	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python docs/demo.py demo
+
+test: $(VENV)/.installed
+	$(BIN)/python -m pytest -m "not gpu"
+
+test-gpu: $(VENV)/.installed
+	$(BIN)/python -m pytest -m gpu
+
+lint: $(VENV)/.installed
+	$(BIN)/ruff check $(SOURCES) tests benchmarks docs
+	$(BIN)/ruff format --check $(SOURCES) tests benchmarks docs
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(VENV)/.installed
+	$(BIN)/ruff check --fix $(SOURCES) tests benchmarks docs
+	$(BIN)/ruff format $(SOURCES) tests benchmarks docs
+
+clean:
+	rm -rf $(VENV) build dist demo .mypy_cache .ruff_cache .pytest_cache

@@ -1,0 +1,78 @@
+"""Ink of any size and place to a 28 x 28 frame, normalised as MNIST's digits were.
+
+LeCun et al. (yann.lecun.com/exdb/mnist): "size normalized to fit in a 20x20 pixel box while preserving their aspect
+ratio ... centered in a 28x28 image by computing the center of mass of the pixels". Integers throughout, so that a
+device computes the frame that training saw, to the bit.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from .errors import InputError
+from .opencv import cv2
+
+__all__ = ["BOX", "SIDE", "mnist_frame"]
+
+SIDE = 28  # of the frame, pixels
+BOX = 20  # the ink's longer side in it, pixels
+
+Gray = npt.NDArray[np.uint8]
+
+
+def mnist_frame(ink: Gray) -> Gray:
+    """Normalise ink as MNIST does: crop to it, scale its longer side to 20, put its centre of mass in the middle.
+
+    The shift is by whole pixels, so the centre of mass lies within half a pixel of the frame's centre, (13.5, 13.5): a
+    sub-pixel shift would blur strokes that are two or three pixels wide. Ink so lopsided that it would leave the frame
+    stays inside, and off centre.
+
+    Args:
+        ink: (H, W) uint8 of any size, 255 = ink, 0 = paper.
+
+    Returns:
+        (28, 28) uint8; all zero if there is no ink.
+
+    Raises:
+        InputError: not a two-dimensional uint8 array.
+    """
+    if ink.ndim != 2 or ink.dtype != np.uint8:
+        raise InputError(f"expected ink of shape (H, W), uint8, 255 = ink; found shape {ink.shape}, {ink.dtype}")
+    frame = np.zeros((SIDE, SIDE), np.uint8)
+    if not ink.any():
+        return frame
+    digit = _fit_box(_crop(ink))
+    height, width = digit.shape
+    top, left = _offset(digit.sum(axis=1)), _offset(digit.sum(axis=0))
+    frame[top : top + height, left : left + width] = digit
+    return frame
+
+
+def _crop(ink: Gray) -> Gray:
+    left, top, width, height = cv2.boundingRect(ink)
+    return ink[top : top + height, left : left + width]
+
+
+def _fit_box(ink: Gray) -> Gray:
+    """Scale the longer side to ``BOX``.
+
+    ``INTER_LINEAR_EXACT`` alone skips pixels beyond a factor of two, ``INTER_AREA`` is not bit-exact. So: to the
+    nearest smaller doubling of the final size by less than that factor, then halved (each pixel the mean of four).
+    """
+    height, width = ink.shape
+    longest = max(height, width)
+    halvings = max(0, (longest // BOX).bit_length() - 1)
+    for doubling in range(halvings, -1, -1):
+        size = tuple(max(1, (side * BOX + longest // 2) // longest) << doubling for side in (width, height))
+        ink = np.asarray(cv2.resize(ink, size, interpolation=cv2.INTER_LINEAR_EXACT), np.uint8)
+    return ink
+
+
+def _offset(mass: npt.NDArray[np.uint64]) -> int:
+    """Where a profile starts in the frame so that its centre of mass lies nearest to the frame's centre."""
+    total, length = int(mass.sum()), len(mass)
+    moment = int((mass * np.arange(length, dtype=np.uint64)).sum())
+    # round((SIDE - 1) / 2 - moment / total) in integers
+    offset = ((SIDE - 1) * total - 2 * moment + total) // (2 * total)
+    return min(max(offset, 0), SIDE - length)

@@ -1,0 +1,80 @@
+"""Batches: order, shuffling that can be resumed, augmentation, cached features."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("keras")
+
+from hybrid_edge.runtime.preprocess import Preprocessor, read_image
+from hybrid_edge.runtime.spec import ModelSpec, preset
+from hybrid_edge.train.batches import Batches, TrainingBatches
+from hybrid_edge.train.data import LabelledImage, scan
+from hybrid_edge.train.features import Features
+
+SPEC = preset("digits").replace(class_labels=("0", "3", "7"))
+
+
+@pytest.fixture(scope="module")
+def images(few_digits: Path) -> tuple[LabelledImage, ...]:
+    return scan(few_digits).train
+
+
+def stream(images: tuple[LabelledImage, ...], **options: object) -> TrainingBatches:
+    return TrainingBatches(images, SPEC, 10, **{"seed": 4, **options})  # type: ignore[arg-type]
+
+
+def test_one_pass_gives_every_image_once_in_order(images: tuple[LabelledImage, ...]) -> None:
+    batches = Batches(images, SPEC, 10)
+    assert batches.num_batches == 8
+    tensors, targets = zip(*(batches[index] for index in range(8)), strict=True)
+    assert np.concatenate(tensors).shape == (72, 28, 28, 3)
+    labels = [SPEC.class_labels[row.argmax()] for row in np.concatenate(targets)]
+    assert labels == [image.label for image in images]
+    first = Preprocessor(SPEC)([read_image(images[0].path)])["image"][0]
+    np.testing.assert_array_equal(tensors[0][0], first)
+
+
+def test_the_stream_shows_every_image_once_before_any_twice(images: tuple[LabelledImage, ...]) -> None:
+    batches = stream(images)
+    seen = np.concatenate([batches[index][0] for index in range(8)])[:72]
+    assert len(np.unique(seen.reshape(72, -1), axis=0)) == len(np.unique(Batches(images, SPEC, 72)[0][0].reshape(72, -1), axis=0))
+
+
+def test_a_resumed_stream_goes_on_as_the_unbroken_one_would(images: tuple[LabelledImage, ...]) -> None:
+    for augmented in (False, True):
+        whole, rest = stream(images, augmented=augmented), stream(images, augmented=augmented, first=9)
+        for index in (0, 3):
+            np.testing.assert_array_equal(whole[9 + index][0], rest[index][0])
+            np.testing.assert_array_equal(whole[9 + index][1], rest[index][1])
+
+
+def test_passes_differ_in_order_and_seeds_too(images: tuple[LabelledImage, ...]) -> None:
+    batches = TrainingBatches(images, SPEC, 72, seed=4)
+    assert not np.array_equal(batches[0][1], batches[1][1])
+    assert not np.array_equal(batches[0][1], TrainingBatches(images, SPEC, 72, seed=5)[0][1])
+
+
+def test_augmentation_changes_pixels_but_not_labels(images: tuple[LabelledImage, ...]) -> None:
+    plain, varied = stream(images)[0], stream(images, augmented=True)[0]
+    np.testing.assert_array_equal(plain[1], varied[1])
+    assert np.abs(plain[0] - varied[0]).mean() > 0.01
+    assert np.abs(varied[0]).max() <= 1.0
+
+
+def test_cached_features_take_the_place_of_the_image(images: tuple[LabelledImage, ...]) -> None:
+    table = np.arange(72 * 4, dtype=np.float32).reshape(72, 4)
+    features = Features(table, np.arange(72)[::-1].copy())
+    inputs, _ = Batches(images, SPEC, 10, features=features)[1]
+    np.testing.assert_array_equal(inputs["features"], table[::-1][10:20])
+    assert inputs["sequence"].shape == (10, 28, 28)
+    cnn_alone, _ = Batches(images, SPEC.replace(branches="cnn"), 10, features=features)[0]
+    assert set(cnn_alone) == {"features"}
+
+
+def test_batches_of_a_larger_spec_have_its_shape(images: tuple[LabelledImage, ...]) -> None:
+    spec = ModelSpec(image_size=75, timesteps=25, class_labels=SPEC.class_labels)
+    assert Batches(images, spec, 5)[0][0].shape == (5, 75, 75, 3)

@@ -1,0 +1,62 @@
+"""Top-1, top-5, class rates and the confusion matrix."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+pytest.importorskip("keras")
+
+from hybrid_edge.train.evaluation import Evaluation
+
+PROBABILITIES = np.array(
+    [
+        [0.6, 0.2, 0.1, 0.05, 0.03, 0.02],
+        [0.1, 0.5, 0.2, 0.1, 0.06, 0.04],
+        [0.3, 0.3, 0.1, 0.1, 0.1, 0.1],
+        [0.4, 0.3, 0.1, 0.09, 0.06, 0.05],
+    ],
+    dtype=np.float32,
+)
+
+
+def measured(truth: list[int]) -> Evaluation:
+    return Evaluation(PROBABILITIES, np.array(truth, dtype=np.int32))
+
+
+def test_ranks_count_the_classes_ahead_of_the_true_one() -> None:
+    assert measured([0, 0, 1, 5]).ranks.tolist() == [0, 2, 1, 5]
+
+
+def test_equal_probabilities_rank_in_the_order_of_the_classes_as_argmax_does() -> None:
+    assert measured([0, 1, 0, 0]).ranks.tolist() == [0, 0, 0, 0]
+    assert measured([0, 1, 1, 0]).ranks.tolist() == [0, 0, 1, 0]
+
+
+def test_top_1_and_top_5() -> None:
+    result = measured([0, 0, 1, 5])
+    assert result.top(1) == 0.25
+    assert result.top(5) == 0.75
+
+
+def test_the_confusion_matrix_has_true_classes_in_rows() -> None:
+    matrix = measured([0, 0, 1, 5]).confusion
+    assert matrix.sum() == 4
+    assert matrix[0, 0] == 1
+    assert matrix[0, 1] == 1
+    assert matrix[1, 0] == 1
+    assert matrix[5, 0] == 1
+
+
+def test_class_rates_say_none_for_a_class_without_images() -> None:
+    rates = measured([0, 0, 1, 5]).class_rates(tuple("abcdef"))
+    assert rates[0] == {"label": "a", "images": 2, "top1": 0.5, "top5": 1.0}
+    assert rates[2] == {"label": "c", "images": 0, "top1": None, "top5": None}
+    assert rates[5]["top5"] == 0.0
+
+
+def test_the_loss_is_the_mean_cross_entropy() -> None:
+    expected = -np.log([0.6, 0.1, 0.3, 0.05]).mean()
+    assert measured([0, 0, 1, 5]).loss == pytest.approx(expected, rel=1e-5)
+    assert measured([0, 0, 1, 5]).value("val_loss") == pytest.approx(expected, rel=1e-5)
+    assert measured([0, 0, 1, 5]).value("val_top5") == 0.75

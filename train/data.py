@@ -1,0 +1,225 @@
+"""Data sets as class folders: found, checked and split before any training starts.
+
+    DATA/train/CLASS/*  and  DATA/val/CLASS/*     as they are; other folders beside them, test/ say, are ignored
+    DATA/train/CLASS/*  without DATA/val          split
+    DATA/CLASS/*                                  split
+
+Only paths and labels are kept, so memory does not grow with the images.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import zlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from ..runtime.errors import DataError, UsageError
+from .files import replacing
+from .folders import Classes, find_classes, find_roots
+from .readable import unreadable
+
+__all__ = ["DataSet", "LabelledImage", "Skipped", "calibration_sample", "read_list", "scan", "write_list"]
+
+ESCAPES = {"\\": r"\\", "\t": r"\t", "\n": r"\n", "\r": r"\r"}
+UNESCAPES = {written: char for char, written in ESCAPES.items()}
+
+
+@dataclass(frozen=True, slots=True)
+class LabelledImage:
+    """One image file and the class it belongs to."""
+
+    path: Path
+    label: str
+
+
+@dataclass(frozen=True, slots=True)
+class Skipped:
+    """An image file that was left out, and why."""
+
+    path: Path
+    reason: str
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """A data set fit to train on: at least two classes, at least one image of each in ``train``.
+
+    ``labels`` are sorted; both lists of images are in the order of label and name, unshuffled. ``warnings`` are whole
+    sentences for the user about what is unusual and still trainable.
+    """
+
+    labels: tuple[str, ...]
+    train: tuple[LabelledImage, ...]
+    validation: tuple[LabelledImage, ...]
+    skipped: tuple[Skipped, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+
+def scan(data: Path, *, val_fraction: float = 0.2, seed: int = 0, check: bool = True) -> DataSet:
+    """Find the images of a data set in class folders, and split them where there is no ``val/``.
+
+    The split is stratified: every class of two images or more has at least one on each side. It depends on the seed
+    and the files' names alone, class by class, so a new class leaves the split of the others as it was.
+
+    Args:
+        data: a folder laid out as the module's docstring shows; images may lie in sub-folders of their class.
+        val_fraction: share of each class that goes to validation when there is no ``val/``, in (0, 1).
+        seed: of the split.
+        check: read every image once; those that can't be read in full are skipped. What was read is remembered in the
+            cache, so that the next start on the same files is quick.
+
+    Raises:
+        UsageError: ``val_fraction`` out of range.
+        DataError: no such folder, no class folders, one class, an empty class, a class in ``val/`` that ``train/``
+            lacks, a class of which no image can be read, or nothing to validate on.
+    """
+    if not 0 < val_fraction < 1:
+        raise UsageError(f"the validation fraction must lie between 0 and 1, found {val_fraction}")
+    train_root, val_root = find_roots(data)
+    train = find_classes(train_root)
+    val = find_classes(val_root) if val_root else {}
+    _refuse_foreign_classes(train, val, train_root)
+    skipped: dict[Path, str] = {}
+    if check:
+        skipped = unreadable([path for classes in (train, val) for paths in classes.values() for path in paths], data)
+        train = _readable_classes(train, skipped, train_root)
+        val = _readable_classes(val, skipped, val_root or train_root)
+    if val_root is None:
+        train, val = _split(train, val_fraction, seed)
+    if not val:
+        raise DataError(f"{data}: nothing to validate on: each of the {len(train)} classes has one image; add images")
+    return DataSet(
+        labels=tuple(train),
+        train=_flatten(train),
+        validation=_flatten(val),
+        skipped=tuple(Skipped(path, reason) for path, reason in skipped.items()),
+        warnings=_warnings(train, val),
+    )
+
+
+def calibration_sample(train: Sequence[LabelledImage], n: int = 500, seed: int = 0) -> tuple[LabelledImage, ...]:
+    """A stratified random sample of at most ``n`` training images.
+
+    It is ordered so that its own beginning, of any length, is stratified too: first one image of each class, then
+    the classes in proportion to their sizes.
+    """
+    by_class: dict[str, list[LabelledImage]] = {}
+    for image in train:
+        by_class.setdefault(image.label, []).append(image)
+    ranked: list[tuple[float, float, LabelledImage]] = []
+    for label, images in sorted(by_class.items()):
+        random = _random(seed, label)
+        tie = float(random.random())
+        ranked += [(rank / len(images), tie, images[i]) for rank, i in enumerate(random.permutation(len(images)))]
+    ranked.sort(key=lambda item: item[:2])
+    return tuple(image for _, _, image in ranked[: max(n, 0)])
+
+
+def write_list(path: Path, images: Iterable[LabelledImage]) -> None:
+    r"""Write a list of images, which ``read_list`` gives back; the file is replaced as a whole.
+
+    One image a line, ``label<TAB>absolute path``, UTF-8. Paths are made absolute; links in them are kept. Tab,
+    line breaks and backslash in a name are written ``\t``, ``\n``, ``\r``, ``\\``; a name that is not UTF-8 keeps
+    its bytes.
+    """
+    lines = (f"{_escape(i.label)}\t{_escape(os.path.abspath(i.path))}\n" for i in images)  # noqa: PTH100  links stay
+    with replacing(path) as partial:
+        partial.write_bytes("".join(lines).encode(errors="surrogateescape"))
+
+
+def read_list(path: Path) -> list[LabelledImage]:
+    """Read a list that ``write_list`` wrote. Whether the images are still there is not looked at.
+
+    Raises:
+        DataError: no such file, or a line that is not a label, a tab and an absolute path.
+    """
+    try:
+        text = path.read_bytes().decode(errors="surrogateescape")
+    except OSError as error:
+        raise DataError(f"{path}: can't be read: {error.strerror or error}; expected a list of images") from None
+    labels: dict[str, str] = {}  # one string for each label, however many images
+    images = []
+    for number, line in enumerate(text.split("\n")[:-1], start=1):
+        label, tab, image = line.partition("\t")
+        if not tab or not label or not image.startswith("/") or "\t" in image:
+            raise DataError(f"{path}, line {number}: expected label, tab, absolute path; found {line[:80]!r}")
+        label = _unescape(label)
+        images.append(LabelledImage(Path(_unescape(image)), labels.setdefault(label, label)))
+    if not text.endswith("\n") and text:
+        raise DataError(f"{path}: the last line is cut off: found {text.rpartition(chr(10))[2][:80]!r}")
+    return images
+
+
+def _refuse_foreign_classes(train: Classes, val: Classes, train_root: Path) -> None:
+    if len(train) == 1:
+        raise DataError(f"{train_root}: expected two classes or more, found one: {next(iter(train))!r}")
+    foreign = [label for label in val if label not in train]
+    if foreign == ["images"]:
+        raise DataError(
+            f"{train_root.parent}: val/images is no class of train/: this looks like tiny-imagenet as it is published; "
+            "make class folders of it first: hybrid-prepare tiny-imagenet SRC DST"
+        )
+    if foreign:
+        raise DataError(
+            f"{train_root.parent}: val/ has classes that train/ lacks: {_names(foreign)}; "
+            "a model can't learn them: add them to train/ or remove them from val/"
+        )
+
+
+def _readable_classes(classes: Classes, skipped: dict[Path, str], root: Path) -> Classes:
+    """The classes without the images that can't be read."""
+    kept: Classes = {}
+    for label, paths in classes.items():
+        kept[label] = [path for path in paths if path not in skipped]
+        if not kept[label]:
+            raise DataError(
+                f"class {label!r}: none of its {len(paths)} images in {root} can be read "
+                f"(the first, {paths[0].name}: {skipped[paths[0]]}); replace them or remove the folder"
+            )
+    return kept
+
+
+def _split(classes: Classes, val_fraction: float, seed: int) -> tuple[Classes, Classes]:
+    train: Classes = {}
+    val: Classes = {}
+    for label, paths in classes.items():
+        held_out = min(max(round(len(paths) * val_fraction), 1), len(paths) - 1)
+        chosen = set(_random(seed, label).permutation(len(paths))[:held_out].tolist())
+        train[label] = [path for i, path in enumerate(paths) if i not in chosen]
+        if chosen:
+            val[label] = [path for i, path in enumerate(paths) if i in chosen]
+    return train, val
+
+
+def _warnings(train: Classes, val: Classes) -> tuple[str, ...]:
+    missing = [label for label in train if label not in val]
+    if not missing:
+        return ()
+    return (f"no validation image of: {_names(missing)}; such classes are trained on and not validated",)
+
+
+def _random(seed: int, label: str) -> np.random.Generator:
+    """A generator for one class, whatever the other classes are."""
+    return np.random.default_rng([seed, zlib.crc32(label.encode(errors="surrogateescape"))])
+
+
+def _flatten(classes: Classes) -> tuple[LabelledImage, ...]:
+    return tuple(LabelledImage(path, label) for label, paths in classes.items() for path in paths)
+
+
+def _names(labels: Sequence[str], most: int = 5) -> str:
+    more = f" and {len(labels) - most} more" if len(labels) > most else ""
+    return ", ".join(map(repr, labels[:most])) + more
+
+
+def _escape(text: str) -> str:
+    return re.sub(r"[\\\t\n\r]", lambda match: ESCAPES[match.group()], text)
+
+
+def _unescape(text: str) -> str:
+    return re.sub(r"\\[\\tnr]", lambda match: UNESCAPES[match.group()], text)

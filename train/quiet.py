@@ -1,0 +1,50 @@
+"""TensorFlow, imported without the pages that its libraries write to stderr on every start."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import tempfile
+from collections.abc import Iterator
+
+from ..runtime.errors import BackendUnavailableError
+
+__all__ = ["import_tensorflow"]
+
+
+def import_tensorflow() -> None:
+    """Import TensorFlow and let it look for GPUs, both silently; what it wrote is shown if it fails.
+
+    Raises:
+        BackendUnavailableError: TensorFlow or Keras is not installed; the message names the extra.
+    """
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    try:
+        with _stderr_kept():
+            import tensorflow as tf  # noqa: PLC0415  # seconds: only when a command is about to work
+
+            tf.config.list_physical_devices("GPU")  # the search for CUDA writes as well, once
+    except ImportError as error:
+        raise BackendUnavailableError(
+            f"training and export need TensorFlow, which can't be imported here ({error}): "
+            "pip install 'hybrid-edge[train,cpu]' on Python 3.11 or later"
+        ) from error
+
+
+@contextlib.contextmanager
+def _stderr_kept() -> Iterator[None]:
+    """Send file descriptor 2 to a temporary file: C++ libraries write past ``sys.stderr``."""
+    sys.stderr.flush()
+    saved = os.dup(2)
+    with tempfile.TemporaryFile() as kept:
+        os.dup2(kept.fileno(), 2)
+        try:
+            yield
+        except BaseException:
+            kept.seek(0)
+            os.write(saved, kept.read())
+            raise
+        finally:
+            os.dup2(saved, 2)
+            os.close(saved)
