@@ -10,6 +10,7 @@ import hashlib
 import json
 import shutil
 import tempfile
+import warnings
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -23,14 +24,13 @@ from ..runtime.spec import ModelSpec
 from .files import replacing
 from .model import KerasModel, build_model
 
-__all__ = ["load_model", "read_spec", "save_model", "weights_sha256"]
+__all__ = ["load_model", "load_weights", "read_spec", "save_model", "weights_sha256"]
 
 SPEC_MEMBER = "hybrid_edge.json"
 WEIGHTS_MEMBER = "model.weights.h5"
 FORMAT = "hybrid-edge-model"
 MAX_SPEC_BYTES = 2**24  # a spec with 100,000 long labels; more is not a spec
-H5_OVERHEAD = 3 * 2**24  # HDF5's own bookkeeping beside the arrays; measured: 0.3 MB for Xception's 240 arrays
-OPTIMIZER_COPIES = 3  # a file saved with Adam's state holds each weight up to three times
+OTHER_WEIGHTS = 2**27  # Xception's 83 MB and HDF5's bookkeeping beside the LSTMs, the projection and the head
 
 
 def save_model(model: KerasModel, spec: ModelSpec, path: Path) -> None:
@@ -38,7 +38,8 @@ def save_model(model: KerasModel, spec: ModelSpec, path: Path) -> None:
     with replacing(path, suffix=".keras") as partial:
         keras.saving.save_model(model, partial, include_optimizer=False)
         with zipfile.ZipFile(partial, "a") as archive:
-            archive.writestr(SPEC_MEMBER, json.dumps({"format": FORMAT, "version": 1, "spec": spec.model_dump()}))
+            content = {"format": FORMAT, "version": 1, "spec": spec.model_dump(), "weights": weights_sha256(model)}
+            archive.writestr(SPEC_MEMBER, json.dumps(content))
 
 
 def read_spec(path: Path) -> ModelSpec:
@@ -48,33 +49,47 @@ def read_spec(path: Path) -> ModelSpec:
         ModelFileError: absent, not a ``.keras`` archive, or not written by hybrid-train.
     """
     with _open_archive(path) as archive:
-        return _read_spec(archive, path)
+        return _read_spec(archive, path)[0]
 
 
 def load_model(path: Path) -> tuple[KerasModel, ModelSpec]:
     """Build the model that the file's spec describes and fill it with the file's arrays.
 
     Raises:
-        ModelFileError: absent, not a ``.keras`` archive, not written by hybrid-train, larger inside than its spec
-            allows, with links out of the file, or with arrays that don't fit the spec.
+        ModelFileError: absent, not a ``.keras`` archive, not written by hybrid-train, larger or smaller inside than its
+            spec allows, with links out of the file, with arrays that don't fit the spec, or with other weights than
+            were saved.
     """
     with _open_archive(path) as archive, tempfile.TemporaryDirectory(prefix="hybrid-edge-") as folder:
-        spec = _read_spec(archive, path)
+        spec, digest = _read_spec(archive, path)
+        _check_size(archive, spec, path)
         model = build_model(spec, empty=True)
-        _check_size(archive, model, path)
         weights = Path(folder) / WEIGHTS_MEMBER
         try:
             with archive.open(WEIGHTS_MEMBER) as source, weights.open("wb") as target:
                 shutil.copyfileobj(source, target, 2**22)
             _refuse_links(weights, path)
-            model.load_weights(weights)
+            load_weights(model, weights)
         except HybridEdgeError:
             raise
         except Exception as error:
             # zipfile, h5py and Keras raise a dozen unrelated types on damaged files
             reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
             raise ModelFileError(f"{path}: the weights are damaged or don't fit the spec inside: {reason}") from error
+    if weights_sha256(model) != digest:
+        raise ModelFileError(f"{path}: its weights are not those that were saved (their SHA-256 differs); copy it again")
     return model, spec
+
+
+def load_weights(model: KerasModel, path: Path) -> None:
+    """Load a ``.h5`` file into a model, all of it: Keras only warns where a file lacks a layer's arrays.
+
+    Raises:
+        Exception: of h5py's and Keras's many types, or the warning itself.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        model.load_weights(path)
 
 
 def weights_sha256(model: KerasModel) -> str:
@@ -100,7 +115,8 @@ def _open_archive(path: Path) -> zipfile.ZipFile:
         ) from None
 
 
-def _read_spec(archive: zipfile.ZipFile, path: Path) -> ModelSpec:
+def _read_spec(archive: zipfile.ZipFile, path: Path) -> tuple[ModelSpec, str]:
+    """The spec inside, and the SHA-256 of the weights as they were saved."""
     names = archive.namelist()
     missing = [name for name in (SPEC_MEMBER, WEIGHTS_MEMBER) if names.count(name) != 1]
     if missing:
@@ -118,17 +134,31 @@ def _read_spec(archive: zipfile.ZipFile, path: Path) -> ModelSpec:
                 f"{path}: expected format {FORMAT!r} version 1, found {content['format']!r} version "
                 f"{content['version']!r}; a newer hybrid-edge wrote it"
             )
-        return ModelSpec.from_json(json.dumps(content["spec"]))
+        return ModelSpec.from_json(json.dumps(content["spec"])), str(content["weights"])
     except (ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
         raise ModelFileError(f"{path}: its {SPEC_MEMBER} is damaged: {error}") from None
 
 
-def _check_size(archive: zipfile.ZipFile, model: KerasModel, path: Path) -> None:
-    """Refuse an archive that would unpack to far more than the model's weights: 1 MB can hold 1 GiB of zeros."""
-    limit = OPTIMIZER_COPIES * 4 * int(model.count_params()) + H5_OVERHEAD
+def _check_size(archive: zipfile.ZipFile, spec: ModelSpec, path: Path) -> None:
+    """Refuse, before anything is built or unpacked, a file whose weights can't be its spec's.
+
+    1 MB can hold 1 GiB of zeros, and a spec of a few bytes can ask for a model of 60 GB.
+    """
     size = archive.getinfo(WEIGHTS_MEMBER).file_size
-    if size > limit:
-        raise ModelFileError(f"{path}: its weights unpack to {size} bytes, its spec allows at most {limit}; refused")
+    least = 4 * _lstm_parameters(spec)
+    most = least + OTHER_WEIGHTS + 4 * 2048 * (spec.rnn_units + spec.num_classes)
+    if not least <= size <= most:
+        raise ModelFileError(
+            f"{path}: its weights unpack to {size} bytes, its spec allows {least} to {most}; damaged, or not ours"
+        )
+
+
+def _lstm_parameters(spec: ModelSpec) -> int:
+    """4·H·(I + H + 1) for each layer of H units on I inputs."""
+    if not spec.uses_rnn:
+        return 0
+    inputs = [spec.sequence_shape[1]] + [spec.rnn_units] * (spec.rnn_layers - 1)
+    return sum(4 * spec.rnn_units * (width + spec.rnn_units + 1) for width in inputs)
 
 
 def _refuse_links(weights: Path, path: Path) -> None:

@@ -22,7 +22,7 @@ from .data import LabelledImage
 from .evaluation import Evaluation, evaluate
 from .features import Features, FeatureStore
 from .model import KerasModel, build_head_model
-from .model_file import load_model, save_model, weights_sha256
+from .model_file import load_model, load_weights, save_model, weights_sha256
 from .run_folder import RunFolder
 from .settings import PhaseSettings, TrainSettings
 
@@ -147,7 +147,7 @@ def _fit(training: Training, fit: _Fit) -> None:
     run, state = training.run, training.state
     if state.epoch:
         fit.model.optimizer.build(fit.model.trainable_variables)
-        fit.model.load_weights(run.checkpoints / state.weights)
+        load_weights(fit.model, run.checkpoints / state.weights)
     bar = ProgressBar(f"phase {fit.number}", fit.phase.epochs, fit.steps)
     log = EpochLog(
         run,

@@ -42,7 +42,7 @@ def plot_curves(run: RunFolder) -> None:
         starts = [i for i in range(1, len(rows)) if rows[i]["phase"] != rows[i - 1]["phase"]]
         for start in starts:
             axis.axvline(start + 0.5, color="gray", linestyle="--", linewidth=1)
-            axis.text(start + 0.55, 0.98, "phase 2", transform=axis.get_xaxis_transform(), va="top", color="gray")
+            axis.text(start + 0.55, 0.02, "phase 2", transform=axis.get_xaxis_transform(), color="gray")
         axis.set(title=title, xlabel="epoch")
         axis.grid(alpha=0.3)
         _percent(axis, key)
@@ -92,7 +92,7 @@ def plot_class_rates(rates: list[dict[str, Any]], path: Path) -> None:
     axis.set(xlim=(0, 1), title="top-1 and top-5 by class (validation images)")
     axis.xaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
     axis.grid(axis="x", alpha=0.3)
-    axis.legend(loc="lower right", framealpha=1)
+    axis.legend(loc="upper left", bbox_to_anchor=(1.01, 1))
     axis.margins(y=0.01)
     _save(figure, path)
 

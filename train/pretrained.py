@@ -10,7 +10,7 @@ import keras
 from ..runtime.errors import WeightsError
 from ..runtime.spec import ModelSpec
 from .model import KerasModel
-from .model_file import load_model
+from .model_file import load_model, load_weights
 
 __all__ = ["load_pretrained"]
 
@@ -63,7 +63,7 @@ def _load_file(cnn: KerasModel, spec: ModelSpec, path: Path) -> None:
     if path.suffix != ".h5":
         raise WeightsError(f"{path}: expected a .keras file of hybrid-train or an .h5 file of weights. {ALTERNATIVES}")
     try:
-        cnn.load_weights(path)
+        load_weights(cnn, path)
     except Exception as error:
         # h5py and Keras raise OSError, ValueError, KeyError and others on files that don't fit
         raise WeightsError(

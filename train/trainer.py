@@ -14,7 +14,7 @@ from ..runtime.spec import ModelSpec
 from ..runtime.terminal import status
 from .batches import Batches
 from .callbacks import PhaseState
-from .data import calibration_sample, read_list, scan, write_list
+from .data import DataSet, calibration_sample, read_list, scan, write_list
 from .evaluation import evaluate
 from .files import replacing
 from .model import KerasModel, build_model
@@ -28,6 +28,7 @@ from .settings import TrainSettings
 __all__ = ["resume", "train"]
 
 CALIBRATION_IMAGES = 500
+SHOWN = 20
 
 
 def train(settings: TrainSettings, runs: Path = Path("runs"), name: str | None = None) -> RunFolder:
@@ -47,8 +48,7 @@ def train(settings: TrainSettings, runs: Path = Path("runs"), name: str | None =
         KeyboardInterrupt: passed on, after the best weights so far were put in place.
     """
     data = scan(Path(settings.data), val_fraction=settings.val_fraction, seed=settings.seed)
-    for warning in data.warnings:
-        status.print(warning, style="yellow", markup=False)
+    _show_faults(data)
     spec = settings.spec.replace(class_labels=data.labels)
     model = _fresh_model(settings, spec)
     run = RunFolder.create(runs, name, spec.branches)
@@ -92,6 +92,16 @@ def resume(path: Path | None = None, runs: Path = Path("runs")) -> RunFolder:
     where = "finished" if state.phase > len(settings.phases) else f"phase {state.phase} after epoch {state.epoch}"
     status.print(f"{run.path}: continuing, {where}")
     return _run(Training(run, settings, spec, lists[0], lists[1], model, state))
+
+
+def _show_faults(data: DataSet) -> None:
+    """Name what is skipped; a long list is cut, the run folder's ``skipped.json`` has all of it."""
+    for warning in data.warnings:
+        status.print(f"warning: {warning}", style="yellow", markup=False, soft_wrap=True)
+    for item in data.skipped[:SHOWN]:
+        status.print(f"skipped {item.path}: {item.reason}", style="yellow", markup=False, soft_wrap=True)
+    if len(data.skipped) > SHOWN:
+        status.print(f"and {len(data.skipped) - SHOWN} more; all are in the run's skipped.json", style="yellow")
 
 
 def _read_state(run: RunFolder) -> PhaseState:

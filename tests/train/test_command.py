@@ -1,0 +1,106 @@
+"""hybrid-train as a user calls it: settings from flags, faults before any training, the table at the end."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("tensorflow")
+
+from conftest import command
+
+from hybrid_edge.runtime.errors import UsageError
+from hybrid_edge.runtime.spec import preset
+from hybrid_edge.train.command import _settings, train
+from hybrid_edge.train.settings import PHASES
+
+
+def given(**options: object) -> dict[str, object]:
+    import inspect
+
+    defaults = {name: parameter.default for name, parameter in inspect.signature(train).parameters.items()}
+    return {**defaults, "data": Path("photos"), **options}
+
+
+def test_without_flags_it_is_the_reference_training() -> None:
+    settings = _settings(given())
+    assert settings.spec == preset("xception-lstm")
+    assert settings.weights == "imagenet"
+    assert settings.phases == PHASES["xception-lstm"]
+    first, second = settings.phases
+    assert (first.optimizer, first.learning_rate, first.batch_size, first.steps, first.epochs) == (
+        "rmsprop", 1e-3, 32, 140, 30,
+    )  # fmt: skip
+    assert (second.optimizer, second.learning_rate, second.batch_size, second.steps, second.epochs) == (
+        "adam", 1e-4, 16, 140, 30,
+    )  # fmt: skip
+    assert (first.monitor, second.monitor) == ("val_loss", "val_accuracy")
+    assert (first.freeze_cnn, second.freeze_cnn) == (True, False)
+
+
+def test_random_weights_freeze_nothing_unless_told_to() -> None:
+    assert not _settings(given(weights="none")).phases[0].freeze_cnn
+    assert _settings(given(weights="none", phase1_freeze=True)).phases[0].freeze_cnn
+    assert not _settings(given(weights="imagenet", phase1_freeze=False)).phases[0].freeze_cnn
+
+
+def test_every_setting_is_a_flag() -> None:
+    settings = _settings(
+        given(image_size=71, timesteps=71, rnn_units=9, rnn_layers=3, resize="letterbox", phase1_epochs=4, phase2_lr=0.5,
+              phase2_batch=7, phase1_steps=0, phase2_optimizer="sgd", phase1_monitor="val_top5", weights="none")
+    )  # fmt: skip
+    assert (settings.spec.image_size, settings.spec.rnn_units, settings.spec.rnn_layers) == (71, 9, 3)
+    assert settings.spec.resize == "letterbox"
+    assert (settings.phases[0].epochs, settings.phases[0].steps, settings.phases[0].monitor) == (4, 0, "val_top5")
+    assert (settings.phases[1].learning_rate, settings.phases[1].batch_size) == (0.5, 7)
+    assert settings.phases[1].optimizer == "sgd"
+
+
+def test_the_rnn_alone_needs_no_pretrained_weights() -> None:
+    assert _settings(given(branches="rnn")).weights == "none"
+
+
+def test_timesteps_that_do_not_divide_are_refused_with_those_that_do() -> None:
+    with pytest.raises(UsageError, match=r"71² = 5041 is not a multiple of 23; nearest that are: 1, 71"):
+        _settings(given(image_size=71))
+
+
+def test_a_negative_number_of_epochs_is_wrong_usage() -> None:
+    with pytest.raises(UsageError, match="phase 2"):
+        _settings(given(phase2_epochs=-1))
+
+
+def test_faults_in_the_data_end_it_before_training_with_a_message(few_digits: Path, tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    shutil.copytree(few_digits, data)
+    shutil.copytree(data / "val" / "0", data / "val" / "8")
+    result = command("hybrid-train", data, "--preset", "digits", cwd=tmp_path)
+    assert result.returncode == 1
+    assert "8" in result.stderr
+    assert "Traceback" not in result.stderr
+    assert not (tmp_path / "runs").exists()
+
+
+def test_no_data_is_wrong_usage(tmp_path: Path) -> None:
+    result = command("hybrid-train", cwd=tmp_path)
+    assert result.returncode == 2
+    assert "expected DATA" in result.stderr
+
+
+def test_a_training_by_command_ends_with_the_table_and_names_bad_images(few_digits: Path, tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    shutil.copytree(few_digits, data)
+    (data / "train" / "3" / "broken.png").write_bytes(b"not a png")
+    options = ["--preset", "digits", "--branches", "cnn", "--phase1-epochs", 1, "--phase2-epochs", 0, "--name", "one"]
+    result = command("hybrid-train", data, *options, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert "broken.png" in result.stderr
+    assert "top-5" in result.stdout
+    assert "next: hybrid-export" in result.stdout
+    assert "cuda" not in result.stderr.lower()
+    run = tmp_path / "runs" / "latest"
+    assert "broken.png" in json.loads((run / "skipped.json").read_text())[0]["path"]
+    assert "broken.png" not in (run / "train.txt").read_text()
