@@ -81,6 +81,7 @@ def run(*arguments: object, stdout: Any = None) -> None:
 
 def draw_answers(answers: list[dict[str, Any]], path: Path, count: int = 100) -> Path:
     """A sheet of held-out digits with the model's answer below each: green right, red wrong, mistakes first."""
+
     def wrong(answer: dict[str, Any]) -> bool:
         return bool(answer["labels"][0] != Path(answer["source"]).parent.name)
 

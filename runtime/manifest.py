@@ -184,8 +184,8 @@ def _check_header(name: str, header: _Header) -> None:
         )
     if header.format_version > FORMAT_VERSION:
         raise BundleError(
-            f"{name}: expected format version {FORMAT_VERSION} or older, found {header.format_version}, made by a newer "
-            "hybrid-edge; upgrade here (pip install -U hybrid-edge), or export the bundle again with this version"
+            f"{name}: expected format version {FORMAT_VERSION} or older, found {header.format_version}, made by a "
+            "newer hybrid-edge; upgrade here (pip install -U hybrid-edge), or export the bundle again with this version"
         )
     if header.format_version < 1:
         raise BundleError(f"{name}: expected a format version from 1 on, found {header.format_version}")

@@ -34,6 +34,7 @@ __all__ = ["IMAGE_SUFFIXES", "MAX_PIXELS", "Preprocessor", "contract", "contract
 Frame = npt.NDArray[np.uint8]
 Tensor = npt.NDArray[np.float32]
 
+# GIF needs OpenCV 4.11; where it is older such a file is reported as unreadable
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".gif"})
 LETTERBOX_VALUE = 128
 INTERPOLATIONS = {"linear-exact": cv2.INTER_LINEAR_EXACT, "nearest-exact": cv2.INTER_NEAREST_EXACT}
@@ -44,6 +45,7 @@ MAX_FILE_SIZE = 2**30 + 2**20  # 1 GiB: MAX_PIXELS of uncompressed 16-bit RGBA, 
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 JPEG_START = b"\xff\xd8\xff"
 JPEG_SCAN = 0xDA  # start of scan: the compressed pixels follow
+JPEG_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # the markers whose segment has height and width
 JPEG_END = b"\xff\xd9"
 
 
@@ -123,6 +125,7 @@ def _check_png(data: bytes, name: str) -> None:
 
     libpng would allocate a chunk's claimed length before reading it, and complain about a checksum on stderr.
     """
+    _check_pixels(data[16:20], data[20:24], name)
     position = len(PNG_SIGNATURE)
     view = memoryview(data)
     while position + 8 <= len(data):
@@ -146,10 +149,19 @@ def _check_jpeg(data: bytes, name: str) -> None:
     """
     position = 2
     while position + 4 <= len(data) and data[position] == 0xFF and data[position + 1] != JPEG_SCAN:
+        if data[position + 1] in JPEG_FRAMES:
+            _check_pixels(data[position + 5 : position + 7], data[position + 7 : position + 9], name)
         fill = data[position + 1] == 0xFF  # any number of these may stand before a marker
         position += 1 if fill else 2 + int.from_bytes(data[position + 2 : position + 4], "big")
     if data.rfind(JPEG_END, position) < 0:
         raise ImageError(f"{name}: truncated JPEG: it ends without an end marker")
+
+
+def _check_pixels(first: bytes, second: bytes, name: str) -> None:
+    """Refuse a size read from a header; OpenCV's own limit holds only if nobody imported it before we set it."""
+    height, width = int.from_bytes(first, "big"), int.from_bytes(second, "big")
+    if height * width > MAX_PIXELS:
+        raise ImageError(f"{name}: expected at most {MAX_PIXELS} pixels, found {height * width}")
 
 
 class Preprocessor:

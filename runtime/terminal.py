@@ -43,6 +43,8 @@ def main(app: typer.Typer) -> NoReturn:
     """
     try:
         code = app(standalone_mode=False) or 0
+        if code == INTERRUPTED:  # older versions of Typer raise Abort instead
+            raise KeyboardInterrupt
     except HybridEdgeError as error:
         status.print("error:", style="bold red", end=" ")
         status.print(str(error), markup=False, soft_wrap=True)
@@ -50,8 +52,11 @@ def main(app: typer.Typer) -> NoReturn:
     except (KeyboardInterrupt, typer.Abort):
         status.print("interrupted", style="yellow")
         code = INTERRUPTED
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # `... | head` closed our stdout: not an error
+    except SystemExit as leaving:
+        if not isinstance(leaving.__context__, BrokenPipeError):
+            raise
+        # `... | head` closed our stdout, and Typer or rich would leave with 1: not an error
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 0
     except Exception as error:
         code = _click_exit_code(error)
@@ -68,9 +73,15 @@ def _click_exit_code(error: Exception) -> int:
     return exit_code
 
 
-def progress(*extra: ProgressColumn, unit: str = "") -> Progress:
-    """A progress bar on stderr: description, bar, count, extra columns, elapsed and remaining time."""
+def progress(*extra: ProgressColumn, unit: str = "", transient: bool = False) -> Progress:
+    """A progress bar on stderr: description, bar, count, extra columns, elapsed and remaining time.
+
+    Args:
+        extra: columns between the count and the times.
+        unit: what is counted.
+        transient: leave nothing behind when it ends.
+    """
     columns: list[ProgressColumn] = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()]
     if unit:
         columns.append(TextColumn(unit))
-    return Progress(*columns, *extra, TimeElapsedColumn(), TimeRemainingColumn(), console=status, transient=False)
+    return Progress(*columns, *extra, TimeElapsedColumn(), TimeRemainingColumn(), console=status, transient=transient)

@@ -50,7 +50,9 @@ def few_digits(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def command(name: str, *arguments: object, cwd: Path | None = None, timeout: float = 300) -> subprocess.CompletedProcess[str]:
+def command(
+    name: str, *arguments: object, cwd: Path | None = None, timeout: float = 300
+) -> subprocess.CompletedProcess[str]:
     """Run one of the project's commands as a user would, from this environment's own bin folder."""
     program = Path(sys.executable).with_name(name)
     return subprocess.run(

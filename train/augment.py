@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import cv2
 import numpy as np
 import numpy.typing as npt
 
+from ..runtime.opencv import cv2
 from ..runtime.spec import Backbone
 
 __all__ = ["augment"]

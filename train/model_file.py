@@ -77,7 +77,9 @@ def load_model(path: Path) -> tuple[KerasModel, ModelSpec]:
             reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
             raise ModelFileError(f"{path}: the weights are damaged or don't fit the spec inside: {reason}") from error
     if weights_sha256(model) != digest:
-        raise ModelFileError(f"{path}: its weights are not those that were saved (their SHA-256 differs); copy it again")
+        raise ModelFileError(
+            f"{path}: its weights are not those that were saved (their SHA-256 differs); copy it again"
+        )
     return model, spec
 
 

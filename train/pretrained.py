@@ -67,8 +67,8 @@ def _load_file(cnn: KerasModel, spec: ModelSpec, path: Path) -> None:
     except Exception as error:
         # h5py and Keras raise OSError, ValueError, KeyError and others on files that don't fit
         raise WeightsError(
-            f"{path}: these weights don't fit the {spec.backbone} branch at {spec.image_size}x{spec.image_size} without "
-            f"its top layer ({_reason(error)}). {ALTERNATIVES}"
+            f"{path}: these weights don't fit the {spec.backbone} branch at {spec.image_size}x{spec.image_size} "
+            f"without its top layer ({_reason(error)}). {ALTERNATIVES}"
         ) from error
 
 

@@ -41,7 +41,9 @@ def test_one_pass_gives_every_image_once_in_order(images: tuple[LabelledImage, .
 def test_the_stream_shows_every_image_once_before_any_twice(images: tuple[LabelledImage, ...]) -> None:
     batches = stream(images)
     seen = np.concatenate([batches[index][0] for index in range(8)])[:72]
-    assert len(np.unique(seen.reshape(72, -1), axis=0)) == len(np.unique(Batches(images, SPEC, 72)[0][0].reshape(72, -1), axis=0))
+    assert len(np.unique(seen.reshape(72, -1), axis=0)) == len(
+        np.unique(Batches(images, SPEC, 72)[0][0].reshape(72, -1), axis=0)
+    )
 
 
 def test_a_resumed_stream_goes_on_as_the_unbroken_one_would(images: tuple[LabelledImage, ...]) -> None:

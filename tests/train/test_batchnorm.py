@@ -11,7 +11,9 @@ from hybrid_edge.train.batchnorm import moving_statistics, reestimate, restore_s
 
 
 def model_with_norm() -> keras.Model:
-    inner = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3), keras.layers.BatchNormalization()], name="inner")
+    inner = keras.Sequential(
+        [keras.Input((4,)), keras.layers.Dense(3), keras.layers.BatchNormalization()], name="inner"
+    )
     image = keras.Input((4,))
     return keras.Model(image, keras.layers.Dense(2)(inner(image)))
 

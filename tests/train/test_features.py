@@ -31,7 +31,7 @@ def images(few_digits: Path, tmp_path: Path) -> list[LabelledImage]:
 def test_features_are_computed_once(images: list[LabelledImage], tmp_path: Path) -> None:
     store = FeatureStore(WEIGHTS, SPEC, 3, tmp_path)
     first, computed = store.features(images, extract)
-    again, recomputed = store.features(images[::-1], lambda image: pytest.fail("computed twice"))
+    again, recomputed = store.features(images[::-1], lambda _: pytest.fail("computed twice"))
     assert (computed, recomputed) == (72, 0)
     everything = np.arange(72)
     np.testing.assert_array_equal(first.rows(everything), again.rows(everything[::-1]))

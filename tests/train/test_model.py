@@ -34,7 +34,11 @@ def test_the_reference_hybrid_has_103_million_parameters_of_which_82_in_the_lstm
 
 
 def test_the_models_own_sequence_equals_the_preprocessing(frames: list[np.ndarray]) -> None:
-    for described in (spec(), spec(timesteps=14), ModelSpec(image_size=75, timesteps=25, rnn_units=4, class_labels=LABELS)):
+    for described in (
+        spec(),
+        spec(timesteps=14),
+        ModelSpec(image_size=75, timesteps=25, rnn_units=4, class_labels=LABELS),
+    ):
         model = build_model(described)
         tensors = Preprocessor(described)(frames)
         own = keras.Model(model.input, model.get_layer("sequence").output)(tensors["image"])
@@ -80,4 +84,6 @@ def test_one_class_is_refused() -> None:
 @pytest.fixture
 def frames() -> list[np.ndarray]:
     rng = np.random.default_rng(0)
-    return [rng.integers(0, 256, (height, width, 3), dtype=np.uint8) for height, width in ((28, 28), (60, 91), (33, 20))]
+    return [
+        rng.integers(0, 256, (height, width, 3), dtype=np.uint8) for height, width in ((28, 28), (60, 91), (33, 20))
+    ]

@@ -114,6 +114,6 @@ def test_weights_that_cannot_apply_are_refused_before_anything_starts() -> None:
         TrainSettings.make(**fields, spec=preset("digits"), weights="imagenet")
     with pytest.raises(UsageError, match="which --branches rnn leaves out"):
         TrainSettings.make(**fields, spec=preset("digits", "rnn"), weights="imagenet")
+    none = [phase.model_copy(update={"epochs": 0}) for phase in PHASES["digits"]]
     with pytest.raises(UsageError, match="nothing would be trained"):
-        none = [phase.model_copy(update={"epochs": 0}) for phase in PHASES["digits"]]
         TrainSettings.make(**{**fields, "phases": none}, spec=preset("digits"))

@@ -125,7 +125,9 @@ def test_a_frozen_cnn_stays_as_it_was_and_its_features_are_cached(
     run: RunFolder, few_digits: Path, tmp_path: Path, cache: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     base = settings(few_digits, weights=str(run.model), epochs=(2, 0))
-    frozen = base.model_copy(update={"phases": (base.phases[0].model_copy(update={"freeze_cnn": True}), base.phases[1])})
+    frozen = base.model_copy(
+        update={"phases": (base.phases[0].model_copy(update={"freeze_cnn": True}), base.phases[1])}
+    )
     made = trainer.train(frozen, tmp_path, "frozen")
     before, after = load_model(run.model)[0], load_model(made.model)[0]
     for old, new in zip(before.get_layer("cnn").get_weights(), after.get_layer("cnn").get_weights(), strict=True):
@@ -138,7 +140,9 @@ def test_a_frozen_cnn_stays_as_it_was_and_its_features_are_cached(
 
 
 @pytest.mark.parametrize("moment", [(1, 1), (2, 0)])
-def test_a_killed_run_resumed_ends_as_the_unbroken_one(few_digits: Path, tmp_path: Path, moment: tuple[int, int]) -> None:
+def test_a_killed_run_resumed_ends_as_the_unbroken_one(
+    few_digits: Path, tmp_path: Path, moment: tuple[int, int]
+) -> None:
     chosen = settings(few_digits, "rnn", epochs=(3, 1), bn_batches=4)
     described = tmp_path / "settings.json"
     described.write_text(chosen.model_dump_json())
@@ -162,7 +166,9 @@ def test_ctrl_c_leaves_a_model_that_can_be_exported_and_a_run_that_goes_on(few_d
     described = tmp_path / "settings.json"
     described.write_text(settings(few_digits, epochs=(3, 1)).model_dump_json())
     code = KILLER.format(moment=(1, 1), signal="SIGINT")
-    stopped = subprocess.run([sys.executable, "-c", code, described, tmp_path], capture_output=True, text=True, check=False)
+    stopped = subprocess.run(
+        [sys.executable, "-c", code, described, tmp_path], capture_output=True, text=True, check=False
+    )
     assert stopped.returncode == 130, stopped.stderr
     run = RunFolder.find(runs=tmp_path)
     assert json.loads(run.metrics.read_text())["interrupted"] is True

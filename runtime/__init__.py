@@ -1,0 +1,106 @@
+"""hybrid_edge.runtime: what goes on the device. A bundle and frames in, predictions out.
+
+    from hybrid_edge.runtime import Classifier
+
+    with Classifier.load("bundle.tar") as classifier:
+        for prediction in classifier.predict(["cat.jpg", frame]):
+            print(prediction.label, prediction.probability)
+
+Names are loaded when they are first used: importing this package needs neither OpenCV nor an inference engine, so that
+a missing one is a clear error and not a failed import.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from .errors import (
+    ArtifactHashError,
+    BackendError,
+    BackendUnavailableError,
+    BundleError,
+    GateError,
+    GoldenError,
+    HybridEdgeError,
+    ImageError,
+    InputError,
+    SourceError,
+    SpecError,
+    UsageError,
+)
+
+if TYPE_CHECKING:
+    from .backends import Backend, Selection, open_backend
+    from .bundle import Bundle
+    from .classifier import Classifier, Prediction
+    from .golden import GoldenResult, check_golden
+    from .outputs import Outputs
+    from .preprocess import Preprocessor, decode_image, read_image
+    from .sources import Frame, Sources, open_sources
+    from .spec import ModelSpec
+
+__all__ = [
+    "ArtifactHashError",
+    "Backend",
+    "BackendError",
+    "BackendUnavailableError",
+    "Bundle",
+    "BundleError",
+    "Classifier",
+    "Frame",
+    "GateError",
+    "GoldenError",
+    "GoldenResult",
+    "HybridEdgeError",
+    "ImageError",
+    "InputError",
+    "ModelSpec",
+    "Outputs",
+    "Prediction",
+    "Preprocessor",
+    "Selection",
+    "SourceError",
+    "Sources",
+    "SpecError",
+    "UsageError",
+    "check_golden",
+    "decode_image",
+    "open_backend",
+    "open_sources",
+    "read_image",
+]
+
+_HOMES = {
+    "Backend": "backends",
+    "Bundle": "bundle",
+    "Classifier": "classifier",
+    "Frame": "sources",
+    "GoldenResult": "golden",
+    "ModelSpec": "spec",
+    "Outputs": "outputs",
+    "Prediction": "classifier",
+    "Preprocessor": "preprocess",
+    "Selection": "backends",
+    "Sources": "sources",
+    "check_golden": "golden",
+    "decode_image": "preprocess",
+    "open_backend": "backends",
+    "open_sources": "sources",
+    "read_image": "preprocess",
+}
+
+
+if not TYPE_CHECKING:  # a type checker is to see the names above, and no others
+
+    def __getattr__(name: str) -> Any:
+        """Load a public name from its module on first use (PEP 562)."""
+        if name not in _HOMES:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        value = getattr(importlib.import_module(f".{_HOMES[name]}", __name__), name)
+        globals()[name] = value
+        return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,137 @@
+"""Backend: one ONNX graph loaded by one inference engine. The base checks what goes in and what comes out."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from ..errors import BackendError, InputError
+from ..outputs import Outputs
+from ..spec import ModelSpec
+
+__all__ = ["Backend"]
+
+Tensor = npt.NDArray[np.float32]
+Self = TypeVar("Self", bound="Backend")
+
+
+class Backend(ABC):
+    """One ONNX graph, loaded: ``run`` takes the spec's inputs and gives logits and probabilities.
+
+    Use it as a context manager, or ``close`` it. Not thread-safe. An engine fills in ``_load``, ``_infer``,
+    ``_release`` and ``device``; lifecycle and checks are here.
+
+    Args:
+        model: the graph's file, already verified.
+        spec: what the graph was made for.
+        threads: how many the engine may use for one batch; None leaves it to the engine.
+
+    Raises:
+        BackendUnavailableError: the engine, or what it needs, is not on this machine.
+        BackendError: the engine refused the graph.
+    """
+
+    def __init__(self, model: Path, spec: ModelSpec, *, threads: int | None = None) -> None:
+        self.spec = spec
+        self._closed = True
+        self._load(model, threads)
+        self._closed = False
+
+    @property
+    @abstractmethod
+    def device(self) -> str:
+        """Engine, version and device, for people: ``ONNX Runtime 1.31.1 on CPU``."""
+
+    @abstractmethod
+    def _load(self, model: Path, threads: int | None) -> None:
+        """Load the graph; raise BackendError with the engine's own message where it refuses."""
+
+    @abstractmethod
+    def _infer(self, tensors: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """Logits and probabilities of checked, C-contiguous inputs."""
+
+    @abstractmethod
+    def _release(self) -> None:
+        """Give back what ``_load`` took; called once."""
+
+    def run(self, tensors: Mapping[str, Tensor]) -> Outputs:
+        """Run one batch, of whatever size it has.
+
+        Args:
+            tensors: ``image`` (N, S, S, 3) and/or ``sequence`` (N, T, S*S/T), float32, finite, N >= 1: those that the
+                spec's branches use.
+
+        Returns:
+            logits and probabilities, (N, C) float32, finite.
+
+        Raises:
+            InputError: a tensor is missing, extra, of another dtype or shape, or not finite.
+            BackendError: the engine failed, gave something not finite, or was closed.
+        """
+        if self._closed:
+            raise BackendError(f"{self.device} was closed; open it again")
+        batch = self._check_inputs(tensors)
+        logits, probabilities = self._infer({name: np.ascontiguousarray(tensors[name]) for name in self.spec.inputs})
+        self._check_output("logits", logits, batch)
+        self._check_output("probabilities", probabilities, batch)
+        return Outputs(logits, probabilities)
+
+    def close(self) -> None:
+        """Give the engine's memory back; calling it again does nothing."""
+        if not self._closed:
+            self._closed = True
+            self._release()
+
+    def __enter__(self: Self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _check_inputs(self, tensors: Mapping[str, Tensor]) -> int:
+        """Check every input; return their common batch size N."""
+        expected = self.spec.inputs
+        if tensors.keys() != expected.keys():
+            raise InputError(f"expected the inputs {sorted(expected)}, found {sorted(tensors)}")
+        for name, shape in expected.items():
+            _check_input(name, shape, tensors[name])
+        batches = {name: len(tensors[name]) for name in expected}
+        if len(set(batches.values())) > 1:
+            raise InputError(f"expected inputs of one batch size, found {batches}")
+        return next(iter(batches.values()))
+
+    def _check_output(self, name: str, output: Tensor, batch: int) -> None:
+        shape = (batch, self.spec.num_classes)
+        if output.shape != shape or output.dtype != np.float32:
+            raise BackendError(
+                f"{self.device}: expected {name} of shape {shape}, float32, found {output.shape}, {output.dtype}; "
+                "the graph is not the one its spec describes: export it again"
+            )
+        finite = np.isfinite(output).all(axis=1)
+        if not finite.all():
+            rows = np.flatnonzero(~finite).tolist()
+            raise BackendError(
+                f"{self.device}: expected finite {name}, found NaN or infinity in rows {rows} of {batch}; "
+                "FP16 may have overflowed: try --precision fp32"
+            )
+
+
+def _check_input(name: str, shape: tuple[int, ...], tensor: Tensor) -> None:
+    symbolic = f"(N, {', '.join(map(str, shape))})"
+    if not isinstance(tensor, np.ndarray):
+        raise InputError(f"{name}: expected a NumPy array of shape {symbolic}, found {type(tensor).__name__}")
+    if tensor.dtype != np.float32:
+        raise InputError(f"{name}: expected float32 of shape {symbolic}, found {tensor.dtype} of shape {tensor.shape}")
+    if tensor.shape[1:] != shape or tensor.ndim == 0 or len(tensor) == 0:
+        raise InputError(f"{name}: expected shape {symbolic} with N >= 1, found {tensor.shape}")
+    if not np.isfinite(tensor).all():
+        rows = np.flatnonzero(~np.isfinite(tensor.reshape(len(tensor), -1)).all(axis=1)).tolist()
+        raise InputError(f"{name}: expected finite values, found NaN or infinity in rows {rows} of {len(tensor)}")

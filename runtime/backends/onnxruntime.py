@@ -1,0 +1,139 @@
+"""ONNX Runtime on the CPU and on an NVIDIA GPU: the only module that knows it."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import sys
+from functools import cache
+from pathlib import Path
+from types import ModuleType
+from typing import Any, ClassVar
+
+import numpy as np
+import numpy.typing as npt
+
+from ..errors import BackendError, BackendUnavailableError, BundleError
+from ..outputs import OUTPUT_NAMES
+from .base import Backend
+
+__all__ = ["OnnxRuntimeCpu", "OnnxRuntimeCuda"]
+
+Tensor = npt.NDArray[np.float32]
+
+CUDA = "CUDAExecutionProvider"
+CPU = "CPUExecutionProvider"
+LOG_ERRORS = 3  # ONNX Runtime's severities: 2 warning, 3 error, 4 fatal
+LOG_FATAL = 4
+
+
+class OnnxRuntimeCpu(Backend):
+    """ONNX Runtime's CPU provider."""
+
+    providers: ClassVar[list[Any]] = [CPU]
+    place: ClassVar[str] = "CPU"
+    log_severity: ClassVar[int] = LOG_FATAL  # its errors come as exceptions, which carry the same text
+
+    @property
+    def device(self) -> str:
+        """``ONNX Runtime VERSION on CPU``, or ``on CUDA``."""
+        return f"ONNX Runtime {_library().__version__} on {self.place}"
+
+    def _load(self, model: Path, threads: int | None) -> None:
+        library = _library()
+        self._require(library)
+        options = library.SessionOptions()
+        options.log_severity_level = self.log_severity
+        if threads is not None:
+            options.intra_op_num_threads = threads
+            options.inter_op_num_threads = 1
+        try:
+            self._session: Any = library.InferenceSession(str(model), options, providers=self.providers)
+        except _faults() as error:
+            raise BackendError(
+                f"{self.device} refused {model}: {_line(error)}; export the bundle again, or upgrade onnxruntime"
+            ) from error
+        self._check_session(model)
+
+    def _require(self, library: ModuleType) -> None:
+        """Refuse an onnxruntime that lacks what this backend needs."""
+
+    def _check_session(self, model: Path) -> None:
+        """Compare the graph's declared inputs and outputs with the spec's."""
+        expected = {name: ["N", *shape] for name, shape in self.spec.inputs.items()}
+        found = {
+            item.name: ["N" if _symbolic(item.shape) else "?", *item.shape[1:]] for item in self._session.get_inputs()
+        }
+        types = {item.type for item in (*self._session.get_inputs(), *self._session.get_outputs())}
+        outputs = [item.name for item in self._session.get_outputs()]
+        if found != expected or types != {"tensor(float)"} or not set(OUTPUT_NAMES) <= set(outputs):
+            raise BundleError(
+                f"{model}: expected float32 inputs {expected} and outputs {list(OUTPUT_NAMES)}, found {found}, "
+                f"{outputs}, {sorted(types)}; the graph is not the one its spec describes: export it again"
+            )
+
+    def _infer(self, tensors: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        try:
+            logits, probabilities = self._session.run(list(OUTPUT_NAMES), tensors)
+        except _faults() as error:
+            raise BackendError(f"{self.device} failed: {_line(error)}; a smaller --batch needs less memory") from error
+        return logits, probabilities
+
+    def _release(self) -> None:
+        self._session = None
+
+
+class OnnxRuntimeCuda(OnnxRuntimeCpu):
+    """ONNX Runtime's CUDA provider; refuses where ONNX Runtime would quietly take the CPU instead."""
+
+    # TF32 would keep 10 bits of FP32's mantissa: FP32 is to mean FP32
+    providers: ClassVar[list[Any]] = [(CUDA, {"use_tf32": "0"}), CPU]
+    place: ClassVar[str] = "CUDA"
+    log_severity: ClassVar[int] = LOG_ERRORS  # why CUDA could not start is said nowhere but in its log
+
+    def _require(self, library: ModuleType) -> None:
+        if CUDA not in library.get_available_providers():
+            raise BackendUnavailableError(
+                "the onnxruntime installed here is built without CUDA; for an NVIDIA GPU: "
+                "pip uninstall onnxruntime && pip install 'hybrid-edge[gpu]' (on a Jetson it comes with JetPack)"
+            )
+        preload = getattr(library, "preload_dlls", None)  # 1.21 and later: finds the CUDA that pip installed
+        if preload is not None:
+            with contextlib.redirect_stdout(sys.stderr):  # it prints what it doesn't find
+                preload()
+
+    def _check_session(self, model: Path) -> None:
+        taken = self._session.get_providers()
+        if CUDA not in taken:
+            raise BackendUnavailableError(
+                f"expected ONNX Runtime to run on {CUDA}, found that it took {taken}: the driver, CUDA or cuDNN is "
+                "missing or does not fit; nvidia-smi shows the driver, pip install 'hybrid-edge[gpu]' brings the rest"
+            )
+        super()._check_session(model)
+
+
+@cache
+def _library() -> ModuleType:
+    try:
+        return importlib.import_module("onnxruntime")
+    except ImportError as error:
+        raise BackendUnavailableError(
+            f"ONNX Runtime can't be imported here ({error}); pip install 'hybrid-edge[cpu]', or 'hybrid-edge[gpu]' "
+            "on a machine with an NVIDIA GPU"
+        ) from error
+
+
+@cache
+def _faults() -> tuple[type[Exception], ...]:
+    """Every exception that ONNX Runtime raises; they have no common base but Exception."""
+    state = importlib.import_module("onnxruntime.capi.onnxruntime_pybind11_state")
+    own = [kind for kind in vars(state).values() if isinstance(kind, type) and issubclass(kind, Exception)]
+    return (*own, RuntimeError, ValueError, MemoryError)
+
+
+def _symbolic(shape: list[Any]) -> bool:
+    return bool(shape) and not isinstance(shape[0], int)
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())

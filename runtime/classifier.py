@@ -1,0 +1,201 @@
+"""Classifier: a bundle, opened and checked, that turns frames into predictions."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+
+import numpy as np
+import numpy.typing as npt
+
+from .backends import Selection, open_backend
+from .bundle import Bundle
+from .errors import InputError, UsageError
+from .golden import GoldenResult, check_golden
+from .preprocess import Preprocessor, read_image
+from .sources import Frame
+from .spec import ModelSpec
+
+__all__ = ["Classifier", "Image", "Prediction"]
+
+Image = str | Path | npt.NDArray[np.uint8]
+
+
+@dataclass(frozen=True, eq=False)
+class Prediction:
+    """What the model says about one frame.
+
+    Attributes:
+        labels: the C class labels, in the order of the model's outputs.
+        probabilities: (C,) float32, adding up to 1.
+        logits: (C,) float32.
+        preprocess_ms: from the decoded frame to tensors, milliseconds; reading and decoding a file are not in it.
+        inference_ms: this frame's share of its batch's time, milliseconds.
+    """
+
+    labels: tuple[str, ...]
+    probabilities: npt.NDArray[np.float32]
+    logits: npt.NDArray[np.float32]
+    preprocess_ms: float
+    inference_ms: float
+
+    @property
+    def label(self) -> str:
+        """The most probable label."""
+        return self.labels[int(self.probabilities.argmax())]
+
+    @property
+    def probability(self) -> float:
+        """The most probable label's probability."""
+        return float(self.probabilities.max())
+
+    def top(self, k: int) -> list[tuple[str, float]]:
+        """The k most probable labels with their probabilities, descending; all of them where there are fewer."""
+        order = np.argsort(-self.probabilities, kind="stable")[: max(k, 0)]
+        return [(self.labels[index], float(self.probabilities[index])) for index in order]
+
+
+class Classifier:
+    """A bundle on the engine that fits this machine, checked on the bundle's golden examples.
+
+    Not thread-safe. A context manager; or ``close`` it.
+
+    Attributes:
+        bundle: what was opened.
+        selection: the backend and the variant in use.
+        golden: how near this device came to the exporter, or None where the check was left out.
+    """
+
+    def __init__(self, bundle: Bundle, selection: Selection, *, batch_size: int = 8, check: bool = True) -> None:
+        if batch_size < 1:
+            raise UsageError(f"expected a batch size of at least 1, found {batch_size}")
+        self.bundle = bundle
+        self.selection = selection
+        self._preprocessor = Preprocessor(bundle.spec)
+        self._tensors = self._preprocessor.allocate(batch_size)  # reused by every batch
+        self._batch_size = batch_size
+        self.golden: GoldenResult | None = None
+        if check:
+            self.golden = check_golden(bundle, selection.variant, selection.backend, self._preprocessor)
+
+    @classmethod
+    def load(
+        cls,
+        path: Path | str | None = None,
+        *,
+        backend: str = "auto",
+        precision: str = "auto",
+        batch_size: int = 8,
+        threads: int | None = None,
+        check: bool = True,
+    ) -> Classifier:
+        """Open a bundle, choose an engine and check it.
+
+        Args:
+            path: a bundle's folder or tar, or a run folder; by default ``./manifest.json``, ``./bundle``, then
+                ``runs/latest/bundle``.
+            backend: ``auto``, ``tensorrt``, ``cuda`` or ``cpu``; one named is never replaced by another.
+            precision: ``auto``, ``fp32``, ``fp16`` or ``int8``.
+            batch_size: the most frames that go through the model at once.
+            threads: CPU threads for one batch; None leaves it to the engine.
+            check: run the golden examples first.
+
+        Raises:
+            BundleError: no bundle, a malformed or damaged one, or without such a variant.
+            BackendError: no engine here runs it, or the engine refused it.
+            GoldenError: this device computes something else than the exporter did.
+            UsageError: an argument that is none of these.
+        """
+        bundle = Bundle.open(path)
+        selection = open_backend(bundle, backend, precision, threads=threads)
+        try:
+            return cls(bundle, selection, batch_size=batch_size, check=check)
+        except BaseException:
+            selection.backend.close()
+            raise
+
+    @property
+    def spec(self) -> ModelSpec:
+        """What the model sees and is made of."""
+        return self.bundle.spec
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The C class labels, in the order of the model's outputs."""
+        return self.bundle.labels
+
+    def predict(self, images: Iterable[Image]) -> list[Prediction]:
+        """Classify images: paths, or (H, W, 3) uint8 BGR arrays, of any sizes, mixed, any number of them.
+
+        Raises:
+            ImageError: a path that can't be read.
+            InputError: not an iterable of images, or an array of another shape or dtype.
+            BackendError: the engine failed.
+        """
+        if isinstance(images, (str, Path)) or (isinstance(images, np.ndarray) and images.ndim == 3):
+            raise InputError("expected an iterable of images, found one image: put it in a list")
+        frames = (_frame(image, index) for index, image in enumerate(images))
+        return [prediction for _, prediction in self.stream(frames) if prediction is not None]
+
+    def stream(self, frames: Iterable[Frame]) -> Iterator[tuple[Frame, Prediction | None]]:
+        """Classify frames as they come, a batch at a time, in their order.
+
+        Args:
+            frames: those with an ``error`` pass through with None for a prediction.
+
+        Raises:
+            InputError: a frame's image is not (H, W, 3) uint8.
+            BackendError: the engine failed, or the classifier was closed.
+        """
+        pending: list[Frame] = []
+        readable = 0
+        for frame in frames:
+            pending.append(frame)
+            readable += frame.image is not None
+            # errors wait for their place in the order, but never without end
+            if readable == self._batch_size or len(pending) >= 4 * self._batch_size:
+                yield from self._classify(pending)
+                pending, readable = [], 0
+        yield from self._classify(pending)
+
+    def close(self) -> None:
+        """Give the engine's memory back; calling it again does nothing."""
+        self.selection.backend.close()
+
+    def __enter__(self) -> Classifier:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _classify(self, frames: list[Frame]) -> Iterator[tuple[Frame, Prediction | None]]:
+        images = [frame.image for frame in frames if frame.image is not None]
+        predictions = iter(self._batch(images) if images else [])
+        for frame in frames:
+            yield frame, None if frame.image is None else next(predictions)
+
+    def _batch(self, images: list[npt.NDArray[np.uint8]]) -> list[Prediction]:
+        times = [time.perf_counter()]
+        for row, image in enumerate(images):
+            self._preprocessor.fill(image, self._tensors, row)
+            times.append(time.perf_counter())
+        outputs = self.selection.backend.run({name: tensor[: len(images)] for name, tensor in self._tensors.items()})
+        share = (time.perf_counter() - times[-1]) * 1000 / len(images)
+        preprocess = np.diff(times) * 1000
+        return [
+            Prediction(self.labels, outputs.probabilities[row], outputs.logits[row], float(preprocess[row]), share)
+            for row in range(len(images))
+        ]
+
+
+def _frame(image: Image, index: int) -> Frame:
+    if isinstance(image, (str, Path)):
+        return Frame(str(image), 0, read_image(image))
+    if not isinstance(image, np.ndarray):
+        raise InputError(f"image {index}: expected a path or a (H, W, 3) uint8 BGR array, found {type(image).__name__}")
+    return Frame(f"image {index}", 0, image)

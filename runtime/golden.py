@@ -1,0 +1,81 @@
+"""The golden check: a device computes the bundle's own examples and compares them with what the exporter recorded."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from .backends.base import Backend
+from .bundle import Bundle
+from .errors import GoldenError
+from .manifest import Variant
+from .preprocess import Preprocessor
+
+__all__ = ["TENSOR_TOLERANCE", "GoldenResult", "check_golden"]
+
+TENSOR_TOLERANCE = 1e-6  # the mean over channels may round differently in its last bit; anything else is a fault
+BATCH = 8
+
+
+@dataclass(frozen=True)
+class GoldenResult:
+    """How near this device came to the exporter: largest |difference| of a tensor's value and of a probability."""
+
+    examples: int
+    tensor_error: float
+    probability_error: float
+    tolerance: float
+    milliseconds: float
+
+
+def check_golden(bundle: Bundle, variant: Variant, backend: Backend, preprocessor: Preprocessor) -> GoldenResult:
+    """Decode, preprocess and run the bundle's golden examples, and compare each stage with the exporter's.
+
+    Args:
+        bundle: where the examples, their tensors and the variant's probabilities are.
+        variant: the one that ``backend`` has loaded.
+        backend: run in batches of at most 8.
+        preprocessor: of the bundle's spec.
+
+    Raises:
+        GoldenError: a tensor differs by more than 1e-6, or a probability by more than the variant's tolerance.
+        BundleError: a golden file is missing or damaged.
+        BackendError: the engine failed.
+    """
+    start = time.perf_counter()
+    tensors = preprocessor(bundle.golden_images())
+    tensor_error = _compare_tensors(tensors, bundle.golden_tensors())
+    count = len(bundle.manifest.golden.images)
+    batches = [slice(first, first + BATCH) for first in range(0, count, BATCH)]
+    runs = [backend.run({name: tensor[rows] for name, tensor in tensors.items()}) for rows in batches]
+    probabilities = np.concatenate([outputs.probabilities for outputs in runs])
+    difference = np.abs(probabilities - bundle.golden_outputs(variant).probabilities).max(axis=1)
+    _require(variant, backend, difference)
+    elapsed = (time.perf_counter() - start) * 1000
+    return GoldenResult(count, tensor_error, float(difference.max()), variant.golden_tolerance, elapsed)
+
+
+def _compare_tensors(found: dict[str, npt.NDArray[np.float32]], expected: dict[str, npt.NDArray[np.float32]]) -> float:
+    errors = {name: float(np.abs(found[name] - tensor).max()) for name, tensor in expected.items()}
+    name = max(errors, key=lambda key: errors[key])
+    if errors[name] > TENSOR_TOLERANCE:
+        raise GoldenError(
+            f"preprocessing the golden examples gave another {name} here than where the bundle was exported: expected "
+            f"a difference of at most {TENSOR_TOLERANCE:g}, found {errors[name]:.3g}. This machine's OpenCV decodes or "
+            "resizes differently: install the opencv-python that the manifest's provenance names, or export again"
+        )
+    return errors[name]
+
+
+def _require(variant: Variant, backend: Backend, difference: npt.NDArray[np.float32]) -> None:
+    wrong = np.flatnonzero(~(difference <= variant.golden_tolerance))
+    if len(wrong):
+        raise GoldenError(
+            f"{backend.device} computes something else than the exporter did for variant {variant.name}: expected "
+            f"probabilities within {variant.golden_tolerance:g} on {len(difference)} golden examples, found a "
+            f"difference of {float(difference.max()):.3g}, {len(wrong)} examples over. Try another --backend or "
+            "--precision, or export again"
+        )

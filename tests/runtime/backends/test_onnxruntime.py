@@ -1,0 +1,199 @@
+from __future__ import annotations
+
+import importlib
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from bundles import SPEC, make_graph, make_weights, reference_outputs, sample_image
+from onnx import TensorProto, helper
+
+from hybrid_edge.runtime.backends import onnxruntime as ours
+from hybrid_edge.runtime.backends.onnxruntime import OnnxRuntimeCpu, OnnxRuntimeCuda
+from hybrid_edge.runtime.errors import BackendError, BackendUnavailableError, BundleError
+from hybrid_edge.runtime.preprocess import Preprocessor
+from hybrid_edge.runtime.spec import ModelSpec
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    path = tmp_path / "model.onnx"
+    path.write_bytes(make_graph(SPEC, make_weights(SPEC)))
+    return path
+
+
+def with_library(monkeypatch: pytest.MonkeyPatch, **replaced: Any) -> None:
+    """The real onnxruntime, some of it replaced."""
+    real = importlib.import_module("onnxruntime")
+    monkeypatch.setattr(ours, "_library", lambda: SimpleNamespace(**{**vars(real), **replaced}))
+
+
+@pytest.mark.parametrize("branches", ["hybrid", "cnn", "rnn"])
+@pytest.mark.parametrize("batch", [1, 3, 8])
+def test_a_graph_computes_what_numpy_computes(tmp_path: Path, branches: str, batch: int) -> None:
+    spec = SPEC.replace(branches=branches)
+    weights = make_weights(spec)
+    path = tmp_path / "model.onnx"
+    path.write_bytes(make_graph(spec, weights))
+    tensors = Preprocessor(spec)([sample_image(seed) for seed in range(batch)])
+    with OnnxRuntimeCpu(path, spec, threads=1) as backend:
+        outputs = backend.run(tensors)
+    expected = reference_outputs(spec, weights, tensors)
+    np.testing.assert_allclose(outputs.logits, expected["logits"], rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(outputs.probabilities, expected["probabilities"], atol=1e-5)
+
+
+def test_the_same_row_comes_out_of_batches_of_every_size(model: Path) -> None:
+    tensors = Preprocessor(SPEC)([sample_image(seed) for seed in range(8)])
+    with OnnxRuntimeCpu(model, SPEC) as backend:
+        whole = backend.run(tensors).logits
+        for size in (1, 3):
+            part = backend.run({name: tensor[:size] for name, tensor in tensors.items()}).logits
+            assert np.abs(part - whole[:size]).max() <= 1e-5 * np.abs(whole).max()
+
+
+def test_the_device_says_engine_version_and_place(model: Path) -> None:
+    with OnnxRuntimeCpu(model, SPEC) as backend:
+        assert backend.device == f"ONNX Runtime {importlib.import_module('onnxruntime').__version__} on CPU"
+
+
+def test_the_number_of_threads_reaches_the_session(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+    real = importlib.import_module("onnxruntime")
+
+    def session(path: str, options: Any, **rest: Any) -> Any:
+        seen.append((options.intra_op_num_threads, options.inter_op_num_threads))
+        return real.InferenceSession(path, options, **rest)
+
+    with_library(monkeypatch, InferenceSession=session)
+    OnnxRuntimeCpu(model, SPEC, threads=3).close()
+    OnnxRuntimeCpu(model, SPEC).close()
+    assert seen == [(3, 1), (0, 0)]
+
+
+@pytest.mark.parametrize("content", [b"", b"no protobuf at all", b"\x08\x08" * 50])
+def test_a_file_that_is_no_graph_is_refused_with_the_engines_reason(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "model.onnx"
+    path.write_bytes(content)
+    with pytest.raises(BackendError, match=r"ONNX Runtime .* refused .*model\.onnx: .*export the bundle again"):
+        OnnxRuntimeCpu(path, SPEC)
+
+
+def test_an_opset_from_the_future_is_refused_with_the_engines_reason(tmp_path: Path, model: Path) -> None:
+    graph = onnx.load(model)
+    graph.opset_import[0].version = 9999
+    onnx.save(graph, tmp_path / "future.onnx")
+    with pytest.raises(BackendError, match="upgrade onnxruntime"):
+        OnnxRuntimeCpu(tmp_path / "future.onnx", SPEC)
+
+
+@pytest.mark.parametrize("changes", [{"image_size": 24}, {"timesteps": 12}, {"branches": "cnn"}, {"branches": "rnn"}])
+def test_a_graph_made_for_another_spec_is_refused_with_both_sides(model: Path, changes: dict[str, Any]) -> None:
+    with pytest.raises(BundleError, match=r"expected float32 inputs .* found"):
+        OnnxRuntimeCpu(model, SPEC.replace(**changes))
+
+
+def test_a_graph_of_another_number_of_classes_is_refused(tmp_path: Path) -> None:
+    other = SPEC.replace(class_labels=("a", "b"))
+    path = tmp_path / "model.onnx"
+    path.write_bytes(make_graph(other, make_weights(other)))
+    with (
+        OnnxRuntimeCpu(path, SPEC) as backend,
+        pytest.raises(BackendError, match=r"shape \(1, 5\), float32, found \(1, 2\)"),
+    ):
+        backend.run(Preprocessor(SPEC)([sample_image()]))
+
+
+def test_a_graph_with_a_fixed_batch_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "model.onnx"
+    path.write_bytes(make_graph(SPEC, make_weights(SPEC), batch=1))
+    with pytest.raises(BundleError, match="expected float32 inputs"):
+        OnnxRuntimeCpu(path, SPEC)
+
+
+def test_a_failure_while_running_is_ours_and_silent(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    spec = ModelSpec(image_size=8, timesteps=8, backbone="digits", branches="rnn", class_labels=("a", "b"))
+    nodes = [
+        helper.make_node("Reshape", ["sequence", "shape"], ["logits"]),  # 64 values never fit 2
+        helper.make_node("Softmax", ["logits"], ["probabilities"]),
+    ]
+    outputs = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["N", 2]) for name in ("logits", "probabilities")]
+    graph = helper.make_graph(
+        nodes,
+        "failing",
+        [helper.make_tensor_value_info("sequence", TensorProto.FLOAT, ["N", 8, 8])],
+        outputs,
+        [helper.make_tensor("shape", TensorProto.INT64, [2], [1, 2])],
+    )
+    path = tmp_path / "model.onnx"
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
+    with OnnxRuntimeCpu(path, spec) as backend, pytest.raises(BackendError, match=r"on CPU failed: .*Reshape"):
+        backend.run({"sequence": np.zeros((1, 8, 8), np.float32)})
+    assert capfd.readouterr() == ("", "")
+
+
+def test_cuda_is_refused_where_onnxruntime_has_none(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with_library(monkeypatch, get_available_providers=lambda: ["CPUExecutionProvider"])
+    with pytest.raises(BackendUnavailableError, match=r"built without CUDA.*hybrid-edge\[gpu\]"):
+        OnnxRuntimeCuda(model, SPEC)
+
+
+def test_cuda_is_refused_where_onnxruntime_quietly_takes_the_cpu(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = importlib.import_module("onnxruntime")
+
+    def session(path: str, options: Any, providers: list[Any]) -> Any:
+        assert providers[0][0] == "CUDAExecutionProvider"
+        return real.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+
+    with_library(
+        monkeypatch,
+        get_available_providers=lambda: ["CUDAExecutionProvider", "CPUExecutionProvider"],
+        InferenceSession=session,
+        preload_dlls=lambda: None,
+    )
+    with pytest.raises(BackendUnavailableError, match=r"expected ONNX Runtime to run on CUDA.*took \['CPU.*nvidia-smi"):
+        OnnxRuntimeCuda(model, SPEC)
+
+
+def test_what_onnxruntime_prints_about_cuda_stays_off_stdout(
+    model: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def stop(*arguments: Any, **rest: Any) -> None:
+        raise RuntimeError("no GPU")
+
+    with_library(
+        monkeypatch,
+        get_available_providers=lambda: ["CUDAExecutionProvider"],
+        InferenceSession=stop,
+        preload_dlls=lambda: sys.stdout.write("libcudnn.so.9 not found"),
+    )
+    with pytest.raises(BackendError, match="no GPU"):
+        OnnxRuntimeCuda(model, SPEC)
+    assert capsys.readouterr().out == ""
+
+
+def test_a_missing_onnxruntime_names_the_extra_to_install(model: Path) -> None:
+    code = f"""
+import sys
+sys.modules["onnxruntime"] = None
+from pathlib import Path
+from hybrid_edge.runtime import BackendUnavailableError, ModelSpec
+from hybrid_edge.runtime.backends.onnxruntime import OnnxRuntimeCpu
+try:
+    OnnxRuntimeCpu(Path({str(model)!r}), ModelSpec.from_json({SPEC.to_json()!r}))
+except BackendUnavailableError as error:
+    print(error)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "pip install 'hybrid-edge[cpu]'" in done.stdout
+
+
+def test_every_exception_of_onnxruntime_is_known() -> None:
+    state: ModuleType = importlib.import_module("onnxruntime.capi.onnxruntime_pybind11_state")
+    for name in ("Fail", "InvalidArgument", "InvalidGraph", "InvalidProtobuf", "NoSuchFile", "NotImplemented"):
+        assert getattr(state, name) in ours._faults()

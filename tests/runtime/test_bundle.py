@@ -1,0 +1,239 @@
+from __future__ import annotations
+
+import io
+import shutil
+import tracemalloc
+from pathlib import Path
+
+import numpy as np
+import pytest
+from bundles import SPEC, encode, make_bundle, npz, sample_image, store, write_manifest
+
+from hybrid_edge.runtime.bundle import Bundle
+from hybrid_edge.runtime.errors import ArtifactHashError, BundleError
+from hybrid_edge.runtime.manifest import MANIFEST, FileRecord
+from hybrid_edge.runtime.preprocess import contract
+
+OUTSIDE = "outside the bundle"
+
+
+def flip_a_bit(path: Path, place: int) -> None:
+    data = bytearray(path.read_bytes())
+    data[place % len(data)] ^= 1
+    path.write_bytes(data)
+
+
+def replace_golden(folder: Path, **arrays: np.ndarray) -> Bundle:
+    """The bundle with other golden tensors, hashes right."""
+    manifest = Bundle.open(folder).manifest
+    golden = manifest.golden.model_copy(update={"tensors": store(folder, "golden", "npz", npz(arrays))})
+    write_manifest(folder, manifest.model_copy(update={"golden": golden}))
+    return Bundle.open(folder)
+
+
+def test_a_folder_opens_with_its_spec_and_labels(folder: Path) -> None:
+    bundle = Bundle.open(folder)
+    assert bundle.spec == SPEC
+    assert bundle.labels == SPEC.class_labels
+    assert bundle.root == folder.resolve()
+
+
+def test_a_manifests_own_path_and_a_run_folder_open_too(folder: Path) -> None:
+    assert Bundle.open(folder / MANIFEST).root == Bundle.open(folder.parent).root == folder.resolve()
+
+
+@pytest.mark.parametrize("place", [".", "bundle", "runs/latest/bundle"])
+def test_without_a_path_the_usual_places_are_searched(
+    place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_bundle(tmp_path / "here" / place)
+    monkeypatch.chdir(tmp_path / "here")
+    assert Bundle.open().root == (tmp_path / "here" / place).resolve()
+
+
+def test_the_nearest_of_the_usual_places_wins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_bundle(tmp_path / "runs" / "latest" / "bundle")
+    make_bundle(tmp_path / "bundle")
+    monkeypatch.chdir(tmp_path)
+    assert Bundle.open().root == tmp_path.resolve() / "bundle"
+
+
+def test_a_run_behind_the_latest_link_opens(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_bundle(tmp_path / "runs" / "first" / "bundle")
+    (tmp_path / "runs" / "latest").symlink_to("first")
+    monkeypatch.chdir(tmp_path)
+    bundle = Bundle.open()
+    bundle.verified(bundle.manifest.variants[0].file)
+
+
+def test_no_bundle_is_an_error_that_says_where_it_looked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(BundleError, match=r"runs/latest/bundle.*hybrid-export.*--bundle"):
+        Bundle.open()
+    with pytest.raises(BundleError, match="found a folder without one"):
+        Bundle.open(tmp_path)
+    with pytest.raises(BundleError, match="found nothing"):
+        Bundle.open(tmp_path / "missing")
+
+
+def test_a_verified_file_is_what_the_manifest_recorded(bundle: Bundle) -> None:
+    record = bundle.manifest.variants[0].file
+    assert bundle.verified(record).read_bytes() == bundle.read(record)
+
+
+def test_a_file_is_hashed_once_for_each_opened_bundle(bundle: Bundle) -> None:
+    record = bundle.manifest.variants[0].file
+    path = bundle.verified(record)
+    flip_a_bit(path, 100)
+    assert bundle.verified(record) == path
+    with pytest.raises(ArtifactHashError):
+        Bundle.open(bundle.root).verified(record)
+
+
+def test_one_flipped_bit_in_any_file_is_refused(folder: Path) -> None:
+    files = Bundle.open(folder).manifest.files
+    for number, (name, record) in enumerate(files.items()):
+        before = (folder / name).read_bytes()
+        flip_a_bit(folder / name, 37 * number + 5)
+        bundle = Bundle.open(folder)
+        for use in (bundle.verified, bundle.read):
+            with pytest.raises(ArtifactHashError, match=r"expected SHA-256 .*, found .*: damaged or replaced"):
+                use(record)
+        (folder / name).write_bytes(before)
+    assert len(files) == 1 + 1 + 8 + 1
+
+
+@pytest.mark.parametrize("change", [b"", b"and more"])
+def test_a_file_of_another_size_is_refused_with_both_sizes(folder: Path, change: bytes) -> None:
+    bundle = Bundle.open(folder)
+    record = bundle.manifest.golden.tensors
+    path = folder / record.path
+    path.write_bytes(path.read_bytes() + change if change else b"")
+    for use in (bundle.verified, bundle.read):
+        with pytest.raises(ArtifactHashError, match=rf"expected {record.size} bytes, found"):
+            use(record)
+
+
+def test_a_missing_file_is_named(folder: Path, bundle: Bundle) -> None:
+    record = bundle.manifest.variants[0].file
+    (folder / record.path).unlink()
+    with pytest.raises(BundleError, match=rf"{record.sha256}\.onnx: missing or unreadable"):
+        bundle.verified(record)
+
+
+def test_a_link_is_refused_even_to_the_right_bytes(folder: Path, tmp_path: Path, bundle: Bundle) -> None:
+    record = bundle.manifest.variants[0].file
+    path = folder / record.path
+    shutil.move(path, tmp_path / "elsewhere.onnx")
+    path.symlink_to(tmp_path / "elsewhere.onnx")
+    with pytest.raises(BundleError, match="found a link"):
+        bundle.verified(record)
+
+
+def test_a_linked_folder_inside_the_bundle_is_refused(folder: Path, tmp_path: Path, bundle: Bundle) -> None:
+    shutil.move(folder / "artifacts", tmp_path / "elsewhere")
+    (folder / "artifacts").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(BundleError, match="found a link"):
+        bundle.verified(bundle.manifest.variants[0].file)
+
+
+def test_a_link_to_itself_and_a_folder_in_a_files_place_are_refused(folder: Path, bundle: Bundle) -> None:
+    path = folder / bundle.manifest.golden.tensors.path
+    path.unlink()
+    path.symlink_to(path.name)
+    with pytest.raises(BundleError, match=r"missing or unreadable|found a link"):
+        bundle.golden_tensors()
+    path.unlink()
+    path.mkdir()
+    with pytest.raises(BundleError, match="found a link or a folder"):
+        bundle.golden_tensors()
+
+
+def test_a_linked_manifest_is_refused(folder: Path, tmp_path: Path) -> None:
+    shutil.move(folder / MANIFEST, tmp_path / "m.json")
+    (folder / MANIFEST).symlink_to(tmp_path / "m.json")
+    with pytest.raises(BundleError, match="found a link"):
+        Bundle.open(folder)
+
+
+def test_a_path_that_leaves_the_bundle_never_gets_past_the_manifest(folder: Path, tmp_path: Path) -> None:
+    secret = tmp_path / "secret.onnx"
+    secret.write_text(OUTSIDE)
+    text = (folder / MANIFEST).read_text()
+    name = Bundle.open(folder).manifest.variants[0].file.path
+    for path in ("../secret.onnx", str(secret)):
+        (folder / MANIFEST).write_text(text.replace(name, path))
+        with pytest.raises(BundleError, match=r"file\.path"):
+            Bundle.open(folder)
+
+
+def test_a_bundle_made_for_another_preprocessing_is_refused_with_both_sides(tmp_path: Path) -> None:
+    changes = {"preprocessing": {**contract(SPEC), "scaling": "x / 255"}}
+    make_bundle(tmp_path / "other", changes=changes)
+    with pytest.raises(BundleError, match=r"scaling: expected 'x / 127\.5 - 1', found 'x / 255'.*hybrid-edge 0\.1\.0"):
+        Bundle.open(tmp_path / "other")
+
+
+@pytest.mark.parametrize("theirs", [{}, {**contract(SPEC), "gamma": 2.2}])
+def test_a_step_that_only_one_side_knows_is_another_preprocessing(theirs: dict[str, object], tmp_path: Path) -> None:
+    make_bundle(tmp_path / "other", changes={"preprocessing": theirs})
+    with pytest.raises(BundleError, match="None"):
+        Bundle.open(tmp_path / "other")
+
+
+def test_the_golden_examples_come_back_as_they_were_stored(bundle: Bundle) -> None:
+    frames = bundle.golden_images()
+    np.testing.assert_array_equal(frames[3], sample_image(3, 23, 28))
+    assert {name: tensor.shape for name, tensor in bundle.golden_tensors().items()} == {
+        "image": (8, 12, 12, 3),
+        "sequence": (8, 6, 24),
+    }
+    outputs = bundle.golden_outputs(bundle.manifest.variants[0])
+    assert outputs.logits.shape == (8, 5)
+    np.testing.assert_allclose(outputs.probabilities.sum(axis=1), 1, atol=1e-6)
+
+
+def test_golden_tensors_of_another_shape_dtype_or_name_are_refused(folder: Path, bundle: Bundle) -> None:
+    good = bundle.golden_tensors()
+    bad = [
+        {**good, "image": good["image"][:, :, :, :2]},
+        {**good, "image": good["image"].astype(np.float64)},
+        {**good, "image": np.full_like(good["image"], np.nan)},
+        {"image": good["image"]},
+    ]
+    for arrays in bad:
+        with pytest.raises(BundleError, match="expected float32 arrays"):
+            replace_golden(folder, **arrays).golden_tensors()
+
+
+def test_golden_tensors_that_unpack_to_far_more_are_refused_before_unpacking(folder: Path, bundle: Bundle) -> None:
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, image=np.zeros((10_000, 12, 12, 3), np.float32))
+    golden = bundle.manifest.golden.model_copy(update={"tensors": store(folder, "golden", "npz", buffer.getvalue())})
+    write_manifest(folder, bundle.manifest.model_copy(update={"golden": golden}))
+    opened = Bundle.open(folder)
+    tracemalloc.start()
+    with pytest.raises(BundleError, match="image of 17280128 bytes"):
+        opened.golden_tensors()
+    assert tracemalloc.get_traced_memory()[1] < 2**20
+    tracemalloc.stop()
+
+
+def test_pickled_objects_in_golden_tensors_are_never_loaded(folder: Path, bundle: Bundle) -> None:
+    with pytest.raises(BundleError, match="expected float32 arrays"):
+        replace_golden(folder, image=np.array([{"a": 1}], dtype=object)).golden_tensors()
+
+
+def test_golden_files_that_are_no_png_or_npz_are_refused(folder: Path, bundle: Bundle) -> None:
+    def with_files(image: FileRecord, tensors: FileRecord) -> Bundle:
+        first = bundle.manifest.golden.images[0].model_copy(update={"file": image})
+        golden = bundle.manifest.golden.model_copy(update={"images": (first,), "tensors": tensors})
+        write_manifest(folder, bundle.manifest.model_copy(update={"golden": golden}))
+        return Bundle.open(folder)
+
+    damaged = encode(sample_image(1))[:40]
+    opened = with_files(store(folder, "golden", "png", damaged), store(folder, "golden", "npz", b"PK\3\4 no zip"))
+    with pytest.raises(BundleError, match="can't be decoded"):
+        opened.golden_images()
+    with pytest.raises(BundleError, match="expected float32 arrays"):
+        opened.golden_tensors()

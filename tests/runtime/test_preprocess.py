@@ -1,0 +1,193 @@
+from __future__ import annotations
+
+import tracemalloc
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from bundles import SPEC, sample_image
+
+from hybrid_edge.runtime.errors import InputError
+from hybrid_edge.runtime.opencv import cv2
+from hybrid_edge.runtime.preprocess import Preprocessor, contract, contract_hash
+from hybrid_edge.runtime.spec import ModelSpec
+
+POLICIES = ("stretch", "center-crop", "letterbox")
+
+Frame = npt.NDArray[np.uint8]
+
+
+def plain(frame: Frame, spec: ModelSpec) -> dict[str, npt.NDArray[np.float32]]:
+    """The definition, for a frame that is S x S already."""
+    image = frame[:, :, ::-1].astype(np.float32) / np.float32(127.5) - np.float32(1)
+    return {"image": image, "sequence": image.mean(axis=2).reshape(spec.sequence_shape)}
+
+
+def pixels(image: npt.NDArray[np.float32]) -> npt.NDArray[np.int64]:
+    """The 8-bit BGR values that an `image` tensor was scaled from."""
+    return np.rint((image[..., ::-1] + 1) * 127.5).astype(np.int64)
+
+
+def test_it_equals_the_plain_numpy_definition_without_a_resize() -> None:
+    frame = sample_image(1, 12, 12)
+    tensors = Preprocessor(SPEC)([frame])
+    expected = plain(frame, SPEC)
+    np.testing.assert_array_equal(tensors["image"][0], expected["image"])
+    np.testing.assert_allclose(tensors["sequence"][0], expected["sequence"], atol=2e-7, rtol=0)
+
+
+def test_it_equals_the_definition_after_opencvs_exact_resize() -> None:
+    frame = sample_image(2, 45, 31)
+    tensors = Preprocessor(SPEC)([frame])
+    resized = np.asarray(cv2.resize(frame, (12, 12), interpolation=cv2.INTER_LINEAR_EXACT), np.uint8)
+    np.testing.assert_array_equal(tensors["image"][0], plain(resized, SPEC)["image"])
+
+
+def test_every_value_equals_kerass_preprocess_input_to_the_bit() -> None:
+    xception = pytest.importorskip("keras").applications.xception
+    values = np.arange(256, dtype=np.uint8)
+    frame = np.repeat(values.reshape(16, 16, 1), 3, axis=2)
+    spec = ModelSpec(image_size=16, timesteps=16, backbone="digits")
+    image = Preprocessor(spec)([frame])["image"][0, :, :, 0].reshape(-1)
+    np.testing.assert_array_equal(image, xception.preprocess_input(values.astype(np.float32)))
+
+
+@pytest.mark.parametrize(
+    ("interpolation", "row"),
+    [
+        ("linear-exact", [[0, 37, 74], [90, 127, 164], [187, 48, 85], [140, 65, 102], [126, 163, 88], [143, 180, 41]]),
+        ("nearest-exact", [[0, 37, 74], [111, 148, 185], [222, 3, 40], [77, 114, 151], [77, 114, 151], [188, 225, 6]]),
+    ],
+)
+def test_a_known_frame_gives_the_recorded_values_on_every_machine(interpolation: str, row: list[list[int]]) -> None:
+    frame = (np.arange(5 * 7 * 3).reshape(5, 7, 3) * 37 % 256).astype(np.uint8)
+    spec = ModelSpec.make(image_size=8, timesteps=4, backbone="digits", interpolation=interpolation)
+    tensors = Preprocessor(spec)([frame])
+    assert pixels(tensors["image"][0])[0, :6].tolist() == row
+    first = [value.hex() for value in tensors["image"][0, 0, 0].astype(float).tolist()]
+    assert first == ["-0x1.adadac0000000p-2", "-0x1.6b6b6c0000000p-1", "-0x1.0000000000000p+0"]
+
+
+def test_the_sequence_is_row_major_with_the_earliest_rows_first() -> None:
+    frame = np.zeros((12, 12, 3), np.uint8)
+    frame[0] = 255
+    sequence = Preprocessor(SPEC)([frame])["sequence"][0]
+    assert sequence.shape == (6, 24)
+    np.testing.assert_allclose(sequence[0, :12], 1, atol=1e-6)
+    np.testing.assert_allclose(sequence[0, 12:], -1, atol=1e-6)
+    np.testing.assert_allclose(sequence[1:], -1, atol=1e-6)
+
+
+def test_a_center_crop_keeps_the_largest_centred_square() -> None:
+    frame = np.zeros((12, 30, 3), np.uint8)
+    frame[:, 9:21] = sample_image(3, 12, 12)
+    tensors = Preprocessor(SPEC.replace(resize="center-crop"))([frame])
+    np.testing.assert_array_equal(pixels(tensors["image"][0]), frame[:, 9:21])
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "inside"), [(6, 12, np.s_[3:9, :]), (12, 6, np.s_[:, 3:9]), (1, 12, np.s_[5:6, :])]
+)
+def test_a_letterbox_keeps_the_whole_frame_and_pads_with_128(
+    height: int, width: int, inside: tuple[slice, slice]
+) -> None:
+    frame = sample_image(4, height, width)
+    image = pixels(Preprocessor(SPEC.replace(resize="letterbox"))([frame])["image"][0])
+    np.testing.assert_array_equal(image[inside], frame)
+    image[inside] = 128
+    assert (image == 128).all()
+
+
+def test_a_letterbox_leaves_nothing_of_the_frame_before() -> None:
+    preprocessor = Preprocessor(SPEC.replace(resize="letterbox"))
+    wide, tall = sample_image(1, 6, 40), sample_image(2, 40, 6)
+    together = preprocessor([wide, tall, wide])
+    np.testing.assert_array_equal(together["image"][0], together["image"][2])
+    np.testing.assert_array_equal(together["image"][1], preprocessor([tall])["image"][0])
+
+
+@pytest.mark.parametrize("resize", POLICIES)
+@pytest.mark.parametrize("size", [(1, 1), (1, 5000), (5000, 1), (12, 12), (13, 11), (2, 3)])
+def test_any_size_gives_finite_values_in_range(resize: str, size: tuple[int, int]) -> None:
+    tensors = Preprocessor(SPEC.replace(resize=resize))([sample_image(5, *size)])
+    for name, tensor in tensors.items():
+        assert tensor.shape == (1, *SPEC.inputs[name])
+        assert tensor.min() >= -1
+        assert tensor.max() <= 1
+
+
+@pytest.mark.parametrize("resize", POLICIES)
+@pytest.mark.parametrize(
+    "view", [np.s_[:, ::-1], np.s_[::-1], np.s_[5:30:2, 3:27], np.s_[:, :, ::-1], np.s_[3:15, 4:16]]
+)
+def test_a_view_gives_what_its_contiguous_copy_gives(resize: str, view: tuple[slice, ...]) -> None:
+    preprocessor = Preprocessor(SPEC.replace(resize=resize))
+    frame = sample_image(6, 40, 33)[view]
+    ours, copied = preprocessor([frame]), preprocessor([np.ascontiguousarray(frame)])
+    for name in ours:
+        np.testing.assert_array_equal(ours[name], copied[name])
+
+
+@pytest.mark.parametrize("branches", ["rnn", "cnn", "hybrid"])
+def test_only_the_inputs_of_the_branches_are_computed_and_they_agree(branches: str) -> None:
+    frame = sample_image(7, 30, 50)
+    both = Preprocessor(SPEC)([frame])
+    ours = Preprocessor(SPEC.replace(branches=branches))([frame])
+    assert list(ours) == list(SPEC.replace(branches=branches).inputs)
+    for name, tensor in ours.items():
+        np.testing.assert_array_equal(tensor, both[name])
+
+
+@pytest.mark.parametrize("resize", POLICIES)
+def test_a_frame_is_preprocessed_without_allocating(resize: str) -> None:
+    spec = ModelSpec.make(image_size=128, timesteps=64, backbone="digits", resize=resize)
+    preprocessor = Preprocessor(spec)
+    tensors = preprocessor.allocate(2)
+    frames = [sample_image(1, 300, 400), sample_image(2, 200, 100)]
+    preprocessor.fill(frames[0], tensors, 0)
+    tracemalloc.start()
+    for index in range(20):
+        preprocessor.fill(frames[index % 2], tensors, index % 2)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 128 * 128  # the smallest of its buffers is three times that
+
+
+def test_rows_of_a_batch_do_not_depend_on_each_other() -> None:
+    frames = [sample_image(seed, 10 + seed, 60 - seed) for seed in range(5)]
+    preprocessor = Preprocessor(SPEC)
+    batch = preprocessor(frames)
+    for row, frame in enumerate(frames):
+        np.testing.assert_array_equal(preprocessor([frame])["image"][0], batch["image"][row])
+
+
+def test_no_frames_give_empty_tensors() -> None:
+    assert {name: tensor.shape for name, tensor in Preprocessor(SPEC)([]).items()} == {
+        "image": (0, 12, 12, 3),
+        "sequence": (0, 6, 24),
+    }
+
+
+@pytest.mark.parametrize(
+    "frame",
+    [
+        np.zeros((4, 4), np.uint8),
+        np.zeros((4, 4, 4), np.uint8),
+        np.zeros((4, 4, 3), np.float32),
+        np.zeros((0, 4, 3), np.uint8),
+        np.zeros((1, 4, 4, 3), np.uint8),
+    ],
+)
+def test_what_is_not_a_bgr_frame_is_refused_with_both_sides(frame: npt.NDArray[np.uint8]) -> None:
+    with pytest.raises(InputError, match=r"expected a frame of shape \(H, W, 3\), uint8, BGR; found shape"):
+        Preprocessor(SPEC)([frame])
+
+
+def test_the_contract_changes_with_whatever_changes_the_tensors() -> None:
+    changed = [
+        SPEC.replace(resize="letterbox"),
+        SPEC.replace(timesteps=12),
+        SPEC.replace(interpolation="nearest-exact"),
+    ]
+    assert len({contract_hash(spec) for spec in (SPEC, *changed)}) == 4
+    assert contract(SPEC.replace(class_labels=("x",))) == contract(SPEC)

@@ -1,0 +1,199 @@
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from bundles import encode, sample_image
+
+from hybrid_edge.runtime import sources as sources_module
+from hybrid_edge.runtime.errors import SourceError, UsageError
+from hybrid_edge.runtime.opencv import cv2
+from hybrid_edge.runtime.sources import Frame, open_sources
+
+FRAMES = 20
+
+
+@pytest.fixture(scope="session")
+def video(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Twenty frames, each brighter than the one before."""
+    path = tmp_path_factory.mktemp("video") / "clip.avi"
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"MJPG"), 10, (64, 48))
+    for number in range(FRAMES):
+        noise = np.random.default_rng(number).integers(-9, 10, size=(48, 64, 3))  # so that most of the file is frames
+        writer.write(np.clip(10 * number + 20 + noise, 0, 255).astype(np.uint8))
+    writer.release()
+    return path
+
+
+def names(*patterns: str | Path) -> list[str]:
+    return [Path(frame.source).name for frame in open_sources(patterns)]
+
+
+def errors(*patterns: str | Path) -> list[str]:
+    return [frame.error for frame in open_sources(patterns) if frame.error is not None]
+
+
+def test_an_image_is_one_frame(photos: Path) -> None:
+    (frame,) = open_sources([photos / "img3.png"])
+    assert (frame.source, frame.index, frame.video, frame.error) == (str(photos / "img3.png"), 0, False, None)
+    assert frame.image is not None
+    np.testing.assert_array_equal(frame.image, sample_image(3, 29, 37))
+
+
+def test_a_folder_gives_its_images_in_natural_order(photos: Path) -> None:
+    assert names(photos) == [f"img{number}.png" for number in range(12)]
+
+
+def test_a_folder_is_read_to_its_depths_without_hidden_files_and_other_kinds(photos: Path) -> None:
+    (photos / "a" / "b").mkdir(parents=True)
+    (photos / ".hidden").mkdir()
+    for name in ("a/b/deep.PNG", "a/one.jpeg", ".hidden/x.png", "._img1.png"):
+        (photos / name).write_bytes(encode(sample_image(1)))
+    (photos / "notes.txt").write_text("no image")
+    (photos / "folder.png").mkdir()
+    assert names(photos) == ["deep.PNG", "one.jpeg", *(f"img{number}.png" for number in range(12))]
+
+
+def test_a_folder_that_links_to_itself_ends(photos: Path) -> None:
+    (photos / "again").symlink_to(photos)
+    assert len(names(photos)) == 12
+
+
+def test_globs_match_files_and_whole_folders(photos: Path) -> None:
+    (photos / "cats").mkdir()
+    (photos / "cats" / "tom.png").write_bytes(encode(sample_image(1)))
+    assert names(photos / "img1*.png") == ["img1.png", "img10.png", "img11.png"]
+    assert names(photos / "ca*") == ["tom.png"]
+    assert names(photos / "**" / "*.png") == ["tom.png", *(f"img{number}.png" for number in range(12))]
+
+
+def test_a_file_whose_name_looks_like_a_glob_is_that_file(photos: Path) -> None:
+    (photos / "img[1].png").write_bytes(encode(sample_image(1)))
+    assert names(photos / "img[1].png") == ["img[1].png"]
+
+
+def test_a_video_gives_every_frame_in_order(video: Path) -> None:
+    frames = list(open_sources([video]))
+    assert [frame.index for frame in frames] == list(range(FRAMES))
+    assert all(frame.video for frame in frames)
+    means = [float(frame.image.mean()) for frame in frames if frame.image is not None]
+    np.testing.assert_allclose(means, np.arange(FRAMES) * 10 + 20, atol=3)
+
+
+def test_a_video_and_an_image_are_known_by_content_where_the_suffix_says_nothing(video: Path, tmp_path: Path) -> None:
+    shutil.copy(video, tmp_path / "clip")
+    (tmp_path / "picture.data").write_bytes(encode(sample_image(1)))
+    assert len(names(tmp_path / "clip")) == FRAMES
+    assert len(names(tmp_path / "picture.data")) == 1
+
+
+def test_a_truncated_video_gives_its_frames_and_an_error(video: Path, tmp_path: Path) -> None:
+    data = video.read_bytes()
+    (tmp_path / "short.avi").write_bytes(data[: len(data) // 2])
+    frames = list(open_sources([tmp_path / "short.avi"]))
+    readable = [frame for frame in frames if frame.image is not None]
+    assert 2 < len(readable) < FRAMES
+    assert frames[-1].error == f"the video ends after {len(readable)} of {FRAMES} frames: truncated or damaged"
+
+
+def test_sources_come_in_the_order_they_were_named(photos: Path, video: Path) -> None:
+    found = names(photos / "img5.png", video, photos / "img2.png")
+    assert (found[0], found[1], found[-1]) == ("img5.png", "clip.avi", "img2.png")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "reason"),
+    [
+        ("bad.png", b"no image", "not an image"),
+        ("empty.jpg", b"", "the file is empty"),
+        ("bad.mp4", b"no video" * 100, "not a video that OpenCV reads"),
+        ("bad.xyz", b"nothing known", "neither an image nor a video"),
+    ],
+)
+def test_an_unreadable_file_is_a_frame_with_a_reason_and_the_rest_is_read(
+    photos: Path, name: str, content: bytes, reason: str
+) -> None:
+    (photos / name).write_bytes(content)
+    frames = list(open_sources([photos / "img1.png", photos / name, photos / "img2.png"]))
+    assert [frame.image is None for frame in frames] == [False, True, False]
+    assert reason in str(frames[1].error)
+    assert str(photos) not in str(frames[1].error)
+
+
+def test_a_file_that_goes_away_meanwhile_is_a_frame_with_a_reason(photos: Path) -> None:
+    found = open_sources([photos])
+    (photos / "img0.png").unlink()
+    (photos / "img1.png").unlink()
+    assert len(list(found)) == 10
+    named = open_sources([photos / "img2.png"])
+    (photos / "img2.png").unlink()
+    assert "No such file" in str(next(iter(named)).error)
+
+
+def test_bad_videos_leave_nothing_on_stderr(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "bad.mp4").write_bytes(os.urandom(4000))
+    (tmp_path / "bad.avi").write_bytes(b"RIFF\0\1\0\0AVI LIST" + bytes(1000))
+    assert len(errors(tmp_path / "bad.mp4", tmp_path / "bad.avi")) == 2
+    assert capfd.readouterr().err == ""
+
+
+def test_every_source_is_validated_before_the_first_is_read(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sources_module, "read_image", lambda _: pytest.fail("read before validation"))
+    with pytest.raises(SourceError, match="missing"):
+        open_sources([photos, photos / "missing.png"])
+
+
+def test_a_source_that_gives_nothing_is_refused_with_the_reason(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "text").mkdir()
+    (tmp_path / "text" / "notes.txt").write_text("no image")
+    with pytest.raises(SourceError, match="found nothing of that name"):
+        open_sources([tmp_path / "missing"])
+    for folder in ("empty", "text"):
+        with pytest.raises(SourceError, match=r"expected images or videos in the folder, found none of .*\.png"):
+            open_sources([tmp_path / folder])
+    for pattern in ("*.gif", "empt*", "**/*.png"):
+        with pytest.raises(SourceError, match="found none that match"):
+            open_sources([tmp_path / pattern])
+    with pytest.raises(UsageError, match="at least one source"):
+        open_sources([])
+
+
+@pytest.mark.parametrize("source", ["rtsp://camera/1", "http://host/clip.mp4", "0", "/dev/video0"])
+def test_live_sources_are_refused_in_this_version(source: str) -> None:
+    with pytest.raises(UsageError, match="does not read live sources"):
+        open_sources([source])
+
+
+def test_a_folder_named_like_a_camera_is_a_folder(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    photos.rename(photos.with_name("7"))
+    monkeypatch.chdir(photos.parent)
+    assert len(names("7")) == 12
+
+
+def test_the_total_is_known_for_images_and_unknown_with_a_video(photos: Path, video: Path) -> None:
+    assert open_sources([photos, photos / "img1.png"]).total == 13
+    assert open_sources([photos, video]).total is None
+
+
+def test_only_one_frame_is_decoded_ahead(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read = []
+    real = sources_module.read_image
+    monkeypatch.setattr(sources_module, "read_image", lambda path: read.append(path) or real(path))
+    frames = iter(open_sources([photos]))
+    next(frames)
+    next(frames)
+    assert len(read) == 2
+
+
+def test_sources_can_be_read_again(photos: Path) -> None:
+    found = open_sources([photos])
+    assert [frame.source for frame in found] == [frame.source for frame in found]
+
+
+def test_a_frame_is_immutable() -> None:
+    with pytest.raises(AttributeError):
+        Frame("a", 0, None).index = 1  # type: ignore[misc]

@@ -1,0 +1,240 @@
+from __future__ import annotations
+
+import io
+import json
+import subprocess
+import sys
+import tarfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from bundles import make_bundle
+
+from hybrid_edge.runtime import unpack as unpack_module
+from hybrid_edge.runtime.bundle import Bundle
+from hybrid_edge.runtime.errors import ArtifactHashError, BundleError
+from hybrid_edge.runtime.manifest import MANIFEST
+
+Change = Callable[[tarfile.TarInfo], tarfile.TarInfo | None]
+
+
+def repack(folder: Path, path: Path, change: Change) -> Path:
+    """The folder as a tar whose members were changed by hand."""
+    with tarfile.open(path, "w") as tar:
+        for item in sorted(path for path in folder.rglob("*") if path.is_file()):
+            member = change(tar.gettarinfo(item, item.relative_to(folder).as_posix()))
+            if member is not None:
+                tar.addfile(member, io.BytesIO(item.read_bytes()) if member.isreg() else None)
+    return path
+
+
+def only(suffix: str, change: Change) -> Change:
+    return lambda member: change(member) if member.name.endswith(suffix) else member
+
+
+def as_link(kind: bytes, target: str) -> Change:
+    def change(member: tarfile.TarInfo) -> tarfile.TarInfo:
+        member.type, member.linkname, member.size = kind, target, 0
+        return member
+
+    return change
+
+
+def renamed(name: str) -> Change:
+    def change(member: tarfile.TarInfo) -> tarfile.TarInfo:
+        member.name = name
+        return member
+
+    return change
+
+
+def cached(tmp_path: Path) -> list[str]:
+    return sorted(path.relative_to(tmp_path / "cache").as_posix() for path in (tmp_path / "cache").rglob("*"))
+
+
+def test_a_tar_opens_as_the_folder_it_was_made_of(folder: Path, packed: Path) -> None:
+    bundle = Bundle.open(packed)
+    assert bundle.manifest == Bundle.open(folder).manifest
+    for record in bundle.manifest.files.values():
+        assert bundle.read(record) == (folder / record.path).read_bytes()
+
+
+def test_a_tar_is_unpacked_once(packed: Path) -> None:
+    root = Bundle.open(packed).root
+    before = (root / MANIFEST).stat()
+    assert Bundle.open(packed).root == root
+    assert (root / MANIFEST).stat().st_mtime_ns == before.st_mtime_ns
+
+
+def test_a_damaged_copy_in_the_cache_is_unpacked_again(packed: Path) -> None:
+    bundle = Bundle.open(packed)
+    record = bundle.manifest.variants[0].file
+    (bundle.root / record.path).unlink()
+    Bundle.open(packed).verified(record)
+
+
+def test_a_tar_with_the_bundles_folder_at_its_top_opens(folder: Path, packed: Path, tmp_path: Path) -> None:
+    for prefix in ("bundle/", "./", "./runs/latest/bundle/"):
+        path = tmp_path / "prefixed.tar"
+        repack(folder, path, lambda member, prefix=prefix: renamed(prefix + member.name)(member))
+        assert Bundle.open(path).manifest == Bundle.open(folder).manifest
+
+
+def test_files_that_the_manifest_does_not_name_are_not_unpacked(folder: Path, packed: Path, tmp_path: Path) -> None:
+    (folder / "artifacts" / "extra.sh").write_text("#!/bin/sh")
+    (folder / "notes.txt").write_text("hello")
+    root = Bundle.open(repack(folder, tmp_path / "extra.tar", lambda member: member)).root
+    assert {path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file()} == {
+        MANIFEST,
+        *Bundle.open(folder).manifest.files,
+    }
+
+
+@pytest.mark.parametrize("name", ["/absolute.onnx", "../../outside.onnx", "artifacts/../../outside.onnx"])
+def test_members_that_point_elsewhere_are_never_written(folder: Path, packed: Path, tmp_path: Path, name: str) -> None:
+    with pytest.raises(BundleError, match=r"no artifacts/.*\.onnx in it"):
+        Bundle.open(repack(folder, tmp_path / "hostile.tar", only(".onnx", renamed(name))))
+    assert not list(tmp_path.rglob("outside*"))
+    assert not Path("/absolute.onnx").exists()
+
+
+@pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.FIFOTYPE, tarfile.CHRTYPE, tarfile.DIRTYPE])
+@pytest.mark.parametrize("suffix", [".onnx", MANIFEST])
+def test_what_is_no_regular_file_is_refused(
+    folder: Path, packed: Path, tmp_path: Path, kind: bytes, suffix: str
+) -> None:
+    path = repack(folder, tmp_path / "hostile.tar", only(suffix, as_link(kind, "/etc/passwd")))
+    with pytest.raises(BundleError, match="not a regular file"):
+        Bundle.open(path)
+
+
+def test_a_file_of_another_size_than_the_manifest_says_is_refused(folder: Path, packed: Path, tmp_path: Path) -> None:
+    artifact = next((folder / "artifacts").iterdir())
+    artifact.write_bytes(artifact.read_bytes() + b"more")
+    with pytest.raises(BundleError, match="while the manifest says"):
+        Bundle.open(repack(folder, tmp_path / "longer.tar", lambda member: member))
+
+
+def test_a_tar_with_a_flipped_bit_is_refused_when_the_file_is_used(folder: Path, packed: Path, tmp_path: Path) -> None:
+    artifact = next((folder / "artifacts").iterdir())
+    data = bytearray(artifact.read_bytes())
+    data[50] ^= 1
+    artifact.write_bytes(data)
+    bundle = Bundle.open(repack(folder, tmp_path / "flipped.tar", lambda member: member))
+    with pytest.raises(ArtifactHashError):
+        bundle.verified(bundle.manifest.variants[0].file)
+
+
+def test_a_sparse_member_of_a_terabyte_is_refused_before_unpacking(packed: Path, folder: Path, tmp_path: Path) -> None:
+    record = Bundle.open(folder).manifest.variants[0].file
+    huge = (folder / MANIFEST).read_text().replace(f'"size": {record.size}', f'"size": {2**40}')
+    (folder / MANIFEST).write_text(huge)
+
+    def sparse(member: tarfile.TarInfo) -> tarfile.TarInfo:
+        member.pax_headers = {
+            "GNU.sparse.major": "0",
+            "GNU.sparse.minor": "1",
+            "GNU.sparse.size": str(2**40),
+            "GNU.sparse.map": "0,10",
+            "GNU.sparse.realsize": str(2**40),
+        }
+        return member
+
+    with pytest.raises(BundleError, match=r"sparse"):
+        Bundle.open(repack(folder, tmp_path / "sparse.tar", only(".onnx", sparse)))
+    assert not [name for name in cached(tmp_path) if name.endswith(".onnx")]
+
+
+def test_a_manifest_beyond_all_measure_is_refused_before_unpacking(folder: Path, packed: Path, tmp_path: Path) -> None:
+    with (folder / MANIFEST).open("ab") as file:
+        file.write(b" " * 2**24)
+    with pytest.raises(BundleError, match="over the"):
+        Bundle.open(repack(folder, tmp_path / "huge.tar", lambda member: member))
+
+
+def test_a_tar_of_countless_members_is_refused(packed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(unpack_module, "MAX_MEMBERS", 5)
+    with pytest.raises(BundleError, match="more than 5 files"):
+        Bundle.open(packed)
+
+
+def test_a_truncated_tar_is_refused_and_leaves_nothing_behind(packed: Path, tmp_path: Path) -> None:
+    whole = packed.read_bytes()
+    for part in (0, 100, 512, len(whole) // 3, len(whole) // 2):
+        packed.write_bytes(whole[:part])
+        with pytest.raises(BundleError, match="expected a bundle's tar"):
+            Bundle.open(packed)
+    assert not [name for name in cached(tmp_path) if not name.endswith(".lock") and name != "bundles"]
+
+
+@pytest.mark.parametrize("size", [b"77777777777\0", b"\x80" + b"\x7f" * 11, b"\xff" * 12])
+def test_a_header_that_lies_about_its_size_is_refused(packed: Path, size: bytes) -> None:
+    data = bytearray(packed.read_bytes())
+    data[124:136] = size
+    data[148:156] = b" " * 8
+    data[148:156] = b"%06o\0 " % sum(data[:512])
+    packed.write_bytes(data)
+    with pytest.raises(BundleError, match="expected a bundle's tar"):
+        Bundle.open(packed)
+
+
+@pytest.mark.parametrize("content", [b"not a tar", b"\x1f\x8b" + bytes(600), bytes(10240)])
+def test_a_file_that_is_no_bundles_tar_is_refused(tmp_path: Path, packed: Path, content: bytes) -> None:
+    (tmp_path / "other.tar").write_bytes(content)
+    with pytest.raises(BundleError, match="expected a bundle's tar"):
+        Bundle.open(tmp_path / "other.tar")
+
+
+def test_a_tar_of_a_newer_format_says_so(folder: Path, packed: Path, tmp_path: Path) -> None:
+    content = json.loads((folder / MANIFEST).read_text())
+    (folder / MANIFEST).write_text(json.dumps({**content, "format_version": 99}))
+    with pytest.raises(BundleError, match="made by a newer hybrid-edge"):
+        Bundle.open(repack(folder, tmp_path / "newer.tar", lambda member: member))
+
+
+def test_a_cache_that_can_not_be_written_is_named(
+    packed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("HYBRID_EDGE_CACHE", str(tmp_path / "file"))
+    with pytest.raises(BundleError, match="HYBRID_EDGE_CACHE names another"):
+        Bundle.open(packed)
+
+
+def test_leavings_of_a_killed_process_are_cleared_up(packed: Path, tmp_path: Path) -> None:
+    root = Bundle.open(packed).root
+    root.rename(root.with_suffix(".unpacking"))
+    (root.with_suffix(".unpacking") / MANIFEST).write_text("half")
+    assert Bundle.open(packed).root == root
+    assert not root.with_suffix(".unpacking").exists()
+
+
+def test_processes_that_open_it_at_once_get_the_same_whole_bundle(packed: Path) -> None:
+    code = """
+import sys
+from hybrid_edge.runtime.bundle import Bundle
+sys.stdin.readline()
+bundle = Bundle.open(sys.argv[1])
+for record in bundle.manifest.files.values():
+    bundle.verified(record)
+print(bundle.root)
+"""
+    processes = [
+        subprocess.Popen([sys.executable, "-c", code, packed], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        for _ in range(3)
+    ]
+    for process in processes:
+        assert process.stdin is not None
+        process.stdin.write("go\n")
+        process.stdin.flush()
+    roots = {process.communicate(timeout=30)[0] for process in processes}
+    assert [process.returncode for process in processes] == [0, 0, 0]
+    assert len(roots) == 1
+
+
+def test_two_bundles_have_two_places_in_the_cache(packed: Path, folder: Path, tmp_path: Path) -> None:
+    other = make_bundle(tmp_path / "other", examples=9)
+    first, second = Bundle.open(packed), Bundle.open(repack(other, tmp_path / "other.tar", lambda member: member))
+    assert first.root != second.root
+    assert first.manifest != second.manifest
