@@ -1,7 +1,7 @@
 """The main job on real input: digits as class folders, three trainings, three bundles, held-out images classified.
 
-Run by ``make demo``. Everything is made with the project's own commands, as a user would type them; this file only calls
-them and puts what they print side by side.
+Run by ``make demo``. Everything is made with the project's own commands, as a user would type them; this file only
+calls them and puts what they print side by side.
 """
 
 from __future__ import annotations

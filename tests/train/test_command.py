@@ -49,8 +49,9 @@ def test_random_weights_freeze_nothing_unless_told_to() -> None:
 
 def test_every_setting_is_a_flag() -> None:
     settings = _settings(
-        given(image_size=71, timesteps=71, rnn_units=9, rnn_layers=3, resize="letterbox", phase1_epochs=4, phase2_lr=0.5,
-              phase2_batch=7, phase1_steps=0, phase2_optimizer="sgd", phase1_monitor="val_top5", weights="none")
+        given(image_size=71, timesteps=71, rnn_units=9, rnn_layers=3, resize="letterbox", weights="none",
+              phase1_epochs=4, phase1_steps=0, phase1_monitor="val_top5",
+              phase2_lr=0.5, phase2_batch=7, phase2_optimizer="sgd")
     )  # fmt: skip
     assert (settings.spec.image_size, settings.spec.rnn_units, settings.spec.rnn_layers) == (71, 9, 3)
     assert settings.spec.resize == "letterbox"
