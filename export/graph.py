@@ -1,0 +1,96 @@
+"""The whole model as one ONNX graph: the branches that are there, their product, the head."""
+
+from __future__ import annotations
+
+import onnx
+
+from ..runtime.errors import ConversionError
+from ..runtime.spec import ModelSpec
+from ..train.model import KerasModel
+from .convert import write_cnn
+from .recurrent import Affine, write_recurrent
+from .writer import GraphWriter
+
+__all__ = ["IR_VERSION", "OPSET", "build_graph", "serialize"]
+
+OPSET = 17  # device runtimes refuse the newest that onnx would write (28 and IR 14)
+IR_VERSION = 8
+MAX_BYTES = 2**31 - 1  # protobuf's limit for one message
+GRAPH_OVERHEAD = 2**22  # nodes, names and shapes beside the weights; Xception's take 40 KiB
+
+
+def build_graph(model: KerasModel, spec: ModelSpec) -> onnx.ModelProto:
+    """Write a Keras model as an ONNX graph in FP32, unchecked (see ``check.check_graph``).
+
+    Args:
+        model: as ``train.model.build_model`` makes it for the spec.
+        spec: what the model sees and is made of.
+
+    Returns:
+        Inputs ``image`` (N, S, S, 3) and ``sequence`` (N, T, S*S/T), those the branches use; outputs ``logits`` and
+        ``probabilities`` (N, C); all float32; opset 17, IR 8.
+
+    Raises:
+        ConversionError: tf2onnx failed, or the weights don't fit into one ONNX file.
+    """
+    _check_size(model)
+    writer = GraphWriter("hybrid_edge")
+    for name, shape in spec.inputs.items():
+        writer.input(name, shape)
+    cnn = write_cnn(writer, model.get_layer("cnn"), spec, OPSET) if spec.uses_cnn else None
+    rnn, affine = write_recurrent(writer, model.get_layer("rnn"), spec, "sequence") if spec.uses_rnn else (None, None)
+    _write_head(writer, model, cnn, rnn, affine)
+    for name in ("logits", "probabilities"):
+        writer.output(name, (spec.num_classes,))
+    writer.model.opset_import.append(onnx.helper.make_opsetid("", OPSET))
+    writer.model.ir_version = IR_VERSION
+    writer.model.producer_name = "hybrid-edge"
+    return writer.model
+
+
+def serialize(model: onnx.ModelProto) -> bytes:
+    """The bytes of an ONNX file.
+
+    Raises:
+        ConversionError: over 2 GB, the limit of one file.
+    """
+    try:
+        data = bytes(model.SerializeToString())
+    except Exception as error:
+        # protobuf's error types differ between its implementations
+        raise ConversionError(f"the ONNX graph can't be written as one file: {error}") from error
+    if len(data) > MAX_BYTES:
+        raise ConversionError(f"expected an ONNX graph of at most {MAX_BYTES} bytes, found {len(data)}")
+    return data
+
+
+def _check_size(model: KerasModel) -> None:
+    expected = 4 * int(model.count_params()) + GRAPH_OVERHEAD
+    if expected > MAX_BYTES:
+        raise ConversionError(
+            f"expected a model whose weights fit into one ONNX file of {MAX_BYTES / 1e6:.0f} MB, found "
+            f"{model.count_params()} parameters, {expected / 1e6:.0f} MB: train it with fewer --rnn-units or layers"
+        )
+
+
+def _write_head(
+    writer: GraphWriter, model: KerasModel, cnn: str | None, rnn: str | None, affine: Affine | None
+) -> None:
+    """The product of the branches, Dense ``logits``, softmax ``probabilities``."""
+    kernel, bias = model.get_layer("logits").get_weights()
+    if cnn is not None and rnn is not None:
+        joined = writer.node("Mul", [cnn, rnn if affine is None else _write_affine(writer, rnn, affine)], "product")
+    else:
+        joined = cnn or rnn or ""
+        if affine is not None:
+            kernel, bias = affine.fold(kernel, bias)
+    writer.dense(joined, kernel, bias, "logits")
+    writer.node("Softmax", ["logits"], "probabilities", axis=-1)
+
+
+def _write_affine(writer: GraphWriter, value: str, affine: Affine) -> str:
+    """Batch normalization with a product behind it: a shift does not pass through a product, so it stays a step."""
+    scale = writer.constant("rnn/batch_norm/scale", affine.scale.astype("float32"))
+    shift = writer.constant("rnn/batch_norm/shift", affine.shift.astype("float32"))
+    scaled = writer.node("Mul", [value, scale], "rnn/batch_norm/scaled")
+    return writer.node("Add", [scaled, shift], "rnn/batch_norm/output")

@@ -1,0 +1,114 @@
+"""The recurrent branch, written straight from the Keras weights.
+
+``write_recurrent`` is where a second form of it fits (``RecurrentForm`` in the manifest): each form takes the sequence
+and the layers' weights and gives the last hidden state; what follows is the same for all.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ..runtime.spec import ModelSpec
+from ..train.model import KerasModel
+from .writer import GraphWriter
+
+__all__ = ["Affine", "LstmWeights", "write_recurrent"]
+
+Float32 = npt.NDArray[np.float32]
+Float64 = npt.NDArray[np.float64]
+
+KERAS_TO_ONNX = (0, 3, 1, 2)  # gates: Keras i, f, c, o; ONNX i, o, f, c
+
+
+@dataclass(frozen=True, eq=False)
+class LstmWeights:
+    """One Keras LSTM: ``kernel`` (I, 4H), ``recurrent`` (H, 4H), ``bias`` (4H,); gates in Keras's order i, f, c, o."""
+
+    name: str
+    kernel: Float32
+    recurrent: Float32
+    bias: Float32
+
+    @property
+    def units(self) -> int:
+        """H: the width of the hidden state."""
+        return int(self.recurrent.shape[0])
+
+    @classmethod
+    def of(cls, layer: KerasModel) -> LstmWeights:
+        """Read a Keras LSTM layer."""
+        kernel, recurrent, bias = layer.get_weights()
+        return cls(layer.name, kernel, recurrent, bias)
+
+
+@dataclass(frozen=True, eq=False)
+class Affine:
+    """``x * scale + shift`` per feature, (H,) float64 each: what batch normalization is at inference."""
+
+    scale: Float64
+    shift: Float64
+
+    @classmethod
+    def of_batch_norm(cls, layer: KerasModel) -> Affine:
+        """Read a Keras BatchNormalization layer: gamma * (x - mean) / sqrt(variance + epsilon) + beta."""
+        gamma, beta, mean, variance = (np.asarray(values, np.float64) for values in layer.get_weights())
+        scale = gamma / np.sqrt(variance + layer.epsilon)
+        return cls(scale, beta - mean * scale)
+
+    def fold(self, kernel: npt.NDArray[Any], bias: npt.NDArray[Any]) -> tuple[Float64, Float64]:
+        """Kernel (H, O) and bias (O,) of a Dense layer that takes the value before the affine step."""
+        return self.scale[:, None] * kernel, self.shift @ kernel.astype(np.float64) + bias
+
+
+def write_recurrent(writer: GraphWriter, rnn: KerasModel, spec: ModelSpec, sequence: str) -> tuple[str, Affine | None]:
+    """Write the recurrent branch as ONNX LSTM operators.
+
+    Args:
+        writer: its graph has the input ``sequence``.
+        rnn: the nested Keras model (N, T, S*S/T) -> (N, F).
+        spec: whose model it is.
+        sequence: the name of the input (N, T, S*S/T).
+
+    Returns:
+        The name of the branch's result (N, F), and the affine step that whoever takes it has to fold in: batch
+        normalization with no Dense layer of the branch's own behind it.
+    """
+    value = writer.node("Transpose", [sequence], "rnn/time_major", perm=[1, 0, 2])  # ONNX LSTM wants (T, N, I)
+    for number in range(1, spec.rnn_layers + 1):
+        weights = LstmWeights.of(rnn.get_layer(f"lstm_{number}"))
+        value = _write_lstm(writer, weights, value, last=number == spec.rnn_layers)
+    names = {layer.name for layer in rnn.layers}
+    affine = Affine.of_batch_norm(rnn.get_layer("rnn_batch_norm")) if "rnn_batch_norm" in names else None
+    if "projection" not in names:
+        return value, affine
+    kernel, bias = rnn.get_layer("projection").get_weights()
+    if affine is not None:
+        kernel, bias = affine.fold(kernel, bias)
+    return writer.dense(value, kernel, bias, "rnn/projection"), None
+
+
+def _write_lstm(writer: GraphWriter, weights: LstmWeights, value: str, *, last: bool) -> str:
+    """(T, N, I) -> (T, N, H), or of the last layer its last hidden state (N, H)."""
+    name = f"rnn/{weights.name}"
+    bias = _onnx_gates(weights.bias[None])[:, :, 0]
+    inputs = [
+        value,
+        writer.constant(f"{name}/W", _onnx_gates(weights.kernel)),
+        writer.constant(f"{name}/R", _onnx_gates(weights.recurrent)),
+        writer.constant(f"{name}/B", np.concatenate([bias, np.zeros_like(bias)], axis=1)),
+    ]
+    outputs = ["", f"{name}/hidden"] if last else [f"{name}/hidden"]
+    hidden = writer.node("LSTM", inputs, outputs, hidden_size=weights.units)
+    # Y is (T, directions, N, H), Y_h (directions, N, H)
+    axis = writer.constant(f"{name}/direction", np.array([0 if last else 1], np.int64))
+    return writer.node("Squeeze", [hidden, axis], f"{name}/output")
+
+
+def _onnx_gates(values: Float32) -> Float32:
+    """Keras's (I, 4H), gates i, f, c, o -> ONNX's (1, 4H, I), gates i, o, f, c."""
+    gates = np.split(values, 4, axis=1)
+    return np.concatenate([gates[gate].T for gate in KERAS_TO_ONNX])[None]

@@ -1,0 +1,146 @@
+"""The reference hybrid at full size: a stand-in with 103 M parameters through the real command."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from damage import DAMAGES, damaged_backend
+from standin import FULL, crops, features, make_standin, probabilities, write_crops
+
+from hybrid_edge.export.check import check_graph
+from hybrid_edge.export.parity import measure_parity, require_parity
+from hybrid_edge.runtime.backends.onnxruntime import OnnxRuntimeCpu
+from hybrid_edge.runtime.bundle import Bundle
+from hybrid_edge.runtime.errors import ParityError
+from hybrid_edge.runtime.preprocess import Preprocessor
+from hybrid_edge.train.model_file import load_model
+
+pytestmark = pytest.mark.fullsize
+
+MEMORY_LIMIT = 8e9  # bytes, of the whole command
+
+
+@dataclass(frozen=True)
+class FullExport:
+    """The stand-in, exported by the command."""
+
+    model: Any
+    bundle: Bundle
+    graph: Path
+    seconds: float
+    memory: int
+    output: str
+
+
+@pytest.fixture(scope="module")
+def standin(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
+    """The stand-in as a file and as a model; HYBRID_EDGE_STANDIN names a file to keep it in between runs."""
+    kept = os.environ.get("HYBRID_EDGE_STANDIN")
+    if kept and Path(kept).exists():
+        return Path(kept), load_model(Path(kept))[0]
+    path = Path(kept) if kept else tmp_path_factory.mktemp("standin") / "model.keras"
+    return path, make_standin(FULL, path)
+
+
+@pytest.fixture(scope="module")
+def exported(standin: tuple[Path, Any], tmp_path_factory: pytest.TempPathFactory) -> FullExport:
+    """hybrid-export in a process of its own, parity on its default of 32 images included."""
+    folder = tmp_path_factory.mktemp("full")
+    photos = write_crops(folder / "photos", 32, seed=77)
+    program = Path(sys.executable).with_name("hybrid-export")
+    log = folder / "log"
+    start = time.perf_counter()
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            [program, standin[0], "--images", photos, "--out", folder / "bundle"], stdout=output, stderr=output
+        )
+        _, status, usage = os.wait4(process.pid, 0)
+    seconds = time.perf_counter() - start
+    process.returncode = os.waitstatus_to_exitcode(status)
+    assert process.returncode == 0, log.read_text()
+    bundle = Bundle.open(folder / "bundle")
+    graph = bundle.verified(bundle.manifest.variants[0].file)
+    return FullExport(standin[1], bundle, graph, seconds, usage.ru_maxrss * 1024, log.read_text())
+
+
+def test_the_standin_decides_differs_between_images_and_uses_both_branches(standin: tuple[Path, Any]) -> None:
+    images, sequences = features(standin[1], FULL, crops(64, seed=1234))  # not fitted on
+    own = probabilities(standin[1], images, sequences)
+    exchanged = probabilities(standin[1], images, np.roll(sequences, 1, axis=0))
+    labels = own.argmax(axis=1)
+    assert own.max(axis=1).mean() >= 0.5
+    assert len(set(labels)) >= 20
+    assert np.bincount(labels).max() <= len(labels) / 5
+    assert (exchanged.argmax(axis=1) != labels).mean() >= 0.3
+
+
+def test_a_full_size_export_stays_within_its_memory(
+    exported: FullExport, record_property: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    record_property("seconds", round(exported.seconds, 1))
+    record_property("peak_memory_mb", exported.memory // 10**6)
+    with capsys.disabled():
+        print(f"\nfull-size export: {exported.seconds:.0f} s, {exported.memory / 1e6:.0f} MB\n{exported.output}")
+    assert exported.memory <= MEMORY_LIMIT
+    assert exported.bundle.manifest.variants[0].file.size <= 415e6
+
+
+def test_the_full_size_graph_is_the_declared_one(exported: FullExport) -> None:
+    model = onnx.ModelProto.FromString(exported.graph.read_bytes())
+    check_graph(model, FULL)
+    counts = Counter(node.op_type for node in model.graph.node)
+    assert (counts["LSTM"], counts["Conv"]) == (2, 74)
+    assert (counts["Loop"], counts["Scan"], counts["BatchNormalization"]) == (0, 0, 0)
+    shapes = {
+        value.name: [dim.dim_param or dim.dim_value for dim in value.type.tensor_type.shape.dim]
+        for value in (*model.graph.input, *model.graph.output)
+    }
+    assert shapes == {
+        "image": ["N", 299, 299, 3],
+        "sequence": ["N", 23, 3887],
+        "logits": ["N", 100],
+        "probabilities": ["N", 100],
+    }
+    assert [(item.domain, item.version) for item in model.opset_import] == [("", 17)]
+    assert model.ir_version == 8
+
+
+def test_full_size_parity_holds_within_every_limit(exported: FullExport) -> None:
+    parity = exported.bundle.manifest.variants[0].parity
+    require_parity(parity)
+    assert parity.images == 32
+    assert parity.max_logit_error <= 1e-4
+    assert parity.max_probability_error <= 1e-4
+    assert parity.batch_error <= 1e-5
+    assert parity.sequence_error is not None
+    assert parity.sequence_error <= 1e-6
+    assert parity.warnings == ()
+
+
+def test_batches_of_1_3_and_8_give_the_same_rows(exported: FullExport) -> None:
+    tensors = Preprocessor(FULL)(crops(8, seed=4321))
+    with OnnxRuntimeCpu(exported.graph, FULL) as backend:
+        logits = backend.run(tensors).logits
+        for rows in (slice(0, 1), slice(7, 8), slice(2, 5)):
+            part = backend.run({name: tensor[rows] for name, tensor in tensors.items()}).logits
+            assert np.abs(part - logits[rows]).max() <= 1e-5 * np.abs(logits).max()
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_damage_by_hand_is_seen_at_full_size(damage: str, exported: FullExport, tmp_path: Path) -> None:
+    with damaged_backend(damage, exported.graph, FULL, tmp_path) as backend:
+        parity = measure_parity(exported.model, FULL, backend, crops(2, seed=99))
+    (tmp_path / "gates.onnx").unlink(missing_ok=True)
+    assert parity.max_logit_error > 10 * parity.logit_limit
+    with pytest.raises(ParityError, match="Likely cause: another computation"):
+        require_parity(parity)

@@ -1,0 +1,118 @@
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from hybrid_edge.export.images import choose_images, folder_images, run_images
+from hybrid_edge.export.request import make_request
+from hybrid_edge.runtime.errors import DataError, RunError, UsageError
+from hybrid_edge.train.data import LabelledImage, write_list
+from hybrid_edge.train.run_folder import RunFolder
+
+
+def listed(folder: Path) -> list[LabelledImage]:
+    return [LabelledImage(path, path.parent.name) for path in sorted(folder.rglob("*.png"))]
+
+
+def make_run(folder: Path, photos: Path) -> RunFolder:
+    run = RunFolder.create(folder / "runs", "first", "hybrid")
+    run.model.write_bytes(b"a model")
+    write_list(run.images("validation"), listed(photos))
+    run.write_json(run.metrics, {"top1": 0.5, "seconds": 3, "classes": [], "monitor": "loss"})
+    return run
+
+
+def test_images_are_taken_from_the_classes_in_turn(photos: Path) -> None:
+    chosen = choose_images(listed(photos), 8).images
+    assert len({image.label for image in chosen[:4]}) == 4
+    assert sorted(image.label for image in chosen) == sorted(["class_00", "class_01", "class_02", "class_03"] * 2)
+
+
+def test_the_choice_is_the_same_each_time(photos: Path) -> None:
+    assert choose_images(listed(photos), 9) == choose_images(list(reversed(sorted(listed(photos), key=str)))[::-1], 9)
+
+
+def test_an_unreadable_image_is_passed_over_and_named(photos: Path, tmp_path: Path) -> None:
+    broken = tmp_path / "broken.png"
+    broken.write_bytes(b"\x89PNG\r\n\x1a\n")
+    candidates = [LabelledImage(broken, "class_00"), LabelledImage(tmp_path / "gone.png", "class_01"), *listed(photos)]
+    chosen = choose_images(candidates, 16)
+    assert len(chosen.images) == 16
+    assert {reason.split(":")[0] for reason in chosen.skipped} == {str(broken), str(tmp_path / "gone.png")}
+
+
+def test_fewer_than_eight_readable_images_are_refused_with_the_way_out(tmp_path: Path, photos: Path) -> None:
+    candidates = listed(photos)[:7] + [LabelledImage(tmp_path / "gone.png", "class_00")]
+    with pytest.raises(DataError, match=r"at least 8 readable images.*found 7 of 8.*gone\.png.*--images DIR"):
+        choose_images(candidates, 32)
+
+
+def test_a_folder_may_hold_images_as_they_lie(photos: Path, tmp_path: Path) -> None:
+    for image in listed(photos):
+        shutil.copy(image.path, tmp_path)
+    assert [image.label for image in folder_images(tmp_path)] == [""] * 16
+
+
+def test_a_folder_may_hold_classes_or_a_data_set_of_which_validation_counts(photos: Path, tmp_path: Path) -> None:
+    shutil.copytree(photos, tmp_path / "train")
+    assert {image.path.parents[1] for image in folder_images(tmp_path)} == {tmp_path / "train"}
+    shutil.copytree(photos, tmp_path / "val")
+    assert {image.path.parents[1] for image in folder_images(tmp_path)} == {tmp_path / "val"}
+    assert folder_images(photos) == listed(photos)
+
+
+def test_a_folder_that_is_not_there_is_wrong_usage(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="--images"):
+        folder_images(tmp_path / "none")
+
+
+def test_a_run_that_validated_on_very_few_images_lends_its_training_images(photos: Path, tmp_path: Path) -> None:
+    run = make_run(tmp_path, photos)
+    write_list(run.images("validation"), listed(photos)[:3])
+    assert run_images(run) == listed(photos)[:3]
+    write_list(run.images("train"), listed(photos)[3:])
+    assert run_images(run) == listed(photos)
+
+
+def test_the_newest_run_is_exported_by_default(photos: Path, tmp_path: Path) -> None:
+    run = make_run(tmp_path, photos)
+    request = make_request(runs=tmp_path / "runs")
+    assert (request.model, request.out, request.run) == (run.model.resolve(), run.bundle.resolve(), "first")
+    assert request.metrics == {"top1": 0.5, "seconds": 3.0}
+    assert len(request.images.images) == 16
+
+
+def test_a_run_may_be_checked_on_other_images_and_written_elsewhere(photos: Path, tmp_path: Path) -> None:
+    run = make_run(tmp_path, photos)
+    run.images("validation").unlink()
+    request = make_request(run.path, images=photos, out=tmp_path / "elsewhere", parity_images=8)
+    assert request.out == tmp_path / "elsewhere"
+    assert len(request.images.images) == 8
+
+
+def test_a_model_file_goes_to_a_bundle_beside_it(photos: Path, tmp_path: Path) -> None:
+    file = tmp_path / "model.keras"
+    file.write_bytes(b"a model")
+    assert make_request(file, images=photos).out == tmp_path / "bundle"
+
+
+def test_wrong_arguments_are_answered_before_tensorflow_starts(photos: Path, tmp_path: Path) -> None:
+    file = tmp_path / "model.keras"
+    with pytest.raises(UsageError, match="found nothing at"):
+        make_request(file, images=photos)
+    file.write_bytes(b"a model")
+    with pytest.raises(UsageError, match="--images DIR"):
+        make_request(file)
+    with pytest.raises(UsageError, match="at least 8, found 7"):
+        make_request(file, images=photos, parity_images=7)
+    with pytest.raises(RunError, match="found none"):
+        make_request(runs=tmp_path / "runs")
+
+
+def test_a_run_that_never_finished_is_refused(photos: Path, tmp_path: Path) -> None:
+    run = make_run(tmp_path, photos)
+    run.model.unlink()
+    with pytest.raises(RunError, match=r"trained model\.keras.*--resume"):
+        make_request(run.path)
