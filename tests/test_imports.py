@@ -1,0 +1,155 @@
+"""What an import costs and promises: nothing heavy in the runtime, every public name there and documented."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from functools import cache
+from importlib.metadata import distribution, version
+from pathlib import Path
+
+import pytest
+import tomllib
+
+import hybrid_edge
+
+ROOT = Path(__file__).parents[1]
+ROOMS = ("train", "calib", "export", "runtime")
+HEAVY = ("tensorflow", "keras", "tf2onnx", "onnx", "matplotlib", "sklearn")
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+MODULES = {
+    ".".join(("hybrid_edge", *path.relative_to(ROOT).with_suffix("").parts)).removesuffix(".__init__"): path
+    for room in ROOMS
+    for path in sorted((ROOT / room).rglob("*.py"))
+} | {"hybrid_edge": ROOT / "src" / "hybrid_edge" / "__init__.py"}
+every_module = pytest.mark.parametrize("module", MODULES)
+
+
+def run(code: str, *arguments: str) -> str:
+    """What a few lines print in a process of their own."""
+    result = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    return result.stdout
+
+
+@cache
+def source(module: str) -> ast.Module:
+    return ast.parse(MODULES[module].read_text(encoding="utf-8"))
+
+
+def is_public(node: ast.AST) -> bool:
+    return isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)) and not node.name.startswith("_")
+
+
+def exported(tree: ast.Module) -> list[str] | None:
+    """The module's ``__all__``, or None where it has none."""
+    for node in tree.body:
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__":
+            return list(ast.literal_eval(node.value))
+    return None
+
+
+def defined(tree: ast.AST) -> set[str]:
+    """Every name that a module binds outside of functions and classes, under ``if`` and ``try`` too."""
+    names: set[str] = set()
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
+            names.add(node.name)
+        elif isinstance(node, (ast.Import, ast.ImportFrom)):
+            names |= {(item.asname or item.name).partition(".")[0] for item in node.names}
+        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            names.add(node.id)
+        else:
+            names |= defined(node)
+    return names
+
+
+def public_definitions(module: str) -> Iterator[tuple[str, ast.AST]]:
+    """The module's public functions and classes, and the public methods of these classes."""
+    for node in source(module).body:
+        if is_public(node):
+            yield node.name, node  # type: ignore[attr-defined]
+        if is_public(node) and isinstance(node, ast.ClassDef):
+            yield from ((f"{node.name}.{item.name}", item) for item in node.body if is_public(item))  # type: ignore[attr-defined]
+
+
+def absolute(module: str, node: ast.ImportFrom) -> str:
+    """The module that ``from ... import`` in ``module`` names."""
+    if not node.level:
+        return node.module or ""
+    package = module.split(".") if MODULES[module].name == "__init__.py" else module.split(".")[:-1]
+    base = package[: len(package) - node.level + 1]
+    return ".".join([*base, *([node.module] if node.module else [])])
+
+
+def test_importing_the_runtime_loads_nothing_heavy() -> None:
+    code = f"""
+import sys, hybrid_edge.runtime
+print([name for name in {HEAVY!r} if name in sys.modules])
+from hybrid_edge.runtime import *
+print([name for name in {HEAVY!r} if name in sys.modules])
+"""
+    assert run(code).split("\n")[:2] == ["[]", "[]"]
+
+
+def test_the_installed_version_is_the_one_in_the_source() -> None:
+    assert version("hybrid-edge") == hybrid_edge.__version__
+
+
+@every_module
+def test_what_a_module_exports_it_defines(module: str) -> None:
+    tree = source(module)
+    names = exported(tree) or []
+    assert set(names) - defined(tree) == set()
+    assert len(names) == len(set(names))
+    assert not [name for name in names if name.startswith("_")]
+
+
+@every_module
+def test_a_module_with_public_definitions_says_which_it_exports(module: str) -> None:
+    if any(public_definitions(module)):
+        assert exported(source(module)), f"{module} has public definitions and no __all__"
+
+
+@every_module
+def test_what_a_module_takes_from_another_is_public_there(module: str) -> None:
+    for node in ast.walk(source(module)):
+        if not isinstance(node, ast.ImportFrom) or absolute(module, node) not in MODULES:
+            continue
+        origin = absolute(module, node)
+        own = {name for name, _ in public_definitions(origin)} - set(exported(source(origin)) or [])
+        taken = {item.name for item in node.names} - {"__version__"}
+        assert not [name for name in taken if name.startswith("_")], f"{module} reaches into {origin}"
+        assert not taken & own, f"{module} takes from {origin} what its __all__ leaves out"
+
+
+@every_module
+def test_every_public_name_has_a_docstring(module: str) -> None:
+    assert ast.get_docstring(source(module)), f"{module} has none"
+    bare = [name for name, node in public_definitions(module) if not ast.get_docstring(node)]  # type: ignore[arg-type]
+    assert bare == []
+
+
+def test_the_commands_are_those_of_the_project_file() -> None:
+    installed = {item.name: item.value for item in distribution("hybrid-edge").entry_points}
+    assert installed == PROJECT["scripts"], "reinstall: pip install -e ."
+
+
+@pytest.mark.parametrize("command", PROJECT["scripts"])
+def test_help_shows_an_example_and_loads_nothing_heavy(command: str) -> None:
+    assert Path(sys.executable).with_name(command).is_file()
+    code = f"""
+import importlib, sys
+sys.argv = sys.argv[1:] + ["--help"]
+module, _, function = {PROJECT["scripts"][command]!r}.partition(":")
+try:
+    getattr(importlib.import_module(module), function)()
+except SystemExit as leaving:
+    print("code", leaving.code or 0)
+print("heavy", [name for name in {HEAVY!r} if name in sys.modules])
+"""
+    printed = run(code, command)
+    assert "Example" in printed
+    assert printed.splitlines()[-2:] == ["code 0", "heavy []"]

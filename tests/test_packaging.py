@@ -1,0 +1,305 @@
+"""The built package: what is inside it, and what it does in an empty environment with only ``[cpu]``."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tarfile
+import zipfile
+from dataclasses import dataclass
+from importlib.metadata import PathDistribution
+from pathlib import Path
+
+import pytest
+import skimage.data
+from bundles import LABELS, encode, make_bundle, sample_image
+
+ROOT = Path(__file__).parents[1]
+ROOMS = ("train", "calib", "export", "runtime")
+NOT_FOR_A_DEVICE = ("tensorflow", "keras", "tf2onnx", "onnx", "h5py", "matplotlib", "scikit-learn", "tensorboard")
+PHOTOGRAPH = Path(skimage.data.__file__).with_name("chelsea.png")
+
+
+@dataclass(frozen=True)
+class Built:
+    """What ``python -m build`` made of a copy of the checkout: the sdist, and the wheel made from that sdist."""
+
+    wheel: Path
+    sdist: Path
+
+    @property
+    def files(self) -> set[str]:
+        """The wheel's files, without its metadata."""
+        names = zipfile.ZipFile(self.wheel).namelist()
+        return {name for name in names if ".dist-info/" not in name}
+
+    @property
+    def metadata(self) -> PathDistribution:
+        """The wheel's metadata, as an installer reads it."""
+        inside = zipfile.Path(self.wheel)
+        return PathDistribution(next(item for item in inside.iterdir() if item.name.endswith(".dist-info")))
+
+
+@dataclass(frozen=True)
+class Installed:
+    """An environment that holds the wheel with ``[cpu]`` and nothing else, and an empty folder to work in."""
+
+    bin: Path
+    folder: Path
+
+    def run(self, program: str, *arguments: object) -> subprocess.CompletedProcess[str]:
+        """Run a program of the environment, from the empty folder, with nothing of the tests' own environment."""
+        return subprocess.run(
+            [self.bin / program, *map(str, arguments)],
+            cwd=self.folder,
+            env={"PATH": f"{self.bin}:{os.defpath}", "HOME": str(self.folder), "COLUMNS": "200"},
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+
+    def python(self, code: str) -> str:
+        """What a few lines of Python print there."""
+        result = self.run("python", "-c", code)
+        assert result.returncode == 0, result.stderr
+        return result.stdout.strip()
+
+
+def pip(*arguments: object, timeout: float = 300) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "pip", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        check=False,
+    )
+
+
+@pytest.fixture(scope="session")
+def index(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Skip where packages can't be had: everything else that fails below is a fault of ours."""
+    folder = tmp_path_factory.mktemp("index")
+    result = pip(
+        "--retries", 1, "--timeout", 15, "download", "--quiet", "--no-deps", "--dest", folder, "setuptools>=77"
+    )
+    if result.returncode:
+        pytest.skip(f"no package index can be reached: {result.stderr.strip().splitlines()[-1]}")
+
+
+@pytest.fixture(scope="session")
+def built(index: None, tmp_path_factory: pytest.TempPathFactory) -> Built:
+    folder = tmp_path_factory.mktemp("built")
+    tree = folder / "tree"
+    tree.mkdir()
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, tree)
+    for name in ("src", *ROOMS):
+        unwanted = shutil.ignore_patterns("__pycache__", "*.egg-info")
+        shutil.copytree(ROOT / name, tree / name, symlinks=True, ignore=unwanted)
+    result = subprocess.run(
+        [sys.executable, "-m", "build", "--outdir", folder / "dist", tree],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert result.returncode == 0, result.stdout + result.stderr
+    (wheel,) = (folder / "dist").glob("*.whl")
+    (sdist,) = (folder / "dist").glob("*.tar.gz")
+    return Built(wheel, sdist)
+
+
+@pytest.fixture(scope="session")
+def installed(built: Built, tmp_path_factory: pytest.TempPathFactory) -> Installed:
+    folder = tmp_path_factory.mktemp("installed")
+    environment = folder / "venv"
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", environment], check=True, timeout=60)
+    constraints = ROOT / "constraints.txt"
+    result = pip(
+        "--python",
+        environment / "bin" / "python",
+        "install",
+        "--quiet",
+        "--no-compile",
+        "-c",
+        constraints,
+        f"{built.wheel}[cpu]",
+    )
+    assert result.returncode == 0, result.stderr
+    empty = folder / "empty"
+    empty.mkdir()
+    return Installed(environment / "bin", empty)
+
+
+@pytest.fixture(scope="session")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bundle made by this environment, which the other one has never seen."""
+    return make_bundle(tmp_path_factory.mktemp("elsewhere") / "bundle")
+
+
+def modules() -> set[str]:
+    """Every module of the checkout, by its path in the package."""
+    found = {f"{path.relative_to(ROOT)}" for room in ROOMS for path in (ROOT / room).rglob("*.py")}
+    return {f"hybrid_edge/{path}" for path in found} | {"hybrid_edge/__init__.py"}
+
+
+def extra(requires: list[str], name: str) -> set[str]:
+    """The distributions that an extra brings."""
+    own = [line for line in requires if re.search(rf"""extra == ["']{name}["']""", line)]
+    return {re.split(r"[^\w.-]", line)[0].lower() for line in own}
+
+
+def test_the_wheel_holds_every_module_and_nothing_else(built: Built) -> None:
+    assert built.files == modules() | {"hybrid_edge/py.typed"}
+
+
+def test_hybrid_edge_is_the_only_top_level_name(built: Built) -> None:
+    assert (built.metadata.read_text("top_level.txt") or "").split() == ["hybrid_edge"]
+    recorded = [str(path) for path in built.metadata.files or []]
+    assert {name.split("/")[0] for name in recorded if ".dist-info/" not in name} == {"hybrid_edge"}
+
+
+def test_the_wheel_serves_every_python_and_machine(built: Built) -> None:
+    assert built.wheel.name.endswith("-py3-none-any.whl")
+
+
+def test_every_command_points_at_a_module_of_the_wheel(built: Built) -> None:
+    scripts = {item.name: item for item in built.metadata.entry_points if item.group == "console_scripts"}
+    assert {"hybrid-train", "hybrid-prepare", "hybrid-export", "hybrid-infer"} <= set(scripts)
+    for script in scripts.values():
+        assert script.module.replace(".", "/") + ".py" in built.files
+        assert script.attr == "main"
+
+
+def test_the_core_needs_four_packages(built: Built) -> None:
+    core = [line for line in built.metadata.requires or [] if "extra ==" not in line]
+    assert {re.split(r"[^\w.-]", line)[0] for line in core} == {"numpy", "typer", "pydantic", "rich"}
+
+
+def test_train_leaves_the_choice_of_onnx_runtime_open(built: Built) -> None:
+    """onnxruntime and onnxruntime-gpu install the same files: the one that comes second wins."""
+    found = extra(built.metadata.requires or [], "train")
+    assert {"tensorflow", "tf2onnx", "opencv-python"} <= found
+    assert not [name for name in found if name.startswith("onnxruntime")]
+
+
+def test_jetson_replaces_nothing_that_jetpack_brings(built: Built) -> None:
+    assert extra(built.metadata.requires or [], "jetson") == {"cuda-python"}
+
+
+def test_no_extra_but_train_brings_tensorflow(built: Built) -> None:
+    for name in ("cpu", "gpu", "tensorrt", "rtx", "jetson"):
+        found = extra(built.metadata.requires or [], name)
+        assert found, name
+        assert not found & set(NOT_FOR_A_DEVICE), name
+
+
+def test_the_sdist_holds_files_and_no_links(built: Built) -> None:
+    with tarfile.open(built.sdist) as sdist:
+        members = sdist.getmembers()
+    assert not [member.name for member in members if not (member.isfile() or member.isdir())]
+    names = {member.name.partition("/")[2] for member in members}
+    assert {f"src/{module}" for module in modules()} <= names
+    assert {"LICENSE", "README.md", "pyproject.toml", "src/hybrid_edge/py.typed"} <= names
+
+
+def test_nothing_of_training_is_installed_with_cpu(installed: Installed) -> None:
+    code = "from importlib.metadata import distributions; print(*{d.name.lower() for d in distributions()})"
+    names = set(installed.python(code).split())
+    assert {"hybrid-edge", "numpy", "onnxruntime", "opencv-python"} <= names
+    assert not names & set(NOT_FOR_A_DEVICE)
+
+
+def test_hybrid_infer_prints_a_table_from_an_empty_folder(installed: Installed, bundle: Path) -> None:
+    result = installed.run("hybrid-infer", PHOTOGRAPH, "--bundle", bundle)
+    assert result.returncode == 0, result.stderr
+    assert "chelsea.png" in result.stdout
+    assert [label for label in LABELS if label in result.stdout]
+    assert "golden check: 8 examples" in result.stderr
+
+
+def test_hybrid_infer_prints_json_from_an_empty_folder(installed: Installed, bundle: Path) -> None:
+    result = installed.run("hybrid-infer", PHOTOGRAPH, "--bundle", bundle, "--json")
+    assert result.returncode == 0, result.stderr
+    (line,) = result.stdout.splitlines()
+    answer = json.loads(line)
+    assert answer["source"] == str(PHOTOGRAPH)
+    assert sorted(answer["labels"]) == sorted(LABELS)
+    assert sum(answer["probabilities"]) == pytest.approx(1, abs=1e-4)
+    assert answer["probabilities"] == sorted(answer["probabilities"], reverse=True)
+    assert answer["preprocess_ms"] > 0
+    assert answer["inference_ms"] > 0
+
+
+def test_both_environments_give_the_same_answer(installed: Installed, bundle: Path) -> None:
+    from hybrid_edge.runtime import Classifier
+
+    code = f"""
+from hybrid_edge.runtime import Classifier
+with Classifier.load({str(bundle)!r}) as classifier:
+    print(*classifier.predict([{str(PHOTOGRAPH)!r}])[0].probabilities)
+"""
+    there = [float(value) for value in installed.python(code).split()]
+    with Classifier.load(bundle) as classifier:
+        here = classifier.predict([PHOTOGRAPH])[0].probabilities
+    assert there == pytest.approx(list(here), abs=1e-6)
+
+
+@pytest.mark.parametrize("command", ["hybrid-infer", "hybrid-train", "hybrid-export", "hybrid-prepare"])
+def test_help_needs_no_extra_but_cpu(installed: Installed, command: str) -> None:
+    result = installed.run(command, "--help")
+    assert result.returncode == 0, result.stderr
+    assert "Example" in result.stdout
+
+
+@pytest.mark.parametrize("command", [("hybrid-train", "data"), ("hybrid-prepare", "digits", "there")])
+def test_training_without_its_extra_is_one_line_that_names_it(installed: Installed, command: tuple[str, ...]) -> None:
+    result = installed.run(*command)
+    assert result.returncode == 1
+    assert result.stdout == ""
+    assert len(result.stderr.strip().splitlines()) == 1, result.stderr
+    assert "hybrid-edge[train" in result.stderr
+
+
+def test_an_export_without_its_extra_is_one_line_that_names_it(installed: Installed, tmp_path: Path) -> None:
+    images = tmp_path / "images"
+    images.mkdir()
+    for seed in range(8):
+        (images / f"{seed}.png").write_bytes(encode(sample_image(seed)))
+    (tmp_path / "model.keras").write_bytes(b"")
+    result = installed.run("hybrid-export", tmp_path / "model.keras", "--images", images)
+    assert result.returncode == 1
+    assert len(result.stderr.strip().splitlines()) == 1, result.stderr
+    assert "hybrid-edge[train" in result.stderr
+
+
+def test_the_runtime_imports_without_an_engine_opencv_or_tensorflow(installed: Installed) -> None:
+    code = """
+import sys
+sys.modules.update(dict.fromkeys(("cv2", "onnxruntime", "tensorflow")))  # None there: not importable
+import hybrid_edge.runtime
+print(hybrid_edge.runtime.UsageError.exit_code)
+"""
+    assert installed.python(code) == "2"
+
+
+def test_a_missing_opencv_or_engine_is_an_error_that_names_the_extra(installed: Installed, bundle: Path) -> None:
+    code = f"""
+import sys
+from hybrid_edge import runtime
+for absent in ("cv2", "onnxruntime"):
+    sys.modules[absent] = None
+    try:
+        runtime.Classifier.load({str(bundle)!r})
+    except runtime.BackendUnavailableError as error:
+        print(error)
+    del sys.modules[absent]
+"""
+    lines = installed.python(code).splitlines()
+    assert len(lines) == 2, lines
+    assert all("hybrid-edge[cpu]" in line for line in lines)
