@@ -51,7 +51,10 @@ def export(
         steps.say(f"passed over {reason}", style="yellow")
     with steps.step("start TensorFlow"):
         import_tensorflow()
-        from . import pipeline  # noqa: PLC0415  # seconds: --help and wrong usage should not wait for it
+        import tensorflow as tf  # noqa: PLC0415  # seconds: --help and wrong usage should not wait for it
+
+        tf.config.set_visible_devices([], "GPU")  # the reference is the CPU's; the GPU's memory is left to engines
+        from . import pipeline  # noqa: PLC0415
     show(request, pipeline.export(request, tar=pack, steps=steps))
 
 

@@ -56,10 +56,10 @@ def measure_parity(model: KerasModel, spec: ModelSpec, backend: Backend, frames:
     reference = _Reference(model, spec)
     first: Tensors = {}
     for tensors in _batches(frames, spec):
-        first = first or tensors
+        first = first or _of(tensors, spec)
         measurement.add(*reference(tensors), backend.run(_of(tensors, spec)))
     scale = measurement.scale
-    rows = _Rows(backend, _of(_filled(first), spec))
+    rows = _Rows(backend, _filled(first))
     effect = rows.sequence_effect() / scale if spec.branches == "hybrid" else None
     return Parity(
         images=len(measurement.expected),

@@ -77,13 +77,15 @@ def build_cnn(spec: ModelSpec) -> KerasModel:
         )
     image = keras.Input(spec.image_shape)
     value = image
-    for filters, dropout in ((32, 0.25), (64, 0.25), (128, 0.4)):
-        value = layers.Conv2D(filters, 3, padding="same")(value)
-        value = layers.LeakyReLU(0.1)(value)
-        value = layers.MaxPooling2D(2, padding="same")(value)
-        value = layers.Dropout(dropout)(value)
-    value = layers.Dense(128)(layers.Flatten()(value))
-    value = layers.Dropout(0.3)(layers.LeakyReLU(0.1)(value))
+    # every layer is named: Keras numbers those without a name by what else the process has built
+    for number, (filters, dropout) in enumerate(((32, 0.25), (64, 0.25), (128, 0.4)), start=1):
+        value = layers.Conv2D(filters, 3, padding="same", name=f"conv_{number}")(value)
+        value = layers.LeakyReLU(0.1, name=f"conv_{number}_activation")(value)
+        value = layers.MaxPooling2D(2, padding="same", name=f"conv_{number}_pool")(value)
+        value = layers.Dropout(dropout, name=f"conv_{number}_dropout")(value)
+    value = layers.Dense(128, name="dense")(layers.Flatten(name="flatten")(value))
+    value = layers.LeakyReLU(0.1, name="dense_activation")(value)
+    value = layers.Dropout(0.3, name="dense_dropout")(value)
     return keras.Model(image, value, name="cnn")
 
 

@@ -58,7 +58,7 @@ def exported_reduced(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     from standin import REDUCED, Sizes, make_standin
 
     path = tmp_path_factory.mktemp("reduced_standin") / "reduced.keras"
-    make_standin(REDUCED.replace(class_labels=REDUCED.class_labels[:20]), path, Sizes(48, 102, 1500))
+    make_standin(REDUCED.replace(class_labels=REDUCED.class_labels[:20]), path, Sizes(32, 68, 800))
     return _export(path, photos, tmp_path_factory.mktemp("reduced_bundle") / "bundle")
 
 

@@ -38,6 +38,13 @@ def write(path: Path, version: int, size: int = 5000) -> Manifest:
     return manifest
 
 
+def stop_halfway(path: Path) -> None:
+    """An export that fails behind its first file."""
+    with BundleWriter(path) as writer:
+        writer.add("artifacts", "onnx", b"new")
+        raise RuntimeError("stopped")
+
+
 def files(path: Path) -> set[str]:
     return {file.relative_to(path).as_posix() for file in path.rglob("*") if file.is_file()}
 
@@ -51,7 +58,7 @@ def check_whole(path: Path) -> int:
     return version
 
 
-def run(*arguments: object, **options: object) -> subprocess.CompletedProcess[str]:
+def run(*arguments: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, SCRIPT, *map(str, arguments)], capture_output=True, text=True, timeout=120, check=False
     )
@@ -74,17 +81,15 @@ def test_what_the_new_manifest_does_not_refer_to_is_swept(tmp_path: Path) -> Non
 def test_leaving_without_a_commit_leaves_the_bundle_as_it_was(tmp_path: Path) -> None:
     write(tmp_path / "bundle", 1)
     before = files(tmp_path / "bundle")
-    with pytest.raises(RuntimeError, match="stopped"), BundleWriter(tmp_path / "bundle") as writer:
-        writer.add("artifacts", "onnx", b"new")
-        raise RuntimeError("stopped")
+    with pytest.raises(RuntimeError, match="stopped"):
+        stop_halfway(tmp_path / "bundle")
     assert check_whole(tmp_path / "bundle") == 1
     assert files(tmp_path / "bundle") == before
 
 
 def test_a_first_export_that_fails_leaves_nothing(tmp_path: Path) -> None:
-    with pytest.raises(RuntimeError, match="stopped"), BundleWriter(tmp_path / "bundle") as writer:
-        writer.add("artifacts", "onnx", b"new")
-        raise RuntimeError("stopped")
+    with pytest.raises(RuntimeError, match="stopped"):
+        stop_halfway(tmp_path / "bundle")
     assert not (tmp_path / "bundle").exists()
 
 

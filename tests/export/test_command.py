@@ -7,7 +7,10 @@ from typing import Any
 
 import pytest
 
+from hybrid_edge.export.pipeline import export
+from hybrid_edge.export.request import make_request
 from hybrid_edge.runtime.bundle import Bundle
+from hybrid_edge.runtime.errors import ModelFileError
 from hybrid_edge.train.data import LabelledImage, write_list
 from hybrid_edge.train.run_folder import RunFolder
 
@@ -51,12 +54,11 @@ def test_wrong_usage_ends_with_2_and_what_to_do(run: RunFolder, tmp_path: Path) 
     assert "TensorFlow" not in result.stderr
 
 
-def test_a_file_that_is_not_ours_ends_with_1_and_the_reason(photos: Path, tmp_path: Path) -> None:
-    (tmp_path / "other.keras").write_bytes(b"PK something")
-    result = command("other.keras", "--images", photos, cwd=tmp_path)
-    assert result.returncode == 1
-    assert "expected a .keras file as hybrid-train writes it" in result.stderr
-    assert "Traceback" not in result.stderr
+def test_a_file_that_is_not_ours_is_refused_and_no_bundle_appears(photos: Path, tmp_path: Path) -> None:
+    file = tmp_path / "other.keras"
+    file.write_bytes(b"PK something")
+    with pytest.raises(ModelFileError, match=r"expected a \.keras file as hybrid-train writes it"):
+        export(make_request(file, images=photos))
     assert not (tmp_path / "bundle").exists()
 
 

