@@ -71,7 +71,7 @@ class Report:
         """Print one table of timings and the facts below it; the JSON gets seconds, and the ratios to ``baseline``."""
         cases = {name: _summary(times, timings[baseline]) for name, times in timings.items()}
         rounds = len(timings[baseline])
-        table = Table(title=f"{title}, {rounds} interleaved rounds", title_justify="left")
+        table = Table()
         table.add_column("case")
         for column in (f"min {unit}", "median", "max", "ratio of medians", "of rounds, 10..90 %"):
             table.add_column(column, justify="right")
@@ -79,6 +79,7 @@ class Report:
         for name, case in cases.items():
             times = [f"{case[key] * scale:.2f}" for key in ("min", "median", "max")]
             table.add_row(name, *times, f"{case['ratio']:.2f}", f"{case['ratio_p10']:.2f} .. {case['ratio_p90']:.2f}")
+        OUT.print(f"{title}, {rounds} interleaved rounds", soft_wrap=True)
         OUT.print(table)
         self._keep({"title": title, "unit": "s", "rounds": rounds, "baseline": baseline, "cases": cases}, facts)
 

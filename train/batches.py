@@ -11,6 +11,7 @@ import keras
 import numpy as np
 import numpy.typing as npt
 
+from ..runtime.errors import ImageError
 from ..runtime.preprocess import Preprocessor, read_image
 from ..runtime.spec import ModelSpec
 from .augment import augment
@@ -43,6 +44,7 @@ class Batches(keras.utils.PyDataset):  # type: ignore[misc]  # keras ships no ty
         self.spec = spec
         self.batch_size = batch_size
         self.features = features
+        self.fault: ImageError | None = None  # TensorFlow turns what a worker raises into an error of its own
         index = {label: number for number, label in enumerate(spec.class_labels)}
         self.targets = np.array([index[image.label] for image in images], dtype=np.int32)
         self._one_hot = np.eye(spec.num_classes, dtype=np.float32)
@@ -74,7 +76,11 @@ class Batches(keras.utils.PyDataset):  # type: ignore[misc]  # keras ships no ty
         shapes = {"image": self.spec.image_shape, "sequence": self.spec.sequence_shape}
         tensors = {name: np.empty((len(chosen), *shapes[name]), dtype=np.float32) for name in names}
         for row, number in enumerate(chosen):
-            frame = read_image(self.images[number].path)
+            try:
+                frame = read_image(self.images[number].path)
+            except ImageError as error:
+                self.fault = error
+                raise
             if rng is not None:
                 frame = augment(frame, rng, self.spec.backbone)
             preprocessor.fill(frame, tensors, row)

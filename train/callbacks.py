@@ -14,7 +14,8 @@ from typing import Any
 import keras
 from rich.progress import Progress, TaskID, TextColumn
 
-from ..runtime.terminal import progress, status
+from ..runtime.terminal import status
+from .bars import transient_bar
 from .files import replacing, write_text
 from .run_folder import RunFolder
 from .settings import PhaseSettings
@@ -80,13 +81,14 @@ class PhaseState:
 
 
 class ProgressBar(keras.callbacks.Callback):  # type: ignore[misc]  # keras ships no types
-    """One bar an epoch with loss, accuracy, top-5, time left; a line with the validation numbers when it ends."""
+    """One bar an epoch with loss, accuracy, top-5, time left, then validation; when it ends a line with all numbers."""
 
-    def __init__(self, title: str, epochs: int, steps: int) -> None:
+    def __init__(self, title: str, epochs: int, steps: int, validation_steps: int) -> None:
         super().__init__()
         self.title = title
         self.epochs = epochs
         self.steps = steps
+        self.validation_steps = validation_steps
         self._bar: Progress | None = None
         self._task = TaskID(0)
         self._started = 0.0
@@ -94,7 +96,7 @@ class ProgressBar(keras.callbacks.Callback):  # type: ignore[misc]  # keras ship
     def on_epoch_begin(self, epoch: int, logs: dict[str, float] | None = None) -> None:
         """Open the epoch's bar."""
         self._started = time.perf_counter()
-        self._bar = progress(TextColumn("{task.fields[numbers]}"), transient=True)
+        self._bar = transient_bar(TextColumn("{task.fields[numbers]}"))
         self._task = self._bar.add_task(self._name(epoch), total=self.steps, numbers="")
         self._bar.start()
 
@@ -103,15 +105,25 @@ class ProgressBar(keras.callbacks.Callback):  # type: ignore[misc]  # keras ship
         if self._bar is not None:
             self._bar.update(self._task, completed=batch + 1, numbers=_numbers(logs or {}, ""))
 
+    def on_test_begin(self, logs: dict[str, float] | None = None) -> None:
+        """The epoch's images are through: go on as the bar of its validation, which can take as long."""
+        if self._bar is not None:
+            self._bar.reset(self._task, total=self.validation_steps, description="validation", numbers="")
+
+    def on_test_batch_end(self, batch: int, logs: dict[str, float] | None = None) -> None:
+        """Advance the validation."""
+        if self._bar is not None:
+            self._bar.update(self._task, completed=batch + 1, numbers=_numbers(logs or {}, ""))
+
     def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
         """Close the bar and print the epoch's line."""
         self.close()
         logs = logs or {}
-        minutes, seconds = divmod(round(time.perf_counter() - self._started), 60)
-        left = (time.perf_counter() - self._started) * (self.epochs - epoch - 1)
+        seconds = time.perf_counter() - self._started
+        left = self.epochs - epoch - 1
         status.print(
-            f"{self._name(epoch)}  {_numbers(logs, '')} | validation {_numbers(logs, 'val_')} | "
-            f"{minutes}:{seconds:02}, {left / 60:.0f} min left in this phase",
+            f"{self._name(epoch)}: {_numbers(logs, '')} | validation: {_numbers(logs, 'val_')} | {_duration(seconds)}"
+            + (f", about {_duration(seconds * left)} left in this phase" if left else ""),
             soft_wrap=True,
         )
 
@@ -125,8 +137,16 @@ class ProgressBar(keras.callbacks.Callback):  # type: ignore[misc]  # keras ship
             self._bar = None
 
 
+def _duration(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes:02} min"
+    return f"{minutes} min {seconds:02} s" if minutes else f"{seconds} s"
+
+
 def _numbers(logs: dict[str, float], prefix: str) -> str:
-    shown = (("loss", "loss", ".3f"), ("accuracy", "acc", ".1%"), ("top5", "top-5", ".1%"))
+    shown = (("loss", "loss", ".3f"), ("accuracy", "top-1", ".1%"), ("top5", "top-5", ".1%"))
     return " ".join(f"{name} {logs[prefix + key]:{form}}" for key, name, form in shown if prefix + key in logs)
 
 
@@ -160,14 +180,15 @@ class EpochLog(keras.callbacks.Callback):  # type: ignore[misc]  # keras ships n
         values = {key: float(value) for key, value in (logs or {}).items()}
         seconds = self.clock()
         self.history.add({**values, "phase": self.state.phase, "epoch": epoch + 1, "seconds": seconds})
-        if self.state.better(values[self.phase.monitor], self.phase):
-            self.state.best, self.state.best_epoch = values[self.phase.monitor], epoch + 1
+        healthy = math.isfinite(values["loss"]) and math.isfinite(values["val_loss"])  # NaN has an accuracy as well
+        if healthy and self.state.better(values[self.phase.monitor], self.phase):
             self.save_best(self.run.checkpoints / f"phase{self.state.phase}-best.keras")
+            self.state.best, self.state.best_epoch = values[self.phase.monitor], epoch + 1
         self.state.epoch = epoch + 1
         self.state.seconds += seconds
         self._save_state()
         if not math.isfinite(values["loss"]):
-            status.print(f"the loss is {values['loss']}: stopping this phase at its best epoch so far", style="yellow")
+            status.print(f"the loss is {values['loss']}: phase {self.state.phase} ends here", style="yellow")
             self.model.stop_training = True
 
     def _save_state(self) -> None:

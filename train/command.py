@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
+from pydantic import ValidationError
+from rich.markup import escape
 from rich.table import Table
 
 from ..runtime import terminal
@@ -13,24 +16,24 @@ from ..runtime.errors import UsageError
 from ..runtime.spec import Branches, Interpolation, ModelSpec, ResizePolicy, preset
 from .quiet import import_tensorflow
 from .run_folder import RunFolder
-from .settings import PHASES, Monitor, Optimizer, PhaseSettings, TrainSettings
+from .settings import PHASES, Monitor, Optimizer, PhaseSettings, TrainSettings, describe
 
 __all__ = ["main"]
 
-PRESET_SIZE = "default: the preset's"
 Data = Annotated[
     Path | None,
     typer.Argument(metavar="DATA", help="train/CLASS/* and val/CLASS/*, or CLASS/*; not needed with --resume"),
 ]
-MODEL, PHASE_1, PHASE_2, RUN = "Model", "Phase 1", "Phase 2", "Run"
+PRESETS = "default: the preset's"
+MODEL, PHASE_1, PHASE_2, RUN = f"Model ({PRESETS})", f"Phase 1 ({PRESETS})", f"Phase 2 ({PRESETS})", "Run"
 
 
 def _model(help_text: str, *names: str) -> Any:
-    return typer.Option(*names, help=f"{help_text} ({PRESET_SIZE})", rich_help_panel=MODEL)
+    return typer.Option(*names, help=help_text, rich_help_panel=MODEL)
 
 
 def _phase(panel: str, help_text: str, *names: str) -> Any:
-    return typer.Option(*names, help=f"{help_text} ({PRESET_SIZE})", rich_help_panel=panel)
+    return typer.Option(*names, help=help_text, rich_help_panel=panel)
 
 
 def _run(help_text: str, *names: str) -> Any:
@@ -106,11 +109,22 @@ def train(
     """
     given = dict(locals())
     if resume:
+        _refuse_beside_resume(given)
         _train_or_resume(None, runs, name)
         return
     if data is None:
         raise UsageError("expected DATA, a folder of class folders, or --resume; see hybrid-train --help")
     _train_or_resume(_settings(given), runs, name)
+
+
+def _refuse_beside_resume(given: dict[str, Any]) -> None:
+    """A setting beside --resume would be ignored: the run has its own."""
+    defaults = {key: parameter.default for key, parameter in inspect.signature(train).parameters.items()}
+    changed = [key for key, value in given.items() if value != defaults[key] and key not in ("resume", "runs", "name")]
+    if changed:
+        names = {"data": "DATA", "preset_name": "--preset"}
+        found = ", ".join(names.get(key, "--" + key.replace("_", "-")) for key in changed)
+        raise UsageError(f"--resume continues a run with the data and settings it began with; leave out {found}")
 
 
 def _settings(given: dict[str, Any]) -> TrainSettings:
@@ -119,6 +133,8 @@ def _settings(given: dict[str, Any]) -> TrainSettings:
     fields = ("image_size", "timesteps", "rnn_units", "rnn_layers", "rnn_batch_norm", "resize", "interpolation")
     spec = spec.replace(**{field: given[field] for field in fields if given[field] is not None})
     weights = given["weights"] or _default_weights(spec)
+    if weights not in ("none", "imagenet"):
+        weights = str(Path(weights).absolute())  # --resume may be called from another folder
     phases = [_phase_settings(given, number, weights != "none" and spec.uses_cnn) for number in (1, 2)]
     same = (
         "augment",
@@ -131,7 +147,11 @@ def _settings(given: dict[str, Any]) -> TrainSettings:
         "bn_momentum",
     )
     return TrainSettings.make(
-        data=str(given["data"]), spec=spec, phases=phases, weights=weights, **{key: given[key] for key in same}
+        data=str(given["data"].absolute()),
+        spec=spec,
+        phases=phases,
+        weights=weights,
+        **{key: given[key] for key in same},
     )
 
 
@@ -156,8 +176,8 @@ def _phase_settings(given: dict[str, Any], number: int, pretrained: bool) -> Pha
 def _validated(number: int, fields: dict[str, Any]) -> PhaseSettings:
     try:
         return PhaseSettings(**fields)
-    except ValueError as error:
-        raise UsageError(f"phase {number}: {error}") from None
+    except ValidationError as error:
+        raise UsageError(f"phase {number}: {describe(error)}") from None
 
 
 def _train_or_resume(settings: TrainSettings | None, runs: Path, name: str | None) -> None:
@@ -174,11 +194,11 @@ def _train_or_resume(settings: TrainSettings | None, runs: Path, name: str | Non
 def show(run: RunFolder) -> None:
     """Print what a finished run measured: each class's rates, then the totals and where the files are."""
     metrics = run.read_json(run.metrics)
-    table = Table(title=f"validation of {run.name}", caption=f"{metrics['validation_images']} images")
+    table = Table(title=f"validation of {escape(run.name)}", caption=f"{metrics['validation_images']} images")
     for column in ("class", "images", "top-1", "top-5"):
         table.add_column(column, justify="left" if column == "class" else "right")
     for rate in metrics["classes"]:
-        table.add_row(rate["label"], str(rate["images"]), _percent(rate["top1"]), _percent(rate["top5"]))
+        table.add_row(escape(rate["label"]), str(rate["images"]), _percent(rate["top1"]), _percent(rate["top5"]))
     table.add_section()
     table.add_row("all", str(metrics["validation_images"]), _percent(metrics["top1"]), _percent(metrics["top5"]))
     terminal.stdout.print(table)
@@ -186,6 +206,7 @@ def show(run: RunFolder) -> None:
         f"model {run.model}\npictures curves.png, confusion.png, classes.png in {run.path}\n"
         f"trained {metrics['seconds'] / 60:.1f} min, peak memory {metrics['peak_memory_mib']:.0f} MiB\n"
         f"next: hybrid-export",
+        markup=False,
         soft_wrap=True,
     )
 

@@ -80,9 +80,12 @@ def scan(data: Path, *, val_fraction: float = 0.2, seed: int = 0, check: bool = 
     """
     if not 0 < val_fraction < 1:
         raise UsageError(f"the validation fraction must lie between 0 and 1, found {val_fraction}")
-    train_root, val_root = find_roots(data)
-    train = find_classes(train_root)
-    val = find_classes(val_root) if val_root else {}
+    try:
+        train_root, val_root = find_roots(data)
+        train = find_classes(train_root)
+        val = find_classes(val_root) if val_root else {}
+    except OSError as error:
+        raise DataError(f"{error.filename or data}: can't be looked at: {error.strerror or error}") from None
     _refuse_foreign_classes(train, val, train_root)
     skipped: dict[Path, str] = {}
     if check:

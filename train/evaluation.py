@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ..runtime.terminal import progress
+from .bars import transient_bar
 from .batches import Batches
 from .model import KerasModel
 
@@ -26,11 +26,13 @@ class Evaluation:
 
     @property
     def ranks(self) -> npt.NDArray[np.int64]:
-        """(N,): how many classes are ahead of the true one; 0 is a correct first answer."""
+        """(N,): how many classes are ahead of the true one; 0 is a correct first answer, C where the answer is NaN."""
         own = np.take_along_axis(self.probabilities, self.truth[:, None].astype(np.int64), axis=1)
         ties = self.probabilities[:, :] == own
         before = np.arange(self.probabilities.shape[1])[None, :] < self.truth[:, None]
-        return np.asarray((self.probabilities > own).sum(axis=1) + (ties & before).sum(axis=1), dtype=np.int64)
+        ahead = (self.probabilities > own).sum(axis=1) + (ties & before).sum(axis=1)
+        finite = np.isfinite(self.probabilities).all(axis=1)  # NaN is never greater: it would rank first
+        return np.asarray(np.where(finite, ahead, self.probabilities.shape[1]), dtype=np.int64)
 
     def top(self, k: int) -> float:
         """The share of images whose true class is among the k likeliest."""
@@ -83,7 +85,7 @@ def evaluate(model: KerasModel, batches: Batches, what: str = "validation") -> E
     """
     parts = []
     count = batches.num_batches or 0
-    with progress(unit="batches") as bar:
+    with transient_bar(unit="batches") as bar:
         task = bar.add_task(what, total=count)
         for index in range(count):
             parts.append(np.asarray(model.predict_on_batch(batches[index][0]), dtype=np.float32))

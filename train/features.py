@@ -1,8 +1,8 @@
 """The frozen CNN's features, computed once for each image and kept on disk, memory-mapped.
 
 While the CNN is frozen its output for an image never changes, so phase 1 needs 8 KB an image (2048 float32) in place of
-a forward pass. A store belongs to one CNN (its weights) and one preprocessing; inside it a row belongs to a file (path,
-size, time of change). Rows are appended and the index last, so a killed run keeps what it finished.
+a forward pass. A store belongs to one CNN (its weights, its precision) and one preprocessing; inside it a row belongs
+to a file (path, size, time of change). Rows are appended and the index last, so a killed run keeps what it finished.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from ..runtime.preprocess import Preprocessor, contract_hash, read_image
 from ..runtime.spec import ModelSpec
 from ..runtime.terminal import progress
 from .data import LabelledImage
+from .files import write_text
 
 __all__ = ["FeatureStore", "Features", "file_key"]
 
@@ -54,8 +55,10 @@ def file_key(path: Path) -> str:
 class FeatureStore:
     """The features of one CNN under one preprocessing, in ``<cache>/features/KEY/``."""
 
-    def __init__(self, weights_sha256: str, spec: ModelSpec, width: int, root: Path | None = None) -> None:
-        key = hashlib.sha256(f"{weights_sha256}{contract_hash(spec)}{width}".encode()).hexdigest()
+    def __init__(
+        self, weights_sha256: str, spec: ModelSpec, width: int, root: Path | None = None, precision: str = "float32"
+    ) -> None:
+        key = hashlib.sha256(f"{weights_sha256}{contract_hash(spec)}{width}{precision}".encode()).hexdigest()
         self.folder = (root or cache_dir()) / "features" / key[:32]
         self.spec = spec
         self.width = width
@@ -105,7 +108,7 @@ class FeatureStore:
 
     def _append(self, todo: dict[str, LabelledImage], start: int, extract: Extract) -> None:
         index = list(self._read_index())
-        self._index.write_text("".join(f"{key}\n" for key in index))
+        write_text(self._index, "".join(f"{key}\n" for key in index))
         with self._rows.open("ab") as rows, self._index.open("a") as lines, progress(unit="images") as bar:
             rows.truncate(start * self._row_bytes)
             rows.seek(0, os.SEEK_END)

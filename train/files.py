@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-__all__ = ["replacing", "write_text"]
+__all__ = ["replacing", "sweep", "write_text"]
 
 
 @contextlib.contextmanager
@@ -27,6 +27,12 @@ def replacing(path: Path, suffix: str = "") -> Iterator[Path]:
         partial.chmod(0o666 & ~mask)  # mkstemp makes it private; a result is as public as any other file
         partial.replace(path)
     finally:
+        partial.unlink(missing_ok=True)
+
+
+def sweep(folder: Path, name: str) -> None:
+    """Remove the temporary files that a kill inside ``replacing`` left of the files ``name``, which may hold ``*``."""
+    for partial in folder.glob(f".{name}-*.tmp*"):
         partial.unlink(missing_ok=True)
 
 

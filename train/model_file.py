@@ -12,6 +12,7 @@ import shutil
 import tempfile
 import warnings
 import zipfile
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ import h5py
 import keras
 import numpy as np
 
-from ..runtime.errors import HybridEdgeError, ModelFileError
+from ..runtime.errors import HybridEdgeError, ModelFileError, SpecError
 from ..runtime.spec import ModelSpec
 from .files import replacing
 from .model import KerasModel, build_model
@@ -29,6 +30,8 @@ __all__ = ["load_model", "load_weights", "read_spec", "save_model", "weights_sha
 SPEC_MEMBER = "hybrid_edge.json"
 WEIGHTS_MEMBER = "model.weights.h5"
 FORMAT = "hybrid-edge-model"
+# RuntimeError: an encrypted archive, and nesting too deep; NotImplementedError: a compression that zipfile lacks
+SPEC_FAULTS = (ValueError, LookupError, TypeError, EOFError, RuntimeError, SpecError, zipfile.BadZipFile, zlib.error)
 MAX_SPEC_BYTES = 2**24  # a spec with 100,000 long labels; more is not a spec
 OTHER_WEIGHTS = 2**27  # Xception's 83 MB and HDF5's bookkeeping beside the LSTMs, the projection and the head
 
@@ -124,8 +127,7 @@ def _read_spec(archive: zipfile.ZipFile, path: Path) -> tuple[ModelSpec, str]:
     if missing:
         raise ModelFileError(
             f"{path}: not written by hybrid-train: expected exactly one {' and one '.join(missing)} inside, "
-            f"found {', '.join(names[:6]) or 'nothing'}. Train it with hybrid-train, or load its CNN with "
-            "hybrid-train --weights FILE"
+            f"found {', '.join(names[:6]) or 'nothing'}. Train it with hybrid-train"
         )
     if archive.getinfo(SPEC_MEMBER).file_size > MAX_SPEC_BYTES:
         raise ModelFileError(f"{path}: its {SPEC_MEMBER} is larger than {MAX_SPEC_BYTES} bytes; refused")
@@ -136,8 +138,11 @@ def _read_spec(archive: zipfile.ZipFile, path: Path) -> tuple[ModelSpec, str]:
                 f"{path}: expected format {FORMAT!r} version 1, found {content['format']!r} version "
                 f"{content['version']!r}; a newer hybrid-edge wrote it"
             )
-        return ModelSpec.from_json(json.dumps(content["spec"])), str(content["weights"])
-    except (ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
+        spec = ModelSpec.from_json(json.dumps(content["spec"]))
+        if spec.num_classes < 2:
+            raise SpecError(f"expected at least two class labels, found {spec.num_classes}")
+        return spec, str(content["weights"])
+    except SPEC_FAULTS as error:
         raise ModelFileError(f"{path}: its {SPEC_MEMBER} is damaged: {error}") from None
 
 

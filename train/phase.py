@@ -14,7 +14,8 @@ import numpy as np
 
 from ..runtime.errors import RunError
 from ..runtime.spec import ModelSpec
-from ..runtime.terminal import progress, status
+from ..runtime.terminal import status
+from .bars import transient_bar
 from .batches import Batches, TrainingBatches
 from .batchnorm import moving_statistics, reestimate, restore_statistics, trained_norms
 from .callbacks import EpochLog, History, PhaseState, ProgressBar
@@ -58,12 +59,18 @@ def run_phase(training: Training, number: int) -> None:
     """Run phase ``number`` from where ``training.state`` stands, to ``checkpoints/phaseN.keras``.
 
     Afterwards ``training.model`` holds the phase's result and ``training.state`` points at the next phase.
+
+    Raises:
+        RunError: no epoch of the first phase had a finite loss, or what --resume needs is damaged.
     """
     phase = training.settings.phases[number - 1]
     if phase.epochs:
         fit = _prepare(training, number, phase)
         _fit(training, fit)
-        training.state.results.append(_settle(training, fit))
+        if training.state.best_epoch:
+            training.state.results.append(_settle(training, fit))
+        else:
+            _go_back(training, number)
     save_model(training.model, training.spec, training.run.checkpoints / f"phase{number}.keras")
     state = training.state
     old, state.weights = state.weights, ""
@@ -113,13 +120,15 @@ def _frozen_features(training: Training) -> tuple[Features, Features]:
             f"{digest[:12]}: the file behind --weights changed; start a new run"
         )
     training.state.cnn_sha256 = digest
-    store = FeatureStore(digest, training.spec, int(cnn.output_shape[-1]))
+    store = FeatureStore(digest, training.spec, int(cnn.output_shape[-1]), precision=cnn.dtype_policy.name)
     started = time.perf_counter()
     images = [*training.train, *training.validation]
     features, computed = store.features(images, lambda image: np.asarray(cnn.predict_on_batch(image), np.float32))
     status.print(
         f"features of the frozen CNN: {computed} computed, {len(images) - computed} from {store.folder} "
-        f"({time.perf_counter() - started:.1f} s)"
+        f"({time.perf_counter() - started:.1f} s)",
+        markup=False,
+        soft_wrap=True,
     )
     split = len(training.train)
     return Features(features.table, features.index[:split]), Features(features.table, features.index[split:])
@@ -147,8 +156,8 @@ def _fit(training: Training, fit: _Fit) -> None:
     run, state = training.run, training.state
     if state.epoch:
         fit.model.optimizer.build(fit.model.trainable_variables)
-        load_weights(fit.model, run.checkpoints / state.weights)
-    bar = ProgressBar(f"phase {fit.number}", fit.phase.epochs, fit.steps)
+        _load_checkpoint(fit.model, run.checkpoints / state.weights)
+    bar = ProgressBar(f"phase {fit.number}", fit.phase.epochs, fit.steps, fit.validation.num_batches or 0)
     log = EpochLog(
         run,
         state,
@@ -157,9 +166,10 @@ def _fit(training: Training, fit: _Fit) -> None:
         save_best=lambda path: save_model(training.model, training.spec, path),
         clock=_lap_timer(),
     )
+    batches = fit.training(first=state.epoch * fit.steps)
     try:
         fit.model.fit(
-            fit.training(first=state.epoch * fit.steps),
+            batches,
             epochs=fit.phase.epochs,
             initial_epoch=state.epoch,
             steps_per_epoch=fit.steps,
@@ -172,8 +182,20 @@ def _fit(training: Training, fit: _Fit) -> None:
             verbose=0,
             shuffle=False,
         )
+    except Exception as error:
+        if fault := batches.fault or fit.validation.fault:
+            raise fault from error
+        raise
     finally:
         bar.close()
+
+
+def _load_checkpoint(model: KerasModel, path: Path) -> None:
+    try:
+        load_weights(model, path)
+    except Exception as error:  # h5py and Keras raise a dozen unrelated types on missing or damaged files
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise RunError(f"{path} is missing or damaged ({reason}), the run can't go on; start a new one") from error
 
 
 def _lap_timer() -> Callable[[], float]:
@@ -211,17 +233,20 @@ def _settle(training: Training, fit: _Fit) -> dict[str, Any]:
         candidates.append(_reestimated(training, fit, "last epoch"))
         save_model(training.model, training.spec, last)
         candidates[-1].restore = lambda: _load(training.model, last)
+        if not math.isfinite(candidates[-1].evaluation.loss):
+            candidates.clear()
     _load(training.model, best)
     candidates.append(_candidate(fit, "best epoch"))
     if norms:
         candidates.append(_reestimated(training, fit, "best epoch"))
     chosen = min(candidates, key=lambda candidate: _cost(candidate, fit.phase))
     for candidate in candidates:
-        mark = "kept" if candidate is chosen else ""
+        mark = " <- kept" if candidate is chosen and len(candidates) > 1 else ""
         values = candidate.record()
         status.print(
-            f"phase {fit.number}, {values['weights']}: loss {values['loss']:.3f}, top-1 {values['top1']:.1%}, "
-            f"top-5 {values['top5']:.1%} {mark}"
+            f"phase {fit.number}, {values['weights']}: loss {values['loss']:.3f} top-1 {values['top1']:.1%} "
+            f"top-5 {values['top5']:.1%}{mark}",
+            soft_wrap=True,
         )
     if chosen is not candidates[-1]:
         chosen.restore()
@@ -235,6 +260,18 @@ def _settle(training: Training, fit: _Fit) -> dict[str, Any]:
     }
 
 
+def _go_back(training: Training, number: int) -> None:
+    """After a phase in which no epoch had a finite loss: the phase before it stays the result."""
+    fault = f"phase {number}: no epoch had a finite loss"
+    if not training.state.results:
+        rate = training.settings.phases[number - 1].learning_rate
+        remedy = f"start a new run with a smaller --phase{number}-lr than {rate:g}"
+        half = training.settings.mixed_precision != "off"
+        raise RunError(f"{fault}; {remedy}{', or without --mixed-precision' if half else ''}")
+    status.print(f"{fault}: the weights of the phase before it are kept", style="yellow")
+    _load(training.model, training.run.checkpoints / f"phase{number - 1}.keras")
+
+
 def _cost(candidate: _Candidate, phase: PhaseSettings) -> tuple[float, float]:
     value = candidate.evaluation.value(phase.monitor)
     return (-value if phase.higher_is_better else value, candidate.evaluation.loss)
@@ -242,15 +279,14 @@ def _cost(candidate: _Candidate, phase: PhaseSettings) -> tuple[float, float]:
 
 def _candidate(fit: _Fit, name: str) -> _Candidate:
     statistics = moving_statistics(fit.model)
-    return _Candidate(
-        name, evaluate(fit.model, fit.validation, name), lambda: restore_statistics(fit.model, statistics)
-    )
+    evaluation = evaluate(fit.model, fit.validation, f"validation, {name}")
+    return _Candidate(name, evaluation, lambda: restore_statistics(fit.model, statistics))
 
 
 def _reestimated(training: Training, fit: _Fit, name: str) -> _Candidate:
     settings = training.settings
     stream = fit.training(augmented=False)
-    with progress(unit="batches") as bar:
+    with transient_bar(unit="batches") as bar:
         task = bar.add_task(f"BatchNorm statistics, {name}", total=settings.bn_batches)
         inputs = (stream[index][0] for index in range(settings.bn_batches))
         reestimate(fit.model, bar.track(inputs, task_id=task), settings.bn_momentum)

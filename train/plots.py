@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
 __all__ = ["plot_class_rates", "plot_confusion", "plot_curves"]
 
+mpl.rcParams["text.parse_math"] = False  # a class may be called a$b$c
 MAX_NUMBERED = 30  # above that many classes the numbers in the cells can't be read
 DPI = 110
 
@@ -103,6 +105,7 @@ def _percent(axis: Axes, key: str) -> None:
 
 
 def _save(figure: Figure, path: Path) -> None:
-    with replacing(path, suffix=".png") as partial:
+    with replacing(path, suffix=".png") as partial, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph")  # a label in a script that the font lacks: boxes, not a page of text
         figure.savefig(partial, dpi=DPI)
     plt.close(figure)

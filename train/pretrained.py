@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import sys
 import zipfile
 from pathlib import Path
 
 import keras
 
-from ..runtime.errors import WeightsError
+from ..runtime.errors import ModelFileError, WeightsError
 from ..runtime.spec import ModelSpec
 from .model import KerasModel
 from .model_file import load_model, load_weights
@@ -40,9 +42,10 @@ def load_pretrained(model: KerasModel, spec: ModelSpec, weights: str) -> None:
 
 def _load_imagenet(cnn: KerasModel, spec: ModelSpec) -> None:
     try:
-        source = keras.applications.Xception(
-            weights="imagenet", include_top=False, pooling="avg", input_shape=spec.image_shape
-        )
+        with contextlib.redirect_stdout(sys.stderr):  # Keras draws the download's progress on stdout
+            source = keras.applications.Xception(
+                weights="imagenet", include_top=False, pooling="avg", input_shape=spec.image_shape
+            )
     except Exception as error:
         # urllib, socket and Keras's own hash check all raise types of their own here
         raise WeightsError(
@@ -73,7 +76,10 @@ def _load_file(cnn: KerasModel, spec: ModelSpec, path: Path) -> None:
 
 
 def _copy_cnn(cnn: KerasModel, path: Path) -> None:
-    source, found = load_model(path)
+    try:
+        source, found = load_model(path)
+    except ModelFileError as error:
+        raise WeightsError(f"{error}. {ALTERNATIVES}") from error
     if not found.uses_cnn:
         raise WeightsError(f"{path}: expected a CNN branch inside, found branches={found.branches}. {ALTERNATIVES}")
     try:

@@ -19,7 +19,9 @@ def import_tensorflow() -> None:
     Raises:
         BackendUnavailableError: TensorFlow or Keras is not installed; the message names the extra.
     """
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    # 3, fatal only: at 2 a training prints that the graph optimizer or oneDNN chose another way; what really fails is
+    # raised as an exception
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     try:
         with _stderr_kept():
             import tensorflow as tf  # noqa: PLC0415  # seconds: only when a command is about to work

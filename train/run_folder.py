@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
+import itertools
 import json
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -33,18 +37,18 @@ class RunFolder:
             label: what the default name ends with.
 
         Raises:
-            RunError: a run of that name exists.
+            RunError: a run of that name exists, or ``runs`` can't be written to.
         """
-        name = name or f"{datetime.now():%Y%m%d-%H%M%S}-{label}"
-        if name == LATEST or Path(name).name != name:
+        if name is not None and (name in ("", "..", LATEST) or Path(name).name != name):
             raise RunError(f"a run's name is one folder name other than {LATEST!r}, found {name!r}")
-        path = runs / name
         try:
-            path.mkdir(parents=True)
-        except FileExistsError:
-            raise RunError(f"{path} exists; choose another --name, or continue it with --resume") from None
-        run = cls(path)
-        run.point_latest()
+            runs.mkdir(parents=True, exist_ok=True)
+            run = cls(_named(runs / name) if name else _dated(runs, label))
+            run.point_latest()
+        except OSError as error:
+            raise RunError(
+                f"{runs}: can't make a run folder here ({error.strerror or error}); choose another place with --runs"
+            ) from None
         return run
 
     @classmethod
@@ -66,7 +70,24 @@ class RunFolder:
         partial = link.with_name(f".{LATEST}-{os.getpid()}")
         partial.unlink(missing_ok=True)
         partial.symlink_to(self.path.name)
-        partial.replace(link)
+        try:
+            partial.replace(link)
+        finally:
+            partial.unlink(missing_ok=True)
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep every other process from training in this run.
+
+        Raises:
+            RunError: another process is training in it.
+        """
+        handle = os.open(self.path, os.O_RDONLY)
+        try:
+            _lock(handle, self.path)
+            yield
+        finally:
+            os.close(handle)
 
     @property
     def name(self) -> str:
@@ -138,3 +159,32 @@ class RunFolder:
             raise RunError(f"expected {path.name} in run {self.path}, found none; it is not a complete run") from None
         except ValueError as error:
             raise RunError(f"{path} is damaged: {error}") from None
+
+
+def _named(path: Path) -> Path:
+    try:
+        path.mkdir()
+    except FileExistsError:
+        raise RunError(f"{path} exists; choose another --name, or continue it with --resume") from None
+    return path
+
+
+def _dated(runs: Path, label: str) -> Path:
+    """A new folder named by the time; a second run of the same second gets a number."""
+    path = start = runs / f"{datetime.now():%Y%m%d-%H%M%S}-{label}"
+    for number in itertools.count(2):
+        try:
+            path.mkdir()
+            break
+        except FileExistsError:
+            path = start.with_name(f"{start.name}-{number}")
+    return path
+
+
+def _lock(handle: int, path: Path) -> None:
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise RunError(f"{path}: another process trains in this run; wait for it, or stop it") from None
+    except OSError:
+        return  # a file system without locks

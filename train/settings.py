@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from ..runtime.errors import UsageError
 from ..runtime.spec import ModelSpec
 
-__all__ = ["PHASES", "Monitor", "Optimizer", "PhaseSettings", "TrainSettings"]
+__all__ = ["PHASES", "Monitor", "Optimizer", "PhaseSettings", "TrainSettings", "describe"]
 
 Optimizer = Literal["rmsprop", "adam", "adamw", "sgd"]
 Monitor = Literal["val_loss", "val_accuracy", "val_top5"]
@@ -24,7 +24,7 @@ class PhaseSettings(BaseModel):
     steps: int = Field(ge=0, description="batches an epoch; 0 is one pass over the training images")
     batch_size: int = Field(ge=1, le=4096)
     optimizer: Optimizer
-    learning_rate: float = Field(gt=0)
+    learning_rate: float = Field(gt=0, allow_inf_nan=False)
     monitor: Monitor
     freeze_cnn: bool = False
 
@@ -98,8 +98,14 @@ class TrainSettings(BaseModel):
         try:
             return cls(**fields)
         except ValidationError as error:
-            parts = [
-                f"{'.'.join(map(str, item['loc']))}: {item['msg'].removeprefix('Value error, ')}".removeprefix(": ")
-                for item in error.errors(include_url=False)
-            ]
-            raise UsageError("; ".join(parts)) from None
+            raise UsageError(describe(error)) from None
+
+
+def describe(error: ValidationError) -> str:
+    """What pydantic found, on one line: each field with what was expected and what came."""
+    parts = []
+    for item in error.errors(include_url=False):
+        where = ".".join(map(str, item["loc"]))
+        found = f", found {item['input']!r}" if where else ""
+        parts.append(f"{where}: {item['msg'].removeprefix('Value error, ')}{found}".removeprefix(": "))
+    return "; ".join(parts)

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
+import csv
 import resource
+import shutil
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import keras
 
-from ..runtime.errors import RunError
+from ..runtime.errors import DataError, ImageError, RunError
 from ..runtime.spec import ModelSpec
 from ..runtime.terminal import status
 from .batches import Batches
 from .callbacks import PhaseState
-from .data import DataSet, calibration_sample, read_list, scan, write_list
+from .data import DataSet, calibration_sample, scan, write_list
 from .evaluation import evaluate
 from .files import replacing
 from .model import KerasModel, build_model
@@ -24,6 +28,7 @@ from .plots import plot_class_rates, plot_confusion, plot_curves
 from .pretrained import load_pretrained
 from .run_folder import RunFolder
 from .settings import TrainSettings
+from .unfinished import read_unfinished
 
 __all__ = ["resume", "train"]
 
@@ -43,29 +48,25 @@ def train(settings: TrainSettings, runs: Path = Path("runs"), name: str | None =
         The finished run folder.
 
     Raises:
-        DataError: the data can't be trained on; raised before any training starts.
+        DataError: the data can't be trained on, which is found before any training starts; or an image that was
+            readable then is not when its batch comes.
         WeightsError: the pretrained weights can't be had.
+        RunError: the run folder can't be written, or no epoch had a finite loss.
         KeyboardInterrupt: passed on, after the best weights so far were put in place.
     """
     data = scan(Path(settings.data), val_fraction=settings.val_fraction, seed=settings.seed)
     _show_faults(data)
     spec = settings.spec.replace(class_labels=data.labels)
-    model = _fresh_model(settings, spec)
-    run = RunFolder.create(runs, name, spec.branches)
-    run.write_json(run.settings, settings.model_dump())
-    run.write_json(run.spec, spec.model_dump())
-    write_list(run.images("train"), data.train)
-    write_list(run.images("validation"), data.validation)
-    write_list(run.images("calibration"), calibration_sample(data.train, CALIBRATION_IMAGES, settings.seed))
-    skipped = [{"path": str(item.path), "reason": item.reason} for item in data.skipped]
-    run.write_json(run.path / "skipped.json", skipped)
-    status.print(
-        f"{run.path}: {len(data.train)} training and {len(data.validation)} validation images of {spec.num_classes} "
-        f"classes, {len(skipped)} unreadable skipped; {model.count_params() / 1e6:.1f} M parameters"
-    )
-    training = Training(run, settings, spec, list(data.train), list(data.validation), model, PhaseState())
-    run.write_json(run.state, vars(training.state))
-    return _run(training)
+    with _precision(settings):
+        model = _fresh_model(settings, spec)
+        run = RunFolder.create(runs, name, spec.branches)
+        with run.locked(), _named_failures(run):
+            _describe(run, settings, spec, data)
+            _say(
+                f"{run.path}: {len(data.train)} training and {len(data.validation)} validation images of "
+                f"{spec.num_classes} classes, {len(data.skipped)} skipped; {model.count_params():,} parameters"
+            )
+            return _run(Training(run, settings, spec, list(data.train), list(data.validation), model, PhaseState()))
 
 
 def resume(path: Path | None = None, runs: Path = Path("runs")) -> RunFolder:
@@ -76,49 +77,82 @@ def resume(path: Path | None = None, runs: Path = Path("runs")) -> RunFolder:
         runs: the folder of all runs.
 
     Raises:
-        RunError: there is no run, or not enough of one to continue.
+        RunError: there is no run, not enough of one to continue, or another process is training in it.
+        DataError: images that the run trains on are no longer there.
     """
     run = RunFolder.find(path, runs)
-    settings = TrainSettings.make(**run.read_json(run.settings))
-    spec = ModelSpec.make(**run.read_json(run.spec))
-    state = _read_state(run)
-    lists = [read_list(run.images(kind)) for kind in ("train", "validation")]
-    result = run.checkpoints / f"phase{state.phase - 1}.keras"
-    if state.phase > 1:
-        _set_policy(settings)
-        model, _ = load_model(result)
-    else:
-        model = _fresh_model(settings, spec)
-    where = "finished" if state.phase > len(settings.phases) else f"phase {state.phase} after epoch {state.epoch}"
-    status.print(f"{run.path}: continuing, {where}")
-    return _run(Training(run, settings, spec, lists[0], lists[1], model, state))
+    with run.locked(), _named_failures(run):
+        found = read_unfinished(run)
+        settings, spec, state = found.settings, found.spec, found.state
+        with _precision(settings):
+            if state.phase > 1:
+                model, _ = load_model(run.checkpoints / f"phase{state.phase - 1}.keras")
+            else:
+                model = _fresh_model(settings, spec)
+            left = settings.phases[state.phase - 1 :]
+            where = (
+                f"phase {state.phase}, {state.epoch} of {left[0].epochs} epochs done" if left else "after the phases"
+            )
+            _say(f"{run.path}: continuing, {where}")
+            return _run(Training(run, settings, spec, found.train, found.validation, model, state))
+
+
+def _describe(run: RunFolder, settings: TrainSettings, spec: ModelSpec, data: DataSet) -> None:
+    """Write what the training is; ``state.json`` last, without which --resume refuses."""
+    run.write_json(run.settings, settings.model_dump())
+    run.write_json(run.spec, spec.model_dump())
+    write_list(run.images("train"), data.train)
+    write_list(run.images("validation"), data.validation)
+    write_list(run.images("calibration"), calibration_sample(data.train, CALIBRATION_IMAGES, settings.seed))
+    skipped = [{"path": str(item.path), "reason": item.reason} for item in data.skipped]
+    run.write_json(run.path / "skipped.json", skipped)
+    run.write_json(run.state, vars(PhaseState()))
+
+
+def _say(text: str, style: str = "") -> None:
+    """A line on stderr: brackets in a path are no markup, and a log's lines are not broken."""
+    status.print(text, style=style, markup=False, soft_wrap=True)
+
+
+@contextlib.contextmanager
+def _named_failures(run: RunFolder) -> Iterator[None]:
+    """What can go wrong hours after the start, with the way to go on."""
+    try:
+        yield
+    except ImageError as error:
+        raise DataError(f"{error}; put it back as it was, then: hybrid-train --resume --name {run.name}") from error
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        raise RunError(
+            f"run {run.path} stopped: {where}{error.strerror or error}; once that is mended: "
+            f"hybrid-train --resume --name {run.name}"
+        ) from error
 
 
 def _show_faults(data: DataSet) -> None:
     """Name what is skipped; a long list is cut, the run folder's ``skipped.json`` has all of it."""
     for warning in data.warnings:
-        status.print(f"warning: {warning}", style="yellow", markup=False, soft_wrap=True)
+        _say(f"warning: {warning}", "yellow")
     for item in data.skipped[:SHOWN]:
-        status.print(f"skipped {item.path}: {item.reason}", style="yellow", markup=False, soft_wrap=True)
+        _say(f"skipped {item.path}: {item.reason}", "yellow")
     if len(data.skipped) > SHOWN:
-        status.print(f"and {len(data.skipped) - SHOWN} more; all are in the run's skipped.json", style="yellow")
+        _say(f"and {len(data.skipped) - SHOWN} more; all are in the run's skipped.json", "yellow")
 
 
-def _read_state(run: RunFolder) -> PhaseState:
-    try:
-        return PhaseState(**run.read_json(run.state))
-    except TypeError as error:
-        raise RunError(f"{run.state} is of another version of hybrid-edge: {error}; start a new run") from None
-
-
-def _set_policy(settings: TrainSettings) -> None:
+@contextlib.contextmanager
+def _precision(settings: TrainSettings) -> Iterator[None]:
+    """Keras's precision for models that are built inside; what the caller builds afterwards is as before."""
+    before = keras.mixed_precision.global_policy()
     policy = "float32" if settings.mixed_precision == "off" else f"mixed_{settings.mixed_precision}"
     keras.mixed_precision.set_global_policy(policy)
+    try:
+        yield
+    finally:
+        keras.mixed_precision.set_global_policy(before)
 
 
 def _fresh_model(settings: TrainSettings, spec: ModelSpec) -> KerasModel:
     """The starting model; the seed makes it the same again when a run is resumed before its first checkpoint."""
-    _set_policy(settings)
     keras.utils.set_random_seed(settings.seed)
     model = build_model(spec)
     load_pretrained(model, spec, settings.weights)
@@ -131,44 +165,65 @@ def _run(training: Training) -> RunFolder:
     try:
         while training.state.phase <= len(training.settings.phases):
             run_phase(training, training.state.phase)
+        training.model = _best_phase(training)
+        save_model(training.model, training.spec, training.run.model)
+        if training.settings.mixed_precision != "off":  # what is reported is what was saved: float32
+            keras.mixed_precision.set_global_policy("float32")
+            training.model = load_model(training.run.model)[0]
+        _report(training, time.perf_counter() - started)
     except KeyboardInterrupt:
         _keep_best_so_far(training)
         raise
-    training.model = _best_phase(training)
-    save_model(training.model, training.spec, training.run.model)
-    _report(training, time.perf_counter() - started)
     return training.run
 
 
 def _best_phase(training: Training) -> KerasModel:
     """The result of the last phase, unless it made an earlier one worse by top-1."""
-    best: tuple[float, int] = (-1.0, 0)
+    best = max(_measured(training))[1]
+    if best == training.state.results[-1]["phase"]:
+        return training.model
+    _say(f"phase {best} had the better top-1: its weights are the result")
+    return load_model(training.run.checkpoints / f"phase{best}.keras")[0]
+
+
+def _measured(training: Training) -> list[tuple[float, int, str]]:
+    """Of each finished phase: top-1 on validation, number, checkpoint."""
+    found = []
     for result in training.state.results:
         kept = next(item for item in result["candidates"] if item["weights"] == result["kept"])
-        best = max(best, (kept["top1"], result["phase"]))
-    if best[1] == training.state.results[-1]["phase"]:
-        return training.model
-    status.print(f"phase {best[1]} was better than the phase after it: its weights are kept")
-    return load_model(training.run.checkpoints / f"phase{best[1]}.keras")[0]
+        found.append((kept["top1"], result["phase"], f"phase{result['phase']}.keras"))
+    return found
+
+
+def _best_epoch(training: Training) -> list[tuple[float, int, str]]:
+    """The same of the phase under way, if it has finished an epoch."""
+    state = training.state
+    if not state.best_epoch:
+        return []
+    with training.run.history.open(encoding="utf-8") as file:
+        rows = {(float(row["phase"]), float(row["epoch"])): row for row in csv.DictReader(file)}
+    top1 = float(rows[state.phase, state.best_epoch]["val_accuracy"])
+    return [(top1, state.phase, f"phase{state.phase}-best.keras")]
 
 
 def _keep_best_so_far(training: Training) -> None:
     """After Ctrl-C: the best checkpoint becomes ``model.keras``, so that the run can be exported as it is."""
-    run = training.run
-    names = [f"phase{training.state.phase}-best.keras", f"phase{training.state.phase - 1}.keras"]
-    found = [run.checkpoints / name for name in names if (run.checkpoints / name).exists()]
+    run, state = training.run, training.state
+    if run.metrics.exists() and not run.read_json(run.metrics)["interrupted"]:
+        return  # a finished run that was resumed: what it measured stays
+    measured = _measured(training) + _best_epoch(training)
+    found = [item for item in measured if (run.checkpoints / item[2]).exists()]  # Ctrl-C can come before it is written
     if not found:
-        status.print(f"{run.path}: no epoch was finished yet; hybrid-train --resume starts it again", style="yellow")
+        _say(f"{run.path}: no epoch was finished yet; hybrid-train --resume starts it again", "yellow")
         return
+    top1, phase, name = max(found)
     with replacing(run.model) as partial:
-        partial.write_bytes(found[0].read_bytes())
-    if run.history.exists():
-        plot_curves(run)
+        shutil.copyfile(run.checkpoints / name, partial)
     run.write_json(
-        run.metrics,
-        {"interrupted": True, "from": found[0].name, "best": training.state.best, "epoch": training.state.epoch},
+        run.metrics, {"interrupted": True, "from": name, "top1": top1, "phase": state.phase, "epoch": state.epoch}
     )
-    status.print(f"{run.model} holds the best weights so far; hybrid-train --resume continues", style="yellow")
+    plot_curves(run)
+    _say(f"{run.model} holds the best weights so far, of phase {phase}; hybrid-train --resume continues", "yellow")
 
 
 def _report(training: Training, seconds: float) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,8 @@ from conftest import command
 
 from hybrid_edge.runtime.errors import UsageError
 from hybrid_edge.runtime.spec import preset
-from hybrid_edge.train.command import _settings, train
+from hybrid_edge.train.command import _settings, main, show, train
+from hybrid_edge.train.run_folder import RunFolder
 from hybrid_edge.train.settings import PHASES
 
 
@@ -70,18 +72,45 @@ def test_timesteps_that_do_not_divide_are_refused_with_those_that_do() -> None:
 
 
 def test_a_negative_number_of_epochs_is_wrong_usage() -> None:
-    with pytest.raises(UsageError, match="phase 2"):
+    with pytest.raises(UsageError, match=r"^phase 2: epochs: [^\n]*, found -1$"):
         _settings(given(phase2_epochs=-1))
 
 
-def test_faults_in_the_data_end_it_before_training_with_a_message(few_digits: Path, tmp_path: Path) -> None:
+def test_files_are_remembered_by_their_whole_path_for_resume_from_another_folder() -> None:
+    settings = _settings(given(weights="cnn.keras"))
+    assert settings.weights == str(Path.cwd() / "cnn.keras")
+    assert settings.data == str(Path.cwd() / "photos")
+    assert _settings(given(weights="none")).weights == "none"
+
+
+def test_a_setting_beside_resume_is_refused_instead_of_ignored() -> None:
+    with pytest.raises(UsageError, match="leave out DATA, --phase2-epochs"):
+        train(Path("photos"), phase2_epochs=50, resume=True)
+
+
+def test_the_table_shows_class_names_as_they_are(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = RunFolder.create(tmp_path, "[bold]", "x")
+    classes = [{"label": "[red]car", "images": 2, "top1": 0.5, "top5": 1.0}]
+    totals = {"validation_images": 2, "top1": 0.5, "top5": 1.0, "seconds": 60.0, "peak_memory_mib": 9.0}
+    run.write_json(run.metrics, {**totals, "classes": classes})
+    show(run)
+    printed = capsys.readouterr().out
+    assert "[red]car" in printed
+    assert str(run.model) in printed
+
+
+def test_faults_in_the_data_end_it_before_training_with_a_message(
+    few_digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     data = tmp_path / "data"
     shutil.copytree(few_digits, data)
     shutil.copytree(data / "val" / "0", data / "val" / "8")
-    result = command("hybrid-train", data, "--preset", "digits", cwd=tmp_path)
-    assert result.returncode == 1
-    assert "8" in result.stderr
-    assert "Traceback" not in result.stderr
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["hybrid-train", str(data), "--preset", "digits"])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 1
+    assert "val/ has classes that train/ lacks: '8'" in capsys.readouterr().err
     assert not (tmp_path / "runs").exists()
 
 
@@ -99,6 +128,7 @@ def test_a_training_by_command_ends_with_the_table_and_names_bad_images(few_digi
     result = command("hybrid-train", data, *options, cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     assert "broken.png" in result.stderr
+    assert "" not in result.stderr.splitlines(), "a log has no empty lines"
     assert "top-5" in result.stdout
     assert "next: hybrid-export" in result.stdout
     assert "cuda" not in result.stderr.lower()

@@ -259,6 +259,19 @@ def test_a_folder_that_may_not_be_listed_is_named(flat: Path, monkeypatch: pytes
         scan(flat)
 
 
+def test_a_class_whose_files_may_not_be_looked_at_is_refused(flat: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = Path.is_file
+
+    def denied(self: Path) -> bool:
+        if self.parent.name == "cat":
+            raise PermissionError(13, "Permission denied", str(self))
+        return real(self)
+
+    monkeypatch.setattr(Path, "is_file", denied)
+    with pytest.raises(DataError, match=r"cat/.*: can't be looked at: Permission denied"):
+        scan(flat)
+
+
 def test_unreadable_images_are_named_with_the_reason_and_left_out(flat: Path) -> None:
     good = (flat / "cat/000.jpg").read_bytes()
     (flat / "cat/text.jpg").write_text("not an image")

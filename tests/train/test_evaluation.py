@@ -33,6 +33,11 @@ def test_equal_probabilities_rank_in_the_order_of_the_classes_as_argmax_does() -
     assert measured([0, 1, 1, 0]).ranks.tolist() == [0, 0, 1, 0]
 
 
+def test_an_answer_that_is_not_a_number_is_wrong() -> None:
+    result = Evaluation(np.full((4, 6), np.nan, dtype=np.float32), np.array([0, 1, 2, 5], dtype=np.int32))
+    assert (result.top(1), result.top(5)) == (0.0, 0.0)
+
+
 def test_top_1_and_top_5() -> None:
     result = measured([0, 0, 1, 5])
     assert result.top(1) == 0.25

@@ -59,6 +59,12 @@ def test_other_weights_or_preprocessing_have_a_store_of_their_own(
     assert computed == 72
 
 
+def test_half_precision_has_a_store_of_its_own(images: list[LabelledImage], tmp_path: Path) -> None:
+    FeatureStore(WEIGHTS, SPEC, 3, tmp_path, precision="mixed_float16").features(images, extract)
+    _, computed = FeatureStore(WEIGHTS, SPEC, 3, tmp_path).features(images, extract)
+    assert computed == 72
+
+
 def test_a_killed_computation_keeps_what_it_finished(images: list[LabelledImage], tmp_path: Path) -> None:
     class KilledError(Exception):
         pass

@@ -98,14 +98,24 @@ def test_a_model_without_a_cnn_has_none_to_give(tmp_path: Path) -> None:
         load_pretrained(build_model(SPEC), SPEC, str(tmp_path / "rnn.keras"))
 
 
-def test_imagenet_weights_that_cannot_be_downloaded_name_the_alternatives(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_keras_file_of_someone_else_is_refused_with_the_alternatives(tmp_path: Path) -> None:
+    keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)]).save(tmp_path / "other.keras")
+    with pytest.raises(WeightsError, match=r"not written by hybrid-train.*--weights none"):
+        load_pretrained(build_model(SPEC), SPEC, str(tmp_path / "other.keras"))
+
+
+def test_imagenet_weights_that_cannot_be_downloaded_name_the_alternatives(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     def offline(*args: object, **kwargs: object) -> None:
+        print("Downloading data")  # noqa: T201  as Keras does
         raise OSError("URL fetch failure: no route")
 
     monkeypatch.setattr("keras.src.applications.xception.file_utils.get_file", offline)
     described = ModelSpec(image_size=71, timesteps=71, rnn_units=4, class_labels=("0", "1"))
     with pytest.raises(WeightsError, match=r"can't be downloaded \(URL fetch failure: no route\).*--weights none"):
         load_pretrained(build_model(described), described, "imagenet")
+    assert capsys.readouterr().out == ""
 
 
 def test_weights_that_cannot_apply_are_refused_before_anything_starts() -> None:
