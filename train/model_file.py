@@ -38,8 +38,9 @@ OTHER_WEIGHTS = 2**27  # Xception's 83 MB and HDF5's bookkeeping beside the LSTM
 
 def save_model(model: KerasModel, spec: ModelSpec, path: Path) -> None:
     """Write a model and its spec, without optimizer state: the old file or the new one, never a torn one."""
+    bare = keras.Model(model.inputs, model.outputs, name=model.name)  # not compiled; shares the layers
     with replacing(path, suffix=".keras") as partial:
-        keras.saving.save_model(model, partial, include_optimizer=False)
+        keras.saving.save_model(bare, partial)  # Keras 3.15 ignores include_optimizer for this format
         with zipfile.ZipFile(partial, "a") as archive:
             content = {"format": FORMAT, "version": 1, "spec": spec.model_dump(), "weights": weights_sha256(model)}
             archive.writestr(SPEC_MEMBER, json.dumps(content))

