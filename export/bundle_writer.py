@@ -18,6 +18,7 @@ from types import TracebackType
 from typing import IO
 
 from ..runtime.bundle import Bundle
+from ..runtime.digest import file_sha256
 from ..runtime.errors import BundleError
 from ..runtime.manifest import MANIFEST, FileRecord, Manifest, parse_manifest
 from ..train.files import replacing
@@ -28,7 +29,6 @@ FOLDERS = ("artifacts", "golden")
 # what a sweep may remove: our own names and our own temporary files, nothing that a user put there
 OURS = re.compile(r"[0-9a-f]{64}\.(onnx|png|npz)|\.([0-9a-f]{64}\.(onnx|png|npz)|manifest\.json)-.*\.tmp")
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-CHUNK = 2**22
 
 
 class BundleWriter:
@@ -185,11 +185,7 @@ def _holds(path: Path, record: FileRecord) -> bool:
     """Whether a file is there with the bytes that its name promises."""
     if not path.is_file() or path.is_symlink() or path.stat().st_size != record.size:
         return False
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(CHUNK):
-            digest.update(chunk)
-    return digest.hexdigest() == record.sha256
+    return file_sha256(path) == record.sha256
 
 
 def _sync(folder: Path) -> None:

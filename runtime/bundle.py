@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from .digest import file_sha256
 from .errors import ArtifactHashError, BundleError, ImageError
 from .manifest import MANIFEST, MAX_MANIFEST_SIZE, FileRecord, Manifest, Variant, parse_manifest
 from .outputs import OUTPUT_NAMES, Outputs
@@ -22,7 +23,6 @@ from .unpack import unpack
 __all__ = ["Bundle"]
 
 NPY_HEADER = 4096  # bytes an .npy may have before its values; NumPy writes 128
-CHUNK = 2**20
 SEARCHED = ("manifest.json", "bundle/manifest.json", "runs/latest/bundle/manifest.json")
 AGAIN = "copy the bundle again, or export it again with hybrid-export"
 
@@ -77,12 +77,10 @@ class Bundle:
         """
         path = _contained(self.root, record.path)
         if record not in self._verified:
-            with _reading(path), path.open("rb") as file:
+            with _reading(path):
                 _check_size(path, path.stat().st_size, record)
-                digest = hashlib.sha256()
-                while chunk := file.read(CHUNK):
-                    digest.update(chunk)
-            _check_hash(path, digest.hexdigest(), record)
+                digest = file_sha256(path)
+            _check_hash(path, digest, record)
             self._verified.add(record)
         return path
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fcntl
-import hashlib
 import shutil
 import tarfile
 from collections.abc import Iterator
@@ -11,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 
 from .cache import cache_dir
+from .digest import file_sha256
 from .errors import BundleError
 from .manifest import MANIFEST, MAX_MANIFEST_SIZE, parse_manifest
 
@@ -37,7 +37,7 @@ def unpack(path: Path) -> Path:
     try:
         folder = cache_dir() / "bundles"
         folder.mkdir(parents=True, exist_ok=True)
-        target = folder / _sha256(path)
+        target = folder / file_sha256(path)
         with _locked(target.with_suffix(".lock")):
             if not _complete(target):
                 _replace(target, path)
@@ -46,14 +46,6 @@ def unpack(path: Path) -> Path:
             f"{path}: can't be unpacked into {cache_dir()}: {error}; HYBRID_EDGE_CACHE names another cache folder"
         ) from error
     return target
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(CHUNK):
-            digest.update(chunk)
-    return digest.hexdigest()
 
 
 @contextmanager
