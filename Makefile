@@ -19,7 +19,9 @@ demo: $(VENV)/.installed
 test: $(VENV)/.installed
 	$(BIN)/python -m pytest -m "not gpu"
 
+# on a machine with a GPU; with TensorRT itself, not TensorRT-RTX: make test-gpu GPU=tensorrt
 test-gpu: $(VENV)/.installed
+	$(if $(GPU),$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[$(GPU)]')
 	$(BIN)/python -m pytest -m gpu
 
 lint: $(VENV)/.installed

@@ -1,5 +1,38 @@
-"""Calibration images -> activation ranges, bound to the weights, images and preprocessing they were measured on.
+"""Calibration images -> statistics of every activation, bound to the weights, images and preprocessing measured on.
 
-Empty in this version: the run folder already lists the calibration images (``calibration.txt``); measuring
-activation ranges on them comes with the INT8 export.
+from hybrid_edge.calib import calibrate, choose_images, choose_range
+
+images = choose_images(candidates, validation=held_out)
+calibration = calibrate(graph, images, spec, weights, folder / "ranges.npz")
+low, high = choose_range(calibration.statistics["cnn/Conv"], "entropy", symmetric=True)
 """
+
+from __future__ import annotations
+
+from .collect import collect
+from .images import CalibrationImages, choose_images, read_batches
+from .measure import Calibration, calibrate, calibration_bar, measure
+from .methods import METHODS, Method, Range, choose_range
+from .ranges import Binding, Measured, images_hash, load_if_same, save
+from .statistics import TensorStatistics
+
+__all__ = [
+    "METHODS",
+    "Binding",
+    "Calibration",
+    "CalibrationImages",
+    "Measured",
+    "Method",
+    "Range",
+    "TensorStatistics",
+    "calibrate",
+    "calibration_bar",
+    "choose_images",
+    "choose_range",
+    "collect",
+    "images_hash",
+    "load_if_same",
+    "measure",
+    "read_batches",
+    "save",
+]

@@ -3,23 +3,31 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
-from rich.table import Table
 
 from ..runtime import terminal
+from ..runtime.engines.ahead import parse_architectures
+from ..runtime.engines.options import EngineOptions, parse_profile
+from ..runtime.engines.progress import Reporter, show_progress
 from ..train.quiet import import_tensorflow
-from .request import PARITY_IMAGES, ExportRequest, make_request
+from .engines import build_engines
+from .report import show_report
+from .request import ExportRequest, make_request
+from .settings import ExportSettings, choose_precisions
 from .steps import Steps
 
 if TYPE_CHECKING:
-    from ..runtime.manifest import Parity
+    from ..calib import Method
+    from ..runtime.manifest import Variant
     from .pipeline import ExportResult
+    from .plan import Recurrent
 
 __all__ = ["main"]
 
 MB = 1e6
+MIB = 2**20
 
 
 def export(
@@ -27,25 +35,78 @@ def export(
         Path | None,
         typer.Argument(metavar="MODEL", help="a run folder or a .keras file of hybrid-train; default: the newest run"),
     ] = None,
-    fp32: Annotated[  # noqa: ARG001  # so far the only precision
-        bool, typer.Option("--fp32", help="full precision; what is exported without a choice")
-    ] = True,
+    fp32: Annotated[bool, typer.Option("--fp32", help="full precision; what is exported without a choice")] = False,
+    fp16: Annotated[bool, typer.Option("--fp16", help="half precision, for TensorRT and CUDA")] = False,
+    int8: Annotated[bool, typer.Option("--int8", help="8 bits, for TensorRT and for the CPU; calibrated")] = False,
     pack: Annotated[bool, typer.Option("--pack", help="also write the bundle as one tar, for copying")] = False,
     images: Annotated[
         Path | None,
         typer.Option(help="images to check on: class folders, or images as they lie (default: the run's validation)"),
     ] = None,
-    parity_images: Annotated[int, typer.Option(help="how many images to compare with Keras on")] = PARITY_IMAGES,
+    gate_images: Annotated[
+        int | None, typer.Option(help="how many of them every variant is run on", show_default="all")
+    ] = None,
+    calib: Annotated[
+        Path | None,
+        typer.Option(help="images to calibrate on (default: the run's stratified sample of its training images)"),
+    ] = None,
+    method: Annotated[str, typer.Option(help="ranges of INT8: minmax, entropy or percentile")] = "percentile",
+    recurrent: Annotated[
+        str, typer.Option(help="recurrent branch: lstm, unrolled, or auto: for TensorRT both, and the device chooses")
+    ] = "auto",
+    max_drop: Annotated[float, typer.Option(help="accuracy that INT8 may lose, in points")] = 0.5,
+    weight_bits: Annotated[
+        int | None,
+        typer.Option(help="of INT8 on the CPU: 8, or 7 for x86 without VNNI", show_default="fits this machine"),
+    ] = None,
+    auto: Annotated[
+        bool, typer.Option("--auto", help="INT8 that fails gives its most sensitive layers back, until it passes")
+    ] = False,
+    sensitivity: Annotated[
+        bool, typer.Option("--sensitivity", help="only measure how sensitive each layer is to INT8: table and plot")
+    ] = False,
+    engine_only: Annotated[
+        Path | None,
+        typer.Option(metavar="BUNDLE", help="only build this bundle's TensorRT engines, for this machine"),
+    ] = None,
+    rtx_arch: Annotated[
+        str,
+        typer.Option(help="also build TensorRT-RTX engines for desktop GPUs: sm86,sm89", show_default=False),
+    ] = "",
+    profile: Annotated[str, typer.Option(help="batch profile of engines: MIN,OPT,MAX")] = "1,1,8",
+    workspace: Annotated[
+        int | None, typer.Option(help="scratch memory of engines, MiB", show_default="fits the device")
+    ] = None,
     out: Annotated[
         Path | None, typer.Option(help="the bundle's folder (default: bundle/ in the run, or beside the .keras file)")
     ] = None,
     runs: Annotated[Path, typer.Option(help="folder of all runs")] = Path("runs"),
 ) -> None:
-    """Turn a trained model into a bundle: its ONNX graph, proven equal to the Keras model on real images.
+    """Turn a trained model into a bundle: ONNX variants for each target, proven against the Keras model on real images.
 
-    Example: [bold]hybrid-export --pack[/bold]
+    Exit code 3: a variant was refused; those that passed are in the bundle.
+
+    Example: [bold]hybrid-export --fp16 --int8[/bold]
+
+    Example: [bold]hybrid-export --engine-only runs/latest/bundle --rtx-arch sm89[/bold]
     """
-    request = make_request(model, images=images, out=out, runs=runs, parity_images=parity_images)
+    options = EngineOptions(parse_profile(profile), None if workspace is None else workspace * MIB)
+    architectures = parse_architectures(rtx_arch) if rtx_arch else ()
+    if engine_only is not None:
+        build(engine_only, architectures, options)
+        return
+    settings = ExportSettings(
+        precisions=("int8",) if sensitivity else choose_precisions(fp32=fp32, fp16=fp16, int8=int8),
+        recurrent=cast("Recurrent", recurrent),
+        method=cast("Method", method),
+        max_drop=max_drop / 100,
+        weight_bits=weight_bits,
+        give_back=auto,
+        engine=options,
+    )
+    request = make_request(
+        model, images=images, out=out, runs=runs, gate_images=gate_images, calib=calib, settings=settings
+    )
     steps = Steps()
     for reason in request.images.skipped:
         steps.say(f"passed over {reason}", style="yellow")
@@ -55,47 +116,52 @@ def export(
 
         tf.config.set_visible_devices([], "GPU")  # the reference is the CPU's; the GPU's memory is left to engines
         from . import pipeline  # noqa: PLC0415
-    show(request, pipeline.export(request, tar=pack, steps=steps))
+    result = pipeline.export(request, tar=pack, steps=steps)
+    show(request, result)
+    result.require_passed()
+    if architectures or any(item.target == "tensorrt" for item in written(result)):
+        build(result.bundle, architectures, options)
+
+
+def written(result: ExportResult) -> list[Variant]:
+    """The variants that the export wrote."""
+    variants = result.manifest.variants if result.manifest else ()
+    return [item for item in variants if item.name in result.written]
 
 
 def show(request: ExportRequest, result: ExportResult) -> None:
-    """Print what was written, the parity figures against their limits, and the next command."""
-    variants = [item for item in result.manifest.variants if item.name in result.written]
-    for warning in variants[0].parity.warnings:
-        terminal.status.print(f"warning: {warning}", style="yellow", markup=False, soft_wrap=True)
-    table = Table(title=f"{result.bundle}", title_justify="left")
-    for column in ("artifact", "targets", "MB", "operators"):
-        table.add_column(column, overflow="fold")
-    for file in dict.fromkeys(item.file for item in variants):
-        own = [item for item in variants if item.file == file]
-        name = f"{own[0].precision} {file.path.removeprefix('artifacts/')[:12]}…"
-        total = sum(own[0].operators.values())
-        table.add_row(name, ", ".join(item.target for item in own), f"{file.size / MB:.1f}", str(total))
-    terminal.stdout.print(table)
-    terminal.stdout.print(_parity_table(variants[0].parity))
+    """Print the gates' figures against their limits, what was written, and the next command."""
+    terminal.stdout.print(f"bundle {result.tar or result.bundle}\n", soft_wrap=True, markup=False)
+    show_report(result.entries)
     terminal.stdout.print(
-        f"bundle {result.tar or result.bundle}\n"
-        f"took {sum(result.seconds.values()):.0f} s, peak memory {result.peak_memory:.0f} MiB\n"
-        f"next: hybrid-infer --bundle {result.tar or result.bundle} {request.images.images[0].path}",
+        f"report {result.report}\ntook {sum(result.seconds.values()):.0f} s, peak memory {result.peak_memory:.0f} MiB",
         soft_wrap=True,
         markup=False,
     )
+    if result.written:
+        terminal.stdout.print(
+            f"next: hybrid-infer --bundle {result.tar or result.bundle} {request.images.images[0].path}",
+            soft_wrap=True,
+            markup=False,
+        )
 
 
-def _parity_table(parity: Parity) -> Table:
-    table = Table(title=f"parity with Keras on {parity.images} images ({parity.measured_on})", title_justify="left")
-    for column in ("figure", "found", "limit"):
-        table.add_column(column, justify="left" if column == "figure" else "right")
-    table.add_row("logits, max |Δ| / max |logit|", f"{parity.max_logit_error:.1e}", f"{parity.logit_limit:.0e}")
-    table.add_row("probabilities, max |Δ|", f"{parity.max_probability_error:.1e}", f"{parity.probability_limit:.0e}")
-    table.add_row("probabilities, mean |Δ|", f"{parity.mean_probability_error:.1e}", "")
-    table.add_row(
-        "batches of 1, 3 and 8, max |Δ| / max |logit|", f"{parity.batch_error:.1e}", f"{parity.batch_limit:.0e}"
-    )
-    if parity.sequence_error is not None:
-        table.add_row("sequence, max |Δ|", f"{parity.sequence_error:.1e}", f"{parity.sequence_limit:.0e}")
-    table.add_row("top-1 agreement", f"{parity.top1_agreement:.1%}", "")
-    return table
+def build(bundle: Path, architectures: tuple[str, ...], options: EngineOptions) -> None:
+    """Build a bundle's TensorRT engines and print where they are, or what to run on the device."""
+    engines = build_engines(bundle, architectures, options, Reporter(say=_say, show=show_progress))
+    for local in engines.local:
+        text = f"engine {local.path} ({local.variant}, {local.size / MB:.1f} MB, {local.seconds:.0f} s)"
+        terminal.stdout.print(text, soft_wrap=True, markup=False)
+    for ahead in engines.ahead:
+        text = f"engine {ahead.path} ({ahead.variant}, TensorRT-RTX for {ahead.architecture}, not for Jetson, "
+        text += f"{ahead.size / MB:.1f} MB, {ahead.seconds:.0f} s)"
+        terminal.stdout.print(text, soft_wrap=True, markup=False)
+    if engines.advice:
+        terminal.stdout.print(engines.advice, soft_wrap=True, markup=False)
+
+
+def _say(text: str) -> None:
+    terminal.status.print(text, markup=False, soft_wrap=True)
 
 
 def main() -> None:

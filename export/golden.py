@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -43,24 +43,22 @@ class Golden:
     kept: tuple[Variant, ...] = ()
 
 
-def keep_golden(writer: BundleWriter, weights: str, spec: ModelSpec, replaced: Collection[str]) -> Golden | None:
-    """The golden examples of the bundle that is there, if variants of it stay.
+def keep_golden(writer: BundleWriter, weights: str, spec: ModelSpec) -> Golden | None:
+    """The golden examples of the bundle that is there, if it holds the same model (weights, spec and preprocessing).
 
-    They do where it holds the same model (weights, spec and preprocessing) and they are not among those ``replaced``;
-    one whose file is damaged goes.
+    Its variants stay, but for those whose file is damaged.
 
     Args:
         writer: of the bundle.
         weights: SHA-256 of the model's weights.
         spec: of the model.
-        replaced: names of the variants that are written anew.
     """
     current = writer.current()
     if current is None or current.manifest.weights_sha256 != weights or current.manifest.spec != spec:
         return None
     if current.manifest.preprocessing != contract(spec):
         return None
-    kept = tuple(v for v in current.manifest.variants if v.name not in replaced and _is_whole(current, v))
+    kept = tuple(variant for variant in current.manifest.variants if _is_whole(current, variant))
     try:
         current.golden_images()
         return Golden(current.manifest.golden, current.golden_tensors(), kept) if kept else None

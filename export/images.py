@@ -1,4 +1,4 @@
-"""Which real images an export is checked on."""
+"""Which real images an export is proven on."""
 
 from __future__ import annotations
 
@@ -16,19 +16,23 @@ from ..train.run_folder import RunFolder
 
 __all__ = ["MINIMUM", "ChosenImages", "choose_images", "folder_images", "run_images"]
 
-MINIMUM = 8  # golden examples of a bundle, and the largest batch that parity compares
+MINIMUM = 8  # golden examples of a bundle, and the largest batch that a gate compares
+SUBSTITUTE = 32  # images in all where a run validated on fewer than these: thousands of training images prove no more
 
 
 @dataclass(frozen=True)
 class ChosenImages:
-    """Readable images, one class after the other in turn, and the files that were passed over with the reasons."""
+    """Images, one class after the other in turn, the first 8 of them readable; and those passed over, with the reasons.
+
+    The others are read when they are run, and passed over then: there may be thousands.
+    """
 
     images: tuple[LabelledImage, ...]
     skipped: tuple[str, ...] = ()
 
 
 def run_images(run: RunFolder) -> list[LabelledImage]:
-    """The validation images of a run, and after them its training images, for runs that validated on very few.
+    """The validation images of a run, and after them some of its training images where it validated on fewer than 8.
 
     Raises:
         DataError: the run has no list of validation images, or it is damaged.
@@ -36,58 +40,72 @@ def run_images(run: RunFolder) -> list[LabelledImage]:
     validation = read_list(run.images("validation"))
     if len(validation) >= MINIMUM:
         return validation
-    return validation + (read_list(run.images("train")) if run.images("train").exists() else [])
+    train = read_list(run.images("train")) if run.images("train").exists() else []
+    return validation + _round_robin(train)[: SUBSTITUTE - len(validation)]
 
 
-def folder_images(folder: Path) -> list[LabelledImage]:
-    """The images of a folder: class folders, ``val/`` (else ``train/``) with class folders, or images as they lie.
+def folder_images(folder: Path, option: str = "--images", *, prefer: str = "val") -> list[LabelledImage]:
+    """The images of a folder: class folders, a data set's ``val/`` or ``train/``, or images as they lie.
 
     Images outside class folders have an empty label.
+
+    Args:
+        folder: where they are.
+        option: that named the folder, for messages.
+        prefer: which part of a data set: ``val`` (else ``train``), or ``train``.
 
     Raises:
         UsageError: no such folder.
         DataError: no images in it.
     """
     if not folder.is_dir():
-        raise UsageError(f"--images {folder}: expected a folder of class folders or of images, found no folder there")
+        raise UsageError(f"{option} {folder}: expected a folder of class folders or of images, found no folder there")
     loose = sorted(path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file())
     if loose:
         return [LabelledImage(path, "") for path in loose]
     train, validation = find_roots(folder)
-    classes = find_classes(validation or train)
+    classes = find_classes(train if prefer == "train" else validation or train)
     return [LabelledImage(path, label) for label, paths in classes.items() for path in paths]
 
 
-def choose_images(candidates: Sequence[LabelledImage], count: int) -> ChosenImages:
-    """Take ``count`` readable images, or all where there are fewer, going round the classes in turn.
+def choose_images(candidates: Sequence[LabelledImage], count: int | None = None) -> ChosenImages:
+    """Take ``count`` images, or all where there are fewer or it is None, going round the classes in turn.
 
     Raises:
         DataError: fewer than 8 can be read.
     """
     images: list[LabelledImage] = []
     skipped: list[str] = []
-    for candidate in _round_robin(candidates):
-        if len(images) == count:
-            break
-        try:
-            read_image(candidate.path)
-        except ImageError as error:
-            skipped.append(str(error))
+    others = iter(_round_robin(candidates))
+    for candidate in others:
+        fault = _fault(candidate)
+        if fault:
+            skipped.append(fault)
         else:
             images.append(candidate)
-    if len(images) < min(count, MINIMUM):
+        if len(images) == MINIMUM:
+            break
+    if len(images) < MINIMUM:
         reason = f"; the first that can't be read: {skipped[0]}" if skipped else ""
         raise DataError(
             f"expected at least {MINIMUM} readable images to check the export on, found {len(images)} of "
             f"{len(candidates)}{reason}. Name a folder of images with --images DIR"
         )
-    return ChosenImages(tuple(images), tuple(skipped))
+    return ChosenImages((*images, *others)[:count], tuple(skipped))
+
+
+def _fault(image: LabelledImage) -> str | None:
+    try:
+        read_image(image.path)
+    except ImageError as error:
+        return str(error)
+    return None
 
 
 def _round_robin(images: Iterable[LabelledImage]) -> list[LabelledImage]:
     """First one image of each class, then another of each, and so on; classes in a fixed random order.
 
-    Sorted by name, 32 images of 100 classes would be all of the alphabet's beginning.
+    Sorted by name, 300 images of 100 classes would be all of the alphabet's beginning.
     """
     classes: dict[str, list[LabelledImage]] = {}
     for image in images:

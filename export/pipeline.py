@@ -1,41 +1,33 @@
-"""The export from end to end: Keras model -> ONNX graph, checked -> parity with Keras -> bundle."""
+"""The export from end to end: Keras model -> ONNX artifacts, checked -> run against Keras -> those that pass, a bundle.
+
+One export holds the bundle's lock. Artifacts are written first, under their hash; a manifest that names those that
+passed is the one commit.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime, timezone
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import get_args
+from typing import Any
 
-from .. import __version__
-from ..runtime.backends.onnxruntime import OnnxRuntimeCpu
-from ..runtime.manifest import FileRecord, Manifest, Parity, Provenance, Target, Variant
-from ..runtime.preprocess import Frame, contract, read_image
-from ..runtime.spec import ModelSpec
-from ..train.data import LabelledImage
-from ..train.model import KerasModel
-from ..train.model_file import load_model, weights_sha256
+from ..runtime.errors import ParityError
+from ..runtime.manifest import Manifest, Precision, Target, Variant
+from ..runtime.preprocess import contract
 from .bundle_writer import BundleWriter
-from .check import check_graph, count_operators
-from .golden import add_arrays, golden_outputs, keep_golden, make_golden
-from .graph import IR_VERSION, OPSET, build_graph, serialize
+from .golden import Golden, keep_golden, make_golden
 from .images import MINIMUM
 from .pack import pack
-from .parity import measure_parity, require_parity
+from .plan import Artifact, plan_artifacts
+from .prepare import prepare
+from .provenance import provenance
+from .report import Entry, write_report
 from .request import ExportRequest
+from .speed import slower_than_wider
 from .steps import Steps, peak_memory_mib
+from .variants import Candidate, VariantMaker
 
 __all__ = ["ExportResult", "export"]
-
-TARGETS: tuple[Target, ...] = get_args(Target)
-NAMES = tuple(f"fp32-{target}" for target in TARGETS)
-# another CPU or engine rounds differently, by about as much as ONNX Runtime differs from Keras here; another model
-# differs from 1e-2 on
-GOLDEN_FACTOR = 10
-MADE_BY = ("tensorflow", "keras", "tf2onnx", "onnx")
-PACKAGES = (*MADE_BY, "onnxruntime", "onnxruntime-gpu", "numpy", "opencv-python")
 
 
 @dataclass(frozen=True)
@@ -45,30 +37,43 @@ class ExportResult:
     Attributes:
         bundle: its folder.
         tar: the bundle as one file, if that was asked for.
-        manifest: as it stands in the bundle now.
+        manifest: as it stands in the bundle now; None where nothing passed and there was none.
         written: names of the variants that this export wrote; others were there before.
+        entries: every variant that was tried, also those refused.
+        report: the folder with ``report.json`` and the contact sheets.
         seconds: of each step.
         peak_memory: MiB.
     """
 
     bundle: Path
     tar: Path | None
-    manifest: Manifest
+    manifest: Manifest | None
     written: tuple[str, ...]
+    entries: tuple[Entry, ...]
+    report: Path
     seconds: dict[str, float]
     peak_memory: float
 
+    def require_passed(self) -> None:
+        """Pass if every variant did.
 
-@dataclass(frozen=True)
-class _Graph:
-    """A graph in the bundle's folder, checked, not yet referred to by a manifest."""
-
-    file: FileRecord
-    operators: dict[str, int]
+        Raises:
+            ParityError: some were refused; the message says which, and what is in the bundle.
+        """
+        refused = [entry.name for entry in self.entries if entry.refused]
+        if refused:
+            kept = f"the bundle has {', '.join(self.written)}" if self.written else "nothing was written to the bundle"
+            reason = next(entry.refused for entry in self.entries if entry.refused)
+            raise ParityError(
+                f"{len(refused)} of {len(self.entries)} variants refused ({', '.join(refused)}), {kept}; the figures "
+                f"are in {self.report}. The first: {reason}"
+            )
 
 
 def export(request: ExportRequest, *, tar: bool = False, steps: Steps | None = None) -> ExportResult:
-    """Convert a model to ONNX in FP32, prove it on real images, and write the bundle.
+    """Convert a model to ONNX, prove each artifact on real images, and write those that pass to the bundle.
+
+    What a gate refuses is not in the bundle: see ``ExportResult.require_passed``.
 
     Args:
         request: from ``make_request``.
@@ -77,97 +82,113 @@ def export(request: ExportRequest, *, tar: bool = False, steps: Steps | None = N
 
     Raises:
         ModelFileError: not a file that hybrid-train wrote, or a damaged one.
-        ConversionError: the graph is not the one that was declared.
-        ParityError: the graph and the Keras model disagree; the bundle that was there is unchanged.
+        ConversionError: a graph is not the one that was declared.
+        CalibrationError: no image to calibrate on.
+        ParityError: the Keras model itself gives NaN or infinity.
         BundleError: the bundle can't be written; the one that was there is unchanged.
     """
     steps = steps or Steps(quiet=True)
-    with steps.step("load the Keras model"):
-        model, spec = load_model(request.model)
     with BundleWriter(request.out, lambda: steps.say("another export writes this bundle: waiting for it")) as writer:
-        graph = _convert(writer, model, spec, steps)
-        manifest = _prove(writer, graph, model, spec, request, steps)
-        with steps.step("commit the bundle"):
-            writer.commit(manifest)
+        job = _Export(request, writer, steps)
+        manifest = job.run()
     packed = None
-    if tar:
+    if tar and manifest is not None:
         with steps.step("pack the bundle"):
             packed = pack(writer.path)
-    return ExportResult(writer.path, packed, manifest, NAMES, steps.seconds, peak_memory_mib())
+    return job.result(packed, manifest)
 
 
-def _convert(writer: BundleWriter, model: KerasModel, spec: ModelSpec, steps: Steps) -> _Graph:
-    with steps.step("convert to ONNX"):
-        graph = build_graph(model, spec)
-    with steps.step("check the graph"):
-        check_graph(graph, spec)
-    with steps.step("write the graph"):
-        return _Graph(writer.add("artifacts", "onnx", serialize(graph)), count_operators(graph))
+class _Export:
+    """One export: what was prepared, and the candidates so far."""
 
+    def __init__(self, request: ExportRequest, writer: BundleWriter, steps: Steps) -> None:
+        self._request = request
+        self._writer = writer
+        self._steps = steps
+        self._settings = request.settings
+        self._prepared = prepare(request, steps)
+        self._candidates: list[Candidate] = []
 
-def _prove(
-    writer: BundleWriter, graph: _Graph, model: KerasModel, spec: ModelSpec, request: ExportRequest, steps: Steps
-) -> Manifest:
-    """Run the graph against Keras and on the golden examples; the manifest of the bundle that it is then fit for."""
-    images = request.images.images
-    weights = weights_sha256(model)
-    with OnnxRuntimeCpu(writer.path / graph.file.path, spec) as backend:
-        with steps.step(f"compare with Keras on {len(images)} images"):
-            parity = measure_parity(model, spec, backend, _frames(images))
-            require_parity(parity)
-        with steps.step("record golden examples"):
-            golden = keep_golden(writer, weights, spec, NAMES) or make_golden(writer, images[:MINIMUM], spec)
-            outputs = add_arrays(writer, golden_outputs(backend, golden))
-    return Manifest(
-        spec=spec,
-        preprocessing=contract(spec),
-        weights_sha256=weights,
-        variants=(*_variants(graph, spec, parity, outputs), *golden.kept),
-        golden=golden.record,
-        provenance=_provenance(request),
-    )
+    def run(self) -> Manifest | None:
+        """Make, prove and commit; the manifest, or None where nothing passed and no bundle was there."""
+        golden = self._golden()
+        maker = VariantMaker(self._writer, self._settings, self._prepared, golden, self._request.report, self._steps)
+        artifacts = plan_artifacts(self._settings.precisions, self._settings.recurrent, self._prepared.spec)
+        self._candidates = [candidate for artifact in artifacts for candidate in maker.make(artifact)]
+        passed = self._warn_of_slow(maker, [item.variant for item in self._candidates if item.variant is not None])
+        self._report(passed)
+        if not passed:
+            current = self._writer.current()
+            return current.manifest if current else None
+        return self._commit(passed, golden)
 
-
-def _variants(graph: _Graph, spec: ModelSpec, parity: Parity, outputs: FileRecord) -> Iterator[Variant]:
-    """FP32 is one graph for every target."""
-    for name, target in zip(NAMES, TARGETS, strict=True):
-        yield Variant(
-            name=name,
-            precision="fp32",
-            target=target,
-            recurrent="lstm" if spec.uses_rnn else "none",
-            file=graph.file,
-            opset=OPSET,
-            ir_version=IR_VERSION,
-            operators=graph.operators,
-            made_by={"hybrid-edge": __version__, **_versions(MADE_BY)},
-            parity=parity,
-            golden=outputs,
-            golden_tolerance=GOLDEN_FACTOR * parity.probability_limit,
+    def result(self, packed: Path | None, manifest: Manifest | None) -> ExportResult:
+        """What ``export`` returns."""
+        written = tuple(item.entry.name for item in self._candidates if item.variant is not None)
+        entries = tuple(item.entry for item in self._candidates)
+        seconds = self._steps.seconds
+        return ExportResult(
+            self._writer.path, packed, manifest, written, entries, self._request.report, seconds, peak_memory_mib()
         )
 
+    def _golden(self) -> Golden:
+        prepared = self._prepared
+        with self._steps.step("record golden examples"):
+            kept = keep_golden(self._writer, prepared.weights, prepared.spec)
+            return kept or make_golden(self._writer, self._request.images.images[:MINIMUM], prepared.spec)
 
-def _provenance(request: ExportRequest) -> Provenance:
-    return Provenance(
-        created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        hybrid_edge=__version__,
-        run=request.run,
-        packages=_versions(PACKAGES),
-        metrics=request.metrics,
-    )
+    def _warn_of_slow(self, maker: VariantMaker, variants: Sequence[Variant]) -> list[Variant]:
+        """The variants, those that are slower than the next wider precision on this machine with a warning."""
+        slow: dict[str, str] = {}
+        for target in dict.fromkeys(item.target for item in variants if not item.parity.simulated):
+            with self._steps.step(f"time the precisions for {target}"):
+                files = self._files(maker, variants, target)
+                found = slower_than_wider(files, target, self._prepared.spec, self._settings.engine)
+            names = {item.precision: item.name for item in variants if item.target == target}
+            slow |= {names[precision]: text for precision, text in found.items() if precision in names}
+        warned = [
+            item.model_copy(update={"warnings": (*item.warnings, slow[item.name])}) if item.name in slow else item
+            for item in variants
+        ]
+        by_name = {item.name: item for item in warned}
+        self._candidates = [item.renewed(by_name.get(item.entry.name)) for item in self._candidates]
+        return warned
 
+    def _files(self, maker: VariantMaker, variants: Sequence[Variant], target: Target) -> dict[Precision, Path]:
+        """An artifact of each precision for a target; one in FP32 is made to compare with where none was asked for."""
+        files = {item.precision: self._writer.path / item.file.path for item in variants if item.target == target}
+        if "fp32" not in files:
+            form = plan_artifacts(("fp32",), self._settings.recurrent, self._prepared.spec)[0].recurrent
+            files["fp32"] = maker.write(Artifact("fp32", form, (target,)))
+        return files
 
-def _versions(packages: Sequence[str]) -> dict[str, str]:
-    found = {package: _version(package) for package in packages}
-    return {package: number for package, number in found.items() if number}
+    def _report(self, passed: Sequence[Variant]) -> None:
+        content: dict[str, Any] = {
+            "bundle": str(self._request.out),
+            "written": [item.name for item in passed],
+            "method": self._settings.method,
+            "seconds": self._steps.seconds,
+        }
+        measured = self._prepared.measurement
+        if measured is not None:
+            content |= {
+                "calibration": {**measured.record(), "ranges": measured.calibration.reason},
+                "stale_batch_norm": measured.stale,
+                "largest_activations": dict(measured.activations.largest),
+                "fp32_because_of_range": sorted(measured.activations.wide),
+            }
+        write_report(self._request.report / "report.json", [item.entry for item in self._candidates], content)
 
-
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None  # onnxruntime or onnxruntime-gpu; OpenCV under another name
-
-
-def _frames(images: Sequence[LabelledImage]) -> Iterator[Frame]:
-    return (read_image(image.path) for image in images)
+    def _commit(self, passed: Sequence[Variant], golden: Golden) -> Manifest:
+        names = {item.name for item in passed}
+        manifest = Manifest(
+            spec=self._prepared.spec,
+            preprocessing=contract(self._prepared.spec),
+            weights_sha256=self._prepared.weights,
+            variants=(*passed, *(item for item in golden.kept if item.name not in names)),
+            golden=golden.record,
+            provenance=provenance(self._request),
+        )
+        with self._steps.step("commit the bundle"):
+            self._writer.commit(manifest)
+        return manifest

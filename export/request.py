@@ -6,26 +6,34 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..runtime.errors import RunError, UsageError
+from ..train.data import LabelledImage, read_list
 from ..train.run_folder import RunFolder
-from .images import ChosenImages, choose_images, folder_images, run_images
+from .images import MINIMUM, ChosenImages, choose_images, folder_images, run_images
+from .settings import ExportSettings
 
-__all__ = ["PARITY_IMAGES", "ExportRequest", "make_request"]
-
-PARITY_IMAGES = 32
+__all__ = ["ExportRequest", "make_request"]
 
 
 @dataclass(frozen=True)
 class ExportRequest:
-    """A model file, the images to check it on, and the folder of the bundle.
+    """A model file, the images to prove it on, and the folder of the bundle.
 
-    ``run`` and ``metrics`` are what the bundle's provenance says of where the model came from.
+    ``calibration`` are the candidates for calibration images; ``run`` and ``metrics`` are what the bundle's provenance
+    says of where the model came from.
     """
 
     model: Path
     images: ChosenImages
     out: Path
+    settings: ExportSettings = field(default_factory=ExportSettings)
+    calibration: tuple[LabelledImage, ...] = ()
     run: str = ""
     metrics: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def report(self) -> Path:
+        """The folder of the report, beside the bundle."""
+        return self.out.parent / f"{self.out.name}-report"
 
 
 def make_request(
@@ -34,7 +42,9 @@ def make_request(
     images: Path | None = None,
     out: Path | None = None,
     runs: Path = Path("runs"),
-    parity_images: int = PARITY_IMAGES,
+    gate_images: int | None = None,
+    calib: Path | None = None,
+    settings: ExportSettings | None = None,
 ) -> ExportRequest:
     """Find what to export.
 
@@ -43,35 +53,67 @@ def make_request(
         images: a folder of images to check on; a run has its validation images, a file needs them named.
         out: the bundle's folder; by default ``bundle/`` in the run, or beside the file.
         runs: the folder of all runs.
-        parity_images: how many images to check on, at least 8.
+        gate_images: how many images to run every variant on, at least 8; by default all.
+        calib: a folder of images to calibrate on; by default the run's stratified sample of its training images.
+        settings: precisions and how they are made; by default FP32.
+        parity_images: its former name.
 
     Raises:
         RunError: no run there, or one without a trained model.
-        UsageError: no such file, a file without ``images``, or fewer than 8 parity images.
+        UsageError: no such file, a file without ``images``, or fewer than 8 gate images.
         DataError: too few readable images.
     """
-    if parity_images < 8:
-        raise UsageError(f"--parity-images: expected at least 8, found {parity_images}")
+    settings = settings or ExportSettings()
+    if gate_images is not None and gate_images < MINIMUM:
+        raise UsageError(f"--gate-images: expected at least {MINIMUM}, found {gate_images}")
     if model is not None and not model.is_dir():
-        return _file_request(model, images, out, parity_images)
+        return _file_request(model, images, out, gate_images, calib, settings)
     run = RunFolder.find(model, runs)
     if not run.model.is_file():
         raise RunError(f"{run.path}: expected a trained model.keras, found none; finish the training with --resume")
     candidates = folder_images(images) if images else run_images(run)
     return ExportRequest(
-        run.model, choose_images(candidates, parity_images), out or run.bundle, run.name, _run_metrics(run)
+        run.model,
+        choose_images(candidates, gate_images),
+        out or run.bundle,
+        settings,
+        _calibration(settings, calib, run),
+        run.name,
+        _run_metrics(run),
     )
 
 
-def _file_request(model: Path, images: Path | None, out: Path | None, parity_images: int) -> ExportRequest:
+def _file_request(
+    model: Path,
+    images: Path | None,
+    out: Path | None,
+    gate_images: int | None,
+    calib: Path | None,
+    settings: ExportSettings,
+) -> ExportRequest:
     if not model.is_file():
         raise UsageError(f"MODEL: expected a run folder or a .keras file, found nothing at {model}")
     if images is None:
         raise UsageError(
             f"{model}: a model file comes without images; name a folder of real ones to check it on: --images DIR"
         )
-    chosen = choose_images(folder_images(images), parity_images)
-    return ExportRequest(model, chosen, out or model.parent / "bundle")
+    chosen = choose_images(folder_images(images), gate_images)
+    calibration = _calibration(settings, calib, None)
+    return ExportRequest(model, chosen, out or model.parent / "bundle", settings, calibration)
+
+
+def _calibration(settings: ExportSettings, calib: Path | None, run: RunFolder | None) -> tuple[LabelledImage, ...]:
+    """Candidates for calibration images; none are needed in FP32."""
+    if not settings.needs_calibration:
+        return ()
+    if calib is not None:
+        return tuple(folder_images(calib, "--calib", prefer="train"))
+    if run is None:
+        raise UsageError(
+            f"a model file comes without images, and {' and '.join(settings.precisions)} must be calibrated: name a "
+            "folder of some hundreds of training images with --calib DIR"
+        )
+    return tuple(read_list(run.images("calibration")))
 
 
 def _run_metrics(run: RunFolder) -> dict[str, float]:

@@ -13,6 +13,8 @@ import numpy.typing as npt
 
 from .backends import Selection, open_backend
 from .bundle import Bundle
+from .engines.options import EngineOptions
+from .engines.progress import Reporter
 from .errors import InputError, UsageError
 from .golden import GoldenResult, check_golden
 from .preprocess import Preprocessor, read_image
@@ -91,6 +93,8 @@ class Classifier:
         batch_size: int = 8,
         threads: int | None = None,
         check: bool = True,
+        engine: EngineOptions | None = None,
+        reporter: Reporter | None = None,
     ) -> Classifier:
         """Open a bundle, choose an engine and check it.
 
@@ -102,15 +106,18 @@ class Classifier:
             batch_size: the most frames that go through the model at once.
             threads: CPU threads for one batch; None leaves it to the engine.
             check: run the golden examples first.
+            engine: how TensorRT engines are built: batch profile and workspace.
+            reporter: whom to tell while they are, the first time on a machine: minutes.
 
         Raises:
             BundleError: no bundle, a malformed or damaged one, or without such a variant.
             BackendError: no engine here runs it, or the engine refused it.
             GoldenError: this device computes something else than the exporter did.
+            Int8EngineError: TensorRT does not build the INT8 graph here, and nothing else may be taken.
             UsageError: an argument that is none of these.
         """
         bundle = Bundle.open(path)
-        selection = open_backend(bundle, backend, precision, threads=threads)
+        selection = open_backend(bundle, backend, precision, threads=threads, engine=engine, reporter=reporter)
         try:
             return cls(bundle, selection, batch_size=batch_size, check=check)
         except BaseException:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
@@ -16,6 +16,8 @@ from .sinks import JsonLines, Sink, Table, printable
 
 if TYPE_CHECKING:
     from .classifier import Classifier
+    from .engines.options import EngineOptions
+    from .engines.progress import Listener, Reporter
     from .sources import Sources
 
 __all__ = ["app", "infer", "main"]
@@ -45,27 +47,69 @@ def infer(
         bool,
         typer.Option("--check/--no-check", help="Run the bundle's golden examples first, and stop if they differ."),
     ] = True,
+    profile: Annotated[
+        str | None,
+        typer.Option(metavar="MIN,OPT,MAX", help="Batch sizes of a TensorRT engine.", show_default="1,1,8"),
+    ] = None,
+    workspace: Annotated[
+        int | None,
+        typer.Option(metavar="MIB", help="Scratch memory of a TensorRT engine.", show_default="what is safe here"),
+    ] = None,
 ) -> None:
     """Classify images and videos with a bundle.
 
     Results go to stdout, everything else to stderr. Exit code 0: done;
     1: something failed, or a file could not be read; 2: wrong usage;
-    3: this device computes something else than the exporter did.
+    3: this device computes something else than the exporter did,
+    or TensorRT does not build the INT8 graph here.
+
+    A TensorRT engine is built on the first run on a machine: minutes.
 
     Example: hybrid-infer photos/ clip.mp4 --top-k 3
 
     Example: hybrid-infer 'val/**/*.jpg' --json > predictions.jsonl
     """
     found = runtime.open_sources(sources)
-    with _waiting("opening the bundle"):
+    engine = engine_options(profile, workspace)
+    with _waiting("opening the bundle") as stop:
         classifier = runtime.Classifier.load(
-            bundle, backend=backend, precision=precision, batch_size=batch, threads=threads, check=check
+            bundle,
+            backend=backend,
+            precision=precision,
+            batch_size=batch,
+            threads=threads,
+            check=check,
+            engine=engine,
+            reporter=_reporter(stop),
         )
     with classifier:
         _announce(classifier)
         unreadable = _classify(classifier, found, _sink(classifier, top_k, as_json=as_json))
     if unreadable:
         raise typer.Exit(1)
+
+
+def engine_options(profile: str | None, workspace: int | None) -> EngineOptions:
+    """What ``--profile MIN,OPT,MAX`` and ``--workspace MIB`` say, or the defaults.
+
+    Raises:
+        UsageError: no three batch sizes in ascending order, or too little memory.
+    """
+    from .engines.options import MIB, EngineOptions, parse_profile  # noqa: PLC0415  # --help should not wait for it
+
+    sizes = {} if profile is None else {"profile": parse_profile(profile)}
+    return EngineOptions(**sizes, workspace=None if workspace is None else workspace * MIB)
+
+
+def _reporter(stop: Callable[[], None]) -> Reporter:
+    """Says on stderr what is being built, with a bar, once the spinner is out of the way."""
+    from .engines.progress import Reporter, show_progress  # noqa: PLC0415  # --help should not wait for it
+
+    def show() -> AbstractContextManager[Listener]:
+        stop()
+        return show_progress()
+
+    return Reporter(_say, show)
 
 
 def _sink(classifier: Classifier, top_k: int, *, as_json: bool) -> Sink:
@@ -127,13 +171,13 @@ def _progress(total: int | None) -> Iterator[Callable[[], None]]:
 
 
 @contextmanager
-def _waiting(what: str) -> Iterator[None]:
-    """A spinner on stderr, if that is a terminal, while something takes its time."""
+def _waiting(what: str) -> Iterator[Callable[[], None]]:
+    """A spinner on stderr, if that is a terminal, while something takes its time; yields what ends it early."""
     if not terminal.status.is_terminal:
-        yield
+        yield lambda: None
         return
-    with terminal.status.status(f"{what} …"):
-        yield
+    with terminal.status.status(f"{what} …") as spinner:
+        yield spinner.stop
 
 
 def _say(text: str, style: str = "dim") -> None:

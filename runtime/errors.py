@@ -4,6 +4,7 @@
     ├── UsageError                      exit 2   the command was called wrongly
     │   └── SpecError                            a ModelSpec that contradicts itself
     ├── DataError                       exit 1   a data set that can't be trained on
+    │   └── CalibrationError                     no image to calibrate on, or activations that can't be calibrated
     ├── ImageError                               one image that can't be read
     ├── SourceError                              a source of frames that does not exist or gives none
     ├── WeightsError                             pretrained weights absent or not fitting
@@ -14,10 +15,12 @@
     │   └── ArtifactHashError                    a bundle's file differs from what the manifest recorded
     ├── BackendError                             an inference engine failed
     │   ├── BackendUnavailableError              an engine, or a library it needs, is not installed here
+    │   ├── EngineError                          TensorRT could not parse, build or load; its own messages inside
     │   └── InputError                           a tensor of the wrong name, dtype or shape, or not finite
     └── GateError                       exit 3   a result was computed and refused
         ├── ParityError                          ONNX and Keras disagree beyond the limits
-        └── GoldenError                          this device computes something else than the exporter did
+        ├── GoldenError                          this device computes something else than the exporter did
+        └── Int8EngineError                      the INT8 graph does not build on this device; FP16 is offered
 
 Each message says what was expected, what was found and what to do.
 """
@@ -31,13 +34,16 @@ __all__ = [
     "BackendError",
     "BackendUnavailableError",
     "BundleError",
+    "CalibrationError",
     "ConversionError",
     "DataError",
+    "EngineError",
     "GateError",
     "GoldenError",
     "HybridEdgeError",
     "ImageError",
     "InputError",
+    "Int8EngineError",
     "ModelFileError",
     "ParityError",
     "RunError",
@@ -66,6 +72,10 @@ class SpecError(UsageError):
 
 class DataError(HybridEdgeError):
     """A data set that can't be trained on: one class, an empty class, nothing readable."""
+
+
+class CalibrationError(DataError):
+    """No image to calibrate on, or activations that can't be: not finite, or not floating point."""
 
 
 class ImageError(HybridEdgeError):
@@ -108,6 +118,10 @@ class BackendUnavailableError(BackendError):
     """An engine that was asked for is not on this machine; the message names the extra to install."""
 
 
+class EngineError(BackendError):
+    """TensorRT could not parse a graph, build an engine or load one; its own messages are inside."""
+
+
 class InputError(BackendError):
     """A tensor whose name, dtype, shape or values are not what the model declares."""
 
@@ -124,3 +138,7 @@ class ParityError(GateError):
 
 class GoldenError(GateError):
     """This device computes something else than the exporter did for the bundle's golden examples."""
+
+
+class Int8EngineError(GateError):
+    """TensorRT does not build the INT8 graph for this device; TensorRT's messages are inside, and FP16 is offered."""

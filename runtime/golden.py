@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
-from .backends.base import Backend
 from .bundle import Bundle
 from .errors import GoldenError
 from .manifest import Variant
 from .preprocess import Preprocessor
+
+if TYPE_CHECKING:
+    from .backends.base import Backend  # opening a backend runs this check
 
 __all__ = ["TENSOR_TOLERANCE", "GoldenResult", "check_golden"]
 

@@ -7,7 +7,7 @@ commit point.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -18,6 +18,8 @@ __all__ = [
     "FORMAT_VERSION",
     "MANIFEST",
     "MAX_MANIFEST_SIZE",
+    "Accuracy",
+    "Check",
     "FileRecord",
     "GoldenImage",
     "GoldenRecord",
@@ -55,33 +57,102 @@ class FileRecord(_Record):
     sha256: Sha256
 
 
+class Check(NamedTuple):
+    """One figure of a gate: what was found, its limit, and on which side of it the figure must be."""
+
+    name: str
+    found: float
+    limit: float
+    at_most: bool = True
+
+    @property
+    def passed(self) -> bool:
+        """Whether the figure is within its limit; NaN never is."""
+        return self.found <= self.limit if self.at_most else self.found >= self.limit
+
+
+class Accuracy(_Record):
+    """Top-1 accuracy of Keras and of the variant on the same labelled images, 0 to 1.
+
+    ``drop`` is Keras's minus the variant's; ``drop_low`` and ``drop_high`` are its paired 95 % interval.
+    """
+
+    keras: float
+    variant: float
+    drop: float
+    drop_low: float
+    drop_high: float
+    max_drop: float | None = None
+
+
 class Parity(_Record):
-    """How far a variant's outputs are from the Keras model's, on real images.
+    """How far a variant's outputs are from the Keras model's, on real images. A limit of None is not judged.
 
     ``max_logit_error`` is max |difference| / max |logit|; ``batch_error`` the largest difference between the same rows
-    in batches of different sizes, likewise relative; ``sequence_error`` the largest difference between the
-    preprocessing's ``sequence`` and the Keras model's own.
+    in batches of different sizes, and ``neighbour_error`` between the same row beside other rows, likewise relative;
+    ``sequence_error`` the largest difference between the preprocessing's ``sequence`` and the Keras model's own.
+    ``confident_agreement`` is over the images on which Keras's first two probabilities are more than 0.1 apart;
+    ``top5_overlap`` the mean share of common labels among the first five; ``hidden_drift`` for each timestep the RMS
+    difference of the last LSTM's hidden state over its RMS. ``simulated``: on a CPU, in place of the variant's target.
     """
 
     images: int
+    simulated: bool = False
     max_logit_error: float
-    logit_limit: float
+    logit_limit: float | None = None
     max_probability_error: float
     mean_probability_error: float
-    probability_limit: float
+    probability_limit: float | None = None
     top1_agreement: float
+    agreement_limit: float | None = None
+    confident_images: int = 0
+    confident_agreement: float | None = None
+    confident_limit: float | None = None
+    top5_overlap: float | None = None
+    accuracy: Accuracy | None = None
+    flips: int = 0
+    hidden_drift: tuple[float, ...] = ()
     batch_error: float
-    batch_limit: float
+    batch_limit: float | None = None
+    neighbour_error: float | None = None
+    neighbour_limit: float | None = None
     sequence_error: float | None = None
     sequence_limit: float | None = None
     measured_on: str
     warnings: tuple[str, ...] = ()
 
+    @property
+    def checks(self) -> tuple[Check, ...]:
+        """Every figure that has a limit."""
+        logits, rows = "max |difference| / max |logit|", "the same row"
+        drop = (self.accuracy.drop, self.accuracy.max_drop) if self.accuracy else (None, None)
+        figures: tuple[tuple[str, float | None, float | None, bool], ...] = (
+            (f"logits, {logits}", self.max_logit_error, self.logit_limit, True),
+            ("probabilities, max |difference|", self.max_probability_error, self.probability_limit, True),
+            ("top-1 agreement", self.top1_agreement, self.agreement_limit, False),
+            ("top-1 agreement where the margin is above 0.1", self.confident_agreement, self.confident_limit, False),
+            ("accuracy drop", *drop, True),
+            (f"{rows}s in batches of 1, 3 and 8, {logits}", self.batch_error, self.batch_limit, True),
+            (f"{rows} beside other rows, {logits}", self.neighbour_error, self.neighbour_limit, True),
+            ("sequence, max |difference|", self.sequence_error, self.sequence_limit, True),
+        )
+        return tuple(
+            Check(name, found, limit, at_most)
+            for name, found, limit, at_most in figures
+            if found is not None and limit is not None
+        )
+
+    @property
+    def passed(self) -> bool:
+        """Whether every figure that has a limit is within it."""
+        return all(check.passed for check in self.checks)
+
 
 class Variant(_Record):
     """One artifact for one target: precision, form of the recurrent branch, how it was made and how well it holds.
 
-    Two variants may share a file: FP32 is one graph for every target.
+    Two variants may share a file: FP32 is one graph for every target. ``branches`` says in which precision each branch
+    really runs; ``cpu_features`` names instructions of which the CPU must have one, or the variant is not to be run.
     """
 
     name: str
@@ -95,6 +166,9 @@ class Variant(_Record):
     made_by: dict[str, str]
     parity: Parity
     calibration: dict[str, Any] | None = None
+    branches: tuple[str, ...] = ()
+    cpu_features: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
     golden: FileRecord = Field(description="npz: logits (G, C) and probabilities (G, C), float32")
     golden_tolerance: float = Field(gt=0, description="largest |difference| of a probability that a device may show")
 

@@ -5,15 +5,20 @@ Each engine has one module. To add one: write its subclass of ``Backend`` and pu
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import get_args
 
 from ..bundle import Bundle
-from ..errors import BackendError, BackendUnavailableError, BundleError, UsageError
+from ..cpu import describe_cpu, missing_features
+from ..engines.options import EngineOptions
+from ..engines.progress import Reporter
+from ..errors import BackendError, BackendUnavailableError, BundleError, Int8EngineError, UsageError
 from ..manifest import Precision, Target, Variant
 from .base import Backend
+from .forms import open_form
 from .onnxruntime import OnnxRuntimeCpu, OnnxRuntimeCuda
+from .tensorrt import TensorRtBackend
 
 __all__ = ["ENGINES", "Backend", "Selection", "open_backend"]
 
@@ -21,16 +26,20 @@ AUTO = "auto"
 TARGETS: tuple[Target, ...] = get_args(Target)
 NARROWEST_FIRST: tuple[Precision, ...] = ("int8", "fp16", "fp32")
 # in the order in which `auto` tries them
-ENGINES: dict[Target, type[Backend]] = {"cuda": OnnxRuntimeCuda, "cpu": OnnxRuntimeCpu}
+ENGINES: dict[Target, type[Backend]] = {"tensorrt": TensorRtBackend, "cuda": OnnxRuntimeCuda, "cpu": OnnxRuntimeCpu}
 
 
 @dataclass(frozen=True)
 class Selection:
-    """The backend that was opened, the variant it runs, and the targets that ``auto`` passed over, with the reasons."""
+    """The backend that was opened, the variant it runs, and what ``auto`` passed over, with the reasons.
+
+    ``passed_over`` is keyed by target (``cuda``), or by target and precision (``tensorrt int8``) where another
+    precision was taken there.
+    """
 
     backend: Backend
     variant: Variant
-    passed_over: dict[Target, str] = field(default_factory=dict)
+    passed_over: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def description(self) -> str:
@@ -38,42 +47,111 @@ class Selection:
         return f"{self.backend.device}, variant {self.variant.name} ({self.variant.precision})"
 
 
+@dataclass(frozen=True)
+class _Request:
+    """What the user asked for, and where notes of what was passed over go."""
+
+    bundle: Bundle
+    backend: str
+    precision: str
+    threads: int | None
+    engine: EngineOptions
+    reporter: Reporter
+    passed_over: dict[str, str] = field(default_factory=dict)
+
+
 def open_backend(
-    bundle: Bundle, backend: str = AUTO, precision: str = AUTO, *, threads: int | None = None
+    bundle: Bundle,
+    backend: str = AUTO,
+    precision: str = AUTO,
+    *,
+    threads: int | None = None,
+    engine: EngineOptions | None = None,
+    reporter: Reporter | None = None,
 ) -> Selection:
-    """Open the engine and the variant that fit this machine.
+    """Open the engine and the variant that fit this machine; TensorRT builds its engine on first use.
 
     Args:
         bundle: where the variants are; the one taken is verified before the engine parses it.
         backend: ``tensorrt``, ``cuda`` or ``cpu``; ``auto`` takes the first of them that works here and that the bundle
             has a variant for. One asked for by name is never replaced by another.
-        precision: ``fp32``, ``fp16`` or ``int8``; ``auto`` takes the narrowest that passed its parity gate.
+        precision: ``fp32``, ``fp16`` or ``int8``; ``auto`` takes the narrowest that passed its parity gate, that this
+            CPU has the instructions for, and that TensorRT builds here.
         threads: how many the engine may use for one batch; None leaves it to the engine.
+        engine: how TensorRT engines are built.
+        reporter: whom to tell while they are.
 
     Raises:
         UsageError: no such backend or precision, or fewer than one thread.
         BundleError: the bundle has no such variant, or its file is damaged.
         BackendUnavailableError: the engine asked for, or under ``auto`` every engine, is not on this machine.
         BackendError: the engine refused the graph.
+        Int8EngineError: TensorRT does not build the INT8 graph here, and nothing else may be taken.
     """
     _check_arguments(backend, precision, threads)
-    passed_over: dict[Target, str] = {}
-    for target, engine in ENGINES.items():
-        variant = _choose(bundle.manifest.variants, target, precision) if backend in (AUTO, target) else None
-        if variant is None:
-            continue
-        try:
-            opened = engine(bundle.verified(variant.file), bundle.spec, threads=threads)
-        except BackendError as error:
-            if backend != AUTO:
-                raise
-            passed_over[target] = str(error)
-            continue
-        return Selection(opened, variant, passed_over)
-    if passed_over:
-        reasons = "; ".join(f"{target}: {reason}" for target, reason in passed_over.items())
+    request = _Request(bundle, backend, precision, threads, engine or EngineOptions(), reporter or Reporter())
+    tried = False
+    for target, kind in ENGINES.items():
+        groups = _groups(bundle.manifest.variants, target, precision) if backend in (AUTO, target) else []
+        tried = tried or bool(groups)
+        selection = _open_target(request, target, kind, groups) if groups else None
+        if selection is not None:
+            return selection
+    if tried:
+        reasons = "; ".join(f"{name}: {reason}" for name, reason in request.passed_over.items())
         raise BackendUnavailableError(f"no engine here runs this bundle: {reasons}")
     raise BundleError(_no_variant(bundle, backend, precision))
+
+
+def _open_target(
+    request: _Request, target: Target, kind: type[Backend], groups: list[list[Variant]]
+) -> Selection | None:
+    """Open the first precision that works on a target; None, with the reasons noted, where ``auto`` may go on."""
+    try:
+        kind.require()
+        for variants in groups:
+            selection = _open_precision(request, kind, variants, last=variants is groups[-1])
+            if selection is not None:
+                return selection
+    except BackendError as error:
+        if request.backend != AUTO:
+            raise
+        request.passed_over[target] = str(error)
+    return None
+
+
+def _open_precision(request: _Request, kind: type[Backend], variants: list[Variant], *, last: bool) -> Selection | None:
+    """Open one precision on one target; None, with the reason noted, where ``auto`` may take another instead."""
+    must = last and request.backend != AUTO
+    try:
+        _check_cpu(variants[0])
+        opened, variant = _open(request, kind, variants)
+    except (_UnfitCpuError, Int8EngineError) as error:
+        # INT8 asked for by name is not to become INT8 on another engine: FP16 on this one is the better offer
+        if must or (isinstance(error, Int8EngineError) and request.precision != AUTO):
+            raise
+        request.passed_over[f"{variants[0].target} {variants[0].precision}"] = str(error)
+        return None
+    return Selection(opened, variant, request.passed_over)
+
+
+def _open(request: _Request, kind: type[Backend], variants: list[Variant]) -> tuple[Backend, Variant]:
+    if kind is TensorRtBackend:
+        return open_form(request.bundle, variants, request.engine, request.reporter)
+    file = request.bundle.verified(variants[0].file)
+    return kind(file, request.bundle.spec, threads=request.threads), variants[0]
+
+
+class _UnfitCpuError(BackendUnavailableError):
+    """The CPU has none of the instructions of which a variant needs one."""
+
+
+def _check_cpu(variant: Variant) -> None:
+    if missing_features(variant.cpu_features):
+        raise _UnfitCpuError(
+            f"variant {variant.name}: expected a CPU with one of {', '.join(variant.cpu_features)}, found "
+            f"{describe_cpu()}; take --precision fp32, or hybrid-export --int8 on such a CPU, which fits it"
+        )
 
 
 def _check_arguments(backend: str, precision: str, threads: int | None) -> None:
@@ -83,34 +161,29 @@ def _check_arguments(backend: str, precision: str, threads: int | None) -> None:
         raise UsageError(f"expected a precision of {AUTO}, {', '.join(NARROWEST_FIRST)}, found {precision!r}")
     if threads is not None and threads < 1:
         raise UsageError(f"expected at least 1 thread, found {threads}")
-    if backend == "tensorrt" and "tensorrt" not in ENGINES:
-        raise BackendUnavailableError(
-            "this version of hybrid-edge does not build TensorRT engines yet; take --backend cuda or cpu, "
-            "or a newer version"
-        )
 
 
-def _choose(variants: Sequence[Variant], target: Target, precision: str) -> Variant | None:
-    """The variant of a precision asked for, else the narrowest within its parity limits."""
+def _groups(variants: Sequence[Variant], target: Target, precision: str) -> list[list[Variant]]:
+    """A target's variants by precision: the one asked for, else those within their parity limits, narrowest first.
+
+    TensorRT may have two forms of one precision; whichever is faster is found out on the device.
+    """
     ours = [item for item in variants if item.target == target]
-    if precision != AUTO:
-        return next((item for item in ours if item.precision == precision), None)
-    passed = [item for item in ours if _passed(item)]
-    return min(passed, key=lambda item: NARROWEST_FIRST.index(item.precision), default=None)
-
-
-def _passed(variant: Variant) -> bool:
-    parity = variant.parity
-    return parity.max_logit_error <= parity.logit_limit and parity.max_probability_error <= parity.probability_limit
+    if precision == AUTO:
+        ours = [item for item in ours if item.parity.passed]
+    wanted = NARROWEST_FIRST if precision == AUTO else (precision,)
+    groups = [[item for item in ours if item.precision == name] for name in wanted]
+    return [group for group in groups if group]
 
 
 def _no_variant(bundle: Bundle, backend: str, precision: str) -> str:
-    found = ", ".join(
-        f"{item.precision} for {item.target}{'' if _passed(item) else ' (over its parity limits: name its precision)'}"
-        for item in bundle.manifest.variants
-    )
+    found = ", ".join(f"{item.precision} for {item.target}{_remark(item)}" for item in bundle.manifest.variants)
     precisions = "any precision" if precision == AUTO else precision
     wanted = f"{precisions} for {' or '.join(ENGINES) if backend == AUTO else backend}"
     return (
         f"{bundle.root}: expected a variant of {wanted}, found {found}; hybrid-export adds one (--fp32, --fp16, --int8)"
     )
+
+
+def _remark(variant: Variant) -> str:
+    return "" if variant.parity.passed else " (over its parity limits: name its precision)"

@@ -43,6 +43,15 @@ class Backend(ABC):
         self._load(model, threads)
         self._closed = False
 
+    @classmethod
+    def require(cls) -> None:
+        """Say in milliseconds that the engine can't run on this machine, before a graph is read for it.
+
+        Raises:
+            BackendUnavailableError: the engine, or what it needs, is not on this machine.
+        """
+        return  # by default ``_load`` finds out
+
     @property
     @abstractmethod
     def device(self) -> str:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import contextlib
 import importlib
 import sys
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, TracebackType
 from typing import Any, ClassVar
 
 import numpy as np
@@ -17,7 +18,7 @@ from ..errors import BackendError, BackendUnavailableError, BundleError
 from ..outputs import OUTPUT_NAMES
 from .base import Backend
 
-__all__ = ["OnnxRuntimeCpu", "OnnxRuntimeCuda"]
+__all__ = ["OnnxRuntimeCpu", "OnnxRuntimeCuda", "OnnxRuntimeSimulated", "TensorSession"]
 
 Tensor = npt.NDArray[np.float32]
 
@@ -33,6 +34,8 @@ class OnnxRuntimeCpu(Backend):
     providers: ClassVar[list[Any]] = [CPU]
     place: ClassVar[str] = "CPU"
     log_severity: ClassVar[int] = LOG_FATAL  # its errors come as exceptions, which carry the same text
+    entries: ClassVar[dict[str, str]] = {}
+    disabled: ClassVar[list[str]] = []
 
     @property
     def device(self) -> str:
@@ -42,13 +45,13 @@ class OnnxRuntimeCpu(Backend):
     def _load(self, model: Path, threads: int | None) -> None:
         library = _library()
         self._require(library)
-        options = library.SessionOptions()
-        options.log_severity_level = self.log_severity
-        if threads is not None:
-            options.intra_op_num_threads = threads
-            options.inter_op_num_threads = 1
+        options = _options(threads, self.log_severity)
+        for entry, value in self.entries.items():
+            options.add_session_config_entry(entry, value)
         try:
-            self._session: Any = library.InferenceSession(str(model), options, providers=self.providers)
+            self._session: Any = library.InferenceSession(
+                str(model), options, providers=self.providers, disabled_optimizers=self.disabled
+            )
         except _faults() as error:
             raise BackendError(
                 f"{self.device} refused {model}: {_line(error)}; export the bundle again, or upgrade onnxruntime"
@@ -110,6 +113,83 @@ class OnnxRuntimeCuda(OnnxRuntimeCpu):
                 "missing or does not fit; nvidia-smi shows the driver, pip install 'hybrid-edge[gpu]' brings the rest"
             )
         super()._check_session(model)
+
+
+class OnnxRuntimeSimulated(OnnxRuntimeCpu):
+    """A graph for another target, its arithmetic simulated on the CPU: right in its results, not in its speed.
+
+    QuantizeLinear and DequantizeLinear are computed one by one, what is between them in float; FP16 tensors hold FP16
+    values, but an operator may compute in FP32 and does not show an overflow inside it.
+    """
+
+    place: ClassVar[str] = "CPU (simulated)"
+    entries: ClassVar[dict[str, str]] = {"session.disable_quant_qdq": "1"}
+    # 1.31 ends with a segmentation fault where its blocked layout meets the casts of an FP16 graph
+    disabled: ClassVar[list[str]] = ["NchwcTransformer"]
+
+
+class TensorSession:
+    """A graph run for tensors inside it, which must be among its outputs; in FP32 on the CPU.
+
+    Not thread-safe. A context manager; or ``close`` it.
+
+    Args:
+        model: the graph's file, or its bytes.
+        threads: how many to use; None leaves it to ONNX Runtime.
+        simulated: a graph for another target, as ``OnnxRuntimeSimulated`` runs it.
+
+    Raises:
+        BackendUnavailableError: ONNX Runtime is not installed.
+        BackendError: it refused the graph.
+    """
+
+    def __init__(self, model: Path | bytes, *, threads: int | None = None, simulated: bool = False) -> None:
+        source = str(model) if isinstance(model, Path) else model
+        kind = OnnxRuntimeSimulated if simulated else OnnxRuntimeCpu
+        options = _options(threads, LOG_FATAL)
+        for entry, value in kind.entries.items():
+            options.add_session_config_entry(entry, value)
+        try:
+            self._session: Any = _library().InferenceSession(
+                source, options, providers=[CPU], disabled_optimizers=kind.disabled
+            )
+        except _faults() as error:
+            raise BackendError(f"ONNX Runtime refused the graph to be measured: {_line(error)}") from error
+        self.inputs: tuple[str, ...] = tuple(item.name for item in self._session.get_inputs())
+        self.outputs: tuple[str, ...] = tuple(item.name for item in self._session.get_outputs())
+
+    def run(self, tensors: Mapping[str, Tensor]) -> dict[str, npt.NDArray[Any]]:
+        """Every output of the graph for one batch; ``tensors`` may hold more than the graph's inputs.
+
+        Raises:
+            BackendError: ONNX Runtime failed.
+        """
+        try:
+            values = self._session.run(None, {name: tensors[name] for name in self.inputs})
+        except _faults() as error:
+            raise BackendError(f"ONNX Runtime failed: {_line(error)}") from error
+        return dict(zip(self.outputs, values, strict=True))
+
+    def close(self) -> None:
+        """Give the memory back."""
+        self._session = None
+
+    def __enter__(self) -> TensorSession:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def _options(threads: int | None, log_severity: int) -> Any:
+    options = _library().SessionOptions()
+    options.log_severity_level = log_severity
+    if threads is not None:
+        options.intra_op_num_threads = threads
+        options.inter_op_num_threads = 1
+    return options
 
 
 @cache

@@ -17,12 +17,15 @@ import pytest
 from damage import DAMAGES, damaged_backend
 from standin import FULL, crops, features, make_standin, probabilities, write_crops
 
-from hybrid_edge.export.check import check_graph
-from hybrid_edge.export.parity import measure_parity, require_parity
+from hybrid_edge.export.gate import Limits, measure
+from hybrid_edge.export.graphs.check import check_graph
+from hybrid_edge.export.reference import Reference
+from hybrid_edge.export.verdict import require
 from hybrid_edge.runtime.backends.onnxruntime import OnnxRuntimeCpu
 from hybrid_edge.runtime.bundle import Bundle
 from hybrid_edge.runtime.errors import ParityError
 from hybrid_edge.runtime.preprocess import Preprocessor
+from hybrid_edge.train.data import LabelledImage
 from hybrid_edge.train.model_file import load_model
 
 pytestmark = pytest.mark.fullsize
@@ -119,7 +122,7 @@ def test_the_full_size_graph_is_the_declared_one(exported: FullExport) -> None:
 
 def test_full_size_parity_holds_within_every_limit(exported: FullExport) -> None:
     parity = exported.bundle.manifest.variants[0].parity
-    require_parity(parity)
+    require(parity, "fp32-cpu")
     assert parity.images == 32
     assert parity.max_logit_error <= 1e-4
     assert parity.max_probability_error <= 1e-4
@@ -138,11 +141,21 @@ def test_batches_of_1_3_and_8_give_the_same_rows(exported: FullExport) -> None:
             assert np.abs(part - logits[rows]).max() <= 1e-5 * np.abs(logits).max()
 
 
+@pytest.fixture(scope="module")
+def reference(exported: FullExport, tmp_path_factory: pytest.TempPathFactory) -> Reference:
+    """Keras on two images."""
+    folder = write_crops(tmp_path_factory.mktemp("two"), 2, seed=99)
+    return Reference.of(exported.model, FULL, [LabelledImage(path, "") for path in sorted(folder.rglob("*.png"))])
+
+
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_damage_by_hand_is_seen_at_full_size(damage: str, exported: FullExport, tmp_path: Path) -> None:
+def test_damage_by_hand_is_seen_at_full_size(
+    damage: str, exported: FullExport, reference: Reference, tmp_path: Path
+) -> None:
+    limits = Limits.for_precision("fp32", FULL)
     with damaged_backend(damage, exported.graph, FULL, tmp_path) as backend:
-        parity = measure_parity(exported.model, FULL, backend, crops(2, seed=99))
+        parity = measure(reference, backend, precision="fp32", simulated=False, limits=limits).parity
     (tmp_path / "gates.onnx").unlink(missing_ok=True)
-    assert parity.max_logit_error > 10 * parity.logit_limit
+    assert parity.max_logit_error > 10 * limits.logits
     with pytest.raises(ParityError, match="Likely cause: another computation"):
-        require_parity(parity)
+        require(parity, "fp32-cpu")

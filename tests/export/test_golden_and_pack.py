@@ -133,7 +133,7 @@ def test_an_export_that_fails_parity_leaves_the_old_bundle_untouched(
     exported_digits: Any, bundle: Path, photos: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = {name: (bundle / name).read_bytes() for name in files(bundle)}
-    monkeypatch.setattr("hybrid_edge.export.recurrent.KERAS_TO_ONNX", (0, 1, 2, 3))
+    monkeypatch.setattr("hybrid_edge.export.graphs.recurrent.KERAS_TO_ONNX", (0, 1, 2, 3))
     with pytest.raises(ParityError, match="gate order"):
         pipeline.export(make_request(exported_digits.file, images=photos, out=bundle))
     assert {name: (bundle / name).read_bytes() for name in files(bundle)} == before

@@ -43,10 +43,19 @@ def test_an_unreadable_image_is_passed_over_and_named(photos: Path, tmp_path: Pa
     assert {reason.split(":")[0] for reason in chosen.skipped} == {str(broken), str(tmp_path / "gone.png")}
 
 
+def test_of_many_images_only_the_golden_ones_are_read_up_front(photos: Path, tmp_path: Path) -> None:
+    absent = [LabelledImage(tmp_path / f"{number}.png", "class_00") for number in range(5000)]
+    chosen = choose_images([*listed(photos), *absent])
+    assert len(chosen.images) == 5016
+    assert chosen.skipped == ()
+    assert all(image.path.exists() for image in chosen.images[:8])
+    assert len({image.label for image in chosen.images[:8]}) == 4
+
+
 def test_fewer_than_eight_readable_images_are_refused_with_the_way_out(tmp_path: Path, photos: Path) -> None:
     candidates = [*listed(photos)[:7], LabelledImage(tmp_path / "gone.png", "class_00")]
     with pytest.raises(DataError, match=r"at least 8 readable images.*found 7 of 8.*gone\.png.*--images DIR"):
-        choose_images(candidates, 32)
+        choose_images(candidates)
 
 
 def test_a_folder_may_hold_images_as_they_lie(photos: Path, tmp_path: Path) -> None:
@@ -73,7 +82,11 @@ def test_a_run_that_validated_on_very_few_images_lends_its_training_images(photo
     write_list(run.images("validation"), listed(photos)[:3])
     assert run_images(run) == listed(photos)[:3]
     write_list(run.images("train"), listed(photos)[3:])
-    assert run_images(run) == listed(photos)
+    found = run_images(run)
+    assert found[:3] == listed(photos)[:3]
+    assert sorted(found, key=lambda image: image.path) == listed(photos)
+    write_list(run.images("train"), listed(photos) * 100)
+    assert len(run_images(run)) == 32
 
 
 def test_the_newest_run_is_exported_by_default(photos: Path, tmp_path: Path) -> None:
@@ -87,7 +100,7 @@ def test_the_newest_run_is_exported_by_default(photos: Path, tmp_path: Path) -> 
 def test_a_run_may_be_checked_on_other_images_and_written_elsewhere(photos: Path, tmp_path: Path) -> None:
     run = make_run(tmp_path, photos)
     run.images("validation").unlink()
-    request = make_request(run.path, images=photos, out=tmp_path / "elsewhere", parity_images=8)
+    request = make_request(run.path, images=photos, out=tmp_path / "elsewhere", gate_images=8)
     assert request.out == tmp_path / "elsewhere"
     assert len(request.images.images) == 8
 
@@ -105,8 +118,9 @@ def test_wrong_arguments_are_answered_before_tensorflow_starts(photos: Path, tmp
     file.write_bytes(b"a model")
     with pytest.raises(UsageError, match="--images DIR"):
         make_request(file)
-    with pytest.raises(UsageError, match="at least 8, found 7"):
-        make_request(file, images=photos, parity_images=7)
+    for count in (7, 0):
+        with pytest.raises(UsageError, match=f"--gate-images: expected at least 8, found {count}"):
+            make_request(file, images=photos, gate_images=count)
     with pytest.raises(RunError, match="found none"):
         make_request(runs=tmp_path / "runs")
 

@@ -16,9 +16,12 @@ from rich.console import Console
 
 from hybrid_edge.runtime import Classifier, command, terminal
 from hybrid_edge.runtime.bundle import Bundle
+from hybrid_edge.runtime.engines.options import EngineOptions
+from hybrid_edge.runtime.engines.progress import Reporter
 from hybrid_edge.runtime.manifest import MANIFEST
 
 KEYS = {"source", "frame", "labels", "probabilities", "preprocess_ms", "inference_ms"}
+ENGINE = ("--profile", "1,2,4", "--workspace", 512)
 COMMAND = [sys.executable, "-m", "hybrid_edge.runtime.command"]
 
 
@@ -100,7 +103,7 @@ def test_a_tar_a_run_and_a_folder_are_taken_as_bundle(infer, photos: Path, packe
 
 
 def test_settings_reach_the_classifier(infer, photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # type: ignore[no-untyped-def]
-    seen = {}
+    seen: dict[str, object] = {}
     real = Classifier.load
 
     def load(path: Path | None, **settings: object) -> Classifier:
@@ -108,9 +111,17 @@ def test_settings_reach_the_classifier(infer, photos: Path, monkeypatch: pytest.
         return real(path, **settings)  # type: ignore[arg-type]
 
     monkeypatch.setattr(Classifier, "load", load)
-    done = infer(photos, "--batch", 3, "--backend", "cpu", "--precision", "fp32", "--threads", 2, "--no-check")
+    done = infer(photos, "--batch", 3, "--backend", "cpu", "--precision", "fp32", "--threads", 2, "--no-check", *ENGINE)
     assert done.code == 0
-    assert seen == {"batch_size": 3, "backend": "cpu", "precision": "fp32", "threads": 2, "check": False}
+    assert isinstance(seen.pop("reporter"), Reporter)
+    assert seen == {
+        "batch_size": 3,
+        "backend": "cpu",
+        "precision": "fp32",
+        "threads": 2,
+        "check": False,
+        "engine": EngineOptions((1, 2, 4), 512 * 2**20),
+    }
     assert "golden check: left out" in done.err
 
 
@@ -125,7 +136,10 @@ def test_an_engine_that_was_passed_over_is_named(infer, photos: Path, tmp_path: 
         (["missing.png"], 1, "missing.png: expected a file, a folder or a glob"),
         (["rtsp://camera"], 2, "does not read live sources"),
         (["IMAGE", "--backend", "tpu"], 2, "expected a backend of auto"),
-        (["IMAGE", "--backend", "tensorrt"], 1, "does not build TensorRT engines yet"),
+        (["IMAGE", "--backend", "tensorrt"], 1, "any precision for tensorrt, found fp32 for cpu"),
+        (["IMAGE", "--profile", "1,8"], 2, "expected a batch profile of MIN,OPT,MAX such as 1,1,8, found '1,8'"),
+        (["IMAGE", "--profile", "4,2,8"], 2, "expected a batch profile of 1 <= MIN <= OPT <= MAX, found 4,2,8"),
+        (["IMAGE", "--workspace", "1"], 2, "expected a workspace of at least 64 MiB, found 1 MiB"),
         (["IMAGE", "--precision", "int8"], 1, "found fp32 for cpu"),
         (["IMAGE", "--bundle", "nowhere"], 1, "nowhere: expected a bundle"),
         (["IMAGE", "--batch", "0"], 2, "--batch"),

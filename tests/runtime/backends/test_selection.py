@@ -1,20 +1,22 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from bundles import make_bundle, write_manifest
 
-from hybrid_edge.runtime import backends
+from hybrid_edge.runtime import backends, cpu
 from hybrid_edge.runtime.backends import Selection, open_backend
 from hybrid_edge.runtime.backends.onnxruntime import OnnxRuntimeCpu
+from hybrid_edge.runtime.backends.tensorrt import TensorRtBackend
 from hybrid_edge.runtime.bundle import Bundle
 from hybrid_edge.runtime.errors import (
     ArtifactHashError,
     BackendError,
     BackendUnavailableError,
     BundleError,
+    Int8EngineError,
     UsageError,
 )
 from hybrid_edge.runtime.manifest import Precision, Target
@@ -109,9 +111,108 @@ def test_a_bundle_of_failed_variants_alone_says_so(tmp_path: Path) -> None:
         open_backend(bundle)
 
 
-def test_tensorrt_by_name_is_refused_in_this_version(tmp_path: Path) -> None:
-    with pytest.raises(BackendUnavailableError, match="does not build TensorRT engines yet"):
-        open_backend(bundle_of(tmp_path, ("fp32", "tensorrt")), "tensorrt")
+def skip_on_tensorrt() -> None:
+    try:
+        TensorRtBackend.require()
+    except BackendUnavailableError:
+        return
+    pytest.skip("this machine has TensorRT and a GPU")
+
+
+def test_tensorrt_comes_first_and_is_passed_over_where_it_is_not(tmp_path: Path) -> None:
+    skip_on_tensorrt()
+    assert list(backends.ENGINES) == ["tensorrt", "cuda", "cpu"]
+    selection = open_backend(bundle_of(tmp_path, ("fp32", "tensorrt"), ("fp32", "cpu")))
+    assert chosen(selection) == "fp32-cpu"
+    assert list(selection.passed_over) == ["tensorrt"]
+
+
+def test_tensorrt_by_name_is_never_replaced(tmp_path: Path) -> None:
+    skip_on_tensorrt()
+    with pytest.raises(BackendUnavailableError, match=r"TensorRT is not installed|no NVIDIA GPU"):
+        open_backend(bundle_of(tmp_path, ("fp32", "tensorrt"), ("fp32", "cpu")), "tensorrt")
+
+
+def test_a_graph_is_not_even_read_for_an_engine_that_is_not_here(tmp_path: Path) -> None:
+    skip_on_tensorrt()
+    bundle = bundle_of(tmp_path, ("fp32", "tensorrt"))
+    (bundle.root / bundle.manifest.variants[0].file.path).write_bytes(b"damaged")
+    with pytest.raises(BackendUnavailableError):
+        open_backend(bundle, "tensorrt")
+
+
+def with_features(bundle: Bundle, name: str, *features: str) -> Bundle:
+    """The bundle, one variant of which needs one of these CPU features."""
+    variants = tuple(
+        item.model_copy(update={"cpu_features": features}) if item.name == name else item
+        for item in bundle.manifest.variants
+    )
+    write_manifest(bundle.root, bundle.manifest.model_copy(update={"variants": variants}))
+    return Bundle.open(bundle.root)
+
+
+def test_a_variant_that_this_cpu_lacks_the_instructions_for_is_passed_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cpu, "cpu_features", lambda: frozenset({"avx_vnni"}))
+    bundle = with_features(bundle_of(tmp_path, ("int8", "cpu"), ("fp32", "cpu")), "int8-cpu", "asimddp", "i8mm")
+    selection = open_backend(bundle, "cpu")
+    assert chosen(selection) == "fp32-cpu"
+    reason = selection.passed_over["cpu int8"]
+    assert "expected a CPU with one of asimddp, i8mm" in reason
+    assert "with avx_vnni" in reason
+    assert chosen(open_backend(bundle)) == "fp32-cpu"
+
+
+@pytest.mark.parametrize("backend", ["cpu", "auto"])
+def test_such_a_variant_asked_for_by_name_is_refused_with_the_remedy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, backend: str
+) -> None:
+    monkeypatch.setattr(cpu, "cpu_features", frozenset)
+    bundle = with_features(bundle_of(tmp_path, ("int8", "cpu"), ("fp32", "cpu")), "int8-cpu", "avx_vnni")
+    with pytest.raises(BackendUnavailableError, match=r"take --precision fp32, or hybrid-export --int8"):
+        open_backend(bundle, backend, "int8")
+
+
+def test_one_feature_of_those_named_is_enough(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cpu, "cpu_features", lambda: frozenset({"avx_vnni"}))
+    bundle = with_features(bundle_of(tmp_path, ("int8", "cpu")), "int8-cpu", "avx512_vnni", "avx_vnni")
+    assert chosen(open_backend(bundle)) == "int8-cpu"
+
+
+class RefusesInt8(Present):
+    """A GPU on which the first graph, the INT8 one, does not build."""
+
+    builds: ClassVar[int] = 0
+
+    def _load(self, *arguments: Any) -> None:
+        RefusesInt8.builds += 1
+        if RefusesInt8.builds == 1:
+            raise Int8EngineError("TensorRT could not build the engine in INT8; --precision fp16")
+        super()._load(*arguments)
+
+
+@pytest.fixture
+def refuses_int8(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(RefusesInt8, "builds", 0)
+    monkeypatch.setitem(backends.ENGINES, "tensorrt", RefusesInt8)
+
+
+@pytest.mark.usefixtures("refuses_int8")
+def test_where_int8_does_not_build_auto_takes_the_next_precision_and_says_so(tmp_path: Path) -> None:
+    bundle = bundle_of(tmp_path, ("int8", "tensorrt"), ("fp16", "tensorrt"), ("fp32", "cpu"))
+    selection = open_backend(bundle)
+    assert chosen(selection) == "fp16-tensorrt"
+    assert "in INT8" in selection.passed_over["tensorrt int8"]
+
+
+@pytest.mark.usefixtures("refuses_int8")
+@pytest.mark.parametrize("backend", ["auto", "tensorrt"])
+def test_int8_by_name_that_does_not_build_is_refused_and_not_run_elsewhere(tmp_path: Path, backend: str) -> None:
+    bundle = bundle_of(tmp_path, ("int8", "tensorrt"), ("fp16", "tensorrt"), ("int8", "cpu"))
+    with pytest.raises(Int8EngineError, match="--precision fp16") as caught:
+        open_backend(bundle, backend, "int8")
+    assert caught.value.exit_code == 3
 
 
 def test_where_no_engine_works_every_reason_is_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

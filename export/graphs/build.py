@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import onnx
 
-from ..runtime.errors import ConversionError
-from ..runtime.spec import ModelSpec
-from ..train.model import KerasModel
+from ...runtime.errors import ConversionError
+from ...runtime.spec import ModelSpec
+from ...train.model import KerasModel
 from .convert import write_cnn
-from .recurrent import Affine, write_recurrent
+from .recurrent import Affine, Form, write_recurrent
 from .writer import GraphWriter
 
-__all__ = ["IR_VERSION", "OPSET", "build_graph", "serialize"]
+__all__ = ["IR_VERSION", "OPSET", "GraphBuilder", "build_graph", "serialize", "set_versions"]
 
 OPSET = 17  # device runtimes refuse the newest that onnx would write (28 and IR 14)
 IR_VERSION = 8
@@ -19,12 +19,13 @@ MAX_BYTES = 2**31 - 1  # protobuf's limit for one message
 GRAPH_OVERHEAD = 2**22  # nodes, names and shapes beside the weights; Xception's take 40 KiB
 
 
-def build_graph(model: KerasModel, spec: ModelSpec) -> onnx.ModelProto:
+def build_graph(model: KerasModel, spec: ModelSpec, form: Form = "lstm") -> onnx.ModelProto:
     """Write a Keras model as an ONNX graph in FP32, unchecked (see ``check.check_graph``).
 
     Args:
         model: as ``train.model.build_model`` makes it for the spec.
         spec: what the model sees and is made of.
+        form: of the recurrent branch.
 
     Returns:
         Inputs ``image`` (N, S, S, 3) and ``sequence`` (N, T, S*S/T), those the branches use; outputs ``logits`` and
@@ -33,19 +34,51 @@ def build_graph(model: KerasModel, spec: ModelSpec) -> onnx.ModelProto:
     Raises:
         ConversionError: tf2onnx failed, or the weights don't fit into one ONNX file.
     """
-    _check_size(model)
-    writer = GraphWriter("hybrid_edge")
-    for name, shape in spec.inputs.items():
-        writer.input(name, shape)
-    cnn = write_cnn(writer, model.get_layer("cnn"), spec, OPSET) if spec.uses_cnn else None
-    rnn, affine = write_recurrent(writer, model.get_layer("rnn"), spec, "sequence") if spec.uses_rnn else (None, None)
-    _write_head(writer, model, cnn, rnn, affine)
-    for name in ("logits", "probabilities"):
-        writer.output(name, (spec.num_classes,))
-    writer.model.opset_import.append(onnx.helper.make_opsetid("", OPSET))
-    writer.model.ir_version = IR_VERSION
-    writer.model.producer_name = "hybrid-edge"
-    return writer.model
+    return GraphBuilder(model, spec).build(form)
+
+
+class GraphBuilder:
+    """Writes a Keras model as ONNX graphs that differ in the form of the recurrent branch; the CNN is converted once.
+
+    Args:
+        model: as ``train.model.build_model`` makes it for the spec.
+        spec: what the model sees and is made of.
+
+    Raises:
+        ConversionError: tf2onnx failed, or the weights don't fit into one ONNX file.
+    """
+
+    def __init__(self, model: KerasModel, spec: ModelSpec) -> None:
+        _check_size(model)
+        self._model = model
+        self._spec = spec
+        self._branch = GraphWriter("cnn")
+        self._features = write_cnn(self._branch, model.get_layer("cnn"), spec, OPSET) if spec.uses_cnn else None
+
+    def build(self, form: Form) -> onnx.ModelProto:
+        """The graph with one form of the recurrent branch, as ``build_graph`` describes it."""
+        spec, model = self._spec, self._model
+        writer = GraphWriter("hybrid_edge")
+        for name, shape in spec.inputs.items():
+            writer.input(name, shape)
+        writer.graph.node.extend(self._branch.graph.node)
+        writer.graph.initializer.extend(self._branch.graph.initializer)
+        rnn, affine = (
+            write_recurrent(writer, model.get_layer("rnn"), spec, "sequence", form) if spec.uses_rnn else (None, None)
+        )
+        _write_head(writer, model, self._features, rnn, affine)
+        for name in ("logits", "probabilities"):
+            writer.output(name, (spec.num_classes,))
+        set_versions(writer.model, OPSET, IR_VERSION)
+        return writer.model
+
+
+def set_versions(model: onnx.ModelProto, opset: int, ir_version: int) -> None:
+    """Declare the version of the default operator domain, in place of whatever was declared, and of the file format."""
+    del model.opset_import[:]
+    model.opset_import.append(onnx.helper.make_opsetid("", opset))
+    model.ir_version = ir_version
+    model.producer_name = "hybrid-edge"
 
 
 def serialize(model: onnx.ModelProto) -> bytes:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import tf2onnx
 
-from hybrid_edge.export.graph import build_graph
+from hybrid_edge.export.graphs.build import build_graph
 from hybrid_edge.runtime.errors import ConversionError
 from hybrid_edge.runtime.spec import preset
 from hybrid_edge.train.model import build_model

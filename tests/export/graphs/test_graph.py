@@ -11,10 +11,10 @@ import numpy as np
 import onnx
 import pytest
 
-from hybrid_edge.export import graph as graph_module
-from hybrid_edge.export.check import check_graph, count_operators
-from hybrid_edge.export.graph import build_graph, serialize
-from hybrid_edge.export.recurrent import Affine
+from hybrid_edge.export.graphs import build as graph_module
+from hybrid_edge.export.graphs.check import check_graph, count_operators
+from hybrid_edge.export.graphs.build import build_graph, serialize
+from hybrid_edge.export.graphs.recurrent import Affine
 from hybrid_edge.runtime.backends.onnxruntime import OnnxRuntimeCpu
 from hybrid_edge.runtime.errors import ConversionError
 from hybrid_edge.runtime.preprocess import Preprocessor
@@ -106,7 +106,7 @@ def test_another_process_gives_the_same_bytes(tmp_path: Path) -> None:
     script = (
         "import sys; from pathlib import Path; import keras\n"
         "from hybrid_edge.train.model import build_model; from hybrid_edge.runtime.spec import ModelSpec\n"
-        "from hybrid_edge.export.graph import build_graph, serialize\n"
+        "from hybrid_edge.export.graphs.build import build_graph, serialize\n"
         "spec = ModelSpec.from_json(sys.argv[1]); keras.utils.set_random_seed(3)\n"
         "Path(sys.argv[2]).write_bytes(serialize(build_graph(build_model(spec), spec)))\n"
     )

@@ -1,48 +1,32 @@
-"""The recurrent branch, written straight from the Keras weights.
+"""The recurrent branch, written straight from the Keras weights, in one of two forms.
 
-``write_recurrent`` is where a second form of it fits (``RecurrentForm`` in the manifest): each form takes the sequence
-and the layers' weights and gives the last hidden state; what follows is the same for all.
+``lstm``: ONNX LSTM operators. ``unrolled``: the input's projection hoisted out of the recurrence into one matrix
+product, and the steps written out one after the other with one copy of the weights, which quantization can reach
+into. Each form takes the sequence and the layers' weights and gives the last hidden state; what follows is the same.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
-from ..runtime.spec import ModelSpec
-from ..train.model import KerasModel
+from ...runtime.spec import ModelSpec
+from ...train.model import KerasModel
+from .lstm_weights import LstmWeights
+from .unrolled import write_unrolled
 from .writer import GraphWriter
 
-__all__ = ["Affine", "LstmWeights", "write_recurrent"]
+__all__ = ["Affine", "Form", "LstmWeights", "write_recurrent"]
+
+Form = Literal["lstm", "unrolled"]
 
 Float32 = npt.NDArray[np.float32]
 Float64 = npt.NDArray[np.float64]
 
 KERAS_TO_ONNX = (0, 3, 1, 2)  # gates: Keras i, f, c, o; ONNX i, o, f, c
-
-
-@dataclass(frozen=True, eq=False)
-class LstmWeights:
-    """One Keras LSTM: ``kernel`` (I, 4H), ``recurrent`` (H, 4H), ``bias`` (4H,); gates in Keras's order i, f, c, o."""
-
-    name: str
-    kernel: Float32
-    recurrent: Float32
-    bias: Float32
-
-    @property
-    def units(self) -> int:
-        """H: the width of the hidden state."""
-        return int(self.recurrent.shape[0])
-
-    @classmethod
-    def of(cls, layer: KerasModel) -> LstmWeights:
-        """Read a Keras LSTM layer."""
-        kernel, recurrent, bias = layer.get_weights()
-        return cls(layer.name, kernel, recurrent, bias)
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,23 +48,27 @@ class Affine:
         return self.scale[:, None] * kernel, self.shift @ kernel.astype(np.float64) + bias
 
 
-def write_recurrent(writer: GraphWriter, rnn: KerasModel, spec: ModelSpec, sequence: str) -> tuple[str, Affine | None]:
-    """Write the recurrent branch as ONNX LSTM operators.
+def write_recurrent(
+    writer: GraphWriter, rnn: KerasModel, spec: ModelSpec, sequence: str, form: Form = "lstm"
+) -> tuple[str, Affine | None]:
+    """Write the recurrent branch.
 
     Args:
         writer: its graph has the input ``sequence``.
         rnn: the nested Keras model (N, T, S*S/T) -> (N, F).
         spec: whose model it is.
         sequence: the name of the input (N, T, S*S/T).
+        form: LSTM operators, or the steps unrolled.
 
     Returns:
         The name of the branch's result (N, F), and the affine step that whoever takes it has to fold in: batch
         normalization with no Dense layer of the branch's own behind it.
     """
-    value = writer.node("Transpose", [sequence], "rnn/time_major", perm=[1, 0, 2])  # ONNX LSTM wants (T, N, I)
+    write_layer = _write_lstm if form == "lstm" else write_unrolled
+    value = writer.node("Transpose", [sequence], "rnn/time_major", perm=[1, 0, 2])  # both forms want (T, N, I)
     for number in range(1, spec.rnn_layers + 1):
         weights = LstmWeights.of(rnn.get_layer(f"lstm_{number}"))
-        value = _write_lstm(writer, weights, value, last=number == spec.rnn_layers)
+        value = write_layer(writer, weights, value, spec.timesteps, last=number == spec.rnn_layers)
     names = {layer.name for layer in rnn.layers}
     affine = Affine.of_batch_norm(rnn.get_layer("rnn_batch_norm")) if "rnn_batch_norm" in names else None
     if "projection" not in names:
@@ -91,7 +79,7 @@ def write_recurrent(writer: GraphWriter, rnn: KerasModel, spec: ModelSpec, seque
     return writer.dense(value, kernel, bias, "rnn/projection"), None
 
 
-def _write_lstm(writer: GraphWriter, weights: LstmWeights, value: str, *, last: bool) -> str:
+def _write_lstm(writer: GraphWriter, weights: LstmWeights, value: str, _timesteps: int, *, last: bool) -> str:
     """(T, N, I) -> (T, N, H), or of the last layer its last hidden state (N, H)."""
     name = f"rnn/{weights.name}"
     bias = _onnx_gates(weights.bias[None])[:, :, 0]

@@ -17,9 +17,9 @@ import onnx
 import tensorflow as tf
 import tf2onnx
 
-from ..runtime.errors import ConversionError
-from ..runtime.spec import ModelSpec
-from ..train.model import KerasModel
+from ...runtime.errors import ConversionError
+from ...runtime.spec import ModelSpec
+from ...train.model import KerasModel
 from .writer import GraphWriter
 
 __all__ = ["write_cnn"]
@@ -112,14 +112,33 @@ def _canonical_names(graph: onnx.GraphProto) -> dict[str, str]:
     """
     names = {"image": "image", "": ""}
     taken: set[str] = set()
+    neighbours = _Neighbours(graph)
     for node in graph.node:
-        base = _unique(PREFIX + _layer_path(node.name), taken)
+        base = _unique(PREFIX + neighbours.path(node), taken)
         node.name = base
         for position, name in enumerate(node.output):
             names[name] = base if position == 0 else f"{base}:{position}"
         for position, name in enumerate(node.input):
             names.setdefault(name, f"{base}/constant_{position}")
     return names
+
+
+class _Neighbours:
+    """Names the convolutions that BatchNorm was folded into, which tf2onnx calls Conv, after what is next to them."""
+
+    def __init__(self, graph: onnx.GraphProto) -> None:
+        self._makers = {name: node for node in graph.node for name in node.output}
+        self._takers = {name: node for node in reversed(graph.node) for name in node.input}
+
+    def path(self, node: onnx.NodeProto) -> str:
+        """``block2_sepconv1_1/separable_conv2d/pointwise``, ``block1_conv1_act_1/Conv``, ``add_1/Conv``."""
+        path = _layer_path(node.name)
+        if path != "Conv":
+            return path
+        maker, taker = self._makers.get(node.input[0]), self._takers.get(node.output[0])
+        if maker is not None and _layer_path(maker.name).endswith("/depthwise"):
+            return _layer_path(maker.name).removesuffix("depthwise") + "pointwise"
+        return f"{_layer_path(taker.name).rsplit('/', 1)[0]}/Conv" if taker is not None else path
 
 
 def _layer_path(name: str) -> str:

@@ -1,0 +1,120 @@
+"""What is kept of a tensor's values, however many there are: extremes, sum of squares, histogram.
+
+Measured with OpenCV 5 on activations of Xception: 1.2 to 2.1 ns a value in all, the slower end where half the values
+are one and the same, as behind a ReLU; up to 4 ns with other work on every core. ``numpy.bincount`` in place of
+``cv2.calcHist``, or the latter on the floats themselves, takes up to twice that. A tensor of few values costs 30 us.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ..runtime.errors import CalibrationError
+from ..runtime.opencv import cv2
+
+__all__ = ["BINS", "SMALLEST_RADIUS", "TensorStatistics"]
+
+BINS = 4096
+BLOCK = 2**16  # values: 256 KiB and its indices stay in the L2 cache, and OpenCV's table of 2^16 entries pays off
+SMALLEST_RADIUS = 2.0**-20  # no value of a sound network is told from zero here
+
+Counts = npt.NDArray[np.int64]
+
+
+class TensorStatistics:
+    """Statistics of one tensor over all values of all images, in one pass and constant memory (33 KiB).
+
+    Attributes:
+        name: the tensor's.
+        count: number of values.
+        low: smallest value; infinity before the first.
+        high: largest value; minus infinity before the first.
+        square_sum: sum of the squares.
+        radius: R, a power of two above every |value|.
+        histogram: (4096,) int64 over [-R, R): bin k counts values from (k - 2048) R / 2048 to that of k + 1. A value
+            within 2^-12 of a bin's width from its edge may be counted on the other side.
+    """
+
+    __slots__ = ("count", "high", "histogram", "low", "name", "radius", "square_sum")
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.count = 0
+        self.low = math.inf
+        self.high = -math.inf
+        self.square_sum = 0.0
+        self.radius = SMALLEST_RADIUS
+        self.histogram: Counts = np.zeros(BINS, np.int64)
+
+    @property
+    def peak(self) -> float:
+        """Largest |value|; 0 before the first."""
+        return max(-self.low, self.high, 0.0)
+
+    @property
+    def rms(self) -> float:
+        """Root of the mean square; 0 before the first value."""
+        return math.sqrt(self.square_sum / self.count) if self.count else 0.0
+
+    @property
+    def magnitudes(self) -> Counts:
+        """Histogram of the |values|: (2048,) int64 over [0, R)."""
+        half = BINS // 2
+        return self.histogram[half:] + self.histogram[:half][::-1]
+
+    def update(self, values: npt.NDArray[Any]) -> None:
+        """Add the values of one batch.
+
+        Args:
+            values: floating point, of any shape.
+
+        Raises:
+            CalibrationError: a value is not finite, or they are not floating point; nothing of use is left in here.
+        """
+        if not np.issubdtype(values.dtype, np.floating):
+            raise CalibrationError(f"tensor {self.name!r}: expected floating-point values, found {values.dtype}")
+        with np.errstate(over="ignore"):  # what float32 can't hold becomes infinite, and is refused as such
+            flat = np.ascontiguousarray(values, np.float32).reshape(-1)
+        scaled = np.empty(min(BLOCK, flat.size), np.float32)
+        indices = np.empty(scaled.size, np.uint16)
+        for start in range(0, flat.size, BLOCK):
+            block = flat[start : start + BLOCK]
+            self._extremes(block)
+            self.square_sum += cv2.norm(block.reshape(1, -1), cv2.NORM_L2SQR)  # sums in double
+            self._count(block, scaled[: block.size], indices[: block.size])
+            self.count += block.size
+
+    def _extremes(self, block: npt.NDArray[np.float32]) -> None:
+        low, high = float(block.min()), float(block.max())  # NaN comes through both
+        if not (math.isfinite(low) and math.isfinite(high)):
+            raise CalibrationError(
+                f"tensor {self.name!r}: expected finite activations, found NaN or infinity; a model that gives them on "
+                "real images can't be quantized: train it again, with a smaller learning rate"
+            )
+        self.low, self.high = min(self.low, low), max(self.high, high)
+        while self.radius <= max(-low, high):
+            self._double()
+
+    def _double(self) -> None:
+        self.radius *= 2
+        if self.count:
+            merged = np.zeros_like(self.histogram)
+            merged[BINS // 4 : 3 * BINS // 4] = self.histogram.reshape(-1, 2).sum(axis=1)
+            self.histogram = merged
+
+    def _count(
+        self, block: npt.NDArray[np.float32], scaled: npt.NDArray[np.float32], indices: npt.NDArray[np.uint16]
+    ) -> None:
+        """Add a block of at most 2^16 values, so that OpenCV's float32 counts are exact."""
+        np.multiply(block, np.float32(BINS / 2 / self.radius), out=scaled)  # a power of two: exact
+        np.add(scaled, np.float32(BINS / 2), out=scaled)
+        np.copyto(indices, scaled, casting="unsafe")
+        # one bin more: the largest values below R round to it
+        counts = cv2.calcHist([indices.reshape(1, -1)], [0], None, [BINS + 1], [0, BINS + 1])
+        whole = np.asarray(counts).reshape(-1).astype(np.int64)  # (BINS, 1) before OpenCV 5
+        whole[BINS - 1] += whole[BINS]
+        self.histogram += whole[:BINS]

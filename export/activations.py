@@ -1,0 +1,69 @@
+"""What FP16 can hold: the largest |activation| of every tensor, and what follows from it.
+
+ONNX Runtime on a CPU does not show an overflow, so nothing is learnt from running the FP16 graph there: the FP32 graph
+is measured, and the precision of each layer decided from that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from ..calib import TensorStatistics
+from .graphs.layers import branch_of
+from .graphs.typed import FP16_MAX
+
+__all__ = ["FP16_WARNING", "Activations"]
+
+FP16_WARNING = 16_000.0  # two bits below the end: a brighter scene than any that was measured may double a value
+SHOWN = 5
+
+
+@dataclass(frozen=True)
+class Activations:
+    """The largest |activation| of each tensor that FP16 would hold, by its name.
+
+    ``constants``: largest |value| of the weights beyond FP16, by the tensor that their layer makes.
+    """
+
+    largest: Mapping[str, float]
+    constants: Mapping[str, float]
+
+    @classmethod
+    def of(
+        cls, measured: Iterable[Mapping[str, TensorStatistics]], constants: Mapping[str, float] | None = None
+    ) -> Activations:
+        """Join the statistics of several sets of images."""
+        largest: dict[str, float] = {}
+        for statistics in measured:
+            for name, item in statistics.items():
+                if branch_of(name) != "head":  # the head stays in FP32
+                    largest[name] = max(largest.get(name, 0.0), item.peak)
+        return cls(largest, constants or {})
+
+    @property
+    def wide(self) -> frozenset[str]:
+        """The tensors that stay in FP32."""
+        beyond = {name for name, value in self.largest.items() if not value <= FP16_MAX}
+        return frozenset(beyond | self.constants.keys())
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """For the report: what stays in FP32, and what comes near the end of FP16."""
+        lines = []
+        if self.wide:
+            found = {**self.constants, **{name: self.largest[name] for name in self.wide & self.largest.keys()}}
+            lines.append(f"beyond FP16's {FP16_MAX:,.0f}, so these layers stay in FP32: {_listed(found)}")
+        near = {name: value for name, value in self.largest.items() if FP16_WARNING < value <= FP16_MAX}
+        if near:
+            lines.append(
+                f"activations above {FP16_WARNING:,.0f} in FP16 (its largest number is {FP16_MAX:,.0f}): "
+                f"{_listed(near)}; a brighter or stranger image may overflow: FP32 is safer here"
+            )
+        return tuple(lines)
+
+
+def _listed(values: Mapping[str, float]) -> str:
+    ordered = sorted(values.items(), key=lambda item: -item[1])
+    more = f", and {len(ordered) - SHOWN} more" if len(ordered) > SHOWN else ""
+    return ", ".join(f"{name} ({value:,.0f})" for name, value in ordered[:SHOWN]) + more

@@ -1,0 +1,170 @@
+"""The INT8 graph for ONNX Runtime on a CPU: what is fastest there, which is another graph than TensorRT's.
+
+Convolutions: unsigned activations, signed weights with a scale for each output channel, and the output quantized too,
+which ONNX Runtime needs to fuse it into one integer operator. Additions of the residual stream stay in float:
+quantizing them saves nothing here and costs agreement. Recurrent branch, unrolled: QuantizeLinear with a constant scale
+and MatMulIntegerToFloat. Static Q/DQ pairs there, as TensorRT wants them, are some 50 times slower, and the dynamic
+operators take one scale over the whole batch, so that a row's result depends on its neighbours.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Collection, Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+
+from ...calib import Range
+from .build import IR_VERSION, OPSET, set_versions
+from .layers import WEIGHT_AXIS, arrays, layer_of, producers, range_key
+from .scales import BITS_8, QuantizedWeight, quantize_bias, quantize_weight, smallest_for_bias, unsigned_scale
+from .writer import GraphWriter
+
+__all__ = ["CONTRIBUTED", "CpuGraph"]
+
+CONTRIBUTED = "com.microsoft"
+
+
+class CpuGraph:
+    """Rewrites an FP32 graph, node by node.
+
+    Args:
+        source: as ``build_graph`` writes it, unrolled where the recurrent branch is to be quantized; not changed.
+        ranges: what each tensor covers, by ``range_key``.
+        quantized: names of the layers that run in INT8.
+        levels: the largest integer of a weight: 127, or 63 for CPUs without VNNI.
+    """
+
+    def __init__(
+        self,
+        source: onnx.ModelProto,
+        ranges: Mapping[str, Range],
+        quantized: Collection[str],
+        *,
+        levels: int = BITS_8,
+    ) -> None:
+        self._source = source
+        self._ranges = ranges
+        self._quantized = frozenset(quantized)
+        self._levels = levels
+        self._arrays = arrays(source)
+        self._makers = producers(source.graph.node)
+        self._takers: dict[str, set[str]] = defaultdict(set)
+        for node in source.graph.node:
+            for name in node.input:
+                self._takers[name].add(node.op_type)
+        self._writer = GraphWriter(source.graph.name)
+        self._done: set[str] = set()
+        self._weights: dict[str, QuantizedWeight] = {}
+
+    def write(self) -> onnx.ModelProto:
+        """The graph: opset 17, IR 8, and ONNX Runtime's own domain where the recurrent branch is quantized."""
+        self._writer.graph.input.extend(self._source.graph.input)
+        for node in self._source.graph.node:
+            if layer_of(node) not in self._quantized:
+                self._plain(node)
+            elif node.op_type == "Conv":
+                self._convolution(node)
+            else:
+                self._product(node)
+        self._writer.graph.output.extend(self._source.graph.output)
+        set_versions(self._writer.model, OPSET, IR_VERSION)
+        if any(node.domain == CONTRIBUTED for node in self._writer.graph.node):
+            self._writer.model.opset_import.append(onnx.helper.make_opsetid(CONTRIBUTED, 1))
+        return self._writer.model
+
+    def _plain(self, node: onnx.NodeProto) -> None:
+        """A node that stays in float."""
+        self._copy(node, [self._input(name) for name in node.input])
+
+    def _convolution(self, node: onnx.NodeProto) -> None:
+        scale = float(self._scale(node.input[0]))
+        bias = np.asarray(self._arrays[node.input[2]], np.float32) if len(node.input) > 2 else None
+        smallest = 0.0 if bias is None else smallest_for_bias(bias, scale)
+        weight = quantize_weight(
+            np.asarray(self._arrays[node.input[1]], np.float32), 0, levels=self._levels, smallest=smallest
+        )
+        inputs = [self._dequantized(node.input[0]), self._stored(node.input[1], weight.integers, weight.scales)]
+        if bias is not None:
+            inputs.append(self._stored(node.input[2], *quantize_bias(bias, scale, weight)))
+        self._copy(node, inputs)
+
+    def _stored(self, name: str, integers: npt.NDArray[Any], scales: npt.NDArray[Any]) -> str:
+        """A constant held as integers."""
+        names = [
+            self._writer.constant(f"{name}/integers", integers),
+            self._writer.constant(f"{name}/scales", scales),
+            self._writer.constant(f"{name}/zeros", np.zeros(len(scales), integers.dtype)),
+        ]
+        return self._writer.node("DequantizeLinear", names, f"{name}/dequantized", axis=0)
+
+    def _product(self, node: onnx.NodeProto) -> None:
+        value, name = node.input
+        if self._new(f"{name}/integers"):
+            weight = quantize_weight(
+                np.asarray(self._arrays[name], np.float32), WEIGHT_AXIS["MatMul"], levels=self._levels
+            )
+            self._writer.constant(f"{name}/integers", weight.integers)
+            self._writer.constant(f"{name}/scales", weight.scales)
+            self._writer.constant(f"{name}/zeros", np.zeros(len(weight.scales), np.int8))
+        scale, zero = self._parameters(value)
+        inputs = [self._integers(value), f"{name}/integers", scale, f"{name}/scales", zero, f"{name}/zeros"]
+        self._writer.node("MatMulIntegerToFloat", inputs, node.output[0], domain=CONTRIBUTED)
+
+    def _input(self, name: str) -> str:
+        """What a float node takes: a quantized convolution's result comes as integers, anything else as it is."""
+        return self._dequantized(name) if self._is_stored(name) else self._constant(name)
+
+    def _is_stored(self, name: str) -> bool:
+        """Whether a tensor is a quantized convolution's result: after its Relu, where that is all that takes it."""
+        maker = self._makers.get(name)
+        if maker is not None and maker.op_type == "Relu" and self._only_relu(maker.input[0]):
+            maker = self._makers.get(maker.input[0])
+        elif self._only_relu(name):
+            return False
+        return maker is not None and maker.op_type == "Conv" and layer_of(maker) in self._quantized
+
+    def _only_relu(self, name: str) -> bool:
+        return self._takers[name] == {"Relu"}
+
+    def _constant(self, name: str) -> str:
+        if name in self._arrays and self._new(name):
+            self._writer.constant(name, self._arrays[name])
+        return name
+
+    def _dequantized(self, name: str) -> str:
+        if self._new(f"{name}/dequantized"):
+            scale, zero = self._parameters(name)
+            self._writer.node("DequantizeLinear", [self._integers(name), scale, zero], f"{name}/dequantized")
+        return f"{name}/dequantized"
+
+    def _integers(self, name: str) -> str:
+        if self._new(f"{name}/quantized"):
+            self._writer.node("QuantizeLinear", [name, *self._parameters(name)], f"{name}/quantized")
+        return f"{name}/quantized"
+
+    def _parameters(self, name: str) -> tuple[str, str]:
+        key = range_key(name)
+        if self._new(f"{key}/scale"):
+            scale, zero = unsigned_scale(self._ranges[key])
+            self._writer.constant(f"{key}/scale", scale)
+            self._writer.constant(f"{key}/zero", zero)
+        return f"{key}/scale", f"{key}/zero"
+
+    def _scale(self, name: str) -> np.float32:
+        return np.float32(unsigned_scale(self._ranges[range_key(name)])[0])
+
+    def _copy(self, node: onnx.NodeProto, inputs: list[str]) -> None:
+        written = onnx.NodeProto()
+        written.CopyFrom(node)
+        del written.input[:]
+        written.input.extend(inputs)
+        self._writer.graph.node.append(written)
+
+    def _new(self, name: str) -> bool:
+        fresh = name not in self._done
+        self._done.add(name)
+        return fresh

@@ -1,0 +1,76 @@
+"""What the nodes of our graphs are called, and which of them INT8 can reach: convolutions and the LSTMs' products."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+from onnx import numpy_helper
+
+__all__ = ["WEIGHT_AXIS", "arrays", "branch_of", "layer_of", "producers", "quantizable", "range_key"]
+
+# the axis of a weight along which each index has its own scale: output channels of (O, I, H, W), columns of (I, O)
+WEIGHT_AXIS = {"Conv": 0, "MatMul": 1}
+
+STEP = re.compile(r"/step_\d+/")
+PRODUCT = re.compile(r"(rnn/lstm_\d+)/(?:product|step_\d+/recurrent)")
+STATES = re.compile(r"(rnn/lstm_\d+)/output")
+
+
+def branch_of(name: str) -> str:
+    """``cnn``, ``rnn`` or ``head``, from the name of a node or a tensor."""
+    first = name.split("/", 1)[0]
+    return first if first in ("cnn", "rnn") and "/" in name else "head"
+
+
+def layer_of(node: onnx.NodeProto) -> str | None:
+    """The layer that a quantizable node belongs to: the LSTM, or the node itself; None where INT8 can't take it.
+
+    What can be taken is a convolution or a matrix product; our graphs have products with constants alone. A Gemm stays:
+    those of the head and the projection are small.
+    """
+    if node.op_type not in WEIGHT_AXIS:
+        return None
+    found = PRODUCT.fullmatch(node.name)
+    return found[1] if found else str(node.name)
+
+
+def quantizable(model: onnx.ModelProto) -> dict[str, list[onnx.NodeProto]]:
+    """The nodes that INT8 can take, by layer, in the order of the graph."""
+    layers: dict[str, list[onnx.NodeProto]] = {}
+    for node in model.graph.node:
+        if layer := layer_of(node):
+            layers.setdefault(layer, []).append(node)
+    return layers
+
+
+def range_key(tensor: str) -> str:
+    """The name of a tensor's range: the steps of an LSTM share one, and so does their concatenation."""
+    return STATES.sub(r"\1/hidden", STEP.sub("/", tensor))
+
+
+def producers(nodes: Iterable[onnx.NodeProto]) -> Mapping[str, onnx.NodeProto]:
+    """The node that makes each tensor."""
+    return {output: node for node in nodes for output in node.output if output}
+
+
+def arrays(model: onnx.ModelProto) -> Mapping[str, npt.NDArray[np.generic]]:
+    """The initializers as arrays, by name, read when asked for: all of them at once would be a copy of the weights."""
+    return _Arrays({tensor.name: tensor for tensor in model.graph.initializer})
+
+
+class _Arrays(Mapping[str, npt.NDArray[np.generic]]):
+    def __init__(self, tensors: dict[str, onnx.TensorProto]) -> None:
+        self._tensors = tensors
+
+    def __getitem__(self, name: str) -> npt.NDArray[np.generic]:
+        return np.asarray(numpy_helper.to_array(self._tensors[name]))
+
+    def __iter__(self):  # type: ignore[no-untyped-def]  # of names
+        return iter(self._tensors)
+
+    def __len__(self) -> int:
+        return len(self._tensors)

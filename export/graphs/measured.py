@@ -1,0 +1,62 @@
+"""The graph that calibration runs: the FP32 graph, unrolled, with every activation among its outputs."""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+
+import onnx
+from onnx import TensorProto, helper
+
+from .layers import branch_of, range_key
+from .types import float_tensors
+
+__all__ = ["bounds", "measured_graph"]
+
+# one tensor for all steps of a layer; what else a step makes lies within [-1, 1] or is smaller than one of these
+STATES = ("recurrent", "gates", "cell", "hidden")
+STEP = re.compile(rf"rnn/lstm_\d+/step_\d+/({'|'.join(STATES)})")
+INNER = re.compile(r"rnn/lstm_\d+/step_\d+/")
+UNIT = (-1.0, 1.0)
+INPUTS = ("image", "sequence")
+
+
+def measured_graph(source: onnx.ModelProto) -> onnx.ModelProto:
+    """A copy with each floating point activation as an output; an LSTM's steps as one output each of their states.
+
+    Args:
+        source: as ``build_graph`` writes it in the unrolled form.
+
+    Returns:
+        Outputs named as ``layers.range_key`` names their ranges: ``cnn/…`` (N, …), ``rnn/lstm_1/hidden`` (T, N, H),
+        ``gates`` and ``recurrent`` (T - 1, N, 4H), ``cell`` (T - 1, N, H), and the head's.
+    """
+    model = onnx.ModelProto()
+    model.CopyFrom(source)
+    steps: dict[str, list[str]] = defaultdict(list)
+    names = []
+    floats = float_tensors(source)
+    for node in source.graph.node:
+        for output in node.output:
+            if STEP.fullmatch(output):
+                steps[range_key(output)].append(output)
+            elif output in floats and not INNER.match(output):
+                names.append(output)
+    for key, parts in steps.items():
+        model.graph.node.append(helper.make_node("Concat", parts, [key], name=key, axis=0))
+    # the concatenation of an LSTM's hidden states is measured as its states
+    measured = [name for name in dict.fromkeys(names) if range_key(name) == name] + list(steps)
+    declared = {value.name for value in model.graph.output}
+    for name in measured:
+        if name not in declared:
+            model.graph.output.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, None))
+    return model
+
+
+def bounds(source: onnx.ModelProto) -> dict[str, tuple[float, float]]:
+    """What a tensor can't exceed by its mathematics: pixels in [-1, 1] and their means, and what is behind a tanh."""
+    transposed = {
+        node.output[0]: UNIT for node in source.graph.node if node.op_type == "Transpose" and node.input[0] in INPUTS
+    }
+    hidden = {range_key(o): UNIT for node in source.graph.node for o in node.output if o.endswith("/hidden")}
+    return {**dict.fromkeys(INPUTS, UNIT), **transposed, **{k: v for k, v in hidden.items() if branch_of(k) == "rnn"}}

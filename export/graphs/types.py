@@ -1,0 +1,36 @@
+"""A graph without its weights, and the types of its tensors."""
+
+from __future__ import annotations
+
+import math
+
+import onnx
+from onnx import TensorProto
+
+__all__ = ["float_tensors", "skeleton"]
+
+MAX_KEPT = 1024  # values: shapes, axes and other constants that shape inference looks into
+
+
+def skeleton(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The graph with its weights as inputs of their shape: onnx's tools would copy 400 MB of them three times."""
+    bare = onnx.ModelProto(ir_version=model.ir_version, opset_import=model.opset_import)
+    graph = bare.graph
+    graph.name = model.graph.name
+    graph.node.extend(model.graph.node)
+    graph.input.extend(model.graph.input)
+    graph.output.extend(model.graph.output)
+    for tensor in model.graph.initializer:
+        if math.prod(tensor.dims) > MAX_KEPT:
+            value = onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims)
+            graph.input.append(value)
+        else:
+            graph.initializer.append(tensor)
+    return bare
+
+
+def float_tensors(model: onnx.ModelProto) -> frozenset[str]:
+    """The names of the tensors in FP32: inputs, activations and outputs, not shapes and indices."""
+    graph = onnx.shape_inference.infer_shapes(skeleton(model)).graph
+    values = (*graph.input, *graph.value_info, *graph.output)
+    return frozenset(value.name for value in values if value.type.tensor_type.elem_type == TensorProto.FLOAT)

@@ -1,0 +1,99 @@
+"""From the FP32 graphs to the artifact of each precision and target."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+
+import onnx
+
+from ..calib import Calibration, Method, Range, choose_range
+from ..runtime.spec import ModelSpec
+from .activations import Activations
+from .graphs.build import GraphBuilder
+from .graphs.check import Declaration, check_graph
+from .graphs.cpu import CpuGraph
+from .graphs.layers import quantizable
+from .graphs.measured import bounds
+from .graphs.recurrent import Form
+from .graphs.scales import BITS_8
+from .graphs.typed import TypedGraph
+from .plan import Artifact
+
+__all__ = ["Lowering", "choose_ranges"]
+
+
+def choose_ranges(
+    calibration: Calibration, graph: onnx.ModelProto, method: Method, *, symmetric: bool
+) -> dict[str, Range]:
+    """The range of every measured tensor, by its ``range_key``.
+
+    Args:
+        calibration: of ``graph``.
+        graph: as ``build_graph`` writes it; says which tensors are bounded by their mathematics.
+        method: minmax, entropy or percentile.
+        symmetric: for signed INT8 with its zero at 0 (TensorRT); else for unsigned with a zero point.
+    """
+    limits = bounds(graph)
+    return {
+        name: choose_range(item, method, symmetric=symmetric, bounds=limits.get(name))
+        for name, item in calibration.statistics.items()
+    }
+
+
+@dataclass(eq=False)
+class Lowering:
+    """Writes artifacts from one model, whose CNN is converted once.
+
+    Attributes:
+        builder: of the FP32 graphs.
+        spec: of the model.
+        activations: what FP16 can hold; needed for FP16 and for TensorRT's INT8.
+        signed: ranges for TensorRT.
+        unsigned: ranges for ONNX Runtime on the CPU.
+        levels: the largest integer of a weight on the CPU: 127, or 63 where it lacks VNNI.
+        wider: layers that INT8 gives back to the next wider precision.
+    """
+
+    builder: GraphBuilder
+    spec: ModelSpec
+    activations: Activations | None = None
+    signed: Mapping[str, Range] = field(default_factory=dict)
+    unsigned: Mapping[str, Range] = field(default_factory=dict)
+    levels: int = BITS_8
+    wider: Collection[str] = ()
+
+    def source(self, form: str) -> onnx.ModelProto:
+        """The FP32 graph in one form of the recurrent branch; where there is none, the only one."""
+        recurrent: Form = "unrolled" if form == "unrolled" else "lstm"
+        return self.builder.build(recurrent)
+
+    def layers(self, form: str = "unrolled") -> list[str]:
+        """The layers that INT8 can take, in the order of the graph."""
+        return list(quantizable(self.source(form)))
+
+    def write(self, artifact: Artifact) -> onnx.ModelProto:
+        """The artifact's graph, checked.
+
+        Raises:
+            ConversionError: it is not the one that was declared.
+        """
+        source = self.source(artifact.recurrent)
+        model, declaration = source, Declaration(artifact.recurrent)
+        if artifact.precision == "fp16":
+            model = TypedGraph(source, wide=self._wide).write()
+        elif artifact.precision == "int8":
+            quantized = [layer for layer in quantizable(source) if layer not in self.wider]
+            model = self._quantize(source, artifact, quantized)
+            declaration = Declaration(artifact.recurrent, bool(quantized), artifact.targets[0])
+        check_graph(model, self.spec, declaration)
+        return model
+
+    def _quantize(self, source: onnx.ModelProto, artifact: Artifact, quantized: list[str]) -> onnx.ModelProto:
+        if artifact.targets == ("cpu",):
+            return CpuGraph(source, self.unsigned, quantized, levels=self.levels).write()
+        return TypedGraph(source, wide=self._wide, ranges=self.signed, quantized=quantized).write()
+
+    @property
+    def _wide(self) -> frozenset[str]:
+        return self.activations.wide if self.activations else frozenset()

@@ -1,0 +1,78 @@
+"""Which artifacts an export makes: for each precision the graphs that suit its targets."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from ..runtime.manifest import Precision, RecurrentForm, Target
+from ..runtime.spec import ModelSpec
+
+__all__ = ["PRECISIONS", "Artifact", "Recurrent", "plan_artifacts", "variant_name"]
+
+Recurrent = Literal["lstm", "unrolled", "auto"]
+PRECISIONS: tuple[Precision, ...] = get_args(Precision)  # the widest first
+
+
+def variant_name(precision: Precision, target: Target, recurrent: RecurrentForm) -> str:
+    """``fp16-tensorrt``, ``fp16-tensorrt-unrolled``."""
+    return f"{precision}-{target}" + ("-unrolled" if recurrent == "unrolled" else "")
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """One graph, and the targets that it serves."""
+
+    precision: Precision
+    recurrent: RecurrentForm
+    targets: tuple[Target, ...]
+
+    @property
+    def names(self) -> dict[Target, str]:
+        """The variants that share this graph."""
+        return {target: variant_name(self.precision, target, self.recurrent) for target in self.targets}
+
+    @property
+    def runs_integers_on_cpu(self) -> bool:
+        """Whether it needs a CPU with the right instructions."""
+        return self.precision == "int8" and self.targets == ("cpu",)
+
+    @property
+    def title(self) -> str:
+        """For progress: ``fp16 unrolled for tensorrt``."""
+        form = " unrolled" if self.recurrent == "unrolled" else ""
+        return f"{self.precision}{form} for {', '.join(self.targets)}"
+
+
+def plan_artifacts(precisions: Iterable[Precision], recurrent: Recurrent, spec: ModelSpec) -> list[Artifact]:
+    """The artifacts to make, the widest precision first.
+
+    FP32 and FP16 are one graph for every target that takes them. INT8 is one for ONNX Runtime on the CPU, whose fastest
+    form of the recurrent branch is the unrolled one, and others for TensorRT. With ``auto``, TensorRT gets both forms
+    of each precision: the device times them.
+
+    Args:
+        precisions: that were asked for.
+        recurrent: form of the recurrent branch.
+        spec: of the model; without a recurrent branch there is one form of everything.
+    """
+    asked = set(precisions)
+    return [item for precision in PRECISIONS if precision in asked for item in _of(precision, recurrent, spec)]
+
+
+def _of(precision: Precision, recurrent: Recurrent, spec: ModelSpec) -> Sequence[Artifact]:
+    main, *others = _forms(recurrent, spec)
+    engines = [Artifact(precision, form, ("tensorrt",)) for form in others]
+    if precision == "fp32":
+        return [Artifact(precision, main, ("cpu", "cuda", "tensorrt")), *engines]
+    if precision == "fp16":
+        return [Artifact(precision, main, ("cuda", "tensorrt")), *engines]
+    on_cpu: RecurrentForm = "unrolled" if others else main
+    return [Artifact(precision, on_cpu, ("cpu",)), Artifact(precision, main, ("tensorrt",)), *engines]
+
+
+def _forms(recurrent: Recurrent, spec: ModelSpec) -> tuple[RecurrentForm, ...]:
+    if not spec.uses_rnn:
+        return ("none",)
+    return ("lstm", "unrolled") if recurrent == "auto" else (recurrent,)

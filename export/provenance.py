@@ -1,0 +1,44 @@
+"""Where a bundle comes from: nothing of it is needed to run it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime, timezone
+from importlib.metadata import PackageNotFoundError, version
+
+from .. import __version__
+from ..runtime.manifest import Provenance
+from .request import ExportRequest
+
+__all__ = ["made_by", "provenance"]
+
+MADE_BY = ("tensorflow", "keras", "tf2onnx", "onnx")
+PACKAGES = (*MADE_BY, "onnxruntime", "onnxruntime-gpu", "tensorrt", "tensorrt-rtx", "numpy", "opencv-python")
+
+
+def made_by() -> dict[str, str]:
+    """The packages that made an artifact, with their versions."""
+    return {"hybrid-edge": __version__, **_versions(MADE_BY)}
+
+
+def provenance(request: ExportRequest) -> Provenance:
+    """When, by what and of which run."""
+    return Provenance(
+        created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        hybrid_edge=__version__,
+        run=request.run,
+        packages=_versions(PACKAGES),
+        metrics=request.metrics,
+    )
+
+
+def _versions(packages: Sequence[str]) -> dict[str, str]:
+    found = {package: _version(package) for package in packages}
+    return {package: number for package, number in found.items() if number}
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None  # onnxruntime or onnxruntime-gpu; OpenCV under another name; TensorRT from JetPack

@@ -1,0 +1,205 @@
+"""From a planned artifact to the variants of it that pass their gate."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import onnx
+
+from ..runtime.errors import ParityError
+from ..runtime.manifest import FileRecord, Variant
+from .bundle_writer import BundleWriter
+from .flips import write_flips
+from .gate import SIMULATED_IMAGES, Limits
+from .golden import Golden, add_arrays
+from .graphs.build import serialize
+from .graphs.check import count_operators
+from .graphs.describe import describe
+from .plan import Artifact
+from .prepare import Prepared
+from .prove import Proof, drift, prove
+from .provenance import made_by
+from .report import Entry
+from .settings import ExportSettings
+from .steps import Steps
+from .verdict import require
+
+__all__ = ["Candidate", "VariantMaker"]
+
+# another CPU or engine rounds differently, by about as much as ONNX Runtime differs from Keras; another model differs
+# from 1e-2 on in FP32, and a damaged one by far more than rounding costs in the others
+GOLDEN_FACTOR = 10
+GOLDEN_FLOOR = {"fp16": 5e-3, "int8": 2e-2}
+GOLDEN_CEILING = 0.25
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A variant that was tried: for the report, and where it passed, for the manifest."""
+
+    entry: Entry
+    variant: Variant | None = None
+
+    def renewed(self, variant: Variant | None) -> Candidate:
+        """The same with another state of the variant, if there is one."""
+        if variant is None:
+            return self
+        return replace(self, entry=Entry.of(variant, flips=self.entry.flips), variant=variant)
+
+
+@dataclass(frozen=True)
+class _Written:
+    """A graph in the bundle's folder, checked, not yet referred to by a manifest."""
+
+    artifact: Artifact
+    file: FileRecord
+    opset: int
+    ir_version: int
+    operators: dict[str, int]
+    branches: tuple[str, ...]
+    drifts: tuple[float, ...]
+
+
+class VariantMaker:
+    """Makes the variants of one export.
+
+    Args:
+        writer: of the bundle.
+        settings: of the export.
+        prepared: the model, Keras's answers, and what was measured.
+        golden: the bundle's examples.
+        report: the report's folder.
+        steps: says what is being done.
+    """
+
+    def __init__(
+        self,
+        writer: BundleWriter,
+        settings: ExportSettings,
+        prepared: Prepared,
+        golden: Golden,
+        report: Path,
+        steps: Steps,
+    ) -> None:
+        self._writer = writer
+        self._settings = settings
+        self._lowering = prepared.lowering
+        self._reference = prepared.reference
+        self._measurement = prepared.measurement
+        self._golden = golden
+        self._report = report
+        self._steps = steps
+
+    def write(self, artifact: Artifact) -> Path:
+        """Write an artifact's graph into the bundle's folder; what no manifest refers to is swept later."""
+        return self._writer.path / self._add(self._lowering.write(artifact)).path
+
+    def make(self, artifact: Artifact) -> Iterator[Candidate]:
+        """Write an artifact, run it for each of its targets, and judge it.
+
+        Raises:
+            ConversionError: the graph is not the one that was declared.
+            BundleError: it can't be written.
+        """
+        written = self._write(artifact)
+        limits = Limits.for_precision(artifact.precision, self._reference.spec, self._settings.max_drop)
+        count = len(self._reference) if "cpu" in artifact.targets else min(len(self._reference), SIMULATED_IMAGES)
+        try:
+            with self._steps.step(f"gate {artifact.title}: {count} images", count) as advance:
+                proofs = prove(
+                    self._writer.path / written.file.path,
+                    artifact,
+                    self._reference,
+                    self._golden,
+                    limits,
+                    options=self._settings.engine,
+                    drifts=written.drifts,
+                    on_batch=advance,
+                )
+        except ParityError as error:  # NaN, or an engine that refused: there are no figures
+            yield from (Candidate(self._entry(written, name, str(error))) for name in artifact.names.values())
+            return
+        for proof in proofs:
+            yield self._judge(written, proof)
+
+    def _write(self, artifact: Artifact) -> _Written:
+        with self._steps.step(f"write {artifact.title}"):
+            model = self._lowering.write(artifact)
+            file = self._add(model)
+            facts = (model.opset_import[0].version, model.ir_version, count_operators(model), describe(model))
+        with self._steps.step(f"hidden state of {artifact.title}"):
+            return _Written(artifact, file, *facts, drift(model, self._reference))
+
+    def _add(self, model: onnx.ModelProto) -> FileRecord:
+        return self._writer.add("artifacts", "onnx", serialize(model))
+
+    def _judge(self, written: _Written, proof: Proof) -> Candidate:
+        name = written.artifact.names[proof.target]
+        flips = write_flips(self._report / f"flips-{name}.png", proof.measured.flips, name, proof.parity.images)
+        stale = self._measurement.stale if self._measurement else None
+        try:
+            require(proof.parity, name, stale=stale)
+        except ParityError as error:
+            entry = self._entry(written, name, str(error))
+            return Candidate(entry.model_copy(update={"parity": proof.parity, "flips": flips.name if flips else ""}))
+        variant = self._variant(written, proof)
+        return Candidate(Entry.of(variant, flips=flips.name if flips else ""), variant)
+
+    def _variant(self, written: _Written, proof: Proof) -> Variant:
+        artifact, parity = written.artifact, proof.parity
+        return Variant(
+            name=artifact.names[proof.target],
+            precision=artifact.precision,
+            target=proof.target,
+            recurrent=artifact.recurrent,
+            file=written.file,
+            opset=written.opset,
+            ir_version=written.ir_version,
+            operators=written.operators,
+            made_by=made_by(),
+            parity=parity,
+            calibration=self._calibration(artifact),
+            branches=written.branches,
+            cpu_features=self._settings.cpu_features if artifact.runs_integers_on_cpu else (),
+            warnings=self._warnings(artifact),
+            golden=add_arrays(self._writer, dict(proof.golden)),
+            golden_tolerance=_tolerance(artifact, proof),
+        )
+
+    def _calibration(self, artifact: Artifact) -> dict[str, object] | None:
+        if artifact.precision == "fp32" or self._measurement is None:
+            return None
+        record = self._measurement.record()
+        if artifact.precision == "int8":
+            record |= {"method": self._settings.method, "wider_layers": sorted(self._lowering.wider)}
+        return record
+
+    def _warnings(self, artifact: Artifact) -> tuple[str, ...]:
+        if artifact.precision == "fp32" or self._measurement is None:
+            return ()
+        half = () if artifact.runs_integers_on_cpu else self._measurement.activations.warnings
+        return (*self._measurement.warnings, *half)
+
+    def _entry(self, written: _Written, name: str, refused: str) -> Entry:
+        artifact = written.artifact
+        return Entry(
+            name=name,
+            precision=artifact.precision,
+            targets=tuple(target for target, own in artifact.names.items() if own == name),
+            recurrent=artifact.recurrent,
+            size=written.file.size,
+            branches=written.branches,
+            operators=written.operators,
+            warnings=self._warnings(artifact),
+            refused=refused,
+        )
+
+
+def _tolerance(artifact: Artifact, proof: Proof) -> float:
+    """How far a device may be from what was recorded: a rounding step that falls the other way, not another model."""
+    parity = proof.parity
+    if parity.probability_limit is not None:
+        return GOLDEN_FACTOR * parity.probability_limit
+    return min(max(GOLDEN_FLOOR[artifact.precision], parity.max_probability_error), GOLDEN_CEILING)

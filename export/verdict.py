@@ -1,0 +1,102 @@
+"""The verdict of a gate: passed, or refused with the numbers and the likely cause."""
+
+from __future__ import annotations
+
+import math
+
+from ..runtime.errors import ParityError
+from ..runtime.manifest import Check, Parity
+
+__all__ = ["require"]
+
+FP16_ROUNDING = 0.02  # logits, max |difference| / max |logit|: a step of FP16 is 5e-4, over many layers some of them
+
+
+def require(parity: Parity, variant: str, *, stale: str | None = None) -> None:
+    """Pass if every figure that has a limit is within it.
+
+    Args:
+        parity: from ``gate.measure``.
+        variant: its name, ``PRECISION-TARGET``.
+        stale: what shows that BatchNorm's statistics are stale, if anything does; then it is named as the cause before
+            the quantizer is.
+
+    Raises:
+        ParityError: one is not; the message has the numbers and the likely cause.
+    """
+    failed = [check for check in parity.checks if not check.passed]
+    if not failed:
+        return
+    numbers = "; ".join(_numbers(parity, check) for check in failed)
+    raise ParityError(
+        f"{variant} is not the Keras model, on {parity.images} images ({parity.measured_on}): {numbers}; "
+        f"{parity.flips} of {parity.images} labels flipped (top-1 agreement {parity.top1_agreement:.2%}). "
+        f"Likely cause: {_cause(parity, variant.partition('-')[0], stale)}. This variant was not put in the bundle"
+    )
+
+
+def _numbers(parity: Parity, check: Check) -> str:
+    bound = "at most" if check.at_most else "at least"
+    digits = ".3g" if check.at_most else ".6g"  # 0.99497 is not 0.995
+    return f"{check.name}: expected {bound} {check.limit:g}, found {check.found:{digits}}{_counts(parity, check)}"
+
+
+def _counts(parity: Parity, check: Check) -> str:
+    """One flip costs 1/N, so N belongs to the number."""
+    if math.isnan(check.found):
+        return ""
+    if check.name == "top-1 agreement":
+        return f" ({parity.flips} of {parity.images} flipped)"
+    if check.name.startswith("top-1 agreement"):
+        count = parity.confident_images
+        return f" ({round((1 - check.found) * count)} of {count} flipped)"
+    if check.name == "accuracy drop" and parity.accuracy is not None:
+        accuracy = parity.accuracy
+        return (
+            f" ({accuracy.keras:.2%} with Keras, {accuracy.variant:.2%} with the variant; 95 % interval of the drop "
+            f"{accuracy.drop_low:.4f} to {accuracy.drop_high:.4f})"
+        )
+    return ""
+
+
+def _cause(parity: Parity, precision: str, stale: str | None) -> str:
+    if _over(parity.sequence_error, parity.sequence_limit):
+        return "the preprocessing's sequence is not the model's own: scaling, channel mean or order of the timesteps"
+    if _over(parity.neighbour_error, parity.neighbour_limit) or _over(parity.batch_error, parity.batch_limit):
+        return "a row depends on its neighbours in the batch: a fixed batch size or a scale measured over the batch"
+    if precision == "fp16":
+        return _fp16_cause(parity)
+    if precision == "int8":
+        return _int8_cause(stale)
+    if parity.max_logit_error < 100 * (parity.logit_limit or 0):
+        return (
+            "reduced precision on one side (TF32, oneDNN's BF16, mixed precision), or activations grown out of range "
+            "because BatchNorm's statistics are stale"
+        )
+    return "another computation: gate order, channel order, scaling, order of the timesteps, or damaged weights"
+
+
+def _fp16_cause(parity: Parity) -> str:
+    if parity.max_logit_error < FP16_ROUNDING:
+        return (
+            "images on which Keras itself hardly decides (see the flipped ones); the more images, the less one of them "
+            "counts: --gate-images"
+        )
+    return (
+        "an activation beyond FP16's range of 65,504 (the report has the largest of each layer), or another "
+        "computation: gate order or a damaged weight"
+    )
+
+
+def _int8_cause(stale: str | None) -> str:
+    ranges = (
+        "calibration ranges that don't fit these activations (other images, weights or preprocessing, damaged ranges), "
+        "layers that don't bear INT8 (hybrid-export --sensitivity ranks them), a damaged weight, or the order of the "
+        "LSTMs' gates"
+    )
+    return f"{stale}; only then {ranges}" if stale else ranges
+
+
+def _over(found: float | None, limit: float | None) -> bool:
+    """Whether a figure that is judged is over its limit; NaN is."""
+    return found is not None and limit is not None and not found <= limit

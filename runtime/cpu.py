@@ -1,0 +1,55 @@
+"""Which instructions this CPU has for 8-bit dot products: what INT8 variants for the CPU depend on.
+
+x86 without VNNI adds pairs of U8 × S8 products in 16 bits and saturates; with it, and on every ARM, nothing does
+(ONNX Runtime, "Quantize ONNX models", on U8S8). So 7-bit weights or signed activations are needed on x86 without
+VNNI alone.
+"""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Collection
+from functools import cache
+from pathlib import Path
+
+__all__ = ["INT8_FEATURES", "cpu_features", "describe_cpu", "has_int8_dot_product", "missing_features"]
+
+CPUINFO = Path("/proc/cpuinfo")
+# by the names that Linux gives them; x86, then 64-bit ARM
+INT8_FEATURES = ("avx512_vnni", "avx_vnni", "amx_int8", "asimddp", "i8mm")
+FIELDS = ("flags", "Features")  # what the line is called on x86 and on ARM
+
+
+@cache
+def cpu_features() -> frozenset[str] | None:
+    """Which of ``INT8_FEATURES`` this CPU has; None where the system does not say (anything but Linux)."""
+    try:
+        lines = CPUINFO.read_text().splitlines()
+    except OSError:
+        return None
+    found = [set(line.partition(":")[2].split()) for line in lines if line.partition(":")[0].strip() in FIELDS]
+    # a CPU with big and little cores runs a thread on any of them: what counts is what all have
+    return frozenset(set.intersection(*found) & set(INT8_FEATURES)) if found else None
+
+
+def has_int8_dot_product() -> bool | None:
+    """Whether this CPU has any instruction of ``INT8_FEATURES``; None where the system does not say."""
+    features = cpu_features()
+    return None if features is None else bool(features)
+
+
+def missing_features(needed: Collection[str]) -> bool:
+    """Whether this CPU is known to have none of the features of which a variant needs one; nothing needed: False.
+
+    Where the system does not say, nothing counts as missing: the golden check decides.
+    """
+    features = cpu_features()
+    return bool(needed) and features is not None and not features & set(needed)
+
+
+def describe_cpu() -> str:
+    """For people: ``x86_64 with avx512_vnni``."""
+    features = cpu_features()
+    if features is None:
+        return f"{platform.machine()}, features unknown"
+    return f"{platform.machine()} {'with ' + ', '.join(sorted(features)) if features else 'without INT8 dot products'}"

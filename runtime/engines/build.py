@@ -1,0 +1,225 @@
+"""ONNX bytes in, engine bytes out: the one place that drives TensorRT's builder."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from ..errors import EngineError, Int8EngineError
+from ..outputs import OUTPUT_NAMES
+from ..spec import ModelSpec
+from .gpu import Gpu
+from .library import Library
+from .messages import Messages, make_logger
+from .network import NetworkSummary, summarize
+from .options import EngineOptions
+from .progress import Listener, make_monitor
+
+__all__ = ["BuiltEngine", "build_engine", "inspect_graph"]
+
+T = TypeVar("T")
+
+POLL = 0.1  # seconds between looks for Ctrl-C while TensorRT builds
+QUANTIZED = b"DequantizeLinear"  # an operator's type stands in a protobuf as plain text
+
+
+@dataclass(frozen=True)
+class BuiltEngine:
+    """An engine, and how it came about.
+
+    Attributes:
+        engine: the serialized engine, nothing before or after it: trtexec loads it.
+        timing_cache: the times of the kernels that were tried, for the next build; None from TensorRT-RTX.
+        seconds: parsing and building.
+        network: what was built.
+        warnings: TensorRT's, each once.
+    """
+
+    engine: bytes
+    timing_cache: bytes | None
+    seconds: float
+    network: NetworkSummary
+    warnings: tuple[str, ...]
+
+
+def build_engine(
+    onnx: bytes,
+    spec: ModelSpec,
+    options: EngineOptions,
+    library: Library,
+    *,
+    gpu: Gpu | None = None,
+    architecture: str | None = None,
+    timing_cache: bytes | None = None,
+    listener: Listener | None = None,
+) -> BuiltEngine:
+    """Build an engine; Ctrl-C stops the builder at its next step.
+
+    Args:
+        onnx: a serialized ONNX model.
+        spec: whose inputs and outputs it has.
+        options: batch profile and workspace.
+        library: which TensorRT.
+        gpu: this machine's, for which it is built; sets the default workspace. TensorRT-RTX builds for all desktop
+            cards from Ampere on where neither this nor an architecture is given.
+        architecture: another one to build for, such as ``sm89``; TensorRT-RTX alone.
+        timing_cache: from an earlier build with this TensorRT on this GPU; one that doesn't fit is left aside.
+        listener: hears of the progress.
+
+    Raises:
+        UsageError: the library can't build for the architecture.
+        EngineError: TensorRT refused the graph or could not build it; or its inputs are not the spec's.
+        Int8EngineError: likewise, of a quantized graph.
+    """
+    start = time.perf_counter()
+    job = _Job(library, onnx, spec, architecture or (gpu.architecture if gpu else "this GPU"))
+    # TensorRT-RTX needs to be told that the engine may be for this GPU alone, which is faster
+    target = "current" if architecture is None and gpu is not None and library.kind == "rtx" else architecture
+    config = job.configure(options, options.workspace_on(gpu), target)
+    job.attach_timing_cache(config, timing_cache)
+    cancel = threading.Event()
+    if listener is not None:
+        config.progress_monitor = make_monitor(library, listener, cancel)
+    engine = _interruptible(lambda: job.build(config), cancel)
+    times = job.timing_cache(config)
+    seconds = time.perf_counter() - start
+    return BuiltEngine(engine, times, seconds, summarize(job.network), tuple(dict.fromkeys(job.messages.warnings)))
+
+
+def inspect_graph(onnx: bytes, spec: ModelSpec, library: Library) -> NetworkSummary:
+    """Parse a graph as ``build_engine`` would, and summarize it without building.
+
+    Raises:
+        EngineError: TensorRT refused the graph, or its inputs are not the spec's.
+        Int8EngineError: likewise, of a quantized graph.
+    """
+    return summarize(_Job(library, onnx, spec, "this GPU").network)
+
+
+class _Job:
+    """One graph, parsed: what the builder needs alive until it has built."""
+
+    def __init__(self, library: Library, onnx: bytes, spec: ModelSpec, place: str) -> None:
+        self._library = library
+        self._spec = spec
+        self._place = place
+        self._quantized = QUANTIZED in onnx
+        self.messages = Messages()
+        trt = library.module
+        logger = make_logger(library, self.messages)
+        builder = trt.Builder(logger)
+        network = builder.create_network(library.network_flags)
+        parser = trt.OnnxParser(network, logger)
+        if not parser.parse(onnx):
+            raise self._refused("refused the graph", _parser_errors(parser), "export the bundle again")
+        self._builder, self.network, self._parser = builder, network, parser  # the parser owns the weights
+        self._check_names()
+
+    def configure(self, options: EngineOptions, workspace: int | None, architecture: str | None) -> Any:
+        """An IBuilderConfig with the profile, the workspace and the architecture."""
+        trt = self._library.module
+        config = self._builder.create_builder_config()
+        # TF32 keeps 10 bits of FP32's mantissa and is on by default: FP32 is to mean FP32
+        config.clear_flag(trt.BuilderFlag.TF32)
+        # names and precisions of the fused layers stay in the engine, for its inspector
+        config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
+        if workspace is not None:
+            config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, workspace)
+        if architecture is not None:
+            capability = self._library.compute_capability(architecture)
+            config.num_compute_capabilities = 1
+            config.set_compute_capability(capability, 0)
+        self._add_profile(config, options)
+        return config
+
+    def attach_timing_cache(self, config: Any, data: bytes | None) -> None:
+        """Give the builder the times of earlier builds, and somewhere to put those of this one."""
+        if not self._library.has_timing_cache:
+            return
+        cache = config.create_timing_cache(data or b"")
+        if not config.set_timing_cache(cache, False):  # of another version or GPU
+            config.set_timing_cache(config.create_timing_cache(b""), False)
+
+    def timing_cache(self, config: Any) -> bytes | None:
+        """What the builder has put there."""
+        if not self._library.has_timing_cache:
+            return None
+        cache = config.get_timing_cache()
+        return bytes(cache.serialize())
+
+    def build(self, config: Any) -> bytes:
+        """The serialized engine."""
+        memory = self._builder.build_serialized_network(self.network, config)
+        if memory is None:
+            remedy = "a smaller --workspace or --profile needs less memory"
+            raise self._refused("could not build the engine", self.messages.summary, remedy)
+        return bytes(memory)
+
+    def _add_profile(self, config: Any, options: EngineOptions) -> None:
+        profile = self._builder.create_optimization_profile()
+        for name, shape in self._spec.inputs.items():
+            profile.set_shape(name, *((batch, *shape) for batch in options.profile))
+        if config.add_optimization_profile(profile) < 0:
+            raise self._refused("refused the batch profile", self.messages.summary, "take another --profile")
+
+    def _check_names(self) -> None:
+        network = self.network
+        inputs = {network.get_input(index).name for index in range(network.num_inputs)}
+        outputs = {network.get_output(index).name for index in range(network.num_outputs)}
+        if inputs != set(self._spec.inputs) or not set(OUTPUT_NAMES) <= outputs:
+            raise EngineError(
+                f"expected a graph with the inputs {sorted(self._spec.inputs)} and the outputs {list(OUTPUT_NAMES)}, "
+                f"found {sorted(inputs)} and {sorted(outputs)}; export the bundle again"
+            )
+
+    def _refused(self, what: str, reasons: str, remedy: str) -> EngineError | Int8EngineError:
+        if self._quantized:
+            return Int8EngineError(
+                f"{self._library.label} {what} in INT8 for {self._place}: {reasons}; take FP16 here: --precision fp16 "
+                "(hybrid-export --fp16 adds it to a bundle without)"
+            )
+        return EngineError(
+            f"{self._library.label} {what} for {self._place}: {reasons}; {remedy}, or run the bundle without TensorRT: "
+            "--backend cuda or cpu"
+        )
+
+
+def _parser_errors(parser: Any) -> str:
+    errors = [parser.get_error(index) for index in range(parser.num_errors)]
+    return "; ".join(_parser_error(error) for error in errors) or "it gave no reason"
+
+
+def _parser_error(error: Any) -> str:
+    node = " ".join(part for part in (error.node_operator(), error.node_name()) if part)
+    text = " ".join(error.desc().split()).rstrip(".")
+    return f"{node}: {text}" if node else text
+
+
+def _interruptible(call: Callable[[], T], cancel: threading.Event) -> T:
+    """Run ``call`` in a thread, so that Ctrl-C reaches us while TensorRT is in its own code; then ask it to stop."""
+    results: list[T] = []
+    errors: list[BaseException] = []
+    done = threading.Event()  # not join: interrupted by Ctrl-C, it takes a thread that runs on for finished
+
+    def work() -> None:
+        try:
+            results.append(call())
+        except BaseException as error:  # raised again below, in the caller's thread
+            errors.append(error)
+        finally:
+            done.set()
+
+    threading.Thread(target=work, name="engine build", daemon=True).start()
+    try:
+        while not done.wait(POLL):
+            pass
+    except BaseException:
+        cancel.set()
+        done.wait()
+        raise
+    if errors:
+        raise errors[0]
+    return results[0]

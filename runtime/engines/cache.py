@@ -1,0 +1,242 @@
+"""Engines on disk: ``engines/KEY.engine``, a pure engine that trtexec loads, and ``KEY.json``, the record beside it.
+
+An engine is used only if its record was made for exactly this graph, TensorRT, GPU and options, and if its bytes are
+the ones that were written: a truncated, altered or foreign one is never handed to TensorRT, which would crash or
+compute something else. Both are written whole and then renamed, the record last. One process builds at a time: another
+build on the same GPU would spoil the times by which kernels are chosen.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from ..cache import cache_dir
+from ..errors import EngineError
+from ..files import replacing
+from .gpu import Gpu
+from .library import Kind, Library
+from .options import EngineOptions
+
+__all__ = ["CachedEngine", "EngineCache", "EngineKey", "EngineRecord"]
+
+FORMAT = 1
+LIMIT = 4 * 2**30  # bytes of engines that are kept; those unused for longest go first
+MAX_RECORD_SIZE = 2**16
+FLAGS = "STRONGLY_TYPED,-TF32"  # what build.py sets; another choice there must not find these engines
+
+
+@dataclass(frozen=True)
+class EngineKey:
+    """What an engine was built from and for; any difference makes it another engine."""
+
+    onnx_sha256: str
+    kind: Kind
+    version: str
+    gpu: str
+    compute_capability: tuple[int, int]
+    profile: tuple[int, int, int]
+    workspace: int | None  # as asked for: the default varies with the memory that is free
+    flags: str = FLAGS
+
+    @classmethod
+    def of(cls, onnx_sha256: str, library: Library, gpu: Gpu, options: EngineOptions) -> EngineKey:
+        """The key of a graph's engine on this machine."""
+        return cls(
+            onnx_sha256,
+            library.kind,
+            library.version,
+            gpu.name,
+            gpu.compute_capability,
+            options.profile,
+            options.workspace,
+        )
+
+    @property
+    def name(self) -> str:
+        """The files' name: SHA-256 of all of it."""
+        return _digest(asdict(self))
+
+    @property
+    def timing_name(self) -> str:
+        """Likewise of what kernels' times depend on: TensorRT's version and the GPU."""
+        return _digest([self.kind, self.version, self.gpu, self.compute_capability])
+
+
+class EngineRecord(BaseModel):
+    """What stands in the JSON beside an engine."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    format: int = FORMAT
+    key: EngineKey
+    sha256: str
+    size: int = Field(ge=0)
+    seconds: float
+    made: str
+    label: str
+
+
+@dataclass(frozen=True)
+class CachedEngine:
+    """An engine's bytes, checked, and its record."""
+
+    data: bytes
+    record: EngineRecord
+
+
+class EngineCache:
+    """The folder of engines.
+
+    Args:
+        folder: by default ``engines`` in the cache folder.
+        limit: bytes of engines that are kept.
+    """
+
+    def __init__(self, folder: Path | None = None, *, limit: int = LIMIT) -> None:
+        self.folder = folder or cache_dir() / "engines"
+        self._limit = limit
+
+    def path(self, key: EngineKey) -> Path:
+        """Where the key's engine is, or would be."""
+        return self.folder / f"{key.name}.engine"
+
+    def lookup(self, key: EngineKey, on_refusal: Callable[[str], object] = lambda _: None) -> CachedEngine | None:
+        """The key's engine, if it is there and whole.
+
+        Args:
+            key: what is needed.
+            on_refusal: told why an engine that is there is not used.
+        """
+        path = self.path(key)
+        try:
+            record = _read_record(path.with_suffix(".json"))
+            data = path.read_bytes()
+            _check(record, key, data)
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError) as error:
+            on_refusal(f"{path}: {error}; building it again")
+            return None
+        with contextlib.suppress(OSError):
+            os.utime(path)  # the last use, by which the oldest are found
+        return CachedEngine(data, record)
+
+    def store(self, key: EngineKey, engine: bytes, *, seconds: float, label: str) -> CachedEngine:
+        """Keep an engine, and drop those that are over the limit.
+
+        Raises:
+            EngineError: no room, or no right to write.
+        """
+        made = datetime.now(timezone.utc).isoformat(timespec="seconds")
+        digest = hashlib.sha256(engine).hexdigest()
+        record = EngineRecord(key=key, sha256=digest, size=len(engine), seconds=seconds, made=made, label=label)
+        path = self.path(key)
+        with self._writing():
+            path.with_suffix(".json").unlink(missing_ok=True)  # no record while the engine is replaced
+            _write(path, engine)
+            _write(path.with_suffix(".json"), record.model_dump_json(indent=2).encode())
+            self._prune(path)
+        return CachedEngine(engine, record)
+
+    def read_note(self, name: str) -> bytes | None:
+        """A small file that was kept with ``keep_note``, if it is there and whole: a timing cache, a choice."""
+        try:
+            data = (self.folder / name).read_bytes()
+        except OSError:
+            return None
+        digest, _, content = data.partition(b"\n")
+        return content if hashlib.sha256(content).hexdigest().encode() == digest else None
+
+    def keep_note(self, name: str, content: bytes) -> None:
+        """Keep a small file, its hash in its first line.
+
+        Raises:
+            EngineError: no room, or no right to write.
+        """
+        with self._writing():
+            _write(self.folder / name, hashlib.sha256(content).hexdigest().encode() + b"\n" + content)
+
+    @contextlib.contextmanager
+    def locked(self, on_wait: Callable[[], object] = lambda: None) -> Iterator[None]:
+        """Hold the right to build; released with the process, also a killed one.
+
+        Args:
+            on_wait: called once if another process builds, before waiting for it.
+
+        Raises:
+            EngineError: the folder can't be made or written.
+        """
+        with self._writing():
+            self.folder.mkdir(parents=True, exist_ok=True)
+            file = (self.folder / ".lock").open("w")
+        with file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                on_wait()
+                fcntl.flock(file, fcntl.LOCK_EX)
+            for partial in self.folder.glob(".*.tmp"):  # of a process that was killed: only the lock's holder writes
+                partial.unlink(missing_ok=True)
+            yield
+
+    def _prune(self, newest: Path) -> None:
+        """Drop the engines that were used longest ago, down to the limit; never the one just made."""
+        engines = sorted(self.folder.glob("*.engine"), key=lambda path: path.stat().st_mtime)
+        excess = sum(path.stat().st_size for path in engines) - self._limit
+        for path in engines:
+            if excess <= 0:
+                break
+            if path != newest:
+                excess -= path.stat().st_size
+                path.with_suffix(".json").unlink(missing_ok=True)
+                path.unlink()
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise EngineError(
+                f"{self.folder}: engines can't be kept here ({error.strerror or error}); HYBRID_EDGE_CACHE names "
+                "another cache folder"
+            ) from error
+
+
+def _read_record(path: Path) -> EngineRecord:
+    with path.open("rb") as file:
+        text = file.read(MAX_RECORD_SIZE)
+    try:
+        return EngineRecord.model_validate_json(text)
+    except ValidationError as error:
+        raise ValueError(
+            f"expected a record of its engine, found {error.error_count()} faults in {path.name}"
+        ) from None
+
+
+def _check(record: EngineRecord, key: EngineKey, data: bytes) -> None:
+    if record.format != FORMAT or record.key != key:
+        raise ValueError("expected an engine of this graph, TensorRT and GPU, found one made for something else")
+    if len(data) != record.size:
+        raise ValueError(f"expected {record.size} bytes, found {len(data)}")
+    if hashlib.sha256(data).hexdigest() != record.sha256:
+        raise ValueError("expected the bytes that were written, found others")
+
+
+def _write(path: Path, data: bytes) -> None:
+    with replacing(path) as partial:
+        partial.write_bytes(data)
+
+
+def _digest(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()

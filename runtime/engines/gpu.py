@@ -1,0 +1,38 @@
+"""Gpu: what building and caching must know of a GPU; ``backends/cuda.py`` asks the driver for it."""
+
+from __future__ import annotations
+
+import platform
+from dataclasses import dataclass
+
+__all__ = ["Gpu"]
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """One NVIDIA GPU.
+
+    Attributes:
+        name: as the driver gives it: ``NVIDIA GeForce RTX 4070``.
+        compute_capability: major and minor: (8, 9).
+        integrated: it shares the CPU's memory, as a Jetson's does.
+        total_memory: bytes.
+        free_memory: bytes, at the moment of asking.
+    """
+
+    name: str
+    compute_capability: tuple[int, int]
+    integrated: bool
+    total_memory: int
+    free_memory: int
+
+    @property
+    def architecture(self) -> str:
+        """``sm89``."""
+        major, minor = self.compute_capability
+        return f"sm{major}{minor}"
+
+    @property
+    def is_jetson(self) -> bool:
+        """Whether TensorRT-RTX, which is for desktop cards, must be kept away from it."""
+        return self.integrated or self.architecture == "sm87" or platform.machine() == "aarch64"

@@ -1,0 +1,123 @@
+"""TensorRT and TensorRT-RTX: the only module that imports them. One code for TensorRT 10.3 to 11 and RTX.
+
+The two have the same Python API. What one version has and another lacks is looked up by name here and nowhere else:
+
+    NetworkDefinitionCreationFlag.EXPLICIT_BATCH    not in 11 and RTX; 10.x ignores it
+    ComputeCapability, IBuilderConfig.num_compute_capabilities, .set_compute_capability    RTX alone
+    timing caches                                   do nothing in RTX
+
+Sources: the Python API reference of TensorRT 10.3 (docs.nvidia.com/deeplearning/tensorrt/archives/tensorrt-1030), the
+guide "Migrating Python code from TensorRT 10.x to 11.x", and the deprecation messages of TensorRT-RTX 1.7.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import re
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, Literal
+
+from ..errors import BackendUnavailableError, UsageError
+
+__all__ = ["Kind", "Library", "find_library", "installed"]
+
+Kind = Literal["tensorrt", "rtx"]
+
+MODULES: dict[Kind, str] = {"tensorrt": "tensorrt", "rtx": "tensorrt_rtx"}
+NAMES: dict[Kind, str] = {"tensorrt": "TensorRT", "rtx": "TensorRT-RTX"}
+REMEDIES: dict[Kind, str] = {
+    "tensorrt": "pip install 'hybrid-edge[tensorrt]'; on a Jetson it comes with JetPack (sudo apt install "
+    "python3-libnvinfer), and a virtual environment sees it if made with --system-site-packages",
+    "rtx": "pip install 'hybrid-edge[rtx]'",
+}
+# JetPack 6.1: the first whose strongly typed networks take every graph that hybrid-edge exports
+OLDEST: dict[Kind, tuple[int, int]] = {"tensorrt": (10, 3), "rtx": (1, 0)}
+
+
+@dataclass(frozen=True)
+class Library:
+    """TensorRT, imported.
+
+    Attributes:
+        module: ``tensorrt`` or ``tensorrt_rtx``.
+        kind: which of them.
+        version: ``10.3.0``; engines of another version are not loaded.
+    """
+
+    module: Any
+    kind: Kind
+    version: str
+
+    @property
+    def label(self) -> str:
+        """For people: ``TensorRT-RTX 1.7.1.116``."""
+        return f"{NAMES[self.kind]} {self.version}"
+
+    @property
+    def network_flags(self) -> int:
+        """Always strongly typed: the precision is the graph's own. 11 knows nothing else, and numbers flags anew."""
+        trt = self.module
+        names = ("STRONGLY_TYPED", "EXPLICIT_BATCH")
+        flags = [getattr(trt.NetworkDefinitionCreationFlag, name, None) for name in names]
+        return sum(1 << int(flag) for flag in flags if flag is not None)
+
+    @property
+    def has_timing_cache(self) -> bool:
+        """Whether the times of kernels can be kept between builds; TensorRT-RTX takes none at build time."""
+        return self.kind == "tensorrt"
+
+    def compute_capability(self, architecture: str) -> Any:
+        """The constant for ``sm89``, for building ahead of time.
+
+        Raises:
+            UsageError: this library can't build for it.
+        """
+        known = getattr(self.module, "ComputeCapability", None)
+        value = getattr(known, architecture.upper(), None)
+        if value is None:
+            names = (
+                ", ".join(name.lower() for name in dir(known) if name.startswith("SM")) or "this machine's GPU alone"
+            )
+            raise UsageError(f"expected an architecture that {self.label} builds for ({names}), found {architecture!r}")
+        return value
+
+
+def installed(kind: Kind) -> bool:
+    """Whether the package is there, without importing it: microseconds."""
+    return importlib.util.find_spec(MODULES[kind]) is not None
+
+
+@cache
+def find_library(kind: Kind) -> Library:
+    """Import TensorRT or TensorRT-RTX.
+
+    Raises:
+        BackendUnavailableError: not installed, broken, or older than 10.3 (RTX: 1.0).
+    """
+    try:
+        module = importlib.import_module(MODULES[kind])
+    except (ImportError, OSError) as error:  # OSError: one of its shared libraries is missing
+        raise BackendUnavailableError(f"{NAMES[kind]} can't be imported here ({error}); {REMEDIES[kind]}") from error
+    return check_library(Library(module, kind, str(module.__version__)))
+
+
+def check_library(library: Library) -> Library:
+    """The same, if it is new enough.
+
+    Raises:
+        BackendUnavailableError: older than 10.3 (RTX: 1.0), or without strongly typed networks.
+    """
+    oldest = OLDEST[library.kind]
+    flags = getattr(library.module, "NetworkDefinitionCreationFlag", None)
+    if _numbers(library.version) < oldest or not hasattr(flags, "STRONGLY_TYPED"):
+        raise BackendUnavailableError(
+            f"expected {NAMES[library.kind]} {oldest[0]}.{oldest[1]} or later, found {library.version}; on a Jetson "
+            "JetPack 6.1 brings it. An older one runs the bundle on ONNX Runtime: --backend cuda or cpu"
+        )
+    return library
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    return tuple(int(number) for number in re.findall(r"\d+", version)[:2])

@@ -1,0 +1,79 @@
+"""How an engine is built: for which batch sizes, and with how much scratch memory."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..errors import UsageError
+from .gpu import Gpu
+
+__all__ = ["EngineOptions", "parse_profile"]
+
+Profile = tuple[int, int, int]
+
+MIB = 2**20
+LEAST_WORKSPACE = 64 * MIB
+# TensorRT's own default is all of the GPU's memory. On a Jetson that is the system's memory, in which the graph, its
+# weights and the engine lie at the same time, each as large as the others: building ran out of memory there.
+GPU_SHARE = 2
+SYSTEM_SHARE = 4
+MEMINFO = Path("/proc/meminfo")
+
+
+@dataclass(frozen=True)
+class EngineOptions:
+    """What a user may choose about an engine.
+
+    Attributes:
+        profile: smallest, usual and largest batch; kernels are chosen for the usual one. Larger batches are split.
+        workspace: the most scratch memory that a kernel may take, bytes; None is half of a GPU's own memory, or a
+            quarter of what the system has free where the GPU shares it (Jetson).
+
+    Raises:
+        UsageError: not 1 <= smallest <= usual <= largest, or a workspace under 64 MiB.
+    """
+
+    profile: Profile = (1, 1, 8)
+    workspace: int | None = None
+
+    def __post_init__(self) -> None:
+        smallest, usual, largest = self.profile
+        if not 1 <= smallest <= usual <= largest:
+            raise UsageError(
+                f"expected a batch profile of 1 <= MIN <= OPT <= MAX, found {','.join(map(str, self.profile))}"
+            )
+        if self.workspace is not None and self.workspace < LEAST_WORKSPACE:
+            raise UsageError(
+                f"expected a workspace of at least {LEAST_WORKSPACE // MIB} MiB, found {self.workspace / MIB:g} MiB"
+            )
+
+    def workspace_on(self, gpu: Gpu | None) -> int | None:
+        """Bytes of scratch memory on this GPU; None, without a GPU, leaves it to TensorRT."""
+        if self.workspace is not None or gpu is None:
+            return self.workspace
+        if gpu.integrated:
+            return max(LEAST_WORKSPACE, _available_memory(gpu.free_memory) // SYSTEM_SHARE)
+        return gpu.total_memory // GPU_SHARE
+
+
+def parse_profile(text: str) -> Profile:
+    """``1,1,8`` as three batch sizes.
+
+    Raises:
+        UsageError: not three whole numbers.
+    """
+    parts = text.split(",")
+    if len(parts) != 3 or not all(part.strip().isdecimal() for part in parts):
+        raise UsageError(f"expected a batch profile of MIN,OPT,MAX such as 1,1,8, found {text!r}")
+    smallest, usual, largest = (int(part) for part in parts)
+    return smallest, usual, largest
+
+
+def _available_memory(otherwise: int) -> int:
+    """Bytes that the system can give without swapping (``MemAvailable``: the page cache counts as free)."""
+    try:
+        lines = MEMINFO.read_text().splitlines()
+        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
+    except (OSError, StopIteration, ValueError, IndexError):
+        return otherwise

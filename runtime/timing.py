@@ -1,0 +1,126 @@
+"""The timing loop: several things timed side by side, so that a noisy machine disturbs all of them alike."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from .errors import UsageError
+
+__all__ = ["Comparison", "Timing", "compare", "summarize_times", "time_interleaved"]
+
+Milliseconds = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Times of one thing, milliseconds a call.
+
+    Attributes:
+        p50: median; p90 and p99 likewise, linearly interpolated (NumPy's default).
+        mean: arithmetic.
+        count: how many calls were measured.
+        times: every one of them, (count,) float64, in the order in which they were taken.
+    """
+
+    p50: float
+    p90: float
+    p99: float
+    mean: float
+    count: int
+    times: Milliseconds
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """How much faster one thing is than another: ``ratio`` > 1 says that the second takes longer.
+
+    Attributes:
+        ratio: median of the second's times over the median of the first's.
+        low: 5th percentile of the ratio over the rounds, in each of which both were measured next to each other.
+        high: 95th percentile.
+    """
+
+    ratio: float
+    low: float
+    high: float
+
+
+def time_interleaved(
+    calls: Mapping[str, Callable[[], object]],
+    *,
+    warm_up_s: float = 0.5,
+    min_seconds: float = 2.0,
+    min_rounds: int = 20,
+    max_rounds: int = 10_000,
+    clock: Callable[[], float] = time.perf_counter,
+) -> dict[str, Timing]:
+    """Time several callables in turn: one call of each a round, the order reversed from one round to the next.
+
+    A call must return only when its work is done: one that leaves work on a GPU's stream has to synchronize.
+
+    Args:
+        calls: what to time, by name.
+        warm_up_s: seconds for which each is called, and at least once, before anything counts; clocks rise, caches fill
+            and engines load their kernels in that time.
+        min_seconds: rounds go on until they took so long together, seconds.
+        min_rounds: and until there were so many.
+        max_rounds: no more than this.
+        clock: seconds, monotonic.
+
+    Returns:
+        Times by name, milliseconds a call.
+
+    Raises:
+        UsageError: nothing to time, or fewer rounds than one.
+    """
+    if not calls or not 1 <= min_rounds <= max_rounds:
+        raise UsageError(
+            f"expected something to time and 1 <= min_rounds <= max_rounds, found {len(calls)} callables, "
+            f"{min_rounds} and {max_rounds} rounds"
+        )
+    for call in calls.values():
+        _warm_up(call, warm_up_s, clock)
+    times: dict[str, list[float]] = {name: [] for name in calls}
+    start = clock()
+    for number in range(max_rounds):
+        if number >= min_rounds and clock() - start >= min_seconds:
+            break
+        for name in list(calls) if number % 2 == 0 else reversed(list(calls)):
+            begun = clock()
+            calls[name]()
+            times[name].append((clock() - begun) * 1000)
+    return {name: summarize_times(np.asarray(taken)) for name, taken in times.items()}
+
+
+def summarize_times(times: Milliseconds) -> Timing:
+    """Percentiles and mean of (count,) times in milliseconds, count >= 1."""
+    p50, p90, p99 = (float(value) for value in np.percentile(times, (50, 90, 99)))
+    return Timing(p50, p90, p99, float(times.mean()), len(times), times)
+
+
+def compare(first: Timing, second: Timing) -> Comparison:
+    """How much longer the second takes than the first, both from one call of ``time_interleaved``.
+
+    Raises:
+        UsageError: different numbers of rounds: they were not timed together.
+    """
+    if first.count != second.count:
+        raise UsageError(
+            f"expected two timings of one interleaved run, found {first.count} and {second.count} rounds; time both "
+            "with one call of time_interleaved"
+        )
+    low, high = (float(value) for value in np.percentile(second.times / first.times, (5, 95)))
+    return Comparison(second.p50 / first.p50, low, high)
+
+
+def _warm_up(call: Callable[[], object], seconds: float, clock: Callable[[], float]) -> None:
+    start = clock()
+    while True:
+        call()
+        if clock() - start >= seconds:
+            return

@@ -1,0 +1,54 @@
+"""Fixtures of the calibration's tests: a small real graph with its inner tensors as outputs, and real photographs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+import pytest
+from bundles import SPEC, encode, make_graph, make_weights, sample_image
+from onnx import TensorProto, helper
+
+from hybrid_edge.calib import TensorStatistics
+from hybrid_edge.train.data import LabelledImage
+
+INNER = ("image_features", "sequence_features", "product")
+
+
+@pytest.fixture(scope="session")
+def graph() -> bytes:
+    """The graph of ``bundles``, with both branches' features and their product among its outputs."""
+    model = onnx.load_model_from_string(make_graph(SPEC, make_weights(SPEC)))
+    for name in INNER:
+        model.graph.output.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, None))
+    return bytes(model.SerializeToString())
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> list[LabelledImage]:
+    """Twenty different images of three classes: 12, 6 and 2."""
+    found = []
+    for number in range(20):
+        label = "a" if number < 12 else "b" if number < 18 else "c"
+        path = tmp_path / "photos" / label / f"{number:02}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(encode(sample_image(number, 20 + number, 40)))
+        found.append(LabelledImage(path, label))
+    return found
+
+
+@pytest.fixture
+def measured() -> Callable[..., TensorStatistics]:
+    """Statistics of the values given."""
+
+    def make(*batches: npt.NDArray[Any]) -> TensorStatistics:
+        statistics = TensorStatistics("tensor")
+        for batch in batches:
+            statistics.update(np.asarray(batch, np.float32))
+        return statistics
+
+    return make

@@ -1,0 +1,188 @@
+from __future__ import annotations
+
+import weakref
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from bundles import SPEC, make_weights, reference_outputs
+from onnx import TensorProto, helper, numpy_helper
+
+from hybrid_edge.calib import CalibrationImages, calibrate, calibration_bar, choose_images, collect, measure
+from hybrid_edge.calib.measure import ENOUGH
+from hybrid_edge.runtime.backends.onnxruntime import TensorSession
+from hybrid_edge.runtime.errors import BackendError, CalibrationError
+from hybrid_edge.runtime.preprocess import Preprocessor, read_image
+from hybrid_edge.train.data import LabelledImage
+
+
+@pytest.fixture
+def images(photos: list[LabelledImage]) -> CalibrationImages:
+    return choose_images(photos)
+
+
+def test_every_input_and_output_is_measured_over_all_images(graph: bytes, images: CalibrationImages) -> None:
+    seen: list[int] = []
+    found = measure(graph, images.paths, SPEC, batch=8, on_batch=seen.append)
+    assert seen == [8, 8, 4]
+    assert found.images == 20
+    assert list(found.statistics) == [
+        "image",
+        "sequence",
+        "logits",
+        "probabilities",
+        "image_features",
+        "sequence_features",
+        "product",
+    ]
+    tensors = Preprocessor(SPEC)([read_image(path) for path in images.paths])
+    expected = {**tensors, **reference_outputs(SPEC, make_weights(SPEC), tensors)}
+    for name, values in expected.items():
+        item = found.statistics[name]
+        assert item.count == values.size
+        assert (item.low, item.high) == pytest.approx((values.min(), values.max()), rel=1e-4, abs=1e-5)
+        assert item.rms == pytest.approx(np.sqrt(np.mean(np.square(values))), rel=1e-4)
+
+
+def test_the_batch_size_changes_nothing_but_rounding(graph: bytes, images: CalibrationImages) -> None:
+    one, eight = (measure(graph, images.paths, SPEC, batch=batch).statistics for batch in (1, 8))
+    for name, item in one.items():
+        assert item.count == eight[name].count
+        assert item.peak == pytest.approx(eight[name].peak, rel=1e-5)
+        assert np.abs(np.cumsum(item.histogram - eight[name].histogram)).max() <= 0.02 * item.count
+
+
+@pytest.mark.parametrize(("size", "batches"), [(12, [8, 1]), (299, [2, 2, 2, 2, 1])])
+def test_large_images_come_in_small_batches(photos: list[LabelledImage], size: int, batches: list[int]) -> None:
+    spec = SPEC.replace(image_size=size, timesteps=size, branches="cnn")
+    node = helper.make_node("GlobalAveragePool", ["image"], ["mean"])
+    value = helper.make_tensor_value_info
+    start, end = value("image", TensorProto.FLOAT, ["N", size, size, 3]), value("mean", TensorProto.FLOAT, None)
+    inside = helper.make_graph([node], "mean", [start], [end])
+    model = helper.make_model(inside, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    seen: list[int] = []
+    measure(model.SerializeToString(), tuple(photo.path for photo in photos[:9]), spec, on_batch=seen.append)
+    assert seen == batches
+
+
+def test_never_more_than_one_batch_is_held(graph: bytes) -> None:
+    alive: list[weakref.ref[Any]] = []
+    most = 0
+
+    def batches() -> Iterator[dict[str, Any]]:
+        nonlocal most
+        for _ in range(6):
+            most = max(most, sum(item() is not None for item in alive))
+            yield {name: np.ones((2, *shape), np.float32) for name, shape in SPEC.inputs.items()}
+
+    with TensorSession(graph) as session:
+        run = session.run
+
+        def watched(tensors: Any) -> dict[str, Any]:
+            found = run(tensors)
+            alive.extend(weakref.ref(values) for values in found.values())
+            return found
+
+        session.run = watched  # type: ignore[method-assign]
+        collect(session, batches())
+    assert len(alive) == 6 * 5
+    assert most == 0, "the outputs of a batch were still there when the next one was asked for"
+
+
+def test_an_activation_that_is_not_finite_is_refused_by_name(photos: list[LabelledImage]) -> None:
+    node = helper.make_node("Div", ["image", "zero"], ["broken"])
+    value = helper.make_tensor_value_info
+    shape = ["N", *SPEC.inputs["image"]]
+    inside = helper.make_graph(
+        [node],
+        "broken",
+        [value("image", TensorProto.FLOAT, shape)],
+        [value("broken", TensorProto.FLOAT, shape)],
+        [numpy_helper.from_array(np.zeros(1, np.float32), "zero")],
+    )
+    model = helper.make_model(inside, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    onnx.checker.check_model(model)
+    with pytest.raises(CalibrationError, match=r"'broken'.*finite"):
+        measure(model.SerializeToString(), (photos[0].path,), SPEC)
+
+
+def test_the_second_calibration_reuses_the_first(graph: bytes, images: CalibrationImages, tmp_path: Path) -> None:
+    path = tmp_path / "report" / "ranges.npz"
+    first = calibrate(graph, images, SPEC, "1" * 64, path)
+    assert not first.reused
+    assert first.reason.startswith("measured: ranges.npz is not there")
+    second = calibrate(graph, images, SPEC, "1" * 64, path, on_batch=lambda _: pytest.fail("measured again"))
+    assert second.reused
+    assert second.images == 20
+    assert second.binding == first.binding
+    assert all(np.array_equal(second.statistics[k].histogram, v.histogram) for k, v in first.statistics.items())
+
+
+def test_other_weights_images_preprocessing_or_graph_are_measured_again(
+    graph: bytes, images: CalibrationImages, photos: list[LabelledImage], tmp_path: Path
+) -> None:
+    path = tmp_path / "ranges.npz"
+    calibrate(graph, images, SPEC, "1" * 64, path)
+    original = path.read_bytes()
+    model = onnx.load_model_from_string(graph)
+    del model.graph.output[-1]
+    changes = {
+        "weights": (graph, images, SPEC, "2" * 64),
+        "images": (graph, choose_images(photos[1:]), SPEC, "1" * 64),
+        "preprocessing": (graph, images, SPEC.replace(resize="letterbox"), "1" * 64),
+        "graph": (model.SerializeToString(), images, SPEC, "1" * 64),
+    }
+    for what, arguments in changes.items():
+        path.write_bytes(original)
+        found = calibrate(*arguments, path)
+        assert not found.reused
+        assert found.reason.startswith(f"measured again: {what} differ"), found.reason
+        assert calibrate(*arguments, path).reused
+
+
+def test_few_images_are_warned_of_each_time_and_many_are_not(
+    graph: bytes, images: CalibrationImages, tmp_path: Path
+) -> None:
+    path = tmp_path / "ranges.npz"
+    for _ in range(2):
+        warnings = calibrate(graph, images, SPEC, "1" * 64, path).warnings
+        assert len(warnings) == 1
+        assert f"20 images: expected {ENOUGH} or more" in warnings[0]
+    many = CalibrationImages(images.paths * 15, images.sha256s * 15)
+    assert calibrate(graph, many, SPEC, "1" * 64, path).warnings == ()
+
+
+def test_images_that_can_not_be_read_are_named_and_none_at_all_is_refused(
+    graph: bytes, photos: list[LabelledImage], tmp_path: Path
+) -> None:
+    photos[3].path.write_bytes(b"damaged")
+    path = tmp_path / "ranges.npz"
+    for _ in range(2):
+        found = calibrate(graph, choose_images(photos), SPEC, "1" * 64, path)
+        assert found.images == 19
+        assert len(found.skipped) == 1
+        assert str(photos[3].path) in found.skipped[0]
+    for photo in photos:
+        photo.path.write_bytes(b"damaged, " + photo.path.name.encode())
+    with pytest.raises(CalibrationError, match="none that can be read of 20; the first"):
+        calibrate(graph, choose_images(photos), SPEC, "1" * 64, path)
+
+
+def test_ranges_that_can_not_be_saved_are_a_warning(graph: bytes, images: CalibrationImages, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way of a folder")
+    found = calibrate(graph, images, SPEC, "1" * 64, tmp_path / "file" / "ranges.npz")
+    assert found.statistics
+    assert "can't be saved" in found.warnings[0]
+
+
+def test_a_graph_that_is_none_is_refused(images: CalibrationImages, tmp_path: Path) -> None:
+    with pytest.raises(BackendError, match="refused the graph to be measured"):
+        calibrate(b"no graph", images, SPEC, "1" * 64, tmp_path / "ranges.npz")
+
+
+def test_the_bar_counts_images(graph: bytes, images: CalibrationImages) -> None:
+    with calibration_bar(20) as on_batch:
+        measure(graph, images.paths, SPEC, on_batch=on_batch)

@@ -1,0 +1,83 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from standin import write_crops
+
+from hybrid_edge.export.reference import Reference
+from hybrid_edge.runtime.errors import DataError, ImageError, ParityError
+from hybrid_edge.runtime.preprocess import Preprocessor, read_image
+from hybrid_edge.train.data import LabelledImage
+from hybrid_edge.train.model import build_model, with_logits
+
+
+@pytest.fixture
+def images(photos: Path) -> list[LabelledImage]:
+    return [LabelledImage(path, path.parent.name) for path in sorted(photos.rglob("*.png"))]
+
+
+def test_it_is_what_keras_gives_in_the_order_of_the_images(exported_digits: Any, images: list[LabelledImage]) -> None:
+    seen: list[int] = []
+    reference = Reference.of(exported_digits.model, exported_digits.spec, images[:11], on_batch=seen.append)
+    frames = [read_image(image.path) for image in images[:11]]
+    tensors = Preprocessor(exported_digits.spec)(frames)
+    logits, probabilities = with_logits(exported_digits.model)(tensors["image"], training=False)
+    np.testing.assert_allclose(reference.logits, logits, atol=1e-5)
+    np.testing.assert_allclose(reference.probabilities, probabilities, atol=1e-6)
+    assert reference.labels.tolist() == np.argmax(logits, axis=1).tolist()
+    assert reference.images == tuple(images[:11])
+    assert seen == [8, 3]
+    again = [batch["sequence"] for batch in reference.batches(10)]
+    assert [len(batch) for batch in again] == [8, 2]
+    np.testing.assert_array_equal(np.concatenate(again), tensors["sequence"][:10])
+
+
+@pytest.mark.parametrize("size", ["digits", "reduced"])
+def test_hidden_states_are_the_last_lstms_at_every_timestep(
+    size: str, images: list[LabelledImage], request: pytest.FixtureRequest
+) -> None:
+    exported = request.getfixturevalue(f"exported_{size}")
+    spec, rnn = exported.spec, exported.model.get_layer("rnn")
+    reference = Reference.of(exported.model, spec, images[:9], hidden_images=5)
+    hidden = reference.hidden
+    assert hidden is not None
+    assert hidden.shape == (spec.timesteps, 5, spec.rnn_units)
+    sequence = Preprocessor(spec)([read_image(image.path) for image in images[:5]])["sequence"]
+    for timestep in (1, 3, spec.timesteps):  # an LSTM that stops earlier gives its state of then
+        value = sequence[:, :timestep]
+        for number in range(1, spec.rnn_layers + 1):
+            value = rnn.get_layer(f"lstm_{number}")(value)
+        np.testing.assert_allclose(hidden[timestep - 1], value, atol=1e-5)
+
+
+def test_unreadable_images_are_passed_over_and_named(
+    exported_digits: Any, images: list[LabelledImage], tmp_path: Path
+) -> None:
+    broken = LabelledImage(tmp_path / "broken.png", "class_00")
+    broken.path.write_bytes(b"\x89PNG\r\n\x1a\n")
+    reference = Reference.of(exported_digits.model, exported_digits.spec, [*images[:3], broken, *images[3:10]])
+    assert reference.images == tuple(images[:10])
+    assert len(reference) == len(reference.logits) == 10
+    assert reference.skipped[0].startswith(str(broken.path))
+    with pytest.raises(DataError, match="none of 1 readable"):
+        Reference.of(exported_digits.model, exported_digits.spec, [broken])
+
+
+def test_an_image_that_vanished_since_is_an_error_with_its_name(exported_digits: Any, tmp_path: Path) -> None:
+    folder = write_crops(tmp_path, 1, seed=3)
+    path = next(folder.rglob("*.png"))
+    reference = Reference.of(exported_digits.model, exported_digits.spec, [LabelledImage(path, "")])
+    path.unlink()
+    with pytest.raises(ImageError, match=path.name):
+        list(reference.batches())
+
+
+def test_a_keras_model_that_diverged_is_called_so(exported_digits: Any, images: list[LabelledImage]) -> None:
+    model = build_model(exported_digits.spec)
+    kernel, bias = model.get_layer("logits").get_weights()
+    model.get_layer("logits").set_weights([kernel * np.nan, bias])
+    with pytest.raises(ParityError, match="the training diverged"):
+        Reference.of(model, exported_digits.spec, images[:1])

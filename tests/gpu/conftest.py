@@ -1,0 +1,57 @@
+"""A bundle for the tests on a GPU: one exported elsewhere (HYBRID_EDGE_TEST_BUNDLE), else digits, exported here.
+
+A device without TensorFlow takes the first: ``HYBRID_EDGE_TEST_BUNDLE=bundle.tar python -m pytest -m gpu tests/gpu``.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from hybrid_edge.runtime.backends.tensorrt import find_tensorrt
+from hybrid_edge.runtime.bundle import Bundle
+from hybrid_edge.runtime.engines.gpu import Gpu
+from hybrid_edge.runtime.engines.library import Library
+from hybrid_edge.runtime.errors import BackendUnavailableError
+
+
+@pytest.fixture(scope="session")
+def machine() -> tuple[Library, Gpu]:
+    """TensorRT and the GPU of this machine."""
+    try:
+        return find_tensorrt()
+    except BackendUnavailableError as error:
+        pytest.skip(str(error))
+
+
+@pytest.fixture(scope="session")
+def bundle(machine: tuple[Library, Gpu], tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """All precisions and both forms of the recurrent branch."""
+    if given := os.environ.get("HYBRID_EDGE_TEST_BUNDLE"):
+        return Bundle.open(given)
+    pytest.importorskip("tensorflow", reason="HYBRID_EDGE_TEST_BUNDLE names a bundle where TensorFlow is not installed")
+    from standin import DIGITS, make_standin, write_crops
+
+    folder = tmp_path_factory.mktemp("gpu")
+    make_standin(DIGITS, folder / "digits.keras")
+    images = write_crops(folder / "images", 64, seed=77)
+    calibration = write_crops(folder / "calibration", 300, seed=78)
+    command = [
+        Path(sys.executable).with_name("hybrid-export"),
+        folder / "digits.keras",
+        *("--fp32", "--fp16", "--int8", "--images", images, "--calib", calibration, "--out", folder / "bundle"),
+    ]
+    done = subprocess.run([os.fspath(item) for item in command], capture_output=True, text=True, check=False)
+    # 3: a variant did not pass its gate on this stand-in; those that did are in the bundle
+    assert done.returncode in (0, 3), done.stderr
+    return Bundle.open(folder / "bundle")
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Engines are built once for all tests, and the user's are left alone."""
+    os.environ["HYBRID_EDGE_CACHE"] = str(tmp_path_factory.mktemp("cache"))

@@ -1,0 +1,34 @@
+"""Fixtures of the engines' tests: TensorRT-RTX, which builds without a GPU, and a place to build in."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from engine_fixtures import ADA, Builds
+
+from hybrid_edge.runtime.engines import prepare
+from hybrid_edge.runtime.engines.cache import EngineCache
+from hybrid_edge.runtime.engines.library import Library, find_library
+from hybrid_edge.runtime.engines.prepare import Place
+
+
+@pytest.fixture(scope="session")
+def rtx() -> Library:
+    """TensorRT-RTX; tests that need it are skipped where it is not installed (it exists for x86-64)."""
+    pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX is not installed: pip install 'hybrid-edge[rtx]'")
+    return find_library("rtx")
+
+
+@pytest.fixture
+def builds(monkeypatch: pytest.MonkeyPatch) -> Builds:
+    """``prepare_engine`` builds for an architecture instead of a GPU that is not there."""
+    found = Builds()
+    monkeypatch.setattr(prepare, "build_engine", found)
+    return found
+
+
+@pytest.fixture
+def place(rtx: Library, builds: Builds, tmp_path: Path) -> Place:
+    """TensorRT-RTX, a GPU, and a cache of the test's own."""
+    return Place(rtx, ADA, EngineCache(tmp_path / "engines"))

@@ -1,0 +1,197 @@
+from __future__ import annotations
+
+import signal
+import threading
+from typing import Any
+
+import pytest
+from engine_fixtures import ADA
+from onnx import helper
+from small_graphs import SPEC, lstm_graph
+
+from hybrid_edge.runtime.backends.cuda import find_gpu
+from hybrid_edge.runtime.engines.build import build_engine, inspect_graph
+from hybrid_edge.runtime.engines.library import Library
+from hybrid_edge.runtime.engines.options import EngineOptions
+from hybrid_edge.runtime.errors import BackendUnavailableError, EngineError, Int8EngineError, UsageError
+
+ONNX = lstm_graph()
+OPTIONS = EngineOptions()
+
+
+class Heard:
+    """A listener that keeps what it hears."""
+
+    def __init__(self) -> None:
+        self.started: list[tuple[str, str | None, int]] = []
+        self.steps: list[tuple[str, int]] = []
+        self.finished: list[str] = []
+
+    def start(self, phase: str, parent: str | None, steps: int) -> None:
+        self.started.append((phase, parent, steps))
+
+    def step(self, phase: str, number: int) -> None:
+        self.steps.append((phase, number))
+
+    def finish(self, phase: str) -> None:
+        self.finished.append(phase)
+
+
+@pytest.mark.parametrize("architecture", ["sm80", "sm86", "sm89", "sm120"])
+def test_an_lstm_graph_builds_for_every_desktop_architecture(rtx: Library, architecture: str) -> None:
+    built = build_engine(ONNX, SPEC, OPTIONS, rtx, architecture=architecture)
+    assert len(built.engine) > 2**16
+    assert built.engine[1:4] == b"trt"  # nothing stands before the engine itself
+    assert built.seconds > 0
+    assert built.timing_cache is None
+    network = built.network
+    assert [(item.name, item.dtype, item.shape) for item in network.inputs] == [
+        ("image", "FLOAT", (-1, 28, 28, 3)),
+        ("sequence", "FLOAT", (-1, 28, 28)),
+    ]
+    assert {item.name: item.shape for item in network.outputs} == {"logits": (-1, 10), "probabilities": (-1, 10)}
+    assert network.loops == 1
+    assert len(network.convolutions) == 1
+    assert len(network.matrix_products) == 3  # the head, and two in the loop
+
+
+def test_for_this_machines_gpu_tensorrt_rtx_asks_the_driver(rtx: Library) -> None:
+    """So the engine fits this GPU alone; where there is none, that is what fails."""
+    pytest.importorskip("cuda.bindings.runtime")
+    try:
+        find_gpu()
+    except BackendUnavailableError:
+        with pytest.raises(EngineError, match=r"(?i)driver"):
+            build_engine(ONNX, SPEC, OPTIONS, rtx, gpu=ADA)
+    else:
+        pytest.skip("this machine has a GPU")
+
+
+def test_engines_differ_by_architecture_and_by_profile(rtx: Library) -> None:
+    ada = build_engine(ONNX, SPEC, OPTIONS, rtx, architecture="sm89").engine
+    assert ada != build_engine(ONNX, SPEC, OPTIONS, rtx, architecture="sm120").engine
+    assert ada != build_engine(ONNX, SPEC, EngineOptions((1, 4, 16)), rtx, architecture="sm89").engine
+
+
+def test_both_inputs_of_a_quantized_product_are_found_through_layers_that_only_move_values(rtx: Library) -> None:
+    network = inspect_graph(lstm_graph(quantized=True), SPEC, rtx)
+    quantized = {item.name: item.quantized for item in network.products}
+    assert quantized.pop("convolved")
+    assert quantized.pop("logits")
+    assert list(quantized.values()) == [False, False]  # the LSTM's own
+    assert network.is_quantized
+    assert network.layers["DEQUANTIZE"] == 4
+    plain = inspect_graph(ONNX, SPEC, rtx)
+    assert not plain.is_quantized
+    assert not any(item.quantized for item in plain.products)
+
+
+def test_a_product_with_one_quantized_input_does_not_count(rtx: Library) -> None:
+    extra = [
+        helper.make_node("MatMul", ["logits_input", "product_weights"], ["half"], name="half"),
+        helper.make_node("Constant", [], ["product_weights"], value_floats=[1.0] * 8),
+        helper.make_node("Identity", ["half"], ["unused"]),
+    ]
+    network = inspect_graph(lstm_graph(quantized=True, extra=extra[1::-1] + extra[2:]), SPEC, rtx)
+    assert [item.quantized for item in network.products if item.name == "half"] == [False]
+
+
+def test_a_quantized_graph_builds(rtx: Library) -> None:
+    built = build_engine(lstm_graph(quantized=True), SPEC, OPTIONS, rtx, architecture="sm89")
+    assert len(built.engine) > 2**16
+
+
+def test_the_builders_progress_is_heard(rtx: Library) -> None:
+    heard = Heard()
+    build_engine(ONNX, SPEC, OPTIONS, rtx, architecture="sm89", listener=heard)
+    phases = [phase for phase, _, _ in heard.started]
+    assert phases[0] == heard.finished[-1]  # the outermost
+    assert heard.started[0][1] is None
+    assert {parent for _, parent, _ in heard.started[1:]} <= set(phases)
+    assert sorted(heard.finished) == sorted(phases)
+    outermost = [number for phase, number in heard.steps if phase == phases[0]]
+    assert outermost == list(range(len(outermost)))
+    assert 0 < len(outermost) <= heard.started[0][2]
+
+
+def test_ctrl_c_stops_the_builder_at_its_next_step(rtx: Library) -> None:
+    class Interrupts(Heard):
+        def step(self, phase: str, number: int) -> None:
+            super().step(phase, number)
+            if len(self.steps) == 2:
+                signal.raise_signal(signal.SIGINT)
+                pause.wait(1)  # until the main thread has seen it
+
+    pause = threading.Event()
+    whole, heard = Heard(), Interrupts()
+    build_engine(ONNX, SPEC, OPTIONS, rtx, architecture="sm89", listener=whole)
+    with pytest.raises(KeyboardInterrupt):
+        build_engine(ONNX, SPEC, OPTIONS, rtx, architecture="sm89", listener=heard)
+    assert len(heard.steps) < len(whole.steps)
+    assert heard.finished  # the builder had left its phases when we were told
+    steps = len(heard.steps)
+    pause.wait(0.3)
+    assert len(heard.steps) == steps
+
+
+def test_a_file_that_is_no_graph_is_refused_in_tensorrts_own_words(rtx: Library) -> None:
+    with pytest.raises(EngineError, match=r"TensorRT-RTX [\d.]+ refused the graph.*Failed to parse the ONNX model"):
+        build_engine(ONNX[:1000], SPEC, OPTIONS, rtx, architecture="sm89")
+
+
+def test_an_operator_that_tensorrt_lacks_is_named(rtx: Library) -> None:
+    extra = [helper.make_node("Nonsense", ["logits"], ["nothing"], name="the_culprit")]
+    with pytest.raises(EngineError, match=r"Nonsense.*the_culprit"):
+        inspect_graph(lstm_graph(extra=extra), SPEC, rtx)
+
+
+def test_a_build_that_fails_says_so_in_tensorrts_own_words(rtx: Library) -> None:
+    with pytest.raises(EngineError, match=r"could not build the engine for sm75: .*FP32 GEMM is not supported"):
+        build_engine(ONNX, SPEC, OPTIONS, rtx, architecture="sm75")
+
+
+def test_int8_that_does_not_build_offers_fp16_and_ends_with_3(rtx: Library) -> None:
+    with pytest.raises(Int8EngineError, match=r"in INT8 for sm75: .*take FP16 here: --precision fp16") as caught:
+        build_engine(lstm_graph(quantized=True), SPEC, OPTIONS, rtx, architecture="sm75")
+    assert caught.value.exit_code == 3
+
+
+def test_a_graph_with_other_inputs_than_its_spec_is_refused(rtx: Library) -> None:
+    with pytest.raises(EngineError, match=r"expected a graph with the inputs \['image'\]"):
+        build_engine(ONNX, SPEC.replace(branches="cnn"), OPTIONS, rtx, architecture="sm89")
+
+
+@pytest.mark.parametrize("architecture", ["sm87", "sm99", "Ada"])
+def test_an_architecture_that_the_library_can_not_build_for_is_wrong_usage(rtx: Library, architecture: str) -> None:
+    with pytest.raises(UsageError, match=rf"sm89.*found '{architecture}'"):
+        build_engine(ONNX, SPEC, OPTIONS, rtx, architecture=architecture)
+
+
+@pytest.mark.filterwarnings("ignore:.*TensorRT-RTX:DeprecationWarning")
+def test_a_timing_cache_comes_back_and_one_that_does_not_fit_is_left_aside(rtx: Library) -> None:
+    """TensorRT's own way, walked with TensorRT-RTX, whose timing caches hold nothing."""
+    library = Library(rtx.module, "tensorrt", "10.3.0")
+    first = build_engine(ONNX, SPEC, OPTIONS, library, architecture="sm89")
+    assert first.timing_cache
+    second = build_engine(ONNX, SPEC, OPTIONS, library, architecture="sm89", timing_cache=first.timing_cache)
+    assert second.timing_cache
+    third = build_engine(ONNX, SPEC, OPTIONS, library, architecture="sm89", timing_cache=b"of another machine")
+    assert third.timing_cache
+
+
+def test_the_workspace_reaches_the_builder(rtx: Library, monkeypatch: pytest.MonkeyPatch) -> None:
+    from hybrid_edge.runtime.engines import build
+
+    limits: list[int] = []
+    real = build._Job.configure
+
+    def configure(job: Any, options: EngineOptions, workspace: int | None, architecture: str | None) -> Any:
+        config = real(job, options, workspace, architecture)
+        limits.append(config.get_memory_pool_limit(rtx.module.MemoryPoolType.WORKSPACE))
+        assert not config.get_flag(rtx.module.BuilderFlag.TF32)
+        assert job.network.get_flag(rtx.module.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
+        return config
+
+    monkeypatch.setattr(build._Job, "configure", configure)
+    build_engine(ONNX, SPEC, EngineOptions(workspace=100 * 2**20), rtx, architecture="sm89")
+    assert limits == [100 * 2**20]

@@ -1,0 +1,157 @@
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hybrid_edge.runtime.engines.cache import EngineCache, EngineKey
+from hybrid_edge.runtime.errors import EngineError
+
+KEY = EngineKey("0" * 64, "tensorrt", "10.3.0", "Orin", (8, 7), (1, 1, 8), None)
+ENGINE = b"ftrt" + bytes(range(256)) * 40
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> EngineCache:
+    return EngineCache(tmp_path / "engines")
+
+
+@pytest.fixture
+def stored(cache: EngineCache) -> Path:
+    """The file of an engine that is in the cache."""
+    cache.store(KEY, ENGINE, seconds=12.5, label="TensorRT 10.3.0 on Orin")
+    return cache.path(KEY)
+
+
+def refusal(cache: EngineCache) -> str:
+    """Why the engine that is there is not used."""
+    reasons: list[str] = []
+    assert cache.lookup(KEY, reasons.append) is None
+    return "; ".join(reasons)
+
+
+def test_an_engine_comes_back_byte_for_byte_with_its_record(cache: EngineCache, stored: Path) -> None:
+    found = cache.lookup(KEY)
+    assert found is not None
+    assert found.data == ENGINE
+    assert found.record.seconds == 12.5
+    assert found.record.key == KEY
+
+
+def test_the_file_is_the_engine_alone_and_the_record_lies_beside_it(stored: Path) -> None:
+    assert stored.read_bytes() == ENGINE  # a header would break trtexec
+    record = json.loads(stored.with_suffix(".json").read_text())
+    assert record["key"]["gpu"] == "Orin"
+    assert record["label"] == "TensorRT 10.3.0 on Orin"
+    assert sorted(path.name for path in stored.parent.iterdir()) == sorted([stored.name, f"{KEY.name}.json"])
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("onnx_sha256", "1" * 64),
+        ("kind", "rtx"),
+        ("version", "10.3.1"),
+        ("gpu", "Thor"),
+        ("compute_capability", (8, 9)),
+        ("profile", (1, 2, 8)),
+        ("workspace", 2**30),
+        ("flags", "none"),
+    ],
+)
+def test_whatever_an_engine_depends_on_is_in_its_key(cache: EngineCache, stored: Path, name: str, value: Any) -> None:
+    assert cache.lookup(dataclasses.replace(KEY, **{name: value})) is None
+
+
+def test_a_truncated_engine_is_refused_before_parsing(cache: EngineCache, stored: Path) -> None:
+    stored.write_bytes(ENGINE[:-1])
+    assert f"expected {len(ENGINE)} bytes, found {len(ENGINE) - 1}; building it again" in refusal(cache)
+
+
+def test_an_altered_engine_is_refused_before_parsing(cache: EngineCache, stored: Path) -> None:
+    stored.write_bytes(ENGINE[:100] + bytes([ENGINE[100] ^ 1]) + ENGINE[101:])
+    assert "expected the bytes that were written, found others" in refusal(cache)
+
+
+def test_a_foreign_engine_is_refused_before_parsing(cache: EngineCache, stored: Path) -> None:
+    """Another machine's files, copied over the ones of this key: whole, and not for this GPU."""
+    other = dataclasses.replace(KEY, gpu="Thor")
+    cache.store(other, ENGINE, seconds=1, label="TensorRT 10.3.0 on Thor")
+    for suffix in (".engine", ".json"):
+        cache.path(other).with_suffix(suffix).replace(stored.with_suffix(suffix))
+    assert "found one made for something else" in refusal(cache)
+
+
+@pytest.mark.parametrize("text", ["", "{}", "[1]", "not JSON", '{"format": 2}'])
+def test_an_engine_whose_record_says_nothing_is_refused(cache: EngineCache, stored: Path, text: str) -> None:
+    stored.with_suffix(".json").write_text(text)
+    assert "expected a record of its engine" in refusal(cache)
+
+
+def test_an_engine_without_a_record_is_not_there(cache: EngineCache, stored: Path) -> None:
+    stored.with_suffix(".json").unlink()
+    assert cache.lookup(KEY) is None
+
+
+def test_a_refused_engine_is_replaced_by_the_next_one(cache: EngineCache, stored: Path) -> None:
+    stored.write_bytes(b"torn")
+    cache.store(KEY, ENGINE[::-1], seconds=1, label="again")
+    found = cache.lookup(KEY)
+    assert found is not None
+    assert found.data == ENGINE[::-1]
+
+
+def test_the_engines_unused_for_longest_go_when_there_are_too_many(tmp_path: Path) -> None:
+    cache = EngineCache(tmp_path, limit=3 * len(ENGINE))
+    keys = [dataclasses.replace(KEY, onnx_sha256=f"{number:064}") for number in range(4)]
+    for number, key in enumerate(keys[:3]):
+        cache.store(key, ENGINE, seconds=1, label="")
+        os.utime(cache.path(key), (number, number))
+    assert cache.lookup(keys[0]) is not None  # and so it is the one used last
+    cache.store(keys[3], ENGINE, seconds=1, label="")
+    assert [cache.lookup(key) is not None for key in keys] == [True, False, True, True]
+    assert len(list(tmp_path.iterdir())) == 6
+
+
+def test_an_engine_larger_than_the_limit_is_kept_alone(tmp_path: Path) -> None:
+    cache = EngineCache(tmp_path, limit=10)
+    other = dataclasses.replace(KEY, version="11.0")
+    cache.store(other, ENGINE, seconds=1, label="")
+    cache.store(KEY, ENGINE, seconds=1, label="")
+    assert cache.lookup(KEY) is not None
+    assert cache.lookup(other) is None
+
+
+def test_what_a_killed_process_left_is_swept_by_the_next_that_builds(cache: EngineCache, stored: Path) -> None:
+    partial = stored.parent / f".{stored.name}-x1.tmp"
+    partial.write_bytes(ENGINE)
+    with cache.locked():
+        assert not partial.exists()
+        assert stored.exists()
+
+
+def test_a_note_comes_back_whole_or_not_at_all(cache: EngineCache) -> None:
+    assert cache.read_note("a.timing") is None
+    cache.keep_note("a.timing", b"times\nof kernels")
+    assert cache.read_note("a.timing") == b"times\nof kernels"
+    path = cache.folder / "a.timing"
+    path.write_bytes(path.read_bytes()[:-1])
+    assert cache.read_note("a.timing") is None
+
+
+def test_a_folder_that_can_not_be_written_is_a_typed_error(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    cache = EngineCache(tmp_path / "file" / "engines")
+    with pytest.raises(EngineError, match="HYBRID_EDGE_CACHE names another cache folder"), cache.locked():
+        pass
+    with pytest.raises(EngineError, match="can't be kept here"):
+        cache.store(KEY, ENGINE, seconds=1, label="")
+
+
+def test_the_cache_is_where_everything_else_is_cached(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HYBRID_EDGE_CACHE", str(tmp_path))
+    assert EngineCache().folder == tmp_path / "engines"

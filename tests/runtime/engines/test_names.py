@@ -1,0 +1,201 @@
+"""Every TensorRT and cuda-python name that the code uses: is it in the installed bindings, and in TensorRT 10.3?"""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import types
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from small_graphs import SPEC, lstm_graph
+
+import hybrid_edge.runtime
+from hybrid_edge.runtime.engines.build import build_engine
+from hybrid_edge.runtime.engines.library import Library
+from hybrid_edge.runtime.engines.options import EngineOptions
+from hybrid_edge.runtime.errors import UsageError
+
+RUNTIME = Path(hybrid_edge.runtime.__file__).parent
+
+# which variables hold objects of which TensorRT class, in the modules that use them
+HOLDERS: dict[str, dict[str, str]] = {
+    "engines/build.py": {
+        "builder": "Builder",
+        "_builder": "Builder",
+        "network": "INetworkDefinition",
+        "parser": "OnnxParser",
+        "error": "ParserError",
+        "config": "IBuilderConfig",
+        "profile": "IOptimizationProfile",
+        "cache": "ITimingCache",
+    },
+    "engines/library.py": {},
+    "engines/messages.py": {},
+    "engines/network.py": {"network": "INetworkDefinition", "layer": "ILayer", "tensor": "ITensor"},
+    "engines/progress.py": {},
+    "backends/tensorrt.py": {
+        "runtime": "Runtime",
+        "engine": "ICudaEngine",
+        "context": "IExecutionContext",
+        "_context": "IExecutionContext",
+    },
+}
+# names of ours on such variables: a cached engine's bytes
+OWN = {("backends/tensorrt.py", "engine", "data"), ("engines/build.py", "network", "network")}
+
+# Names that TensorRT 10.3 (JetPack 6.1) has, by its Python API reference,
+# docs.nvidia.com/deeplearning/tensorrt/archives/tensorrt-1030/api/python_api, and by the bindings' source of that
+# time (github.com/NVIDIA/TensorRT, python/src). A name that the code comes to use is looked up there before it is
+# written down here; one that is missing there goes into GUARDED.
+IN_10_3 = {
+    "Builder": "build_serialized_network create_builder_config create_network create_optimization_profile",
+    "BuilderFlag": "TF32",
+    "DataType": "FLOAT",
+    "IBuilderConfig": "add_optimization_profile clear_flag create_timing_cache get_timing_cache profiling_verbosity "
+    "progress_monitor set_memory_pool_limit set_timing_cache",
+    "ICudaEngine": "create_execution_context get_tensor_dtype get_tensor_name get_tensor_shape num_io_tensors",
+    "IExecutionContext": "execute_async_v3 set_input_shape set_tensor_address",
+    "ILayer": "get_input get_output name num_inputs num_outputs type",
+    "ILogger": "log",
+    "INetworkDefinition": "get_input get_layer get_output num_inputs num_layers num_outputs",
+    "IOptimizationProfile": "set_shape",
+    "IProgressMonitor": "phase_finish phase_start step_complete",
+    "ITensor": "dtype name shape",
+    "ITimingCache": "serialize",
+    "MemoryPoolType": "WORKSPACE",
+    "NetworkDefinitionCreationFlag": "",
+    "OnnxParser": "get_error num_errors parse",
+    "ParserError": "desc node_name node_operator",
+    "ProfilingVerbosity": "DETAILED",
+    "Runtime": "deserialize_cuda_engine",
+}
+# TensorRT-RTX alone has these (building for a GPU that is not there): used after Library.compute_capability, which
+# looks the constant up by name and refuses where there is none
+GUARDED = {"IBuilderConfig.num_compute_capabilities", "IBuilderConfig.set_compute_capability"}
+
+
+def used(module: str) -> Iterator[tuple[str, ast.AST]]:
+    """Names of TensorRT in one of our modules: ``BuilderFlag``, ``BuilderFlag.TF32``, ``ITensor.shape``."""
+    for node in ast.walk(ast.parse((RUNTIME / module).read_text())):
+        if isinstance(node, ast.Attribute):
+            yield from ((name, node) for name in _attribute(module, node))
+        if isinstance(node, ast.ClassDef):
+            for base in node.bases:
+                if _dotted(base).startswith("trt."):
+                    methods = [item.name for item in node.body if isinstance(item, ast.FunctionDef)]
+                    yield from ((f"{_dotted(base)[4:]}.{name}", node) for name in methods if name != "__init__")
+
+
+def _attribute(module: str, node: ast.Attribute) -> Iterator[str]:
+    dotted = _dotted(node)
+    if dotted.startswith("trt."):
+        yield dotted.removeprefix("trt.").removesuffix(".__init__")
+        return
+    holder = _dotted(node.value).rpartition(".")[2]
+    if holder in HOLDERS[module] and (module, holder, node.attr) not in OWN:
+        yield f"{HOLDERS[module][holder]}.{node.attr}"
+
+
+def _dotted(node: ast.AST) -> str:
+    if isinstance(node, ast.Attribute):
+        return f"{_dotted(node.value)}.{node.attr}"
+    return node.id if isinstance(node, ast.Name) else ""
+
+
+def all_used() -> set[str]:
+    return {name for module in HOLDERS for name, _ in used(module)}
+
+
+def test_the_walk_finds_what_the_code_is_known_to_use() -> None:
+    found = all_used()
+    assert len(found) > 50
+    assert {
+        "Builder",
+        "BuilderFlag.TF32",
+        "OnnxParser.parse",
+        "ITensor.dtype",
+        "IProgressMonitor.step_complete",
+    } <= found
+    assert {"Runtime.deserialize_cuda_engine", "IExecutionContext.execute_async_v3", "ParserError.desc"} <= found
+
+
+def test_no_other_module_uses_tensorrt() -> None:
+    for path in RUNTIME.rglob("*.py"):
+        module = path.relative_to(RUNTIME).as_posix()
+        tree = ast.parse(path.read_text())
+        uses = any(isinstance(node, ast.Name) and node.id == "trt" for node in ast.walk(tree))
+        assert not uses or module in HOLDERS, module
+        imports = any(isinstance(node, ast.Constant) and node.value == "tensorrt_rtx" for node in ast.walk(tree))
+        assert not imports or module == "engines/library.py", module
+
+
+def test_every_name_is_in_the_installed_bindings(rtx: Library) -> None:
+    for name in sorted(all_used()):
+        found: Any = rtx.module
+        for part in name.split("."):
+            assert hasattr(found, part), name
+            found = getattr(found, part)
+
+
+def test_every_name_is_in_tensorrt_10_3_or_guarded() -> None:
+    known = set(IN_10_3) | {f"{owner}.{name}" for owner, names in IN_10_3.items() for name in names.split()}
+    assert all_used() - GUARDED <= known
+    assert all_used() >= GUARDED
+
+
+def test_guarded_names_come_after_their_guard() -> None:
+    """In the one block that asks ``compute_capability`` first."""
+    source = ast.parse((RUNTIME / "engines/build.py").read_text())
+    blocks = [node for node in ast.walk(source) if isinstance(node, ast.If) and "compute_capability" in ast.dump(node)]
+    assert len(blocks) == 1
+    first, *rest = blocks[0].body
+    assert "self._library.compute_capability(architecture)" in ast.unparse(first)
+    inside = {name for item in rest for node in ast.walk(item) for name in _names(node)}
+    assert inside >= GUARDED
+    everywhere = [name for module in HOLDERS for name, _ in used(module) if name in GUARDED]
+    assert len(everywhere) == len(GUARDED)
+
+
+def _names(node: ast.AST) -> Iterator[str]:
+    return _attribute("engines/build.py", node) if isinstance(node, ast.Attribute) else iter(())
+
+
+class Older(types.ModuleType):
+    """The bindings as TensorRT 10.3 has them: without what only TensorRT-RTX brings."""
+
+    def __init__(self, module: Any) -> None:
+        super().__init__("tensorrt")
+        self._module = module
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "ComputeCapability":
+            raise AttributeError(name)
+        return getattr(self._module, name)
+
+
+def test_a_tensorrt_without_guarded_names_refuses_what_needs_them_and_no_more(rtx: Library) -> None:
+    library = Library(Older(rtx.module), "rtx", "10.3.0")
+    with pytest.raises(UsageError, match=r"builds for \(this machine's GPU alone\)"):
+        build_engine(lstm_graph(), SPEC, EngineOptions(), library, architecture="sm89")
+
+
+def test_every_cuda_name_is_in_the_installed_bindings() -> None:
+    runtime = pytest.importorskip("cuda.bindings.runtime", reason="cuda-python is not installed")
+    tree = ast.parse((RUNTIME / "backends/cuda.py").read_text())
+    names = {_dotted(node)[3:] for node in ast.walk(tree) if _dotted(node).startswith("rt.")}
+    assert {"cudaMalloc", "cudaMemcpyAsync", "cudaMemcpyKind.cudaMemcpyHostToDevice", "cudaStreamSynchronize"} <= names
+    for name in sorted(names):
+        found: Any = runtime
+        for part in name.split("."):
+            assert hasattr(found, part), name
+            found = getattr(found, part)
+    cuda = importlib.import_module("hybrid_edge.runtime.backends.cuda")
+    assert all(hasattr(runtime.cudaError_t, name) for name in cuda.UNAVAILABLE)
+    fields = {
+        node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute) and _dotted(node.value) == "properties"
+    }
+    assert fields >= {"name", "major", "minor", "integrated"}
+    assert all(hasattr(runtime.cudaDeviceProp, name) for name in fields)
