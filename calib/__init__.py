@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from .collect import collect
 from .images import CalibrationImages, choose_images, read_batches
-from .measure import Calibration, calibrate, calibration_bar, measure
+from .measure import Calibration, calibrate, calibration_bar, measure, measure_peaks
 from .methods import METHODS, Method, Range, choose_range
 from .ranges import Binding, Measured, images_hash, load_if_same, save
 from .statistics import TensorStatistics
@@ -33,6 +33,7 @@ __all__ = [
     "images_hash",
     "load_if_same",
     "measure",
+    "measure_peaks",
     "read_batches",
     "save",
 ]

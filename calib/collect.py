@@ -9,9 +9,9 @@ import numpy as np
 import numpy.typing as npt
 
 from ..runtime.backends.onnxruntime import TensorSession
-from .statistics import TensorStatistics
+from .statistics import TensorStatistics, require_finite
 
-__all__ = ["collect"]
+__all__ = ["collect", "collect_peaks"]
 
 Tensor = npt.NDArray[np.float32]
 
@@ -40,6 +40,23 @@ def collect(
         if on_batch is not None:
             on_batch(len(next(iter(tensors.values()))))
     return statistics
+
+
+def collect_peaks(
+    session: TensorSession, batches: Iterable[Mapping[str, Tensor]], *, on_batch: Callable[[int], None] | None = None
+) -> dict[str, float]:
+    """The largest |value| of each tensor that a graph gives, and of nothing else: a third of the work of ``collect``.
+
+    Args and errors as in ``collect``.
+    """
+    peaks: dict[str, float] = {}
+    for tensors in batches:
+        for name, values in session.run(tensors).items():
+            low, high = float(values.min()), float(values.max())  # NaN comes through both
+            peaks[name] = require_finite(name, max(-low, high, peaks.get(name, 0.0)))
+        if on_batch is not None:
+            on_batch(len(next(iter(tensors.values()))))
+    return peaks
 
 
 def _add(statistics: dict[str, TensorStatistics], tensors: Mapping[str, npt.NDArray[Any]]) -> None:

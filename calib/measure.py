@@ -14,12 +14,12 @@ from ..runtime.errors import CalibrationError
 from ..runtime.preprocess import contract_hash
 from ..runtime.spec import ModelSpec
 from ..runtime.terminal import progress, status
-from .collect import collect
+from .collect import collect, collect_peaks
 from .images import BATCH, CalibrationImages, read_batches
 from .ranges import Binding, Measured, images_hash, load_if_same, save
 from .statistics import TensorStatistics
 
-__all__ = ["ENOUGH", "Calibration", "calibrate", "calibration_bar", "measure"]
+__all__ = ["ENOUGH", "Calibration", "calibrate", "calibration_bar", "measure", "measure_peaks"]
 
 ENOUGH = 300  # the fewest images that the accuracy of INT8 was measured with
 # of one batch: two images of 299x299. With every activation of Xception an output (226 MB an image) batches of 2, 4 and
@@ -107,7 +107,7 @@ def measure(
 ) -> Measured:
     """Run a graph over images and measure its inputs and outputs; arguments and errors as in ``calibrate``."""
     skipped: list[str] = []
-    batch = batch or max(1, min(BATCH, PIXELS // spec.image_size**2))
+    batch = batch or _batch(spec)
     with TensorSession(graph, threads=threads) as session:
         statistics = collect(session, read_batches(paths, spec, batch=batch, on_skip=skipped.append), on_batch=on_batch)
     if not statistics:
@@ -117,6 +117,25 @@ def measure(
             "Name a folder of images with --calib DIR"
         )
     return Measured(statistics, len(paths) - len(skipped), tuple(skipped))
+
+
+def measure_peaks(
+    graph: Path | bytes,
+    paths: tuple[Path, ...],
+    spec: ModelSpec,
+    *,
+    batch: int | None = None,
+    threads: int | None = None,
+    on_batch: Callable[[int], None] | None = None,
+) -> dict[str, float]:
+    """The largest |activation| of each of a graph's outputs over images; arguments and errors as in ``calibrate``."""
+    with TensorSession(graph, threads=threads) as session:
+        batches = read_batches(paths, spec, batch=batch or _batch(spec), on_skip=lambda _: None)
+        return collect_peaks(session, batches, on_batch=on_batch)
+
+
+def _batch(spec: ModelSpec) -> int:
+    return max(1, min(BATCH, PIXELS // spec.image_size**2))
 
 
 @contextlib.contextmanager

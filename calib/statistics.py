@@ -16,7 +16,7 @@ import numpy.typing as npt
 from ..runtime.errors import CalibrationError
 from ..runtime.opencv import cv2
 
-__all__ = ["BINS", "SMALLEST_RADIUS", "TensorStatistics"]
+__all__ = ["BINS", "SMALLEST_RADIUS", "TensorStatistics", "require_finite"]
 
 BINS = 4096
 BLOCK = 2**16  # values: 256 KiB and its indices stay in the L2 cache, and OpenCV's table of 2^16 entries pays off
@@ -90,11 +90,7 @@ class TensorStatistics:
 
     def _extremes(self, block: npt.NDArray[np.float32]) -> None:
         low, high = float(block.min()), float(block.max())  # NaN comes through both
-        if not (math.isfinite(low) and math.isfinite(high)):
-            raise CalibrationError(
-                f"tensor {self.name!r}: expected finite activations, found NaN or infinity; a model that gives them on "
-                "real images can't be quantized: train it again, with a smaller learning rate"
-            )
+        require_finite(self.name, low + high)
         self.low, self.high = min(self.low, low), max(self.high, high)
         while self.radius <= max(-low, high):
             self._double()
@@ -118,3 +114,17 @@ class TensorStatistics:
         whole = np.asarray(counts).reshape(-1).astype(np.int64)  # (BINS, 1) before OpenCV 5
         whole[BINS - 1] += whole[BINS]
         self.histogram += whole[:BINS]
+
+
+def require_finite(name: str, value: float) -> float:
+    """A value of a tensor, or the sum of two; where it is not finite, one of them was not.
+
+    Raises:
+        CalibrationError: NaN or infinity.
+    """
+    if not math.isfinite(value):
+        raise CalibrationError(
+            f"tensor {name!r}: expected finite activations, found NaN or infinity; a model that gives them on real "
+            "images can't be quantized: train it again, with a smaller learning rate"
+        )
+    return value

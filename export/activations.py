@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from ..calib import TensorStatistics
 from .graphs.layers import branch_of
 from .graphs.typed import FP16_MAX
 
@@ -30,15 +29,13 @@ class Activations:
     constants: Mapping[str, float]
 
     @classmethod
-    def of(
-        cls, measured: Iterable[Mapping[str, TensorStatistics]], constants: Mapping[str, float] | None = None
-    ) -> Activations:
-        """Join the statistics of several sets of images."""
+    def of(cls, measured: Iterable[Mapping[str, float]], constants: Mapping[str, float] | None = None) -> Activations:
+        """Join the peaks over several sets of images."""
         largest: dict[str, float] = {}
-        for statistics in measured:
-            for name, item in statistics.items():
+        for peaks in measured:
+            for name, peak in peaks.items():
                 if branch_of(name) != "head":  # the head stays in FP32
-                    largest[name] = max(largest.get(name, 0.0), item.peak)
+                    largest[name] = max(largest.get(name, 0.0), peak)
         return cls(largest, constants or {})
 
     @property

@@ -116,11 +116,25 @@ def export(
 
         tf.config.set_visible_devices([], "GPU")  # the reference is the CPU's; the GPU's memory is left to engines
         from . import pipeline  # noqa: PLC0415
+    if sensitivity:
+        rank(request, steps)
+        return
     result = pipeline.export(request, tar=pack, steps=steps)
     show(request, result)
     result.require_passed()
     if architectures or any(item.target == "tensorrt" for item in written(result)):
         build(result.bundle, architectures, options)
+
+
+def rank(request: ExportRequest, steps: Steps) -> None:
+    """Measure the sensitivity of the layers, and print the table and where the plot is."""
+    from .sensitivity_report import rank_layers, sensitivity_table  # noqa: PLC0415  # needs Keras
+
+    report = rank_layers(request, steps)
+    terminal.stdout.print(sensitivity_table(report))
+    terminal.stdout.print(f"plot {report.plot}\ntable {report.table}", soft_wrap=True, markup=False)
+    if report.stale:
+        terminal.status.print(f"warning: {report.stale}", style="yellow", markup=False, soft_wrap=True)
 
 
 def written(result: ExportResult) -> list[Variant]:

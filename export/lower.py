@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
@@ -52,7 +53,6 @@ class Lowering:
         signed: ranges for TensorRT.
         unsigned: ranges for ONNX Runtime on the CPU.
         levels: the largest integer of a weight on the CPU: 127, or 63 where it lacks VNNI.
-        wider: layers that INT8 gives back to the next wider precision.
     """
 
     builder: GraphBuilder
@@ -61,19 +61,28 @@ class Lowering:
     signed: Mapping[str, Range] = field(default_factory=dict)
     unsigned: Mapping[str, Range] = field(default_factory=dict)
     levels: int = BITS_8
-    wider: Collection[str] = ()
 
     def source(self, form: str) -> onnx.ModelProto:
         """The FP32 graph in one form of the recurrent branch; where there is none, the only one."""
         recurrent: Form = "unrolled" if form == "unrolled" else "lstm"
         return self.builder.build(recurrent)
 
-    def layers(self, form: str = "unrolled") -> list[str]:
-        """The layers that INT8 can take, in the order of the graph."""
-        return list(quantizable(self.source(form)))
+    def parameters(self, form: str) -> dict[str, int]:
+        """The layers that INT8 can take in a form, in the order of the graph, and the number of weights of each."""
+        source = self.source(form)
+        sizes = {tensor.name: math.prod(tensor.dims) for tensor in source.graph.initializer}
+        # the steps of an LSTM share their weights
+        return {
+            layer: sum(sizes[name] for name in {node.input[1] for node in nodes})
+            for layer, nodes in quantizable(source).items()
+        }
 
-    def write(self, artifact: Artifact) -> onnx.ModelProto:
+    def write(self, artifact: Artifact, wider: Collection[str] = ()) -> onnx.ModelProto:
         """The artifact's graph, checked.
+
+        Args:
+            artifact: what to write.
+            wider: layers that INT8 gives back to the next wider precision.
 
         Raises:
             ConversionError: it is not the one that was declared.
@@ -83,11 +92,15 @@ class Lowering:
         if artifact.precision == "fp16":
             model = TypedGraph(source, wide=self._wide).write()
         elif artifact.precision == "int8":
-            quantized = [layer for layer in quantizable(source) if layer not in self.wider]
+            quantized = [layer for layer in quantizable(source) if layer not in wider]
             model = self._quantize(source, artifact, quantized)
             declaration = Declaration(artifact.recurrent, bool(quantized), artifact.targets[0])
         check_graph(model, self.spec, declaration)
         return model
+
+    def quantize_in_fp32(self, form: str, quantized: Collection[str]) -> onnx.ModelProto:
+        """The graph with some layers in INT8, as for TensorRT, and all others in FP32."""
+        return TypedGraph(self.source(form), ranges=self.signed, quantized=quantized, half=False).write()
 
     def _quantize(self, source: onnx.ModelProto, artifact: Artifact, quantized: list[str]) -> onnx.ModelProto:
         if artifact.targets == ("cpu",):

@@ -8,7 +8,7 @@ from typing import Any
 
 import onnx
 
-from ..calib import Calibration, CalibrationImages, calibrate, measure
+from ..calib import Calibration, CalibrationImages, calibrate, measure_peaks
 from ..runtime.spec import ModelSpec
 from ..train.model import KerasModel
 from .activations import Activations
@@ -96,11 +96,12 @@ def measure_model(
     steps.say(f"          ranges {calibration.reason}")
     paths = tuple(image.path for image in reference.images)
     with steps.step(f"measure activations on the {len(paths)} gate images", len(paths)) as advance:
-        held_out = measure(data, paths, spec, on_batch=advance).statistics
+        held_out = measure_peaks(data, paths, spec, on_batch=advance)
+    seen = {name: item.peak for name, item in calibration.statistics.items()}
     report = stale_layers(model, batch_norm_outputs(model, graph), calibration.statistics)
     return Measurement(
         calibration,
-        Activations.of((calibration.statistics, held_out), too_large_weights(graph)),
+        Activations.of((seen, held_out), too_large_weights(graph)),
         report.warning,
         report.worst,
         images.excluded,

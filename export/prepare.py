@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from ..calib import choose_images
 from ..runtime.spec import ModelSpec
@@ -27,6 +28,7 @@ class Prepared:
         reference: what Keras gives on the gate's images.
         lowering: from the FP32 graphs to artifacts.
         measurement: of activations and ranges; None where FP32 alone was asked for.
+        calibration_paths: the images that were calibrated on.
     """
 
     spec: ModelSpec
@@ -34,6 +36,7 @@ class Prepared:
     reference: Reference
     lowering: Lowering
     measurement: Measurement | None = None
+    calibration_paths: tuple[Path, ...] = ()
 
 
 def prepare(request: ExportRequest, steps: Steps) -> Prepared:
@@ -66,4 +69,4 @@ def prepare(request: ExportRequest, steps: Steps) -> Prepared:
             for symmetric in (True, False)
         )
     lowering = Lowering(builder, spec, measured.activations, signed, unsigned, settings.levels)
-    return Prepared(spec, weights, reference, lowering, measured)
+    return Prepared(spec, weights, reference, lowering, measured, chosen.paths)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
 from itertools import pairwise
@@ -13,11 +13,11 @@ import numpy as np
 from ..runtime.engines.options import EngineOptions
 from ..runtime.manifest import Precision, Target
 from ..runtime.spec import ModelSpec
-from ..runtime.timing import compare, time_interleaved
+from ..runtime.timing import Timing, compare, time_interleaved
 from .plan import PRECISIONS
 from .prove import open_target
 
-__all__ = ["slower_than_wider"]
+__all__ = ["slower_than_wider", "time_ratio"]
 
 SECONDS = 2.0
 WARM_UP = 0.3
@@ -39,24 +39,41 @@ def slower_than_wider(
         a warning for each precision that is slower than the next wider one, with both times.
     """
     ordered = [precision for precision in PRECISIONS if precision in files]
-    tensors = {name: np.zeros((1, *shape), np.float32) for name, shape in spec.inputs.items()}
-    with ExitStack() as stack:
-        calls: dict[str, Callable[[], object]] = {}
-        for precision in ordered:
-            backend, simulated = stack.enter_context(open_target(target, files[precision], spec, options))
-            if simulated:
-                return {}
-            calls[precision] = partial(backend.run, tensors)
-        if len(calls) < 2:
-            return {}
-        timings = time_interleaved(calls, warm_up_s=WARM_UP, min_seconds=SECONDS, min_rounds=ROUNDS)
-        device = backend.device
+    timings, device = _time([files[precision] for precision in ordered], target, spec, options)
     found: dict[Precision, str] = {}
-    for wider, narrower in pairwise(ordered):
-        ratio = compare(timings[wider], timings[narrower]).ratio
+    for (wider, slow), (narrower, fast) in pairwise(zip(ordered, timings, strict=False)):
+        ratio = compare(slow, fast).ratio
         if ratio > 1:
             found[narrower] = (
-                f"{narrower} takes {timings[narrower].p50:.2f} ms an image on {device}, {wider} "
-                f"{timings[wider].p50:.2f} ms: {narrower} is {ratio:.2f} times slower here"
+                f"{narrower} takes {fast.p50:.2f} ms an image on {device}, {wider} {slow.p50:.2f} ms: {narrower} is "
+                f"{ratio:.2f} times slower here"
             )
     return found
+
+
+def time_ratio(
+    first: Path, second: Path, target: Target, spec: ModelSpec, options: EngineOptions | None = None
+) -> float | None:
+    """How much longer the second artifact takes than the first, one image at a time; None if only simulated here."""
+    timings, _ = _time([first, second], target, spec, options)
+    return compare(timings[0], timings[1]).ratio if timings else None
+
+
+def _time(
+    files: Sequence[Path], target: Target, spec: ModelSpec, options: EngineOptions | None
+) -> tuple[list[Timing], str]:
+    """Times of artifacts in their order, and the device; none where there is one artifact, or only its simulation."""
+    tensors = {name: np.zeros((1, *shape), np.float32) for name, shape in spec.inputs.items()}
+    calls: dict[str, Callable[[], object]] = {}
+    device = ""
+    with ExitStack() as stack:
+        for number, file in enumerate(files if len(files) > 1 else ()):
+            backend, simulated = stack.enter_context(open_target(target, file, spec, options))
+            if simulated:
+                return [], ""
+            calls[str(number)] = partial(backend.run, tensors)
+            device = backend.device
+        if not calls:
+            return [], ""
+        timings = time_interleaved(calls, warm_up_s=WARM_UP, min_seconds=SECONDS, min_rounds=ROUNDS)
+    return list(timings.values()), device

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -22,17 +22,20 @@ from .prepare import Prepared
 from .prove import Proof, drift, prove
 from .provenance import made_by
 from .report import Entry
+from .sensitivity import IMAGES, measure_sensitivity, ranked_groups
 from .settings import ExportSettings
+from .speed import time_ratio
 from .steps import Steps
 from .verdict import require
 
-__all__ = ["Candidate", "VariantMaker"]
+__all__ = ["Candidate", "VariantMaker", "gave_back"]
 
 # another CPU or engine rounds differently, by about as much as ONNX Runtime differs from Keras; another model differs
 # from 1e-2 on in FP32, and a damaged one by far more than rounding costs in the others
 GOLDEN_FACTOR = 10
 GOLDEN_FLOOR = {"fp16": 5e-3, "int8": 2e-2}
 GOLDEN_CEILING = 0.25
+MB = 1e6
 
 
 @dataclass(frozen=True)
@@ -41,6 +44,12 @@ class Candidate:
 
     entry: Entry
     variant: Variant | None = None
+
+    def with_warning(self, warning: str) -> Candidate:
+        """The same with one more warning, in front of the others."""
+        if self.variant is None:
+            return self
+        return self.renewed(self.variant.model_copy(update={"warnings": (warning, *self.variant.warnings)}))
 
     def renewed(self, variant: Variant | None) -> Candidate:
         """The same with another state of the variant, if there is one."""
@@ -54,6 +63,7 @@ class _Written:
     """A graph in the bundle's folder, checked, not yet referred to by a manifest."""
 
     artifact: Artifact
+    wider: tuple[str, ...]
     file: FileRecord
     opset: int
     ir_version: int
@@ -91,19 +101,46 @@ class VariantMaker:
         self._golden = golden
         self._report = report
         self._steps = steps
+        self._calibration_paths = prepared.calibration_paths
+        self._ranked: list[tuple[str, ...]] | None = None
 
-    def write(self, artifact: Artifact) -> Path:
+    def write(self, artifact: Artifact, wider: Sequence[str] = ()) -> Path:
         """Write an artifact's graph into the bundle's folder; what no manifest refers to is swept later."""
-        return self._writer.path / self._add(self._lowering.write(artifact)).path
+        return self._writer.path / self._add(self._lowering.write(artifact, wider)).path
 
-    def make(self, artifact: Artifact) -> Iterator[Candidate]:
+    def make(self, artifact: Artifact) -> list[Candidate]:
         """Write an artifact, run it for each of its targets, and judge it.
+
+        INT8 that is refused may give layers back, a group at a time, the most sensitive first, until it passes.
 
         Raises:
             ConversionError: the graph is not the one that was declared.
             BundleError: it can't be written.
         """
-        written = self._write(artifact)
+        first = candidates = self._try(artifact, ())
+        if artifact.precision != "int8" or not self._settings.give_back:
+            return candidates
+        wider: list[str] = []
+        for group in self._groups():
+            if all(item.variant for item in candidates):
+                break
+            wider += group
+            self._steps.say(f"{artifact.title} is refused: {', '.join(group)} given back to a wider precision")
+            candidates = self._try(artifact, wider)
+        if not all(item.variant for item in candidates):
+            return first  # not even without any INT8: the fault is not quantization's
+        if not wider:
+            return candidates
+        ratio = self._time(artifact, wider)
+        return [item.with_warning(gave_back(wider, first[0].entry, item.entry, ratio)) for item in candidates]
+
+    def _time(self, artifact: Artifact, wider: Sequence[str]) -> float | None:
+        """How much longer the artifact takes with wider layers, where its target is on this machine."""
+        files = [self.write(artifact), self.write(artifact, wider)]
+        return time_ratio(files[0], files[1], artifact.targets[0], self._reference.spec, self._settings.engine)
+
+    def _try(self, artifact: Artifact, wider: Sequence[str]) -> list[Candidate]:
+        written = self._write(artifact, wider)
         limits = Limits.for_precision(artifact.precision, self._reference.spec, self._settings.max_drop)
         count = len(self._reference) if "cpu" in artifact.targets else min(len(self._reference), SIMULATED_IMAGES)
         try:
@@ -119,18 +156,27 @@ class VariantMaker:
                     on_batch=advance,
                 )
         except ParityError as error:  # NaN, or an engine that refused: there are no figures
-            yield from (Candidate(self._entry(written, name, str(error))) for name in artifact.names.values())
-            return
-        for proof in proofs:
-            yield self._judge(written, proof)
+            return [Candidate(self._entry(written, name, str(error))) for name in artifact.names.values()]
+        return [self._judge(written, proof) for proof in proofs]
 
-    def _write(self, artifact: Artifact) -> _Written:
+    def _groups(self) -> list[tuple[str, ...]]:
+        """Groups of layers, the most sensitive first; measured when the first variant asks."""
+        if self._ranked is None:
+            form = "unrolled" if self._reference.spec.uses_rnn else "none"
+            count = len(self._lowering.parameters(form))
+            with self._steps.step(f"measure the sensitivity of {count} layers", count) as advance:
+                paths = self._calibration_paths[:IMAGES]
+                found = measure_sensitivity(self._lowering, paths, self._reference.spec, on_layer=advance)
+            self._ranked = ranked_groups(found)
+        return self._ranked
+
+    def _write(self, artifact: Artifact, wider: Sequence[str]) -> _Written:
         with self._steps.step(f"write {artifact.title}"):
-            model = self._lowering.write(artifact)
+            model = self._lowering.write(artifact, wider)
             file = self._add(model)
             facts = (model.opset_import[0].version, model.ir_version, count_operators(model), describe(model))
         with self._steps.step(f"hidden state of {artifact.title}"):
-            return _Written(artifact, file, *facts, drift(model, self._reference))
+            return _Written(artifact, tuple(wider), file, *facts, drift(model, self._reference))
 
     def _add(self, model: onnx.ModelProto) -> FileRecord:
         return self._writer.add("artifacts", "onnx", serialize(model))
@@ -160,7 +206,7 @@ class VariantMaker:
             operators=written.operators,
             made_by=made_by(),
             parity=parity,
-            calibration=self._calibration(artifact),
+            calibration=self._calibration(written),
             branches=written.branches,
             cpu_features=self._settings.cpu_features if artifact.runs_integers_on_cpu else (),
             warnings=self._warnings(artifact),
@@ -168,12 +214,12 @@ class VariantMaker:
             golden_tolerance=_tolerance(artifact, proof),
         )
 
-    def _calibration(self, artifact: Artifact) -> dict[str, object] | None:
-        if artifact.precision == "fp32" or self._measurement is None:
+    def _calibration(self, written: _Written) -> dict[str, object] | None:
+        if written.artifact.precision == "fp32" or self._measurement is None:
             return None
         record = self._measurement.record()
-        if artifact.precision == "int8":
-            record |= {"method": self._settings.method, "wider_layers": sorted(self._lowering.wider)}
+        if written.artifact.precision == "int8":
+            record |= {"method": self._settings.method, "wider_layers": sorted(written.wider)}
         return record
 
     def _warnings(self, artifact: Artifact) -> tuple[str, ...]:
@@ -195,6 +241,15 @@ class VariantMaker:
             warnings=self._warnings(artifact),
             refused=refused,
         )
+
+
+def gave_back(wider: Sequence[str], first: Entry, last: Entry, ratio: float | None) -> str:
+    """What it cost to give layers back: the artifact's size and, where its target is here, its time."""
+    time = "" if ratio is None else f", and {ratio:.2f} times the time of all of them in INT8"
+    return (
+        f"{len(wider)} layers run in a wider precision, without which the gate refused it: {', '.join(wider)}; "
+        f"{last.size / MB:.1f} MB in place of {first.size / MB:.1f} MB{time}"
+    )
 
 
 def _tolerance(artifact: Artifact, proof: Proof) -> float:

@@ -20,11 +20,13 @@ from .errors import (
     BackendError,
     BackendUnavailableError,
     BundleError,
+    EngineError,
     GateError,
     GoldenError,
     HybridEdgeError,
     ImageError,
     InputError,
+    Int8EngineError,
     SourceError,
     SpecError,
     UsageError,
@@ -34,6 +36,8 @@ if TYPE_CHECKING:
     from .backends import Backend, Selection, open_backend
     from .bundle import Bundle
     from .classifier import Classifier, Prediction
+    from .engines.options import EngineOptions
+    from .engines.progress import Reporter
     from .golden import GoldenResult, check_golden
     from .outputs import Outputs
     from .preprocess import Preprocessor, decode_image, read_image
@@ -48,6 +52,8 @@ __all__ = [
     "Bundle",
     "BundleError",
     "Classifier",
+    "EngineError",
+    "EngineOptions",
     "Frame",
     "GateError",
     "GoldenError",
@@ -55,10 +61,12 @@ __all__ = [
     "HybridEdgeError",
     "ImageError",
     "InputError",
+    "Int8EngineError",
     "ModelSpec",
     "Outputs",
     "Prediction",
     "Preprocessor",
+    "Reporter",
     "Selection",
     "SourceError",
     "Sources",
@@ -75,12 +83,14 @@ _HOMES = {
     "Backend": "backends",
     "Bundle": "bundle",
     "Classifier": "classifier",
+    "EngineOptions": "engines.options",
     "Frame": "sources",
     "GoldenResult": "golden",
     "ModelSpec": "spec",
     "Outputs": "outputs",
     "Prediction": "classifier",
     "Preprocessor": "preprocess",
+    "Reporter": "engines.progress",
     "Selection": "backends",
     "Sources": "sources",
     "check_golden": "golden",

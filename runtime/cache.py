@@ -1,4 +1,4 @@
-"""Where hybrid-edge keeps what it can make again: unpacked bundles, features, later engines."""
+"""Where hybrid-edge keeps what it can make again: unpacked bundles, features, engines."""
 
 from __future__ import annotations
 

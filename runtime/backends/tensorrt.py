@@ -16,7 +16,7 @@ from ..engines.gpu import Gpu
 from ..engines.library import Library, find_library, installed
 from ..engines.messages import Messages, make_logger
 from ..engines.options import EngineOptions
-from ..engines.prepare import Place, prepare_engine
+from ..engines.prepare import Place, Prepared, prepare_engine
 from ..engines.progress import Reporter
 from ..errors import BackendUnavailableError, EngineError
 from ..outputs import OUTPUT_NAMES
@@ -79,21 +79,31 @@ class TensorRtBackend(Backend):
         place = Place(self._library, self._gpu, EngineCache(), self._reporter)
         sha256 = self._sha256 or file_sha256(model)
         prepared = prepare_engine(model, sha256, self.spec, self._options, place)
+        try:
+            self._open(prepared)
+        except _StaleEngineError as error:
+            if prepared.built:
+                raise
+            self._reporter.say(f"{error}; building it again")
+            prepared.forget()
+            self._open(prepare_engine(model, sha256, self.spec, self._options, place))
+
+    def _open(self, prepared: Prepared) -> None:
         with ExitStack() as stack:
             self._stream = stack.enter_context(Stream())
             self._messages = Messages()
-            self._deserialize(prepared.engine.data)
             stack.callback(self._drop)
+            self._deserialize(prepared)
             self._buffers = self._allocate()
             self._stack = stack.pop_all()
 
-    def _deserialize(self, data: bytes) -> None:
-        """Load the engine; ``data`` is what the cache's record names, checked."""
+    def _deserialize(self, prepared: Prepared) -> None:
+        """Load the engine: its bytes are those that the cache's record names."""
         trt = self._library.module
         runtime = trt.Runtime(make_logger(self._library, self._messages))
-        engine = runtime.deserialize_cuda_engine(data)
+        engine = runtime.deserialize_cuda_engine(prepared.engine.data)
         if engine is None:
-            raise self._failure("could not load the engine", "remove it from the cache (~/.cache/hybrid-edge/engines)")
+            raise _StaleEngineError(f"{self.device} does not load {prepared.path}: {self._messages.summary}")
         self._check_engine(engine)
         context = engine.create_execution_context()
         if context is None:
@@ -163,6 +173,10 @@ class TensorRtBackend(Backend):
 
     def _release(self) -> None:
         self._stack.close()
+
+
+class _StaleEngineError(EngineError):
+    """An engine that is whole and was made here, and that TensorRT does not take: the driver or the system changed."""
 
 
 def find_tensorrt() -> tuple[Library, Gpu]:

@@ -41,6 +41,10 @@ class Prepared:
     built: bool
     path: Path
 
+    def forget(self) -> None:
+        """Leave the engine without its record, so that it is built again when it is next needed."""
+        self.path.with_suffix(".json").unlink(missing_ok=True)
+
 
 def prepare_engine(onnx: Path, sha256: str, spec: ModelSpec, options: EngineOptions, place: Place) -> Prepared:
     """The engine of a graph, built if the cache has none that is whole and was made for exactly this.

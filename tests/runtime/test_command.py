@@ -125,6 +125,21 @@ def test_settings_reach_the_classifier(infer, photos: Path, monkeypatch: pytest.
     assert "golden check: left out" in done.err
 
 
+def test_the_builders_bar_takes_the_spinners_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    console = Console(file=io.StringIO(), force_terminal=True, width=100)
+    monkeypatch.setattr(terminal, "status", console)
+    with command._waiting("opening the bundle") as stop:
+        reporter = command._reporter(stop)
+        reporter.say("building an engine")
+        with reporter.show() as bar:
+            assert bar is not None
+            bar.start("Building engine", None, 6)
+            bar.finish("Building engine")
+    shown = console.file.getvalue()  # type: ignore[attr-defined]
+    assert "building an engine" in shown
+    assert shown.rindex("opening the bundle") < shown.rindex("Building engine")
+
+
 def test_an_engine_that_was_passed_over_is_named(infer, photos: Path, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
     both = make_bundle(tmp_path / "both", variants=(("fp32", "cuda"), ("fp32", "cpu")))
     assert "passed over cuda: " in infer(photos, "--bundle", both).err

@@ -15,9 +15,11 @@ from hybrid_edge.runtime.backends import cuda, tensorrt
 from hybrid_edge.runtime.backends.onnxruntime import OnnxRuntimeCpu
 from hybrid_edge.runtime.backends.tensorrt import TensorRtBackend, find_tensorrt
 from hybrid_edge.runtime.engines import prepare
+from hybrid_edge.runtime.engines.build import BuiltEngine
 from hybrid_edge.runtime.engines.gpu import Gpu
 from hybrid_edge.runtime.engines.library import Library
 from hybrid_edge.runtime.engines.options import EngineOptions
+from hybrid_edge.runtime.engines.progress import Reporter
 from hybrid_edge.runtime.errors import BackendError, BackendUnavailableError, EngineError
 
 ORIN = Gpu("Orin", (8, 7), integrated=True, total_memory=8 * 2**30, free_memory=3 * 2**30)
@@ -137,7 +139,7 @@ def test_everything_is_given_back(machine: Machine, graph: Path) -> None:
 @pytest.mark.parametrize(
     ("refuses", "message"),
     [
-        ("engine", "could not load the engine: the engine plan file is not compatible; remove it from the cache"),
+        ("engine", r"does not load .*\.engine: the engine plan file is not compatible"),
         ("context", "could not prepare the engine: it gave no reason; a smaller --profile"),
     ],
 )
@@ -161,6 +163,27 @@ def test_a_gpu_with_too_little_memory_says_so_and_leaves_nothing_behind(machine:
 def test_an_engine_of_another_shape_is_refused(machine: Machine, graph: Path) -> None:
     with pytest.raises(EngineError, match=r"expected an engine with the tensors .*logits \(-1, 3\)"):
         TensorRtBackend(graph, SPEC.replace(class_labels=("a", "b", "c")))
+
+
+def test_an_engine_that_tensorrt_takes_no_more_is_built_again_once(
+    machine: Machine, graph: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    TensorRtBackend(graph, SPEC).close()
+    builds: list[bool] = []
+    said: list[str] = []
+
+    def build(*arguments: Any, **settings: Any) -> BuiltEngine:
+        builds.append(True)
+        machine.trt.refuses = ""
+        return fake_build(*arguments, **settings)
+
+    monkeypatch.setattr(prepare, "build_engine", build)
+    machine.trt.refuses = "engine"
+    with TensorRtBackend(graph, SPEC, reporter=Reporter(said.append)) as backend:
+        backend.run(tensors(2))
+    assert len(builds) == 1
+    assert "the engine plan file is not compatible; building it again" in said[0]
+    assert len(machine.cuda.streams) == 0
 
 
 def test_a_damaged_engine_never_reaches_tensorrt(

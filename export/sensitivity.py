@@ -1,0 +1,123 @@
+"""How sensitive each layer is to INT8: what its quantization alone does to the logits."""
+
+from __future__ import annotations
+
+import re
+import tempfile
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from ..calib import read_batches
+from ..runtime.backends.base import Backend
+from ..runtime.backends.onnxruntime import OnnxRuntimeSimulated
+from ..runtime.spec import ModelSpec
+from .graphs.build import serialize
+from .lower import Lowering
+
+__all__ = ["IMAGES", "LayerSensitivity", "as_records", "group_of", "measure_sensitivity", "ranked_groups"]
+
+Tensor = npt.NDArray[np.float32]
+Batches = Sequence[dict[str, Tensor]]
+
+IMAGES = 32
+# Xception's blocks; elsewhere, and for the recurrent branch, each layer is a group of its own
+BLOCK = re.compile(r"cnn/block\d+")
+
+
+@dataclass(frozen=True)
+class LayerSensitivity:
+    """One layer in INT8, everything else in FP32.
+
+    Attributes:
+        layer: a convolution, a matrix product, or an LSTM with both of its products.
+        group: the block that it belongs to.
+        error: RMS difference / RMS of the logits.
+        max_error: max |difference| / max |logit|.
+        agreement: share of the images whose first label stays.
+        parameters: weights of the layer.
+    """
+
+    layer: str
+    group: str
+    error: float
+    max_error: float
+    agreement: float
+    parameters: int
+
+
+def group_of(layer: str) -> str:
+    """The block of a layer; layers are given back a block at a time."""
+    found = BLOCK.match(layer)
+    return found[0] if found else layer
+
+
+def measure_sensitivity(
+    lowering: Lowering,
+    paths: Iterable[Path],
+    spec: ModelSpec,
+    *,
+    on_layer: Callable[[int], None] = lambda _: None,
+) -> list[LayerSensitivity]:
+    """Quantize one layer after the other, as for TensorRT, simulated on the CPU, and compare with FP32.
+
+    Args:
+        lowering: with ranges; it says which layers there are.
+        paths: images; calibration images, so that the gate's stay unseen.
+        spec: of the model.
+        on_layer: called after each layer with 1.
+
+    Returns:
+        the layers in the order of the graph.
+    """
+    batches = list(read_batches(paths, spec))
+    form = "unrolled" if spec.uses_rnn else "none"
+    with tempfile.TemporaryDirectory(prefix="hybrid-edge-") as folder:
+        file = Path(folder) / "layer.onnx"
+
+        def run(quantized: Sequence[str]) -> Tensor:
+            file.write_bytes(serialize(lowering.quantize_in_fp32(form, quantized)))
+            with OnnxRuntimeSimulated(file, spec) as backend:
+                return _logits(backend, batches)
+
+        expected = run(())
+        found = []
+        for layer, parameters in lowering.parameters(form).items():
+            found.append(_compare(layer, parameters, expected, run((layer,))))
+            on_layer(1)
+    return found
+
+
+def ranked_groups(layers: Iterable[LayerSensitivity]) -> list[tuple[str, ...]]:
+    """The layers by group, the most sensitive group first: by the sum of the squares of its layers' errors."""
+    groups: dict[str, list[LayerSensitivity]] = {}
+    for item in layers:
+        groups.setdefault(item.group, []).append(item)
+    order = sorted(groups.values(), key=lambda items: -sum(item.error**2 for item in items))
+    return [tuple(item.layer for item in items) for items in order]
+
+
+def as_records(layers: Iterable[LayerSensitivity]) -> list[dict[str, str | float | int]]:
+    """For JSON and CSV."""
+    return [asdict(item) for item in layers]
+
+
+def _logits(backend: Backend, batches: Batches) -> Tensor:
+    return np.concatenate([backend.run(tensors).logits for tensors in batches])
+
+
+def _compare(layer: str, parameters: int, expected: Tensor, found: Tensor) -> LayerSensitivity:
+    difference = found.astype(np.float64) - expected
+    scale = np.maximum(np.abs(expected).max(), np.finfo(np.float32).tiny)
+    rms = np.maximum(np.sqrt(np.square(expected, dtype=np.float64).mean()), np.finfo(np.float32).tiny)
+    return LayerSensitivity(
+        layer=layer,
+        group=group_of(layer),
+        error=float(np.sqrt(np.square(difference).mean()) / rms),
+        max_error=float(np.abs(difference).max() / scale),
+        agreement=float((found.argmax(axis=1) == expected.argmax(axis=1)).mean()),
+        parameters=parameters,
+    )
