@@ -49,9 +49,9 @@ class Activations:
         """For the report: what stays in FP32, and what comes near the end of FP16."""
         lines = []
         if self.wide:
-            found = {**self.constants, **{name: self.largest[name] for name in self.wide & self.largest.keys()}}
+            found = {name: max(self.constants.get(name, 0.0), self.largest.get(name, 0.0)) for name in self.wide}
             lines.append(f"beyond FP16's {FP16_MAX:,.0f}, so these layers stay in FP32: {_listed(found)}")
-        near = {name: value for name, value in self.largest.items() if FP16_WARNING < value <= FP16_MAX}
+        near = {name: value for name, value in self.largest.items() if value > FP16_WARNING and name not in self.wide}
         if near:
             lines.append(
                 f"activations above {FP16_WARNING:,.0f} in FP16 (its largest number is {FP16_MAX:,.0f}): "

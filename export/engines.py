@@ -14,6 +14,8 @@ from ..runtime.engines.options import EngineOptions
 from ..runtime.engines.prepare import Place, prepare_engine
 from ..runtime.engines.progress import Reporter
 from ..runtime.errors import BackendUnavailableError, BundleError, EngineError, HybridEdgeError, Int8EngineError
+from ..train.files import sweep
+from .bundle_writer import locked
 
 __all__ = ["Engines", "LocalEngine", "build_engines"]
 
@@ -77,12 +79,24 @@ def build_engines(
     options, reporter = options or EngineOptions(), reporter or Reporter()
     if not any(item.target == "tensorrt" for item in bundle.manifest.variants):
         raise BundleError(f"{bundle.root}: expected a variant for tensorrt, found none; hybrid-export adds one")
-    ahead = build_rtx(bundle, architectures, _beside(bundle, path), options, reporter) if architectures else []
+    ahead = _build_ahead(bundle, path, architectures, options, reporter) if architectures else []
     try:
         place = Place(*find_tensorrt(), EngineCache(), reporter)
     except BackendUnavailableError as error:
         return Engines(ahead=tuple(ahead), advice=_advice(bundle, path, options, error))
     return Engines(local=tuple(_build_local(bundle, options, place)), ahead=tuple(ahead))
+
+
+def _build_ahead(
+    bundle: Bundle, path: Path | None, architectures: Sequence[str], options: EngineOptions, reporter: Reporter
+) -> list[RtxEngine]:
+    """One at a time beside a bundle: two would sweep each other's unfinished files."""
+    home = _home(bundle, path)
+    folder = home.parent / "engines"
+    with locked(home, lambda: reporter.say("another export writes beside this bundle: waiting for it")):
+        for name in ("*-rtx-sm*.engine", "*-rtx-sm*.json"):
+            sweep(folder, name)
+        return build_rtx(bundle, architectures, folder, options, reporter)
 
 
 def _build_local(bundle: Bundle, options: EngineOptions, place: Place) -> list[LocalEngine]:
@@ -109,10 +123,9 @@ def _worst(errors: Sequence[HybridEdgeError]) -> HybridEdgeError:
     return next((error for error in errors if not isinstance(error, Int8EngineError)), errors[0])
 
 
-def _beside(bundle: Bundle, path: Path | None) -> Path:
-    """``engines`` beside the bundle's folder, or beside its tar."""
-    home = path.resolve() if path is not None and path.is_file() and path.suffix == ".tar" else bundle.root
-    return home.parent / "engines"
+def _home(bundle: Bundle, path: Path | None) -> Path:
+    """The bundle's folder or its tar: ``engines`` lies beside it."""
+    return path.resolve() if path is not None and path.is_file() and path.suffix == ".tar" else bundle.root
 
 
 def _advice(bundle: Bundle, path: Path | None, options: EngineOptions, reason: BackendUnavailableError) -> str:

@@ -1,7 +1,7 @@
 """The export from end to end: Keras model -> ONNX artifacts, checked -> run against Keras -> those that pass, a bundle.
 
 One export holds the bundle's lock. Artifacts are written first, under their hash; a manifest that names those that
-passed is the one commit.
+passed is the one commit. The report is written after it, so that no report speaks of a bundle that is not there.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ from .pack import pack
 from .plan import Artifact, plan_artifacts
 from .prepare import prepare
 from .provenance import provenance
-from .report import Entry, write_report
+from .report import Entry
+from .report_folder import check_folder, fill_folder, withdraw_report
 from .request import ExportRequest
 from .speed import slower_than_wider
 from .steps import Steps, peak_memory_mib
@@ -89,6 +90,7 @@ def export(request: ExportRequest, *, tar: bool = False, steps: Steps | None = N
     """
     steps = steps or Steps(quiet=True)
     with BundleWriter(request.out, lambda: steps.say("another export writes this bundle: waiting for it")) as writer:
+        check_folder(request.report)
         job = _Export(request, writer, steps)
         manifest = job.run()
     packed = None
@@ -112,15 +114,18 @@ class _Export:
     def run(self) -> Manifest | None:
         """Make, prove and commit; the manifest, or None where nothing passed and no bundle was there."""
         golden = self._golden()
-        maker = VariantMaker(self._writer, self._settings, self._prepared, golden, self._request.report, self._steps)
+        maker = VariantMaker(self._writer, self._settings, self._prepared, golden, self._steps)
         artifacts = plan_artifacts(self._settings.precisions, self._settings.recurrent, self._prepared.spec)
         self._candidates = [candidate for artifact in artifacts for candidate in maker.make(artifact)]
         passed = self._warn_of_slow(maker, [item.variant for item in self._candidates if item.variant is not None])
+        withdraw_report(self._request.report)
+        manifest = self._commit(passed, golden) if passed else self._current()
         self._report(passed)
-        if not passed:
-            current = self._writer.current()
-            return current.manifest if current else None
-        return self._commit(passed, golden)
+        return manifest
+
+    def _current(self) -> Manifest | None:
+        current = self._writer.current()
+        return current.manifest if current else None
 
     def result(self, packed: Path | None, manifest: Manifest | None) -> ExportResult:
         """What ``export`` returns."""
@@ -177,7 +182,11 @@ class _Export:
                 "largest_activations": dict(measured.activations.largest),
                 "fp32_because_of_range": sorted(measured.activations.wide),
             }
-        write_report(self._request.report / "report.json", [item.entry for item in self._candidates], content)
+        flips = {item.entry.name: item.flips for item in self._candidates}
+        try:
+            fill_folder(self._request.report, [item.entry for item in self._candidates], flips, content)
+        except OSError as error:  # the bundle is whole, and what the report has is shown
+            self._steps.say(f"the report can't be written: {error}", style="yellow")
 
     def _commit(self, passed: Sequence[Variant], golden: Golden) -> Manifest:
         names = {item.name for item in passed}

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+from ..runtime.errors import UsageError
 from ..runtime.manifest import Precision, RecurrentForm, Target
 from ..runtime.spec import ModelSpec
 
@@ -56,13 +57,16 @@ def plan_artifacts(precisions: Iterable[Precision], recurrent: Recurrent, spec: 
         precisions: that were asked for.
         recurrent: form of the recurrent branch.
         spec: of the model; without a recurrent branch there is one form of everything.
+
+    Raises:
+        UsageError: INT8 of a recurrent branch alone in LSTM operators, into which it does not reach.
     """
     asked = set(precisions)
     return [item for precision in PRECISIONS if precision in asked for item in _of(precision, recurrent, spec)]
 
 
 def _of(precision: Precision, recurrent: Recurrent, spec: ModelSpec) -> Sequence[Artifact]:
-    main, *others = _forms(recurrent, spec)
+    main, *others = _forms(precision, recurrent, spec)
     engines = [Artifact(precision, form, ("tensorrt",)) for form in others]
     if precision == "fp32":
         return [Artifact(precision, main, ("cpu", "cuda", "tensorrt")), *engines]
@@ -72,7 +76,19 @@ def _of(precision: Precision, recurrent: Recurrent, spec: ModelSpec) -> Sequence
     return [Artifact(precision, on_cpu, ("cpu",)), Artifact(precision, main, ("tensorrt",)), *engines]
 
 
-def _forms(recurrent: Recurrent, spec: ModelSpec) -> tuple[RecurrentForm, ...]:
+def _forms(precision: Precision, recurrent: Recurrent, spec: ModelSpec) -> tuple[RecurrentForm, ...]:
     if not spec.uses_rnn:
         return ("none",)
+    if precision == "int8" and not spec.uses_cnn:
+        return _quantizable_form(recurrent)
     return ("lstm", "unrolled") if recurrent == "auto" else (recurrent,)
+
+
+def _quantizable_form(recurrent: Recurrent) -> tuple[RecurrentForm, ...]:
+    """With LSTM operators and nothing else, what is called INT8 would be FP16 or FP32 throughout."""
+    if recurrent == "lstm":
+        raise UsageError(
+            "--int8 --recurrent lstm: expected layers that INT8 reaches, found LSTM operators alone (the model has no "
+            "CNN branch): use --recurrent unrolled or auto"
+        )
+    return ("unrolled",)

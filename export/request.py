@@ -56,7 +56,6 @@ def make_request(
         gate_images: how many images to run every variant on, at least 8; by default all.
         calib: a folder of images to calibrate on; by default the run's stratified sample of its training images.
         settings: precisions and how they are made; by default FP32.
-        parity_images: its former name.
 
     Raises:
         RunError: no run there, or one without a trained model.

@@ -16,9 +16,11 @@ from rich import box
 from rich.table import Table
 
 from ..runtime.files import replacing
+from .bundle_writer import locked, writing
 from .graphs.layers import branch_of
 from .images import MINIMUM
 from .prepare import prepare
+from .report_folder import check_folder
 from .request import ExportRequest
 from .sensitivity import IMAGES, LayerSensitivity, as_records, measure_sensitivity
 from .steps import Steps
@@ -61,9 +63,16 @@ def rank_layers(request: ExportRequest, steps: Steps | None = None) -> Sensitivi
 
     Raises:
         CalibrationError: no image to calibrate on.
+        BundleError: the folder can't be written.
         HybridEdgeError: as ``prepare`` raises.
     """
     steps = steps or Steps(quiet=True)
+    with locked(request.out, lambda: steps.say("another export writes here: waiting for it")):
+        check_folder(request.report)
+        return _rank(request, steps)
+
+
+def _rank(request: ExportRequest, steps: Steps) -> SensitivityReport:
     prepared = prepare(request, steps)
     paths = prepared.calibration_paths[: max(IMAGES, MINIMUM)]
     form = "unrolled" if prepared.spec.uses_rnn else "none"
@@ -71,10 +80,10 @@ def rank_layers(request: ExportRequest, steps: Steps | None = None) -> Sensitivi
     with steps.step(f"quantize {count} layers one by one, {len(paths)} images each", count) as advance:
         layers = measure_sensitivity(prepared.lowering, paths, prepared.spec, on_layer=advance)
     folder = request.report
-    folder.mkdir(parents=True, exist_ok=True)
-    _write(folder / "sensitivity.json", json.dumps(as_records(layers), indent=2) + "\n")
-    _write(folder / "sensitivity.csv", _csv(layers))
-    _plot(folder / "sensitivity.png", layers, len(paths))
+    with writing(folder):
+        _write(folder / "sensitivity.json", json.dumps(as_records(layers), indent=2) + "\n")
+        _write(folder / "sensitivity.csv", _csv(layers))
+        _plot(folder / "sensitivity.png", layers, len(paths))
     stale = prepared.measurement.stale if prepared.measurement else None
     return SensitivityReport(tuple(layers), len(paths), folder / "sensitivity.png", folder / "sensitivity.csv", stale)
 

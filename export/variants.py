@@ -8,10 +8,10 @@ from pathlib import Path
 
 import onnx
 
-from ..runtime.errors import ParityError
+from ..runtime.errors import EngineError, Int8EngineError, ParityError
 from ..runtime.manifest import FileRecord, Variant
 from .bundle_writer import BundleWriter
-from .flips import write_flips
+from .compare import Flip
 from .gate import SIMULATED_IMAGES, Limits
 from .golden import Golden, add_arrays
 from .graphs.build import serialize
@@ -22,6 +22,7 @@ from .prepare import Prepared
 from .prove import Proof, drift, prove
 from .provenance import made_by
 from .report import Entry
+from .report_folder import flips_name
 from .sensitivity import IMAGES, measure_sensitivity, ranked_groups
 from .settings import ExportSettings
 from .speed import time_ratio
@@ -40,10 +41,11 @@ MB = 1e6
 
 @dataclass(frozen=True)
 class Candidate:
-    """A variant that was tried: for the report, and where it passed, for the manifest."""
+    """A variant that was tried: for the report with its flipped images, and where it passed, for the manifest."""
 
     entry: Entry
     variant: Variant | None = None
+    flips: tuple[Flip, ...] = ()
 
     def with_warning(self, warning: str) -> Candidate:
         """The same with one more warning, in front of the others."""
@@ -80,18 +82,11 @@ class VariantMaker:
         settings: of the export.
         prepared: the model, Keras's answers, and what was measured.
         golden: the bundle's examples.
-        report: the report's folder.
         steps: says what is being done.
     """
 
     def __init__(
-        self,
-        writer: BundleWriter,
-        settings: ExportSettings,
-        prepared: Prepared,
-        golden: Golden,
-        report: Path,
-        steps: Steps,
+        self, writer: BundleWriter, settings: ExportSettings, prepared: Prepared, golden: Golden, steps: Steps
     ) -> None:
         self._writer = writer
         self._settings = settings
@@ -99,7 +94,6 @@ class VariantMaker:
         self._reference = prepared.reference
         self._measurement = prepared.measurement
         self._golden = golden
-        self._report = report
         self._steps = steps
         self._calibration_paths = prepared.calibration_paths
         self._ranked: list[tuple[str, ...]] | None = None
@@ -155,7 +149,7 @@ class VariantMaker:
                     drifts=written.drifts,
                     on_batch=advance,
                 )
-        except ParityError as error:  # NaN, or an engine that refused: there are no figures
+        except (ParityError, EngineError, Int8EngineError) as error:  # NaN, or no engine: there are no figures
             return [Candidate(self._entry(written, name, str(error))) for name in artifact.names.values()]
         return [self._judge(written, proof) for proof in proofs]
 
@@ -183,15 +177,16 @@ class VariantMaker:
 
     def _judge(self, written: _Written, proof: Proof) -> Candidate:
         name = written.artifact.names[proof.target]
-        flips = write_flips(self._report / f"flips-{name}.png", proof.measured.flips, name, proof.parity.images)
+        flips = proof.measured.flips
+        sheet = flips_name(name) if flips else ""
         stale = self._measurement.stale if self._measurement else None
         try:
             require(proof.parity, name, stale=stale)
         except ParityError as error:
             entry = self._entry(written, name, str(error))
-            return Candidate(entry.model_copy(update={"parity": proof.parity, "flips": flips.name if flips else ""}))
+            return Candidate(entry.model_copy(update={"parity": proof.parity, "flips": sheet}), flips=flips)
         variant = self._variant(written, proof)
-        return Candidate(Entry.of(variant, flips=flips.name if flips else ""), variant)
+        return Candidate(Entry.of(variant, flips=sheet), variant, flips)
 
     def _variant(self, written: _Written, proof: Proof) -> Variant:
         artifact, parity = written.artifact, proof.parity

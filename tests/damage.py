@@ -46,23 +46,36 @@ def damaged_backend(damage: str, graph: Path, spec: ModelSpec, folder: Path) -> 
 
 
 def with_keras_gate_order(graph: bytes) -> bytes:
-    """The LSTMs' gates left as Keras has them, i f c o, where ONNX reads i o f c."""
+    """The LSTMs' gates left as Keras has them, i f c o, where ONNX reads i o f c; in FP32 or FP16."""
     model = onnx.ModelProto.FromString(graph)
     names = {name for node in model.graph.node if node.op_type == "LSTM" for name in node.input[1:]}
     for tensor in model.graph.initializer:
         if tensor.name in names:
-            gates = np.split(numpy_helper.to_array(tensor), 8 if tensor.name.endswith("/B") else 4, axis=1)
+            values = numpy_helper.to_array(tensor)
+            gates = np.split(values, 8 if values.ndim == 2 else 4, axis=1)  # the bias is there for W and for R
             order = [block + gate for block in range(0, len(gates), 4) for gate in (0, 2, 3, 1)]
             tensor.raw_data = np.concatenate([gates[gate] for gate in order], axis=1).tobytes()
     return bytes(model.SerializeToString())
 
 
+def with_swapped_steps(graph: bytes) -> bytes:
+    """The forget and the output gate exchanged in every unrolled step, in any precision."""
+    model = onnx.ModelProto.FromString(graph)
+    for node in model.graph.node:
+        if node.op_type == "Split" and node.name.endswith("/i"):
+            node.output[1], node.output[2] = node.output[2], node.output[1]
+    return bytes(model.SerializeToString())
+
+
 def with_weak_convolution(graph: bytes) -> bytes:
-    """The middle convolution's weights divided by 8: what a wrong scale of a quantized weight does."""
+    """The middle convolution's weights divided by 8: what a wrong scale does; in any precision."""
     model = onnx.ModelProto.FromString(graph)
     convolutions = [node for node in model.graph.node if node.op_type == "Conv"]
     name = convolutions[len(convolutions) // 2].input[1]
+    scales = {node.output[0]: node.input[1] for node in model.graph.node if node.op_type == "DequantizeLinear"}
+    name = scales.get(name, name)
     for tensor in model.graph.initializer:
         if tensor.name == name:
-            tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor) / np.float32(8), name))
+            values = numpy_helper.to_array(tensor)
+            tensor.CopyFrom(numpy_helper.from_array((values / 8).astype(values.dtype), name))
     return bytes(model.SerializeToString())

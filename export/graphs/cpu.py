@@ -20,7 +20,7 @@ import onnx
 from ...calib import Range
 from .build import IR_VERSION, OPSET, set_versions
 from .layers import WEIGHT_AXIS, arrays, layer_of, producers, range_key
-from .scales import BITS_8, QuantizedWeight, quantize_bias, quantize_weight, smallest_for_bias, unsigned_scale
+from .scales import BITS_8, quantize_bias, quantize_weight, smallest_for_bias, unsigned_scale
 from .writer import GraphWriter
 
 __all__ = ["CONTRIBUTED", "CpuGraph"]
@@ -58,7 +58,6 @@ class CpuGraph:
                 self._takers[name].add(node.op_type)
         self._writer = GraphWriter(source.graph.name)
         self._done: set[str] = set()
-        self._weights: dict[str, QuantizedWeight] = {}
 
     def write(self) -> onnx.ModelProto:
         """The graph: opset 17, IR 8, and ONNX Runtime's own domain where the recurrent branch is quantized."""
@@ -87,9 +86,10 @@ class CpuGraph:
         weight = quantize_weight(
             np.asarray(self._arrays[node.input[1]], np.float32), 0, levels=self._levels, smallest=smallest
         )
-        inputs = [self._dequantized(node.input[0]), self._stored(node.input[1], weight.integers, weight.scales)]
+        # named by the node: tf2onnx gives equal constants once, and their integers differ with the input's scale
+        inputs = [self._dequantized(node.input[0]), self._stored(f"{node.name}/weight", weight.integers, weight.scales)]
         if bias is not None:
-            inputs.append(self._stored(node.input[2], *quantize_bias(bias, scale, weight)))
+            inputs.append(self._stored(f"{node.name}/bias", *quantize_bias(bias, scale, weight)))
         self._copy(node, inputs)
 
     def _stored(self, name: str, integers: npt.NDArray[Any], scales: npt.NDArray[Any]) -> str:

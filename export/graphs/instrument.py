@@ -38,7 +38,7 @@ def _of_lstm(model: onnx.ModelProto, lstm: onnx.NodeProto) -> str:
 
 def _of_steps(model: onnx.ModelProto) -> str:
     steps = [name for node in model.graph.node for name in node.output if _is_hidden(name)]
-    layer = max(name.split("/")[1] for name in steps)
+    layer = steps[-1].split("/")[1]  # in the order of the graph: by name, lstm_10 comes before lstm_9
     last = [name for name in steps if name.split("/")[1] == layer]
     joined = f"{HIDDEN}/joined"
     model.graph.node.append(helper.make_node("Concat", last, [joined], name=joined, axis=0))

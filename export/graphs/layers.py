@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 import numpy as np
 import numpy.typing as npt
@@ -69,7 +69,7 @@ class _Arrays(Mapping[str, npt.NDArray[np.generic]]):
     def __getitem__(self, name: str) -> npt.NDArray[np.generic]:
         return np.asarray(numpy_helper.to_array(self._tensors[name]))
 
-    def __iter__(self):  # type: ignore[no-untyped-def]  # of names
+    def __iter__(self) -> Iterator[str]:
         return iter(self._tensors)
 
     def __len__(self) -> int:

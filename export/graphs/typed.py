@@ -162,7 +162,7 @@ class TypedGraph:
 
 
 def too_large_weights(model: onnx.ModelProto) -> dict[str, float]:
-    """Largest |value| of the constants that FP16 can't hold, by the name of the tensor that their node makes."""
+    """Largest |value| of the constants that FP16 can't hold, by the ``range_key`` of what their node makes."""
     constants = arrays(model)
     found: dict[str, float] = {}
     for node in model.graph.node:
@@ -170,7 +170,7 @@ def too_large_weights(model: onnx.ModelProto) -> dict[str, float]:
             if branch_of(node.name) != "head" and name in constants and constants[name].dtype == np.float32:
                 largest = _largest(constants[name])
                 if not largest <= FP16_MAX:
-                    found[next(output for output in node.output if output)] = largest
+                    found[range_key(next(output for output in node.output if output))] = largest
     return found
 
 

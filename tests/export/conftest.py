@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from hybrid_edge.runtime.manifest import Manifest
 from hybrid_edge.runtime.spec import ModelSpec
+
+if TYPE_CHECKING:
+    from lowered import Source
+    from whole import Whole
 
 
 @dataclass(frozen=True)
@@ -60,6 +64,51 @@ def exported_reduced(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     path = tmp_path_factory.mktemp("reduced_standin") / "reduced.keras"
     make_standin(REDUCED.replace(class_labels=REDUCED.class_labels[:20]), path, Sizes(32, 68, 800))
     return _export(path, photos, tmp_path_factory.mktemp("reduced_bundle") / "bundle")
+
+
+@pytest.fixture(scope="session")
+def digits_source(exported_digits: Exported) -> Source:
+    """The digits stand-in's graphs, measured."""
+    return _source(exported_digits)
+
+
+@pytest.fixture(scope="session")
+def reduced_source(exported_reduced: Exported) -> Source:
+    """The reduced Xception's graphs, measured."""
+    return _source(exported_reduced, images=4)  # enough for a graph; no test looks at what it computes
+
+
+@pytest.fixture(scope="session")
+def small_source() -> Source:
+    """Two LSTMs, batch normalization and a projection, a bias everywhere; its weights are random."""
+    import keras
+    from lowered import SMALL, randomize, source_of
+
+    from hybrid_edge.train.model import build_model
+
+    keras.utils.set_random_seed(0)
+    spec = SMALL.replace(rnn_batch_norm=True)
+    model = build_model(spec)
+    randomize(model)
+    return source_of(model, spec)
+
+
+@pytest.fixture(scope="session")
+def whole(exported_digits: Exported, tmp_path_factory: pytest.TempPathFactory) -> Whole:
+    """The digits stand-in, exported with --fp32 --fp16 --int8; gated on images with Keras's own labels."""
+    from whole import PHOTOS, export_whole, write_decided
+
+    folder = tmp_path_factory.mktemp("whole")
+    photos = write_decided(exported_digits.bundle, folder / "photos", PHOTOS, seed=79)
+    return export_whole(exported_digits.file, photos, folder)
+
+
+def _source(exported: Exported, images: int = 32) -> Source:
+    import onnx
+    from lowered import measured_source
+
+    files = {variant.recurrent: exported.bundle / variant.file.path for variant in exported.manifest.variants}
+    return measured_source(exported.spec, {form: onnx.load(file) for form, file in files.items()}, images)
 
 
 def _export(file: Path, photos: Path, bundle: Path) -> Exported:

@@ -1,0 +1,62 @@
+"""Every TensorRT variant of a bundle, built with TensorRT-RTX for several architectures: seconds, size, what it parsed.
+
+    python benchmarks/rtx_builds.py BUNDLE
+
+No GPU is needed, and none is used: that a graph builds says nothing about what is fused, or how fast it runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from interleave import RESULTS, Report
+
+from hybrid_edge.runtime.bundle import Bundle
+from hybrid_edge.runtime.engines.build import build_engine
+from hybrid_edge.runtime.engines.library import find_library
+from hybrid_edge.runtime.engines.network import Product
+from hybrid_edge.runtime.engines.options import EngineOptions
+
+ARCHITECTURES = "sm80,sm86,sm89,sm120"
+
+
+def main(
+    bundle: Path,
+    architectures: Annotated[str, typer.Option()] = ARCHITECTURES,
+    out: Path = RESULTS,
+) -> None:
+    """Build one after the other."""
+    opened = Bundle.open(bundle)
+    library = find_library("rtx")
+    report = Report("rtx_builds", ("tensorrt-rtx", "onnx"))
+    for variant in opened.manifest.variants:
+        if variant.target != "tensorrt":
+            continue
+        graph = opened.verified(variant.file).read_bytes()
+        for architecture in architectures.split(","):
+            built = build_engine(graph, opened.spec, EngineOptions(), library, architecture=architecture)
+            network = built.network
+            report.add_facts(
+                f"{variant.name} for {architecture}",
+                seconds=round(built.seconds, 1),
+                engine_mb=round(len(built.engine) / 1e6, 1),
+                onnx_mb=round(variant.file.size / 1e6, 1),
+                loops=network.loops,
+                convolutions_quantized=_share(network.convolutions),
+                matrix_products_quantized=_share(network.matrix_products),
+                inputs=[f"{item.name} {item.dtype} {item.shape}" for item in network.inputs],
+                outputs=[f"{item.name} {item.dtype} {item.shape}" for item in network.outputs],
+            )
+    report.save(out)
+
+
+def _share(products: Sequence[Product]) -> str:
+    """How many have Q/DQ on both inputs."""
+    return f"{sum(item.quantized for item in products)}/{len(products)}"
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,189 @@
+"""Channels brought to the same range before quantization, without changing what the graph computes.
+
+A quantized activation has one scale for all of its channels, so a channel whose values stay a hundred times below
+another's is left with two or three levels. Dividing each channel by a factor of its own and multiplying it back later
+changes nothing in float and evens them out in INT8 (cross-layer equalization: Nagel et al., "Data-Free Quantization
+Through Weight Equalization and Bias Correction", 2019; with factors between activations and weights: Xiao et al.,
+"SmoothQuant", 2023). The division goes into the convolution before, whose weights have a scale for each output channel
+and so lose nothing; the multiplication into the weights of the convolution behind. Where there is no convolution before
+(behind a residual addition), or none behind (before one), a Mul does it.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+
+from .layers import arrays, producers
+from .writer import GraphWriter
+
+__all__ = ["Equalizer", "channel_tensors"]
+
+Float32 = npt.NDArray[np.float32]
+Float64 = npt.NDArray[np.float64]
+
+HOMOGENEOUS = ("Relu", "LeakyRelu", "MaxPool")  # f(a x) = a f(x) for a > 0
+# a channel is widened by no more than this: behind a ReLU it may have a long negative side that was never measured
+MOST = 64.0
+FEW = 4  # channels: an image's are alike
+
+
+@dataclass
+class _Convolution:
+    """A convolution's parameters while they are scaled."""
+
+    weight: Float64
+    bias: Float64 | None
+    depthwise: bool
+
+
+class Equalizer:
+    """Rewrites an FP32 graph so that the channels of what will be quantized have similar ranges.
+
+    Args:
+        source: as ``build_graph`` writes it; not changed.
+        peaks: the largest |value| of each channel of the tensors named by ``channel_tensors``, (C,).
+        outputs: also what is stored as integers although no convolution takes it, as it is on the CPU.
+    """
+
+    def __init__(self, source: onnx.ModelProto, peaks: Mapping[str, Float32], *, outputs: bool) -> None:
+        self._source = source
+        self._peaks = peaks
+        self._outputs = outputs
+        self._makers = producers(source.graph.node)
+        self._takers: dict[str, list[onnx.NodeProto]] = defaultdict(list)
+        for node in source.graph.node:
+            for name in node.input:
+                self._takers[name].append(node)
+        constants = arrays(source)
+        self._convolutions = {
+            node.name: _convolution(node, constants) for node in source.graph.node if node.op_type == "Conv"
+        }
+        self._inserted: dict[tuple[str, str], Float32] = {}  # (tensor, node that takes it): a Mul between them
+
+    def write(self) -> onnx.ModelProto:
+        """The graph with other weights, and Mul nodes where they were needed."""
+        for node in self._source.graph.node:
+            if node.op_type == "Conv":
+                self._even_input(node)
+        if self._outputs:
+            for node in self._source.graph.node:
+                if node.op_type == "Conv":
+                    self._even_output(node)
+        return self._written()
+
+    def _even_input(self, node: onnx.NodeProto) -> None:
+        """What a convolution takes: divided before, multiplied back in its own weights."""
+        tensor, own = node.input[0], self._convolutions[node.name]
+        factors = self._factors(tensor, None if own.depthwise else np.abs(own.weight).max(axis=(0, 2, 3)))
+        if factors is None:
+            return
+        before = self._only_source(tensor)
+        if before is not None:
+            _divide(self._convolutions[before.name], factors)
+        else:
+            self._inserted[tensor, node.name] = (1 / factors).astype(np.float32).reshape(1, -1, 1, 1)
+        own.weight *= factors.reshape((-1, 1, 1, 1) if own.depthwise else (1, -1, 1, 1))
+
+    def _even_output(self, node: onnx.NodeProto) -> None:
+        """A result that goes to an addition or a pooling: multiplied back just before it."""
+        tensor = self._end(node.output[0])
+        takers = self._takers[tensor]
+        if len(takers) != 1 or takers[0].op_type not in ("Add", "GlobalAveragePool"):
+            return
+        factors = self._factors(tensor, None)
+        if factors is not None:
+            _divide(self._convolutions[node.name], factors)
+            self._inserted[tensor, takers[0].name] = factors.astype(np.float32).reshape(1, -1, 1, 1)
+
+    def _factors(self, tensor: str, weights: Float64 | None) -> Float64 | None:
+        """By what to divide each channel; the widest stays as it is. None where there is nothing to even out."""
+        if tensor not in self._peaks or len(self._peaks[tensor]) < FEW:
+            return None
+        peaks = np.asarray(self._peaks[tensor], np.float64)
+        if not peaks.any():
+            return None
+        wide = peaks if weights is None else np.sqrt(peaks / np.maximum(weights, 1e-12))
+        alive = (peaks > 0) if weights is None else (peaks > 0) & (weights > 0)
+        # no channel is to become wider than the widest was
+        factors = np.where(alive, wide, wide[alive].max(initial=1))
+        factors = factors / (factors.max() if weights is None else (peaks / factors).max() ** -1 * peaks.max())
+        return np.maximum(factors, factors.max() / MOST)
+
+    def _only_source(self, tensor: str) -> onnx.NodeProto | None:
+        """The convolution whose result this is, with only ReLU and pooling between, if nobody else takes it."""
+        while len(self._takers[tensor]) == 1:
+            maker = self._makers.get(tensor)
+            if maker is None or maker.op_type not in ("Conv", *HOMOGENEOUS):
+                return None
+            if maker.op_type == "Conv":
+                return maker
+            tensor = maker.input[0]
+        return None
+
+    def _end(self, tensor: str) -> str:
+        """Behind the ReLU and pooling that alone take a tensor."""
+        while len(self._takers[tensor]) == 1 and self._takers[tensor][0].op_type in HOMOGENEOUS:
+            tensor = self._takers[tensor][0].output[0]
+        return tensor
+
+    def _written(self) -> onnx.ModelProto:
+        writer = GraphWriter(self._source.graph.name)
+        writer.graph.input.extend(self._source.graph.input)
+        constants = arrays(self._source)
+        scaled: set[str] = set()
+        for node in self._source.graph.node:
+            if node.op_type == "Conv":
+                own = self._convolutions[node.name]
+                scaled.add(writer.constant(node.input[1], own.weight.astype(np.float32)))
+                if own.bias is not None:
+                    scaled.add(writer.constant(node.input[2], own.bias.astype(np.float32)))
+            copy = onnx.NodeProto()
+            copy.CopyFrom(node)
+            for index, name in enumerate(node.input):
+                if (name, node.name) in self._inserted:
+                    copy.input[index] = self._multiply(writer, name, node, index)
+            writer.graph.node.append(copy)
+        for name in constants:
+            if name not in scaled:
+                writer.constant(name, constants[name])
+        writer.graph.output.extend(self._source.graph.output)
+        writer.model.opset_import.extend(self._source.opset_import)
+        writer.model.ir_version = self._source.ir_version
+        writer.model.producer_name = self._source.producer_name
+        return writer.model
+
+    def _multiply(self, writer: GraphWriter, tensor: str, node: onnx.NodeProto, index: int) -> str:
+        name = f"{node.name}/evened_{index}"
+        factors = writer.constant(f"{name}/factors", self._inserted[tensor, node.name])
+        return writer.node("Mul", [tensor, factors], name)
+
+
+def channel_tensors(source: onnx.ModelProto) -> list[str]:
+    """The activations whose channels' ranges the equalizer asks for: what convolutions take and make, (N, C, H, W)."""
+    names: dict[str, None] = {}
+    for node in source.graph.node:
+        if node.op_type == "Conv":
+            names |= {node.input[0]: None, node.output[0]: None}
+        elif node.op_type in HOMOGENEOUS and node.name.startswith("cnn/"):
+            names[node.output[0]] = None
+    return [name for name in names if name in producers(source.graph.node)]
+
+
+def _convolution(node: onnx.NodeProto, constants: Mapping[str, npt.NDArray[np.generic]]) -> _Convolution:
+    weight = np.array(constants[node.input[1]], np.float64)
+    bias = np.array(constants[node.input[2]], np.float64) if len(node.input) > 2 else None
+    group = next((item.i for item in node.attribute if item.name == "group"), 1)
+    return _Convolution(weight, bias, depthwise=group == weight.shape[0] and group > 1)
+
+
+def _divide(convolution: _Convolution, factors: Float64) -> None:
+    """Divide each output channel."""
+    convolution.weight /= factors.reshape(-1, 1, 1, 1)
+    if convolution.bias is not None:
+        convolution.bias /= factors

@@ -1,0 +1,204 @@
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+import onnxruntime
+import pytest
+from lowered import Source, constants_of, error_of, logits_of, tensors_of
+
+from hybrid_edge.calib import choose_range, collect
+from hybrid_edge.export.graphs.build import serialize
+from hybrid_edge.export.graphs.cpu import CpuGraph
+from hybrid_edge.export.graphs.layers import quantizable
+from hybrid_edge.export.graphs.measured import measured_graph
+from hybrid_edge.export.graphs.scales import BITS_7
+from hybrid_edge.export.graphs.writer import GraphWriter
+from hybrid_edge.runtime.backends.onnxruntime import TensorSession
+
+FORMS = ("lstm", "unrolled")
+RNG = np.random.default_rng(0)
+Array = npt.NDArray[Any]
+
+
+def fused(model: onnx.ModelProto, folder: Path) -> Counter[str]:
+    """The operators that ONNX Runtime really runs."""
+    file, options = folder / "optimized.onnx", onnxruntime.SessionOptions()
+    options.optimized_model_filepath, options.log_severity_level = str(file), 3
+    onnxruntime.InferenceSession(serialize(model), options, providers=["CPUExecutionProvider"])
+    return Counter(node.op_type for node in onnx.load(file).graph.node)
+
+
+def steps_with_products(source: Source) -> int:
+    """The first step of each layer has none, and each layer projects its input in one."""
+    return source.spec.rnn_layers * source.spec.timesteps
+
+
+@pytest.mark.parametrize("size", ["digits_source", "reduced_source"])
+def test_onnx_runtime_fuses_every_convolution_and_step(
+    size: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    source: Source = request.getfixturevalue(size)
+    operators = fused(source.lower("int8-cpu", "unrolled"), tmp_path)
+    convolutions = sum(node.op_type == "Conv" for node in source.forms["unrolled"].graph.node)
+    dense = sum(
+        node.op_type == "MatMul" and node.name.startswith("cnn/") for node in source.forms["unrolled"].graph.node
+    )
+    assert convolutions == (3 if size == "digits_source" else 74)
+    assert operators["QLinearConv"] == convolutions
+    assert operators["MatMulIntegerToFloat"] == steps_with_products(source) + dense
+    assert not operators.keys() & {"Conv", "MatMul", "FusedConv", "DynamicQuantizeLinear", "ConvInteger"}
+
+
+def test_in_lstm_form_the_cnn_is_fused_and_the_lstm_stays_in_fp32(digits_source: Source, tmp_path: Path) -> None:
+    operators = fused(digits_source.lower("int8-cpu", "lstm"), tmp_path)
+    assert (operators["QLinearConv"], operators["LSTM"]) == (3, 1)
+    model = digits_source.lower("int8-cpu", "lstm")
+    assert constants_of(model)["rnn/lstm_1/R"].dtype == np.float32
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("size", ["digits_source", "small_source"])
+def test_it_is_near_fp32_with_8_and_with_7_bits(size: str, form: str, request: pytest.FixtureRequest) -> None:
+    source: Source = request.getfixturevalue(size)
+    tensors = tensors_of(source.spec, 8)
+    expected = logits_of(source.forms[form], tensors)
+    for changes in ({}, {"levels": BITS_7}):
+        found = logits_of(source.lower("int8-cpu", form, **changes), tensors, "int8-cpu")
+        assert 1e-3 < error_of(found, expected) <= 0.1
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_7_bit_weights_keep_to_63_and_use_all_of_it(small_source: Source, form: str) -> None:
+    """Two of them times an unsigned byte fit into the 16 bits in which x86 without VNNI adds them."""
+    for levels in (BITS_7, 127):
+        constants = constants_of(small_source.lower("int8-cpu", form, levels=levels))
+        weights = [values for values in constants.values() if values.dtype == np.int8 and values.ndim > 1]
+        assert len(weights) == len(quantizable(small_source.forms[form])) + (2 if form == "unrolled" else 0)
+        assert {int(np.abs(values.astype(int)).max()) for values in weights} == {levels}
+    assert 2 * BITS_7 * 255 < 2**15
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_versions_and_domains_are_those_of_onnx_runtime(small_source: Source, form: str) -> None:
+    model = small_source.lower("int8-cpu", form)
+    assert {item.domain: item.version for item in model.opset_import} == {"": 17, "com.microsoft": 1}
+    assert model.ir_version == 8
+    nothing = small_source.lower("int8-cpu", form, wider=list(quantizable(small_source.forms[form])))
+    assert {item.domain for item in nothing.opset_import} == {""}
+    tensors = tensors_of(small_source.spec, 3)
+    np.testing.assert_array_equal(logits_of(nothing, tensors), logits_of(small_source.forms[form], tensors))
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("size", ["small_source", "reduced_source"])
+def test_no_two_nodes_and_no_two_tensors_share_a_name(size: str, form: str, request: pytest.FixtureRequest) -> None:
+    source: Source = request.getfixturevalue(size)
+    model = source.lower("int8-cpu", form)
+    names = [node.name for node in model.graph.node]
+    tensors = [name for node in model.graph.node for name in node.output if name]
+    assert len(set(names)) == len(names)
+    assert len(set(tensors)) == len(tensors)
+    assert not constants_of(model).keys() & set(tensors)
+
+
+def test_a_layer_given_back_stays_in_float_between_quantized_ones(small_source: Source, tmp_path: Path) -> None:
+    tensors = tensors_of(small_source.spec, 8)
+    expected = logits_of(small_source.forms["unrolled"], tensors)
+    layers = list(quantizable(small_source.forms["unrolled"]))
+    assert len(layers) == 6  # three convolutions, a dense layer, two LSTMs
+    for layer in layers:
+        model = small_source.lower("int8-cpu", "unrolled", [layer])
+        operators = fused(model, tmp_path)
+        assert operators["QLinearConv"] == (2 if layer in layers[:3] else 3)
+        assert error_of(logits_of(model, tensors, "int8-cpu"), expected) <= 0.1
+
+
+class Small:
+    """A graph (N, 3, 6, 6) -> (N, …) written by hand."""
+
+    def __init__(self) -> None:
+        self.writer = GraphWriter("small")
+        self.writer.input("image", (3, 6, 6))
+
+    def convolve(self, value: str, name: str, weight: Array, bias: Array | None = None) -> str:
+        inputs = [value, self.writer.constant(f"{name}/w", weight.astype(np.float32))]
+        if bias is not None:
+            inputs.append(self.writer.constant(f"{name}/b", bias.astype(np.float32)))
+        return self.writer.node("Conv", inputs, name, pads=[1, 1, 1, 1])
+
+    def finish(self, output: str, channels: int) -> tuple[onnx.ModelProto, onnx.ModelProto, Array]:
+        """In FP32 and in INT8, and images to run them on."""
+        writer = self.writer
+        writer.node("GlobalAveragePool", [output], "pooled")
+        writer.node("Flatten", ["pooled"], "logits")
+        writer.output("logits", (channels,))
+        writer.model.opset_import.append(onnx.helper.make_opsetid("", 17))
+        writer.model.ir_version = 8
+        images = RNG.uniform(-1, 1, (32, 3, 6, 6)).astype(np.float32)
+        with TensorSession(serialize(measured_graph(writer.model))) as session:
+            statistics = collect(session, [{"image": images}])
+        ranges = {name: choose_range(item, "minmax", symmetric=False) for name, item in statistics.items()}
+        return writer.model, CpuGraph(writer.model, ranges, quantizable(writer.model)).write(), images
+
+
+def weight(outputs: int, inputs: int = 3) -> Array:
+    return RNG.normal(0, 0.3, (outputs, inputs, 3, 3))
+
+
+def test_channels_without_weights_and_with_a_large_bias_keep_their_value() -> None:
+    small, kernel = Small(), weight(4)
+    kernel[0] = 0  # a dead filter: its scale, and its bias in units of it, must not go to zero and to infinity
+    kernel[1] *= 1e-9
+    small.convolve("image", "cnn/a", kernel, np.array([50, -40, 0.1, 0]))
+    source, quantized, images = small.finish("cnn/a", 4)
+    expected, found = (logits_of(model, {"image": images}) for model in (source, quantized))
+    np.testing.assert_allclose(expected[:, :2], np.array([[50, -40]] * 32), rtol=1e-6)
+    np.testing.assert_allclose(found, expected, atol=0.51 * 90 / 255)
+
+
+def only_relu(small: Small, value: str) -> str:
+    return small.writer.node("Relu", [value], "cnn/relu")
+
+
+def relu_and_shortcut(small: Small, value: str) -> str:
+    return small.writer.node("Add", [only_relu(small, value), value], "cnn/sum")
+
+
+def leaky(small: Small, value: str) -> str:
+    return small.writer.node("LeakyRelu", [value], "cnn/leaky", alpha=0.3)
+
+
+def twice(small: Small, value: str) -> str:
+    return small.writer.node("Add", [value, value], "cnn/sum")
+
+
+@pytest.mark.parametrize("between", [only_relu, relu_and_shortcut, leaky, twice])
+def test_what_stands_between_two_convolutions_stops_neither_from_being_fused(
+    between: Callable[[Small, str], str], tmp_path: Path
+) -> None:
+    small = Small()
+    first = small.convolve("image", "cnn/a", weight(8), RNG.normal(size=8))
+    second = small.convolve(between(small, first), "cnn/b", weight(5, 8), RNG.normal(size=5))
+    source, quantized, images = small.finish(small.writer.node("Relu", [second], "cnn/last"), 5)
+    assert fused(quantized, tmp_path)["QLinearConv"] == 2
+    expected, found = (logits_of(model, {"image": images}) for model in (source, quantized))
+    assert error_of(found, expected) <= 0.03
+
+
+def test_convolutions_that_share_a_constant_have_integers_of_their_own() -> None:
+    """tf2onnx gives equal constants once; a bias in integers depends on the scale of what comes in."""
+    small = Small()
+    small.convolve("image", "cnn/a", weight(3), np.array([0.5, -1, 2]))
+    inputs = ["cnn/a", small.writer.constant("cnn/b/w", weight(3).astype(np.float32)), "cnn/a/b"]
+    small.writer.node("Conv", inputs, "cnn/b", pads=[1, 1, 1, 1])
+    small.writer.node("Conv", ["cnn/b", "cnn/b/w", "cnn/a/b"], "cnn/c", pads=[1, 1, 1, 1])
+    source, quantized, images = small.finish("cnn/c", 3)
+    constants_of(quantized)  # no name twice
+    expected, found = (logits_of(model, {"image": images}) for model in (source, quantized))
+    assert error_of(found, expected) <= 0.03

@@ -1,0 +1,136 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+from lowered import SMALL, Source, constants_of, measured_source, randomize
+
+from hybrid_edge.calib import Binding, Calibration
+from hybrid_edge.export.activations import Activations
+from hybrid_edge.export.graphs.build import GraphBuilder
+from hybrid_edge.export.graphs.describe import describe, operations
+from hybrid_edge.export.graphs.layers import quantizable
+from hybrid_edge.export.graphs.scales import BITS_7
+from hybrid_edge.export.lower import Lowering, choose_ranges
+from hybrid_edge.export.plan import PRECISIONS, Artifact, plan_artifacts
+from hybrid_edge.runtime.errors import ConversionError
+from hybrid_edge.train.model import build_model
+
+ON_CPU = Artifact("int8", "unrolled", ("cpu",))
+ON_TENSORRT = Artifact("int8", "unrolled", ("tensorrt",))
+
+
+@pytest.fixture(scope="module")
+def model() -> Any:
+    keras.utils.set_random_seed(0)
+    model = build_model(SMALL)
+    randomize(model)
+    return model
+
+
+@pytest.fixture(scope="module")
+def source(model: Any) -> tuple[GraphBuilder, Source]:
+    builder = GraphBuilder(model, SMALL)
+    return builder, measured_source(SMALL, {"lstm": builder.build("lstm"), "unrolled": builder.build("unrolled")})
+
+
+@pytest.fixture
+def lowering(source: tuple[GraphBuilder, Source]) -> Lowering:
+    builder, measured = source
+    return Lowering(builder, SMALL, Activations({}, {}), measured.signed, measured.unsigned)
+
+
+def test_every_planned_artifact_is_written_checked_and_in_its_precision(lowering: Lowering) -> None:
+    expected = {"fp32": ("FP32", "FP32"), "fp16": ("FP16", "FP16"), "int8": ("INT8", "INT8")}
+    for artifact in plan_artifacts(PRECISIONS, "auto", SMALL):
+        cnn, rnn, form = describe(lowering.write(artifact))
+        of_cnn, of_rnn = expected[artifact.precision]
+        if artifact.precision == "int8" and artifact.recurrent == "lstm":
+            of_rnn = "FP16"
+        assert cnn == f"CNN: 3/3 convolutions {of_cnn}, 1/1 matrix products {of_cnn}"
+        assert of_rnn in rnn
+        assert ("2 LSTM" in form) == (artifact.recurrent == "lstm")
+
+
+def test_a_source_that_is_not_what_was_declared_is_refused(lowering: Lowering, source: Any) -> None:
+    class Confused:
+        def build(self, _form: str) -> Any:
+            return source[1].forms["lstm"]
+
+    confused = replace(lowering, builder=Confused())
+    for precision in PRECISIONS:
+        with pytest.raises(ConversionError, match="unrolled steps: expected 56, found 0"):
+            confused.write(Artifact(precision, "unrolled", ("tensorrt",)))
+
+
+def test_what_fp16_cannot_hold_is_wide_in_fp16_and_in_tensorrts_int8(lowering: Lowering) -> None:
+    wide = replace(lowering, activations=Activations({"rnn/lstm_2/gates": 1e6}, {}))
+    assert "1/2 LSTM FP32" in describe(wide.write(Artifact("fp16", "lstm", ("tensorrt",))))[1]
+    casts = {node.name for node in wide.write(ON_TENSORRT).graph.node if node.op_type == "Cast"}
+    assert "rnn/lstm_2/step_05/recurrent:fp32" in casts
+    assert not any(name.startswith("rnn/lstm_1/step") for name in casts)
+
+
+def test_layers_given_back_are_wider_and_those_that_are_not_there_do_not_matter(lowering: Lowering) -> None:
+    wider = ["rnn/lstm_1", *(name for name in lowering.parameters("unrolled") if "dense" in name), "no such layer"]
+    for artifact, other in ((ON_TENSORRT, "FP16"), (ON_CPU, "FP32")):
+        found = describe(lowering.write(artifact, wider))
+        assert found[0] == f"CNN: 3/3 convolutions INT8, 1/1 matrix products {other}"
+        assert found[1] == f"recurrent branch: 28/57 matrix products INT8, 29/57 matrix products {other}"
+
+
+def test_int8_that_gave_everything_back_is_the_wider_graph(lowering: Lowering) -> None:
+    everything = list(lowering.parameters("unrolled"))
+    half = lowering.write(Artifact("fp16", "unrolled", ("tensorrt",)))
+    assert lowering.write(ON_TENSORRT, everything) == half
+    assert "INT8" not in str(describe(lowering.write(ON_CPU, everything)))
+
+
+def test_7_bits_are_for_the_cpu_alone(lowering: Lowering) -> None:
+    narrow = replace(lowering, levels=BITS_7)
+    for artifact, largest in ((ON_CPU, BITS_7), (ON_TENSORRT, 127)):
+        values = [v for v in constants_of(narrow.write(artifact)).values() if v.dtype == np.int8 and v.ndim > 1]
+        assert {int(np.abs(value.astype(int)).max()) for value in values} == {largest}
+
+
+def test_the_layers_and_their_weights_are_listed_in_the_order_of_the_graph(lowering: Lowering, model: Any) -> None:
+    cnn = model.get_layer("cnn")
+    of_cnn = [cnn.get_layer(name).get_weights()[0].size for name in ("conv_1", "conv_2", "conv_3", "dense")]
+    of_rnn = [
+        sum(weight.size for weight in model.get_layer("rnn").get_layer(name).get_weights()[:2])
+        for name in ("lstm_1", "lstm_2")
+    ]
+    found = lowering.parameters("unrolled")
+    assert list(found.values()) == of_cnn + of_rnn
+    assert list(found)[-2:] == ["rnn/lstm_1", "rnn/lstm_2"]
+    assert list(lowering.parameters("lstm").values()) == of_cnn
+
+
+def test_one_layer_alone_may_be_quantized_with_all_others_in_fp32(lowering: Lowering) -> None:
+    for layer, nodes in quantizable(lowering.source("unrolled")).items():
+        found = operations(lowering.quantize_in_fp32("unrolled", [layer]))
+        assert {name for name, precision in found.items() if precision == "INT8"} == {node.name for node in nodes}
+        assert set(found.values()) == {"INT8", "FP32"}
+
+
+def test_ranges_are_symmetric_for_tensorrt_as_measured_for_the_cpu_and_bounded_in_both(source: Any) -> None:
+    measured = source[1]
+    calibration = Calibration(measured.statistics, Binding("", "", "", ""), 32, reused=False, reason="")
+    graph = measured.forms["unrolled"]
+    for method in ("minmax", "entropy", "percentile"):
+        signed, unsigned = (choose_ranges(calibration, graph, method, symmetric=item) for item in (True, False))
+        assert signed.keys() == unsigned.keys() == measured.statistics.keys()
+        for name, item in measured.statistics.items():
+            assert signed[name].low == -signed[name].high
+            assert signed[name].high <= item.peak
+            assert min(item.low, 0) <= unsigned[name].low <= 0 <= unsigned[name].high <= max(item.high, 0)
+        assert signed["rnn/lstm_2/hidden"].high <= 1
+        assert signed["image"].high <= 1
+    minmax = choose_ranges(calibration, graph, "minmax", symmetric=False)
+    assert minmax["rnn/lstm_1/gates"] == (
+        measured.statistics["rnn/lstm_1/gates"].low,
+        measured.statistics["rnn/lstm_1/gates"].high,
+    )

@@ -1,0 +1,87 @@
+from __future__ import annotations
+
+import pytest
+from lowered import SMALL, SMALL_RNN
+
+from hybrid_edge.export.plan import PRECISIONS, Artifact, plan_artifacts, variant_name
+from hybrid_edge.runtime.errors import UsageError
+
+CNN = SMALL.replace(branches="cnn")
+
+
+def names(artifacts: list[Artifact]) -> list[str]:
+    return [name for artifact in artifacts for name in artifact.names.values()]
+
+
+def test_each_precision_is_one_graph_for_the_targets_that_take_it_and_auto_has_both_forms() -> None:
+    assert plan_artifacts(PRECISIONS, "auto", SMALL) == [
+        Artifact("fp32", "lstm", ("cpu", "cuda", "tensorrt")),
+        Artifact("fp32", "unrolled", ("tensorrt",)),
+        Artifact("fp16", "lstm", ("cuda", "tensorrt")),
+        Artifact("fp16", "unrolled", ("tensorrt",)),
+        Artifact("int8", "unrolled", ("cpu",)),
+        Artifact("int8", "lstm", ("tensorrt",)),
+        Artifact("int8", "unrolled", ("tensorrt",)),
+    ]
+
+
+def test_a_form_that_was_asked_for_is_the_only_one() -> None:
+    for form in ("lstm", "unrolled"):
+        artifacts = plan_artifacts(PRECISIONS, form, SMALL)
+        assert {artifact.recurrent for artifact in artifacts} == {form}
+        assert [(item.precision, item.targets) for item in artifacts] == [
+            ("fp32", ("cpu", "cuda", "tensorrt")),
+            ("fp16", ("cuda", "tensorrt")),
+            ("int8", ("cpu",)),
+            ("int8", ("tensorrt",)),
+        ]
+
+
+@pytest.mark.parametrize("recurrent", ["lstm", "unrolled", "auto"])
+def test_without_a_recurrent_branch_there_is_one_form(recurrent: str) -> None:
+    artifacts = plan_artifacts(PRECISIONS, recurrent, CNN)
+    assert {artifact.recurrent for artifact in artifacts} == {"none"}
+    assert names(artifacts) == [
+        *("fp32-cpu", "fp32-cuda", "fp32-tensorrt"),
+        *("fp16-cuda", "fp16-tensorrt"),
+        *("int8-cpu", "int8-tensorrt"),
+    ]
+
+
+def test_a_recurrent_branch_alone_is_int8_in_the_form_that_int8_reaches_into() -> None:
+    """An artifact of LSTM operators alone would be called INT8 and have nothing in INT8."""
+    for recurrent in ("auto", "unrolled"):
+        assert plan_artifacts(["int8"], recurrent, SMALL_RNN) == [
+            Artifact("int8", "unrolled", ("cpu",)),
+            Artifact("int8", "unrolled", ("tensorrt",)),
+        ]
+    with pytest.raises(UsageError, match="--recurrent unrolled or auto"):
+        plan_artifacts(["int8"], "lstm", SMALL_RNN)
+    assert len(plan_artifacts(["fp32", "fp16"], "lstm", SMALL_RNN)) == 2
+
+
+@pytest.mark.parametrize("recurrent", ["lstm", "unrolled", "auto"])
+def test_no_two_variants_share_a_name(recurrent: str) -> None:
+    found = names(plan_artifacts(PRECISIONS, recurrent, SMALL))
+    assert len(set(found)) == len(found)
+
+
+def test_the_widest_precision_comes_first_and_each_once_however_they_were_asked_for() -> None:
+    assert PRECISIONS == ("fp32", "fp16", "int8")
+    artifacts = plan_artifacts(["int8", "fp32", "int8"], "lstm", SMALL)
+    assert [artifact.precision for artifact in artifacts] == ["fp32", "int8", "int8"]
+    assert plan_artifacts([], "auto", SMALL) == []
+
+
+def test_variants_are_named_by_precision_target_and_form() -> None:
+    assert variant_name("fp16", "tensorrt", "lstm") == variant_name("fp16", "tensorrt", "none") == "fp16-tensorrt"
+    assert variant_name("int8", "cpu", "unrolled") == "int8-cpu-unrolled"
+    artifact = Artifact("fp16", "unrolled", ("cuda", "tensorrt"))
+    assert artifact.names == {"cuda": "fp16-cuda-unrolled", "tensorrt": "fp16-tensorrt-unrolled"}
+    assert artifact.title == "fp16 unrolled for cuda, tensorrt"
+    assert Artifact("fp32", "lstm", ("cpu",)).title == "fp32 for cpu"
+
+
+def test_only_int8_for_the_cpu_runs_integers_there() -> None:
+    found = [item for item in plan_artifacts(PRECISIONS, "auto", SMALL) if item.runs_integers_on_cpu]
+    assert [item.names for item in found] == [{"cpu": "int8-cpu-unrolled"}]

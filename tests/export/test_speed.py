@@ -1,0 +1,78 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from lowered import Source
+
+from hybrid_edge.export import speed
+from hybrid_edge.export.graphs.build import serialize
+from hybrid_edge.export.speed import slower_than_wider, time_ratio
+from hybrid_edge.runtime.backends.onnxruntime import OnnxRuntimeSimulated
+from hybrid_edge.runtime.manifest import Precision
+from hybrid_edge.runtime.spec import ModelSpec
+
+pytestmark = pytest.mark.usefixtures("_short")
+
+
+@pytest.fixture
+def _short(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(speed, "SECONDS", 0.1)
+    monkeypatch.setattr(speed, "WARM_UP", 0.02)
+
+
+@pytest.fixture(scope="module")
+def files(digits_source: Source, tmp_path_factory: pytest.TempPathFactory) -> dict[Precision, Path]:
+    """On the CPU: LSTM operators in FP32, and TensorRT's INT8, which is many times slower there."""
+    folder = tmp_path_factory.mktemp("speed")
+    graphs = {"fp32": digits_source.forms["lstm"], "int8": digits_source.lower("int8-tensorrt", "unrolled")}
+    for name, graph in graphs.items():
+        (folder / name).write_bytes(serialize(graph))
+    return {"fp32": folder / "fp32", "int8": folder / "int8"}
+
+
+def test_a_narrower_precision_that_is_slower_is_named_with_both_times(
+    files: dict[Precision, Path], digits_source: Source
+) -> None:
+    found = slower_than_wider(files, "cpu", digits_source.spec)
+    assert found.keys() == {"int8"}
+    assert "int8 takes " in found["int8"]
+    assert "on ONNX Runtime" in found["int8"]
+    assert found["int8"].endswith("times slower here")
+    assert float(found["int8"].split(": int8 is ")[1].split()[0]) > 1.5
+    faster: dict[Precision, Path] = {"fp32": files["int8"], "int8": files["fp32"]}
+    assert slower_than_wider(faster, "cpu", digits_source.spec) == {}
+
+
+def test_the_ratio_of_two_artifacts_is_that_of_the_second_to_the_first(
+    files: dict[Precision, Path], digits_source: Source
+) -> None:
+    slower = time_ratio(files["fp32"], files["int8"], "cpu", digits_source.spec)
+    faster = time_ratio(files["int8"], files["fp32"], "cpu", digits_source.spec)
+    assert slower is not None
+    assert faster is not None
+    assert faster < 1 < slower
+
+
+@contextmanager
+def simulated_target(_target: str, file: Path, spec: ModelSpec, _options: object = None) -> Iterator[Any]:
+    """Also where the tests run on a machine with the target."""
+    with OnnxRuntimeSimulated(file, spec) as backend:
+        yield backend, True
+
+
+def test_what_is_only_simulated_here_or_stands_alone_is_not_timed(
+    files: dict[Precision, Path], digits_source: Source, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def never(*_arguments: object, **_settings: object) -> None:
+        raise AssertionError("timed")
+
+    monkeypatch.setattr(speed, "time_interleaved", never)
+    assert slower_than_wider({"fp32": files["fp32"]}, "cpu", digits_source.spec) == {}
+    assert slower_than_wider({}, "cpu", digits_source.spec) == {}
+    monkeypatch.setattr(speed, "open_target", simulated_target)
+    assert slower_than_wider(files, "tensorrt", digits_source.spec) == {}
+    assert time_ratio(files["fp32"], files["int8"], "tensorrt", digits_source.spec) is None
