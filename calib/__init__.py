@@ -15,15 +15,18 @@ from .measure import Calibration, calibrate, calibration_bar, measure, measure_p
 from .methods import METHODS, Method, Range, choose_range
 from .ranges import Binding, Measured, images_hash, load_if_same, save
 from .statistics import TensorStatistics
+from .survey import SURVEYED, Survey, survey
 
 __all__ = [
     "METHODS",
+    "SURVEYED",
     "Binding",
     "Calibration",
     "CalibrationImages",
     "Measured",
     "Method",
     "Range",
+    "Survey",
     "TensorStatistics",
     "calibrate",
     "calibration_bar",
@@ -36,4 +39,5 @@ __all__ = [
     "measure_peaks",
     "read_batches",
     "save",
+    "survey",
 ]

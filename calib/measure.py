@@ -19,7 +19,7 @@ from .images import BATCH, CalibrationImages, read_batches
 from .ranges import Binding, Measured, images_hash, load_if_same, save
 from .statistics import TensorStatistics
 
-__all__ = ["ENOUGH", "Calibration", "calibrate", "calibration_bar", "measure", "measure_peaks"]
+__all__ = ["ENOUGH", "Calibration", "batch_size", "calibrate", "calibration_bar", "measure", "measure_peaks"]
 
 ENOUGH = 300  # the fewest images that the accuracy of INT8 was measured with
 # of one batch: two images of 299x299. With every activation of Xception an output (226 MB an image) batches of 2, 4 and
@@ -107,7 +107,7 @@ def measure(
 ) -> Measured:
     """Run a graph over images and measure its inputs and outputs; arguments and errors as in ``calibrate``."""
     skipped: list[str] = []
-    batch = batch or _batch(spec)
+    batch = batch or batch_size(spec)
     with TensorSession(graph, threads=threads) as session:
         statistics = collect(session, read_batches(paths, spec, batch=batch, on_skip=skipped.append), on_batch=on_batch)
     if not statistics:
@@ -130,11 +130,12 @@ def measure_peaks(
 ) -> dict[str, float]:
     """The largest |activation| of each of a graph's outputs over images; arguments and errors as in ``calibrate``."""
     with TensorSession(graph, threads=threads) as session:
-        batches = read_batches(paths, spec, batch=batch or _batch(spec), on_skip=lambda _: None)
+        batches = read_batches(paths, spec, batch=batch or batch_size(spec), on_skip=lambda _: None)
         return collect_peaks(session, batches, on_batch=on_batch)
 
 
-def _batch(spec: ModelSpec) -> int:
+def batch_size(spec: ModelSpec) -> int:
+    """Images a run, so that all measured tensors of one batch take some hundreds of MB."""
     return max(1, min(BATCH, PIXELS // spec.image_size**2))
 
 

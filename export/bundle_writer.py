@@ -44,7 +44,7 @@ class BundleWriter:
         BundleError: no right to write, or a folder with other things than a bundle in it.
     """
 
-    def __init__(self, path: Path, on_wait: Callable[[], None] = lambda: None) -> None:
+    def __init__(self, path: Path, on_wait: Callable[[], object] = lambda: None) -> None:
         self.path = path.resolve()
         self._on_wait = on_wait
         self._stack = contextlib.ExitStack()
@@ -142,7 +142,7 @@ class BundleWriter:
 
 
 @contextlib.contextmanager
-def locked(bundle: Path, on_wait: Callable[[], None] = lambda: None) -> Iterator[None]:
+def locked(bundle: Path, on_wait: Callable[[], object] = lambda: None) -> Iterator[None]:
     """Hold the lock of a bundle's folder, ``.NAME.lock`` beside it; wait while another process holds it.
 
     The file stays: if it were removed, two processes could each hold a lock of that name. A process that is killed

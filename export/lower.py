@@ -9,16 +9,18 @@ from dataclasses import dataclass, field
 import onnx
 
 from ..calib import Calibration, Method, Range, choose_range
+from ..runtime.manifest import Precision
 from ..runtime.spec import ModelSpec
-from .activations import Activations
 from .graphs.build import GraphBuilder
 from .graphs.check import Declaration, check_graph
 from .graphs.cpu import CpuGraph
+from .graphs.equalize import Equalizer
 from .graphs.layers import quantizable
 from .graphs.measured import bounds
 from .graphs.recurrent import Form
 from .graphs.scales import BITS_8
 from .graphs.typed import TypedGraph
+from .measure import Measurement
 from .plan import Artifact
 
 __all__ = ["Lowering", "choose_ranges"]
@@ -49,7 +51,7 @@ class Lowering:
     Attributes:
         builder: of the FP32 graphs.
         spec: of the model.
-        activations: what FP16 can hold; needed for FP16 and for TensorRT's INT8.
+        measurement: what FP16 can hold, and by what INT8's channels are evened out; None for FP32 alone.
         signed: ranges for TensorRT.
         unsigned: ranges for ONNX Runtime on the CPU.
         levels: the largest integer of a weight on the CPU: 127, or 63 where it lacks VNNI.
@@ -57,7 +59,7 @@ class Lowering:
 
     builder: GraphBuilder
     spec: ModelSpec
-    activations: Activations | None = None
+    measurement: Measurement | None = None
     signed: Mapping[str, Range] = field(default_factory=dict)
     unsigned: Mapping[str, Range] = field(default_factory=dict)
     levels: int = BITS_8
@@ -66,6 +68,11 @@ class Lowering:
         """The FP32 graph in one form of the recurrent branch; where there is none, the only one."""
         recurrent: Form = "unrolled" if form == "unrolled" else "lstm"
         return self.builder.build(recurrent)
+
+    def evened(self, form: str) -> onnx.ModelProto:
+        """The same function with its channels evened out: what INT8 is made from."""
+        source = self.source(form)
+        return Equalizer(source, self.measurement.channel_peaks).write() if self.measurement else source
 
     def parameters(self, form: str) -> dict[str, int]:
         """The layers that INT8 can take in a form, in the order of the graph, and the number of weights of each."""
@@ -87,10 +94,10 @@ class Lowering:
         Raises:
             ConversionError: it is not the one that was declared.
         """
-        source = self.source(artifact.recurrent)
+        source = self.evened(artifact.recurrent) if artifact.precision == "int8" else self.source(artifact.recurrent)
         model, declaration = source, Declaration(artifact.recurrent)
         if artifact.precision == "fp16":
-            model = TypedGraph(source, wide=self._wide).write()
+            model = TypedGraph(source, wide=self._wide("fp16")).write()
         elif artifact.precision == "int8":
             quantized = [layer for layer in quantizable(source) if layer not in wider]
             model = self._quantize(source, artifact, quantized)
@@ -100,13 +107,13 @@ class Lowering:
 
     def quantize_in_fp32(self, form: str, quantized: Collection[str]) -> onnx.ModelProto:
         """The graph with some layers in INT8, as for TensorRT, and all others in FP32."""
-        return TypedGraph(self.source(form), ranges=self.signed, quantized=quantized, half=False).write()
+        return TypedGraph(self.evened(form), ranges=self.signed, quantized=quantized, half=False).write()
 
     def _quantize(self, source: onnx.ModelProto, artifact: Artifact, quantized: list[str]) -> onnx.ModelProto:
         if artifact.targets == ("cpu",):
             return CpuGraph(source, self.unsigned, quantized, levels=self.levels).write()
-        return TypedGraph(source, wide=self._wide, ranges=self.signed, quantized=quantized).write()
+        return TypedGraph(source, wide=self._wide("int8"), ranges=self.signed, quantized=quantized).write()
 
-    @property
-    def _wide(self) -> frozenset[str]:
-        return self.activations.wide if self.activations else frozenset()
+    def _wide(self, precision: Precision) -> frozenset[str]:
+        activations = self.measurement.activations(precision) if self.measurement else None
+        return activations.wide if activations else frozenset()

@@ -2,108 +2,152 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import onnx
 
-from ..calib import Calibration, CalibrationImages, calibrate, measure_peaks
+from ..calib import SURVEYED, Calibration, CalibrationImages, calibrate, measure_peaks, survey
+from ..runtime.manifest import Precision
 from ..runtime.spec import ModelSpec
 from ..train.model import KerasModel
 from .activations import Activations
 from .graphs.build import serialize
+from .graphs.equalize import channel_tensors
 from .graphs.measured import measured_graph
 from .graphs.typed import too_large_weights
 from .reference import Reference
 from .stale import batch_norm_outputs, stale_layers
 from .steps import Steps
 
-__all__ = ["Measurement", "measure_model"]
+__all__ = ["Measurement", "Measurer"]
 
 RANGES = "ranges.npz"
 
 
 @dataclass(frozen=True)
 class Measurement:
-    """Statistics of every activation, and what follows from them.
+    """Statistics of the activations, and what follows from them.
 
     Attributes:
-        calibration: over the calibration images.
-        activations: the largest over these and the gate's images.
+        channel_peaks: by which INT8's channels are evened out.
         stale: a sentence, where BatchNorm's moving averages do not fit the weights.
         worst_ratio: the layer whose output is furthest from what training made it, and by what factor.
+        images: how many images there were to calibrate on.
         excluded: calibration images that were dropped because the gate uses them too.
         duplicates: calibration images that were dropped as copies of others.
+        half: the largest activations of the FP16 graph; None where FP16 was not asked for.
+        quantized: likewise of INT8's graph.
+        calibration: INT8's ranges; None where INT8 was not asked for.
     """
 
-    calibration: Calibration
-    activations: Activations
+    channel_peaks: Mapping[str, npt.NDArray[np.float32]]
     stale: str | None
     worst_ratio: tuple[str, float]
+    images: int
     excluded: int
     duplicates: int
+    half: Activations | None = None
+    quantized: Activations | None = None
+    calibration: Calibration | None = None
+
+    def activations(self, precision: Precision) -> Activations | None:
+        """What FP16 can hold of the graph that a precision is made from."""
+        return {"fp16": self.half, "int8": self.quantized}.get(precision)
 
     @property
     def warnings(self) -> tuple[str, ...]:
         """For every variant that was made from it; the cause of a collapse before any of its symptoms."""
         first = (self.stale,) if self.stale else ()
-        return (*first, *self.calibration.warnings)
+        return (*first, *(self.calibration.warnings if self.calibration else ()))
 
     def record(self) -> dict[str, Any]:
-        """For manifest and report: what the ranges are bound to."""
-        binding = self.calibration.binding
-        return {
-            "images": self.calibration.images,
-            "images_sha256": binding.images,
-            "weights_sha256": binding.weights,
-            "preprocessing_sha256": binding.preprocessing,
-            "graph_sha256": binding.graph,
+        """For manifest and report: what was measured on."""
+        content: dict[str, Any] = {
+            "images": self.images,
             "excluded_as_validation": self.excluded,
             "duplicates": self.duplicates,
             "furthest_batch_norm": {"layer": self.worst_ratio[0], "ratio": self.worst_ratio[1]},
         }
+        if self.calibration is not None:
+            binding = self.calibration.binding
+            content |= {
+                "images_sha256": binding.images,
+                "weights_sha256": binding.weights,
+                "preprocessing_sha256": binding.preprocessing,
+                "graph_sha256": binding.graph,
+            }
+        return content
 
 
-def measure_model(
-    model: KerasModel,
-    spec: ModelSpec,
-    graph: onnx.ModelProto,
-    images: CalibrationImages,
-    reference: Reference,
-    weights: str,
-    folder: Path,
-    steps: Steps,
-) -> Measurement:
-    """Run the FP32 graph over the calibration images, or take what was measured on the same, and over the gate's.
+class Measurer:
+    """Runs graphs over the calibration images and the gate's.
 
     Args:
-        model: Keras's.
         spec: of the model.
-        graph: in FP32, the recurrent branch unrolled.
         images: to calibrate on.
         reference: has the gate's images.
-        weights: SHA-256 of the model's.
-        folder: of the report, which keeps the ranges.
         steps: says what is being done.
-
-    Raises:
-        CalibrationError: no image can be read, or an activation is not finite.
     """
-    data = serialize(measured_graph(graph))
-    with steps.step(f"calibrate on {len(images.paths)} images", len(images.paths)) as advance:
-        calibration = calibrate(data, images, spec, weights, folder / RANGES, on_batch=advance)
-    steps.say(f"          ranges {calibration.reason}")
-    paths = tuple(image.path for image in reference.images)
-    with steps.step(f"measure activations on the {len(paths)} gate images", len(paths)) as advance:
-        held_out = measure_peaks(data, paths, spec, on_batch=advance)
-    seen = {name: item.peak for name, item in calibration.statistics.items()}
-    report = stale_layers(model, batch_norm_outputs(model, graph), calibration.statistics)
-    return Measurement(
-        calibration,
-        Activations.of((seen, held_out), too_large_weights(graph)),
-        report.warning,
-        report.worst,
-        images.excluded,
-        images.duplicates,
-    )
+
+    def __init__(self, spec: ModelSpec, images: CalibrationImages, reference: Reference, steps: Steps) -> None:
+        self._spec = spec
+        self._images = images
+        self._gate_paths = tuple(image.path for image in reference.images)
+        self._steps = steps
+
+    def survey(self, model: KerasModel, graph: onnx.ModelProto) -> Measurement:
+        """Look at some of the calibration images: peaks of the channels, and whether BatchNorm's statistics fit.
+
+        Args:
+            model: Keras's.
+            graph: in FP32, the recurrent branch unrolled.
+
+        Raises:
+            CalibrationError: no image can be read, or an activation is not finite.
+        """
+        paths = self._images.paths[:SURVEYED]
+        data = serialize(measured_graph(graph))
+        with self._steps.step(f"survey the activations on {len(paths)} images", len(paths)) as advance:
+            found = survey(data, paths, self._spec, channel_tensors(graph), on_batch=advance)
+        report = stale_layers(model, batch_norm_outputs(model, graph), found.statistics)
+        return Measurement(
+            found.channel_peaks,
+            report.warning,
+            report.worst,
+            len(self._images.paths),
+            self._images.excluded,
+            self._images.duplicates,
+        )
+
+    def half(self, graph: onnx.ModelProto) -> Activations:
+        """The largest activations of the graph that FP16 is made from, over all images."""
+        return self._activations(graph, {}, (*self._images.paths, *self._gate_paths))
+
+    def quantized(self, graph: onnx.ModelProto, weights: str, folder: Path) -> tuple[Calibration, Activations]:
+        """Ranges of the graph that INT8 is made from, measured or taken from the report's folder; its activations.
+
+        Args:
+            graph: in FP32, the recurrent branch unrolled, its channels evened out.
+            weights: SHA-256 of the model's.
+            folder: of the report, which keeps the ranges.
+
+        Raises:
+            CalibrationError: an activation is not finite.
+        """
+        data, count = serialize(measured_graph(graph)), len(self._images.paths)
+        with self._steps.step(f"calibrate on {count} images", count) as advance:
+            calibration = calibrate(data, self._images, self._spec, weights, folder / RANGES, on_batch=advance)
+        self._steps.say(f"          ranges {calibration.reason}")
+        seen = {name: item.peak for name, item in calibration.statistics.items()}
+        return calibration, self._activations(graph, seen, self._gate_paths)
+
+    def _activations(self, graph: onnx.ModelProto, seen: Mapping[str, float], paths: tuple[Path, ...]) -> Activations:
+        data = serialize(measured_graph(graph))
+        with self._steps.step(f"measure the largest activations on {len(paths)} images", len(paths)) as advance:
+            peaks = measure_peaks(data, paths, self._spec, on_batch=advance)
+        return Activations.of((seen, peaks), too_large_weights(graph))

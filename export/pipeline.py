@@ -17,6 +17,7 @@ from ..runtime.preprocess import contract
 from .bundle_writer import BundleWriter
 from .golden import Golden, keep_golden, make_golden
 from .images import MINIMUM
+from .measure import Measurement
 from .pack import pack
 from .plan import Artifact, plan_artifacts
 from .prepare import prepare
@@ -176,12 +177,7 @@ class _Export:
         }
         measured = self._prepared.measurement
         if measured is not None:
-            content |= {
-                "calibration": {**measured.record(), "ranges": measured.calibration.reason},
-                "stale_batch_norm": measured.stale,
-                "largest_activations": dict(measured.activations.largest),
-                "fp32_because_of_range": sorted(measured.activations.wide),
-            }
+            content |= _measured(measured)
         flips = {item.entry.name: item.flips for item in self._candidates}
         try:
             fill_folder(self._request.report, [item.entry for item in self._candidates], flips, content)
@@ -201,3 +197,15 @@ class _Export:
         with self._steps.step("commit the bundle"):
             self._writer.commit(manifest)
         return manifest
+
+
+def _measured(measurement: Measurement) -> dict[str, Any]:
+    """What the report says of the activations."""
+    calibration = measurement.calibration
+    found = {name: item for name, item in (("fp16", measurement.half), ("int8", measurement.quantized)) if item}
+    return {
+        "calibration": {**measurement.record(), "ranges": calibration.reason if calibration else None},
+        "stale_batch_norm": measurement.stale,
+        "largest_activations": {name: dict(item.largest) for name, item in found.items()},
+        "fp32_because_of_range": {name: sorted(item.wide) for name, item in found.items()},
+    }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ..calib import choose_images
@@ -10,7 +10,7 @@ from ..runtime.spec import ModelSpec
 from ..train.model_file import load_model, weights_sha256
 from .graphs.build import GraphBuilder
 from .lower import Lowering, choose_ranges
-from .measure import Measurement, measure_model
+from .measure import Measurement, Measurer
 from .reference import Reference
 from .request import ExportRequest
 from .steps import Steps
@@ -60,13 +60,28 @@ def prepare(request: ExportRequest, steps: Steps) -> Prepared:
         builder = GraphBuilder(model, spec)
     if not settings.needs_calibration:
         return Prepared(spec, weights, reference, Lowering(builder, spec))
-    graph = builder.build("unrolled")
     chosen = choose_images(request.calibration, validation=[image.path for image in reference.images])
-    measured = measure_model(model, spec, graph, chosen, reference, weights, request.report, steps)
-    with steps.step(f"choose ranges ({settings.method})"):
-        signed, unsigned = (
-            choose_ranges(measured.calibration, graph, settings.method, symmetric=symmetric)
-            for symmetric in (True, False)
+    measurer = Measurer(spec, chosen, reference, steps)
+    graph = builder.build("unrolled")
+    lowering = Lowering(builder, spec, measurer.survey(model, graph), levels=settings.levels)
+    if "fp16" in settings.precisions:
+        lowering.measurement = replace(_measured(lowering), half=measurer.half(graph))
+    if "int8" in settings.precisions:
+        _calibrate(lowering, measurer, weights, request, steps)
+    return Prepared(spec, weights, reference, lowering, lowering.measurement, chosen.paths)
+
+
+def _calibrate(lowering: Lowering, measurer: Measurer, weights: str, request: ExportRequest, steps: Steps) -> None:
+    """Give the lowering its ranges."""
+    graph, method = lowering.evened("unrolled"), request.settings.method
+    calibration, activations = measurer.quantized(graph, weights, request.report)
+    lowering.measurement = replace(_measured(lowering), quantized=activations, calibration=calibration)
+    with steps.step(f"choose ranges ({method})"):
+        lowering.signed, lowering.unsigned = (
+            choose_ranges(calibration, graph, method, symmetric=symmetric) for symmetric in (True, False)
         )
-    lowering = Lowering(builder, spec, measured.activations, signed, unsigned, settings.levels)
-    return Prepared(spec, weights, reference, lowering, measured, chosen.paths)
+
+
+def _measured(lowering: Lowering) -> Measurement:
+    assert lowering.measurement is not None  # noqa: S101  # it was surveyed
+    return lowering.measurement

@@ -220,7 +220,8 @@ class VariantMaker:
     def _warnings(self, artifact: Artifact) -> tuple[str, ...]:
         if artifact.precision == "fp32" or self._measurement is None:
             return ()
-        half = () if artifact.runs_integers_on_cpu else self._measurement.activations.warnings
+        activations = self._measurement.activations(artifact.precision)
+        half = () if artifact.runs_integers_on_cpu or activations is None else activations.warnings
         return (*self._measurement.warnings, *half)
 
     def _entry(self, written: _Written, name: str, refused: str) -> Entry:

@@ -13,7 +13,7 @@ from ...runtime.errors import ConversionError
 from ...runtime.manifest import RecurrentForm, Target
 from ...runtime.spec import ModelSpec
 from .build import IR_VERSION, OPSET
-from .cpu import CONTRIBUTED
+from .cpu import CONTRIBUTED, is_pointwise
 from .typed import QUANTIZED_IR_VERSION, QUANTIZED_OPSET
 from .types import skeleton
 from .writer import BATCH
@@ -120,6 +120,7 @@ def _version_faults(model: onnx.ModelProto, declared: Declaration) -> Iterable[s
 
 def _operator_faults(model: onnx.ModelProto, spec: ModelSpec, declared: Declaration) -> Iterable[str]:
     counts = {**count_operators(model), "unrolled steps": count_steps(model)}
+    counts["Conv"] = counts.get("Conv", 0) + sum(is_pointwise(node) for node in model.graph.node)
     layers = spec.rnn_layers if spec.uses_rnn else 0
     expected = {
         "LSTM": layers if declared.recurrent == "lstm" else 0,

@@ -1,15 +1,15 @@
 """The INT8 graph for ONNX Runtime on a CPU: what is fastest there, which is another graph than TensorRT's.
 
 Convolutions: unsigned activations, signed weights with a scale for each output channel, and the output quantized too,
-which ONNX Runtime needs to fuse it into one integer operator. Additions of the residual stream stay in float:
-quantizing them saves nothing here and costs agreement. Recurrent branch, unrolled: QuantizeLinear with a constant scale
-and MatMulIntegerToFloat. Static Q/DQ pairs there, as TensorRT wants them, are some 50 times slower, and the dynamic
-operators take one scale over the whole batch, so that a row's result depends on its neighbours.
+which ONNX Runtime needs to fuse it into one integer operator. Additions of the residual stream stay in float, and a
+pointwise convolution that goes straight into one is a matrix product that gives floats. Recurrent branch, unrolled:
+QuantizeLinear with a constant scale and MatMulIntegerToFloat. Static Q/DQ pairs there, as TensorRT wants them, are some
+50 times slower, and the dynamic operators take one scale over the whole batch, so that a row's result depends on its
+neighbours.
 """
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Collection, Mapping
 from typing import Any
 
@@ -19,13 +19,14 @@ import onnx
 
 from ...calib import Range
 from .build import IR_VERSION, OPSET, set_versions
-from .layers import WEIGHT_AXIS, arrays, layer_of, producers, range_key
-from .scales import BITS_8, quantize_bias, quantize_weight, smallest_for_bias, unsigned_scale
+from .layers import WEIGHT_AXIS, arrays, branch_of, gives_float, layer_of, producers, range_key, takers
+from .scales import BITS_8, QuantizedWeight, quantize_bias, quantize_weight, smallest_for_bias, unsigned_scale
 from .writer import GraphWriter
 
-__all__ = ["CONTRIBUTED", "CpuGraph"]
+__all__ = ["CONTRIBUTED", "POINTWISE", "CpuGraph", "is_pointwise"]
 
 CONTRIBUTED = "com.microsoft"
+POINTWISE = "/product"  # ends the name of a convolution that was written as a matrix product
 
 
 class CpuGraph:
@@ -52,12 +53,10 @@ class CpuGraph:
         self._levels = levels
         self._arrays = arrays(source)
         self._makers = producers(source.graph.node)
-        self._takers: dict[str, set[str]] = defaultdict(set)
-        for node in source.graph.node:
-            for name in node.input:
-                self._takers[name].add(node.op_type)
+        self._takers = takers(source.graph.node)
         self._writer = GraphWriter(source.graph.name)
         self._done: set[str] = set()
+        self._shared: dict[str, list[str]] = {}  # a product's constants, by its weight
 
     def write(self) -> onnx.ModelProto:
         """The graph: opset 17, IR 8, and ONNX Runtime's own domain where the recurrent branch is quantized."""
@@ -65,6 +64,8 @@ class CpuGraph:
         for node in self._source.graph.node:
             if layer_of(node) not in self._quantized:
                 self._plain(node)
+            elif node.op_type == "Conv" and self._gives_float(node):
+                self._pointwise(node)
             elif node.op_type == "Conv":
                 self._convolution(node)
             else:
@@ -92,6 +93,28 @@ class CpuGraph:
             inputs.append(self._stored(f"{node.name}/bias", *quantize_bias(bias, scale, weight)))
         self._copy(node, inputs)
 
+    def _gives_float(self, node: onnx.NodeProto) -> bool:
+        return gives_float(node, self._takers, self._arrays)
+
+    def _pointwise(self, node: onnx.NodeProto) -> None:
+        """A 1x1 convolution as a matrix product over the channels, last for that: integers in, floats out."""
+        value, name = node.input[:2]
+        kernel = np.asarray(self._arrays[name], np.float32)[:, :, 0, 0].T
+        weight = quantize_weight(np.ascontiguousarray(kernel), 1, levels=self._levels)
+        scale, zero = self._parameters(value)
+        last = self._writer.node("Transpose", [self._integers(value)], f"{node.name}/channels_last", perm=[0, 2, 3, 1])
+        inputs = [last, *self._product_constants(name, weight, scale, zero)]
+        inputs += [self._constant(item) for item in node.input[2:]]
+        product = self._writer.node("MatMulIntegerToFloat", inputs, f"{node.name}{POINTWISE}", domain=CONTRIBUTED)
+        self._writer.node("Transpose", [product], node.output[0], perm=[0, 3, 1, 2])
+
+    def _product_constants(self, name: str, weight: QuantizedWeight, scale: str, zero: str) -> list[str]:
+        """What MatMulIntegerToFloat takes behind its first input."""
+        zeros = np.zeros(len(weight.scales), np.int8)
+        integers = self._writer.constant(f"{name}/integers", weight.integers)
+        scales = self._writer.constant(f"{name}/scales", weight.scales)
+        return [integers, scale, scales, zero, self._writer.constant(f"{name}/zeros", zeros)]
+
     def _stored(self, name: str, integers: npt.NDArray[Any], scales: npt.NDArray[Any]) -> str:
         """A constant held as integers."""
         names = [
@@ -102,16 +125,15 @@ class CpuGraph:
         return self._writer.node("DequantizeLinear", names, f"{name}/dequantized", axis=0)
 
     def _product(self, node: onnx.NodeProto) -> None:
+        """A matrix product; the steps of an LSTM share its weights."""
         value, name = node.input
-        if self._new(f"{name}/integers"):
-            weight = quantize_weight(
-                np.asarray(self._arrays[name], np.float32), WEIGHT_AXIS["MatMul"], levels=self._levels
-            )
-            self._writer.constant(f"{name}/integers", weight.integers)
-            self._writer.constant(f"{name}/scales", weight.scales)
-            self._writer.constant(f"{name}/zeros", np.zeros(len(weight.scales), np.int8))
         scale, zero = self._parameters(value)
-        inputs = [self._integers(value), f"{name}/integers", scale, f"{name}/scales", zero, f"{name}/zeros"]
+        if name not in self._shared:
+            kernel = np.asarray(self._arrays[name], np.float32)
+            weight = quantize_weight(kernel, WEIGHT_AXIS["MatMul"], levels=self._levels)
+            self._shared[name] = self._product_constants(name, weight, scale, zero)
+        integers, _, scales, _, zeros = self._shared[name]
+        inputs = [self._integers(value), integers, scale, scales, zero, zeros]
         self._writer.node("MatMulIntegerToFloat", inputs, node.output[0], domain=CONTRIBUTED)
 
     def _input(self, name: str) -> str:
@@ -125,10 +147,12 @@ class CpuGraph:
             maker = self._makers.get(maker.input[0])
         elif self._only_relu(name):
             return False
-        return maker is not None and maker.op_type == "Conv" and layer_of(maker) in self._quantized
+        if maker is None or maker.op_type != "Conv" or layer_of(maker) not in self._quantized:
+            return False
+        return not self._gives_float(maker)
 
     def _only_relu(self, name: str) -> bool:
-        return self._takers[name] == {"Relu"}
+        return {node.op_type for node in self._takers[name]} == {"Relu"}
 
     def _constant(self, name: str) -> str:
         if name in self._arrays and self._new(name):
@@ -168,3 +192,8 @@ class CpuGraph:
         fresh = name not in self._done
         self._done.add(name)
         return fresh
+
+
+def is_pointwise(node: onnx.NodeProto) -> bool:
+    """Whether a node is a 1x1 convolution that was written as a matrix product of integers."""
+    return node.domain == CONTRIBUTED and branch_of(node.name) == "cnn" and node.name.endswith(POINTWISE)

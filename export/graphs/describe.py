@@ -9,7 +9,7 @@ import onnx
 from onnx import TensorProto
 
 from .check import count_operators, count_steps
-from .cpu import CONTRIBUTED
+from .cpu import CONTRIBUTED, is_pointwise
 from .layers import branch_of, producers
 
 __all__ = ["describe", "operations"]
@@ -60,7 +60,7 @@ def _counts(names: Iterable[str], found: Mapping[str, str], kinds: Mapping[str, 
 
 def _kind(node: onnx.NodeProto) -> str:
     if node.domain == CONTRIBUTED:
-        return WEIGHTS["MatMul"]
+        return WEIGHTS["Conv" if is_pointwise(node) else "MatMul"]
     return WEIGHTS.get(node.op_type, "")
 
 

@@ -11,7 +11,6 @@ and so lose nothing; the multiplication into the weights of the convolution behi
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -19,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 
-from .layers import arrays, producers
+from .layers import arrays, gives_float, producers, takers
 from .writer import GraphWriter
 
 __all__ = ["Equalizer", "channel_tensors"]
@@ -48,21 +47,16 @@ class Equalizer:
     Args:
         source: as ``build_graph`` writes it; not changed.
         peaks: the largest |value| of each channel of the tensors named by ``channel_tensors``, (C,).
-        outputs: also what is stored as integers although no convolution takes it, as it is on the CPU.
     """
 
-    def __init__(self, source: onnx.ModelProto, peaks: Mapping[str, Float32], *, outputs: bool) -> None:
+    def __init__(self, source: onnx.ModelProto, peaks: Mapping[str, Float32]) -> None:
         self._source = source
         self._peaks = peaks
-        self._outputs = outputs
         self._makers = producers(source.graph.node)
-        self._takers: dict[str, list[onnx.NodeProto]] = defaultdict(list)
-        for node in source.graph.node:
-            for name in node.input:
-                self._takers[name].append(node)
-        constants = arrays(source)
+        self._takers = takers(source.graph.node)
+        self._constants = arrays(source)
         self._convolutions = {
-            node.name: _convolution(node, constants) for node in source.graph.node if node.op_type == "Conv"
+            node.name: _convolution(node, self._constants) for node in source.graph.node if node.op_type == "Conv"
         }
         self._inserted: dict[tuple[str, str], Float32] = {}  # (tensor, node that takes it): a Mul between them
 
@@ -71,10 +65,9 @@ class Equalizer:
         for node in self._source.graph.node:
             if node.op_type == "Conv":
                 self._even_input(node)
-        if self._outputs:
-            for node in self._source.graph.node:
-                if node.op_type == "Conv":
-                    self._even_output(node)
+        for node in self._source.graph.node:
+            if node.op_type == "Conv" and not gives_float(node, self._takers, self._constants):
+                self._even_output(node)
         return self._written()
 
     def _even_input(self, node: onnx.NodeProto) -> None:
@@ -91,7 +84,7 @@ class Equalizer:
         own.weight *= factors.reshape((-1, 1, 1, 1) if own.depthwise else (1, -1, 1, 1))
 
     def _even_output(self, node: onnx.NodeProto) -> None:
-        """A result that goes to an addition or a pooling: multiplied back just before it."""
+        """What is stored as integers on its way to an addition or a pooling: multiplied back just before it."""
         tensor = self._end(node.output[0])
         takers = self._takers[tensor]
         if len(takers) != 1 or takers[0].op_type not in ("Add", "GlobalAveragePool"):
@@ -113,7 +106,7 @@ class Equalizer:
         # no channel is to become wider than the widest was
         factors = np.where(alive, wide, wide[alive].max(initial=1))
         factors = factors / (factors.max() if weights is None else (peaks / factors).max() ** -1 * peaks.max())
-        return np.maximum(factors, factors.max() / MOST)
+        return np.asarray(np.maximum(factors, factors.max() / MOST), np.float64)
 
     def _only_source(self, tensor: str) -> onnx.NodeProto | None:
         """The convolution whose result this is, with only ReLU and pooling between, if nobody else takes it."""
@@ -135,7 +128,6 @@ class Equalizer:
     def _written(self) -> onnx.ModelProto:
         writer = GraphWriter(self._source.graph.name)
         writer.graph.input.extend(self._source.graph.input)
-        constants = arrays(self._source)
         scaled: set[str] = set()
         for node in self._source.graph.node:
             if node.op_type == "Conv":
@@ -149,9 +141,9 @@ class Equalizer:
                 if (name, node.name) in self._inserted:
                     copy.input[index] = self._multiply(writer, name, node, index)
             writer.graph.node.append(copy)
-        for name in constants:
+        for name in self._constants:
             if name not in scaled:
-                writer.constant(name, constants[name])
+                writer.constant(name, self._constants[name])
         writer.graph.output.extend(self._source.graph.output)
         writer.model.opset_import.extend(self._source.opset_import)
         writer.model.ir_version = self._source.ir_version

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 
 import numpy as np
@@ -10,7 +11,17 @@ import numpy.typing as npt
 import onnx
 from onnx import numpy_helper
 
-__all__ = ["WEIGHT_AXIS", "arrays", "branch_of", "layer_of", "producers", "quantizable", "range_key"]
+__all__ = [
+    "WEIGHT_AXIS",
+    "arrays",
+    "branch_of",
+    "gives_float",
+    "layer_of",
+    "producers",
+    "quantizable",
+    "range_key",
+    "takers",
+]
 
 # the axis of a weight along which each index has its own scale: output channels of (O, I, H, W), columns of (I, O)
 WEIGHT_AXIS = {"Conv": 0, "MatMul": 1}
@@ -55,6 +66,30 @@ def range_key(tensor: str) -> str:
 def producers(nodes: Iterable[onnx.NodeProto]) -> Mapping[str, onnx.NodeProto]:
     """The node that makes each tensor."""
     return {output: node for node in nodes for output in node.output if output}
+
+
+def takers(nodes: Iterable[onnx.NodeProto]) -> Mapping[str, list[onnx.NodeProto]]:
+    """The nodes that take each tensor; an empty list where none does."""
+    found: dict[str, list[onnx.NodeProto]] = defaultdict(list)
+    for node in nodes:
+        for name in node.input:
+            found[name].append(node)
+    return found
+
+
+def gives_float(
+    node: onnx.NodeProto, taken: Mapping[str, list[onnx.NodeProto]], constants: Mapping[str, npt.NDArray[np.generic]]
+) -> bool:
+    """Whether a convolution is a matrix product whose result goes straight into an addition.
+
+    On the CPU such a one gives floats and not integers: each quantized result that is added leaves its error in the
+    residual stream for good.
+    """
+    shape = constants[node.input[1]].shape
+    strides = next((list(item.ints) for item in node.attribute if item.name == "strides"), [1, 1])
+    behind = taken[node.output[0]]
+    added = bool(behind) and all(other.op_type == "Add" for other in behind)
+    return added and strides == [1, 1] and shape[1] > 1 and shape[2:] == (1, 1)
 
 
 def arrays(model: onnx.ModelProto) -> Mapping[str, npt.NDArray[np.generic]]:

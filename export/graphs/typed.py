@@ -163,14 +163,13 @@ class TypedGraph:
 
 def too_large_weights(model: onnx.ModelProto) -> dict[str, float]:
     """Largest |value| of the constants that FP16 can't hold, by the ``range_key`` of what their node makes."""
-    constants = arrays(model)
+    largest = {name: _largest(values) for name, values in arrays(model).items() if values.dtype == np.float32}
+    beyond = {name: value for name, value in largest.items() if not value <= FP16_MAX}
     found: dict[str, float] = {}
     for node in model.graph.node:
-        for name in node.input:
-            if branch_of(node.name) != "head" and name in constants and constants[name].dtype == np.float32:
-                largest = _largest(constants[name])
-                if not largest <= FP16_MAX:
-                    found[range_key(next(output for output in node.output if output))] = largest
+        taken = [beyond[name] for name in node.input if name in beyond]
+        if taken and branch_of(node.name) != "head":
+            found[range_key(next(output for output in node.output if output))] = max(taken)
     return found
 
 
