@@ -20,7 +20,7 @@ __all__ = ["METHODS", "MINIMUM", "PERCENTILE", "Method", "Range", "choose_range"
 Method = Literal["minmax", "entropy", "percentile"]
 METHODS: tuple[Method, ...] = ("minmax", "entropy", "percentile")
 
-PERCENTILE = 99.999
+PERCENTILE = 99.9995
 # the narrowest range: 127 steps of FP16's smallest number; a tensor that is always zero gets this
 MINIMUM = 127 * 2.0**-24
 LEVELS = 128  # of |x| in signed 8 bits; unsigned values have twice as many

@@ -21,6 +21,7 @@ __all__ = ["SURVEYED", "Survey", "survey"]
 SURVEYED = 100  # images: peaks of channels and RMS are settled by then, ranges are not
 
 Float32 = npt.NDArray[np.float32]
+Float64 = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,10 +31,12 @@ class Survey:
     Attributes:
         statistics: of every output of the graph, by name.
         channel_peaks: the largest |value| of each channel, (C,) float32, of the tensors that were asked for.
+        channel_means: the mean of each channel, (C,) float64, likewise.
     """
 
     statistics: dict[str, TensorStatistics]
     channel_peaks: dict[str, Float32]
+    channel_means: dict[str, Float64]
 
 
 def survey(
@@ -61,13 +64,17 @@ def survey(
     """
     statistics: dict[str, TensorStatistics] = {}
     peaks: dict[str, Float32] = {}
+    sums: dict[str, Float64] = {}
+    count = 0
     with TensorSession(graph, threads=threads) as session:
         for tensors in read_batches(paths, spec, batch=batch_size(spec), on_skip=lambda _: None):
             for name, values in session.run(tensors).items():
                 statistics.setdefault(name, TensorStatistics(name)).update(values)
                 if name in channels:
-                    found = np.abs(values).max(axis=(0, *range(2, values.ndim)))
-                    peaks[name] = np.maximum(peaks[name], found) if name in peaks else found
+                    rest = (0, *range(2, values.ndim))
+                    peaks[name] = np.maximum(peaks.get(name, np.float32(0)), np.abs(values).max(axis=rest))
+                    sums[name] = sums.get(name, 0) + values.mean(axis=rest, dtype=np.float64) * len(values)
+            count += len(next(iter(tensors.values())))
             if on_batch is not None:
                 on_batch(len(next(iter(tensors.values()))))
     if not statistics:
@@ -75,4 +82,4 @@ def survey(
             f"expected images to calibrate on, found none that can be read of {len(paths)}. Name a folder of images "
             "with --calib DIR"
         )
-    return Survey(statistics, peaks)
+    return Survey(statistics, peaks, {name: total / count for name, total in sums.items()})

@@ -5,7 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
+import numpy as np
+import numpy.typing as npt
 import onnx
 
 from ..calib import Calibration, Method, Range, choose_range
@@ -14,7 +17,7 @@ from ..runtime.spec import ModelSpec
 from .graphs.build import GraphBuilder
 from .graphs.check import Declaration, check_graph
 from .graphs.cpu import CpuGraph
-from .graphs.equalize import Equalizer
+from .graphs.equalize import HALF_STEP, PIXELS, Equalizer
 from .graphs.layers import quantizable
 from .graphs.measured import bounds
 from .graphs.recurrent import Form
@@ -23,7 +26,9 @@ from .graphs.typed import TypedGraph
 from .measure import Measurement
 from .plan import Artifact
 
-__all__ = ["Lowering", "choose_ranges"]
+__all__ = ["Evened", "Lowering", "choose_ranges"]
+
+SIGNED_BYTE = {True: 127, False: 128}  # steps below zero: a symmetric range ends where it does above
 
 
 def choose_ranges(
@@ -38,10 +43,20 @@ def choose_ranges(
         symmetric: for signed INT8 with its zero at 0 (TensorRT); else for unsigned with a zero point.
     """
     limits = bounds(graph)
-    return {
+    ranges = {
         name: choose_range(item, method, symmetric=symmetric, bounds=limits.get(name))
         for name, item in calibration.statistics.items()
     }
+    # pixels are bytes: their grid is known, and any other range than its own would round them
+    grid = Range(-SIGNED_BYTE[symmetric] * 2 * HALF_STEP, 127 * 2 * HALF_STEP)
+    return ranges | ({PIXELS: grid} if PIXELS in ranges else {})
+
+
+class Evened(NamedTuple):
+    """A graph whose channels were evened out, and the means of what its convolutions take, by their name."""
+
+    graph: onnx.ModelProto
+    means: Mapping[str, npt.NDArray[np.float64]]
 
 
 @dataclass(eq=False)
@@ -69,10 +84,13 @@ class Lowering:
         recurrent: Form = "unrolled" if form == "unrolled" else "lstm"
         return self.builder.build(recurrent)
 
-    def evened(self, form: str) -> onnx.ModelProto:
+    def evened(self, form: str) -> Evened:
         """The same function with its channels evened out: what INT8 is made from."""
         source = self.source(form)
-        return Equalizer(source, self.measurement.channel_peaks).write() if self.measurement else source
+        if self.measurement is None:
+            return Evened(source, {})
+        equalizer = Equalizer(source, self.measurement.channel_peaks, self.measurement.channel_means)
+        return Evened(equalizer.write(), equalizer.input_means)
 
     def parameters(self, form: str) -> dict[str, int]:
         """The layers that INT8 can take in a form, in the order of the graph, and the number of weights of each."""
@@ -94,25 +112,31 @@ class Lowering:
         Raises:
             ConversionError: it is not the one that was declared.
         """
-        source = self.evened(artifact.recurrent) if artifact.precision == "int8" else self.source(artifact.recurrent)
-        model, declaration = source, Declaration(artifact.recurrent)
-        if artifact.precision == "fp16":
-            model = TypedGraph(source, wide=self._wide("fp16")).write()
-        elif artifact.precision == "int8":
-            quantized = [layer for layer in quantizable(source) if layer not in wider]
-            model = self._quantize(source, artifact, quantized)
+        declaration = Declaration(artifact.recurrent)
+        if artifact.precision == "int8":
+            evened = self.evened(artifact.recurrent)
+            quantized = [layer for layer in quantizable(evened.graph) if layer not in wider]
+            model = self._quantize(evened, artifact, quantized)
             declaration = Declaration(artifact.recurrent, bool(quantized), artifact.targets[0])
+        else:
+            model = self.source(artifact.recurrent)
+            if artifact.precision == "fp16":
+                model = TypedGraph(model, wide=self._wide("fp16")).write()
         check_graph(model, self.spec, declaration)
         return model
 
     def quantize_in_fp32(self, form: str, quantized: Collection[str]) -> onnx.ModelProto:
         """The graph with some layers in INT8, as for TensorRT, and all others in FP32."""
-        return TypedGraph(self.evened(form), ranges=self.signed, quantized=quantized, half=False).write()
+        evened = self.evened(form)
+        ranges = self.signed
+        return TypedGraph(evened.graph, ranges=ranges, quantized=quantized, means=evened.means, half=False).write()
 
-    def _quantize(self, source: onnx.ModelProto, artifact: Artifact, quantized: list[str]) -> onnx.ModelProto:
+    def _quantize(self, evened: Evened, artifact: Artifact, quantized: list[str]) -> onnx.ModelProto:
+        source, means = evened
         if artifact.targets == ("cpu",):
-            return CpuGraph(source, self.unsigned, quantized, levels=self.levels).write()
-        return TypedGraph(source, wide=self._wide("int8"), ranges=self.signed, quantized=quantized).write()
+            return CpuGraph(source, self.unsigned, quantized, levels=self.levels, means=means).write()
+        wide = self._wide("int8")
+        return TypedGraph(source, wide=wide, ranges=self.signed, quantized=quantized, means=means).write()
 
     def _wide(self, precision: Precision) -> frozenset[str]:
         activations = self.measurement.activations(precision) if self.measurement else None

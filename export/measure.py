@@ -35,6 +35,7 @@ class Measurement:
 
     Attributes:
         channel_peaks: by which INT8's channels are evened out.
+        channel_means: by which its biases make up for rounded weights.
         stale: a sentence, where BatchNorm's moving averages do not fit the weights.
         worst_ratio: the layer whose output is furthest from what training made it, and by what factor.
         images: how many images there were to calibrate on.
@@ -46,6 +47,7 @@ class Measurement:
     """
 
     channel_peaks: Mapping[str, npt.NDArray[np.float32]]
+    channel_means: Mapping[str, npt.NDArray[np.float64]]
     stale: str | None
     worst_ratio: tuple[str, float]
     images: int
@@ -117,6 +119,7 @@ class Measurer:
         report = stale_layers(model, batch_norm_outputs(model, graph), found.statistics)
         return Measurement(
             found.channel_peaks,
+            found.channel_means,
             report.warning,
             report.worst,
             len(self._images.paths),

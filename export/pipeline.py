@@ -23,7 +23,7 @@ from .plan import Artifact, plan_artifacts
 from .prepare import prepare
 from .provenance import provenance
 from .report import Entry
-from .report_folder import check_folder, fill_folder, withdraw_report
+from .report_folder import REPORT, check_folder, fill_folder, withdraw_report
 from .request import ExportRequest
 from .speed import slower_than_wider
 from .steps import Steps, peak_memory_mib
@@ -60,15 +60,16 @@ class ExportResult:
         """Pass if every variant did.
 
         Raises:
-            ParityError: some were refused; the message says which, and what is in the bundle.
+            ParityError: some were refused; the message says which, and what is in the bundle. ``entries`` say why.
         """
         refused = [entry.name for entry in self.entries if entry.refused]
         if refused:
-            kept = f"the bundle has {', '.join(self.written)}" if self.written else "nothing was written to the bundle"
-            reason = next(entry.refused for entry in self.entries if entry.refused)
+            held = [item.name for item in self.manifest.variants] if self.manifest else []
+            earlier = [name for name in held if name not in self.written]
+            stays = f"; of an earlier export it keeps {', '.join(earlier)}" if earlier else ""
             raise ParityError(
-                f"{len(refused)} of {len(self.entries)} variants refused ({', '.join(refused)}), {kept}; the figures "
-                f"are in {self.report}. The first: {reason}"
+                f"{len(refused)} of {len(self.entries)} variants refused: {', '.join(refused)}; written to the bundle: "
+                f"{', '.join(self.written) or 'nothing'}{stays}. Reasons and figures are in {self.report / REPORT}"
             )
 
 

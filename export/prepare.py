@@ -73,7 +73,7 @@ def prepare(request: ExportRequest, steps: Steps) -> Prepared:
 
 def _calibrate(lowering: Lowering, measurer: Measurer, weights: str, request: ExportRequest, steps: Steps) -> None:
     """Give the lowering its ranges."""
-    graph, method = lowering.evened("unrolled"), request.settings.method
+    graph, method = lowering.evened("unrolled").graph, request.settings.method
     calibration, activations = measurer.quantized(graph, weights, request.report)
     lowering.measurement = replace(_measured(lowering), quantized=activations, calibration=calibration)
     with steps.step(f"choose ranges ({method})"):

@@ -112,8 +112,8 @@ class VariantMaker:
             BundleError: it can't be written.
         """
         first = candidates = self._try(artifact, ())
-        if artifact.precision != "int8" or not self._settings.give_back:
-            return candidates
+        if artifact.precision != "int8" or not self._settings.give_back or all(item.variant for item in first):
+            return first
         wider: list[str] = []
         for group in self._groups():
             if all(item.variant for item in candidates):
@@ -123,8 +123,6 @@ class VariantMaker:
             candidates = self._try(artifact, wider)
         if not all(item.variant for item in candidates):
             return first  # not even without any INT8: the fault is not quantization's
-        if not wider:
-            return candidates
         ratio = self._time(artifact, wider)
         return [item.with_warning(gave_back(wider, first[0].entry, item.entry, ratio)) for item in candidates]
 
@@ -243,7 +241,7 @@ def gave_back(wider: Sequence[str], first: Entry, last: Entry, ratio: float | No
     """What it cost to give layers back: the artifact's size and, where its target is here, its time."""
     time = "" if ratio is None else f", and {ratio:.2f} times the time of all of them in INT8"
     return (
-        f"{len(wider)} layers run in a wider precision, without which the gate refused it: {', '.join(wider)}; "
+        f"in a wider precision, without which the gate refused it: {', '.join(wider)}; "
         f"{last.size / MB:.1f} MB in place of {first.size / MB:.1f} MB{time}"
     )
 

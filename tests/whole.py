@@ -60,7 +60,8 @@ class Whole:
         self, monkeypatch: pytest.MonkeyPatch, out: Path, prepared: Prepared | None = None, **settings: Any
     ) -> ExportResult:
         """Export to ``out`` from what was prepared before: by default INT8, LSTM operators as they are."""
-        monkeypatch.setattr(pipeline, "prepare", lambda *_: prepared or self.prepared)
+        given = prepared or self.prepared
+        monkeypatch.setattr(pipeline, "prepare", lambda *_: given)
         hurry(monkeypatch)
         chosen = ExportSettings(**{"precisions": ("int8",), "recurrent": "lstm", **settings})
         return pipeline.export(replace(self.request, out=out, settings=chosen))

@@ -11,6 +11,7 @@ neighbours.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -20,10 +21,20 @@ import onnx
 from ...calib import Range
 from .build import IR_VERSION, OPSET, set_versions
 from .layers import WEIGHT_AXIS, arrays, branch_of, gives_float, layer_of, producers, range_key, takers
-from .scales import BITS_8, QuantizedWeight, quantize_bias, quantize_weight, smallest_for_bias, unsigned_scale
+from .scales import (
+    BITS_8,
+    QuantizedWeight,
+    bias_correction,
+    quantize_bias,
+    quantize_weight,
+    smallest_for_bias,
+    unsigned_scale,
+)
 from .writer import GraphWriter
 
 __all__ = ["CONTRIBUTED", "POINTWISE", "CpuGraph", "is_pointwise"]
+
+Float32 = npt.NDArray[np.float32]
 
 CONTRIBUTED = "com.microsoft"
 POINTWISE = "/product"  # ends the name of a convolution that was written as a matrix product
@@ -37,6 +48,7 @@ class CpuGraph:
         ranges: what each tensor covers, by ``range_key``.
         quantized: names of the layers that run in INT8.
         levels: the largest integer of a weight: 127, or 63 for CPUs without VNNI.
+        means: of the channels of what each convolution takes, by its name: its bias makes up for rounded weights.
     """
 
     def __init__(
@@ -46,11 +58,13 @@ class CpuGraph:
         quantized: Collection[str],
         *,
         levels: int = BITS_8,
+        means: Mapping[str, npt.NDArray[np.float64]] | None = None,
     ) -> None:
         self._source = source
         self._ranges = ranges
         self._quantized = frozenset(quantized)
         self._levels = levels
+        self._means = means or {}
         self._arrays = arrays(source)
         self._makers = producers(source.graph.node)
         self._takers = takers(source.graph.node)
@@ -82,16 +96,25 @@ class CpuGraph:
 
     def _convolution(self, node: onnx.NodeProto) -> None:
         scale = float(self._scale(node.input[0]))
-        bias = np.asarray(self._arrays[node.input[2]], np.float32) if len(node.input) > 2 else None
-        smallest = 0.0 if bias is None else smallest_for_bias(bias, scale)
-        weight = quantize_weight(
-            np.asarray(self._arrays[node.input[1]], np.float32), 0, levels=self._levels, smallest=smallest
-        )
+        kernel = np.asarray(self._arrays[node.input[1]], np.float32)
+        bias = self._bias(node, len(kernel))
+        weight = quantize_weight(kernel, 0, levels=self._levels, smallest=smallest_for_bias(bias, scale))
+        bias = self._corrected(node, bias, kernel, weight)
         # named by the node: tf2onnx gives equal constants once, and their integers differ with the input's scale
         inputs = [self._dequantized(node.input[0]), self._stored(f"{node.name}/weight", weight.integers, weight.scales)]
-        if bias is not None:
-            inputs.append(self._stored(f"{node.name}/bias", *quantize_bias(bias, scale, weight)))
-        self._copy(node, inputs)
+        self._copy(node, [*inputs, self._stored(f"{node.name}/bias", *quantize_bias(bias, scale, weight))])
+
+    def _bias(self, node: onnx.NodeProto, channels: int) -> Float32:
+        """Of a convolution; zeros where it has none."""
+        if len(node.input) > 2:
+            return np.asarray(self._arrays[node.input[2]], np.float32)
+        return np.zeros(channels, np.float32)
+
+    def _corrected(self, node: onnx.NodeProto, bias: Float32, kernel: Float32, weight: QuantizedWeight) -> Float32:
+        means = self._means.get(node.name)
+        if means is None:
+            return bias
+        return np.asarray(bias + bias_correction(kernel, weight, means), np.float32)
 
     def _gives_float(self, node: onnx.NodeProto) -> bool:
         return gives_float(node, self._takers, self._arrays)
@@ -102,9 +125,12 @@ class CpuGraph:
         kernel = np.asarray(self._arrays[name], np.float32)[:, :, 0, 0].T
         weight = quantize_weight(np.ascontiguousarray(kernel), 1, levels=self._levels)
         scale, zero = self._parameters(value)
+        bias = self._bias(node, len(weight.scales))
+        whole = replace(weight, integers=weight.integers.T[:, :, None, None], axis=0)
+        bias = self._corrected(node, bias, np.asarray(self._arrays[name], np.float32), whole)
         last = self._writer.node("Transpose", [self._integers(value)], f"{node.name}/channels_last", perm=[0, 2, 3, 1])
-        inputs = [last, *self._product_constants(name, weight, scale, zero)]
-        inputs += [self._constant(item) for item in node.input[2:]]
+        inputs = [last, *self._product_constants(f"{node.name}/weight", weight, scale, zero)]
+        inputs.append(self._writer.constant(f"{node.name}/bias", bias))
         product = self._writer.node("MatMulIntegerToFloat", inputs, f"{node.name}{POINTWISE}", domain=CONTRIBUTED)
         self._writer.node("Transpose", [product], node.output[0], perm=[0, 3, 1, 2])
 

@@ -21,7 +21,7 @@ import onnx
 from .layers import arrays, gives_float, producers, takers
 from .writer import GraphWriter
 
-__all__ = ["Equalizer", "channel_tensors"]
+__all__ = ["HALF_STEP", "PIXELS", "Equalizer", "channel_tensors"]
 
 Float32 = npt.NDArray[np.float32]
 Float64 = npt.NDArray[np.float64]
@@ -29,6 +29,8 @@ Float64 = npt.NDArray[np.float64]
 HOMOGENEOUS = ("Relu", "LeakyRelu", "MaxPool")  # f(a x) = a f(x) for a > 0
 # a channel is widened by no more than this: behind a ReLU it may have a long negative side that was never measured
 MOST = 64.0
+PIXELS = "cnn/pixels"  # the image on the grid of signed bytes
+HALF_STEP = 1 / 255
 FEW = 4  # channels: an image's are alike
 
 
@@ -47,28 +49,58 @@ class Equalizer:
     Args:
         source: as ``build_graph`` writes it; not changed.
         peaks: the largest |value| of each channel of the tensors named by ``channel_tensors``, (C,).
+        means: the mean of each channel, likewise.
+
+    Attributes:
+        input_means: the mean of each channel of what a written convolution takes, by the node's name, (C,).
     """
 
-    def __init__(self, source: onnx.ModelProto, peaks: Mapping[str, Float32]) -> None:
+    def __init__(
+        self, source: onnx.ModelProto, peaks: Mapping[str, Float32], means: Mapping[str, Float64] | None = None
+    ) -> None:
         self._source = source
         self._peaks = peaks
+        known = means or {}
+        self.input_means = {
+            node.name: np.asarray(known[node.input[0]], np.float64)
+            for node in source.graph.node
+            if node.op_type == "Conv" and node.input[0] in known
+        }
         self._makers = producers(source.graph.node)
         self._takers = takers(source.graph.node)
         self._constants = arrays(source)
         self._convolutions = {
             node.name: _convolution(node, self._constants) for node in source.graph.node if node.op_type == "Conv"
         }
+        self._aligned = ""  # the convolution that takes moved pixels
         self._inserted: dict[tuple[str, str], Float32] = {}  # (tensor, node that takes it): a Mul between them
 
     def write(self) -> onnx.ModelProto:
         """The graph with other weights, and Mul nodes where they were needed."""
         for node in self._source.graph.node:
             if node.op_type == "Conv":
+                self._align_pixels(node)
                 self._even_input(node)
         for node in self._source.graph.node:
             if node.op_type == "Conv" and not gives_float(node, self._takers, self._constants):
                 self._even_output(node)
         return self._written()
+
+    def _align_pixels(self, node: onnx.NodeProto) -> None:
+        """The first convolution's input moved by half a step onto the grid of signed bytes, its bias moved back.
+
+        Pixels are 8-bit numbers already, (p - 127.5) / 127.5, but zero is none of them, and INT8 needs zero: every
+        pixel would be half a step off. Moved by half a step they are exact. Zeros of a padding would move too, so a
+        padded convolution stays as it is.
+        """
+        own, maker = self._convolutions[node.name], self._makers.get(node.input[0])
+        pads = next((list(item.ints) for item in node.attribute if item.name == "pads"), [0])
+        automatic = any(item.name == "auto_pad" and item.s not in (b"NOTSET", b"VALID") for item in node.attribute)
+        if maker is None or list(maker.input) != ["image"] or any(pads) or automatic or own.bias is None:
+            return
+        own.bias += HALF_STEP * own.weight.sum(axis=(1, 2, 3))
+        self._aligned = node.name
+        self.input_means[node.name] = self.input_means.get(node.name, np.zeros(1)) - HALF_STEP
 
     def _even_input(self, node: onnx.NodeProto) -> None:
         """What a convolution takes: divided before, multiplied back in its own weights."""
@@ -81,6 +113,8 @@ class Equalizer:
             _divide(self._convolutions[before.name], factors)
         else:
             self._inserted[tensor, node.name] = (1 / factors).astype(np.float32).reshape(1, -1, 1, 1)
+        if node.name in self.input_means:
+            self.input_means[node.name] = self.input_means[node.name] / factors
         own.weight *= factors.reshape((-1, 1, 1, 1) if own.depthwise else (1, -1, 1, 1))
 
     def _even_output(self, node: onnx.NodeProto) -> None:
@@ -128,27 +162,34 @@ class Equalizer:
     def _written(self) -> onnx.ModelProto:
         writer = GraphWriter(self._source.graph.name)
         writer.graph.input.extend(self._source.graph.input)
-        scaled: set[str] = set()
         for node in self._source.graph.node:
-            if node.op_type == "Conv":
-                own = self._convolutions[node.name]
-                scaled.add(writer.constant(node.input[1], own.weight.astype(np.float32)))
-                if own.bias is not None:
-                    scaled.add(writer.constant(node.input[2], own.bias.astype(np.float32)))
             copy = onnx.NodeProto()
             copy.CopyFrom(node)
             for index, name in enumerate(node.input):
                 if (name, node.name) in self._inserted:
                     copy.input[index] = self._multiply(writer, name, node, index)
+            if node.op_type == "Conv":
+                self._store(writer, copy)
+            if node.name == self._aligned:
+                step = writer.constant(f"{PIXELS}/half_step", np.array(-HALF_STEP, np.float32))
+                copy.input[0] = writer.node("Add", [copy.input[0], step], PIXELS)
             writer.graph.node.append(copy)
+        taken = {name for node in writer.graph.node for name in node.input}
         for name in self._constants:
-            if name not in scaled:
+            if name in taken:
                 writer.constant(name, self._constants[name])
         writer.graph.output.extend(self._source.graph.output)
         writer.model.opset_import.extend(self._source.opset_import)
         writer.model.ir_version = self._source.ir_version
         writer.model.producer_name = self._source.producer_name
         return writer.model
+
+    def _store(self, writer: GraphWriter, node: onnx.NodeProto) -> None:
+        """A convolution's own constants: tf2onnx gives equal ones once, and they are not equal any more."""
+        own = self._convolutions[node.name]
+        node.input[1] = writer.constant(f"{node.name}/kernel", own.weight.astype(np.float32))
+        if own.bias is not None:
+            node.input[2] = writer.constant(f"{node.name}/bias", own.bias.astype(np.float32))
 
     def _multiply(self, writer: GraphWriter, tensor: str, node: onnx.NodeProto, index: int) -> str:
         name = f"{node.name}/evened_{index}"

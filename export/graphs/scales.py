@@ -13,6 +13,7 @@ __all__ = [
     "BITS_7",
     "BITS_8",
     "QuantizedWeight",
+    "bias_correction",
     "quantize_bias",
     "quantize_weight",
     "signed_scale",
@@ -36,6 +37,11 @@ class QuantizedWeight:
     integers: npt.NDArray[np.int8]
     scales: npt.NDArray[np.floating]
     axis: int
+
+    def restored(self) -> Float32:
+        """The weight that the integers stand for."""
+        shape = [-1 if index == self.axis else 1 for index in range(self.integers.ndim)]
+        return np.asarray(self.integers * self.scales.astype(np.float32).reshape(shape), np.float32)
 
 
 def quantize_weight(
@@ -96,3 +102,20 @@ def _rounded_up(scales: npt.ArrayLike, dtype: npt.DTypeLike) -> npt.NDArray[np.f
     rounded = exact.astype(dtype)
     above = np.nextafter(rounded, np.asarray(np.inf, rounded.dtype))
     return np.asarray(np.where(rounded.astype(np.float64) < exact, above, rounded))
+
+
+def bias_correction(
+    weight: Float32, quantized: QuantizedWeight, means: npt.NDArray[np.float64]
+) -> npt.NDArray[np.float64]:
+    """What rounding the weights of a convolution takes from the mean of each output channel, (O,).
+
+    Rounding errors average out over an image's positions, a shifted mean does not (Nagel et al., "Data-Free
+    Quantization Through Weight Equalization and Bias Correction", 2019, section 4.2).
+
+    Args:
+        weight: (O, I, H, W); (C, 1, H, W) of a depthwise convolution.
+        quantized: the same, rounded.
+        means: of the input's channels, (I,) or (C,).
+    """
+    lost = (weight - quantized.restored()).sum(axis=(2, 3), dtype=np.float64)
+    return np.asarray(lost[:, 0] * means if lost.shape[1] == 1 and len(means) > 1 else lost @ means, np.float64)

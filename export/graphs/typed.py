@@ -16,7 +16,7 @@ from onnx import TensorProto
 from ...calib import Range
 from .build import IR_VERSION, OPSET, set_versions
 from .layers import WEIGHT_AXIS, arrays, branch_of, layer_of, range_key
-from .scales import quantize_weight, signed_scale
+from .scales import QuantizedWeight, bias_correction, quantize_weight, signed_scale
 from .types import float_tensors
 from .writer import GraphWriter
 
@@ -40,6 +40,7 @@ class TypedGraph:
         wide: tensors that FP16 can't hold, by ``range_key``. The nodes that make or take one stay in FP32.
         ranges: what each tensor covers, by ``range_key``; needed for the inputs of ``quantized`` layers.
         quantized: names of the layers that run in INT8 (``layers.layer_of``).
+        means: of the channels of what each convolution takes, by its name: its bias makes up for rounded weights.
         half: FP16; else everything that is not INT8 stays in FP32.
     """
 
@@ -50,12 +51,14 @@ class TypedGraph:
         wide: Collection[str] = (),
         ranges: Mapping[str, Range] | None = None,
         quantized: Collection[str] = (),
+        means: Mapping[str, npt.NDArray[np.float64]] | None = None,
         half: bool = True,
     ) -> None:
         self._source = source
         self._wide = frozenset(wide)
         self._ranges = ranges or {}
         self._quantized = frozenset(quantized)
+        self._means = means or {}
         self._half = half
         self._arrays = arrays(source)
         self._floats = float_tensors(source)
@@ -80,13 +83,23 @@ class TypedGraph:
         written.CopyFrom(node)
         del written.input[:]
         if layer_of(node) in self._quantized:
-            axis = WEIGHT_AXIS[node.op_type]
-            quantized = [self._activation(node.input[0], kind), self._weight(node.input[1], axis, kind)]
-            written.input.extend(quantized + [self._input(name, kind) for name in node.input[2:]])
+            written.input.extend(self._quantized_inputs(node, kind))
         else:
             written.input.extend([self._input(name, kind) for name in node.input])
         self._writer.graph.node.append(written)
         self._made.update({name: kind if name in self._floats else OTHER for name in node.output})
+
+    def _quantized_inputs(self, node: onnx.NodeProto, kind: int) -> list[str]:
+        """Both through INT8; the bias of a convolution as it is, or with what makes up for its rounded weights."""
+        axis = WEIGHT_AXIS[node.op_type]
+        weight = quantize_weight(np.asarray(self._arrays[node.input[1]], np.float32), axis, dtype=FLOATS[kind])
+        inputs = [self._activation(node.input[0], kind), self._weight(node.input[1], weight)]
+        if node.name not in self._means:
+            return inputs + [self._input(name, kind) for name in node.input[2:]]
+        lost = bias_correction(np.asarray(self._arrays[node.input[1]], np.float32), weight, self._means[node.name])
+        bias = np.asarray(self._arrays[node.input[2]], np.float64) if len(node.input) > 2 else np.zeros(len(lost))
+        corrected = np.asarray(bias + lost, FLOATS[kind])
+        return [*inputs, self._writer.constant(f"{node.name}:{_suffix(kind)}/bias", corrected)]
 
     def _kind(self, node: onnx.NodeProto) -> int:
         """FLOAT or FLOAT16: a strongly typed node has one type for all it takes and makes."""
@@ -137,15 +150,14 @@ class TypedGraph:
             self._writer.node("DequantizeLinear", [integers, scale, zero], target)
         return target
 
-    def _weight(self, name: str, axis: int, kind: int) -> str:
+    def _weight(self, name: str, weight: QuantizedWeight) -> str:
         """A weight, stored as integers once however many nodes take it."""
         target = f"{name}/dequantized"
         if self._new(target):
-            weight = quantize_weight(np.asarray(self._arrays[name], np.float32), axis, dtype=FLOATS[kind])
             integers = self._writer.constant(f"{name}/integers", weight.integers)
             scales = self._writer.constant(f"{name}/scales", weight.scales)
             zeros = self._writer.constant(f"{name}/zeros", np.zeros(len(weight.scales), np.int8))
-            self._writer.node("DequantizeLinear", [integers, scales, zeros], target, axis=axis)
+            self._writer.node("DequantizeLinear", [integers, scales, zeros], target, axis=weight.axis)
         return target
 
     def _zero(self) -> str:

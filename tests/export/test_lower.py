@@ -6,21 +6,24 @@ from typing import Any
 import keras
 import numpy as np
 import pytest
-from lowered import SMALL, Source, constants_of, measured_source, randomize
+from lowered import SMALL, Source, constants_of, error_of, logits_of, measured_source, randomize, tensors_of
 
 from hybrid_edge.calib import Binding, Calibration
 from hybrid_edge.export.activations import Activations
 from hybrid_edge.export.graphs.build import GraphBuilder
 from hybrid_edge.export.graphs.describe import describe, operations
+from hybrid_edge.export.graphs.equalize import channel_tensors
 from hybrid_edge.export.graphs.layers import quantizable
 from hybrid_edge.export.graphs.scales import BITS_7
 from hybrid_edge.export.lower import Lowering, choose_ranges
+from hybrid_edge.export.measure import Measurement
 from hybrid_edge.export.plan import PRECISIONS, Artifact, plan_artifacts
 from hybrid_edge.runtime.errors import ConversionError
 from hybrid_edge.train.model import build_model
 
 ON_CPU = Artifact("int8", "unrolled", ("cpu",))
 ON_TENSORRT = Artifact("int8", "unrolled", ("tensorrt",))
+ON_GPU = Artifact("fp16", "lstm", ("cuda", "tensorrt"))
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +43,12 @@ def source(model: Any) -> tuple[GraphBuilder, Source]:
 @pytest.fixture
 def lowering(source: tuple[GraphBuilder, Source]) -> Lowering:
     builder, measured = source
-    return Lowering(builder, SMALL, Activations({}, {}), measured.signed, measured.unsigned)
+    return Lowering(builder, SMALL, measurement(), measured.signed, measured.unsigned)
+
+
+def measurement(**changes: Any) -> Measurement:
+    """Nothing beyond FP16, and channels that need no evening out."""
+    return Measurement({}, None, ("", 1.0), images=32, excluded=0, duplicates=0, **changes)
 
 
 def test_every_planned_artifact_is_written_checked_and_in_its_precision(lowering: Lowering) -> None:
@@ -67,9 +75,14 @@ def test_a_source_that_is_not_what_was_declared_is_refused(lowering: Lowering, s
 
 
 def test_what_fp16_cannot_hold_is_wide_in_fp16_and_in_tensorrts_int8(lowering: Lowering) -> None:
-    wide = replace(lowering, activations=Activations({"rnn/lstm_2/gates": 1e6}, {}))
-    assert "1/2 LSTM FP32" in describe(wide.write(Artifact("fp16", "lstm", ("tensorrt",))))[1]
-    casts = {node.name for node in wide.write(ON_TENSORRT).graph.node if node.op_type == "Cast"}
+    beyond = {"rnn/lstm_2/gates": 1e6}
+    half = replace(lowering, measurement=measurement(half=Activations(beyond, {})))
+    assert "1/2 LSTM FP32" in describe(half.write(ON_GPU))[1]
+    # each of the two has activations of its own: INT8 is made from evened channels
+    assert "2/2 LSTM FP16" in describe(half.write(replace(ON_TENSORRT, recurrent="lstm")))[1]
+    quantized = replace(lowering, measurement=measurement(quantized=Activations(beyond, {})))
+    assert "2/2 LSTM FP16" in describe(quantized.write(ON_GPU))[1]
+    casts = {node.name for node in quantized.write(ON_TENSORRT).graph.node if node.op_type == "Cast"}
     assert "rnn/lstm_2/step_05/recurrent:fp32" in casts
     assert not any(name.startswith("rnn/lstm_1/step") for name in casts)
 
@@ -82,10 +95,25 @@ def test_layers_given_back_are_wider_and_those_that_are_not_there_do_not_matter(
         assert found[1] == f"recurrent branch: 28/57 matrix products INT8, 29/57 matrix products {other}"
 
 
+def test_int8_is_made_from_evened_channels_and_the_others_are_not(lowering: Lowering) -> None:
+    pooled = next(name for name in channel_tensors(lowering.source("unrolled")) if "conv_1_pool" in name)
+    uneven = {pooled: np.geomspace(0.01, 1, 32).astype(np.float32)}
+    evened = replace(lowering, measurement=replace(measurement(), channel_peaks=uneven))
+    tensors = tensors_of(SMALL, 4)
+    assert error_of(logits_of(evened.evened("unrolled"), tensors), logits_of(lowering.source("lstm"), tensors)) <= 1e-5
+    for precision in PRECISIONS:
+        artifact = Artifact(precision, "unrolled", ("tensorrt",))
+        one, other = (list(constants_of(item.write(artifact)).values()) for item in (evened, lowering))
+        assert len(one) == len(other)
+        assert all(map(np.array_equal, one, other)) == (precision != "int8")
+
+
 def test_int8_that_gave_everything_back_is_the_wider_graph(lowering: Lowering) -> None:
     everything = list(lowering.parameters("unrolled"))
     half = lowering.write(Artifact("fp16", "unrolled", ("tensorrt",)))
-    assert lowering.write(ON_TENSORRT, everything) == half
+    back, tensors = lowering.write(ON_TENSORRT, everything), tensors_of(SMALL, 4)
+    assert describe(back) == describe(half)
+    np.testing.assert_array_equal(logits_of(back, tensors, "fp16"), logits_of(half, tensors, "fp16"))
     assert "INT8" not in str(describe(lowering.write(ON_CPU, everything)))
 
 

@@ -67,7 +67,7 @@ def test_one_row_has_every_figure_of_a_variant_unbroken_at_100_columns(shown: tu
         *("105.4", "300", "99.33 %", "99.00 %", "98.50 %"),
         *("61.3 → 61.0", "0.3 (−0.4 to 1.0)"),
         *("2.0e-02", "4.0e-04", "3.0e-03", "2.5e-03"),
-        "int8 unrolled for tensorrt: CNN 74/74 convolutions INT8, recurrent branch FP16",
+        "int8 unrolled for tensorrt: CNN 74/74 convolutions INT8; recurrent branch FP16",
     ):
         assert expected in text
     assert "…" not in text

@@ -436,8 +436,8 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_digits_are_split_in_three_stratified_parts(digits: Path) -> None:
     files = [path.relative_to(digits).parts for path in digits.rglob("*.png")]
     splits = {split: [label for s, label, _ in files if s == split] for split in ("train", "val", "test")}
-    assert {split: len(labels) for split, labels in splits.items()} == {"train": 1293, "val": 144, "test": 360}
-    for split, size in (("train", 129.3), ("val", 14.4), ("test", 36.0)):
+    assert {split: len(labels) for split, labels in splits.items()} == {"train": 1150, "val": 287, "test": 360}
+    for split, size in (("train", 115.0), ("val", 28.7), ("test", 36.0)):
         counts = [splits[split].count(str(digit)) for digit in range(10)]
         assert all(abs(count - size) < size * 0.05 + 1 for count in counts)
     assert {name for _, _, name in files} == {f"digit_{i:04d}.png" for i in range(1797)}

@@ -34,24 +34,21 @@ def fused(model: onnx.ModelProto, folder: Path) -> Counter[str]:
     return Counter(node.op_type for node in onnx.load(file).graph.node)
 
 
-def steps_with_products(source: Source) -> int:
-    """The first step of each layer has none, and each layer projects its input in one."""
-    return source.spec.rnn_layers * source.spec.timesteps
-
-
-@pytest.mark.parametrize("size", ["digits_source", "reduced_source"])
+@pytest.mark.parametrize(
+    ("size", "convolutions", "pointwise", "dense"),
+    # Xception's eight residual blocks each end in a pointwise convolution that goes straight into their addition
+    [("digits_source", 3, 0, 1), ("reduced_source", 66, 8, 0)],
+)
 def test_onnx_runtime_fuses_every_convolution_and_step(
-    size: str, request: pytest.FixtureRequest, tmp_path: Path
+    size: str, convolutions: int, pointwise: int, dense: int, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
     source: Source = request.getfixturevalue(size)
+    assert sum(node.op_type == "Conv" for node in source.forms["unrolled"].graph.node) == convolutions + pointwise
     operators = fused(source.lower("int8-cpu", "unrolled"), tmp_path)
-    convolutions = sum(node.op_type == "Conv" for node in source.forms["unrolled"].graph.node)
-    dense = sum(
-        node.op_type == "MatMul" and node.name.startswith("cnn/") for node in source.forms["unrolled"].graph.node
-    )
-    assert convolutions == (3 if size == "digits_source" else 74)
+    # the first step of each layer has no product, and each layer projects its input in one
+    products = source.spec.rnn_layers * source.spec.timesteps
     assert operators["QLinearConv"] == convolutions
-    assert operators["MatMulIntegerToFloat"] == steps_with_products(source) + dense
+    assert operators["MatMulIntegerToFloat"] == products + pointwise + dense
     assert not operators.keys() & {"Conv", "MatMul", "FusedConv", "DynamicQuantizeLinear", "ConvInteger"}
 
 
@@ -130,7 +127,7 @@ class Small:
         inputs = [value, self.writer.constant(f"{name}/w", weight.astype(np.float32))]
         if bias is not None:
             inputs.append(self.writer.constant(f"{name}/b", bias.astype(np.float32)))
-        return self.writer.node("Conv", inputs, name, pads=[1, 1, 1, 1])
+        return self.writer.node("Conv", inputs, name, pads=[weight.shape[2] // 2] * 4)
 
     def finish(self, output: str, channels: int) -> tuple[onnx.ModelProto, onnx.ModelProto, Array]:
         """In FP32 and in INT8, and images to run them on."""
@@ -147,8 +144,8 @@ class Small:
         return writer.model, CpuGraph(writer.model, ranges, quantizable(writer.model)).write(), images
 
 
-def weight(outputs: int, inputs: int = 3) -> Array:
-    return RNG.normal(0, 0.3, (outputs, inputs, 3, 3))
+def weight(outputs: int, inputs: int = 3, size: int = 3) -> Array:
+    return RNG.normal(0, 0.3, (outputs, inputs, size, size))
 
 
 def test_channels_without_weights_and_with_a_large_bias_keep_their_value() -> None:
@@ -200,5 +197,27 @@ def test_convolutions_that_share_a_constant_have_integers_of_their_own() -> None
     small.writer.node("Conv", ["cnn/b", "cnn/b/w", "cnn/a/b"], "cnn/c", pads=[1, 1, 1, 1])
     source, quantized, images = small.finish("cnn/c", 3)
     constants_of(quantized)  # no name twice
+    expected, found = (logits_of(model, {"image": images}) for model in (source, quantized))
+    assert error_of(found, expected) <= 0.03
+
+
+@pytest.mark.parametrize(("size", "as_product"), [(1, True), (3, False)])
+def test_a_pointwise_convolution_into_an_addition_gives_floats(size: int, as_product: bool, tmp_path: Path) -> None:
+    """What is added stays in the residual stream for good, so its error is not to be one of 8 bits."""
+    small = Small()
+    first = small.convolve("image", "cnn/a", weight(6), RNG.normal(size=6))
+    second = small.convolve(first, "cnn/b", weight(6, 6, size), RNG.normal(size=6))
+    third = small.writer.node("Add", [second, first], "cnn/first sum")
+    # the same weights and bias once more, as tf2onnx would give them
+    pads = [size // 2] * 4
+    fourth = small.writer.node("Conv", [third, "cnn/b/w", "cnn/b/b"], "cnn/c", pads=pads)
+    source, quantized, images = small.finish(small.writer.node("Add", [fourth, third], "cnn/sum"), 6)
+    constants_of(quantized)  # no name twice
+    operators = fused(quantized, tmp_path)
+    assert operators["QLinearConv"] == (1 if as_product else 3)
+    assert operators["MatMulIntegerToFloat"] == (2 if as_product else 0)
+    for name in ("cnn/b", "cnn/c"):
+        takers = {node.op_type for node in quantized.graph.node if name in node.input}
+        assert takers == ({"Add"} if as_product else {"QuantizeLinear"})
     expected, found = (logits_of(model, {"image": images}) for model in (source, quantized))
     assert error_of(found, expected) <= 0.03

@@ -12,8 +12,8 @@ import onnx
 import pytest
 
 from hybrid_edge.export.graphs import build as graph_module
-from hybrid_edge.export.graphs.check import check_graph, count_operators
 from hybrid_edge.export.graphs.build import build_graph, serialize
+from hybrid_edge.export.graphs.check import check_graph, count_operators
 from hybrid_edge.export.graphs.recurrent import Affine
 from hybrid_edge.runtime.backends.onnxruntime import OnnxRuntimeCpu
 from hybrid_edge.runtime.errors import ConversionError

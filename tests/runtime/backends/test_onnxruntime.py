@@ -146,9 +146,9 @@ def test_cuda_is_refused_where_onnxruntime_has_none(model: Path, monkeypatch: py
 def test_cuda_is_refused_where_onnxruntime_quietly_takes_the_cpu(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     real = importlib.import_module("onnxruntime")
 
-    def session(path: str, options: Any, providers: list[Any]) -> Any:
+    def session(path: str, options: Any, providers: list[Any], **rest: Any) -> Any:
         assert providers[0][0] == "CUDAExecutionProvider"
-        return real.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        return real.InferenceSession(path, options, providers=["CPUExecutionProvider"], **rest)
 
     with_library(
         monkeypatch,

@@ -1,0 +1,225 @@
+"""What a gate refuses and why, what stays in the bundle, and what is only warned of; on the digits stand-in."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+from whole import NAMES, read_report, with_damaged_ranges
+
+from hybrid_edge.export import speed
+from hybrid_edge.export.images import MINIMUM, ChosenImages
+from hybrid_edge.export.prepare import prepare
+from hybrid_edge.export.settings import ExportSettings
+from hybrid_edge.export.steps import Steps
+from hybrid_edge.runtime.bundle import Bundle
+from hybrid_edge.runtime.errors import BundleError, ParityError
+from hybrid_edge.runtime.manifest import MANIFEST
+from hybrid_edge.runtime.timing import summarize_times
+from hybrid_edge.train.model import build_model
+from hybrid_edge.train.model_file import load_model, save_model
+
+if TYPE_CHECKING:
+    from whole import Whole
+
+QUIET = Steps(quiet=True)
+
+
+def files(path: Path) -> set[str]:
+    return {file.relative_to(path).as_posix() for file in path.rglob("*") if file.is_file()}
+
+
+def test_a_damaged_calibration_is_refused_and_what_passes_is_written(
+    whole: Whole, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    result = whole.again(monkeypatch, tmp_path / "bundle", whole.damaged(8), precisions=("fp32", "int8"))
+    assert result.written == ("fp32-cpu", "fp32-cuda", "fp32-tensorrt")
+    bundle = Bundle.open(result.bundle)
+    assert [item.name for item in bundle.manifest.variants] == list(result.written)
+    assert files(result.bundle) == {MANIFEST, *bundle.manifest.files}
+    with pytest.raises(ParityError) as refused:
+        result.require_passed()
+    assert refused.value.exit_code == 3
+    assert str(refused.value) == (
+        "2 of 5 variants refused: int8-cpu, int8-tensorrt; written to the bundle: fp32-cpu, fp32-cuda, fp32-tensorrt. "
+        f"Reasons and figures are in {result.report}/report.json"
+    )
+    for entry in result.entries[3:]:
+        assert "accuracy drop: expected at most 0.005, found 0." in entry.refused
+        assert "Likely cause: calibration ranges that don't fit these activations" in entry.refused
+        assert len(entry.refused) < 900
+    report = read_report(result)
+    assert report["written"] == list(result.written)
+    assert [item["passed"] for item in report["variants"]] == [True] * 3 + [False] * 2
+    assert "Likely cause" in report["variants"][-1]["refused"]
+    assert (result.report / report["variants"][-1]["flips"]).is_file()
+
+
+def test_where_nothing_passes_no_bundle_appears_and_the_report_says_why(
+    whole: Whole, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    result = whole.again(monkeypatch, tmp_path / "bundle", whole.damaged(8))
+    assert (result.manifest, result.written) == (None, ())
+    assert not result.bundle.exists()
+    with pytest.raises(ParityError, match=r"2 of 2 variants refused: .*; written to the bundle: nothing\. Reasons"):
+        result.require_passed()
+    assert read_report(result)["written"] == []
+
+
+def test_a_variant_that_passed_before_stays_where_its_successor_is_refused(
+    whole: Whole, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "bundle"
+    shutil.copytree(whole.result.bundle, out)
+    before = (out / MANIFEST).read_bytes()
+    refused = whole.again(monkeypatch, out, whole.damaged(8), recurrent="unrolled")
+    assert refused.written == ()
+    with pytest.raises(
+        ParityError, match=r"written to the bundle: nothing; of an earlier export it keeps fp32-cpu, .*int8-cpu"
+    ):
+        refused.require_passed()
+    assert (out / MANIFEST).read_bytes() == before
+    assert files(out) == files(whole.result.bundle)
+    result = whole.again(monkeypatch, out, precisions=("fp16",))
+    assert result.written == ("fp16-cuda", "fp16-tensorrt")
+    assert result.manifest is not None
+    assert {item.name for item in result.manifest.variants} == set(NAMES)
+    assert {item["name"] for item in read_report(result)["variants"]} == set(result.written)
+
+
+def test_a_file_in_the_place_of_the_report_is_refused_at_once(
+    whole: Whole, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "bundle-report").write_text("notes")
+    with pytest.raises(BundleError, match=r"bundle-report: expected a folder for the report, found a file"):
+        whole.again(monkeypatch, tmp_path / "bundle")
+    assert (tmp_path / "bundle-report").read_text() == "notes"
+
+
+def test_leftovers_of_a_killed_export_are_swept_from_the_reports_folder(
+    whole: Whole, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "bundle-report"
+    folder.mkdir()
+    for name in (".report.json-a1.tmp", ".ranges.npz-b2.tmp", ".flips-int8-cpu.png-c3.tmp.png"):
+        (folder / name).write_bytes(b"torn")
+    (folder / "flips-fp16-cuda.png").write_bytes(b"of other weights")
+    (folder / "notes.txt").write_text("mine")
+    whole.again(monkeypatch, tmp_path / "bundle", precisions=("fp32",))
+    assert files(folder) == {"report.json", "notes.txt"}
+
+
+def few_images(request: Any) -> Any:
+    """The same request with as few images as an export takes."""
+    images = ChosenImages(request.images.images[:MINIMUM])
+    return replace(request, calibration=request.calibration[:MINIMUM], images=images)
+
+
+def test_an_activation_beyond_fp16_stays_in_fp32_and_is_named(
+    whole: Whole, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first convolution 2^16 times larger and the second 2^16 times smaller is the same function."""
+    request = scaled(whole, tmp_path, (2.0**16, 2.0**-16))
+    result = export_scaled(whole, request, monkeypatch)
+    result.require_passed()
+    item = result.manifest.variants[0]  # type: ignore[union-attr]
+    warned = next(text for text in item.warnings if "stay in FP32" in text)
+    assert warned.startswith("beyond FP16's 65,504, so these layers stay in FP32: cnn/")
+    wide = read_report(result)["fp32_because_of_range"]["fp16"]
+    assert wide
+    largest = read_report(result)["largest_activations"]["fp16"]
+    assert all(largest[name] > 65_504 for name in wide)
+    assert item.branches[0].startswith("CNN: 1/3 convolutions FP16, 2/3 convolutions FP32")
+
+
+def test_an_activation_near_the_end_of_fp16_is_warned_of(
+    whole: Whole, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    peaks = [peak_of(whole, number) for number in (0, 1, 2)]
+    first = 2.0 ** np.floor(np.log2(60_000 / peaks[0]))
+    # each layer takes a part of it back: all at once, the second's weights would fall below FP16's normal numbers
+    request = scaled(whole, tmp_path, (first, 2.0**-5, 2.0**-5, 2.0**10 / first))
+    result = export_scaled(whole, request, monkeypatch)
+    result.require_passed()
+    item = result.manifest.variants[0]  # type: ignore[union-attr]
+    assert any(text.startswith("activations above 16,000 in FP16") and "cnn/" in text for text in item.warnings)
+    assert read_report(result)["fp32_because_of_range"] == {"fp16": []}
+    assert "FP32" not in item.branches[0]
+
+
+def peak_of(whole: Whole, number: int) -> float:
+    """The largest activation behind a convolution of the CNN."""
+    graph = whole.prepared.lowering.source("lstm").graph
+    name = [node.output[0] for node in graph.node if node.op_type == "Conv"][number]
+    return float(whole.report["largest_activations"]["fp16"][name])
+
+
+def scaled(whole: Whole, folder: Path, factors: Iterable[float]) -> Any:
+    """A request for the stand-in whose convolutions and Dense layer of the CNN are scaled, one factor each."""
+    model, spec = load_model(whole.request.model)
+    layers = [layer for layer in model.get_layer("cnn").layers if layer.get_weights()]
+    total = 1.0
+    for layer, factor in zip(layers, factors, strict=False):
+        total *= factor
+        kernel, bias = layer.get_weights()
+        layer.set_weights([kernel * np.float32(factor), bias * np.float32(total)])
+    assert total == 1
+    save_model(model, spec, folder / "scaled.keras")
+    settings = ExportSettings(precisions=("fp16",), recurrent="lstm")
+    return replace(whole.request, model=folder / "scaled.keras", out=folder / "bundle", settings=settings)
+
+
+def export_scaled(whole: Whole, request: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
+    prepared = prepare(few_images(request), QUIET)
+    return whole.again(monkeypatch, request.out, prepared, precisions=("fp16",))
+
+
+@pytest.mark.parametrize("milliseconds", [2.0, 0.5])
+def test_a_precision_that_is_slower_here_is_kept_with_a_plain_warning(
+    whole: Whole, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, milliseconds: float
+) -> None:
+    def timed(calls: Any, **_: Any) -> dict[str, Any]:
+        return {name: summarize_times(np.full(5, ms)) for name, ms in zip(calls, (1.0, milliseconds), strict=True)}
+
+    monkeypatch.setattr(speed, "time_interleaved", timed)
+    result = whole.again(monkeypatch, tmp_path / "bundle")
+    result.require_passed()
+    assert result.manifest is not None
+    assert files(result.bundle) == {MANIFEST, *result.manifest.files}, "what it was compared with is not kept"
+    for source in (result.manifest.variants, result.entries):
+        warned = {item.name: [text for text in item.warnings if "slower" in text] for item in source}
+        assert warned["int8-tensorrt"] == [], "it is only simulated here"
+        assert [text.split(" on ")[0] for text in warned["int8-cpu"]] == ["int8 takes 2.00 ms an image"] * (
+            milliseconds > 1
+        )
+        assert all("fp32 1.00 ms: int8 is 2.00 times slower here" in text for text in warned["int8-cpu"])
+
+
+def test_stale_statistics_are_named_as_the_cause_before_the_quantizer(
+    whole: Whole, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    standin, spec = load_model(whole.request.model)
+    spec = spec.replace(rnn_batch_norm=True)
+    model = build_model(spec)  # its BatchNorm's averages are still 0 and 1: it changes nothing, and expects more
+    norm = model.get_layer("rnn").get_weights()[-4:]
+    model.get_layer("rnn").set_weights([*standin.get_layer("rnn").get_weights(), *norm])
+    for name in ("cnn", "logits"):
+        model.get_layer(name).set_weights(standin.get_layer(name).get_weights())
+    save_model(model, spec, tmp_path / "stale.keras")
+    request = replace(whole.request, model=tmp_path / "stale.keras", out=tmp_path / "stale")
+    prepared = prepare(few_images(request), QUIET)
+    result = whole.again(monkeypatch, tmp_path / "stale", prepared)
+    result.require_passed()
+    assert result.entries[0].warnings[0].startswith("BatchNorm's moving averages are stale")
+    result = whole.again(monkeypatch, tmp_path / "damaged", with_damaged_ranges(prepared, 8))
+    assert result.written == ()
+    for entry in result.entries:
+        cause = entry.refused.partition("Likely cause: ")[2]
+        assert cause.startswith("BatchNorm's moving averages are stale"), entry.refused
+        assert "only then calibration ranges" in cause
+    assert "rnn_batch_norm" in read_report(result)["stale_batch_norm"]
