@@ -151,7 +151,7 @@ class _Export:
             with self._steps.step(f"time the precisions for {target}"):
                 files = self._files(maker, variants, target)
                 found = slower_than_wider(files, target, self._prepared.spec, self._settings.engine)
-            names = {item.precision: item.name for item in variants if item.target == target}
+            names = {item.precision: item.name for item in reversed(variants) if item.target == target}
             slow |= {names[precision]: text for precision, text in found.items() if precision in names}
         warned = [
             item.model_copy(update={"warnings": (*item.warnings, slow[item.name])}) if item.name in slow else item
@@ -163,7 +163,9 @@ class _Export:
 
     def _files(self, maker: VariantMaker, variants: Sequence[Variant], target: Target) -> dict[Precision, Path]:
         """An artifact of each precision for a target; one in FP32 is made to compare with where none was asked for."""
-        files = {item.precision: self._writer.path / item.file.path for item in variants if item.target == target}
+        # of TensorRT's two forms the first: the device chooses between them
+        own = [item for item in reversed(variants) if item.target == target]
+        files = {item.precision: self._writer.path / item.file.path for item in own}
         if "fp32" not in files:
             form = plan_artifacts(("fp32",), self._settings.recurrent, self._prepared.spec)[0].recurrent
             files["fp32"] = maker.write(Artifact("fp32", form, (target,)))

@@ -73,8 +73,7 @@ def _of(precision: Precision, recurrent: Recurrent, spec: ModelSpec) -> Sequence
     if precision == "fp16":
         return [Artifact(precision, main, ("cuda", "tensorrt")), *engines]
     on_cpu: RecurrentForm = "unrolled" if others else main
-    planned = [Artifact(precision, on_cpu, ("cpu",)), Artifact(precision, main, ("tensorrt",)), *engines]
-    return planned if spec.uses_cnn else [item for item in planned if item.recurrent == "unrolled"]
+    return [Artifact(precision, on_cpu, ("cpu",)), Artifact(precision, main, ("tensorrt",)), *engines]
 
 
 def _forms(precision: Precision, recurrent: Recurrent, spec: ModelSpec) -> tuple[RecurrentForm, ...]:

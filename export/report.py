@@ -137,7 +137,8 @@ def differences_table(entries: Sequence[Entry]) -> Table:
 
 def checks_table(entry: Entry, parity: Parity) -> Table:
     """Every figure of one entry that has a limit, beside it."""
-    table = _table(f"{entry.form} on {parity.images} images", {"found": "right", "limit": "right", "": "left"})
+    title = f"{entry.form} for {', '.join(entry.targets)} on {parity.images} images"
+    table = _table(title, {"found": "right", "limit": "right", "": "left"})
     table.caption = parity.measured_on
     for check in parity.checks:
         verdict = Text("passed", "green") if check.passed else Text("failed", "bold red")

@@ -100,7 +100,8 @@ class Equalizer:
             return
         own.bias += HALF_STEP * own.weight.sum(axis=(1, 2, 3))
         self._aligned = node.name
-        self.input_means[node.name] = self.input_means.get(node.name, np.zeros(1)) - HALF_STEP
+        if node.name in self.input_means:
+            self.input_means[node.name] = self.input_means[node.name] - HALF_STEP
 
     def _even_input(self, node: onnx.NodeProto) -> None:
         """What a convolution takes: divided before, multiplied back in its own weights."""

@@ -91,12 +91,11 @@ class TypedGraph:
 
     def _quantized_inputs(self, node: onnx.NodeProto, kind: int) -> list[str]:
         """Both through INT8; the bias of a convolution as it is, or with what makes up for its rounded weights."""
-        axis = WEIGHT_AXIS[node.op_type]
-        weight = quantize_weight(np.asarray(self._arrays[node.input[1]], np.float32), axis, dtype=FLOATS[kind])
-        inputs = [self._activation(node.input[0], kind), self._weight(node.input[1], weight)]
+        axis, name = WEIGHT_AXIS[node.op_type], node.input[1]
+        inputs = [self._activation(node.input[0], kind), self._weight(name, axis, kind)]
         if node.name not in self._means:
             return inputs + [self._input(name, kind) for name in node.input[2:]]
-        lost = bias_correction(np.asarray(self._arrays[node.input[1]], np.float32), weight, self._means[node.name])
+        lost = bias_correction(self._float(name), self._rounded(name, axis, kind), self._means[node.name])
         bias = np.asarray(self._arrays[node.input[2]], np.float64) if len(node.input) > 2 else np.zeros(len(lost))
         corrected = np.asarray(bias + lost, FLOATS[kind])
         return [*inputs, self._writer.constant(f"{node.name}:{_suffix(kind)}/bias", corrected)]
@@ -150,15 +149,22 @@ class TypedGraph:
             self._writer.node("DequantizeLinear", [integers, scale, zero], target)
         return target
 
-    def _weight(self, name: str, weight: QuantizedWeight) -> str:
-        """A weight, stored as integers once however many nodes take it."""
+    def _weight(self, name: str, axis: int, kind: int) -> str:
+        """A weight, stored as integers once however many nodes take it: an LSTM's, as many as there are steps."""
         target = f"{name}/dequantized"
         if self._new(target):
+            weight = self._rounded(name, axis, kind)
             integers = self._writer.constant(f"{name}/integers", weight.integers)
             scales = self._writer.constant(f"{name}/scales", weight.scales)
             zeros = self._writer.constant(f"{name}/zeros", np.zeros(len(weight.scales), np.int8))
             self._writer.node("DequantizeLinear", [integers, scales, zeros], target, axis=weight.axis)
         return target
+
+    def _rounded(self, name: str, axis: int, kind: int) -> QuantizedWeight:
+        return quantize_weight(self._float(name), axis, dtype=FLOATS[kind])
+
+    def _float(self, name: str) -> npt.NDArray[np.float32]:
+        return np.asarray(self._arrays[name], np.float32)
 
     def _zero(self) -> str:
         """TensorRT takes signed integers with their zero at 0."""

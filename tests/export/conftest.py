@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -38,6 +39,20 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from standin import write_crops
 
     return write_crops(tmp_path_factory.mktemp("photos"), 16, seed=77)
+
+
+@pytest.fixture(scope="session")
+def standin(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
+    """The full-size stand-in as a file and as a model; HYBRID_EDGE_STANDIN names a file to keep it in between runs."""
+    from standin import FULL, make_standin
+
+    from hybrid_edge.train.model_file import load_model
+
+    kept = os.environ.get("HYBRID_EDGE_STANDIN")
+    if kept and Path(kept).exists():
+        return Path(kept), load_model(Path(kept))[0]
+    path = Path(kept) if kept else tmp_path_factory.mktemp("standin") / "model.keras"
+    return path, make_standin(FULL, path)
 
 
 @pytest.fixture(scope="session")

@@ -15,7 +15,7 @@ import numpy as np
 import onnx
 import pytest
 from damage import DAMAGES, damaged_backend
-from standin import FULL, crops, features, make_standin, probabilities, write_crops
+from standin import FULL, crops, features, probabilities, write_crops
 
 from hybrid_edge.export.gate import Limits, measure
 from hybrid_edge.export.graphs.check import check_graph
@@ -26,7 +26,6 @@ from hybrid_edge.runtime.bundle import Bundle
 from hybrid_edge.runtime.errors import ParityError
 from hybrid_edge.runtime.preprocess import Preprocessor
 from hybrid_edge.train.data import LabelledImage
-from hybrid_edge.train.model_file import load_model
 
 pytestmark = pytest.mark.fullsize
 
@@ -46,16 +45,6 @@ class FullExport:
 
 
 @pytest.fixture(scope="module")
-def standin(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
-    """The stand-in as a file and as a model; HYBRID_EDGE_STANDIN names a file to keep it in between runs."""
-    kept = os.environ.get("HYBRID_EDGE_STANDIN")
-    if kept and Path(kept).exists():
-        return Path(kept), load_model(Path(kept))[0]
-    path = Path(kept) if kept else tmp_path_factory.mktemp("standin") / "model.keras"
-    return path, make_standin(FULL, path)
-
-
-@pytest.fixture(scope="module")
 def exported(standin: tuple[Path, Any], tmp_path_factory: pytest.TempPathFactory) -> FullExport:
     """hybrid-export in a process of its own, parity on its default of 32 images included."""
     folder = tmp_path_factory.mktemp("full")
@@ -65,7 +54,9 @@ def exported(standin: tuple[Path, Any], tmp_path_factory: pytest.TempPathFactory
     start = time.perf_counter()
     with log.open("wb") as output:
         process = subprocess.Popen(
-            [program, standin[0], "--images", photos, "--out", folder / "bundle"], stdout=output, stderr=output
+            [program, standin[0], "--recurrent", "lstm", "--images", photos, "--out", folder / "bundle"],
+            stdout=output,
+            stderr=output,
         )
         _, status, usage = os.wait4(process.pid, 0)
     seconds = time.perf_counter() - start

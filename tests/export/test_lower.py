@@ -48,7 +48,7 @@ def lowering(source: tuple[GraphBuilder, Source]) -> Lowering:
 
 def measurement(**changes: Any) -> Measurement:
     """Nothing beyond FP16, and channels that need no evening out."""
-    return Measurement({}, None, ("", 1.0), images=32, excluded=0, duplicates=0, **changes)
+    return Measurement({}, {}, None, ("", 1.0), images=32, excluded=0, duplicates=0, **changes)
 
 
 def test_every_planned_artifact_is_written_checked_and_in_its_precision(lowering: Lowering) -> None:
@@ -100,7 +100,10 @@ def test_int8_is_made_from_evened_channels_and_the_others_are_not(lowering: Lowe
     uneven = {pooled: np.geomspace(0.01, 1, 32).astype(np.float32)}
     evened = replace(lowering, measurement=replace(measurement(), channel_peaks=uneven))
     tensors = tensors_of(SMALL, 4)
-    assert error_of(logits_of(evened.evened("unrolled"), tensors), logits_of(lowering.source("lstm"), tensors)) <= 1e-5
+    assert (
+        error_of(logits_of(evened.evened("unrolled").graph, tensors), logits_of(lowering.source("lstm"), tensors))
+        <= 1e-5
+    )
     for precision in PRECISIONS:
         artifact = Artifact(precision, "unrolled", ("tensorrt",))
         one, other = (list(constants_of(item.write(artifact)).values()) for item in (evened, lowering))

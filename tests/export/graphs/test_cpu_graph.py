@@ -221,3 +221,24 @@ def test_a_pointwise_convolution_into_an_addition_gives_floats(size: int, as_pro
         assert takers == ({"Add"} if as_product else {"QuantizeLinear"})
     expected, found = (logits_of(model, {"image": images}) for model in (source, quantized))
     assert error_of(found, expected) <= 0.03
+
+
+@pytest.mark.parametrize("size", [1, 3])
+def test_a_bias_makes_up_for_what_rounding_takes_from_the_mean(size: int) -> None:
+    """With weights of 4 bits, so that there is something to make up for; as a product and as a convolution."""
+    small = Small()
+    small.writer.node("Sigmoid", ["image"], "cnn/positive")
+    kernel = RNG.normal(0, 0.3, (6, 3, size, size))
+    small.writer.node("Conv", ["cnn/positive", small.writer.constant("cnn/a/w", kernel.astype(np.float32))], "cnn/a")
+    one = small.writer.constant("cnn/one", np.array(1, np.float32))
+    source, _, images = small.finish(small.writer.node("Add", ["cnn/a", one], "cnn/sum"), 6)
+    with TensorSession(serialize(measured_graph(source))) as session:
+        found = session.run({"image": images})
+        statistics = collect(session, [{"image": images}])
+    means = {"cnn/a": found["cnn/positive"].mean(axis=(0, 2, 3), dtype=np.float64)}
+    ranges = {name: choose_range(item, "minmax", symmetric=False) for name, item in statistics.items()}
+    plain, corrected = (
+        logits_of(CpuGraph(source, ranges, ["cnn/a"], levels=7, means=item).write(), {"image": images})
+        for item in (None, means)
+    )
+    assert np.abs(corrected - found["logits"]).mean() < 0.3 * np.abs(plain - found["logits"]).mean()

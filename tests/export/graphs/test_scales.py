@@ -7,6 +7,7 @@ from hybrid_edge.calib import Range
 from hybrid_edge.export.graphs.scales import (
     BITS_7,
     BITS_8,
+    bias_correction,
     quantize_bias,
     quantize_weight,
     signed_scale,
@@ -82,3 +83,28 @@ def test_a_large_bias_beside_small_weights_fits_into_int32() -> None:
     assert (np.abs(integers * scales.astype(np.float64) - bias) <= 0.51 * scales + 1e-6 * np.abs(bias)).all()
     # the guard costs a channel of ordinary weights nothing
     np.testing.assert_array_equal(quantized.scales[2:], quantize_weight(weight, 0).scales[2:])
+
+
+@pytest.mark.parametrize("depthwise", [False, True])
+def test_a_corrected_bias_makes_up_for_what_rounding_takes_from_the_mean(depthwise: bool) -> None:
+    weight = KERNEL[:, :1] if depthwise else KERNEL
+    quantized = quantize_weight(weight, 0, levels=7)  # coarse, so that there is something to make up for
+    means = RNG.uniform(0.5, 2, 6 if depthwise else 4)
+
+    def mean(kernel: np.ndarray) -> np.ndarray:
+        """Of each output channel: the convolution of an image that is its own mean everywhere."""
+        shape = (6, 1) if depthwise else (1, 4)
+        return np.asarray((kernel.astype(np.float64) * means.reshape(*shape, 1, 1)).sum(axis=(1, 2, 3)))
+
+    lost = mean(weight) - mean(quantized.restored())
+    assert np.abs(lost).max() > 0.01
+    np.testing.assert_allclose(bias_correction(weight, quantized, means), lost, rtol=1e-5, atol=1e-6)
+
+
+def test_a_restored_weight_is_what_its_integers_stand_for() -> None:
+    for axis in (0, 1):
+        quantized = quantize_weight(KERNEL, axis, dtype=np.float16)
+        shape = [-1 if index == axis else 1 for index in range(4)]
+        scales = quantized.scales.astype(np.float32).reshape(shape)
+        assert quantized.restored().dtype == np.float32
+        assert (np.abs(quantized.restored() - KERNEL) <= 0.501 * scales).all()

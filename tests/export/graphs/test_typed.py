@@ -13,8 +13,10 @@ from onnx import TensorProto
 from onnx.reference import ReferenceEvaluator
 
 from hybrid_edge.export.activations import Activations
+from hybrid_edge.export.graphs import typed
 from hybrid_edge.export.graphs.build import serialize
 from hybrid_edge.export.graphs.layers import WEIGHT_AXIS, branch_of, quantizable
+from hybrid_edge.export.graphs.scales import bias_correction, quantize_weight
 from hybrid_edge.export.graphs.typed import FP16_MAX, TypedGraph, too_large_weights
 from hybrid_edge.export.graphs.types import skeleton
 from hybrid_edge.train.model import build_model
@@ -272,3 +274,33 @@ def test_no_two_nodes_and_no_two_tensors_share_a_name(source: Source, form: str,
     assert len(set(names)) == len(names)
     assert len(set(tensors)) == len(tensors)
     assert not constants_of(model).keys() & set(tensors)
+
+
+def test_the_bias_of_a_quantized_convolution_makes_up_for_its_rounded_weights(small_source: Source) -> None:
+    nodes = [node for node in small_source.forms["unrolled"].graph.node if node.op_type == "Conv"]
+    name, (weight, bias) = nodes[1].name, nodes[1].input[1:]
+    means = {name: np.linspace(0, 1, 32)}
+    plain, corrected = (small_source.lower("int8-tensorrt", "unrolled", means=item, half=False) for item in ({}, means))
+    kernel = constants_of(small_source.forms["unrolled"])[weight]
+    expected = bias_correction(kernel, quantize_weight(kernel, 0), means[name])
+    found, before = (constants_of(model)[node_of(model, name).input[2]] for model in (corrected, plain))
+    assert np.abs(expected).max() > 1e-4
+    np.testing.assert_allclose(found - before, expected, atol=1e-6)
+    others = [node_of(corrected, node.name).input[2] for node in (nodes[0], nodes[2])]
+    assert others == [node.input[2] for node in (nodes[0], nodes[2])]
+    assert bias in constants_of(plain)
+
+
+def test_the_weights_that_the_steps_share_are_rounded_once(
+    small_source: Source, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At full size each rounding takes most of a second, and there are 44 of them."""
+    rounded: list[tuple[int, ...]] = []
+
+    def counted(weight: Any, *arguments: Any, **options: Any) -> Any:
+        rounded.append(weight.shape)
+        return quantize_weight(weight, *arguments, **options)
+
+    monkeypatch.setattr(typed, "quantize_weight", counted)
+    small_source.lower("int8-tensorrt", "unrolled")
+    assert len(rounded) == 3 + 1 + 2 * 2  # convolutions, the dense layer, and both weights of each LSTM
