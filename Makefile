@@ -17,7 +17,7 @@ demo: $(VENV)/.installed
 	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python docs/demo.py demo
 
 test: $(VENV)/.installed
-	$(BIN)/python -m pytest -m "not gpu"
+	$(BIN)/python -m pytest -n 2 --dist loadgroup -m "not gpu"
 
 # on a machine with a GPU; with TensorRT itself, not TensorRT-RTX: make test-gpu GPU=tensorrt
 test-gpu: $(VENV)/.installed
