@@ -78,6 +78,7 @@ class Lowering:
     signed: Mapping[str, Range] = field(default_factory=dict)
     unsigned: Mapping[str, Range] = field(default_factory=dict)
     levels: int = BITS_8
+    _kept: tuple[str, Measurement | None, Evened] | None = None
 
     def source(self, form: str) -> onnx.ModelProto:
         """The FP32 graph in one form of the recurrent branch; where there is none, the only one."""
@@ -85,7 +86,13 @@ class Lowering:
         return self.builder.build(recurrent)
 
     def evened(self, form: str) -> Evened:
-        """The same function with its channels evened out: what INT8 is made from."""
+        """The same function with its channels evened out: what INT8 is made from. The last one asked for is kept."""
+        if self._kept is None or self._kept[0] != form or self._kept[1] is not self.measurement:
+            self._kept = None  # a copy of all weights: not two at a time
+            self._kept = (form, self.measurement, self._even(form))
+        return self._kept[2]
+
+    def _even(self, form: str) -> Evened:
         source = self.source(form)
         if self.measurement is None:
             return Evened(source, {})

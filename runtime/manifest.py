@@ -46,7 +46,8 @@ RelativePath = Annotated[str, Field(pattern=r"^(?:[A-Za-z0-9_-]+/)?[A-Za-z0-9_-]
 
 
 class _Record(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="ignore")  # a later minor version may add fields
+    # a later minor version may add fields; validators are built when first used: importing is faster by that
+    model_config = ConfigDict(frozen=True, extra="ignore", defer_build=True)
 
 
 class FileRecord(_Record):

@@ -76,7 +76,7 @@ class EngineKey:
 class EngineRecord(BaseModel):
     """What stands in the JSON beside an engine."""
 
-    model_config = ConfigDict(frozen=True, extra="ignore")
+    model_config = ConfigDict(frozen=True, extra="ignore", defer_build=True)
 
     format: int = FORMAT
     key: EngineKey

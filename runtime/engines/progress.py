@@ -6,12 +6,12 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-from rich.progress import Progress, TaskID
-
-from .. import terminal
 from .library import Library
+
+if TYPE_CHECKING:
+    from rich.progress import Progress, TaskID
 
 __all__ = ["Bar", "Listener", "Reporter", "make_monitor", "show_progress"]
 
@@ -76,6 +76,8 @@ class Reporter:
 @contextmanager
 def show_progress() -> Iterator[Listener]:
     """A bar on stderr while an engine is built; where stderr is no terminal, nothing."""
+    from .. import terminal  # noqa: PLC0415  # rich takes 50 ms, and few starts build an engine
+
     with terminal.progress(transient=True) as progress:
         yield Bar(progress)
 

@@ -94,8 +94,8 @@ def test_unsigned_values_are_searched_with_all_their_levels(measured: Make) -> N
 
 @pytest.mark.parametrize("method", ["entropy", "percentile"])
 def test_one_outlier_is_clipped_and_min_max_keeps_it(measured: Make, method: Method) -> None:
-    # of 100,000 values the percentile leaves one outside: here there are 300,000, and one of them is an outlier
-    statistics = measured(np.append(RNG.normal(size=300_000), 60))
+    # of 200,000 values the percentile leaves one outside: here there are 600,000, and one of them is an outlier
+    statistics = measured(np.append(RNG.normal(size=600_000), 60))
     for symmetric in (True, False):
         assert 3 < choose_range(statistics, method, symmetric=symmetric).high < 8
         assert choose_range(statistics, "minmax", symmetric=symmetric).high == 60

@@ -83,11 +83,12 @@ def test_importing_the_package_loads_neither_opencv_nor_pydantic() -> None:
     assert run(code) == "[]"
 
 
-def test_the_whole_public_api_is_imported_in_half_a_second() -> None:
+def test_the_whole_public_api_adds_a_quarter_of_a_second_to_its_libraries() -> None:
     code = """
 import time
+import cv2, numpy, pydantic  # 0.2 s on an idle machine, three times that on a busy one: not ours to judge
 start = time.process_time()  # the machine may be busy with other things
 from hybrid_edge.runtime import *
 print(time.process_time() - start)
 """
-    assert min(float(run(code)) for _ in range(3)) < 0.5
+    assert min(float(run(code)) for _ in range(3)) < 0.25

@@ -33,7 +33,8 @@ from hybrid_edge.train.settings import PHASES, TrainSettings
 KILLER = """
 import os, signal, sys
 from pathlib import Path
-from hybrid_edge.train import callbacks, files, trainer
+from hybrid_edge.runtime import files
+from hybrid_edge.train import callbacks, trainer
 from hybrid_edge.train.settings import TrainSettings
 original = callbacks.EpochLog._save_state
 def save_state(self):
