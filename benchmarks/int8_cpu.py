@@ -11,10 +11,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import typer
 from interleave import RESULTS, Report, interleave
 
-from hybrid_edge.runtime.backends import open_backend
+from hybrid_edge.runtime.backends import Backend, open_backend
 from hybrid_edge.runtime.bundle import Bundle
 
 BATCHES = (1, 8)
@@ -40,8 +41,8 @@ def main(bundle: Path, rounds: int = 15, warm_up: int = 3, out: Path = RESULTS) 
     report.save(out)
 
 
-def _run(backend: object, tensors: dict[str, np.ndarray]) -> None:  # type: ignore[type-arg]
-    backend.run(tensors)  # type: ignore[attr-defined]
+def _run(backend: Backend, tensors: dict[str, npt.NDArray[np.float32]]) -> None:
+    backend.run(tensors)
 
 
 if __name__ == "__main__":

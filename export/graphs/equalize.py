@@ -21,7 +21,7 @@ import onnx
 from .layers import arrays, gives_float, producers, takers
 from .writer import GraphWriter
 
-__all__ = ["HALF_STEP", "PIXELS", "Equalizer", "channel_tensors"]
+__all__ = ["HALF_STEP", "MOST", "PIXELS", "Equalizer", "channel_tensors"]
 
 Float32 = npt.NDArray[np.float32]
 Float64 = npt.NDArray[np.float64]
