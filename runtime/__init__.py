@@ -38,10 +38,11 @@ if TYPE_CHECKING:
     from .classifier import Classifier, Prediction
     from .engines.options import EngineOptions
     from .engines.progress import Reporter
+    from .frame import Frame
     from .golden import GoldenResult, check_golden
     from .outputs import Outputs
     from .preprocess import Preprocessor, decode_image, read_image
-    from .sources import Frame, Sources, open_sources
+    from .sources import Sources, open_sources
     from .spec import ModelSpec
 
 __all__ = [
@@ -84,7 +85,7 @@ _HOMES = {
     "Bundle": "bundle",
     "Classifier": "classifier",
     "EngineOptions": "engines.options",
-    "Frame": "sources",
+    "Frame": "frame",
     "GoldenResult": "golden",
     "ModelSpec": "spec",
     "Outputs": "outputs",

@@ -16,9 +16,9 @@ from .bundle import Bundle
 from .engines.options import EngineOptions
 from .engines.progress import Reporter
 from .errors import InputError, UsageError
+from .frame import Frame
 from .golden import GoldenResult, check_golden
 from .preprocess import Preprocessor, read_image
-from .sources import Frame
 from .spec import ModelSpec
 
 __all__ = ["Classifier", "Image", "Prediction"]

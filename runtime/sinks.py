@@ -12,7 +12,7 @@ from rich.text import Text
 
 if TYPE_CHECKING:  # so that the command's help needs neither OpenCV nor an engine
     from .classifier import Prediction
-    from .sources import Frame
+    from .frame import Frame
 
 __all__ = ["JsonLines", "Sink", "Table", "printable"]
 

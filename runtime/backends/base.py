@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import TypeVar
@@ -15,10 +16,38 @@ from ..errors import BackendError, InputError
 from ..outputs import Outputs
 from ..spec import ModelSpec
 
-__all__ = ["Backend"]
+__all__ = ["Backend", "Buffers", "Ticket"]
 
 Tensor = npt.NDArray[np.float32]
 Self = TypeVar("Self", bound="Backend")
+
+
+@dataclass(frozen=True, eq=False)
+class Buffers:
+    """Input tensors of one batch, in the memory that the engine reads fastest; written in place, used again and again.
+
+    Attributes:
+        tensors: ``image`` (B, S, S, 3) and/or ``sequence`` (B, T, S*S/T), C-contiguous float32; those that the spec's
+            branches use. B is the capacity.
+        slot: which of the backend's buffers these are, from 0.
+    """
+
+    tensors: dict[str, Tensor]
+    slot: int = 0
+
+    @property
+    def capacity(self) -> int:
+        """B, the most rows that a batch can have."""
+        return len(next(iter(self.tensors.values())))
+
+
+@dataclass(frozen=True, eq=False)
+class Ticket:
+    """A batch that was submitted: ``Backend.collect`` turns it into outputs, once."""
+
+    buffers: Buffers
+    rows: int
+    outputs: Outputs | None = None
 
 
 class Backend(ABC):
@@ -83,10 +112,59 @@ class Backend(ABC):
             InputError: a tensor is missing, extra, of another dtype or shape, or not finite.
             BackendError: the engine failed, gave something not finite, or was closed.
         """
+        self._check_open()
+        batch = self._check_inputs(tensors)
+        results = self._infer({name: np.ascontiguousarray(tensors[name]) for name in self.spec.inputs})
+        return self._checked(*results, batch)
+
+    @property
+    def depth(self) -> int:
+        """How many batches may be submitted before the first is collected: 1, or 2 where copies overlap compute."""
+        return 1
+
+    def buffers(self, capacity: int, count: int) -> list[Buffers]:
+        """Input memory for ``count`` batches of up to ``capacity`` rows; allocated once, before frames flow.
+
+        Engines give pinned or mapped memory where that spares a copy. It lives as long as the backend.
+
+        Raises:
+            BackendError: there is not enough of it.
+        """
+        return [Buffers(self._allocate_inputs(capacity, slot), slot) for slot in range(count)]
+
+    def submit(self, buffers: Buffers, rows: int) -> Ticket:
+        """Start the first ``rows`` rows; leave the buffers alone until ``collect``.
+
+        The inputs are taken as they are: preprocessing wrote them, and names, shapes and values are not checked again.
+
+        Raises:
+            BackendError: the engine failed, or was closed.
+        """
+        self._check_open()
+        tensors = {name: tensor[:rows] for name, tensor in buffers.tensors.items()}
+        return Ticket(buffers, rows, self._checked(*self._infer(tensors), rows))
+
+    def collect(self, ticket: Ticket) -> Outputs:
+        """Wait for a batch; tickets are collected in the order in which they were submitted.
+
+        Returns:
+            logits and probabilities, (rows, C) float32, finite; the caller's own, not a view into the engine's memory.
+
+        Raises:
+            BackendError: the engine failed, or gave something not finite.
+        """
+        if ticket.outputs is None:
+            raise BackendError(f"{self.device}: expected a batch that this backend was given, found another's")
+        return ticket.outputs
+
+    def _allocate_inputs(self, capacity: int, slot: int) -> dict[str, Tensor]:  # noqa: ARG002  # engines keep slots apart
+        return {name: np.zeros((capacity, *shape), np.float32) for name, shape in self.spec.inputs.items()}
+
+    def _check_open(self) -> None:
         if self._closed:
             raise BackendError(f"{self.device} was closed; open it again")
-        batch = self._check_inputs(tensors)
-        logits, probabilities = self._infer({name: np.ascontiguousarray(tensors[name]) for name in self.spec.inputs})
+
+    def _checked(self, logits: Tensor, probabilities: Tensor, batch: int) -> Outputs:
         self._check_output("logits", logits, batch)
         self._check_output("probabilities", probabilities, batch)
         return Outputs(logits, probabilities)

@@ -6,40 +6,20 @@ import glob
 import os
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
-from .errors import ImageError, SourceError, UsageError
-from .opencv import cv2
-from .preprocess import IMAGE_SUFFIXES, read_image
+from ..errors import ImageError, SourceError, UsageError
+from ..frame import Frame
+from ..opencv import cv2
+from ..preprocess import IMAGE_SUFFIXES, read_image
 
-__all__ = ["VIDEO_SUFFIXES", "Frame", "Sources", "open_sources"]
+__all__ = ["VIDEO_SUFFIXES", "Sources", "open_sources"]
 
 VIDEO_SUFFIXES = frozenset({".mp4", ".avi", ".mkv", ".mov", ".webm", ".m4v", ".mpg", ".mpeg", ".ts", ".wmv", ".flv"})
 LIVE = re.compile(r"^(?:[a-z][a-z0-9+.-]*://|/dev/video|\d+$)", re.IGNORECASE)
 ENOUGH = 0.9  # of the frames a video's header announces; a count estimated from its duration is a little off
-
-
-@dataclass(frozen=True, eq=False)
-class Frame:
-    """One frame, or the reason why there is none.
-
-    Attributes:
-        source: the file it comes from, as it was named.
-        index: its number in a video, from 0; 0 for an image.
-        image: (H, W, 3) uint8, BGR; None where ``error`` says why.
-        error: what is wrong with the file.
-        video: whether the source is a video.
-    """
-
-    source: str
-    index: int
-    image: npt.NDArray[np.uint8] | None
-    error: str | None = None
-    video: bool = False
 
 
 class Sources:

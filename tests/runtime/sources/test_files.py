@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from bundles import encode, sample_image
 
-from hybrid_edge.runtime import sources as sources_module
 from hybrid_edge.runtime.errors import SourceError, UsageError
 from hybrid_edge.runtime.opencv import cv2
 from hybrid_edge.runtime.sources import Frame, open_sources
+from hybrid_edge.runtime.sources import files as sources_module
 
 FRAMES = 20
 

@@ -1,0 +1,33 @@
+"""One decoded frame: what every source gives and every sink is told about."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+__all__ = ["Frame"]
+
+
+@dataclass(frozen=True, eq=False)
+class Frame:
+    """One frame, or the reason why there is none.
+
+    Attributes:
+        source: the file, camera or stream it comes from, as it was named.
+        index: its number in a video or stream, from 0; 0 for an image.
+        image: (H, W, 3) uint8, BGR; None where ``error`` says why.
+        error: what is wrong with the file, or with this frame of a stream.
+        video: whether the source has more than one frame.
+        captured: when it left its decoder, ``time.monotonic()`` seconds; 0 where nobody measures ages.
+        timestamp: the same moment in Unix seconds.
+    """
+
+    source: str
+    index: int
+    image: npt.NDArray[np.uint8] | None
+    error: str | None = None
+    video: bool = False
+    captured: float = 0.0
+    timestamp: float = 0.0

@@ -1,0 +1,1 @@
+"""Frames as they come: capture, preprocessing, batches, inference and outputs, each on its own thread."""
