@@ -13,6 +13,7 @@ from .collect import collect
 from .images import CalibrationImages, choose_images, read_batches
 from .measure import Calibration, calibrate, calibration_bar, measure, measure_peaks
 from .methods import METHODS, Method, Range, choose_range
+from .moments import second_moments
 from .ranges import Binding, Measured, images_hash, load_if_same, save
 from .statistics import TensorStatistics
 from .survey import SURVEYED, Survey, survey
@@ -39,5 +40,6 @@ __all__ = [
     "measure_peaks",
     "read_batches",
     "save",
+    "second_moments",
     "survey",
 ]

@@ -21,6 +21,7 @@ from .graphs.equalize import HALF_STEP, PIXELS, Equalizer
 from .graphs.layers import quantizable
 from .graphs.measured import bounds
 from .graphs.recurrent import Form
+from .graphs.rounding import Rounder
 from .graphs.scales import BITS_8
 from .graphs.typed import TypedGraph
 from .measure import Measurement
@@ -70,6 +71,7 @@ class Lowering:
         signed: ranges for TensorRT.
         unsigned: ranges for ONNX Runtime on the CPU.
         levels: the largest integer of a weight on the CPU: 127, or 63 where it lacks VNNI.
+        rounder: of the weights of matrix products.
     """
 
     builder: GraphBuilder
@@ -78,6 +80,7 @@ class Lowering:
     signed: Mapping[str, Range] = field(default_factory=dict)
     unsigned: Mapping[str, Range] = field(default_factory=dict)
     levels: int = BITS_8
+    rounder: Rounder = field(default_factory=Rounder)
     _kept: tuple[str, Measurement | None, Evened] | None = None
 
     def source(self, form: str) -> onnx.ModelProto:
@@ -135,15 +138,29 @@ class Lowering:
     def quantize_in_fp32(self, form: str, quantized: Collection[str]) -> onnx.ModelProto:
         """The graph with some layers in INT8, as for TensorRT, and all others in FP32."""
         evened = self.evened(form)
-        ranges = self.signed
-        return TypedGraph(evened.graph, ranges=ranges, quantized=quantized, means=evened.means, half=False).write()
+        return TypedGraph(
+            evened.graph,
+            ranges=self.signed,
+            quantized=quantized,
+            means=evened.means,
+            rounder=self.rounder,
+            half=False,
+        ).write()
 
     def _quantize(self, evened: Evened, artifact: Artifact, quantized: list[str]) -> onnx.ModelProto:
         source, means = evened
         if artifact.targets == ("cpu",):
-            return CpuGraph(source, self.unsigned, quantized, levels=self.levels, means=means).write()
-        wide = self._wide("int8")
-        return TypedGraph(source, wide=wide, ranges=self.signed, quantized=quantized, means=means).write()
+            return CpuGraph(
+                source, self.unsigned, quantized, levels=self.levels, means=means, rounder=self.rounder
+            ).write()
+        return TypedGraph(
+            source,
+            wide=self._wide("int8"),
+            ranges=self.signed,
+            quantized=quantized,
+            means=means,
+            rounder=self.rounder,
+        ).write()
 
     def _wide(self, precision: Precision) -> frozenset[str]:
         activations = self.measurement.activations(precision) if self.measurement else None

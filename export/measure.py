@@ -11,14 +11,22 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 
-from ..calib import SURVEYED, Calibration, CalibrationImages, calibrate, measure_peaks, survey
+from ..calib import (
+    SURVEYED,
+    Calibration,
+    CalibrationImages,
+    calibrate,
+    measure_peaks,
+    second_moments,
+    survey,
+)
 from ..runtime.manifest import Precision
 from ..runtime.spec import ModelSpec
 from ..train.model import KerasModel
 from .activations import Activations
 from .graphs.build import serialize
 from .graphs.equalize import channel_tensors
-from .graphs.measured import measured_graph
+from .graphs.measured import measured_graph, product_inputs
 from .graphs.typed import too_large_weights
 from .reference import Reference
 from .stale import batch_norm_outputs, stale_layers
@@ -148,6 +156,22 @@ class Measurer:
         self._steps.say(f"          ranges {calibration.reason}")
         seen = {name: item.peak for name, item in calibration.statistics.items()}
         return calibration, self._activations(graph, seen, self._gate_paths)
+
+    def moments(self, graph: onnx.ModelProto) -> dict[str, npt.NDArray[np.float32]]:
+        """How the inputs of quantizable matrix products vary together, (I, I), by the tensor; empty without products.
+
+        Args:
+            graph: as ``quantized`` takes it.
+
+        Raises:
+            CalibrationError: an activation is not finite.
+        """
+        part = product_inputs(graph)
+        if not part.graph.output:
+            return {}
+        count = len(self._images.paths)
+        with self._steps.step(f"measure what the matrix products take on {count} images", count) as advance:
+            return second_moments(serialize(part), self._images.paths, self._spec, on_batch=advance)
 
     def _activations(self, graph: onnx.ModelProto, seen: Mapping[str, float], paths: tuple[Path, ...]) -> Activations:
         data = serialize(measured_graph(graph))

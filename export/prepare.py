@@ -9,6 +9,7 @@ from ..calib import choose_images
 from ..runtime.spec import ModelSpec
 from ..train.model_file import load_model, weights_sha256
 from .graphs.build import GraphBuilder
+from .graphs.rounding import Rounder
 from .lower import Lowering, choose_ranges
 from .measure import Measurement, Measurer
 from .reference import Reference
@@ -72,10 +73,11 @@ def prepare(request: ExportRequest, steps: Steps) -> Prepared:
 
 
 def _calibrate(lowering: Lowering, measurer: Measurer, weights: str, request: ExportRequest, steps: Steps) -> None:
-    """Give the lowering its ranges."""
+    """Give the lowering its ranges, and what its weights are rounded for."""
     graph, method = lowering.evened("unrolled").graph, request.settings.method
     calibration, activations = measurer.quantized(graph, weights, request.report)
     lowering.measurement = replace(_measured(lowering), quantized=activations, calibration=calibration)
+    lowering.rounder = Rounder(measurer.moments(graph))
     with steps.step(f"choose ranges ({method})"):
         lowering.signed, lowering.unsigned = (
             choose_ranges(calibration, graph, method, symmetric=symmetric) for symmetric in (True, False)

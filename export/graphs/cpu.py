@@ -20,7 +20,8 @@ import onnx
 
 from ...calib import Range
 from .build import IR_VERSION, OPSET, set_versions
-from .layers import WEIGHT_AXIS, arrays, branch_of, gives_float, layer_of, producers, range_key, takers
+from .layers import arrays, branch_of, gives_float, layer_of, producers, range_key, takers
+from .rounding import Rounder
 from .scales import (
     BITS_8,
     QuantizedWeight,
@@ -49,6 +50,7 @@ class CpuGraph:
         quantized: names of the layers that run in INT8.
         levels: the largest integer of a weight: 127, or 63 for CPUs without VNNI.
         means: of the channels of what each convolution takes, by its name: its bias makes up for rounded weights.
+        rounder: of the weights of matrix products; by default each goes to the nearest integer.
     """
 
     def __init__(
@@ -59,12 +61,14 @@ class CpuGraph:
         *,
         levels: int = BITS_8,
         means: Mapping[str, npt.NDArray[np.float64]] | None = None,
+        rounder: Rounder | None = None,
     ) -> None:
         self._source = source
         self._ranges = ranges
         self._quantized = frozenset(quantized)
         self._levels = levels
         self._means = means or {}
+        self._rounder = rounder or Rounder()
         self._arrays = arrays(source)
         self._makers = producers(source.graph.node)
         self._takers = takers(source.graph.node)
@@ -156,7 +160,7 @@ class CpuGraph:
         scale, zero = self._parameters(value)
         if name not in self._shared:
             kernel = np.asarray(self._arrays[name], np.float32)
-            weight = quantize_weight(kernel, WEIGHT_AXIS["MatMul"], levels=self._levels)
+            weight = self._rounder.round(name, kernel, range_key(value), levels=self._levels)
             self._shared[name] = self._product_constants(name, weight, scale, zero)
         integers, _, scales, _, zeros = self._shared[name]
         inputs = [self._integers(value), integers, scale, scales, zero, zeros]

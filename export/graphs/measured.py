@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
+from collections.abc import Callable
+from typing import Any
 
 import onnx
 from onnx import TensorProto, helper
 
-from .layers import branch_of, range_key
+from .layers import branch_of, producers, quantizable, range_key
 from .types import float_tensors
 
-__all__ = ["bounds", "measured_graph"]
+__all__ = ["bounds", "measured_graph", "product_inputs"]
 
 # one tensor for all steps of a layer; what else a step makes lies within [-1, 1] or is smaller than one of these
 STATES = ("recurrent", "gates", "cell", "hidden")
@@ -51,6 +53,32 @@ def measured_graph(source: onnx.ModelProto) -> onnx.ModelProto:
         if name not in declared:
             model.graph.output.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, None))
     return model
+
+
+def product_inputs(source: onnx.ModelProto) -> onnx.ModelProto:
+    """The part of ``measured_graph`` that makes what quantizable matrix products take, (..., I); empty without any."""
+    products = [node for nodes in quantizable(source).values() for node in nodes if node.op_type == "MatMul"]
+    wanted = {range_key(node.input[0]) for node in products}
+    model = measured_graph(source)
+    graph, makers = model.graph, producers(model.graph.node)
+    needed, left = set[str](), [name for name in wanted if name in makers]
+    while left:
+        name = left.pop()
+        if name not in needed and name in makers:
+            left.extend(makers[name].input)
+        needed.add(name)
+    _keep(graph.node, lambda node: not needed.isdisjoint(node.output))
+    _keep(graph.input, lambda value: value.name in needed)
+    _keep(graph.initializer, lambda tensor: tensor.name in needed)
+    _keep(graph.output, lambda value: value.name in wanted)
+    return model
+
+
+def _keep(items: Any, wanted: Callable[[Any], bool]) -> None:
+    """Delete the others in place: a copy of what is kept would be one of the weights."""
+    for index in reversed(range(len(items))):
+        if not wanted(items[index]):
+            del items[index]
 
 
 def bounds(source: onnx.ModelProto) -> dict[str, tuple[float, float]]:

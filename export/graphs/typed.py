@@ -16,6 +16,7 @@ from onnx import TensorProto
 from ...calib import Range
 from .build import IR_VERSION, OPSET, set_versions
 from .layers import WEIGHT_AXIS, arrays, branch_of, layer_of, range_key
+from .rounding import Rounder
 from .scales import QuantizedWeight, bias_correction, quantize_weight, signed_scale
 from .types import float_tensors
 from .writer import GraphWriter
@@ -41,6 +42,7 @@ class TypedGraph:
         ranges: what each tensor covers, by ``range_key``; needed for the inputs of ``quantized`` layers.
         quantized: names of the layers that run in INT8 (``layers.layer_of``).
         means: of the channels of what each convolution takes, by its name: its bias makes up for rounded weights.
+        rounder: of the weights of matrix products; by default each goes to the nearest integer.
         half: FP16; else everything that is not INT8 stays in FP32.
     """
 
@@ -52,6 +54,7 @@ class TypedGraph:
         ranges: Mapping[str, Range] | None = None,
         quantized: Collection[str] = (),
         means: Mapping[str, npt.NDArray[np.float64]] | None = None,
+        rounder: Rounder | None = None,
         half: bool = True,
     ) -> None:
         self._source = source
@@ -59,6 +62,7 @@ class TypedGraph:
         self._ranges = ranges or {}
         self._quantized = frozenset(quantized)
         self._means = means or {}
+        self._rounder = rounder or Rounder()
         self._half = half
         self._arrays = arrays(source)
         self._floats = float_tensors(source)
@@ -91,11 +95,11 @@ class TypedGraph:
 
     def _quantized_inputs(self, node: onnx.NodeProto, kind: int) -> list[str]:
         """Both through INT8; the bias of a convolution as it is, or with what makes up for its rounded weights."""
-        axis, name = WEIGHT_AXIS[node.op_type], node.input[1]
-        inputs = [self._activation(node.input[0], kind), self._weight(name, axis, kind)]
+        inputs = [self._activation(node.input[0], kind), self._weight(node, kind)]
         if node.name not in self._means:
             return inputs + [self._input(name, kind) for name in node.input[2:]]
-        lost = bias_correction(self._float(name), self._rounded(name, axis, kind), self._means[node.name])
+        kernel = self._float(node.input[1])
+        lost = bias_correction(kernel, self._rounded(node, kind), self._means[node.name])
         bias = np.asarray(self._arrays[node.input[2]], np.float64) if len(node.input) > 2 else np.zeros(len(lost))
         corrected = np.asarray(bias + lost, FLOATS[kind])
         return [*inputs, self._writer.constant(f"{node.name}:{_suffix(kind)}/bias", corrected)]
@@ -149,19 +153,23 @@ class TypedGraph:
             self._writer.node("DequantizeLinear", [integers, scale, zero], target)
         return target
 
-    def _weight(self, name: str, axis: int, kind: int) -> str:
+    def _weight(self, node: onnx.NodeProto, kind: int) -> str:
         """A weight, stored as integers once however many nodes take it: an LSTM's, as many as there are steps."""
+        name = node.input[1]
         target = f"{name}/dequantized"
         if self._new(target):
-            weight = self._rounded(name, axis, kind)
+            weight = self._rounded(node, kind)
             integers = self._writer.constant(f"{name}/integers", weight.integers)
             scales = self._writer.constant(f"{name}/scales", weight.scales)
             zeros = self._writer.constant(f"{name}/zeros", np.zeros(len(weight.scales), np.int8))
             self._writer.node("DequantizeLinear", [integers, scales, zeros], target, axis=weight.axis)
         return target
 
-    def _rounded(self, name: str, axis: int, kind: int) -> QuantizedWeight:
-        return quantize_weight(self._float(name), axis, dtype=FLOATS[kind])
+    def _rounded(self, node: onnx.NodeProto, kind: int) -> QuantizedWeight:
+        value, name = node.input[:2]
+        if node.op_type == "MatMul":
+            return self._rounder.round(name, self._float(name), range_key(value), dtype=FLOATS[kind])
+        return quantize_weight(self._float(name), WEIGHT_AXIS[node.op_type], dtype=FLOATS[kind])
 
     def _float(self, name: str) -> npt.NDArray[np.float32]:
         return np.asarray(self._arrays[name], np.float32)

@@ -13,7 +13,7 @@ from onnx import TensorProto
 from onnx.reference import ReferenceEvaluator
 
 from hybrid_edge.export.activations import Activations
-from hybrid_edge.export.graphs import typed
+from hybrid_edge.export.graphs import rounding, typed
 from hybrid_edge.export.graphs.build import serialize
 from hybrid_edge.export.graphs.layers import WEIGHT_AXIS, branch_of, quantizable
 from hybrid_edge.export.graphs.scales import bias_correction, quantize_weight
@@ -302,5 +302,6 @@ def test_the_weights_that_the_steps_share_are_rounded_once(
         return quantize_weight(weight, *arguments, **options)
 
     monkeypatch.setattr(typed, "quantize_weight", counted)
+    monkeypatch.setattr(rounding, "quantize_weight", counted)
     small_source.lower("int8-tensorrt", "unrolled")
     assert len(rounded) == 3 + 1 + 2 * 2  # convolutions, the dense layer, and both weights of each LSTM
