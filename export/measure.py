@@ -24,11 +24,11 @@ from ..runtime.manifest import Precision
 from ..runtime.spec import ModelSpec
 from ..train.model import KerasModel
 from .activations import Activations
+from .gates.reference import Reference
 from .graphs.build import serialize
 from .graphs.equalize import channel_tensors
 from .graphs.measured import measured_graph, product_inputs
 from .graphs.typed import too_large_weights
-from .reference import Reference
 from .stale import batch_norm_outputs, stale_layers
 from .steps import Steps
 

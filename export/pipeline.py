@@ -15,6 +15,7 @@ from ..runtime.errors import ParityError
 from ..runtime.manifest import Manifest, Precision, Target, Variant
 from ..runtime.preprocess import contract
 from .bundle_writer import BundleWriter
+from .gates.speed import slower_than_wider
 from .golden import Golden, keep_golden, make_golden
 from .images import MINIMUM
 from .measure import Measurement
@@ -25,7 +26,6 @@ from .provenance import provenance
 from .report import Entry
 from .report_folder import REPORT, check_folder, fill_folder, withdraw_report
 from .request import ExportRequest
-from .speed import slower_than_wider
 from .steps import Steps, peak_memory_mib
 from .variants import Candidate, VariantMaker
 

@@ -8,11 +8,11 @@ from pathlib import Path
 from ..calib import choose_images
 from ..runtime.spec import ModelSpec
 from ..train.model_file import load_model, weights_sha256
+from .gates.reference import Reference
 from .graphs.build import GraphBuilder
 from .graphs.rounding import Rounder
 from .lower import Lowering, choose_ranges
 from .measure import Measurement, Measurer
-from .reference import Reference
 from .request import ExportRequest
 from .steps import Steps
 

@@ -13,8 +13,8 @@ from typing import Any
 from ..runtime.errors import BundleError
 from ..train.files import sweep
 from .bundle_writer import writing
-from .compare import Flip
-from .flips import write_flips
+from .gates.compare import Flip
+from .gates.flips import write_flips
 from .report import Entry, write_report
 
 __all__ = ["REPORT", "check_folder", "fill_folder", "flips_name", "withdraw_report"]

@@ -11,23 +11,23 @@ import onnx
 from ..runtime.errors import EngineError, Int8EngineError, ParityError
 from ..runtime.manifest import FileRecord, Variant
 from .bundle_writer import BundleWriter
-from .compare import Flip
-from .gate import SIMULATED_IMAGES, Limits
+from .gates.compare import Flip
+from .gates.gate import SIMULATED_IMAGES, Limits
+from .gates.prove import Proof, drift, prove
+from .gates.speed import time_ratio
+from .gates.verdict import require
 from .golden import Golden, add_arrays
 from .graphs.build import serialize
 from .graphs.check import count_operators
 from .graphs.describe import describe
 from .plan import Artifact
 from .prepare import Prepared
-from .prove import Proof, drift, prove
 from .provenance import made_by
 from .report import Entry
 from .report_folder import flips_name
 from .sensitivity import IMAGES, measure_sensitivity, ranked_groups
 from .settings import ExportSettings
-from .speed import time_ratio
 from .steps import Steps
-from .verdict import require
 
 __all__ = ["Candidate", "VariantMaker", "gave_back"]
 

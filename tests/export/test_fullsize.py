@@ -17,10 +17,10 @@ import pytest
 from damage import DAMAGES, damaged_backend
 from standin import FULL, crops, features, probabilities, write_crops
 
-from hybrid_edge.export.gate import Limits, measure
+from hybrid_edge.export.gates.gate import Limits, measure
+from hybrid_edge.export.gates.reference import Reference
+from hybrid_edge.export.gates.verdict import require
 from hybrid_edge.export.graphs.check import check_graph
-from hybrid_edge.export.reference import Reference
-from hybrid_edge.export.verdict import require
 from hybrid_edge.runtime.backends.onnxruntime import OnnxRuntimeCpu
 from hybrid_edge.runtime.bundle import Bundle
 from hybrid_edge.runtime.errors import ParityError

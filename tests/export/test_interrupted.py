@@ -26,10 +26,10 @@ from whole import NAMES
 
 from hybrid_edge.export import pipeline, report_folder, variants
 from hybrid_edge.export.bundle_writer import BundleWriter
-from hybrid_edge.export.compare import Flip
-from hybrid_edge.export.gate import Measured
+from hybrid_edge.export.gates.compare import Flip
+from hybrid_edge.export.gates.gate import Measured
+from hybrid_edge.export.gates.prove import Proof
 from hybrid_edge.export.plan import Artifact
-from hybrid_edge.export.prove import Proof
 from hybrid_edge.export.report_folder import REPORT, check_folder
 from hybrid_edge.runtime.bundle import Bundle
 from hybrid_edge.runtime.errors import BundleError

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from whole import NAMES, read_report, with_damaged_ranges
 
-from hybrid_edge.export import speed
+from hybrid_edge.export.gates import speed
 from hybrid_edge.export.images import MINIMUM, ChosenImages
 from hybrid_edge.export.prepare import prepare
 from hybrid_edge.export.settings import ExportSettings

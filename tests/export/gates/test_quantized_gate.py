@@ -13,11 +13,11 @@ from lowered import Source, is_simulated, opened
 from standin import write_crops
 
 from hybrid_edge.calib import Range
-from hybrid_edge.export.compare import Comparison
-from hybrid_edge.export.gate import Limits, measure
+from hybrid_edge.export.gates.compare import Comparison
+from hybrid_edge.export.gates.gate import Limits, measure
+from hybrid_edge.export.gates.reference import Reference
+from hybrid_edge.export.gates.verdict import require
 from hybrid_edge.export.graphs.build import serialize
-from hybrid_edge.export.reference import Reference
-from hybrid_edge.export.verdict import require
 from hybrid_edge.runtime.errors import ParityError
 from hybrid_edge.runtime.manifest import Parity, Precision
 from hybrid_edge.train.data import LabelledImage

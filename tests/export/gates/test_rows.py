@@ -6,7 +6,7 @@ import pytest
 from lowered import SMALL, VARIANTS, Array, Source, opened, tensors_of
 from onnx import TensorProto, helper, numpy_helper
 
-from hybrid_edge.export.rows import Rows
+from hybrid_edge.export.gates.rows import Rows
 from hybrid_edge.runtime.spec import ModelSpec
 
 LIMIT = 1e-5  # of max |logit|

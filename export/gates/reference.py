@@ -15,11 +15,11 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
-from ..runtime.errors import DataError, ImageError, ParityError
-from ..runtime.preprocess import Frame, Preprocessor, read_image
-from ..runtime.spec import ModelSpec
-from ..train.data import LabelledImage
-from ..train.model import KerasModel
+from ...runtime.errors import DataError, ImageError, ParityError
+from ...runtime.preprocess import Frame, Preprocessor, read_image
+from ...runtime.spec import ModelSpec
+from ...train.data import LabelledImage
+from ...train.model import KerasModel
 
 __all__ = ["BATCH", "HIDDEN_IMAGES", "Reference"]
 

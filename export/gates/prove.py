@@ -11,19 +11,19 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 
-from ..runtime.backends import ENGINES
-from ..runtime.backends.base import Backend
-from ..runtime.backends.onnxruntime import OnnxRuntimeSimulated, TensorSession
-from ..runtime.backends.tensorrt import TensorRtBackend
-from ..runtime.engines.options import EngineOptions
-from ..runtime.errors import BackendUnavailableError
-from ..runtime.manifest import Parity, Target
-from ..runtime.spec import ModelSpec
+from ...runtime.backends import ENGINES
+from ...runtime.backends.base import Backend
+from ...runtime.backends.onnxruntime import OnnxRuntimeSimulated, TensorSession
+from ...runtime.backends.tensorrt import TensorRtBackend
+from ...runtime.engines.options import EngineOptions
+from ...runtime.errors import BackendUnavailableError
+from ...runtime.manifest import Parity, Target
+from ...runtime.spec import ModelSpec
+from ..golden import Golden, golden_outputs
+from ..graphs.build import serialize
+from ..graphs.instrument import HIDDEN, with_hidden_states
+from ..plan import Artifact
 from .gate import Limits, Measured, measure, measure_drift
-from .golden import Golden, golden_outputs
-from .graphs.build import serialize
-from .graphs.instrument import HIDDEN, with_hidden_states
-from .plan import Artifact
 from .reference import Reference
 
 __all__ = ["Proof", "drift", "open_target", "prove"]

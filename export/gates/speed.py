@@ -10,11 +10,11 @@ from pathlib import Path
 
 import numpy as np
 
-from ..runtime.engines.options import EngineOptions
-from ..runtime.manifest import Precision, Target
-from ..runtime.spec import ModelSpec
-from ..runtime.timing import Timing, compare, time_interleaved
-from .plan import PRECISIONS
+from ...runtime.engines.options import EngineOptions
+from ...runtime.manifest import Precision, Target
+from ...runtime.spec import ModelSpec
+from ...runtime.timing import Timing, compare, time_interleaved
+from ..plan import PRECISIONS
 from .prove import open_target
 
 __all__ = ["slower_than_wider", "time_ratio"]

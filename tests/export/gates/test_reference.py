@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from standin import write_crops
 
-from hybrid_edge.export.reference import Reference
+from hybrid_edge.export.gates.reference import Reference
 from hybrid_edge.runtime.errors import DataError, ImageError, ParityError
 from hybrid_edge.runtime.preprocess import Preprocessor, read_image
 from hybrid_edge.train.data import LabelledImage

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from standin import write_crops
 
-from hybrid_edge.export.compare import Flip
-from hybrid_edge.export.flips import CELL, COLUMNS, DPI, HEADER, MAX_SHOWN, SIDE, write_flips
+from hybrid_edge.export.gates.compare import Flip
+from hybrid_edge.export.gates.flips import CELL, COLUMNS, DPI, HEADER, MAX_SHOWN, SIDE, write_flips
 from hybrid_edge.runtime.opencv import cv2
 from hybrid_edge.runtime.preprocess import read_image
 from hybrid_edge.train.data import LabelledImage

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from ..runtime.manifest import Accuracy
+from ...runtime.manifest import Accuracy
 
 __all__ = ["class_indices", "paired_accuracy", "paired_interval"]
 

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 from lowered import Source
 
-from hybrid_edge.export import speed
+from hybrid_edge.export.gates import speed
+from hybrid_edge.export.gates.speed import slower_than_wider, time_ratio
 from hybrid_edge.export.graphs.build import serialize
-from hybrid_edge.export.speed import slower_than_wider, time_ratio
 from hybrid_edge.runtime.backends.onnxruntime import OnnxRuntimeSimulated
 from hybrid_edge.runtime.manifest import Precision
 from hybrid_edge.runtime.spec import ModelSpec

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 import numpy as np
 import numpy.typing as npt
 
-from ..runtime.backends.base import Backend
-from ..runtime.errors import BackendError
+from ...runtime.backends.base import Backend
+from ...runtime.errors import BackendError
 from .reference import BATCH
 
 __all__ = ["Rows"]

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 
-from ..runtime.errors import ParityError
-from ..runtime.manifest import Check, Parity
+from ...runtime.errors import ParityError
+from ...runtime.manifest import Check, Parity
 
 __all__ = ["require"]
 

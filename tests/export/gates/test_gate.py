@@ -13,11 +13,11 @@ from damage import DAMAGES, damaged_backend, with_weak_convolution
 from onnx import numpy_helper
 from standin import write_crops
 
-from hybrid_edge.export import gate
-from hybrid_edge.export.gate import Limits, measure, measure_drift
+from hybrid_edge.export.gates import gate
+from hybrid_edge.export.gates.gate import Limits, measure, measure_drift
+from hybrid_edge.export.gates.reference import Reference
+from hybrid_edge.export.gates.verdict import require
 from hybrid_edge.export.graphs.build import build_graph, serialize
-from hybrid_edge.export.reference import Reference
-from hybrid_edge.export.verdict import require
 from hybrid_edge.runtime import preprocess
 from hybrid_edge.runtime.backends.base import Backend
 from hybrid_edge.runtime.backends.onnxruntime import OnnxRuntimeCpu

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from ..train.data import LabelledImage
+from ...train.data import LabelledImage
 
 __all__ = ["CONFIDENT_MARGIN", "Comparison", "Flip"]
 

@@ -11,10 +11,10 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from ..runtime.errors import ImageError
-from ..runtime.files import replacing
-from ..runtime.opencv import cv2
-from ..runtime.preprocess import Frame, read_image
+from ...runtime.errors import ImageError
+from ...runtime.files import replacing
+from ...runtime.opencv import cv2
+from ...runtime.preprocess import Frame, read_image
 from .compare import Flip
 
 if TYPE_CHECKING:

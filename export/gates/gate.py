@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ..runtime.backends.base import Backend
-from ..runtime.errors import BackendError, ParityError
-from ..runtime.manifest import Accuracy, Parity, Precision
-from ..runtime.spec import ModelSpec
+from ...runtime.backends.base import Backend
+from ...runtime.errors import BackendError, ParityError
+from ...runtime.manifest import Accuracy, Parity, Precision
+from ...runtime.spec import ModelSpec
 from .compare import Comparison, Flip
 from .paired import class_indices, paired_accuracy
 from .reference import Reference
