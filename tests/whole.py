@@ -15,7 +15,8 @@ import pytest
 from standin import crops
 
 from hybrid_edge.calib import Range
-from hybrid_edge.export import pipeline, speed
+from hybrid_edge.export import pipeline
+from hybrid_edge.export.gates import speed
 from hybrid_edge.export.pipeline import ExportResult
 from hybrid_edge.export.prepare import Prepared
 from hybrid_edge.export.request import ExportRequest, make_request
