@@ -16,6 +16,7 @@
     ├── BackendError                             an inference engine failed
     │   ├── BackendUnavailableError              an engine, or a library it needs, is not installed here
     │   ├── EngineError                          TensorRT could not parse, build or load; its own messages inside
+    │   │   └── EngineMissingError               no engine for this machine yet, and none may be built (--no-build)
     │   └── InputError                           a tensor of the wrong name, dtype or shape, or not finite
     └── GateError                       exit 3   a result was computed and refused
         ├── ParityError                          ONNX and Keras disagree beyond the limits
@@ -38,6 +39,7 @@ __all__ = [
     "ConversionError",
     "DataError",
     "EngineError",
+    "EngineMissingError",
     "GateError",
     "GoldenError",
     "HybridEdgeError",
@@ -120,6 +122,10 @@ class BackendUnavailableError(BackendError):
 
 class EngineError(BackendError):
     """TensorRT could not parse a graph, build an engine or load one; its own messages are inside."""
+
+
+class EngineMissingError(EngineError):
+    """No engine was made for this machine, TensorRT and options yet, and the caller does not want it built now."""
 
 
 class InputError(BackendError):

@@ -6,6 +6,7 @@ from hybrid_edge.runtime.engines.build import BuiltEngine, build_engine
 from hybrid_edge.runtime.engines.gpu import Gpu
 
 ADA = Gpu("NVIDIA GeForce RTX 4070", (8, 9), integrated=False, total_memory=12 * 2**30, free_memory=11 * 2**30)
+ORIN = Gpu("Orin", (8, 7), integrated=True, total_memory=8 * 2**30, free_memory=3 * 2**30, multiprocessors=8)
 
 
 class Builds:

@@ -13,7 +13,14 @@ from ..bundle import Bundle
 from ..cpu import describe_cpu, missing_features
 from ..engines.options import EngineOptions
 from ..engines.progress import Reporter
-from ..errors import BackendError, BackendUnavailableError, BundleError, Int8EngineError, UsageError
+from ..errors import (
+    BackendError,
+    BackendUnavailableError,
+    BundleError,
+    EngineMissingError,
+    Int8EngineError,
+    UsageError,
+)
 from ..manifest import Precision, Target, Variant
 from .base import Backend
 from .forms import open_form
@@ -78,7 +85,7 @@ def open_backend(
         precision: ``fp32``, ``fp16`` or ``int8``; ``auto`` takes the narrowest that passed its parity gate, that this
             CPU has the instructions for, and that TensorRT builds here.
         threads: how many the engine may use for one batch; None leaves it to the engine.
-        engine: how TensorRT engines are built.
+        engine: how TensorRT engines are built, and whether.
         reporter: whom to tell while they are.
 
     Raises:
@@ -86,6 +93,8 @@ def open_backend(
         BundleError: the bundle has no such variant, or its file is damaged.
         BackendUnavailableError: the engine asked for, or under ``auto`` every engine, is not on this machine.
         BackendError: the engine refused the graph.
+        EngineMissingError: TensorRT is here, has none of its engines yet, and ``engine`` says not to build one; another
+            backend is then not taken instead.
         Int8EngineError: TensorRT does not build the INT8 graph here, and nothing else may be taken.
     """
     _check_arguments(backend, precision, threads)
@@ -107,25 +116,34 @@ def _open_target(
     request: _Request, target: Target, kind: type[Backend], groups: list[list[Variant]]
 ) -> Selection | None:
     """Open the first precision that works on a target; None, with the reasons noted, where ``auto`` may go on."""
+    missing: list[EngineMissingError] = []
     try:
         kind.require()
         for variants in groups:
-            selection = _open_precision(request, kind, variants, last=variants is groups[-1])
+            selection = _open_precision(request, kind, variants, missing, last=variants is groups[-1])
             if selection is not None:
                 return selection
     except BackendError as error:
         if request.backend != AUTO:
             raise
         request.passed_over[target] = str(error)
+    if missing:  # a slower engine in its place is not what was asked for
+        raise missing[0]
     return None
 
 
-def _open_precision(request: _Request, kind: type[Backend], variants: list[Variant], *, last: bool) -> Selection | None:
+def _open_precision(
+    request: _Request, kind: type[Backend], variants: list[Variant], missing: list[EngineMissingError], *, last: bool
+) -> Selection | None:
     """Open one precision on one target; None, with the reason noted, where ``auto`` may take another instead."""
     must = last and request.backend != AUTO
     try:
         _check_cpu(variants[0])
         opened, variant = _open(request, kind, variants)
+    except EngineMissingError as error:
+        missing.append(error)
+        request.passed_over[f"{variants[0].target} {variants[0].precision}"] = str(error)
+        return None
     except (_UnfitCpuError, Int8EngineError) as error:
         # INT8 asked for by name is not to become INT8 on another engine: FP16 on this one is the better offer
         if must or (isinstance(error, Int8EngineError) and request.precision != AUTO):

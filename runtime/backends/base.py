@@ -119,7 +119,7 @@ class Backend(ABC):
 
     @property
     def depth(self) -> int:
-        """How many batches may be submitted before the first is collected: 1, or 2 where copies overlap compute."""
+        """How many batches may be submitted before the first is collected: 1, or 2 where the engine works on both."""
         return 1
 
     def buffers(self, capacity: int, count: int) -> list[Buffers]:
@@ -181,7 +181,11 @@ class Backend(ABC):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.close()
+        try:
+            self.close()
+        except BackendError:
+            if error is None:  # what went wrong before is what there is to say
+                raise
 
     def _check_inputs(self, tensors: Mapping[str, Tensor]) -> int:
         """Check every input; return their common batch size N."""

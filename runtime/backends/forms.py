@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shlex
 from collections.abc import Sequence
 from contextlib import ExitStack
 
@@ -13,7 +14,7 @@ from ..bundle import Bundle
 from ..engines.cache import EngineCache
 from ..engines.options import EngineOptions
 from ..engines.progress import Reporter
-from ..errors import BackendError, EngineError, GateError, HybridEdgeError, Int8EngineError
+from ..errors import BackendError, EngineError, EngineMissingError, GateError, HybridEdgeError, Int8EngineError
 from ..golden import check_golden
 from ..manifest import Variant
 from ..preprocess import Preprocessor
@@ -36,6 +37,7 @@ def open_form(
         BackendUnavailableError: no TensorRT, or no GPU.
         BundleError: a file is damaged.
         EngineError: none builds.
+        EngineMissingError: none was built yet, and the options say not to; with the command that does.
         Int8EngineError: none builds, and they are quantized.
         GoldenError: none that builds computes what the exporter did.
     """
@@ -46,12 +48,13 @@ def open_form(
     if known is not None:
         return _open(bundle, known, options, reporter), known
     with ExitStack() as stack:
-        opened = _open_all(bundle, variants, options, reporter, stack)
+        opened, refused = _open_all(bundle, variants, options, reporter, stack)
         timings = _time(bundle, opened, options) if len(opened) > 1 else {}
         name = min(timings, key=lambda item: timings[item].p50) if timings else next(iter(opened))
         taken = next(item for item in variants if item.name == name)
         times = {key: round(timing.p50, 3) for key, timing in timings.items()}
-        cache.keep_note(note, json.dumps({"sha256": taken.file.sha256, "variant": name, "p50_ms": times}).encode())
+        if not any(isinstance(error, EngineMissingError) for error in refused.values()):  # they are still to be timed
+            cache.keep_note(note, json.dumps({"sha256": taken.file.sha256, "variant": name, "p50_ms": times}).encode())
         if times:
             reporter.say(f"{', '.join(f'{key} {value:.2f} ms' for key, value in times.items())}: taking {name}")
         backend = opened.pop(name)
@@ -63,8 +66,8 @@ def open_form(
 
 def _open_all(
     bundle: Bundle, variants: Sequence[Variant], options: EngineOptions, reporter: Reporter, stack: ExitStack
-) -> dict[str, Backend]:
-    """Every variant that builds and passes its golden check, by name; closed with the stack."""
+) -> tuple[dict[str, Backend], dict[str, HybridEdgeError]]:
+    """By name, each variant that builds and passes its golden check, closed with the stack; and why others don't."""
     preprocessor = Preprocessor(bundle.spec)
     opened: dict[str, Backend] = {}
     refused: dict[str, HybridEdgeError] = {}
@@ -77,7 +80,7 @@ def _open_all(
             reporter.say(f"passed over {variant.name}: {answer}")
     if not opened:
         raise _none(refused)
-    return opened
+    return opened, refused
 
 
 def _open_checked(
@@ -96,6 +99,9 @@ def _open_checked(
 
 def _none(refused: dict[str, HybridEdgeError]) -> HybridEdgeError:
     """The error where no form is left: of the kind that the user can do most about."""
+    missing = [error for error in refused.values() if isinstance(error, EngineMissingError)]
+    if missing:
+        return missing[0]  # one command builds all of them
     text = "; ".join(f"{name}: {error}" for name, error in refused.items())
     kinds = [type(error) for error in refused.values()]
     gates = [kind for kind in kinds if issubclass(kind, GateError) and kind is not Int8EngineError]
@@ -113,16 +119,21 @@ def _time(bundle: Bundle, opened: dict[str, Backend], options: EngineOptions) ->
 
 
 def _open(bundle: Bundle, variant: Variant, options: EngineOptions, reporter: Reporter) -> Backend:
-    return TensorRtBackend(
-        bundle.verified(variant.file), bundle.spec, sha256=variant.file.sha256, options=options, reporter=reporter
-    )
+    try:
+        return TensorRtBackend(
+            bundle.verified(variant.file), bundle.spec, sha256=variant.file.sha256, options=options, reporter=reporter
+        )
+    except EngineMissingError as error:
+        command = f"hybrid-export --engine-only {shlex.quote(str(bundle.root))}{options.arguments}"
+        raise EngineMissingError(f"{error}; {command} builds it, or leave out --no-build") from None
 
 
 def _note_name(variants: Sequence[Variant], options: EngineOptions) -> str:
     """What the choice depends on: the graphs, TensorRT's version, the GPU, and how the engines are built."""
     library, gpu = find_tensorrt()
     hashes = sorted(item.file.sha256 for item in variants)
-    key = [hashes, library.label, gpu.name, gpu.compute_capability, options.profile, options.workspace]
+    machine = [library.label, gpu.name, gpu.compute_capability, gpu.multiprocessors]
+    key = [hashes, *machine, options.profile, options.workspace]
     return f"{hashlib.sha256(json.dumps(key).encode()).hexdigest()}.choice"
 
 

@@ -17,6 +17,8 @@ import numpy.typing as npt
 from ..errors import BackendError, BackendUnavailableError, BundleError
 from ..outputs import OUTPUT_NAMES
 from .base import Backend
+from .bound import BoundSession
+from .cuda import HostMemory
 
 __all__ = ["OnnxRuntimeCpu", "OnnxRuntimeCuda", "OnnxRuntimeSimulated", "TensorSession"]
 
@@ -77,9 +79,13 @@ class OnnxRuntimeCpu(Backend):
 
     def _infer(self, tensors: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         try:
-            logits, probabilities = self._session.run(list(OUTPUT_NAMES), tensors)
+            return self._compute(tensors)
         except _faults() as error:
             raise BackendError(f"{self.device} failed: {_line(error)}; a smaller --batch needs less memory") from error
+
+    def _compute(self, tensors: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        # it reads contiguous arrays where they are; binding them in advance spared 6 to 14 µs of 200 to 1,000
+        logits, probabilities = self._session.run(list(OUTPUT_NAMES), tensors)
         return logits, probabilities
 
     def _release(self) -> None:
@@ -87,11 +93,15 @@ class OnnxRuntimeCpu(Backend):
 
 
 class OnnxRuntimeCuda(OnnxRuntimeCpu):
-    """ONNX Runtime's CUDA provider; refuses where ONNX Runtime would quietly take the CPU instead."""
+    """ONNX Runtime's CUDA provider; refuses where ONNX Runtime would quietly take the CPU instead.
+
+    Inputs and outputs are bound to memory that stays where it is; one batch at a time.
+    """
 
     # TF32 would keep 10 bits of FP32's mantissa: FP32 is to mean FP32
     providers: ClassVar[list[Any]] = [(CUDA, {"use_tf32": "0"}), CPU]
     place: ClassVar[str] = "CUDA"
+    memory: ClassVar[str] = "cuda"  # where the inputs are bound
     log_severity: ClassVar[int] = LOG_ERRORS  # why CUDA could not start is said nowhere but in its log
 
     def _require(self, library: ModuleType) -> None:
@@ -113,6 +123,30 @@ class OnnxRuntimeCuda(OnnxRuntimeCpu):
                 "missing or does not fit; nvidia-smi shows the driver, pip install 'hybrid-edge[gpu]' brings the rest"
             )
         super()._check_session(model)
+        self._bound: Any = BoundSession(_library(), self._session, self.spec, self.memory)
+        self._locked: list[HostMemory] = []
+
+    def _compute(self, tensors: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        logits, probabilities = self._bound.run(tensors)
+        return logits, probabilities
+
+    def _allocate_inputs(self, capacity: int, slot: int) -> dict[str, Tensor]:
+        """Page-locked memory, from which copies run at full speed; plain memory where cuda-python is not installed."""
+        tensors = {}
+        for name, shape in self.spec.inputs.items():
+            try:
+                memory = HostMemory((capacity, *shape))
+            except BackendUnavailableError:
+                return super()._allocate_inputs(capacity, slot)
+            self._locked.append(memory)
+            tensors[name] = memory.array
+        return tensors
+
+    def _release(self) -> None:
+        self._bound = None
+        super()._release()
+        for memory in self._locked:
+            memory.close()
 
 
 class OnnxRuntimeSimulated(OnnxRuntimeCpu):

@@ -86,7 +86,7 @@ def build_engine(
     engine = _interruptible(lambda: job.build(config), cancel)
     times = job.timing_cache(config)
     seconds = time.perf_counter() - start
-    return BuiltEngine(engine, times, seconds, summarize(job.network), tuple(dict.fromkeys(job.messages.warnings)))
+    return BuiltEngine(engine, times, seconds, summarize(job.network), tuple(job.messages.warnings))
 
 
 def inspect_graph(onnx: bytes, spec: ModelSpec, library: Library) -> NetworkSummary:
@@ -212,13 +212,15 @@ def _interruptible(call: Callable[[], T], cancel: threading.Event) -> T:
         finally:
             done.set()
 
-    threading.Thread(target=work, name="engine build", daemon=True).start()
+    thread = threading.Thread(target=work, name="engine build", daemon=True)
     try:
+        thread.start()
         while not done.wait(POLL):
             pass
     except BaseException:
         cancel.set()
-        done.wait()
+        if thread in threading.enumerate():  # Ctrl-C may also come before it was started
+            done.wait()
         raise
     if errors:
         raise errors[0]

@@ -48,6 +48,7 @@ class EngineKey:
     profile: tuple[int, int, int]
     workspace: int | None  # as asked for: the default varies with the memory that is free
     flags: str = FLAGS
+    multiprocessors: int = 0
 
     @classmethod
     def of(cls, onnx_sha256: str, library: Library, gpu: Gpu, options: EngineOptions) -> EngineKey:
@@ -60,6 +61,7 @@ class EngineKey:
             gpu.compute_capability,
             options.profile,
             options.workspace,
+            multiprocessors=gpu.multiprocessors,
         )
 
     @property
@@ -70,7 +72,7 @@ class EngineKey:
     @property
     def timing_name(self) -> str:
         """Likewise of what kernels' times depend on: TensorRT's version and the GPU."""
-        return _digest([self.kind, self.version, self.gpu, self.compute_capability])
+        return _digest([self.kind, self.version, self.gpu, self.compute_capability, self.multiprocessors])
 
 
 class EngineRecord(BaseModel):

@@ -1,4 +1,4 @@
-"""Gpu: what building and caching must know of a GPU; ``backends/cuda.py`` asks the driver for it."""
+"""Gpu: what building and caching must know of a GPU; ``backends/cuda`` asks the driver for it."""
 
 from __future__ import annotations
 
@@ -15,9 +15,10 @@ class Gpu:
     Attributes:
         name: as the driver gives it: ``NVIDIA GeForce RTX 4070``.
         compute_capability: major and minor: (8, 9).
-        integrated: it shares the CPU's memory, as a Jetson's does.
+        integrated: it shares the CPU's memory, as a Jetson's does, and reads it in place.
         total_memory: bytes.
         free_memory: bytes, at the moment of asking.
+        multiprocessors: how many it has; all Jetson Orins have one name and one compute capability, and differ in this.
     """
 
     name: str
@@ -25,6 +26,7 @@ class Gpu:
     integrated: bool
     total_memory: int
     free_memory: int
+    multiprocessors: int = 0
 
     @property
     def architecture(self) -> str:

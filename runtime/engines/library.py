@@ -4,6 +4,7 @@ The two have the same Python API. What one version has and another lacks is look
 
     NetworkDefinitionCreationFlag.EXPLICIT_BATCH    not in 11 and RTX; 10.x ignores it
     ComputeCapability, IBuilderConfig.num_compute_capabilities, .set_compute_capability    RTX alone
+    IExecutionContext.is_stream_capturable          RTX from 1.2 on
     timing caches                                   do nothing in RTX
 
 Sources: the Python API reference of TensorRT 10.3 (docs.nvidia.com/deeplearning/tensorrt/archives/tensorrt-1030), the
@@ -82,6 +83,14 @@ class Library:
             )
             raise UsageError(f"expected an architecture that {self.label} builds for ({names}), found {architecture!r}")
         return value
+
+    def can_capture(self, context: Any, stream: int) -> bool:
+        """Whether an execution context leaves its work to a CUDA graph, as far as this version says so beforehand.
+
+        Where it does not, capturing shows it.
+        """
+        ask = getattr(context, "is_stream_capturable", None)
+        return ask is None or bool(ask(stream))
 
 
 def installed(kind: Kind) -> bool:

@@ -9,11 +9,12 @@ from .library import Library
 __all__ = ["Messages", "make_logger"]
 
 SHOWN = 12  # messages in an error: the first is the cause, the rest follow from it
+KEPT = 200  # different ones; an engine that runs for a year says the same again and again
 ERRORS = ("ERROR", "INTERNAL_ERROR")
 
 
 class Messages:
-    """The messages of one builder or runtime, by severity; verbose and informative ones are dropped."""
+    """The messages of one builder or runtime, by severity, each once; verbose and informative ones are dropped."""
 
     def __init__(self) -> None:
         self.errors: list[str] = []
@@ -21,15 +22,20 @@ class Messages:
 
     def add(self, severity: str, text: str) -> None:
         """Keep a message; called by TensorRT, from any thread."""
-        if severity in ERRORS:
-            self.errors.append(_line(text))
-        elif severity == "WARNING":
-            self.warnings.append(_line(text))
+        kept = self.errors if severity in ERRORS else self.warnings if severity == "WARNING" else None
+        line = _line(text)
+        if kept is not None and len(kept) < KEPT and line not in kept:
+            kept.append(line)
+
+    def clear(self) -> None:
+        """Forget them: what comes next has other reasons."""
+        self.errors.clear()
+        self.warnings.clear()
 
     @property
     def summary(self) -> str:
-        """The first errors, each once, in one line; the warnings where there are none."""
-        found = list(dict.fromkeys(self.errors or self.warnings))
+        """The first errors in one line; the warnings where there are none."""
+        found = self.errors or self.warnings
         more = [f"and {len(found) - SHOWN} more"] if len(found) > SHOWN else []
         return "; ".join([*found[:SHOWN], *more]) or "it gave no reason"
 

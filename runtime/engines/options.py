@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
 from ..errors import UsageError
 from .gpu import Gpu
+from .headroom import MIB, available_memory
 
-__all__ = ["EngineOptions", "parse_profile"]
+__all__ = ["MIB", "EngineOptions", "parse_profile"]
 
 Profile = tuple[int, int, int]
 
-MIB = 2**20
+DEFAULT_PROFILE: Profile = (1, 1, 8)
 LEAST_WORKSPACE = 64 * MIB
 # TensorRT's own default is all of the GPU's memory. On a Jetson that is the system's memory, in which the graph, its
 # weights and the engine lie at the same time, each as large as the others: building ran out of memory there.
 GPU_SHARE = 2
 SYSTEM_SHARE = 4
-MEMINFO = Path("/proc/meminfo")
 
 
 @dataclass(frozen=True)
@@ -29,13 +28,15 @@ class EngineOptions:
         profile: smallest, usual and largest batch; kernels are chosen for the usual one. Larger batches are split.
         workspace: the most scratch memory that a kernel may take, bytes; None is half of a GPU's own memory, or a
             quarter of what the system has free where the GPU shares it (Jetson).
+        build: whether an engine that is not in the cache may be built: minutes, in which a camera waits.
 
     Raises:
         UsageError: not 1 <= smallest <= usual <= largest, or a workspace under 64 MiB.
     """
 
-    profile: Profile = (1, 1, 8)
+    profile: Profile = DEFAULT_PROFILE
     workspace: int | None = None
+    build: bool = True
 
     def __post_init__(self) -> None:
         smallest, usual, largest = self.profile
@@ -53,8 +54,14 @@ class EngineOptions:
         if self.workspace is not None or gpu is None:
             return self.workspace
         if gpu.integrated:
-            return max(LEAST_WORKSPACE, _available_memory(gpu.free_memory) // SYSTEM_SHARE)
+            return max(LEAST_WORKSPACE, available_memory(gpu.free_memory) // SYSTEM_SHARE)
         return gpu.total_memory // GPU_SHARE
+
+    @property
+    def arguments(self) -> str:
+        """What of it a command has to be given, with a blank in front of each: `` --profile 1,2,4``; often nothing."""
+        profile = "" if self.profile == DEFAULT_PROFILE else f" --profile {','.join(map(str, self.profile))}"
+        return profile + ("" if self.workspace is None else f" --workspace {self.workspace // MIB}")
 
 
 def parse_profile(text: str) -> Profile:
@@ -68,12 +75,3 @@ def parse_profile(text: str) -> Profile:
         raise UsageError(f"expected a batch profile of MIN,OPT,MAX such as 1,1,8, found {text!r}")
     smallest, usual, largest = (int(part) for part in parts)
     return smallest, usual, largest
-
-
-def _available_memory(otherwise: int) -> int:
-    """Bytes that the system can give without swapping (``MemAvailable``: the page cache counts as free)."""
-    try:
-        lines = MEMINFO.read_text().splitlines()
-        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
-    except (OSError, StopIteration, ValueError, IndexError):
-        return otherwise

@@ -5,10 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from ..errors import EngineMissingError
 from ..spec import ModelSpec
 from .build import build_engine
 from .cache import CachedEngine, EngineCache, EngineKey
 from .gpu import Gpu
+from .headroom import check_headroom
 from .library import Library
 from .options import EngineOptions
 from .progress import Reporter
@@ -55,11 +57,12 @@ def prepare_engine(onnx: Path, sha256: str, spec: ModelSpec, options: EngineOpti
         onnx: the graph, already verified; read only if it must be built.
         sha256: its hash.
         spec: whose inputs it has.
-        options: batch profile and workspace.
+        options: batch profile and workspace, and whether it may be built.
         place: library, GPU and cache.
 
     Raises:
-        EngineError: TensorRT could not build it, or the cache can't be written.
+        EngineError: TensorRT could not build it, there is too little disk or memory, or the cache can't be written.
+        EngineMissingError: it is not in the cache, and the options say not to build it.
         Int8EngineError: TensorRT does not build this quantized graph here.
     """
     key = EngineKey.of(sha256, place.library, place.gpu, options)
@@ -67,6 +70,11 @@ def prepare_engine(onnx: Path, sha256: str, spec: ModelSpec, options: EngineOpti
     engine = place.cache.lookup(key)
     if engine is not None:
         return Prepared(engine, built=False, path=path)
+    if not options.build:
+        raise EngineMissingError(
+            f"expected an engine for {place.library.label} on {place.gpu.name} and these options in "
+            f"{place.cache.folder}, found none that is whole"
+        )
     with place.cache.locked(lambda: place.reporter.say("another process builds an engine: waiting for it")):
         engine = place.cache.lookup(key, place.reporter.say)  # the other may have built this one
         if engine is not None:
@@ -76,6 +84,7 @@ def prepare_engine(onnx: Path, sha256: str, spec: ModelSpec, options: EngineOpti
 
 def _build(onnx: bytes, key: EngineKey, spec: ModelSpec, options: EngineOptions, place: Place) -> CachedEngine:
     library, gpu, cache = place.library, place.gpu, place.cache
+    check_headroom(len(onnx), cache.folder, gpu)
     place.reporter.say(f"building an engine with {library.label} for {gpu.name}: minutes, once on this machine")
     times = f"{key.timing_name}.timing"
     with place.reporter.show() as listener:

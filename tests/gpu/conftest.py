@@ -17,6 +17,10 @@ from hybrid_edge.runtime.bundle import Bundle
 from hybrid_edge.runtime.engines.gpu import Gpu
 from hybrid_edge.runtime.engines.library import Library
 from hybrid_edge.runtime.errors import BackendUnavailableError
+from hybrid_edge.runtime.manifest import Variant
+
+PRECISIONS = ("fp32", "fp16", "int8")
+FORMS = ("lstm", "unrolled", "none")
 
 
 @pytest.fixture(scope="session")
@@ -35,6 +39,16 @@ def bundle(machine: tuple[Library, Gpu], tmp_path_factory: pytest.TempPathFactor
         return Bundle.open(given)
     pytest.importorskip("tensorflow", reason="HYBRID_EDGE_TEST_BUNDLE names a bundle where TensorFlow is not installed")
     return export_digits(tmp_path_factory.mktemp("gpu"))
+
+
+@pytest.fixture(params=[(precision, form) for precision in PRECISIONS for form in FORMS], ids="-".join)
+def variant(request: pytest.FixtureRequest, bundle: Bundle) -> Variant:
+    """Each TensorRT variant that the bundle has."""
+    precision, form = request.param
+    for item in bundle.manifest.variants:
+        if (item.target, item.precision, item.recurrent) == ("tensorrt", precision, form):
+            return item
+    pytest.skip(f"the bundle has no {precision} with the recurrent branch as {form}")
 
 
 def export_digits(folder: Path) -> Bundle:

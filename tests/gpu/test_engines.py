@@ -6,12 +6,12 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
+from real_engines import opened, tensors
 
 from hybrid_edge.runtime.backends import open_backend
 from hybrid_edge.runtime.backends.cuda import find_gpu
@@ -31,37 +31,6 @@ from hybrid_edge.runtime.preprocess import Preprocessor
 pytestmark = pytest.mark.gpu
 
 PRECISIONS = ("fp32", "fp16", "int8")
-FORMS = ("lstm", "unrolled", "none")
-
-
-@pytest.fixture(params=[(precision, form) for precision in PRECISIONS for form in FORMS], ids="-".join)
-def variant(request: pytest.FixtureRequest, bundle: Bundle) -> Variant:
-    """Each TensorRT variant that the bundle has."""
-    precision, form = request.param
-    for item in bundle.manifest.variants:
-        if (item.target, item.precision, item.recurrent) == ("tensorrt", precision, form):
-            return item
-    pytest.skip(f"the bundle has no {precision} with the recurrent branch as {form}")
-
-
-@contextmanager
-def opened(bundle: Bundle, variant: Variant, options: EngineOptions | None = None) -> Iterator[TensorRtBackend]:
-    """The variant as an engine; a device on which INT8 does not build is a known case, not a failure."""
-    try:
-        backend = TensorRtBackend(
-            bundle.verified(variant.file), bundle.spec, sha256=variant.file.sha256, options=options
-        )
-    except Int8EngineError as error:
-        pytest.xfail(str(error))
-    with backend:
-        yield backend
-
-
-def tensors(bundle: Bundle, count: int) -> dict[str, Any]:
-    """Of the golden examples, as often as it takes, each time turned another way."""
-    images = bundle.golden_images()
-    frames = [np.rot90(images[row % len(images)], row // len(images)).copy() for row in range(count)]
-    return Preprocessor(bundle.spec)(frames)
 
 
 def test_an_engine_passes_its_golden_check(bundle: Bundle, variant: Variant) -> None:
@@ -152,16 +121,22 @@ def test_the_engine_inspector_finds_int8_in_int8_variants_alone(
     bundle: Bundle, variant: Variant, machine: tuple[Library, Gpu], record_property: Callable[[str, object], None]
 ) -> None:
     """What the engine really runs, after fusion; the counts stand in pytest's ``--junitxml`` report."""
-    trt = machine[0].module
     with opened(bundle, variant) as backend:
-        inspector = backend._engine.create_engine_inspector()
-        inspector.execution_context = backend._context
-        report = json.loads(inspector.get_engine_information(trt.LayerInformationFormat.JSON))
+        report = inspected(backend, machine[0])
     layers = report["Layers"]
     narrow = [json.dumps(layer) for layer in layers if "int8" in json.dumps(layer).lower()]
     record_property(variant.name, f"{len(layers)} layers after fusion, {len(narrow)} with INT8")
     assert layers
     assert bool(narrow) == (variant.precision == "int8")
+
+
+def inspected(backend: TensorRtBackend, library: Library) -> dict[str, Any]:
+    """What the engine's inspector reports; nothing of TensorRT's is left when this returns."""
+    engine = backend._execution._engine
+    inspector = engine._engine.create_engine_inspector()
+    inspector.execution_context = engine.context()
+    report: dict[str, Any] = json.loads(inspector.get_engine_information(library.module.LayerInformationFormat.JSON))
+    return report
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)

@@ -7,7 +7,7 @@ import numpy.typing as npt
 import pytest
 from bundles import SPEC
 
-from hybrid_edge.runtime.backends.base import Backend
+from hybrid_edge.runtime.backends.base import Backend, Ticket
 from hybrid_edge.runtime.errors import BackendError, InputError
 
 Tensor = npt.NDArray[np.float32]
@@ -134,3 +134,47 @@ def test_an_engine_gets_contiguous_tensors_whatever_the_caller_has(backend: Reco
 def test_an_engine_that_refused_its_graph_is_no_backend() -> None:
     with pytest.raises(BackendError, match="refused"):
         Recorder(Path("refused"), SPEC)
+
+
+def test_a_batch_is_the_first_rows_of_a_buffer(backend: Recorder) -> None:
+    assert backend.depth == 1
+    first, second = backend.buffers(4, 2)
+    assert (first.capacity, first.slot, second.slot) == (4, 0, 1)
+    assert {name: tensor.shape[1:] for name, tensor in first.tensors.items()} == SPEC.inputs
+    assert not np.shares_memory(first.tensors["image"], second.tensors["image"])
+    ticket = backend.submit(second, 3)
+    assert np.shares_memory(backend.seen["image"], second.tensors["image"])
+    assert backend.collect(ticket).logits.shape == (3, 5)
+    assert (ticket.buffers, ticket.rows) == (second, 3)
+
+
+def test_a_batch_from_buffers_is_checked_as_it_comes_out(backend: Recorder) -> None:
+    backend.given = (np.full((2, 5), np.nan, np.float32), np.zeros((2, 5), np.float32))
+    with pytest.raises(BackendError, match="expected finite logits"):
+        backend.collect(backend.submit(backend.buffers(2, 1)[0], 2))
+
+
+def test_a_ticket_of_another_backend_is_refused(backend: Recorder) -> None:
+    with pytest.raises(BackendError, match="expected a batch that this backend was given"):
+        backend.collect(Ticket(backend.buffers(2, 1)[0], 2))
+
+
+def test_a_closed_engine_takes_no_batch(backend: Recorder) -> None:
+    buffers = backend.buffers(2, 1)[0]
+    backend.close()
+    with pytest.raises(BackendError, match="was closed"):
+        backend.submit(buffers, 1)
+
+
+def test_a_failure_to_give_back_does_not_hide_what_failed_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_: Recorder) -> None:
+        raise BackendError("could not be given back")
+
+    def fail() -> None:
+        raise KeyError("first")
+
+    monkeypatch.setattr(Recorder, "_release", refuse)
+    with pytest.raises(KeyError, match="first"), Recorder(Path("model"), SPEC):
+        fail()
+    with pytest.raises(BackendError, match="could not be given back"), Recorder(Path("model"), SPEC):
+        pass

@@ -2,14 +2,21 @@ from __future__ import annotations
 
 import sys
 from types import SimpleNamespace
+from typing import Any
 
+import numpy as np
 import pytest
+from fake_gpu import Error, FakeCuda
 
-from hybrid_edge.runtime.backends import cuda
-from hybrid_edge.runtime.backends.cuda import Stream, find_gpu
+from hybrid_edge.runtime.backends.cuda import DeviceMemory, Event, HostMemory, Stream, capture, driver, find_gpu
 from hybrid_edge.runtime.errors import BackendError, BackendUnavailableError
 
-pytest.importorskip("cuda.bindings.runtime", reason="cuda-python is not installed")
+
+@pytest.fixture
+def fake(monkeypatch: pytest.MonkeyPatch) -> FakeCuda:
+    made = FakeCuda()
+    monkeypatch.setattr(driver, "runtime", lambda: made)
+    return made
 
 
 def skip_on_a_gpu() -> None:
@@ -20,48 +27,155 @@ def skip_on_a_gpu() -> None:
     pytest.skip("this machine has a GPU")
 
 
-def test_without_a_driver_that_is_what_is_said() -> None:
+@pytest.mark.parametrize(
+    ("make", "name"),
+    [
+        (find_gpu, "cudaGetDeviceCount"),
+        (Stream, "cudaStreamCreateWithFlags"),
+        (Event, "cudaEventCreateWithFlags"),
+        (lambda: DeviceMemory(1000), "cudaMalloc"),
+        (lambda: HostMemory((3, 4)), "cudaHostAlloc"),
+        (lambda: HostMemory((3, 4), mapped=True), "cudaHostAlloc"),
+    ],
+)
+def test_without_a_driver_that_is_what_is_said(make: Any, name: str) -> None:
+    """With the real bindings: each call takes what it is given, and answers that there is no driver."""
+    pytest.importorskip("cuda.bindings.runtime", reason="cuda-python is not installed")
     skip_on_a_gpu()
-    for call in (find_gpu, Stream):
-        with pytest.raises(
-            BackendUnavailableError, match=r"no NVIDIA GPU can be used here \(cudaError\w+: .*nvidia-smi"
-        ):
-            call()
+    with pytest.raises(
+        BackendUnavailableError,
+        match=rf"no NVIDIA GPU can be used here \(cudaError\w+, code \d+: .* from {name}\); nvidia-smi",
+    ):
+        make()
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [
+        ("cudaMemcpyAsync", (4096, 8192, 16, "cudaMemcpyKind.cudaMemcpyHostToDevice", "cudaStream_t")),
+        ("cudaMemsetAsync", (4096, 0, 16, "cudaStream_t")),
+        ("cudaHostGetDevicePointer", (4096, 0)),
+        ("cudaFree", (4096,)),
+        ("cudaFreeHost", (4096,)),
+        ("cudaStreamWaitEvent", ("cudaStream_t", "cudaEvent_t", 0)),
+        ("cudaStreamSynchronize", ("cudaStream_t",)),
+        ("cudaStreamDestroy", ("cudaStream_t",)),
+        ("cudaEventRecord", ("cudaEvent_t", "cudaStream_t")),
+        ("cudaEventSynchronize", ("cudaEvent_t",)),
+        ("cudaEventDestroy", ("cudaEvent_t",)),
+        ("cudaStreamBeginCapture", ("cudaStream_t", "cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal")),
+        ("cudaStreamEndCapture", ("cudaStream_t",)),
+        ("cudaGraphInstantiate", ("cudaGraph_t", 0)),
+        ("cudaGraphLaunch", ("cudaGraphExec_t", "cudaStream_t")),
+        ("cudaGraphDestroy", ("cudaGraph_t",)),
+        ("cudaGraphExecDestroy", ("cudaGraphExec_t",)),
+    ],
+)
+def test_the_real_bindings_take_what_the_code_gives_them(name: str, arguments: tuple[Any, ...]) -> None:
+    rt = pytest.importorskip("cuda.bindings.runtime", reason="cuda-python is not installed")
+    skip_on_a_gpu()
+    with pytest.raises(BackendUnavailableError, match=rf"from {name}"):
+        driver.call(getattr(rt, name), *(_real(rt, item) for item in arguments))
+
+
+def _real(rt: Any, item: Any) -> Any:
+    if not isinstance(item, str):
+        return item
+    for part in item.split("."):
+        rt = getattr(rt, part)
+    return rt(0) if isinstance(rt, type) else rt
+
+
+def test_the_address_behind_a_real_stream_is_found() -> None:
+    rt = pytest.importorskip("cuda.bindings.runtime", reason="cuda-python is not installed")
+    assert driver.handle(rt.cudaStream_t(4711)) == 4711
+
+
+def test_an_older_cuda_python_without_that_function_has_it_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    rt = pytest.importorskip("cuda.bindings.runtime", reason="cuda-python is not installed")
+    monkeypatch.setitem(sys.modules, "cuda.bindings.utils", None)
+    assert driver.handle(rt.cudaStream_t(4711)) == 4711
 
 
 def test_without_cuda_python_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("cuda.bindings.runtime", "cuda.cudart"):
         monkeypatch.setitem(sys.modules, name, None)
-    cuda._runtime.cache_clear()
+    driver.runtime.cache_clear()
     with pytest.raises(
         BackendUnavailableError, match=r"hybrid-edge\[tensorrt\].*hybrid-edge\[jetson\].*12 on JetPack 6"
     ):
         find_gpu()
-    cuda._runtime.cache_clear()
+    driver.runtime.cache_clear()
 
 
-def test_any_other_error_carries_cudas_own_name_and_text() -> None:
-    rt = cuda._runtime()
-    failing = SimpleNamespace(__name__="cudaMalloc")
+def test_any_other_error_carries_the_call_and_cudas_own_name_number_and_text() -> None:
+    rt = pytest.importorskip("cuda.bindings.runtime", reason="cuda-python is not installed")
     with pytest.raises(
-        BackendError, match=r"cudaMalloc failed \(cudaErrorMemoryAllocation: out of memory\); a smaller"
+        BackendError, match=r"cudaMalloc failed \(cudaErrorMemoryAllocation, code 2: out of memory\); a smaller --batch"
     ):
-        cuda._call(_answering(failing, (rt.cudaError_t.cudaErrorMemoryAllocation, None)))
-    with pytest.raises(BackendError, match=r"cudaErrorIllegalAddress"):
-        cuda._call(_answering(failing, (rt.cudaError_t.cudaErrorIllegalAddress, None)))
+        driver.call(_answering("cudaMalloc", (rt.cudaError_t.cudaErrorMemoryAllocation, None)))
+    with pytest.raises(BackendError, match=r"cudaMalloc failed \(cudaErrorIllegalAddress, code 700: an illegal memory"):
+        driver.call(_answering("cudaMalloc", (rt.cudaError_t.cudaErrorIllegalAddress, None)))
 
 
 def test_answers_come_without_their_error_code() -> None:
-    success = cuda._runtime().cudaError_t.cudaSuccess
-    call = SimpleNamespace(__name__="cudaMemGetInfo")
-    assert cuda._call(_answering(call, (success, 3, 4))) == (3, 4)
-    assert cuda._call(_answering(call, (success, 3))) == 3
-    assert cuda._call(_answering(call, (success,))) == ()
+    success = pytest.importorskip("cuda.bindings.runtime").cudaError_t.cudaSuccess
+    assert driver.call(_answering("cudaMemGetInfo", (success, 3, 4))) == (3, 4)
+    assert driver.call(_answering("cudaMemGetInfo", (success, 3))) == 3
+    assert driver.call(_answering("cudaMemGetInfo", (success,))) == ()
 
 
-def _answering(named: SimpleNamespace, answer: tuple[object, ...]):  # type: ignore[no-untyped-def]
+def test_a_gpu_is_described(fake: FakeCuda) -> None:
+    found = find_gpu()
+    assert (found.name, found.compute_capability, found.multiprocessors) == ("Orin", (8, 7), 16)
+    assert found.integrated
+    assert (found.free_memory, found.total_memory) == (2**30, 2**31)
+
+
+def test_a_shared_memory_that_can_not_be_mapped_is_copied(fake: FakeCuda) -> None:
+    fake.properties = SimpleNamespace(**{**vars(fake.properties), "canMapHostMemory": 0})
+    assert not find_gpu().integrated
+
+
+def test_without_a_visible_gpu_the_variable_is_named(fake: FakeCuda) -> None:
+    fake.devices = 0
+    with pytest.raises(BackendUnavailableError, match="CUDA_VISIBLE_DEVICES"):
+        find_gpu()
+
+
+@pytest.mark.parametrize("mapped", [False, True])
+def test_locked_memory_is_a_zeroed_array(fake: FakeCuda, mapped: bool) -> None:
+    with HostMemory((2, 3, 4), mapped=mapped) as memory:
+        assert memory.array.shape == (2, 3, 4)
+        assert memory.array.dtype == np.float32
+        assert memory.array.flags.c_contiguous
+        assert not memory.array.any()
+        if mapped:
+            assert fake.resolve(memory.address, memory.array.nbytes) == memory.array.ctypes.data
+    assert fake.live == {}
+    memory.close()
+    with pytest.raises(BackendError, match="this CUDA HostMemory was given back"):
+        _ = memory.address
+
+
+def test_what_raises_during_a_capture_ends_it_and_comes_through(fake: FakeCuda) -> None:
+    def fails() -> None:
+        raise ZeroDivisionError
+
+    with Stream() as stream:
+        with pytest.raises(ZeroDivisionError):
+            capture(stream, fails)
+        with pytest.raises(BackendError, match="cudaStreamSynchronize failed"):
+            capture(stream, stream.synchronize)
+        assert fake.streams[stream.item].captured is None
+        assert fake.last_error == Error.cudaSuccess
+        stream.synchronize()
+    assert fake.live == {}
+
+
+def _answering(name: str, answer: tuple[object, ...]) -> Any:
     def call() -> tuple[object, ...]:
         return answer
 
-    call.__name__ = named.__name__
+    call.__name__ = name
     return call

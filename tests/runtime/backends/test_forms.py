@@ -17,7 +17,7 @@ from hybrid_edge.runtime.bundle import Bundle
 from hybrid_edge.runtime.engines.library import Library
 from hybrid_edge.runtime.engines.options import EngineOptions
 from hybrid_edge.runtime.engines.progress import Reporter
-from hybrid_edge.runtime.errors import EngineError, GoldenError, Int8EngineError
+from hybrid_edge.runtime.errors import EngineError, EngineMissingError, GoldenError, Int8EngineError
 
 FORMS = ("fp16-tensorrt", "fp16-tensorrt-unrolled")
 
@@ -166,3 +166,23 @@ def test_a_single_form_is_opened_without_timing(bundle: Bundle, monkeypatch: pyt
     backend, variant = open_form(bundle, bundle.manifest.variants[:1], EngineOptions(), Reporter())
     backend.close()
     assert variant.name == FORMS[0]
+
+
+def test_forms_that_may_not_be_built_are_refused_with_the_command(bundle: Bundle) -> None:
+    for name in FORMS:
+        Engine.errors[hash_of(bundle, name)] = EngineMissingError("expected an engine, found none")
+    options = EngineOptions((1, 2, 4), workspace=2**28, build=False)
+    with pytest.raises(EngineMissingError) as caught:
+        open_form(bundle, bundle.manifest.variants, options, Reporter())
+    command = f"hybrid-export --engine-only {bundle.root} --profile 1,2,4 --workspace 256"
+    assert str(caught.value) == f"expected an engine, found none; {command} builds it, or leave out --no-build"
+
+
+def test_the_form_that_is_there_is_taken_but_not_for_good(bundle: Bundle) -> None:
+    Engine.errors[hash_of(bundle, FORMS[0])] = EngineMissingError("none yet")
+    said: list[str] = []
+    assert take(bundle, said) == FORMS[1]
+    assert said[0].startswith(f"passed over {FORMS[0]}: none yet; hybrid-export --engine-only")
+    Engine.errors.clear()
+    Engine.delays[hash_of(bundle, FORMS[1])] = 0.01
+    assert take(bundle) == FORMS[0]

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from bundles import SPEC, make_graph, make_weights, sample_image
 
+from hybrid_edge.runtime.backends.cuda import find_gpu
 from hybrid_edge.runtime.backends.onnxruntime import OnnxRuntimeCpu, OnnxRuntimeCuda
 from hybrid_edge.runtime.errors import BackendUnavailableError
 from hybrid_edge.runtime.preprocess import Preprocessor
@@ -30,3 +31,27 @@ def test_cuda_computes_what_the_cpu_computes(tmp_path: Path, branches: str, batc
         found, expected = cuda.run(tensors), cpu.run(tensors)
     assert np.abs(found.logits - expected.logits).max() <= 1e-4 * np.abs(expected.logits).max()
     np.testing.assert_allclose(found.probabilities, expected.probabilities, atol=1e-5)
+
+
+def test_a_thousand_batches_from_locked_buffers_take_no_more_memory_than_a_hundred(tmp_path: Path) -> None:
+    path = tmp_path / "model.onnx"
+    path.write_bytes(make_graph(SPEC, make_weights(SPEC)))
+    try:
+        cuda = OnnxRuntimeCuda(path, SPEC)
+    except BackendUnavailableError as error:
+        pytest.skip(str(error))
+    tensors = Preprocessor(SPEC)([sample_image(seed) for seed in range(8)])
+    with cuda, OnnxRuntimeCpu(path, SPEC) as cpu:
+        buffers = cuda.buffers(8, 2)
+        for item in buffers:
+            for name, tensor in tensors.items():
+                item.tensors[name][:] = tensor
+        expected = cpu.run(tensors).logits
+        free = []
+        for number in range(1100):
+            rows = 8 if number % 100 == 99 else 1 + number % 8
+            found = cuda.collect(cuda.submit(buffers[number % 2], rows)).logits
+            assert np.abs(found - expected[:rows]).max() <= 1e-4 * np.abs(expected).max()
+            if number in (99, 1099):
+                free.append(find_gpu().free_memory)
+    assert free[0] - free[1] <= 4 * 2**20

@@ -16,6 +16,7 @@ from hybrid_edge.runtime.errors import (
     BackendError,
     BackendUnavailableError,
     BundleError,
+    EngineMissingError,
     Int8EngineError,
     UsageError,
 )
@@ -213,6 +214,40 @@ def test_int8_by_name_that_does_not_build_is_refused_and_not_run_elsewhere(tmp_p
     with pytest.raises(Int8EngineError, match="--precision fp16") as caught:
         open_backend(bundle, backend, "int8")
     assert caught.value.exit_code == 3
+
+
+class NotBuilt(Present):
+    """A GPU that has no engines for the first graphs, as many as ``missing`` says, and may build none."""
+
+    missing: ClassVar[int] = 0
+
+    def _load(self, *arguments: Any) -> None:
+        NotBuilt.missing -= 1
+        if NotBuilt.missing >= 0:
+            raise EngineMissingError(f"none yet; hybrid-export builds it ({NotBuilt.missing} more)")
+        super()._load(*arguments)
+
+
+@pytest.mark.parametrize("backend", ["auto", "tensorrt"])
+def test_where_no_engine_was_built_and_none_may_be_nothing_slower_takes_its_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, backend: str
+) -> None:
+    monkeypatch.setitem(backends.ENGINES, "tensorrt", NotBuilt)
+    monkeypatch.setattr(NotBuilt, "missing", 2)
+    with pytest.raises(EngineMissingError, match=r"hybrid-export builds it \(1 more\)"):
+        open_backend(bundle_of(tmp_path, ("int8", "tensorrt"), ("fp16", "tensorrt"), ("fp32", "cpu")), backend)
+
+
+@pytest.mark.parametrize("backend", ["auto", "tensorrt"])
+def test_the_precision_whose_engine_is_there_is_taken_and_the_other_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, backend: str
+) -> None:
+    """As where INT8 does not build: what is left was built, and is what there will be."""
+    monkeypatch.setitem(backends.ENGINES, "tensorrt", NotBuilt)
+    monkeypatch.setattr(NotBuilt, "missing", 1)
+    selection = open_backend(bundle_of(tmp_path, ("int8", "tensorrt"), ("fp16", "tensorrt")), backend)
+    assert chosen(selection) == "fp16-tensorrt"
+    assert "none yet" in selection.passed_over["tensorrt int8"]
 
 
 def test_where_no_engine_works_every_reason_is_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

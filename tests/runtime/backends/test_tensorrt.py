@@ -1,35 +1,35 @@
-"""What of the TensorRT backend needs no GPU; tests/gpu has the rest."""
+"""What of the TensorRT backend needs no GPU: which one, loading, refusals; tests/gpu has the rest."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
-import numpy as np
 import pytest
-from engine_fixtures import ADA
-from fake_gpu import FakeCuda, FakeTensorRt, fake_build
+from engine_fixtures import ADA, ORIN
+from fake_gpu import Error
+from fake_tensorrt import fake_build
 from small_graphs import SPEC, lstm_graph
 
-from hybrid_edge.runtime.backends import cuda, tensorrt
-from hybrid_edge.runtime.backends.onnxruntime import OnnxRuntimeCpu
-from hybrid_edge.runtime.backends.tensorrt import TensorRtBackend, find_tensorrt
+from hybrid_edge.runtime.backends.cuda import find_gpu
+from hybrid_edge.runtime.backends.tensorrt import TensorRtBackend, find, find_tensorrt
+from hybrid_edge.runtime.backends.tensorrt.engine import LoadedEngine, StaleEngineError
 from hybrid_edge.runtime.engines import prepare
-from hybrid_edge.runtime.engines.build import BuiltEngine
+from hybrid_edge.runtime.engines.build import BuiltEngine, build_engine
 from hybrid_edge.runtime.engines.gpu import Gpu
-from hybrid_edge.runtime.engines.library import Library
+from hybrid_edge.runtime.engines.library import find_library
 from hybrid_edge.runtime.engines.options import EngineOptions
 from hybrid_edge.runtime.engines.progress import Reporter
-from hybrid_edge.runtime.errors import BackendError, BackendUnavailableError, EngineError
-
-ORIN = Gpu("Orin", (8, 7), integrated=True, total_memory=8 * 2**30, free_memory=3 * 2**30)
+from hybrid_edge.runtime.errors import BackendError, BackendUnavailableError, EngineError, EngineMissingError
 
 
 def has(monkeypatch: pytest.MonkeyPatch, *kinds: str, gpu: Gpu = ADA) -> None:
     """A machine with these libraries and this GPU."""
-    monkeypatch.setattr(tensorrt, "installed", lambda kind: kind in kinds)
-    monkeypatch.setattr(tensorrt, "find_library", lambda kind: kind)
-    monkeypatch.setattr(tensorrt, "find_gpu", lambda: gpu)
+    monkeypatch.setattr(find, "installed", lambda kind: kind in kinds)
+    monkeypatch.setattr(find, "find_library", lambda kind: kind)
+    monkeypatch.setattr(find, "find_gpu", lambda: gpu)
     monkeypatch.setattr("platform.machine", lambda: "x86_64")
 
 
@@ -50,7 +50,7 @@ def test_rtx_is_never_offered_to_a_jetson(monkeypatch: pytest.MonkeyPatch) -> No
 
 def test_without_either_the_extras_are_named_and_no_gpu_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     has(monkeypatch)
-    monkeypatch.setattr(tensorrt, "find_gpu", lambda: pytest.fail("asked for the GPU"))
+    monkeypatch.setattr(find, "find_gpu", lambda: pytest.fail("asked for the GPU"))
     with pytest.raises(BackendUnavailableError, match=r"hybrid-edge\[tensorrt\].*hybrid-edge\[rtx\].*JetPack"):
         find_tensorrt()
 
@@ -68,105 +68,71 @@ def test_a_backend_without_a_gpu_is_unavailable(tmp_path: Path) -> None:
         TensorRtBackend(path, SPEC)
 
 
-@pytest.mark.parametrize(("batch", "expected"), [(1, [1]), (8, [8]), (9, [8, 1]), (20, [8, 8, 4])])
-def test_batches_over_the_largest_are_split(batch: int, expected: list[int]) -> None:
-    backend = object.__new__(TensorRtBackend)
-    backend._options = tensorrt.EngineOptions()
-    slices = list(backend._slices(batch))
-    assert [item.stop - item.start for item in slices] == expected
-    assert slices[0].start == 0
-    assert slices[-1].stop == batch
-
-
-class Machine:
-    """A machine with a GPU and TensorRT, in the CPU's memory."""
-
-    def __init__(self) -> None:
-        self.cuda = FakeCuda()
-        self.trt = FakeTensorRt(self.cuda)
-
-
-@pytest.fixture
-def machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Machine:
-    made = Machine()
-    monkeypatch.setenv("HYBRID_EDGE_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(cuda, "_runtime", lambda: made.cuda)
-    monkeypatch.setattr(tensorrt, "find_tensorrt", lambda: (Library(made.trt, "tensorrt", "10.3.0"), ADA))
-    monkeypatch.setattr(prepare, "build_engine", fake_build)
-    return made
-
-
-@pytest.fixture
-def graph(tmp_path: Path) -> Path:
-    path = tmp_path / "model.onnx"
-    path.write_bytes(lstm_graph())
-    return path
-
-
-def tensors(batch: int, seed: int = 0) -> dict[str, Any]:
-    rng = np.random.default_rng(seed)
-    return {name: rng.uniform(-1, 1, (batch, *shape)).astype(np.float32) for name, shape in SPEC.inputs.items()}
-
-
-@pytest.mark.parametrize("batch", [1, 3, 8, 11, 16])
-@pytest.mark.parametrize("profile", [(1, 1, 8), (4, 4, 5)])
-def test_every_batch_comes_out_as_the_graph_computes_it(
-    machine: Machine, graph: Path, batch: int, profile: tuple[int, int, int]
-) -> None:
-    with (
-        OnnxRuntimeCpu(graph, SPEC) as reference,
-        TensorRtBackend(graph, SPEC, options=EngineOptions(profile)) as backend,
-    ):
-        for seed in (0, 1):  # what the first left in the buffers must not show in the second
-            found, expected = backend.run(tensors(batch, seed)), reference.run(tensors(batch, seed))
-            np.testing.assert_allclose(found.logits, expected.logits, rtol=1e-5, atol=1e-6)
-            np.testing.assert_allclose(found.probabilities, expected.probabilities, atol=1e-6)
-        assert backend.device == "TensorRT 10.3.0 on NVIDIA GeForce RTX 4070"
-
-
-def test_everything_is_given_back(machine: Machine, graph: Path) -> None:
+@pytest.mark.parametrize("integrated", [False, True])
+def test_everything_is_given_back(make_machine: Callable[..., Any], graph: Path, inputs: Any, integrated: bool) -> None:
+    machine = make_machine(integrated=integrated)
     before = machine.cuda.free
     backend = TensorRtBackend(graph, SPEC)
-    assert machine.cuda.free == before - 4 * 8 * (28 * 28 * 3 + 28 * 28 + 10 + 10)  # the largest batch, once
+    buffers = backend.buffers(3, 2)
+    ticket = backend.submit(buffers[0], 2)
+    backend.collect(ticket)
+    backend.run(inputs(9))
+    backend.submit(buffers[1], 3)  # still under way
+    assert machine.cuda.live["streams"] == 3
     backend.close()
     backend.close()
+    assert machine.cuda.live == {}
     assert machine.cuda.free == before
-    assert not machine.cuda.streams
     with pytest.raises(BackendError, match="was closed"):
-        backend.run(tensors(1))
+        backend.run(inputs(1))
+    with pytest.raises(BackendError, match="was closed"):
+        backend.submit(buffers[0], 1)
 
 
 @pytest.mark.parametrize(
     ("refuses", "message"),
     [
-        ("engine", r"does not load .*\.engine: the engine plan file is not compatible"),
-        ("context", "could not prepare the engine: it gave no reason; a smaller --profile"),
+        ("engine", r"does not load .*\.engine \(deserialize_cuda_engine: the engine plan file is not compatible\)"),
+        ("context", "create_execution_context failed: it gave no reason; a smaller --profile"),
     ],
 )
 def test_an_engine_that_does_not_load_leaves_nothing_behind(
-    machine: Machine, graph: Path, refuses: str, message: str
+    machine: Any, graph: Path, refuses: str, message: str
 ) -> None:
     machine.trt.refuses = refuses
     with pytest.raises(EngineError, match=message):
         TensorRtBackend(graph, SPEC)
-    assert not machine.cuda.blocks
-    assert not machine.cuda.streams
+    assert machine.cuda.live == {}
 
 
-def test_a_gpu_with_too_little_memory_says_so_and_leaves_nothing_behind(machine: Machine, graph: Path) -> None:
-    machine.cuda.free = 100_000
-    with pytest.raises(BackendError, match=r"cudaMalloc failed \(cudaErrorMemoryAllocation.*a smaller --profile"):
+@pytest.mark.parametrize("call", ["cudaMalloc", "cudaHostAlloc", "cudaEventCreateWithFlags", "cudaMemsetAsync"])
+def test_a_gpu_with_too_little_memory_says_so_and_leaves_nothing_behind(machine: Any, graph: Path, call: str) -> None:
+    machine.cuda.fails[call] = Error.cudaErrorMemoryAllocation
+    with pytest.raises(
+        BackendError, match=rf"CUDA's {call} failed \(cudaErrorMemoryAllocation, code 2: out of memory\); a smaller"
+    ):
         TensorRtBackend(graph, SPEC)
-    assert not machine.cuda.blocks
+    assert machine.cuda.live == {}
 
 
-def test_an_engine_of_another_shape_is_refused(machine: Machine, graph: Path) -> None:
+def test_buffers_that_do_not_fit_are_refused_and_what_was_there_goes_on(machine: Any, graph: Path, inputs: Any) -> None:
+    with TensorRtBackend(graph, SPEC) as backend:
+        before = machine.cuda.live
+        machine.cuda.free = 100_000
+        with pytest.raises(BackendError, match="cudaMalloc failed"):
+            backend.buffers(8, 1)
+        assert machine.cuda.live == before
+        backend.run(inputs(2))
+
+
+def test_an_engine_of_another_shape_is_refused(machine: Any, graph: Path) -> None:
     with pytest.raises(EngineError, match=r"expected an engine with the tensors .*logits \(-1, 3\)"):
         TensorRtBackend(graph, SPEC.replace(class_labels=("a", "b", "c")))
+    assert machine.cuda.live == {}
 
 
 def test_an_engine_that_tensorrt_takes_no_more_is_built_again_once(
-    machine: Machine, graph: Path, monkeypatch: pytest.MonkeyPatch
+    machine: Any, graph: Path, monkeypatch: pytest.MonkeyPatch, inputs: Any
 ) -> None:
     TensorRtBackend(graph, SPEC).close()
     builds: list[bool] = []
@@ -180,21 +146,84 @@ def test_an_engine_that_tensorrt_takes_no_more_is_built_again_once(
     monkeypatch.setattr(prepare, "build_engine", build)
     machine.trt.refuses = "engine"
     with TensorRtBackend(graph, SPEC, reporter=Reporter(said.append)) as backend:
-        backend.run(tensors(2))
+        backend.run(inputs(2))
     assert len(builds) == 1
-    assert "the engine plan file is not compatible; building it again" in said[0]
-    assert len(machine.cuda.streams) == 0
+    assert "the engine plan file is not compatible); building it again" in said[0]
+    assert machine.cuda.live == {}
+
+
+def test_an_engine_that_finds_too_little_memory_is_not_built_again(
+    machine: Any, graph: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(_: bytes) -> None:
+        machine.trt.logger.log(SimpleNamespace(name="ERROR"), "Error Code 2: OutOfMemory (Requested size was 4 bytes.)")
+
+    TensorRtBackend(graph, SPEC).close()
+    monkeypatch.setattr(prepare, "build_engine", lambda *_, **__: pytest.fail("built again"))
+    with monkeypatch.context() as patch:
+        patch.setattr(machine.trt, "_engine", fails)
+        with pytest.raises(EngineError, match=r"does not load .*OutOfMemory.*; end other programs"):
+            TensorRtBackend(graph, SPEC)
+    TensorRtBackend(graph, SPEC).close()
+
+
+@pytest.mark.parametrize("bytes_kept", [None, 5000, 10])
+def test_the_real_bindings_refuse_an_engine_without_a_gpu_in_their_own_words(bytes_kept: int | None) -> None:
+    """TensorRT-RTX builds here, and loads only where there is a GPU."""
+    pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX is not installed")
+    try:
+        find_gpu()
+    except BackendUnavailableError:
+        pass
+    else:
+        pytest.skip("this machine has a GPU")
+    library = find_library("rtx")
+    data = build_engine(lstm_graph(), SPEC, EngineOptions(), library, architecture="sm89").engine[:bytes_kept]
+    prepared = SimpleNamespace(engine=SimpleNamespace(data=data), path=Path("KEY.engine"))
+    with pytest.raises(
+        StaleEngineError,
+        match=rf"{library.label} on .* does not load KEY\.engine \(deserialize_cuda_engine: .*Error Code",
+    ):
+        LoadedEngine(prepared, SPEC, library, ADA)  # type: ignore[arg-type]
+
+
+def test_without_leave_to_build_such_an_engine_stays_and_is_refused(machine: Any, graph: Path) -> None:
+    TensorRtBackend(graph, SPEC).close()
+    machine.trt.refuses = "engine"
+    with pytest.raises(EngineMissingError, match="the engine plan file is not compatible"):
+        TensorRtBackend(graph, SPEC, options=EngineOptions(build=False))
+    machine.trt.refuses = ""
+    TensorRtBackend(graph, SPEC, options=EngineOptions(build=False)).close()
 
 
 def test_a_damaged_engine_never_reaches_tensorrt(
-    machine: Machine, graph: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    machine: Any, graph: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     TensorRtBackend(graph, SPEC).close()
     engine = next((tmp_path / "cache" / "engines").glob("*.engine"))
     whole = engine.read_bytes()
     engine.write_bytes(whole[:-7])
+    assert loaded(machine, graph, monkeypatch) == [whole]
+
+
+def test_an_engine_of_another_tensorrt_or_gpu_never_reaches_it(
+    make_machine: Callable[..., Any], graph: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    TensorRtBackend(graph, SPEC, options=EngineOptions()).close() if make_machine() else None
+    machine = make_machine(integrated=True)
+    with pytest.raises(EngineMissingError, match=r"expected an engine for TensorRT 10\.3\.0 on Orin"):
+        TensorRtBackend(graph, SPEC, options=EngineOptions(build=False))
+    builds: list[bytes] = []
+    monkeypatch.setattr(
+        prepare, "build_engine", lambda onnx, *rest, **more: builds.append(onnx) or fake_build(onnx, *rest, **more)
+    )
+    assert len(loaded(machine, graph, monkeypatch)) == len(builds) == 1
+
+
+def loaded(machine: Any, graph: Path, monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
+    """What TensorRT is given when the backend is opened."""
     seen: list[bytes] = []
     real = machine.trt._engine
-    monkeypatch.setattr(machine.trt, "_engine", lambda logger, data: seen.append(data) or real(logger, data))
+    monkeypatch.setattr(machine.trt, "_engine", lambda data: seen.append(data) or real(data))
     TensorRtBackend(graph, SPEC).close()
-    assert seen == [whole]
+    return seen

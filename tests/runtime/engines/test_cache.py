@@ -7,8 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from engine_fixtures import ORIN
 
 from hybrid_edge.runtime.engines.cache import EngineCache, EngineKey
+from hybrid_edge.runtime.engines.library import Library
+from hybrid_edge.runtime.engines.options import EngineOptions
 from hybrid_edge.runtime.errors import EngineError
 
 KEY = EngineKey("0" * 64, "tensorrt", "10.3.0", "Orin", (8, 7), (1, 1, 8), None)
@@ -61,10 +64,29 @@ def test_the_file_is_the_engine_alone_and_the_record_lies_beside_it(stored: Path
         ("profile", (1, 2, 8)),
         ("workspace", 2**30),
         ("flags", "none"),
+        ("multiprocessors", 16),
     ],
 )
 def test_whatever_an_engine_depends_on_is_in_its_key(cache: EngineCache, stored: Path, name: str, value: Any) -> None:
     assert cache.lookup(dataclasses.replace(KEY, **{name: value})) is None
+
+
+def test_orins_of_one_name_do_not_share_engines(cache: EngineCache) -> None:
+    """An AGX Orin has twice an Orin Nano's multiprocessors; name and compute capability are the same."""
+    options, library = EngineOptions(), Library(None, "tensorrt", "10.3.0")
+    keys = [
+        EngineKey.of("0" * 64, library, dataclasses.replace(ORIN, multiprocessors=number), options)
+        for number in (8, 16)
+    ]
+    cache.store(keys[0], ENGINE, seconds=1, label="")
+    assert [cache.lookup(key) is not None for key in keys] == [True, False]
+    assert keys[0].timing_name != keys[1].timing_name
+
+
+def test_whether_it_may_be_built_is_nothing_that_an_engine_depends_on() -> None:
+    library = Library(None, "tensorrt", "10.3.0")
+    keys = [EngineKey.of("0" * 64, library, ORIN, EngineOptions(build=build)).name for build in (True, False)]
+    assert keys[0] == keys[1]
 
 
 def test_a_truncated_engine_is_refused_before_parsing(cache: EngineCache, stored: Path) -> None:

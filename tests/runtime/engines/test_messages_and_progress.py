@@ -7,7 +7,7 @@ from rich.console import Console
 
 from hybrid_edge.runtime import terminal
 from hybrid_edge.runtime.engines.library import Library
-from hybrid_edge.runtime.engines.messages import SHOWN, Messages, make_logger
+from hybrid_edge.runtime.engines.messages import KEPT, SHOWN, Messages, make_logger
 from hybrid_edge.runtime.engines.progress import show_progress
 
 
@@ -31,6 +31,15 @@ def test_without_errors_the_warnings_speak() -> None:
     assert messages.summary == "it gave no reason"
     messages.add("WARNING", "no memory for this tactic")
     assert messages.summary == "no memory for this tactic"
+
+
+def test_what_is_said_for_a_year_takes_no_more_memory_than_what_is_said_in_a_minute() -> None:
+    messages = Messages()
+    for number in range(100_000):
+        messages.add("WARNING", f"number {number % 1000}")
+    assert len(messages.warnings) == KEPT
+    messages.clear()
+    assert messages.summary == "it gave no reason"
 
 
 def test_a_flood_of_errors_is_cut() -> None:

@@ -32,19 +32,23 @@ HOLDERS: dict[str, dict[str, str]] = {
         "profile": "IOptimizationProfile",
         "cache": "ITimingCache",
     },
-    "engines/library.py": {},
+    "engines/library.py": {"context": "IExecutionContext"},
     "engines/messages.py": {},
     "engines/network.py": {"network": "INetworkDefinition", "layer": "ILayer", "tensor": "ITensor"},
     "engines/progress.py": {},
-    "backends/tensorrt.py": {
+    "backends/tensorrt/engine.py": {
         "runtime": "Runtime",
         "engine": "ICudaEngine",
+        "_engine": "ICudaEngine",
         "context": "IExecutionContext",
-        "_context": "IExecutionContext",
     },
+    "backends/tensorrt/execution.py": {"context": "IExecutionContext", "_plain": "IExecutionContext"},
 }
-# names of ours on such variables: a cached engine's bytes
-OWN = {("backends/tensorrt.py", "engine", "data"), ("engines/build.py", "network", "network")}
+# names of ours on such variables: a cached engine's bytes, a loaded engine's contexts
+OWN = {
+    ("backends/tensorrt/engine.py", "engine", "data"),
+    ("engines/build.py", "network", "network"),
+}
 
 # Names that TensorRT 10.3 (JetPack 6.1) has, by its Python API reference,
 # docs.nvidia.com/deeplearning/tensorrt/archives/tensorrt-1030/api/python_api, and by the bindings' source of that
@@ -56,8 +60,10 @@ IN_10_3 = {
     "DataType": "FLOAT",
     "IBuilderConfig": "add_optimization_profile clear_flag create_timing_cache get_timing_cache profiling_verbosity "
     "progress_monitor set_memory_pool_limit set_timing_cache",
-    "ICudaEngine": "create_execution_context get_tensor_dtype get_tensor_name get_tensor_shape num_io_tensors",
-    "IExecutionContext": "execute_async_v3 set_input_shape set_tensor_address",
+    "ExecutionContextAllocationStrategy": "USER_MANAGED",
+    "ICudaEngine": "create_execution_context device_memory_size_v2 get_tensor_dtype get_tensor_name get_tensor_shape "
+    "num_io_tensors",
+    "IExecutionContext": "execute_async_v3 set_device_memory set_input_shape set_tensor_address",
     "ILayer": "get_input get_output name num_inputs num_outputs type",
     "ILogger": "log",
     "INetworkDefinition": "get_input get_layer get_output num_inputs num_layers num_outputs",
@@ -74,6 +80,8 @@ IN_10_3 = {
 }
 # TensorRT-RTX alone has these (building for a GPU that is not there): used after Library.compute_capability, which
 # looks the constant up by name and refuses where there is none
+# asked for with getattr, in Library.can_capture
+ASKED_FOR = {"IExecutionContext.is_stream_capturable"}
 GUARDED = {"IBuilderConfig.num_compute_capabilities", "IBuilderConfig.set_compute_capability"}
 
 
@@ -182,20 +190,113 @@ def test_a_tensorrt_without_guarded_names_refuses_what_needs_them_and_no_more(rt
         build_engine(lstm_graph(), SPEC, EngineOptions(), library, architecture="sm89")
 
 
+# Names that cuda-python 12.0 has: CUDA 12.0's runtime API, docs.nvidia.com/cuda/archive/12.0.0/cuda-runtime-api, which
+# cuda-python follows name by name. cudaGraphInstantiate has taken (graph, flags) since then.
+IN_CUDA_12 = (
+    "cudaError_t cudaEventBlockingSync cudaEventCreateWithFlags cudaEventDestroy cudaEventDisableTiming "
+    "cudaEventRecord cudaEventSynchronize cudaFree cudaFreeHost cudaGetDeviceCount cudaGetDeviceProperties "
+    "cudaGetErrorString cudaGetLastError cudaGraphDestroy cudaGraphExecDestroy cudaGraphInstantiate cudaGraphLaunch "
+    "cudaHostAlloc cudaHostAllocDefault cudaHostAllocMapped cudaHostGetDevicePointer cudaMalloc cudaMemGetInfo "
+    "cudaMemcpyAsync cudaMemcpyKind cudaMemsetAsync cudaStreamBeginCapture cudaStreamCaptureMode "
+    "cudaStreamCreateWithFlags cudaStreamDestroy cudaStreamEndCapture cudaStreamNonBlocking cudaStreamSynchronize "
+    "cudaStreamWaitEvent"
+)
+
+
+CONSTANTS = {
+    "cudaEventBlockingSync",
+    "cudaEventDisableTiming",
+    "cudaHostAllocDefault",
+    "cudaHostAllocMapped",
+    "cudaMemcpyKind",
+    "cudaStreamCaptureMode",
+    "cudaStreamNonBlocking",
+}
+
+
+def cuda_trees() -> list[ast.AST]:
+    return [ast.parse(path.read_text()) for path in sorted((RUNTIME / "backends/cuda").glob("*.py"))]
+
+
+def cuda_names() -> set[str]:
+    dotted = (_dotted(node) for tree in cuda_trees() for node in ast.walk(tree))
+    return {name[3:] for name in dotted if name.startswith("rt.")}
+
+
 def test_every_cuda_name_is_in_the_installed_bindings() -> None:
     runtime = pytest.importorskip("cuda.bindings.runtime", reason="cuda-python is not installed")
-    tree = ast.parse((RUNTIME / "backends/cuda.py").read_text())
-    names = {_dotted(node)[3:] for node in ast.walk(tree) if _dotted(node).startswith("rt.")}
+    names = cuda_names()
+    assert len(names) > 30
     assert {"cudaMalloc", "cudaMemcpyAsync", "cudaMemcpyKind.cudaMemcpyHostToDevice", "cudaStreamSynchronize"} <= names
     for name in sorted(names):
         found: Any = runtime
         for part in name.split("."):
             assert hasattr(found, part), name
             found = getattr(found, part)
-    cuda = importlib.import_module("hybrid_edge.runtime.backends.cuda")
-    assert all(hasattr(runtime.cudaError_t, name) for name in cuda.UNAVAILABLE)
-    fields = {
-        node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute) and _dotted(node.value) == "properties"
-    }
-    assert fields >= {"name", "major", "minor", "integrated"}
+    driver = importlib.import_module("hybrid_edge.runtime.backends.cuda.driver")
+    assert all(hasattr(runtime.cudaError_t, name) for name in driver.UNAVAILABLE)
+
+
+def test_every_cuda_name_is_in_cuda_python_12() -> None:
+    assert {name.partition(".")[0] for name in cuda_names()} <= set(IN_CUDA_12.split())
+
+
+def test_every_cuda_call_is_checked() -> None:
+    """Named by ``rt.``, and called by ``driver.call`` alone, which looks at the error code."""
+    calls = [node for tree in cuda_trees() for node in ast.walk(tree) if isinstance(node, ast.Call)]
+    unchecked = {_dotted(node.func) for node in calls if _dotted(node.func).startswith("rt.")}
+    assert unchecked == {"rt.cudaGetErrorString", "rt.cudaGetLastError"}  # what is called after an error
+    checked = {_dotted(node.args[0])[3:] for node in calls if _dotted(node.func) in ("call", "driver.call")}
+    assert len(checked) >= 24
+    answers = (
+        "rt.cudaEvent",
+        "rt.cudaStream",
+        "rt.cudaGraph",
+        "rt.cudaHost",
+        "rt.cudaMem",
+        "rt.cudaFree",
+        "rt.cudaMalloc",
+    )
+    functions = {name for name in cuda_names() if f"rt.{name}".startswith(answers) and name not in CONSTANTS}
+    assert {name for name in functions if "." not in name} <= checked
+
+
+def test_every_refusal_of_tensorrts_is_looked_at() -> None:
+    """What answers with False or None is in a condition, or its answer is compared with None."""
+    for module in ("backends/tensorrt/engine.py", "backends/tensorrt/execution.py"):
+        tree = ast.parse((RUNTIME / module).read_text())
+        lost = {
+            node.value.func.attr
+            for node in ast.walk(tree)
+            if isinstance(node, ast.Expr)
+            and isinstance(node.value, ast.Call)
+            and isinstance(node.value.func, ast.Attribute)
+        }
+        assert not lost & {"execute_async_v3", "set_input_shape", "set_tensor_address", "create_execution_context"}
+
+
+def test_what_is_asked_of_a_gpus_properties_is_there() -> None:
+    runtime = pytest.importorskip("cuda.bindings.runtime", reason="cuda-python is not installed")
+    nodes = (node for tree in cuda_trees() for node in ast.walk(tree) if isinstance(node, ast.Attribute))
+    fields = {node.attr for node in nodes if _dotted(node.value) == "properties"}
+    assert fields >= {"name", "major", "minor", "integrated", "multiProcessorCount"}
     assert all(hasattr(runtime.cudaDeviceProp, name) for name in fields)
+
+
+def test_no_other_module_knows_cuda_python() -> None:
+    for path in RUNTIME.rglob("*.py"):
+        if path.parent.name != "cuda":
+            tree = ast.parse(path.read_text())
+            constants = {node.value for node in ast.walk(tree) if isinstance(node, ast.Constant)}
+            assert not {"cuda.bindings.runtime", "cuda.cudart"} & constants, path
+
+
+def test_what_only_some_versions_have_is_asked_for_and_missed_by_nobody(rtx: Library) -> None:
+    """Asked for with getattr, so the walk above doesn't see it."""
+    source = (RUNTIME / "engines/library.py").read_text()
+    for name in ASKED_FOR:
+        owner, _, attribute = name.partition(".")
+        assert hasattr(getattr(rtx.module, owner), attribute)
+        assert f'getattr(context, "{attribute}", None)' in source
+    assert rtx.can_capture(object(), 1)  # an execution context of TensorRT 10.3
+    assert not rtx.can_capture(types.SimpleNamespace(is_stream_capturable=lambda stream: stream != 1), 1)

@@ -3,14 +3,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from engine_fixtures import ADA
+from engine_fixtures import ADA, ORIN
 
-from hybrid_edge.runtime.engines import options
-from hybrid_edge.runtime.engines.gpu import Gpu
+from hybrid_edge.runtime.engines import headroom
 from hybrid_edge.runtime.engines.options import EngineOptions, parse_profile
 from hybrid_edge.runtime.errors import UsageError
-
-ORIN = Gpu("Orin", (8, 7), integrated=True, total_memory=8 * 2**30, free_memory=3 * 2**30)
 
 
 def test_a_profile_is_three_batch_sizes() -> None:
@@ -42,7 +39,7 @@ def test_a_desktop_gpu_gives_half_of_its_memory() -> None:
 def test_a_jetson_gives_a_quarter_of_what_the_system_has_free(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     meminfo = tmp_path / "meminfo"
     meminfo.write_text("MemTotal: 7800000 kB\nMemFree: 100000 kB\nMemAvailable:    4194304 kB\n")
-    monkeypatch.setattr(options, "MEMINFO", meminfo)
+    monkeypatch.setattr(headroom, "MEMINFO", meminfo)
     assert EngineOptions().workspace_on(ORIN) == 2**30
     meminfo.write_text("MemAvailable: 1000 kB\n")
     assert EngineOptions().workspace_on(ORIN) == 64 * 2**20  # less would build nothing at all
@@ -54,3 +51,17 @@ def test_what_was_asked_for_is_what_is_taken() -> None:
     asked = EngineOptions(workspace=2**28)
     assert [asked.workspace_on(gpu) for gpu in (ADA, ORIN, None)] == [2**28] * 3
     assert EngineOptions().workspace_on(None) is None
+
+
+@pytest.mark.parametrize(
+    ("options", "arguments"),
+    [
+        (EngineOptions(), ""),
+        (EngineOptions(build=False), ""),
+        (EngineOptions((1, 2, 4)), " --profile 1,2,4"),
+        (EngineOptions(workspace=2**28), " --workspace 256"),
+        (EngineOptions((2, 2, 2), 2**30), " --profile 2,2,2 --workspace 1024"),
+    ],
+)
+def test_options_are_written_as_a_command_takes_them(options: EngineOptions, arguments: str) -> None:
+    assert options.arguments == arguments

@@ -9,11 +9,12 @@ import pytest
 from engine_fixtures import Builds
 from small_graphs import SPEC, lstm_graph
 
+from hybrid_edge.runtime.engines import headroom
 from hybrid_edge.runtime.engines.library import Library
 from hybrid_edge.runtime.engines.options import EngineOptions
 from hybrid_edge.runtime.engines.prepare import Place, Prepared, prepare_engine
 from hybrid_edge.runtime.engines.progress import Reporter
-from hybrid_edge.runtime.errors import EngineError
+from hybrid_edge.runtime.errors import EngineError, EngineMissingError
 
 
 @pytest.fixture
@@ -103,3 +104,30 @@ def test_what_is_built_where_is_said_before_the_minutes_begin(onnx: Path, place:
     assert said == [
         f"building an engine with {place.library.label} for NVIDIA GeForce RTX 4070: minutes, once on this machine"
     ]
+
+
+def test_without_leave_to_build_only_what_is_there_is_given(onnx: Path, place: Place, builds: Builds) -> None:
+    with pytest.raises(
+        EngineMissingError,
+        match=r"expected an engine for TensorRT-RTX .* on NVIDIA GeForce RTX 4070.*none that is whole",
+    ):
+        prepare(onnx, place, EngineOptions(build=False))
+    assert not place.cache.folder.exists()
+    made = prepare(onnx, place)
+    assert prepare(onnx, place, EngineOptions(build=False)).engine.data == made.engine.data
+    made.path.write_bytes(b"damaged")
+    with pytest.raises(EngineMissingError):
+        prepare(onnx, place, EngineOptions(build=False))
+    assert len(builds.made) == 1
+
+
+def test_without_room_nothing_is_begun(
+    onnx: Path, place: Place, builds: Builds, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "meminfo").write_text("MemAvailable: 1 kB\n")
+    monkeypatch.setattr(headroom, "MEMINFO", tmp_path / "meminfo")
+    said: list[str] = []
+    with pytest.raises(EngineError, match="building an engine: expected at least 1 MiB of memory"):
+        prepare(onnx, dataclasses.replace(place, reporter=Reporter(said.append)))
+    assert (said, builds.made) == ([], [])
+    assert [path.name for path in place.cache.folder.iterdir()] == [".lock"]

@@ -1,0 +1,141 @@
+"""cuda-python's calls, each with its error code checked, and what the GPU is."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+from collections.abc import Callable
+from functools import cache
+from types import TracebackType
+from typing import Any, TypeVar
+
+from ...engines.gpu import Gpu
+from ...errors import BackendError, BackendUnavailableError
+
+__all__ = ["Owned", "call", "find_gpu", "handle", "runtime"]
+
+# cuda-python 12.6 and later, then before
+MODULES = ("cuda.bindings.runtime", "cuda.cudart")
+# the driver is absent, too old for this cuda-python, or sees no GPU
+UNAVAILABLE = (
+    "cudaErrorInsufficientDriver",
+    "cudaErrorNoDevice",
+    "cudaErrorStubLibrary",
+    "cudaErrorSystemDriverMismatch",
+)
+
+
+def find_gpu() -> Gpu:
+    """The first NVIDIA GPU, which is the one everything here runs on (CUDA_VISIBLE_DEVICES says which is first).
+
+    Raises:
+        BackendUnavailableError: no cuda-python, no driver, or no GPU.
+        BackendError: the driver failed.
+    """
+    rt = runtime()
+    if call(rt.cudaGetDeviceCount) < 1:
+        raise BackendUnavailableError("no NVIDIA GPU is visible here; nvidia-smi and CUDA_VISIBLE_DEVICES say why")
+    properties = call(rt.cudaGetDeviceProperties, 0)
+    free, total = call(rt.cudaMemGetInfo)
+    return Gpu(
+        name=properties.name.decode(errors="replace").rstrip("\0"),
+        compute_capability=(int(properties.major), int(properties.minor)),
+        # only where the driver maps the CPU's memory can a shared one be used without copies
+        integrated=bool(properties.integrated) and bool(properties.canMapHostMemory),
+        total_memory=int(total),
+        free_memory=int(free),
+        multiprocessors=int(properties.multiProcessorCount),
+    )
+
+
+@cache
+def runtime() -> Any:
+    """The module with CUDA's runtime functions.
+
+    Raises:
+        BackendUnavailableError: cuda-python is not installed.
+    """
+    for name in MODULES:
+        with contextlib.suppress(ImportError):
+            return importlib.import_module(name)
+    raise BackendUnavailableError(
+        "cuda-python can't be imported here; pip install 'hybrid-edge[tensorrt]' ('hybrid-edge[jetson]' on a Jetson); "
+        "its major version is that of the driver's CUDA: 12 on JetPack 6, 13 on JetPack 7"
+    )
+
+
+def call(function: Callable[..., Any], *arguments: Any) -> Any:
+    """Call one of CUDA's functions, which return an error code first; give back the rest.
+
+    Raises:
+        BackendUnavailableError: there is no driver or GPU to call.
+        BackendError: any other error, with the call, CUDA's name and number of the error, and its text.
+    """
+    error, *values = function(*arguments)
+    rt = runtime()
+    if error != rt.cudaError_t.cudaSuccess:
+        raise _failure(function.__name__, error)
+    return values[0] if len(values) == 1 else tuple(values)
+
+
+def handle(item: Any) -> int:
+    """The address behind one of CUDA's objects, as TensorRT wants it."""
+    try:
+        utils = importlib.import_module("cuda.bindings.utils")  # cuda-python 12.9.1 and later, where int() is to go
+    except ImportError:
+        return int(item)
+    return int(item) if isinstance(item, int) else int(utils.get_cuda_native_handle(item))
+
+
+class Owned:
+    """Something that CUDA gave and wants back, once; a context manager, or ``close`` it."""
+
+    def __init__(self, item: Any) -> None:
+        self._item = item
+
+    @property
+    def item(self) -> Any:
+        """CUDA's own object, or an address.
+
+        Raises:
+            BackendError: it was given back.
+        """
+        if self._item is None:
+            raise BackendError(f"this CUDA {type(self).__name__} was given back; open the backend again")
+        return self._item
+
+    def _give_back(self, item: Any) -> None:
+        raise NotImplementedError
+
+    def close(self) -> None:
+        """Give it back, once nothing uses it any more; calling it again does nothing."""
+        if self._item is not None:
+            item, self._item = self._item, None
+            self._give_back(item)
+
+    def __enter__(self: Self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+Self = TypeVar("Self", bound=Owned)
+
+
+def _failure(function: str, error: Any) -> BackendError:
+    rt = runtime()
+    reason = f"{error.name}, code {int(error)}: {_text(rt.cudaGetErrorString(error))}"
+    if error.name in UNAVAILABLE:
+        return BackendUnavailableError(
+            f"no NVIDIA GPU can be used here ({reason}, from {function}); nvidia-smi shows the driver and its CUDA "
+            "version"
+        )
+    hint = "; a smaller --batch, --profile or --workspace needs less memory" if "Memory" in error.name else ""
+    return BackendError(f"CUDA's {function} failed ({reason}){hint}")
+
+
+def _text(answer: tuple[Any, bytes]) -> str:
+    return answer[1].decode(errors="replace")

@@ -1,0 +1,15 @@
+"""TensorRT and TensorRT-RTX: an engine built for this GPU, run as it is.
+
+find         the TensorRT and the GPU of this machine
+engine       an engine, loaded and compared with its spec; contexts in which it runs
+execution    one batch on the GPU's stream: as a CUDA graph, or call by call
+lane         a batch's memory, on both sides, and its way there and back
+backend      the Backend: batches in, outputs out
+"""
+
+from __future__ import annotations
+
+from .backend import TensorRtBackend
+from .find import find_tensorrt
+
+__all__ = ["TensorRtBackend", "find_tensorrt"]

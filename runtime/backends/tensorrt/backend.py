@@ -1,0 +1,186 @@
+"""TensorRT and TensorRT-RTX as a Backend: an engine from the cache or built now, and two batches under way at once."""
+
+from __future__ import annotations
+
+from collections import deque
+from contextlib import ExitStack
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from ...digest import file_sha256
+from ...engines.cache import EngineCache
+from ...engines.options import EngineOptions
+from ...engines.prepare import Place, Prepared, prepare_engine
+from ...engines.progress import Reporter
+from ...errors import BackendError, EngineMissingError
+from ...outputs import Outputs
+from ...spec import ModelSpec
+from ..base import Backend, Buffers, Ticket
+from .engine import LoadedEngine, StaleEngineError
+from .execution import Execution
+from .find import find_tensorrt
+from .lane import Lane, Streams
+
+__all__ = ["TensorRtBackend"]
+
+Tensor = npt.NDArray[np.float32]
+
+
+class TensorRtBackend(Backend):
+    """A graph as a TensorRT engine, from the cache or built now; batches over the profile's largest are split.
+
+    Args:
+        model: the ONNX file, already verified.
+        spec: what the graph was made for.
+        threads: of the CPU; TensorRT needs none.
+        sha256: the ONNX file's, where it is known.
+        options: batch profile and workspace, and whether an engine may be built.
+        reporter: whom to tell while an engine is built.
+        graphs: whether CUDA graphs are launched where the engine allows it.
+
+    Raises:
+        BackendUnavailableError: no TensorRT, no cuda-python, no driver or no GPU.
+        EngineError: TensorRT could not build, load or hold the engine.
+        EngineMissingError: there is none in the cache, and none may be built.
+        Int8EngineError: it does not build this quantized graph here.
+    """
+
+    def __init__(
+        self,
+        model: Path,
+        spec: ModelSpec,
+        *,
+        threads: int | None = None,
+        sha256: str | None = None,
+        options: EngineOptions | None = None,
+        reporter: Reporter | None = None,
+        graphs: bool = True,
+    ) -> None:
+        self._sha256 = sha256
+        self._options = options or EngineOptions()
+        self._reporter = reporter or Reporter()
+        self._graphs = graphs
+        self._stack = ExitStack()
+        self._lanes: list[Lane] = []
+        self._pending: deque[Ticket] = deque()
+        super().__init__(model, spec, threads=threads)
+
+    @classmethod
+    def require(cls) -> None:
+        """Refuse where there is no TensorRT or no GPU."""
+        find_tensorrt()
+
+    @property
+    def device(self) -> str:
+        """``TensorRT 10.3.0 on Orin``."""
+        return f"{self._library.label} on {self._gpu.name}"
+
+    @property
+    def depth(self) -> int:
+        """2: one batch is copied, or waits in line on the GPU, while another is computed."""
+        return 2
+
+    def buffers(self, capacity: int, count: int) -> list[Buffers]:
+        """Page-locked input memory, which a Jetson's GPU reads in place; each is tried out, so that no frame waits.
+
+        Raises:
+            BackendError: there is not enough of it, or the engine does not run on it.
+        """
+        self._check_open()
+        made = []
+        for _ in range(count):
+            lane = self._lane(capacity)
+            self._lanes.append(lane)
+            made.append(Buffers(lane.inputs, len(self._lanes) - 1))
+            for _ in range(2 if self._graphs else 1):  # the second run is captured
+                lane.start(capacity, self._execution.run)
+                lane.finish(capacity)
+        return made
+
+    def submit(self, buffers: Buffers, rows: int) -> Ticket:
+        """Start the first ``rows`` rows and return at once; leave the buffers alone until ``collect``.
+
+        Raises:
+            BackendError: the buffers are another backend's or under way, the engine failed, or was closed.
+        """
+        self._check_open()
+        lane = self._lane_of(buffers)
+        lane.start(rows, self._execution.run)
+        ticket = Ticket(buffers, rows)
+        self._pending.append(ticket)
+        return ticket
+
+    def collect(self, ticket: Ticket) -> Outputs:
+        """Wait for the batch that was submitted first of those that were not collected.
+
+        Raises:
+            BackendError: it is another batch, the engine failed, or gave something not finite.
+        """
+        self._check_open()
+        if not self._pending or self._pending[0] is not ticket:
+            raise BackendError(
+                f"{self.device}: expected the first of {len(self._pending)} batches under way, found another; collect "
+                "batches in the order in which they were submitted, each once"
+            )
+        self._pending.popleft()
+        return self._checked(*self._lane_of(ticket.buffers).finish(ticket.rows), ticket.rows)
+
+    def _load(self, model: Path, threads: int | None) -> None:  # noqa: ARG002  # nothing runs on the CPU
+        self._library, self._gpu = find_tensorrt()
+        place = Place(self._library, self._gpu, EngineCache(), self._reporter)
+        sha256 = self._sha256 or file_sha256(model)
+        prepared = prepare_engine(model, sha256, self.spec, self._options, place)
+        try:
+            self._open(prepared)
+        except StaleEngineError as error:
+            if prepared.built:
+                raise
+            if not self._options.build:
+                raise EngineMissingError(str(error)) from None
+            self._reporter.say(f"{error}; building it again")
+            prepared.forget()
+            self._open(prepare_engine(model, sha256, self.spec, self._options, place))
+
+    def _open(self, prepared: Prepared) -> None:
+        with ExitStack() as stack:
+            self._streams = Streams()
+            stack.callback(self._streams.close)
+            engine = LoadedEngine(prepared, self.spec, self._library, self._gpu)
+            stack.callback(engine.close)
+            self._execution = Execution(
+                engine, self.spec, self._streams.compute, graphs=self._graphs, reporter=self._reporter
+            )
+            stack.callback(self._execution.close)
+            self._stack = stack
+            self._single = self._lane(self._options.profile[2])
+            self._stack = stack.pop_all()
+
+    def _lane(self, capacity: int) -> Lane:
+        lane = Lane(self.spec, capacity, self._options.profile, self._streams, mapped=self._gpu.integrated)
+        self._stack.callback(lane.close)
+        return lane
+
+    def _lane_of(self, buffers: Buffers) -> Lane:
+        if buffers.slot >= len(self._lanes):
+            raise BackendError(f"{self.device}: expected buffers that this backend gave, found another's")
+        return self._lanes[buffers.slot]
+
+    def _infer(self, tensors: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        batch = len(next(iter(tensors.values())))
+        largest = self._single.capacity
+        parts = []
+        for first in range(0, batch, largest):
+            rows = min(largest, batch - first)
+            for name, target in self._single.inputs.items():
+                target[:rows] = tensors[name][first : first + rows]
+            self._single.start(rows, self._execution.run)
+            parts.append(self._single.finish(rows))
+        logits, probabilities = (np.concatenate(items) for items in zip(*parts, strict=True))
+        return logits, probabilities
+
+    def _release(self) -> None:
+        self._pending.clear()
+        self._streams.settle()
+        self._stack.close()

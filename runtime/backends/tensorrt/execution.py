@@ -1,0 +1,127 @@
+"""One batch on the GPU's stream: launched as a CUDA graph where the engine allows it, else call by call.
+
+A graph has addresses and batch size inside it, so there is one for each buffer and each size that comes up more than
+once. TensorRT's guide ("CUDA Graphs", in its performance chapter): what a captured context was set to must not change
+afterwards, so each graph has a context of its own, and all of them share the memory of their activations; one execution
+in advance settles what depends on the shapes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ...engines.progress import Reporter
+from ...errors import BackendError
+from ...spec import ModelSpec
+from ..cuda import Graph, Stream, capture
+from .engine import LoadedEngine
+
+__all__ = ["Execution"]
+
+MOST_GRAPHS = 24  # each has a context, some MiB of the CPU's memory: three buffers of eight sizes
+
+
+@dataclass(frozen=True, eq=False)
+class _Captured:
+    """A graph, and the context that it was captured from, which must live as long."""
+
+    context: Any
+    graph: Graph
+
+
+class Execution:
+    """Runs an engine's batches, one after the other, on one stream.
+
+    Args:
+        engine: what to run.
+        spec: whose inputs it has.
+        stream: where; whoever calls waits for it.
+        graphs: whether to launch CUDA graphs where the engine allows it.
+        reporter: told once where it does not.
+
+    Raises:
+        EngineError: TensorRT gave no context.
+    """
+
+    def __init__(
+        self, engine: LoadedEngine, spec: ModelSpec, stream: Stream, *, graphs: bool, reporter: Reporter
+    ) -> None:
+        self._engine = engine
+        self._inputs = spec.inputs
+        self._stream = stream
+        self._reporter = reporter
+        self._capturing = graphs
+        self._plain: Any = engine.context()
+        self._seen: set[tuple[int, ...]] = set()
+        self._captured: dict[tuple[int, ...], _Captured] = {}
+        self._spent: list[Any] = []  # contexts that could not be captured: their work may be under way
+
+    @property
+    def graphs(self) -> int:
+        """How many CUDA graphs there are."""
+        return len(self._captured)
+
+    def run(self, addresses: Mapping[str, int], batch: int) -> None:
+        """Put one batch on the stream.
+
+        Args:
+            addresses: of every input and output, on the GPU, each a multiple of 256; what is there belongs to the
+                engine until the stream has come past it.
+            batch: rows, within the engine's profile.
+
+        Raises:
+            EngineError: TensorRT refused the batch, or failed.
+            BackendError: CUDA did.
+        """
+        key = (*addresses.values(), batch)
+        captured = self._captured.get(key)
+        if captured is not None:
+            captured.graph.launch(self._stream)
+        elif self._capturing and key in self._seen and len(self._captured) < MOST_GRAPHS:
+            self._run_and_capture(key, addresses, batch)
+        else:
+            self._seen.add(key)
+            self._bind(self._plain, addresses, batch)
+            self._enqueue(self._plain)
+
+    def close(self) -> None:
+        """Give graphs and contexts back, once the stream is done; calling it again does nothing."""
+        captured, self._captured = self._captured, {}
+        self._plain = None
+        self._spent.clear()
+        for item in captured.values():
+            item.graph.close()
+
+    def _run_and_capture(self, key: tuple[int, ...], addresses: Mapping[str, int], batch: int) -> None:
+        """Run the batch in a context of its own, and then capture that."""
+        context = self._engine.context()
+        self._bind(context, addresses, batch)
+        self._enqueue(context)
+        try:
+            graph = self._capture(context)
+        except BackendError as error:
+            self._capturing = False
+            self._spent.append(context)
+            self._reporter.say(f"no CUDA graphs for this engine, each kernel is launched by itself: {error}")
+        else:
+            self._captured[key] = _Captured(context, graph)
+
+    def _capture(self, context: Any) -> Graph:
+        if not self._engine.can_capture(context, self._stream.handle):
+            raise self._engine.failure("is_stream_capturable", "nothing to do: it runs without")
+        return capture(self._stream, lambda: self._enqueue(context))
+
+    def _bind(self, context: Any, addresses: Mapping[str, int], batch: int) -> None:
+        for name, shape in self._inputs.items():
+            if not context.set_input_shape(name, (batch, *shape)):
+                remedy = f"a --profile that holds a batch of {batch} builds another engine"
+                raise self._engine.failure(f"set_input_shape({name}, {(batch, *shape)})", remedy)
+        for name, address in addresses.items():
+            if not context.set_tensor_address(name, address):
+                raise self._engine.failure(f"set_tensor_address({name})", "export the bundle again")
+
+    def _enqueue(self, context: Any) -> None:
+        if not context.execute_async_v3(self._stream.handle):
+            raise self._engine.failure("execute_async_v3", "a smaller --batch needs less memory")

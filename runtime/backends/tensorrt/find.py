@@ -1,0 +1,32 @@
+"""Which TensorRT, and which GPU."""
+
+from __future__ import annotations
+
+from ...engines.gpu import Gpu
+from ...engines.library import Library, find_library, installed
+from ...errors import BackendUnavailableError
+from ..cuda import find_gpu
+
+__all__ = ["find_tensorrt"]
+
+
+def find_tensorrt() -> tuple[Library, Gpu]:
+    """The TensorRT and the GPU of this machine; TensorRT-RTX where TensorRT is not installed, never on a Jetson.
+
+    Raises:
+        BackendUnavailableError: one of the two is missing, or too old.
+    """
+    if not (installed("tensorrt") or installed("rtx")):
+        raise BackendUnavailableError(
+            "TensorRT is not installed here; pip install 'hybrid-edge[tensorrt]', or 'hybrid-edge[rtx]' for a desktop "
+            "RTX card; on a Jetson it comes with JetPack"
+        )
+    gpu = find_gpu()
+    if installed("tensorrt"):
+        return find_library("tensorrt"), gpu
+    if gpu.is_jetson:
+        raise BackendUnavailableError(
+            f"TensorRT is not installed here, and TensorRT-RTX, which is, is for desktop RTX cards, not for {gpu.name} "
+            "(a Jetson, or a GPU that shares its memory): take JetPack's TensorRT (apt install python3-libnvinfer)"
+        )
+    return find_library("rtx"), gpu

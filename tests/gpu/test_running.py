@@ -1,0 +1,208 @@
+"""How engines run on a real GPU: CUDA graphs, two batches under way, a thousand of them; run by ``make test-gpu``."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from real_engines import opened, tensors
+
+from hybrid_edge.runtime.backends.base import Backend
+from hybrid_edge.runtime.backends.cuda import find_gpu
+from hybrid_edge.runtime.backends.tensorrt import TensorRtBackend
+from hybrid_edge.runtime.bundle import Bundle
+from hybrid_edge.runtime.engines.gpu import Gpu
+from hybrid_edge.runtime.engines.library import Library
+from hybrid_edge.runtime.engines.options import EngineOptions
+from hybrid_edge.runtime.engines.progress import Reporter
+from hybrid_edge.runtime.errors import BackendError, EngineMissingError
+from hybrid_edge.runtime.manifest import Variant
+from hybrid_edge.runtime.timing import time_interleaved
+
+pytestmark = pytest.mark.gpu
+
+MIB = 2**20
+
+
+def in_order(backend: Backend, inputs: dict[str, Any], capacity: int, sizes: list[int]) -> list[Any]:
+    """Logits of consecutive batches of these sizes, with as many under way as the backend takes."""
+    free = deque(backend.buffers(capacity, backend.depth + 1))
+    under_way: deque[Any] = deque()
+    found, first = [], 0
+    for rows in sizes:
+        buffers = free.popleft()
+        for name, tensor in inputs.items():
+            buffers.tensors[name][:rows] = tensor[first : first + rows]
+        first += rows
+        under_way.append(backend.submit(buffers, rows))
+        if len(under_way) == backend.depth:
+            found.append(backend.collect(under_way[0]).logits)
+            free.append(under_way.popleft().buffers)
+            for array in free[-1].tensors.values():
+                array.fill(np.nan)  # what preprocessing does next must not reach a batch under way
+    return found + [backend.collect(ticket).logits for ticket in under_way]
+
+
+def one_by_one(backend: Backend, inputs: dict[str, Any], sizes: list[int]) -> list[Any]:
+    """The same batches, each alone."""
+    found, first = [], 0
+    for rows in sizes:
+        found.append(backend.run({name: tensor[first : first + rows] for name, tensor in inputs.items()}).logits)
+        first += rows
+    return found
+
+
+@pytest.mark.parametrize("graphs", [True, False])
+@pytest.mark.parametrize("capacity", [8, 11])
+def test_two_batches_under_way_give_what_each_alone_gives(
+    bundle: Bundle, variant: Variant, graphs: bool, capacity: int
+) -> None:
+    sizes = [capacity, 1, capacity, 3, 3, 1, capacity, 3, 1] * 4
+    inputs = tensors(bundle, sum(sizes))
+    with opened(bundle, variant, graphs=graphs) as backend:
+        assert backend.depth == 2
+        expected = one_by_one(backend, inputs, sizes)
+        for _ in range(2):
+            for one, two in zip(expected, in_order(backend, inputs, capacity, sizes), strict=True):
+                np.testing.assert_array_equal(one, two)
+
+
+@pytest.mark.parametrize("batch", [1, 3, 8])
+def test_a_graph_gives_what_the_plain_path_gives(
+    bundle: Bundle, variant: Variant, batch: int, record_property: Callable[[str, object], None]
+) -> None:
+    """Whether the engine allows graphs, and what they spare, stands in pytest's ``--junitxml`` report."""
+    said: list[str] = []
+    inputs = tensors(bundle, batch)
+    with (
+        opened(bundle, variant, graphs=False) as plain,
+        opened(bundle, variant, reporter=Reporter(said.append)) as launched,
+    ):
+        for _ in range(4):
+            np.testing.assert_array_equal(plain.run(inputs).logits, launched.run(inputs).logits)
+        refusals = [line for line in said if "no CUDA graphs" in line]
+        assert bool(refusals) == (launched._execution.graphs == 0)
+        times = time_interleaved({"plain": lambda: plain.run(inputs), "graph": lambda: launched.run(inputs)})
+    record_property(f"{variant.name} batch {batch}, p50 ms", {name: item.p50 for name, item in times.items()})
+    record_property(f"{variant.name} graphs", refusals or "yes")
+
+
+def test_a_thousand_batches_take_no_more_memory_than_a_hundred(bundle: Bundle, variant: Variant) -> None:
+    with opened(bundle, variant) as backend:
+        inputs = tensors(bundle, 8)
+        buffers = backend.buffers(8, 3)
+        for item in buffers:
+            for name, tensor in inputs.items():
+                item.tensors[name][:] = tensor
+        first = run_many(backend, buffers, 100)
+        before, gpu = resident(), find_gpu()
+        last = run_many(backend, buffers, 1000)
+        np.testing.assert_array_equal(first, last)
+        assert resident() - before <= 4 * MIB
+        # a Jetson's GPU has the system's memory, which others use meanwhile
+        assert gpu.free_memory - find_gpu().free_memory <= (64 if gpu.integrated else 4) * MIB
+
+
+def run_many(backend: TensorRtBackend, buffers: list[Any], count: int) -> Any:
+    """The last batch of 8's logits, after batches of 1 to 8."""
+    tickets: deque[Any] = deque()
+    for number in range(count):
+        tickets.append(backend.submit(buffers[number % 3], 1 + (number - count) % 8))
+        if len(tickets) == 2:
+            backend.collect(tickets.popleft())
+    backend.collect(tickets.popleft())
+    return backend.collect(backend.submit(buffers[0], 8)).logits
+
+
+def resident() -> int:
+    """Bytes of this process that are in memory."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmRSS:"))
+
+
+def test_copies_overlap_computing_where_there_are_copies(
+    bundle: Bundle,
+    variant: Variant,
+    machine: tuple[Library, Gpu],
+    record_property: Callable[[str, object], None],
+) -> None:
+    """By how much is in the report; two under way are never slower than one after the other beyond noise."""
+    sizes = [8] * 100
+    inputs = tensors(bundle, 800)
+    with opened(bundle, variant) as backend:
+        buffers = backend.buffers(8, 3)
+
+        def overlapped() -> None:
+            tickets: deque[Any] = deque()
+            for number in range(len(sizes)):
+                tickets.append(backend.submit(buffers[number % 3], 8))
+                if len(tickets) == 2:
+                    backend.collect(tickets.popleft())
+            backend.collect(tickets.popleft())
+
+        def alone() -> None:
+            for number in range(len(sizes)):
+                backend.collect(backend.submit(buffers[number % 3], 8))
+
+        for item in buffers:
+            for name in item.tensors:
+                item.tensors[name][:] = inputs[name][:8]
+        times = time_interleaved({"alone": alone, "overlapped": overlapped}, min_rounds=10, min_seconds=1)
+    record_property(f"{variant.name}, 100 batches of 8, p50 ms", {name: item.p50 for name, item in times.items()})
+    record_property("memory", "shared" if machine[1].integrated else "the GPU's own")
+    assert times["overlapped"].p50 <= 1.1 * times["alone"].p50
+
+
+def test_a_jetson_copies_nothing(
+    bundle: Bundle, variant: Variant, machine: tuple[Library, Gpu], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not machine[1].integrated:
+        pytest.skip("this GPU has memory of its own")
+    from hybrid_edge.runtime.backends.cuda import Stream
+
+    monkeypatch.setattr(Stream, "_copy", lambda *_: pytest.fail("copied"))
+    with opened(bundle, variant) as backend:
+        backend.run(tensors(bundle, 8))
+
+
+def test_mapped_memory_gives_what_copies_give(
+    bundle: Bundle, variant: Variant, machine: tuple[Library, Gpu], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A desktop card maps the CPU's memory as well, only slower."""
+    import dataclasses
+
+    from hybrid_edge.runtime.backends.tensorrt import backend as module
+
+    inputs = tensors(bundle, 11)
+    found = []
+    for integrated in (False, True):
+        gpu = dataclasses.replace(machine[1], integrated=integrated)
+        monkeypatch.setattr(module, "find_tensorrt", lambda gpu=gpu: (machine[0], gpu))
+        with opened(bundle, variant) as backend:
+            found.append(
+                [backend.run({name: item[:rows] for name, item in inputs.items()}).logits for rows in (1, 8, 11)]
+            )
+    for copied, mapped in zip(*found, strict=True):
+        np.testing.assert_array_equal(copied, mapped)
+
+
+def test_after_a_batch_that_was_refused_the_next_one_comes_out(bundle: Bundle, variant: Variant) -> None:
+    with opened(bundle, variant) as backend:
+        inputs = tensors(bundle, 2)
+        expected = backend.run(inputs).logits
+        buffers = backend.buffers(2, 1)[0]
+        with pytest.raises(BackendError, match="1 to 2 rows"):
+            backend.submit(buffers, 3)
+        for name, tensor in inputs.items():
+            buffers.tensors[name][:] = tensor
+        np.testing.assert_array_equal(backend.collect(backend.submit(buffers, 2)).logits, expected)
+
+
+def test_without_leave_to_build_an_engine_that_is_not_there_is_refused(bundle: Bundle, variant: Variant) -> None:
+    options = EngineOptions((1, 3, 7), build=False)
+    with pytest.raises(EngineMissingError), opened(bundle, variant, options):
+        pass

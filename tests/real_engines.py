@@ -1,0 +1,44 @@
+"""What the tests on a GPU share: a variant, opened as an engine, and inputs for it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import pytest
+
+from hybrid_edge.runtime.backends.tensorrt import TensorRtBackend
+from hybrid_edge.runtime.bundle import Bundle
+from hybrid_edge.runtime.engines.options import EngineOptions
+from hybrid_edge.runtime.engines.progress import Reporter
+from hybrid_edge.runtime.errors import Int8EngineError
+from hybrid_edge.runtime.manifest import Variant
+from hybrid_edge.runtime.preprocess import Preprocessor
+
+
+@contextmanager
+def opened(
+    bundle: Bundle,
+    variant: Variant,
+    options: EngineOptions | None = None,
+    *,
+    graphs: bool = True,
+    reporter: Reporter | None = None,
+) -> Iterator[TensorRtBackend]:
+    """The variant as an engine; a device on which INT8 does not build is a known case, not a failure."""
+    file, sha256 = bundle.verified(variant.file), variant.file.sha256
+    try:
+        backend = TensorRtBackend(file, bundle.spec, sha256=sha256, options=options, graphs=graphs, reporter=reporter)
+    except Int8EngineError as error:
+        pytest.xfail(str(error))
+    with backend:
+        yield backend
+
+
+def tensors(bundle: Bundle, count: int) -> dict[str, Any]:
+    """Of the golden examples, as often as it takes, each time turned another way."""
+    images = bundle.golden_images()
+    frames = [np.rot90(images[row % len(images)], row // len(images)).copy() for row in range(count)]
+    return Preprocessor(bundle.spec)(frames)

@@ -1,0 +1,147 @@
+"""ONNX Runtime's CUDA backend as far as it goes without a GPU: its session on the CPU, bound as it would be there."""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import pytest
+from bundles import SPEC, make_graph, make_weights, sample_image
+from fake_gpu import Error, FakeCuda
+
+from hybrid_edge.runtime.backends import bound
+from hybrid_edge.runtime.backends.bound import BoundSession
+from hybrid_edge.runtime.backends.cuda import driver
+from hybrid_edge.runtime.backends.onnxruntime import CPU, OnnxRuntimeCpu, OnnxRuntimeCuda
+from hybrid_edge.runtime.errors import BackendError, BackendUnavailableError
+from hybrid_edge.runtime.preprocess import Preprocessor
+
+
+class OnTheCpu(OnnxRuntimeCuda):
+    """Where this machine's memory stands for the GPU's."""
+
+    providers: ClassVar[list[Any]] = [CPU]
+    memory: ClassVar[str] = "cpu"
+
+    def _require(self, library: Any) -> None:
+        pass
+
+    def _check_session(self, model: Path) -> None:
+        session = self._session
+        self._session = Claims(session)
+        super()._check_session(model)
+
+
+class Claims:
+    """A session that claims to run on CUDA."""
+
+    def __init__(self, session: Any) -> None:
+        self._session = session
+
+    def get_providers(self) -> list[str]:
+        return ["CUDAExecutionProvider"]
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._session, name)
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    path = tmp_path / "model.onnx"
+    path.write_bytes(make_graph(SPEC, make_weights(SPEC)))
+    return path
+
+
+def tensors(count: int, first: int = 0) -> dict[str, Any]:
+    return Preprocessor(SPEC)([sample_image(seed) for seed in range(first, first + count)])
+
+
+@pytest.fixture
+def locked(monkeypatch: pytest.MonkeyPatch) -> FakeCuda:
+    made = FakeCuda()
+    monkeypatch.setattr(driver, "runtime", lambda: made)
+    return made
+
+
+def test_bound_batches_come_out_as_unbound_ones(model: Path) -> None:
+    with OnTheCpu(model, SPEC) as backend, OnnxRuntimeCpu(model, SPEC) as reference:
+        for count, first in [(1, 0), (3, 1), (1, 4), (3, 5), (8, 8)]:
+            inputs = tensors(count, first)
+            np.testing.assert_array_equal(backend.run(inputs).logits, reference.run(inputs).logits)
+
+
+def test_the_first_rows_of_a_buffer_are_a_batch(model: Path, locked: FakeCuda) -> None:
+    with OnTheCpu(model, SPEC) as backend, OnnxRuntimeCpu(model, SPEC) as reference:
+        assert backend.depth == 1
+        buffers = backend.buffers(4, 2)
+        for item, count in zip(buffers, (4, 2), strict=True):
+            inputs = tensors(count, 3 * count)
+            for name, tensor in inputs.items():
+                item.tensors[name][:count] = tensor
+            outputs = backend.collect(backend.submit(item, count))
+            np.testing.assert_array_equal(outputs.logits, reference.run(inputs).logits)
+
+
+def test_outputs_are_the_callers_own(model: Path) -> None:
+    with OnTheCpu(model, SPEC) as backend:
+        first = backend.run(tensors(2))
+        kept = first.logits.copy()
+        backend.run(tensors(2, first=7))
+        np.testing.assert_array_equal(first.logits, kept)
+
+
+def test_input_buffers_are_locked_and_given_back(model: Path, locked: FakeCuda) -> None:
+    with OnTheCpu(model, SPEC) as backend:
+        buffers = backend.buffers(4, 3)
+        assert locked.live == {"host": 6}
+        assert [item.slot for item in buffers] == [0, 1, 2]
+        assert buffers[0].tensors["image"].ctypes.data in locked.host
+    assert locked.live == {}
+
+
+def test_memory_that_can_not_be_locked_is_an_error(model: Path, locked: FakeCuda) -> None:
+    locked.fails["cudaHostAlloc"] = Error.cudaErrorMemoryAllocation
+    with OnTheCpu(model, SPEC) as backend, pytest.raises(BackendError, match="cudaHostAlloc failed"):
+        backend.buffers(4, 1)
+
+
+def test_without_cuda_python_plain_memory_will_do(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing() -> Any:
+        raise BackendUnavailableError("no cuda-python")
+
+    monkeypatch.setattr(driver, "runtime", missing)
+    with OnTheCpu(model, SPEC) as backend:
+        buffers = backend.buffers(2, 1)[0]
+        assert buffers.tensors["image"].shape == (2, *SPEC.inputs["image"])
+        backend.collect(backend.submit(buffers, 2))
+
+
+def test_memory_is_kept_for_some_sizes_and_no_more(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bound, "MOST_SIZES", 2)
+    made: list[int] = []
+    real = bound._Bound
+    monkeypatch.setattr(bound, "_Bound", lambda *arguments: made.append(arguments[-1]) or real(*arguments))
+    library = importlib.import_module("onnxruntime")
+    session = BoundSession(library, library.InferenceSession(str(model), providers=[CPU]), SPEC, "cpu")
+    for count in (1, 2, 1, 2, 3, 2, 1):
+        session.run(tensors(count))
+    assert made == [1, 2, 3, 1]
+    assert len(session._sizes) == 2
+
+
+def test_a_failure_is_ours_with_onnxruntimes_words(model: Path) -> None:
+    def fails(_: Any) -> None:
+        raise RuntimeError("CUDA failure 2: out of memory ; GPU=0 ; expr=cudaMalloc")
+
+    with OnTheCpu(model, SPEC) as backend:
+        backend._session.run_with_iobinding = fails
+        with pytest.raises(BackendError, match=r"on CUDA failed: CUDA failure 2: out of memory.*a smaller --batch"):
+            backend.run(tensors(1))
+
+
+def test_a_closed_backend_lets_go_of_its_session(model: Path) -> None:
+    backend = OnTheCpu(model, SPEC)
+    backend.close()
+    assert (backend._bound, backend._session) == (None, None)

@@ -1,0 +1,344 @@
+"""The TensorRT backend's way of running, on a GPU that does what it is told as late or as early as it may."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import pytest
+from fake_gpu import Error
+from small_graphs import SPEC
+
+from hybrid_edge.runtime.backends.cuda import Event, Stream
+from hybrid_edge.runtime.backends.onnxruntime import OnnxRuntimeCpu
+from hybrid_edge.runtime.backends.tensorrt import TensorRtBackend, execution
+from hybrid_edge.runtime.engines.options import EngineOptions
+from hybrid_edge.runtime.engines.progress import Reporter
+from hybrid_edge.runtime.errors import BackendError, EngineError
+from hybrid_edge.runtime.outputs import Outputs
+
+SCHEDULES = ("lazy", "eager", 1, 2, 3)
+
+
+@pytest.fixture
+def reference(graph: Path) -> Iterator[OnnxRuntimeCpu]:
+    with OnnxRuntimeCpu(graph, SPEC, threads=1) as backend:
+        yield backend
+
+
+def fill(buffers: Any, tensors: dict[str, Any]) -> None:
+    for name, tensor in tensors.items():
+        buffers.tensors[name][: len(tensor)] = tensor
+
+
+def assert_equal(found: Outputs, expected: Outputs) -> None:
+    np.testing.assert_allclose(found.logits, expected.logits, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(found.probabilities, expected.probabilities, atol=1e-6)
+
+
+def assert_all_equal(found: list[Outputs], batches: list[dict[str, Any]], reference: OnnxRuntimeCpu) -> None:
+    for outputs, batch in zip(found, batches, strict=True):
+        assert_equal(outputs, reference.run(batch))
+
+
+def pipelined(backend: TensorRtBackend, batches: list[dict[str, Any]], capacity: int) -> list[Outputs]:
+    """All batches with two under way, as a file goes through: the next is written while the others are on the GPU."""
+    free = backend.buffers(capacity, 3)
+    tickets: list[Any] = []
+    found = []
+    for batch in batches:
+        buffers = free.pop(0)
+        fill(buffers, batch)
+        tickets.append(backend.submit(buffers, len(batch["image"])))
+        if len(tickets) == backend.depth:
+            found.append(backend.collect(tickets[0]))
+            free.append(tickets.pop(0).buffers)
+            for array in free[-1].tensors.values():
+                array.fill(np.nan)  # what preprocessing does next must not reach a batch under way
+    return found + [backend.collect(ticket) for ticket in tickets]
+
+
+@pytest.mark.parametrize("batch", [1, 8, 11])
+@pytest.mark.parametrize("profile", [(1, 1, 8), (4, 4, 5)])
+@pytest.mark.parametrize("integrated", [False, True])
+def test_every_batch_comes_out_as_the_graph_computes_it(
+    make_machine: Callable[..., Any],
+    graph: Path,
+    reference: OnnxRuntimeCpu,
+    inputs: Any,
+    batch: int,
+    profile: tuple[int, int, int],
+    integrated: bool,
+) -> None:
+    make_machine(integrated=integrated)
+    with TensorRtBackend(graph, SPEC, options=EngineOptions(profile)) as backend:
+        for seed in range(4):  # what the one before left in the buffers must not show, as a graph or without
+            assert_equal(backend.run(inputs(batch, seed)), reference.run(inputs(batch, seed)))
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+@pytest.mark.parametrize("integrated", [False, True])
+@pytest.mark.parametrize(("capacity", "profile"), [(2, (1, 2, 3)), (5, (1, 2, 3)), (6, (4, 4, 5))])
+def test_batches_that_overlap_come_out_as_each_alone(
+    make_machine: Callable[..., Any],
+    graph: Path,
+    reference: OnnxRuntimeCpu,
+    inputs: Any,
+    schedule: Any,
+    integrated: bool,
+    capacity: int,
+    profile: tuple[int, int, int],
+) -> None:
+    machine = make_machine(schedule, integrated=integrated)
+    batches = [inputs(rows, seed) for seed, rows in enumerate([capacity, 1, capacity, capacity, 2, 1, capacity, 2])]
+    with TensorRtBackend(graph, SPEC, options=EngineOptions(profile)) as backend:
+        assert_all_equal(pipelined(backend, batches, capacity), batches, reference)
+    assert machine.cuda.launches > 0
+
+
+@pytest.mark.parametrize(("kind", "method"), [(Event, "synchronize"), (Stream, "wait"), (Stream, "record")])
+def test_without_one_of_the_waits_the_results_are_wrong(
+    machine: Any,
+    graph: Path,
+    reference: OnnxRuntimeCpu,
+    inputs: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    kind: type,
+    method: str,
+) -> None:
+    """That the GPU these tests run on notices what they are there for."""
+    monkeypatch.setattr(kind, method, lambda *_: None)
+    batches = [inputs(2, seed) for seed in range(4)]
+    with TensorRtBackend(graph, SPEC) as backend, pytest.raises((BackendError, AssertionError)):
+        assert_all_equal(pipelined(backend, batches, 2), batches, reference)
+
+
+def test_copies_and_computing_are_on_streams_of_their_own(machine: Any, graph: Path) -> None:
+    with TensorRtBackend(graph, SPEC) as backend:
+        machine.cuda.copies.clear()
+        tickets = [backend.submit(buffers, 1) for buffers in backend.buffers(1, 2)]
+        streams = backend._streams
+        assert len({streams.upload.item, streams.compute.item, streams.download.item}) == 3
+        assert set(machine.cuda.copies) == {("up", streams.upload.item), ("down", streams.download.item)}
+        for ticket in tickets:
+            backend.collect(ticket)
+
+
+def test_a_jetson_copies_nothing(make_machine: Callable[..., Any], graph: Path, inputs: Any) -> None:
+    machine = make_machine(integrated=True)
+    with TensorRtBackend(graph, SPEC) as backend:
+        backend.run(inputs(8))
+        for buffers in backend.buffers(8, 2):
+            backend.collect(backend.submit(buffers, 8))
+        assert machine.cuda.copies == []
+        assert machine.cuda.live["blocks"] == 1  # the engine's activations
+
+
+def test_a_size_that_comes_up_again_is_launched_as_a_graph(machine: Any, graph: Path, inputs: Any) -> None:
+    with TensorRtBackend(graph, SPEC) as backend:
+        for expected in [(1, 0), (2, 0), (2, 1), (2, 2)]:
+            backend.run(inputs(3))
+            assert (machine.trt.executions, machine.cuda.launches) == expected
+        backend.run(inputs(2))
+        assert (machine.trt.executions, machine.cuda.launches) == (3, 2)
+
+
+def test_buffers_are_tried_out_before_frames_flow(machine: Any, graph: Path) -> None:
+    with TensorRtBackend(graph, SPEC) as backend:
+        buffers = backend.buffers(4, 2)
+        executions = machine.trt.executions
+        for item in buffers:
+            backend.collect(backend.submit(item, 4))
+        assert machine.trt.executions == executions
+        assert machine.cuda.launches == 2
+
+
+@pytest.mark.parametrize("schedule", ["lazy", "eager"])
+def test_graphs_and_the_plain_path_give_the_same(
+    make_machine: Callable[..., Any], graph: Path, inputs: Any, schedule: Any
+) -> None:
+    found = []
+    for graphs in (False, True):
+        machine = make_machine(schedule)
+        with TensorRtBackend(graph, SPEC, graphs=graphs) as backend:
+            found.append([backend.run(inputs(rows, rows)).logits for rows in (1, 3, 1, 3, 1, 3)])
+        assert (machine.cuda.launches > 0) == graphs
+    for plain, launched in zip(*found, strict=True):
+        np.testing.assert_array_equal(plain, launched)
+
+
+@pytest.mark.parametrize("refuses", ["capture", "cudaStreamBeginCapture", "cudaGraphInstantiate", "not capturable"])
+def test_an_engine_that_can_not_be_captured_runs_plainly_and_says_so_once(
+    machine: Any, graph: Path, reference: OnnxRuntimeCpu, inputs: Any, refuses: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+    machine.trt.refuses = refuses
+    if refuses.startswith("cuda"):
+        machine.cuda.fails[refuses] = Error.cudaErrorStreamCaptureUnsupported
+    if refuses == "not capturable":  # TensorRT-RTX says so beforehand
+        from fake_tensorrt import _Context
+
+        monkeypatch.setattr(_Context, "is_stream_capturable", lambda *_: False, raising=False)
+    with TensorRtBackend(graph, SPEC, reporter=Reporter(said.append)) as backend:
+        for seed in range(4):
+            assert_equal(backend.run(inputs(2, seed)), reference.run(inputs(2, seed)))
+        assert machine.cuda.launches == 0
+        assert machine.cuda.last_error == Error.cudaSuccess  # TensorRT would take it for its own
+        assert machine.cuda.live.get("graphs") is None
+    assert [line for line in said if "no CUDA graphs for this engine" in line] == said[1:]
+    assert len(said) == 2
+    assert machine.cuda.live == {}
+
+
+def test_there_are_never_more_graphs_than_can_be_kept(
+    machine: Any, graph: Path, inputs: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(execution, "MOST_GRAPHS", 2)
+    with TensorRtBackend(graph, SPEC) as backend:
+        for _ in range(3):
+            for rows in (1, 2, 3, 4):
+                backend.run(inputs(rows))
+        assert backend._execution.graphs == 2
+        assert machine.trt.contexts == 3
+
+
+@pytest.mark.parametrize("schedule", ["lazy", 5])
+def test_a_thousand_batches_leave_nothing_behind(
+    make_machine: Callable[..., Any], graph: Path, inputs: Any, schedule: Any
+) -> None:
+    machine = make_machine(schedule)
+    with TensorRtBackend(graph, SPEC) as backend:
+        free = backend.buffers(2, 3)
+        for item in free:
+            for rows in (1, 1, 2, 2):
+                backend.collect(backend.submit(item, rows))
+        before, contexts = machine.cuda.live, machine.trt.contexts
+        tickets = [backend.submit(free[0], 2)]
+        for number in range(1000):
+            tickets.append(backend.submit(free[(number + 1) % 3], 1 + number % 2))
+            backend.collect(tickets.pop(0))
+        assert (machine.cuda.live, machine.trt.contexts) == (before, contexts)
+        backend.collect(tickets.pop())
+        assert not any(stream.queue for stream in machine.cuda.streams.values())
+
+
+@pytest.mark.parametrize(
+    ("refuses", "message"),
+    [
+        ("shape", r"set_input_shape\(image, \(1, 28, 28, 3\)\) failed: outside of the profile; a --profile that holds"),
+        ("address", r"set_tensor_address\(\w+\) failed: null address"),
+        ("execution", r"execute_async_v3 failed: Error Code 1: Cuda Runtime.*a smaller --batch"),
+    ],
+)
+def test_a_call_that_tensorrt_refuses_is_named_with_its_own_words(
+    machine: Any, graph: Path, inputs: Any, refuses: str, message: str
+) -> None:
+    with TensorRtBackend(graph, SPEC) as backend:
+        machine.trt.refuses = refuses
+        for _ in range(2):
+            with pytest.raises(EngineError, match=rf"^TensorRT 10\.3\.0 on NVIDIA GeForce RTX 4070: {message}"):
+                backend.run(inputs(1))
+        machine.trt.refuses = ""
+        backend.run(inputs(1))
+
+
+def test_what_tensorrt_said_of_an_earlier_failure_is_not_said_again(machine: Any, graph: Path, inputs: Any) -> None:
+    with TensorRtBackend(graph, SPEC) as backend:
+        machine.trt.refuses = "shape"
+        with pytest.raises(EngineError, match="outside of the profile"):
+            backend.run(inputs(1))
+        machine.trt.refuses = "execution"
+        with pytest.raises(EngineError, match=r"execute_async_v3 failed: Error Code 1"):
+            backend.run(inputs(1))
+
+
+@pytest.mark.parametrize("integrated", [False, True])
+def test_rows_that_fill_a_batch_up_are_finite(
+    make_machine: Callable[..., Any], graph: Path, inputs: Any, integrated: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine = make_machine(integrated=integrated)
+    seen: list[Any] = []
+    real = onnxruntime.InferenceSession.run
+
+    def run(session: Any, names: Any, feeds: dict[str, Any], *rest: Any) -> Any:
+        seen.append(feeds)
+        return real(session, names, feeds, *rest)
+
+    with TensorRtBackend(graph, SPEC, options=EngineOptions((4, 4, 5))) as backend:
+        monkeypatch.setattr(onnxruntime.InferenceSession, "run", run)
+        backend.run(inputs(1))
+    assert [len(feeds["image"]) for feeds in seen] == [4]
+    assert all(np.isfinite(tensor).all() for feeds in seen for tensor in feeds.values())
+    assert machine.cuda.live == {}
+
+
+@pytest.mark.parametrize(
+    "call",
+    ["cudaMemcpyAsync", "cudaEventRecord", "cudaStreamWaitEvent", "cudaEventSynchronize", "cudaGraphLaunch"],
+)
+def test_every_cuda_call_is_checked_and_named_with_its_code(
+    machine: Any, graph: Path, reference: OnnxRuntimeCpu, inputs: Any, call: str
+) -> None:
+    with TensorRtBackend(graph, SPEC) as backend:
+        buffers = backend.buffers(2, 1)[0]
+        machine.cuda.fails[call] = Error.cudaErrorIllegalAddress
+        with pytest.raises(BackendError, match=rf"CUDA's {call} failed \(cudaErrorIllegalAddress, code 700: something"):
+            backend.collect(backend.submit(buffers, 2))
+        machine.cuda.fails.clear()
+        assert call == "cudaEventSynchronize" or not any(item.queue for item in machine.cuda.streams.values())
+        fill(buffers, inputs(2))
+        assert_equal(backend.collect(backend.submit(buffers, 2)), reference.run(inputs(2)))
+
+
+def test_an_error_of_the_caller_is_not_hidden_by_one_of_the_clean_up(machine: Any, graph: Path) -> None:
+    def fail() -> None:
+        machine.cuda.fails["cudaFreeHost"] = Error.cudaErrorIllegalAddress
+        raise KeyError("the caller's")
+
+    with pytest.raises(KeyError, match="the caller's"), TensorRtBackend(graph, SPEC):
+        fail()
+    backend = TensorRtBackend(graph, SPEC)
+    with pytest.raises(BackendError, match="cudaFreeHost"):
+        backend.close()
+
+
+def test_outputs_are_the_callers_own(machine: Any, graph: Path, inputs: Any) -> None:
+    with TensorRtBackend(graph, SPEC) as backend:
+        buffers = backend.buffers(2, 1)[0]
+        fill(buffers, inputs(2))
+        first = backend.collect(backend.submit(buffers, 2))
+        kept = first.logits.copy()
+        fill(buffers, inputs(2, seed=9))
+        second = backend.collect(backend.submit(buffers, 2))
+    np.testing.assert_array_equal(first.logits, kept)
+    assert not np.array_equal(second.logits, kept)
+
+
+def test_buffers_and_tickets_out_of_order_are_refused(machine: Any, graph: Path) -> None:
+    with TensorRtBackend(graph, SPEC) as backend:
+        one, two = backend.buffers(2, 2)
+        assert (one.slot, two.slot, one.capacity) == (0, 1, 2)
+        first, second = backend.submit(one, 1), backend.submit(two, 2)
+        with pytest.raises(BackendError, match="found one that is under way; collect it first"):
+            backend.submit(one, 1)
+        with pytest.raises(BackendError, match="expected the first of 2 batches under way, found another"):
+            backend.collect(second)
+        backend.collect(first)
+        backend.collect(second)
+        with pytest.raises(BackendError, match="expected the first of 0 batches"):
+            backend.collect(second)
+        with pytest.raises(BackendError, match="1 to 2 rows, found 3 rows"):
+            backend.submit(one, 3)
+
+
+def test_nan_from_the_gpu_is_refused(machine: Any, graph: Path) -> None:
+    with TensorRtBackend(graph, SPEC) as backend:
+        buffers = backend.buffers(2, 1)[0]
+        buffers.tensors["image"][1] = np.nan
+        with pytest.raises(BackendError, match=r"expected finite logits, found NaN or infinity in rows \[1\] of 2"):
+            backend.collect(backend.submit(buffers, 2))
+        buffers.tensors["image"][1] = 0
+        backend.collect(backend.submit(buffers, 2))

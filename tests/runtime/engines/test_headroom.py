@@ -1,0 +1,81 @@
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from engine_fixtures import ADA, ORIN
+
+from hybrid_edge.runtime.engines import headroom
+from hybrid_edge.runtime.engines.headroom import MIB, available_memory, check_headroom
+from hybrid_edge.runtime.errors import EngineError
+
+GRAPH = 400 * MIB
+
+
+@pytest.fixture
+def meminfo(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """What the system says of its memory: 8 GiB free, and no swap."""
+    path = tmp_path / "meminfo"
+    path.write_text(f"MemTotal: 16000000 kB\nMemAvailable:  {8 * 2**20} kB\nSwapFree: 0 kB\nHugePages_Total:  0\n")
+    monkeypatch.setattr(headroom, "MEMINFO", path)
+    return path
+
+
+@pytest.fixture
+def disk(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
+    """What is free on disk."""
+    facts = SimpleNamespace(free=2**40)
+    monkeypatch.setattr("shutil.disk_usage", lambda _: facts)
+    return facts
+
+
+def test_the_systems_free_memory_is_what_it_can_give(meminfo: Path) -> None:
+    assert available_memory(7) == available_memory(7, swap=True) == 8 * 2**30
+    meminfo.write_text("MemAvailable: 1024 kB\nSwapFree: 2048 kB\n")
+    assert (available_memory(7), available_memory(7, swap=True)) == (MIB, 3 * MIB)
+
+
+@pytest.mark.parametrize("text", ["", "MemFree: 3 kB\n", "MemAvailable: much kB\n"])
+def test_a_system_that_does_not_say_gives_what_was_assumed(meminfo: Path, text: str) -> None:
+    meminfo.write_text(text)
+    assert available_memory(7) == 7
+    meminfo.unlink()
+    assert available_memory(7) == 7
+
+
+def test_enough_is_enough(meminfo: Path, disk: SimpleNamespace, tmp_path: Path) -> None:
+    for gpu in (ADA, ORIN):
+        check_headroom(GRAPH, tmp_path, gpu)
+
+
+def test_a_disk_that_is_nearly_full_is_said_before_the_minutes_begin(
+    meminfo: Path, disk: SimpleNamespace, tmp_path: Path
+) -> None:
+    disk.free = 864 * MIB
+    check_headroom(GRAPH, tmp_path, ADA)
+    disk.free -= 1
+    with pytest.raises(
+        EngineError, match=r"at least 864 MiB on disk to be free, found 863 MiB in .*HYBRID_EDGE_CACHE names? another"
+    ):
+        check_headroom(GRAPH, tmp_path, ADA)
+
+
+def test_too_little_memory_is_said_before_the_system_runs_out_of_it(
+    meminfo: Path, disk: SimpleNamespace, tmp_path: Path
+) -> None:
+    meminfo.write_text(f"MemAvailable: {1599 * 1024} kB\nSwapFree: 0 kB\n")
+    with pytest.raises(EngineError, match=r"at least 1600 MiB of memory to be free, found 1599 MiB swap included: end"):
+        check_headroom(GRAPH, tmp_path, ORIN)
+    meminfo.write_text(f"MemAvailable: {1599 * 1024} kB\nSwapFree: 1024 kB\n")
+    check_headroom(GRAPH, tmp_path, ORIN)
+
+
+def test_a_gpu_that_others_have_filled_is_named(meminfo: Path, disk: SimpleNamespace, tmp_path: Path) -> None:
+    full = dataclasses.replace(ADA, free_memory=799 * MIB)
+    with pytest.raises(
+        EngineError, match=r"800 MiB of the GPU's memory to be free, found 799 MiB on NVIDIA.*nvidia-smi"
+    ):
+        check_headroom(GRAPH, tmp_path, full)
+    check_headroom(GRAPH, tmp_path, dataclasses.replace(full, integrated=True))
