@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 SOURCES := $(addprefix src/hybrid_edge/,train export runtime calib) src/hybrid_edge/__init__.py
 
-.PHONY: demo test test-gpu lint format clean
+.PHONY: demo test test-gpu soak lint format clean
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -c "import sys; v = sys.version_info; sys.exit(None if (3, 11) <= v < (3, 14) else f'hybrid-edge trains on Python 3.11 to 3.13, found {v.major}.{v.minor}: make PYTHON=python3.12 ...')"
@@ -23,6 +23,12 @@ test: $(VENV)/.installed
 test-gpu: $(VENV)/.installed
 	$(if $(GPU),$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[$(GPU)]')
 	$(BIN)/python -m pytest -m gpu
+
+# the long runs, each to its end whatever the others say: half an hour and more, on a machine that does nothing else
+soak: $(VENV)/.installed
+	failed=; for soak in tests/soak/soak_*.py; do \
+	  echo "== $$soak"; PATH="$(abspath $(BIN)):$$PATH" PYTHONPATH=tests $(BIN)/python $$soak || failed="$$failed $$soak"; \
+	done; if [ -n "$$failed" ]; then echo "over their limits:$$failed"; exit 1; fi
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check $(SOURCES) tests benchmarks docs

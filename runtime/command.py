@@ -1,187 +1,224 @@
-"""The ``hybrid-infer`` command: sources in, a table or JSON lines out."""
+"""The ``hybrid-infer`` command: cameras, streams and files in; a window, rows, JSON lines or a video out."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NoReturn
+from typing import Annotated, NoReturn
 
 import typer
 
-from .. import runtime  # its names load on first use: a missing OpenCV is an error message, not a failed import
 from . import terminal
-from .sinks import JsonLines, Sink, Table, printable
-
-if TYPE_CHECKING:
-    from .classifier import Classifier
-    from .engines.options import EngineOptions
-    from .engines.progress import Listener, Reporter
-    from .sources import Sources
+from .live.request import Request
+from .live.watch import HANG_TIMEOUT
 
 __all__ = ["app", "infer", "main"]
 
-PATIENCE = 2.0  # seconds without a progress bar
+FRAMES, OUTPUTS, ENGINE, RUNNING = "Frames", "Outputs", "Engine", "Running"  # panels of --help
 
 
 def infer(
     sources: Annotated[
-        list[str], typer.Argument(metavar="SOURCE", help="Images, folders, globs or video files, any number, mixed.")
-    ],
+        list[str] | None,
+        typer.Argument(
+            metavar="SOURCE",
+            help="Images, folders, globs, videos, /dev/video0, csi://0, rtsp://…, http://… (MJPEG); any, mixed.",
+            show_default=False,
+        ),
+    ] = None,
+    camera: Annotated[
+        list[int] | None,
+        typer.Option(metavar="N", min=0, help="The camera /dev/videoN; may be repeated.", rich_help_panel=FRAMES),
+    ] = None,
+    list_cameras: Annotated[
+        bool, typer.Option("--list-cameras", help="Say which cameras there are, and end.", rich_help_panel=FRAMES)
+    ] = False,
+    width: Annotated[
+        int | None, typer.Option(min=1, help="Of a live source, pixels.", show_default=False, rich_help_panel=FRAMES)
+    ] = None,
+    height: Annotated[
+        int | None, typer.Option(min=1, help="Of a live source, pixels.", show_default=False, rich_help_panel=FRAMES)
+    ] = None,
+    fps: Annotated[
+        float | None,
+        typer.Option(min=0.1, help="Of a live source, frames a second.", show_default=False, rich_help_panel=FRAMES),
+    ] = None,
+    every_frame: Annotated[
+        bool | None,
+        typer.Option(
+            "--every-frame/--latest",
+            help="Classify every frame, or the newest and drop those before it.",
+            show_default="every frame of files, the latest of live sources",
+            rich_help_panel=FRAMES,
+        ),
+    ] = None,
+    batch: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Frames that go through the model at once, from all sources.",
+            show_default="8 for files, 1 for live sources",
+            rich_help_panel=FRAMES,
+        ),
+    ] = None,
+    max_wait: Annotated[
+        float,
+        typer.Option(
+            metavar="MS", min=0, help="How long a frame waits for others to fill its batch.", rich_help_panel=FRAMES
+        ),
+    ] = 0.0,
+    top_k: Annotated[int, typer.Option(min=1, help="Labels for each image.", rich_help_panel=OUTPUTS)] = 5,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="JSON lines on stdout in place of rows.", rich_help_panel=OUTPUTS)
+    ] = False,
+    window: Annotated[
+        bool | None,
+        typer.Option(
+            "--window/--headless",
+            help="A window with picture, bars, fps and latency, or none.",
+            show_default="a window for live sources where there is a display",
+            rich_help_panel=OUTPUTS,
+        ),
+    ] = None,
+    save: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE.mp4", help="Write classified frames to a video.", rich_help_panel=OUTPUTS),
+    ] = None,
+    snapshots: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Write single frames, those that --when names.", rich_help_panel=OUTPUTS),
+    ] = None,
+    when: Annotated[
+        str | None, typer.Option(metavar="LABEL>0.8", help="Which frames --snapshots writes.", rich_help_panel=OUTPUTS)
+    ] = None,
+    smooth: Annotated[
+        float | None,
+        typer.Option(
+            metavar="SECONDS",
+            min=0,
+            help="Average probabilities over time.",
+            show_default="off",
+            rich_help_panel=OUTPUTS,
+        ),
+    ] = None,
     bundle: Annotated[
         Path | None,
         typer.Option(
             metavar="PATH",
             help="Bundle folder or tar, or a run folder.",
             show_default="./manifest.json, ./bundle, runs/latest/bundle",
+            rich_help_panel=ENGINE,
         ),
     ] = None,
-    top_k: Annotated[int, typer.Option(min=1, help="How many labels to give for each image.")] = 5,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line instead of a table.")] = False,
-    batch: Annotated[int, typer.Option(min=1, help="Images that go through the model at once.")] = 8,
-    backend: Annotated[str, typer.Option(help="auto, tensorrt, cuda or cpu.")] = "auto",
-    precision: Annotated[str, typer.Option(help="auto, fp32, fp16 or int8.")] = "auto",
-    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads.", show_default="the engine's choice")] = None,
+    backend: Annotated[str, typer.Option(help="auto, tensorrt, cuda or cpu.", rich_help_panel=ENGINE)] = "auto",
+    precision: Annotated[str, typer.Option(help="auto, fp32, fp16 or int8.", rich_help_panel=ENGINE)] = "auto",
+    threads: Annotated[
+        int | None,
+        typer.Option(min=1, help="CPU threads.", show_default="the engine's choice", rich_help_panel=ENGINE),
+    ] = None,
     check: Annotated[
         bool,
-        typer.Option("--check/--no-check", help="Run the bundle's golden examples first, and stop if they differ."),
+        typer.Option(
+            "--check/--no-check",
+            help="Run the bundle's golden examples first, and stop if they differ.",
+            rich_help_panel=ENGINE,
+        ),
+    ] = True,
+    build: Annotated[
+        bool,
+        typer.Option("--build/--no-build", help="Build a TensorRT engine where there is none.", rich_help_panel=ENGINE),
     ] = True,
     profile: Annotated[
         str | None,
-        typer.Option(metavar="MIN,OPT,MAX", help="Batch sizes of a TensorRT engine.", show_default="1,1,8"),
+        typer.Option(
+            metavar="MIN,OPT,MAX",
+            help="Batch sizes of a TensorRT engine.",
+            show_default="1,1,8",
+            rich_help_panel=ENGINE,
+        ),
     ] = None,
     workspace: Annotated[
         int | None,
-        typer.Option(metavar="MIB", help="Scratch memory of a TensorRT engine.", show_default="what is safe here"),
+        typer.Option(
+            metavar="MIB",
+            help="Scratch memory of a TensorRT engine.",
+            show_default="what is safe here",
+            rich_help_panel=ENGINE,
+        ),
     ] = None,
+    supervise: Annotated[
+        bool | None,
+        typer.Option(
+            "--supervise/--no-supervise",
+            help="Watch and replace the process that classifies.",
+            show_default="for live sources",
+            rich_help_panel=RUNNING,
+        ),
+    ] = None,
+    hang_timeout: Annotated[
+        float,
+        typer.Option(
+            metavar="SECONDS",
+            min=1,
+            help="How long the engine may take for a batch before it counts as hung.",
+            rich_help_panel=RUNNING,
+        ),
+    ] = HANG_TIMEOUT,
 ) -> None:
-    """Classify images and videos with a bundle.
+    """Classify cameras, streams, images and videos with a bundle.
 
-    Results go to stdout, everything else to stderr. Exit code 0: done;
+    Results go to stdout, everything else to stderr. Cameras and streams run until
+    Ctrl-C, SIGTERM, or Q in the window, and recover by themselves.
+    Exit code 0: done, stopped by the window or (live) by SIGTERM;
     1: something failed, or a file could not be read; 2: wrong usage;
     3: this device computes something else than the exporter did,
-    or TensorRT does not build the INT8 graph here.
+    or TensorRT does not build the INT8 graph here; 130: interrupted.
 
     A TensorRT engine is built on the first run on a machine: minutes.
 
+    Example: hybrid-infer --camera 0
+
     Example: hybrid-infer photos/ clip.mp4 --top-k 3
 
-    Example: hybrid-infer 'val/**/*.jpg' --json > predictions.jsonl
+    Example: hybrid-infer rtsp://camera/stream --json > predictions.jsonl
     """
-    found = runtime.open_sources(sources)
-    engine = engine_options(profile, workspace)
-    with _waiting("opening the bundle") as stop:
-        classifier = runtime.Classifier.load(
-            bundle,
+    if list_cameras:
+        from .live.cameras import print_cameras  # noqa: PLC0415  # needs OpenCV's part of the package
+
+        print_cameras(as_json=as_json)
+        return
+    from .live.run import run  # noqa: PLC0415  # --help should not wait for it
+
+    named = (*(sources or ()), *(f"/dev/video{number}" for number in camera or ()))
+    code = run(
+        Request(
+            named,
+            bundle=bundle,
+            top_k=top_k,
+            as_json=as_json,
+            batch=batch,
+            max_wait=max_wait,
             backend=backend,
             precision=precision,
-            batch_size=batch,
             threads=threads,
             check=check,
-            engine=engine,
-            reporter=_reporter(stop),
+            profile=profile,
+            workspace=workspace,
+            build=build,
+            width=width,
+            height=height,
+            fps=fps,
+            every_frame=every_frame,
+            window=window,
+            save=save,
+            snapshots=snapshots,
+            when=when,
+            smooth=smooth,
+            hang_timeout=hang_timeout,
+            supervise=supervise,
         )
-    with classifier:
-        _announce(classifier)
-        unreadable = _classify(classifier, found, _sink(classifier, top_k, as_json=as_json))
-    if unreadable:
-        raise typer.Exit(1)
-
-
-def engine_options(profile: str | None, workspace: int | None) -> EngineOptions:
-    """What ``--profile MIN,OPT,MAX`` and ``--workspace MIB`` say, or the defaults.
-
-    Raises:
-        UsageError: no three batch sizes in ascending order, or too little memory.
-    """
-    from .engines.options import MIB, EngineOptions, parse_profile  # noqa: PLC0415  # --help should not wait for it
-
-    sizes = {} if profile is None else {"profile": parse_profile(profile)}
-    return EngineOptions(**sizes, workspace=None if workspace is None else workspace * MIB)
-
-
-def _reporter(stop: Callable[[], None]) -> Reporter:
-    """Says on stderr what is being built, with a bar, once the spinner is out of the way."""
-    from .engines.progress import Reporter, show_progress  # noqa: PLC0415  # --help should not wait for it
-
-    def show() -> AbstractContextManager[Listener]:
-        stop()
-        return show_progress()
-
-    return Reporter(_say, show)
-
-
-def _sink(classifier: Classifier, top_k: int, *, as_json: bool) -> Sink:
-    return JsonLines(top_k) if as_json else Table(top_k, classifier.labels, terminal.stdout)
-
-
-def _announce(classifier: Classifier) -> None:
-    """Say on stderr which backend and variant were taken, and how the golden check went."""
-    selection, golden = classifier.selection, classifier.golden
-    _say(f"backend: {selection.description}")
-    for target, reason in selection.passed_over.items():
-        _say(f"passed over {target}: {reason.split(';')[0]}")
-    if golden is None:
-        _say("golden check: left out", style="yellow")
-    else:
-        _say(
-            f"golden check: {golden.examples} examples, probabilities within {golden.probability_error:.1g} of the "
-            f"exporter's (limit {golden.tolerance:.1g}), {golden.milliseconds:.0f} ms"
-        )
-
-
-def _classify(classifier: Classifier, sources: Sources, sink: Sink) -> int:
-    """Classify everything, write it, and report on stderr; return how many files could not be read."""
-    frames = unreadable = 0
-    start = time.perf_counter()
-    with _progress(sources.total) as advance:
-        for frame, prediction in classifier.stream(sources):
-            sink.write(frame, prediction)
-            if prediction is None:
-                unreadable += 1
-                _say(f"unreadable: {frame.source}: {frame.error}", style="yellow")
-            frames += prediction is not None
-            advance()
-    seconds = time.perf_counter() - start
-    _say(f"{frames} classified in {seconds:.1f} s, {frames / seconds:.1f} images/s, reading included")
-    if unreadable:
-        _say(f"{unreadable} could not be read, named above", style="bold yellow")
-    return unreadable
-
-
-@contextmanager
-def _progress(total: int | None) -> Iterator[Callable[[], None]]:
-    """A bar on stderr once ``PATIENCE`` is over; rows that scroll by on the same terminal are progress enough."""
-    start = time.monotonic()
-    with_bar = terminal.status.is_terminal and not terminal.stdout.is_terminal
-    bar = terminal.progress(unit="images")
-    task = bar.add_task("classifying", total=total)
-
-    def advance() -> None:
-        bar.advance(task)
-        if with_bar and not bar.live.is_started and time.monotonic() - start > PATIENCE:
-            bar.start()
-
-    try:
-        yield advance
-    finally:
-        if bar.live.is_started:
-            bar.stop()
-
-
-@contextmanager
-def _waiting(what: str) -> Iterator[Callable[[], None]]:
-    """A spinner on stderr, if that is a terminal, while something takes its time; yields what ends it early."""
-    if not terminal.status.is_terminal:
-        yield lambda: None
-        return
-    with terminal.status.status(f"{what} …") as spinner:
-        yield spinner.stop
-
-
-def _say(text: str, style: str = "dim") -> None:
-    terminal.status.print(printable(text), style=style, markup=False, soft_wrap=True)
+    )
+    if code:
+        raise typer.Exit(code)
 
 
 app = terminal.make_app(infer)

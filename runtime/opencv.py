@@ -6,14 +6,16 @@ import os
 
 from .errors import BackendUnavailableError
 
-__all__ = ["MAX_PIXELS", "cv2"]
+__all__ = ["MAX_PIXELS", "V4L2_WAIT", "cv2"]
 
 MAX_PIXELS = 2**27  # 134 Mpx, 400 MB decoded: above every camera, far below what exhausts a device
+V4L2_WAIT = 1  # seconds that a camera's next frame is waited for, where OpenCV would wait 10
 
 # OpenCV reads these once, when it is imported; what they hide comes as our errors, with the file's name
 os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", str(MAX_PIXELS))
 os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")
 os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # FFmpeg's AV_LOG_QUIET
+os.environ.setdefault("OPENCV_VIDEOIO_V4L_SELECT_TIMEOUT", str(V4L2_WAIT))
 
 try:
     import cv2

@@ -48,17 +48,27 @@ class Events:
     """Counts events and passes each on; safe to use from any thread, listeners are called on the reporting one."""
 
     def __init__(self, listener: Callable[[Event], None] | None = None) -> None:
-        self._listener = listener
+        self._listeners: tuple[Callable[[Event], None], ...] = () if listener is None else (listener,)
         self._lock = threading.Lock()
         self._counts: Counter[tuple[str, Kind]] = Counter()
 
     def report(self, kind: Kind, source: str = "", detail: str = "", *, seconds: float | None = None) -> None:
-        """Count one event and tell the listener."""
+        """Count one event and tell the listeners."""
         event = Event(kind, source, detail, time.time(), seconds)
         with self._lock:
             self._counts[source, kind] += 1
-        if self._listener is not None:
-            self._listener(event)
+        for listener in self._listeners:
+            listener(event)
+
+    def subscribe(self, listener: Callable[[Event], None]) -> None:
+        """Tell one more listener from now on."""
+        with self._lock:
+            self._listeners = (*self._listeners, listener)
+
+    def unsubscribe(self, listener: Callable[[Event], None]) -> None:
+        """Tell a listener no more."""
+        with self._lock:
+            self._listeners = tuple(item for item in self._listeners if item != listener)
 
     def count(self, kind: Kind, source: str | None = None) -> int:
         """How many there were of a kind, of one source or (None) of all."""

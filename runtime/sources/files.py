@@ -14,6 +14,7 @@ from ..errors import ImageError, SourceError, UsageError
 from ..frame import Frame
 from ..opencv import cv2
 from ..preprocess import IMAGE_SUFFIXES, read_image
+from .ffmpeg_options import file_options
 
 __all__ = ["VIDEO_SUFFIXES", "Sources", "open_sources"]
 
@@ -69,8 +70,8 @@ def _expand(pattern: str) -> list[Path]:
     path = Path(pattern)
     if LIVE.match(pattern) and not path.is_file() and not path.is_dir():
         raise UsageError(
-            f"{pattern}: this version does not read live sources (cameras, streams); "
-            "name an image, a folder, a glob or a video file"
+            f"{pattern}: open_sources does not read live sources (cameras, streams), open_captures does; "
+            "expected an image, a folder, a glob or a video file"
         )
     if path.is_dir():
         if next(_walk(path), None) is None:
@@ -130,7 +131,8 @@ def _frames(path: Path) -> Iterator[Frame]:
 def _video(path: Path, otherwise: str) -> Iterator[Frame]:
     """Every frame of a video file in order; ``otherwise`` is the error where it has none."""
     # an absolute path, so that no name is taken for a camera, a protocol or an option
-    capture = cv2.VideoCapture(str(path.absolute()), _reader())
+    with file_options():
+        capture = cv2.VideoCapture(str(path.absolute()), _reader())
     try:
         index = 0
         while True:

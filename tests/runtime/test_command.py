@@ -14,10 +14,11 @@ import pytest
 from bundles import encode, make_bundle, sample_image, write_manifest
 from rich.console import Console
 
-from hybrid_edge.runtime import Classifier, command, terminal
+from hybrid_edge.runtime import Classifier, command, opening, terminal
 from hybrid_edge.runtime.bundle import Bundle
 from hybrid_edge.runtime.engines.options import EngineOptions
 from hybrid_edge.runtime.engines.progress import Reporter
+from hybrid_edge.runtime.live import rows
 from hybrid_edge.runtime.manifest import MANIFEST
 
 KEYS = {"source", "frame", "labels", "probabilities", "preprocess_ms", "inference_ms"}
@@ -128,8 +129,8 @@ def test_settings_reach_the_classifier(infer, photos: Path, monkeypatch: pytest.
 def test_the_builders_bar_takes_the_spinners_place(monkeypatch: pytest.MonkeyPatch) -> None:
     console = Console(file=io.StringIO(), force_terminal=True, width=100)
     monkeypatch.setattr(terminal, "status", console)
-    with command._waiting("opening the bundle") as stop:
-        reporter = command._reporter(stop)
+    with opening.waiting("opening the bundle") as stop:
+        reporter = opening.make_reporter(stop)
         reporter.say("building an engine")
         with reporter.show() as bar:
             assert bar is not None
@@ -149,7 +150,14 @@ def test_an_engine_that_was_passed_over_is_named(infer, photos: Path, tmp_path: 
     ("arguments", "code", "message"),
     [
         (["missing.png"], 1, "missing.png: expected a file, a folder or a glob"),
-        (["rtsp://camera"], 2, "does not read live sources"),
+        (["ftp://camera"], 2, "expected one of csi://, rtsp://, http://"),
+        (["IMAGE", "--window", "--bundle", "nowhere"], 1, "nowhere: expected a bundle"),
+        (["IMAGE", "--snapshots", "kept"], 2, "--snapshots DIR and --when"),
+        (["IMAGE", "--save", "out.avi"], 2, "expected a name that ends in .mp4"),
+        (["IMAGE", "--snapshots", "kept", "--when", "unicorn>0.5"], 2, "expected one of the model's 5 labels"),
+        (["IMAGE", "--smooth", "0"], 2, "expected --smooth to be more than 0 seconds"),
+        (["IMAGE", "--width", "640"], 2, "expected a width and a height together"),
+        (["IMAGE", "--hang-timeout", "0"], 2, "--hang-timeout"),
         (["IMAGE", "--backend", "tpu"], 2, "expected a backend of auto"),
         (["IMAGE", "--backend", "tensorrt"], 1, "any precision for tensorrt, found fp32 for cpu"),
         (["IMAGE", "--profile", "1,8"], 2, "expected a batch profile of MIN,OPT,MAX such as 1,1,8, found '1,8'"),
@@ -205,10 +213,10 @@ def test_a_bar_appears_when_it_takes_long_and_only_where_rows_do_not_scroll_by( 
     text = io.StringIO()
     monkeypatch.setattr(terminal, "status", Console(file=text, force_terminal=status, width=100))
     monkeypatch.setattr(terminal, "stdout", Console(file=io.StringIO(), force_terminal=stdout, width=100))
-    monkeypatch.setattr(command, "PATIENCE", 3600)
+    monkeypatch.setattr(rows, "PATIENCE", 3600)
     infer(photos)
     assert "classifying" not in text.getvalue()
-    monkeypatch.setattr(command, "PATIENCE", 0)
+    monkeypatch.setattr(rows, "PATIENCE", 0)
     infer(photos)
     assert ("classifying" in text.getvalue()) == expected
 

@@ -1,0 +1,194 @@
+"""The live pipeline on a video file against its two halves alone: the engine, and decoding with preprocessing.
+
+    python benchmarks/live_throughput.py BUNDLE
+
+The video is generated and encoded (MPEG-4, a moving photograph) before anything is timed. Every case works through as
+many frames; a case's time is its own, per frame. What counts is the pipeline's frames a second over those of the slower
+half, round by round: both halves share the machine's cores in the pipeline, so the ratio says what it costs to run them
+together.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+import typer
+from interleave import RESULTS, Report, Timings, interleave
+from photographs import frame
+
+from hybrid_edge.runtime import Classifier, Frame, Preprocessor, open_sources
+from hybrid_edge.runtime.live.events import Event, Events
+from hybrid_edge.runtime.live.pipeline import Pipeline, PipelineOptions
+from hybrid_edge.runtime.live.result import Result, Status
+
+PHOTOGRAPH = "motorcycle_left.png"
+FPS = 30
+TARGET = 0.95  # of the slower half: the project's own
+ENGINE, DECODING, PIPELINE = "engine alone", "decoding and preprocessing alone", "pipeline"
+
+
+@dataclass(frozen=True)
+class FileCapture:
+    """A video file as the pipeline reads it."""
+
+    path: Path
+    live: bool = False
+
+    @property
+    def name(self) -> str:
+        """The file's."""
+        return self.path.name
+
+    def frames(self, stop: threading.Event) -> Iterator[Frame]:  # noqa: ARG002  # the pipeline takes no more by itself
+        """Every frame, in order."""
+        return iter(open_sources([self.path]))
+
+
+class Count:
+    """A sink that counts."""
+
+    def __init__(self) -> None:
+        self.results = 0
+
+    def write(self, result: Result) -> None:
+        """One more."""
+        self.results += result.prediction is not None
+
+    def event(self, event: Event) -> None:
+        """Nothing of interest."""
+
+    def status(self, status: Status) -> None:
+        """Nothing of interest."""
+
+    def poll(self) -> bool:
+        """Never asks to stop."""
+        return False
+
+    def close(self) -> None:
+        """Nothing to close."""
+
+
+def main(
+    bundle: Path,
+    batches: str = "1,8",
+    frames: int = 300,
+    width: int = 640,
+    height: int = 480,
+    rounds: int = 10,
+    warm_up: int = 1,
+    backend: str = "auto",
+    precision: str = "auto",
+    video: Path | None = None,
+    as_json: bool = typer.Option(False, "--json", help="The report on stdout as well."),
+    out: Path = RESULTS,
+) -> None:
+    """Time engine, decoding and pipeline, interleaved, for each batch size."""
+    report = Report("live_throughput", ("hybrid-edge", "onnxruntime", "numpy", "opencv-python"))
+    low = 1.0
+    with tempfile.TemporaryDirectory() as folder:
+        path = video or write_video(Path(folder) / "video.avi", frames, width, height)
+        for batch in map(int, batches.split(",")):
+            with Classifier.load(bundle, backend=backend, precision=precision, batch_size=batch) as classifier:
+                timings = measure(classifier, path, frames, batch, rounds, warm_up)
+                ratio = summarize(report, classifier, timings, f"{width}x{height}, batch {batch}")
+            low = min(low, ratio)
+    report.save(out)
+    if as_json:
+        print(json.dumps(report.content, indent=2, ensure_ascii=False))
+    sys.exit(low < TARGET)
+
+
+def measure(classifier: Classifier, path: Path, frames: int, batch: int, rounds: int, warm_up: int) -> Timings:
+    """Seconds a frame of each case."""
+    return interleave(
+        {
+            ENGINE: lambda: run_engine(classifier, frames, batch),
+            DECODING: lambda: decode(classifier, path, frames),
+            PIPELINE: lambda: run_pipeline(classifier, path, frames, batch),
+        },
+        rounds=rounds,
+        warm_up=warm_up,
+    )
+
+
+def summarize(report: Report, classifier: Classifier, timings: Timings, what: str) -> float:
+    """Add one table; returns the pipeline's frames a second over those of the slower half, median of the rounds."""
+    halves = [np.median(timings[name]) for name in (ENGINE, DECODING)]
+    slower = ENGINE if halves[0] > halves[1] else DECODING
+    ratios = np.array(timings[slower]) / np.array(timings[PIPELINE])
+    ratio = float(np.median(ratios))
+    together = (np.array(timings[ENGINE]) + np.array(timings[DECODING])) / np.array(timings[PIPELINE])
+    report.add(
+        f"{classifier.spec.image_size} pixels, {classifier.selection.variant.name}, {what}, a frame",
+        timings,
+        slower,
+        frames_a_second={name: round(1 / float(np.median(times)), 1) for name, times in timings.items()},
+        pipeline_over_the_slower_half=round(ratio, 3),
+        of_rounds_10_to_90_percent=[round(float(value), 3) for value in np.percentile(ratios, (10, 90))],
+        one_after_the_other_over_pipeline=round(float(np.median(together)), 3),
+        target_held=ratio >= TARGET,
+    )
+    return ratio
+
+
+def run_engine(classifier: Classifier, frames: int, batch: int) -> float:
+    """The engine on full batches of inputs that are there already, as many in flight as it takes."""
+    engine = classifier.selection.backend
+    slots = engine.buffers(batch, engine.depth)
+    rng = np.random.default_rng(0)
+    for slot in slots:
+        for tensor in slot.tensors.values():
+            tensor[...] = rng.uniform(-1, 1, tensor.shape)
+    count = max(1, frames // batch)
+    begun = time.perf_counter()
+    tickets = [engine.submit(slot, batch) for slot in slots[:count]]
+    for number in range(count):
+        engine.collect(tickets.pop(0))
+        if number + len(slots) < count:
+            tickets.append(engine.submit(slots[number % len(slots)], batch))
+    return (time.perf_counter() - begun) / (count * batch)
+
+
+def decode(classifier: Classifier, path: Path, frames: int) -> float:
+    """Reading the video and preprocessing every frame, in one thread."""
+    preprocessor = Preprocessor(classifier.spec)
+    tensors = preprocessor.allocate(1)
+    begun = time.perf_counter()
+    for item in open_sources([path]):
+        preprocessor.fill(item.image, tensors, 0)  # type: ignore[arg-type]
+    return (time.perf_counter() - begun) / frames
+
+
+def run_pipeline(classifier: Classifier, path: Path, frames: int, batch: int) -> float:
+    """All of it."""
+    sink = Count()
+    pipeline = Pipeline(classifier, [FileCapture(path)], [sink], PipelineOptions(batch), Events())
+    begun = time.perf_counter()
+    pipeline.run(threading.Event())
+    passed = time.perf_counter() - begun
+    assert sink.results == frames, f"expected {frames} results, found {sink.results}"  # noqa: S101
+    return passed / frames
+
+
+def write_video(path: Path, frames: int, width: int, height: int) -> Path:
+    """A photograph that moves behind the picture's frame."""
+    larger = frame(PHOTOGRAPH, width + 64, height + 64)
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"mp4v"), FPS, (width, height))
+    for number in range(frames):
+        left, top = (round(32 + 31 * np.sin(number / period)) for period in (19, 31))
+        writer.write(np.ascontiguousarray(larger[top : top + height, left : left + width]))
+    writer.release()
+    return path
+
+
+if __name__ == "__main__":
+    typer.run(main)

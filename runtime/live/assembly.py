@@ -1,0 +1,129 @@
+"""One process that classifies: bundle, captures, outputs and pipeline put together as a request asks for."""
+
+from __future__ import annotations
+
+import os
+import sys
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, NoReturn
+
+import numpy as np
+
+from ... import runtime
+from ..engines.options import MIB, EngineOptions, parse_profile
+from ..opening import announce, make_reporter, say, waiting
+from ..sources import CaptureOptions, open_captures, reading_note
+from .events import Events
+from .heartbeat import Heartbeat
+from .outputs import Outputs
+from .pipeline import Pipeline, PipelineOptions, Summary
+from .request import Request
+from .signals import StopSignals
+from .tally import Tally
+from .worker import REPLACED
+
+if TYPE_CHECKING:
+    from ..classifier import Classifier
+
+__all__ = ["classify", "engine_options"]
+
+
+def classify(request: Request, signals: StopSignals, heartbeat: Heartbeat | None) -> int:
+    """Classify until the sources end, a signal comes or the window is closed.
+
+    Args:
+        request: what to do.
+        signals: set up; told when a signal is no longer to interrupt but to drain.
+        heartbeat: told what goes on, where a supervisor watches.
+
+    Returns:
+        the exit code: 1 where a file could not be read, else 0.
+
+    Raises:
+        HybridEdgeError: the request can't be met: sources, bundle, engine, outputs, or three failed batches in a row.
+        KeyboardInterrupt: SIGINT came.
+        SystemExit: another signal came.
+    """
+    events = _events()
+    options = CaptureOptions(request.width, request.height, request.fps, request.every_frame)
+    captures = open_captures(request.sources, options, events)
+    for note in filter(None, map(reading_note, request.sources)):
+        say(note)
+    with _open(request, heartbeat) as classifier, ExitStack() as opened:
+        announce(classifier)
+        if request.live:
+            _warm_up(classifier, request.batch_size)
+        outputs = Outputs(request, classifier.labels, captures, events, opened)
+        tally = Tally()
+        latest = None if request.every_frame is None else not request.every_frame
+        pipeline = Pipeline(
+            classifier,
+            captures,
+            [*outputs.sinks, tally],
+            PipelineOptions(request.batch_size, request.max_wait, latest),
+            events,
+        )
+        opened.pop_all()  # the pipeline closes them
+        summary = _run(pipeline, tally, signals, heartbeat)
+        code = outputs.summary()
+        if summary.unfinished:
+            _leave(summary, signals, code)
+    signals.leave()
+    return code
+
+
+def engine_options(profile: str | None, workspace: int | None, *, build: bool = True) -> EngineOptions:
+    """What ``--profile MIN,OPT,MAX``, ``--workspace MIB`` and ``--no-build`` say, or the defaults.
+
+    Raises:
+        UsageError: no three batch sizes in ascending order, or too little memory.
+    """
+    sizes = {} if profile is None else {"profile": parse_profile(profile)}
+    return EngineOptions(**sizes, workspace=None if workspace is None else workspace * MIB, build=build)
+
+
+def _events() -> Events:
+    """Counts that go on where the worker before this one was given up."""
+    events = Events()
+    for _ in range(int(os.environ.pop(REPLACED, "0"))):
+        events.report("engine-hung")
+    return events
+
+
+def _open(request: Request, heartbeat: Heartbeat | None) -> Classifier:
+    engine = engine_options(request.profile, request.workspace, build=request.build)
+    with waiting("opening the bundle") as stop:
+        return runtime.Classifier.load(
+            request.bundle,
+            backend=request.backend,
+            precision=request.precision,
+            batch_size=request.batch_size,
+            threads=request.threads,
+            check=request.check,
+            engine=engine,
+            reporter=make_reporter(stop, heartbeat.progress if heartbeat else lambda: None),
+        )
+
+
+def _warm_up(classifier: Classifier, batch: int) -> None:
+    """Run one empty batch: engines load and choose kernels at the first of a size, which is not to look like a hang."""
+    tensors = {name: np.zeros((batch, *shape), np.float32) for name, shape in classifier.spec.inputs.items()}
+    classifier.selection.backend.run(tensors)
+
+
+def _run(pipeline: Pipeline, tally: Tally, signals: StopSignals, heartbeat: Heartbeat | None) -> Summary:
+    if heartbeat is not None:
+        heartbeat.running(lambda: (pipeline.activity.busy(), tally.counts()))
+    with signals.draining() as stop:
+        summary = pipeline.run(stop)
+    if heartbeat is not None:
+        heartbeat.stopping()
+    return summary
+
+
+def _leave(summary: Summary, signals: StopSignals, code: int) -> NoReturn:
+    """Leave with threads that hang in a driver or an engine, which can't be closed under them."""
+    say(f"{', '.join(summary.unfinished)} did not end in time and was left behind", style="yellow")
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code if signals.code is None else signals.code)

@@ -1,0 +1,80 @@
+"""Running a request: as the supervisor, as its worker, or in one process."""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+from collections.abc import Mapping
+
+import typer
+
+from .. import terminal
+from ..opening import say
+from .events import Event
+from .heartbeat import Heartbeat
+from .request import Request
+from .signals import StopSignals
+from .supervisor import Supervisor
+from .watch import Limits
+from .worker import die_with_parent, own_command
+
+__all__ = ["INTERRUPTED", "run"]
+
+INTERRUPTED = 130
+MODULE = "hybrid_edge.runtime.command"
+
+
+def run(request: Request) -> int:
+    """Do what a call of the command asks for.
+
+    Returns:
+        the exit code: 0, or 1 where a file could not be read.
+
+    Raises:
+        HybridEdgeError: see ``classify``.
+        KeyboardInterrupt: SIGINT came, and what was in the model was finished.
+        SystemExit: SIGTERM came; or this process supervised, and the worker, which has said everything, is gone.
+    """
+    heartbeat = Heartbeat.from_environment()
+    if heartbeat is None and request.supervised:
+        raise SystemExit(_supervise(request))
+    if heartbeat is not None:
+        die_with_parent()
+    with StopSignals(stop_codes(request)) as signals:
+        from .assembly import classify  # noqa: PLC0415  # a supervisor loads neither OpenCV nor an engine
+
+        return classify(request, signals, heartbeat)
+
+
+def stop_codes(request: Request) -> Mapping[int, int]:
+    """The exit code for each signal: SIGTERM is the ordinary end of a camera's run, and not of a folder's."""
+    ordinary = 0 if request.live else INTERRUPTED
+    return {signal.SIGINT: INTERRUPTED, signal.SIGTERM: ordinary, signal.SIGHUP: ordinary}
+
+
+def _supervise(request: Request) -> int:
+    supervisor = Supervisor(
+        own_command(MODULE, sys.argv[1:]),
+        codes=stop_codes(request),
+        say=_tell,
+        report=_print_event if request.as_json else lambda _: None,
+        limits=Limits.of(request.hang_timeout),
+        replaces=request.live,
+    )
+    try:
+        return supervisor.run()
+    finally:
+        terminal.status.show_cursor()  # a worker that was killed over its status line could not
+
+
+def _tell(text: str) -> None:
+    if terminal.status.is_terminal:
+        terminal.status.line()  # below the status line of a worker that was killed
+    say(text, style="yellow")
+
+
+def _print_event(event: Event) -> None:
+    """The worker that would have written this line is gone."""
+    line = {"event": event.kind, "source": event.source, "detail": event.detail, "time": event.timestamp}
+    typer.echo(json.dumps({**line, "seconds": event.seconds}))

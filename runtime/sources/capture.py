@@ -1,0 +1,132 @@
+"""What gives the pipeline its frames: files to their end, cameras and streams until they are stopped."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Protocol
+
+from ..errors import UsageError
+from ..frame import Frame
+from ..live.events import Events
+from ..opencv import cv2
+from .cameras import inspect_camera, list_cameras, sensor_number
+from .files import Sources, open_sources
+from .gstreamer import csi_pipeline, open_child, rtsp_pipeline
+from .live import Connection, LiveCapture, Opener
+from .mjpeg import PATIENCE, open_mjpeg
+from .names import LiveName, parse_live
+from .options import CaptureOptions
+from .rtsp import open_rtsp
+from .v4l2 import open_camera
+
+__all__ = ["Capture", "FileCapture", "open_captures", "opener", "reading_note"]
+
+
+class Capture(Protocol):
+    """One source of the pipeline, read on a thread of its own.
+
+    Attributes:
+        name: how it was named, passwords masked.
+        live: whether frames are lost when nobody takes them, and never end.
+    """
+
+    name: str
+    live: bool
+
+    def frames(self, stop: threading.Event) -> Iterator[Frame]:
+        """Frames, ``captured`` and ``timestamp`` set; called once.
+
+        Files end after their last frame. Live sources end only after ``stop`` is set, within 1.5 s.
+        """
+
+
+class FileCapture:
+    """Files, folders, globs and videos, one after the other."""
+
+    live = False
+
+    def __init__(self, sources: Sources, name: str) -> None:
+        self.name = name
+        self.total = sources.total
+        self._sources = sources
+
+    def frames(self, stop: threading.Event) -> Iterator[Frame]:
+        """Every frame in order; see ``open_sources`` for what can't be read."""
+        for frame in self._sources:
+            if stop.is_set():
+                return
+            yield replace(frame, captured=time.monotonic(), timestamp=time.time())
+
+
+def open_captures(names: Sequence[str | Path], options: CaptureOptions, events: Events) -> list[Capture]:
+    """Understand what was named; nothing is opened before ``frames`` is called.
+
+    Args:
+        names: files, folders, globs and videos, which form one capture, in order, where the first of them stands; and
+            live sources, one capture each: a number or ``/dev/videoN``, ``csi://N``, ``rtsp://``, ``http(s)://`` with
+            motion JPEG, and ``gst://PIPELINE``. A name that is a file is that file.
+        options: how they are to be read.
+        events: told of losses, returns and damaged frames.
+
+    Raises:
+        UsageError: no name at all, or one that can't be any of these.
+        SourceError: a file that does not exist, or a folder or glob without any.
+    """
+    if not names:
+        raise UsageError("expected at least one source: a camera, a stream, an image, a folder, a glob or a video")
+    understood = [(str(name), parse_live(str(name)) if isinstance(name, str) else None) for name in names]
+    files = [name for name, live in understood if live is None]
+    captures: list[Capture] = []
+    for name, live in understood:
+        if live is not None:
+            captures.append(LiveCapture(live.display, opener(live, options), events))
+        elif files:
+            captures.append(FileCapture(open_sources(files), name if len(files) == 1 else f"{len(files)} files"))
+            files = []
+    return captures
+
+
+def opener(live: LiveName, options: CaptureOptions) -> Opener:
+    """What connects to a live source, each time anew."""
+    if live.kind == "v4l2":
+        return lambda stop: _open_node(live.address, options, stop)
+    if live.kind == "csi":
+        return lambda stop: open_child(csi_pipeline(int(live.address), options), options, stop)
+    if live.kind == "gst":
+        return lambda stop: open_child(live.address, options, stop)
+    if live.kind == "mjpeg":
+        return lambda stop: open_mjpeg(live.address, stop, options.patience(PATIENCE))
+    if cv2.videoio_registry.hasBackend(cv2.CAP_FFMPEG):
+        return lambda stop: open_rtsp(live.address, stop, newest=not options.every_frame)
+    return lambda stop: open_child(rtsp_pipeline(live.address), options, stop)
+
+
+def reading_note(name: str | Path) -> str | None:
+    """What to tell people about how a source will be read: a bare sensor behind /dev/videoN, or nothing (None)."""
+    live = parse_live(str(name))
+    if live is None or live.kind != "v4l2" or not Path(live.address).exists():
+        return None
+    sensor = _sensor(live.address)
+    return (
+        None
+        if sensor is None
+        else (f"{live.address} is a bare sensor (Bayer formats only): read through nvarguscamerasrc, as csi://{sensor}")
+    )
+
+
+def _open_node(node: str, options: CaptureOptions, stop: threading.Event) -> Connection:
+    """Open a /dev/videoN as what it is: a camera, or a sensor that needs the image processor."""
+    sensor = _sensor(node) if Path(node).exists() else None
+    if sensor is None:
+        return open_camera(node, options, stop)
+    return open_child(csi_pipeline(sensor, options), options, stop)
+
+
+def _sensor(node: str) -> int | None:
+    """A bare sensor's number, or None for a camera."""
+    camera = inspect_camera(node)
+    return sensor_number(node, list_cameras()) if camera is not None and camera.bare_sensor else None

@@ -1,0 +1,150 @@
+"""What every live source does alike: frames while they flow, events when they don't, and coming back by itself."""
+
+from __future__ import annotations
+
+import random
+import re
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from ..errors import ImageError, SourceError
+from ..frame import Frame
+from ..live.events import Events, Kind
+from .names import display_name
+
+__all__ = ["READ_WAIT", "Connection", "LiveCapture", "Opener"]
+
+READ_WAIT = 1.0  # seconds that one read waits at most; a stop is noticed by then
+FIRST_DELAY = 0.5  # seconds before the first try to come back, doubling
+LAST_DELAY = 3.0
+JITTER = 0.3  # of a delay, off at random: cameras that went down together don't come back in step
+SIGNAL_LAG = 0.2
+STEADY = 3.0  # seconds of frames after which delays start small again
+
+Image = npt.NDArray[np.uint8]
+
+
+class Connection(Protocol):
+    """An open camera or stream.
+
+    Attributes:
+        patience: seconds without a frame after which it is given up; 0 where it can't go on after one empty wait.
+    """
+
+    patience: float
+
+    def read(self) -> Image | None:
+        """The next frame, (H, W, 3) uint8 BGR; None where there was none for about ``READ_WAIT``, or on a stop.
+
+        Raises:
+            ImageError: a frame came that can't be decoded; the next may be good.
+            SourceError: the stream ended.
+        """
+
+    def close(self) -> None:
+        """Give everything back, without waiting for the other side."""
+
+
+Opener = Callable[[threading.Event], Connection]
+
+
+class LiveCapture:
+    """A camera or stream whose frames come as long as nobody stops it, through every loss.
+
+    Attributes:
+        name: how it was named, passwords masked.
+        live: True.
+    """
+
+    live = True
+
+    def __init__(self, name: str, opener: Opener, events: Events) -> None:
+        self.name = name
+        self._opener = opener
+        self._events = events
+        self._index = 0
+        self._size: tuple[int, int] | None = None
+        self._last = time.monotonic()  # when the last good frame came, or when it all began
+        self._reported: set[tuple[Kind, str]] = set()  # of the outage that lasts; empty while frames flow
+
+    def frames(self, stop: threading.Event) -> Iterator[Frame]:
+        """Frames until ``stop`` is set, and at most 1.5 s longer; called once.
+
+        A frame that can't be decoded comes as one with an ``error``. Losses, stalls, returns, damaged frames and
+        changed resolutions go to the events.
+        """
+        self._last = time.monotonic()
+        delay = FIRST_DELAY
+        while not stop.is_set():
+            started, before = time.monotonic(), self._index
+            try:
+                with closing(self._opener(stop)) as connection:
+                    yield from self._flow(connection, stop)
+            except SourceError as error:
+                # Ctrl-C reaches a child process before it reaches us: not a loss, the end
+                if stop.wait(SIGNAL_LAG):
+                    return
+                self._down("lost", str(error))
+            if self._index > before:  # it was there: the delay counts from its loss
+                delay = FIRST_DELAY if time.monotonic() - started > STEADY else delay
+                started = time.monotonic()
+            pause = delay * (1 - JITTER * random.random())  # noqa: S311 - no secret
+            stop.wait(max(started + pause - time.monotonic(), 0))  # a try that took its time has waited already
+            delay = min(2 * delay, LAST_DELAY)
+
+    def _flow(self, connection: Connection, stop: threading.Event) -> Iterator[Frame]:
+        """Frames of one connection, until it stalls or, with a SourceError, ends."""
+        since = time.monotonic()
+        while not stop.is_set():
+            frame = self._read(connection)
+            if frame is not None:
+                yield frame
+                since = time.monotonic()  # whoever took the frame may have kept it for long
+            elif time.monotonic() - since >= connection.patience and not stop.is_set():
+                self._down("stalled", f"no frame for {time.monotonic() - since:.1f} s")
+                return
+
+    def _read(self, connection: Connection) -> Frame | None:
+        try:
+            image = connection.read()
+        except ImageError as error:
+            return self._damaged("corrupt", str(error))
+        except MemoryError:
+            return self._damaged("memory-short", "not enough memory for a frame")
+        if image is None:
+            return None
+        self._good(image)
+        return self._frame(image)
+
+    def _frame(self, image: Image | None, error: str | None = None) -> Frame:
+        self._index += 1
+        return Frame(self.name, self._index - 1, image, error, True, time.monotonic(), time.time())
+
+    def _damaged(self, kind: Kind, reason: str) -> Frame:
+        self._events.report(kind, self.name, reason)
+        return self._frame(None, reason)
+
+    def _good(self, image: Image) -> None:
+        """Say what a good frame shows: that the source is back, that its resolution is another one."""
+        now = time.monotonic()
+        if self._reported:
+            self._reported.clear()
+            self._events.report("reconnected", self.name, "frames flow again", seconds=now - self._last)
+        self._last = now
+        size = (image.shape[1], image.shape[0])
+        if self._size not in (None, size):
+            self._events.report("resized", self.name, f"from {self._size[0]}x{self._size[1]} to {size[0]}x{size[1]}")
+        self._size = size
+
+    def _down(self, kind: Kind, detail: str) -> None:
+        """Report an outage once for each reason: a camera that is gone for a day is tried 30,000 times."""
+        reason = (kind, re.sub(r"\d+", "", detail))
+        if reason not in self._reported:
+            self._reported.add(reason)
+            self._events.report(kind, self.name, display_name(detail))

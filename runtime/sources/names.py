@@ -1,0 +1,95 @@
+"""The names of live sources: which kind each is, and how it may be shown."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+from urllib.parse import SplitResult, urlsplit
+
+from ..errors import UsageError
+
+__all__ = ["LiveKind", "LiveName", "camera_node", "display_name", "parse_live", "split_url"]
+
+LiveKind = Literal["v4l2", "csi", "rtsp", "mjpeg", "gst"]
+SCHEMES: dict[str, LiveKind] = {"csi": "csi", "rtsp": "rtsp", "http": "mjpeg", "https": "mjpeg", "gst": "gst"}
+SCHEME = re.compile(r"^([a-z][a-z0-9+.-]*)://(.*)$", re.IGNORECASE | re.DOTALL)
+DEVICE = re.compile(r"^/dev/video(\d+)$")
+# user:password@ of a URL, also where the password has an @, or a slash, that should have been %40 or %2F
+USERINFO = re.compile(r"(://[^\s/:@]*:)(?:[^\s/]*|(?!\d{1,5}/)\S*)(?=@)")
+# many cameras take the password among the parameters, some in the path
+PARAMETER = re.compile(r"(\b[\w-]*(?:pass|passwd|password|pwd?|secret|token|api_?key|auth)=)[^\s&;#/]+", re.IGNORECASE)
+PORTS = {"rtsp": 554, "http": 80, "https": 443}
+
+
+@dataclass(frozen=True)
+class LiveName:
+    """A live source as it was named.
+
+    Attributes:
+        kind: what opens it.
+        address: a URL, a device's path, a sensor's number or a pipeline, as the kind needs it.
+        display: the name without passwords: what may be printed.
+    """
+
+    kind: LiveKind
+    address: str
+    display: str
+
+
+def parse_live(name: str) -> LiveName | None:
+    """What a name says about a live source; None for files, folders and globs, whatever they look like.
+
+    Raises:
+        UsageError: a URL of another kind than ``csi://N``, ``rtsp://``, ``http(s)://`` and ``gst://PIPELINE``, or
+            one without a host, with a bad port, or with no sensor's number.
+    """
+    if name.isdecimal() and not Path(name).exists():
+        name = camera_node(int(name))
+    if DEVICE.match(name):
+        return LiveName("v4l2", name, name)
+    match = SCHEME.match(name)
+    if match is None or Path(name).exists():
+        return None
+    display = display_name(name)
+    kind = SCHEMES.get(match[1].lower())
+    if kind is None:
+        known = ", ".join(f"{scheme}://" for scheme in SCHEMES)
+        raise UsageError(f"{display}: expected one of {known}, a camera's number or /dev/videoN, or a file")
+    if kind == "csi" and not match[2].isdecimal():
+        raise UsageError(f"{display}: expected the number of a sensor, as in csi://0")
+    if kind == "gst" and not match[2].strip():
+        raise UsageError(f"{display}: expected a pipeline, as in 'gst://videotestsrc ! videoconvert'")
+    if kind in ("rtsp", "mjpeg"):
+        split_url(name)
+    return LiveName(kind, match[2] if kind in ("csi", "gst") else name, display)
+
+
+def camera_node(number: int) -> str:
+    """The device that ``--camera N`` means."""
+    return f"/dev/video{number}"
+
+
+def display_name(name: str) -> str:
+    """A name or message with every password in it replaced by ``***``."""
+    return PARAMETER.sub(r"\1***", USERINFO.sub(r"\1***", name))
+
+
+def split_url(url: str) -> tuple[SplitResult, str, int]:
+    """A URL's parts, its host and its port.
+
+    Raises:
+        UsageError: no host, or a port that is no number up to 65535.
+    """
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError:
+        raise UsageError(
+            f"{display_name(url)}: expected {url.partition(':')[0]}://HOST:PORT/PATH; "
+            "write a / or @ inside a password as %2F or %40"
+        ) from None
+    if not parts.hostname:
+        raise UsageError(f"{display_name(url)}: expected a host after {parts.scheme}://, found none")
+    return parts, parts.hostname, port or PORTS[parts.scheme.lower()]

@@ -1,0 +1,85 @@
+"""USB cameras through OpenCV's V4L2: compressed frames where the camera has them, and waits that end."""
+
+from __future__ import annotations
+
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from ..errors import ImageError, SourceError
+from ..opencv import V4L2_WAIT, cv2
+from .aside import open_aside
+from .options import CaptureOptions
+
+__all__ = ["CameraConnection", "open_camera"]
+
+PATIENCE = 3.0  # seconds without a frame; some cameras need two for their first
+
+
+class CameraConnection:
+    """An open /dev/videoN."""
+
+    def __init__(self, capture: cv2.VideoCapture, patience: float) -> None:
+        self.patience = patience
+        self._capture = capture
+
+    def read(self) -> npt.NDArray[np.uint8] | None:
+        """The next frame, (H, W, 3) uint8 BGR; None where none came within a second.
+
+        Raises:
+            ImageError: a frame came that can't be decoded.
+            SourceError: the camera is gone.
+        """
+        start = time.monotonic()
+        try:
+            if not self._capture.grab():
+                if time.monotonic() - start > 0.9 * V4L2_WAIT:
+                    return None
+                raise SourceError("the camera gives no more frames: unplugged, or taken by another program")
+            there, image = self._capture.retrieve()
+        except cv2.error as error:
+            raise ImageError(f"the camera's frame can't be decoded: {error.err}") from None
+        if not there or image is None or image.size == 0:
+            raise ImageError("the camera's frame can't be decoded: damaged on the way")
+        return np.asarray(image, dtype=np.uint8)
+
+    def close(self) -> None:
+        """Close the device."""
+        self._capture.release()
+
+
+def open_camera(node: str, options: CaptureOptions, stop: threading.Event) -> CameraConnection:
+    """Open a camera that gives pictures by itself, not a bare sensor.
+
+    Args:
+        node: ``/dev/videoN``.
+        options: size and rate; the camera takes the nearest it has.
+        stop: ends the waiting early.
+
+    Raises:
+        SourceError: no such camera, not ours to open, or taken by another program; or ``stop``.
+    """
+    path = Path(node)
+    if not path.exists():
+        raise SourceError("no such camera; hybrid-infer --list-cameras names those there are")
+    capture = open_aside(lambda: _open(path, options), stop)
+    if not capture.isOpened():
+        capture.release()
+        raise SourceError("can't be opened: another program has it, or you are not in the group video")
+    return CameraConnection(capture, options.patience(PATIENCE))
+
+
+def _open(path: Path, options: CaptureOptions) -> cv2.VideoCapture:
+    """Ask for MJPG first: uncompressed, most USB cameras give few frames a second at more than 640x480."""
+    capture = cv2.VideoCapture(str(path), cv2.CAP_V4L2)
+    if capture.isOpened():
+        capture.set(cv2.CAP_PROP_FOURCC, cv2.VideoWriter.fourcc(*"MJPG"))
+        if options.size:
+            capture.set(cv2.CAP_PROP_FRAME_WIDTH, options.size[0])
+            capture.set(cv2.CAP_PROP_FRAME_HEIGHT, options.size[1])
+        if options.fps:
+            capture.set(cv2.CAP_PROP_FPS, options.fps)
+    return capture

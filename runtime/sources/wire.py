@@ -1,0 +1,181 @@
+"""TCP connections that never keep their thread waiting: each call ends at its deadline, or soon after a stop."""
+
+from __future__ import annotations
+
+import errno
+import os
+import select
+import socket
+import ssl
+import threading
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import TypeVar
+
+from ..errors import SourceError
+
+__all__ = ["Wire", "resolve"]
+
+SLICE = 0.1  # seconds between two looks at ``stop``
+CHUNK = 2**16
+
+T = TypeVar("T")
+
+
+class Wire:
+    """One TCP connection, in TLS or not, without blocking.
+
+    Attributes:
+        address: the numeric address that answered.
+    """
+
+    def __init__(self, host: str, port: int, stop: threading.Event, deadline: float, *, tls: bool = False) -> None:
+        """Connect.
+
+        Args:
+            host: a name or an address.
+            port: of the server.
+            stop: ends every wait early.
+            deadline: ``time.monotonic()`` by which it must be done.
+            tls: whether to speak TLS, with the certificate verified.
+
+        Raises:
+            SourceError: no such host, nobody there, no answer in time, a certificate that nobody vouches for, or
+                ``stop``.
+        """
+        self._stop = stop
+        self.address = resolve(host, port, stop, deadline)
+        self._socket = socket.socket(socket.AF_INET6 if ":" in self.address else socket.AF_INET)
+        try:
+            self._connect(port, deadline)
+            if tls:
+                self._secure(host, deadline)
+        except BaseException:
+            self._socket.close()
+            raise
+
+    def send(self, data: bytes, deadline: float) -> None:
+        """Send all of it.
+
+        Raises:
+            SourceError: the connection ended, or the deadline passed.
+        """
+        while data:
+            sent, wanted = self._once(partial(self._socket.send, data), select.POLLOUT)
+            if sent is None:
+                self._wait(deadline, "take a request", wanted)
+            else:
+                data = data[sent:]
+
+    def receive(self, deadline: float) -> bytes | None:
+        """What has come, as soon as there is something: b"" at the end of the stream, None at the deadline or stop.
+
+        Raises:
+            SourceError: the connection was reset.
+        """
+        while True:
+            data, wanted = self._once(lambda: self._socket.recv(CHUNK), select.POLLIN)
+            if data is not None or not self._ready(deadline, wanted):
+                return data
+
+    def close(self) -> None:
+        """End the connection, without waiting for anybody."""
+        self._socket.close()
+
+    def _connect(self, port: int, deadline: float) -> None:
+        self._socket.setblocking(False)
+        code = self._socket.connect_ex((self.address, port))
+        if code == errno.EINPROGRESS:
+            self._wait(deadline, "accept a connection", select.POLLOUT)
+            code = self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+        if code:
+            raise SourceError(f"no connection to port {port}: {os.strerror(code).lower()}")
+
+    def _secure(self, host: str, deadline: float) -> None:
+        self._socket = ssl.create_default_context().wrap_socket(
+            self._socket, server_hostname=host, do_handshake_on_connect=False
+        )
+        while True:
+            done, wanted = self._once(self._shake_hands, select.POLLIN)
+            if done:
+                return
+            self._wait(deadline, "finish the TLS handshake", wanted)
+
+    def _shake_hands(self) -> bool:
+        self._socket.do_handshake()  # type: ignore[attr-defined]  # an SSLSocket by now
+        return True
+
+    def _once(self, action: Callable[[], T], wanted: int) -> tuple[T | None, int]:
+        """What an action gives, or None and what it has to wait for."""
+        try:
+            return action(), 0
+        except BlockingIOError:
+            return None, wanted
+        except ssl.SSLWantReadError:
+            return None, select.POLLIN
+        except ssl.SSLWantWriteError:
+            return None, select.POLLOUT
+        except ssl.SSLCertVerificationError as error:
+            raise SourceError(
+                f"nobody vouches for the server's certificate: {error.verify_message}; one of your own is made known "
+                "by SSL_CERT_FILE"
+            ) from None
+        except OSError as error:
+            raise SourceError(f"the connection ended: {(error.strerror or str(error)).lower()}") from None
+
+    def _wait(self, deadline: float, what: str, wanted: int) -> None:
+        if not self._ready(deadline, wanted):
+            raise SourceError("stopped" if self._stop.is_set() else f"the host did not {what} in time")
+
+    def _ready(self, deadline: float, wanted: int) -> bool:
+        poll = select.poll()  # select() takes no descriptor above 1023
+        poll.register(self._socket, wanted)
+        while not self._stop.is_set() and (left := deadline - time.monotonic()) > 0:
+            if poll.poll(1000 * min(SLICE, left)):
+                return True
+        return False
+
+
+class _Lookup:
+    """One question to the name service, on a thread of its own, as it may take half a minute and can't be stopped."""
+
+    def __init__(self, host: str, port: int) -> None:
+        self.done = threading.Event()
+        self.address: str | None = None
+        self.error = ""
+        threading.Thread(target=self._run, args=(host, port), name=f"lookup {host}", daemon=True).start()
+
+    def _run(self, host: str, port: int) -> None:
+        try:
+            self.address = str(socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][4][0])
+        except (OSError, UnicodeError) as error:
+            self.error = str(getattr(error, "strerror", None) or error)
+        finally:
+            self.done.set()
+
+
+_lookups: dict[tuple[str, int], _Lookup] = {}  # those under way: a dead name service gets one thread, not one a try
+_lock = threading.Lock()
+
+
+def resolve(host: str, port: int, stop: threading.Event, deadline: float) -> str:
+    """A host's numeric address; the name service is asked on another thread, as it can't be hurried.
+
+    Raises:
+        SourceError: unknown, no answer by the deadline, or ``stop``.
+    """
+    with _lock:
+        lookup = _lookups.get((host, port))
+        if lookup is None:
+            lookup = _lookups[host, port] = _Lookup(host, port)
+    while not lookup.done.wait(min(SLICE, max(deadline - time.monotonic(), 0))):
+        if stop.is_set():
+            raise SourceError("stopped")
+        if time.monotonic() >= deadline:
+            raise SourceError(f"the name service did not answer in time for {host}")
+    with _lock:
+        _lookups.pop((host, port), None)
+    if lookup.address is None:
+        raise SourceError(f"unknown host {host}: {lookup.error}")
+    return lookup.address

@@ -1,0 +1,47 @@
+"""``hybrid-infer`` on a CPU engine that hangs in C when it is told to.
+
+The file that ``HANG_ORDER`` names is the order: ``holding`` or ``released`` (the interpreter's lock), then ``once`` or
+``always``. It is looked at before each batch of a running worker, not while its bundle is checked; ``once`` takes
+it away.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from supervised import hang
+
+from hybrid_edge.runtime.command import main
+from hybrid_edge.runtime.live.heartbeat import VARIABLE
+
+Tensor = npt.NDArray[np.float32]
+
+
+def register() -> None:
+    """Put the hanging engine in the CPU engine's place."""
+    from hybrid_edge.runtime.backends import ENGINES
+    from hybrid_edge.runtime.backends.onnxruntime import OnnxRuntimeCpu
+
+    order = Path(os.environ["HANG_ORDER"])
+
+    class Hanging(OnnxRuntimeCpu):
+        def _infer(self, tensors: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+            if threading.current_thread() is not threading.main_thread() and order.exists():
+                words = order.read_text().split()
+                if "once" in words:
+                    order.unlink()
+                hang(holding="holding" in words)
+            return super()._infer(tensors)
+
+    ENGINES["cpu"] = Hanging
+
+
+if __name__ == "__main__":
+    if VARIABLE in os.environ or "--no-supervise" in sys.argv:  # a supervisor loads no engine
+        register()
+    main()

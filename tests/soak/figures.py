@@ -1,0 +1,95 @@
+"""What the soaks share: this process's memory, threads and descriptors over time, a digits bundle, the closing line."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import typer
+
+MIB = 2**20
+# a process of its own: TensorFlow's memory is no part of what is measured
+EXPORT = """
+import sys
+from pathlib import Path
+from standin import DIGITS, make_standin, write_crops
+from hybrid_edge.export.pipeline import export
+from hybrid_edge.export.request import make_request
+
+folder = Path(sys.argv[1])
+make_standin(DIGITS, folder / "digits.keras")
+export(make_request(folder / "digits.keras", images=write_crops(folder / "photos", 16, seed=77), out=folder / "bundle"))
+"""
+
+
+def digits_bundle(given: Path | None, folder: Path) -> Path:
+    """The bundle that was named, or the digits model's stand-in, built and exported now."""
+    if given is not None:
+        return given
+    typer.echo("building a digits bundle", err=True)
+    subprocess.run([sys.executable, "-c", EXPORT, str(folder)], check=True, capture_output=True)
+    return folder / "bundle"
+
+
+def rss() -> float:
+    """Resident memory of this process, MiB."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / MIB
+
+
+def count(folder: str) -> int:
+    """Entries of a folder."""
+    return sum(1 for _ in Path(folder).iterdir())
+
+
+@dataclass
+class Samples:
+    """Memory, threads and descriptors, noted now and then by whoever calls ``note``, with a number of one's own."""
+
+    at: list[float] = field(default_factory=list)
+    memory: list[float] = field(default_factory=list)
+    threads: list[int] = field(default_factory=list)
+    descriptors: list[int] = field(default_factory=list)
+    due: float = 0.0
+
+    def note(self, at: float, every: float = 0.1) -> None:
+        """Note everything, unless that was done less than ``every`` seconds ago."""
+        now = time.monotonic()
+        if now < self.due:
+            return
+        self.due = now + every
+        self.at.append(at)
+        self.memory.append(rss())
+        self.threads.append(count("/proc/self/task"))  # those of libraries too
+        self.descriptors.append(count("/proc/self/fd"))
+
+    def after(self, start: float) -> Samples:
+        """Those from a number on."""
+        first = int(np.searchsorted(self.at, start))
+        return Samples(self.at[first:], self.memory[first:], self.threads[first:], self.descriptors[first:])
+
+    def slope(self) -> float:
+        """MiB for each step of the number, by least squares."""
+        return float(np.polyfit(self.at, self.memory, 1)[0])
+
+    def growth(self) -> float:
+        """MiB from the first samples to the last: medians of up to ten each."""
+        few = max(1, min(10, len(self.memory) // 4))
+        return float(np.median(self.memory[-few:]) - np.median(self.memory[:few]))
+
+
+def verdict(name: str, figures: Mapping[str, object], limits: Mapping[str, bool]) -> None:
+    """Print the closing line and leave: with exit code 1, and what it was, where a limit was passed."""
+    over = [limit for limit, held in limits.items() if not held]
+    text = ", ".join(f"{key} {value}" for key, value in figures.items())
+    typer.echo(f"{name}: {text}: {'OVER: ' + '; '.join(over) if over else 'within limits'}")
+    left = [thread.name for thread in threading.enumerate() if thread is not threading.main_thread()]
+    if left:
+        typer.echo(f"{name}: threads still there: {left}")
+    raise typer.Exit(1 if over or left else 0)

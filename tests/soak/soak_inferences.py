@@ -1,0 +1,110 @@
+"""Hundreds of thousands of inferences on a digits bundle, through the whole pipeline.
+
+    PYTHONPATH=tests python tests/soak/soak_inferences.py --count 200000
+
+Memory does not grow after warm-up, threads and descriptors stay as many as they were.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import typer
+from bundles import sample_image
+from figures import Samples, digits_bundle, verdict
+
+from hybrid_edge.runtime import Classifier, Frame
+from hybrid_edge.runtime.live.events import Event, Events
+from hybrid_edge.runtime.live.pipeline import Pipeline, PipelineOptions
+from hybrid_edge.runtime.live.result import Result, Status
+
+SLOPE = 1.0  # MiB for each 100,000 inferences
+STEP = 100_000
+WARM_UP = 0.1  # of the inferences
+AHEAD = 500  # so many results before the last, threads begin to end: the source has nothing more to give
+HEIGHT, WIDTH = 240, 320
+
+
+@dataclass
+class Source:
+    """So many frames as fast as they are taken, each in memory of its own."""
+
+    count: int
+    name: str = "frames"
+    live: bool = False
+
+    def frames(self, stop: threading.Event) -> Iterator[Frame]:
+        """Sixteen pictures again and again."""
+        pictures = [sample_image(seed, HEIGHT, WIDTH) for seed in range(16)]
+        for index in range(self.count):
+            if stop.is_set():
+                return
+            yield Frame(self.name, index, pictures[index % 16].copy(), None, True, time.monotonic(), time.time())
+
+
+class Judge:
+    """Notes memory, threads and descriptors over the number of results, up to ``last``."""
+
+    def __init__(self, last: int) -> None:
+        self.results = 0
+        self.last = last
+        self.samples = Samples()
+
+    def write(self, result: Result) -> None:
+        """One more."""
+        self.results += result.prediction is not None
+        if self.results % 100 == 0 and self.results <= self.last:
+            self.samples.note(self.results)
+
+    def event(self, event: Event) -> None:
+        """Nothing goes wrong here."""
+        typer.echo(str(event), err=True)
+
+    def status(self, status: Status) -> None:
+        """A line a minute."""
+        if int(status.seconds) % 60 == 0 and self.samples.memory:
+            typer.echo(f"{self.results} inferences, {status.fps:.0f}/s, {self.samples.memory[-1]:.2f} MiB", err=True)
+
+    def poll(self) -> bool:
+        """Never asks to stop."""
+        return False
+
+    def close(self) -> None:
+        """Nothing to close."""
+
+
+def main(count: int = 200_000, batch: int = 1, bundle: Path | None = None, backend: str = "auto") -> None:
+    """Classify so many frames, and judge."""
+    with tempfile.TemporaryDirectory() as folder:
+        opened = Classifier.load(digits_bundle(bundle, Path(folder)), backend=backend, batch_size=batch)
+        with opened as classifier:
+            judge = Judge(count - AHEAD)
+            pipeline = Pipeline(classifier, [Source(count)], [judge], PipelineOptions(batch), Events())
+            summary = pipeline.run(threading.Event())
+            variant = classifier.selection.variant.name
+    kept = judge.samples.after(WARM_UP * count)
+    slope = kept.slope() * STEP
+    verdict(
+        "soak_inferences",
+        {
+            "inferences": f"{judge.results} ({variant}, batch {batch}, {judge.results / summary.status.seconds:.0f}/s)",
+            "memory": f"{kept.memory[0]:.2f} to {kept.memory[-1]:.2f} MiB, {slope:+.3f} MiB per 100,000",
+            "threads": f"{min(kept.threads)} to {max(kept.threads)}",
+            "descriptors": f"{min(kept.descriptors)} to {max(kept.descriptors)}",
+        },
+        {
+            "inferences": judge.results == count == summary.classified,
+            "memory": slope <= SLOPE,
+            "threads": len(set(kept.threads)) == 1,
+            "descriptors": len(set(kept.descriptors)) == 1,
+        },
+    )
+
+
+if __name__ == "__main__":
+    typer.run(main)
