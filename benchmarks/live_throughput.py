@@ -27,7 +27,7 @@ from photographs import frame
 
 from hybrid_edge.runtime import Classifier, Frame, Preprocessor, open_sources
 from hybrid_edge.runtime.live.events import Event, Events
-from hybrid_edge.runtime.live.pipeline import Pipeline, PipelineOptions
+from hybrid_edge.runtime.live.flow.pipeline import Pipeline, PipelineOptions
 from hybrid_edge.runtime.live.result import Result, Status
 
 PHOTOGRAPH = "motorcycle_left.png"

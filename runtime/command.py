@@ -9,7 +9,7 @@ import typer
 
 from . import terminal
 from .live.request import Request
-from .live.watch import HANG_TIMEOUT
+from .live.supervision.watch import HANG_TIMEOUT
 
 __all__ = ["app", "infer", "main"]
 

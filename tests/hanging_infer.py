@@ -17,7 +17,7 @@ import numpy.typing as npt
 from supervised import hang
 
 from hybrid_edge.runtime.command import main
-from hybrid_edge.runtime.live.heartbeat import VARIABLE
+from hybrid_edge.runtime.live.supervision.heartbeat import VARIABLE
 
 Tensor = npt.NDArray[np.float32]
 

@@ -17,7 +17,7 @@ from hybrid_edge.runtime import Classifier, Frame
 from hybrid_edge.runtime.backends.base import Backend, Buffers, Ticket
 from hybrid_edge.runtime.errors import BackendError
 from hybrid_edge.runtime.live.events import Event, Events
-from hybrid_edge.runtime.live.pipeline import Pipeline, PipelineOptions, Summary
+from hybrid_edge.runtime.live.flow.pipeline import Pipeline, PipelineOptions, Summary
 from hybrid_edge.runtime.live.result import Result, Status
 from hybrid_edge.runtime.outputs import Outputs
 

@@ -13,8 +13,8 @@ from pathlib import Path
 from live_results import LABELS, make_result
 
 from hybrid_edge.runtime.live.events import Event, Events
-from hybrid_edge.runtime.live.recorder import Recorder
-from hybrid_edge.runtime.live.snapshots import Snapshots, parse_condition
+from hybrid_edge.runtime.live.outputs.recorder import Recorder
+from hybrid_edge.runtime.live.outputs.snapshots import Snapshots, parse_condition
 
 
 def say(text: str) -> None:

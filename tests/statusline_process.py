@@ -7,8 +7,8 @@ import time
 from live_results import make_result, make_status
 
 from hybrid_edge.runtime.live.events import Event
-from hybrid_edge.runtime.live.jsonlines import LiveJson
-from hybrid_edge.runtime.live.statusline import StatusLine
+from hybrid_edge.runtime.live.outputs.jsonlines import LiveJson
+from hybrid_edge.runtime.live.outputs.statusline import StatusLine
 
 if __name__ == "__main__":
     sinks = (LiveJson(2), StatusLine())

@@ -18,11 +18,11 @@ import time
 from pathlib import Path
 
 from hybrid_edge.runtime.live.events import Event
-from hybrid_edge.runtime.live.heartbeat import Heartbeat
-from hybrid_edge.runtime.live.signals import StopSignals
-from hybrid_edge.runtime.live.supervisor import Supervisor
-from hybrid_edge.runtime.live.watch import Limits
-from hybrid_edge.runtime.live.worker import REPLACED, die_with_parent
+from hybrid_edge.runtime.live.supervision.heartbeat import Heartbeat
+from hybrid_edge.runtime.live.supervision.signals import StopSignals
+from hybrid_edge.runtime.live.supervision.supervisor import Supervisor
+from hybrid_edge.runtime.live.supervision.watch import Limits
+from hybrid_edge.runtime.live.supervision.worker import REPLACED, die_with_parent
 
 SCRIPT = Path(__file__)
 CODES = {signal.SIGINT: 130, signal.SIGTERM: 0, signal.SIGHUP: 0}

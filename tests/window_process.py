@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from live_results import LABELS, make_result, make_status
 
-from hybrid_edge.runtime.live.window import Window
+from hybrid_edge.runtime.live.outputs.window import Window
 
 TITLE = "hybrid-edge test"
 COLORS = {"cam0": (0, 0, 255), "cam1": (0, 255, 0)}

@@ -14,13 +14,13 @@ from ..engines.options import MIB, EngineOptions, parse_profile
 from ..opening import announce, make_reporter, say, waiting
 from ..sources import CaptureOptions, open_captures, reading_note
 from .events import Events
-from .heartbeat import Heartbeat
-from .outputs import Outputs
-from .pipeline import Pipeline, PipelineOptions, Summary
+from .flow.pipeline import Pipeline, PipelineOptions, Summary
+from .outputs.choice import Outputs
 from .request import Request
-from .signals import StopSignals
+from .supervision.heartbeat import Heartbeat
+from .supervision.signals import StopSignals
+from .supervision.worker import REPLACED
 from .tally import Tally
-from .worker import REPLACED
 
 if TYPE_CHECKING:
     from ..classifier import Classifier

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ..errors import UsageError
 from ..sources.names import parse_live
-from .watch import HANG_TIMEOUT
+from .supervision.watch import HANG_TIMEOUT
 
 __all__ = ["Request", "is_live"]
 

@@ -12,12 +12,12 @@ import typer
 from .. import terminal
 from ..opening import say
 from .events import Event
-from .heartbeat import Heartbeat
 from .request import Request
-from .signals import StopSignals
-from .supervisor import Supervisor
-from .watch import Limits
-from .worker import die_with_parent, own_command
+from .supervision.heartbeat import Heartbeat
+from .supervision.signals import StopSignals
+from .supervision.supervisor import Supervisor
+from .supervision.watch import Limits
+from .supervision.worker import die_with_parent, own_command
 
 __all__ = ["INTERRUPTED", "run"]
 

@@ -18,7 +18,7 @@ from hybrid_edge.runtime import Classifier, command, opening, terminal
 from hybrid_edge.runtime.bundle import Bundle
 from hybrid_edge.runtime.engines.options import EngineOptions
 from hybrid_edge.runtime.engines.progress import Reporter
-from hybrid_edge.runtime.live import rows
+from hybrid_edge.runtime.live.outputs import rows
 from hybrid_edge.runtime.manifest import MANIFEST
 
 KEYS = {"source", "frame", "labels", "probabilities", "preprocess_ms", "inference_ms"}

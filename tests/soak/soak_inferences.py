@@ -20,12 +20,12 @@ from figures import Samples, digits_bundle, verdict
 
 from hybrid_edge.runtime import Classifier, Frame
 from hybrid_edge.runtime.live.events import Event, Events
-from hybrid_edge.runtime.live.pipeline import Pipeline, PipelineOptions
+from hybrid_edge.runtime.live.flow.pipeline import Pipeline, PipelineOptions
 from hybrid_edge.runtime.live.result import Result, Status
 
 SLOPE = 1.0  # MiB for each 100,000 inferences
 STEP = 100_000
-WARM_UP = 0.1  # of the inferences
+WARM_UP = 0.25  # of the inferences: allocators settle within 50,000
 AHEAD = 500  # so many results before the last, threads begin to end: the source has nothing more to give
 HEIGHT, WIDTH = 240, 320
 

@@ -21,7 +21,7 @@ from pipelines import slowed
 
 from hybrid_edge.runtime import Classifier, Frame
 from hybrid_edge.runtime.live.events import Event, Events
-from hybrid_edge.runtime.live.pipeline import Pipeline, PipelineOptions
+from hybrid_edge.runtime.live.flow.pipeline import Pipeline, PipelineOptions
 from hybrid_edge.runtime.live.result import Result, Status
 from hybrid_edge.runtime.spec import preset
 

@@ -1,0 +1,66 @@
+"""Frames on their way through the model together."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ...backends.base import Buffers
+    from ...frame import Frame
+    from ...outputs import Outputs
+    from .mailbox import Mailbox
+
+__all__ = ["Batch", "Entry"]
+
+
+@dataclass(eq=False, slots=True)
+class Entry:
+    """One frame that was taken from its mailbox.
+
+    Attributes:
+        box: where it came from.
+        frame: what was captured, or what could not be read.
+        row: its place in the batch; -1 for a frame that could not be read.
+        counted: whether its mailbox has counted it as unreadable already.
+        preprocess_ms: from the decoded frame to tensors.
+        dropped: frames of its source given up by the time its batch was done.
+    """
+
+    box: Mailbox
+    frame: Frame
+    row: int = -1
+    counted: bool = False
+    preprocess_ms: float = 0.0
+    dropped: int = 0
+
+
+@dataclass(eq=False, slots=True)
+class Batch:
+    """Entries in the order in which they were taken, and the input memory that holds their rows.
+
+    Attributes:
+        buffers: lent by the backend until the batch is done.
+        entries: readable and unreadable frames.
+        rows: how many of them are readable.
+        size: bytes of all their images.
+        outputs: what the model said; None before that, and where it failed.
+        inference_ms: the whole batch's time in the engine.
+        finished: when it was done, ``time.monotonic()`` seconds.
+    """
+
+    buffers: Buffers
+    entries: list[Entry] = field(default_factory=list)
+    rows: int = 0
+    size: int = 0
+    outputs: Outputs | None = None
+    inference_ms: float = 0.0
+    finished: float = 0.0
+
+    def add(self, entry: Entry) -> None:
+        """One more frame that could not be read, or whose tensors are in row ``rows``."""
+        if entry.frame.image is not None:
+            entry.row = self.rows
+            self.rows += 1
+            self.size += entry.frame.image.nbytes
+        self.entries.append(entry)

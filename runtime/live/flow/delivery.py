@@ -1,0 +1,167 @@
+"""The outputs' side of a pipeline: results, events and status to every sink, on the thread that runs it."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Iterator, Sequence
+
+from ...classifier import Prediction
+from ..events import Event, Events
+from ..result import LiveSink, Result, SourceStatus, Status
+from .batch import Batch, Entry
+from .mailbox import Intake
+from .meters import Meter, Stage
+
+__all__ = ["POLL", "Delivery"]
+
+POLL = 0.02  # seconds between two looks at the window and at what was asked for
+STATUS = 1.0  # seconds between two statuses
+EVENTS = 1000  # events that wait to be told; all are counted
+
+
+class Delivery:
+    """Turns batches into results and hands everything to the sinks. Not thread-safe.
+
+    Args:
+        sinks: told in their order.
+        labels: of the model's outputs.
+        intake: whose counts a status reports.
+        events: listened to from now on, until ``close``.
+        stage: where work is noted.
+    """
+
+    def __init__(
+        self, sinks: Sequence[LiveSink], labels: tuple[str, ...], intake: Intake, events: Events, stage: Stage
+    ) -> None:
+        self._sinks = sinks
+        self._labels = labels
+        self._intake = intake
+        self._events = events
+        self._stage = stage
+        self._meter = Meter()
+        self._news: deque[Event] = deque(maxlen=EVENTS)
+        self._looked = self._told = 0.0
+        self._broken = False
+        self.closed = False
+        """Whether the user asked to stop: closed the window, or pressed Q."""
+        events.subscribe(self._news.append)
+
+    def begin(self) -> None:
+        """Frames flow from here on."""
+        self._meter = Meter()
+        self._told = self._meter.begun
+
+    def deliver(self, batch: Batch) -> None:
+        """Write a batch's results, looking around in between where that takes long."""
+        if batch.rows:
+            self._meter.batch(batch.inference_ms)
+        for result in self._results(batch):
+            if result.prediction is not None:
+                self._meter.result(result.age_ms)
+            self._stage.enter()
+            try:
+                for sink in self._sinks:
+                    sink.write(result)
+            except BaseException:
+                self._broken = True
+                raise
+            finally:
+                self._stage.leave()
+            if time.monotonic() >= self.due:
+                self.look()
+
+    def look(self) -> None:
+        """Tell events and, once a second, the status; ask every sink whether the user wants to stop."""
+        self._stage.enter()
+        try:
+            self._look()
+        except BaseException:
+            self._broken = True
+            raise
+        finally:
+            self._stage.leave()
+
+    def _look(self) -> None:
+        self._looked = now = time.monotonic()
+        while self._news:
+            event = self._news.popleft()
+            for sink in self._sinks:
+                sink.event(event)
+        if now - self._told >= STATUS:
+            self._told = now
+            status = self.status()
+            for sink in self._sinks:
+                sink.status(status)
+        for sink in self._sinks:
+            self.closed = sink.poll() or self.closed
+
+    def status(self) -> Status:
+        """How things stand."""
+        median, high = self._meter.ages()
+        return Status(
+            self._meter.rate(),
+            median,
+            high,
+            self._meter.inference_ms(),
+            self.sources(),
+            self._events.counts(),
+            self._meter.seconds,
+        )
+
+    def sources(self) -> tuple[SourceStatus, ...]:
+        """Every source's counts at this moment; from any thread."""
+        return self._intake.status(lambda name: self._events.count("reconnected", name))
+
+    def finish(self) -> None:
+        """Tell the last events and the last status, unless a sink has failed."""
+        if not self._broken:
+            self._told = -STATUS
+            self.look()
+
+    def close(self) -> None:
+        """Close every sink, also after one that fails.
+
+        Raises:
+            BaseException: the first that a sink raised.
+        """
+        self._events.unsubscribe(self._news.append)
+        first: BaseException | None = None
+        for sink in self._sinks:
+            self._stage.enter()
+            try:
+                sink.close()
+            except BaseException as error:  # raised below, when the others are closed
+                first = first or error
+            finally:
+                self._stage.leave()
+        if first is not None:
+            raise first
+
+    @property
+    def due(self) -> float:
+        """When to look around again, ``time.monotonic()`` seconds."""
+        return self._looked + POLL
+
+    @property
+    def broken(self) -> bool:
+        """Whether a sink has failed: it and the others are written to no more."""
+        return self._broken
+
+    def _results(self, batch: Batch) -> Iterator[Result]:
+        boxes = {entry.box for entry in batch.entries if entry.box.live}
+        reconnects = {box: self._events.count("reconnected", box.name) for box in boxes}
+        for entry in batch.entries:
+            captured = entry.frame.captured
+            age = (batch.finished - captured) * 1000 if captured else 0.0
+            prediction = self._prediction(batch, entry) if entry.row >= 0 else None
+            rows = batch.rows if entry.row >= 0 else 0
+            yield Result(entry.frame, prediction, age, entry.dropped, reconnects.get(entry.box, 0), rows)
+
+    def _prediction(self, batch: Batch, entry: Entry) -> Prediction:
+        outputs = batch.outputs
+        if outputs is None:
+            raise TypeError("expected a batch that went through the model")
+        share = batch.inference_ms / batch.rows
+        probabilities, logits = outputs.probabilities[entry.row], outputs.logits[entry.row]
+        return Prediction(self._labels, probabilities, logits, entry.preprocess_ms, share)

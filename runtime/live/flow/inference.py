@@ -1,0 +1,121 @@
+"""The pipeline's third stage: batches through the engine."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from typing import TYPE_CHECKING
+
+from ...errors import BackendError
+from .batch import Batch
+from .lines import Lines, one_line
+from .meters import Stage
+
+if TYPE_CHECKING:
+    from ...backends.base import Backend, Ticket
+
+__all__ = ["Inference"]
+
+FAILURES = 3  # batches in a row that may fail before the engine counts as broken
+
+
+class Inference:
+    """Runs batches: up to ``depth`` of them are in the engine at once.
+
+    Args:
+        lines: what the stages share.
+        stage: where work is noted.
+        backend: used by this thread alone.
+        depth: batches submitted before the first is collected.
+    """
+
+    def __init__(self, lines: Lines, stage: Stage, backend: Backend, depth: int) -> None:
+        self._lines = lines
+        self._stage = stage
+        self._backend = backend
+        self._depth = depth
+        self._submitted: deque[tuple[Batch, Ticket | None, float]] = deque()
+        self._failures = 0
+        self._free_since = 0.0
+
+    def run(self) -> None:
+        """Until nothing comes any more.
+
+        Raises:
+            BackendError: three batches in a row failed.
+        """
+        try:
+            while True:
+                batch = self._lines.ready.get(0 if self._submitted else None)
+                if batch is not None:
+                    self._submit(batch)
+                elif not self._submitted:
+                    return
+                if self._submitted and (batch is None or len(self._submitted) >= self._depth):
+                    self._collect()
+                batch = None  # the wait for the next one must not keep this one's images in memory
+        finally:
+            self._abandon()
+
+    def _submit(self, batch: Batch) -> None:
+        if self._lines.halt.is_set():
+            self._lines.intake.give_up(batch.entries)
+            return
+        if self._lines.pace is not None:
+            self._lines.pace.start()
+        self._stage.enter()
+        begun = self._stage.since
+        try:
+            ticket = self._backend.submit(batch.buffers, batch.rows) if batch.rows else None
+        except BackendError as error:
+            self._fail(batch, error)
+            return
+        finally:
+            self._stage.leave()
+        self._submitted.append((batch, ticket, begun))
+
+    def _collect(self) -> None:
+        batch, ticket, begun = self._submitted.popleft()
+        if ticket is not None:
+            self._stage.enter()
+            try:
+                batch.outputs = self._backend.collect(ticket)
+            except BackendError as error:
+                self._fail(batch, error)
+                return
+            finally:
+                self._stage.leave()
+            self._failures = 0
+        now = time.monotonic()
+        # a batch that was submitted behind another begins when that one is done
+        batch.inference_ms = (now - max(begun, self._free_since)) * 1000
+        batch.finished = self._free_since = now
+        self._lines.intake.settle(batch.entries)
+        self._pass_on(batch)
+
+    def _fail(self, batch: Batch, error: BackendError) -> None:
+        """Give up the frames of a batch that failed, and with the third in a row the engine."""
+        self._failures += 1
+        self._lines.events.report("engine-failed", detail=one_line(error))
+        batch.finished = self._free_since = time.monotonic()
+        self._lines.intake.settle(batch.entries, failed=True)
+        batch.entries = [entry for entry in batch.entries if entry.row < 0]
+        batch.rows = 0
+        self._pass_on(batch)
+        if self._failures == FAILURES:
+            raise error
+
+    def _pass_on(self, batch: Batch) -> None:
+        """Hand a batch to the outputs; only then does its input memory go back, and is the engine free again."""
+        if batch.entries:
+            self._lines.done.put(batch)
+        self._lines.free.put(batch.buffers)
+        if self._lines.pace is not None:
+            self._lines.pace.finish(batch.inference_ms / 1000 if batch.rows else None)
+
+    def _abandon(self) -> None:
+        """Nothing is submitted any more: count what was, and tell the outputs."""
+        self._lines.ready.end()
+        for batch, _, _ in self._submitted:
+            self._lines.intake.give_up(batch.entries)
+        self._lines.done.end()

@@ -1,0 +1,104 @@
+"""The pipeline's second stage: frames to tensors, gathered into batches."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+
+from ...errors import InputError
+from ...opencv import cv2
+from ...preprocess import Preprocessor
+from .batch import Batch, Entry
+from .lines import Lines, one_line
+from .meters import Stage
+
+__all__ = ["Preparation"]
+
+ERRORS = 4  # times the batch's rows: so many unreadable frames wait at most for their place in the order
+BATCH_BYTES = 2**28  # 256 MiB of decoded images: photographs of 100 megapixels go through almost one by one
+OUT_OF_MEMORY = "Insufficient memory"  # OpenCV's text; its code is an attribute of the class, not of the error
+
+
+class Preparation:
+    """Takes frames, preprocesses them straight into the engine's input memory, and hands over batches.
+
+    Args:
+        lines: what the stages share.
+        stage: where work is noted.
+        preprocessor: this thread's own.
+        capacity: rows of a batch.
+        max_wait: seconds for which a batch waits for more frames after its first; None: until it is full.
+    """
+
+    def __init__(
+        self, lines: Lines, stage: Stage, preprocessor: Preprocessor, capacity: int, max_wait: float | None
+    ) -> None:
+        self._lines = lines
+        self._stage = stage
+        self._preprocessor = preprocessor
+        self._capacity = capacity
+        self._max_wait = max_wait
+
+    def run(self) -> None:
+        """Until nothing comes any more."""
+        try:
+            while (batch := self._next()) is not None:
+                if not self._hand_over(batch):
+                    self._lines.intake.give_up(batch.entries)
+                    return
+                del batch
+        finally:
+            self._lines.ready.end()
+
+    def _next(self) -> Batch | None:
+        buffers = self._lines.free.get()
+        if buffers is None:
+            return None
+        batch = Batch(buffers)
+        while not batch.entries:
+            if self._lines.pace is not None:
+                self._lines.pace.wait()
+            self._fill(batch)
+            if not batch.entries and self._lines.intake.over:
+                return None
+        return batch
+
+    def _hand_over(self, batch: Batch) -> bool:
+        if self._lines.halt.is_set():
+            return False
+        if self._lines.pace is not None:
+            self._lines.pace.hand_over(sum(entry.preprocess_ms for entry in batch.entries) / 1000)
+        return self._lines.ready.put(batch)
+
+    def _fill(self, batch: Batch) -> None:
+        deadline: float | None = None
+        while batch.rows < self._capacity and len(batch.entries) < ERRORS * self._capacity and batch.size < BATCH_BYTES:
+            entry = self._lines.intake.take(deadline)
+            if entry is None:
+                return
+            if self._preprocess(entry, batch):
+                batch.add(entry)
+            if deadline is None and self._max_wait is not None:
+                deadline = time.monotonic() + self._max_wait
+
+    def _preprocess(self, entry: Entry, batch: Batch) -> bool:
+        """Write a frame's tensors into the batch's next row; False where memory did not suffice."""
+        image = entry.frame.image
+        if image is None:
+            return True
+        self._stage.enter()
+        begun = self._stage.since
+        try:
+            self._preprocessor.fill(image, batch.buffers.tensors, batch.rows)
+        except InputError as error:
+            entry.frame = replace(entry.frame, image=None, error=str(error))
+        except (MemoryError, cv2.error) as error:
+            if isinstance(error, cv2.error) and OUT_OF_MEMORY not in str(error):
+                raise
+            self._lines.intake.give_up((entry,))
+            self._lines.events.report("memory-short", entry.box.name, one_line(error) or "preprocessing a frame")
+            return False
+        finally:
+            self._stage.leave()
+        entry.preprocess_ms = (time.monotonic() - begun) * 1000
+        return True

@@ -1,0 +1,1 @@
+"""Where live results go: a window, lines, a recording, snapshots."""

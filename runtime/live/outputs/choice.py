@@ -1,0 +1,105 @@
+"""Where a request's results go: the sinks that it asks for, in one list."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+from typing import TYPE_CHECKING
+
+from ... import terminal
+from ...opening import say
+from ...sinks import JsonLines, Table
+from ..events import Events
+from ..request import Request
+from ..result import LiveSink
+from .display import default_headless
+from .jsonlines import LiveJson
+from .recorder import Recorder
+from .rows import Rows
+from .smoothing import Smoothing
+from .snapshots import Snapshots, parse_condition
+from .statusline import StatusLine
+from .table import LiveTable
+from .window import Window
+
+if TYPE_CHECKING:
+    from ...sources import Capture
+
+__all__ = ["Outputs"]
+
+FILE_FPS = 25.0  # of a recording, where nobody said how many
+
+
+class Outputs:
+    """The sinks of one run.
+
+    Args:
+        request: which ones.
+        labels: all that the model has.
+        captures: the sources.
+        events: whom a sink tells that the disk is full.
+        opened: told of each sink that has to be closed if a later one can't be opened.
+
+    Attributes:
+        sinks: for the pipeline, which closes them.
+
+    Raises:
+        UsageError: a folder that is not there, a label that the model lacks, no display for ``--window``.
+    """
+
+    def __init__(
+        self,
+        request: Request,
+        labels: tuple[str, ...],
+        captures: Sequence[Capture],
+        events: Events,
+        opened: ExitStack,
+    ) -> None:
+        self._request = request
+        self._labels = labels
+        self._live = [capture.name for capture in captures if capture.live]
+        self._rows: Rows | None = None
+        self._opened = opened
+        # what only checks comes before what opens a window, and the lines on the terminal come last
+        kept = [*self._files(events), *self._window()]
+        sinks = [*self._results(captures), *kept]
+        self.sinks: list[LiveSink] = sinks
+        if request.smooth is not None:
+            self.sinks = [Smoothing(request.smooth, sinks, live=self._live)]
+
+    def summary(self) -> int:
+        """Say on stderr how a run of files went; the exit code: 1 where one could not be read."""
+        if self._rows is None:
+            return 0
+        self._rows.summary()
+        return 1 if self._rows.unreadable else 0
+
+    def _files(self, events: Events) -> list[LiveSink]:
+        request, sinks = self._request, list[LiveSink]()
+        if request.save is not None:
+            fps = request.fps or FILE_FPS
+            sinks.append(self._kept(Recorder(request.save, fps, events=events, live=self._live, say=say)))
+        if request.snapshots is not None and request.when is not None:
+            condition = parse_condition(request.when, self._labels)
+            sinks.append(self._kept(Snapshots(request.snapshots, condition, events=events)))
+        return sinks
+
+    def _window(self) -> list[LiveSink]:
+        request = self._request
+        wanted = request.live and not default_headless() if request.window is None else request.window
+        return [self._kept(Window(self._labels, request.top_k, live=self._live))] if wanted else []
+
+    def _results(self, captures: Sequence[Capture]) -> list[LiveSink]:
+        request = self._request
+        if request.live:
+            rows: LiveSink = LiveJson(request.top_k) if request.as_json else LiveTable(self._labels, request.top_k)
+            return [rows, self._kept(StatusLine())]
+        sink = JsonLines(request.top_k) if request.as_json else Table(request.top_k, self._labels, terminal.stdout)
+        totals = [getattr(capture, "total", None) for capture in captures]
+        known = [total for total in totals if total is not None]
+        self._rows = Rows(sink, sum(known) if len(known) == len(totals) else None)
+        return [self._kept(self._rows)]
+
+    def _kept(self, sink: LiveSink) -> LiveSink:
+        self._opened.callback(sink.close)
+        return sink

@@ -1,0 +1,73 @@
+"""Results of files: a row or a JSON line each, unreadable ones named on stderr, a bar where it takes long."""
+
+from __future__ import annotations
+
+import time
+
+from ... import terminal
+from ...opening import say
+from ...sinks import Sink
+from ..events import Event
+from ..result import Result, Status
+
+__all__ = ["PATIENCE", "Rows"]
+
+PATIENCE = 2.0  # seconds without a progress bar
+
+
+class Rows:
+    """A ``LiveSink`` over a ``Sink`` of the files' form, which also counts.
+
+    The bar appears once ``PATIENCE`` is over; rows that scroll by on the same terminal are progress enough.
+
+    Args:
+        sink: where rows go.
+        total: how many frames there will be, or None where nobody knows.
+
+    Attributes:
+        classified, unreadable: how many there were so far.
+    """
+
+    def __init__(self, sink: Sink, total: int | None) -> None:
+        self.classified = self.unreadable = 0
+        self._sink = sink
+        self._start = time.monotonic()
+        self._wanted = terminal.status.is_terminal and not terminal.stdout.is_terminal
+        self._bar = terminal.progress(unit="images")
+        self._task = self._bar.add_task("classifying", total=total)
+
+    def write(self, result: Result) -> None:
+        """One row; a frame that could not be read is named on stderr as well."""
+        self._sink.write(result.frame, result.prediction)
+        if result.prediction is None:
+            self.unreadable += 1
+            say(f"unreadable: {result.frame.source}: {result.frame.error}", style="yellow")
+        else:
+            self.classified += 1
+        self._bar.advance(self._task)
+        if self._wanted and not self._bar.live.is_started and time.monotonic() - self._start > PATIENCE:
+            self._bar.start()
+
+    def event(self, event: Event) -> None:
+        """A fault, named on stderr."""
+        say(f"{event.kind}: {event.detail}", style="yellow")
+
+    def status(self, status: Status) -> None:
+        """Rows say enough."""
+
+    def poll(self) -> bool:
+        """Nobody is asked."""
+        return False
+
+    def close(self) -> None:
+        """Take the bar away, and say on stderr how it went."""
+        if self._bar.live.is_started:
+            self._bar.stop()
+
+    def summary(self) -> None:
+        """How many were classified, how fast, and how many could not be read."""
+        seconds = time.monotonic() - self._start
+        rate = self.classified / max(seconds, 1e-9)
+        say(f"{self.classified} classified in {seconds:.1f} s, {rate:.1f} images/s, reading included")
+        if self.unreadable:
+            say(f"{self.unreadable} could not be read, named above", style="bold yellow")

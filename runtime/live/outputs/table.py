@@ -1,0 +1,43 @@
+"""Results as rows for people."""
+
+from __future__ import annotations
+
+from rich.console import Console
+
+from ... import terminal
+from ...sinks import Table
+from ..events import Event
+from ..result import Result, Status
+
+__all__ = ["LiveTable"]
+
+
+class LiveTable:
+    """A row for each result; a ``LiveSink``.
+
+    On a terminal, where thirty rows a second could not be read, frames of a camera, stream or video are left to the
+    status line; single images keep their rows.
+    """
+
+    def __init__(self, labels: tuple[str, ...], top_k: int = 5, console: Console | None = None) -> None:
+        """Rows with the ``top_k`` of ``labels`` on a console; None: the one of stdout."""
+        self._console = terminal.stdout if console is None else console
+        self._table = Table(top_k, labels, self._console)
+
+    def write(self, result: Result) -> None:
+        """Write one row; errors are left to stderr."""
+        if not (result.frame.video and self._console.is_terminal):
+            self._table.write(result.frame, result.prediction)
+
+    def event(self, event: Event) -> None:
+        """Nothing: it goes to stderr."""
+
+    def status(self, status: Status) -> None:
+        """Nothing: it goes to stderr."""
+
+    def poll(self) -> bool:
+        """Never asks to stop."""
+        return False
+
+    def close(self) -> None:
+        """Nothing: rows are written as they come."""

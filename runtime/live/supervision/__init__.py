@@ -1,0 +1,1 @@
+"""A parent that watches the worker's heartbeats, and replaces it."""
