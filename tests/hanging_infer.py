@@ -1,7 +1,7 @@
 """``hybrid-infer`` on a CPU engine that hangs in C when it is told to.
 
 The file that ``HANG_ORDER`` names is the order: ``holding`` or ``released`` (the interpreter's lock), then ``once`` or
-``always``. It is looked at before each batch of a running worker, not while its bundle is checked; ``once`` takes
+``always``; or ``failing once``: every batch fails from then on, and what closes the engine hangs. It is looked at before each batch of a running worker, not while its bundle is checked; ``once`` takes
 it away.
 """
 
@@ -26,17 +26,29 @@ def register() -> None:
     """Put the hanging engine in the CPU engine's place."""
     from hybrid_edge.runtime.backends import ENGINES
     from hybrid_edge.runtime.backends.onnxruntime import OnnxRuntimeCpu
+    from hybrid_edge.runtime.errors import BackendError
 
     order = Path(os.environ["HANG_ORDER"])
 
     class Hanging(OnnxRuntimeCpu):
+        _failing = False
+
         def _infer(self, tensors: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
             if threading.current_thread() is not threading.main_thread() and order.exists():
                 words = order.read_text().split()
                 if "once" in words:
                     order.unlink()
-                hang(holding="holding" in words)
+                self._failing = "failing" in words
+                if not self._failing:
+                    hang(holding="holding" in words)
+            if self._failing:
+                raise BackendError("the engine was told to fail")
             return super()._infer(tensors)
+
+        def _release(self) -> None:
+            if self._failing:
+                hang(holding=False)
+            super()._release()
 
     ENGINES["cpu"] = Hanging
 

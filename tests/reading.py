@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import threading
 import time
 from collections import deque
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from streams import age_ms
+from streams import age_ms, stamp
 
 from hybrid_edge.runtime.frame import Frame
 from hybrid_edge.runtime.live.events import Event, Events, Kind
@@ -51,6 +52,7 @@ class Reading:
         last: the newest readable one.
         ages: of the newest thousand readable ones, milliseconds, if the stream is one of this file's.
         moments: when these came, ``time.monotonic()`` seconds.
+        made: when these were made, likewise.
         waits: how long each read of the connection took, the newest thousand, seconds.
         told: the events so far.
     """
@@ -62,11 +64,13 @@ class Reading:
         self.last: Frame | None = None
         self.ages: deque[float] = deque(maxlen=1000)
         self.moments: deque[float] = deque(maxlen=1000)
+        self.made: deque[float] = deque(maxlen=1000)
         self.waits: deque[float] = deque(maxlen=1000)
         self.told: list[Event] = []
         self.events = Events(self.told.append)
         self.stop = threading.Event()
         self.error: BaseException | None = None
+        self._news = threading.Condition()
         self.capture = LiveCapture(live.display, self._timed(opener(live, options)), self.events)
         self._thread = threading.Thread(target=self._run, name="reading")
         self._thread.start()
@@ -79,6 +83,17 @@ class Reading:
             assert time.monotonic() < start + seconds, (self.frames - self.damaged - before, self.told)
             time.sleep(0.005)
         return next(moment for moment in self.moments if moment > start)
+
+    def fresh(self, since: float, seconds: float = 30) -> float:
+        """Wait for a frame that was made after a moment, not late; returns when it came, infinity if none did."""
+
+        def came() -> float | None:
+            assert self._thread.is_alive(), self.error
+            pairs = zip(self.moments, self.made, strict=True)
+            return next((moment for moment, made in pairs if since < made <= moment), None)
+
+        with self._news:
+            return self._news.wait_for(came, seconds) or math.inf
 
     def wait_for(self, kind: Kind, seconds: float = 20, count: int = 1) -> None:
         """Wait until an event was reported so often."""
@@ -110,13 +125,16 @@ class Reading:
             self.error = error
 
     def _take(self, frame: Frame) -> None:
-        if frame.image is None:
-            self.damaged += 1
-        else:
-            self.last = frame
-            self.moments.append(frame.captured)
-            self.ages.append(age_ms(frame.image))
-        self.frames += 1
+        with self._news:
+            if frame.image is None:
+                self.damaged += 1
+            else:
+                self.last = frame
+                self.moments.append(frame.captured)
+                self.ages.append(age_ms(frame.image))
+                self.made.append(stamp(frame.image))
+            self.frames += 1
+            self._news.notify_all()
 
     def _timed(self, opens: Opener) -> Opener:
         def open_timed(stop: threading.Event) -> Connection:

@@ -9,6 +9,7 @@ import socket
 import struct
 import threading
 import time
+from collections.abc import Callable
 
 __all__ = ["Deaf", "Relay"]
 
@@ -22,6 +23,7 @@ class Relay:
         self.target = target
         self.port = 0
         self.accepted = 0
+        self.edit: Callable[[bytes], bytes] = lambda data: data  # what the server sends
         self._pairs: list[_Pair] = []
         self._ears: socket.socket | None = None
         self._stalled_until = 0.0
@@ -56,6 +58,11 @@ class Relay:
         with self._lock:
             self._damage = pieces
 
+    @property
+    def damage(self) -> int:
+        """Pieces that are still to be damaged."""
+        return max(self._damage, 0)
+
     def kill(self) -> None:
         """Reset every connection and refuse new ones."""
         with self._lock:
@@ -84,8 +91,8 @@ class Relay:
 
     def _run(self) -> None:
         while not self._closing:
-            if time.monotonic() < self._stalled_until:
-                time.sleep(0.005)
+            if (left := self._stalled_until - time.monotonic()) > 0:
+                time.sleep(min(left, 0.02))
                 continue
             with self._lock:
                 ears = [] if self._ears is None else [self._ears]
@@ -110,7 +117,7 @@ class Relay:
         """Whether the connection still stands."""
         try:
             if pair.server in ready:
-                self._damage -= pair.receive(pair.server, self._random if self._damage > 0 else None)
+                self._damage -= pair.receive(pair.server, self._random if self._damage > 0 else None, self.edit)
             if pair.client in ready:
                 pair.receive(pair.client)
             pair.send()
@@ -152,9 +159,14 @@ class _Pair:
     def writable(self) -> list[socket.socket]:
         return list(self.waiting)
 
-    def receive(self, end: socket.socket, damage: random.Random | None = None) -> int:
+    def receive(
+        self,
+        end: socket.socket,
+        damage: random.Random | None = None,
+        edit: Callable[[bytes], bytes] = lambda data: data,
+    ) -> int:
         """Take what is there; returns 1 if it was damaged."""
-        data = end.recv(65536)
+        data = edit(end.recv(65536))
         if not data:
             raise EOFError
         other = self.server if end is self.client else self.client

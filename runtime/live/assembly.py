@@ -51,7 +51,7 @@ def classify(request: Request, signals: StopSignals, heartbeat: Heartbeat | None
         say(note)
     with _open(request, heartbeat) as classifier, ExitStack() as opened:
         announce(classifier)
-        if request.live:
+        if request.live or heartbeat is not None:
             _warm_up(classifier, request.batch_size)
         outputs = Outputs(request, classifier.labels, captures, events, opened)
         tally = Tally()
@@ -114,11 +114,12 @@ def _warm_up(classifier: Classifier, batch: int) -> None:
 def _run(pipeline: Pipeline, tally: Tally, signals: StopSignals, heartbeat: Heartbeat | None) -> Summary:
     if heartbeat is not None:
         heartbeat.running(lambda: (pipeline.activity.busy(), tally.counts()))
-    with signals.draining() as stop:
-        summary = pipeline.run(stop)
-    if heartbeat is not None:
-        heartbeat.stopping()
-    return summary
+    try:
+        with signals.draining() as stop:
+            return pipeline.run(stop)
+    finally:
+        if heartbeat is not None:
+            heartbeat.stopping()  # after an error too: the way to the end is watched
 
 
 def _leave(summary: Summary, signals: StopSignals, code: int) -> NoReturn:

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 import typer
 
 from .. import terminal
+from ..errors import BackendError
 from ..opening import say
 from .events import Event
 from .request import Request
@@ -64,6 +65,13 @@ def _supervise(request: Request) -> int:
     )
     try:
         return supervisor.run()
+    except BrokenPipeError:  # whoever read our events is gone: told apart from faults in one place, for all commands
+        raise
+    except OSError as error:
+        raise BackendError(
+            f"expected to start the process that classifies, found that it can't be: {(error.strerror or str(error)).lower()}; "
+            "end what else takes the memory and the processes of this machine, or go without it: --no-supervise"
+        ) from error
     finally:
         terminal.status.show_cursor()  # a worker that was killed over its status line could not
 

@@ -20,6 +20,7 @@ from .live import Connection, LiveCapture, Opener
 from .mjpeg import PATIENCE, open_mjpeg
 from .names import LiveName, parse_live
 from .options import CaptureOptions
+from .rtsp import PATIENCE as RTSP_PATIENCE
 from .rtsp import open_rtsp
 from .v4l2 import open_camera
 
@@ -101,7 +102,9 @@ def opener(live: LiveName, options: CaptureOptions) -> Opener:
     if live.kind == "mjpeg":
         return lambda stop: open_mjpeg(live.address, stop, options.patience(PATIENCE))
     if cv2.videoio_registry.hasBackend(cv2.CAP_FFMPEG):
-        return lambda stop: open_rtsp(live.address, stop, newest=not options.every_frame)
+        return lambda stop: open_rtsp(
+            live.address, stop, newest=not options.every_frame, patience=options.patience(RTSP_PATIENCE)
+        )
     return lambda stop: open_child(rtsp_pipeline(live.address), options, stop)
 
 

@@ -20,6 +20,8 @@ PIPE = 2**20  # bytes, what Linux lets anyone have: a frame takes fewer system c
 TAIL = 2000  # bytes kept of what the child says
 GRACE = 0.5  # seconds from the last frame to the child's own end and its last words
 WRONG = re.compile(r"^.*(?:ERROR|rror:|erroneous).*$", re.MULTILINE)
+JETSON = re.compile(r"no element \"nv")
+JETPACK = "it comes with a Jetson's JetPack (apt install nvidia-l4t-gstreamer nvidia-l4t-camera) and with nothing else"
 PACKAGES = "apt install gstreamer1.0-tools gstreamer1.0-plugins-good gstreamer1.0-plugins-bad"
 
 
@@ -81,7 +83,9 @@ class Child:
             pass
         wrong = WRONG.search(self._said.decode("utf-8", "replace"))
         reason = display_name(wrong[0].strip()) if wrong else "there were no more frames"
-        return f"{reason}; {PACKAGES}" if "no element" in reason else reason
+        if "no element" not in reason:
+            return reason
+        return f"{reason}; {JETPACK if JETSON.search(reason) else PACKAGES}"
 
     def _listen(self) -> bool:
         said = os.read(self._words, TAIL)

@@ -134,14 +134,15 @@ def _video(path: Path, otherwise: str) -> Iterator[Frame]:
     with file_options():
         capture = cv2.VideoCapture(str(path.absolute()), _reader())
     try:
-        index = 0
+        index, reached = 0, 0.0
         while True:
             there, image = capture.read()
             if not there:
                 break
+            reached = capture.get(cv2.CAP_PROP_POS_MSEC)  # after the last frame it says 0
             yield Frame(str(path), index, np.asarray(image, dtype=np.uint8), video=True)
             index += 1
-        error = _incomplete(capture, index) if index else otherwise
+        error = _incomplete(capture, index, reached / 1000) if index else otherwise
         if error:
             yield Frame(str(path), index, None, error, video=True)
     except cv2.error as error:
@@ -155,11 +156,13 @@ def _reader() -> int:
     return cv2.CAP_FFMPEG if cv2.videoio_registry.hasBackend(cv2.CAP_FFMPEG) else cv2.CAP_ANY
 
 
-def _incomplete(capture: cv2.VideoCapture, read: int) -> str | None:
-    """Whether a video ended well before its header says, by frames and by time, as each alone can be a guess."""
+def _incomplete(capture: cv2.VideoCapture, read: int, seconds: float) -> str | None:
+    """Whether a video ended well before its header says, by frames and by time, as each alone can be a guess.
+
+    Frames of a varying rate are announced as many as there would be at the highest one.
+    """
     announced = capture.get(cv2.CAP_PROP_FRAME_COUNT)
     rate = capture.get(cv2.CAP_PROP_FPS)
-    seconds = capture.get(cv2.CAP_PROP_POS_MSEC) / 1000
     if rate > 0 and read < ENOUGH * announced and seconds < ENOUGH * announced / rate:
         return f"the video ends after {read} of {announced:.0f} frames: truncated or damaged"
     return None

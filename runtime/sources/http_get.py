@@ -119,14 +119,15 @@ def _target(parts: SplitResult) -> str:
 
 
 def _redirected(url: str, location: str) -> str:
-    """Where a redirect leads; the name and password go along to the same host only."""
+    """Where a redirect leads; the name and password go along to the same host only, and never out of TLS."""
     new = urljoin(url, location)
     try:
         before, host, _ = split_url(url)
         after, target, _ = split_url(new)
     except (UsageError, KeyError):
         raise SourceError("the server redirects to something that is no http(s) URL") from None
-    if "@" in before.netloc and "@" not in after.netloc and host == target:
+    bared = before.scheme.lower() == "https" and after.scheme.lower() != "https"
+    if "@" in before.netloc and "@" not in after.netloc and host == target and not bared:
         new = after._replace(netloc=f"{before.netloc.rpartition('@')[0]}@{after.netloc}").geturl()
     return new
 

@@ -1,8 +1,9 @@
-"""RTSP through OpenCV's FFmpeg, asked first whether anybody is there, and opened where a stop need not wait for it.
+"""RTSP through OpenCV's FFmpeg, asked first whether anybody is there, opened and read where nobody has to wait for it.
 
 What FFmpeg does was measured (OpenCV 5): a read that meets its time limit drains the decoder, gives an old frame or
-none, and never another one: the connection is over. ``release`` never waited. The resolution of a session is that of
-its first frame: OpenCV scales what comes after a change.
+none, and never another one: the connection is over. Its limit is therefore longer than ours. OpenCV opens one capture
+at a time, whatever the thread: the wait for a key frame, seconds, is not to be part of it. The resolution of a session
+is that of its first frame: OpenCV scales what comes after a change.
 """
 
 from __future__ import annotations
@@ -13,76 +14,87 @@ import time
 import numpy as np
 import numpy.typing as npt
 
-from ..errors import ImageError, SourceError
+from ..errors import SourceError
 from ..opencv import cv2
 from .aside import open_aside
-from .ffmpeg_options import set_stream_options
+from .ffmpeg_options import probing, set_stream_options
+from .live import READ_WAIT
 from .names import split_url
+from .reader import Reader
 from .wire import Wire
 
-__all__ = ["RtspConnection", "open_rtsp"]
+__all__ = ["PATIENCE", "RtspConnection", "open_rtsp"]
 
 ANSWER = 2.5  # seconds to a first answer: below what coming back may take
-OPEN = 8.0  # seconds for a server that does answer: slow cameras, far away, and the wait for a key frame
-READ = 1.2
-OVER = 0.95 * READ
+OPEN = 5.0  # seconds for a server that does answer: slow cameras, far away; other streams can't be opened meanwhile
+FIRST = 8.0  # seconds without a first frame: the wait for a key frame
+PATIENCE = 2.0  # seconds without a frame
+READ = FIRST + 1.0  # seconds after which FFmpeg gives a read up
 
 
 class RtspConnection:
-    """One RTSP session."""
+    """One RTSP session.
 
-    patience = 0.0
+    Attributes:
+        patience: seconds without a frame after which it is to be given up; more before the first.
+    """
 
-    def __init__(self, capture: cv2.VideoCapture) -> None:
-        self._capture = capture
+    def __init__(self, capture: cv2.VideoCapture, stop: threading.Event, patience: float) -> None:
+        self.patience = max(FIRST, patience)
+        self._patience = patience
+        self._reader = Reader(capture, stop)
 
     def read(self) -> npt.NDArray[np.uint8] | None:
-        """The next frame, (H, W, 3) uint8 BGR; None where none came within ``READ``: none will.
+        """The next frame, (H, W, 3) uint8 BGR; None where none came within ``READ_WAIT``, or on a stop.
 
         Raises:
             ImageError: the decoder failed.
             SourceError: the stream ended.
         """
-        start = time.monotonic()
-        try:
-            there, image = self._capture.read()
-        except cv2.error as error:
-            raise ImageError(f"the video decoder failed: {error.err}") from None
-        if time.monotonic() - start > OVER:
-            return None
-        if not there:
-            raise SourceError("the server ended the stream")
-        return np.asarray(image, dtype=np.uint8)
+        image = self._reader.next(READ_WAIT)
+        if image is not None:
+            self.patience = self._patience
+        return image
 
     def close(self) -> None:
-        """End the session."""
-        self._capture.release()
+        """End the session; one that is silent ends by itself, in ``READ`` seconds at most."""
+        self._reader.close()
 
 
-def open_rtsp(url: str, stop: threading.Event, *, newest: bool) -> RtspConnection:
+def open_rtsp(url: str, stop: threading.Event, *, newest: bool, patience: float = PATIENCE) -> RtspConnection:
     """Open a stream, H.264 or whatever else FFmpeg decodes, over TCP.
 
     Args:
         url: ``rtsp://``.
         stop: ends the waiting early; a session that is just being opened then closes itself, in ``OPEN`` seconds.
         newest: decode without delay on one thread; otherwise on several, a frame later for each.
+        patience: seconds without a frame after which the connection is to be given up.
 
     Raises:
         SourceError: nobody there, no answer in time, no such stream, a wrong password, or ``stop``.
     """
     address = _ask(url, stop)
     set_stream_options()
-    settings = [cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, int(OPEN * 1000), cv2.CAP_PROP_READ_TIMEOUT_MSEC, int(READ * 1000)]
-    if newest and hasattr(cv2, "CAP_PROP_N_THREADS"):  # from OpenCV 4.7 on; each thread holds a frame back
-        settings += [cv2.CAP_PROP_N_THREADS, 1]
     numeric = _numeric(url, address)
-    capture = open_aside(lambda: cv2.VideoCapture(numeric, cv2.CAP_FFMPEG, settings), stop)
+    capture = _open(numeric, stop, OPEN, newest=newest)
+    if capture.isOpened() and not capture.get(cv2.CAP_PROP_FRAME_WIDTH):  # the server says it with the frames alone
+        capture.release()
+        with probing():
+            capture = _open(numeric, stop, FIRST, newest=newest)
     if not capture.isOpened():
         capture.release()
         raise SourceError(
             "the server answers, and gives no video: wrong path, name or password, or a codec that FFmpeg lacks"
         )
-    return RtspConnection(capture)
+    return RtspConnection(capture, stop, patience)
+
+
+def _open(url: str, stop: threading.Event, seconds: float, *, newest: bool) -> cv2.VideoCapture:
+    """A capture, open or not, after so many seconds at most."""
+    settings = [cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, int(seconds * 1000), cv2.CAP_PROP_READ_TIMEOUT_MSEC, int(READ * 1000)]
+    if newest and hasattr(cv2, "CAP_PROP_N_THREADS"):  # from OpenCV 4.7 on; each thread holds a frame back
+        settings += [cv2.CAP_PROP_N_THREADS, 1]
+    return open_aside(lambda: cv2.VideoCapture(url, cv2.CAP_FFMPEG, settings), stop)
 
 
 def _ask(url: str, stop: threading.Event) -> str:

@@ -19,6 +19,7 @@ __all__ = ["Wire", "resolve"]
 
 SLICE = 0.1  # seconds between two looks at ``stop``
 CHUNK = 2**16
+MOST_ADDRESSES = 4  # of a name, tried one after the other in the order of the name service
 
 T = TypeVar("T")
 
@@ -45,10 +46,8 @@ class Wire:
                 ``stop``.
         """
         self._stop = stop
-        self.address = resolve(host, port, stop, deadline)
-        self._socket = socket.socket(socket.AF_INET6 if ":" in self.address else socket.AF_INET)
+        self.address = self._reach(resolve(host, port, stop, deadline), port, deadline)
         try:
-            self._connect(port, deadline)
             if tls:
                 self._secure(host, deadline)
         except BaseException:
@@ -83,14 +82,39 @@ class Wire:
         """End the connection, without waiting for anybody."""
         self._socket.close()
 
-    def _connect(self, port: int, deadline: float) -> None:
-        self._socket.setblocking(False)
-        code = self._socket.connect_ex((self.address, port))
-        if code == errno.EINPROGRESS:
-            self._wait(deadline, "accept a connection", select.POLLOUT)
-            code = self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
-        if code:
-            raise SourceError(f"no connection to port {port}: {os.strerror(code).lower()}")
+    def _reach(self, addresses: tuple[str, ...], port: int, deadline: float) -> str:
+        """Connect to the first address that answers; each gets its share of the time.
+
+        A name can have an address of IPv6 where the camera, or the way to it, has none.
+        """
+        for left in range(len(addresses), 0, -1):
+            address = addresses[-left]
+            now = time.monotonic()
+            try:
+                self._connect(address, port, now + (deadline - now) / left)
+            except SourceError:
+                if left == 1 or self._stop.is_set():
+                    raise
+            else:
+                return address
+        raise SourceError("the name service knows the host and no address of it")
+
+    def _connect(self, address: str, port: int, deadline: float) -> None:
+        try:
+            self._socket = socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET)
+        except OSError as error:  # a kernel without IPv6, or no descriptor left
+            raise SourceError(f"no connection to port {port}: {(error.strerror or str(error)).lower()}") from None
+        try:
+            self._socket.setblocking(False)
+            code = self._socket.connect_ex((address, port))
+            if code == errno.EINPROGRESS:
+                self._wait(deadline, "accept a connection", select.POLLOUT)
+                code = self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+            if code:
+                raise SourceError(f"no connection to port {port}: {os.strerror(code).lower()}")
+        except BaseException:
+            self._socket.close()
+            raise
 
     def _secure(self, host: str, deadline: float) -> None:
         self._socket = ssl.create_default_context().wrap_socket(
@@ -142,13 +166,14 @@ class _Lookup:
 
     def __init__(self, host: str, port: int) -> None:
         self.done = threading.Event()
-        self.address: str | None = None
+        self.addresses: tuple[str, ...] = ()
         self.error = ""
         threading.Thread(target=self._run, args=(host, port), name=f"lookup {host}", daemon=True).start()
 
     def _run(self, host: str, port: int) -> None:
         try:
-            self.address = str(socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][4][0])
+            found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+            self.addresses = tuple(dict.fromkeys(str(item[4][0]) for item in found))[:MOST_ADDRESSES]
         except (OSError, UnicodeError) as error:
             self.error = str(getattr(error, "strerror", None) or error)
         finally:
@@ -159,8 +184,8 @@ _lookups: dict[tuple[str, int], _Lookup] = {}  # those under way: a dead name se
 _lock = threading.Lock()
 
 
-def resolve(host: str, port: int, stop: threading.Event, deadline: float) -> str:
-    """A host's numeric address; the name service is asked on another thread, as it can't be hurried.
+def resolve(host: str, port: int, stop: threading.Event, deadline: float) -> tuple[str, ...]:
+    """A host's numeric addresses; the name service is asked on another thread, as it can't be hurried.
 
     Raises:
         SourceError: unknown, no answer by the deadline, or ``stop``.
@@ -176,6 +201,6 @@ def resolve(host: str, port: int, stop: threading.Event, deadline: float) -> str
             raise SourceError(f"the name service did not answer in time for {host}")
     with _lock:
         _lookups.pop((host, port), None)
-    if lookup.address is None:
+    if not lookup.addresses:
         raise SourceError(f"unknown host {host}: {lookup.error}")
-    return lookup.address
+    return lookup.addresses

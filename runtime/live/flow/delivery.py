@@ -113,11 +113,13 @@ class Delivery:
         """Every source's counts at this moment; from any thread."""
         return self._intake.status(lambda name: self._events.count("reconnected", name))
 
-    def finish(self) -> None:
+    def finish(self, status: Status) -> None:
         """Tell the last events and the last status, unless a sink has failed."""
         if not self._broken:
-            self._told = -STATUS
+            self._told = time.monotonic()  # the last status is the one given
             self.look()
+            for sink in self._sinks:
+                sink.status(status)
 
     def close(self) -> None:
         """Close every sink, also after one that fails.

@@ -220,12 +220,11 @@ class Pipeline:
             self._drain(deadline)
         except BaseException as error:  # likewise
             self._fail(error)
-        finally:
-            self._close()
         unfinished = self._join(deadline)
+        status = self._close()
         if self._error is not None:
             raise self._error
-        return Summary(self._delivery.status(), ending, unfinished)
+        return Summary(status, ending, unfinished)
 
     def _serve(self, stop: threading.Event) -> Ending:
         delivery, done = self._delivery, self._lines.done
@@ -250,17 +249,23 @@ class Pipeline:
             batch = done.get(remaining)
             if batch is not None and not self._delivery.broken:
                 self._delivery.deliver(batch)
-        self._delivery.finish()
 
-    def _close(self) -> None:
-        self._lines.done.end()  # an engine that waits for the outputs need not wait for them any more
+    def _close(self) -> Status:
+        """Tell the sinks how it ended, when nothing moves any more, and close them."""
+        status = self._delivery.status()
         try:
-            self._delivery.close()
+            self._delivery.finish(status)
         except BaseException as error:  # raised by run, unless there was another before
             self._fail(error)
+        try:
+            self._delivery.close()
+        except BaseException as error:  # likewise
+            self._fail(error)
+        return status
 
     def _join(self, deadline: float) -> tuple[str, ...]:
         """Wait for the threads until then, count what they left behind, and name those that still run."""
+        self._lines.done.end()  # an engine that waits for the outputs need not wait for them any more
         for thread in self._threads:
             if thread.ident is not None:
                 thread.join(max(LAST, deadline - time.monotonic()))

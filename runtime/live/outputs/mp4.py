@@ -17,6 +17,7 @@ __all__ = ["TIMESCALE", "Mp4Writer"]
 TIMESCALE = 90_000  # ticks a second: the usual one, all common frame rates are whole in it
 MATRIX = struct.pack(">9i", 0x10000, 0, 0, 0, 0x10000, 0, 0, 0, 0x40000000)
 KEY_FRAME = 0x02000000  # depends on no other
+LONGEST = 2**32 - 1  # ticks of one picture, 13 hours: a fragment has 32 bits for them
 MDAT_HEAD = 8
 RUN_TAIL = 8  # a picture's duration and size are the last of its moof
 JPEG = 0x6C  # object type of ISO/IEC 10918-1
@@ -67,7 +68,7 @@ class Mp4Writer:
         length = max(round(duration * TIMESCALE), 1)
         self._sequence += 1
         if self._duration_at is not None and ticks != self._end:  # players take gaps for missing frames
-            os.pwrite(self._file, struct.pack(">I", ticks - self._start), self._duration_at)
+            os.pwrite(self._file, struct.pack(">I", min(ticks - self._start, LONGEST)), self._duration_at)
         head = _fragment(self._sequence, ticks, length, len(jpeg))
         duration_at = self._size + len(head) - MDAT_HEAD - RUN_TAIL
         self._append(head + jpeg)

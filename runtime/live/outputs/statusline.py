@@ -25,6 +25,7 @@ REPEAT = 5.0  # seconds for which the same fault of the same source is only coun
 REMEMBERED = 256  # faults, and sources
 MOST_SOURCES = 12  # lines
 END_OF_TROUBLE = "reconnected"
+UNREADABLE = "frame unreadable"  # in a label's place: the last one is not what this frame shows
 
 
 @dataclass
@@ -45,7 +46,7 @@ class StatusLine:
     def __init__(self, console: Console | None = None) -> None:
         """Write to a console; None: the one of stderr."""
         self._console = terminal.status if console is None else console
-        self._labels: OrderedDict[str, tuple[str, float]] = OrderedDict()
+        self._labels: OrderedDict[str, tuple[str, float | None]] = OrderedDict()
         self._repeats: OrderedDict[tuple[str, str], _Repeats] = OrderedDict()
         self._status: Status | None = None
         self._logged = time.monotonic()
@@ -61,9 +62,9 @@ class StatusLine:
 
     def write(self, result: Result) -> None:
         """Remember what this source shows."""
-        if result.prediction is None:
-            return
-        self._labels[result.frame.source] = result.prediction.label, result.prediction.probability
+        prediction = result.prediction
+        shown = (UNREADABLE, None) if prediction is None else (prediction.label, prediction.probability)
+        self._labels[result.frame.source] = shown
         self._labels.move_to_end(result.frame.source)
         while len(self._labels) > REMEMBERED:
             self._labels.popitem(last=False)

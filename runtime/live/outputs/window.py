@@ -26,6 +26,8 @@ MOST_TILES = 16
 GAP = 2  # pixels between places
 BORDER = (8, 7, 6)
 FILES = ""  # the place that they share
+# milliseconds; with pollKey, which waits for nothing, one window in ten never drew anything (OpenCV 5, Qt)
+WAIT = 1
 QUIT_KEYS = frozenset({ord("q"), ord("Q"), 27})
 TROUBLE = frozenset({"lost", "stalled"})
 
@@ -95,7 +97,7 @@ class Window:
         """Draw what is new, handle keys; whether the user asked to stop."""
         if time.monotonic() >= self._drawn + (self._pause if self._changed else IDLE_REDRAW):
             self._draw()
-        if cv2.pollKey() & 0xFF in QUIT_KEYS or not self._visible():
+        if cv2.waitKey(WAIT) & 0xFF in QUIT_KEYS or not self._visible():
             self._stopped = True
         return self._stopped
 
@@ -103,7 +105,7 @@ class Window:
         """Close it."""
         if self._visible():
             cv2.destroyWindow(self._title)
-            cv2.pollKey()  # lets the window system carry it out
+            cv2.waitKey(WAIT)  # lets the window system carry it out
 
     def _tile(self, source: str) -> Tile:
         name = source if source in self._live else FILES
@@ -113,7 +115,10 @@ class Window:
 
     def _visible(self) -> bool:
         try:
-            return bool(cv2.getWindowProperty(self._title, cv2.WND_PROP_VISIBLE) >= 1)
+            visible = cv2.getWindowProperty(self._title, cv2.WND_PROP_VISIBLE)
+            if visible < 0:  # GTK, which a Jetson's OpenCV has, never knows; but other properties it knows of open ones
+                return bool(cv2.getWindowProperty(self._title, cv2.WND_PROP_AUTOSIZE) >= 0)
+            return bool(visible >= 1)
         except cv2.error:  # some builds raise for a window that is gone
             return False
 

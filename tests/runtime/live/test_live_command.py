@@ -106,6 +106,27 @@ def test_a_signal_drains_ends_as_documented_and_leaves_a_playable_video(
     assert frames_of(video) >= 5
 
 
+def test_an_engine_that_fails_and_then_hangs_while_it_is_closed_is_replaced(
+    stream: MjpegStream, bundle: Path, tmp_path: Path, mark: str
+) -> None:
+    order = tmp_path / "order"
+    with LiveRun(
+        stream.url,
+        *("--bundle", bundle, "--headless", "--hang-timeout", 1.5),
+        program=(sys.executable, hanging_infer.__file__),
+        environment={"HANG_ORDER": str(order), "MARK": mark},
+    ) as run:
+        run.frames(3)
+        order.write_text("failing once")
+        run.until(lambda: run.events("engine-hung"), what="the replacement")
+        assert "it was done and did not end" in run.events("engine-hung")[0]["detail"]
+        assert len(run.events("engine-failed")) == 3
+        run.frames(3)
+        run.process.send_signal(signal.SIGINT)
+        assert run.end() == 130
+    assert none_left(mark)
+
+
 @pytest.mark.parametrize("signals", [1, 2])
 def test_an_engine_that_hangs_holds_up_no_end_without_a_supervisor_either(
     stream: MjpegStream, bundle: Path, tmp_path: Path, signals: int

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -97,6 +98,16 @@ def test_a_truncated_video_gives_its_frames_and_an_error(video: Path, tmp_path: 
     readable = [frame for frame in frames if frame.image is not None]
     assert 2 < len(readable) < FRAMES
     assert frames[-1].error == f"the video ends after {len(readable)} of {FRAMES} frames: truncated or damaged"
+
+
+def test_a_whole_video_of_a_varying_rate_is_not_called_truncated(tmp_path: Path) -> None:
+    if shutil.which("ffmpeg") is None:
+        pytest.skip("needs ffmpeg to make a video of a varying rate")
+    path = tmp_path / "varying.mkv"
+    kept = "select=lt(n\\,3)+gt(n\\,90)+not(mod(n\\,20))"  # 16 of 100 frames, the first and the last among them
+    source = ["-f", "lavfi", "-i", "testsrc=size=64x48:rate=10:duration=10"]
+    subprocess.run(["ffmpeg", "-loglevel", "error", *source, "-vf", kept, "-vsync", "vfr", path], check=True)
+    assert [frame.error for frame in open_sources([path])] == [None] * 16
 
 
 def test_sources_come_in_the_order_they_were_named(photos: Path, video: Path) -> None:

@@ -16,6 +16,7 @@ from streams import MjpegStream
 
 from hybrid_edge.runtime.errors import SourceError
 from hybrid_edge.runtime.sources import CaptureOptions, capture
+from hybrid_edge.runtime.sources.http_get import _redirected
 from hybrid_edge.runtime.sources.mjpeg import open_mjpeg
 
 BACK = 5  # seconds within which frames have to flow again
@@ -198,6 +199,14 @@ def refused(url: str) -> str:
     with pytest.raises(SourceError) as caught:
         open_mjpeg(url, threading.Event(), 2)
     return str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("location", "kept"),
+    [("/there", True), ("https://camera:8443/there", True), ("http://camera/there", False), ("https://other/x", False)],
+)
+def test_a_redirect_takes_the_password_along_within_tls_only(location: str, kept: bool) -> None:
+    assert ("anna:secret@" in _redirected("https://anna:secret@camera/live", location)) is kept
 
 
 def test_a_redirect_is_followed_and_the_password_does_not_go_to_another_host() -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +17,7 @@ from relay import Deaf
 from streams import MjpegStream, RtspStream, rtsp_missing
 
 from hybrid_edge.runtime.opencv import cv2
-from hybrid_edge.runtime.sources import CaptureOptions, open_sources
+from hybrid_edge.runtime.sources import CaptureOptions, open_sources, rtsp
 from hybrid_edge.runtime.sources.ffmpeg_options import STREAMS, VARIABLE
 
 pytestmark = pytest.mark.skipif(rtsp_missing() is not None, reason=str(rtsp_missing()))
@@ -43,8 +45,11 @@ def test_frames_come_with_the_delay_of_one_frame(stream: RtspStream) -> None:
     assert reading.told == []
 
 
-def test_every_loss_is_said_and_overcome_and_leaves_nothing(stream: RtspStream) -> None:
+def test_every_loss_is_said_and_overcome_and_leaves_nothing(
+    stream: RtspStream, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Stalled, killed and black-holed: each read ends, frames flow soon after the stream is back, nothing leaks."""
+    monkeypatch.setattr(rtsp, "READ", 2.5)  # seconds that FFmpeg holds on to a silent session
     before = resources()
     with Reading(stream.url) as reading:
         reading.wait()
@@ -151,6 +156,35 @@ def test_a_stop_in_the_middle_of_opening_ends_at_once_and_the_process_too() -> N
     assert time.monotonic() - start < 7.5  # less than the opening would have taken
 
 
+def test_streams_that_come_back_together_do_not_wait_for_each_other() -> None:
+    """OpenCV opens one capture at a time; where it waits for key frames, the fifth comes after seven seconds."""
+    with RtspStream(fps=10, gop=15) as slow, ExitStack() as stack:
+        readings = [stack.enter_context(Reading(slow.url)) for _ in range(5)]
+        for reading in readings:
+            reading.wait()
+        slow.kill()
+        for reading in readings:
+            reading.wait_for("lost")
+        slow.restart()
+        restarted = time.monotonic()
+        assert max(reading.fresh(restarted) for reading in readings) < restarted + BACK
+
+
+def test_a_server_that_tells_the_resolution_with_the_frames_alone(stream: RtspStream) -> None:
+    stream.relay.edit = lambda data: data.replace(b"sprop-parameter-sets", b"xprop-parameter-sets")
+    try:
+        with Reading(stream.url) as reading:
+            reading.wait()
+            assert reading.last is not None
+            assert reading.last.image is not None
+            assert reading.last.image.shape[2] == 3
+            assert reading.last.image.size > 0
+    finally:
+        stream.relay.edit = lambda data: data
+    assert reading.told == []
+    assert os.environ[VARIABLE] == STREAMS
+
+
 def test_every_frame_can_be_asked_for(stream: RtspStream) -> None:
     with Reading(stream.url, CaptureOptions(every_frame=True)) as reading:
         reading.wait(20)
@@ -159,8 +193,6 @@ def test_every_frame_can_be_asked_for(stream: RtspStream) -> None:
 
 def test_files_are_opened_without_the_options_of_streams(stream: RtspStream, tmp_path: Path) -> None:
     """With them FFmpeg says that an MPEG-TS has twice as many frames as it has."""
-    import os
-
     clip = tmp_path / "clip.ts"
     writer = cv2.VideoWriter(str(clip), cv2.CAP_FFMPEG, cv2.VideoWriter.fourcc(*"mp2v"), 25, (320, 240))
     assert writer.isOpened()

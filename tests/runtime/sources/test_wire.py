@@ -66,7 +66,23 @@ def test_a_slow_name_service_gets_one_thread_and_nobody_waits_for_it(monkeypatch
         resolve("camera", 80, stop, deadline())
     assert asked == ["camera"]
     answer.set()
-    assert resolve("camera", 80, threading.Event(), deadline()) == "127.0.0.7"
+    assert resolve("camera", 80, threading.Event(), deadline()) == ("127.0.0.7",)
+    assert settled(before) == before
+
+
+def test_a_name_with_several_addresses_is_tried_at_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    def answer(_host: str, port: int, **_: object) -> list[tuple[object, ...]]:
+        return [(0, 0, 0, "", (address, port)) for address in ("::1", "127.0.0.9", "127.0.0.1", "127.0.0.1")]
+
+    monkeypatch.setattr(wire.socket, "getaddrinfo", answer)
+    before = resources()
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        connection = Wire("camera", port, threading.Event(), deadline())
+        assert connection.address == "127.0.0.1"
+        connection.close()
+    with pytest.raises(SourceError, match=f"no connection to port {port}: connection refused"):
+        Wire("camera", port, threading.Event(), deadline())
     assert settled(before) == before
 
 

@@ -156,7 +156,7 @@ def test_a_fresh_intake_gives_no_second_frame_of_a_source_before_the_first_is_do
 
 
 def test_a_live_source_flows_while_frames_come(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("hybrid_edge.runtime.live.mailbox.SILENCE", 0.05)
+    monkeypatch.setattr("hybrid_edge.runtime.live.flow.mailbox.SILENCE", 0.05)
     box = Mailbox("camera", live=True, newest=True)
     intake = Intake([box], fresh=True)
     flowing = [intake.status(lambda _: 3)[0].flowing]

@@ -144,8 +144,8 @@ def test_a_slow_output_holds_the_source_up_and_nothing_grows(classifier: Classif
 
 
 def test_one_huge_photograph_at_a_time_waits(classifier: Classifier, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("hybrid_edge.runtime.live.mailbox.QUEUE_BYTES", 1000)
-    monkeypatch.setattr("hybrid_edge.runtime.live.preparation.BATCH_BYTES", 1000)
+    monkeypatch.setattr("hybrid_edge.runtime.live.flow.mailbox.QUEUE_BYTES", 1000)
+    monkeypatch.setattr("hybrid_edge.runtime.live.flow.preparation.BATCH_BYTES", 1000)
     engine = slowed(classifier)
     sink = Sink()
     run(classifier, [Clip(images(30))], sink, batch=8)

@@ -306,7 +306,7 @@ def test_a_camera_whose_reading_died_of_memory_is_opened_again(
                 if self.lives == 1 and number == 3:
                     raise MemoryError
 
-    monkeypatch.setattr("hybrid_edge.runtime.live.capturing.RETRY", 0.05)
+    monkeypatch.setattr("hybrid_edge.runtime.live.flow.capturing.RETRY", 0.05)
     events, camera, sink = Events(), Dying(100), Sink()
     summary = run(classifier, [camera], sink, after=0.5, events=events)
     assert camera.lives == 2

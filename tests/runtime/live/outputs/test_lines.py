@@ -142,6 +142,22 @@ def test_a_thousand_corrupt_frames_are_two_lines() -> None:
     assert lines[3].endswith("corrupt: cam0: frame 999 (998 more of the kind)")
 
 
+def test_on_a_terminal_an_unreadable_frame_takes_the_label_away() -> None:
+    stream = io.StringIO()
+    console = Console(file=stream, force_terminal=True, width=200, color_system=None)
+    line = StatusLine(console)
+    for result, label in ((make_result(), True), (make_result(index=1, error="torn"), False)):
+        line.write(result)
+        line.status(make_status())
+        stream.truncate(0)
+        line._refreshed = 0.0
+        line.poll()
+        shown = stream.getvalue()
+        assert (LABELS[0] in shown and "75.0 %" in shown) is label
+        assert ("frame unreadable" in shown) is not label
+    line.close()
+
+
 def test_repeated_faults_are_told_once_their_time_is_over(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(statusline, "REFRESH", 0.0)
     line, stream = make_log()

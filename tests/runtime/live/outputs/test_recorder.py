@@ -108,6 +108,14 @@ def test_a_gap_shows_a_notice_and_not_the_last_picture(tmp_path: Path) -> None:
     assert end == pytest.approx(60, abs=0.01)
 
 
+def test_a_camera_that_comes_back_after_a_weekend_goes_on_in_the_same_file(tmp_path: Path) -> None:
+    path, weekend = tmp_path / "out.mp4", 60 * 3600.0  # a fragment's 32 bits hold 13 hours
+    moments = [100.0, 100.0 + weekend, 101.0 + weekend]
+    record(path, [make_result(index=index, captured=moment) for index, moment in enumerate(moments)], live=["cam0"])
+    times = [time for time, _ in play(path)]
+    assert times[2:] == pytest.approx([weekend, weekend + 1], abs=0.01)
+
+
 def test_a_killed_process_leaves_a_video_that_plays_to_its_last_frame(tmp_path: Path) -> None:
     process = subprocess.Popen(
         [sys.executable, recorder_process.__file__, "killed", tmp_path],

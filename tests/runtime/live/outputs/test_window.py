@@ -98,6 +98,15 @@ def test_escape_and_the_close_button_stop_too_and_two_sources_have_two_places(di
         assert not is_color(picture[:, :half], GREEN).any()
 
 
+def test_a_window_of_gtk_stays_open_and_closing_it_stops(display: Display, tmp_path: Path) -> None:
+    with Shown(display, tmp_path, "gtk", "cam0") as shown:
+        when_drawn(display, RED)
+        time.sleep(0.3)
+        assert shown.process.poll() is None
+        display.ask_to_close(TITLE)
+        assert shown.process.wait(20) == 0
+
+
 def test_a_display_that_is_there_and_one_that_is_not(display: Display, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("WAYLAND_DISPLAY", raising=False)
     monkeypatch.setenv("DISPLAY", display.name)
