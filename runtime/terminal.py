@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from collections.abc import Callable
@@ -24,6 +25,7 @@ from .errors import HybridEdgeError
 __all__ = ["INTERRUPTED", "main", "make_app", "progress", "status", "stdout"]
 
 INTERRUPTED = 130
+FULL = (errno.ENOSPC, errno.EDQUOT)
 
 stdout = Console(soft_wrap=not sys.stdout.isatty(), highlight=False)
 status = Console(stderr=True, highlight=False)
@@ -46,8 +48,7 @@ def main(app: typer.Typer) -> NoReturn:
         if code == INTERRUPTED:  # older versions of Typer raise Abort instead
             raise KeyboardInterrupt
     except HybridEdgeError as error:
-        status.print("error:", style="bold red", end=" ")
-        status.print(str(error), markup=False, soft_wrap=True)
+        _print_error(str(error))
         code = error.exit_code
     except (KeyboardInterrupt, typer.Abort):
         status.print("interrupted", style="yellow")
@@ -56,11 +57,33 @@ def main(app: typer.Typer) -> NoReturn:
         if not isinstance(leaving.__context__, BrokenPipeError):
             raise
         # `... | head` closed our stdout, and Typer or rich would leave with 1: not an error
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _silence_stdout()
         code = 0
+    except OSError as error:
+        code = _disk_exit_code(error)
     except Exception as error:
         code = _click_exit_code(error)
     sys.exit(code)
+
+
+def _print_error(text: str) -> None:
+    status.print("error:", style="bold red", end=" ")
+    status.print(text, markup=False, soft_wrap=True)
+
+
+def _disk_exit_code(error: OSError) -> int:
+    """Say that a disk is full, stdout's included; anything else is a fault of ours and keeps its traceback."""
+    if error.errno not in FULL:
+        raise error
+    where = f" for {error.filename}" if error.filename else ""
+    _print_error(f"expected room on the disk{where}, found none ({error.strerror}); free some, or write elsewhere")
+    _silence_stdout()
+    return 1
+
+
+def _silence_stdout() -> None:
+    """What is still to be written has nowhere to go; Python would say so again at its end."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _click_exit_code(error: Exception) -> int:

@@ -1,8 +1,8 @@
 """``hybrid-infer`` on a CPU engine that hangs in C when it is told to.
 
-The file that ``HANG_ORDER`` names is the order: ``holding`` or ``released`` (the interpreter's lock), then ``once`` or
-``always``; or ``failing once``: every batch fails from then on, and what closes the engine hangs. It is looked at before each batch of a running worker, not while its bundle is checked; ``once`` takes
-it away.
+The file that ``HANG_ORDER`` names is the order: ``holding`` or ``released`` (the interpreter's lock), then ``once``
+or ``always``; or ``failing once``: every batch fails from then on, and what closes the engine hangs. It is looked at
+before each batch of a running worker, not while its bundle is checked; ``once`` takes it away.
 """
 
 from __future__ import annotations

@@ -147,10 +147,13 @@ class _Timed:
     """A connection whose reads are timed."""
 
     def __init__(self, connection: Connection, waits: deque[float]) -> None:
-        self.patience = connection.patience
         self.close = connection.close
         self._connection = connection
         self._waits = waits
+
+    @property
+    def patience(self) -> float:
+        return self._connection.patience
 
     def read(self) -> Image | None:
         start = time.monotonic()

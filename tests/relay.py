@@ -13,6 +13,7 @@ from collections.abc import Callable
 
 __all__ = ["Deaf", "Relay"]
 
+CLOSE_WAIT = 8  # of linux/tcp_states.h
 RESET = struct.pack("ii", 1, 0)  # SO_LINGER: close() sends a reset instead of an end
 
 
@@ -58,11 +59,6 @@ class Relay:
         with self._lock:
             self._damage = pieces
 
-    @property
-    def damage(self) -> int:
-        """Pieces that are still to be damaged."""
-        return max(self._damage, 0)
-
     def kill(self) -> None:
         """Reset every connection and refuse new ones."""
         with self._lock:
@@ -79,7 +75,7 @@ class Relay:
         ears = socket.socket()
         ears.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         ears.bind(("127.0.0.1", self.port))
-        ears.listen(64)
+        ears.listen(512)
         with self._lock:
             self.port = ears.getsockname()[1]
             self._ears = ears
@@ -128,6 +124,9 @@ class Relay:
     def _accept(self, ears: socket.socket) -> None:
         client, _ = ears.accept()
         self.accepted += 1
+        if client.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] == CLOSE_WAIT:  # given up while it waited
+            client.close()
+            return
         server = None
         if not self._dead:
             try:

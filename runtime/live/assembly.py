@@ -55,14 +55,7 @@ def classify(request: Request, signals: StopSignals, heartbeat: Heartbeat | None
             _warm_up(classifier, request.batch_size)
         outputs = Outputs(request, classifier.labels, captures, events, opened)
         tally = Tally()
-        latest = None if request.every_frame is None else not request.every_frame
-        pipeline = Pipeline(
-            classifier,
-            captures,
-            [*outputs.sinks, tally],
-            PipelineOptions(request.batch_size, request.max_wait, latest),
-            events,
-        )
+        pipeline = Pipeline(classifier, captures, [*outputs.sinks, tally], _pipeline_options(request), events)
         opened.pop_all()  # the pipeline closes them
         summary = _run(pipeline, tally, signals, heartbeat)
         code = outputs.summary()
@@ -80,6 +73,11 @@ def engine_options(profile: str | None, workspace: int | None, *, build: bool = 
     """
     sizes = {} if profile is None else {"profile": parse_profile(profile)}
     return EngineOptions(**sizes, workspace=None if workspace is None else workspace * MIB, build=build)
+
+
+def _pipeline_options(request: Request) -> PipelineOptions:
+    latest = None if request.every_frame is None else not request.every_frame
+    return PipelineOptions(request.batch_size, request.max_wait, latest)
 
 
 def _events() -> Events:

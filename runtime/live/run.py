@@ -69,8 +69,8 @@ def _supervise(request: Request) -> int:
         raise
     except OSError as error:
         raise BackendError(
-            f"expected to start the process that classifies, found that it can't be: {(error.strerror or str(error)).lower()}; "
-            "end what else takes the memory and the processes of this machine, or go without it: --no-supervise"
+            f"expected to start the process that classifies, found: {(error.strerror or str(error)).lower()}; "
+            "end what else takes this machine's memory or processes, or go without a second process: --no-supervise"
         ) from error
     finally:
         terminal.status.show_cursor()  # a worker that was killed over its status line could not

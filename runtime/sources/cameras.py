@@ -111,8 +111,15 @@ def inspect_camera(node: Path | str, ioctl: Ioctl = fcntl.ioctl) -> Camera | Non
 
 
 def sensor_number(node: str, cameras: list[Camera]) -> int:
-    """A CSI camera's number to nvarguscamerasrc, which counts the bare sensors in the order of their nodes."""
-    return [camera.node for camera in cameras if camera.bare_sensor].index(node)
+    """A CSI camera's number to nvarguscamerasrc, which counts the bare sensors in the order of their nodes.
+
+    Raises:
+        SourceError: it is not among the cameras: unplugged since it was looked at.
+    """
+    sensors = [camera.node for camera in cameras if camera.bare_sensor]
+    if node not in sensors:
+        raise SourceError(f"{node} is gone: expected it among the sensors {sensors}")
+    return sensors.index(node)
 
 
 def _formats(device: int, ioctl: Ioctl) -> Iterator[CameraFormat]:

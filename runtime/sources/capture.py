@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -9,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
-from ..errors import UsageError
+from ..errors import SourceError, UsageError
 from ..frame import Frame
 from ..live.events import Events
 from ..opencv import cv2
@@ -84,11 +85,18 @@ def open_captures(names: Sequence[str | Path], options: CaptureOptions, events: 
     captures: list[Capture] = []
     for name, live in understood:
         if live is not None:
-            captures.append(LiveCapture(live.display, opener(live, options), events))
+            captures.append(LiveCapture(_told_apart(live.display, captures), opener(live, options), events))
         elif files:
             captures.append(FileCapture(open_sources(files), name if len(files) == 1 else f"{len(files)} files"))
             files = []
     return captures
+
+
+def _told_apart(name: str, captures: Sequence[Capture]) -> str:
+    """A name that no capture has: two cameras may differ in a password alone, which is not shown."""
+    taken = {capture.name for capture in captures}
+    names = (name if number == 1 else f"{name} ({number})" for number in itertools.count(1))
+    return next(unique for unique in names if unique not in taken)
 
 
 def opener(live: LiveName, options: CaptureOptions) -> Opener:
@@ -113,7 +121,10 @@ def reading_note(name: str | Path) -> str | None:
     live = parse_live(str(name))
     if live is None or live.kind != "v4l2" or not Path(live.address).exists():
         return None
-    sensor = _sensor(live.address)
+    try:
+        sensor = _sensor(live.address)
+    except SourceError:  # said again when it is opened, as a loss: it may be ours to open by then
+        return None
     return (
         None
         if sensor is None

@@ -21,7 +21,7 @@ TAIL = 2000  # bytes kept of what the child says
 GRACE = 0.5  # seconds from the last frame to the child's own end and its last words
 WRONG = re.compile(r"^.*(?:ERROR|rror:|erroneous).*$", re.MULTILINE)
 JETSON = re.compile(r"no element \"nv")
-JETPACK = "it comes with a Jetson's JetPack (apt install nvidia-l4t-gstreamer nvidia-l4t-camera) and with nothing else"
+JETPACK = "it is for a Jetson and comes with JetPack: apt install nvidia-l4t-gstreamer"
 PACKAGES = "apt install gstreamer1.0-tools gstreamer1.0-plugins-good gstreamer1.0-plugins-bad"
 
 

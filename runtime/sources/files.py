@@ -21,6 +21,7 @@ __all__ = ["VIDEO_SUFFIXES", "Sources", "open_sources"]
 VIDEO_SUFFIXES = frozenset({".mp4", ".avi", ".mkv", ".mov", ".webm", ".m4v", ".mpg", ".mpeg", ".ts", ".wmv", ".flv"})
 LIVE = re.compile(r"^(?:[a-z][a-z0-9+.-]*://|/dev/video|\d+$)", re.IGNORECASE)
 ENOUGH = 0.9  # of the frames a video's header announces; a count estimated from its duration is a little off
+LAST = 0.5  # seconds for which the last frame may be shown
 
 
 class Sources:
@@ -163,6 +164,6 @@ def _incomplete(capture: cv2.VideoCapture, read: int, seconds: float) -> str | N
     """
     announced = capture.get(cv2.CAP_PROP_FRAME_COUNT)
     rate = capture.get(cv2.CAP_PROP_FPS)
-    if rate > 0 and read < ENOUGH * announced and seconds < ENOUGH * announced / rate:
+    if rate > 0 and read < ENOUGH * announced and seconds < min(ENOUGH * announced / rate, announced / rate - LAST):
         return f"the video ends after {read} of {announced:.0f} frames: truncated or damaged"
     return None

@@ -23,6 +23,7 @@ __all__ = ["READ_WAIT", "Connection", "LiveCapture", "Opener"]
 READ_WAIT = 1.0  # seconds that one read waits at most; a stop is noticed by then
 FIRST_DELAY = 0.5  # seconds before the first try to come back, doubling
 LAST_DELAY = 3.0
+LONG = 2.0  # seconds: a try that took so long has waited already
 JITTER = 0.3  # of a delay, off at random: cameras that went down together don't come back in step
 SIGNAL_LAG = 0.2
 STEADY = 3.0  # seconds of frames after which delays start small again
@@ -31,13 +32,11 @@ Image = npt.NDArray[np.uint8]
 
 
 class Connection(Protocol):
-    """An open camera or stream.
+    """An open camera or stream."""
 
-    Attributes:
-        patience: seconds without a frame after which it is given up; 0 where it can't go on after one empty wait.
-    """
-
-    patience: float
+    @property
+    def patience(self) -> float:
+        """Seconds without a frame after which it is given up, looked up each time; 0: after the first empty wait."""
 
     def read(self) -> Image | None:
         """The next frame, (H, W, 3) uint8 BGR; None where there was none for about ``READ_WAIT``, or on a stop.
@@ -95,7 +94,8 @@ class LiveCapture:
                 delay = FIRST_DELAY if time.monotonic() - started > STEADY else delay
                 started = time.monotonic()
             pause = delay * (1 - JITTER * random.random())  # noqa: S311 - no secret
-            stop.wait(max(started + pause - time.monotonic(), 0))  # a try that took its time has waited already
+            taken = time.monotonic() - started
+            stop.wait(0 if taken >= LONG else max(pause - taken, 0))
             delay = min(2 * delay, LAST_DELAY)
 
     def _flow(self, connection: Connection, stop: threading.Event) -> Iterator[Frame]:

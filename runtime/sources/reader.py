@@ -5,6 +5,7 @@ from __future__ import annotations
 import queue
 import threading
 import time
+from collections.abc import Iterator
 
 import numpy as np
 import numpy.typing as npt
@@ -15,13 +16,15 @@ from ..opencv import cv2
 __all__ = ["Reader"]
 
 SLICE = 0.1  # seconds between two looks at ``stop``
+ENDED = 8  # reads in a row that fail at once
+AT_ONCE = 0.005  # seconds: at the end it was less than 0.0001
 LAST = 0.3  # seconds for a read that is under way when it ends: enough where frames flow
 
 Image = npt.NDArray[np.uint8]
 
 
 class Reader:
-    """Hands frames over, one at a time: the next is decoded meanwhile, those after it wait in the network."""
+    """Hands frames over, one at a time; while nobody takes it, the others wait in the network."""
 
     def __init__(self, capture: cv2.VideoCapture, stop: threading.Event) -> None:
         """Begin to read.
@@ -33,7 +36,7 @@ class Reader:
         self._capture = capture
         self._stop = stop
         self._closed = threading.Event()
-        self._taken = threading.Semaphore()  # one frame waits at most
+        self._taken = threading.Semaphore(0)  # one frame waits at most
         self._frames = queue.SimpleQueue[Image | Exception]()
         self._thread = threading.Thread(target=self._run, name="reading a stream", daemon=True)
         self._thread.start()
@@ -66,20 +69,31 @@ class Reader:
 
     def _run(self) -> None:
         try:
-            while self._taken.acquire() and not self._closed.is_set():
-                self._frames.put(self._read())
-        except SourceError as error:
-            self._frames.put(error)
+            for frame in self._read():
+                self._frames.put(frame)
+                self._taken.acquire()
+                if self._closed.is_set():
+                    return
         finally:
             self._capture.release()
 
-    def _read(self) -> Image | Exception:
-        try:
-            there, image = self._capture.read()
-        except cv2.error as error:
-            return ImageError(f"the video decoder failed: {error.err}")
-        except MemoryError as error:
-            return error
-        if not there:
-            raise SourceError("the server ended the stream")
-        return np.asarray(image, dtype=np.uint8)
+    def _read(self) -> Iterator[Image | Exception]:
+        """Frames, damaged ones as errors, the end as a last one."""
+        bad = in_vain = 0  # reads without a frame: of damage, or of the end, where all the next ones fail at once
+        while in_vain < ENDED and not self._closed.is_set():
+            start = time.monotonic()
+            try:
+                there, image = self._capture.read()
+            except (cv2.error, MemoryError) as error:
+                yield ImageError(f"the video decoder failed: {error.err}") if isinstance(error, cv2.error) else error
+                continue
+            waited = time.monotonic() - start > AT_ONCE
+            if bad and (there or waited):
+                yield ImageError(f"{bad} damaged frame{'s' * (bad > 1)}")
+                bad = 0
+            if there:
+                in_vain = 0
+                yield np.asarray(image, dtype=np.uint8)
+            else:
+                bad, in_vain = bad + 1, 0 if waited else in_vain + 1
+        yield SourceError("the server ended the stream")

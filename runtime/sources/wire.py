@@ -117,9 +117,11 @@ class Wire:
             raise
 
     def _secure(self, host: str, deadline: float) -> None:
-        self._socket = ssl.create_default_context().wrap_socket(
-            self._socket, server_hostname=host, do_handshake_on_connect=False
-        )
+        context = ssl.create_default_context()
+        try:
+            self._socket = context.wrap_socket(self._socket, server_hostname=host, do_handshake_on_connect=False)
+        except OSError as error:  # it asks who is at the other end: nobody, where that has hung up meanwhile
+            raise SourceError(f"the connection ended: {(error.strerror or str(error)).lower()}") from None
         while True:
             done, wanted = self._once(self._shake_hands, select.POLLIN)
             if done:

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -54,6 +56,19 @@ def test_a_fault_of_ours_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(sys, "argv", ["hybrid-test"])
     with pytest.raises(ZeroDivisionError):
         terminal.main(terminal.make_app(command))
+
+
+def test_a_full_disk_under_stdout_is_one_line() -> None:
+    program = (
+        "from hybrid_edge.runtime import terminal; terminal.main(terminal.make_app(lambda: print('x', flush=True)))"
+    )
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [sys.executable, "-c", program], stdout=full, stderr=subprocess.PIPE, text=True, check=False
+        )
+    assert done.returncode == 1
+    assert "expected room on the disk, found none (No space left on device)" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_an_exit_code_of_the_commands_own_is_kept(

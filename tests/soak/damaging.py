@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import random
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -23,6 +24,7 @@ __all__ = ["damage"]
 
 FPS = 50
 BURSTS = 10
+HEADERS = 4 + 12 + 2  # bytes: of the packet in TCP, of RTP, of H.264
 LARGER = (480, 272)
 PATIENCE = 60  # seconds for what takes one
 BACK = 5.0  # seconds within which a good frame is classified
@@ -53,18 +55,44 @@ class Judge:
         """Nothing to close."""
 
 
+class Spoiler:
+    """Damages H.264 in RTP packets that pass, and nothing of what frames them: TCP would not deliver that.
+
+    Attributes:
+        left: how many packets are still to be damaged.
+    """
+
+    def __init__(self, count: int) -> None:
+        self.left = count
+        self._random = random.Random(5)
+
+    def __call__(self, data: bytes) -> bytes:
+        """The same, with some bytes of each whole packet changed."""
+        spoiled, at = bytearray(data), 0
+        while data[at : at + 2] == b"$\0" and self.left > 0:
+            begin, end = at + HEADERS, at + 4 + int.from_bytes(data[at + 2 : at + 4], "big")
+            if begin < end <= len(data):
+                for _ in range(5):
+                    spoiled[self._random.randrange(begin, end)] = self._random.randrange(256)
+                self.left -= 1
+            at = end
+        return bytes(spoiled)
+
+
 @dataclass
 class Course:
     """A pipeline that runs, and how long good frames took to be classified.
 
     Attributes:
         delays: seconds from the last damage to the next good frame's label.
+        packets: damaged ones of RTSP.
     """
 
     judge: Judge
     events: Events
     running: Future[Summary]
     delays: list[float] = field(default_factory=list)
+    packets: int = 0
 
     def until(self, condition: Callable[[], object]) -> bool:
         """Wait until something holds; whether it came to that."""
@@ -99,9 +127,10 @@ class Course:
         self.good(stream, LARGER)
 
     def damage_bytes(self, stream: RtspStream, count: int) -> None:
-        """Pieces of the byte stream, and another resolution in the end, which FFmpeg scales."""
-        stream.corrupt(count)
-        self.until(lambda: not stream.relay.damage)
+        """Packets of H.264, and another resolution in the end, which FFmpeg scales."""
+        stream.relay.edit = spoiler = Spoiler(count)
+        self.until(lambda: not spoiler.left)
+        self.packets = count - spoiler.left
         self.good(stream)
         stream.resize(*LARGER)
         time.sleep(1)
@@ -137,7 +166,6 @@ def damage(bundle: Path, count: int) -> tuple[dict[str, object], dict[str, bool]
             run.damage_frames(web, count)
             if other:
                 other.result()
-            damaged = count - camera.relay.damage if camera else 0
     summary = run.running.result()
     sources = summary.status.sources
     counted = all(item.captured == item.classified + item.dropped + item.unreadable for item in sources)
@@ -145,14 +173,14 @@ def damage(bundle: Path, count: int) -> tuple[dict[str, object], dict[str, bool]
     slowest = max(run.delays)
     return (
         {
-            "corrupt frames": f"{sources[0].unreadable}, and {damaged} pieces of RTSP",
+            "corrupt frames": f"{sources[0].unreadable}, and {run.packets} packets of RTSP",
             "classified": classified,
             "resized": run.events.count("resized", web.url),
             "next good frame": f"<= {slowest:.2f} s",
         },
         {
             f"{sources[0].unreadable} corrupt frames": sources[0].unreadable == count,
-            f"{damaged} damaged pieces": damaged == (count if camera else 0),
+            f"{run.packets} damaged packets": run.packets == (count if camera else 0),
             "frames not counted": counted,
             "resized": run.events.count("resized", web.url) == 1,
             f"a good frame was classified after {slowest:.2f} s": slowest <= BACK,

@@ -10,7 +10,9 @@ from ...classifier import Prediction
 from ..events import Event, Events
 from ..result import LiveSink, Result, SourceStatus, Status
 from .batch import Batch, Entry
+from .lines import one_line
 from .mailbox import Intake
+from .memory import OUT_OF_MEMORY, is_shortage
 from .meters import Meter, Stage
 
 __all__ = ["POLL", "Delivery"]
@@ -62,7 +64,7 @@ class Delivery:
             self._stage.enter()
             try:
                 for sink in self._sinks:
-                    sink.write(result)
+                    self._write(sink, result)
             except BaseException:
                 self._broken = True
                 raise
@@ -70,6 +72,15 @@ class Delivery:
                 self._stage.leave()
             if time.monotonic() >= self.due:
                 self.look()
+
+    def _write(self, sink: LiveSink, result: Result) -> None:
+        """Write one result; a sink without the memory for it (a large picture to draw or encode) goes without."""
+        try:
+            sink.write(result)
+        except OUT_OF_MEMORY as error:
+            if not is_shortage(error):
+                raise
+            self._events.report("memory-short", result.frame.source, one_line(error) or "writing a result")
 
     def look(self) -> None:
         """Tell events and, once a second, the status; ask every sink whether the user wants to stop."""

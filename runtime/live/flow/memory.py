@@ -1,11 +1,16 @@
-"""How the C library keeps the memory of frames: for the next frame, not for the system."""
+"""Memory of frames: how the C library keeps it for the next one, and how its end is known."""
 
 from __future__ import annotations
 
 import ctypes
 from functools import cache
 
-__all__ = ["keep_frame_memory"]
+from ...opencv import cv2
+
+__all__ = ["OUT_OF_MEMORY", "is_shortage", "keep_frame_memory"]
+
+OUT_OF_MEMORY = (MemoryError, cv2.error)
+"""What to catch and ask ``is_shortage`` about: OpenCV has one error for everything."""
 
 # glibc's malloc.h
 M_TRIM_THRESHOLD = -1
@@ -30,3 +35,9 @@ def keep_frame_memory() -> bool:
     settings = {M_MMAP_THRESHOLD: LARGEST, M_TRIM_THRESHOLD: KEPT, M_ARENA_MAX: 1}
     done = [mallopt(name, value) == 1 for name, value in settings.items()]
     return all(done)
+
+
+def is_shortage(error: Exception) -> bool:
+    """Whether an error of these kinds means that memory did not suffice, and not a bug."""
+    # OpenCV's text; its code is an attribute of the class, not of the error
+    return not isinstance(error, cv2.error) or "Insufficient memory" in str(error)

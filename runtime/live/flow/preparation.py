@@ -6,17 +6,16 @@ import time
 from dataclasses import replace
 
 from ...errors import InputError
-from ...opencv import cv2
 from ...preprocess import Preprocessor
 from .batch import Batch, Entry
 from .lines import Lines, one_line
+from .memory import OUT_OF_MEMORY, is_shortage
 from .meters import Stage
 
 __all__ = ["Preparation"]
 
 ERRORS = 4  # times the batch's rows: so many unreadable frames wait at most for their place in the order
 BATCH_BYTES = 2**28  # 256 MiB of decoded images: photographs of 100 megapixels go through almost one by one
-OUT_OF_MEMORY = "Insufficient memory"  # OpenCV's text; its code is an attribute of the class, not of the error
 
 
 class Preparation:
@@ -92,8 +91,8 @@ class Preparation:
             self._preprocessor.fill(image, batch.buffers.tensors, batch.rows)
         except InputError as error:
             entry.frame = replace(entry.frame, image=None, error=str(error))
-        except (MemoryError, cv2.error) as error:
-            if isinstance(error, cv2.error) and OUT_OF_MEMORY not in str(error):
+        except OUT_OF_MEMORY as error:
+            if not is_shortage(error):
                 raise
             self._lines.intake.give_up((entry,))
             self._lines.events.report("memory-short", entry.box.name, one_line(error) or "preprocessing a frame")

@@ -190,8 +190,8 @@ def _text_size(height: int) -> int:
 def _recorded(width: int, height: int) -> tuple[int, int]:
     """The size of a recorded frame: even, as decoders of other codecs expect it, neither too large nor too small."""
     scale = min(LARGEST / max(width, height), 1)
-    if min(width, height) * scale < SMALLEST:
-        scale = min(-(-SMALLEST // min(width, height)), max(LARGEST // max(width, height), 1))
+    if scale == 1 and min(width, height) < SMALLEST:
+        scale = min(-(-SMALLEST // min(width, height)), LARGEST // max(width, height))
     return _even(width * scale), _even(height * scale)
 
 

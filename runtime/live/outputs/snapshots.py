@@ -26,9 +26,10 @@ if TYPE_CHECKING:
 __all__ = ["Condition", "Snapshots", "parse_condition"]
 
 QUALITY = 95  # JPEG
+LARGEST_JPEG = 65_500  # pixels of a side, the most that OpenCV's encoder takes
 SPACING = 30  # frames of one source, from one snapshot to the next: about a second of a camera
 SOURCES = 256  # remembered; far more than run at once
-LONGEST_PART = 60  # characters of a source's or label's name in a file's name
+LONGEST_PART = 60  # bytes of a source's or label's name in a file's name
 COMPARISONS: dict[str, Callable[[float, float], bool]] = {
     ">=": operator.ge,
     "<=": operator.le,
@@ -86,7 +87,7 @@ def _offer(label: str, labels: Sequence[str]) -> str:
 
 
 class Snapshots:
-    """Writes frames on which a condition holds as JPEGs, as they were captured; a ``LiveSink``.
+    """Writes frames on which a condition holds as JPEGs (PNGs beyond that format's size), as captured; a ``LiveSink``.
 
     Of a camera, stream or video at most one in 30 frames: a condition that holds all day must not fill the disk at
     once. A name has the time of capture, where there is one, the source, the frame's number, the label and its
@@ -123,9 +124,10 @@ class Snapshots:
             return
         if frame.video and not self._due(frame.source, frame.index):
             return
-        _, data = cv2.imencode(".jpg", frame.image, [cv2.IMWRITE_JPEG_QUALITY, QUALITY])
+        suffix = ".jpg" if max(frame.image.shape) <= LARGEST_JPEG else ".png"
+        _, data = cv2.imencode(suffix, frame.image, [cv2.IMWRITE_JPEG_QUALITY, QUALITY] if suffix == ".jpg" else [])
         try:
-            with replacing(self._path(result, self._condition.probability(prediction)), ".jpg") as path:
+            with replacing(self._path(result, self._condition.probability(prediction), suffix), suffix) as path:
                 path.write_bytes(data.tobytes())
             self.count += 1
         except OSError as error:
@@ -156,7 +158,7 @@ class Snapshots:
             self._last.popitem(last=False)
         return True
 
-    def _path(self, result: Result, probability: float) -> Path:
+    def _path(self, result: Result, probability: float, suffix: str) -> Path:
         """A name that nothing has yet."""
         frame = result.frame
         parts = [_part(_source_name(frame.source)), *([f"{frame.index:06d}"] if frame.video else [])]
@@ -164,11 +166,11 @@ class Snapshots:
             moment = time.strftime("%Y%m%dT%H%M%S", time.gmtime(frame.timestamp))
             parts.insert(0, f"{moment}.{int(frame.timestamp * 1000) % 1000:03d}Z")
         name = "_".join([*parts, _part(self._condition.label), f"{probability:.3f}"])
-        path = self._folder / f"{name}.jpg"
+        path = self._folder / f"{name}{suffix}"
         number = 1
         while path.exists():
             number += 1
-            path = self._folder / f"{name}-{number}.jpg"
+            path = self._folder / f"{name}-{number}{suffix}"
         return path
 
 
@@ -180,4 +182,5 @@ def _source_name(source: str) -> str:
 
 def _part(text: str) -> str:
     """Text as a part of a file's name: letters, digits and little else, in any script."""
-    return re.sub(r"[^\w.-]+", "-", text).strip("-.")[:LONGEST_PART] or "x"
+    plain = re.sub(r"[^\w.-]+", "-", text).strip("-.")
+    return plain.encode()[:LONGEST_PART].decode(errors="ignore") or "x"  # a whole name has room for 255

@@ -114,6 +114,11 @@ def test_what_is_no_camera_is_refused_with_the_reason(dev: Path) -> None:
         inspect_camera(dev / "video0")
 
 
+def test_a_sensor_that_went_away_meanwhile_is_an_error_of_the_source(dev: Path) -> None:
+    with pytest.raises(SourceError, match=r"video77 is gone"):
+        sensor_number("/dev/video77", list_cameras(dev, recorded))
+
+
 def test_a_bare_sensor_is_said_to_be_read_through_the_image_processor(
     dev: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -126,5 +131,6 @@ def test_a_bare_sensor_is_said_to_be_read_through_the_image_processor(
     assert "nvarguscamerasrc" in note
     assert "csi://1" in note
     assert capture.reading_note(str(dev / "video0")) is None
+    assert capture.reading_note(str(dev / "video3")) is None  # can't be asked now: no reason not to begin
     assert capture.reading_note("rtsp://host/a") is None
     assert capture.reading_note("photos") is None

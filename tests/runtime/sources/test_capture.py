@@ -31,6 +31,17 @@ def test_files_form_one_capture_and_each_live_source_is_its_own(photos: Path) ->
     assert opened(photos)[0].name == str(photos)
 
 
+def test_sources_that_would_look_the_same_are_told_apart() -> None:
+    captures = opened("http://host/live?token=a", "http://host/live?token=b", "0", "/dev/video0", "/dev/video0")
+    assert [capture.name for capture in captures] == [
+        "http://host/live?token=***",
+        "http://host/live?token=*** (2)",
+        "/dev/video0",
+        "/dev/video0 (2)",
+        "/dev/video0 (3)",
+    ]
+
+
 def test_frames_of_files_say_when_they_were_read(photos: Path) -> None:
     before = time.monotonic(), time.time()
     frames = list(opened(photos)[0].frames(threading.Event()))

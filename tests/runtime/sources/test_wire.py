@@ -3,6 +3,7 @@ from __future__ import annotations
 import shutil
 import socket
 import ssl
+import struct
 import subprocess
 import threading
 import time
@@ -90,6 +91,21 @@ def test_an_unknown_host_is_said_and_asked_for_anew() -> None:
     for _ in range(2):
         with pytest.raises(SourceError, match=r"unknown host nothing\.invalid"):
             resolve("nothing.invalid", 80, threading.Event(), deadline(20))
+
+
+def test_a_server_that_hangs_up_before_tls_begins_is_an_end_like_any_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    make = ssl.create_default_context
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def make_late() -> ssl.SSLContext:  # a slow device reads its certificates for a while
+            accepted, _ = server.accept()
+            accepted.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # reset, not ended
+            accepted.close()
+            return make()
+
+        monkeypatch.setattr(wire.ssl, "create_default_context", make_late)
+        with pytest.raises(SourceError, match="the connection ended: connection reset by peer"):
+            Wire("127.0.0.1", server.getsockname()[1], threading.Event(), deadline(), tls=True)
 
 
 @pytest.mark.skipif(shutil.which("openssl") is None, reason="needs openssl")

@@ -15,6 +15,7 @@ from hybrid_edge.runtime import Classifier, Frame
 from hybrid_edge.runtime.errors import BackendError
 from hybrid_edge.runtime.live.events import Events
 from hybrid_edge.runtime.live.flow.pipeline import Pipeline, PipelineOptions, Summary
+from hybrid_edge.runtime.live.result import Result
 from hybrid_edge.runtime.opencv import cv2
 from hybrid_edge.runtime.preprocess import Preprocessor
 
@@ -255,6 +256,25 @@ def test_preprocessing_short_of_memory_gives_up_that_frame(
     summary = run(classifier, [Clip(images(10))], sink, events=events, batch=2)
     assert [result.frame.index for result in sink.results] == [0, 1, 2, 3, 5, 6, 7, 8, 9]
     assert (events.count("memory-short", "clip"), summary.dropped) == (1, 1)
+    assert settled(summary)
+
+
+@pytest.mark.parametrize("error", [MemoryError(), "opencv"])
+def test_an_output_short_of_memory_goes_without_that_result(classifier: Classifier, error: Exception | str) -> None:
+    failure = no_memory() if isinstance(error, str) else error
+    events, short, other = Events(), Sink(), Sink()
+    write = short.write
+
+    def write_unless_large(result: Result) -> None:
+        if result.frame.index == 4:
+            raise failure
+        write(result)
+
+    short.write = write_unless_large  # type: ignore[method-assign]
+    summary = run(classifier, [Clip(images(10))], short, other, events=events, batch=2)
+    assert [result.frame.index for result in short.results] == [0, 1, 2, 3, 5, 6, 7, 8, 9]
+    assert len(other.results) == summary.classified == 10
+    assert events.count("memory-short", "clip") == 1
     assert settled(summary)
 
 

@@ -8,6 +8,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+from streams import rtsp_missing
+
 TESTS = Path(__file__).parents[3]
 
 
@@ -36,3 +39,12 @@ def test_a_short_soak_of_inferences_makes_them_all(folder: Path) -> None:
     line = soak("soak_inferences.py", "--count", 8000, "--bundle", folder)
     assert line.startswith("soak_inferences: inferences 8000 ")
     assert "100,000" in line
+
+
+@pytest.mark.skipif(rtsp_missing() is not None, reason=str(rtsp_missing()))
+def test_a_short_soak_of_streams_has_each_fault_once() -> None:
+    line = soak("soak_streams.py", "--repeats", 1, "--seconds", 10, "--corrupt", 50)
+    for kind in ("MJPEG", "RTSP"):
+        for fault in ("killed", "stalled 1 s", "stalled 10 s", "black-holed"):
+            assert f"{kind} {fault} 1, read <= " in line
+    assert "corrupt frames 50, and 50 packets of RTSP" in line

@@ -218,7 +218,14 @@ def test_images_share_one_file_a_second_each(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("size", "recorded"),
-    [((28, 28), (252, 252)), ((1281, 721), (1280, 720)), ((7680, 4320), (1920, 1080)), ((600, 40), (1800, 120))],
+    [
+        ((28, 28), (252, 252)),
+        ((1281, 721), (1280, 720)),
+        ((7680, 4320), (1920, 1080)),
+        ((600, 40), (1800, 120)),
+        ((4000, 100), (1920, 48)),
+        ((70_000, 8), (1920, 2)),
+    ],
 )
 def test_recorded_frames_are_even_not_too_large_and_readable(
     tmp_path: Path, size: tuple[int, int], recorded: tuple[int, int]

@@ -119,6 +119,24 @@ def test_names_hold_no_character_that_a_file_must_not_have(tmp_path: Path) -> No
     assert len(name) < 200
 
 
+def test_a_name_fits_into_a_folder_in_every_script(tmp_path: Path) -> None:
+    snapshots = Snapshots(tmp_path, Condition("猫", ">=", 0.0))
+    snapshots.write(make_result(f"{'猫' * 80}.jpg", video=False))
+    assert snapshots.count == 1
+    (name,) = names(tmp_path)
+    assert len(name.encode()) < 200
+
+
+def test_a_picture_too_long_for_a_jpeg_is_kept_all_the_same(tmp_path: Path) -> None:
+    snapshots = Snapshots(tmp_path, Condition("cat", ">", 0.5))
+    snapshots.write(make_result("panorama.tif", size=(70_000, 4), video=False))
+    (path,) = tmp_path.iterdir()
+    assert path.suffix == ".png"
+    kept = cv2.imread(str(path))
+    assert kept is not None
+    assert kept.shape == (4, 70_000, 3)
+
+
 def test_a_folder_that_can_not_be_is_refused_at_once(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
     for place in (tmp_path / "file", tmp_path / "file" / "below"):

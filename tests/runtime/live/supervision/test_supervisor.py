@@ -273,6 +273,20 @@ def test_another_process_watchdog_is_left_alone(run: type[Run], tmp_path: Path) 
     assert "WATCHDOG=1" not in told
 
 
+def test_a_machine_that_starts_no_more_processes_is_an_error_with_the_reason() -> None:
+    few = "import resource; resource.setrlimit(resource.RLIMIT_NOFILE, (5, 5))"  # enough to import, not to start one
+    done = subprocess.run(
+        [sys.executable, "-c", f"from hybrid_edge.runtime.command import main; {few}; main()", "0"],
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert "expected to start the process that classifies" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 def test_a_supervisor_loads_neither_opencv_nor_numpy_nor_an_engine() -> None:
     code = """
 import sys
