@@ -20,7 +20,8 @@ from .batch import Entry
 
 __all__ = ["Intake", "Mailbox"]
 
-QUEUE = 4  # decoded frames of a source of which every one counts; enough to bridge uneven decoding
+QUEUE = 8  # decoded frames of a source of which every one counts; enough to bridge uneven decoding
+ENOUGH = QUEUE // 2  # of them at a time: each waking of a thread costs as much as preprocessing a small frame
 QUEUE_BYTES = 2**26  # 64 MiB: of photographs of 100 megapixels, no more than one waits
 ERRORS = 64  # unreadable frames of a live source that wait to be written; all are counted
 SILENCE = 2.0  # seconds without a frame after which a live source no longer flows
@@ -51,6 +52,11 @@ class Mailbox:
     def full(self) -> bool:
         """Whether the source has to wait."""
         return len(self.frames) >= QUEUE or (bool(self.frames) and self.size >= QUEUE_BYTES)
+
+    @property
+    def worth_taking(self) -> bool:
+        """Whether enough waits to wake whoever is in no hurry."""
+        return len(self.frames) >= ENOUGH or self.full
 
     def push(self, frame: Frame) -> Frame | None:
         """Add a captured frame; returns the one that it replaced."""
@@ -101,11 +107,13 @@ class Intake:
     Args:
         boxes: one for each source.
         fresh: never take a newest-frame source's next frame while one of it is on its way: it would be old on arrival.
+        patient: nobody waits for a frame by itself: several may be handed over at a time.
     """
 
-    def __init__(self, boxes: Sequence[Mailbox], *, fresh: bool) -> None:
+    def __init__(self, boxes: Sequence[Mailbox], *, fresh: bool, patient: bool = False) -> None:
         self.boxes = tuple(boxes)
         self._fresh = fresh
+        self._patient = patient
         self._turn = 0
         self._closed = False
         self._hungry = False
@@ -121,7 +129,7 @@ class Intake:
             if self._closed:
                 return False
             replaced = box.push(frame)
-            if self._hungry:
+            if self._hungry and (not self._patient or box.worth_taking):
                 self._filled.notify()
         del replaced  # its memory goes back outside the lock
         return True
@@ -223,8 +231,7 @@ class Intake:
     def _taken(self, box: Mailbox) -> Entry:
         entry = Entry(box, box.pop())
         box.inside += 1
-        # a source is woken for several frames at a time: each waking costs as much as preprocessing a small frame
-        if not box.newest and 2 * len(box.frames) <= QUEUE:
+        if not box.newest and len(box.frames) <= QUEUE - ENOUGH:
             self._emptied.notify_all()
         return entry
 

@@ -130,7 +130,7 @@ class _Plan:
             Mailbox(item.name, live=item.live, newest=wins) for item, wins in zip(captures, self.newest, strict=True)
         ]
         return Lines(
-            intake=Intake(boxes, fresh=self.batch == 1),
+            intake=Intake(boxes, fresh=self.batch == 1, patient=self.max_wait is None),
             free=Channel(len(slots), slots),
             ready=Channel(len(slots)),
             done=Channel(1 if fresh else 2),
