@@ -28,8 +28,8 @@ CUDA = "CUDAExecutionProvider"
 CPU = "CPUExecutionProvider"
 LOG_ERRORS = 3  # ONNX Runtime's severities: 2 warning, 3 error, 4 fatal
 LOG_FATAL = 4
-# bytes of a graph whose operators are too small to share: the digits networks (0.4 to 1.8 MB) take 0.10 ms an image on one
-# thread and 0.12 on two (batch 8, two cores), and threads that wait for work would take the core from decoding
+# bytes of a graph whose operators are too small to share: the digits networks (0.4 to 1.8 MB) take 0.10 ms an image on
+# one thread and 0.12 on two (batch 8, two cores), and threads that wait for work would take the core from decoding
 SMALL = 4 * 2**20
 
 

@@ -16,7 +16,7 @@ from hybrid_edge.runtime import Frame
 from hybrid_edge.runtime.live.events import Event, Events
 from hybrid_edge.runtime.live.flow.batch import Entry
 from hybrid_edge.runtime.live.flow.channel import Channel
-from hybrid_edge.runtime.live.flow.mailbox import Intake, Mailbox
+from hybrid_edge.runtime.live.flow.mailbox import ENOUGH, QUEUE, Intake, Mailbox
 from hybrid_edge.runtime.live.flow.meters import Activity, Meter
 from hybrid_edge.runtime.live.flow.pace import Pace
 
@@ -119,7 +119,7 @@ def test_counts_add_up_after_any_order_of_events(seed: int) -> None:
         for status in intake.status(lambda _: 0):
             done = status.classified + status.dropped + status.unreadable
             assert status.captured == done + status.waiting
-            assert 0 <= status.waiting <= 6 + len(taken)
+            assert 0 <= status.waiting <= QUEUE + 2 + len(taken)
     intake.close()
     intake.settle(taken)
     assert [status.waiting for status in intake.status(lambda _: 0)] == [0, 0]
@@ -136,6 +136,37 @@ def test_sources_take_turns() -> None:
             intake.put(box, frame(index))
     names = [intake.take(0).box.name for _ in range(9)]  # type: ignore[union-attr]
     assert names == list("abcabcabc")
+
+
+@pytest.mark.parametrize("patient", [False, True])
+def test_who_is_in_no_hurry_is_woken_for_several_frames(patient: bool) -> None:
+    box = Mailbox("file", live=False, newest=False)
+    intake = Intake([box], fresh=False, patient=patient)
+    taken: list[Entry | None] = []
+    taker = threading.Thread(target=lambda: taken.append(intake.take(None)))
+    taker.start()
+    time.sleep(0.05)
+    intake.put(box, frame(0))
+    taker.join(0.3)
+    assert len(taken) == (0 if patient else 1)
+    for index in range(1, ENOUGH):
+        intake.put(box, frame(index))
+    taker.join(10)
+    assert taken[0] is not None
+    assert taken[0].frame.index == 0
+
+
+def test_the_last_frames_of_a_file_are_not_waited_for() -> None:
+    box = Mailbox("file", live=False, newest=False)
+    intake = Intake([box], fresh=False, patient=True)
+    taken: list[Entry | None] = []
+    taker = threading.Thread(target=lambda: taken.append(intake.take(None)))
+    taker.start()
+    time.sleep(0.05)
+    intake.put(box, frame(0))
+    intake.end(box)
+    taker.join(10)
+    assert [entry and entry.frame.index for entry in taken] == [0]
 
 
 def test_a_fresh_intake_gives_no_second_frame_of_a_source_before_the_first_is_done() -> None:

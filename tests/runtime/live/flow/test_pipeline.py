@@ -16,6 +16,7 @@ from pipelines import Alive, Camera, Clip, Deep, Sink, balanced, images, run, sl
 from hybrid_edge.runtime import Classifier, Frame
 from hybrid_edge.runtime.errors import UsageError
 from hybrid_edge.runtime.live.events import Events
+from hybrid_edge.runtime.live.flow.mailbox import QUEUE
 from hybrid_edge.runtime.live.flow.pipeline import Pipeline, PipelineOptions
 from hybrid_edge.runtime.sources.capture import open_captures
 from hybrid_edge.runtime.sources.options import CaptureOptions
@@ -139,7 +140,7 @@ def test_a_slow_output_holds_the_source_up_and_nothing_grows(classifier: Classif
     sink = Sink(on_write=lambda _: time.sleep(0.002), keep_images=False)
     run(classifier, [Endless([])], sink, batch=2)
     assert len(sink.results) == 200
-    assert alive.most <= 4 + 1 + 2 * 6  # waiting, in the source's hand, and in batches
+    assert alive.most <= QUEUE + 1 + 2 * 6  # waiting, in the source's hand, and in batches
     assert alive.now == 0
 
 
