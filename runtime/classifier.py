@@ -86,7 +86,7 @@ class Classifier:
     @classmethod
     def load(
         cls,
-        path: Path | str | None = None,
+        path: Path | str | Bundle | None = None,
         *,
         backend: str = "auto",
         precision: str = "auto",
@@ -99,8 +99,8 @@ class Classifier:
         """Open a bundle, choose an engine and check it.
 
         Args:
-            path: a bundle's folder or tar, or a run folder; by default ``./manifest.json``, ``./bundle``, then
-                ``runs/latest/bundle``.
+            path: a bundle's folder or tar, a run folder, or a bundle that is open already; by default
+                ``./manifest.json``, ``./bundle``, then ``runs/latest/bundle``.
             backend: ``auto``, ``tensorrt``, ``cuda`` or ``cpu``; one named is never replaced by another.
             precision: ``auto``, ``fp32``, ``fp16`` or ``int8``.
             batch_size: the most frames that go through the model at once.
@@ -116,7 +116,7 @@ class Classifier:
             Int8EngineError: TensorRT does not build the INT8 graph here, and nothing else may be taken.
             UsageError: an argument that is none of these.
         """
-        bundle = Bundle.open(path)
+        bundle = path if isinstance(path, Bundle) else Bundle.open(path)
         selection = open_backend(bundle, backend, precision, threads=threads, engine=engine, reporter=reporter)
         try:
             return cls(bundle, selection, batch_size=batch_size, check=check)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import sys
+import threading
+import traceback
 from collections.abc import Callable
 from typing import Any, NoReturn
 
@@ -22,13 +25,14 @@ from rich.progress import (
 
 from .errors import HybridEdgeError
 
-__all__ = ["INTERRUPTED", "main", "make_app", "progress", "status", "stdout"]
+__all__ = ["INTERRUPTED", "leave_at_once", "main", "make_app", "progress", "status", "stdout"]
 
 INTERRUPTED = 130
 FULL = (errno.ENOSPC, errno.EDQUOT)
 
 stdout = Console(soft_wrap=not sys.stdout.isatty(), highlight=False)
 status = Console(stderr=True, highlight=False)
+_at_once = threading.Event()
 
 
 def make_app(command: Callable[..., None]) -> typer.Typer:
@@ -38,11 +42,36 @@ def make_app(command: Callable[..., None]) -> typer.Typer:
     return app
 
 
+def leave_at_once() -> None:
+    """Let ``main`` leave by ``os._exit``: a thread hangs in C code, which would be torn down under it."""
+    _at_once.set()
+
+
 def main(app: typer.Typer) -> NoReturn:
     """Run an application and leave the process with the documented exit code.
 
     0 done, 1 failed, 2 wrong usage, 3 a gate refused the result, 130 interrupted.
     """
+    try:
+        _main(app)
+    except BaseException as leaving:
+        if _at_once.is_set():
+            _leave(leaving)
+        raise
+
+
+def _leave(leaving: BaseException) -> NoReturn:
+    """Do what Python would with this exception, but for tearing anything down."""
+    if not isinstance(leaving, SystemExit):
+        traceback.print_exception(leaving)
+    with contextlib.suppress(OSError, ValueError):  # whoever read them is gone
+        sys.stdout.flush()
+        sys.stderr.flush()
+    code = leaving.code if isinstance(leaving, SystemExit) else 1
+    os._exit(code if isinstance(code, int) else int(code is not None))
+
+
+def _main(app: typer.Typer) -> NoReturn:
     try:
         code = app(standalone_mode=False) or 0
         if code == INTERRUPTED:  # older versions of Typer raise Abort instead

@@ -168,6 +168,22 @@ class Deep(Slow):
         return super().collect(super().submit(ticket.buffers, ticket.rows))
 
 
+class Refusing(Deep):
+    """Takes two batches at once, ``seconds`` for each, and refuses where ``fails`` says so, before it computes."""
+
+    def submit(self, buffers: Buffers, rows: int) -> Ticket:
+        self.batches.append(rows)
+        time.sleep(self.seconds)
+        if self.fails(len(self.batches) - 1):
+            raise BackendError("the engine refused: out of order")
+        return super().submit(buffers, rows)
+
+    def collect(self, ticket: Ticket) -> Outputs:
+        self.inside -= 1
+        tensors = {name: tensor[: ticket.rows] for name, tensor in ticket.buffers.tensors.items()}
+        return self.engine.run(tensors)
+
+
 def slowed(classifier: Classifier, seconds: float = 0.0, kind: type[Slow] = Slow, **settings: object) -> Slow:
     """Put a slow engine in front of a classifier's own."""
     engine = kind(classifier.selection.backend, seconds, **settings)  # type: ignore[arg-type]

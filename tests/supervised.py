@@ -2,7 +2,8 @@
 
     python supervised.py LIMITS MODE [MODE ...]    the first worker has the first mode, its successor the second, ...
 
-LIMITS is busy,silence,grace in seconds. Each worker prints ``worker PID MODE`` and then a line every 20 ms.
+LIMITS is busy,silence,grace in seconds; a call of a source may take as long as busy. Each worker prints
+``worker PID MODE`` and then a line every 20 ms.
 """
 
 # ruff: noqa: T201  # what this prints is what it is for
@@ -23,6 +24,7 @@ from hybrid_edge.runtime.live.supervision.signals import StopSignals
 from hybrid_edge.runtime.live.supervision.supervisor import Supervisor
 from hybrid_edge.runtime.live.supervision.watch import Limits
 from hybrid_edge.runtime.live.supervision.worker import REPLACED, die_with_parent
+from hybrid_edge.runtime.sources.calls import CALLS
 
 SCRIPT = Path(__file__)
 CODES = {signal.SIGINT: 130, signal.SIGTERM: 0, signal.SIGHUP: 0}
@@ -50,8 +52,17 @@ class Stage:
         return {self.name: busy, "capture camera": 3600.0}, {"classified": self.done}
 
 
+def hang_in_a_source() -> None:
+    """What a dead camera's driver does to the thread that reads it; everything else goes on."""
+    with CALLS.noted("read /dev/video0"):
+        hang(holding=False)
+
+
 def misbehave(mode: str, stage: Stage) -> None:
     """What a mode does after a few good frames."""
+    if mode == "source":
+        threading.Thread(target=hang_in_a_source, daemon=True).start()
+        return
     stage.since = time.monotonic()
     if mode.startswith("hang"):
         hang(holding=mode.endswith("holding"))
@@ -105,7 +116,7 @@ def supervise(limits: str, modes: list[str]) -> int:
         codes=CODES,
         say=lambda text: print(text, file=sys.stderr, flush=True),
         report=report,
-        limits=Limits(busy=busy, silence=silence, grace=grace),
+        limits=Limits(busy=busy, call=busy, silence=silence, grace=grace),
         replaces="no-replacing" not in modes,
     )
     return supervisor.run()

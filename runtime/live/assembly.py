@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import os
-import sys
 from contextlib import ExitStack
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ... import runtime
+from ..bundle import Bundle
 from ..engines.options import MIB, EngineOptions, parse_profile
 from ..opening import announce, make_reporter, say, waiting
 from ..sources import CaptureOptions, open_captures, reading_note
 from .events import Events
-from .flow.pipeline import Pipeline, PipelineOptions, Summary
-from .outputs.choice import Outputs
+from .flow.pipeline import Pipeline, PipelineOptions
+from .lease import Lease
+from .outputs.choice import Outputs, check_outputs
 from .request import Request
 from .supervision.heartbeat import Heartbeat
 from .supervision.signals import StopSignals
@@ -24,6 +25,7 @@ from .tally import Tally
 
 if TYPE_CHECKING:
     from ..classifier import Classifier
+    from ..sources import Capture
 
 __all__ = ["classify", "engine_options"]
 
@@ -45,22 +47,23 @@ def classify(request: Request, signals: StopSignals, heartbeat: Heartbeat | None
         SystemExit: another signal came.
     """
     events = _events()
-    options = CaptureOptions(request.width, request.height, request.fps, request.every_frame)
-    captures = open_captures(request.sources, options, events)
-    for note in filter(None, map(reading_note, request.sources)):
-        say(note)
-    with _open(request, heartbeat) as classifier, ExitStack() as opened:
+    captures = _captures(request, events)
+    plan = _pipeline_options(request)
+    check_outputs(request)
+    lease = Lease(_open(request, heartbeat), None if heartbeat else request.hang_timeout)
+    with lease as classifier, ExitStack() as opened:
         announce(classifier)
         if request.live or heartbeat is not None:
             _warm_up(classifier, request.batch_size)
         outputs = Outputs(request, classifier.labels, captures, events, opened)
         tally = Tally()
-        pipeline = Pipeline(classifier, captures, [*outputs.sinks, tally], _pipeline_options(request), events)
+        pipeline = Pipeline(classifier, captures, [*outputs.sinks, tally], plan, events)
         opened.pop_all()  # the pipeline closes them
-        summary = _run(pipeline, tally, signals, heartbeat)
+        try:
+            _run(pipeline, tally, signals, heartbeat)
+        finally:
+            lease.leave_behind(pipeline.unfinished)
         code = outputs.summary()
-        if summary.unfinished:
-            _leave(summary, signals, code)
     signals.leave()
     return code
 
@@ -73,6 +76,14 @@ def engine_options(profile: str | None, workspace: int | None, *, build: bool = 
     """
     sizes = {} if profile is None else {"profile": parse_profile(profile)}
     return EngineOptions(**sizes, workspace=None if workspace is None else workspace * MIB, build=build)
+
+
+def _captures(request: Request, events: Events) -> list[Capture]:
+    options = CaptureOptions(request.width, request.height, request.fps, request.every_frame)
+    captures = open_captures(request.sources, options, events)
+    for note in filter(None, map(reading_note, request.sources)):
+        say(note)
+    return captures
 
 
 def _pipeline_options(request: Request) -> PipelineOptions:
@@ -91,8 +102,10 @@ def _events() -> Events:
 def _open(request: Request, heartbeat: Heartbeat | None) -> Classifier:
     engine = engine_options(request.profile, request.workspace, build=request.build)
     with waiting("opening the bundle") as stop:
+        bundle = Bundle.open(request.bundle)
+        check_outputs(request, bundle.labels)
         return runtime.Classifier.load(
-            request.bundle,
+            bundle,
             backend=request.backend,
             precision=request.precision,
             batch_size=request.batch_size,
@@ -109,20 +122,12 @@ def _warm_up(classifier: Classifier, batch: int) -> None:
     classifier.selection.backend.run(tensors)
 
 
-def _run(pipeline: Pipeline, tally: Tally, signals: StopSignals, heartbeat: Heartbeat | None) -> Summary:
+def _run(pipeline: Pipeline, tally: Tally, signals: StopSignals, heartbeat: Heartbeat | None) -> None:
     if heartbeat is not None:
         heartbeat.running(lambda: (pipeline.activity.busy(), tally.counts()))
     try:
         with signals.draining() as stop:
-            return pipeline.run(stop)
+            pipeline.run(stop)
     finally:
         if heartbeat is not None:
             heartbeat.stopping()  # after an error too: the way to the end is watched
-
-
-def _leave(summary: Summary, signals: StopSignals, code: int) -> NoReturn:
-    """Leave with threads that hang in a driver or an engine, which can't be closed under them."""
-    say(f"{', '.join(summary.unfinished)} did not end in time and was left behind", style="yellow")
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(code if signals.code is None else signals.code)

@@ -43,7 +43,8 @@ class Request:
         save: the video file that classified frames are written to.
         snapshots, when: the folder for single frames, and the condition (``cat>0.8``) on which they are written.
         smooth: seconds over which probabilities are averaged; None leaves them as they are.
-        hang_timeout: seconds that the engine may take for one batch before the worker is replaced.
+        hang_timeout: seconds that the engine may take for one batch before the worker is replaced; unsupervised, for
+            closing it.
         supervise: whether a parent process watches the one that classifies; None: for live sources.
 
     Raises:

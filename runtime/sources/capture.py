@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -14,6 +15,7 @@ from ..errors import SourceError, UsageError
 from ..frame import Frame
 from ..live.events import Events
 from ..opencv import cv2
+from .calls import CALLS
 from .cameras import inspect_camera, list_cameras, sensor_number
 from .files import Sources, open_sources
 from .gstreamer import csi_pipeline, open_child, rtsp_pipeline
@@ -69,8 +71,8 @@ def open_captures(names: Sequence[str | Path], options: CaptureOptions, events: 
 
     Args:
         names: files, folders, globs and videos, which form one capture, in order, where the first of them stands; and
-            live sources, one capture each: a number or ``/dev/videoN``, ``csi://N``, ``rtsp://``, ``http(s)://`` with
-            motion JPEG, and ``gst://PIPELINE``. A name that is a file is that file.
+            live sources, one capture each: a number, ``/dev/videoN`` or a link below ``/dev/v4l``, ``csi://N``,
+            ``rtsp://``, ``http(s)://`` with motion JPEG, and ``gst://PIPELINE``. A name that is a file is that file.
         options: how they are to be read.
         events: told of losses, returns and damaged frames.
 
@@ -142,5 +144,8 @@ def _open_node(node: str, options: CaptureOptions, stop: threading.Event) -> Con
 
 def _sensor(node: str) -> int | None:
     """A bare sensor's number, or None for a camera."""
-    camera = inspect_camera(node)
-    return sensor_number(node, list_cameras()) if camera is not None and camera.bare_sensor else None
+    with CALLS.noted(f"ask {node}"):
+        camera = inspect_camera(node)
+        if camera is None or not camera.bare_sensor:
+            return None
+        return sensor_number(os.path.realpath(node), list_cameras())  # which knows no other names than /dev/videoN

@@ -18,6 +18,7 @@ __all__ = ["Child"]
 
 PIPE = 2**20  # bytes, what Linux lets anyone have: a frame takes fewer system calls
 TAIL = 2000  # bytes kept of what the child says
+KILLED = 1.0  # seconds from SIGKILL to its end; only a call that hangs inside a driver takes longer
 GRACE = 0.5  # seconds from the last frame to the child's own end and its last words
 WRONG = re.compile(r"^.*(?:ERROR|rror:|erroneous).*$", re.MULTILINE)
 JETSON = re.compile(r"no element \"nv")
@@ -69,12 +70,13 @@ class Child:
         return count
 
     def close(self) -> None:
-        """Kill it and take its remains."""
+        """Kill it and take its remains; what not even SIGKILL ends, as a driver holds it, is left to itself."""
         self._process.kill()
         for end in (self._process.stdout, self._process.stderr):
             if end is not None:
                 end.close()
-        self._process.wait()
+        with contextlib.suppress(subprocess.TimeoutExpired):  # Popen then looks for it at each new child
+            self._process.wait(KILLED)
 
     def _reason(self) -> str:
         with contextlib.suppress(subprocess.TimeoutExpired):

@@ -19,7 +19,7 @@ from .ffmpeg_options import file_options
 __all__ = ["VIDEO_SUFFIXES", "Sources", "open_sources"]
 
 VIDEO_SUFFIXES = frozenset({".mp4", ".avi", ".mkv", ".mov", ".webm", ".m4v", ".mpg", ".mpeg", ".ts", ".wmv", ".flv"})
-LIVE = re.compile(r"^(?:[a-z][a-z0-9+.-]*://|/dev/video|\d+$)", re.IGNORECASE)
+LIVE = re.compile(r"^(?:[a-z][a-z0-9+.-]*://|/dev/(?:video|v4l/)|\d+$)", re.IGNORECASE)
 ENOUGH = 0.9  # of the frames a video's header announces; a count estimated from its duration is a little off
 LAST = 0.5  # seconds for which the last frame may be shown
 

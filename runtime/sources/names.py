@@ -15,7 +15,7 @@ __all__ = ["LiveKind", "LiveName", "camera_node", "display_name", "parse_live", 
 LiveKind = Literal["v4l2", "csi", "rtsp", "mjpeg", "gst"]
 SCHEMES: dict[str, LiveKind] = {"csi": "csi", "rtsp": "rtsp", "http": "mjpeg", "https": "mjpeg", "gst": "gst"}
 SCHEME = re.compile(r"^([a-z][a-z0-9+.-]*)://(.*)$", re.IGNORECASE | re.DOTALL)
-DEVICE = re.compile(r"^/dev/video(\d+)$")
+DEVICE = re.compile(r"^/dev/(?:video\d+|v4l/by-(?:id|path)/[^/]+)$")  # udev's links stay with their camera
 # user:password@ of a URL, also where the password has an @, or a slash, that should have been %40 or %2F
 USERINFO = re.compile(r"(://[^\s/:@]*:)(?:[^\s/]*|(?!\d{1,5}/)\S*)(?=@)")
 # many cameras take the password among the parameters, some in the path

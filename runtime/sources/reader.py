@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from ..errors import ImageError, SourceError
 from ..opencv import cv2
+from .calls import CALLS
 
 __all__ = ["Reader"]
 
@@ -75,7 +76,8 @@ class Reader:
                 if self._closed.is_set():
                     return
         finally:
-            self._capture.release()
+            with CALLS.noted("release a stream"):
+                self._capture.release()
 
     def _read(self) -> Iterator[Image | Exception]:
         """Frames, damaged ones as errors, the end as a last one."""
@@ -83,7 +85,8 @@ class Reader:
         while in_vain < ENDED and not self._closed.is_set():
             start = time.monotonic()
             try:
-                there, image = self._capture.read()
+                with CALLS.noted("read a stream"):
+                    there, image = self._capture.read()
             except (cv2.error, MemoryError) as error:
                 yield ImageError(f"the video decoder failed: {error.err}") if isinstance(error, cv2.error) else error
                 continue

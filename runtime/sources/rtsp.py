@@ -19,7 +19,7 @@ from ..opencv import cv2
 from .aside import open_aside
 from .ffmpeg_options import probing, set_stream_options
 from .live import READ_WAIT
-from .names import split_url
+from .names import display_name, split_url
 from .reader import Reader
 from .wire import Wire
 
@@ -30,6 +30,7 @@ OPEN = 5.0  # seconds for a server that does answer: slow cameras, far away; oth
 FIRST = 8.0  # seconds without a first frame: the wait for a key frame
 PATIENCE = 2.0  # seconds without a frame
 READ = FIRST + 1.0  # seconds after which FFmpeg gives a read up
+TURN = threading.Lock()  # OpenCV has one like it; who waits for this one is not taken for a call that hangs
 
 
 class RtspConnection:
@@ -94,7 +95,7 @@ def _open(url: str, stop: threading.Event, seconds: float, *, newest: bool) -> c
     settings = [cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, int(seconds * 1000), cv2.CAP_PROP_READ_TIMEOUT_MSEC, int(READ * 1000)]
     if newest and hasattr(cv2, "CAP_PROP_N_THREADS"):  # from OpenCV 4.7 on; each thread holds a frame back
         settings += [cv2.CAP_PROP_N_THREADS, 1]
-    return open_aside(lambda: cv2.VideoCapture(url, cv2.CAP_FFMPEG, settings), stop)
+    return open_aside(lambda: cv2.VideoCapture(url, cv2.CAP_FFMPEG, settings), stop, display_name(url), TURN)
 
 
 def _ask(url: str, stop: threading.Event) -> str:

@@ -12,6 +12,7 @@ import numpy.typing as npt
 from ..errors import ImageError, SourceError
 from ..opencv import V4L2_WAIT, cv2
 from .aside import open_aside
+from .calls import CALLS
 from .options import CaptureOptions
 
 __all__ = ["CameraConnection", "open_camera"]
@@ -22,8 +23,9 @@ PATIENCE = 3.0  # seconds without a frame; some cameras need two for their first
 class CameraConnection:
     """An open /dev/videoN."""
 
-    def __init__(self, capture: cv2.VideoCapture, patience: float) -> None:
+    def __init__(self, capture: cv2.VideoCapture, node: str, patience: float) -> None:
         self.patience = patience
+        self._node = node
         self._capture = capture
 
     def read(self) -> npt.NDArray[np.uint8] | None:
@@ -35,27 +37,30 @@ class CameraConnection:
         """
         start = time.monotonic()
         try:
-            if not self._capture.grab():
-                if time.monotonic() - start > 0.9 * V4L2_WAIT:
-                    return None
-                raise SourceError("the camera gives no more frames: unplugged, or taken by another program")
-            there, image = self._capture.retrieve()
+            with CALLS.noted(f"read {self._node}"):
+                grabbed = self._capture.grab()
+                there, image = self._capture.retrieve() if grabbed else (False, None)
         except cv2.error as error:
             raise ImageError(f"the camera's frame can't be decoded: {error.err}") from None
+        if not grabbed:
+            if time.monotonic() - start > 0.9 * V4L2_WAIT:
+                return None
+            raise SourceError("the camera gives no more frames: unplugged, or taken by another program")
         if not there or image is None or image.size == 0:
             raise ImageError("the camera's frame can't be decoded: damaged on the way")
         return np.asarray(image, dtype=np.uint8)
 
     def close(self) -> None:
         """Close the device."""
-        self._capture.release()
+        with CALLS.noted(f"release {self._node}"):
+            self._capture.release()
 
 
 def open_camera(node: str, options: CaptureOptions, stop: threading.Event) -> CameraConnection:
     """Open a camera that gives pictures by itself, not a bare sensor.
 
     Args:
-        node: ``/dev/videoN``.
+        node: ``/dev/videoN``, or a link to it.
         options: size and rate; the camera takes the nearest it has.
         stop: ends the waiting early.
 
@@ -65,11 +70,11 @@ def open_camera(node: str, options: CaptureOptions, stop: threading.Event) -> Ca
     path = Path(node)
     if not path.exists():
         raise SourceError("no such camera; hybrid-infer --list-cameras names those there are")
-    capture = open_aside(lambda: _open(path, options), stop)
+    capture = open_aside(lambda: _open(path, options), stop, node)
     if not capture.isOpened():
         capture.release()
         raise SourceError("can't be opened: another program has it, or you are not in the group video")
-    return CameraConnection(capture, options.patience(PATIENCE))
+    return CameraConnection(capture, node, options.patience(PATIENCE))
 
 
 def _open(path: Path, options: CaptureOptions) -> cv2.VideoCapture:

@@ -151,7 +151,7 @@ def test_an_engine_that_was_passed_over_is_named(infer, photos: Path, tmp_path: 
     [
         (["missing.png"], 1, "missing.png: expected a file, a folder or a glob"),
         (["ftp://camera"], 2, "expected one of csi://, rtsp://, http://"),
-        (["IMAGE", "--window", "--bundle", "nowhere"], 1, "nowhere: expected a bundle"),
+        (["IMAGE", "--headless", "--bundle", "nowhere"], 1, "nowhere: expected a bundle"),
         (["IMAGE", "--snapshots", "kept"], 2, "--snapshots DIR and --when"),
         (["IMAGE", "--save", "out.avi"], 2, "expected a name that ends in .mp4"),
         (["IMAGE", "--snapshots", "kept", "--when", "unicorn>0.5"], 2, "expected one of the model's 5 labels"),
@@ -280,3 +280,34 @@ def test_a_missing_opencv_is_one_clear_line(folder: Path, photos: Path, tmp_path
     assert done.returncode == 1
     assert "pip install 'hybrid-edge[cpu]'" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--snapshots", "kept", "--when", "cat>2"), "expected a probability from 0 to 1 after >, found 2"),
+        (("--snapshots", "kept", "--when", "cat"), "found no comparison with a number"),
+        (("--snapshots", "photos/img1.png", "--when", "cat>0.5"), "expected a folder, or to create one"),
+        (("--save", "out.avi"), "expected a name that ends in .mp4"),
+        (("--save", "nowhere/out.mp4"), "expected the folder nowhere to exist"),
+        (("--window",), "no display"),
+        (("--max-wait", "inf"), "a wait of at least 0 ms"),
+    ],
+)
+def test_what_is_wrong_with_an_output_is_told_before_the_bundle_is_opened(  # type: ignore[no-untyped-def]
+    infer, photos: Path, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...], message: str
+) -> None:
+    monkeypatch.delenv("DISPLAY", raising=False)
+    monkeypatch.delenv("WAYLAND_DISPLAY", raising=False)
+    done = infer(photos, "--bundle", "missing", *arguments)
+    assert (done.code, done.out) == (2, "")
+    assert message in done.err
+    assert "expected a bundle" not in done.err
+
+
+def test_a_label_that_the_model_lacks_is_told_before_an_engine_is_opened(infer, photos: Path, folder: Path) -> None:  # type: ignore[no-untyped-def]
+    for graph in folder.rglob("*.onnx"):
+        graph.unlink()
+    done = infer(photos, "--snapshots", "kept", "--when", "caat>0.5")
+    assert done.code == 2
+    assert "found 'caat'; near it: cat" in done.err

@@ -34,7 +34,7 @@ class Inference:
         self._stage = stage
         self._backend = backend
         self._depth = depth
-        self._submitted: deque[tuple[Batch, Ticket | None, float]] = deque()
+        self._submitted: deque[tuple[Batch, Ticket | BackendError | None, float]] = deque()
         self._failures = 0
         self._free_since = 0.0
 
@@ -65,17 +65,20 @@ class Inference:
             self._lines.pace.start()
         self._stage.enter()
         begun = self._stage.since
+        ticket: Ticket | BackendError | None
         try:
             ticket = self._backend.submit(batch.buffers, batch.rows) if batch.rows else None
-        except BackendError as error:
-            self._fail(batch, error)
-            return
+        except BackendError as error:  # told when its turn comes: the batches ahead of it come first
+            ticket = error
         finally:
             self._stage.leave()
         self._submitted.append((batch, ticket, begun))
 
     def _collect(self) -> None:
         batch, ticket, begun = self._submitted.popleft()
+        if isinstance(ticket, BackendError):
+            self._fail(batch, ticket)
+            return
         if ticket is not None:
             self._stage.enter()
             try:

@@ -152,6 +152,7 @@ class Pipeline:
 
     Attributes:
         activity: what each stage is doing: ``capture NAME``, ``preprocess``, ``infer``, ``output``; for any thread.
+        unfinished: after ``run``, also where it raised: see ``Summary``.
 
     Raises:
         UsageError: no capture.
@@ -169,6 +170,7 @@ class Pipeline:
         if not captures:
             raise UsageError("expected at least one source, found none")
         self.activity = Activity()
+        self.unfinished: tuple[str, ...] = ()
         self._error: BaseException | None = None
         self._lock = threading.Lock()
         plan = _Plan.make(captures, options, classifier.selection.backend)
@@ -220,11 +222,11 @@ class Pipeline:
             self._drain(deadline)
         except BaseException as error:  # likewise
             self._fail(error)
-        unfinished = self._join(deadline)
+        self.unfinished = self._join(deadline)
         status = self._close()
         if self._error is not None:
             raise self._error
-        return Summary(status, ending, unfinished)
+        return Summary(status, ending, self.unfinished)
 
     def _serve(self, stop: threading.Event) -> Ending:
         delivery, done = self._delivery, self._lines.done

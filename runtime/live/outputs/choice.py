@@ -14,20 +14,42 @@ from ..request import Request
 from ..result import LiveSink
 from .display import default_headless
 from .jsonlines import LiveJson
-from .recorder import Recorder
+from .recorder import Recorder, check_recording
 from .rows import Rows
 from .smoothing import Smoothing
-from .snapshots import Snapshots, parse_condition
+from .snapshots import Snapshots, parse_condition, prepare_folder
 from .statusline import StatusLine
 from .table import LiveTable
-from .window import Window
+from .window import Window, check_display
 
 if TYPE_CHECKING:
     from ...sources import Capture
 
-__all__ = ["Outputs"]
+__all__ = ["Outputs", "check_outputs"]
 
 FILE_FPS = 25.0  # of a recording, where nobody said how many
+
+
+def check_outputs(request: Request, labels: tuple[str, ...] | None = None) -> None:
+    """Refuse outputs that can't be, before an engine is built for them: minutes.
+
+    Args:
+        request: which ones; the folder for snapshots is created.
+        labels: all that the model has; None: not known yet, only the rest is checked.
+
+    Raises:
+        UsageError: see ``Outputs``.
+    """
+    if request.when is not None:
+        parse_condition(request.when, labels)
+    if labels is not None:
+        return
+    if request.save is not None:
+        check_recording(request.save)
+    if request.snapshots is not None:
+        prepare_folder(request.snapshots)
+    if request.window:
+        check_display()
 
 
 class Outputs:

@@ -18,7 +18,7 @@ from .mp4 import Mp4Writer
 from .smoothing import SmoothedPrediction
 from .text import Pixels
 
-__all__ = ["Recorder"]
+__all__ = ["Recorder", "check_recording"]
 
 QUALITY = 80  # JPEG
 LARGEST = 1920  # pixels, the longer side of a recorded frame
@@ -79,12 +79,7 @@ class Recorder:
         Raises:
             UsageError: not an .mp4, or in a folder that is not there or not writable.
         """
-        if path.suffix.lower() != ".mp4":
-            raise UsageError(f"--save {path}: expected a name that ends in .mp4, found {path.suffix or 'no suffix'}")
-        if not path.parent.is_dir():
-            raise UsageError(f"--save {path}: expected the folder {path.parent} to exist, found none; create it")
-        if not os.access(path.parent, os.W_OK | os.X_OK):
-            raise UsageError(f"--save {path}: expected to be allowed to write into {path.parent}, found that it is not")
+        check_recording(path)
         self.paths: list[Path] = []
         self._path = path
         self._interval = 1 / fps
@@ -170,6 +165,20 @@ class Recorder:
         self.close()
         where = self.paths[-1] if self.paths else self._path
         self._events.report("disk-full", source, f"--save {where}: {error.strerror}; recording stopped")
+
+
+def check_recording(path: Path) -> None:
+    """Refuse a file that can't be recorded to.
+
+    Raises:
+        UsageError: not an .mp4, or in a folder that is not there or not writable.
+    """
+    if path.suffix.lower() != ".mp4":
+        raise UsageError(f"--save {path}: expected a name that ends in .mp4, found {path.suffix or 'no suffix'}")
+    if not path.parent.is_dir():
+        raise UsageError(f"--save {path}: expected the folder {path.parent} to exist, found none; create it")
+    if not os.access(path.parent, os.W_OK | os.X_OK):
+        raise UsageError(f"--save {path}: expected to be allowed to write into {path.parent}, found that it is not")
 
 
 def _label(picture: Pixels, result: Result) -> None:

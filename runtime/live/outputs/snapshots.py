@@ -23,7 +23,7 @@ from ..result import Result, Status
 if TYPE_CHECKING:
     from ...classifier import Prediction
 
-__all__ = ["Condition", "Snapshots", "parse_condition"]
+__all__ = ["Condition", "Snapshots", "parse_condition", "prepare_folder"]
 
 QUALITY = 95  # JPEG
 LARGEST_JPEG = 65_500  # pixels of a side, the most that OpenCV's encoder takes
@@ -56,8 +56,12 @@ class Condition:
         return float(prediction.probabilities[prediction.labels.index(self.label)])
 
 
-def parse_condition(text: str, labels: Sequence[str]) -> Condition:
+def parse_condition(text: str, labels: Sequence[str] | None) -> Condition:
     """Read ``LABEL>0.8``; also ``>=``, ``<`` and ``<=``. A label may hold any characters, these included.
+
+    Args:
+        text: the condition.
+        labels: all that the model has; None: not known yet, any will do.
 
     Raises:
         UsageError: no comparison, a label that the model lacks, or a limit that no probability can meet.
@@ -75,7 +79,7 @@ def parse_condition(text: str, labels: Sequence[str]) -> Condition:
         raise UsageError(f"--when {text!r}: expected a probability from 0 to 1 after {comparison}, found {found}")
     if (comparison, limit) in {(">", 1.0), ("<", 0.0)}:
         raise UsageError(f"--when {text!r}: expected a condition that can hold, found that no probability is {text!r}")
-    if label not in labels:
+    if labels is not None and label not in labels:
         raise UsageError(f"--when {text!r}: expected one of the model's {len(labels)} labels, {_offer(label, labels)}")
     return Condition(label, comparison, limit)
 
@@ -104,12 +108,7 @@ class Snapshots:
         Raises:
             UsageError: it can't be created, is no folder, or is not writable.
         """
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise UsageError(f"--snapshots {folder}: expected a folder, or to create one: {error.strerror}") from error
-        if not os.access(folder, os.W_OK | os.X_OK):
-            raise UsageError(f"--snapshots {folder}: expected to be allowed to write into it, found that it is not")
+        prepare_folder(folder)
         self.count = 0
         self._folder = folder
         self._condition = condition
@@ -172,6 +171,20 @@ class Snapshots:
             number += 1
             path = self._folder / f"{name}-{number}{suffix}"
         return path
+
+
+def prepare_folder(folder: Path) -> None:
+    """Create the folder, if it is not there.
+
+    Raises:
+        UsageError: it can't be created, is no folder, or is not writable.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"--snapshots {folder}: expected a folder, or to create one: {error.strerror}") from error
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise UsageError(f"--snapshots {folder}: expected to be allowed to write into it, found that it is not")
 
 
 def _source_name(source: str) -> str:

@@ -14,7 +14,7 @@ from .draw import BACKGROUND, DIM, TEXT, Bars, Box, canvas, fill, row
 from .text import Pixels
 from .tile import Tile
 
-__all__ = ["Window"]
+__all__ = ["Window", "check_display"]
 
 REDRAW = 1 / 25  # seconds; drawing more often would take time from the model
 SHARE = 4  # a drawing is followed by so many times its own duration without: sixteen large pictures take long
@@ -56,9 +56,7 @@ class Window:
         Raises:
             UsageError: no window can be opened here.
         """
-        problem = display_problem()
-        if problem:
-            raise UsageError(f"{problem}; leave the window out with --headless")
+        check_display()
         self._title = title
         self._top_k = top_k
         self._bars = Bars(labels)
@@ -151,6 +149,17 @@ class Window:
         if hidden:
             right = f"{hidden} more sources not shown   {right}"
         row(pixels, left, right, size, (TEXT, DIM))
+
+
+def check_display() -> None:
+    """Refuse a window where none can be opened.
+
+    Raises:
+        UsageError: that is so here.
+    """
+    problem = display_problem()
+    if problem:
+        raise UsageError(f"{problem}; leave the window out with --headless")
 
 
 def _grid(count: int) -> tuple[int, int, tuple[int, int]]:

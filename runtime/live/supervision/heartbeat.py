@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Literal
 
 from ...errors import UsageError
+from ...sources.calls import CALLS
 
 __all__ = ["INTERVAL", "VARIABLE", "Beat", "Heartbeat", "Phase", "Reading"]
 
@@ -29,7 +30,8 @@ class Beat:
 
     Attributes:
         phase: ``starting`` until the pipeline runs, ``stopping`` once it ended.
-        busy: for how many seconds each stage has been in its current call, 0 where it waits.
+        busy: for how many seconds each stage has been in its current call, 0 where it waits; and each call into a
+            driver or decoder of a source (``sources.calls``), in all phases.
         counts: what was counted so far, for the status line.
     """
 
@@ -118,8 +120,9 @@ class Heartbeat:
 
     def _run(self) -> None:
         while True:
-            busy, counts = self._reading()
-            self._write(Beat(self._phase, {name: round(seconds, 2) for name, seconds in busy.items()}, counts).line())
+            stages, counts = self._reading()
+            busy = {name: round(seconds, 2) for name, seconds in {**stages, **CALLS.busy()}.items()}
+            self._write(Beat(self._phase, busy, counts).line())
             self._changed.wait(self._interval)
             self._changed.clear()
 

@@ -156,8 +156,9 @@ class Supervisor:
             )
             return 1
         now = time.monotonic()
-        self._failures.append(now)
-        while now - self._failures[0] > self._limits.window:
+        if not verdict.source:
+            self._failures.append(now)
+        while self._failures and now - self._failures[0] > self._limits.window:
             self._failures.popleft()
         if _takes(sys.stdout):
             self._report(Event("engine-hung", "", f"worker given up: {verdict.reason}", time.time(), verdict.seconds))

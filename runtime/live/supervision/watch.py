@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
+from ...sources.calls import CALL
 from .heartbeat import Beat
 
 __all__ = ["HANG_TIMEOUT", "Limits", "Verdict", "Watch"]
 
 HANG_TIMEOUT = 8.0
-CAPTURE = "capture"  # stages of that name wait for cameras, which see to their own time limits
+CAPTURE = "capture"  # stages of that name wait for cameras, for as long as it takes; their calls into C are noted apart
+TIMES = 6.0  # the hang timeout: two workers have to start, and three to be watched for that long
 RESUMED = 2.0  # seconds after a pause in which heartbeats may still speak of it
 
 
@@ -19,15 +22,18 @@ class Limits:
 
     Attributes:
         busy: for one call of a stage other than capture, and for the way from the end of the frames to its own end.
+        call: for one call of a source into a driver or decoder, which sees to shorter limits of its own.
         silence: between two heartbeats while frames flow; a C call that keeps the interpreter to itself silences them.
         start: without progress before frames flow. A step of an engine's build can take minutes on a small device.
         grace: from a signal to its end.
         kill: from SIGKILL to its end; only a call that hangs inside a driver takes longer.
-        failures: how many within ``window`` are too many.
+        failures: how many within ``window`` are too many; those of a source's calls are not counted, as a camera is
+            waited for, and tried again, for ever.
         window: see ``failures``.
     """
 
     busy: float = HANG_TIMEOUT
+    call: float = 30.0
     silence: float = 5.0
     start: float = 900.0
     grace: float = 2.0
@@ -37,16 +43,27 @@ class Limits:
 
     @classmethod
     def of(cls, hang_timeout: float) -> Limits:
-        """The limits that ``--hang-timeout`` asks for: silence is never allowed for longer than a busy stage."""
-        return cls(busy=hang_timeout, silence=min(cls.silence, hang_timeout))
+        """The limits that ``--hang-timeout`` asks for.
+
+        Silence is never allowed for longer than a busy stage, and three failures that take long fall within the window.
+        """
+        window = max(cls.window, TIMES * hang_timeout)
+        return cls(busy=hang_timeout, silence=min(cls.silence, hang_timeout), window=window)
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """Why a worker counts as hung, in one line, and for how many seconds it has been."""
+    """Why a worker counts as hung.
+
+    Attributes:
+        reason: one line.
+        seconds: for how long it has been.
+        source: whether it is a source's fault, and not the engine's or an output's.
+    """
 
     reason: str
     seconds: float
+    source: bool = False
 
 
 class Watch:
@@ -97,15 +114,26 @@ class Watch:
         return Verdict(f"it was done and did not end within {seconds:.1f} s", seconds)
 
     def _busiest(self) -> Verdict | None:
-        busy = {name: seconds for name, seconds in self.last.busy.items() if name.split()[0] != CAPTURE}
-        if not busy:
+        over = [item for item in self.last.busy.items() if item[1] > self._limit(item[0])]
+        if not over:
             return None
-        stage = max(busy, key=lambda name: busy[name])
-        limit = self._limits.start if self.last.phase == "starting" else self._limits.busy
-        if busy[stage] <= limit:
-            return None
+        name, seconds = max(over, key=lambda item: item[1])
+        limit, kind = self._limit(name), name.split()[0]
+        if kind == CALL:
+            what = name.removeprefix(CALL).strip()
+            return Verdict(
+                f"a source's call, {what}, has not returned for {seconds:.1f} s (limit {limit:g} s)", seconds, True
+            )
         return Verdict(
-            f"stage {stage} has been in one call for {busy[stage]:.1f} s (limit {limit:g} s; a slower engine needs a "
+            f"stage {name} has been in one call for {seconds:.1f} s (limit {limit:g} s; a slower engine needs a "
             "larger --hang-timeout)",
-            busy[stage],
+            seconds,
         )
+
+    def _limit(self, name: str) -> float:
+        kind = name.split(maxsplit=1)[0]
+        if kind == CALL:
+            return self._limits.call
+        if kind == CAPTURE:
+            return math.inf
+        return self._limits.start if self.last.phase == "starting" else self._limits.busy

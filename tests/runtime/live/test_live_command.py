@@ -127,6 +127,23 @@ def test_an_engine_that_fails_and_then_hangs_while_it_is_closed_is_replaced(
     assert none_left(mark)
 
 
+def test_an_engine_that_hangs_while_it_is_closed_holds_up_no_end_without_a_supervisor(
+    stream: MjpegStream, bundle: Path, tmp_path: Path
+) -> None:
+    order = tmp_path / "order"
+    with LiveRun(
+        stream.url,
+        *("--bundle", bundle, "--headless", "--no-supervise", "--hang-timeout", 1),
+        program=(sys.executable, hanging_infer.__file__),
+        environment={"HANG_ORDER": str(order)},
+    ) as run:
+        run.frames(3)
+        order.write_text("failing once")
+        assert run.end() == 1
+    assert "closing the engine did not end in time and was left behind" in run.errors
+    assert run.errors[-1] == "error: the engine was told to fail"
+
+
 @pytest.mark.parametrize("signals", [1, 2])
 def test_an_engine_that_hangs_holds_up_no_end_without_a_supervisor_either(
     stream: MjpegStream, bundle: Path, tmp_path: Path, signals: int

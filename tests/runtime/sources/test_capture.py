@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,8 @@ from streams import MjpegStream
 
 from hybrid_edge.runtime.errors import SourceError, UsageError
 from hybrid_edge.runtime.live.events import Events
-from hybrid_edge.runtime.sources import Capture, CaptureOptions, open_captures
+from hybrid_edge.runtime.sources import Capture, CaptureOptions, capture, open_captures
+from hybrid_edge.runtime.sources.cameras import Camera, CameraFormat
 
 
 def opened(*names: str | Path, options: CaptureOptions = CaptureOptions()) -> list[Capture]:  # noqa: B008 - frozen
@@ -103,6 +105,21 @@ def test_a_camera_that_is_not_there_is_waited_for_and_said() -> None:
     stop.set()
     reading.join()
     assert events.counts() == {"lost": 1}
+
+
+def test_a_sensor_that_is_named_by_a_link_is_found_among_the_cameras(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nodes = [tmp_path / f"video{number}" for number in range(3)]
+    for node in nodes:
+        node.touch()
+    link = tmp_path / "by-path"
+    link.symlink_to(nodes[2])
+    bayer = (CameraFormat("RG10", "10-bit Bayer", ()),)
+    sensors = [Camera(str(node), "imx219", "tegra-video", bayer) for node in nodes]
+    monkeypatch.setattr(capture, "inspect_camera", lambda node: replace(sensors[2], node=str(node)))
+    monkeypatch.setattr(capture, "list_cameras", lambda: sensors)
+    assert capture._sensor(str(link)) == capture._sensor(str(nodes[2])) == 2
 
 
 def test_a_live_capture_gives_frames_as_opened() -> None:

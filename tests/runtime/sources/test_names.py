@@ -14,6 +14,8 @@ from hybrid_edge.runtime.sources.names import LiveName, display_name, parse_live
         ("0", "v4l2", "/dev/video0"),
         ("12", "v4l2", "/dev/video12"),
         ("/dev/video3", "v4l2", "/dev/video3"),
+        ("/dev/v4l/by-id/usb-Logitech_C920-video-index0", "v4l2", "/dev/v4l/by-id/usb-Logitech_C920-video-index0"),
+        ("/dev/v4l/by-path/pci-0:14-video-index0", "v4l2", "/dev/v4l/by-path/pci-0:14-video-index0"),
         ("csi://1", "csi", "1"),
         ("rtsp://host/a", "rtsp", "rtsp://host/a"),
         ("RTSP://host:8554/a", "rtsp", "RTSP://host:8554/a"),

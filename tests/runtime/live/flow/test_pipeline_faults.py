@@ -1,4 +1,4 @@
-"""The pipeline's end from any state: on request, by a failure of any part, with an engine that hangs."""
+"""The pipeline's end from any state: on request, by a failure of any part."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ import pytest
 from pipelines import Camera, Clip, Sink, balanced, images, run, slowed, stage_threads
 
 from hybrid_edge.runtime import Classifier, Frame
-from hybrid_edge.runtime.errors import BackendError
 from hybrid_edge.runtime.live.events import Events
 from hybrid_edge.runtime.live.flow.pipeline import Pipeline, PipelineOptions, Summary
 from hybrid_edge.runtime.live.result import Result
@@ -142,58 +141,6 @@ def test_an_interrupt_on_the_main_thread_drains_too(classifier: Classifier) -> N
     with pytest.raises(KeyboardInterrupt):
         run(classifier, [Camera(60)], sink)
     assert sink.closed == 1
-
-
-def test_a_batch_that_fails_gives_up_its_frames_alone(classifier: Classifier) -> None:
-    slowed(classifier, fails=lambda number: number in (1, 2, 4))
-    events, sink = Events(), Sink()
-    entries = [*images(10), "bad", *images(10)]
-    summary = run(classifier, [Clip(entries)], sink, events=events, batch=2)
-    assert events.count("engine-failed") == 3
-    assert "out of order" in sink.events[0].detail
-    assert (summary.classified, summary.dropped, summary.unreadable) == (14, 6, 1)
-    assert settled(summary)
-    assert [result.frame.index for result in sink.results] == [0, 1, 6, 7, *range(10, 21)]
-    assert sink.results[-1].dropped == 6
-
-
-@pytest.mark.parametrize("captures", [[Camera(100)], [Clip(images(50))]])
-def test_three_failed_batches_in_a_row_end_the_run(classifier: Classifier, captures: list[object]) -> None:
-    engine = slowed(classifier, fails=lambda number: number >= 2)
-    events, sink = Events(), Sink()
-    with pytest.raises(BackendError, match="out of order"):
-        run(classifier, captures, sink, events=events)
-    assert len(engine.batches) == 5
-    assert events.count("engine-failed") == 3
-    assert len(sink.results) == 2
-    assert sink.closed == 1
-
-
-def test_an_engine_that_fails_in_another_way_ends_the_run(classifier: Classifier) -> None:
-    def fail(number: int) -> bool:
-        raise RuntimeError("a bug in the backend")
-
-    slowed(classifier, fails=fail)
-    with pytest.raises(RuntimeError, match="a bug in the backend"):
-        run(classifier, [Camera(100)], Sink())
-
-
-def test_an_engine_that_hangs_is_left_behind_in_time_and_named(classifier: Classifier) -> None:
-    release = threading.Event()
-    slowed(classifier, fails=lambda number: number == 2 and release.wait(30) and False)
-    sink, stop, begun = Sink(), threading.Event(), time.monotonic()
-    threading.Timer(0.3, stop.set).start()
-    pipeline = Pipeline(classifier, [Camera(100)], [sink], PipelineOptions(), Events())
-    summary = pipeline.run(stop)
-    assert time.monotonic() - begun < 0.3 + 2.2
-    assert summary.unfinished == ("infer",)
-    assert pipeline.activity.busy()["infer"] > 1
-    assert sink.closed == 1
-    assert balanced(summary.status)
-    release.set()
-    for thread in threading.enumerate():
-        if thread.name == "infer":
-            thread.join(5)
 
 
 def test_the_activity_tells_a_stage_that_works_from_one_that_waits(classifier: Classifier) -> None:

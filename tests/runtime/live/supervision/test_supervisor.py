@@ -120,6 +120,17 @@ def test_three_workers_given_up_within_a_minute_end_the_run_with_1_and_the_reaso
     assert gone(watched.pids)
 
 
+def test_a_source_that_hangs_in_its_driver_has_the_worker_replaced_as_often_as_it_takes(run: type[Run]) -> None:
+    watched = run("source", "source", "source", "fine")
+    for _ in range(3):
+        watched.until(r"event engine-hung worker given up: a source's call, read /dev/video0, has not returned for 1\.")
+    watched.until("worker .* fine")
+    watched.until("frame 5")
+    watched.process.send_signal(signal.SIGTERM)
+    assert watched.end()[0] == 0
+    assert gone(watched.pids)
+
+
 def test_a_worker_that_would_repeat_itself_is_not_replaced(run: type[Run]) -> None:
     watched = run("crash", "no-replacing")
     code, err = watched.end()

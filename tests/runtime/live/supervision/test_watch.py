@@ -74,3 +74,21 @@ def test_what_was_stopped_and_continued_gets_time_to_show_it(watch: Watch) -> No
 def test_the_limit_of_silence_follows_a_shorter_hang_timeout(timeout: float, silence: float) -> None:
     limits = Limits.of(timeout)
     assert (limits.busy, limits.silence) == (timeout, silence)
+
+
+def test_a_sources_call_has_a_limit_of_its_own_in_every_phase(watch: Watch) -> None:
+    for phase in ("starting", "running"):
+        watch.hear(Beat(phase, {"capture camera": 3600, "call open /dev/video0": 30}), 200)
+        assert watch.verdict(200) is None
+        watch.hear(Beat(phase, {"capture camera": 3600, "call open /dev/video0": 30.5}), 200.5)
+        verdict = watch.verdict(200.5)
+        assert verdict is not None
+        assert verdict.source
+        assert verdict.reason == "a source's call, open /dev/video0, has not returned for 30.5 s (limit 30 s)"
+
+
+@pytest.mark.parametrize(("timeout", "window"), [(1, 60), (8, 60), (10, 60), (30, 180), (120, 720)])
+def test_three_failures_fall_within_the_window_however_long_each_takes_to_notice(timeout: float, window: float) -> None:
+    limits = Limits.of(timeout)
+    assert limits.window == window
+    assert (limits.failures - 1) * timeout < limits.window / 2  # the rest is for starting
