@@ -16,8 +16,9 @@ from ..runtime.manifest import Precision
 from ..runtime.spec import ModelSpec
 from .graphs.build import GraphBuilder
 from .graphs.check import Declaration, check_graph
-from .graphs.cpu import CpuGraph
+from .graphs.cpu import CpuGraph, image_layers
 from .graphs.equalize import HALF_STEP, PIXELS, Equalizer
+from .graphs.lanes import fill_lanes
 from .graphs.layers import quantizable
 from .graphs.measured import bounds
 from .graphs.recurrent import Form
@@ -112,6 +113,10 @@ class Lowering:
             for layer, nodes in quantizable(source).items()
         }
 
+    def always_wide(self, artifact: Artifact) -> set[str]:
+        """Layers that an INT8 artifact does not quantize, whatever its gate says."""
+        return image_layers(self.evened(artifact.recurrent).graph) if artifact.targets == ("cpu",) else set()
+
     def write(self, artifact: Artifact, wider: Collection[str] = ()) -> onnx.ModelProto:
         """The artifact's graph, checked.
 
@@ -125,7 +130,8 @@ class Lowering:
         declaration = Declaration(artifact.recurrent)
         if artifact.precision == "int8":
             evened = self.evened(artifact.recurrent)
-            quantized = [layer for layer in quantizable(evened.graph) if layer not in wider]
+            kept = self.always_wide(artifact).union(wider)
+            quantized = [layer for layer in quantizable(evened.graph) if layer not in kept]
             model = self._quantize(evened, artifact, quantized)
             declaration = Declaration(artifact.recurrent, bool(quantized), artifact.targets[0])
         else:
@@ -150,8 +156,9 @@ class Lowering:
     def _quantize(self, evened: Evened, artifact: Artifact, quantized: list[str]) -> onnx.ModelProto:
         source, means = evened
         if artifact.targets == ("cpu",):
+            filled, means = fill_lanes(source, means)
             return CpuGraph(
-                source, self.unsigned, quantized, levels=self.levels, means=means, rounder=self.rounder
+                filled, self.unsigned, quantized, levels=self.levels, means=means, rounder=self.rounder
             ).write()
         return TypedGraph(
             source,

@@ -4,9 +4,10 @@ A quantized activation has one scale for all of its channels, so a channel whose
 another's is left with two or three levels. Dividing each channel by a factor of its own and multiplying it back later
 changes nothing in float and evens them out in INT8 (cross-layer equalization: Nagel et al., "Data-Free Quantization
 Through Weight Equalization and Bias Correction", 2019; with factors between activations and weights: Xiao et al.,
-"SmoothQuant", 2023). The division goes into the convolution before, whose weights have a scale for each output channel
-and so lose nothing; the multiplication into the weights of the convolution behind. Where there is no convolution before
-(behind a residual addition), or none behind (before one), a Mul does it.
+"SmoothQuant", 2023). The division goes into the convolutions before, whose weights have a scale for each output
+channel and so lose nothing; the multiplication into the weights of the convolutions behind. What meets in an addition
+is divided alike: a residual stream has one factor for each channel, from its first convolution to its last. Only where
+something else stands before a convolution, or the stream ends in a pooling, does a Mul do it.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 
+from .channels import HOMOGENEOUS, ChannelGroup, channel_groups, groups_of
 from .layers import arrays, gives_float, producers, takers
 from .writer import GraphWriter
 
@@ -26,7 +28,6 @@ __all__ = ["HALF_STEP", "MOST", "PIXELS", "Equalizer", "channel_tensors"]
 Float32 = npt.NDArray[np.float32]
 Float64 = npt.NDArray[np.float64]
 
-HOMOGENEOUS = ("Relu", "LeakyRelu", "MaxPool")  # f(a x) = a f(x) for a > 0
 # a channel is widened by no more than this: behind a ReLU it may have a long negative side that was never measured
 MOST = 64.0
 PIXELS = "cnn/pixels"  # the image on the grid of signed bytes
@@ -80,10 +81,12 @@ class Equalizer:
         for node in self._source.graph.node:
             if node.op_type == "Conv":
                 self._align_pixels(node)
-                self._even_input(node)
-        for node in self._source.graph.node:
-            if node.op_type == "Conv" and not gives_float(node, self._takers, self._constants):
-                self._even_output(node)
+        for group in channel_groups(self._source):
+            if group.whole and all(self._is_pooled(name) for name, _ in group.leaving):
+                self._even(group)
+            else:
+                for name, node in group.takers:
+                    self._even_input(name, node)
         return self._written()
 
     def _align_pixels(self, node: onnx.NodeProto) -> None:
@@ -103,31 +106,52 @@ class Equalizer:
         if node.name in self.input_means:
             self.input_means[node.name] = self.input_means[node.name] - HALF_STEP
 
-    def _even_input(self, node: onnx.NodeProto) -> None:
-        """What a convolution takes: divided before, multiplied back in its own weights."""
-        tensor, own = node.input[0], self._convolutions[node.name]
-        factors = self._factors(tensor, None if own.depthwise else np.abs(own.weight).max(axis=(0, 2, 3)))
+    def _is_pooled(self, tensor: str) -> bool:
+        """Whether a tensor has one value a channel, so that multiplying it back costs nothing."""
+        return self._makers[tensor].op_type == "GlobalAveragePool"
+
+    def _even(self, group: ChannelGroup) -> None:
+        """One factor for each channel of a group: divided where it is made, multiplied back where it is taken."""
+        factors = self._common_factors(group)
         if factors is None:
             return
-        before = self._only_source(tensor)
-        if before is not None:
-            _divide(self._convolutions[before.name], factors)
-        else:
+        for node in group.makers:
+            _divide(self._convolutions[node.name], factors)
+        for _, node in group.takers:
+            self._multiply_back(node, factors)
+        for name, node in group.leaving:
+            self._inserted[name, node.name] = factors.astype(np.float32).reshape(1, -1, 1, 1)
+
+    def _even_input(self, tensor: str, node: onnx.NodeProto) -> None:
+        """What a convolution takes, divided by a Mul just before it."""
+        factors = self._factors(tensor, self._column_peaks(node))
+        if factors is not None:
             self._inserted[tensor, node.name] = (1 / factors).astype(np.float32).reshape(1, -1, 1, 1)
+            self._multiply_back(node, factors)
+
+    def _multiply_back(self, node: onnx.NodeProto, factors: Float64) -> None:
+        own = self._convolutions[node.name]
+        own.weight *= factors.reshape((-1, 1, 1, 1) if own.depthwise else (1, -1, 1, 1))
         if node.name in self.input_means:
             self.input_means[node.name] = self.input_means[node.name] / factors
-        own.weight *= factors.reshape((-1, 1, 1, 1) if own.depthwise else (1, -1, 1, 1))
 
-    def _even_output(self, node: onnx.NodeProto) -> None:
-        """What is stored as integers on its way to an addition or a pooling: multiplied back just before it."""
-        tensor = self._end(node.output[0])
-        takers = self._takers[tensor]
-        if len(takers) != 1 or takers[0].op_type not in ("Add", "GlobalAveragePool"):
-            return
-        factors = self._factors(tensor, None)
-        if factors is not None:
-            _divide(self._convolutions[node.name], factors)
-            self._inserted[tensor, takers[0].name] = factors.astype(np.float32).reshape(1, -1, 1, 1)
+    def _column_peaks(self, node: onnx.NodeProto) -> Float64 | None:
+        """The largest |weight| that each input channel meets; None where each has a scale of its own anyway."""
+        own = self._convolutions[node.name]
+        return None if own.depthwise else np.abs(own.weight).max(axis=(0, 2, 3))
+
+    def _common_factors(self, group: ChannelGroup) -> Float64 | None:
+        """By what to divide each channel of a group; None where there is nothing to even out."""
+        stored = [
+            self._end(node.output[0]) for node in group.makers if not gives_float(node, self._takers, self._constants)
+        ]
+        integers = dict.fromkeys([*(name for name, _ in group.takers), *stored])  # what will be integers
+        if len(integers) == 1:
+            only = self._column_peaks(group.takers[0][1]) if len(group.takers) == 1 else None
+            return self._factors(next(iter(integers)), only)
+        every = [factors for name in integers if (factors := self._factors(name, None)) is not None]
+        # in the middle of what each of them would want
+        return np.asarray(np.exp(np.mean(np.log(every), axis=0)), np.float64) if every else None
 
     def _factors(self, tensor: str, weights: Float64 | None) -> Float64 | None:
         """By what to divide each channel; the widest stays as it is. None where there is nothing to even out."""
@@ -142,17 +166,6 @@ class Equalizer:
         factors = np.where(alive, wide, wide[alive].max(initial=1))
         factors = factors / (factors.max() if weights is None else (peaks / factors).max() ** -1 * peaks.max())
         return np.asarray(np.maximum(factors, factors.max() / MOST), np.float64)
-
-    def _only_source(self, tensor: str) -> onnx.NodeProto | None:
-        """The convolution whose result this is, with only ReLU and pooling between, if nobody else takes it."""
-        while len(self._takers[tensor]) == 1:
-            maker = self._makers.get(tensor)
-            if maker is None or maker.op_type not in ("Conv", *HOMOGENEOUS):
-                return None
-            if maker.op_type == "Conv":
-                return maker
-            tensor = maker.input[0]
-        return None
 
     def _end(self, tensor: str) -> str:
         """Behind the ReLU and pooling that alone take a tensor."""
@@ -212,8 +225,7 @@ def channel_tensors(source: onnx.ModelProto) -> list[str]:
 def _convolution(node: onnx.NodeProto, constants: Mapping[str, npt.NDArray[np.generic]]) -> _Convolution:
     weight = np.array(constants[node.input[1]], np.float64)
     bias = np.array(constants[node.input[2]], np.float64) if len(node.input) > 2 else None
-    group = next((item.i for item in node.attribute if item.name == "group"), 1)
-    return _Convolution(weight, bias, depthwise=group == weight.shape[0] and group > 1)
+    return _Convolution(weight, bias, depthwise=groups_of(node) == weight.shape[0] > 1)
 
 
 def _divide(convolution: _Convolution, factors: Float64) -> None:

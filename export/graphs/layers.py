@@ -86,10 +86,17 @@ def gives_float(
     residual stream for good.
     """
     shape = constants[node.input[1]].shape
-    strides = next((list(item.ints) for item in node.attribute if item.name == "strides"), [1, 1])
+    if shape[1] == 1 or shape[2:] != (1, 1) or any(_integers(node, "pads")):
+        return False
     behind = taken[node.output[0]]
-    added = bool(behind) and all(other.op_type == "Add" for other in behind)
-    return added and strides == [1, 1] and shape[1] > 1 and shape[2:] == (1, 1)
+    if len(behind) == 1 and behind[0].op_type == "Relu":
+        behind = taken[behind[0].output[0]]
+        return bool(behind) and all(other.op_type == "GlobalAveragePool" for other in behind)
+    return bool(behind) and all(other.op_type in ("Add", "GlobalAveragePool") for other in behind)
+
+
+def _integers(node: onnx.NodeProto, name: str) -> list[int]:
+    return next((list(item.ints) for item in node.attribute if item.name == name), [])
 
 
 def arrays(model: onnx.ModelProto) -> Mapping[str, npt.NDArray[np.generic]]:

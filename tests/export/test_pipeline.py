@@ -79,7 +79,9 @@ def test_a_graph_is_stored_once_for_all_targets_and_a_weight_once_for_all_steps(
 )
 def test_the_branches_say_in_which_precision_they_run(whole: Whole, name: str, cnn: str, recurrent: str) -> None:
     branches = whole.variants[name].branches
-    assert branches[0].startswith(f"CNN: 3/3 convolutions {cnn}")
+    # on the CPU the first convolution, of an image's three channels, stays in float
+    count = "2/3" if name.startswith("int8-cpu") else "3/3"
+    assert branches[0].startswith(f"CNN: {count} convolutions {cnn}")
     assert branches[1] == f"recurrent branch: {recurrent}"
 
 

@@ -36,8 +36,8 @@ def fused(model: onnx.ModelProto, folder: Path) -> Counter[str]:
 
 @pytest.mark.parametrize(
     ("size", "convolutions", "pointwise", "dense"),
-    # Xception's eight residual blocks each end in a pointwise convolution that goes straight into their addition
-    [("digits_source", 3, 0, 1), ("reduced_source", 66, 8, 0)],
+    # twelve pointwise convolutions go straight into an addition (eight blocks, four shortcuts), one into the pooling
+    [("digits_source", 3, 0, 1), ("reduced_source", 61, 13, 0)],
 )
 def test_onnx_runtime_fuses_every_convolution_and_step(
     size: str, convolutions: int, pointwise: int, dense: int, request: pytest.FixtureRequest, tmp_path: Path
@@ -221,6 +221,41 @@ def test_a_pointwise_convolution_into_an_addition_gives_floats(size: int, as_pro
         assert takers == ({"Add"} if as_product else {"QuantizeLinear"})
     expected, found = (logits_of(model, {"image": images}) for model in (source, quantized))
     assert error_of(found, expected) <= 0.03
+
+
+def test_a_shortcut_with_strides_and_what_goes_to_the_global_average_give_floats_too(tmp_path: Path) -> None:
+    small = Small()
+    first = small.convolve("image", "cnn/a", weight(6), RNG.normal(size=6))
+    constants = [
+        small.writer.constant(f"cnn/b/{i}", v.astype(np.float32))
+        for i, v in enumerate((weight(6, 6, 1), RNG.normal(size=6)))
+    ]
+    small.writer.node("Conv", [first, *constants], "cnn/b", strides=[2, 2])
+    small.writer.node("MaxPool", [first], "cnn/pool", kernel_shape=[2, 2], strides=[2, 2])
+    third = small.writer.node("Add", ["cnn/b", "cnn/pool"], "cnn/sum")
+    last = small.convolve(third, "cnn/c", weight(5, 6, 1), RNG.normal(size=5))
+    source, quantized, images = small.finish(small.writer.node("Relu", [last], "cnn/last"), 5)
+    operators = fused(quantized, tmp_path)
+    assert (operators["QLinearConv"], operators["MatMulIntegerToFloat"]) == (1, 2)
+    made = {node.output[0]: node for node in quantized.graph.node}
+    assert made["cnn/b"].op_type == made["cnn/c"].op_type == "Transpose"
+    expected, found = (logits_of(model, {"image": images}) for model in (source, quantized))
+    assert error_of(found, expected) <= 0.03
+
+
+def test_a_relu_between_a_sum_and_a_quantization_is_left_to_the_zero_point(tmp_path: Path) -> None:
+    """Only where nothing else takes it: a float operator needs the ReLU itself."""
+    for taken_twice in (False, True):
+        small = Small()
+        first = small.convolve("image", "cnn/a", weight(6, 3, 1), RNG.normal(size=6))
+        added = small.writer.node("Add", [first, first], "cnn/sum")
+        small.writer.node("Relu", [added], "cnn/relu")
+        small.convolve("cnn/relu", "cnn/b", weight(6, 6), RNG.normal(size=6))
+        last = small.writer.node("Add", ["cnn/b", "cnn/relu" if taken_twice else "cnn/sum"], "cnn/end")
+        source, quantized, images = small.finish(last, 6)
+        assert fused(quantized, tmp_path)["Relu"] == taken_twice
+        expected, found = (logits_of(model, {"image": images}) for model in (source, quantized))
+        assert error_of(found, expected) <= 0.03
 
 
 @pytest.mark.parametrize("size", [1, 3])

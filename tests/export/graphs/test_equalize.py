@@ -106,6 +106,27 @@ def test_channels_come_near_each_other_and_the_function_stays(
         np.testing.assert_allclose(found, before / np.maximum(before / before.max(), 1 / MOST), rtol=1e-3)
 
 
+def test_a_residual_stream_has_one_factor_for_each_channel_and_needs_no_other_node() -> None:
+    small = Small()
+    kernel = RNG.normal(0, 0.3, (8, 3, 3, 3)) * UNEVEN.reshape(-1, 1, 1, 1)
+    small.convolve("image", "cnn/side", kernel, RNG.normal(0, 0.2, 8) * UNEVEN)
+    small.writer.node("Add", [relu(small), "cnn/side"], "cnn/sum")
+    small.convolve("cnn/sum", "cnn/depthwise", RNG.normal(0, 0.3, (8, 1, 2, 2)), RNG.normal(size=8), group=8)
+    small.convolve("cnn/sum", "cnn/full", RNG.normal(0, 0.3, (8, 8, 2, 2)), RNG.normal(size=8))
+    small.writer.node("Sigmoid", ["cnn/depthwise"], "cnn/ended")  # what is behind is left as it is
+    source = small.finish(small.writer.node("Mul", ["cnn/ended", "cnn/full"], "cnn/product"), 8)
+    tensors = {"image": IMAGES}
+    peaks = peaks_of(source, tensors)
+    evened = Equalizer(source, peaks).write()
+    assert error_of(logits_of(evened, tensors), logits_of(source, tensors)) <= 1e-5
+    assert [node.op_type for node in evened.graph.node] == [node.op_type for node in source.graph.node]
+    after = peaks_of(evened, tensors)
+    for name in ("cnn/between", "cnn/side", "cnn/sum"):
+        assert evenness(after[name]) > 2 * evenness(peaks[name])
+    scaled = after["cnn/sum"] / peaks["cnn/sum"]
+    np.testing.assert_allclose(after["cnn/side"] / peaks["cnn/side"], scaled, rtol=1e-4)
+
+
 def test_convolutions_that_share_a_constant_are_scaled_each_by_themselves() -> None:
     """tf2onnx gives equal constants once: scaled in one place, the other users would compute something else."""
     small = Small()
