@@ -8,9 +8,11 @@ from pathlib import Path
 
 import onnx
 
+from ..runtime.bench.cost import Cost
 from ..runtime.errors import EngineError, Int8EngineError, ParityError
 from ..runtime.manifest import FileRecord, Variant
 from .bundle_writer import BundleWriter
+from .cost import measure_cost
 from .gates.compare import Flip
 from .gates.gate import SIMULATED_IMAGES, Limits
 from .gates.prove import Proof, drift, prove
@@ -71,6 +73,7 @@ class _Written:
     ir_version: int
     operators: dict[str, int]
     branches: tuple[str, ...]
+    cost: Cost
     drifts: tuple[float, ...]
 
 
@@ -115,7 +118,10 @@ class VariantMaker:
         if artifact.precision != "int8" or not self._settings.give_back or all(item.variant for item in first):
             return first
         wider: list[str] = []
+        always = self._lowering.always_wide(artifact)
         for group in self._groups():
+            if always.issuperset(group):
+                continue
             if all(item.variant for item in candidates):
                 break
             wider += group
@@ -166,7 +172,8 @@ class VariantMaker:
         with self._steps.step(f"write {artifact.title}"):
             model = self._lowering.write(artifact, wider)
             file = self._add(model)
-            facts = (model.opset_import[0].version, model.ir_version, count_operators(model), describe(model))
+            versions = (model.opset_import[0].version, model.ir_version)
+            facts = (*versions, count_operators(model), describe(model), measure_cost(model))
         with self._steps.step(f"hidden state of {artifact.title}"):
             return _Written(artifact, tuple(wider), file, *facts, drift(model, self._reference))
 
@@ -201,6 +208,7 @@ class VariantMaker:
             parity=parity,
             calibration=self._calibration(written),
             branches=written.branches,
+            cost=written.cost,
             cpu_features=self._settings.cpu_features if artifact.runs_integers_on_cpu else (),
             warnings=self._warnings(artifact),
             golden=add_arrays(self._writer, dict(proof.golden)),

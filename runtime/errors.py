@@ -13,6 +13,7 @@
     ├── ConversionError                          Keras to ONNX gave something other than what was declared
     ├── BundleError                              no bundle, or one that is malformed
     │   └── ArtifactHashError                    a bundle's file differs from what the manifest recorded
+    ├── BenchError                               a report of hybrid-bench that can't be read, plotted or compared
     ├── BackendError                             an inference engine failed
     │   ├── BackendUnavailableError              an engine, or a library it needs, is not installed here
     │   ├── EngineError                          TensorRT could not parse, build or load; its own messages inside
@@ -34,6 +35,7 @@ __all__ = [
     "ArtifactHashError",
     "BackendError",
     "BackendUnavailableError",
+    "BenchError",
     "BundleError",
     "CalibrationError",
     "ConversionError",
@@ -110,6 +112,10 @@ class BundleError(HybridEdgeError):
 
 class ArtifactHashError(BundleError):
     """A file of a bundle whose bytes differ from those the manifest recorded."""
+
+
+class BenchError(HybridEdgeError):
+    """A report of ``hybrid-bench`` that can't be read, plotted or compared."""
 
 
 class BackendError(HybridEdgeError):

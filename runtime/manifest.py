@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from .bench.cost import Cost
 from .errors import BundleError
 from .spec import ModelSpec
 
@@ -154,6 +155,7 @@ class Variant(_Record):
 
     Two variants may share a file: FP32 is one graph for every target. ``branches`` says in which precision each branch
     really runs; ``cpu_features`` names instructions of which the CPU must have one, or the variant is not to be run.
+    ``cost`` is what an inference must compute and move at least; None in bundles from before it was recorded.
     """
 
     name: str
@@ -168,6 +170,7 @@ class Variant(_Record):
     parity: Parity
     calibration: dict[str, Any] | None = None
     branches: tuple[str, ...] = ()
+    cost: Cost | None = None
     cpu_features: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
     golden: FileRecord = Field(description="npz: logits (G, C) and probabilities (G, C), float32")

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from .errors import UsageError
 
-__all__ = ["Comparison", "Timing", "compare", "summarize_times", "time_interleaved"]
+__all__ = ["Comparison", "Timing", "compare", "summarize_times", "time_bursts", "time_interleaved"]
 
 Milliseconds = npt.NDArray[np.float64]
 
@@ -97,6 +97,54 @@ def time_interleaved(
     return {name: summarize_times(np.asarray(taken)) for name, taken in times.items()}
 
 
+def time_bursts(
+    cases: Mapping[str, Mapping[str, Callable[[], object]]],
+    *,
+    rounds: int,
+    burst_s: float,
+    warm_up_s: float = 0.5,
+    seed: int = 0,
+    after: Callable[[], object] = lambda: None,
+    clock: Callable[[], float] = time.perf_counter,
+) -> dict[str, dict[str, list[Milliseconds]]]:
+    """Time cases in rounds, each of which visits all of them in another order, for a burst of calls each.
+
+    A burst shows a case at its own pace, with its data in the caches, which single calls in turn do not; and a machine
+    that drifts from round to round does so for all cases alike. The first call of a visit does not count: caches,
+    clocks and threads are then still as the case before left them.
+
+    Args:
+        cases: by name, the parts of each: callables that return only when their work is done, by name. The first is
+            the one that is called before anything counts.
+        rounds: how many, at least 1.
+        burst_s: seconds for which each part is called in a round, and at least once.
+        warm_up_s: seconds for which the first part of each case is called before the first round; the others, once.
+        seed: of the order.
+        after: called after each visit, outside of what is timed.
+        clock: seconds, monotonic; read once a call.
+
+    Returns:
+        by case and part, for each round the times of its calls, (count,) float64, milliseconds.
+
+    Raises:
+        UsageError: nothing to time, or fewer rounds than one.
+    """
+    if not cases or not all(cases.values()) or rounds < 1:
+        raise UsageError(f"expected cases with parts and at least 1 round, found {len(cases)} cases, {rounds} rounds")
+    for parts in cases.values():
+        for number, call in enumerate(parts.values()):
+            _warm_up(call, 0 if number else warm_up_s, clock)
+    times: dict[str, dict[str, list[Milliseconds]]] = {name: {part: [] for part in cases[name]} for name in cases}
+    generator = np.random.default_rng(seed)
+    for _ in range(rounds):
+        for name in generator.permutation(list(cases)).tolist():
+            next(iter(cases[name].values()))()
+            for part, call in cases[name].items():
+                times[name][part].append(_burst(call, burst_s, clock))
+            after()
+    return times
+
+
 def summarize_times(times: Milliseconds) -> Timing:
     """Percentiles and mean of (count,) times in milliseconds, count >= 1."""
     p50, p90, p99 = (float(value) for value in np.percentile(times, (50, 90, 99)))
@@ -116,6 +164,17 @@ def compare(first: Timing, second: Timing) -> Comparison:
         )
     low, high = (float(value) for value in np.percentile(second.times / first.times, (5, 95)))
     return Comparison(second.p50 / first.p50, low, high)
+
+
+def _burst(call: Callable[[], object], seconds: float, clock: Callable[[], float]) -> Milliseconds:
+    taken: list[float] = []
+    start = begun = clock()
+    while not taken or begun - start < seconds:
+        call()
+        ended = clock()
+        taken.append(ended - begun)
+        begun = ended
+    return np.asarray(taken) * 1000
 
 
 def _warm_up(call: Callable[[], object], seconds: float, clock: Callable[[], float]) -> None:

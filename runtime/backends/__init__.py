@@ -27,7 +27,7 @@ from .forms import open_form
 from .onnxruntime import OnnxRuntimeCpu, OnnxRuntimeCuda
 from .tensorrt import TensorRtBackend
 
-__all__ = ["ENGINES", "Backend", "Selection", "open_backend"]
+__all__ = ["ENGINES", "Backend", "Selection", "open_backend", "open_variant"]
 
 AUTO = "auto"
 TARGETS: tuple[Target, ...] = get_args(Target)
@@ -110,6 +110,39 @@ def open_backend(
         reasons = "; ".join(f"{name}: {reason}" for name, reason in request.passed_over.items())
         raise BackendUnavailableError(f"no engine here runs this bundle: {reasons}")
     raise BundleError(_no_variant(bundle, backend, precision))
+
+
+def open_variant(
+    bundle: Bundle,
+    variant: Variant,
+    *,
+    threads: int | None = None,
+    engine: EngineOptions | None = None,
+    reporter: Reporter | None = None,
+) -> Selection:
+    """Open this variant on the engine that it was made for, and no other.
+
+    Args:
+        bundle: where its file is, which is verified before the engine parses it.
+        variant: of the bundle's manifest.
+        threads: how many the engine may use for one batch; None leaves it to the engine.
+        engine: how a TensorRT engine is built, and whether.
+        reporter: whom to tell while it is.
+
+    Raises:
+        BundleError: its file is damaged.
+        BackendUnavailableError: the engine, or the CPU's instructions for this variant, are not on this machine.
+        BackendError: the engine refused the graph.
+        EngineMissingError: TensorRT has no engine of it yet, and ``engine`` says not to build one.
+        Int8EngineError: TensorRT does not build this INT8 graph here.
+    """
+    request = _Request(
+        bundle, variant.target, variant.precision, threads, engine or EngineOptions(), reporter or Reporter()
+    )
+    kind = ENGINES[variant.target]
+    kind.require()
+    _check_cpu(variant)
+    return Selection(*_open(request, kind, [variant]))
 
 
 def _open_target(

@@ -38,12 +38,19 @@ class BoundSession:
 
     def run(self, tensors: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         """Logits and probabilities of one batch; whatever onnxruntime raises comes through."""
+        return self._of(tensors).run(tensors)
+
+    def upload(self, tensors: Mapping[str, Tensor]) -> None:
+        """Only copy the inputs to the device, and wait for it."""
+        self._of(tensors).upload(tensors)
+
+    def _of(self, tensors: Mapping[str, Tensor]) -> _Bound:
         batch = len(next(iter(tensors.values())))
         if batch not in self._sizes:
             if len(self._sizes) == MOST_SIZES:
                 del self._sizes[next(iter(self._sizes))]
             self._sizes[batch] = _Bound(self._library, self._session, self._spec, self._device, batch)
-        return self._sizes[batch].run(tensors)
+        return self._sizes[batch]
 
 
 class _Bound:
@@ -62,10 +69,13 @@ class _Bound:
         for name, output in self._outputs.items():
             self._binding.bind_output(name, "cpu", 0, np.float32, output.shape, output.ctypes.data)
 
-    def run(self, tensors: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+    def upload(self, tensors: Mapping[str, Tensor]) -> None:
         for name, value in self._inputs.items():
             value.update_inplace(tensors[name])
         self._binding.synchronize_inputs()
+
+    def run(self, tensors: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+        self.upload(tensors)
         self._session.run_with_iobinding(self._binding)
         self._binding.synchronize_outputs()
         logits, probabilities = (self._outputs[name].copy() for name in OUTPUT_NAMES)

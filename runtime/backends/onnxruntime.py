@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import importlib
 import sys
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
 from types import ModuleType, TracebackType
@@ -16,9 +17,10 @@ import numpy.typing as npt
 
 from ..errors import BackendError, BackendUnavailableError, BundleError
 from ..outputs import OUTPUT_NAMES
-from .base import Backend
+from .base import Backend, Buffers
 from .bound import BoundSession
 from .cuda import HostMemory
+from .profile import read_trace
 
 __all__ = ["OnnxRuntimeCpu", "OnnxRuntimeCuda", "OnnxRuntimeSimulated", "TensorSession"]
 
@@ -48,20 +50,43 @@ class OnnxRuntimeCpu(Backend):
         return f"ONNX Runtime {_library().__version__} on {self.place}"
 
     def _load(self, model: Path, threads: int | None) -> None:
-        library = _library()
-        self._require(library)
-        options = _options(threads if threads is not None else self._threads(model), self.log_severity)
+        self._require(_library())
+        self._model = model
+        self._options = _options(threads if threads is not None else self._threads(model), self.log_severity)
         for entry, value in self.entries.items():
-            options.add_session_config_entry(entry, value)
+            self._options.add_session_config_entry(entry, value)
+        self._session: Any = self._open(model)
+        self._check_session(model)
+
+    def _open(self, model: Path) -> Any:
         try:
-            self._session: Any = library.InferenceSession(
-                str(model), options, providers=self.providers, disabled_optimizers=self.disabled
+            return _library().InferenceSession(
+                str(model), self._options, providers=self.providers, disabled_optimizers=self.disabled
             )
         except _faults() as error:
             raise BackendError(
                 f"{self.device} refused {model}: {_line(error)}; export the bundle again, or upgrade onnxruntime"
             ) from error
-        self._check_session(model)
+
+    def profile(self, tensors: Mapping[str, Tensor], *, runs: int = 5) -> dict[str, float]:
+        """How long the nodes take, in a second session of the same file and options.
+
+        Raises:
+            BackendError: ONNX Runtime failed, or the backend was closed.
+        """
+        self._check_open()
+        with tempfile.TemporaryDirectory() as folder:
+            self._options.enable_profiling = True
+            self._options.profile_file_prefix = str(Path(folder) / "trace")
+            try:
+                session = self._open(self._model)
+                for _ in range(1 + runs):  # the first warms up
+                    session.run(list(OUTPUT_NAMES), dict(tensors))
+                return read_trace(Path(session.end_profiling()), runs=runs)
+            except _faults() as error:
+                raise BackendError(f"{self.device} failed: {_line(error)}") from error
+            finally:
+                self._options.enable_profiling = False
 
     def _threads(self, model: Path) -> int | None:
         """How many to use where nobody says; None leaves it to ONNX Runtime: one for each core."""
@@ -136,6 +161,17 @@ class OnnxRuntimeCuda(OnnxRuntimeCpu):
     def _compute(self, tensors: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         logits, probabilities = self._bound.run(tensors)
         return logits, probabilities
+
+    def profile(self, tensors: Mapping[str, Tensor], *, runs: int = 5) -> dict[str, float]:  # noqa: ARG002
+        """Nothing: ONNX Runtime notes when a kernel was put on the GPU's stream, and not how long it took there."""
+        self._check_open()
+        return {}
+
+    def copies(self, buffers: Buffers, rows: int) -> dict[str, Callable[[], None]]:
+        """The copy of the inputs; that of the outputs is part of ONNX Runtime's run."""
+        self._check_open()
+        tensors = {name: tensor[:rows] for name, tensor in buffers.tensors.items()}
+        return {"copy in": lambda: self._bound.upload(tensors)}
 
     def _allocate_inputs(self, capacity: int, slot: int) -> dict[str, Tensor]:
         """Page-locked memory, from which copies run at full speed; plain memory where cuda-python is not installed."""

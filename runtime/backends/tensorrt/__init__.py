@@ -2,6 +2,7 @@
 
 find         the TensorRT and the GPU of this machine
 engine       an engine, loaded and compared with its spec; contexts in which it runs
+layers       how long an engine's layers take
 execution    one batch on the GPU's stream: as a CUDA graph, or call by call
 lane         a batch's memory, on both sides, and its way there and back
 backend      the Backend: batches in, outputs out

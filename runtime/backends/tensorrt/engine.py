@@ -13,6 +13,7 @@ from ...errors import EngineError
 from ...outputs import OUTPUT_NAMES
 from ...spec import ModelSpec
 from ..cuda import DeviceMemory
+from .layers import LayerTimes, make_profiler
 
 __all__ = ["LoadedEngine", "StaleEngineError", "tensor_shapes"]
 
@@ -57,6 +58,7 @@ class LoadedEngine:
             raise self._not_loaded(prepared)
         self._check(engine, spec)
         self._runtime, self._engine = runtime, engine
+        self._profilers: list[Any] = []
         self._activations = DeviceMemory(max(1, int(engine.device_memory_size_v2)))
 
     def context(self) -> Any:
@@ -71,6 +73,14 @@ class LoadedEngine:
             raise self.failure("create_execution_context", "a smaller --profile or --workspace needs less memory")
         context.set_device_memory(self._activations.address, self._activations.size)
         return context
+
+    def note_layers(self, context: Any) -> LayerTimes:
+        """Have a context report each layer's time; each of its executions is then waited for."""
+        times = LayerTimes()
+        profiler = make_profiler(self._library, times)
+        context.profiler = profiler
+        self._profilers.append(profiler)  # the context has no more than its address
+        return times
 
     def can_capture(self, context: Any, stream: int) -> bool:
         """Whether TensorRT leaves its next execution to a CUDA graph, as far as it says so."""

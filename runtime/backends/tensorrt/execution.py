@@ -8,7 +8,8 @@ in advance settles what depends on the shapes.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,8 +18,11 @@ from ...errors import BackendError
 from ...spec import ModelSpec
 from ..cuda import Graph, Stream, capture
 from .engine import LoadedEngine
+from .layers import LayerTimes
 
-__all__ = ["Execution"]
+__all__ = ["Execution", "Run"]
+
+Run = Callable[[Mapping[str, int], int], None]  # addresses and batch: puts the engine's work on the compute stream
 
 MOST_GRAPHS = 24  # each has a context, some MiB of the CPU's memory: three buffers of eight sizes
 
@@ -85,6 +89,25 @@ class Execution:
             self._seen.add(key)
             self._bind(self._plain, addresses, batch)
             self._enqueue(self._plain)
+
+    @contextmanager
+    def profiled(self) -> Iterator[tuple[Run, LayerTimes]]:
+        """A ``run`` of its own, for as long as the block lasts, that waits for its batch and notes each layer's time.
+
+        Raises:
+            EngineError: TensorRT gave no context.
+        """
+        context = self._engine.context()
+        times = self._engine.note_layers(context)
+
+        def run(addresses: Mapping[str, int], batch: int) -> None:
+            self._bind(context, addresses, batch)
+            self._enqueue(context)
+
+        try:
+            yield run, times
+        finally:
+            self._stream.synchronize()  # before the context is let go of
 
     def close(self) -> None:
         """Give graphs and contexts back, once the stream is done; calling it again does nothing."""

@@ -24,12 +24,12 @@ from ...outputs import OUTPUT_NAMES
 from ...spec import ModelSpec
 from ..cuda import DeviceMemory, Event, HostMemory, Stream
 from .engine import tensor_shapes
+from .execution import Run
 
 __all__ = ["Lane", "Streams"]
 
 Tensor = npt.NDArray[np.float32]
 Tensors = Mapping[str, Tensor]
-Run = Callable[[Mapping[str, int], int], None]  # addresses and batch: puts the engine's work on the compute stream
 
 ITEM_SIZE = 4  # bytes: inputs and outputs are float32 whatever the precision inside
 
@@ -132,6 +132,23 @@ class Lane:
         logits, probabilities = (self._outputs[name][:rows].copy() for name in OUTPUT_NAMES)
         return logits, probabilities
 
+    def copies(self, rows: int) -> dict[str, Callable[[], None]]:
+        """Only the way there and only the way back of the first rows, each waited for; none where nothing is copied."""
+        if self._mapped:
+            return {}
+
+        def copy_in() -> None:
+            for part, taken in self._slices(rows):
+                self._parts[part].upload({name: array[taken] for name, array in self._inputs.items()})
+            self._streams.upload.synchronize()
+
+        def copy_out() -> None:
+            for part, taken in self._slices(rows):
+                self._parts[part].download({name: array[taken] for name, array in self._outputs.items()})
+            self._streams.download.synchronize()
+
+        return {"copy in": copy_in, "copy out": copy_out}
+
     def close(self) -> None:
         """Give the memory back, once the streams are done; calling it again does nothing."""
         self._stack.close()
@@ -175,15 +192,23 @@ class _Part:
     def run(self, inputs: Tensors, outputs: Tensors, batch: int, run: Run) -> None:
         """Copy there, compute, copy back: each on its own stream, after the one before."""
         streams = self._streams
-        for name, tensor in inputs.items():
-            streams.upload.upload(tensor, self._addresses[name])
+        self.upload(inputs)
         streams.upload.record(self._uploaded)
         streams.compute.wait(self._uploaded)
         run(self._addresses, batch)
         streams.compute.record(self._computed)
         streams.download.wait(self._computed)
+        self.download(outputs)
+
+    def upload(self, inputs: Tensors) -> None:
+        """Put the copy there on its stream."""
+        for name, tensor in inputs.items():
+            self._streams.upload.upload(tensor, self._addresses[name])
+
+    def download(self, outputs: Tensors) -> None:
+        """Put the copy back on its stream."""
         for name, tensor in outputs.items():
-            streams.download.download(self._addresses[name], tensor)
+            self._streams.download.download(self._addresses[name], tensor)
 
     def __enter__(self) -> _Part:
         return self

@@ -1,0 +1,31 @@
+"""ONNX Runtime's trace of a profiled session, read: how long each node took."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from pathlib import Path
+from statistics import median
+
+__all__ = ["read_trace"]
+
+MICROSECOND = 1e-3  # in milliseconds
+KERNEL = "_kernel_time"
+RUN = "model_run"  # the event that ends each run's
+
+
+def read_trace(path: Path, *, runs: int) -> dict[str, float]:
+    """Milliseconds of each node in one run: the median of the last ``runs``, those before were to warm up.
+
+    Args:
+        path: the JSON that ``end_profiling`` names: Chrome's trace format, an event for each node of each run.
+        runs: how many to count, at least 1.
+    """
+    taken: list[dict[str, float]] = [defaultdict(float)]
+    for event in json.loads(path.read_bytes()):
+        if event["name"] == RUN:
+            taken.append(defaultdict(float))
+        elif event.get("cat") == "Node" and event["name"].endswith(KERNEL):
+            taken[-1][event["name"].removesuffix(KERNEL)] += event["dur"] * MICROSECOND
+    counted = taken[:-1][-runs:]
+    return {name: median(run[name] for run in counted) for name in counted[-1]}

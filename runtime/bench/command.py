@@ -1,0 +1,130 @@
+"""What ``hybrid-bench`` does with a request: measure, predict or compare, show it, and write the files."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from .. import terminal
+from ..bundle import Bundle
+from ..errors import UsageError
+from ..opening import make_reporter, say
+from .candidates import choose_variants
+from .compare import compare_reports
+from .devices import predict_for
+from .limits import predict as predict_limits
+from .plot import require_matplotlib, write_plot
+from .report import BenchReport
+from .request import BenchRequest
+from .rows import write_csv
+from .run import Steps, bench
+from .tables import show_comparison, show_predictions, show_report
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
+
+__all__ = ["Files", "compare", "measure", "predict"]
+
+
+@dataclass(frozen=True)
+class Files:
+    """Where results go besides stdout; None: nowhere."""
+
+    json: Path | None = None
+    csv: Path | None = None
+    plot: Path | None = None
+
+    def check(self) -> None:
+        """Refuse before minutes of measuring what could not be written after them.
+
+        Raises:
+            UsageError: a folder that is not there, or is in a file's place; a plot that is no .png.
+            BenchError: a plot without matplotlib.
+        """
+        for path in (self.json, self.csv, self.plot):
+            if path is not None and (path.is_dir() or not path.parent.is_dir()):
+                found = "a folder of that name" if path.is_dir() else f"no folder {path.parent}"
+                raise UsageError(f"{path}: expected a file in a folder that is there, found {found}")
+        if self.plot is not None:
+            if self.plot.suffix.lower() != ".png":
+                raise UsageError(f"expected --plot with a name that ends in .png, found {self.plot}")
+            require_matplotlib()
+
+    def write(self, report: BenchReport) -> None:
+        """Write those that are wanted, and say where they are."""
+        if self.json is not None:
+            report.save(self.json)
+        if self.csv is not None:
+            write_csv(report, self.csv)
+        if self.plot is not None:
+            write_plot(report, self.plot)
+        for path in (self.json, self.csv, self.plot):
+            if path is not None:
+                say(f"written: {path}")
+
+
+def measure(request: BenchRequest, files: Files) -> None:
+    """Measure, show and write.
+
+    Raises:
+        HybridEdgeError: see ``bench`` and ``Files.check``.
+    """
+    files.check()
+    with _progress() as steps:
+        report = bench(request, steps)
+    show_report(report)
+    files.write(report)
+
+
+def predict(request: BenchRequest, device: str) -> None:
+    """Show the bounds of the chosen variants on a device that isn't here; without a choice, of those that it runs.
+
+    Raises:
+        UsageError: no such device, backend, precision or variant.
+        BundleError: no bundle, or none of its variants is for such a device.
+    """
+    rates = predict_for(device)
+    if not request.backends and not request.variants:
+        request = replace(request, backends=rates.targets)
+    variants = choose_variants(Bundle.open(request.bundle), request)
+    show_predictions(predict_limits(variants, rates, request.batches), rates)
+
+
+def compare(first: Path, second: Path) -> None:
+    """Show what changed from the first report to the second.
+
+    Raises:
+        BenchError: a file is no report, or they have no case in common.
+    """
+    show_comparison(compare_reports(BenchReport.load(first), BenchReport.load(second)))
+
+
+class _Bar:
+    """A bar for the part of the work that is under way, drawn between measurements and never during one."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+        self._task = progress.add_task("", visible=False)
+
+    def begin(self, name: str, count: int) -> None:
+        self._progress.start()  # building an engine shows its own bar in this one's place
+        self._progress.reset(self._task, total=count, description=name, visible=True)
+        self._progress.refresh()
+
+    def step(self) -> None:
+        self._progress.advance(self._task)
+        self._progress.refresh()
+
+
+@contextmanager
+def _progress() -> Iterator[Steps]:
+    progress = terminal.progress(transient=True)
+    progress.live.auto_refresh = False  # a thread that draws ten times a second would be in the measurement
+    bar = _Bar(progress)
+    try:
+        yield Steps(bar.begin, bar.step, make_reporter(progress.stop))
+    finally:
+        progress.stop()

@@ -1,0 +1,129 @@
+"""Two reports side by side: what got faster or slower, beyond the noise.
+
+The ratio of a case's two times is the ratio of the medians of its rounds' medians. How sure it is follows from the
+bootstrap (Efron, "Bootstrap methods", 1979): the rounds of each report are drawn again with replacement, each report's
+by itself, many times, and the middle 95 % of the ratios that come out are the interval. A case is faster or slower if
+all of that interval is beyond 1 by more than ``FLOOR``, which two runs of the same thing differ by: memory is laid out
+anew in every process, and no number of rounds in one process shows it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from ..errors import BenchError
+from .report import BenchReport, Case, Stats
+
+__all__ = ["FLOOR", "Change", "Comparison", "Verdict", "compare_reports", "ratio_interval"]
+
+Verdict = Literal["faster", "slower", "same"]
+
+FLOOR = 0.03  # six sessions of one file, in one process, differed by up to 2.5 % in CPU time (digits, 2-core machine)
+DRAWS = 4000
+TAILS = (2.5, 97.5)
+PARTS = ("inference", "whole")
+
+
+@dataclass(frozen=True)
+class Change:
+    """One case's change from the first report to the second.
+
+    Attributes:
+        name: of the case.
+        part: ``inference`` or ``whole``.
+        first, second: medians of the rounds' medians, milliseconds a batch.
+        ratio: second / first: below 1 is faster.
+        low, high: its 95 % interval.
+        noisy: one of the two runs called the case noisy.
+    """
+
+    name: str
+    part: str
+    first: float
+    second: float
+    ratio: float
+    low: float
+    high: float
+    noisy: bool
+
+    @property
+    def verdict(self) -> Verdict:
+        """Beyond the noise, or the same as far as this can be told."""
+        if self.high < 1 - FLOOR:
+            return "faster"
+        return "slower" if self.low > 1 + FLOOR else "same"
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """All changes, the cases that only one report has, and what makes the two unlike."""
+
+    changes: tuple[Change, ...]
+    only_first: tuple[str, ...]
+    only_second: tuple[str, ...]
+    notes: tuple[str, ...]
+
+
+def compare_reports(first: BenchReport, second: BenchReport) -> Comparison:
+    """Join two reports by the names of their cases.
+
+    Raises:
+        BenchError: they have no case in common.
+    """
+    ours, theirs = ({case.name: case for case in report.cases} for report in (first, second))
+    common = [name for name in ours if name in theirs]
+    if not common:
+        raise BenchError(
+            f"expected a case that both reports have, found {', '.join(ours) or 'none'} in the first and "
+            f"{', '.join(theirs) or 'none'} in the second; measure the same variants and batch sizes"
+        )
+    changes = [_change(ours[name], theirs[name], part) for name in common for part in PARTS]
+    return Comparison(
+        tuple(changes),
+        tuple(name for name in ours if name not in theirs),
+        tuple(name for name in theirs if name not in ours),
+        tuple(_differences(first, second)),
+    )
+
+
+def ratio_interval(first: Sequence[float], second: Sequence[float]) -> tuple[float, float]:
+    """The 95 % bootstrap interval of median(second) / median(first), both of rounds' medians; the draws are fixed."""
+    generator = np.random.default_rng(0)
+    medians = [
+        np.median(generator.choice(np.asarray(rounds), (DRAWS, len(rounds))), axis=1) for rounds in (first, second)
+    ]
+    low, high = (float(value) for value in np.percentile(medians[1] / medians[0], TAILS))
+    return low, high
+
+
+def _change(first: Case, second: Case, part: str) -> Change:
+    before, after = _stats(first, part), _stats(second, part)
+    ours, theirs = (float(np.median(item.rounds)) for item in (before, after))
+    low, high = ratio_interval(before.rounds, after.rounds)
+    return Change(first.name, part, ours, theirs, theirs / ours, low, high, before.noisy or after.noisy)
+
+
+def _stats(case: Case, part: str) -> Stats:
+    return case.whole if part == "whole" else case.inference
+
+
+def _differences(first: BenchReport, second: BenchReport) -> list[str]:
+    """What a reader must know: other machines, models, settings or versions."""
+    notes = []
+    if first.machine.title != second.machine.title:
+        notes.append(f"different machines: {first.machine.title}; and {second.machine.title}")
+    weights = [report.bundle.weights_sha256[:12] for report in (first, second)]
+    if weights[0] != weights[1]:
+        notes.append(f"different models: weights {' and '.join(weights)}")
+    if first.settings.get("threads") != second.settings.get("threads"):
+        notes.append(f"different threads: {first.settings.get('threads')} and {second.settings.get('threads')}")
+    ours, theirs = first.machine.versions, second.machine.versions
+    changed = [name for name in ours | theirs if ours.get(name) != theirs.get(name)]
+    if changed:
+        listed = ", ".join(f"{name} {ours.get(name, 'absent')} and {theirs.get(name, 'absent')}" for name in changed)
+        notes.append(f"different versions: {listed}")
+    return notes

@@ -1,0 +1,57 @@
+"""The limit beside a measured number, and the table of limits on machines that aren't here."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from ..manifest import Target, Variant
+from .bound import bound
+from .rates import Rates
+from .report import Limit
+
+__all__ = ["AGAIN", "Prediction", "limit_of", "predict"]
+
+AGAIN = "export again to see the limit: the bundle is from before its variants' costs were recorded"
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The bound of one artifact on a machine that isn't here; ``limit`` is None where its cost was not recorded."""
+
+    variants: tuple[Variant, ...]
+    batch: int
+    limit: Limit | None
+
+    @property
+    def name(self) -> str:
+        """The variants that share the artifact: ``fp32-cuda, fp32-tensorrt``."""
+        return ", ".join(item.name for item in self.variants)
+
+
+def limit_of(variant: Variant, rates: Mapping[Target, Rates], batch: int) -> Limit | None:
+    """The least time for a batch of a variant at the rates of its target; None without rates or recorded cost."""
+    if variant.cost is None or variant.target not in rates:
+        return None
+    taken = rates[variant.target]
+    least = bound(variant.cost, taken, batch)
+    return Limit(
+        ms=least.ms,
+        overlapped_ms=least.overlapped_ms,
+        by_branch=dict(least.by_branch),
+        limited_by=dict(least.limited_by),
+        rates=taken.name,
+        measured=taken.measured,
+    )
+
+
+def predict(variants: Iterable[Variant], rates: Rates, batches: Sequence[int]) -> list[Prediction]:
+    """The bounds of the variants that a device runs, one for each artifact and batch size; nothing is run."""
+    shared: dict[str, list[Variant]] = {}
+    for variant in (item for item in variants if item.target in rates.targets):
+        shared.setdefault(variant.file.sha256, []).append(variant)
+    return [
+        Prediction(tuple(group), batch, limit_of(group[0], {group[0].target: rates}, batch))
+        for group in shared.values()
+        for batch in batches
+    ]

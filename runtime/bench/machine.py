@@ -1,0 +1,136 @@
+"""The record of a machine: what a number was measured on. Nothing in it names this one machine."""
+
+from __future__ import annotations
+
+import os
+import platform
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from .caches import usable_cpus
+from .nvidia import GpuFacts, power_mode, query_gpu
+from .report import Clocks, Machine
+
+__all__ = ["busy_before", "read_clocks", "record_machine", "slowed_down"]
+
+GIB = 2**30
+ROOT = Path("/")
+PACKAGES = (
+    "hybrid-edge",
+    "numpy",
+    "opencv-python",
+    "opencv-python-headless",
+    "onnxruntime",
+    "onnxruntime-gpu",
+    "tensorrt",
+    "tensorrt-rtx",
+    "cuda-python",
+)
+FREE = 0.5  # of a core: what a desktop does by itself
+SLOWER = 0.9
+
+
+def record_machine(before: Clocks, root: Path = ROOT) -> Machine:
+    """What this machine is; ``before`` are its clocks as they were when measuring began.
+
+    Args:
+        before: see ``read_clocks``.
+        root: where /proc and /sys are.
+    """
+    gpu = query_gpu()
+    return Machine(
+        cpu=_cpu(root),
+        cores=len(usable_cpus()),
+        memory_gib=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / GIB,
+        system=f"{platform.system()} {platform.release()} {platform.machine()}",
+        governor=_text(root / "sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"),
+        model=_board(root),
+        gpu=gpu.get("name"),
+        power_mode=power_mode() or (f"{gpu['power.limit']} W limit" if "power.limit" in gpu else None),
+        versions=_versions(gpu, root),
+        before=before,
+    )
+
+
+def read_clocks(root: Path = ROOT) -> Clocks:
+    """Load, clocks and temperature as they are now."""
+    gpu = query_gpu()
+    return Clocks(
+        load=round(os.getloadavg()[0], 2),
+        cpu_mhz=_cpu_mhz(root),
+        gpu_mhz=_number(gpu, "clocks.sm"),
+        gpu_memory_mhz=_number(gpu, "clocks.mem"),
+        gpu_celsius=_number(gpu, "temperature.gpu"),
+    )
+
+
+def busy_before(machine: Machine) -> str | None:
+    """What a reader must know of a machine that was at work already."""
+    if machine.before.load < FREE:
+        return None
+    return f"the machine was busy when it began: load {machine.before.load:.1f} on {machine.cores} cores"
+
+
+def slowed_down(before: Clocks, after: Clocks) -> str | None:
+    """What a reader must know of clocks that fell while it was measured: heat, or a power limit."""
+    pairs = {"CPU": (before.cpu_mhz, after.cpu_mhz), "GPU": (before.gpu_mhz, after.gpu_mhz)}
+    known = {name: (first, last) for name, (first, last) in pairs.items() if first and last}
+    fallen = [f"{name} {first:.0f} to {last:.0f} MHz" for name, (first, last) in known.items() if last < SLOWER * first]
+    return f"clocks fell while it was measured: {', '.join(fallen)}" if fallen else None
+
+
+def _cpu(root: Path) -> str:
+    """Its name; ARM's kernels have none, and there the board says what it is."""
+    for line in _lines(root / "proc/cpuinfo"):
+        name, _, value = line.partition(":")
+        if name.strip() in ("model name", "Hardware"):
+            return value.strip()
+    return platform.machine()
+
+
+def _board(root: Path) -> str | None:
+    text = _text(root / "proc/device-tree/model")
+    return text.rstrip("\0") if text else None
+
+
+def _cpu_mhz(root: Path) -> float | None:
+    """The mean over the cores, from the scaling driver, else from what x86 kernels list."""
+    files = (root / "sys/devices/system/cpu").glob("cpu[0-9]*/cpufreq/scaling_cur_freq")
+    clocks = [int(text) / 1000 for text in map(_text, files) if text]
+    listed = [line.partition(":")[2] for line in _lines(root / "proc/cpuinfo") if line.startswith("cpu MHz")]
+    found = clocks or [float(text) for text in listed]
+    return round(sum(found) / len(found), 1) if found else None
+
+
+def _versions(gpu: GpuFacts, root: Path) -> dict[str, str]:
+    """Of Python, of what is installed of ``PACKAGES``, of NVIDIA's driver and of the Jetson's Linux."""
+    release = (_text(root / "etc/nv_tegra_release") or "").partition(", GCID")[0].lstrip("# ")
+    every = {
+        "python": platform.python_version(),
+        **{name: _version(name) for name in PACKAGES},
+        "NVIDIA driver": gpu.get("driver_version"),
+        "Jetson Linux": release,
+    }
+    return {name: text for name, text in every.items() if text}
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _number(facts: GpuFacts, name: str) -> float | None:
+    return float(facts[name]) if name in facts else None
+
+
+def _text(path: Path) -> str | None:
+    try:
+        return path.read_text(errors="replace").strip()
+    except OSError:
+        return None
+
+
+def _lines(path: Path) -> list[str]:
+    return (_text(path) or "").splitlines()

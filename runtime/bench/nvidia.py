@@ -1,0 +1,65 @@
+"""What NVIDIA's own tools say of a GPU or a Jetson: nvidia-smi, nvpmodel, tegrastats. None of them is needed."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from collections.abc import Sequence
+
+__all__ = ["GpuFacts", "board_watts", "power_mode", "query_gpu", "tool_output"]
+
+TIMEOUT = 10.0  # seconds: nvidia-smi takes 1 to 3 where the driver is not kept loaded
+QUERY = ("name", "driver_version", "clocks.sm", "clocks.mem", "temperature.gpu", "power.limit")
+GpuFacts = dict[str, str]
+
+# the first that a board has: all of its input. Nano: "POM_5V_IN measures the overall 5V input to the board"; Xavier NX,
+# Orin NX, Orin Nano and TX2: VDD_IN (NVIDIA, Jetson Linux Developer Guide, "Platform Power and Performance")
+TOTALS = ("VDD_IN", "POM_5V_IN")
+# boards without one: the sum of the rails at the module's inputs; those below them would count twice
+SUMMED = ({"VDD_GPU_SOC", "VDD_CPU_CV", "VIN_SYS_5V0"}, {"GPU", "CPU", "SOC", "CV", "VDDRQ", "SYS5V"})
+# "VDD_IN 12479mW/12300mW", before JetPack 5 "VDD_IN 4067/4067": now and on average, milliwatts
+RAIL = re.compile(r"(?<!\S)([A-Z][A-Z0-9_]*) (\d+)(?:mW)?/\d+(?:mW)?(?!\S)")
+MODE = re.compile(r"NV Power Mode: *(\S+)")
+
+
+def tool_output(command: Sequence[str]) -> str | None:
+    """What a tool prints; None where it is not installed, fails or hangs."""
+    program = shutil.which(command[0])
+    if program is None:
+        return None
+    try:
+        done = subprocess.run(  # noqa: S603  # NVIDIA's tools, with arguments of ours
+            [program, *command[1:]], capture_output=True, text=True, timeout=TIMEOUT, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout if done.returncode == 0 else None
+
+
+def query_gpu() -> GpuFacts:
+    """The first GPU as nvidia-smi has it, by the names of its query; what it does not know is left out."""
+    text = tool_output(["nvidia-smi", f"--query-gpu={','.join(QUERY)}", "--format=csv,noheader,nounits"])
+    first = (text or "").strip().splitlines()[:1]
+    values = [item.strip() for item in first[0].split(",")] if first else []
+    return {name: value for name, value in zip(QUERY, values, strict=False) if value and value[0] not in "[N"} | (
+        {"name": values[0]} if values else {}
+    )
+
+
+def power_mode() -> str | None:
+    """A Jetson's power mode: ``MAXN``, ``15W``; None on other machines."""
+    found = MODE.search(tool_output(["nvpmodel", "-q"]) or "")
+    return found.group(1) if found else None
+
+
+def board_watts(line: str) -> float | None:
+    """The power of the whole module in a line of tegrastats, watts; None where the line has no rail that says it."""
+    rails = {name: int(value) for name, value in RAIL.findall(line)}
+    for name in TOTALS:
+        if name in rails:
+            return rails[name] / 1000
+    for names in SUMMED:
+        if names <= rails.keys():
+            return sum(rails[name] for name in names) / 1000
+    return None

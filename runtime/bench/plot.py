@@ -1,0 +1,97 @@
+"""A report as a picture: latency by batch, each bar split by stage; the only module of the runtime with matplotlib."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..errors import BenchError
+from ..files import replacing
+from .report import STAGES, UNSPLIT, BenchReport, Case
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+__all__ = ["require_matplotlib", "write_plot"]
+
+# told apart by those who don't see red and green alike (Okabe and Ito)
+COLOURS = {
+    "preprocess": "#999999",
+    "copy in": "#CC79A7",
+    "cnn": "#0072B2",
+    "recurrent": "#E69F00",
+    "head": "#009E73",
+    UNSPLIT: "#56B4E9",
+    "copy out": "#D55E00",
+}
+LABELS = {"cnn": "CNN", "recurrent": "recurrent branch"}
+WIDTH, HEIGHT = 2.6, 4.2  # inches: of one variant's panel, of all
+SIDES = 1.6
+
+
+def require_matplotlib() -> None:
+    """Refuse before anything is measured.
+
+    Raises:
+        BenchError: matplotlib is not installed.
+    """
+    if find_spec("matplotlib") is None:
+        raise BenchError("expected matplotlib for --plot, found none; pip install 'hybrid-edge[plot]'")
+
+
+def write_plot(report: BenchReport, path: Path) -> None:
+    """A panel for each variant: a bar for each batch size, its height the stages' medians together, the limit a line.
+
+    Raises:
+        BenchError: matplotlib is not installed, or the report has no case.
+    """
+    require_matplotlib()
+    from matplotlib.figure import Figure  # noqa: PLC0415  # half a second, and not on every device
+
+    variants = list(dict.fromkeys(case.variant for case in report.cases))
+    if not variants:
+        raise BenchError("expected a report with at least one case to plot, found none")
+    figure = Figure(figsize=(SIDES + WIDTH * len(variants), HEIGHT), layout="constrained")
+    panels = figure.subplots(1, len(variants), sharey=True, squeeze=False)[0]
+    for panel, variant in zip(panels, variants, strict=True):
+        _draw(panel, variant, [case for case in report.cases if case.variant == variant])
+    panels[0].set_ylabel("ms a batch, median")
+    legends = [zip(*panel.get_legend_handles_labels(), strict=True) for panel in panels]
+    handles = {label: handle for legend in legends for handle, label in legend}
+    figure.legend(handles.values(), handles.keys(), loc="outside right upper", frameon=False, fontsize=9)
+    figure.suptitle(report.machine.title, fontsize=9)
+    with replacing(path, ".png") as partial:
+        figure.savefig(partial, format="png", dpi=150)
+
+
+def _draw(panel: Axes, variant: str, cases: Sequence[Case]) -> None:
+    positions = range(len(cases))
+    bottom = [0.0] * len(cases)
+    for stage in (*STAGES, UNSPLIT):
+        heights = [case.stages.get(stage, 0.0) for case in cases]
+        if any(heights):
+            label = LABELS.get(stage, stage)
+            panel.bar(positions, heights, bottom=bottom, color=COLOURS[stage], label=label, width=0.7)
+            bottom = [low + height for low, height in zip(bottom, heights, strict=True)]
+    for position, case in zip(positions, cases, strict=True):
+        if case.limit is not None:
+            least = case.stages["preprocess"] + case.limit.ms  # it bounds the inference, which stands on that
+            ends = (position - 0.4, position + 0.4)
+            panel.hlines(least, *ends, color="black", linestyles="dotted", label="limit")
+        each = bottom[position] / case.batch
+        panel.annotate(
+            f"{each:.3g}",
+            (position, bottom[position]),
+            ha="center",
+            va="bottom",
+            fontsize=8,
+            xytext=(0, 1),
+            textcoords="offset points",
+        )
+    panel.set_title(f"{variant}\n(on the bars: ms an image)", fontsize=9)
+    panel.set_xticks(list(positions), [str(case.batch) for case in cases])
+    panel.set_xlabel("batch")
+    panel.margins(y=0.08)
+    panel.spines[["top", "right"]].set_visible(False)

@@ -1,0 +1,142 @@
+"""This machine's CPU, measured: the fastest that it multiplies and reads when it does nothing else.
+
+Products run through ONNX Runtime, whose kernels the variants use. Memory and cache are read, not copied: what bounds
+inference is weights that are read, and a copy also writes. A limit is what the machine can do at its best moment, so
+the best of all repetitions counts, and noise only ever makes it too low.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from functools import partial
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from ..backends.onnxruntime import TensorSession
+from ..errors import UsageError
+from .caches import data_caches, usable_cpus
+from .product_graph import product_graph
+from .rates import Rates
+
+__all__ = ["probe"]
+
+Rate = Literal["fp32", "int8", "memory", "cache"]
+
+# what goes into a product, and its weight
+KINDS: dict[Literal["fp32", "int8"], tuple[type[Any], type[Any]]] = {
+    "fp32": (np.float32, np.float32),
+    "int8": (np.uint8, np.int8),
+}
+# rows, inner, columns: which of them a CPU is fastest at differs; a slow one takes 20 ms for the largest
+SHAPES = ((512, 512, 512), (1024, 512, 1024), (1024, 1024, 1024))
+# the largest of many integers is the least work for each value; which width is vectorized best differs by processor
+READ: tuple[type[np.int32] | type[np.int64], ...] = (np.int32, np.int64)
+PASSES = 4  # over all measurements, so that none falls whole into a moment at which something else runs
+SMALLEST = 2  # repetitions of each in a pass, however short the time
+MIB = 2**20
+OUTSIDE = 4  # times the cache: what is read in a circle leaves nothing of it there
+MIN_BUFFER, MAX_BUFFER = 128 * MIB, 512 * MIB
+BURST = 128 * MIB  # bytes that one timing reads at least: some ms, beside which starting threads is nothing
+
+
+class _Task(NamedTuple):
+    """Something to time: which rate it shows, 10^9 of its units (products, bytes) in one call, and the call."""
+
+    rate: Rate
+    work: float
+    call: Callable[[], object]
+
+
+def probe(seconds: float = 4.0, *, threads: int | None = None) -> Rates:
+    """Measure this machine's CPU.
+
+    Args:
+        seconds: for all measurements together, about; each is repeated eight times at least.
+        threads: how many work at once; None takes one for each CPU that this process may use.
+
+    Returns:
+        FP32 and INT8 products, the bandwidth of reading from memory, and from the last cache where its size is known.
+
+    Raises:
+        UsageError: seconds or threads that are not above 0.
+        BackendUnavailableError: ONNX Runtime is not installed.
+        BackendError: it refused a matrix product.
+    """
+    cpus = sorted(usable_cpus())
+    used = threads if threads is not None else len(cpus)
+    if not seconds > 0 or used < 1:
+        raise UsageError(f"expected seconds > 0 and threads >= 1, found {seconds} and {threads}")
+    *nearer, cache = data_caches(cpus[:used]) or (0,)
+    beyond = max(MIN_BUFFER, min(MAX_BUFFER, OUTSIDE * cache))
+    with ExitStack() as stack:
+        pool = stack.enter_context(ThreadPoolExecutor(used))
+        tasks = [_product(stack, shape, kind, used) for kind in KINDS for shape in SHAPES]
+        tasks += _reading("memory", beyond, pool, used)
+        tasks += _reading("cache", cache // 2, pool, used) if cache else []
+        best = _best(tasks, seconds)
+    return Rates(
+        name="this machine",
+        gmacs={kind: best[kind] for kind in KINDS},
+        bandwidth_gbs=best["memory"],
+        cache_bytes=cache or None,
+        cache_bandwidth_gbs=max(best["cache"], best["memory"]) if cache else None,
+        source=f"measured on {used} threads: matrix products of ONNX Runtime, reading {beyond / MIB:.0f} "
+        f"MiB{f' and {cache / 2 / MIB:.1f} MiB' if cache else ''}; the best of all repetitions",
+        measured=True,
+        near_bytes=max(nearer, default=0),
+    )
+
+
+def _product(stack: ExitStack, shape: tuple[int, int, int], kind: Literal["fp32", "int8"], threads: int) -> _Task:
+    rows, inner, columns = shape
+    given, stored = KINDS[kind]
+    graph = product_graph(rows, np.ones((inner, columns), stored))
+    session = stack.enter_context(TensorSession(graph, threads=threads))
+    tensors = {"value": np.ones((rows, inner), given)}
+    return _Task(kind, rows * inner * columns / 1e9, lambda: session.run(tensors))
+
+
+def _reading(rate: Rate, size: int, pool: ThreadPoolExecutor, threads: int) -> list[_Task]:
+    """Read ``size`` bytes over and over, each thread its own part."""
+    parts = [np.ones(max(1, size // threads // 8), np.int64) for _ in range(threads)]  # written, so they are there
+    rounds = -(-BURST // size)
+    work = rounds * sum(part.nbytes for part in parts) / 1e9
+    return [_Task(rate, work, partial(_read, pool, [part.view(kind) for part in parts], rounds)) for kind in READ]
+
+
+def _read(pool: ThreadPoolExecutor, parts: Sequence[npt.NDArray[Any]], rounds: int) -> None:
+    def read(part: npt.NDArray[Any]) -> None:
+        for _ in range(rounds):
+            np.maximum.reduce(part)
+
+    list(pool.map(read, parts))
+
+
+def _best(tasks: Sequence[_Task], seconds: float) -> dict[Rate, float]:
+    """10^9 units a second of each rate: of the task that shows it best, at its fastest."""
+    share = seconds / (PASSES * len(tasks))
+    best = dict.fromkeys((task.rate for task in tasks), 0.0)
+    for _ in range(PASSES):
+        for task in tasks:
+            best[task.rate] = max(best[task.rate], task.work / _fastest(task.call, share))
+    return best
+
+
+def _fastest(call: Callable[[], object], seconds: float) -> float:
+    """Seconds of the fastest of the calls that fit into a time; the first, which warms up, does not count."""
+    call()
+    return min(_times(call, time.perf_counter() + seconds))
+
+
+def _times(call: Callable[[], object], end: float) -> Iterator[float]:
+    count = 0
+    while count < SMALLEST or time.perf_counter() < end:
+        start = time.perf_counter()
+        call()
+        yield time.perf_counter() - start
+        count += 1

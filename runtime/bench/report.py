@@ -1,0 +1,278 @@
+"""The report of a bench run, and its JSON: everything that was measured, with the median of each round."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from ..errors import BenchError
+from ..files import replacing
+from ..manifest import Precision, Target
+from ..timing import Milliseconds
+
+__all__ = [
+    "NOISY",
+    "STAGES",
+    "UNSPLIT",
+    "BenchReport",
+    "BundleRecord",
+    "Case",
+    "Clocks",
+    "Limit",
+    "Machine",
+    "Start",
+    "Stats",
+]
+
+FORMAT: Literal["hybrid-edge-bench"] = "hybrid-edge-bench"
+FORMAT_VERSION = 1
+# of the median: single rounds then vary by 4 %, the ratio of two medians of twelve by 2 %: a change of 3 % is not seen
+NOISY = 0.10
+BRANCHES = ("cnn", "recurrent", "head")  # as ``cost`` names them
+STAGES = ("preprocess", "copy in", *BRANCHES, "copy out")
+UNSPLIT = "inference"  # in the place of the branches, where the engine does not tell them apart
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="ignore", defer_build=True)  # a later minor version may add fields
+
+
+class Stats(_Record):
+    """Times of one part of a case, milliseconds a batch.
+
+    ``rounds`` are the medians of the single rounds; the other figures are over all calls of all rounds.
+    """
+
+    p50: float
+    p90: float
+    p99: float
+    mean: float
+    count: int
+    rounds: tuple[float, ...]
+
+    @classmethod
+    def of(cls, rounds: list[Milliseconds]) -> Stats:
+        """From the times of each round's calls."""
+        times = np.concatenate(rounds)
+        p50, p90, p99 = (float(value) for value in np.percentile(times, (50, 90, 99)))
+        medians = tuple(float(np.median(item)) for item in rounds)
+        return cls(p50=p50, p90=p90, p99=p99, mean=float(times.mean()), count=len(times), rounds=medians)
+
+    @property
+    def spread(self) -> float:
+        """From the 10th to the 90th percentile of the rounds' medians, as a share of their median."""
+        low, middle, high = (float(value) for value in np.percentile(self.rounds, (10, 50, 90)))
+        return (high - low) / middle
+
+    @property
+    def noisy(self) -> bool:
+        """Whether the rounds differ by more than ``NOISY``."""
+        return self.spread > NOISY
+
+
+class Limit(_Record):
+    """The least time that a batch can take at some rates: milliseconds, by branch, and what limits each branch.
+
+    ``overlapped_ms`` is what would be left if the branches ran side by side, one's arithmetic under another's memory
+    traffic. ``rates`` names the machine, ``measured`` says whether its rates were measured there.
+    """
+
+    ms: float
+    overlapped_ms: float
+    by_branch: dict[str, float]
+    limited_by: dict[str, str]
+    rates: str
+    measured: bool
+
+
+class Case(_Record):
+    """One variant at one batch size.
+
+    ``inference`` is from tensors in the engine's input memory to outputs in the CPU's; ``whole`` from decoded BGR
+    frames to labels through ``Classifier.predict``. ``copy_in`` and ``copy_out`` are None where nothing is copied.
+    ``shares`` are the branches' parts of the inference without copies, from a profile of its own; empty where the
+    engine does not tell them apart.
+    """
+
+    variant: str
+    target: Target
+    precision: Precision
+    device: str
+    batch: int
+    inference: Stats
+    preprocess: Stats
+    whole: Stats
+    copy_in: Stats | None = None
+    copy_out: Stats | None = None
+    shares: dict[str, float] = {}
+    joules_per_frame: float | None = None
+    limit: Limit | None = None
+
+    @property
+    def name(self) -> str:
+        """``int8-cpu b8``: what the same case is called in another report."""
+        return f"{self.variant} b{self.batch}"
+
+    @property
+    def images_per_s(self) -> float:
+        """Throughput of the inference, one batch after the other."""
+        return 1000 * self.batch / self.inference.mean
+
+    @property
+    def whole_images_per_s(self) -> float:
+        """Throughput of the whole path, one batch after the other, nothing overlapped."""
+        return 1000 * self.batch / self.whole.mean
+
+    @property
+    def spread(self) -> float:
+        """Of the inference's or the whole path's rounds, whichever is larger."""
+        return max(self.inference.spread, self.whole.spread)
+
+    @property
+    def noisy(self) -> bool:
+        """Whether the inference's or the whole path's rounds differ by more than ``NOISY``."""
+        return self.inference.noisy or self.whole.noisy
+
+    @property
+    def of_limit(self) -> float | None:
+        """The limit as a share of the measured median: 1 is as fast as can be."""
+        return None if self.limit is None else self.limit.ms / self.inference.p50
+
+    @property
+    def stages(self) -> dict[str, float]:
+        """Medians of the stages in their order, milliseconds a batch; what is copied nowhere is 0.
+
+        The branches are ``cnn``, ``recurrent`` and ``head``, or one ``inference`` where they are not told apart.
+        """
+        before = self.copy_in.p50 if self.copy_in else 0.0
+        after = self.copy_out.p50 if self.copy_out else 0.0
+        inside = max(0.0, self.inference.p50 - before - after)
+        branches = {name: inside * share for name, share in self.shares.items()} or {UNSPLIT: inside}
+        return {"preprocess": self.preprocess.p50, "copy in": before, **branches, "copy out": after}
+
+
+class Start(_Record):
+    """Fresh processes up to their first prediction: medians; the files were in the page cache.
+
+    ``seconds`` from the start of the process; of it ``imports``, ``opening`` (hashes, engine), ``golden`` (the check on
+    the golden examples) and ``first`` (one frame). ``peak_mib``: the most memory that the process held at once,
+    resident. ``gpu_mib``: what of the GPU's memory it took, without CUDA's own context.
+    """
+
+    seconds: float
+    imports: float
+    opening: float
+    golden: float
+    first: float
+    peak_mib: float
+    gpu_mib: float | None = None
+    runs: int
+
+
+class Clocks(_Record):
+    """What changes while a machine works: load (1 minute), MHz, °C; None where it does not say."""
+
+    load: float
+    cpu_mhz: float | None = None
+    gpu_mhz: float | None = None
+    gpu_memory_mhz: float | None = None
+    gpu_celsius: float | None = None
+
+
+class Machine(_Record):
+    """What it was measured on, with nothing in it that names this one machine."""
+
+    cpu: str
+    cores: int
+    memory_gib: float
+    system: str
+    governor: str | None = None
+    model: str | None = Field(default=None, description="of a board: NVIDIA Jetson Orin Nano …")
+    gpu: str | None = None
+    power_mode: str | None = None
+    idle_watts: float | None = None
+    versions: dict[str, str]
+    before: Clocks
+    after: Clocks | None = None
+
+    @property
+    def title(self) -> str:
+        """One line for people."""
+        parts = [self.model, self.cpu, f"{self.cores} cores", f"{self.memory_gib:.1f} GiB", self.gpu, self.power_mode]
+        return ", ".join(part for part in parts if part)
+
+
+class BundleRecord(_Record):
+    """Which model it was."""
+
+    weights_sha256: str
+    branches: str
+    image_size: int
+    timesteps: int
+    classes: int
+    run: str = ""
+
+
+class BenchReport(_Record):
+    """All of it. ``skipped`` says why a variant was not run, ``notes`` what a reader must know."""
+
+    format: Literal["hybrid-edge-bench"] = FORMAT
+    format_version: int = FORMAT_VERSION
+    created: str
+    command: str
+    settings: dict[str, Any]
+    bundle: BundleRecord
+    machine: Machine
+    cases: tuple[Case, ...]
+    starts: dict[str, Start] = {}
+    skipped: dict[str, str] = {}
+    rates: dict[str, Any] | None = None
+    notes: tuple[str, ...] = ()
+
+    @property
+    def noisy(self) -> tuple[str, ...]:
+        """The cases whose rounds differ by more than ``NOISY``."""
+        return tuple(case.name for case in self.cases if case.noisy)
+
+    def save(self, path: Path) -> None:
+        """Write the JSON, the file replaced as a whole."""
+        with replacing(path) as partial:
+            partial.write_text(self.model_dump_json(indent=2) + "\n", encoding="utf-8")
+
+    @classmethod
+    def load(cls, path: Path) -> BenchReport:
+        """Read it back.
+
+        Raises:
+            BenchError: not there, not such a report, or of a newer version.
+        """
+        try:
+            data = path.read_bytes()
+            _check_header(path, _Header.model_validate_json(data))
+            return cls.model_validate_json(data)
+        except OSError as error:
+            raise BenchError(f"{path}: expected a report of hybrid-bench --json, found: {error.strerror}") from None
+        except ValidationError as error:
+            fault = error.errors(include_url=False, include_input=False)[0]
+            where = ".".join(map(str, fault["loc"]))
+            raise BenchError(
+                f"{path}: expected a report of hybrid-bench --json, found: {where}: {fault['msg']}; measure again"
+            ) from None
+
+
+class _Header(BaseModel):
+    format: str = "none"
+    format_version: int = 0
+
+
+def _check_header(path: Path, header: _Header) -> None:
+    if header.format != FORMAT:
+        raise BenchError(f"{path}: expected format {FORMAT!r}, found {header.format!r}; hybrid-bench --json writes one")
+    if not 1 <= header.format_version <= FORMAT_VERSION:
+        raise BenchError(
+            f"{path}: expected format version {FORMAT_VERSION} or older, found {header.format_version}; "
+            "upgrade here (pip install -U hybrid-edge), or measure again"
+        )

@@ -1,0 +1,226 @@
+"""``bench``: every case of a request measured in interleaved rounds, and what belongs to the numbers."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..bundle import Bundle
+from ..engines.options import EngineOptions, parse_profile
+from ..engines.progress import Reporter
+from ..errors import BackendError
+from ..manifest import Target
+from ..timing import Milliseconds, time_bursts
+from .candidates import Candidates, choose_variants, open_candidates
+from .cases import Prepared, make_frames, prepare
+from .devices import predict_for
+from .energy import PowerMeter, joules_per_frame
+from .limits import AGAIN, limit_of
+from .machine import busy_before, read_clocks, record_machine, slowed_down
+from .probe import probe
+from .rates import Rates
+from .report import BenchReport, BundleRecord, Case, Machine, Start
+from .request import BenchRequest
+from .stages import branch_shares
+from .starts import measure_starts
+
+__all__ = ["Steps", "bench"]
+
+IDLE = 2.0  # seconds for which a Jetson's power at rest is measured
+PROFILE = 0.5  # seconds of profiled runs for each case, if that is from FEWEST to MOST runs
+FEWEST, MOST = 5, 100
+
+Times = Mapping[str, Mapping[str, list[Milliseconds]]]
+
+
+@dataclass(frozen=True)
+class Steps:
+    """Whom to tell how far it is.
+
+    Attributes:
+        begin: a part of the work begins: its name, and in how many steps.
+        step: one of them is done; called outside of what is timed.
+        reporter: of TensorRT's builds.
+    """
+
+    begin: Callable[[str, int], None] = lambda _name, _count: None
+    step: Callable[[], None] = lambda: None
+    reporter: Reporter | None = None
+
+
+def bench(request: BenchRequest, steps: Steps | None = None) -> BenchReport:
+    """Measure a bundle's variants on this machine.
+
+    Every variant that runs here × batch size is a case. After a warm-up by time, rounds visit all cases, each round in
+    another order, a burst of calls each. The branches' shares come from profiles of their own, taken afterwards; memory
+    and the time to the first prediction from fresh processes, started before.
+
+    Args:
+        request: what, how long, and whether to measure the machine's rates too.
+        steps: whom to tell how far it is.
+
+    Raises:
+        UsageError: names that the bundle or the runtime does not know.
+        BundleError: no bundle, or a damaged one.
+        BackendError: nothing runs here, or what was asked for by name does not.
+        GateError: what was asked for by name computes something else here than where it was exported.
+    """
+    steps = steps or Steps()
+    bundle = Bundle.open(request.bundle)
+    options = EngineOptions() if request.profile is None else EngineOptions(parse_profile(request.profile))
+    stated = predict_for(request.rates) if request.rates is not None else None
+    machine = record_machine(read_clocks())
+    with ExitStack() as stack:
+        steps.begin("opening", len(choose_variants(bundle, request)))
+        found = open_candidates(bundle, request, options, steps.reporter or Reporter(), stack, after=steps.step)
+        starts, notes = _starts(bundle, found, request, options, steps)
+        frames = make_frames(bundle, max(request.batches))
+        cases = [prepare(bundle, item, batch, frames) for item in found.selections for batch in request.batches]
+        rates = _rates(request, stated, steps)
+        times = _time(cases, request, steps)
+        machine = machine.model_copy(update={"after": read_clocks()})
+        shares = _profile(bundle, cases, times, steps)
+        joules, idle = _energy(cases, steps)
+        machine = machine.model_copy(update={"idle_watts": idle})
+        results = tuple(
+            case.result(
+                times[case.name],
+                shares[case.name],
+                joules.get(case.name),
+                limit_of(case.selection.variant, rates, case.batch),
+            )
+            for case in cases
+        )
+        return BenchReport(
+            created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            command=_command(),
+            settings=_settings(request, options),
+            bundle=_record(bundle),
+            machine=machine,
+            cases=results,
+            starts=starts,
+            skipped=found.skipped,
+            rates={target: asdict(item) for target, item in rates.items()} or None,
+            notes=(*notes, *_notes(machine, results, found, rates)),
+        )
+
+
+def _time(cases: Sequence[Prepared], request: BenchRequest, steps: Steps) -> Times:
+    steps.begin("measuring", len(cases) * request.rounds)
+    return time_bursts(
+        {case.name: case.calls for case in cases},
+        rounds=request.rounds,
+        burst_s=request.burst,
+        warm_up_s=request.warm_up,
+        seed=request.seed,
+        after=steps.step,
+    )
+
+
+def _starts(
+    bundle: Bundle, found: Candidates, request: BenchRequest, options: EngineOptions, steps: Steps
+) -> tuple[dict[str, Start], list[str]]:
+    """Fresh processes; one that fails where this one runs is a note, and not the end of the measurement."""
+    steps.begin("starting", request.starts * len(found.selections))
+    try:
+        starts = measure_starts(
+            bundle,
+            found.selections,
+            count=request.starts,
+            threads=request.threads,
+            profile=options.profile,
+            after=steps.step,
+        )
+    except BackendError as error:
+        return {}, [f"no figures of starts: {error}"]
+    return starts, []
+
+
+def _rates(request: BenchRequest, stated: Rates | None, steps: Steps) -> dict[Target, Rates]:
+    """Of the CPU measured, if wanted; of the GPU as its maker states them, if named."""
+    rates: dict[Target, Rates] = {}
+    if request.probe:
+        steps.begin("probing", 1)
+        rates["cpu"] = probe(threads=request.threads)
+        steps.step()
+    if stated is not None:
+        rates |= {"cuda": stated, "tensorrt": stated}
+    return rates
+
+
+def _profile(bundle: Bundle, cases: Sequence[Prepared], times: Times, steps: Steps) -> dict[str, dict[str, float]]:
+    """The branches' shares by case, from as many runs as fit into half a second, within reason."""
+    steps.begin("profiling", len(cases))
+    shares = {}
+    for case in cases:
+        milliseconds = float(np.median(np.concatenate(times[case.name]["inference"])))
+        runs = min(max(FEWEST, round(PROFILE * 1000 / milliseconds)), MOST)
+        shares[case.name] = branch_shares(case.profile(runs), bundle.spec)
+        steps.step()
+    return shares
+
+
+def _energy(cases: Sequence[Prepared], steps: Steps) -> tuple[dict[str, float], float | None]:
+    """Joules a frame by case, and the watts at rest; nothing where there is no tegrastats."""
+    joules: dict[str, float] = {}
+    with PowerMeter() as meter:
+        if not meter.present:
+            return joules, None
+        steps.begin("power", len(cases))
+        start = time.monotonic()
+        time.sleep(IDLE)
+        idle = meter.watts(start, time.monotonic())
+        for case in cases:
+            found = joules_per_frame(meter, case.calls["whole"], case.batch)
+            if found is not None:
+                joules[case.name] = found
+            steps.step()
+    return joules, idle
+
+
+def _notes(machine: Machine, cases: Sequence[Case], found: Candidates, rates: Mapping[Target, Rates]) -> list[str]:
+    """What a reader must know before believing the numbers."""
+    notes = [busy_before(machine), slowed_down(machine.before, machine.after) if machine.after else None]
+    noisy = [case.name for case in cases if case.noisy]
+    if noisy:
+        notes.append(f"noisy: the rounds of {', '.join(noisy)} differ too much; end other programs and measure again")
+    notes += [
+        f"{item.variant.name} is over its parity limits" for item in found.selections if not item.variant.parity.passed
+    ]
+    if any(item.variant.cost is None and item.variant.target in rates for item in found.selections):
+        notes.append(AGAIN)
+    return [note for note in notes if note]
+
+
+def _settings(request: BenchRequest, options: EngineOptions) -> dict[str, Any]:
+    """What was asked for, without the bundle's place; as JSON has it, where there are no tuples."""
+    asked = {**asdict(request), "profile": options.profile}
+    asked.pop("bundle")
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in asked.items()}
+
+
+def _record(bundle: Bundle) -> BundleRecord:
+    manifest, spec = bundle.manifest, bundle.spec
+    return BundleRecord(
+        weights_sha256=manifest.weights_sha256,
+        branches=spec.branches,
+        image_size=spec.image_size,
+        timesteps=spec.timesteps,
+        classes=spec.num_classes,
+        run=manifest.provenance.run,
+    )
+
+
+def _command() -> str:
+    """The command as typed, with no path of this machine in it."""
+    words = [Path(word).name if Path(word).is_absolute() else word for word in sys.argv]
+    return shlex.join(words)

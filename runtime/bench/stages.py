@@ -1,0 +1,50 @@
+"""Where an engine's time goes: the nodes of a profile, counted to the model's branches."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+from ..spec import ModelSpec
+
+__all__ = ["branch_of", "branch_shares"]
+
+# export names every node of a branch after it; an engine's fusions keep the names they are made from:
+# "fused cnn/dense_1/MatMul", "{ForeignNode[rnn/lstm_1/step_00/...]}"
+PREFIX = re.compile(r"(?<![A-Za-z0-9_])(cnn|rnn)/")
+# the first thing that is done with an input carries its name
+INPUT = re.compile(r"^(image|sequence)(?![A-Za-z0-9])")
+# what ONNX Runtime puts in to change the layout for convolutions has no name but its kind
+LAYOUT = re.compile(r"^(Reorder(Input|Output)|Transpose)(_token_\d+)?$")
+NAMES = {"cnn": "cnn", "image": "cnn", "rnn": "recurrent", "sequence": "recurrent"}
+
+
+def branch_of(node: str, spec: ModelSpec) -> str:
+    """``cnn``, ``recurrent`` or ``head``: the branch of a node, by its name; a node of two, the first that it names."""
+    found = PREFIX.search(node) or INPUT.match(node)
+    if found is not None:
+        return NAMES[found.group(1)]
+    if LAYOUT.match(node):
+        return "cnn" if spec.uses_cnn else "recurrent"
+    return "head"
+
+
+def branch_shares(nodes: Mapping[str, float], spec: ModelSpec) -> dict[str, float]:
+    """The branches' shares of a profile's time, adding up to 1; those that the model has, in their order.
+
+    Args:
+        nodes: time by the node's name, in any unit.
+        spec: of the model.
+
+    Returns:
+        an empty mapping where there is nothing to share.
+    """
+    total = sum(nodes.values())
+    if total <= 0:
+        return {}
+    wanted = [("cnn", spec.uses_cnn), ("recurrent", spec.uses_rnn), ("head", True)]
+    shares = {name: 0.0 for name, present in wanted if present}
+    for node, time in nodes.items():
+        branch = branch_of(node, spec)
+        shares[branch if branch in shares else "head"] += time / total
+    return shares

@@ -1,0 +1,38 @@
+"""hybrid-bench's questions to a real GPU: layers by branch, copies."""
+
+from __future__ import annotations
+
+import pytest
+
+from hybrid_edge.runtime.bench.report import BenchReport
+from hybrid_edge.runtime.bench.request import BenchRequest
+from hybrid_edge.runtime.bench.run import bench
+from hybrid_edge.runtime.bundle import Bundle
+
+pytestmark = pytest.mark.gpu
+
+
+@pytest.fixture(scope="module")
+def report(bundle: Bundle) -> BenchReport:
+    """Every TensorRT variant, briefly."""
+    request = BenchRequest(bundle.root, batches=(1, 8), seconds=0.1, rounds=3, starts=1, precisions=("fp32", "fp16"))
+    return bench(request)
+
+
+def test_tensorrts_layers_are_told_apart_by_branch(report: BenchReport) -> None:
+    cases = [case for case in report.cases if case.target == "tensorrt"]
+    assert cases
+    for case in cases:
+        assert sum(case.shares.values()) == pytest.approx(1)
+
+
+def test_copies_are_a_part_of_the_inference(report: BenchReport) -> None:
+    for case in report.cases:
+        if case.copy_in is not None:
+            assert 0 < case.copy_in.p50 < case.inference.p50
+
+
+def test_the_gpu_is_recorded_with_its_memory(report: BenchReport) -> None:
+    taken = [start.gpu_mib for name, start in report.starts.items() if name.endswith("tensorrt")]
+    assert taken
+    assert all(mib is not None and mib > 0 for mib in taken)

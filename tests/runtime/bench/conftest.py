@@ -1,0 +1,76 @@
+"""A bundle of two variants whose nodes are named after their branches, measured once; and reports to alter."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from pathlib import Path
+
+import onnx
+import pytest
+from bundles import SPEC, make_bundle, make_graph, make_weights, npz, reference_outputs, store, write_manifest
+
+from hybrid_edge.runtime.bench.cost import BranchCost, Cost, Moved
+from hybrid_edge.runtime.bench.report import BenchReport, Case, Stats
+from hybrid_edge.runtime.bench.request import BenchRequest
+from hybrid_edge.runtime.bench.run import bench
+from hybrid_edge.runtime.bundle import Bundle
+
+COST = Cost(
+    head=BranchCost({"fp32": 1_000}, (Moved(4_000, 1),), ()),
+    cnn=BranchCost({"fp32": 200_000}, (Moved(8_000, 1),), (Moved(2_000, 2),)),
+    recurrent=BranchCost({"fp32": 100_000}, (Moved(9_000, 5),), ()),
+)
+BRIEF = {"seconds": 0.02, "rounds": 3, "warm_up": 0.0, "threads": 1}
+
+
+def named_graph() -> bytes:
+    """The small graph with the names that the exporter gives."""
+    model = onnx.load(io.BytesIO(make_graph(SPEC, make_weights(SPEC))))
+    prefixes = {"image": "cnn/", "sequence": "rnn/"}
+    for node in model.graph.node:
+        prefix = next((text for name, text in prefixes.items() if node.output[0].startswith(name)), "")
+        node.name = f"{prefix}{node.output[0]}"
+    return bytes(model.SerializeToString())
+
+
+@pytest.fixture(scope="session")
+def bench_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """FP32 for the CPU with its cost recorded, and for TensorRT, of which no test machine is sure to have one."""
+    folder = make_bundle(tmp_path_factory.mktemp("bench") / "bundle", variants=(("fp32", "cpu"), ("fp16", "tensorrt")))
+    bundle = Bundle.open(folder)
+    outputs = reference_outputs(SPEC, make_weights(SPEC), bundle.golden_tensors())
+    changes = {
+        "file": store(folder, "artifacts", "onnx", named_graph()),
+        "golden": store(folder, "golden", "npz", npz(outputs)),
+    }
+    variants = tuple(item.model_copy(update={**changes, "cost": COST}) for item in bundle.manifest.variants)
+    write_manifest(folder, bundle.manifest.model_copy(update={"variants": variants}))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def measured(bench_bundle: Path) -> BenchReport:
+    """The CPU's variant at two batch sizes, really measured, one process started."""
+    return bench(BenchRequest(bench_bundle, batches=(1, 3), starts=1, **BRIEF))
+
+
+@pytest.fixture
+def altered(measured: BenchReport) -> Callable[..., BenchReport]:
+    """The report with other rounds: ``inference`` and ``whole`` by case, or other fields of the report."""
+
+    def alter(rounds: dict[str, tuple[list[float], list[float]]] | None = None, **changes: object) -> BenchReport:
+        cases = [
+            _with(case, *(rounds or {})[case.name]) if case.name in (rounds or {}) else case for case in measured.cases
+        ]
+        return measured.model_copy(update={"cases": tuple(cases), **changes})
+
+    return alter
+
+
+def _with(case: Case, inference: list[float], whole: list[float]) -> Case:
+    parts = {
+        name: Stats(p50=values[0], p90=values[0], p99=values[0], mean=values[0], count=9, rounds=tuple(values))
+        for name, values in (("inference", inference), ("whole", whole))
+    }
+    return case.model_copy(update=parts)

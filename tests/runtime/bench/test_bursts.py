@@ -1,0 +1,69 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+from hybrid_edge.runtime.errors import UsageError
+from hybrid_edge.runtime.timing import time_bursts
+
+
+class Clock:
+    """Time that passes only when a call takes it."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self.called: list[str] = []
+
+    def __call__(self) -> float:
+        return self.now
+
+    def taking(self, name: str, seconds: float) -> Callable[[], None]:
+        def call() -> None:
+            self.called.append(name)
+            self.now += seconds
+
+        return call
+
+
+def test_each_visit_begins_with_a_call_that_does_not_count_and_each_part_fills_its_burst() -> None:
+    clock = Clock()
+    cases = {"case": {"inference": clock.taking("i", 0.25), "whole": clock.taking("w", 0.5)}}
+    times = time_bursts(cases, rounds=2, burst_s=1.0, warm_up_s=0.5, clock=clock)
+    assert "".join(clock.called) == "ii" + "w" + 2 * ("i" + "iiii" + "ww")
+    assert [len(taken) for taken in times["case"]["inference"]] == [4, 4]
+    assert set(np.concatenate(times["case"]["whole"])) == {500.0}
+
+
+def test_a_call_longer_than_the_burst_counts_once() -> None:
+    clock = Clock()
+    times = time_bursts({"x": {"x": clock.taking("x", 9.0)}}, rounds=3, burst_s=0.1, warm_up_s=0, clock=clock)
+    assert [taken.tolist() for taken in times["x"]["x"]] == [[9000.0]] * 3
+
+
+def test_every_round_visits_all_cases_in_an_order_that_the_seed_fixes() -> None:
+    orders = []
+    for seed in (0, 0, 1):
+        clock = Clock()
+        cases = {name: {"x": clock.taking(name, 1.0)} for name in "abcd"}
+        time_bursts(cases, rounds=6, burst_s=0.5, warm_up_s=0, seed=seed, clock=clock)
+        visits = "".join(clock.called[4::2])  # the warm-up apart; each visit is a call that counts, and one before it
+        orders.append([visits[start : start + 4] for start in range(0, 24, 4)])
+    assert orders[0] == orders[1] != orders[2]
+    assert all("".join(sorted(order)) == "abcd" for order in orders[0])
+    assert len(set(orders[0])) > 1
+
+
+def test_what_is_called_after_a_visit_is_outside_of_the_times() -> None:
+    clock = Clock()
+    case = {"x": {"x": clock.taking("x", 1.0)}}
+    times = time_bursts(case, rounds=2, burst_s=0.5, warm_up_s=0, after=clock.taking("after", 100.0), clock=clock)
+    assert clock.called.count("after") == 2
+    assert np.concatenate(times["x"]["x"]).max() == 1000
+
+
+@pytest.mark.parametrize(("cases", "rounds"), [({}, 1), ({"x": {}}, 1), ({"x": {"x": print}}, 0)])
+def test_nothing_to_time_is_an_error(cases: dict[str, dict[str, Callable[[], object]]], rounds: int) -> None:
+    with pytest.raises(UsageError, match="expected cases with parts and at least 1 round"):
+        time_bursts(cases, rounds=rounds, burst_s=0)

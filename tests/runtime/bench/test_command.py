@@ -1,0 +1,151 @@
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from hybrid_edge.runtime import bench_command
+from hybrid_edge.runtime.bench import plot
+from hybrid_edge.runtime.bench.report import BenchReport
+from hybrid_edge.runtime.opencv import cv2
+
+QUICK = ("--batch", "1,2", "--seconds", "0.001", "--rounds", 2, "--threads", 1, "--starts", 0, "--backend", "cpu")
+
+
+@pytest.fixture
+def command(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]):  # type: ignore[no-untyped-def]
+    """Calls the command in this process: exit code, stdout, stderr."""
+
+    def call(*arguments: object) -> tuple[object, str, str]:
+        monkeypatch.setattr(sys, "argv", ["hybrid-bench", *map(str, arguments)])
+        with pytest.raises(SystemExit) as leaving:
+            bench_command.main()
+        captured = capfd.readouterr()
+        return leaving.value.code or 0, captured.out, re.sub(r"\x1b\[[0-9;]*m", "", captured.err)
+
+    return call
+
+
+def test_tables_go_to_stdout_and_files_are_written(command, bench_bundle: Path, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    files = {name: tmp_path / f"report.{name}" for name in ("json", "csv")}
+    code, out, err = command(bench_bundle, *QUICK, "--json", files["json"], "--csv", files["csv"])
+    assert code == 0, err
+    for title in ("latency, ms a batch", "where the time goes", "CNN", "recurrent", "images/s"):
+        assert title in out
+    assert re.search(r"fp32-cpu +1 +\d", out)
+    assert "…" not in out  # rich cut nothing off
+    report = BenchReport.load(files["json"])
+    assert [case.batch for case in report.cases] == [1, 2]
+    assert report.command.startswith("hybrid-bench ")
+    assert str(tmp_path) not in report.command
+    assert len(files["csv"].read_text().splitlines()) == 3
+    assert f"written: {files['json']}" in err
+
+
+def test_a_run_folder_in_the_usual_place_is_found(command, bench_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # type: ignore[no-untyped-def]
+    monkeypatch.chdir(bench_bundle.parent)
+    assert command(*QUICK)[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (("--batch", "x"), 2, "expected --batch as numbers"),
+        (("--rounds", "0"), 2, "--rounds"),
+        (("--backend", "tpu"), 2, "expected a backend of"),
+        (("--json", "nowhere/a.json"), 2, "expected a file in a folder that is there, found no folder nowhere"),
+        (("--csv", "."), 2, "found a folder of that name"),
+        (("--plot", "a.svg"), 2, "expected --plot with a name that ends in .png"),
+        (("--predict-for", "toaster"), 2, "expected one of orin-nano-4, orin-nano"),
+        (("--compare", "a.json", "b.json"), 1, "a.json: expected a report of hybrid-bench --json"),
+        (("--profile", "1,8"), 2, "expected a batch profile of MIN,OPT,MAX"),
+        (("missing",), 1, "missing: expected a bundle"),
+        (("--unknown",), 2, "No such option"),
+    ],
+)
+def test_a_mistake_ends_with_its_documented_code_and_one_clear_message(  # type: ignore[no-untyped-def]
+    command, bench_bundle: Path, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...], code: int, message: str
+) -> None:
+    monkeypatch.chdir(bench_bundle.parent)
+    found, out, err = command(*arguments)
+    assert (found, out) == (code, "")
+    assert message in err
+    assert "Traceback" not in err
+
+
+def test_a_plot_without_matplotlib_is_refused_before_anything_is_measured(  # type: ignore[no-untyped-def]
+    command, bench_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(plot, "find_spec", lambda _: None)
+    code, out, err = command(bench_bundle, *QUICK, "--plot", tmp_path / "a.png")
+    assert (code, out) == (1, "")
+    assert "pip install 'hybrid-edge[plot]'" in err
+
+
+def test_the_plot_shows_each_variant_with_its_branches(
+    altered: Callable[..., BenchReport], measured: BenchReport, tmp_path: Path
+) -> None:
+    pytest.importorskip("matplotlib", reason="the plot needs matplotlib")
+    shares = {"cnn": 0.5, "recurrent": 0.3, "head": 0.2}
+    cases = tuple(case.model_copy(update={"shares": shares}) for case in measured.cases)
+    plot.write_plot(altered(cases=cases), tmp_path / "a.png")
+    picture = cv2.imread(str(tmp_path / "a.png"))[:, :, ::-1]
+    areas = []
+    for branch in ("cnn", "recurrent", "head"):
+        colour = [int(plot.COLOURS[branch][start : start + 2], 16) for start in (1, 3, 5)]
+        areas.append(int(np.count_nonzero((np.abs(picture.astype(int) - colour) < 3).all(axis=2))))
+    assert areas[0] > areas[1] > areas[2] > 500
+
+
+def test_reports_are_compared_and_what_changed_is_told(  # type: ignore[no-untyped-def]
+    command, altered: Callable[..., BenchReport], tmp_path: Path
+) -> None:
+    steady = {"fp32-cpu b1": ([5.0, 5.01, 5.02], [9.0, 9.01, 9.02]), "fp32-cpu b3": ([8.0] * 3, [9.0] * 3)}
+    altered(steady).save(tmp_path / "a.json")
+    altered({**steady, "fp32-cpu b1": ([4.0, 4.01, 4.02], [9.0, 9.01, 9.02])}).save(tmp_path / "b.json")
+    code, out, _ = command("--compare", tmp_path / "a.json", tmp_path / "b.json")
+    assert code == 0
+    assert re.search(r"fp32-cpu b1 +inference +5\.01 +4\.01 +0\.800 .*faster", out)
+    assert re.search(r"fp32-cpu b1 +whole .*same", out)
+
+
+def test_a_prediction_measures_nothing_and_says_that_it_is_one(  # type: ignore[no-untyped-def]
+    command, bench_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hybrid_edge.runtime.bench.command.bench", lambda *_: pytest.fail("measured"))
+    code, out, err = command(bench_bundle, "--predict-for", "orin-nano", "--batch", "1,8")
+    assert code == 0, err
+    assert "predicted bound, not measured" in out
+    assert "Jetson Orin Nano 8GB" in out
+    assert re.search(r"fp16-tensorrt +1 +\d", out)
+    assert "fp32-cpu" not in out  # that device's rates are its GPU's
+    assert "rates:" in out
+
+
+def test_only_variants_that_a_device_runs_are_predicted(command, bench_bundle: Path) -> None:  # type: ignore[no-untyped-def]
+    _, out, _ = command(bench_bundle, "--predict-for", "h200", "--backend", "cpu,tensorrt", "--batch", "1")
+    assert re.search(r"^ *fp16-tensorrt +1 +\d", out, re.MULTILINE)
+    assert "fp32-cpu" not in out, "the rates are the GPU's"
+    _, out, _ = command(bench_bundle, "--predict-for", "rpi5", "--batch", "1")
+    assert re.search(r"^ *fp32-cpu +1 +\d", out, re.MULTILINE)
+    assert "tensorrt" not in out
+
+
+def test_help_is_light_and_has_examples() -> None:
+    code = """
+import sys
+from hybrid_edge.runtime.bench_command import main
+try:
+    main()
+finally:
+    print(sorted({name.partition(".")[0] for name in sys.modules} & {"cv2", "numpy", "onnxruntime", "matplotlib"}))
+"""
+    done = subprocess.run([sys.executable, "-c", code, "--help"], capture_output=True, text=True, check=True)
+    assert "Example: hybrid-bench --compare" in done.stdout
+    assert json.loads(done.stdout.splitlines()[-1]) == []

@@ -1,0 +1,194 @@
+"""``bench`` on a real bundle, really measured: no assertion is about how long anything took."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+from bundles import write_manifest
+
+from hybrid_edge.runtime.backends import open_variant
+from hybrid_edge.runtime.backends.tensorrt import find_tensorrt
+from hybrid_edge.runtime.bench import run as module
+from hybrid_edge.runtime.bench.cases import make_frames, prepare
+from hybrid_edge.runtime.bench.first import peak_mib
+from hybrid_edge.runtime.bench.rates import Rates
+from hybrid_edge.runtime.bench.report import BenchReport
+from hybrid_edge.runtime.bench.request import BenchRequest, parse_batches, parse_names
+from hybrid_edge.runtime.bench.run import Steps, bench
+from hybrid_edge.runtime.bench.starts import measure_starts
+from hybrid_edge.runtime.bundle import Bundle
+from hybrid_edge.runtime.errors import BackendError, BundleError, GateError, UsageError
+
+QUICK: dict[str, Any] = {"batches": (1,), "seconds": 1e-4, "rounds": 2, "warm_up": 0.0, "threads": 1, "starts": 0}
+
+
+def gpu_is_here() -> bool:
+    try:
+        find_tensorrt()
+    except BackendError:
+        return False
+    return True
+
+
+def test_every_variant_that_runs_here_is_a_case_at_every_batch_size(measured: BenchReport) -> None:
+    assert [case.name for case in measured.cases] == ["fp32-cpu b1", "fp32-cpu b3"]
+    for case in measured.cases:
+        parts = (case.inference, case.preprocess, case.whole)
+        assert {len(part.rounds) for part in parts} == {3}
+        assert all(0 < part.p50 <= part.p90 <= part.p99 for part in parts)
+        assert case.device.startswith("ONNX Runtime")
+        assert (case.copy_in, case.copy_out) == (None, None)
+
+
+def test_the_branches_share_the_inference_as_the_engine_profiles_them(measured: BenchReport) -> None:
+    for case in measured.cases:
+        assert set(case.shares) == {"cnn", "recurrent", "head"}
+        assert sum(case.shares.values()) == pytest.approx(1)
+        assert min(case.shares.values()) > 0
+
+
+def test_what_does_not_run_here_is_left_out_with_the_reason(measured: BenchReport) -> None:
+    if gpu_is_here():
+        pytest.skip("this machine has TensorRT and a GPU")
+    assert list(measured.skipped) == ["fp16-tensorrt"]
+    with pytest.raises(BackendError) as refusal:
+        find_tensorrt()
+    assert measured.skipped["fp16-tensorrt"] == str(refusal.value)
+
+
+def test_a_fresh_process_says_its_time_and_its_own_peak_of_memory(measured: BenchReport) -> None:
+    start = measured.starts["fp32-cpu"]
+    assert start.seconds == pytest.approx(start.imports + start.opening + start.golden + start.first)
+    assert min(start.imports, start.opening, start.golden, start.first) > 0
+    assert 20 < start.peak_mib < 1000
+    assert start.gpu_mib is None
+
+
+def test_the_peak_of_memory_is_the_processs_own_and_not_inherited(tmp_path: Path) -> None:
+    (tmp_path / "status").write_text("Name:\tpython\nVmPeak:\t  999999 kB\nVmHWM:\t  110592 kB\nVmRSS:\t   10 kB\n")
+    assert peak_mib(tmp_path / "status") == 108
+    assert peak_mib(tmp_path / "absent") > 1
+
+
+def test_the_record_names_the_model_and_how_it_was_measured_but_no_place(
+    measured: BenchReport, bench_bundle: Path
+) -> None:
+    text = measured.model_dump_json()
+    assert measured.bundle.weights_sha256 == "0" * 64
+    assert measured.settings["rounds"] == 3
+    assert measured.machine.after is not None
+    assert str(bench_bundle) not in text
+    assert str(Path.home()) not in text or str(Path.home()) == "/"
+
+
+def test_the_limit_stands_beside_the_number_where_rates_and_costs_are_known(
+    bench_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rates = Rates("here", {"fp32": 1.0}, 1.0, None, None, "by hand", measured=True)
+    monkeypatch.setattr(module, "probe", lambda **_: rates)
+    limit = bench(BenchRequest(bench_bundle, probe=True, **QUICK)).cases[0].limit
+    assert limit is not None
+    assert limit.by_branch == {"cnn": 0.2, "recurrent": 0.1, "head": 0.004}  # 10^9 MAC/s and 10^9 bytes/s
+    assert limit.limited_by["head"] == "memory"
+    assert limit.ms == pytest.approx(0.304)
+
+
+def test_a_bundle_from_before_costs_were_recorded_is_told_to_be_exported_again(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rates = Rates("here", {"fp32": 1.0}, 1.0, None, None, "by hand", measured=True)
+    monkeypatch.setattr(module, "probe", lambda **_: rates)
+    report = bench(BenchRequest(folder, probe=True, **QUICK))
+    assert report.cases[0].limit is None
+    assert any("export again to see the limit" in note for note in report.notes)
+
+
+def test_noise_is_called_noise(measured: BenchReport) -> None:
+    case = measured.cases[0]
+    wild = case.model_copy(update={"inference": case.inference.model_copy(update={"rounds": (1.0, 2.0, 4.0)})})
+    assert BenchReport.model_validate({**measured.model_dump(), "cases": (wild,)}).noisy == ("fp32-cpu b1",)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "error", "message"),
+    [
+        ({"backends": ("tpu",)}, UsageError, "expected a backend of tensorrt, cuda, cpu, found 'tpu'"),
+        ({"precisions": ("int4",)}, UsageError, "expected a precision of fp32, fp16, int8, found 'int4'"),
+        ({"variants": ("fast",)}, UsageError, "expected a variant of fp32-cpu, fp16-tensorrt, found 'fast'"),
+        ({"backends": ("cuda",)}, BundleError, "expected a variant that is cuda, found fp32-cpu, fp16-tensorrt"),
+        ({"batches": ()}, UsageError, "expected batch sizes from 1 to 4096, found none"),
+        ({"batches": (0, 1)}, UsageError, "found 0,1"),
+        ({"batches": (2, 2)}, UsageError, "expected each batch size once"),
+        ({"seconds": 0}, UsageError, "expected more than 0 seconds"),
+        ({"rates": "tpu"}, UsageError, "expected one of orin-nano-4, orin-nano"),
+    ],
+)
+def test_a_mistake_is_refused_before_anything_is_measured(
+    bench_bundle: Path, wanted: dict[str, object], error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        bench(BenchRequest(bench_bundle, **{**QUICK, **wanted}))  # type: ignore[arg-type]
+
+
+def test_what_is_asked_for_by_name_is_never_left_out(bench_bundle: Path) -> None:
+    if gpu_is_here():
+        pytest.skip("this machine has TensorRT and a GPU")
+    with pytest.raises(BackendError, match="GPU"):
+        bench(BenchRequest(bench_bundle, variants=("fp16-tensorrt",), **QUICK))
+
+
+def test_a_variant_that_computes_something_else_here_is_not_measured(folder: Path) -> None:
+    manifest = Bundle.open(folder).manifest
+    strict = manifest.variants[0].model_copy(update={"golden_tolerance": 1e-30})
+    write_manifest(folder, manifest.model_copy(update={"variants": (strict,)}))
+    with pytest.raises(BackendError, match=r"none: fp32-cpu: .*computes something else than the exporter did"):
+        bench(BenchRequest(folder, **QUICK))
+    with pytest.raises(GateError):
+        bench(BenchRequest(folder, backends=("cpu",), **QUICK))
+
+
+def test_a_start_that_fails_is_an_error_that_says_what_it_said(bundle: Bundle) -> None:
+    selection = open_variant(bundle, bundle.manifest.variants[0])
+    selection.backend.close()
+    next(bundle.root.rglob("*.onnx")).write_bytes(b"damaged")
+    with pytest.raises(
+        BackendError, match=r"expected a fresh process to classify one frame, found: .*ArtifactHashError"
+    ):
+        measure_starts(bundle, [selection], count=1, threads=1, profile=(1, 1, 8))
+
+
+def test_frames_are_a_cameras_and_the_whole_path_ends_in_labels(bench_bundle: Path) -> None:
+    bundle = Bundle.open(bench_bundle)
+    frames = make_frames(bundle, 9)
+    assert {frame.shape for frame in frames} == {(720, 1280, 3)}
+    assert all(frame.flags.c_contiguous for frame in frames)
+    with ExitStack() as stack:
+        selection = open_variant(bundle, bundle.manifest.variants[0], threads=1)
+        stack.enter_context(selection.backend)
+        case = prepare(bundle, selection, 9, frames)
+        labels = case.calls["whole"]()
+    assert len(labels) == 9  # type: ignore[arg-type]
+    assert set(labels) <= set(bundle.labels)  # type: ignore[call-overload]
+
+
+def test_steps_are_told_as_they_are_done(bench_bundle: Path) -> None:
+    begun: dict[str, int] = {}
+    done: list[str] = []
+
+    def begin(name: str, count: int) -> None:
+        begun[name] = count
+
+    bench(BenchRequest(bench_bundle, **QUICK), Steps(begin, lambda: done.append(list(begun)[-1])))
+    assert begun == {"opening": 2, "starting": 0, "measuring": 2, "profiling": 1}
+    assert done.count("measuring") == 2
+
+
+def test_lists_of_batches_and_names_are_read() -> None:
+    assert parse_batches("1, 2,16") == (1, 2, 16)
+    assert parse_names("cpu, cuda") == ("cpu", "cuda")
+    assert parse_names(None) == ()
+    with pytest.raises(UsageError, match="expected --batch as numbers such as 1,2,4,8, found '1;2'"):
+        parse_batches("1;2")
