@@ -83,8 +83,13 @@ def train(
     phase2_lr: Annotated[float | None, _phase(PHASE_2, "learning rate")] = None,
     phase2_monitor: Annotated[Monitor | None, _phase(PHASE_2, "number that chooses the best epoch")] = None,
     augment: Annotated[
-        bool, _run("vary the training images: shift, scale, rotate; photographs are mirrored too", "--augment")
-    ] = False,
+        bool | None,
+        _run(
+            "vary the training images: shift, scale, rotate; photographs are mirrored too, digits get other pens; "
+            "default: digits yes, Xception no",
+            "--augment/--no-augment",
+        ),
+    ] = None,
     mixed_precision: Annotated[
         Literal["off", "float16", "bfloat16"], _run("compute in half precision; bfloat16 on CPUs that have it")
     ] = "off",
@@ -137,7 +142,6 @@ def _settings(given: dict[str, Any]) -> TrainSettings:
         weights = str(Path(weights).absolute())  # --resume may be called from another folder
     phases = [_phase_settings(given, number, weights != "none" and spec.uses_cnn) for number in (1, 2)]
     same = (
-        "augment",
         "mixed_precision",
         "val_fraction",
         "seed",
@@ -151,6 +155,7 @@ def _settings(given: dict[str, Any]) -> TrainSettings:
         spec=spec,
         phases=phases,
         weights=weights,
+        augment=spec.backbone == "digits" if given["augment"] is None else given["augment"],
         **{key: given[key] for key in same},
     )
 

@@ -154,8 +154,9 @@ def _compile(model: KerasModel, phase: PhaseSettings, spec: ModelSpec) -> None:
 
 def _fit(training: Training, fit: _Fit) -> None:
     run, state = training.run, training.state
+    # variables that are first made inside the training step would have it traced twice: 15 s with Xception
+    fit.model.optimizer.build(fit.model.trainable_variables)
     if state.epoch:
-        fit.model.optimizer.build(fit.model.trainable_variables)
         _load_checkpoint(fit.model, run.checkpoints / state.weights)
     bar = ProgressBar(f"phase {fit.number}", fit.phase.epochs, fit.steps, fit.validation.num_batches or 0)
     log = EpochLog(

@@ -52,8 +52,8 @@ PHASES: dict[str, tuple[PhaseSettings, PhaseSettings]] = {
         ),
     ),
     "digits": (
-        PhaseSettings(epochs=20, steps=0, batch_size=64, optimizer="adam", learning_rate=1e-3, monitor="val_loss"),
-        PhaseSettings(epochs=5, steps=0, batch_size=64, optimizer="adam", learning_rate=1e-4, monitor="val_accuracy"),
+        PhaseSettings(epochs=25, steps=0, batch_size=64, optimizer="adam", learning_rate=2e-3, monitor="val_loss"),
+        PhaseSettings(epochs=5, steps=0, batch_size=64, optimizer="adam", learning_rate=2e-4, monitor="val_loss"),
     ),
 }
 

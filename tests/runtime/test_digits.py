@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from hybrid_edge.runtime.digits import BOX, SIDE, mnist_frame
+from hybrid_edge.runtime.digits import BOX, PEN, SIDE, drawn_frame, mnist_frame
 from hybrid_edge.runtime.errors import InputError
 
 Ink = npt.NDArray[np.uint8]
@@ -128,7 +128,39 @@ def test_a_view_that_is_not_contiguous_is_taken() -> None:
     assert np.array_equal(mnist_frame(ink[:, ::-1]), mnist_frame(np.ascontiguousarray(ink[:, ::-1])))
 
 
+def stroke_width(frame: Ink) -> float:
+    """Of an upright stroke in a frame, pixels."""
+    rows = frame[9:19].astype(float)
+    return float((rows.sum(axis=1) / rows.max(axis=1)).mean())
+
+
+@pytest.mark.parametrize(("thickness", "expected"), [(3, PEN), (15, PEN), (30, PEN), (60, 60 / 380 * BOX)])
+def test_thin_strokes_of_a_drawing_are_thickened_to_a_pen_and_wide_ones_are_kept(
+    thickness: int, expected: float
+) -> None:
+    canvas = np.zeros((400, 400), np.uint8)
+    cv2.rectangle(canvas, (100, 10), (100 + thickness - 1, 389), 255, cv2.FILLED)
+    frame = drawn_frame(canvas)
+    assert stroke_width(frame) == pytest.approx(expected, abs=0.5)
+    assert max(cropped(frame).shape) == BOX
+
+
+@pytest.mark.parametrize("digit", DIGITS)
+def test_a_digit_drawn_at_double_size_with_the_same_brush_gives_nearly_the_same_frame(digit: str) -> None:
+    assert best_difference(drawn_frame(drawn(digit, 400, 12)), drawn_frame(drawn(digit, 800, 12))) < 0.25
+
+
+def test_a_drawing_of_a_bold_pen_or_of_none_is_framed_as_it_is() -> None:
+    bold = drawn("5", 200, 30)
+    assert best_difference(drawn_frame(bold), mnist_frame(bold)) < 0.1
+    assert not drawn_frame(np.zeros((400, 400), np.uint8)).any()
+    faint = np.full((3, 3), 40, np.uint8)
+    assert np.array_equal(drawn_frame(faint), mnist_frame(faint))
+
+
 @pytest.mark.parametrize("ink", [np.zeros((8, 8), np.float32), np.zeros((8, 8, 3), np.uint8), np.zeros(8, np.uint8)])
 def test_other_shapes_and_types_are_refused_with_what_came(ink: Ink) -> None:
     with pytest.raises(InputError, match=r"expected ink of shape \(H, W\), uint8.*found shape"):
         mnist_frame(ink)
+    with pytest.raises(InputError, match=r"expected ink of shape \(H, W\), uint8.*found shape"):
+        drawn_frame(ink)

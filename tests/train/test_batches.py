@@ -11,6 +11,7 @@ pytest.importorskip("keras")
 
 from hybrid_edge.runtime.preprocess import Preprocessor, read_image
 from hybrid_edge.runtime.spec import ModelSpec, preset
+from hybrid_edge.train.augment import augment
 from hybrid_edge.train.batches import Batches, TrainingBatches
 from hybrid_edge.train.data import LabelledImage, scan
 from hybrid_edge.train.features import Features
@@ -80,3 +81,24 @@ def test_cached_features_take_the_place_of_the_image(images: tuple[LabelledImage
 def test_batches_of_a_larger_spec_have_its_shape(images: tuple[LabelledImage, ...]) -> None:
     spec = ModelSpec(image_size=75, timesteps=25, class_labels=SPEC.class_labels)
     assert Batches(images, spec, 5)[0][0].shape == (5, 75, 75, 3)
+
+
+def test_digits_get_bolder_finer_and_sharper_strokes_and_are_never_mirrored(few_digits: Path) -> None:
+    seven = read_image(min((few_digits / "train" / "7").iterdir()))
+    rng = np.random.default_rng(0)
+    varied = np.stack([augment(seven, rng, "digits") for _ in range(200)])
+    assert varied.shape == (200, *seven.shape)
+    ink = varied.mean(axis=(1, 2, 3)) / seven.mean()
+    assert ink.min() < 0.6
+    assert ink.max() > 1.4
+    soft = ((varied > 40) & (varied < 215)).mean(axis=(1, 2, 3)) / ((seven > 40) & (seven < 215)).mean()
+    assert soft.min() < 0.5
+    likeness = [np.corrcoef(one.ravel(), seven.ravel())[0, 1] for one in varied]
+    mirrored = [np.corrcoef(one.ravel(), seven[:, ::-1].ravel())[0, 1] for one in varied]
+    assert np.mean(likeness) > np.mean(mirrored) + 0.2
+
+
+def test_photographs_keep_their_own_variations() -> None:
+    photograph = np.random.default_rng(1).integers(0, 200, (32, 32, 3), np.uint8)
+    varied = [augment(photograph, np.random.default_rng(seed), "xception") for seed in range(20)]
+    assert all((one > 0).mean() > 0.9 for one in varied)  # reflected at the border, not black

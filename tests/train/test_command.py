@@ -11,7 +11,7 @@ import pytest
 
 pytest.importorskip("tensorflow")
 
-from conftest import command
+from commands import command
 
 from hybrid_edge.runtime.errors import UsageError
 from hybrid_edge.runtime.spec import preset
@@ -135,3 +135,10 @@ def test_a_training_by_command_ends_with_the_table_and_names_bad_images(few_digi
     run = tmp_path / "runs" / "latest"
     assert "broken.png" in json.loads((run / "skipped.json").read_text())[0]["path"]
     assert "broken.png" not in (run / "train.txt").read_text()
+
+
+def test_digits_are_varied_unless_told_otherwise_and_photographs_are_not() -> None:
+    assert _settings(given(preset_name="digits")).augment
+    assert not _settings(given(preset_name="digits", augment=False)).augment
+    assert not _settings(given()).augment
+    assert _settings(given(augment=True)).augment

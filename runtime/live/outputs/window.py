@@ -14,7 +14,7 @@ from .draw import BACKGROUND, DIM, TEXT, Bars, Box, canvas, fill, row
 from .text import Pixels
 from .tile import Tile
 
-__all__ = ["Window", "check_display"]
+__all__ = ["Window", "check_display", "is_visible"]
 
 REDRAW = 1 / 25  # seconds; drawing more often would take time from the model
 SHARE = 4  # a drawing is followed by so many times its own duration without: sixteen large pictures take long
@@ -95,13 +95,13 @@ class Window:
         """Draw what is new, handle keys; whether the user asked to stop."""
         if time.monotonic() >= self._drawn + (self._pause if self._changed else IDLE_REDRAW):
             self._draw()
-        if cv2.waitKey(WAIT) & 0xFF in QUIT_KEYS or not self._visible():
+        if cv2.waitKey(WAIT) & 0xFF in QUIT_KEYS or not is_visible(self._title):
             self._stopped = True
         return self._stopped
 
     def close(self) -> None:
         """Close it."""
-        if self._visible():
+        if is_visible(self._title):
             cv2.destroyWindow(self._title)
             cv2.waitKey(WAIT)  # lets the window system carry it out
 
@@ -110,15 +110,6 @@ class Window:
         if name not in self._tiles:
             self._tiles[name] = Tile(source, self._bars, self._top_k)
         return self._tiles[name]
-
-    def _visible(self) -> bool:
-        try:
-            visible = cv2.getWindowProperty(self._title, cv2.WND_PROP_VISIBLE)
-            if visible < 0:  # GTK, which a Jetson's OpenCV has, never knows; but other properties it knows of open ones
-                return bool(cv2.getWindowProperty(self._title, cv2.WND_PROP_AUTOSIZE) >= 0)
-            return bool(visible >= 1)
-        except cv2.error:  # some builds raise for a window that is gone
-            return False
 
     def _draw(self) -> None:
         start = time.monotonic()
@@ -160,6 +151,17 @@ def check_display() -> None:
     problem = display_problem()
     if problem:
         raise UsageError(f"{problem}; leave the window out with --headless")
+
+
+def is_visible(title: str) -> bool:
+    """Whether this process has a window of that title open."""
+    try:
+        visible = cv2.getWindowProperty(title, cv2.WND_PROP_VISIBLE)
+        if visible < 0:  # GTK, which a Jetson's OpenCV has, never knows; but other properties it knows of open ones
+            return bool(cv2.getWindowProperty(title, cv2.WND_PROP_AUTOSIZE) >= 0)
+        return bool(visible >= 1)
+    except cv2.error:  # some builds raise for a window that is gone
+        return False
 
 
 def _grid(count: int) -> tuple[int, int, tuple[int, int]]:

@@ -1,0 +1,151 @@
+"""What the window shows: the canvas in the middle, what the models see above it, what they answer beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from ..live.outputs.draw import ACCENT, DIM, TEXT, TRACK, Box, canvas, fill, percent
+from ..live.outputs.text import Pixels, default_font
+from ..opencv import cv2
+from .canvas import SIDE
+from .models import Answer
+
+__all__ = ["CANVAS", "HEIGHT", "TITLE", "WIDTH", "View", "draw_page"]
+
+TITLE = "hybrid-draw"
+AREA = 600  # pixels: the part with the canvas in its middle
+PANEL = 340
+WIDTH, HEIGHT = AREA + PANEL, AREA
+MARGIN = (AREA - SIDE) // 2
+CANVAS = Box(MARGIN, MARGIN, SIDE, SIDE)
+SEEN_SCALE = 3  # the 28 x 28 frame at 84 pixels
+GAP = 12
+BOLD = 600
+MOST_ROWS = 10
+LARGEST_STEP, HEADING = 24, 34
+SHOWN = 0.0005  # probabilities under it would be printed as 0.0 %
+KEYS = (
+    "left button draws, right erases, wheel or +/- thickness",
+    "C clears   P predicts   L live   S saves   Q quits",
+)
+WAITING = "draw a digit, then press P"
+
+
+@dataclass(frozen=True)
+class View:
+    """What there is to show.
+
+    Attributes:
+        ink: (400, 400) uint8, the canvas.
+        frame: (28, 28) uint8, what the models see; None while nothing is drawn.
+        names: of the models with their variants, in the order of their places.
+        answers: in the same order; empty before the first prediction.
+        thickness: the brush's, pixels.
+        live: whether the models are asked while drawing.
+        pointer: where the mouse is on the canvas (x, y), or None.
+        message: what happened last.
+    """
+
+    ink: npt.NDArray[np.uint8]
+    frame: npt.NDArray[np.uint8] | None
+    names: Sequence[tuple[str, str]]
+    answers: Sequence[Answer] = ()
+    thickness: int = 15
+    live: bool = False
+    pointer: tuple[int, int] | None = None
+    message: str = ""
+
+
+def draw_page(view: View) -> Pixels:
+    """The window's picture, (600, 940, 3) uint8, BGR."""
+    page = canvas(WIDTH, HEIGHT)
+    _draw_canvas(CANVAS.of(page), view)
+    _draw_seen(page, view.frame)
+    _draw_text(page, view)
+    _draw_answers(page[:, AREA : WIDTH - GAP], view)
+    return page
+
+
+def _draw_canvas(pixels: Pixels, view: View) -> None:
+    pixels[:] = view.ink[:, :, None]
+    if view.pointer is not None:
+        cv2.circle(pixels, view.pointer, max(view.thickness // 2, 1), ACCENT, 1, cv2.LINE_AA)
+
+
+def _draw_seen(page: Pixels, frame: npt.NDArray[np.uint8] | None) -> None:
+    side = 28 * SEEN_SCALE
+    place = Box(CANVAS.x + SIDE - side, (MARGIN - side) // 2, side, side).of(page)
+    fill(place, (0, 0, 0))
+    if frame is not None:
+        place[:] = cv2.resize(frame, (side, side), interpolation=cv2.INTER_NEAREST)[:, :, None]
+
+
+def _draw_text(page: Pixels, view: View) -> None:
+    font, bold = default_font(), default_font(BOLD)
+    right = CANVAS.x + SIDE - 28 * SEEN_SCALE - GAP
+    note = "what the models see, 28 x 28"
+    font.draw(page, note, (right - font.width(note, 13), 56), 13, DIM)
+    title = "live" if view.live else TITLE
+    bold.draw(page, title, (CANVAS.x, 56), 16, ACCENT if view.live else TEXT)
+    below = CANVAS.y + SIDE
+    for number, line in enumerate(KEYS):
+        font.draw(page, line, (CANVAS.x, below + 26 + 20 * number), 14, DIM)
+    last = f"brush {view.thickness}" + (f"   {view.message}" if view.message else "")
+    font.draw(page, font.cut(last, 14, SIDE), (CANVAS.x, below + 70), 14, TEXT)
+
+
+def _draw_answers(panel: Pixels, view: View) -> None:
+    """One block for each model, as high as their number allows."""
+    block = (HEIGHT - GAP) // len(view.names)
+    for number, (name, variant) in enumerate(view.names):
+        place = panel[GAP + number * block :][: block - GAP]
+        answer = view.answers[number] if number < len(view.answers) else None
+        _draw_heading(place[:HEADING], name, variant, answer)
+        if answer is not None:
+            _draw_bars(place[HEADING:], answer)
+        elif number == 0:
+            text = default_font().cut(WAITING, 14, panel.shape[1])
+            default_font().draw(place, text, (0, HEADING + 18), 14, DIM)
+
+
+def _draw_heading(pixels: Pixels, name: str, variant: str, answer: Answer | None) -> None:
+    font, bold = default_font(), default_font(BOLD)
+    said = "" if answer is None else bold.cut(answer.prediction.label, 26, pixels.shape[1] // 2)
+    taken = bold.width(said, 26)
+    if said:
+        bold.draw(pixels, said, (pixels.shape[1] - taken, 25), 26, ACCENT)
+    room = pixels.shape[1] - taken - GAP
+    name = bold.cut(name, 16, room)
+    bold.draw(pixels, name, (0, 22), 16, TEXT)
+    start = bold.width(name, 16) + GAP
+    font.draw(pixels, font.cut(variant, 13, max(room - start, 0)), (start, 22), 13, DIM)
+
+
+def _draw_bars(pixels: Pixels, answer: Answer) -> None:
+    """A bar for each label in the labels' own order, so that models can be compared; the best where there are many."""
+    prediction = answer.prediction
+    rows = list(zip(prediction.labels, map(float, prediction.probabilities), strict=True))
+    if len(rows) > MOST_ROWS:
+        rows = prediction.top(MOST_ROWS)
+    step = min(pixels.shape[0] // len(rows), LARGEST_STEP)
+    size = max(min(step - 3, 15), 6)
+    font = default_font()
+    column = min(max(font.width(font.drawable(label), size) for label, _ in rows), pixels.shape[1] // 3)
+    number = font.width("100.0 %", size)
+    left, right = column + GAP, pixels.shape[1] - number - GAP
+    for row, (label, probability) in enumerate(rows):
+        line = pixels[row * step : (row + 1) * step]
+        best = label == prediction.label
+        baseline = (step + round(size * 0.7)) // 2
+        font.draw(line, font.cut(label, size, column), (0, baseline), size, TEXT if best else DIM)
+        bar = line[step // 4 : max(step - step // 4, step // 4 + 2), left:right]
+        fill(bar, TRACK)
+        fill(bar[:, : round(bar.shape[1] * min(max(probability, 0.0), 1.0))], ACCENT if best else DIM)
+        if best or probability >= SHOWN:
+            shown = percent(probability)
+            place = (pixels.shape[1] - font.width(shown, size), baseline)
+            font.draw(line, shown, place, size, TEXT if best else DIM)

@@ -1,0 +1,181 @@
+"""The window: mouse and keys to ink, ink to answers, until it is closed."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from ..digits import drawn_frame
+from ..errors import UsageError
+from ..live.outputs.display import display_problem
+from ..live.outputs.window import is_visible
+from ..opencv import cv2
+from .canvas import THICKNESS, Canvas
+from .models import Answer, Model, answers
+from .page import CANVAS, TITLE, View, draw_page
+from .save import save_drawing
+from .zoom import Zoom
+
+__all__ = ["DrawWindow", "check_display"]
+WAIT = 10  # milliseconds for events; waitKey, since with pollKey one window in ten never drew anything (OpenCV 5, Qt)
+STEP = 2  # pixels of thickness at a time
+IDLE_REDRAW = 0.5  # seconds; a window that appears while the display is busy may have lost its first picture
+SHARE = 2  # in live mode a prediction is followed by so many times its own duration without
+QUIT = frozenset({ord("q"), 27})
+ERASES = (cv2.EVENT_RBUTTONDOWN, cv2.EVENT_RBUTTONDBLCLK)
+PRESSES = (cv2.EVENT_LBUTTONDOWN, cv2.EVENT_LBUTTONDBLCLK, *ERASES)  # Qt has a double click for the second of two
+RELEASES = (cv2.EVENT_LBUTTONUP, cv2.EVENT_RBUTTONUP)
+Reporter = Callable[[Sequence[Answer]], None]
+
+
+class DrawWindow:
+    """Draws, asks the models, shows and reports what they say.
+
+    Args:
+        models: whom to ask; at least one.
+        report: told the answers of each prediction that was asked for: by P, or live at the end of a stroke.
+        live: predict while drawing.
+        thickness: the brush's, pixels.
+        saved: the folder that S saves to.
+
+    Raises:
+        UsageError: no window can be opened here.
+    """
+
+    def __init__(
+        self,
+        models: Sequence[Model],
+        report: Reporter,
+        *,
+        live: bool = False,
+        thickness: int = THICKNESS,
+        saved: Path = Path(),
+    ) -> None:
+        check_display()
+        self._models = models
+        self._report = report
+        self._live = live
+        self._saved = saved
+        self._canvas = Canvas(thickness)
+        self._answers: list[Answer] = []
+        self._answered = 0  # which change of the canvas the answers are about
+        self._next = 0.0  # when live mode may predict again
+        self._pointer: tuple[int, int] | None = None
+        self._message = ""
+        self._changed = True
+        self._shown = 0.0
+        self._keys = {"c": self._clear, "p": self._predict, "l": self._toggle_live, "s": self._save}
+        self._keys |= dict.fromkeys("+=", self._thicker) | dict.fromkeys("-_", self._thinner)
+        self._zoom = Zoom()
+        self._open()
+
+    def run(self) -> None:
+        """Until Q, Esc or the window's own button.
+
+        Raises:
+            BackendError: a model's engine failed.
+        """
+        while self._turn():
+            pass
+        if is_visible(TITLE):
+            cv2.destroyWindow(TITLE)
+            cv2.waitKey(1)  # lets the window system carry it out
+
+    def _open(self) -> None:
+        # no tool bar, no menu of the right button, and pixels stay pixels
+        cv2.namedWindow(TITLE, cv2.WINDOW_AUTOSIZE | cv2.WINDOW_GUI_NORMAL)
+        cv2.imshow(TITLE, draw_page(self._view()))
+        cv2.setMouseCallback(TITLE, self._mouse)
+
+    def _turn(self) -> bool:
+        """Handle what came and show what changed; whether to go on."""
+        key = cv2.waitKey(WAIT) & 0xFF
+        if key in QUIT or key == ord("Q") or not is_visible(TITLE):
+            return False
+        action = self._keys.get(chr(key).lower())
+        if action is not None:
+            action()
+            self._changed = True
+        if self._live and self._answered != self._canvas.changes and time.monotonic() >= self._next:
+            self._ask()
+        if self._zoom.due() and not self._canvas.drawing:
+            self._zoom.undo(self._open)
+        if self._changed or time.monotonic() >= self._shown + IDLE_REDRAW:
+            cv2.imshow(TITLE, draw_page(self._view()))
+            self._changed, self._shown = False, time.monotonic()
+        return True
+
+    def _mouse(self, event: int, x: int, y: int, flags: int, _: object) -> None:
+        point = (x - CANVAS.x, y - CANVAS.y)
+        inside = 0 <= point[0] < CANVAS.width and 0 <= point[1] < CANVAS.height
+        self._pointer = point if inside else None
+        self._changed = True
+        if event == cv2.EVENT_MOUSEWHEEL:
+            self._canvas.change_thickness(STEP if flags > 0 else -STEP)
+            self._zoom.wheel(up=flags > 0)
+        elif event in PRESSES and inside:
+            self._message = ""
+            self._canvas.press(point, erase=event in ERASES)
+        elif event in RELEASES and self._canvas.drawing:
+            self._canvas.move(point)
+            self._canvas.release()
+            if self._live:
+                self._predict()
+        elif event == cv2.EVENT_MOUSEMOVE:
+            self._canvas.move(point)
+
+    def _predict(self) -> None:
+        """Ask, and report the answers."""
+        self._ask()
+        self._message = "" if self._answers else "nothing is drawn"
+        if self._answers:
+            self._report(self._answers)
+
+    def _ask(self) -> None:
+        start = time.monotonic()
+        frame = None if self._canvas.empty else drawn_frame(self._canvas.ink)
+        self._answers = [] if frame is None else answers(self._models, frame)
+        self._answered = self._canvas.changes
+        self._changed = True
+        now = time.monotonic()
+        self._next = now + SHARE * (now - start)
+
+    def _clear(self) -> None:
+        self._canvas.clear()
+        self._answers, self._message = [], ""
+
+    def _toggle_live(self) -> None:
+        self._live = not self._live
+
+    def _save(self) -> None:
+        self._message = "nothing is drawn" if self._canvas.empty else save_drawing(self._canvas.ink, self._saved)
+
+    def _thicker(self) -> None:
+        self._canvas.change_thickness(STEP)
+
+    def _thinner(self) -> None:
+        self._canvas.change_thickness(-STEP)
+
+    def _view(self) -> View:
+        return View(
+            ink=self._canvas.ink,
+            frame=None if self._canvas.empty else drawn_frame(self._canvas.ink),
+            names=[(model.name, model.variant) for model in self._models],
+            answers=self._answers,
+            thickness=self._canvas.thickness,
+            live=self._live,
+            pointer=self._pointer,
+            message=self._message,
+        )
+
+
+def check_display() -> None:
+    """Refuse where no window can be opened.
+
+    Raises:
+        UsageError: that is so here.
+    """
+    problem = display_problem()
+    if problem:
+        raise UsageError(f"{problem}; hybrid-draw is a window: start it where there is a screen")

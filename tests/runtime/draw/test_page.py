@@ -1,0 +1,71 @@
+"""What the window shows, as pixels; no window is needed for it."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from hybrid_edge.runtime.classifier import Prediction
+from hybrid_edge.runtime.draw.models import Answer
+from hybrid_edge.runtime.draw.page import CANVAS, HEIGHT, WIDTH, View, draw_page
+from hybrid_edge.runtime.live.outputs.draw import ACCENT
+from hybrid_edge.runtime.live.outputs.text import Pixels
+
+LABELS = tuple("0123456789")
+NAMES = [("cnn", "fp32-cpu"), ("rnn", "fp32-cpu"), ("hybrid", "int8-cpu")]
+
+
+def answer(best: int, share: float, labels: tuple[str, ...] = LABELS, name: str = "cnn") -> Answer:
+    probabilities = np.full(len(labels), (1 - share) / (len(labels) - 1), np.float32)
+    probabilities[best] = share
+    return Answer(name, "fp32-cpu", Prediction(labels, probabilities, np.log(probabilities), 0.1, 0.2))
+
+
+def view(count: int = 1, **changes: object) -> View:
+    ink = np.zeros((400, 400), np.uint8)
+    return View(**{"ink": ink, "frame": None, "names": NAMES[:count], **changes})  # type: ignore[arg-type]
+
+
+def bright(page: Pixels) -> int:
+    return int((np.abs(page[:, 600:].astype(int) - ACCENT).max(axis=2) <= 3).sum())
+
+
+def test_the_canvas_lies_in_the_middle_of_a_square_of_600() -> None:
+    ink = np.zeros((400, 400), np.uint8)
+    ink[0, 0] = ink[-1, -1] = 255
+    page = draw_page(view(ink=ink))
+    assert page.shape == (HEIGHT, WIDTH, 3) == (600, 940, 3)
+    assert CANVAS.of(page)[:, :, 0].sum() == 2 * 255
+    assert tuple(page[100, 100]) == tuple(page[499, 499]) == (255, 255, 255)
+
+
+def test_the_frame_that_the_models_see_is_shown_pixel_for_pixel() -> None:
+    frame = np.random.default_rng(0).integers(0, 256, (28, 28), np.uint8)
+    page = draw_page(view(frame=frame))
+    assert np.array_equal(page[8:92:3, 416:500:3, 0], frame)
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_a_bar_is_as_long_as_its_probability(count: int) -> None:
+    answers = [answer(3, 0.9), answer(3, 0.9), answer(3, 0.9)][:count]
+    nearly, half = draw_page(view(count, answers=answers)), [answer(3, 0.45)] * count
+    assert bright(nearly) > 1.5 * bright(draw_page(view(count, answers=half)))
+
+
+def test_the_best_label_is_marked_also_under_one_half() -> None:
+    assert bright(draw_page(view(answers=[answer(7, 0.3)]))) > bright(draw_page(view())) == 0
+
+
+def test_many_models_and_many_labels_fit() -> None:
+    labels = tuple(f"a rather long label number {number}" for number in range(200))
+    page = draw_page(view(2, answers=[answer(150, 0.9, labels), answer(7, 0.5)]))
+    assert bright(page) > 0
+    names = [(f"model {number}", "fp32-cpu") for number in range(6)]
+    assert bright(draw_page(view(names=names, answers=[answer(1, 0.9)] * 6))) > 0
+
+
+def test_the_pointer_is_drawn_as_wide_as_the_brush() -> None:
+    page = CANVAS.of(draw_page(view(thickness=41, pointer=(200, 200))))
+    rows, columns = np.nonzero(page.any(axis=2))
+    assert np.ptp(rows) == pytest.approx(41, abs=2)
+    assert (columns.min() + columns.max()) / 2 == pytest.approx(200, abs=1)
