@@ -14,14 +14,16 @@ import time
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from hybrid_edge.runtime import read_image
+from hybrid_edge.runtime.compare.sheet import GREEN, RED, Cell, Line, draw_sheet, write_sheet
+
 MODELS = ("hybrid", "cnn", "rnn")
 SEED = "0"
-COLUMNS, CELL, CAPTION = 20, 56, 18
+COLUMNS, CELL = 20, 56
 OUT = Console()
 
 
@@ -87,19 +89,16 @@ def draw_answers(answers: list[dict[str, Any]], path: Path, count: int = 100) ->
 
     order = np.random.default_rng(0).permutation(len(answers))
     chosen = sorted((answers[index] for index in order), key=lambda answer: not wrong(answer))[:count]
-    rows = -(-len(chosen) // COLUMNS)
-    sheet = np.full((rows * (CELL + CAPTION), COLUMNS * CELL, 3), 255, np.uint8)
-    for place, answer in enumerate(chosen):
-        top, left = place // COLUMNS * (CELL + CAPTION), place % COLUMNS * CELL
-        image = cv2.imread(answer["source"])
-        sheet[top : top + CELL - 2, left : left + CELL - 2] = cv2.resize(
-            image, (CELL - 2, CELL - 2), interpolation=cv2.INTER_NEAREST
+    cells = [
+        Cell(
+            read_image(answer["source"]),
+            (Line(answer["labels"][0], f"{answer['probabilities'][0]:.0%}", RED if wrong(answer) else GREEN),),
         )
-        color = (40, 40, 220) if wrong(answer) else (60, 140, 30)
-        text = f"{answer['labels'][0]} {answer['probabilities'][0]:.0%}"
-        place_text = (left + 2, top + CELL + 11)
-        cv2.putText(sheet, text, place_text, cv2.FONT_HERSHEY_SIMPLEX, 0.4, color, 1, cv2.LINE_AA)
-    cv2.imwrite(str(path), sheet)
+        for answer in chosen
+    ]
+    mistakes = sum(map(wrong, answers))
+    title = f"{mistakes} mistakes in {len(answers)} held-out digits, then digits that were read right"
+    write_sheet(path, draw_sheet(cells, title, columns=COLUMNS, picture=CELL, width=CELL + 20))
     return path
 
 

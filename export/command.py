@@ -77,6 +77,14 @@ def export(
     workspace: Annotated[
         int | None, typer.Option(help="scratch memory of engines, MiB", show_default="fits the device")
     ] = None,
+    picture: Annotated[
+        tuple[Path, Path] | None,
+        typer.Option(
+            metavar="IMAGE OUT.png",
+            help="only draw what each branch sees in an image, and how both decide",
+            show_default=False,
+        ),
+    ] = None,
     out: Annotated[
         Path | None, typer.Option(help="the bundle's folder (default: bundle/ in the run, or beside the .keras file)")
     ] = None,
@@ -89,7 +97,12 @@ def export(
     Example: [bold]hybrid-export --fp16 --int8[/bold]
 
     Example: [bold]hybrid-export --engine-only runs/latest/bundle --rtx-arch sm89[/bold]
+
+    Example: [bold]hybrid-export --picture photo.jpg inside.png[/bold]
     """
+    if picture is not None:
+        draw(*picture, model, runs)
+        return
     options = EngineOptions(parse_profile(profile), None if workspace is None else workspace * MIB)
     architectures = parse_architectures(rtx_arch) if rtx_arch else ()
     if engine_only is not None:
@@ -110,12 +123,9 @@ def export(
     steps = Steps()
     for reason in request.images.skipped:
         steps.say(f"passed over {reason}", style="yellow")
-    with steps.step("start TensorFlow"):
-        import_tensorflow()
-        import tensorflow as tf  # noqa: PLC0415  # seconds: --help and wrong usage should not wait for it
+    start_tensorflow(steps)
+    from . import pipeline  # noqa: PLC0415  # needs Keras
 
-        tf.config.set_visible_devices([], "GPU")  # the reference is the CPU's; the GPU's memory is left to engines
-        from . import pipeline  # noqa: PLC0415
     if sensitivity:
         rank(request, steps)
         return
@@ -124,6 +134,27 @@ def export(
     result.require_passed()
     if architectures or any(item.target == "tensorrt" for item in written(result)):
         build(result.bundle, architectures, options)
+
+
+def start_tensorflow(steps: Steps) -> None:
+    """Import TensorFlow for the CPU."""
+    with steps.step("start TensorFlow"):
+        import_tensorflow()
+        import tensorflow as tf  # noqa: PLC0415  # seconds: --help and wrong usage should not wait for it
+
+        tf.config.set_visible_devices([], "GPU")  # the reference is the CPU's; the GPU's memory is left to engines
+
+
+def draw(image: Path, out: Path, model: Path | None, runs: Path) -> None:
+    """Draw what is inside a model while it classifies an image, and print its answer and where the picture is."""
+    from .picture.request import make_picture_request  # noqa: PLC0415  # OpenCV: --help should not wait for it
+
+    request = make_picture_request(image, out, model, runs)
+    steps = Steps()
+    start_tensorflow(steps)
+    from .picture import run  # noqa: PLC0415  # needs Keras
+
+    terminal.stdout.print(run.draw_picture(request, steps), soft_wrap=True, markup=False)
 
 
 def rank(request: ExportRequest, steps: Steps) -> None:

@@ -13,7 +13,8 @@ from .live.supervision.watch import HANG_TIMEOUT
 
 __all__ = ["app", "infer", "main"]
 
-FRAMES, OUTPUTS, ENGINE, RUNNING = "Frames", "Outputs", "Engine", "Running"  # panels of --help
+# panels of --help
+FRAMES, OUTPUTS, ENGINE, RUNNING, COMPARING = "Frames", "Outputs", "Engine", "Running", "Comparing"
 
 
 def infer(
@@ -109,6 +110,25 @@ def infer(
             rich_help_panel=ENGINE,
         ),
     ] = None,
+    others: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--with",
+            metavar="BUNDLE",
+            help="Compare with this bundle on the same images; may be repeated.",
+            show_default=False,
+            rich_help_panel=COMPARING,
+        ),
+    ] = None,
+    sheet: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE.png",
+            help="Write the images on which the bundles differ.",
+            show_default="differences.png for class folders",
+            rich_help_panel=COMPARING,
+        ),
+    ] = None,
     backend: Annotated[str, typer.Option(help="auto, tensorrt, cuda or cpu.", rich_help_panel=ENGINE)] = "auto",
     precision: Annotated[str, typer.Option(help="auto, fp32, fp16 or int8.", rich_help_panel=ENGINE)] = "auto",
     threads: Annotated[
@@ -180,16 +200,16 @@ def infer(
     Example: hybrid-infer photos/ clip.mp4 --top-k 3
 
     Example: hybrid-infer rtsp://camera/stream --json > predictions.jsonl
+
+    Example: hybrid-infer photos/test --bundle runs/cnn --with runs/rnn --with runs/hybrid
     """
     if list_cameras:
         from .live.cameras import print_cameras  # noqa: PLC0415  # needs OpenCV's part of the package
 
         print_cameras(as_json=as_json)
         return
-    from .live.run import run  # noqa: PLC0415  # --help should not wait for it
-
     named = (*(sources or ()), *(f"/dev/video{number}" for number in camera or ()))
-    code = run(
+    code = _run(
         Request(
             named,
             bundle=bundle,
@@ -215,10 +235,26 @@ def infer(
             smooth=smooth,
             hang_timeout=hang_timeout,
             supervise=supervise,
-        )
+        ),
+        tuple(others or ()),
+        sheet,
     )
     if code:
         raise typer.Exit(code)
+
+
+def _run(request: Request, others: tuple[Path, ...], sheet: Path | None) -> int:
+    """Classify, or compare bundles where more than one is named; the imports are late as --help should not wait."""
+    if others or sheet is not None:
+        from .compare.request import CompareRequest  # noqa: PLC0415
+
+        comparison = CompareRequest(request, others, sheet)
+        from .compare.run import compare  # noqa: PLC0415
+
+        return compare(comparison)
+    from .live.run import run  # noqa: PLC0415
+
+    return run(request)
 
 
 app = terminal.make_app(infer)

@@ -20,6 +20,7 @@ from ...runtime.preprocess import Frame, Preprocessor, read_image
 from ...runtime.spec import ModelSpec
 from ...train.data import LabelledImage
 from ...train.model import KerasModel
+from ..states import hidden_states
 
 __all__ = ["BATCH", "HIDDEN_IMAGES", "Reference"]
 
@@ -131,7 +132,8 @@ class _Keras:
         # traced once: at full size half the time and half the memory of calling the model, at 71 x 71 an eighth
         signature = [tf.TensorSpec((None, *spec.image_shape), tf.float32)]
         self._run = tf.function(lambda image: part(image, training=False), input_signature=signature)
-        self._lstms = [model.get_layer("rnn").get_layer(f"lstm_{number + 1}") for number in range(_layers(spec))]
+        self._model = model
+        self._spec = spec
 
     def __call__(self, image: Tensor) -> Tensors:
         with keras.device("cpu:0"):  # a GPU would bring TF32
@@ -145,17 +147,7 @@ class _Keras:
 
     def hidden(self, sequence: Tensor) -> Tensor:
         """(N, T, S*S/T) -> (T, N, H), the last LSTM's."""
-        with keras.device("cpu:0"):
-            value = sequence
-            for lstm in self._lstms[:-1]:
-                value = lstm(value, training=False)
-            # the last one keeps only its last state: its cell again, in a loop that keeps them all
-            states = keras.layers.RNN(self._lstms[-1].cell, return_sequences=True)(value, training=False)
-        return np.asarray(states, np.float32).transpose(1, 0, 2)
-
-
-def _layers(spec: ModelSpec) -> int:
-    return spec.rnn_layers if spec.uses_rnn else 0
+        return hidden_states(self._model, self._spec, sequence).transpose(1, 0, 2)
 
 
 @dataclass

@@ -1,0 +1,152 @@
+"""Panels of the picture: the model's input, the CNN's feature maps, the recurrent branch's hidden state."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Literal
+
+import matplotlib as mpl
+import numpy as np
+import numpy.typing as npt
+
+from ...runtime.preprocess import Frame
+from .insides import FeatureMaps, Insides, Recurrent
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import SubFigure
+
+__all__ = ["draw_feature_maps", "draw_input", "draw_recurrent"]
+
+Array = npt.NDArray[Any]
+
+MAPS = 12  # of a layer
+GAP = 0.06  # between them, of a map's width
+UNITS = 48  # of the hidden state
+LINES = 5  # classes
+NARROW = 40  # steps: more have no room for a tick each
+QUIET = "#6b6b6b"
+
+
+def draw_input(place: SubFigure, insides: Insides) -> None:
+    """The file's picture, the model's, and the same cut into timesteps."""
+    recurrent = insides.recurrent
+    axes = place.subplots(1, 4, width_ratios=(1, 1, 1, 1.3))
+    place.subplots_adjust(left=0.02, right=0.98, top=0.9, bottom=0.12, wspace=0.12)
+    height, width = insides.frame.shape[:2]
+    _picture(axes[0], insides.frame[:, :, ::-1], f"the file, {width}×{height}")
+    _picture(axes[1], np.clip((insides.image + 1) / 2, 0, 1), "the image, scaled to −1 … 1")
+    if recurrent is None:
+        for axis in axes[2:]:
+            axis.axis("off")
+        return
+    colors = _step_colors(insides.spec.timesteps)
+    _picture(axes[2], _tinted(recurrent.sequence, colors, insides.spec.image_size), "gray, each step in its colour")
+    rows = recurrent.sequence
+    _picture(axes[3], (rows[:, :, None] + 1) / 2 * colors[:, None, :], "the sequence: a row a step", aspect="auto")
+    axes[3].set_ylabel("step", color=QUIET, size=8)
+    axes[3].set_xlabel(f"value 1 … {rows.shape[1]}", color=QUIET, size=8)
+
+
+def draw_feature_maps(place: SubFigure, maps: Sequence[FeatureMaps]) -> None:
+    """A strip of maps for each layer."""
+    axes = np.atleast_1d(place.subplots(len(maps), 1))
+    place.subplots_adjust(left=0.02, right=0.98, top=0.94, bottom=0.01, hspace=0.28)
+    for axis, item in zip(axes, maps, strict=True):
+        height, width, channels = item.values.shape
+        axis.imshow(_strip(item.values), cmap="magma", interpolation="nearest", vmin=0, vmax=1)
+        axis.axis("off")
+        shown = f", {MAPS} shown" if channels > MAPS else ""
+        text = f"{item.layer}: {channels} channels of {width}×{height}{shown}"
+        axis.set_title(text, loc="left", size=8, color=QUIET, pad=3, parse_math=False)
+
+
+def draw_recurrent(place: SubFigure, insides: Insides, recurrent: Recurrent) -> None:
+    """The hidden state as a heat map over the steps, and beside it the answer after each step."""
+    states, answers = place.subplots(1, 2, width_ratios=(1.25, 1))
+    place.subplots_adjust(left=0.03, right=0.865, top=0.9, bottom=0.16, wspace=0.14)
+    steps, units = recurrent.hidden.shape
+    shown = _liveliest(recurrent.hidden)
+    limit = float(np.abs(shown).max()) or 1.0
+    extent = (0.5, steps + 0.5, shown.shape[1] + 0.5, 0.5)
+    drawn = states.imshow(
+        shown.T, cmap="RdBu_r", vmin=-limit, vmax=limit, aspect="auto", interpolation="nearest", extent=extent
+    )
+    place.colorbar(drawn, ax=states, pad=0.015).ax.tick_params(labelsize=7)
+    some = f"{shown.shape[1]} of {units} units, those that change most" if shown.shape[1] < units else f"{units} units"
+    states.set_title(f"hidden state: {some}, sorted by when they peak", size=8, color=QUIET, loc="left")
+    states.set_yticks([])
+    for axis in (states, answers):
+        _step_axis(axis, steps)
+    _draw_answers(answers, insides, recurrent.answers)
+
+
+def _draw_answers(axis: Axes, insides: Insides, answers: Array) -> None:
+    """Probabilities of the classes that lead anywhere on the way, the final one thick."""
+    first = insides.ranking[0]
+    order = [int(index) for index in np.argsort(-answers.max(axis=0), kind="stable") if index != first]
+    steps = np.arange(1, len(answers) + 1)
+    for number, index in enumerate([first, *order[: LINES - 1]]):
+        style = {"linewidth": 2.5, "color": "#1f4e8c", "zorder": 3} if number == 0 else {"linewidth": 1.1}
+        axis.plot(steps, answers[:, index], label=_short(insides.spec.class_labels[index]), **style)
+    axis.set(xlim=(0.5, len(answers) + 0.5), ylim=(-0.02, 1.02))
+    axis.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
+    axis.set_title("probability, had the sequence ended after this step", size=8, color=QUIET, loc="left")
+    axis.grid(alpha=0.25)
+    axis.spines[["top", "right"]].set_visible(False)
+    legend = axis.legend(frameon=False, fontsize=7, loc="upper left", bbox_to_anchor=(1, 1.02), borderaxespad=0.3)
+    for text in legend.get_texts():
+        text.set_parse_math(False)
+
+
+def _step_axis(axis: Axes, steps: int) -> None:
+    axis.set_xlabel("step", color=QUIET, size=8)
+    axis.tick_params(labelsize=7)
+    axis.set_xticks(range(1, steps + 1, 1 if steps <= NARROW else 10))
+
+
+def _picture(axis: Axes, pixels: Frame | Array, title: str, aspect: Literal["equal", "auto"] = "equal") -> None:
+    axis.imshow(np.clip(pixels, 0, 1) if pixels.dtype != np.uint8 else pixels, aspect=aspect, interpolation="nearest")
+    axis.set(xticks=[], yticks=[])
+    axis.set_title(title, size=8, color=QUIET, loc="left")
+
+
+def _step_colors(steps: int) -> Array:
+    """(T, 3): one colour a step, every other one lighter, so that neighbours can be told apart."""
+    colors = mpl.colormaps["turbo"](np.linspace(0.08, 0.92, steps))[:, :3]
+    colors[1::2] = colors[1::2] * 0.55 + 0.45
+    return np.asarray(colors)
+
+
+def _tinted(sequence: Array, colors: Array, size: int) -> Array:
+    """(T, S*S/T) -> (S, S, 3): the gray image again, each pixel in the colour of its step."""
+    light = (sequence + 1) / 2 * 0.9 + 0.1
+    return np.asarray((light[:, :, None] * colors[:, None, :]).reshape(size, size, 3))
+
+
+def _strip(values: Array) -> Array:
+    """(H, W, C) -> the liveliest channels side by side, in their order; NaN between them."""
+    height, width, channels = values.shape
+    chosen = np.sort(np.argsort(-values.reshape(-1, channels).std(axis=0), kind="stable")[:MAPS])
+    gap = np.full((height, max(round(width * GAP), 1)), np.nan)
+    parts: list[Array] = []
+    for channel in chosen:
+        parts += [_stretched(values[:, :, channel]), gap]
+    parts += [np.full((height, width), np.nan), gap] * (MAPS - len(chosen))
+    return np.concatenate(parts[:-1], axis=1)
+
+
+def _stretched(values: Array) -> Array:
+    low, high = float(values.min()), float(values.max())
+    return np.asarray((values - low) / (high - low)) if high > low else np.zeros_like(values)
+
+
+def _liveliest(hidden: Array) -> Array:
+    """(T, H) -> (T, up to 48): the units that vary most, sorted by the step at which they are farthest from zero."""
+    chosen = np.argsort(-hidden.std(axis=0), kind="stable")[:UNITS]
+    found = hidden[:, chosen]
+    return np.asarray(found[:, np.argsort(np.abs(found).argmax(axis=0), kind="stable")])
+
+
+def _short(label: str, longest: int = 22) -> str:
+    return label if len(label) <= longest else f"{label[: longest - 1]}…"

@@ -1,0 +1,182 @@
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from bundles import LABELS, SPEC, make_bundle
+from rich.console import Console
+
+from hybrid_edge.runtime import Classifier, read_image, terminal
+
+if TYPE_CHECKING:
+    from .conftest import Done
+
+    Infer = Callable[..., Done]
+
+NAMES = ("hybrid", "cnn", "rnn")
+
+
+def named(runs: Path) -> list[object]:
+    """The options that compare all three."""
+    return ["--bundle", runs / "hybrid", "--with", runs / "cnn", "--with", runs / "rnn"]
+
+
+def by_itself(bundle: Path, files: list[Path]) -> list[str]:
+    """A bundle's answers, found without the comparison."""
+    with Classifier.load(bundle) as classifier:
+        return [prediction.label for prediction in classifier.predict(files)]
+
+
+def test_the_figures_are_those_of_each_bundle_by_itself(infer: Infer, runs: Path, folders: Path) -> None:
+    damaged = folders / LABELS[0] / "img0.png"
+    damaged.write_bytes(b"damaged")
+    done = infer(folders, *named(runs), "--json", "--batch", 3)
+    assert done.code == 1
+    assert f"unreadable: {damaged}: not an image" in done.err
+    images = [line for line in done.lines if "answers" in line]
+    files = [Path(line["source"]) for line in images]
+    truth = [file.parent.name for file in files]
+    labels = {name: by_itself(runs / name, files) for name in NAMES}
+    for place, line in enumerate(images):
+        found = {name: answer["labels"][0] for name, answer in line["answers"].items()}
+        assert found == {name: labels[name][place] for name in NAMES}
+        assert line["true"] == truth[place]
+        assert line["same"] == (len(set(found.values())) == 1)
+    result = done.comparison
+    assert (result["images"], result["labelled"], result["unreadable"]) == (79, 79, 1)
+    assert 0 < result["same"] < 79
+    assert result["same"] == sum(line["same"] for line in images)
+    same_right = sum(all(labels[name][n] == label for name in NAMES) for n, label in enumerate(truth))
+    assert result["same_right"] == same_right
+    for model in result["models"]:
+        mine = labels[model["name"]]
+        others = [labels[name] for name in NAMES if name != model["name"]]
+        assert model["right"] == sum(map(str.__eq__, mine, truth))
+        assert model["accuracy"] == model["right"] / 79
+        alone = [mine[n] == label and all(other[n] != label for other in others) for n, label in enumerate(truth)]
+        assert model["only_right"] == sum(alone)
+        for name in NAMES:
+            assert model["agreement"][name] == sum(map(str.__eq__, mine, labels[name])) / 79
+        assert model["p50_ms"] > 0
+        assert model["bytes"] == next((runs / model["name"] / "bundle" / "artifacts").iterdir()).stat().st_size
+
+
+def test_class_folders_become_one_table_and_a_sheet(infer: Infer, runs: Path, folders: Path, tmp_path: Path) -> None:
+    result = infer(folders, *named(runs), "--json").comparison
+    (tmp_path / "differences.png").unlink()
+    done = infer(folders, *named(runs))
+    assert done.code == 0
+    assert "80 images in class folders" in done.out
+    for model in result["models"]:
+        (row,) = re.findall(rf"^ *{model['name']} .*$", done.out, re.MULTILINE)
+        shares = [model["accuracy"], *(share for name, share in model["agreement"].items() if name != model["name"])]
+        assert re.findall(r"[\d.]+(?= %)", row) == [f"{100 * share:.1f}" for share in shares]
+    assert f"all agree on {result['same']} of 80 images" in done.out
+    assert f"right on {result['same_right']} of these" in done.out
+    assert done.out.splitlines()[-1] == "where they differ: differences.png"
+    assert read_image(tmp_path / "differences.png").shape[1] > 6 * 128
+    assert done.err.count("golden check: 8 examples") == 3
+
+
+def test_images_without_a_class_are_listed_side_by_side(
+    infer: Infer, runs: Path, folders: Path, tmp_path: Path
+) -> None:
+    photos = tmp_path / "photos"
+    (folders / LABELS[1]).rename(photos)
+    done = infer(photos, *named(runs), "--top-k", 1)
+    rows = done.out.split("\n\n")[0].splitlines()
+    files = [Path(row.split()[-1]) for row in rows[1:]]
+    labels = [by_itself(runs / name, files) for name in NAMES]
+    assert [file.parent for file in files] == [photos] * 16
+    for row, answers in zip(rows[1:], zip(*labels, strict=True), strict=True):
+        assert tuple(re.findall(r"(\w+) +[\d.]+ %", row)) == answers
+        assert row[0] == ("=" if len(set(answers)) == 1 else "≠")
+    assert "16 images, their classes not known" in done.out
+    assert "accuracy" not in done.out
+    assert not (tmp_path / "differences.png").exists()
+    assert "where they differ: mine.png" in infer(photos, *named(runs), "--sheet", "mine.png").out
+    assert read_image(tmp_path / "mine.png").size
+
+
+def test_few_images_are_listed_with_their_true_class(infer: Infer, runs: Path, folders: Path) -> None:
+    done = infer(folders / LABELS[2], *named(runs))
+    assert done.out.splitlines()[0].split() == [*NAMES, "true", "source"]
+    assert re.search(rf"{LABELS[2]} +{re.escape(str(folders / LABELS[2]))}/img2.png", done.out)
+    assert "16 images in class folders" in done.out
+
+
+def test_images_of_unknown_class_beside_others_are_told_apart(infer: Infer, runs: Path, folders: Path) -> None:
+    (folders / "stray.png").write_bytes((folders / LABELS[0] / "img0.png").read_bytes())
+    result = infer(folders, *named(runs), "--json").comparison
+    assert (result["images"], result["labelled"]) == (81, 80)
+    done = infer(folders, *named(runs))
+    assert "81 images, of which 80 are in folders named after a class" in done.out
+    assert f"{result['same']} of 81 images; all are right on {result['same_right']} of the 80 whose class" in done.out
+
+
+def test_a_bar_shows_how_far_it_is_unless_rows_scroll_by(
+    infer: Infer, runs: Path, folders: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for source, rows in ((folders, False), (folders / LABELS[0], True)):
+        status, stdout = (Console(file=io.StringIO(), force_terminal=True, width=100) for _ in range(2))
+        monkeypatch.setattr(terminal, "status", status)
+        monkeypatch.setattr(terminal, "stdout", stdout)
+        infer(source, *named(runs))
+        assert ("comparing" in status.file.getvalue()) != rows  # type: ignore[attr-defined]
+        assert "all agree on" in stdout.file.getvalue()  # type: ignore[attr-defined]
+
+
+def test_answers_are_compared_by_label_whatever_the_order(
+    infer: Infer, runs: Path, folders: Path, tmp_path: Path
+) -> None:
+    other = make_bundle(tmp_path / "turned", SPEC.replace(class_labels=LABELS[::-1]))
+    turned = infer(folders, "--bundle", runs / "hybrid", "--with", other, "--json").comparison
+    files = sorted(folders.rglob("*.png"))
+    same = sum(map(str.__eq__, by_itself(runs / "hybrid", files), by_itself(other, files)))
+    assert turned["same"] == same < 80
+    alike = make_bundle(tmp_path / "alike")
+    assert infer(folders, "--bundle", runs / "hybrid", "--with", alike, "--json").comparison["same"] == 80
+    assert infer(folders, "--bundle", runs / "hybrid", "--with", alike).out.splitlines()[-1].startswith("ms: median")
+
+
+def test_no_image_but_damaged_ones_is_not_a_crash(infer: Infer, runs: Path, tmp_path: Path) -> None:
+    (tmp_path / "bad.png").write_bytes(b"")
+    done = infer("bad.png", *named(runs), "--json")
+    assert done.code == 1
+    assert done.lines[0]["error"] == "the file is empty"
+    assert done.comparison["models"][0]["p50_ms"] is None
+    assert "0 images" in infer("bad.png", *named(runs)).out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["--sheet", "out.png"], 2, "found none: --with BUNDLE"),
+        (["--with", "RUNS/cnn", "--sheet", "out.jpg"], 2, "expected the name of a PNG to write, found out.jpg"),
+        (["--with", "RUNS/cnn", "--sheet", "no/out.png"], 2, "expected the folder no to exist"),
+        (["--with", "RUNS/cnn", "--camera", "0"], 2, "found a camera or a stream"),
+        (["--with", "RUNS/cnn", "--headless", "--smooth", "2"], 2, "found --window, --smooth; leave them out"),
+        (["--with", "RUNS/cnn"], 1, "no bundle here"),
+        (["--with", "nowhere", "--bundle", "RUNS/cnn"], 1, "nowhere: expected a bundle"),
+        (["--with", "RUNS/cnn", "--bundle", "RUNS/cnn/bundle"], 2, "expected another bundle than --bundle, found the"),
+        (["--with", "RUNS/cnn", "--with", "RUNS/cnn/bundle"], 2, "found one that was named before"),
+        (
+            ["--with", "RUNS/cnn", "--bundle", "OTHER"],
+            2,
+            "5 in OTHER and 5 in cnn; only in OTHER: shoe; only in cnn: dog",
+        ),
+    ],
+)
+def test_a_mistake_is_told_before_an_engine_is_opened(
+    infer: Infer, runs: Path, folders: Path, tmp_path: Path, arguments: list[str], code: int, message: str
+) -> None:
+    labels = tuple("shoe" if label == "dog" else label for label in LABELS)
+    make_bundle(tmp_path / "OTHER", SPEC.replace(class_labels=labels))
+    done = infer(folders, *(argument.replace("RUNS", str(runs)) for argument in arguments))
+    assert (done.code, done.out) == (code, "")
+    assert message in done.err
+    assert "backend:" not in done.err
