@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 SOURCES := $(addprefix src/hybrid_edge/,train export runtime calib) src/hybrid_edge/__init__.py
 
-.PHONY: demo test test-gpu soak lint format clean
+.PHONY: demo test test-gpu bench soak lint format clean
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -c "import sys; v = sys.version_info; sys.exit(None if (3, 11) <= v < (3, 14) else f'hybrid-edge trains on Python 3.11 to 3.13, found {v.major}.{v.minor}: make PYTHON=python3.12 ...')"
@@ -17,17 +17,24 @@ demo: $(VENV)/.installed
 	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python docs/demo.py demo
 
 test: $(VENV)/.installed
-	$(BIN)/python -m pytest -n 2 --dist loadgroup -m "not gpu"
+	$(BIN)/python -m pytest -n 2 -m "not gpu"
 
 # on a machine with a GPU; with TensorRT itself, not TensorRT-RTX: make test-gpu GPU=tensorrt
 test-gpu: $(VENV)/.installed
 	$(if $(GPU),$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[$(GPU)]')
 	$(BIN)/python -m pytest -m gpu
 
+# our CPU variants beside other engines, into docs/benchmarks.md; engines are installed on demand, in bench/. Without a
+# model it makes one of full size first. make bench MODEL=model.keras BUNDLE=bundle IMAGES=val [CALIBRATION=train]
+bench: $(VENV)/.installed
+	PYTHONPATH=tests/support $(BIN)/python benchmarks/cpu_peers.py $(if $(MODEL),--model '$(MODEL)') \
+	  $(if $(BUNDLE),--bundle '$(BUNDLE)') $(if $(IMAGES),--images '$(IMAGES)') \
+	  $(if $(CALIBRATION),--calibration '$(CALIBRATION)') $(BENCH)
+
 # the long runs, each to its end whatever the others say: half an hour and more, on a machine that does nothing else
 soak: $(VENV)/.installed
 	failed=; for soak in tests/soak/soak_*.py; do \
-	  echo "== $$soak"; PATH="$(abspath $(BIN)):$$PATH" PYTHONPATH=tests $(BIN)/python $$soak || failed="$$failed $$soak"; \
+	  echo "== $$soak"; PATH="$(abspath $(BIN)):$$PATH" PYTHONPATH=tests/support $(BIN)/python $$soak || failed="$$failed $$soak"; \
 	done; if [ -n "$$failed" ]; then echo "over their limits:$$failed"; exit 1; fi
 
 lint: $(VENV)/.installed
@@ -41,4 +48,4 @@ format: $(VENV)/.installed
 	$(BIN)/ruff format $(SOURCES) tests benchmarks docs
 
 clean:
-	rm -rf $(VENV) build dist demo .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(VENV) build dist demo bench .mypy_cache .ruff_cache .pytest_cache

@@ -12,8 +12,7 @@ a missing one is a clear error and not a failed import.
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from .errors import (
     ArtifactHashError,
@@ -32,6 +31,7 @@ from .errors import (
     SpecError,
     UsageError,
 )
+from .lazy import lazy_names
 
 if TYPE_CHECKING:
     from .backends import Backend, Selection, open_backend
@@ -105,14 +105,7 @@ _HOMES = {
 
 
 if not TYPE_CHECKING:  # a type checker is to see the names above, and no others
-
-    def __getattr__(name: str) -> Any:
-        """Load a public name from its module on first use (PEP 562)."""
-        if name not in _HOMES:
-            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        value = getattr(importlib.import_module(f".{_HOMES[name]}", __name__), name)
-        globals()[name] = value
-        return value
+    __getattr__ = lazy_names(__name__, _HOMES)
 
 
 def __dir__() -> list[str]:

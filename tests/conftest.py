@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -17,14 +16,20 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # one for each core: more threads would
         os.environ.setdefault(variable, "1")
 
 
-@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """With several workers (-n 2), tests that share dear fixtures go to the same one."""
+    from workers import GroupScheduling
+
+    return GroupScheduling(config, log)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """With several workers (-n 2 --dist loadgroup), tests that share dear fixtures go to the same one."""
-    tests = Path(__file__).parent
-    for item in items:
-        room = item.path.relative_to(tests).parts[0]
-        group = "fullsize" if item.get_closest_marker("fullsize") else room
-        item.add_marker(pytest.mark.xdist_group(group))
+    """The order in which workers take them."""
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        from workers import place_of
+
+        items.sort(key=lambda item: place_of(item.nodeid))
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -61,13 +66,3 @@ def few_digits(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
             for image in sorted((digits / split / label).iterdir())[:count]:
                 shutil.copy(image, target)
     return folder
-
-
-def command(
-    name: str, *arguments: object, cwd: Path | None = None, timeout: float = 300
-) -> subprocess.CompletedProcess[str]:
-    """Run one of the project's commands as a user would, from this environment's own bin folder."""
-    program = Path(sys.executable).with_name(name)
-    return subprocess.run(
-        [program, *map(str, arguments)], cwd=cwd, capture_output=True, text=True, timeout=timeout, check=False
-    )

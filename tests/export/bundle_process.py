@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-sys.path[:0] = [os.fspath(Path(__file__).parent), os.fspath(Path(__file__).parents[1])]
+sys.path[:0] = [os.fspath(Path(__file__).parent), os.fspath(Path(__file__).parents[1] / "support")]
 
 from test_bundle_writer import check_whole, files, write
 

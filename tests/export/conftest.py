@@ -13,6 +13,7 @@ from hybrid_edge.runtime.manifest import Manifest
 from hybrid_edge.runtime.spec import ModelSpec
 
 if TYPE_CHECKING:
+    from fullsize import FullExport
     from lowered import Source
     from whole import Whole
 
@@ -56,6 +57,16 @@ def standin(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
 
 
 @pytest.fixture(scope="session")
+def exported_full(standin: tuple[Path, Any], tmp_path_factory: pytest.TempPathFactory) -> FullExport:
+    """The full-size stand-in, exported by the command."""
+    from fullsize import export_by_command
+    from standin import write_crops
+
+    folder = tmp_path_factory.mktemp("full")
+    return export_by_command(*standin, write_crops(folder / "photos", 32, seed=77), folder)
+
+
+@pytest.fixture(scope="session")
 def digits_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The digits model's stand-in as a .keras file."""
     from standin import DIGITS, make_standin
@@ -77,8 +88,8 @@ def exported_reduced(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     from standin import REDUCED, Sizes, make_standin
 
     path = tmp_path_factory.mktemp("reduced_standin") / "reduced.keras"
-    make_standin(REDUCED.replace(class_labels=REDUCED.class_labels[:20]), path, Sizes(32, 68, 800))
-    return _export(path, photos, tmp_path_factory.mktemp("reduced_bundle") / "bundle")
+    model = make_standin(REDUCED.replace(class_labels=REDUCED.class_labels[:20]), path, Sizes(32, 68, 800))
+    return _export(path, photos, tmp_path_factory.mktemp("reduced_bundle") / "bundle", model)
 
 
 @pytest.fixture(scope="session")
@@ -126,11 +137,12 @@ def _source(exported: Exported, images: int = 32) -> Source:
     return measured_source(exported.spec, {form: onnx.load(file) for form, file in files.items()}, images)
 
 
-def _export(file: Path, photos: Path, bundle: Path) -> Exported:
+def _export(file: Path, photos: Path, bundle: Path, model: Any = None) -> Exported:
+    """A model that is at hand need not be built again, which takes seconds for an Xception."""
     from hybrid_edge.export.pipeline import export
     from hybrid_edge.export.request import make_request
-    from hybrid_edge.train.model_file import load_model
+    from hybrid_edge.train.model_file import load_model, read_spec
 
     result = export(make_request(file, images=photos, out=bundle))
-    model, spec = load_model(file)
-    return Exported(file, model, spec, bundle, result.manifest)
+    model = load_model(file)[0] if model is None else model
+    return Exported(file, model, read_spec(file), bundle, result.manifest)

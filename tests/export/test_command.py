@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from bundles import make_bundle
-from conftest import command as run_command
+from commands import command as run_command
 
 from hybrid_edge.export import command, pipeline, sensitivity_report
 from hybrid_edge.export.pipeline import export

@@ -1,6 +1,6 @@
 """An engine that hangs in C, holding the interpreter's lock and not, with the limits that users get.
 
-    PYTHONPATH=tests python tests/soak/soak_hangs.py --rounds 3
+    PYTHONPATH=tests/support python tests/soak/soak_hangs.py --rounds 3
 
 Each round: a stream flows, the engine is told to hang, and two times are taken: from the hang to the supervisor's
 notice (limit 10 s) and to the next result of the new worker. Then an engine that hangs at every batch: the third worker
@@ -9,22 +9,19 @@ given up within a minute ends the run with exit code 1 and the reason.
 
 from __future__ import annotations
 
-import sys
 import tempfile
 import time
 import uuid
 from dataclasses import dataclass
 from pathlib import Path
 
-import hanging_infer
 import typer
 from bundles import make_bundle
 from figures import verdict
-from live_run import LiveRun, processes_of
+from live_run import HANGING, LiveRun, processes_of
 from streams import MjpegStream
 
 NOTICE = 10.0  # seconds
-PROGRAM = (sys.executable, hanging_infer.__file__)
 
 
 @dataclass(frozen=True)
@@ -39,7 +36,7 @@ class Course:
     def run(self) -> LiveRun:
         """A run whose engine obeys ``order``."""
         environment = {"HANG_ORDER": str(self.order), "MARK": self.mark}
-        return LiveRun(self.url, "--bundle", self.bundle, "--headless", program=PROGRAM, environment=environment)
+        return LiveRun(self.url, "--bundle", self.bundle, "--headless", program=HANGING, environment=environment)
 
     def one_hang(self, words: str) -> tuple[float, float]:
         """Seconds from a hang to the notice of it, and to the next result."""

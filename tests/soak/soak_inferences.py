@@ -1,6 +1,6 @@
 """Hundreds of thousands of inferences on a digits bundle, through the whole pipeline.
 
-    PYTHONPATH=tests python tests/soak/soak_inferences.py --count 200000
+    PYTHONPATH=tests/support python tests/soak/soak_inferences.py --count 200000
 
 Memory does not grow after warm-up, threads and descriptors stay as many as they were.
 """

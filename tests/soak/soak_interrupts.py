@@ -1,6 +1,6 @@
 """Ctrl-C under load, again and again, while a video is written.
 
-    PYTHONPATH=tests python tests/soak/soak_interrupts.py --times 30
+    PYTHONPATH=tests/support python tests/soak/soak_interrupts.py --times 30
 
 A stream of 60 frames a second is classified and saved; after a random moment the run is interrupted, in turn by Ctrl-C
 typed on its terminal and by SIGINT and SIGTERM to the supervisor. Each time: exit code 130 (SIGTERM: 0), gone within
@@ -22,10 +22,8 @@ from pathlib import Path
 import typer
 from bundles import make_bundle
 from figures import verdict
-from live_run import COMMAND, LiveRun, processes_of
+from live_run import COMMAND, LiveRun, frames_of, processes_of
 from streams import MjpegStream
-
-from hybrid_edge.runtime.opencv import cv2
 
 LIMIT = 2.0  # seconds
 WAYS = {"Ctrl-C": 130, "SIGINT": 130, "SIGTERM": 0}
@@ -73,16 +71,6 @@ def interrupt(url: str, bundle: Path, video: Path, way: str, after: float) -> St
     finally:
         os.close(terminal)
         os.close(theirs)
-
-
-def frames_of(video: Path) -> int:
-    """How many frames can be played."""
-    capture = cv2.VideoCapture(str(video))
-    count = 0
-    while capture.read()[0]:
-        count += 1
-    capture.release()
-    return count
 
 
 def main(times: int = 30) -> None:

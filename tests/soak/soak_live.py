@@ -1,6 +1,6 @@
 """A camera of 60 frames a second, four times faster than the engine, for minutes.
 
-    PYTHONPATH=tests python tests/soak/soak_live.py --minutes 10
+    PYTHONPATH=tests/support python tests/soak/soak_live.py --minutes 10
 
 At most two frames wait, results are as fresh as they can be, every frame is accounted for, memory stays flat.
 """

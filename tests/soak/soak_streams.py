@@ -1,6 +1,6 @@
 """Streams that are killed, stalled for 1, 10 and 60 s and black-holed, 50 times each, over MJPEG and RTSP.
 
-    PYTHONPATH=tests python tests/soak/soak_streams.py --repeats 50 --seconds 60
+    PYTHONPATH=tests/support python tests/soak/soak_streams.py --repeats 50 --seconds 60
 
 For each fault and kind of stream there is one server with several readers, which lose it and come back together. Every
 wait for a frame ends in time; frames made after the stream was back come soon; what a reader uses once it is back, and

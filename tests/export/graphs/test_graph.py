@@ -4,12 +4,12 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import keras
 import numpy as np
 import onnx
 import pytest
+from lowered import randomize
 
 from hybrid_edge.export.graphs import build as graph_module
 from hybrid_edge.export.graphs.build import build_graph, serialize
@@ -36,16 +36,6 @@ SPECS = {
         image_size=16, timesteps=8, branches="rnn", rnn_units=8, class_labels=LABELS
     ),
 }
-
-
-def randomize(model: Any, seed: int = 0) -> None:
-    """Every weight away from its initial value, so that none can be left out or mixed up unseen."""
-    rng = np.random.default_rng(seed)
-    values = []
-    for variable in model.weights:
-        noise = rng.normal(0, 0.1, variable.shape)
-        values.append(np.abs(noise) + 0.2 if "variance" in variable.path else variable.numpy() + noise)
-    model.set_weights(values)
 
 
 @pytest.fixture(scope="module")

@@ -14,11 +14,10 @@ import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
-import hanging_infer
 import pytest
 from bundles import make_bundle
 from display import open_display
-from live_run import COMMAND, LiveRun, processes_of
+from live_run import COMMAND, HANGING, LiveRun, frames_of, processes_of
 from streams import MjpegStream
 
 from hybrid_edge.runtime.opencv import cv2
@@ -57,7 +56,7 @@ def test_an_engine_that_hangs_is_replaced_and_frames_flow_again(
     with LiveRun(
         stream.url,
         *("--bundle", bundle, "--headless", "--hang-timeout", 1.5, "--save", tmp_path / "out.mp4"),
-        program=(sys.executable, hanging_infer.__file__),
+        program=HANGING,
         environment={"HANG_ORDER": str(order), "MARK": mark},
     ) as run:
         run.frames(5)
@@ -113,7 +112,7 @@ def test_an_engine_that_fails_and_then_hangs_while_it_is_closed_is_replaced(
     with LiveRun(
         stream.url,
         *("--bundle", bundle, "--headless", "--hang-timeout", 1.5),
-        program=(sys.executable, hanging_infer.__file__),
+        program=HANGING,
         environment={"HANG_ORDER": str(order), "MARK": mark},
     ) as run:
         run.frames(3)
@@ -134,7 +133,7 @@ def test_an_engine_that_hangs_while_it_is_closed_holds_up_no_end_without_a_super
     with LiveRun(
         stream.url,
         *("--bundle", bundle, "--headless", "--no-supervise", "--hang-timeout", 1),
-        program=(sys.executable, hanging_infer.__file__),
+        program=HANGING,
         environment={"HANG_ORDER": str(order)},
     ) as run:
         run.frames(3)
@@ -151,7 +150,7 @@ def test_an_engine_that_hangs_holds_up_no_end_without_a_supervisor_either(
     with LiveRun(
         stream.url,
         *("--bundle", bundle, "--headless", "--no-supervise"),
-        program=(sys.executable, hanging_infer.__file__),
+        program=HANGING,
         environment={"HANG_ORDER": str(tmp_path / "order")},
     ) as run:
         run.frames(3)
@@ -271,13 +270,3 @@ def test_a_video_under_a_supervisor_ends_by_itself(bundle: Path, tmp_path: Path)
     with LiveRun(video, "--bundle", bundle, "--supervise") as run:
         assert run.end() == 0
         assert [line["frame"] for line in run.results] == list(range(20))
-
-
-def frames_of(video: Path) -> int:
-    """How many frames of a video file OpenCV reads."""
-    capture = cv2.VideoCapture(str(video))
-    count = 0
-    while capture.read()[0]:
-        count += 1
-    capture.release()
-    return count

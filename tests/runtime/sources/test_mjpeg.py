@@ -10,7 +10,7 @@ from http.server import BaseHTTPRequestHandler
 from urllib.request import parse_http_list, parse_keqv_list
 
 import pytest
-from reading import Reading, resources, settled
+from reading import BACK, Reading, lose_and_find_again, resources, settled
 from relay import Deaf
 from streams import MjpegStream
 
@@ -19,7 +19,6 @@ from hybrid_edge.runtime.sources import CaptureOptions, capture
 from hybrid_edge.runtime.sources.http_get import _redirected
 from hybrid_edge.runtime.sources.mjpeg import open_mjpeg
 
-BACK = 5  # seconds within which frames have to flow again
 WAIT = 1.5  # seconds that a read may take, and a stop
 
 
@@ -99,19 +98,7 @@ def test_every_loss_is_said_and_overcome_and_leaves_nothing() -> None:
             reading.wait_for("stalled")
             assert reading.wait() < time.monotonic() + BACK
 
-            stream.kill()
-            reading.wait_for("lost")
-            time.sleep(0.3)
-            stream.restart()
-            restarted = time.monotonic()
-            assert reading.wait() < restarted + BACK
-
-            stream.black_hole()
-            reading.wait_for("stalled", count=2)
-            time.sleep(0.3)
-            stream.restore()
-            restored = time.monotonic()
-            assert reading.wait() < restored + BACK
+            lose_and_find_again(reading, stream, losses=2)
 
             assert reading.events.count("reconnected") == 3
             assert all(event.seconds for event in reading.told if event.kind == "reconnected")

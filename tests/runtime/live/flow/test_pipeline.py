@@ -22,12 +22,6 @@ from hybrid_edge.runtime.sources.capture import open_captures
 from hybrid_edge.runtime.sources.options import CaptureOptions
 
 
-@pytest.fixture
-def classifier(folder: Path) -> Iterator[Classifier]:
-    with Classifier.load(folder, check=False) as opened:
-        yield opened
-
-
 def logits(sink: Sink, name: str) -> np.ndarray:
     return np.stack([result.prediction.logits for result in sink.of(name)])  # type: ignore[union-attr]
 

@@ -4,34 +4,16 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
-from pipelines import Camera, Clip, Refusing, Sink, balanced, images, run, slowed, stage_threads
+from pipelines import Camera, Clip, Refusing, Sink, balanced, images, run, settled, slowed
 
 from hybrid_edge.runtime import Classifier
 from hybrid_edge.runtime.errors import BackendError
 from hybrid_edge.runtime.live.events import Events
-from hybrid_edge.runtime.live.flow.pipeline import Pipeline, PipelineOptions, Summary
+from hybrid_edge.runtime.live.flow.pipeline import Pipeline, PipelineOptions
 
-
-@pytest.fixture
-def classifier(folder: Path) -> Iterator[Classifier]:
-    with Classifier.load(folder, check=False) as opened:
-        yield opened
-
-
-@pytest.fixture(autouse=True)
-def every_thread_ends() -> Iterator[None]:
-    before = stage_threads()
-    yield
-    assert stage_threads() == before
-
-
-def settled(summary: Summary) -> bool:
-    """Whether every frame that was captured is accounted for."""
-    return balanced(summary.status) and all(source.waiting == 0 for source in summary.status.sources)
+pytestmark = pytest.mark.usefixtures("every_thread_ends")
 
 
 def test_a_batch_that_fails_gives_up_its_frames_alone(classifier: Classifier) -> None:

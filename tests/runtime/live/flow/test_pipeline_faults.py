@@ -5,36 +5,19 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import numpy as np
 import pytest
-from pipelines import Camera, Clip, Sink, balanced, images, run, slowed, stage_threads
+from pipelines import Camera, Clip, Sink, images, run, settled, slowed
 
 from hybrid_edge.runtime import Classifier, Frame
 from hybrid_edge.runtime.live.events import Events
-from hybrid_edge.runtime.live.flow.pipeline import Pipeline, PipelineOptions, Summary
+from hybrid_edge.runtime.live.flow.pipeline import Pipeline, PipelineOptions
 from hybrid_edge.runtime.live.result import Result
 from hybrid_edge.runtime.opencv import cv2
 from hybrid_edge.runtime.preprocess import Preprocessor
 
-
-@pytest.fixture
-def classifier(folder: Path) -> Iterator[Classifier]:
-    with Classifier.load(folder, check=False) as opened:
-        yield opened
-
-
-@pytest.fixture(autouse=True)
-def every_thread_ends() -> Iterator[None]:
-    before = stage_threads()
-    yield
-    assert stage_threads() == before
-
-
-def settled(summary: Summary) -> bool:
-    """Whether every frame that was captured is accounted for."""
-    return balanced(summary.status) and all(source.waiting == 0 for source in summary.status.sources)
+pytestmark = pytest.mark.usefixtures("every_thread_ends")
 
 
 def stop_after(seconds: float, classifier: Classifier, captures: list[object], sink: Sink, **options: object) -> float:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -14,12 +13,6 @@ from hybrid_edge.runtime import Classifier
 from hybrid_edge.runtime.live.events import Events
 from hybrid_edge.runtime.live.flow.mailbox import Intake
 from hybrid_edge.runtime.live.result import Status
-
-
-@pytest.fixture
-def classifier(folder: Path) -> Iterator[Classifier]:
-    with Classifier.load(folder, check=False) as opened:
-        yield opened
 
 
 @pytest.fixture

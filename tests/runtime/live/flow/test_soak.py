@@ -17,7 +17,7 @@ TESTS = Path(__file__).parents[3]
 def soak(name: str, *arguments: object) -> str:
     done = subprocess.run(
         [sys.executable, TESTS / "soak" / name, *map(str, arguments)],
-        env={**os.environ, "PYTHONPATH": str(TESTS)},
+        env={**os.environ, "PYTHONPATH": str(TESTS / "support")},
         capture_output=True,
         text=True,
         timeout=120,

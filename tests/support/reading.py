@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from streams import age_ms, stamp
+from streams import Stream, age_ms, stamp
 
 from hybrid_edge.runtime.frame import Frame
 from hybrid_edge.runtime.live.events import Event, Events, Kind
@@ -20,7 +20,9 @@ from hybrid_edge.runtime.sources.capture import opener
 from hybrid_edge.runtime.sources.live import Connection, LiveCapture, Opener
 from hybrid_edge.runtime.sources.names import parse_live
 
-__all__ = ["Reading", "resources", "settled"]
+__all__ = ["BACK", "Reading", "lose_and_find_again", "resources", "settled"]
+
+BACK = 5  # seconds within which frames have to flow again
 
 Image = npt.NDArray[np.uint8]
 
@@ -141,6 +143,29 @@ class Reading:
             return _Timed(opens(stop), self.waits)
 
         return open_timed
+
+
+def lose_and_find_again(reading: Reading, stream: Stream, losses: int) -> None:
+    """Kill the stream and black-hole it: each is said, and frames flow soon after it is back.
+
+    Args:
+        reading: reads the stream.
+        stream: that is there.
+        losses: how often it has been said to have stalled when the black hole has been noticed.
+    """
+    stream.kill()
+    reading.wait_for("lost")
+    time.sleep(0.3)
+    stream.restart()
+    restarted = time.monotonic()
+    assert reading.wait() < restarted + BACK
+
+    stream.black_hole()
+    reading.wait_for("stalled", count=losses)
+    time.sleep(0.3)
+    stream.restore()
+    restored = time.monotonic()
+    assert reading.wait() < restored + BACK
 
 
 class _Timed:

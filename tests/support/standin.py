@@ -52,8 +52,8 @@ ITERATIONS = 60
 class Sizes:
     """How many crops to re-estimate BatchNorm on and to fit the head on."""
 
-    statistics: int = 128
-    fit: int = 272
+    statistics: int = 48
+    fit: int = 160
     pairs: int = 4000
 
 

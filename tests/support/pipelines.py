@@ -224,6 +224,11 @@ def balanced(status: Status) -> bool:
     )
 
 
+def settled(summary: Summary) -> bool:
+    """Whether every frame that was captured is accounted for."""
+    return balanced(summary.status) and all(source.waiting == 0 for source in summary.status.sources)
+
+
 def stage_threads() -> list[str]:
     """Threads of pipelines that still run."""
     names = [thread.name for thread in threading.enumerate()]

@@ -13,9 +13,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-__all__ = ["COMMAND", "LiveRun", "processes_of"]
+from hybrid_edge.runtime.opencv import cv2
+
+__all__ = ["COMMAND", "HANGING", "LiveRun", "frames_of", "processes_of"]
 
 COMMAND = (sys.executable, "-m", "hybrid_edge.runtime.command")
+HANGING = (sys.executable, os.fspath(Path(__file__).with_name("hanging_infer.py")))  # one whose engine hangs on demand
 Line = dict[str, Any]
 
 
@@ -98,6 +101,16 @@ class LiveRun:
         assert self.process.stderr is not None
         for line in self.process.stderr:
             self.errors.append(line.rstrip("\n"))
+
+
+def frames_of(video: Path) -> int:
+    """How many frames of a video file OpenCV reads."""
+    capture = cv2.VideoCapture(str(video))
+    count = 0
+    while capture.read()[0]:
+        count += 1
+    capture.release()
+    return count
 
 
 def processes_of(mark: str) -> list[int]:
