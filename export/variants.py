@@ -22,6 +22,7 @@ from .golden import Golden, add_arrays
 from .graphs.build import serialize
 from .graphs.check import count_operators
 from .graphs.describe import describe
+from .graphs.each_image import each_image
 from .plan import Artifact
 from .prepare import Prepared
 from .provenance import made_by
@@ -103,7 +104,7 @@ class VariantMaker:
 
     def write(self, artifact: Artifact, wider: Sequence[str] = ()) -> Path:
         """Write an artifact's graph into the bundle's folder; what no manifest refers to is swept later."""
-        return self._writer.path / self._add(self._lowering.write(artifact, wider)).path
+        return self._writer.path / self._add(artifact, self._lowering.write(artifact, wider)).path
 
     def make(self, artifact: Artifact) -> list[Candidate]:
         """Write an artifact, run it for each of its targets, and judge it.
@@ -171,13 +172,15 @@ class VariantMaker:
     def _write(self, artifact: Artifact, wider: Sequence[str]) -> _Written:
         with self._steps.step(f"write {artifact.title}"):
             model = self._lowering.write(artifact, wider)
-            file = self._add(model)
+            file = self._add(artifact, model)
             versions = (model.opset_import[0].version, model.ir_version)
             facts = (*versions, count_operators(model), describe(model), measure_cost(model))
         with self._steps.step(f"hidden state of {artifact.title}"):
             return _Written(artifact, tuple(wider), file, *facts, drift(model, self._reference))
 
-    def _add(self, model: onnx.ModelProto) -> FileRecord:
+    def _add(self, artifact: Artifact, model: onnx.ModelProto) -> FileRecord:
+        if artifact.runs_integers_on_cpu:
+            model = each_image(model)
         return self._writer.add("artifacts", "onnx", serialize(model))
 
     def _judge(self, written: _Written, proof: Proof) -> Candidate:

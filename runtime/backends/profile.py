@@ -11,6 +11,7 @@ __all__ = ["read_trace"]
 
 MICROSECOND = 1e-3  # in milliseconds
 KERNEL = "_kernel_time"
+LOOPS = ("Scan",)  # the nodes inside have events of their own
 RUN = "model_run"  # the event that ends each run's
 
 
@@ -25,7 +26,9 @@ def read_trace(path: Path, *, runs: int) -> dict[str, float]:
     for event in json.loads(path.read_bytes()):
         if event["name"] == RUN:
             taken.append(defaultdict(float))
-        elif event.get("cat") == "Node" and event["name"].endswith(KERNEL):
+        elif (
+            event.get("cat") == "Node" and event["name"].endswith(KERNEL) and event["args"].get("op_name") not in LOOPS
+        ):
             taken[-1][event["name"].removesuffix(KERNEL)] += event["dur"] * MICROSECOND
     counted = taken[:-1][-runs:]
     return {name: median(run[name] for run in counted) for name in counted[-1]}
