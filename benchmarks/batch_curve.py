@@ -4,7 +4,7 @@
 
 The branches are cut out of the variant's own graph and run by themselves, in turn with the whole. Of each, the time of
 a batch is fitted by ``per batch + N x per image``: what is paid once for all images of a batch, above all the reading
-of the recurrent weights at every timestep, is spread by batching; the arithmetic of each image is not.
+of the recurrent weights at each timestep after the first, is spread by batching; the arithmetic of each image is not.
 """
 
 from __future__ import annotations
@@ -84,8 +84,8 @@ def _facts(
 
 
 def recurrent_bytes(spec: ModelSpec, width: int) -> int:
-    """Bytes of recurrent weights that a batch reads: those of every LSTM, once for each timestep."""
-    return spec.rnn_layers * GATES * spec.rnn_units**2 * width * spec.timesteps
+    """Bytes of recurrent weights that a batch reads: every LSTM's, at each timestep after the first, of zeros."""
+    return spec.rnn_layers * GATES * spec.rnn_units**2 * width * (spec.timesteps - 1)
 
 
 def _fit(batches: tuple[int, ...], times: list[float]) -> tuple[float, float]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import os
 import platform
-import shlex
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -20,6 +19,8 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 from rich.table import Table
+
+from hybrid_edge.runtime.bench.places import command_line
 
 __all__ = ["RESULTS", "Report", "Timings", "interleave"]
 
@@ -116,8 +117,7 @@ def _summary(times: list[float], baseline: list[float]) -> dict[str, float]:
 
 def _command() -> str:
     """The command as typed, with no path of this machine in it."""
-    words = [Path(word).name if Path(word).is_absolute() else word for word in sys.argv[1:]]
-    return shlex.join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *words])
+    return command_line(["python", f"benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]])
 
 
 def _machine() -> dict[str, Any]:

@@ -98,7 +98,7 @@ def bench(
         str | None,
         typer.Option(
             metavar="DEVICE",
-            help="The limit beside a GPU's numbers, from this device's published rates.",
+            help="The limit beside the numbers, from this device's published rates.",
             rich_help_panel=LIMITS,
         ),
     ] = None,

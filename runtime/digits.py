@@ -1,8 +1,9 @@
 """Ink of any size and place to a 28 x 28 frame, normalised as MNIST's digits were.
 
 LeCun et al. (yann.lecun.com/exdb/mnist): "size normalized to fit in a 20x20 pixel box while preserving their aspect
-ratio ... centered in a 28x28 image by computing the center of mass of the pixels". Integers throughout, so that a
-device computes the frame that training saw, to the bit.
+ratio ... centered in a 28x28 image by computing the center of mass of the pixels". ``mnist_frame`` has integers
+throughout, so that a device computes the frame that training saw, to the bit. What ``drawn_frame`` does before it has
+not: distances and averages there are OpenCV's floats.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ def mnist_frame(ink: Gray) -> Gray:
         ink: (H, W) uint8 of any size, 255 = ink, 0 = paper.
 
     Returns:
-        (28, 28) uint8; all zero if there is no ink.
+        (28, 28) uint8; all zero if there is no ink, or so little that none is left at that size.
 
     Raises:
         InputError: not a two-dimensional uint8 array.
@@ -46,6 +47,8 @@ def mnist_frame(ink: Gray) -> Gray:
     if not ink.any():
         return frame
     digit = _fit_box(_crop(ink))
+    if not digit.any():  # a gray level or two between much paper is rounded to none
+        return frame
     height, width = digit.shape
     top, left = _offset(digit.sum(axis=1)), _offset(digit.sum(axis=0))
     frame[top : top + height, left : left + width] = digit

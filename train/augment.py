@@ -84,5 +84,6 @@ def _hand(size: tuple[int, int], rng: np.random.Generator) -> Matrix:
 def _pen(rng: np.random.Generator) -> Frame:
     """A table from gray to gray that moves the edges of strokes and sharpens them."""
     level, contrast = 255 * rng.uniform(*PEN_LEVEL), rng.uniform(*PEN_CONTRAST)
+    contrast = max(contrast, 127.5 / level)  # paper stays black
     table = np.clip((np.arange(256) - level) * contrast + 127.5, 0, 255)
     return np.asarray(table, dtype=np.uint8)

@@ -1,4 +1,7 @@
-"""What peers need made before they run, each by the engine's own tool; kept, and so is the reason where that fails."""
+"""What peers need made before they run, each by the engine's own tool; kept, and so is the reason where that fails.
+
+A tool that a signal ended is run again the next time: it was interrupted, or there was too little memory.
+"""
 
 from __future__ import annotations
 
@@ -19,6 +22,8 @@ __all__ = ["Maker"]
 BENCHMARKS = Path(__file__).parent.parent
 LIMIT = 1800.0  # seconds
 TOOLS = Path(__file__).parent
+MAKERS = {"nncf": ("openvino", "nncf"), "litert": ("tensorflow",)}  # what converts: another version, another artifact
+VERSIONS = "import sys; from importlib.metadata import version; print(*map(version, sys.argv[1:]))"
 
 
 @dataclass(frozen=True)
@@ -49,16 +54,18 @@ class Maker:
             python: the interpreter that has the tool.
 
         Raises:
-            PeerError: the tool failed, now or before; the message has its own last line.
+            PeerError: the tool failed, now or, by itself, before; the message has its own last line.
         """
+        tool, _, kind = name.partition("_")
+        versions = _versions(python, MAKERS[tool])
         if name == "nncf_int8":
-            key = self._key(name, file_sha256(self.graph), self.images, (TOOLS / "make_nncf.py").read_text())
+            key = self._key(name, file_sha256(self.graph), self.images, (TOOLS / "make_nncf.py").read_text(), versions)
             return {"graph": str(self._made(key, ".xml", python, "make_nncf", str(self.graph), str(self.calibration)))}
-        kind = name.partition("_")[2]
         calibrated = (self.images,) if kind == "int8" else ()
         files = {}
         for batch in self.batches:
-            source = (file_sha256(self.model), str(batch), *calibrated, (TOOLS / "make_litert.py").read_text())
+            script = (TOOLS / "make_litert.py").read_text()
+            source = (file_sha256(self.model), str(batch), *calibrated, script, versions)
             words = ("make_litert", kind, str(self.model), str(batch), str(self.calibration))
             files[str(batch)] = str(self._made(self._key(f"{name}-{batch}", *source), ".tflite", python, *words))
         return {"files": files}
@@ -77,9 +84,19 @@ class Maker:
             environment = {**os.environ, "PYTHONPATH": str(BENCHMARKS), "TF_CPP_MIN_LOG_LEVEL": "3"}
             done = _run(words, environment)
             if done.returncode:
-                failed.write_text(_why(tool, done.returncode, done.stderr))
-                raise PeerError(failed.read_text())
+                why = _why(tool, done.returncode, done.stderr)
+                if done.returncode > 0:
+                    failed.write_text(why)
+                raise PeerError(why)
         return path
+
+
+def _versions(python: str, packages: Sequence[str]) -> str:
+    """Of the packages that an interpreter has; empty where it lacks one or does not run, which the tool says."""
+    try:
+        return _run([python, "-c", VERSIONS, *packages], dict(os.environ)).stdout.strip()
+    except PeerError:
+        return ""
 
 
 def _run(words: list[str], environment: dict[str, str]) -> subprocess.CompletedProcess[str]:

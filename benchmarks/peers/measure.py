@@ -120,7 +120,10 @@ def _identified(value: Any) -> Any:
     path = Path(value) if isinstance(value, str) and os.sep in value else None
     if path is None or not path.exists():
         return value
-    return file_sha256(path if path.is_file() else path / "manifest.json")
+    if path.is_dir():
+        return file_sha256(path / "manifest.json")
+    weights = path.with_suffix(".bin")  # beside OpenVINO's .xml, which does not depend on them
+    return [file_sha256(item) for item in (path, weights) if item == path or item.exists()]
 
 
 def time_all(

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from .catalogue import REFERENCE
 from .plot import draw
 
 __all__ = ["write_page"]
@@ -31,8 +32,9 @@ every peer at every batch size once, starting with another one each time; a visi
 the median of {runs} (more, where these take less than 50 ms). Times are medians of
 {rounds} rounds, in brackets the 10 to 90 % of the rounds. "Labels" is the share of {images} images that get Keras's
 label; the gate is the one that `hybrid-export` holds INT8 to: at most half a point of accuracy less than Keras on the
-same images. Memory is the process's peak by the time it has classified them.
+same images. Memory is the process's peak by the time it has classified them.{classes}
 """
+COMPARED = "Medians compared, without those that the gate refused, ours or others':"
 NOTES = {
     "first_prediction": "A fresh process each time; every step is measured in processes of its own.",
     "batch_curve": """Each branch is cut out of the graph and run alone. A batch of N images takes about "per batch"
@@ -82,18 +84,30 @@ def _peers(content: Mapping[str, Any]) -> str:
             "",
             _machine(content),
             "",
-            METHOD.format(**setting),
+            METHOD.format(**setting, classes=_classes(content)),
             _table(head, table),
             "",
             f"![milliseconds an image by engine and batch]({PLOT})",
             "",
-            *found,
-            "",
+            *([COMPARED, "", *found, ""] if found else []),
             *(["Not in the table:", "", *missing, ""] if missing else []),
             f"While others worked, no peer used more than {waiting:.1%} of a CPU. Versions: {_versions(rows)}.",
             "",
         ]
     )
+
+
+def _classes(content: Mapping[str, Any]) -> str:
+    """Where accuracy says nothing of the model: that the images' classes are labels of Keras's own."""
+    accuracy = next((row.get("accuracy") for row in content["peers"] if row["name"] == REFERENCE), None)
+    if content["setting"].get("stand_in"):
+        why = "the stand-in's own labels"
+    elif accuracy is not None and accuracy["keras"] == 1:
+        why = "Keras's own labels, as it has all of them right"
+    else:
+        return ""
+    told = "accuracy here is agreement with Keras,\nand says nothing of how good the model is"
+    return f"\nThe images' classes are {why}: {told}."
 
 
 def _peer_row(row: Mapping[str, Any], batches: Sequence[int]) -> list[str]:

@@ -24,7 +24,7 @@ def draw(content: Mapping[str, Any], path: Path) -> None:
     figure, axes = plt.subplots(figsize=(9, 1.2 + 0.55 * len(rows)), layout="constrained")
     height = 0.8 / len(batches)
     for place, row in enumerate(rows):
-        color = OURS if row["ours"] else OTHERS if row.get("passed", True) else REFUSED
+        color = REFUSED if row.get("passed") is False else OURS if row["ours"] else OTHERS
         for number, batch in enumerate(batches):
             time = row["times"][str(batch)]
             values = [time[key] * 1e3 / batch for key in ("p10", "median", "p90")]

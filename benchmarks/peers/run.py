@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import tempfile
 import time
 from collections.abc import Callable, Mapping
@@ -13,6 +14,7 @@ from typing import Any
 import numpy as np
 from interleave import OUT, Report, Timings
 
+from hybrid_edge.runtime.bench.places import without_places
 from hybrid_edge.runtime.bundle import Bundle
 from hybrid_edge.runtime.errors import UsageError
 from hybrid_edge.runtime.spec import ModelSpec
@@ -32,6 +34,8 @@ __all__ = ["Plan", "measure"]
 CALIBRATION = 300  # NNCF's default
 RUNS = {1: 3}  # timed runs in a visit; one of any other batch size, which takes longer by itself
 MAKE = {"model": "MODEL", "bundle": "BUNDLE", "images": "IMAGES", "calibration": "CALIBRATION"}
+OPTIONS = {"batch": "batches", "rounds": "rounds", "threads": "threads", "count": "images"}
+LEFT_OUT = "left out by --only"
 
 
 @dataclass(frozen=True)
@@ -51,12 +55,17 @@ class Plan:
 
     run: Run
     work: Path
-    batches: tuple[int, ...]
-    rounds: int
-    threads: int
-    images: int
+    batches: tuple[int, ...] = (1, 8)
+    rounds: int = 7
+    threads: int = 2
+    images: int = 200
     only: tuple[str, ...] = ()
     pythons: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def stand_in(self) -> bool:
+        """Whether the model is the one that is made where none is named."""
+        return self.run.model.is_relative_to(self.work)
 
 
 @dataclass(frozen=True)
@@ -82,7 +91,9 @@ def measure(plan: Plan) -> Report:
         inputs = write_inputs(plan.run.images, bundle.spec, folder / "images", plan.images, "--images")
         samples = write_inputs(plan.run.calibration, bundle.spec, folder / "samples", CALIBRATION, "--calibration")
         prepare = _preparation(plan, bundle, samples)
-        started = start(_peers(plan, bundle), prepare, inputs, pick_cpus(plan.threads), stack, OUT.print)
+        chosen, left = _peers(plan, bundle)
+        started = start(chosen, prepare, inputs, pick_cpus(plan.threads), stack, OUT.print)
+        started.skipped.update(dict.fromkeys(left, LEFT_OUT))
         if REFERENCE not in started.workers:
             raise PeerError(f"expected Keras, for its labels: {started.skipped[REFERENCE]}")
         answers = {name: answer(worker, inputs, plan.work / "answers") for name, worker in started.workers.items()}
@@ -103,15 +114,14 @@ def _time(plan: Plan, started: Started) -> tuple[dict[int, Timings], dict[str, f
     }
 
 
-def _peers(plan: Plan, bundle: Bundle) -> list[Peer]:
+def _peers(plan: Plan, bundle: Bundle) -> tuple[list[Peer], list[str]]:
+    """Who is to run, and the names of those left out."""
     if set(bundle.spec.inputs) != {"image", "sequence"}:
         raise UsageError(f"expected a bundle of a hybrid, found branches {bundle.spec.branches!r}: export a hybrid")
     everyone = catalogue(plan.run.model, bundle)
-    return [
-        peer
-        for peer in everyone
-        if not plan.only or peer.name == REFERENCE or any(part in peer.name for part in plan.only)
-    ]
+    wanted = (*plan.only, REFERENCE) if plan.only else ("",)
+    chosen = [peer for peer in everyone if any(part in peer.name for part in wanted)]
+    return chosen, [peer.name for peer in everyone if peer not in chosen]
 
 
 def _preparation(plan: Plan, bundle: Bundle, samples: Inputs) -> Callable[[Peer], tuple[Peer, str]]:
@@ -145,6 +155,7 @@ def _fill(report: Report, plan: Plan, spec: ModelSpec, inputs: Inputs, found: _M
             "runs": " and ".join(f"{RUNS.get(batch, 1)} at batch {batch}" for batch in plan.batches),
             "threads": plan.threads,
             "images": len(inputs),
+            "stand_in": plan.stand_in,
         },
         "peers": [
             {
@@ -161,7 +172,7 @@ def _fill(report: Report, plan: Plan, spec: ModelSpec, inputs: Inputs, found: _M
             }
             for name, worker in workers.items()
         ],
-        "skipped": found.started.skipped,
+        "skipped": {name: without_places(reason) for name, reason in found.started.skipped.items()},
         "comparisons": compare({name: worker.peer for name, worker in workers.items()}, found.timings, judged),
     }
     for row in report.content["comparisons"]:
@@ -177,8 +188,18 @@ def _spread(times: list[float]) -> dict[str, float]:
 
 
 def _make(plan: Plan) -> str:
-    """The command as ``make`` takes it, with no path of this machine in it."""
+    """The command as ``make`` takes it, with all that is not as usual, and no path of this machine in it."""
     paths: Any = vars(plan.run)
-    if plan.run.model.is_relative_to(plan.work):
-        return "make bench"
-    return " ".join(["make bench", *(f"{variable}={paths[name].name}" for name, variable in MAKE.items())])
+    named = [] if plan.stand_in else [f"{variable}={paths[name].name}" for name, variable in MAKE.items()]
+    options = shlex.join(_options(plan))
+    return " ".join(["make bench", *named, *([f'BENCH="{options}"'] if options else [])])
+
+
+def _options(plan: Plan) -> list[str]:
+    """Those that decide what is measured, where they are not as usual."""
+    words = []
+    for option, name in OPTIONS.items():
+        value = getattr(plan, name)
+        if value != getattr(Plan, name):
+            words += [f"--{option}", ",".join(map(str, value)) if isinstance(value, tuple) else str(value)]
+    return words + [word for part in plan.only for word in ("--only", part)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -38,13 +39,15 @@ def make_picture_request(
 
     Raises:
         ImageError: the image can't be read.
-        UsageError: ``out`` is no PNG's name, or in a folder that is not there.
+        UsageError: ``out`` is no PNG's name, or in a folder that is not there or can't be written to.
         RunError: no run there, or one without a trained model.
     """
     if out.suffix.lower() != ".png" or out.is_dir():
         raise UsageError(f"--picture: expected IMAGE and the name of a PNG to write, found {out} for the PNG")
     if not out.parent.is_dir():
         raise UsageError(f"--picture: expected the folder {out.parent} to exist, found none; create it")
+    if not os.access(out.parent, os.W_OK | os.X_OK):
+        raise UsageError(f"--picture: expected a folder that can be written to, found {out.parent}; choose another")
     return PictureRequest(read_image(image), image.name, _model_file(model, runs), out)
 
 

@@ -13,6 +13,7 @@ run          ``bench``: all cases in interleaved rounds, into a report
 starts       fresh processes up to their first prediction; first and opened are what runs in them
 machine      what it was measured on; nvidia: GPU, Jetson's power mode and power
 energy       joules a frame on a Jetson
+places       texts for the report without the places of this machine
 report       the report, as JSON; rows: as CSV; tables and plot: for people
 compare      two reports: what got faster or slower, beyond the noise
 command      what ``hybrid-bench`` does with all this

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from .. import terminal
 from ..bundle import Bundle
-from ..errors import UsageError
+from ..errors import BundleError, UsageError
 from ..opening import make_reporter, say
 from .candidates import choose_variants
 from .compare import compare_reports
@@ -41,13 +42,16 @@ class Files:
         """Refuse before minutes of measuring what could not be written after them.
 
         Raises:
-            UsageError: a folder that is not there, or is in a file's place; a plot that is no .png.
+            UsageError: a folder that is not there, can't be written to, or is in a file's place; one file for two
+                results; a plot that is no .png.
             BenchError: a plot without matplotlib.
         """
-        for path in (self.json, self.csv, self.plot):
-            if path is not None and (path.is_dir() or not path.parent.is_dir()):
-                found = "a folder of that name" if path.is_dir() else f"no folder {path.parent}"
-                raise UsageError(f"{path}: expected a file in a folder that is there, found {found}")
+        for path in self._wanted:
+            if fault := _fault(path):
+                raise UsageError(f"{path}: expected a file in a folder that is there, found {fault}")
+        if len({path.resolve() for path in self._wanted}) < len(self._wanted):
+            found = ", ".join(map(str, self._wanted))
+            raise UsageError(f"expected a file of its own for each of --json, --csv and --plot, found {found}")
         if self.plot is not None:
             if self.plot.suffix.lower() != ".png":
                 raise UsageError(f"expected --plot with a name that ends in .png, found {self.plot}")
@@ -61,9 +65,12 @@ class Files:
             write_csv(report, self.csv)
         if self.plot is not None:
             write_plot(report, self.plot)
-        for path in (self.json, self.csv, self.plot):
-            if path is not None:
-                say(f"written: {path}")
+        for path in self._wanted:
+            say(f"written: {path}")
+
+    @property
+    def _wanted(self) -> list[Path]:
+        return [path for path in (self.json, self.csv, self.plot) if path is not None]
 
 
 def measure(request: BenchRequest, files: Files) -> None:
@@ -84,13 +91,20 @@ def predict(request: BenchRequest, device: str) -> None:
 
     Raises:
         UsageError: no such device, backend, precision or variant.
-        BundleError: no bundle, or none of its variants is for such a device.
+        BundleError: no bundle, or none of its variants, or of those chosen, is for such a device.
     """
     rates = predict_for(device)
     if not request.backends and not request.variants:
         request = replace(request, backends=rates.targets)
-    variants = choose_variants(Bundle.open(request.bundle), request)
-    show_predictions(predict_limits(variants, rates, request.batches), rates)
+    bundle = Bundle.open(request.bundle)
+    variants = choose_variants(bundle, request)
+    found = predict_limits(variants, rates, request.batches)
+    if not found:
+        raise BundleError(
+            f"{bundle.root}: expected a variant for {' or '.join(rates.targets)}, which {device} runs, found "
+            f"{', '.join(item.name for item in variants)}; choose others, or another device"
+        )
+    show_predictions(found, rates)
 
 
 def compare(first: Path, second: Path) -> None:
@@ -100,6 +114,15 @@ def compare(first: Path, second: Path) -> None:
         BenchError: a file is no report, or they have no case in common.
     """
     show_comparison(compare_reports(BenchReport.load(first), BenchReport.load(second)))
+
+
+def _fault(path: Path) -> str | None:
+    """Why a file can't be written there; None if it can."""
+    if path.is_dir():
+        return "a folder of that name"
+    if not path.parent.is_dir():
+        return f"no folder {path.parent}"
+    return None if os.access(path.parent, os.W_OK | os.X_OK) else f"{path.parent}, which can't be written to"
 
 
 class _Bar:

@@ -4,7 +4,8 @@ The ratio of a case's two times is the ratio of the medians of its rounds' media
 bootstrap (Efron, "Bootstrap methods", 1979): the rounds of each report are drawn again with replacement, each report's
 by itself, many times, and the middle 95 % of the ratios that come out are the interval. A case is faster or slower if
 all of that interval is beyond 1 by more than ``FLOOR``, which two runs of the same thing differ by: memory is laid out
-anew in every process, and no number of rounds in one process shows it.
+anew in every process, and no number of rounds in one process shows it. Fewer than ``ENOUGH`` rounds on either side have
+no interval that could be believed: one round has one of no width at all.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from typing import Literal
 import numpy as np
 
 from ..errors import BenchError
-from .report import BenchReport, Case, Stats
+from .report import ENOUGH, BenchReport, Case, Stats
 
 __all__ = ["FLOOR", "Change", "Comparison", "Verdict", "compare_reports", "ratio_interval"]
 
@@ -39,6 +40,7 @@ class Change:
         ratio: second / first: below 1 is faster.
         low, high: its 95 % interval.
         noisy: one of the two runs called the case noisy.
+        few: one of the two runs has too few rounds to tell a change.
     """
 
     name: str
@@ -49,10 +51,13 @@ class Change:
     low: float
     high: float
     noisy: bool
+    few: bool
 
     @property
     def verdict(self) -> Verdict:
         """Beyond the noise, or the same as far as this can be told."""
+        if self.few:
+            return "same"
         if self.high < 1 - FLOOR:
             return "faster"
         return "slower" if self.low > 1 + FLOOR else "same"
@@ -86,7 +91,7 @@ def compare_reports(first: BenchReport, second: BenchReport) -> Comparison:
         tuple(changes),
         tuple(name for name in ours if name not in theirs),
         tuple(name for name in theirs if name not in ours),
-        tuple(_differences(first, second)),
+        (*_too_few(changes), *_differences(first, second)),
     )
 
 
@@ -104,11 +109,19 @@ def _change(first: Case, second: Case, part: str) -> Change:
     before, after = _stats(first, part), _stats(second, part)
     ours, theirs = (float(np.median(item.rounds)) for item in (before, after))
     low, high = ratio_interval(before.rounds, after.rounds)
-    return Change(first.name, part, ours, theirs, theirs / ours, low, high, before.noisy or after.noisy)
+    noisy, few = before.noisy or after.noisy, before.few or after.few
+    return Change(first.name, part, ours, theirs, theirs / ours, low, high, noisy, few)
 
 
 def _stats(case: Case, part: str) -> Stats:
     return case.whole if part == "whole" else case.inference
+
+
+def _too_few(changes: Sequence[Change]) -> list[str]:
+    names = dict.fromkeys(item.name for item in changes if item.few)
+    if not names:
+        return []
+    return [f"too few rounds to tell a change: {', '.join(names)}; measure both with --rounds {ENOUGH} or more"]
 
 
 def _differences(first: BenchReport, second: BenchReport) -> list[str]:

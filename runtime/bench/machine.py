@@ -53,11 +53,12 @@ def record_machine(before: Clocks, root: Path = ROOT) -> Machine:
 
 
 def read_clocks(root: Path = ROOT) -> Clocks:
-    """Load, clocks and temperature as they are now."""
+    """Load, clocks and temperature as they are now; the CPU's first, which rests while nvidia-smi answers."""
+    load, cpu_mhz = round(os.getloadavg()[0], 2), _cpu_mhz(root)
     gpu = query_gpu()
     return Clocks(
-        load=round(os.getloadavg()[0], 2),
-        cpu_mhz=_cpu_mhz(root),
+        load=load,
+        cpu_mhz=cpu_mhz,
         gpu_mhz=_number(gpu, "clocks.sm"),
         gpu_memory_mhz=_number(gpu, "clocks.mem"),
         gpu_celsius=_number(gpu, "temperature.gpu"),

@@ -14,6 +14,7 @@ from ..manifest import Precision, Target
 from ..timing import Milliseconds
 
 __all__ = [
+    "ENOUGH",
     "NOISY",
     "STAGES",
     "UNSPLIT",
@@ -31,6 +32,7 @@ FORMAT: Literal["hybrid-edge-bench"] = "hybrid-edge-bench"
 FORMAT_VERSION = 1
 # of the median: single rounds then vary by 4 %, the ratio of two medians of twelve by 2 %: a change of 3 % is not seen
 NOISY = 0.10
+ENOUGH = 5  # rounds: of fewer, how much they differ can't be told, and of one not at all
 BRANCHES = ("cnn", "recurrent", "head")  # as ``cost`` names them
 STAGES = ("preprocess", "copy in", *BRANCHES, "copy out")
 UNSPLIT = "inference"  # in the place of the branches, where the engine does not tell them apart
@@ -51,7 +53,7 @@ class Stats(_Record):
     p99: float
     mean: float
     count: int
-    rounds: tuple[float, ...]
+    rounds: tuple[float, ...] = Field(min_length=1)
 
     @classmethod
     def of(cls, rounds: list[Milliseconds]) -> Stats:
@@ -68,9 +70,14 @@ class Stats(_Record):
         return (high - low) / middle
 
     @property
+    def few(self) -> bool:
+        """Whether there are fewer than ``ENOUGH`` rounds."""
+        return len(self.rounds) < ENOUGH
+
+    @property
     def noisy(self) -> bool:
-        """Whether the rounds differ by more than ``NOISY``."""
-        return self.spread > NOISY
+        """Whether the rounds differ by more than ``NOISY``, or are too few to tell."""
+        return self.few or self.spread > NOISY
 
 
 class Limit(_Record):
@@ -132,8 +139,13 @@ class Case(_Record):
         return max(self.inference.spread, self.whole.spread)
 
     @property
+    def few(self) -> bool:
+        """Whether there are too few rounds to tell noise."""
+        return self.inference.few or self.whole.few
+
+    @property
     def noisy(self) -> bool:
-        """Whether the inference's or the whole path's rounds differ by more than ``NOISY``."""
+        """Whether the inference's or the whole path's rounds differ by more than ``NOISY``, or are too few to tell."""
         return self.inference.noisy or self.whole.noisy
 
     @property
@@ -183,7 +195,11 @@ class Clocks(_Record):
 
 
 class Machine(_Record):
-    """What it was measured on, with nothing in it that names this one machine."""
+    """What it was measured on, with nothing in it that names this one machine.
+
+    ``before`` has the load when it began, and the clocks right after the warm-up; ``after`` both right after the last
+    round.
+    """
 
     cpu: str
     cores: int
@@ -234,7 +250,7 @@ class BenchReport(_Record):
 
     @property
     def noisy(self) -> tuple[str, ...]:
-        """The cases whose rounds differ by more than ``NOISY``."""
+        """The cases whose rounds differ by more than ``NOISY``, or are too few to tell."""
         return tuple(case.name for case in self.cases if case.noisy)
 
     def save(self, path: Path) -> None:

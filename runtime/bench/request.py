@@ -21,13 +21,14 @@ class BenchRequest:
         batches: frames that go through the model at once, each size a case of its own.
         backends, precisions, variants: only these; empty: all. One named that can't run here is an error, one of all
             that can't is left out, with the reason.
-        seconds: for which each case is measured, all its rounds together.
+        seconds: for which each part of a case is measured (inference, preprocess, whole, copies), all rounds together.
         rounds: in how many bursts.
         warm_up: seconds for which each case runs before anything counts.
         threads: CPU threads for one batch; None leaves it to the engine.
         seed: of the order of the cases in a round.
         probe: whether to measure this CPU's peak rates, for the limit beside its numbers.
-        rates: the device whose published rates give the limit beside a GPU's numbers; None for no limit there.
+        rates: the device whose published rates give the limit beside the numbers of its targets, a GPU's mostly; None
+            for no limit there. On the CPU, measured rates are taken before published ones.
         starts: fresh processes for each variant, for memory and the time to the first prediction; 0: none.
         profile: a TensorRT engine's batch sizes as they were given; None: those of ``hybrid-infer``, whose engine it
             then is. Larger batches are split.

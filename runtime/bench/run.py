@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import shlex
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -26,9 +24,10 @@ from .devices import predict_for
 from .energy import PowerMeter, joules_per_frame
 from .limits import AGAIN, limit_of
 from .machine import busy_before, read_clocks, record_machine, slowed_down
+from .places import command_line, without_places
 from .probe import probe
 from .rates import Rates
-from .report import BenchReport, BundleRecord, Case, Machine, Start
+from .report import ENOUGH, BenchReport, BundleRecord, Case, Machine, Start
 from .request import BenchRequest
 from .stages import branch_shares
 from .starts import measure_starts
@@ -86,8 +85,7 @@ def bench(request: BenchRequest, steps: Steps | None = None) -> BenchReport:
         frames = make_frames(bundle, max(request.batches))
         cases = [prepare(bundle, item, batch, frames) for item in found.selections for batch in request.batches]
         rates = _rates(request, stated, steps)
-        times = _time(cases, request, steps)
-        machine = machine.model_copy(update={"after": read_clocks()})
+        times, machine = _time(cases, machine, request, steps)
         shares = _profile(bundle, cases, times, steps)
         joules, idle = _energy(cases, steps)
         machine = machine.model_copy(update={"idle_watts": idle})
@@ -102,28 +100,33 @@ def bench(request: BenchRequest, steps: Steps | None = None) -> BenchReport:
         )
         return BenchReport(
             created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
-            command=_command(),
+            command=command_line(sys.argv),
             settings=_settings(request, options),
             bundle=_record(bundle),
             machine=machine,
             cases=results,
             starts=starts,
-            skipped=found.skipped,
+            skipped={name: without_places(reason) for name, reason in found.skipped.items()},
             rates={target: asdict(item) for target, item in rates.items()} or None,
-            notes=(*notes, *_notes(machine, results, found, rates)),
+            notes=tuple(map(without_places, (*notes, *_notes(machine, results, found, rates)))),
         )
 
 
-def _time(cases: Sequence[Prepared], request: BenchRequest, steps: Steps) -> Times:
+def _time(cases: Sequence[Prepared], machine: Machine, request: BenchRequest, steps: Steps) -> tuple[Times, Machine]:
+    """Warm-up and rounds; and the machine with its clocks right after each: those of an idle CPU say nothing."""
     steps.begin("measuring", len(cases) * request.rounds)
-    return time_bursts(
+    warmed = {case.name: {"inference": case.calls["inference"]} for case in cases}
+    time_bursts(warmed, rounds=1, burst_s=request.warm_up, warm_up_s=0, seed=request.seed)
+    before = read_clocks().model_copy(update={"load": machine.before.load})
+    times = time_bursts(
         {case.name: case.calls for case in cases},
         rounds=request.rounds,
         burst_s=request.burst,
-        warm_up_s=request.warm_up,
+        warm_up_s=0,
         seed=request.seed,
         after=steps.step,
     )
+    return times, machine.model_copy(update={"before": before, "after": read_clocks()})
 
 
 def _starts(
@@ -146,14 +149,12 @@ def _starts(
 
 
 def _rates(request: BenchRequest, stated: Rates | None, steps: Steps) -> dict[Target, Rates]:
-    """Of the CPU measured, if wanted; of the GPU as its maker states them, if named."""
-    rates: dict[Target, Rates] = {}
+    """Of a device as its maker states them, if named; of this CPU measured, if wanted."""
+    rates: dict[Target, Rates] = {} if stated is None else dict.fromkeys(stated.targets, stated)
     if request.probe:
         steps.begin("probing", 1)
         rates["cpu"] = probe(threads=request.threads)
         steps.step()
-    if stated is not None:
-        rates |= {"cuda": stated, "tensorrt": stated}
     return rates
 
 
@@ -190,8 +191,9 @@ def _energy(cases: Sequence[Prepared], steps: Steps) -> tuple[dict[str, float], 
 def _notes(machine: Machine, cases: Sequence[Case], found: Candidates, rates: Mapping[Target, Rates]) -> list[str]:
     """What a reader must know before believing the numbers."""
     notes = [busy_before(machine), slowed_down(machine.before, machine.after) if machine.after else None]
-    noisy = [case.name for case in cases if case.noisy]
-    if noisy:
+    if few := [case.name for case in cases if case.few]:
+        notes.append(f"noisy: {', '.join(few)}: too few rounds to tell; measure again with --rounds {ENOUGH} or more")
+    if noisy := [case.name for case in cases if case.noisy and not case.few]:
         notes.append(f"noisy: the rounds of {', '.join(noisy)} differ too much; end other programs and measure again")
     notes += [
         f"{item.variant.name} is over its parity limits" for item in found.selections if not item.variant.parity.passed
@@ -218,9 +220,3 @@ def _record(bundle: Bundle) -> BundleRecord:
         classes=spec.num_classes,
         run=manifest.provenance.run,
     )
-
-
-def _command() -> str:
-    """The command as typed, with no path of this machine in it."""
-    words = [Path(word).name if Path(word).is_absolute() else word for word in sys.argv]
-    return shlex.join(words)

@@ -13,7 +13,7 @@ from ..opening import say
 from .compare import FLOOR, Change, Comparison
 from .limits import AGAIN, Prediction
 from .rates import Rates
-from .report import NOISY, STAGES, UNSPLIT, BenchReport, Case
+from .report import ENOUGH, NOISY, STAGES, UNSPLIT, BenchReport, Case
 
 __all__ = ["show_comparison", "show_predictions", "show_report"]
 
@@ -59,7 +59,8 @@ def latency_table(cases: Iterable[Case]) -> Table:
         table.add_row(*_first(case, cases), *cells, *joules)
     table.caption = (
         "inference: tensors in memory to probabilities; whole: BGR frame to label. spread: 10th to 90th percentile of "
-        f"the rounds' medians, of inference or whole; over {NOISY:.0%} a case is noisy"
+        f"the rounds' medians, of inference or whole; over {NOISY:.0%}, or with fewer than {ENOUGH} rounds, a case is "
+        "noisy"
     )
     return table
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from ..digits import drawn_frame
 from ..errors import UsageError
 from ..live.outputs.display import display_problem
-from ..live.outputs.window import is_visible
+from ..live.outputs.window import QUIT_KEYS, is_visible, pressed_key
 from ..opencv import cv2
 from .canvas import THICKNESS, Canvas
 from .models import Answer, Model, answers
@@ -22,7 +22,6 @@ WAIT = 10  # milliseconds for events; waitKey, since with pollKey one window in 
 STEP = 2  # pixels of thickness at a time
 IDLE_REDRAW = 0.5  # seconds; a window that appears while the display is busy may have lost its first picture
 SHARE = 2  # in live mode a prediction is followed by so many times its own duration without
-QUIT = frozenset({ord("q"), 27})
 ERASES = (cv2.EVENT_RBUTTONDOWN, cv2.EVENT_RBUTTONDBLCLK)
 PRESSES = (cv2.EVENT_LBUTTONDOWN, cv2.EVENT_LBUTTONDBLCLK, *ERASES)  # Qt has a double click for the second of two
 RELEASES = (cv2.EVENT_LBUTTONUP, cv2.EVENT_RBUTTONUP)
@@ -61,6 +60,7 @@ class DrawWindow:
         self._answers: list[Answer] = []
         self._answered = 0  # which change of the canvas the answers are about
         self._next = 0.0  # when live mode may predict again
+        self._stroke_ended = False  # in live mode, and it was not answered yet
         self._pointer: tuple[int, int] | None = None
         self._message = ""
         self._changed = True
@@ -90,10 +90,13 @@ class DrawWindow:
 
     def _turn(self) -> bool:
         """Handle what came and show what changed; whether to go on."""
-        key = cv2.waitKey(WAIT) & 0xFF
-        if key in QUIT or key == ord("Q") or not is_visible(TITLE):
+        key = pressed_key(WAIT)
+        if self._stroke_ended:
+            self._stroke_ended = False
+            self._predict()
+        if key in QUIT_KEYS or not is_visible(TITLE):
             return False
-        action = self._keys.get(chr(key).lower())
+        action = self._keys.get(key)
         if action is not None:
             action()
             self._changed = True
@@ -120,8 +123,7 @@ class DrawWindow:
         elif event in RELEASES and self._canvas.drawing:
             self._canvas.move(point)
             self._canvas.release()
-            if self._live:
-                self._predict()
+            self._stroke_ended = self._live  # asked in the turn: OpenCV lets no error out of a callback
         elif event == cv2.EVENT_MOUSEMOVE:
             self._canvas.move(point)
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import os
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -20,6 +23,7 @@ from peers.environments import environment_python
 from peers.errors import PeerError
 from peers.images import Inputs, write_inputs
 from peers.measure import Answers, answer, judge
+from peers.page import write_page
 from peers.process import Worker, pick_cpus
 
 from hybrid_edge.runtime.bundle import Bundle
@@ -92,6 +96,21 @@ def test_answers_are_kept_until_something_they_depend_on_changes(
         answer(worker, other, tmp_path)
 
 
+def test_answers_of_other_weights_beside_the_same_graph_are_asked_for(
+    worker: Worker, inputs: Inputs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    graph, weights = tmp_path / "graph.xml", tmp_path / "graph.bin"
+    graph.write_text("<net/>")
+    weights.write_bytes(b"first")
+    monkeypatch.setattr(worker, "peer", replace(worker.peer, options={"graph": str(graph)}))
+    answer(worker, inputs, tmp_path / "answers")
+    monkeypatch.setattr(worker, "ask", lambda *_, **__: pytest.fail("asked again"))
+    answer(worker, inputs, tmp_path / "answers")
+    weights.write_bytes(b"other")
+    with pytest.raises(pytest.fail.Exception, match="asked again"):
+        answer(worker, inputs, tmp_path / "answers")
+
+
 def test_the_bundles_variants_for_this_cpu_are_among_the_peers(tmp_path: Path) -> None:
     variants = [("fp32", "cpu"), ("int8", "cpu"), ("fp16", "tensorrt"), ("fp16", "cuda")]
     opened = Bundle.open(make_bundle(tmp_path / "bundle", variants=variants))  # type: ignore[arg-type]
@@ -129,6 +148,58 @@ def test_what_a_tool_could_not_make_is_not_tried_again(tmp_path: Path, inputs: I
     with pytest.raises(PeerError) as second:
         maker.make("nncf_int8", "/nonexistent/python")
     assert str(second.value) == str(first.value)
+
+
+def test_a_tool_that_a_signal_ended_is_run_again_and_so_is_one_of_another_version(
+    tmp_path: Path, inputs: Inputs
+) -> None:
+    """In the place of an environment's interpreter, one that tells a version, and dies at the first conversion."""
+    python, count = tmp_path / "python", tmp_path / "count"
+    graph = tmp_path / "graph.onnx"
+    graph.write_bytes(b"no graph")
+    maker = Maker(graph, graph, inputs.folder, inputs.digest, (1,), tmp_path / "made")
+
+    def write(version: str, end: str) -> None:
+        script = f'#!/bin/sh\n[ "$1" = -c ] && echo {version} && exit\necho >> {count}\necho {version} >&2\n{end}\n'
+        python.write_text(script)
+        python.chmod(0o755)
+
+    def tried() -> int:
+        with pytest.raises(PeerError):
+            maker.make("nncf_int8", os.fspath(python))
+        return len(count.read_text().splitlines())
+
+    write("1", "kill -9 $$")
+    assert [tried(), tried()] == [1, 2]
+    write("1", "exit 1")
+    assert [tried(), tried()] == [3, 3]
+    write("2", "exit 1")
+    assert tried() == 4
+
+
+@pytest.mark.parametrize(
+    ("keras", "stand_in", "told"),
+    [(0.9, False, None), (1.0, False, "Keras's own labels"), (0.99, True, "the stand-in's own labels")],
+)
+def test_the_page_says_where_accuracy_is_only_agreement(
+    tmp_path: Path, keras: float, stand_in: bool, told: str | None
+) -> None:
+    time = {"p10": 0.01, "median": 0.02, "p90": 0.03}
+    row = {"name": REFERENCE, "precision": "FP32", "ours": False, "versions": {"keras": "3"}, "peak_mib": None}
+    row |= {"waiting_share": 0.0, "agreement": 1.0, "accuracy": {"keras": keras, "variant": keras}, "passed": True}
+    setting = {"model": "small", "batches": [1], "rounds": 7, "runs": "3", "threads": 2, "images": 9}
+    content = {
+        "make": "make bench",
+        "machine": {"cpu": "CPU", "cores": 2, "memory_gib": 1, "system": "Linux", "load_at_start": 0},
+        "setting": {**setting, "stand_in": stand_in},
+        "peers": [{**row, "times": {"1": time}}],
+        "comparisons": [],
+        "skipped": {},
+    }
+    (tmp_path / "peers.json").write_text(json.dumps(content))
+    page = " ".join(write_page(tmp_path, tmp_path / "docs").read_text().split())
+    assert ("accuracy here is agreement with Keras" in page) == (told is not None)
+    assert told is None or f"The images' classes are {told}" in page
 
 
 def test_an_environment_that_was_named_is_taken_and_one_that_can_not_be_installed_says_why(

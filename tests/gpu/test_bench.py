@@ -24,6 +24,8 @@ def test_tensorrts_layers_are_told_apart_by_branch(report: BenchReport) -> None:
     assert cases
     for case in cases:
         assert sum(case.shares.values()) == pytest.approx(1)
+        assert case.shares["cnn"] > 0
+        assert case.shares["recurrent"] > 0
 
 
 def test_copies_are_a_part_of_the_inference(report: BenchReport) -> None:

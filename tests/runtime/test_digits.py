@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import cv2
 import numpy as np
 import numpy.typing as npt
@@ -113,6 +115,15 @@ def test_lopsided_ink_stays_whole_inside_the_frame() -> None:
     ink[:, :2] = 40
     frame = mnist_frame(ink)
     assert max(cropped(frame).shape) == BOX
+
+
+@pytest.mark.parametrize("framed", [mnist_frame, drawn_frame])
+def test_ink_so_faint_that_none_is_left_at_that_size_gives_an_empty_frame(framed: Callable[[Ink], Ink]) -> None:
+    ink = np.zeros((80, 80), np.uint8)
+    ink[0, 0] = ink[79, 70] = 1
+    frame = framed(ink)
+    assert frame.shape == (SIDE, SIDE)
+    assert not frame.any()
 
 
 def test_ink_is_only_read() -> None:

@@ -98,6 +98,12 @@ def test_digits_get_bolder_finer_and_sharper_strokes_and_are_never_mirrored(few_
     assert np.mean(likeness) > np.mean(mirrored) + 0.2
 
 
+def test_paper_stays_black_under_every_pen() -> None:
+    rng = np.random.default_rng(0)
+    paper = np.zeros((28, 28, 3), np.uint8)
+    assert not any(augment(paper, rng, "digits").any() for _ in range(300))
+
+
 def test_photographs_keep_their_own_variations() -> None:
     photograph = np.random.default_rng(1).integers(0, 200, (32, 32, 3), np.uint8)
     varied = [augment(photograph, np.random.default_rng(seed), "xception") for seed in range(20)]

@@ -14,7 +14,7 @@ from .draw import BACKGROUND, DIM, TEXT, Bars, Box, canvas, fill, row
 from .text import Pixels
 from .tile import Tile
 
-__all__ = ["Window", "check_display", "is_visible"]
+__all__ = ["QUIT_KEYS", "Window", "check_display", "is_visible", "pressed_key"]
 
 REDRAW = 1 / 25  # seconds; drawing more often would take time from the model
 SHARE = 4  # a drawing is followed by so many times its own duration without: sixteen large pictures take long
@@ -28,7 +28,7 @@ BORDER = (8, 7, 6)
 FILES = ""  # the place that they share
 # milliseconds; with pollKey, which waits for nothing, one window in ten never drew anything (OpenCV 5, Qt)
 WAIT = 1
-QUIT_KEYS = frozenset({ord("q"), ord("Q"), 27})
+QUIT_KEYS = frozenset({"q", "\x1b"})
 TROUBLE = frozenset({"lost", "stalled"})
 
 
@@ -95,7 +95,7 @@ class Window:
         """Draw what is new, handle keys; whether the user asked to stop."""
         if time.monotonic() >= self._drawn + (self._pause if self._changed else IDLE_REDRAW):
             self._draw()
-        if cv2.waitKey(WAIT) & 0xFF in QUIT_KEYS or not is_visible(self._title):
+        if pressed_key(WAIT) in QUIT_KEYS or not is_visible(self._title):
             self._stopped = True
         return self._stopped
 
@@ -151,6 +151,19 @@ def check_display() -> None:
     problem = display_problem()
     if problem:
         raise UsageError(f"{problem}; leave the window out with --headless")
+
+
+def pressed_key(wait: int) -> str:
+    """The character key that was pressed meanwhile, a capital as its small letter; empty if none, or another key.
+
+    ``waitKey`` gives only the lowest eight bits, which make a Q of the left arrow (X11's 0xff51). All are needed, but
+    for those from the seventeenth on: there GTK has Shift, Caps Lock and Num Lock.
+
+    Args:
+        wait: for how long, milliseconds.
+    """
+    code = cv2.waitKeyEx(wait) & 0xFFFF
+    return chr(code).lower() if 0 < code < 256 else ""
 
 
 def is_visible(title: str) -> bool:

@@ -165,6 +165,16 @@ def test_the_command_draws_an_image_with_the_model_of_a_run(main: Main, digits_f
     assert not (run / "bundle").exists()
 
 
+def test_a_folder_that_can_not_be_written_to_is_refused_before_the_model_is_loaded(
+    main: Main, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("os.access", lambda path, _mode: Path(path).resolve() != tmp_path)  # root may write everywhere
+    monkeypatch.setattr("hybrid_edge.export.picture.run.load_model", lambda _: pytest.fail("loaded"))
+    code, out, err = main("photo.png", "out.png", "photo.png")
+    assert (code, out) == (2, "")
+    assert "--picture: expected a folder that can be written to, found ." in err
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [

@@ -21,7 +21,7 @@ COST = Cost(
     cnn=BranchCost({"fp32": 200_000}, (Moved(8_000, 1),), (Moved(2_000, 2),)),
     recurrent=BranchCost({"fp32": 100_000}, (Moved(9_000, 5),), ()),
 )
-BRIEF = {"seconds": 0.02, "rounds": 3, "warm_up": 0.0, "threads": 1}
+BRIEF = {"seconds": 0.02, "rounds": 5, "warm_up": 0.0, "threads": 1}
 
 
 def named_graph() -> bytes:

@@ -61,6 +61,8 @@ def test_a_run_folder_in_the_usual_place_is_found(command, bench_bundle: Path, m
         (("--backend", "tpu"), 2, "expected a backend of"),
         (("--json", "nowhere/a.json"), 2, "expected a file in a folder that is there, found no folder nowhere"),
         (("--csv", "."), 2, "found a folder of that name"),
+        (("--json", "a.json", "--csv", "./a.json"), 2, "expected a file of its own for each of --json, --csv"),
+        (("--predict-for", "h200", "--backend", "cpu"), 1, "expected a variant for cuda or tensorrt, which h200 runs"),
         (("--plot", "a.svg"), 2, "expected --plot with a name that ends in .png"),
         (("--predict-for", "toaster"), 2, "expected one of orin-nano-4, orin-nano"),
         (("--compare", "a.json", "b.json"), 1, "a.json: expected a report of hybrid-bench --json"),
@@ -77,6 +79,16 @@ def test_a_mistake_ends_with_its_documented_code_and_one_clear_message(  # type:
     assert (found, out) == (code, "")
     assert message in err
     assert "Traceback" not in err
+
+
+def test_a_folder_that_can_not_be_written_to_is_refused_before_anything_is_measured(  # type: ignore[no-untyped-def]
+    command, bench_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("os.access", lambda path, _mode: Path(path) != tmp_path)  # root may write everywhere
+    monkeypatch.setattr("hybrid_edge.runtime.bench.command.bench", lambda *_: pytest.fail("measured"))
+    code, out, err = command(bench_bundle, *QUICK, "--csv", tmp_path / "a.csv")
+    assert (code, out) == (2, "")
+    assert f"found {tmp_path}, which can't be written to" in " ".join(err.split())
 
 
 def test_a_plot_without_matplotlib_is_refused_before_anything_is_measured(  # type: ignore[no-untyped-def]
@@ -106,9 +118,10 @@ def test_the_plot_shows_each_variant_with_its_branches(
 def test_reports_are_compared_and_what_changed_is_told(  # type: ignore[no-untyped-def]
     command, altered: Callable[..., BenchReport], tmp_path: Path
 ) -> None:
-    steady = {"fp32-cpu b1": ([5.0, 5.01, 5.02], [9.0, 9.01, 9.02]), "fp32-cpu b3": ([8.0] * 3, [9.0] * 3)}
+    whole = [9.0, 9.01, 9.01, 9.01, 9.02]
+    steady = {"fp32-cpu b1": ([5.0, 5.01, 5.01, 5.01, 5.02], whole), "fp32-cpu b3": ([8.0] * 5, [9.0] * 5)}
     altered(steady).save(tmp_path / "a.json")
-    altered({**steady, "fp32-cpu b1": ([4.0, 4.01, 4.02], [9.0, 9.01, 9.02])}).save(tmp_path / "b.json")
+    altered({**steady, "fp32-cpu b1": ([4.0, 4.01, 4.01, 4.01, 4.02], whole)}).save(tmp_path / "b.json")
     code, out, _ = command("--compare", tmp_path / "a.json", tmp_path / "b.json")
     assert code == 0
     assert re.search(r"fp32-cpu b1 +inference +5\.01 +4\.01 +0\.800 .*faster", out)

@@ -75,7 +75,17 @@ def test_other_machines_models_threads_and_versions_are_told(altered: Alter, mea
 
 
 def test_noise_of_either_run_is_carried_along(altered: Alter) -> None:
-    noisy = [1.0, 2.0, 3.0, 4.0]
-    found = compare_reports(altered(), altered({FIRST: (noisy, [1.0] * 4)}))
-    marks = {(item.name, item.part): item.noisy for item in found.changes if item.name == FIRST}
-    assert marks[FIRST, "inference"]
+    noisy, steady = [1.0, 2.0, 3.0, 4.0, 5.0], [1.0] * 5
+    found = compare_reports(altered({FIRST: (steady, steady)}), altered({FIRST: (noisy, steady)}))
+    marks = {item.part: item.noisy for item in found.changes if item.name == FIRST}
+    assert marks == {"inference": True, "whole": False}
+
+
+@pytest.mark.parametrize("counts", [(1, 1), (4, 12), (12, 4)])
+def test_too_few_rounds_on_either_side_are_no_change_and_that_is_said(altered: Alter, counts: tuple[int, int]) -> None:
+    before, after = (
+        altered({FIRST: ([time] * count, [time] * count)}) for time, count in zip((5, 9), counts, strict=True)
+    )
+    found = compare_reports(before, after)
+    assert {(item.verdict, item.noisy) for item in found.changes if item.name == FIRST} == {("same", True)}
+    assert found.notes == (f"too few rounds to tell a change: {FIRST}; measure both with --rounds 5 or more",)

@@ -40,6 +40,16 @@ def test_a_jetsons_record_has_its_model_governor_clocks_and_release(
     assert found.title.endswith("25W")
 
 
+def test_the_cpus_clock_is_read_before_nvidia_smi_lets_it_rest(board: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def rest() -> dict[str, str]:
+        for path in board.rglob("scaling_cur_freq"):
+            path.write_text("400000\n")
+        return {"clocks.sm": "1980"}
+
+    monkeypatch.setattr(module, "query_gpu", rest)
+    assert (read_clocks(board).cpu_mhz, read_clocks(board).gpu_mhz) == (1228.8, 1980)
+
+
 def test_a_pcs_record_has_its_cpu_and_the_versions_that_matter(tmp_path: Path) -> None:
     (tmp_path / "proc").mkdir()
     (tmp_path / "proc/cpuinfo").write_text("model name\t: AMD EPYC 9B45\ncpu MHz\t\t: 2000.5\ncpu MHz\t\t: 3000.5\n")

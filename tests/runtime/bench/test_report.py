@@ -26,6 +26,9 @@ def test_a_case_is_noisy_when_its_rounds_differ_and_not_when_single_calls_do() -
     assert (steady.spread, steady.noisy) == (0, False)
     assert drifting.spread == pytest.approx(0.144 / 1.09)
     assert drifting.noisy
+    assert [Stats.of([np.array([1.0])] * count).noisy for count in (1, 4, 5)] == [True, True, False]
+    with pytest.raises(ValueError, match="rounds"):
+        Stats(p50=1, p90=1, p99=1, mean=1, count=0, rounds=())
 
 
 def test_the_stages_are_the_inference_without_its_copies_shared_out(measured: BenchReport) -> None:
@@ -62,7 +65,7 @@ def test_a_report_reads_back_as_it_was_written(measured: BenchReport, tmp_path: 
     assert BenchReport.load(path) == measured
     content = json.loads(path.read_text())
     assert (content["format"], content["format_version"]) == ("hybrid-edge-bench", 1)
-    assert [len(case["inference"]["rounds"]) for case in content["cases"]] == [3, 3]
+    assert [len(case["inference"]["rounds"]) for case in content["cases"]] == [5, 5]
 
 
 @pytest.mark.parametrize(

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import sys
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
-from bundles import write_manifest
+from bundles import make_bundle, store, write_manifest
 
 from hybrid_edge.runtime.backends import open_variant
 from hybrid_edge.runtime.backends.tensorrt import find_tensorrt
 from hybrid_edge.runtime.bench import run as module
 from hybrid_edge.runtime.bench.cases import make_frames, prepare
+from hybrid_edge.runtime.bench.devices import predict_for
 from hybrid_edge.runtime.bench.first import peak_mib
 from hybrid_edge.runtime.bench.rates import Rates
-from hybrid_edge.runtime.bench.report import BenchReport
+from hybrid_edge.runtime.bench.report import BenchReport, Clocks
 from hybrid_edge.runtime.bench.request import BenchRequest, parse_batches, parse_names
 from hybrid_edge.runtime.bench.run import Steps, bench
 from hybrid_edge.runtime.bench.starts import measure_starts
@@ -37,7 +39,7 @@ def test_every_variant_that_runs_here_is_a_case_at_every_batch_size(measured: Be
     assert [case.name for case in measured.cases] == ["fp32-cpu b1", "fp32-cpu b3"]
     for case in measured.cases:
         parts = (case.inference, case.preprocess, case.whole)
-        assert {len(part.rounds) for part in parts} == {3}
+        assert {len(part.rounds) for part in parts} == {5}
         assert all(0 < part.p50 <= part.p90 <= part.p99 for part in parts)
         assert case.device.startswith("ONNX Runtime")
         assert (case.copy_in, case.copy_out) == (None, None)
@@ -78,7 +80,7 @@ def test_the_record_names_the_model_and_how_it_was_measured_but_no_place(
 ) -> None:
     text = measured.model_dump_json()
     assert measured.bundle.weights_sha256 == "0" * 64
-    assert measured.settings["rounds"] == 3
+    assert measured.settings["rounds"] == 5
     assert measured.machine.after is not None
     assert str(bench_bundle) not in text
     assert str(Path.home()) not in text or str(Path.home()) == "/"
@@ -108,8 +110,66 @@ def test_a_bundle_from_before_costs_were_recorded_is_told_to_be_exported_again(
 
 def test_noise_is_called_noise(measured: BenchReport) -> None:
     case = measured.cases[0]
-    wild = case.model_copy(update={"inference": case.inference.model_copy(update={"rounds": (1.0, 2.0, 4.0)})})
+    inference = case.inference.model_copy(update={"rounds": (1.0, 2.0, 4.0, 5.0, 6.0)})
+    wild = case.model_copy(update={"inference": inference})
     assert BenchReport.model_validate({**measured.model_dump(), "cases": (wild,)}).noisy == ("fp32-cpu b1",)
+
+
+def test_a_single_round_is_never_called_quiet(bench_bundle: Path) -> None:
+    report = bench(BenchRequest(bench_bundle, **{**QUICK, "rounds": 1}))
+    assert report.cases[0].spread == 0
+    assert report.noisy == ("fp32-cpu b1",)
+    assert any("fp32-cpu b1: too few rounds to tell; measure again with --rounds 5" in note for note in report.notes)
+
+
+def test_clocks_are_read_at_work_after_the_warm_up_and_after_the_last_round(
+    bench_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    events: list[str] = []
+    readings = [Clocks(load=0.25, cpu_mhz=800), Clocks(load=2, cpu_mhz=4000), Clocks(load=3, cpu_mhz=2000)]
+    pending = iter(readings)
+
+    def read() -> Clocks:
+        events.append("clocks")
+        return next(pending)
+
+    monkeypatch.setattr(module, "read_clocks", read)
+    steps = Steps(lambda name, _count: events.append(name), lambda: events.append("step"))
+    report = bench(BenchRequest(bench_bundle, **QUICK), steps)
+    assert events[events.index("measuring") :][:5] == ["measuring", "clocks", "step", "step", "clocks"]
+    assert (report.machine.before, report.machine.after) == (Clocks(load=0.25, cpu_mhz=4000), readings[2])
+    assert "clocks fell while it was measured: CPU 4000 to 2000 MHz" in report.notes
+
+
+def test_a_devices_rates_are_for_its_targets_and_the_cpus_own_come_first(
+    bench_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def limit_rates(**wanted: Any) -> str | None:
+        limit = bench(BenchRequest(bench_bundle, **QUICK, **wanted)).cases[0].limit
+        return None if limit is None else limit.rates
+
+    own = Rates("here", {"fp32": 1.0}, 1.0, None, None, "by hand", measured=True)
+    monkeypatch.setattr(module, "probe", lambda **_: own)
+    assert limit_rates(rates="rpi5") == predict_for("rpi5").name
+    assert limit_rates(rates="rpi5", probe=True) == "here"
+    assert limit_rates(rates="orin-nano") is None
+
+
+def test_a_command_and_a_refused_graph_leave_no_place_of_this_machine_in_the_report(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = make_bundle(tmp_path / "bundle", variants=(("fp32", "cpu"), ("int8", "cpu")))
+    manifest = Bundle.open(folder).manifest
+    broken = manifest.variants[1].model_copy(update={"file": store(folder, "artifacts", "onnx", b"no graph")})
+    write_manifest(folder, manifest.model_copy(update={"variants": (manifest.variants[0], broken)}))
+    with pytest.raises(BackendError) as refusal:
+        open_variant(Bundle.open(folder), broken)
+    assert str(folder) in str(refusal.value), "else there would be nothing to take out"
+    monkeypatch.setattr(sys, "argv", ["/venv/bin/hybrid-bench", str(folder), f"--json={tmp_path}/my dir/a.json"])
+    report = bench(BenchRequest(folder, **QUICK))
+    assert list(report.skipped) == ["int8-cpu"]
+    assert str(tmp_path) not in report.model_dump_json()
+    assert report.command == "hybrid-bench bundle --json=a.json"
 
 
 @pytest.mark.parametrize(

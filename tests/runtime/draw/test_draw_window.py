@@ -33,13 +33,13 @@ def display() -> Iterator[Display]:
 class Drawn:
     """A running hybrid-draw, its mouse and its output."""
 
-    def __init__(self, display: Display, folder: Path, *arguments: object) -> None:
+    def __init__(self, display: Display, folder: Path, *arguments: object, said: Path | None = None) -> None:
         self.display = display
-        self.said = folder / "stdout.txt"
+        self.said = said or folder / "stdout.txt"
         self.errors = folder / "stderr.txt"
-        with self.said.open("w") as said, self.errors.open("w") as errors:
+        with self.said.open("w") as out, self.errors.open("w") as errors:
             self.process = subprocess.Popen(
-                [*COMMAND, *map(str, arguments)], env=display.environment, cwd=folder, stdout=said, stderr=errors
+                [*COMMAND, *map(str, arguments)], env=display.environment, cwd=folder, stdout=out, stderr=errors
             )
 
     def __enter__(self) -> Drawn:
@@ -104,17 +104,21 @@ def test_a_one_a_nought_and_a_seven_are_read_printed_saved_and_the_keys_work_in_
         window.key("P")
         assert window.lines(1)[0].startswith("cnn: 1 (4")  # under one half: an answer all the same
         window.canvas_when(ink=True)
+        for key in ("Home", "Right", "Insert", "Left"):  # the lowest bytes of their codes are P, S, c and Q
+            window.key(key)
+        window.key("P")
+        assert window.lines(2)[1].startswith("cnn: 1 (4")
         window.key("c")
         window.canvas_when(ink=False)
         window.key("p")  # nothing to read: nothing is printed
         window.draw(drawings[NOUGHT], 170, (280, 200))
         window.key("p")
-        assert window.lines(2)[1].startswith("cnn: 0 (")
+        assert window.lines(3)[2].startswith("cnn: 0 (")
         window.key("C")
         window.canvas_when(ink=False)
         window.draw(drawings[SEVEN], 300, (60, 50))
         window.key("p")
-        assert window.lines(3)[2].startswith("cnn: 7 (")
+        assert window.lines(4)[3].startswith("cnn: 7 (")
         window.key("S")
         picture = display.picture(TITLE)
         assert window.quit("Q") == 0
@@ -142,15 +146,23 @@ def test_live_answers_come_with_each_stroke_the_right_button_erases_and_the_clos
         assert window.process.wait(PATIENCE) == 0
 
 
+def test_an_error_at_the_end_of_a_live_stroke_ends_the_command(display: Display, reader: Path, tmp_path: Path) -> None:
+    with Drawn(display, tmp_path, reader, "--live", "--threads", "1", said=Path("/dev/full")) as window:
+        display.drag(TITLE, (300, 150), (300, 450))
+        assert window.process.wait(PATIENCE) == 1
+    assert "expected room on the disk" in window.errors.read_text()
+
+
 def test_wheel_and_keys_change_the_thickness_the_picture_stays_unzoomed_and_escape_ends(
     display: Display, reader: Path, tmp_path: Path
 ) -> None:
     with Drawn(display, tmp_path, reader, "--threads", "1") as window:
-        before = display.picture(TITLE)
+        before, first = display.picture(TITLE), display.window(TITLE)
         window.mouse("300", "300", "click", WHEEL_UP, "click", WHEEL_UP, "click", WHEEL_UP, "click", WHEEL_DOWN)
         window.key("minus")
         until = time.monotonic() + PATIENCE  # Qt zooms; the window is opened again once the wheel rests
-        while not np.array_equal(display.picture(TITLE)[:, 600:], before[:, 600:]):
+        # a picture of the first one proves nothing before the wheel is heard, and never comes when it goes meanwhile
+        while display.window(TITLE) == first or not np.array_equal(display.picture(TITLE)[:, 600:], before[:, 600:]):
             assert time.monotonic() < until, "the window stays zoomed in"
             time.sleep(0.1)
         display.drag(TITLE, (200, 150), (200, 450))

@@ -21,7 +21,8 @@ from hybrid_edge.runtime.live.outputs.display import default_headless, display_p
 from hybrid_edge.runtime.live.outputs.draw import ACCENT, TRACK, Bars, canvas
 from hybrid_edge.runtime.live.outputs.text import Pixels
 from hybrid_edge.runtime.live.outputs.tile import Tile
-from hybrid_edge.runtime.live.outputs.window import Window
+from hybrid_edge.runtime.live.outputs.window import Window, pressed_key
+from hybrid_edge.runtime.opencv import cv2
 
 RED, GREEN = (0, 0, 255), (0, 255, 0)
 
@@ -69,7 +70,8 @@ def when_drawn(display: Display, color: tuple[int, int, int]) -> Pixels:
 def test_a_window_shows_picture_bars_and_counts_and_q_stops(display: Display, tmp_path: Path) -> None:
     with Shown(display, tmp_path, "cam0") as shown:
         picture = when_drawn(display, RED)
-        display.key(TITLE, "x")  # no key of ours
+        for key in ("x", "Left"):  # no key of ours, though the lowest byte of the arrow's code is Q
+            display.key(TITLE, key)
         time.sleep(0.3)
         assert shown.process.poll() is None
         display.key(TITLE, "q")
@@ -105,6 +107,23 @@ def test_a_window_of_gtk_stays_open_and_closing_it_stops(display: Display, tmp_p
         assert shown.process.poll() is None
         display.ask_to_close(TITLE)
         assert shown.process.wait(20) == 0
+
+
+@pytest.mark.parametrize(
+    ("code", "key"),
+    [
+        (-1, ""),
+        (ord("q"), "q"),
+        (1 << 16 | ord("Q"), "q"),  # GTK, with Shift
+        (1 << 20 | ord("q"), "q"),  # with Num Lock
+        (1 << 17 | 27, "\x1b"),  # with Caps Lock
+        (1 << 20 | 0xFF51, ""),  # the left arrow
+        (0x250000, ""),  # Windows' left arrow
+    ],
+)
+def test_keys_of_other_systems_windows(monkeypatch: pytest.MonkeyPatch, code: int, key: str) -> None:
+    monkeypatch.setattr(cv2, "waitKeyEx", lambda _: code)
+    assert pressed_key(1) == key
 
 
 def test_a_display_that_is_there_and_one_that_is_not(display: Display, monkeypatch: pytest.MonkeyPatch) -> None:
