@@ -6,6 +6,7 @@ import json
 from collections import defaultdict
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 __all__ = ["read_trace"]
 
@@ -26,9 +27,11 @@ def read_trace(path: Path, *, runs: int) -> dict[str, float]:
     for event in json.loads(path.read_bytes()):
         if event["name"] == RUN:
             taken.append(defaultdict(float))
-        elif (
-            event.get("cat") == "Node" and event["name"].endswith(KERNEL) and event["args"].get("op_name") not in LOOPS
-        ):
+        elif event.get("cat") == "Node" and event["name"].endswith(KERNEL) and _operator(event) not in LOOPS:
             taken[-1][event["name"].removesuffix(KERNEL)] += event["dur"] * MICROSECOND
     counted = taken[:-1][-runs:]
     return {name: median(run[name] for run in counted) for name in counted[-1]}
+
+
+def _operator(event: dict[str, Any]) -> str:
+    return str(event.get("args", {}).get("op_name", ""))

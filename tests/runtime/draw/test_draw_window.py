@@ -19,6 +19,7 @@ from hybrid_edge.runtime.live.outputs.text import Pixels
 
 TITLE = "hybrid-draw"
 WINDOWS = 4  # opened before a test gives up
+UNPAINTED = 10.0  # seconds after which a window counts as never painted
 PATIENCE = 20.0
 COMMAND = [sys.executable, "-m", "hybrid_edge.runtime.draw_command"]
 WHEEL_UP, WHEEL_DOWN = "4", "5"
@@ -51,7 +52,7 @@ class Drawn:
     def __enter__(self) -> Drawn:
         # on Xvfb, without a window manager, Qt misses the exposure of one new window in ten and never paints it
         for _ in range(WINDOWS):
-            until = time.monotonic() + PATIENCE
+            until = time.monotonic() + UNPAINTED
             while self.process.poll() is None and time.monotonic() < until:
                 if tuple(self.display.picture(TITLE)[20, 20]) == BACKGROUND:  # it is painted once the mouse is heard
                     return self

@@ -42,6 +42,7 @@ HOLDERS: dict[str, dict[str, str]] = {
         "_engine": "ICudaEngine",
         "context": "IExecutionContext",
     },
+    "backends/tensorrt/layers.py": {},
     "backends/tensorrt/execution.py": {"context": "IExecutionContext", "_plain": "IExecutionContext"},
 }
 # names of ours on such variables: a cached engine's bytes, a loaded engine's contexts
@@ -63,11 +64,12 @@ IN_10_3 = {
     "ExecutionContextAllocationStrategy": "USER_MANAGED",
     "ICudaEngine": "create_execution_context device_memory_size_v2 get_tensor_dtype get_tensor_name get_tensor_shape "
     "num_io_tensors",
-    "IExecutionContext": "execute_async_v3 set_device_memory set_input_shape set_tensor_address",
+    "IExecutionContext": "execute_async_v3 profiler set_device_memory set_input_shape set_tensor_address",
     "ILayer": "get_input get_output name num_inputs num_outputs type",
     "ILogger": "log",
     "INetworkDefinition": "get_input get_layer get_output num_inputs num_layers num_outputs",
     "IOptimizationProfile": "set_shape",
+    "IProfiler": "report_layer_time",
     "IProgressMonitor": "phase_finish phase_start step_complete",
     "ITensor": "dtype name shape",
     "ITimingCache": "serialize",
