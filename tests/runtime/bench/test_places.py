@@ -14,7 +14,7 @@ from hybrid_edge.runtime.bench.places import command_line, without_places
         ("given openvino=/opt/ov/bin/python", "given openvino=python"),
         ("/home/me/folder/", "folder"),
         ("120 images/s, 1/2 and / or p50 / p90, runs/latest, ./a/b, ../c/d", None),
-        ("pip: https://pypi.example/simple/numpy is away", None),
+        ("pip: https://packages.example/numpy is away", None),
     ],
 )
 def test_absolute_paths_become_names_and_nothing_else_changes(text: str, kept: str | None) -> None:
