@@ -42,8 +42,11 @@ def frame(name: str, width: int, height: int) -> Frame:
     return np.asarray(cv2.resize(part, (width, height), interpolation=cv2.INTER_CUBIC), np.uint8)
 
 
-def write_crops(folder: Path, count: int, classes: int, seed: int = 0) -> Path:
-    """Write square crops, 25 to 90 % of the shorter side, as JPEGs in class folders; the classes mean nothing."""
+def write_crops(folder: Path, count: int, classes: int, seed: int = 0, pixels: int | None = None) -> Path:
+    """Write square crops, 25 to 90 % of the shorter side, as JPEGs in class folders; the classes mean nothing.
+
+    ``pixels`` is the side that they are resized to; None: their own.
+    """
     rng = np.random.default_rng(seed)
     sources = [_read(name) for name in PHOTOGRAPHS]
     for number in range(count):
@@ -54,6 +57,8 @@ def write_crops(folder: Path, count: int, classes: int, seed: int = 0) -> Path:
         target = folder / f"class_{number % classes:03}"
         target.mkdir(parents=True, exist_ok=True)
         crop = source[top : top + side, left : left + side]
+        if pixels is not None:
+            crop = cv2.resize(crop, (pixels, pixels), interpolation=cv2.INTER_CUBIC)
         cv2.imwrite(os.fspath(target / f"{number:05}.jpg"), crop, QUALITY)
     return folder
 

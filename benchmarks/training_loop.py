@@ -47,6 +47,11 @@ def _photographs(folder: Path) -> Path:
     return write_crops(folder, CROPS, CLASSES)
 
 
+def _large_photographs(folder: Path) -> Path:
+    """JPEGs of 1200 x 1200 pixels."""
+    return write_crops(folder, CROPS, CLASSES, pixels=1200)
+
+
 def _digits(folder: Path) -> Path:
     """scikit-learn's digits as hybrid-prepare writes them: PNGs of 28 x 28."""
     from hybrid_edge.train.prepare import prepare_digits
@@ -59,6 +64,8 @@ SIZES = {
     "reduced": Setting("xception-lstm", ModelSpec(image_size=71, timesteps=71, rnn_units=128), 16, 9, _photographs),
     # the preset varies the images while it trains; Keras's loop does not, and so neither of them here
     "digits": Setting("digits", preset("digits"), 64, 60, _digits, " --no-augment"),
+    # reading takes longer than learning: ours keeps large photographs at the model's size from one epoch to the next
+    "large-photographs": Setting("digits", preset("digits"), 64, 20, _large_photographs, " --no-augment"),
 }
 Size = Annotated[list[str] | None, typer.Option(help=f"of {', '.join(SIZES)}; default: all")]
 

@@ -217,6 +217,14 @@ class Preprocessor:
             size = self.spec.image_size
             cv2.transform(image, MEAN, dst=tensors["sequence"][row].reshape(size, size, 1))
 
+    def resized(self, frame: Frame) -> Frame:
+        """A frame at the model's size, (S, S, 3) uint8 BGR, newly allocated: ``fill`` makes the same tensors of it.
+
+        Args:
+            frame: (H, W, 3) uint8 BGR, of any size.
+        """
+        return self._resize(frame).copy()
+
     def _resize(self, frame: Frame) -> Frame:
         size = self.spec.image_size
         height, width = frame.shape[:2]

@@ -1,4 +1,7 @@
-"""Batches for Keras, read and preprocessed by worker threads; memory holds a few batches, whatever the data's size."""
+"""Batches for Keras, read and preprocessed by worker threads.
+
+Memory holds a few batches, and up to ``KEPT_BYTES`` of large photographs at the model's size, whatever the data's size.
+"""
 
 from __future__ import annotations
 
@@ -12,15 +15,50 @@ import numpy as np
 import numpy.typing as npt
 
 from ..runtime.errors import ImageError
-from ..runtime.preprocess import Preprocessor, read_image
+from ..runtime.preprocess import Frame, Preprocessor, read_image
 from ..runtime.spec import ModelSpec
 from .augment import augment
 from .data import LabelledImage
 from .features import Features
 
-__all__ = ["Batches", "TrainingBatches"]
+__all__ = ["KEPT_BYTES", "Batches", "KeptFrames", "TrainingBatches"]
 
 QUEUED = 4  # batches that wait ready: 16 frames of 299x299 are 17 MB, so a few are enough and cheap
+# OpenCV takes twice as long as TensorFlow to decode a large JPEG, 8 ms for 2 megapixels: longer than a small model's
+# step. Photographs of at most this many times the model's pixels are cheap to read again.
+LARGE = 4
+KEPT_BYTES = 2**29  # 512 MiB: 2,000 frames of 299x299
+
+
+class KeptFrames:
+    """Large photographs as the model sees them before scaling, from one epoch to the next; safe to use by any thread.
+
+    Args:
+        budget: bytes of all of them at most; frames beyond are not kept.
+    """
+
+    def __init__(self, budget: int = KEPT_BYTES) -> None:
+        self._frames: dict[int, Frame] = {}
+        self._room = budget
+        self._lock = threading.Lock()
+
+    def __len__(self) -> int:
+        return len(self._frames)
+
+    def get(self, number: int) -> Frame | None:
+        """The frame of an image, (S, S, 3) uint8 BGR, or None."""
+        return self._frames.get(number)
+
+    def offer(self, number: int, frame: Frame, preprocessor: Preprocessor) -> None:
+        """Keep a decoded photograph's resized frame, where it is large and there is room."""
+        size = preprocessor.spec.image_size**2 * 3
+        if frame.size <= LARGE * size:
+            return
+        with self._lock:
+            if number in self._frames or size > self._room:
+                return
+            self._room -= size
+        self._frames[number] = preprocessor.resized(frame)
 
 
 class Batches(keras.utils.PyDataset):  # type: ignore[misc]  # keras ships no types
@@ -49,6 +87,7 @@ class Batches(keras.utils.PyDataset):  # type: ignore[misc]  # keras ships no ty
         self.targets = np.array([index[image.label] for image in images], dtype=np.int32)
         self._one_hot = np.eye(spec.num_classes, dtype=np.float32)
         self._local = threading.local()
+        self._kept = KeptFrames()
 
     @property
     def num_batches(self) -> int | None:
@@ -76,15 +115,22 @@ class Batches(keras.utils.PyDataset):  # type: ignore[misc]  # keras ships no ty
         shapes = {"image": self.spec.image_shape, "sequence": self.spec.sequence_shape}
         tensors = {name: np.empty((len(chosen), *shapes[name]), dtype=np.float32) for name in names}
         for row, number in enumerate(chosen):
-            try:
-                frame = read_image(self.images[number].path)
-            except ImageError as error:
-                self.fault = error
-                raise
-            if rng is not None:
-                frame = augment(frame, rng, self.spec.backbone)
+            frame = self._kept.get(int(number))
+            if frame is None:
+                frame = self._read(int(number))
+                if rng is not None:
+                    frame = augment(frame, rng, self.spec.backbone)
+                else:
+                    self._kept.offer(int(number), frame, preprocessor)
             preprocessor.fill(frame, tensors, row)
         return tensors
+
+    def _read(self, number: int) -> Frame:
+        try:
+            return read_image(self.images[number].path)
+        except ImageError as error:
+            self.fault = error
+            raise
 
     def _preprocessor(self) -> Preprocessor:
         """One for each worker thread: it owns scratch buffers."""

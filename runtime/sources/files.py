@@ -133,7 +133,7 @@ def _video(path: Path, otherwise: str) -> Iterator[Frame]:
     """Every frame of a video file in order; ``otherwise`` is the error where it has none."""
     # an absolute path, so that no name is taken for a camera, a protocol or an option
     with file_options():
-        capture = cv2.VideoCapture(str(path.absolute()), _reader())
+        capture = cv2.VideoCapture(str(path.absolute()), _reader(), _decoding_threads())
     try:
         index, reached = 0, 0.0
         while True:
@@ -155,6 +155,13 @@ def _video(path: Path, otherwise: str) -> Iterator[Frame]:
 def _reader() -> int:
     """FFmpeg where OpenCV has it: the others print on stderr, or take a numbered file for a sequence of images."""
     return cv2.CAP_FFMPEG if cv2.videoio_registry.hasBackend(cv2.CAP_FFMPEG) else cv2.CAP_ANY
+
+
+def _decoding_threads() -> list[int]:
+    """Open options: a thread for every core but one, which the engine needs; the user's own number goes before."""
+    if "OPENCV_FFMPEG_THREADS" in os.environ or _reader() != cv2.CAP_FFMPEG or not hasattr(cv2, "CAP_PROP_N_THREADS"):
+        return []
+    return [cv2.CAP_PROP_N_THREADS, max(1, (os.cpu_count() or 1) - 1)]
 
 
 def _incomplete(capture: cv2.VideoCapture, read: int, seconds: float) -> str | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 
@@ -12,7 +13,7 @@ pytest.importorskip("keras")
 from hybrid_edge.runtime.preprocess import Preprocessor, read_image
 from hybrid_edge.runtime.spec import ModelSpec, preset
 from hybrid_edge.train.augment import augment
-from hybrid_edge.train.batches import Batches, TrainingBatches
+from hybrid_edge.train.batches import Batches, KeptFrames, TrainingBatches
 from hybrid_edge.train.data import LabelledImage, scan
 from hybrid_edge.train.features import Features
 
@@ -108,3 +109,42 @@ def test_photographs_keep_their_own_variations() -> None:
     photograph = np.random.default_rng(1).integers(0, 200, (32, 32, 3), np.uint8)
     varied = [augment(photograph, np.random.default_rng(seed), "xception") for seed in range(20)]
     assert all((one > 0).mean() > 0.9 for one in varied)  # reflected at the border, not black
+
+
+@pytest.fixture
+def photographs(tmp_path: Path) -> tuple[LabelledImage, ...]:
+    """Four JPEGs of 120 x 90 random pixels in coarse blocks."""
+    rng = np.random.default_rng(0)
+    images = []
+    for number in range(4):
+        path = tmp_path / f"{number}.jpg"
+        coarse = rng.integers(0, 256, (9, 12, 3), np.uint8)
+        cv2.imwrite(str(path), cv2.resize(coarse, (120, 90)))
+        images.append(LabelledImage(path, "037"[number % 3]))
+    return tuple(images)
+
+
+@pytest.mark.parametrize("resize", ["stretch", "center-crop", "letterbox"])
+def test_large_photographs_are_read_once_and_stay_the_same(photographs: tuple[LabelledImage, ...], resize: str) -> None:
+    batches = Batches(photographs, SPEC.replace(resize=resize), 4)
+    first = batches[0][0]
+    for image in photographs:
+        image.path.unlink()
+    np.testing.assert_array_equal(batches[0][0], first)
+
+
+def test_varied_photographs_are_read_each_time(photographs: tuple[LabelledImage, ...]) -> None:
+    stream = TrainingBatches(photographs, SPEC, 4, seed=0, augmented=True)
+    assert not np.array_equal(np.sort(stream[0][0], axis=0), np.sort(stream[1][0], axis=0))
+
+
+def test_kept_frames_hold_no_more_than_their_budget_and_nothing_small() -> None:
+    preprocessor = Preprocessor(SPEC)
+    kept = KeptFrames(budget=2 * 28 * 28 * 3)
+    large, small = np.zeros((200, 200, 3), np.uint8), np.zeros((56, 56, 3), np.uint8)
+    for number, frame in enumerate((small, large, large, large)):
+        kept.offer(number, frame, preprocessor)
+    assert [number for number in range(4) if kept.get(number) is not None] == [1, 2]
+    found = kept.get(1)
+    assert found is not None
+    assert found.shape == (28, 28, 3)
