@@ -39,7 +39,7 @@ BATCH = 16
 
 
 def main(
-    run: Path, data: Path, out: Path, train: int = 5000, statistics: int = 640, strength: float = 0.01, seed: int = 0
+    run: Path, data: Path, out: Path, train: int = 5000, statistics: int = 640, strength: float = 0.02, seed: int = 0
 ) -> None:
     """Build it, save it as hybrid-train would, and print how well it does on the validation images."""
     small, trained = load_model(run / "model.keras")
@@ -50,17 +50,15 @@ def main(
     fill_lstms(model.get_layer("rnn"), seed)
     images = {part: sample(data / part, spec, count, seed) for part, count in (("train", train), ("val", sys.maxsize))}
     reestimate(model.get_layer("cnn"), spec, images["train"][:statistics])
-    kept = out.with_suffix(".npz")
-    if not kept.exists():
-        np.savez(kept, **{part: features(model, spec, images[part]) for part in images})
-    products = {part: np.prod(branches, axis=0) for part, branches in np.load(kept).items()}
+    branches = {part: features(model, spec, images[part]) for part in images}
+    products = {part: np.prod(found, axis=0) for part, found in branches.items()}
     labels = {part: np.array([label for _, label in images[part]]) for part in images}
     head = fit_head(products["train"], labels["train"], strength)
     model.get_layer("logits").set_weights(head)
     save_model(model, spec, out)
     for part in images:
         report(part, softmax(products[part] @ head[0] + head[1]), labels[part])
-    cnn, rnn = np.load(kept)["val"]
+    cnn, rnn = branches["val"]
     own, other = ((cnn * np.roll(rnn, places, axis=0)) @ head[0] + head[1] for places in (0, 1))
     changed = np.mean(own.argmax(1) != other.argmax(1))
     print(f"another image's sequence changes {changed:.1%} of the labels")

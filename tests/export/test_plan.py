@@ -60,6 +60,16 @@ def test_a_recurrent_branch_alone_is_int8_in_the_form_that_int8_reaches_into() -
     assert len(plan_artifacts(["fp32", "fp16"], "lstm", SMALL_RNN)) == 2
 
 
+def test_a_large_recurrent_branch_is_unrolled_for_the_cpu_in_the_graph_that_tensorrt_has_anyway() -> None:
+    large = SMALL.replace(rnn_units=2048)
+    assert plan_artifacts(["fp32"], "auto", large) == [
+        Artifact("fp32", "lstm", ("cuda", "tensorrt")),
+        Artifact("fp32", "unrolled", ("cpu", "tensorrt")),
+    ]
+    for asked in ("lstm", "unrolled"):
+        assert plan_artifacts(["fp32"], asked, large) == [Artifact("fp32", asked, ("cpu", "cuda", "tensorrt"))]
+
+
 @pytest.mark.parametrize("recurrent", ["lstm", "unrolled", "auto"])
 def test_no_two_variants_share_a_name(recurrent: str) -> None:
     found = names(plan_artifacts(PRECISIONS, recurrent, SMALL))
