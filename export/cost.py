@@ -14,7 +14,7 @@ from collections.abc import Iterator
 
 import onnx
 
-from ..runtime.bench.cost import Arithmetic, BranchCost, Cost, Moved
+from ..runtime.roofline.cost import Arithmetic, BranchCost, Cost, Moved
 from .graphs.describe import operations
 from .graphs.layers import branch_of, producers, takers
 from .graphs.shapes import tensor_shapes

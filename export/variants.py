@@ -8,9 +8,9 @@ from pathlib import Path
 
 import onnx
 
-from ..runtime.bench.cost import Cost
 from ..runtime.errors import EngineError, Int8EngineError, ParityError
 from ..runtime.manifest import FileRecord, Variant
+from ..runtime.roofline.cost import Cost
 from .bundle_writer import BundleWriter
 from .cost import measure_cost
 from .gates.compare import Flip

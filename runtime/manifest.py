@@ -11,8 +11,8 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from .bench.cost import Cost
 from .errors import BundleError
+from .roofline.cost import Cost
 from .spec import ModelSpec
 
 __all__ = [

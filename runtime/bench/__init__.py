@@ -17,7 +17,7 @@ places       texts for the report without the places of this machine
 report       the report, as JSON; rows: as CSV; tables and plot: for people
 compare      two reports: what got faster or slower, beyond the noise
 command      what ``hybrid-bench`` does with all this
-limits       the limit beside the number, from cost, rates, probe, caches, devices and bound
+limits       the limit beside the number, from ``runtime.roofline``
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 __all__ = ["BenchReport", "BenchRequest", "bench", "compare_reports"]
 
-# the manifest takes its costs from this package: opening a bundle is not to load what measures
+# the command's options are made of ``request``: its help is not to load what measures
 _HOMES = {"BenchReport": "report", "BenchRequest": "request", "bench": "run", "compare_reports": "compare"}
 
 

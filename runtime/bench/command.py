@@ -13,9 +13,9 @@ from .. import terminal
 from ..bundle import Bundle
 from ..errors import BundleError, UsageError
 from ..opening import make_reporter, say
+from ..roofline.devices import predict_for
 from .candidates import choose_variants
 from .compare import compare_reports
-from .devices import predict_for
 from .limits import predict as predict_limits
 from .plot import require_matplotlib, write_plot
 from .report import BenchReport

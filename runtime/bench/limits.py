@@ -6,8 +6,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from ..manifest import Target, Variant
-from .bound import bound
-from .rates import Rates
+from ..roofline.bound import bound
+from ..roofline.rates import Rates
 from .report import Limit
 
 __all__ = ["AGAIN", "Prediction", "limit_of", "predict"]

@@ -7,7 +7,7 @@ import platform
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from .caches import usable_cpus
+from ..roofline.caches import usable_cpus
 from .nvidia import GpuFacts, power_mode, query_gpu
 from .report import Clocks, Machine
 

@@ -17,16 +17,16 @@ from ..engines.options import EngineOptions, parse_profile
 from ..engines.progress import Reporter
 from ..errors import BackendError
 from ..manifest import Target
+from ..roofline.devices import predict_for
+from ..roofline.probe import probe
+from ..roofline.rates import Rates
 from ..timing import Milliseconds, time_bursts
 from .candidates import Candidates, choose_variants, open_candidates
 from .cases import Prepared, make_frames, prepare
-from .devices import predict_for
 from .energy import PowerMeter, joules_per_frame
 from .limits import AGAIN, limit_of
 from .machine import busy_before, read_clocks, record_machine, slowed_down
 from .places import command_line, without_places
-from .probe import probe
-from .rates import Rates
 from .report import ENOUGH, BenchReport, BundleRecord, Case, Machine, Start
 from .request import BenchRequest
 from .stages import branch_shares

@@ -10,9 +10,9 @@ from rich.text import Text
 
 from .. import terminal
 from ..opening import say
+from ..roofline.rates import Rates
 from .compare import FLOOR, Change, Comparison
 from .limits import AGAIN, Prediction
-from .rates import Rates
 from .report import ENOUGH, NOISY, STAGES, UNSPLIT, BenchReport, Case
 
 __all__ = ["show_comparison", "show_predictions", "show_report"]

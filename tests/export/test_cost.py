@@ -13,8 +13,8 @@ from whole import Whole
 
 from hybrid_edge.export.cost import measure_cost
 from hybrid_edge.export.graphs.shapes import tensor_shapes
-from hybrid_edge.runtime.bench.cost import BranchCost, Moved
 from hybrid_edge.runtime.errors import ConversionError
+from hybrid_edge.runtime.roofline.cost import BranchCost, Moved
 
 FORMS = ("lstm", "unrolled")
 # 3x3 convolutions of 32, 64 and 128 channels at 28, 14 and 7 pixels, and a Dense layer of 128

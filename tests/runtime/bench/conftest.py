@@ -10,11 +10,11 @@ import onnx
 import pytest
 from bundles import SPEC, make_bundle, make_graph, make_weights, npz, reference_outputs, store, write_manifest
 
-from hybrid_edge.runtime.bench.cost import BranchCost, Cost, Moved
 from hybrid_edge.runtime.bench.report import BenchReport, Case, Stats
 from hybrid_edge.runtime.bench.request import BenchRequest
 from hybrid_edge.runtime.bench.run import bench
 from hybrid_edge.runtime.bundle import Bundle
+from hybrid_edge.runtime.roofline.cost import BranchCost, Cost, Moved
 
 COST = Cost(
     head=BranchCost({"fp32": 1_000}, (Moved(4_000, 1),), ()),

@@ -11,10 +11,10 @@ import onnx
 import pytest
 
 from hybrid_edge.runtime.backends.onnxruntime import TensorSession
-from hybrid_edge.runtime.bench.caches import data_caches, usable_cpus
-from hybrid_edge.runtime.bench.probe import probe
-from hybrid_edge.runtime.bench.product_graph import product_graph
 from hybrid_edge.runtime.errors import UsageError
+from hybrid_edge.runtime.roofline.caches import data_caches, usable_cpus
+from hybrid_edge.runtime.roofline.probe import probe
+from hybrid_edge.runtime.roofline.product_graph import product_graph
 
 
 def test_the_probe_measures_every_rate_of_this_machine() -> None:
