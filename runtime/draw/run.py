@@ -7,11 +7,12 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 
 from .. import terminal
+from ..live.outputs.display import require_display
 from ..sinks import printable
 from .models import Answer, open_models
 from .newest import newest_bundles
 from .request import Request
-from .window import DrawWindow, check_display
+from .window import ELSEWHERE, DrawWindow
 
 __all__ = ["draw"]
 
@@ -25,7 +26,7 @@ def draw(request: Request) -> None:
         BackendError: no engine here runs one, or an engine failed.
         GoldenError: this device computes something else than the exporter did.
     """
-    check_display()
+    require_display(ELSEWHERE)
     paths = request.bundles or newest_bundles()
     with ExitStack() as opened:
         models = open_models(request, paths, opened)

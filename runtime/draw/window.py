@@ -7,8 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from ..digits import drawn_frame
-from ..errors import UsageError
-from ..live.outputs.display import display_problem
+from ..live.outputs.display import require_display
 from ..live.outputs.window import QUIT_KEYS, is_visible, pressed_key
 from ..opencv import cv2
 from .canvas import THICKNESS, Canvas
@@ -17,9 +16,10 @@ from .page import CANVAS, TITLE, View, draw_page
 from .save import save_drawing
 from .zoom import Zoom
 
-__all__ = ["DrawWindow", "check_display"]
+__all__ = ["ELSEWHERE", "DrawWindow"]
 WAIT = 10  # milliseconds for events; waitKey, since with pollKey one window in ten never drew anything (OpenCV 5, Qt)
 STEP = 2  # pixels of thickness at a time
+ELSEWHERE = "hybrid-draw is a window: start it where there is a screen"
 IDLE_REDRAW = 0.5  # seconds; a window that appears while the display is busy may have lost its first picture
 SHARE = 2  # in live mode a prediction is followed by so many times its own duration without
 ERASES = (cv2.EVENT_RBUTTONDOWN, cv2.EVENT_RBUTTONDBLCLK)
@@ -51,7 +51,7 @@ class DrawWindow:
         thickness: int = THICKNESS,
         saved: Path = Path(),
     ) -> None:
-        check_display()
+        require_display(ELSEWHERE)
         self._models = models
         self._report = report
         self._live = live
@@ -170,14 +170,3 @@ class DrawWindow:
             pointer=self._pointer,
             message=self._message,
         )
-
-
-def check_display() -> None:
-    """Refuse where no window can be opened.
-
-    Raises:
-        UsageError: that is so here.
-    """
-    problem = display_problem()
-    if problem:
-        raise UsageError(f"{problem}; hybrid-draw is a window: start it where there is a screen")

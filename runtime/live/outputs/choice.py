@@ -12,7 +12,7 @@ from ...sinks import JsonLines, Table
 from ..events import Events
 from ..request import Request
 from ..result import LiveSink
-from .display import default_headless
+from .display import default_headless, require_display
 from .jsonlines import LiveJson
 from .recorder import Recorder, check_recording
 from .rows import Rows
@@ -20,7 +20,7 @@ from .smoothing import Smoothing
 from .snapshots import Snapshots, parse_condition, prepare_folder
 from .statusline import StatusLine
 from .table import LiveTable
-from .window import Window, check_display
+from .window import WITHOUT, Window
 
 if TYPE_CHECKING:
     from ...sources import Capture
@@ -49,7 +49,7 @@ def check_outputs(request: Request, labels: tuple[str, ...] | None = None) -> No
     if request.snapshots is not None:
         prepare_folder(request.snapshots)
     if request.window:
-        check_display()
+        require_display(WITHOUT)
 
 
 class Outputs:

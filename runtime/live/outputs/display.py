@@ -7,7 +7,9 @@ import subprocess
 import sys
 from functools import lru_cache
 
-__all__ = ["default_headless", "display_problem"]
+from ...errors import UsageError
+
+__all__ = ["default_headless", "display_problem", "require_display"]
 
 PATIENCE = 10.0  # seconds for another process to start and open a window
 PROBE = "import cv2; cv2.namedWindow('hybrid-edge', cv2.WINDOW_NORMAL); cv2.destroyAllWindows()"
@@ -28,6 +30,20 @@ def display_problem() -> str | None:
     if not named:
         return f"no display: neither {' nor '.join(VARIABLES)} is set"
     return _try_window(named)
+
+
+def require_display(advice: str) -> None:
+    """Refuse a window where none can be opened.
+
+    Args:
+        advice: what to do instead.
+
+    Raises:
+        UsageError: that is so here.
+    """
+    problem = display_problem()
+    if problem:
+        raise UsageError(f"{problem}; {advice}")
 
 
 @lru_cache(1)

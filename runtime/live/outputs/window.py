@@ -5,16 +5,15 @@ from __future__ import annotations
 import time
 from collections.abc import Collection, Sequence
 
-from ...errors import UsageError
 from ...opencv import cv2
 from ..events import Event
 from ..result import Result, Status
-from .display import display_problem
+from .display import require_display
 from .draw import BACKGROUND, DIM, TEXT, Bars, Box, canvas, fill, row
 from .text import Pixels
 from .tile import Tile
 
-__all__ = ["QUIT_KEYS", "Window", "check_display", "is_visible", "pressed_key"]
+__all__ = ["QUIT_KEYS", "WITHOUT", "Window", "is_visible", "pressed_key"]
 
 REDRAW = 1 / 25  # seconds; drawing more often would take time from the model
 SHARE = 4  # a drawing is followed by so many times its own duration without: sixteen large pictures take long
@@ -28,6 +27,7 @@ BORDER = (8, 7, 6)
 FILES = ""  # the place that they share
 # milliseconds; with pollKey, which waits for nothing, one window in ten never drew anything (OpenCV 5, Qt)
 WAIT = 1
+WITHOUT = "leave the window out with --headless"
 QUIT_KEYS = frozenset({"q", "\x1b"})
 TROUBLE = frozenset({"lost", "stalled"})
 
@@ -56,7 +56,7 @@ class Window:
         Raises:
             UsageError: no window can be opened here.
         """
-        check_display()
+        require_display(WITHOUT)
         self._title = title
         self._top_k = top_k
         self._bars = Bars(labels)
@@ -140,17 +140,6 @@ class Window:
         if hidden:
             right = f"{hidden} more sources not shown   {right}"
         row(pixels, left, right, size, (TEXT, DIM))
-
-
-def check_display() -> None:
-    """Refuse a window where none can be opened.
-
-    Raises:
-        UsageError: that is so here.
-    """
-    problem = display_problem()
-    if problem:
-        raise UsageError(f"{problem}; leave the window out with --headless")
 
 
 def pressed_key(wait: int) -> str:
