@@ -35,6 +35,8 @@ class Inference:
         self._backend = backend
         self._depth = depth
         self._submitted: deque[tuple[Batch, Ticket | BackendError | None, float]] = deque()
+        self._waiting: deque[Batch] = deque()
+        self._finished: list[Batch] = []
         self._failures = 0
         self._free_since = 0.0
 
@@ -46,7 +48,7 @@ class Inference:
         """
         try:
             while True:
-                batch = self._lines.ready.get(0 if self._submitted else None)
+                batch = self._next()
                 if batch is not None:
                     self._submit(batch)
                 elif not self._submitted:
@@ -56,6 +58,16 @@ class Inference:
                 batch = None  # the wait for the next one must not keep this one's images in memory
         finally:
             self._abandon()
+
+    def _next(self) -> Batch | None:
+        """The next batch; None where none is there yet and others are in the engine, or none will ever come."""
+        if not self._waiting:
+            self._waiting.extend(self._lines.ready.get(0) or ())
+        if not self._waiting:
+            self._pass_on()  # nothing stays here while this thread waits
+            if not self._submitted:
+                self._waiting.extend(self._lines.ready.get() or ())
+        return self._waiting.popleft() if self._waiting else None
 
     def _submit(self, batch: Batch) -> None:
         if self._lines.halt.is_set():
@@ -94,7 +106,7 @@ class Inference:
         batch.inference_ms = (now - max(begun, self._free_since)) * 1000
         batch.finished = self._free_since = now
         self._lines.intake.settle(batch.entries)
-        self._pass_on(batch)
+        self._finish(batch)
 
     def _fail(self, batch: Batch, error: BackendError) -> None:
         """Give up the frames of a batch that failed, and with the third in a row the engine."""
@@ -104,21 +116,29 @@ class Inference:
         self._lines.intake.settle(batch.entries, failed=True)
         batch.entries = [entry for entry in batch.entries if entry.row < 0]
         batch.rows = 0
-        self._pass_on(batch)
+        self._finish(batch)
         if self._failures == FAILURES:
             raise error
 
-    def _pass_on(self, batch: Batch) -> None:
-        """Hand a batch to the outputs; only then does its input memory go back, and is the engine free again."""
-        if batch.entries:
-            self._lines.done.put(batch)
-        self._lines.free.put(batch.buffers)
-        if self._lines.pace is not None:
-            self._lines.pace.finish(batch.inference_ms / 1000 if batch.rows else None)
+    def _finish(self, batch: Batch) -> None:
+        self._finished.append(batch)
+        if len(self._finished) >= self._lines.together:
+            self._pass_on()
+
+    def _pass_on(self) -> None:
+        """Hand what is finished to the outputs; only then does its memory go back, and is the engine free again."""
+        batches, self._finished = self._finished, []
+        told = [batch for batch in batches if batch.entries]
+        if told:
+            self._lines.done.put(told)
+        for batch in batches:
+            self._lines.free.put(batch.buffers)
+            if self._lines.pace is not None:
+                self._lines.pace.finish(batch.inference_ms / 1000 if batch.rows else None)
 
     def _abandon(self) -> None:
         """Nothing is submitted any more: count what was, and tell the outputs."""
         self._lines.ready.end()
-        for batch, _, _ in self._submitted:
-            self._lines.intake.give_up(batch.entries)
+        self._lines.give_up((*(batch for batch, _, _ in self._submitted), *self._waiting))
+        self._pass_on()
         self._lines.done.end()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -25,8 +26,9 @@ class Lines:
     Attributes:
         intake: frames that wait.
         free: input memory that nobody uses.
-        ready: batches for the engine.
-        done: batches for the outputs.
+        ready: batches for the engine, some at a time.
+        done: batches for the outputs, likewise.
+        together: the most batches that are handed over at a time.
         pace: when to take live frames; None where every frame counts.
         events: whom to tell about faults.
         halt: set when the pipeline is to end before its sources do.
@@ -34,11 +36,17 @@ class Lines:
 
     intake: Intake
     free: Channel[Buffers]
-    ready: Channel[Batch]
-    done: Channel[Batch]
+    ready: Channel[list[Batch]]
+    done: Channel[list[Batch]]
+    together: int
     pace: Pace | None
     events: Events
     halt: threading.Event
+
+    def give_up(self, batches: Iterable[Batch]) -> None:
+        """Count the frames of batches that go no further as dropped."""
+        for batch in batches:
+            self.intake.give_up(batch.entries)
 
     def stop(self) -> None:
         """End early: what is in the engine is finished, everything before it is given up."""

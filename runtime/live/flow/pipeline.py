@@ -8,6 +8,7 @@ engine is free; where every frame counts, whoever is ahead waits.
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -23,7 +24,7 @@ from .channel import Channel
 from .delivery import POLL, Delivery
 from .inference import Inference
 from .lines import Lines
-from .mailbox import Intake, Mailbox
+from .mailbox import ENOUGH, Intake, Mailbox
 from .memory import keep_frame_memory
 from .meters import Activity
 from .pace import Pace
@@ -37,6 +38,8 @@ if TYPE_CHECKING:
 __all__ = ["DRAIN", "Pipeline", "PipelineOptions", "Summary"]
 
 DRAIN = 1.8  # seconds from the wish to stop to the end of ``run``, but for closing the sinks
+FLOAT = 4  # bytes
+SMALL = 2**18  # bytes of a frame's tensors whose engine may take no longer than waking the next stage's thread
 LAST = 0.1  # seconds that a thread gets at least
 
 Ending = Literal["finished", "stopped", "closed"]
@@ -124,8 +127,9 @@ class _Plan:
     def lines(self, captures: Sequence[Capture], events: Events) -> Lines:
         """The ways between the stages, with the engine's input memory in them."""
         fresh = any(self.newest)
-        # one batch is being written and, where every frame counts, another is ready when the engine is
-        slots = self.backend.buffers(self.batch, self.depth + (1 if fresh else 2))
+        together = 1 if fresh else self._together()
+        # one batch is being written and, where every frame counts, others are ready when the engine is
+        slots = self.backend.buffers(self.batch, self.depth + (1 if fresh else 2 * together))
         boxes = [
             Mailbox(item.name, live=item.live, newest=wins) for item, wins in zip(captures, self.newest, strict=True)
         ]
@@ -134,10 +138,16 @@ class _Plan:
             free=Channel(len(slots), slots),
             ready=Channel(len(slots)),
             done=Channel(1 if fresh else 2),
+            together=together,
             pace=Pace(self.max_wait or 0.0) if fresh else None,
             events=events,
             halt=threading.Event(),
         )
+
+    def _together(self) -> int:
+        """How many single small frames go from stage to stage at a time, where nobody waits for one by itself."""
+        size = sum(math.prod(shape) for shape in self.backend.spec.inputs.values()) * FLOAT
+        return ENOUGH if self.batch == 1 and self.max_wait is None and size <= SMALL else 1
 
 
 class Pipeline:
@@ -231,12 +241,12 @@ class Pipeline:
     def _serve(self, stop: threading.Event) -> Ending:
         delivery, done = self._delivery, self._lines.done
         while not stop.is_set():
-            batch = done.get(POLL)
-            if batch is not None:
-                delivery.deliver(batch)
+            batches = done.get(POLL)
+            if batches is not None:
+                delivery.deliver(batches)
             elif done.over or self._error is not None:
                 return "finished"
-            batch = None  # its images go back before the next wait
+            batches = None  # their images go back before the next wait
             if time.monotonic() >= delivery.due:
                 delivery.look()
             if delivery.closed:
@@ -248,9 +258,9 @@ class Pipeline:
         self._lines.stop()
         done = self._lines.done
         while not done.over and (remaining := deadline - time.monotonic()) > 0:
-            batch = done.get(remaining)
-            if batch is not None and not self._delivery.broken:
-                self._delivery.deliver(batch)
+            batches = done.get(remaining)
+            if batches is not None and not self._delivery.broken:
+                self._delivery.deliver(batches)
 
     def _close(self) -> Status:
         """Tell the sinks how it ended, when nothing moves any more, and close them."""
@@ -271,8 +281,8 @@ class Pipeline:
         for thread in self._threads:
             if thread.ident is not None:
                 thread.join(max(LAST, deadline - time.monotonic()))
-        for batch in self._lines.ready.remains():
-            self._lines.intake.give_up(batch.entries)
+        for batches in self._lines.ready.remains():
+            self._lines.give_up(batches)
         return tuple(thread.name for thread in self._threads if thread.is_alive())
 
     def _guard(self, work: Callable[[], None]) -> None:

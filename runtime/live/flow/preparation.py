@@ -41,13 +41,39 @@ class Preparation:
     def run(self) -> None:
         """Until nothing comes any more."""
         try:
-            while (batch := self._next()) is not None:
-                if not self._hand_over(batch):
-                    self._lines.intake.give_up(batch.entries)
+            while batches := self._gather():
+                if not self._hand_over(batches):
+                    self._lines.give_up(batches)
                     return
-                del batch
+                del batches  # the wait for the next ones must not keep their images in memory
         finally:
             self._lines.ready.end()
+
+    def _gather(self) -> list[Batch]:
+        """The next batch, and behind it what is there already; none at the end."""
+        first = self._next()
+        if first is None:
+            return []
+        batches, size = [first], first.size
+        while len(batches) < self._lines.together and size < BATCH_BYTES:
+            batch = self._another()
+            if batch is None:
+                break
+            batches.append(batch)
+            size += batch.size
+        return batches
+
+    def _another(self) -> Batch | None:
+        """One more batch, if it need not be waited for."""
+        buffers = self._lines.free.get(0)
+        if buffers is None:
+            return None
+        batch = Batch(buffers)
+        self._fill(batch, deadline=0.0)
+        if not batch.entries:
+            self._lines.free.put(buffers)
+            return None
+        return batch
 
     def _next(self) -> Batch | None:
         buffers = self._lines.free.get()
@@ -62,15 +88,15 @@ class Preparation:
                 return None
         return batch
 
-    def _hand_over(self, batch: Batch) -> bool:
+    def _hand_over(self, batches: list[Batch]) -> bool:
         if self._lines.halt.is_set():
             return False
         if self._lines.pace is not None:
-            self._lines.pace.hand_over(sum(entry.preprocess_ms for entry in batch.entries) / 1000)
-        return self._lines.ready.put(batch)
+            for batch in batches:
+                self._lines.pace.hand_over(sum(entry.preprocess_ms for entry in batch.entries) / 1000)
+        return self._lines.ready.put(batches)
 
-    def _fill(self, batch: Batch) -> None:
-        deadline: float | None = None
+    def _fill(self, batch: Batch, deadline: float | None = None) -> None:
         while batch.rows < self._capacity and len(batch.entries) < ERRORS * self._capacity and batch.size < BATCH_BYTES:
             entry = self._lines.intake.take(deadline)
             if entry is None:

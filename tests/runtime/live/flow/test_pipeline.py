@@ -11,12 +11,12 @@ import cv2
 import numpy as np
 import pytest
 from bundles import sample_image
-from pipelines import Alive, Camera, Clip, Deep, Sink, balanced, images, run, slowed, stage_threads
+from pipelines import Alive, Camera, Clip, Deep, Sink, Slow, balanced, images, run, slowed, stage_threads
 
 from hybrid_edge.runtime import Classifier, Frame
 from hybrid_edge.runtime.errors import UsageError
 from hybrid_edge.runtime.live.events import Events
-from hybrid_edge.runtime.live.flow.mailbox import QUEUE
+from hybrid_edge.runtime.live.flow.mailbox import ENOUGH, QUEUE
 from hybrid_edge.runtime.live.flow.pipeline import Pipeline, PipelineOptions
 from hybrid_edge.runtime.sources.capture import open_captures
 from hybrid_edge.runtime.sources.options import CaptureOptions
@@ -67,6 +67,31 @@ def test_two_sources_of_a_thousand_frames_answer_as_each_alone(classifier: Class
         for mixed, single in zip(batched.of(name), alone.of(name), strict=True):
             difference = mixed.prediction.probabilities - single.prediction.probabilities  # type: ignore[union-attr]
             assert np.abs(difference).max() <= tolerance
+
+
+@pytest.mark.parametrize("kind", [Slow, Deep])
+def test_what_is_finished_is_told_while_a_source_makes_the_engine_wait(
+    classifier: Classifier, kind: type[Slow]
+) -> None:
+    """Small frames go from stage to stage some at a time; none of them may stay behind in between."""
+    slowed(classifier, 0.001, kind)
+    sink = Sink()
+    missing: list[int] = []
+
+    class Halting(Clip):
+        def frames(self, stop: threading.Event) -> Iterator[Frame]:
+            for frame in super().frames(stop):
+                yield frame
+                told, deadline = frame.index + 1, time.monotonic() + 5
+                while told % ENOUGH == 0 and len(sink.results) < told:
+                    if time.monotonic() > deadline:
+                        missing.append(told - len(sink.results))
+                        return
+                    time.sleep(0.001)
+
+    run(classifier, [Halting(images(5 * ENOUGH))], sink)
+    assert not missing
+    assert [result.frame.index for result in sink.results] == list(range(5 * ENOUGH))
 
 
 def test_two_files_are_read_in_turn_and_share_batches(classifier: Classifier) -> None:

@@ -8,9 +8,15 @@ import time
 import pytest
 from pipelines import Camera, Clip, Refusing, Sink, balanced, images, run, settled, slowed
 
-from hybrid_edge.runtime import Classifier
+from hybrid_edge.runtime import Classifier, Frame, Preprocessor
 from hybrid_edge.runtime.errors import BackendError
 from hybrid_edge.runtime.live.events import Events
+from hybrid_edge.runtime.live.flow.batch import Batch
+from hybrid_edge.runtime.live.flow.channel import Channel
+from hybrid_edge.runtime.live.flow.inference import Inference
+from hybrid_edge.runtime.live.flow.lines import Lines
+from hybrid_edge.runtime.live.flow.mailbox import Intake, Mailbox
+from hybrid_edge.runtime.live.flow.meters import Stage
 from hybrid_edge.runtime.live.flow.pipeline import Pipeline, PipelineOptions
 
 pytestmark = pytest.mark.usefixtures("every_thread_ends")
@@ -114,3 +120,25 @@ def test_an_engine_that_hangs_in_a_run_that_fails_is_named_too(classifier: Class
     for thread in threading.enumerate():
         if thread.name == "infer":
             thread.join(5)
+
+
+def test_what_the_engine_has_finished_is_told_before_it_waits_for_more(classifier: Classifier) -> None:
+    backend = classifier.selection.backend
+    box = Mailbox("clip", live=False, newest=False)
+    intake = Intake([box], fresh=False, patient=True)
+    lines = Lines(intake, Channel(2), Channel(2), Channel(2), 4, None, Events(), threading.Event())
+    batch = Batch(backend.buffers(1, 1)[0])
+    intake.put(box, Frame("clip", 0, images(1)[0]))
+    entry = intake.take(None)
+    assert entry is not None
+    Preprocessor(classifier.spec).fill(images(1)[0], batch.buffers.tensors, 0)
+    batch.add(entry)
+    thread = threading.Thread(target=Inference(lines, Stage(), backend, 1).run)
+    thread.start()
+    lines.ready.put([batch])
+    try:
+        assert lines.done.get(5) == [batch]
+    finally:
+        lines.ready.end()
+        thread.join(5)
+    assert not thread.is_alive()
