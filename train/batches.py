@@ -64,6 +64,8 @@ class KeptFrames:
 class Batches(keras.utils.PyDataset):  # type: ignore[misc]  # keras ships no types
     """Images in order, once: batch ``index`` holds images ``index * batch_size`` and on.
 
+    ``kept`` is shared by passes over the same images; by default each has its own.
+
     Each item is ``(inputs, one_hot)``: inputs is ``image`` (N, S, S, 3), or, with cached features, a dict of
     ``features`` (N, F) and, for a hybrid, ``sequence`` (N, T, S*S/T); ``one_hot`` is (N, C) float32.
     """
@@ -76,6 +78,7 @@ class Batches(keras.utils.PyDataset):  # type: ignore[misc]  # keras ships no ty
         *,
         workers: int = 2,
         features: Features | None = None,
+        kept: KeptFrames | None = None,
     ) -> None:
         super().__init__(workers=workers, use_multiprocessing=False, max_queue_size=QUEUED)
         self.images = images
@@ -87,7 +90,7 @@ class Batches(keras.utils.PyDataset):  # type: ignore[misc]  # keras ships no ty
         self.targets = np.array([index[image.label] for image in images], dtype=np.int32)
         self._one_hot = np.eye(spec.num_classes, dtype=np.float32)
         self._local = threading.local()
-        self._kept = KeptFrames()
+        self._kept = KeptFrames() if kept is None else kept
 
     @property
     def num_batches(self) -> int | None:
@@ -158,8 +161,9 @@ class TrainingBatches(Batches):
         augmented: bool = False,
         workers: int = 2,
         features: Features | None = None,
+        kept: KeptFrames | None = None,
     ) -> None:
-        super().__init__(images, spec, batch_size, workers=workers, features=features)
+        super().__init__(images, spec, batch_size, workers=workers, features=features, kept=kept)
         self.seed = seed
         self.first = first
         self.augmented = augmented

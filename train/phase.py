@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from ..runtime.errors import RunError
 from ..runtime.spec import ModelSpec
 from ..runtime.terminal import status
 from .bars import transient_bar
-from .batches import Batches, TrainingBatches
+from .batches import Batches, KeptFrames, TrainingBatches
 from .batchnorm import moving_statistics, reestimate, restore_statistics, trained_norms
 from .callbacks import EpochLog, History, PhaseState, ProgressBar
 from .data import LabelledImage
@@ -41,6 +41,8 @@ class Training:
     validation: list[LabelledImage]
     model: KerasModel
     state: PhaseState
+    kept_train: KeptFrames = field(default_factory=KeptFrames)
+    kept_validation: KeptFrames = field(default_factory=KeptFrames)
 
 
 @dataclass
@@ -101,10 +103,16 @@ def _prepare(training: Training, number: int, phase: PhaseSettings) -> _Fit:
             augmented=augmented,
             workers=settings.workers,
             features=train_features,
+            kept=training.kept_train,
         )
 
     validation = Batches(
-        training.validation, spec, phase.batch_size, workers=settings.workers, features=validation_features
+        training.validation,
+        spec,
+        phase.batch_size,
+        workers=settings.workers,
+        features=validation_features,
+        kept=training.kept_validation,
     )
     _compile(model, phase, spec)
     return _Fit(number, phase, model, batches, validation, steps)

@@ -133,6 +133,16 @@ def test_large_photographs_are_read_once_and_stay_the_same(photographs: tuple[La
     np.testing.assert_array_equal(batches[0][0], first)
 
 
+def test_passes_over_the_same_images_share_what_is_kept(photographs: tuple[LabelledImage, ...]) -> None:
+    kept = KeptFrames()
+    first = Batches(photographs, SPEC, 4, kept=kept)[0][0]
+    assert len(kept) == 4
+    for image in photographs:
+        image.path.unlink()
+    stream = TrainingBatches(photographs, SPEC, 4, seed=0, kept=kept)
+    np.testing.assert_array_equal(np.sort(stream[0][0], axis=0), np.sort(first, axis=0))
+
+
 def test_varied_photographs_are_read_each_time(photographs: tuple[LabelledImage, ...]) -> None:
     stream = TrainingBatches(photographs, SPEC, 4, seed=0, augmented=True)
     assert not np.array_equal(np.sort(stream[0][0], axis=0), np.sort(stream[1][0], axis=0))
