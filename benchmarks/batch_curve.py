@@ -110,6 +110,8 @@ def _sessions(model: onnx.ModelProto, folder: Path, threads: int) -> dict[str, A
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
+    # else one session's threads, which spin for a while after its run, take the cores from the next one's
+    options.add_session_config_entry("session.force_spinning_stop", "1")
     sessions = {}
     for part, graph in split(model).items():
         path = folder / f"{part}.onnx"
