@@ -167,7 +167,8 @@ class _Export:
         own = [item for item in reversed(variants) if item.target == target]
         files = {item.precision: self._writer.path / item.file.path for item in own}
         if "fp32" not in files:
-            form = plan_artifacts(("fp32",), self._settings.recurrent, self._prepared.spec)[0].recurrent
+            planned = plan_artifacts(("fp32",), self._settings.recurrent, self._prepared.spec)
+            form = next(item.recurrent for item in planned if target in item.targets)
             files["fp32"] = maker.write(Artifact("fp32", form, (target,)))
         return files
 

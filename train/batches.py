@@ -1,6 +1,7 @@
 """Batches for Keras, read and preprocessed by worker threads.
 
-Memory holds a few batches, and up to ``KEPT_BYTES`` of large photographs at the model's size, whatever the data's size.
+Memory holds a few batches, and up to ``KEPT_BYTES`` of large photographs at the model's size, however many images there
+are.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import keras
@@ -38,27 +40,27 @@ class KeptFrames:
     """
 
     def __init__(self, budget: int = KEPT_BYTES) -> None:
-        self._frames: dict[int, Frame] = {}
+        self._frames: dict[Path, Frame] = {}
         self._room = budget
         self._lock = threading.Lock()
 
     def __len__(self) -> int:
         return len(self._frames)
 
-    def get(self, number: int) -> Frame | None:
+    def get(self, path: Path) -> Frame | None:
         """The frame of an image, (S, S, 3) uint8 BGR, or None."""
-        return self._frames.get(number)
+        return self._frames.get(path)
 
-    def offer(self, number: int, frame: Frame, preprocessor: Preprocessor) -> None:
+    def offer(self, path: Path, frame: Frame, preprocessor: Preprocessor) -> None:
         """Keep a decoded photograph's resized frame, where it is large and there is room."""
         size = preprocessor.spec.image_size**2 * 3
-        if frame.size <= LARGE * size:
+        if frame.size <= LARGE * size or size > self._room:
             return
+        kept = preprocessor.resized(frame)
         with self._lock:
-            if number in self._frames or size > self._room:
-                return
-            self._room -= size
-        self._frames[number] = preprocessor.resized(frame)
+            if path not in self._frames and size <= self._room:
+                self._room -= size
+                self._frames[path] = kept
 
 
 class Batches(keras.utils.PyDataset):  # type: ignore[misc]  # keras ships no types
@@ -118,19 +120,21 @@ class Batches(keras.utils.PyDataset):  # type: ignore[misc]  # keras ships no ty
         shapes = {"image": self.spec.image_shape, "sequence": self.spec.sequence_shape}
         tensors = {name: np.empty((len(chosen), *shapes[name]), dtype=np.float32) for name in names}
         for row, number in enumerate(chosen):
-            frame = self._kept.get(int(number))
+            path = self.images[number].path
+            # what is varied, is varied before it is resized
+            frame = self._kept.get(path) if rng is None else None
             if frame is None:
-                frame = self._read(int(number))
-                if rng is not None:
-                    frame = augment(frame, rng, self.spec.backbone)
+                frame = self._read(path)
+                if rng is None:
+                    self._kept.offer(path, frame, preprocessor)
                 else:
-                    self._kept.offer(int(number), frame, preprocessor)
+                    frame = augment(frame, rng, self.spec.backbone)
             preprocessor.fill(frame, tensors, row)
         return tensors
 
-    def _read(self, number: int) -> Frame:
+    def _read(self, path: Path) -> Frame:
         try:
-            return read_image(self.images[number].path)
+            return read_image(path)
         except ImageError as error:
             self.fault = error
             raise

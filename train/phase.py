@@ -41,8 +41,7 @@ class Training:
     validation: list[LabelledImage]
     model: KerasModel
     state: PhaseState
-    kept_train: KeptFrames = field(default_factory=KeptFrames)
-    kept_validation: KeptFrames = field(default_factory=KeptFrames)
+    kept: KeptFrames = field(default_factory=KeptFrames)
 
 
 @dataclass
@@ -103,7 +102,7 @@ def _prepare(training: Training, number: int, phase: PhaseSettings) -> _Fit:
             augmented=augmented,
             workers=settings.workers,
             features=train_features,
-            kept=training.kept_train,
+            kept=training.kept,
         )
 
     validation = Batches(
@@ -112,7 +111,7 @@ def _prepare(training: Training, number: int, phase: PhaseSettings) -> _Fit:
         phase.batch_size,
         workers=settings.workers,
         features=validation_features,
-        kept=training.kept_validation,
+        kept=training.kept,
     )
     _compile(model, phase, spec)
     return _Fit(number, phase, model, batches, validation, steps)

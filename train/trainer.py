@@ -229,7 +229,7 @@ def _keep_best_so_far(training: Training) -> None:
 def _report(training: Training, seconds: float) -> None:
     run, spec = training.run, training.spec
     size = training.settings.phases[1].batch_size
-    batches = Batches(training.validation, spec, size, kept=training.kept_validation)
+    batches = Batches(training.validation, spec, size, kept=training.kept)
     measured = evaluate(training.model, batches, "final validation")
     rates = measured.class_rates(spec.class_labels)
     metrics: dict[str, Any] = {

@@ -41,7 +41,7 @@ NOTES = {
 plus N times "per image". What is paid per batch, above all the recurrent weights that every timestep reads once for all
 images, is spread by batching; the arithmetic of each image is not: below it the cost of an image can't fall.""",
     "training_loop": """From the end of the first step to the end of the last of a visit; tracing, filling of queues and
-validation are outside.""",
+validation are outside. Large photographs are in memory from the visit before, as from the second epoch on.""",
     "feature_cache": """The first phase behind a frozen CNN: its features read from the cache, or computed in every
 step.""",
 }

@@ -161,7 +161,8 @@ def _decoding_threads() -> list[int]:
     """Open options: a thread for every core but one, which the engine needs; the user's own number goes before."""
     if "OPENCV_FFMPEG_THREADS" in os.environ or _reader() != cv2.CAP_FFMPEG or not hasattr(cv2, "CAP_PROP_N_THREADS"):
         return []
-    return [cv2.CAP_PROP_N_THREADS, max(1, (os.cpu_count() or 1) - 1)]
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return [cv2.CAP_PROP_N_THREADS, max(1, cores - 1)]
 
 
 def _incomplete(capture: cv2.VideoCapture, read: int, seconds: float) -> str | None:

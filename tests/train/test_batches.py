@@ -143,6 +143,15 @@ def test_passes_over_the_same_images_share_what_is_kept(photographs: tuple[Label
     np.testing.assert_array_equal(np.sort(stream[0][0], axis=0), np.sort(first, axis=0))
 
 
+def test_what_one_pass_kept_is_still_varied_in_another(photographs: tuple[LabelledImage, ...]) -> None:
+    kept = KeptFrames()
+    plain = TrainingBatches(photographs, SPEC, 4, seed=0, kept=kept)[0][0]
+    varied = TrainingBatches(photographs, SPEC, 4, seed=0, kept=kept, augmented=True)[0][0]
+    alone = TrainingBatches(photographs, SPEC, 4, seed=0, augmented=True)[0][0]
+    assert not np.array_equal(varied, plain)
+    np.testing.assert_array_equal(varied, alone)
+
+
 def test_varied_photographs_are_read_each_time(photographs: tuple[LabelledImage, ...]) -> None:
     stream = TrainingBatches(photographs, SPEC, 4, seed=0, augmented=True)
     assert not np.array_equal(np.sort(stream[0][0], axis=0), np.sort(stream[1][0], axis=0))
@@ -152,9 +161,10 @@ def test_kept_frames_hold_no_more_than_their_budget_and_nothing_small() -> None:
     preprocessor = Preprocessor(SPEC)
     kept = KeptFrames(budget=2 * 28 * 28 * 3)
     large, small = np.zeros((200, 200, 3), np.uint8), np.zeros((56, 56, 3), np.uint8)
-    for number, frame in enumerate((small, large, large, large)):
-        kept.offer(number, frame, preprocessor)
-    assert [number for number in range(4) if kept.get(number) is not None] == [1, 2]
-    found = kept.get(1)
+    for name, frame in zip("abcd", (small, large, large, large), strict=True):
+        kept.offer(Path(name), frame, preprocessor)
+        kept.offer(Path(name), frame, preprocessor)
+    assert [name for name in "abcd" if kept.get(Path(name)) is not None] == ["b", "c"]
+    found = kept.get(Path("b"))
     assert found is not None
     assert found.shape == (28, 28, 3)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 from ...classifier import Prediction
 from ..events import Event, Events
@@ -54,12 +54,8 @@ class Delivery:
         self._meter = Meter()
         self._told = self._meter.begun
 
-    def deliver(self, batches: Iterable[Batch]) -> None:
-        """Write the results of batches, looking around in between where that takes long."""
-        for batch in batches:
-            self._deliver(batch)
-
-    def _deliver(self, batch: Batch) -> None:
+    def deliver(self, batch: Batch) -> None:
+        """Write a batch's results, looking around in between where that takes long."""
         if batch.rows:
             self._meter.batch(batch.inference_ms)
         for result in self._results(batch):

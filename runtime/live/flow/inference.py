@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections import deque
 from typing import TYPE_CHECKING
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Inference"]
 
+FAST = 2.0  # milliseconds: no result waits for the next one longer than this
+HELD = 2**22  # 4 MiB of images
 FAILURES = 3  # batches in a row that may fail before the engine counts as broken
 
 
@@ -67,7 +70,17 @@ class Inference:
             self._pass_on()  # nothing stays here while this thread waits
             if not self._submitted:
                 self._waiting.extend(self._lines.ready.get() or ())
-        return self._waiting.popleft() if self._waiting else None
+        with contextlib.suppress(IndexError):  # at the end they may be taken out from another thread
+            return self._waiting.popleft()
+        return None
+
+    def remains(self) -> list[Batch]:
+        """What was taken for the engine and not given to it, taken out; for any thread."""
+        left: list[Batch] = []
+        with contextlib.suppress(IndexError):
+            while True:
+                left.append(self._waiting.popleft())
+        return left
 
     def _submit(self, batch: Batch) -> None:
         if self._lines.halt.is_set():
@@ -122,7 +135,8 @@ class Inference:
 
     def _finish(self, batch: Batch) -> None:
         self._finished.append(batch)
-        if len(self._finished) >= self._lines.together:
+        fast = batch.inference_ms < FAST
+        if not fast or len(self._finished) >= self._lines.together or sum(item.size for item in self._finished) >= HELD:
             self._pass_on()
 
     def _pass_on(self) -> None:
@@ -139,6 +153,7 @@ class Inference:
     def _abandon(self) -> None:
         """Nothing is submitted any more: count what was, and tell the outputs."""
         self._lines.ready.end()
-        self._lines.give_up((*(batch for batch, _, _ in self._submitted), *self._waiting))
+        self._lines.give_up(batch for batch, _, _ in self._submitted)
+        self._lines.give_up(self.remains())
         self._pass_on()
         self._lines.done.end()

@@ -53,6 +53,7 @@ class Lines:
         self.halt.set()
         self.intake.close()
         self.free.end()
+        self.ready.end()
         if self.pace is not None:
             self.pace.close()
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
@@ -19,6 +20,7 @@ from ...errors import UsageError
 from ...preprocess import Preprocessor
 from ..events import Events
 from ..result import LiveSink, SourceStatus, Status
+from .batch import Batch
 from .capturing import Capturing
 from .channel import Channel
 from .delivery import POLL, Delivery
@@ -136,7 +138,7 @@ class _Plan:
         return Lines(
             intake=Intake(boxes, fresh=self.batch == 1, patient=self.max_wait is None),
             free=Channel(len(slots), slots),
-            ready=Channel(len(slots)),
+            ready=Channel(1 if together > 1 else len(slots)),
             done=Channel(1 if fresh else 2),
             together=together,
             pace=Pace(self.max_wait or 0.0) if fresh else None,
@@ -147,7 +149,8 @@ class _Plan:
     def _together(self) -> int:
         """How many single small frames go from stage to stage at a time, where nobody waits for one by itself."""
         size = sum(math.prod(shape) for shape in self.backend.spec.inputs.values()) * FLOAT
-        return ENOUGH if self.batch == 1 and self.max_wait is None and size <= SMALL else 1
+        alone = self.batch == self.depth == 1
+        return ENOUGH if alone and self.max_wait is None and size <= SMALL else 1
 
 
 class Pipeline:
@@ -182,9 +185,11 @@ class Pipeline:
         self.activity = Activity()
         self.unfinished: tuple[str, ...] = ()
         self._error: BaseException | None = None
+        self._undelivered: deque[Batch] = deque()
         self._lock = threading.Lock()
         plan = _Plan.make(captures, options, classifier.selection.backend)
         self._lines = plan.lines(captures, events)
+        self._inference = Inference(self._lines, self.activity.stage("infer"), plan.backend, plan.depth)
         self._threads = [
             threading.Thread(target=self._guard, args=(work,), name=name, daemon=True)
             for name, work in self._stages(classifier, captures, plan)
@@ -202,7 +207,7 @@ class Pipeline:
             yield name, Capturing(capture, box, lines, stage(name)).run
         preprocessor = Preprocessor(classifier.spec)
         yield "preprocess", Preparation(lines, stage("preprocess"), preprocessor, plan.batch, plan.max_wait).run
-        yield "infer", Inference(lines, stage("infer"), plan.backend, plan.depth).run
+        yield "infer", self._inference.run
 
     def sources(self) -> tuple[SourceStatus, ...]:
         """Every source's counts at this moment; from any thread."""
@@ -241,12 +246,12 @@ class Pipeline:
     def _serve(self, stop: threading.Event) -> Ending:
         delivery, done = self._delivery, self._lines.done
         while not stop.is_set():
-            batches = done.get(POLL)
-            if batches is not None:
-                delivery.deliver(batches)
+            batch = self._finished(POLL)
+            if batch is not None:
+                delivery.deliver(batch)
             elif done.over or self._error is not None:
                 return "finished"
-            batches = None  # their images go back before the next wait
+            batch = None  # its images go back before the next wait
             if time.monotonic() >= delivery.due:
                 delivery.look()
             if delivery.closed:
@@ -256,11 +261,16 @@ class Pipeline:
     def _drain(self, deadline: float) -> None:
         """Stop what is before the engine, and write what comes out of it until then."""
         self._lines.stop()
-        done = self._lines.done
-        while not done.over and (remaining := deadline - time.monotonic()) > 0:
-            batches = done.get(remaining)
-            if batches is not None and not self._delivery.broken:
-                self._delivery.deliver(batches)
+        while (self._undelivered or not self._lines.done.over) and (remaining := deadline - time.monotonic()) > 0:
+            batch = self._finished(remaining)
+            if batch is not None and not self._delivery.broken:
+                self._delivery.deliver(batch)
+
+    def _finished(self, timeout: float) -> Batch | None:
+        """The next batch that the engine is done with, if there is one within so many seconds."""
+        if not self._undelivered:
+            self._undelivered.extend(self._lines.done.get(timeout) or ())
+        return self._undelivered.popleft() if self._undelivered else None
 
     def _close(self) -> Status:
         """Tell the sinks how it ended, when nothing moves any more, and close them."""
@@ -281,7 +291,7 @@ class Pipeline:
         for thread in self._threads:
             if thread.ident is not None:
                 thread.join(max(LAST, deadline - time.monotonic()))
-        for batches in self._lines.ready.remains():
+        for batches in (*self._lines.ready.remains(), self._inference.remains()):
             self._lines.give_up(batches)
         return tuple(thread.name for thread in self._threads if thread.is_alive())
 

@@ -15,6 +15,7 @@ from .meters import Stage
 __all__ = ["Preparation"]
 
 ERRORS = 4  # times the batch's rows: so many unreadable frames wait at most for their place in the order
+TOGETHER_BYTES = 2**22  # 4 MiB of decoded images: larger ones take longer than waking a thread
 BATCH_BYTES = 2**28  # 256 MiB of decoded images: photographs of 100 megapixels go through almost one by one
 
 
@@ -55,12 +56,16 @@ class Preparation:
         if first is None:
             return []
         batches, size = [first], first.size
-        while len(batches) < self._lines.together and size < BATCH_BYTES:
-            batch = self._another()
-            if batch is None:
-                break
-            batches.append(batch)
-            size += batch.size
+        try:
+            while len(batches) < self._lines.together and size < TOGETHER_BYTES:
+                batch = self._another()
+                if batch is None:
+                    break
+                batches.append(batch)
+                size += batch.size
+        except BaseException:
+            self._lines.give_up(batches)
+            raise
         return batches
 
     def _another(self) -> Batch | None:
