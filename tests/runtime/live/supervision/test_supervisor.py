@@ -17,12 +17,6 @@ PATIENCE = 20.0  # seconds that a busy machine may take for what takes a tenth o
 QUICK = "1,1,1"
 
 
-def hear_signals() -> None:
-    """Where the tests run under nohup, SIGHUP is ignored by every process that they start."""
-    for item in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(item, signal.SIG_DFL)
-
-
 class Run:
     """A supervisor with its workers, and what they print."""
 
@@ -33,7 +27,6 @@ class Run:
             stderr=subprocess.PIPE,
             text=True,
             env={**os.environ, **(environment or {})},
-            preexec_fn=hear_signals,  # noqa: PLW1509  # no thread runs between fork and exec
         )
         self.lines: list[str] = []
         self.pids: list[int] = []
