@@ -390,6 +390,18 @@ def test_a_simulated_variant_runs_on_the_first_images_and_the_callback_counts_th
         assert measure(reference, backend, simulated=True, count=4, **run).parity.images == 4
 
 
+@pytest.mark.parametrize(("mistakes", "on"), [(0, 6), (1, 11), (6, 6)])
+def test_accuracy_that_a_few_images_lost_perhaps_by_chance_is_judged_on_all(
+    digits: tuple[Any, Reference], monkeypatch: pytest.MonkeyPatch, mistakes: int, on: int
+) -> None:
+    exported, reference = digits[0], labelled(digits[1])
+    monkeypatch.setattr(gate, "SIMULATED_IMAGES", 6)
+    with Mistaken(exported.graph, exported.spec) as backend:
+        backend.mistake(reference, list(range(mistakes)))
+        measured = measure(reference, backend, precision="int8", simulated=True, limits=Limits(max_drop=0.1))
+    assert (measured.parity.images, measured.parity.passed) == (on, mistakes < 2)
+
+
 def test_the_limits_are_the_documented_ones() -> None:
     digits, full = preset("digits"), ModelSpec()
     both = {"neighbour": 1e-5, "sequence": 1e-6}
