@@ -17,10 +17,10 @@ from .save import save_drawing
 from .zoom import Zoom
 
 __all__ = ["ELSEWHERE", "DrawWindow"]
-WAIT = 10  # milliseconds for events; waitKey, since with pollKey one window in ten never drew anything (OpenCV 5, Qt)
+WAIT = 10  # milliseconds for events
 STEP = 2  # pixels of thickness at a time
 ELSEWHERE = "hybrid-draw is a window: start it where there is a screen"
-IDLE_REDRAW = 0.5  # seconds; a window that appears while the display is busy may have lost its first picture
+IDLE_REDRAW = 0.5  # seconds
 SHARE = 2  # in live mode a prediction is followed by so many times its own duration without
 ERASES = (cv2.EVENT_RBUTTONDOWN, cv2.EVENT_RBUTTONDBLCLK)
 PRESSES = (cv2.EVENT_LBUTTONDOWN, cv2.EVENT_LBUTTONDBLCLK, *ERASES)  # Qt has a double click for the second of two

@@ -8,6 +8,7 @@ import sys
 from functools import lru_cache
 
 from ...errors import UsageError
+from .x11 import keep_events
 
 __all__ = ["default_headless", "display_problem", "require_display"]
 
@@ -33,7 +34,7 @@ def display_problem() -> str | None:
 
 
 def require_display(advice: str) -> None:
-    """Refuse a window where none can be opened.
+    """Refuse a window where none can be opened, and see to it that one is painted.
 
     Args:
         advice: what to do instead.
@@ -44,6 +45,7 @@ def require_display(advice: str) -> None:
     problem = display_problem()
     if problem:
         raise UsageError(f"{problem}; {advice}")
+    keep_events()
 
 
 @lru_cache(1)

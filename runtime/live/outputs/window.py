@@ -25,8 +25,7 @@ MOST_TILES = 16
 GAP = 2  # pixels between places
 BORDER = (8, 7, 6)
 FILES = ""  # the place that they share
-# milliseconds; with pollKey, which waits for nothing, one window in ten never drew anything (OpenCV 5, Qt)
-WAIT = 1
+WAIT = 1  # milliseconds
 WITHOUT = "leave the window out with --headless"
 QUIT_KEYS = frozenset({"q", "\x1b"})
 TROUBLE = frozenset({"lost", "stalled"})

@@ -18,8 +18,6 @@ from hybrid_edge.runtime.live.outputs.draw import BACKGROUND
 from hybrid_edge.runtime.live.outputs.text import Pixels
 
 TITLE = "hybrid-draw"
-WINDOWS = 4  # opened before a test gives up
-UNPAINTED = 10.0  # seconds after which a window counts as never painted
 PATIENCE = 20.0
 COMMAND = [sys.executable, "-m", "hybrid_edge.runtime.draw_command"]
 WHEEL_UP, WHEEL_DOWN = "4", "5"
@@ -50,15 +48,11 @@ class Drawn:
             )
 
     def __enter__(self) -> Drawn:
-        # on Xvfb, without a window manager, Qt misses the exposure of one new window in ten and never paints it
-        for _ in range(WINDOWS):
-            until = time.monotonic() + UNPAINTED
-            while self.process.poll() is None and time.monotonic() < until:
-                if tuple(self.display.picture(TITLE)[20, 20]) == BACKGROUND:  # it is painted once the mouse is heard
-                    return self
-                time.sleep(0.05)
-            self.__exit__()
-            self.start()
+        until = time.monotonic() + PATIENCE
+        while self.process.poll() is None and time.monotonic() < until:
+            if tuple(self.display.picture(TITLE)[20, 20]) == BACKGROUND:  # it is painted once the mouse is heard
+                return self
+            time.sleep(0.05)
         self.__exit__()
         raise AssertionError(f"the window stays empty, exit {self.process.returncode}: {self.errors.read_text()}")
 
