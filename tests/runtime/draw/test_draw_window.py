@@ -88,12 +88,12 @@ class Drawn:
         assert len(found) == count, (found, self.errors.read_text())
         return found
 
-    def canvas_when(self, ink: bool) -> Pixels:
-        """The canvas, once there is ink on it, or none."""
+    def canvas_when(self, ink: bool, rows: slice = slice(None)) -> Pixels:
+        """The canvas, once there is ink on these of its rows, or none."""
         until = time.monotonic() + PATIENCE
         while True:
             canvas = self.display.picture(TITLE)[100:500, 100:500]
-            if (canvas.min(axis=2) > 200).any() == ink:
+            if (canvas[rows].min(axis=2) > 200).any() == ink:
                 return canvas
             assert time.monotonic() < until
             time.sleep(0.05)
@@ -169,7 +169,8 @@ def test_wheel_and_keys_change_the_thickness_the_picture_stays_unzoomed_and_esca
             assert time.monotonic() < until, "the window stays zoomed in"
             time.sleep(0.1)
         display.drag(TITLE, (200, 150), (200, 450))
-        widths = (window.canvas_when(ink=True)[100:300].min(axis=2) > 127).sum(axis=1)
+        drawn = window.canvas_when(ink=True, rows=slice(345, 350))  # the last of the drag
+        widths = (drawn[100:300].min(axis=2) > 127).sum(axis=1)
         assert set(widths.tolist()) <= {17, 18, 19}  # 15, thrice thicker, twice thinner, by two pixels each
         assert window.quit("Escape") == 0
 
