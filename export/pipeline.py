@@ -15,7 +15,7 @@ from ..runtime.errors import ParityError
 from ..runtime.manifest import Manifest, Precision, Target, Variant
 from ..runtime.preprocess import contract
 from .bundle_writer import BundleWriter
-from .gates.speed import slower_than_wider
+from .gates.speed import AgainstWider, against_wider
 from .golden import Golden, keep_golden, make_golden
 from .images import MINIMUM
 from .measure import Measurement
@@ -119,7 +119,7 @@ class _Export:
         maker = VariantMaker(self._writer, self._settings, self._prepared, golden, self._steps)
         artifacts = plan_artifacts(self._settings.precisions, self._settings.recurrent, self._prepared.spec)
         self._candidates = [candidate for artifact in artifacts for candidate in maker.make(artifact)]
-        passed = self._warn_of_slow(maker, [item.variant for item in self._candidates if item.variant is not None])
+        passed = self._time(maker, [item.variant for item in self._candidates if item.variant is not None])
         withdraw_report(self._request.report)
         manifest = self._commit(passed, golden) if passed else self._current()
         self._report(passed)
@@ -144,22 +144,19 @@ class _Export:
             kept = keep_golden(self._writer, prepared.weights, prepared.spec)
             return kept or make_golden(self._writer, self._request.images.images[:MINIMUM], prepared.spec)
 
-    def _warn_of_slow(self, maker: VariantMaker, variants: Sequence[Variant]) -> list[Variant]:
-        """The variants, those that are slower than the next wider precision on this machine with a warning."""
-        slow: dict[str, str] = {}
+    def _time(self, maker: VariantMaker, variants: Sequence[Variant]) -> list[Variant]:
+        """The variants with their time over the next wider precision's here, and a warning where they are slower."""
+        timed: dict[str, AgainstWider] = {}
         for target in dict.fromkeys(item.target for item in variants if not item.parity.simulated):
             with self._steps.step(f"time the precisions for {target}"):
                 files = self._files(maker, variants, target)
-                found = slower_than_wider(files, target, self._prepared.spec, self._settings.engine)
+                found = against_wider(files, target, self._prepared.spec, self._settings.engine)
             names = {item.precision: item.name for item in reversed(variants) if item.target == target}
-            slow |= {names[precision]: text for precision, text in found.items() if precision in names}
-        warned = [
-            item.model_copy(update={"warnings": (*item.warnings, slow[item.name])}) if item.name in slow else item
-            for item in variants
-        ]
-        by_name = {item.name: item for item in warned}
+            timed |= {names[precision]: beside for precision, beside in found.items() if precision in names}
+        noted = [_noted(item, timed[item.name]) if item.name in timed else item for item in variants]
+        by_name = {item.name: item for item in noted}
         self._candidates = [item.renewed(by_name.get(item.entry.name)) for item in self._candidates]
-        return warned
+        return noted
 
     def _files(self, maker: VariantMaker, variants: Sequence[Variant], target: Target) -> dict[Precision, Path]:
         """An artifact of each precision for a target; one in FP32 is made to compare with where none was asked for."""
@@ -213,3 +210,8 @@ def _measured(measurement: Measurement) -> dict[str, Any]:
         "largest_activations": {name: dict(item.largest) for name, item in found.items()},
         "fp32_because_of_range": {name: sorted(item.wide) for name, item in found.items()},
     }
+
+
+def _noted(variant: Variant, beside: AgainstWider) -> Variant:
+    warnings = (*variant.warnings, *([beside.warning] if beside.warning else []))
+    return variant.model_copy(update={"time_ratio": beside.ratio, "warnings": warnings})

@@ -156,6 +156,8 @@ class Variant(_Record):
     Two variants may share a file: FP32 is one graph for every target. ``branches`` says in which precision each branch
     really runs; ``cpu_features`` names instructions of which the CPU must have one, or the variant is not to be run.
     ``cost`` is what an inference must compute and move at least; None in bundles from before it was recorded.
+    ``time_ratio`` is how many times as long as the next wider precision it took where it was exported, one image at a
+    time; None where that was not timed.
     """
 
     name: str
@@ -171,6 +173,7 @@ class Variant(_Record):
     calibration: dict[str, Any] | None = None
     branches: tuple[str, ...] = ()
     cost: Cost | None = None
+    time_ratio: float | None = Field(default=None, gt=0)
     cpu_features: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
     golden: FileRecord = Field(description="npz: logits (G, C) and probabilities (G, C), float32")

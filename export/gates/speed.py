@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
@@ -17,16 +18,29 @@ from ...runtime.timing import Timing, compare, time_interleaved
 from ..plan import PRECISIONS
 from .prove import open_target
 
-__all__ = ["slower_than_wider", "time_ratio"]
+__all__ = ["AgainstWider", "against_wider", "time_ratio"]
 
 SECONDS = 2.0
 WARM_UP = 0.3
 ROUNDS = 5
 
 
-def slower_than_wider(
+@dataclass(frozen=True)
+class AgainstWider:
+    """A precision timed beside the next wider one.
+
+    Attributes:
+        ratio: how many times as long it takes.
+        warning: where it is slower, both times; else None.
+    """
+
+    ratio: float
+    warning: str | None
+
+
+def against_wider(
     files: Mapping[Precision, Path], target: Target, spec: ModelSpec, options: EngineOptions | None = None
-) -> dict[Precision, str]:
+) -> dict[Precision, AgainstWider]:
     """Time the precisions of a target side by side, one image at a time.
 
     Args:
@@ -36,18 +50,18 @@ def slower_than_wider(
         options: of TensorRT's engines.
 
     Returns:
-        a warning for each precision that is slower than the next wider one, with both times.
+        each precision against the next wider one; nothing for the widest, nor where nothing was timed.
     """
     ordered = [precision for precision in PRECISIONS if precision in files]
     timings, device = _time([files[precision] for precision in ordered], target, spec, options)
-    found: dict[Precision, str] = {}
+    found: dict[Precision, AgainstWider] = {}
     for (wider, slow), (narrower, fast) in pairwise(zip(ordered, timings, strict=False)):
         ratio = compare(slow, fast).ratio
-        if ratio > 1:
-            found[narrower] = (
-                f"{narrower} takes {fast.p50:.2f} ms an image on {device}, {wider} {slow.p50:.2f} ms: {narrower} is "
-                f"{ratio:.2f} times slower here"
-            )
+        warning = (
+            f"{narrower} takes {fast.p50:.2f} ms an image on {device}, {wider} {slow.p50:.2f} ms: {narrower} is "
+            f"{ratio:.2f} times slower here"
+        )
+        found[narrower] = AgainstWider(ratio, warning if ratio > 1 else None)
     return found
 
 

@@ -27,11 +27,12 @@ from .forms import open_form
 from .onnxruntime import OnnxRuntimeCpu, OnnxRuntimeCuda
 from .tensorrt import TensorRtBackend
 
-__all__ = ["ENGINES", "Backend", "Selection", "open_backend", "open_variant"]
+__all__ = ["ENGINES", "SLOWER", "Backend", "Selection", "open_backend", "open_variant"]
 
 AUTO = "auto"
 TARGETS: tuple[Target, ...] = get_args(Target)
 NARROWEST_FIRST: tuple[Precision, ...] = ("int8", "fp16", "fp32")
+SLOWER = 1.1  # times a wider precision's time from which `auto` takes that; below, a variant's size counts for more
 # in the order in which `auto` tries them
 ENGINES: dict[Target, type[Backend]] = {"tensorrt": TensorRtBackend, "cuda": OnnxRuntimeCuda, "cpu": OnnxRuntimeCpu}
 
@@ -83,7 +84,8 @@ def open_backend(
         backend: ``tensorrt``, ``cuda`` or ``cpu``; ``auto`` takes the first of them that works here and that the bundle
             has a variant for. One asked for by name is never replaced by another.
         precision: ``fp32``, ``fp16`` or ``int8``; ``auto`` takes the narrowest that passed its parity gate, that this
-            CPU has the instructions for, and that TensorRT builds here.
+            CPU has the instructions for, and that TensorRT builds here; on the CPU the wider one where the exporter
+            found it faster.
         threads: how many the engine may use for one batch; None leaves it to the engine.
         engine: how TensorRT engines are built, and whether.
         reporter: whom to tell while they are.
@@ -102,6 +104,8 @@ def open_backend(
     tried = False
     for target, kind in ENGINES.items():
         groups = _groups(bundle.manifest.variants, target, precision) if backend in (AUTO, target) else []
+        if target == "cpu" and precision == AUTO:
+            groups = _fastest_first(groups, request.passed_over)
         tried = tried or bool(groups)
         selection = _open_target(request, target, kind, groups) if groups else None
         if selection is not None:
@@ -225,6 +229,25 @@ def _groups(variants: Sequence[Variant], target: Target, precision: str) -> list
     wanted = NARROWEST_FIRST if precision == AUTO else (precision,)
     groups = [[item for item in ours if item.precision == name] for name in wanted]
     return [group for group in groups if group]
+
+
+def _fastest_first(groups: list[list[Variant]], passed_over: dict[str, str]) -> list[list[Variant]]:
+    """The CPU's precisions, each behind the next wider one where it took clearly longer than that when exported.
+
+    Unrolled steps of a small recurrent branch do: their operators cost more than INT8 saves.
+    """
+    ordered: list[list[Variant]] = []
+    for group in reversed(groups):  # the widest first
+        (variant, *_), ratio = group, group[0].time_ratio or 0.0
+        if ordered and ratio > SLOWER:
+            passed_over[f"{variant.target} {variant.precision}"] = (
+                f"{variant.name} took {ratio:.2f} times as long as {ordered[0][0].name} where it was exported; "
+                f"--precision {variant.precision} takes it all the same"
+            )
+            ordered.append(group)
+        else:
+            ordered.insert(0, group)
+    return ordered
 
 
 def _no_variant(bundle: Bundle, backend: str, precision: str) -> str:

@@ -57,7 +57,7 @@ class Exports:
         """Export in this process."""
         given = replace(self.whole.prepared, weights=f"{version:064x}")
         self.monkeypatch.setattr(pipeline, "prepare", lambda *_: given)
-        self.monkeypatch.setattr(pipeline, "slower_than_wider", lambda *_: {})
+        self.monkeypatch.setattr(pipeline, "against_wider", lambda *_: {})
         self.monkeypatch.setattr(variants, "drift", lambda *_: ())
         self.monkeypatch.setattr(variants, "prove", self._proofs(version))
         self.monkeypatch.setattr(type(given.lowering), "write", self._graph(version))

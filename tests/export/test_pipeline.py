@@ -19,6 +19,7 @@ from hybrid_edge.export.prepare import prepare
 from hybrid_edge.export.request import make_request
 from hybrid_edge.export.settings import ExportSettings
 from hybrid_edge.export.steps import Steps
+from hybrid_edge.runtime.backends import SLOWER
 from hybrid_edge.runtime.bundle import Bundle
 from hybrid_edge.runtime.classifier import Classifier
 from hybrid_edge.runtime.cpu import INT8_FEATURES
@@ -150,9 +151,14 @@ def test_the_recorded_answers_are_each_variants_own(whole: Whole) -> None:
         assert error <= 0.25
 
 
-def test_a_cpu_takes_int8_by_itself(whole: Whole) -> None:
+def test_a_cpu_takes_what_was_faster_where_it_was_exported(whole: Whole) -> None:
+    ratio = whole.variants["int8-cpu-unrolled"].time_ratio
+    assert ratio is not None
     with Classifier.load(whole.result.bundle, backend="cpu") as classifier:
-        assert classifier.selection.variant.name == "int8-cpu-unrolled"
+        assert classifier.selection.variant.name == ("fp32-cpu" if ratio > SLOWER else "int8-cpu-unrolled")
+    assert {item.time_ratio for item in whole.variants.values() if item.target != "cpu" and item.parity.simulated} <= {
+        None
+    }
 
 
 def test_the_report_has_everything(whole: Whole) -> None:

@@ -191,6 +191,8 @@ def test_a_precision_that_is_slower_here_is_kept_with_a_plain_warning(
     result.require_passed()
     assert result.manifest is not None
     assert files(result.bundle) == {MANIFEST, *result.manifest.files}, "what it was compared with is not kept"
+    ratios = {item.name: item.time_ratio for item in result.manifest.variants}
+    assert ratios == {"int8-cpu": milliseconds, "int8-tensorrt": None}
     for source in (result.manifest.variants, result.entries):
         warned = {item.name: [text for text in item.warnings if "slower" in text] for item in source}
         assert warned["int8-tensorrt"] == [], "it is only simulated here"

@@ -9,7 +9,7 @@ import pytest
 from lowered import Source
 
 from hybrid_edge.export.gates import speed
-from hybrid_edge.export.gates.speed import slower_than_wider, time_ratio
+from hybrid_edge.export.gates.speed import against_wider, time_ratio
 from hybrid_edge.export.graphs.build import serialize
 from hybrid_edge.runtime.backends.onnxruntime import OnnxRuntimeSimulated
 from hybrid_edge.runtime.manifest import Precision
@@ -37,14 +37,18 @@ def files(digits_source: Source, tmp_path_factory: pytest.TempPathFactory) -> di
 def test_a_narrower_precision_that_is_slower_is_named_with_both_times(
     files: dict[Precision, Path], digits_source: Source
 ) -> None:
-    found = slower_than_wider(files, "cpu", digits_source.spec)
+    found = against_wider(files, "cpu", digits_source.spec)
     assert found.keys() == {"int8"}
-    assert "int8 takes " in found["int8"]
-    assert "on ONNX Runtime" in found["int8"]
-    assert found["int8"].endswith("times slower here")
-    assert float(found["int8"].split(": int8 is ")[1].split()[0]) > 1.5
+    warning = found["int8"].warning
+    assert warning is not None
+    assert "int8 takes " in warning
+    assert "on ONNX Runtime" in warning
+    assert warning.endswith(f"int8 is {found['int8'].ratio:.2f} times slower here")
+    assert found["int8"].ratio > 1.5
     faster: dict[Precision, Path] = {"fp32": files["int8"], "int8": files["fp32"]}
-    assert slower_than_wider(faster, "cpu", digits_source.spec) == {}
+    beside = against_wider(faster, "cpu", digits_source.spec)["int8"]
+    assert beside.ratio < 1
+    assert beside.warning is None
 
 
 def test_the_ratio_of_two_artifacts_is_that_of_the_second_to_the_first(
@@ -71,8 +75,8 @@ def test_what_is_only_simulated_here_or_stands_alone_is_not_timed(
         raise AssertionError("timed")
 
     monkeypatch.setattr(speed, "time_interleaved", never)
-    assert slower_than_wider({"fp32": files["fp32"]}, "cpu", digits_source.spec) == {}
-    assert slower_than_wider({}, "cpu", digits_source.spec) == {}
+    assert against_wider({"fp32": files["fp32"]}, "cpu", digits_source.spec) == {}
+    assert against_wider({}, "cpu", digits_source.spec) == {}
     monkeypatch.setattr(speed, "open_target", simulated_target)
-    assert slower_than_wider(files, "tensorrt", digits_source.spec) == {}
+    assert against_wider(files, "tensorrt", digits_source.spec) == {}
     assert time_ratio(files["fp32"], files["int8"], "tensorrt", digits_source.spec) is None

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -20,7 +21,7 @@ from hybrid_edge.runtime.errors import (
     Int8EngineError,
     UsageError,
 )
-from hybrid_edge.runtime.manifest import Precision, Target
+from hybrid_edge.runtime.manifest import Precision, Target, Variant
 
 
 class Absent(OnnxRuntimeCpu):
@@ -45,16 +46,25 @@ def chosen(selection: Selection) -> str:
     return selection.variant.name
 
 
-def over_its_limits(bundle: Bundle, name: str) -> Bundle:
-    """The bundle, one variant of which did not pass its parity gate."""
-    variants = tuple(
-        item.model_copy(update={"parity": item.parity.model_copy(update={"max_probability_error": 1.0})})
-        if item.name == name
-        else item
-        for item in bundle.manifest.variants
-    )
+def changed(bundle: Bundle, name: str, change: Callable[[Variant], Variant]) -> Bundle:
+    """The bundle with one variant changed."""
+    variants = tuple(change(item) if item.name == name else item for item in bundle.manifest.variants)
     write_manifest(bundle.root, bundle.manifest.model_copy(update={"variants": variants}))
     return Bundle.open(bundle.root)
+
+
+def over_its_limits(bundle: Bundle, name: str) -> Bundle:
+    """The bundle, one variant of which did not pass its parity gate."""
+
+    def fail(variant: Variant) -> Variant:
+        return variant.model_copy(update={"parity": variant.parity.model_copy(update={"max_probability_error": 1.0})})
+
+    return changed(bundle, name, fail)
+
+
+def timed(bundle: Bundle, name: str, ratio: float | None) -> Bundle:
+    """The bundle, one variant of which took so many times as long as the next wider one where it was exported."""
+    return changed(bundle, name, lambda variant: variant.model_copy(update={"time_ratio": ratio}))
 
 
 def test_auto_takes_the_gpu_where_there_is_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -90,6 +100,28 @@ def test_auto_takes_the_narrowest_precision_that_passed_its_gate(tmp_path: Path)
     bundle = bundle_of(tmp_path, ("fp32", "cpu"), ("int8", "cpu"), ("fp16", "cpu"))
     assert chosen(open_backend(bundle)) == "int8-cpu"
     assert chosen(open_backend(over_its_limits(bundle, "int8-cpu"))) == "fp16-cpu"
+
+
+@pytest.mark.parametrize(
+    ("ratio", "taken"), [(None, "int8-cpu"), (0.2, "int8-cpu"), (1.05, "int8-cpu"), (1.5, "fp32-cpu")]
+)
+def test_on_the_cpu_auto_takes_the_wider_precision_where_the_exporter_found_it_faster(
+    tmp_path: Path, ratio: float | None, taken: str
+) -> None:
+    bundle = timed(bundle_of(tmp_path, ("fp32", "cpu"), ("int8", "cpu")), "int8-cpu", ratio)
+    selection = open_backend(bundle)
+    assert chosen(selection) == taken
+    reasons = {
+        "cpu int8": "int8-cpu took 1.50 times as long as fp32-cpu where it was exported; --precision int8 takes it"
+    }
+    assert {key: text.removesuffix(" all the same") for key, text in selection.passed_over.items()} == (
+        reasons if taken == "fp32-cpu" else {}
+    )
+    assert chosen(open_backend(bundle, precision="int8")) == "int8-cpu"
+
+
+def test_a_slower_precision_is_taken_where_there_is_no_other(tmp_path: Path) -> None:
+    assert chosen(open_backend(timed(bundle_of(tmp_path, ("int8", "cpu")), "int8-cpu", 2.0))) == "int8-cpu"
 
 
 def test_a_precision_asked_for_by_name_is_taken_whatever_its_gate_said(tmp_path: Path) -> None:

@@ -1,0 +1,140 @@
+"""The gate on a sound export: agreement with Keras, the documented limits, single branches, warnings, drift."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from gated import SIZES, judged
+
+from hybrid_edge.export.gates.gate import Limits, measure_drift
+from hybrid_edge.export.gates.reference import Reference
+from hybrid_edge.export.gates.verdict import require
+from hybrid_edge.export.graphs.build import build_graph, serialize
+from hybrid_edge.runtime.backends.onnxruntime import OnnxRuntimeCpu
+from hybrid_edge.runtime.errors import ParityError
+from hybrid_edge.runtime.spec import ModelSpec, preset
+from hybrid_edge.train.data import LabelledImage
+from hybrid_edge.train.model import build_model
+
+Array = npt.NDArray[np.float32]
+
+LABELS = tuple("0123456789")
+
+
+def loaded(model: Any, spec: ModelSpec, folder: Path) -> OnnxRuntimeCpu:
+    file = folder / "model.onnx"
+    file.write_bytes(serialize(build_graph(model, spec)))
+    return OnnxRuntimeCpu(file, spec)
+
+
+class Rounded(OnnxRuntimeCpu):
+    """Logits that passed through FP16."""
+
+    def _infer(self, tensors: dict[str, Any]) -> tuple[Any, Any]:
+        logits, probabilities = super()._infer(tensors)
+        return logits.astype(np.float16).astype(np.float32), probabilities
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_an_exported_model_agrees_with_keras_within_every_limit(size: str, references: Any) -> None:
+    exported, reference = references(size)
+    with OnnxRuntimeCpu(exported.graph, exported.spec) as backend:
+        parity = judged(reference, backend)
+    require(parity, "fp32-cpu")
+    assert parity.passed
+    assert parity.images == 11
+    assert parity.max_logit_error <= 1e-4
+    assert parity.max_probability_error <= (1e-5 if size == "digits" else 1e-4)
+    assert parity.batch_error <= 1e-5
+    assert parity.neighbour_error == 0
+    assert parity.sequence_error is not None
+    assert parity.sequence_error <= 1e-6
+    assert (parity.top1_agreement, parity.confident_agreement, parity.top5_overlap) == (1, 1, 1)
+    assert 1 <= parity.confident_images <= 11
+    assert parity.flips == 0
+    assert parity.warnings == ()
+    assert "ONNX Runtime" in parity.measured_on
+
+
+def test_small_differences_are_called_a_matter_of_precision(digits: tuple[Any, Reference]) -> None:
+    with Rounded(digits[0].graph, digits[0].spec) as backend:
+        with pytest.raises(ParityError, match="reduced precision"):
+            require(judged(digits[1], backend), "fp32-cpu")
+        require(judged(digits[1], backend, "fp16"), "fp16-cuda")
+
+
+def test_an_untrained_model_passes_with_the_warning_that_it_proves_little(
+    images: list[LabelledImage], tmp_path: Path
+) -> None:
+    spec = preset("digits").replace(class_labels=LABELS)
+    model = build_model(spec)
+    reference = Reference.of(model, spec, images)
+    with loaded(model, spec, tmp_path) as backend:
+        parity = judged(reference, backend)
+        unlabelled = judged(reference, backend, "int8")
+    require(parity, "fp32-cpu")
+    assert "nearly flat" in parity.warnings[0]
+    assert "alike for all images" in parity.warnings[1]
+    # no label and no confident image: there must be something left to judge INT8 by
+    assert (unlabelled.accuracy, unlabelled.confident_agreement, unlabelled.agreement_limit) == (None, None, 0.99)
+
+
+def test_a_recurrent_branch_that_does_nothing_is_warned_of(
+    digits: tuple[Any, Reference], images: list[LabelledImage], tmp_path: Path
+) -> None:
+    exported = digits[0]
+    model = build_model(exported.spec)
+    model.set_weights(exported.model.get_weights())
+    kernel, recurrent, bias = model.get_layer("rnn").get_layer("lstm_1").get_weights()
+    model.get_layer("rnn").get_layer("lstm_1").set_weights([kernel * 0, recurrent, bias])
+    with loaded(model, exported.spec, tmp_path) as backend:
+        parity = judged(Reference.of(model, exported.spec, images), backend)
+    assert any("recurrent branch hardly counts" in warning for warning in parity.warnings)
+
+
+@pytest.mark.parametrize("branches", ["cnn", "rnn"])
+def test_one_branch_alone_is_compared_too(branches: Any, images: list[LabelledImage], tmp_path: Path) -> None:
+    spec = preset("digits", branches).replace(class_labels=LABELS)
+    model = build_model(spec)
+    reference = Reference.of(model, spec, images[:3])
+    with loaded(model, spec, tmp_path) as backend:
+        parity = judged(reference, backend)
+    require(parity, "fp32-cpu")
+    assert parity.images == 3
+    assert (parity.sequence_error is None) == (branches == "cnn")
+    assert (reference.hidden is None) == (branches == "cnn")
+
+
+def test_the_limits_are_the_documented_ones() -> None:
+    digits, full = preset("digits"), ModelSpec()
+    both = {"neighbour": 1e-5, "sequence": 1e-6}
+    assert Limits.for_precision("fp32", digits) == Limits(logits=1e-4, probabilities=1e-5, batch=1e-5, **both)
+    assert Limits.for_precision("fp32", full) == Limits(logits=1e-4, probabilities=1e-4, batch=1e-5, **both)
+    assert Limits.for_precision("fp16", full) == Limits(agreement=0.995, **both)
+    assert Limits.for_precision("int8", full) == Limits(confident=0.99, max_drop=0.005, **both)
+    assert Limits.for_precision("int8", full, max_drop=0.01).max_drop == 0.01
+
+
+def test_drift_is_the_rms_difference_at_each_timestep(references: Any) -> None:
+    _, reference = references("reduced")
+    hidden, done = reference.hidden, 0
+    factors = np.linspace(1, 1.5, hidden.shape[0])[:, None, None]
+
+    def drifting(tensors: dict[str, Array]) -> Any:
+        nonlocal done
+        rows = len(tensors["sequence"])
+        done += rows
+        return hidden[:, done - rows : done] * factors
+
+    drift = measure_drift(reference, drifting)
+    assert done == 11
+    np.testing.assert_allclose(drift, factors[:, 0, 0] - 1, atol=1e-6)
+
+
+def test_a_model_without_recurrent_branch_has_no_drift(digits: tuple[Any, Reference]) -> None:
+    assert measure_drift(replace(digits[1], hidden=None), lambda _: pytest.fail("not to be run")) == ()
