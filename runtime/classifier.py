@@ -15,7 +15,7 @@ from .backends import Selection, open_backend
 from .bundle import Bundle
 from .engines.options import EngineOptions
 from .engines.progress import Reporter
-from .errors import InputError, UsageError
+from .errors import BackendError, InputError, UsageError
 from .frame import Frame
 from .golden import GoldenResult, check_golden
 from .preprocess import Preprocessor, read_image
@@ -77,7 +77,12 @@ class Classifier:
         self.bundle = bundle
         self.selection = selection
         self._preprocessor = Preprocessor(bundle.spec)
-        self._tensors = self._preprocessor.allocate(batch_size)  # reused by every batch
+        try:
+            self._tensors = self._preprocessor.allocate(batch_size)  # reused by every batch
+        except MemoryError as error:
+            raise BackendError(
+                f"expected memory for {batch_size} frames at once, found too little; take fewer"
+            ) from error
         self._batch_size = batch_size
         self.golden: GoldenResult | None = None
         if check:

@@ -15,6 +15,9 @@ __all__ = ["app", "infer", "main"]
 
 # panels of --help
 FRAMES, OUTPUTS, ENGINE, RUNNING, COMPARING = "Frames", "Outputs", "Engine", "Running", "Comparing"
+MOST_FRAMES = 4096  # of a batch
+MOST_THREADS = 1024
+HOUR = 3600.0  # seconds
 
 
 def infer(
@@ -41,7 +44,9 @@ def infer(
     ] = None,
     fps: Annotated[
         float | None,
-        typer.Option(min=0.1, help="Of a live source, frames a second.", show_default=False, rich_help_panel=FRAMES),
+        typer.Option(
+            min=0.1, max=1000, help="Of a live source, frames a second.", show_default=False, rich_help_panel=FRAMES
+        ),
     ] = None,
     every_frame: Annotated[
         bool | None,
@@ -56,6 +61,7 @@ def infer(
         int | None,
         typer.Option(
             min=1,
+            max=MOST_FRAMES,
             help="Frames that go through the model at once, from all sources.",
             show_default="8 for files, 1 for live sources",
             rich_help_panel=FRAMES,
@@ -64,7 +70,11 @@ def infer(
     max_wait: Annotated[
         float,
         typer.Option(
-            metavar="MS", min=0, help="How long a frame waits for others to fill its batch.", rich_help_panel=FRAMES
+            metavar="MS",
+            min=0,
+            max=HOUR * 1000,
+            help="How long a frame waits for others to fill its batch.",
+            rich_help_panel=FRAMES,
         ),
     ] = 0.0,
     top_k: Annotated[int, typer.Option(min=1, help="Labels for each image.", rich_help_panel=OUTPUTS)] = 5,
@@ -96,6 +106,7 @@ def infer(
         typer.Option(
             metavar="SECONDS",
             min=0,
+            max=HOUR,
             help="Average probabilities over time.",
             show_default="off",
             rich_help_panel=OUTPUTS,
@@ -133,7 +144,9 @@ def infer(
     precision: Annotated[str, typer.Option(help="auto, fp32, fp16 or int8.", rich_help_panel=ENGINE)] = "auto",
     threads: Annotated[
         int | None,
-        typer.Option(min=1, help="CPU threads.", show_default="the engine's choice", rich_help_panel=ENGINE),
+        typer.Option(
+            min=1, max=MOST_THREADS, help="CPU threads.", show_default="the engine's choice", rich_help_panel=ENGINE
+        ),
     ] = None,
     check: Annotated[
         bool,
@@ -179,6 +192,7 @@ def infer(
         typer.Option(
             metavar="SECONDS",
             min=1,
+            max=HOUR,
             help="How long the engine may take for a batch before it counts as hung.",
             rich_help_panel=RUNNING,
         ),

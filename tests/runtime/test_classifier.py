@@ -200,6 +200,11 @@ def test_a_batch_size_below_one_is_a_usage_error(folder: Path) -> None:
         Classifier.load(folder, batch_size=0)
 
 
+def test_a_batch_too_large_for_the_memory_is_a_backend_error(folder: Path) -> None:
+    with pytest.raises(BackendError, match="expected memory for 1000000000000 frames at once, found too little"):
+        Classifier.load(folder, batch_size=10**12)
+
+
 def test_no_bundle_is_a_bundle_error(tmp_path: Path) -> None:
     with pytest.raises(BundleError):
         Classifier.load(tmp_path)
