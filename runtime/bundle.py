@@ -162,22 +162,31 @@ def _check_contract(manifest: Manifest) -> None:
 def _locate(path: Path | None) -> Path:
     """The bundle's folder or tar."""
     if path is None:
-        for name in SEARCHED:
-            if Path(name).exists():
-                return Path(name).parent
-        raise BundleError(
-            f"no bundle here: looked for {', '.join(SEARCHED)} in {Path.cwd()}. "
-            "Make one with hybrid-export, or name one with --bundle PATH"
-        )
-    for folder in (path, path / "bundle"):
-        if (folder / MANIFEST).exists():
-            return folder
-    if path.is_file():
-        return path.parent if path.name == MANIFEST else path
-    found = "a folder without one" if path.is_dir() else "nothing"
+        return _search()
+    with _reading(path):
+        for folder in (path, path / "bundle"):
+            if (folder / MANIFEST).exists():
+                return folder
+        if path.is_file():
+            return path.parent if path.name == MANIFEST else path
+        found = "a folder without one" if path.is_dir() else "nothing"
     raise BundleError(
         f"{path}: expected a bundle (a folder with {MANIFEST}, a run folder with bundle/ inside, or a .tar), "
         f"found {found}"
+    )
+
+
+def _search() -> Path:
+    """The folder of the first manifest in the usual places."""
+    for name in SEARCHED:
+        with _reading(Path(name)):
+            if Path(name).exists():
+                return Path(name).parent
+    with _reading(Path()):
+        here = Path.cwd()
+    raise BundleError(
+        f"no bundle here: looked for {', '.join(SEARCHED)} in {here}. "
+        "Make one with hybrid-export, or name one with --bundle PATH"
     )
 
 
@@ -196,7 +205,7 @@ def _contained(root: Path, name: str) -> Path:
 
 @contextmanager
 def _reading(path: Path) -> Iterator[None]:
-    """Turn an OSError while a bundle's file is read into a BundleError."""
+    """Turn an OSError while a bundle is looked for or read into a BundleError."""
     try:
         yield
     except OSError as error:

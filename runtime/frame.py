@@ -22,6 +22,7 @@ class Frame:
         video: whether the source has more than one frame.
         captured: when it left its decoder, ``time.monotonic()`` seconds; 0 where nobody measures ages.
         timestamp: the same moment in Unix seconds.
+        position: seconds from the start of its video file; None elsewhere.
     """
 
     source: str
@@ -31,3 +32,4 @@ class Frame:
     video: bool = False
     captured: float = 0.0
     timestamp: float = 0.0
+    position: float | None = None

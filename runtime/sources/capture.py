@@ -17,17 +17,20 @@ from ..live.events import Events
 from ..opencv import cv2
 from .calls import CALLS
 from .cameras import inspect_camera, list_cameras, sensor_number
-from .files import Sources, open_sources
+from .files import Sources, check_names, open_sources
 from .gstreamer import csi_pipeline, open_child, rtsp_pipeline
 from .live import Connection, LiveCapture, Opener
 from .mjpeg import PATIENCE, open_mjpeg
 from .names import LiveName, parse_live
 from .options import CaptureOptions
+from .paths import is_there
 from .rtsp import PATIENCE as RTSP_PATIENCE
 from .rtsp import open_rtsp
 from .v4l2 import open_camera
 
 __all__ = ["Capture", "FileCapture", "open_captures", "opener", "reading_note"]
+
+LONGEST = 10.0  # seconds between two frames of a video that plays: more is a clock that jumped, as after a damage
 
 
 class Capture(Protocol):
@@ -53,17 +56,50 @@ class FileCapture:
 
     live = False
 
-    def __init__(self, sources: Sources, name: str) -> None:
+    def __init__(self, sources: Sources, name: str, *, played: bool = False) -> None:
+        """Nothing is read yet.
+
+        Args:
+            sources: what to read.
+            name: for people.
+            played: whether a video's frames come when they are due, as a camera's, and not as fast as they are decoded.
+        """
         self.name = name
         self.total = sources.total
         self._sources = sources
+        self._played = played
 
     def frames(self, stop: threading.Event) -> Iterator[Frame]:
         """Every frame in order; see ``open_sources`` for what can't be read."""
+        playing = _Playing(stop)
         for frame in self._sources:
+            if self._played:
+                playing.wait(frame)
             if stop.is_set():
                 return
             yield replace(frame, captured=time.monotonic(), timestamp=time.time())
+
+
+class _Playing:
+    """Waits for the moments at which a video's frames are due, counted from its first one."""
+
+    def __init__(self, stop: threading.Event) -> None:
+        self._stop = stop
+        self._due: float | None = None
+        self._position = 0.0
+
+    def wait(self, frame: Frame) -> None:
+        """Return when a frame is due, at once where it has no position, or when ``stop`` is set."""
+        if frame.position is None:
+            self._due = None
+            return
+        now = time.monotonic()
+        if self._due is None or frame.index == 0:
+            self._due = now
+        else:
+            self._due += min(frame.position - self._position, LONGEST)
+        self._position = frame.position
+        self._stop.wait(max(self._due - now, 0))
 
 
 def open_captures(names: Sequence[str | Path], options: CaptureOptions, events: Events) -> list[Capture]:
@@ -73,15 +109,17 @@ def open_captures(names: Sequence[str | Path], options: CaptureOptions, events: 
         names: files, folders, globs and videos, which form one capture, in order, where the first of them stands; and
             live sources, one capture each: a number, ``/dev/videoN`` or a link below ``/dev/v4l``, ``csi://N``,
             ``rtsp://``, ``http(s)://`` with motion JPEG, and ``gst://PIPELINE``. A name that is a file is that file.
-        options: how they are to be read.
+        options: how they are to be read; where the newest frame is asked for of files too, a video plays as if a camera
+            gave it.
         events: told of losses, returns and damaged frames.
 
     Raises:
-        UsageError: no name at all, or one that can't be any of these.
+        UsageError: no name at all, an empty one, or one that can't be any of these.
         SourceError: a file that does not exist, or a folder or glob without any.
     """
     if not names:
         raise UsageError("expected at least one source: a camera, a stream, an image, a folder, a glob or a video")
+    check_names(names)
     understood = [(str(name), parse_live(str(name)) if isinstance(name, str) else None) for name in names]
     files = [name for name, live in understood if live is None]
     captures: list[Capture] = []
@@ -89,7 +127,8 @@ def open_captures(names: Sequence[str | Path], options: CaptureOptions, events: 
         if live is not None:
             captures.append(LiveCapture(_told_apart(live.display, captures), opener(live, options), events))
         elif files:
-            captures.append(FileCapture(open_sources(files), name if len(files) == 1 else f"{len(files)} files"))
+            shown = name if len(files) == 1 else f"{len(files)} files"
+            captures.append(FileCapture(open_sources(files), shown, played=options.every_frame is False))
             files = []
     return captures
 
@@ -121,7 +160,7 @@ def opener(live: LiveName, options: CaptureOptions) -> Opener:
 def reading_note(name: str | Path) -> str | None:
     """What to tell people about how a source will be read: a bare sensor behind /dev/videoN, or nothing (None)."""
     live = parse_live(str(name))
-    if live is None or live.kind != "v4l2" or not Path(live.address).exists():
+    if live is None or live.kind != "v4l2" or not is_there(live.address):
         return None
     try:
         sensor = _sensor(live.address)
@@ -136,7 +175,7 @@ def reading_note(name: str | Path) -> str | None:
 
 def _open_node(node: str, options: CaptureOptions, stop: threading.Event) -> Connection:
     """Open a /dev/videoN as what it is: a camera, or a sensor that needs the image processor."""
-    sensor = _sensor(node) if Path(node).exists() else None
+    sensor = _sensor(node) if is_there(node) else None
     if sensor is None:
         return open_camera(node, options, stop)
     return open_child(csi_pipeline(sensor, options), options, stop)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import glob
+import math
 import os
 import re
 from collections.abc import Iterator, Sequence
@@ -15,8 +17,9 @@ from ..frame import Frame
 from ..opencv import cv2
 from ..preprocess import IMAGE_SUFFIXES, read_image
 from .ffmpeg_options import file_options
+from .paths import is_file, is_folder
 
-__all__ = ["VIDEO_SUFFIXES", "Sources", "open_sources"]
+__all__ = ["VIDEO_SUFFIXES", "Sources", "check_names", "open_sources"]
 
 VIDEO_SUFFIXES = frozenset({".mp4", ".avi", ".mkv", ".mov", ".webm", ".m4v", ".mpg", ".mpeg", ".ts", ".wmv", ".flv"})
 LIVE = re.compile(r"^(?:[a-z][a-z0-9+.-]*://|/dev/(?:video|v4l/)|\d+$)", re.IGNORECASE)
@@ -34,17 +37,18 @@ class Sources:
     def __init__(self, patterns: Sequence[str | Path]) -> None:
         self._roots = [path for pattern in patterns for path in _expand(str(pattern))]
         count, videos = 0, False
-        for path in self._files():
-            count, videos = count + 1, videos or path.suffix.lower() in VIDEO_SUFFIXES
+        for found in self._files():
+            video = isinstance(found, Path) and found.suffix.lower() in VIDEO_SUFFIXES
+            count, videos = count + 1, videos or video
         self.total = None if videos else count
 
     def __iter__(self) -> Iterator[Frame]:
-        for path in self._files():
-            yield from _frames(path)
+        for found in self._files():
+            yield from (found,) if isinstance(found, Frame) else _frames(found)
 
-    def _files(self) -> Iterator[Path]:
+    def _files(self) -> Iterator[Path | Frame]:
         for root in self._roots:
-            yield from _walk(root) if root.is_dir() else (root,)
+            yield from _walk(root) if is_folder(root) else (root,)
 
 
 def open_sources(patterns: Sequence[str | Path]) -> Sources:
@@ -55,39 +59,60 @@ def open_sources(patterns: Sequence[str | Path]) -> Sources:
             (``**`` too). Folders and globs come in natural order: ``img2`` before ``img10``.
 
     Returns:
-        An iterable of ``Frame``. A file that can't be read is a frame with an ``error``, in its place.
+        An iterable of ``Frame``. A file, or a folder inside one, that can't be read is a frame with an ``error``, in
+        its place.
 
     Raises:
-        SourceError: a source does not exist, a folder holds no image or video, or a glob matches nothing.
-        UsageError: no source at all, or a live one.
+        SourceError: a source does not exist or can't be looked at, a folder holds no image or video, or a glob matches
+            nothing.
+        UsageError: no source at all, an empty name, or a live one.
     """
     if not patterns:
         raise UsageError("expected at least one source: an image, a folder, a glob or a video; found none")
+    check_names(patterns)
     return Sources(patterns)
+
+
+def check_names(names: Sequence[str | Path]) -> None:
+    """Refuse an empty name: it would be the whole current folder.
+
+    Raises:
+        UsageError: a name is empty or blank.
+    """
+    if not all(str(name).strip() for name in names):
+        raise UsageError(
+            "expected the name of a source, found an empty one: is a variable of the shell not set? "
+            "The current folder is named by a dot"
+        )
 
 
 def _expand(pattern: str) -> list[Path]:
     """The files and folders that a source names, all there."""
     path = Path(pattern)
-    if LIVE.match(pattern) and not path.is_file() and not path.is_dir():
+    if LIVE.match(pattern) and not is_file(path) and not is_folder(path):
         raise UsageError(
             f"{pattern}: open_sources does not read live sources (cameras, streams), open_captures does; "
             "expected an image, a folder, a glob or a video file"
         )
-    if path.is_dir():
-        if next(_walk(path), None) is None:
+    if is_folder(path):
+        first = next(_walk(path), None)
+        if isinstance(first, Frame) and first.source == str(path):
+            raise SourceError(f"{pattern}: {first.error}")
+        if first is None:
             kinds = " ".join(sorted(IMAGE_SUFFIXES | VIDEO_SUFFIXES))
             raise SourceError(f"{pattern}: expected images or videos in the folder, found none of {kinds}")
         return [path]
-    if path.exists():
+    if _exists(path, pattern):
         return [path]
     if not glob.has_magic(pattern):
         raise SourceError(f"{pattern}: expected a file, a folder or a glob, found nothing of that name")
     names = glob.glob(pattern, recursive=True)  # noqa: PTH207 - Path.glob takes no absolute pattern
     matches = [Path(name) for name in sorted(names, key=_natural)]
     # a folder among the matches of ** is walked by ** itself
-    files = [match for match in matches if not match.is_dir()]
-    found = files if "**" in pattern else [match for match in matches if not match.is_dir() or next(_walk(match), None)]
+    files = [match for match in matches if not is_folder(match)]
+    found = (
+        files if "**" in pattern else [match for match in matches if not is_folder(match) or next(_walk(match), None)]
+    )
     if not found:
         raise SourceError(
             f"{pattern}: expected files, found none that match; quote a glob so that the shell leaves it alone"
@@ -95,17 +120,49 @@ def _expand(pattern: str) -> list[Path]:
     return found
 
 
-def _walk(folder: Path) -> Iterator[Path]:
-    """Images and videos below a folder, depth first, in natural order; links to folders are not followed."""
-    with os.scandir(folder) as entries:
-        visible = sorted(
-            (entry for entry in entries if not entry.name.startswith(".")), key=lambda entry: _natural(entry.name)
-        )
+def _exists(path: Path, pattern: str) -> bool:
+    """Whether something of exactly that name is there.
+
+    Raises:
+        SourceError: it can't be looked at.
+    """
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError, ValueError):
+        return False
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG and glob.has_magic(pattern):  # what it matches may be shorter
+            return False
+        raise SourceError(f"{pattern}: can't be read: {error.strerror or error}") from None
+    return True
+
+
+def _walk(folder: Path) -> Iterator[Path | Frame]:
+    """Images and videos below a folder, depth first, in natural order; links to folders are not followed.
+
+    A folder that can't be read is a frame that says why.
+    """
+    try:
+        with os.scandir(folder) as entries:
+            visible = sorted(
+                (entry for entry in entries if not entry.name.startswith(".")), key=lambda entry: _natural(entry.name)
+            )
+    except OSError as error:
+        yield Frame(str(folder), 0, None, f"the folder can't be read: {error.strerror or error}")
+        return
     for entry in visible:
-        if entry.is_dir(follow_symlinks=False):
+        if _leads_to_folder(entry, follow=False):
             yield from _walk(folder / entry.name)
-        elif Path(entry.name).suffix.lower() in IMAGE_SUFFIXES | VIDEO_SUFFIXES and not entry.is_dir():
+        elif Path(entry.name).suffix.lower() in IMAGE_SUFFIXES | VIDEO_SUFFIXES and not _leads_to_folder(entry):
             yield folder / entry.name
+
+
+def _leads_to_folder(entry: os.DirEntry[str], *, follow: bool = True) -> bool:
+    """Whether an entry is a folder; what can't be looked at is none, and says why when it is read."""
+    try:
+        return entry.is_dir(follow_symlinks=follow)
+    except OSError:  # a link to itself, or into a folder that may not be entered
+        return False
 
 
 def _natural(name: str) -> list[tuple[int, str]]:
@@ -122,7 +179,7 @@ def _frames(path: Path) -> Iterator[Frame]:
         frame = Frame(str(path), 0, read_image(path))
     except ImageError as error:
         reason = str(error).removeprefix(f"{path}: ")
-        if suffix not in IMAGE_SUFFIXES and path.is_file():
+        if suffix not in IMAGE_SUFFIXES and is_file(path):
             yield from _video(path, f"neither an image nor a video that OpenCV reads ({reason})")
             return
         frame = Frame(str(path), 0, None, reason)
@@ -131,25 +188,58 @@ def _frames(path: Path) -> Iterator[Frame]:
 
 def _video(path: Path, otherwise: str) -> Iterator[Frame]:
     """Every frame of a video file in order; ``otherwise`` is the error where it has none."""
-    # an absolute path, so that no name is taken for a camera, a protocol or an option
-    with file_options():
-        capture = cv2.VideoCapture(str(path.absolute()), _reader(), _decoding_threads())
     try:
-        index, reached = 0, 0.0
+        name = _full_name(path)
+    except ImageError as unusable:
+        yield Frame(str(path), 0, None, str(unusable), video=True)
+        return
+    with file_options():
+        capture = cv2.VideoCapture(name, _reader(), _decoding_threads())
+    try:
+        index, reached, position = 0, 0.0, None
         while True:
             there, image = capture.read()
             if not there:
                 break
-            reached = capture.get(cv2.CAP_PROP_POS_MSEC)  # after the last frame it says 0
-            yield Frame(str(path), index, np.asarray(image, dtype=np.uint8), video=True)
+            reached = capture.get(cv2.CAP_PROP_POS_MSEC) / 1000  # after the last frame it says 0
+            position = _position(capture, index, reached, position)
+            yield Frame(str(path), index, np.asarray(image, dtype=np.uint8), video=True, position=position)
             index += 1
-        error = _incomplete(capture, index, reached / 1000) if index else otherwise
+        error = _incomplete(capture, index, reached) if index else otherwise
         if error:
             yield Frame(str(path), index, None, error, video=True)
     except cv2.error as error:
         yield Frame(str(path), index, None, f"the video decoder failed: {error.err}", video=True)
     finally:
         capture.release()
+
+
+def _full_name(path: Path) -> str:
+    """An absolute path, so that no name is taken for a camera, a protocol or an option.
+
+    Raises:
+        ImageError: not UTF-8, at which OpenCV crashes, or relative to a folder that is gone.
+    """
+    try:
+        name = str(path.absolute())
+        name.encode()
+    except UnicodeEncodeError:
+        raise ImageError("its name is not UTF-8: rename it") from None
+    except OSError as error:
+        raise ImageError(f"can't be read: {error.strerror or error}") from None
+    return name
+
+
+def _position(capture: cv2.VideoCapture, index: int, reached: float, before: float | None) -> float | None:
+    """Seconds from the start: what the container says, else what its rate makes of the number; it never goes back."""
+    rate = capture.get(cv2.CAP_PROP_FPS)
+    if 0 < reached < math.inf:
+        position = reached
+    elif 0 < rate < math.inf:
+        position = index / rate
+    else:
+        return before
+    return position if before is None else max(position, before)
 
 
 def _reader() -> int:

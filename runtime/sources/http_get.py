@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import http.client
 import io
+import re
 import threading
 import time
 from dataclasses import dataclass
@@ -27,6 +28,7 @@ __all__ = ["Answer", "get"]
 
 TIME = 3.0  # seconds for all of it: below what coming back may take
 MAX_HEAD = 2**16
+STATUS = re.compile(r"\d{3}\Z", re.ASCII)
 MAX_REQUESTS = 5  # redirects, and one repetition with the password
 
 
@@ -104,7 +106,7 @@ def _head(wire: Wire, deadline: float) -> Answer:
         data += more
     line, _, fields = data[: end + 4].partition(b"\r\n")
     version, status, *reason = [*line.decode("latin-1").split(" ", 2), "", ""]
-    if not version.startswith(("HTTP/", "ICY")) or not status.isdecimal():
+    if not version.startswith(("HTTP/", "ICY")) or not STATUS.match(status):
         raise SourceError(f"expected an HTTP response, found {line[:40]!r}")
     try:
         head = http.client.parse_headers(io.BytesIO(fields))
@@ -120,11 +122,11 @@ def _target(parts: SplitResult) -> str:
 
 def _redirected(url: str, location: str) -> str:
     """Where a redirect leads; the name and password go along to the same host only, and never out of TLS."""
-    new = urljoin(url, location)
     try:
+        new = urljoin(url, location)
         before, host, _ = split_url(url)
         after, target, _ = split_url(new)
-    except (UsageError, KeyError):
+    except (UsageError, KeyError, ValueError):
         raise SourceError("the server redirects to something that is no http(s) URL") from None
     bared = before.scheme.lower() == "https" and after.scheme.lower() != "https"
     if "@" in before.netloc and "@" not in after.netloc and host == target and not bared:

@@ -7,7 +7,7 @@ import re
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import contextmanager, suppress
 from typing import Protocol
 
 import numpy as np
@@ -20,6 +20,7 @@ from .names import display_name
 
 __all__ = ["READ_WAIT", "Connection", "LiveCapture", "Opener"]
 
+UNEXPECTED = (OSError, ValueError, RuntimeError)  # of a source: its own loss, and not that of the others
 READ_WAIT = 1.0  # seconds that one read waits at most; a stop is noticed by then
 FIRST_DELAY = 0.5  # seconds before the first try to come back, doubling
 LAST_DELAY = 3.0
@@ -83,7 +84,7 @@ class LiveCapture:
         while not stop.is_set():
             started, before = time.monotonic(), self._index
             try:
-                with closing(self._opener(stop)) as connection:
+                with self._connected(stop) as connection:
                     yield from self._flow(connection, stop)
             except SourceError as error:
                 # Ctrl-C reaches a child process before it reaches us: not a loss, the end
@@ -97,6 +98,16 @@ class LiveCapture:
             taken = time.monotonic() - started
             stop.wait(0 if taken >= LONG else max(pause - taken, 0))
             delay = min(2 * delay, LAST_DELAY)
+
+    @contextmanager
+    def _connected(self, stop: threading.Event) -> Iterator[Connection]:
+        with _guarded():
+            connection = self._opener(stop)
+        try:
+            yield connection
+        finally:
+            with suppress(*UNEXPECTED):  # it is given up in any case
+                connection.close()
 
     def _flow(self, connection: Connection, stop: threading.Event) -> Iterator[Frame]:
         """Frames of one connection, until it stalls or, with a SourceError, ends."""
@@ -112,7 +123,8 @@ class LiveCapture:
 
     def _read(self, connection: Connection) -> Frame | None:
         try:
-            image = connection.read()
+            with _guarded():
+                image = connection.read()
         except ImageError as error:
             return self._damaged("corrupt", str(error))
         except MemoryError:
@@ -148,3 +160,12 @@ class LiveCapture:
         if reason not in self._reported:
             self._reported.add(reason)
             self._events.report(kind, self.name, display_name(detail))
+
+
+@contextmanager
+def _guarded() -> Iterator[None]:
+    """Turn an error that nobody foresaw into the loss of its source."""
+    try:
+        yield
+    except UNEXPECTED as error:
+        raise SourceError(f"an error that was not expected: {type(error).__name__}: {error}") from error

@@ -71,7 +71,11 @@ def open_mjpeg(url: str, stop: threading.Event, patience: float) -> MjpegConnect
     answer = get(url, stop)
     kind = answer.head.get_content_type()
     if answer.head.get("Content-Type") is None or kind.startswith("multipart/"):
-        return MjpegConnection(answer, patience)
+        try:
+            return MjpegConnection(answer, patience)
+        except BaseException:
+            answer.wire.close()
+            raise
     answer.wire.close()
     hint = "; that is one picture, look for the camera's video URL" if kind.startswith("image/") else ""
     raise SourceError(f"expected motion JPEG (multipart/x-mixed-replace), found {kind}{hint}")

@@ -14,6 +14,7 @@ HEADER_END = re.compile(rb"\r?\n\r?\n")
 LENGTH = re.compile(rb"^content-length:\s*(\d{1,9})\s*$", re.IGNORECASE | re.MULTILINE)
 TYPE = re.compile(rb"^content-type:\s*([^;\r\n]*)", re.IGNORECASE | re.MULTILINE)
 JPEG_END = b"\xff\xd9"
+SIZE = re.compile(rb"([0-9a-fA-F]{1,8})[ \t]*(?:;|\Z)")  # of a chunk, in front of its extensions
 FIRST_LINE = re.compile(rb"^\s*--([^\r\n]+)\r?\n")
 
 
@@ -120,10 +121,9 @@ class Chunks:
         end = self._buffer.find(b"\r\n")
         if end < 0 and len(self._buffer) < MAX_HEADER:
             return False
-        try:
-            size = int(self._buffer[: max(end, 0)].split(b";")[0], 16)
-        except ValueError:
-            raise SourceError("expected the size of a chunk, found something else: the stream is damaged") from None
+        size = SIZE.match(self._buffer[: max(end, 0)])
+        if size is None:
+            raise SourceError("expected the size of a chunk, found something else: the stream is damaged")
         del self._buffer[: end + 2]
-        self._left = size + 2
+        self._left = int(size[1], 16) + 2
         return True

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 from urllib.parse import SplitResult, urlsplit
 
 from ..errors import UsageError
+from .paths import is_there
 
 __all__ = ["LiveKind", "LiveName", "camera_node", "display_name", "parse_live", "split_url"]
 
@@ -20,6 +20,7 @@ DEVICE = re.compile(r"^/dev/(?:video\d+|v4l/by-(?:id|path)/[^/]+)$")  # udev's l
 USERINFO = re.compile(r"(://[^\s/:@]*:)(?:[^\s/]*|(?!\d{1,5}/)\S*)(?=@)")
 # many cameras take the password among the parameters, some in the path
 PARAMETER = re.compile(r"(\b[\w-]*(?:pass|passwd|password|pwd?|secret|token|api_?key|auth)=)[^\s&;#/]+", re.IGNORECASE)
+MOST_DIGITS = 9  # of a camera's or sensor's number
 PORTS = {"rtsp": 554, "http": 80, "https": 443}
 
 
@@ -43,21 +44,24 @@ def parse_live(name: str) -> LiveName | None:
 
     Raises:
         UsageError: a URL of another kind than ``csi://N``, ``rtsp://``, ``http(s)://`` and ``gst://PIPELINE``, or
-            one without a host, with a bad port, or with no sensor's number.
+            one without a host, with a bad port, or with no sensor's number; a name that is not UTF-8.
     """
-    if name.isdecimal() and not Path(name).exists():
+    if name.isdecimal() and not is_there(name):
+        if len(name) > MOST_DIGITS:
+            raise UsageError(f"{name[:MOST_DIGITS]}…: expected a camera's number, found one of {len(name)} digits")
         name = camera_node(int(name))
     if DEVICE.match(name):
+        _check_utf8(name)
         return LiveName("v4l2", name, name)
     match = SCHEME.match(name)
-    if match is None or Path(name).exists():
+    if match is None or is_there(name):
         return None
     display = display_name(name)
     kind = SCHEMES.get(match[1].lower())
     if kind is None:
         known = ", ".join(f"{scheme}://" for scheme in SCHEMES)
         raise UsageError(f"{display}: expected one of {known}, a camera's number or /dev/videoN, or a file")
-    if kind == "csi" and not match[2].isdecimal():
+    if kind == "csi" and not (match[2].isdecimal() and len(match[2]) <= MOST_DIGITS):
         raise UsageError(f"{display}: expected the number of a sensor, as in csi://0")
     if kind == "gst" and not match[2].strip():
         raise UsageError(f"{display}: expected a pipeline, as in 'gst://videotestsrc ! videoconvert'")
@@ -80,8 +84,9 @@ def split_url(url: str) -> tuple[SplitResult, str, int]:
     """A URL's parts, its host and its port.
 
     Raises:
-        UsageError: no host, or a port that is no number up to 65535.
+        UsageError: no host, a port that is no number up to 65535, or not UTF-8.
     """
+    _check_utf8(url)
     try:
         parts = urlsplit(url)
         port = parts.port
@@ -93,3 +98,12 @@ def split_url(url: str) -> tuple[SplitResult, str, int]:
     if not parts.hostname:
         raise UsageError(f"{display_name(url)}: expected a host after {parts.scheme}://, found none")
     return parts, parts.hostname, port or PORTS[parts.scheme.lower()]
+
+
+def _check_utf8(name: str) -> None:
+    """Refuse what is not UTF-8, as a command line's bytes can be: OpenCV crashes at it."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        shown = display_name(name).encode(errors="backslashreplace").decode()
+        raise UsageError(f"{shown}: expected a name in UTF-8; write other bytes of a URL as %FF") from None

@@ -14,6 +14,7 @@ from ..opencv import V4L2_WAIT, cv2
 from .aside import open_aside
 from .calls import CALLS
 from .options import CaptureOptions
+from .paths import is_there
 
 __all__ = ["CameraConnection", "open_camera"]
 
@@ -68,7 +69,7 @@ def open_camera(node: str, options: CaptureOptions, stop: threading.Event) -> Ca
         SourceError: no such camera, not ours to open, or taken by another program; or ``stop``.
     """
     path = Path(node)
-    if not path.exists():
+    if not is_there(path):
         raise SourceError("no such camera; hybrid-infer --list-cameras names those there are")
     capture = open_aside(lambda: _open(path, options), stop, node)
     if not capture.isOpened():

@@ -176,7 +176,7 @@ class _Lookup:
         try:
             found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
             self.addresses = tuple(dict.fromkeys(str(item[4][0]) for item in found))[:MOST_ADDRESSES]
-        except (OSError, UnicodeError) as error:
+        except (OSError, ValueError) as error:  # ValueError: a name that can't be one
             self.error = str(getattr(error, "strerror", None) or error)
         finally:
             self.done.set()

@@ -76,6 +76,35 @@ def test_no_bundle_is_an_error_that_says_where_it_looked(tmp_path: Path, monkeyp
         Bundle.open(tmp_path / "missing")
 
 
+def test_a_path_that_can_not_be_looked_at_is_an_error_with_the_reason(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(BundleError, match="n: can't be read: File name too long"):
+        Bundle.open("n" * 300)
+    (tmp_path / "file").touch()
+    with pytest.raises(BundleError, match="found nothing"):
+        Bundle.open(tmp_path / "file" / "below")
+    monkeypatch.chdir(tmp_path)
+
+    def denied(path: Path) -> bool:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "exists", denied)
+    for path in (tmp_path, None):
+        with pytest.raises(BundleError, match="can't be read: Permission denied"):
+            Bundle.open(path)
+
+
+def test_a_current_folder_that_is_gone_is_an_error_with_the_reason(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    with pytest.raises(BundleError, match="can't be read: No such file or directory"):
+        Bundle.open()
+
+
 def test_a_verified_file_is_what_the_manifest_recorded(bundle: Bundle) -> None:
     record = bundle.manifest.variants[0].file
     assert bundle.verified(record).read_bytes() == bundle.read(record)

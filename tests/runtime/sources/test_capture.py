@@ -11,8 +11,10 @@ from streams import MjpegStream
 
 from hybrid_edge.runtime.errors import SourceError, UsageError
 from hybrid_edge.runtime.live.events import Events
-from hybrid_edge.runtime.sources import Capture, CaptureOptions, capture, open_captures
+from hybrid_edge.runtime.opencv import cv2
+from hybrid_edge.runtime.sources import Capture, CaptureOptions, Frame, capture, open_captures
 from hybrid_edge.runtime.sources.cameras import Camera, CameraFormat
+from hybrid_edge.runtime.sources.capture import FileCapture
 
 
 def opened(*names: str | Path, options: CaptureOptions = CaptureOptions()) -> list[Capture]:  # noqa: B008 - frozen
@@ -61,6 +63,71 @@ def test_a_stop_ends_files_between_two_frames(photos: Path) -> None:
     assert list(frames) == []
 
 
+PLAYED = CaptureOptions(every_frame=False)
+
+
+def clip(path: Path, frames: int = 10, rate: float = 20) -> Path:
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"MJPG"), rate, (64, 48))
+    for number in range(frames):
+        writer.write(sample_image(number, 48, 64))
+    writer.release()
+    return path
+
+
+def moments(*names: Path, options: CaptureOptions) -> list[float]:
+    """When each frame was captured, seconds from the first."""
+    found = [frame.captured for frame in opened(*names, options=options)[0].frames(threading.Event())]
+    return [moment - found[0] for moment in found]
+
+
+def test_where_the_newest_frame_wins_a_video_plays_as_a_camera_would_give_it(tmp_path: Path) -> None:
+    video = clip(tmp_path / "clip.avi")
+    played = moments(video, video, options=PLAYED)
+    for start in (0, 10):  # the second time it begins anew
+        assert all(moment - played[start] > 0.05 * number - 0.005 for number, moment in enumerate(played[start:][:10]))
+    assert played[9] < 1.5
+    for options in (CaptureOptions(), CaptureOptions(every_frame=True)):
+        assert moments(video, options=options)[9] < 0.3
+
+
+def test_images_are_not_played(photos: Path) -> None:
+    assert moments(photos, options=PLAYED)[-1] < 0.5
+
+
+def playing(*positions: float | None) -> list[float]:
+    """How long each of a video's frames is waited for, seconds; nothing waits in fact."""
+    waits: list[float] = []
+
+    class Stop(threading.Event):
+        def wait(self, timeout: float | None = None) -> bool:
+            waits.append(timeout or 0)
+            return False
+
+    class Given(list[Frame]):
+        total = None
+
+    frames = Given(Frame("clip", index, None, position=position) for index, position in enumerate(positions))
+    list(FileCapture(frames, "clip", played=True).frames(Stop()))  # type: ignore[arg-type]
+    return waits
+
+
+def test_a_video_without_positions_is_not_played_and_a_clock_that_jumps_is_not_waited_for() -> None:
+    assert playing(None, None, None) == []
+    assert playing(3.0, 3.5, 1e9) == pytest.approx([0, 0.5, 10.5], abs=0.1)
+    assert playing(None, 3.0, 3.5) == pytest.approx([0, 0.5], abs=0.1)
+
+
+def test_a_stop_does_not_wait_for_the_next_frame_of_a_video_that_plays(tmp_path: Path) -> None:
+    (capture,) = opened(clip(tmp_path / "slow.avi", frames=3, rate=0.2), options=PLAYED)
+    stop = threading.Event()
+    frames = capture.frames(stop)
+    next(frames)
+    threading.Timer(0.2, stop.set).start()
+    began = time.monotonic()
+    assert list(frames) == []
+    assert 0.1 < time.monotonic() - began < 1.5
+
+
 def test_a_numeric_name_that_is_a_file_stays_one(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(photos)
     Path("3").write_bytes(encode(sample_image(3)))
@@ -77,6 +144,9 @@ def test_what_is_wrong_is_known_before_anything_is_read(photos: Path) -> None:
         opened("rtsp://host/a", photos / "missing.png")
     with pytest.raises(UsageError, match="expected one of csi://"):
         opened(photos, "udp://host:1234")
+    for empty in ("", "  "):
+        with pytest.raises(UsageError, match="found an empty one"):
+            opened("rtsp://host/a", empty)
 
 
 @pytest.mark.parametrize(

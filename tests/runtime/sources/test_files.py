@@ -1,9 +1,12 @@
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import subprocess
+import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -208,3 +211,130 @@ def test_sources_can_be_read_again(photos: Path) -> None:
 def test_a_frame_is_immutable() -> None:
     with pytest.raises(AttributeError):
         Frame("a", 0, None).index = 1  # type: ignore[misc]
+
+
+def deny(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
+    """Let a folder be one that may not be looked into: root, who runs these tests, may look into all."""
+    real = os.scandir
+
+    def scandir(path: Any) -> Any:
+        if Path(path) == folder:
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return real(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+
+
+def test_a_folder_that_may_not_be_looked_into_is_a_frame_with_a_reason_and_the_rest_is_read(
+    photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (photos / "lost+found").mkdir()
+    deny(monkeypatch, photos / "lost+found")
+    found = open_sources([photos])
+    frames = list(found)
+    assert (len(frames), found.total) == (13, 13)
+    (unread,) = (frame for frame in frames if frame.image is None)
+    assert unread.source == str(photos / "lost+found")
+    assert unread.error == "the folder can't be read: Permission denied"
+
+
+def test_a_folder_that_is_moved_away_meanwhile_is_a_frame_with_a_reason(photos: Path) -> None:
+    for name in ("a", "b"):
+        (photos / name).mkdir()
+        (photos / name / "one.png").write_bytes(encode(sample_image(1)))
+    frames = iter(open_sources([photos]))
+    assert next(frames).source == str(photos / "a" / "one.png")
+    (photos / "b").rename(photos.parent / "elsewhere")
+    left = list(frames)
+    assert (left[0].source, len(left)) == (str(photos / "b"), 13)
+    assert left[0].error == "the folder can't be read: No such file or directory"
+
+
+def test_a_link_that_leads_to_itself_is_a_frame_with_a_reason(photos: Path) -> None:
+    (photos / "loop.png").symlink_to("loop.png")
+    (error,) = errors(photos)
+    assert "symbolic links" in error
+
+
+def test_a_named_source_that_can_not_be_looked_at_is_refused_with_the_reason(
+    photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(SourceError, match="n: can't be read: File name too long"):
+        open_sources(["n" * 300])
+    with pytest.raises(SourceError, match="found none that match"):
+        open_sources(["n" * 300 + "*"])
+    with pytest.raises(SourceError, match="found nothing of that name"):
+        open_sources([photos / "img1.png" / "below"])
+    deny(monkeypatch, photos)
+    with pytest.raises(SourceError, match="photos: the folder can't be read: Permission denied"):
+        open_sources([photos])
+    monkeypatch.setattr(Path, "stat", lambda path: os.scandir(path.parent))
+    with pytest.raises(SourceError, match=r"img1\.png: can't be read: Permission denied"):
+        open_sources([photos / "img1.png"])
+
+
+@pytest.mark.parametrize("name", ["", " ", "\t\n"])
+def test_an_empty_name_is_refused_and_not_taken_for_the_current_folder(
+    name: str, photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(photos)
+    with pytest.raises(UsageError, match="found an empty one"):
+        open_sources(["img1.png", name])
+    assert len(names(".")) == 12
+
+
+def test_a_video_whose_name_is_not_utf8_is_a_frame_with_a_reason_and_the_rest_is_read(
+    photos: Path, video: Path
+) -> None:
+    """In a process of its own, which the fault would crash."""
+    shutil.copy(video, os.fsencode(photos) + b"/caf\xe9.avi")
+    shutil.copy(photos / "img1.png", os.fsencode(photos) + b"/caf\xe9.png")
+    code = (
+        "import sys; from hybrid_edge.runtime.sources import open_sources\n"
+        "for frame in open_sources(sys.argv[1:]): print(ascii(frame.source), frame.image is None, frame.error)"
+    )
+    ran = subprocess.run([sys.executable, "-c", code, photos], capture_output=True, text=True, check=True)
+    lines = ran.stdout.splitlines()
+    assert len(lines) == 14
+    assert [line for line in lines if "True" in line] == [
+        f"'{photos}/caf\\udce9.avi' True its name is not UTF-8: rename it"
+    ]
+
+
+def test_frames_of_a_video_say_where_in_it_they_are_and_those_of_an_image_do_not(photos: Path, video: Path) -> None:
+    np.testing.assert_allclose([frame.position for frame in open_sources([video])], np.arange(FRAMES) / 10, atol=1e-3)
+    assert next(iter(open_sources([photos]))).position is None
+
+
+class Timed:
+    """What a capture says about its frames."""
+
+    def __init__(self, reached: list[float], rate: float) -> None:
+        self.reached = reached
+        self.rate = rate
+
+    def positions(self) -> list[float | None]:
+        found: list[float | None] = []
+        for index, reached in enumerate(self.reached):
+            found.append(sources_module._position(self, index, reached, found[-1] if found else None))  # type: ignore[arg-type]
+        return found
+
+    def get(self, _: int) -> float:
+        return self.rate
+
+
+@pytest.mark.parametrize(
+    ("reached", "rate", "positions"),
+    [
+        ([0, 0.1, 0.5], 10, [0, 0.1, 0.5]),  # of a varying rate
+        ([0, 0, 0], 10, [0, 0.1, 0.2]),
+        ([0, 0, 0], 0, [None, None, None]),
+        ([0, 0.2, 0.1, 0.3], 10, [0, 0.2, 0.2, 0.3]),
+        ([-1e15, float("nan"), float("inf")], 10, [0, 0.1, 0.2]),
+        ([0, 1, 2], 0, [None, 1, 2]),
+    ],
+)
+def test_a_position_comes_from_the_container_or_the_rate_and_never_goes_back(
+    reached: list[float], rate: float, positions: list[float | None]
+) -> None:
+    assert Timed(reached, rate).positions() == positions

@@ -149,6 +149,37 @@ def test_what_nobody_expected_is_not_swallowed() -> None:
         read([IMAGE, ZeroDivisionError()], until=lambda *_: False)
 
 
+UNFORESEEN = [OSError(5, "Input/output error"), ValueError("Invalid IPv6 URL"), RuntimeError("can't start new thread")]
+
+
+@pytest.mark.parametrize("error", UNFORESEEN, ids=lambda error: type(error).__name__)
+def test_an_error_of_a_kind_that_nobody_foresaw_is_a_loss(error: Exception) -> None:
+    frames, told, opened = read(error, [IMAGE, error], [IMAGE], until=lambda frames, _: len(frames) == 2)
+    assert len(frames) == len(opened) == 2
+    assert [event.kind for event in told] == ["lost", "reconnected", "lost", "reconnected"]
+    assert told[0].detail == told[2].detail == f"an error that was not expected: {type(error).__name__}: {error}"
+    assert opened[0].closed
+
+
+def test_a_connection_that_can_not_be_closed_is_given_up_nevertheless(monkeypatch: pytest.MonkeyPatch) -> None:
+    def close(_: Scripted) -> None:
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(Scripted, "close", close)
+    frames, told, _ = read([IMAGE], [IMAGE], until=lambda frames, _: len(frames) == 2)
+    assert len(frames) == 2
+    assert [event.detail for event in told if event.kind == "lost"] == ["gone"]
+
+
+def test_an_error_of_whoever_listens_is_not_taken_for_one_of_the_source() -> None:
+    def listener(event: Event) -> None:
+        raise BrokenPipeError
+
+    capture = LiveCapture("camera", lambda _: Scripted(iter([ImageError("damaged")])), Events(listener))  # type: ignore[arg-type,return-value]
+    with pytest.raises(BrokenPipeError):
+        next(capture.frames(threading.Event()))
+
+
 def test_a_reader_that_takes_its_time_is_no_stall() -> None:
     def slowly(frames: list[Frame], _: list[Event]) -> bool:
         time.sleep(0.02)

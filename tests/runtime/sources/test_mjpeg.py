@@ -220,6 +220,26 @@ def test_a_redirect_is_followed_and_the_password_does_not_go_to_another_host() -
         assert refused(url) == "the server redirects in a circle"
 
 
+@pytest.mark.parametrize("location", ["http://[", "http://]/", "http://host:port/", "ftp://host/", "http://\0/"])
+def test_a_redirect_to_nowhere_is_a_loss_and_tried_again(location: str, capfd: pytest.CaptureFixture[str]) -> None:
+    def moved(handler: BaseHTTPRequestHandler) -> bool:
+        handler.send_response(302)
+        handler.send_header("Location", location)
+        handler.end_headers()
+        return False
+
+    with MjpegStream(fps=50) as stream:
+        stream.accept = moved
+        with Reading(stream.url) as reading:
+            reading.wait_for("lost")
+            stream.accept = lambda _: True
+            reading.wait()
+    assert [event.kind for event in reading.told] == ["lost", "reconnected"]
+    assert "redirects to something" in reading.told[0].detail or "unknown host" in reading.told[0].detail
+    assert "not expected" not in reading.told[0].detail
+    assert "Traceback" not in capfd.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("kind", "message"),
     [
@@ -243,6 +263,11 @@ def test_what_is_no_motion_jpeg_is_refused(kind: str, message: str) -> None:
         assert "expected an HTTP response, found b'SSH-2.0-OpenSSH'" in refused(stream.url)
         stream.accept = lambda handler: bool(handler.wfile.write(b"HTTP/1.0 200"))  # no header
         assert "expected an HTTP response, found b'HTTP/1.0 200" in refused(stream.url)
+        for status in (b"9" * 5000, b"-200", b"2_00", b"20"):
+            stream.accept = lambda handler, status=status: bool(
+                handler.wfile.write(b"HTTP/1.0 " + status + b"\r\n\r\n")
+            )
+            assert "expected an HTTP response, found b'HTTP/1.0" in refused(stream.url)
 
 
 def test_a_stream_in_chunks_is_read() -> None:
@@ -261,3 +286,21 @@ def test_a_stream_in_chunks_is_read() -> None:
         with Reading(stream.url) as reading:
             reading.wait(10)
     assert reading.told == []
+
+
+def test_a_damaged_chunk_is_a_loss_and_the_stream_is_opened_again() -> None:
+    def chunked(handler: BaseHTTPRequestHandler) -> bool:
+        handler.send_response(200)
+        handler.send_header("Transfer-Encoding", "chunked")
+        handler.send_header("Content-Type", "multipart/x-mixed-replace; boundary=frame")
+        handler.end_headers()
+        handler.wfile.write(b"-5\r\nhello\r\n")
+        return False
+
+    with MjpegStream(fps=50) as stream:
+        stream.accept = chunked
+        with Reading(stream.url) as reading:
+            reading.wait_for("lost")
+            stream.accept = lambda _: True
+            reading.wait()
+    assert "size of a chunk" in reading.told[0].detail

@@ -96,6 +96,20 @@ def test_chunks_come_off_wherever_they_are_cut(step: int) -> None:
     assert b"".join(chunks.feed(coded[at : at + step]) for at in range(0, len(coded), step)) == data
 
 
-def test_a_chunk_without_a_size_is_an_error() -> None:
+@pytest.mark.parametrize(
+    "size", [b"no number", b"", b"-5", b"-2", b"+5", b"0x5", b"1_0", b"123456789", b" 5", b"5 5", "٥".encode(), b";a=1"]
+)
+def test_a_chunk_without_a_size_is_an_error(size: bytes) -> None:
     with pytest.raises(SourceError, match="size of a chunk"):
-        Chunks().feed(b"no number\r\n")
+        Chunks().feed(size + b"\r\nhello\r\n")
+
+
+@pytest.mark.parametrize("size", [b"5", b"00000005", b"5 ", b"5\t;a=1", b"5;a"])
+def test_the_size_of_a_chunk_is_read_with_zeros_blanks_and_extensions(size: bytes) -> None:
+    assert Chunks().feed(size + b"\r\nhello\r\n") == b"hello"
+
+
+@pytest.mark.parametrize("length", [b"-5", b"+5", b"1_0", b"0x5", b"9" * 5000])
+def test_a_length_that_is_no_number_counts_as_none(length: bytes) -> None:
+    data = stream().replace(b"Content-Length: %d" % len(JPEGS[0]), b"Content-Length: " + length, 1)
+    assert [body.rstrip(b"\r\n") for body in bodies(Parts("frame"), data, 100)] == JPEGS

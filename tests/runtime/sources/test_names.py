@@ -43,6 +43,12 @@ def test_a_file_named_like_a_camera_or_stream_is_that_file(tmp_path: Path, monke
     assert parse_live("8") is not None
 
 
+def test_a_url_longer_than_a_files_name_may_be_is_a_url() -> None:
+    url = "http://host/live?ticket=" + "x" * 300
+    assert parse_live(url) == LiveName("mjpeg", url, url)
+    assert parse_live("n" * 300) is None
+
+
 @pytest.mark.parametrize(
     ("name", "message"),
     [
@@ -52,6 +58,12 @@ def test_a_file_named_like_a_camera_or_stream_is_that_file(tmp_path: Path, monke
         ("rtsp:///path", "expected a host"),
         ("rtsp://host:99999/a", "expected rtsp://HOST:PORT/PATH"),
         ("http://user:a/b@host/c", "write a / or @ inside a password as %2F or %40"),
+        ("9" * 5000, "expected a camera's number, found one of 5000 digits"),
+        ("csi://" + "9" * 5000, "number of a sensor"),
+        ("rtsp://host/caf\udce9", r"rtsp://host/caf\\udce9: expected a name in UTF-8"),
+        ("rtsp://caf\udce9@host/", "expected a name in UTF-8"),
+        ("http://host/caf\udce9", "expected a name in UTF-8"),
+        ("/dev/v4l/by-id/caf\udce9", "expected a name in UTF-8"),
     ],
 )
 def test_a_live_name_that_can_not_be_is_refused_with_what_was_expected(name: str, message: str) -> None:
