@@ -5,11 +5,11 @@
 The video is generated and encoded (MPEG-4, a moving photograph) before anything is timed. Every case works through as
 many frames; a case's time is its own, per frame. What counts is the pipeline's frames a second over those of the slower
 half, round by round: both halves share the machine's cores in the pipeline, so the ratio says what it costs to run them
-together. How much of that is the machine's (two busy cores, one cache) and not the pipeline's, says the fourth case:
-both halves at once, in a process each, with nothing handed over; and the time of all cores that a frame costs in each
-case: where the halves' own add up to more than the cores give in the slower half's time, nothing can hold 0.95. The fifth
-case is the least that one process can do: two threads and a queue between them, without order, counts, events, results
-or a way to stop; what it takes over the slower half is the interpreter's lock.
+together. How much of that is the machine's (two busy cores, one cache) and not the pipeline's, says the case of both
+halves at once, in a process each, with nothing handed over; and the time of all cores that a frame costs in each case:
+where the halves' own add up to more than the cores give in the slower half's time, nothing can hold 0.95. The case of
+two threads and a queue is the least that one process can do: without order, counts, events, results or a way to stop;
+what it takes over the slower half is the interpreter's lock.
 """
 
 from __future__ import annotations

@@ -39,7 +39,7 @@ def classify(request: Request, signals: StopSignals, heartbeat: Heartbeat | None
         heartbeat: told what goes on, where a supervisor watches.
 
     Returns:
-        the exit code: 1 where a file could not be read, else 0.
+        the exit code: 1 where a file could not be read or an output not written, else 0.
 
     Raises:
         HybridEdgeError: the request can't be met: sources, bundle, engine, outputs, or three failed batches in a row.

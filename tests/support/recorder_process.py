@@ -1,10 +1,12 @@
-"""Processes that record: one that is killed in the middle, one whose disk is full.
+"""Processes that record: one that is killed in the middle, one whose disk is full, one that may not enter a folder.
 
-Arguments: ``killed``, ``limited`` or ``full``, and a folder. Lines on stdout say how far it came.
+Arguments: ``killed``, ``limited`` or ``full``, and a folder; ``closed``, and a file. Lines on stdout say how far it
+came.
 """
 
 from __future__ import annotations
 
+import os
 import resource
 import sys
 import time
@@ -12,8 +14,9 @@ from pathlib import Path
 
 from live_results import LABELS, make_result
 
+from hybrid_edge.runtime.errors import UsageError
 from hybrid_edge.runtime.live.events import Event, Events
-from hybrid_edge.runtime.live.outputs.recorder import Recorder
+from hybrid_edge.runtime.live.outputs.recorder import Recorder, check_recording
 from hybrid_edge.runtime.live.outputs.snapshots import Snapshots, parse_condition
 
 
@@ -51,9 +54,19 @@ def full(folder: Path) -> None:
     say(f"kept {snapshots.count}")
 
 
+def closed(path: Path) -> None:
+    """Ask whether a file can be recorded to, as a user who may not enter every folder."""
+    if os.geteuid() == 0:
+        os.setuid(65_534)
+    try:
+        check_recording(path)
+    except UsageError as error:
+        say(str(error))
+
+
 def say_event(event: Event) -> None:
     say(f"{event.kind} {event.source} {event.detail}")
 
 
 if __name__ == "__main__":
-    {"killed": killed, "limited": limited, "full": full}[sys.argv[1]](Path(sys.argv[2]))
+    {"killed": killed, "limited": limited, "full": full, "closed": closed}[sys.argv[1]](Path(sys.argv[2]))

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Outputs", "check_outputs"]
 
-FILE_FPS = 25.0  # of a recording, where nobody said how many
+FILE_FPS = 25.0  # of a recording, where neither the video file nor --fps says how many
 
 
 def check_outputs(request: Request, labels: tuple[str, ...] | None = None) -> None:
@@ -81,6 +81,7 @@ class Outputs:
         self._labels = labels
         self._live = [capture.name for capture in captures if capture.live]
         self._rows: Rows | None = None
+        self._kept_files: dict[str, Recorder | Snapshots] = {}
         self._opened = opened
         # what only checks comes before what opens a window, and the lines on the terminal come last
         kept = [*self._files(events), *self._window()]
@@ -90,21 +91,25 @@ class Outputs:
             self.sinks = [Smoothing(request.smooth, sinks, live=self._live)]
 
     def summary(self) -> int:
-        """Say on stderr how a run of files went; the exit code: 1 where one could not be read."""
+        """Say on stderr how a run of files went; the exit code: 1 where one could not be read, or an output written."""
         if self._rows is None:
             return 0
         self._rows.summary()
-        return 1 if self._rows.unreadable else 0
+        missing = [name for name, sink in self._kept_files.items() if sink.stopped]
+        for name in missing:
+            say(f"{name} incomplete, for the reason named above", style="bold yellow")
+        return 1 if self._rows.unreadable or missing else 0
 
     def _files(self, events: Events) -> list[LiveSink]:
-        request, sinks = self._request, list[LiveSink]()
+        request = self._request
         if request.save is not None:
             fps = request.fps or FILE_FPS
-            sinks.append(self._kept(Recorder(request.save, fps, events=events, live=self._live, say=say)))
+            recorder = Recorder(request.save, fps, events=events, live=self._live, say=say)
+            self._kept_files["the recording is"] = recorder
         if request.snapshots is not None and request.when is not None:
             condition = parse_condition(request.when, self._labels)
-            sinks.append(self._kept(Snapshots(request.snapshots, condition, events=events)))
-        return sinks
+            self._kept_files["the snapshots are"] = Snapshots(request.snapshots, condition, events=events)
+        return [self._kept(sink) for sink in self._kept_files.values()]
 
     def _window(self) -> list[LiveSink]:
         request = self._request

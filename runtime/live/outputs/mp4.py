@@ -11,8 +11,11 @@ from __future__ import annotations
 import os
 import struct
 from pathlib import Path
+from typing import Literal
 
-__all__ = ["TIMESCALE", "Mp4Writer"]
+__all__ = ["TIMESCALE", "Mp4Writer", "State"]
+
+State = Literal["whole", "emptied", "gone"]
 
 TIMESCALE = 90_000  # ticks a second: the usual one, all common frame rates are whole in it
 MATRIX = struct.pack(">9i", 0x10000, 0, 0, 0, 0x10000, 0, 0, 0, 0x40000000)
@@ -22,6 +25,7 @@ MDAT_HEAD = 8
 RUN_TAIL = 8  # a picture's duration and size are the last of its moof
 JPEG = 0x6C  # object type of ISO/IEC 10918-1
 UNDETERMINED = 0x55C4  # language "und"
+HEAD = 8  # bytes of a file that tell whether its start is still there
 
 
 class Mp4Writer:
@@ -36,13 +40,11 @@ class Mp4Writer:
         """Create the file; ``width`` and ``height`` in pixels, up to 65,535."""
         self.path = path
         self.width, self.height = width, height
-        self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
-        self._sequence = 0
-        self._size = 0  # bytes of whole boxes
-        self._start = self._end = 0  # of the last picture, ticks
-        self._duration_at: int | None = None  # where the last picture's duration stands in the file
+        self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+        self._sequence = self._size = self._start = self._end = 0
+        self._duration_at: int | None = None
         try:
-            self._append(_header(width, height))
+            self._begin()
         except OSError:
             self.close()
             path.unlink(missing_ok=True)
@@ -52,6 +54,46 @@ class Mp4Writer:
     def end(self) -> float:
         """Where the last picture ends, seconds from the start of the file."""
         return self._end / TIMESCALE
+
+    @property
+    def size(self) -> int:
+        """Bytes written so far."""
+        return self._size
+
+    def state(self) -> State:
+        """What others made of the file: people clear away what grows.
+
+        Returns:
+            ``whole``: all that was written is there. ``emptied`` (``: > out.mp4``, copytruncate): nothing of it is, and
+            ``restart`` can go on. ``gone``: removed, moved, replaced, changed or closed; to be written to no more.
+
+        Raises:
+            OSError: the device is gone.
+        """
+        if self._file < 0:
+            return "gone"
+        written = named = os.fstat(self._file)
+        try:
+            named = self.path.stat()
+        except (FileNotFoundError, NotADirectoryError):
+            return "gone"
+        except OSError:  # nobody can look: what is open is written on
+            pass
+        if not os.path.samestat(written, named):
+            return "gone"
+        # what is written between the emptying and this look leaves a hole of zeros at the start, and a size as if whole
+        if not any(os.pread(self._file, HEAD, 0)):
+            return "emptied"
+        return "whole" if written.st_size == self._size else "gone"
+
+    def restart(self) -> None:
+        """Begin the file anew, as if nothing had been written.
+
+        Raises:
+            OSError: the disk is full or gone; the file is then empty.
+        """
+        os.ftruncate(self._file, 0)
+        self._begin()
 
     def write(self, jpeg: bytes, start: float, duration: float) -> None:
         """Append one picture; the one before is shown until then, be that sooner or later than was said of it.
@@ -77,15 +119,22 @@ class Mp4Writer:
     def close(self) -> None:
         """Close the file; calling it again does nothing."""
         if self._file >= 0:
-            os.close(self._file)
-            self._file = -1
+            file, self._file = self._file, -1
+            os.close(file)
+
+    def _begin(self) -> None:
+        self._sequence = 0
+        self._size = 0  # bytes of whole boxes
+        self._start = self._end = 0  # of the last picture, ticks
+        self._duration_at = None  # where the last picture's duration stands in the file
+        self._append(_header(self.width, self.height))
 
     def _append(self, data: bytes) -> None:
         """All of it, or (after an error) none of it."""
-        rest = memoryview(data)
+        done = 0
         try:
-            while rest:
-                rest = rest[os.write(self._file, rest) :]
+            while done < len(data):
+                done += os.pwrite(self._file, memoryview(data)[done:], self._size + done)
         except OSError:
             os.ftruncate(self._file, self._size)
             raise

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 import os
+import stat
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Collection
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,6 +29,9 @@ LARGEST = 1920  # pixels, the longer side of a recorded frame
 SMALLEST = 240  # the shorter side: a label is not readable below
 IMAGE_SECONDS = 1.0  # for which a single image is shown
 GAP = 2.0  # seconds without a classified frame after which the video says so, not showing the last one any longer
+LARGEST_FILE = 4_000_000_000  # bytes, then another is begun: FAT32 and many players end at 2**32
+MOST_FILES = 999_999  # of one name: so much room is kept in it for their numbers
+LOOK = 1.0  # seconds between two looks at files that nothing is written to
 OPEN_FILES = 32  # at a time; of more sources than that, the one that gave nothing for longest is closed
 
 
@@ -34,28 +41,50 @@ class _Part:
 
     Attributes:
         frame: (width, height) of the source's frames.
-        origin: the source's time at the file's start, seconds.
+        begun: the source's time at the frame with which this file began, or with which a video began again, seconds.
+        at: where that frame stands in the recording, seconds.
+        last: number and time of the video's frame that came last.
+        start: where that stands in the recording.
     """
 
     writer: Mp4Writer
     frame: tuple[int, int]
-    origin: float
+    begun: float
+    at: float = 0.0
+    last: tuple[int, float] = (-1, math.inf)
+    start: float = -1.0
+
+    def place(self, index: int, now: float, interval: float) -> tuple[float, float]:
+        """Where a frame of a video file stands, and how long it is shown until the next one comes: seconds.
+
+        A video that begins again goes on behind its last frame, and so does a time that stands still, which would show
+        nothing. ``interval`` is taken where the frame before tells none.
+        """
+        if index <= self.last[0] or now < self.last[1]:
+            self.begun, self.at = now, self.writer.end
+        frames, seconds = index - self.last[0], now - self.last[1]
+        start = self.at + now - self.begun
+        self.last, self.start = (index, now), start if start > self.start else self.writer.end
+        return self.start, seconds / frames if frames > 0 and seconds > 0 else interval
 
 
 class Recorder:
     """Writes each source's classified frames to a file of its own; a ``LiveSink``.
 
     The first file has the name that was asked for, further ones (another source, another resolution, a name that is
-    taken: nothing is written over) a number in it: ``out-2.mp4``. A file can be played at every moment, also after the
-    process was killed. Frames of cameras and streams are shown when they were captured, with a notice in place of gaps;
-    those of files at ``fps``; single images for a second each, all in one file, fitted to the size of the first. Frames
-    are Motion JPEG, no larger than 1920 pixels; tiny ones are enlarged until a label can be read.
+    taken: nothing is written over; 4 GB that are full) a number in it: ``out-2.mp4``. A file can be played at every
+    moment, also after the process was killed, and taken away at every moment: one that was removed, moved or emptied
+    begins anew under its name. Frames of cameras and streams are shown when they were captured, with a notice in place
+    of gaps; those of video files where they stand in them, one that is read again behind the first time; single images
+    for a second each, all in one file, fitted to the size of the first. Frames are Motion JPEG, no larger than 1920
+    pixels; tiny ones are enlarged until a label can be read.
 
     Where a file can't be written, a full disk above all, that is reported as ``disk-full``, what was written stays
     playable, and nothing more is recorded.
 
     Attributes:
         paths: the files so far.
+        stopped: whether one could not be written: the recording is incomplete.
     """
 
     def __init__(
@@ -65,33 +94,37 @@ class Recorder:
         *,
         events: Events | None = None,
         live: Collection[str] = (),
+        largest: int = LARGEST_FILE,
         say: Callable[[str], None] = lambda _: None,
     ) -> None:
         """Nothing is created before the first frame.
 
         Args:
             path: the file, ``.mp4``.
-            fps: frames a second of files, whose own rate nobody knows.
+            fps: frames a second of video files that don't say when theirs are shown.
             events: whom to tell that the disk is full.
             live: names of the cameras and streams, as their frames carry them.
+            largest: bytes of a file after which another is begun.
             say: whom to tell, in one line, which file is written.
 
         Raises:
-            UsageError: not an .mp4, or in a folder that is not there or not writable.
+            UsageError: see ``check_recording``.
         """
         check_recording(path)
         self.paths: list[Path] = []
+        self.stopped = False
         self._path = path
         self._interval = 1 / fps
         self._events = events or Events()
         self._live = frozenset(live)
+        self._largest = largest
         self._say = say
         self._parts: OrderedDict[str, _Part] = OrderedDict()  # the one written last at the end
-        self._stopped = False
+        self._looked = time.monotonic()
 
     def write(self, result: Result) -> None:
         """Write one frame; one that was not classified is left out."""
-        if self._stopped or result.prediction is None or result.frame.image is None:
+        if self.stopped or result.prediction is None or result.frame.image is None:
             return
         try:
             self._record(result, result.frame.image)
@@ -105,53 +138,79 @@ class Recorder:
         """Nothing: each frame is written when it comes."""
 
     def poll(self) -> bool:
-        """Never asks to stop."""
+        """Never asks to stop; frees the space of files that were removed while their source gives nothing."""
+        if time.monotonic() - self._looked >= LOOK:
+            self._looked = time.monotonic()
+            for part in self._parts.values():
+                with suppress(OSError):  # told when the next frame can't be written
+                    if part.writer.state() == "gone":
+                        part.writer.close()
         return False
 
     def close(self) -> None:
         """Close the files."""
         while self._parts:
-            self._parts.popitem()[1].writer.close()
+            writer = self._parts.popitem()[1].writer
+            try:
+                writer.close()
+            except OSError as error:  # a network share may say only now that it is full, and events have been told
+                self.stopped = True
+                self._say(f"--save {writer.path}: {error.strerror or error}; its end may be missing")
 
     def _record(self, result: Result, image: Pixels) -> None:
         frame = result.frame
         live = frame.source in self._live
-        now = frame.captured if live else frame.index * self._interval
-        part = self._part(frame.source if frame.video else "", image, now, steady=frame.video)
-        start = now - part.origin if frame.video else part.writer.end
-        end = part.writer.end
-        if live and start > end + GAP:
-            self._write_gap(part.writer, end + self._interval, start)
+        now = frame.captured if live else frame.index * self._interval if frame.position is None else frame.position
+        part = self._part(result, image, now)
+        start, seconds = part.writer.end, IMAGE_SECONDS
+        if live:
+            start, seconds = now - part.begun, self._interval
+            if start > part.writer.end + GAP:
+                self._write_gap(part.writer, part.writer.end + self._interval, start)
+        elif frame.video:
+            start, seconds = part.place(frame.index, now, self._interval)
         picture = canvas(part.writer.width, part.writer.height)
         fit(image, picture)
         _label(picture, result)
-        part.writer.write(_encode(picture), start, self._interval if frame.video else IMAGE_SECONDS)
+        part.writer.write(_encode(picture), start, seconds)
 
-    def _part(self, key: str, image: Pixels, now: float, *, steady: bool) -> _Part:
-        """The file that this frame goes to: another one where the size changed, or time went back."""
-        size = image.shape[1], image.shape[0]
-        part = self._parts.pop(key, None)
-        if part is not None and steady and (part.frame != size or now < part.origin):
-            part.writer.close()
-            part = None
+    def _part(self, result: Result, image: Pixels, now: float) -> _Part:
+        """The file that this frame goes to: another one where the size changed, it is full, or it was taken away."""
+        frame, size = result.frame, (image.shape[1], image.shape[0])
+        key = frame.source if frame.video else ""
+        part, free = self._parts.get(key), None
+        if part is not None:
+            state = part.writer.state()
+            if state == "gone":
+                free = part.writer.path
+                self._say(f"{free} was removed, moved or changed: the recording begins anew")
+            if state == "gone" or part.writer.size >= self._largest or (frame.video and part.frame != size):
+                self._parts.pop(key).writer.close()
+                part = None
+            elif state == "emptied":
+                self._say(f"{part.writer.path} was emptied: the recording begins anew in it")
+                part.writer.restart()
+                part = _Part(part.writer, part.frame, now)
         if part is None:
             while len(self._parts) >= OPEN_FILES:
                 self._parts.popitem(last=False)[1].writer.close()
-            part = _Part(self._create(*_recorded(*size)), size, now)
+            part = _Part(self._create(*_recorded(*size), free), size, now)
         self._parts[key] = part
+        self._parts.move_to_end(key)
         return part
 
-    def _create(self, width: int, height: int) -> Mp4Writer:
-        number = len(self.paths) + 1
+    def _create(self, width: int, height: int, free: Path | None) -> Mp4Writer:
+        """A file whose name nothing has; one that was taken away is followed by one of its name, if that is free."""
+        numbered = (_numbered(self._path, number) for number in itertools.count(len(self.paths) + 1))
+        names = itertools.chain([] if free is None else [free], numbered)
         while True:
-            stem = self._path.stem if number == 1 else f"{self._path.stem}-{number}"
-            path = self._path.with_name(stem + self._path.suffix)
+            path = next(names)
             try:
                 writer = Mp4Writer(path, width, height)
             except FileExistsError:
-                number += 1
                 continue
-            self.paths.append(path)
+            if path not in self.paths:
+                self.paths.append(path)
             self._say(f"recording to {path}, {width}x{height}")
             return writer
 
@@ -161,24 +220,46 @@ class Recorder:
         writer.write(_encode(picture), start, self._interval)
 
     def _give_up(self, error: OSError, source: str) -> None:
-        self._stopped = True
+        self.stopped = True
         self.close()
         where = self.paths[-1] if self.paths else self._path
-        self._events.report("disk-full", source, f"--save {where}: {error.strerror}; recording stopped")
+        self._events.report("disk-full", source, f"--save {where}: {error.strerror or error}; recording stopped")
 
 
 def check_recording(path: Path) -> None:
     """Refuse a file that can't be recorded to.
 
     Raises:
-        UsageError: not an .mp4, or in a folder that is not there or not writable.
+        UsageError: not an .mp4, a name too long for its file system once it is numbered, or in a folder that is not
+            there, may not be entered or not be written to.
     """
     if path.suffix.lower() != ".mp4":
         raise UsageError(f"--save {path}: expected a name that ends in .mp4, found {path.suffix or 'no suffix'}")
-    if not path.parent.is_dir():
+    try:
+        there = stat.S_ISDIR(path.parent.stat().st_mode)
+    except (FileNotFoundError, NotADirectoryError):
+        there = False
+    except OSError as error:
+        raise UsageError(
+            f"--save {path}: expected a folder that may be entered, found {path.parent}: {error.strerror}"
+        ) from error
+    if not there:
         raise UsageError(f"--save {path}: expected the folder {path.parent} to exist, found none; create it")
     if not os.access(path.parent, os.W_OK | os.X_OK):
         raise UsageError(f"--save {path}: expected to be allowed to write into {path.parent}, found that it is not")
+    try:
+        _numbered(path, MOST_FILES).lstat()
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        raise UsageError(
+            f"--save {path}: expected a name that can be written, with room for a further file's -{MOST_FILES}, found: "
+            f"{error.strerror}"
+        ) from error
+
+
+def _numbered(path: Path, number: int) -> Path:
+    return path if number == 1 else path.with_name(f"{path.stem}-{number}{path.suffix}")
 
 
 def _label(picture: Pixels, result: Result) -> None:

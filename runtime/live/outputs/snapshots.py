@@ -100,6 +100,7 @@ class Snapshots:
 
     Attributes:
         count: how many were written.
+        stopped: whether one could not be: some are missing.
     """
 
     def __init__(self, folder: Path, condition: Condition, *, events: Events | None = None) -> None:
@@ -110,16 +111,16 @@ class Snapshots:
         """
         prepare_folder(folder)
         self.count = 0
+        self.stopped = False
         self._folder = folder
         self._condition = condition
         self._events = events or Events()
         self._last: OrderedDict[str, int] = OrderedDict()  # the number of each source's last snapshot
-        self._stopped = False
 
     def write(self, result: Result) -> None:
         """Write this frame, if the condition holds and its turn has come."""
         prediction, frame = result.prediction, result.frame
-        if self._stopped or prediction is None or frame.image is None or not self._condition.holds(prediction):
+        if self.stopped or prediction is None or frame.image is None or not self._condition.holds(prediction):
             return
         if frame.video and not self._due(frame.source, frame.index):
             return
@@ -130,8 +131,8 @@ class Snapshots:
                 path.write_bytes(data.tobytes())
             self.count += 1
         except OSError as error:
-            self._stopped = True
-            detail = f"--snapshots {self._folder}: {error.strerror}; no more are written"
+            self.stopped = True
+            detail = f"--snapshots {self._folder}: {error.strerror or error}; no more are written"
             self._events.report("disk-full", frame.source, detail)
 
     def event(self, event: Event) -> None:

@@ -12,36 +12,16 @@ import numpy as np
 import pytest
 import recorder_process
 from live_results import make_prediction, make_result
+from recordings import play, record
 
 from hybrid_edge.runtime.errors import UsageError
 from hybrid_edge.runtime.live.outputs.mp4 import Mp4Writer
 from hybrid_edge.runtime.live.outputs.recorder import Recorder
 from hybrid_edge.runtime.live.outputs.text import Pixels
-from hybrid_edge.runtime.live.result import Result
 from hybrid_edge.runtime.opencv import cv2
 from hybrid_edge.runtime.sources import open_sources
 
 RED, GREEN, BLUE = (0, 0, 255), (0, 255, 0), (255, 0, 0)
-
-
-def play(path: Path) -> list[tuple[float, Pixels]]:
-    """Every picture of a video with its time in seconds."""
-    capture = cv2.VideoCapture(str(path))
-    assert capture.isOpened()
-    frames = []
-    while True:
-        there, image = capture.read()
-        if not there:
-            return frames
-        frames.append((capture.get(cv2.CAP_PROP_POS_MSEC) / 1000, np.asarray(image, np.uint8)))
-
-
-def record(path: Path, results: list[Result], **settings: object) -> Recorder:
-    recorder = Recorder(path, **settings)  # type: ignore[arg-type]
-    for result in results:
-        recorder.write(result)
-    recorder.close()
-    return recorder
 
 
 def boxes(path: Path) -> list[str]:
