@@ -8,7 +8,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from . import terminal
-from .draw.request import Request
+from .draw.request import MOST_BUNDLES, Request
 
 __all__ = ["app", "draw", "main"]
 
@@ -18,7 +18,7 @@ def draw(
         list[Path] | None,
         typer.Argument(
             metavar="BUNDLE",
-            help="Bundle folders or tars, or run folders; one or more.",
+            help=f"Bundle folders or tars, or run folders; 1 to {MOST_BUNDLES}.",
             show_default="./manifest.json, ./bundle, else runs/'s newest digits models: CNN, RNN and hybrid",
         ),
     ] = None,

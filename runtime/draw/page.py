@@ -8,8 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from ..classifier import Prediction
 from ..live.outputs.draw import ACCENT, DIM, TEXT, TRACK, Box, canvas, fill, percent
-from ..live.outputs.text import Pixels, default_font
+from ..live.outputs.text import Color, Pixels, default_font
 from ..opencv import cv2
 from .canvas import SIDE
 from .models import Answer
@@ -26,7 +27,9 @@ SEEN_SCALE = 3  # the 28 x 28 frame at 84 pixels
 GAP = 12
 BOLD = 600
 MOST_ROWS = 10
-LARGEST_STEP, HEADING = 24, 34
+LEAST_STEP, LARGEST_STEP = 11, 24  # pixels a row: digits under 9 pixels can't be read
+HEADING, BETWEEN = 30, 6  # with them all ten digits of four models are shown
+FAINT: Color = (116, 109, 103)
 SHOWN = 0.0005  # probabilities under it would be printed as 0.0 %
 KEYS = (
     "left button draws, right erases, wheel or +/- thickness",
@@ -42,8 +45,9 @@ class View:
     Attributes:
         ink: (400, 400) uint8, the canvas.
         frame: (28, 28) uint8, what the models see; None while nothing is drawn.
-        names: of the models with their variants, in the order of their places.
+        names: of the models with their variants, in the order of their places; at most ``MOST_BUNDLES``.
         answers: in the same order; empty before the first prediction.
+        outdated: whether the answers are about another frame; they are shown in gray.
         thickness: the brush's, pixels.
         live: whether the models are asked while drawing.
         pointer: where the mouse is on the canvas (x, y), or None.
@@ -54,6 +58,7 @@ class View:
     frame: npt.NDArray[np.uint8] | None
     names: Sequence[tuple[str, str]]
     answers: Sequence[Answer] = ()
+    outdated: bool = False
     thickness: int = 15
     live: bool = False
     pointer: tuple[int, int] | None = None
@@ -98,26 +103,40 @@ def _draw_text(page: Pixels, view: View) -> None:
     font.draw(page, font.cut(last, 14, SIDE), (CANVAS.x, below + 70), 14, TEXT)
 
 
+@dataclass(frozen=True)
+class _Tones:
+    """The colours of an answer: its label, its bar, the text of its row, and the rest."""
+
+    label: Color = ACCENT
+    bar: Color = ACCENT
+    text: Color = TEXT
+    rest: Color = DIM
+
+
+OUTDATED = _Tones(label=FAINT, bar=FAINT, text=FAINT, rest=FAINT)
+
+
 def _draw_answers(panel: Pixels, view: View) -> None:
     """One block for each model, as high as their number allows."""
     block = (HEIGHT - GAP) // len(view.names)
+    tones = OUTDATED if view.outdated else _Tones()
     for number, (name, variant) in enumerate(view.names):
-        place = panel[GAP + number * block :][: block - GAP]
+        place = panel[GAP + number * block :][: block - BETWEEN]
         answer = view.answers[number] if number < len(view.answers) else None
-        _draw_heading(place[:HEADING], name, variant, answer)
+        _draw_heading(place[:HEADING], name, variant, answer, tones)
         if answer is not None:
-            _draw_bars(place[HEADING:], answer)
+            _draw_bars(place[HEADING:], answer, tones)
         elif number == 0:
             text = default_font().cut(WAITING, 14, panel.shape[1])
             default_font().draw(place, text, (0, HEADING + 18), 14, DIM)
 
 
-def _draw_heading(pixels: Pixels, name: str, variant: str, answer: Answer | None) -> None:
+def _draw_heading(pixels: Pixels, name: str, variant: str, answer: Answer | None, tones: _Tones) -> None:
     font, bold = default_font(), default_font(BOLD)
     said = "" if answer is None else bold.cut(answer.prediction.label, 26, pixels.shape[1] // 2)
     taken = bold.width(said, 26)
     if said:
-        bold.draw(pixels, said, (pixels.shape[1] - taken, 25), 26, ACCENT)
+        bold.draw(pixels, said, (pixels.shape[1] - taken, 25), 26, tones.label)
     room = pixels.shape[1] - taken - GAP
     name = bold.cut(name, 16, room)
     bold.draw(pixels, name, (0, 22), 16, TEXT)
@@ -125,14 +144,20 @@ def _draw_heading(pixels: Pixels, name: str, variant: str, answer: Answer | None
     font.draw(pixels, font.cut(variant, 13, max(room - start, 0)), (start, 22), 13, DIM)
 
 
-def _draw_bars(pixels: Pixels, answer: Answer) -> None:
-    """A bar for each label in the labels' own order, so that models can be compared; the best where there are many."""
+def _rows(prediction: Prediction, height: int) -> list[tuple[str, float]]:
+    """Every label in the labels' own order, so that models can be compared; the best ones where not all have room."""
+    most = min(MOST_ROWS, height // LEAST_STEP)
+    if len(prediction.labels) > most:
+        return prediction.top(most)
+    return list(zip(prediction.labels, map(float, prediction.probabilities), strict=True))
+
+
+def _draw_bars(pixels: Pixels, answer: Answer, tones: _Tones) -> None:
+    """A row for each label that has room: label, bar, percentage."""
     prediction = answer.prediction
-    rows = list(zip(prediction.labels, map(float, prediction.probabilities), strict=True))
-    if len(rows) > MOST_ROWS:
-        rows = prediction.top(MOST_ROWS)
+    rows = _rows(prediction, pixels.shape[0])
     step = min(pixels.shape[0] // len(rows), LARGEST_STEP)
-    size = max(min(step - 3, 15), 6)
+    size = min(step - 2, 15)
     font = default_font()
     column = min(max(font.width(font.drawable(label), size) for label, _ in rows), pixels.shape[1] // 3)
     number = font.width("100.0 %", size)
@@ -140,12 +165,12 @@ def _draw_bars(pixels: Pixels, answer: Answer) -> None:
     for row, (label, probability) in enumerate(rows):
         line = pixels[row * step : (row + 1) * step]
         best = label == prediction.label
+        color = tones.text if best else tones.rest
         baseline = (step + round(size * 0.7)) // 2
-        font.draw(line, font.cut(label, size, column), (0, baseline), size, TEXT if best else DIM)
-        bar = line[step // 4 : max(step - step // 4, step // 4 + 2), left:right]
+        font.draw(line, font.cut(label, size, column), (0, baseline), size, color)
+        bar = line[step // 4 : step - step // 4, left:right]
         fill(bar, TRACK)
-        fill(bar[:, : round(bar.shape[1] * min(max(probability, 0.0), 1.0))], ACCENT if best else DIM)
+        fill(bar[:, : round(bar.shape[1] * min(max(probability, 0.0), 1.0))], tones.bar if best else tones.rest)
         if best or probability >= SHOWN:
             shown = percent(probability)
-            place = (pixels.shape[1] - font.width(shown, size), baseline)
-            font.draw(line, shown, place, size, TEXT if best else DIM)
+            font.draw(line, shown, (pixels.shape[1] - font.width(shown, size), baseline), size, color)

@@ -1,11 +1,15 @@
-"""What a call of ``hybrid-draw`` asks for."""
+"""What a call of ``hybrid-draw`` asks for; light, so that a mistake is told before anything is loaded."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["Request"]
+from ..errors import UsageError
+
+__all__ = ["MOST_BUNDLES", "Request"]
+
+MOST_BUNDLES = 8  # so many leave room for the three best labels of each
 
 
 @dataclass(frozen=True)
@@ -13,12 +17,16 @@ class Request:
     """Models, how they run, and how the window starts.
 
     Attributes:
-        bundles: folders or tars of bundles, or run folders; none: the newest of each kind, see ``newest_bundles``.
+        bundles: folders or tars of bundles, or run folders, at most ``MOST_BUNDLES``; none: the newest of each kind,
+            see ``newest_bundles``.
         backend, precision, threads, check: see ``Classifier.load``.
         live: predict while drawing.
         thickness: the brush's at the start, pixels.
         saved: the folder that S saves drawings to.
         as_json: JSON lines on stdout in place of text.
+
+    Raises:
+        UsageError: more bundles than the window can show.
     """
 
     bundles: tuple[Path, ...] = ()
@@ -30,3 +38,10 @@ class Request:
     thickness: int = 15
     saved: Path = Path()
     as_json: bool = False
+
+    def __post_init__(self) -> None:
+        if len(self.bundles) > MOST_BUNDLES:
+            raise UsageError(
+                f"expected at most {MOST_BUNDLES} bundles, found {len(self.bundles)}: the window has no room to show "
+                "more; leave some out"
+            )

@@ -6,6 +6,9 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
+
 from ..digits import drawn_frame
 from ..live.outputs.display import require_display
 from ..live.outputs.window import QUIT_KEYS, is_visible, pressed_key
@@ -21,10 +24,12 @@ WAIT = 10  # milliseconds for events
 STEP = 2  # pixels of thickness at a time
 ELSEWHERE = "hybrid-draw is a window: start it where there is a screen"
 IDLE_REDRAW = 0.5  # seconds
+GRACE = 0.5  # seconds that a live answer stays while the next one is on its way: dimming it would flicker
 SHARE = 2  # in live mode a prediction is followed by so many times its own duration without
 ERASES = (cv2.EVENT_RBUTTONDOWN, cv2.EVENT_RBUTTONDBLCLK)
 PRESSES = (cv2.EVENT_LBUTTONDOWN, cv2.EVENT_LBUTTONDBLCLK, *ERASES)  # Qt has a double click for the second of two
 RELEASES = (cv2.EVENT_LBUTTONUP, cv2.EVENT_RBUTTONUP)
+Frame = npt.NDArray[np.uint8]
 Reporter = Callable[[Sequence[Answer]], None]
 
 
@@ -59,6 +64,8 @@ class DrawWindow:
         self._canvas = Canvas(thickness)
         self._answers: list[Answer] = []
         self._answered = 0  # which change of the canvas the answers are about
+        self._answered_at = 0.0
+        self._seen: Frame | None = None  # what they are about: a stroke of the eraser may change nothing
         self._next = 0.0  # when live mode may predict again
         self._stroke_ended = False  # in live mode, and it was not answered yet
         self._pointer: tuple[int, int] | None = None
@@ -104,10 +111,15 @@ class DrawWindow:
             self._ask()
         if self._zoom.due() and not self._canvas.drawing:
             self._zoom.undo(self._open)
-        if self._changed or time.monotonic() >= self._shown + IDLE_REDRAW:
+        if self._redraw_due():
             cv2.imshow(TITLE, draw_page(self._view()))
             self._changed, self._shown = False, time.monotonic()
         return True
+
+    def _redraw_due(self) -> bool:
+        now = time.monotonic()
+        fades = self._shown < self._answered_at + GRACE <= now
+        return self._changed or fades or now >= self._shown + IDLE_REDRAW
 
     def _mouse(self, event: int, x: int, y: int, flags: int, _: object) -> None:
         point = (x - CANVAS.x, y - CANVAS.y)
@@ -136,11 +148,11 @@ class DrawWindow:
 
     def _ask(self) -> None:
         start = time.monotonic()
-        frame = None if self._canvas.empty else drawn_frame(self._canvas.ink)
+        self._seen = frame = self._frame()
         self._answers = [] if frame is None else answers(self._models, frame)
         self._answered = self._canvas.changes
         self._changed = True
-        now = time.monotonic()
+        self._answered_at = now = time.monotonic()
         self._next = now + SHARE * (now - start)
 
     def _clear(self) -> None:
@@ -159,12 +171,25 @@ class DrawWindow:
     def _thinner(self) -> None:
         self._canvas.change_thickness(-STEP)
 
+    def _frame(self) -> Frame | None:
+        """What the models see of the canvas now, (28, 28) uint8."""
+        return None if self._canvas.empty else drawn_frame(self._canvas.ink)
+
+    def _outdated(self, frame: Frame | None) -> bool:
+        """Whether no model has seen this frame, and none will in a moment."""
+        if frame is None or self._seen is None:
+            return frame is not self._seen
+        on_its_way = self._live and time.monotonic() < self._answered_at + GRACE
+        return not on_its_way and not np.array_equal(frame, self._seen)
+
     def _view(self) -> View:
+        frame = self._frame()
         return View(
             ink=self._canvas.ink,
-            frame=None if self._canvas.empty else drawn_frame(self._canvas.ink),
+            frame=frame,
             names=[(model.name, model.variant) for model in self._models],
             answers=self._answers,
+            outdated=self._outdated(frame),
             thickness=self._canvas.thickness,
             live=self._live,
             pointer=self._pointer,

@@ -14,7 +14,7 @@ import pytest
 from display import Display, open_display
 from drawings import Drawing
 
-from hybrid_edge.runtime.live.outputs.draw import BACKGROUND
+from hybrid_edge.runtime.live.outputs.draw import ACCENT, BACKGROUND, TRACK
 from hybrid_edge.runtime.live.outputs.text import Pixels
 
 TITLE = "hybrid-draw"
@@ -88,6 +88,16 @@ class Drawn:
         assert len(found) == count, (found, self.errors.read_text())
         return found
 
+    def answers_when(self, *, accent: bool) -> None:
+        """Wait until the answers' bars are there, coloured or gray."""
+        until = time.monotonic() + PATIENCE
+        while True:
+            panel = self.display.picture(TITLE)[:, 600:]
+            if (panel == TRACK).all(axis=2).any() and (panel == ACCENT).all(axis=2).any() == accent:
+                return
+            assert time.monotonic() < until
+            time.sleep(0.05)
+
     def canvas_when(self, ink: bool, rows: slice = slice(None)) -> Pixels:
         """The canvas, once there is ink on these of its rows, or none."""
         until = time.monotonic() + PATIENCE
@@ -128,6 +138,29 @@ def test_a_one_a_nought_and_a_seven_are_read_printed_saved_and_the_keys_work_in_
     assert picture.shape == (600, 940, 3)
     assert len(list(tmp_path.glob("drawing-*.png"))) == 2
     assert "saved drawing-" in window.errors.read_text()
+
+
+def test_answers_turn_gray_when_the_drawing_goes_on_and_when_it_is_erased(
+    display: Display, reader: Path, drawings: list[Drawing], tmp_path: Path
+) -> None:
+    with Drawn(display, tmp_path, reader, "--thickness", "61", "--threads", "1") as window:
+        display.drag(TITLE, (300, 200), (300, 400))
+        window.key("p")
+        window.answers_when(accent=True)
+        window.mouse("150", "300", "click", "3")  # the eraser, where there is nothing
+        window.key("s")
+        window.answers_when(accent=True)
+        display.drag(TITLE, (200, 450), (400, 450))
+        window.answers_when(accent=False)
+        window.key("S")
+        window.answers_when(accent=False)
+        window.key("p")
+        window.answers_when(accent=True)
+        for y in ("200", "300", "400", "450"):
+            window.mouse("180", y, "mousedown", "3", "mousemove_relative", "240", "0", "mouseup", "3")
+        window.canvas_when(ink=False)
+        window.answers_when(accent=False)
+        assert window.quit("q") == 0
 
 
 def test_live_answers_come_with_each_stroke_the_right_button_erases_and_the_close_button_ends(

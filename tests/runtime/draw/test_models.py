@@ -19,7 +19,7 @@ from hybrid_edge.runtime.draw.models import answers, open_models
 from hybrid_edge.runtime.draw.newest import newest_bundles
 from hybrid_edge.runtime.draw.request import Request
 from hybrid_edge.runtime.draw.save import save_drawing
-from hybrid_edge.runtime.errors import BundleError
+from hybrid_edge.runtime.errors import BundleError, UsageError
 
 
 def make_run(folder: Path, name: str, branches: str, age: int, backbone: str = "digits") -> Path:
@@ -67,6 +67,12 @@ def test_models_are_named_by_what_tells_them_apart(kinds: tuple[str, str], names
         models = open_models(Request(threads=1, check=False), paths, opened)
         assert [model.name for model in models] == names
         assert {model.variant for model in models} == {"fp32-cpu"}
+
+
+def test_more_bundles_than_the_window_can_show_are_refused_with_how_many_it_can(folder: Path) -> None:
+    assert len(Request((folder,) * 8).bundles) == 8
+    with pytest.raises(UsageError, match="at most 8 bundles, found 9"):
+        Request((folder,) * 9)
 
 
 def test_the_same_folder_twice_is_told_apart_by_number(folder: Path) -> None:

@@ -8,8 +8,8 @@ import pytest
 from hybrid_edge.runtime.classifier import Prediction
 from hybrid_edge.runtime.draw.models import Answer
 from hybrid_edge.runtime.draw.page import CANVAS, HEIGHT, WIDTH, View, draw_page
-from hybrid_edge.runtime.live.outputs.draw import ACCENT
-from hybrid_edge.runtime.live.outputs.text import Pixels
+from hybrid_edge.runtime.live.outputs.draw import ACCENT, TRACK
+from hybrid_edge.runtime.live.outputs.text import Color, Pixels
 
 LABELS = tuple("0123456789")
 NAMES = [("cnn", "fp32-cpu"), ("rnn", "fp32-cpu"), ("hybrid", "int8-cpu")]
@@ -62,6 +62,32 @@ def test_many_models_and_many_labels_fit() -> None:
     assert bright(page) > 0
     names = [(f"model {number}", "fp32-cpu") for number in range(6)]
     assert bright(draw_page(view(names=names, answers=[answer(1, 0.9)] * 6))) > 0
+
+
+def tops(page: Pixels, color: Color, least: int) -> list[int]:
+    """Where something begins that has so many pixels of a colour in each of its lines."""
+    lines = (page[:, 600:] == color).all(axis=2).sum(axis=1) >= least
+    return [int(top) for top in np.flatnonzero(lines & ~np.roll(lines, 1))]
+
+
+@pytest.mark.parametrize("count", [1, 3, 4, 6, 8])
+def test_rows_are_high_enough_to_be_read_and_show_the_best_labels_where_not_all_fit(count: int) -> None:
+    names = [(f"model {number}", "fp32-cpu") for number in range(count)]
+    page = draw_page(view(names=names, answers=[answer(7, 0.9)] * count))
+    rows = tops(page, TRACK, 10)
+    assert len(rows) == count * {1: 10, 3: 10, 4: 10, 6: 5, 8: 3}[count]
+    assert np.diff(rows).min() >= 11
+    assert len(tops(page, ACCENT, 200)) == count
+
+
+def test_outdated_answers_are_gray_and_darker() -> None:
+    names = NAMES[:2]
+    fresh, old = (draw_page(view(names=names, answers=[answer(3, 0.9)] * 2, outdated=old)) for old in (False, True))
+    assert bright(fresh) > 1000
+    assert bright(old) == 0
+    assert (np.ptp(old[:, 600:].astype(int), axis=2) < 20).all()  # no colour
+    assert old[40:290, 600:].max() < fresh[40:290, 600:].max() - 50
+    assert tops(old, TRACK, 10) == tops(fresh, TRACK, 10) != []
 
 
 def test_the_pointer_is_drawn_as_wide_as_the_brush() -> None:
