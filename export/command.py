@@ -11,6 +11,7 @@ from ..runtime import terminal
 from ..runtime.engines.ahead import parse_architectures
 from ..runtime.engines.options import EngineOptions, parse_profile
 from ..runtime.engines.progress import Reporter, show_progress
+from ..runtime.given import refuse_others
 from ..train.quiet import import_tensorflow
 from .engines import build_engines
 from .report import show_report
@@ -31,6 +32,7 @@ MIB = 2**20
 
 
 def export(
+    context: typer.Context,
     model: Annotated[
         Path | None,
         typer.Argument(metavar="MODEL", help="a run folder or a .keras file of hybrid-train; default: the newest run"),
@@ -101,6 +103,7 @@ def export(
     Example: [bold]hybrid-export --picture photo.jpg inside.png[/bold]
     """
     if picture is not None:
+        refuse_others(context, "--picture", ("MODEL", "--runs"))
         draw(*picture, model, runs)
         return
     options = EngineOptions(parse_profile(profile), None if workspace is None else workspace * MIB)

@@ -9,13 +9,16 @@ import typer
 
 from . import terminal
 from .bench.request import BenchRequest, parse_batches, parse_names
+from .given import refuse_others
 
 __all__ = ["app", "bench", "main"]
 
 WHAT, HOW, RESULTS, LIMITS = "What", "How long", "Results", "Limits"  # panels of --help
+CHOICE = ("BUNDLE", "--batch", "--backend", "--precision", "--variant")  # what of a bundle, where nothing is measured
 
 
 def bench(
+    context: typer.Context,
     bundle: Annotated[
         Path | None,
         typer.Argument(
@@ -129,8 +132,11 @@ def bench(
     from .bench import command  # noqa: PLC0415  # --help should not wait for it
 
     if compare is not None:
+        refuse_others(context, "--compare", ())
         command.compare(*compare)
         return
+    if predict_for is not None:
+        refuse_others(context, "--predict-for", CHOICE)
     request = BenchRequest(
         bundle,
         batches=parse_batches(batch),

@@ -16,6 +16,7 @@ from ..opening import make_reporter, say
 from ..roofline.devices import predict_for
 from .candidates import choose_variants
 from .compare import compare_reports
+from .limits import AGAIN
 from .limits import predict as predict_limits
 from .plot import require_matplotlib, write_plot
 from .report import BenchReport
@@ -91,7 +92,8 @@ def predict(request: BenchRequest, device: str) -> None:
 
     Raises:
         UsageError: no such device, backend, precision or variant.
-        BundleError: no bundle, or none of its variants, or of those chosen, is for such a device.
+        BundleError: no bundle; or none of its variants, or of those chosen, is for such a device, or has its cost
+            recorded.
     """
     rates = predict_for(device)
     if not request.backends and not request.variants:
@@ -104,6 +106,8 @@ def predict(request: BenchRequest, device: str) -> None:
             f"{bundle.root}: expected a variant for {' or '.join(rates.targets)}, which {device} runs, found "
             f"{', '.join(item.name for item in variants)}; choose others, or another device"
         )
+    if all(item.limit is None for item in found):
+        raise BundleError(f"{bundle.root}: expected a variant whose cost is recorded, found none; {AGAIN}")
     show_predictions(found, rates)
 
 

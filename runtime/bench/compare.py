@@ -5,7 +5,7 @@ bootstrap (Efron, "Bootstrap methods", 1979): the rounds of each report are draw
 by itself, many times, and the middle 95 % of the ratios that come out are the interval. A case is faster or slower if
 all of that interval is beyond 1 by more than ``FLOOR``, which two runs of the same thing differ by: memory is laid out
 anew in every process, and no number of rounds in one process shows it. Fewer than ``ENOUGH`` rounds on either side have
-no interval that could be believed: one round has one of no width at all.
+no interval that could be believed, one round has one of no width at all: there the verdict is unknown.
 """
 
 from __future__ import annotations
@@ -21,12 +21,14 @@ from .report import ENOUGH, BenchReport, Case, Stats
 
 __all__ = ["FLOOR", "Change", "Comparison", "Verdict", "compare_reports", "ratio_interval"]
 
-Verdict = Literal["faster", "slower", "same"]
+Verdict = Literal["faster", "slower", "same", "unknown"]
 
 FLOOR = 0.03  # six sessions of one file, in one process, differed by up to 2.5 % in CPU time (digits, 2-core machine)
 DRAWS = 4000
 TAILS = (2.5, 97.5)
 PARTS = ("inference", "whole")
+REPEATED = ("the machine was busy", "clocks fell")  # notes that are about all of a report's cases
+DIGEST = 8  # digits of a file's SHA-256 that are shown
 
 
 @dataclass(frozen=True)
@@ -55,9 +57,9 @@ class Change:
 
     @property
     def verdict(self) -> Verdict:
-        """Beyond the noise, or the same as far as this can be told."""
+        """Beyond the noise, or the same as far as this can be told; unknown with too few rounds to tell."""
         if self.few:
-            return "same"
+            return "unknown"
         if self.high < 1 - FLOOR:
             return "faster"
         return "slower" if self.low > 1 + FLOOR else "same"
@@ -91,7 +93,7 @@ def compare_reports(first: BenchReport, second: BenchReport) -> Comparison:
         tuple(changes),
         tuple(name for name in ours if name not in theirs),
         tuple(name for name in theirs if name not in ours),
-        (*_too_few(changes), *_differences(first, second)),
+        (*_too_few(changes), *_differences(first, second), *_repeated("first", first), *_repeated("second", second)),
     )
 
 
@@ -125,13 +127,20 @@ def _too_few(changes: Sequence[Change]) -> list[str]:
 
 
 def _differences(first: BenchReport, second: BenchReport) -> list[str]:
-    """What a reader must know: other machines, models, settings or versions."""
+    """What a reader must know: other machines, models, files, settings or versions."""
     notes = []
     if first.machine.title != second.machine.title:
         notes.append(f"different machines: {first.machine.title}; and {second.machine.title}")
+    if first.machine.system != second.machine.system:
+        notes.append(f"different systems: {first.machine.system} and {second.machine.system}")
+    governors = [report.machine.governor or "unknown" for report in (first, second)]
+    if governors[0] != governors[1]:
+        notes.append(f"different governors: {' and '.join(governors)}")
     weights = [report.bundle.weights_sha256[:12] for report in (first, second)]
     if weights[0] != weights[1]:
         notes.append(f"different models: weights {' and '.join(weights)}")
+    if files := _different_files(first, second):
+        notes.append(f"different files of {files}")
     if first.settings.get("threads") != second.settings.get("threads"):
         notes.append(f"different threads: {first.settings.get('threads')} and {second.settings.get('threads')}")
     ours, theirs = first.machine.versions, second.machine.versions
@@ -140,3 +149,19 @@ def _differences(first: BenchReport, second: BenchReport) -> list[str]:
         listed = ", ".join(f"{name} {ours.get(name, 'absent')} and {theirs.get(name, 'absent')}" for name in changed)
         notes.append(f"different versions: {listed}")
     return notes
+
+
+def _different_files(first: BenchReport, second: BenchReport) -> str:
+    """Variants that were exported anew, with both files; a report from before files were kept says nothing."""
+    ours, theirs = ({case.variant: case.file_sha256 for case in report.cases} for report in (first, second))
+    pairs = {name: (file, theirs.get(name)) for name, file in ours.items()}
+    return "; ".join(
+        f"{name}: {one[:DIGEST]}…, {other[:DIGEST]}…"
+        for name, (one, other) in pairs.items()
+        if one and other and one != other
+    )
+
+
+def _repeated(which: str, report: BenchReport) -> list[str]:
+    """A report's own doubts about the machine; those about single cases are marked there."""
+    return [f"{which}: {note}" for note in report.notes if note.startswith(REPEATED)]

@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING
 
 from ..errors import BenchError
 from ..files import replacing
+from ..roofline.rates import PREDICTED
 from .report import STAGES, UNSPLIT, BenchReport, Case
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 __all__ = ["require_matplotlib", "write_plot"]
 
@@ -27,8 +29,10 @@ COLOURS = {
     "copy out": "#D55E00",
 }
 LABELS = {"cnn": "CNN", "recurrent": "recurrent branch"}
-WIDTH, HEIGHT = 2.6, 4.2  # inches: of one variant's panel, of all
-SIDES = 1.6
+WIDTH, HEIGHT = 2.6, 4.2  # inches: of one variant's panel at least, of all
+BAR = 0.45  # inches of a panel for each bar: what is written on it has five characters at most
+SIDES = 2.2  # inches: axis and legend
+MARGIN = 0.01  # of the width, left of title and caption
 
 
 def require_matplotlib() -> None:
@@ -48,22 +52,43 @@ def write_plot(report: BenchReport, path: Path) -> None:
         BenchError: matplotlib is not installed, or the report has no case.
     """
     require_matplotlib()
+    figure = draw_report(report)
+    with replacing(path, ".png") as partial:
+        figure.savefig(partial, format="png", dpi=150)
+
+
+def draw_report(report: BenchReport) -> Figure:
+    """The figure of ``write_plot``.
+
+    Raises:
+        BenchError: the report has no case.
+    """
     from matplotlib.figure import Figure  # noqa: PLC0415  # half a second, and not on every device
 
     variants = list(dict.fromkeys(case.variant for case in report.cases))
     if not variants:
         raise BenchError("expected a report with at least one case to plot, found none")
-    figure = Figure(figsize=(SIDES + WIDTH * len(variants), HEIGHT), layout="constrained")
+    batches = max(sum(case.variant == variant for case in report.cases) for variant in variants)
+    width = max(WIDTH, BAR * batches)
+    figure = Figure(figsize=(SIDES + width * len(variants), HEIGHT), layout="constrained")
     panels = figure.subplots(1, len(variants), sharey=True, squeeze=False)[0]
     for panel, variant in zip(panels, variants, strict=True):
         _draw(panel, variant, [case for case in report.cases if case.variant == variant])
     panels[0].set_ylabel("ms a batch, median")
     legends = [zip(*panel.get_legend_handles_labels(), strict=True) for panel in panels]
     handles = {label: handle for legend in legends for handle, label in legend}
-    figure.legend(handles.values(), handles.keys(), loc="outside right upper", frameon=False, fontsize=9)
-    figure.suptitle(report.machine.title, fontsize=9)
-    with replacing(path, ".png") as partial:
-        figure.savefig(partial, format="png", dpi=150)
+    figure.legend(handles.values(), handles.keys(), loc="outside right center", frameon=False, fontsize=9)
+    figure.suptitle(report.machine.title, x=MARGIN, ha="left", fontsize=9, wrap=True)
+    if caption := _caption(report.cases):
+        figure.supxlabel(caption, x=MARGIN, ha="left", fontsize=9, wrap=True)
+    return figure
+
+
+def _caption(cases: Sequence[Case]) -> str:
+    """Whose rates the limits are from, and that what is not measured is predicted."""
+    limits = (case.limit for case in cases if case.limit is not None)
+    said = {f"{limit.rates}, {'measured' if limit.measured else PREDICTED}": None for limit in limits}
+    return f"limit from the rates of {'; of '.join(said)}" if said else ""
 
 
 def _draw(panel: Axes, variant: str, cases: Sequence[Case]) -> None:
@@ -82,7 +107,7 @@ def _draw(panel: Axes, variant: str, cases: Sequence[Case]) -> None:
             panel.hlines(least, *ends, color="black", linestyles="dotted", label="limit")
         each = bottom[position] / case.batch
         panel.annotate(
-            f"{each:.3g}",
+            _short(each),
             (position, bottom[position]),
             ha="center",
             va="bottom",
@@ -95,3 +120,10 @@ def _draw(panel: Axes, variant: str, cases: Sequence[Case]) -> None:
     panel.set_xlabel("batch")
     panel.margins(y=0.08)
     panel.spines[["top", "right"]].set_visible(False)
+
+
+def _short(value: float) -> str:
+    """Five characters at most below 100 000: 0.012, 1.20, 12.3, 123."""
+    if value >= 100:
+        return f"{value:.0f}"
+    return f"{value:#.3g}" if value >= 1 else f"{value:.3f}"

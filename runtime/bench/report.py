@@ -1,12 +1,16 @@
 """The report of a bench run, and its JSON: everything that was measured, with the median of each round."""
 
+# mypy: disable-error-code="prop-decorator"
+# it knows no decorator on a property but its own: python/mypy#1362
+
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, computed_field
 
 from ..errors import BenchError
 from ..files import replacing
@@ -39,7 +43,8 @@ UNSPLIT = "inference"  # in the place of the branches, where the engine does not
 
 
 class _Record(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="ignore", defer_build=True)  # a later minor version may add fields
+    # a later minor version may add fields; what is computed is written and never read; JSON has no NaN, no infinity
+    model_config = ConfigDict(frozen=True, extra="ignore", defer_build=True, ser_json_inf_nan="null")
 
 
 class Stats(_Record):
@@ -63,17 +68,20 @@ class Stats(_Record):
         medians = tuple(float(np.median(item)) for item in rounds)
         return cls(p50=p50, p90=p90, p99=p99, mean=float(times.mean()), count=len(times), rounds=medians)
 
+    @computed_field
     @property
     def spread(self) -> float:
         """From the 10th to the 90th percentile of the rounds' medians, as a share of their median."""
         low, middle, high = (float(value) for value in np.percentile(self.rounds, (10, 50, 90)))
-        return (high - low) / middle
+        return _ratio(high - low, middle)
 
+    @computed_field
     @property
     def few(self) -> bool:
         """Whether there are fewer than ``ENOUGH`` rounds."""
         return len(self.rounds) < ENOUGH
 
+    @computed_field
     @property
     def noisy(self) -> bool:
         """Whether the rounds differ by more than ``NOISY``, or are too few to tell."""
@@ -101,7 +109,7 @@ class Case(_Record):
     ``inference`` is from tensors in the engine's input memory to outputs in the CPU's; ``whole`` from decoded BGR
     frames to labels through ``Classifier.predict``. ``copy_in`` and ``copy_out`` are None where nothing is copied.
     ``shares`` are the branches' parts of the inference without copies, from a profile of its own; empty where the
-    engine does not tell them apart.
+    engine does not tell them apart. ``file_sha256`` is of the variant's file; None in reports from before it was kept.
     """
 
     variant: str
@@ -117,42 +125,51 @@ class Case(_Record):
     shares: dict[str, float] = {}
     joules_per_frame: float | None = None
     limit: Limit | None = None
+    file_sha256: str | None = None
 
+    @computed_field
     @property
     def name(self) -> str:
         """``int8-cpu b8``: what the same case is called in another report."""
         return f"{self.variant} b{self.batch}"
 
+    @computed_field
     @property
     def images_per_s(self) -> float:
         """Throughput of the inference, one batch after the other."""
-        return 1000 * self.batch / self.inference.mean
+        return _ratio(1000 * self.batch, self.inference.mean)
 
+    @computed_field
     @property
     def whole_images_per_s(self) -> float:
         """Throughput of the whole path, one batch after the other, nothing overlapped."""
-        return 1000 * self.batch / self.whole.mean
+        return _ratio(1000 * self.batch, self.whole.mean)
 
+    @computed_field
     @property
     def spread(self) -> float:
         """Of the inference's or the whole path's rounds, whichever is larger."""
         return max(self.inference.spread, self.whole.spread)
 
+    @computed_field
     @property
     def few(self) -> bool:
         """Whether there are too few rounds to tell noise."""
         return self.inference.few or self.whole.few
 
+    @computed_field
     @property
     def noisy(self) -> bool:
         """Whether the inference's or the whole path's rounds differ by more than ``NOISY``, or are too few to tell."""
         return self.inference.noisy or self.whole.noisy
 
+    @computed_field
     @property
     def of_limit(self) -> float | None:
         """The limit as a share of the measured median: 1 is as fast as can be."""
-        return None if self.limit is None else self.limit.ms / self.inference.p50
+        return None if self.limit is None else _ratio(self.limit.ms, self.inference.p50)
 
+    @computed_field
     @property
     def stages(self) -> dict[str, float]:
         """Medians of the stages in their order, milliseconds a batch; what is copied nowhere is 0.
@@ -248,6 +265,7 @@ class BenchReport(_Record):
     rates: dict[str, Any] | None = None
     notes: tuple[str, ...] = ()
 
+    @computed_field
     @property
     def noisy(self) -> tuple[str, ...]:
         """The cases whose rounds differ by more than ``NOISY``, or are too few to tell."""
@@ -277,6 +295,13 @@ class BenchReport(_Record):
             raise BenchError(
                 f"{path}: expected a report of hybrid-bench --json, found: {where}: {fault['msg']}; measure again"
             ) from None
+
+
+def _ratio(value: float, by: float) -> float:
+    """Of a time that a coarse clock saw as 0 too: infinite, which JSON has as null."""
+    if by:
+        return value / by
+    return math.inf if value else 0.0
 
 
 class _Header(BaseModel):

@@ -10,6 +10,9 @@ from ..errors import UsageError
 __all__ = ["BenchRequest", "parse_batches", "parse_names"]
 
 LARGEST_BATCH = 4096  # more is a typing error: the reference model's inputs alone would be 5 GiB
+LONGEST = 86_400  # seconds: a day for each part of each case, more is a typing error
+MOST_ROUNDS = 10_000
+MOST_STARTS = 1_000
 
 
 @dataclass(frozen=True)
@@ -57,10 +60,15 @@ class BenchRequest:
             raise UsageError(f"expected batch sizes from 1 to {LARGEST_BATCH}, found {_listed(self.batches)}")
         if len(set(self.batches)) != len(self.batches):
             raise UsageError(f"expected each batch size once, found {_listed(self.batches)}")
-        if not self.seconds > 0 or self.rounds < 1 or not self.warm_up >= 0 or self.starts < 0:
+        if not 0 < self.seconds <= LONGEST or not 0 <= self.warm_up <= LONGEST:
             raise UsageError(
-                "expected more than 0 seconds, at least 1 round, and no negative warm-up or number of starts, found "
-                f"{self.seconds} seconds, {self.rounds} rounds, {self.warm_up} and {self.starts}"
+                f"expected more than 0 seconds, no negative warm-up, and neither over {LONGEST}, found {self.seconds} "
+                f"and {self.warm_up}"
+            )
+        if not 1 <= self.rounds <= MOST_ROUNDS or not 0 <= self.starts <= MOST_STARTS:
+            raise UsageError(
+                f"expected 1 to {MOST_ROUNDS} rounds and 0 to {MOST_STARTS} starts, found {self.rounds} and "
+                f"{self.starts}"
             )
 
     @property

@@ -2,47 +2,50 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
-from rich import box
-from rich.table import Table
 from rich.text import Text
 
 from .. import terminal
 from ..opening import say
 from ..roofline.rates import Rates
+from ..tables import NONE, TextTable
 from .compare import FLOOR, Change, Comparison
 from .limits import AGAIN, Prediction
-from .report import ENOUGH, NOISY, STAGES, UNSPLIT, BenchReport, Case
+from .report import ENOUGH, NOISY, STAGES, UNSPLIT, BenchReport, Case, Limit
 
 __all__ = ["show_comparison", "show_predictions", "show_report"]
 
-NONE = "–"
 TITLES = {"cnn": "CNN"}
-COLOURS = {"faster": "green", "slower": "bold red", "same": "dim"}
+HEADS = {"preprocess": "pre-\nprocess", "copy in": "copy\nin", "copy out": "copy\nout", **TITLES}
+LIMITED = ("cnn", "recurrent")  # branches of which it is said what limits them: the head is next to nothing
+COLOURS = {"faster": "green", "slower": "bold red", "same": "dim", "unknown": "yellow"}
 
 
 def show_report(report: BenchReport) -> None:
     """Latency and throughput, where the time goes, and fresh processes."""
-    _print(latency_table(report.cases))
-    _print(stages_table(report.cases))
+    latency_table(report.cases).show()
+    stages_table(report).show()
     if report.starts:
-        _print(starts_table(report))
+        starts_table(report).show()
     terminal.stdout.print(report.machine.title, markup=False, soft_wrap=True)
     for reason, names in _by_reason(report.skipped).items():
         say(f"not run: {', '.join(names)}: {reason}")
-    for note in report.notes:
+    for note in (*report.notes, *_limit_notes(report)):
         say(note, style="yellow")
 
 
-def latency_table(cases: Iterable[Case]) -> Table:
+def latency_table(cases: Iterable[Case]) -> TextTable:
     """One row for each case: percentiles and throughput of inference, and of the whole path."""
     cases = list(cases)
-    table = _table(
-        "latency, ms a batch", "batch", "p50", "p90", "p99", "mean", "images/s", "spread", "whole", "images/s"
+    powered = any(case.joules_per_frame is not None for case in cases)
+    table = TextTable(
+        "latency, ms a batch",
+        ("", "batch"),
+        ("p50", "p90", "p99", "mean", "img/s", "spread"),
+        ("whole", "whole\nimg/s", *(("J/frame",) if powered else ())),
     )
-    if any(case.joules_per_frame is not None for case in cases):
-        table.add_column("J/frame", justify="right")
     for case in cases:
         stats = case.inference
         spread = Text(f"{case.spread:.1%}", "bold yellow" if case.noisy else "")
@@ -50,77 +53,92 @@ def latency_table(cases: Iterable[Case]) -> Table:
             spread.append(" noisy")
         cells: list[str | Text] = [
             *_times(stats.p50, stats.p90, stats.p99, stats.mean),
-            f"{case.images_per_s:.1f}",
+            _throughput(case.images_per_s),
             spread,
             *_times(case.whole.p50),
-            f"{case.whole_images_per_s:.1f}",
+            _throughput(case.whole_images_per_s),
         ]
-        joules = [] if case.joules_per_frame is None else [f"{case.joules_per_frame:.3g}"]
-        table.add_row(*_first(case, cases), *cells, *joules)
+        joules = case.joules_per_frame
+        table.add(*_first(case, cases), *cells, *([NONE if joules is None else f"{joules:.3g}"] if powered else ()))
     table.caption = (
-        "inference: tensors in memory to probabilities; whole: BGR frame to label. spread: 10th to 90th percentile of "
-        f"the rounds' medians, of inference or whole; over {NOISY:.0%}, or with fewer than {ENOUGH} rounds, a case is "
-        "noisy"
+        "inference: tensors in memory to probabilities; whole: BGR frame to label; img/s: images a second. spread: "
+        f"10th to 90th percentile of the rounds' medians, of inference or whole; over {NOISY:.0%}, or with fewer than "
+        f"{ENOUGH} rounds, a case is noisy"
     )
     return table
 
 
-def stages_table(cases: Iterable[Case]) -> Table:
+def stages_table(report: BenchReport) -> TextTable:
     """One row for each case: the median of each stage, and the limit beside the inference."""
-    cases = list(cases)
+    cases = list(report.cases)
     present = [name for name in (*STAGES, UNSPLIT) if any(name in case.stages for case in cases)]
-    limited = any(case.limit for case in cases)
-    extra = ("limit", "of it", "limited by") if limited else ()
-    table = _table("where the time goes, ms a batch", "batch", *(TITLES.get(name, name) for name in present), *extra)
+    limits = [case.limit for case in cases]
+    branches = _limited_branches(limits)
+    limited = [_limited_head(name) for name in branches]
+    table = TextTable(
+        "where the time goes, ms a batch",
+        ("", "batch"),
+        [HEADS.get(name, name) for name in present],
+        ("limit", "of it") if any(limits) else (),
+        limited,
+        left=limited,
+    )
     for case in cases:
         stages = case.stages
         cells = [NONE if name not in stages else _time(stages[name]) for name in present]
-        table.add_row(*_first(case, cases), *cells, *(_limit_cells(case) if limited else ()))
+        table.add(*_first(case, cases), *cells, *(_limit_cells(case, branches) if any(limits) else ()))
     table.caption = (
         "branches: the engine's profile, taken apart from the timing, scaled to the inference without copies"
     )
-    if limited:
+    if any(limits):
         table.caption += "; of it: limit / p50"
+        rates = _rates_of(report)
+        used = dict.fromkeys(_rates_line(rates[case.target]) for case in cases if case.limit)
+        table.caption = "\n".join((table.caption, *used))
     return table
 
 
-def starts_table(report: BenchReport) -> Table:
+def starts_table(report: BenchReport) -> TextTable:
     """One row for each variant: a fresh process up to its first prediction, and its memory."""
-    names = ("first prediction, s", "imports", "opening", "golden check", "one frame", "peak MiB", "GPU MiB")
-    table = _table("a fresh process, medians", *names)
+    heads = ("first\nprediction, s", "imports", "opening", "golden\ncheck", "one\nframe", "peak\nMiB", "GPU\nMiB")
+    table = TextTable("a fresh process, medians", ("",), heads)
     for name, start in report.starts.items():
         parts = (start.seconds, start.imports, start.opening, start.golden, start.first)
         gpu = NONE if start.gpu_mib is None else f"{start.gpu_mib:.0f}"
-        table.add_row(name, *(f"{value:.3f}" for value in parts), f"{start.peak_mib:.0f}", gpu)
+        table.add(name, *(f"{value:.3f}" for value in parts), f"{start.peak_mib:.0f}", gpu)
     return table
 
 
 def show_predictions(predictions: Sequence[Prediction], rates: Rates) -> None:
     """The bounds on a device that isn't here."""
-    table = _table(f"{rates.name}: {rates.label}", "batch", "ms a batch", "overlapped", "images/s", "limited by")
+    branches = _limited_branches(item.limit for item in predictions)
+    limited = [_limited_head(name) for name in branches]
+    figures = ("ms a\nbatch", "overlapped", "images/s")
+    table = TextTable(f"{rates.name}: {rates.label}", ("", "batch"), figures, limited, left=limited)
     for item in predictions:
         if item.limit is None:
-            table.add_row(item.name, str(item.batch), *[NONE] * 4)
+            table.add(item.name, str(item.batch), *[NONE] * (len(figures) + len(branches)))
             continue
         rate = f"{1000 * item.batch / item.limit.ms:.0f}"
         times = _times(item.limit.ms, item.limit.overlapped_ms)
-        table.add_row(item.name, str(item.batch), *times, rate, _limited_by(item.limit.limited_by))
+        table.add(item.name, str(item.batch), *times, rate, *_limited_cells(item.limit, branches))
     table.caption = f"rates: {rates.source}"
-    _print(table)
+    table.show()
     if any(item.limit is None for item in predictions):
         say(AGAIN, style="yellow")
 
 
 def show_comparison(comparison: Comparison) -> None:
     """What got faster or slower, and what makes the reports unlike."""
-    table = _table("second / first, ms a batch", "part", "first", "second", "ratio", "95 %", "verdict")
+    figures = ("first", "second", "ratio", "95 %", "verdict")
+    table = TextTable("second / first, ms a batch", ("", "part"), figures, left=("part", "verdict"))
     for change in comparison.changes:
-        table.add_row(*_change_cells(change))
+        table.add(*_change_cells(change))
     table.caption = (
         "ratio of the medians of the rounds, and its bootstrap interval; faster or slower: all of that is beyond "
         f"1 ± {FLOOR:.0%}"
     )
-    _print(table)
+    table.show()
     for which, names in (("first", comparison.only_first), ("second", comparison.only_second)):
         if names:
             say(f"only in the {which}: {', '.join(names)}")
@@ -130,20 +148,72 @@ def show_comparison(comparison: Comparison) -> None:
 
 def _change_cells(change: Change) -> list[str | Text]:
     verdict = Text(change.verdict, COLOURS[change.verdict])
-    if change.noisy:
+    if change.noisy and not change.few:
         verdict.append(" (noisy)", "yellow")
     interval = f"{change.low:.3f} .. {change.high:.3f}"
     return [change.name, change.part, *_times(change.first, change.second), f"{change.ratio:.3f}", interval, verdict]
 
 
-def _limit_cells(case: Case) -> list[str]:
+def _limit_cells(case: Case, branches: Sequence[str]) -> list[str]:
     if case.limit is None or case.of_limit is None:
-        return [NONE] * 3
-    return [_time(case.limit.ms), f"{case.of_limit:.0%}", _limited_by(case.limit.limited_by)]
+        return [NONE] * (2 + len(branches))
+    return [_time(case.limit.ms), f"{case.of_limit:.0%}", *_limited_cells(case.limit, branches)]
 
 
-def _limited_by(branches: dict[str, str]) -> str:
-    return ", ".join(f"{TITLES.get(name, name)} {what}" for name, what in branches.items() if name != "head")
+def _limited_branches(limits: Iterable[Limit | None]) -> list[str]:
+    found = {name for limit in limits if limit for name in limit.limited_by}
+    return [name for name in LIMITED if name in found]
+
+
+def _limited_head(branch: str) -> str:
+    return f"{TITLES.get(branch, branch)}\nlimited by"
+
+
+def _limited_cells(limit: Limit, branches: Sequence[str]) -> list[str]:
+    return [limit.limited_by.get(name, NONE) for name in branches]
+
+
+def _rates_of(report: BenchReport) -> Mapping[str, Rates]:
+    """By target, from the form that the report keeps."""
+    kept: Mapping[str, Mapping[str, Any]] = report.rates or {}
+    return {target: Rates(**rates) for target, rates in kept.items()}
+
+
+def _rates_line(rates: Rates) -> str:
+    """Whose they are, and what a limit is made of: ``limit: NAME, LABEL: FP32 76.8, INT8 307 GMAC/s, 17.1 GB/s``."""
+    products = ", ".join(f"{kind.upper()} {rate:.4g}" for kind, rate in rates.gmacs.items())
+    return f"limit: {rates.name}, {rates.label}: {products} GMAC/s, {rates.bandwidth_gbs:.4g} GB/s"
+
+
+def _limit_notes(report: BenchReport) -> list[str]:
+    """Limits that can't be this machine's, and rates that nothing was held against."""
+    rates = _rates_of(report)
+    if rates and not any(case.target in rates for case in report.cases):
+        measured = ", ".join(dict.fromkeys(case.target for case in report.cases))
+        names = ", ".join(dict.fromkeys(item.name for item in rates.values()))
+        return [
+            f"no limit: the rates of {names} are for {', '.join(rates)}, and what was measured ran on {measured}; take "
+            "--probe for the CPU, --rates DEVICE for its GPU"
+        ]
+    over = [case for case in report.cases if case.of_limit is not None and case.of_limit > 1]
+    return [
+        f"over 100 % of the limit: {', '.join(case.name for case in over if case.target in targets)}: {why}"
+        for why, targets in _too_low(rates, over).items()
+    ]
+
+
+def _too_low(rates: Mapping[str, Rates], over: Iterable[Case]) -> dict[str, set[str]]:
+    """Why a limit can be beaten, and the targets whose rates have that fault."""
+    found: dict[str, set[str]] = {}
+    for case in over:
+        taken = rates[case.target]
+        why = (
+            "other programs slowed the probe, or the engine multiplies less than is counted; end them and measure again"
+            if taken.measured
+            else f"the rates of {taken.name} are not this machine's"
+        )
+        found.setdefault(why, set()).add(case.target)
+    return found
 
 
 def _first(case: Case, cases: list[Case]) -> tuple[str, str]:
@@ -173,21 +243,6 @@ def _time(value: float) -> str:
     return f"{value:.2f}" if value >= 1 else f"{value:.3f}"
 
 
-def _table(title: str, *columns: str) -> Table:
-    table = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left", caption_justify="left", pad_edge=False)
-    table.add_column("", no_wrap=True)
-    for column in columns:
-        left = column in ("limited by", "part", "verdict")
-        table.add_column(column, justify="left" if left else "right", no_wrap=not left)
-    return table
-
-
-def _print(table: Table) -> None:
-    """As wide as it is where nobody watches: rich takes a file for 80 columns, and would cut numbers."""
-    console = terminal.stdout
-    if not console.is_terminal:
-        caption, table.caption = table.caption, None
-        wanted = console.measure(table, options=console.options.update(max_width=1000)).maximum
-        table.caption = caption
-        console.width = max(console.width, wanted)
-    console.print(table)
+def _throughput(value: float) -> str:
+    """Four digits or more, and never an exponent: 4.5, 999.5, 8732."""
+    return f"{value:.1f}" if value < 1000 else f"{value:.0f}"

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from math import isnan
 from typing import Any, Protocol
 
 import typer
-from rich import box
 from rich.cells import cell_len
-from rich.table import Table
 from rich.text import Text
 
 from .. import terminal
 from ..frame import Frame
 from ..live.outputs.draw import percent
 from ..sinks import printable
+from ..tables import NONE, TextTable
 from .models import Model
 from .tally import Answers, Comparison
 
@@ -25,8 +25,9 @@ MB = 1e6
 GAP = "  "
 MAX_LABEL = 24  # cells
 PROBABILITY = 8  # cells
-NONE = "–"
-TIMES = "ms: median from decoded frame to probabilities, an image's share of its batch of {}"
+MANY = 6  # models
+LONG = 10  # cells of a name; more of either, and agreement is told by number
+TIMES = "ms: median, decoded frame to probabilities, an image's share of its batch of {}"
 
 
 class Listing(Protocol):
@@ -57,7 +58,7 @@ class Silent:
 
     def end(self, comparison: Comparison, sheet: str | None) -> None:
         """Print the table, and where the contact sheet is."""
-        terminal.stdout.print(comparison_table(self._models, comparison, self._batch))
+        comparison_table(self._models, comparison, self._batch).show()
         if sheet:
             terminal.stdout.print(f"where they differ: {sheet}", soft_wrap=True, markup=False)
 
@@ -69,12 +70,16 @@ class Rows(Silent):
         super().__init__(models, batch)
         labels = models[0].classifier.labels
         self._label = min(MAX_LABEL, max(cell_len(printable(label)) for label in labels))
+        self._names = _short_names(models, self._label + PROBABILITY)
         self._started = False
 
     def image(self, answers: Answers) -> None:
         """Print one row, under the column heads if it is the first."""
         if not self._started:
-            heads = [Text(model.name, "dim") for model in self._models]
+            heads = [Text(name, "dim") for name in self._names]
+            for model, short in zip(self._models, self._names, strict=True):
+                if short != (name := printable(model.name)):
+                    terminal.stdout.print(Text(f"{short}  {name}", "dim"), soft_wrap=True)
             self._print(Text(" "), heads, Text("true", "dim"), "source")
             self._started = True
         cells = []
@@ -145,19 +150,31 @@ class Json:
         _line({"comparison": content})
 
 
-def comparison_table(models: Sequence[Model], comparison: Comparison, batch: int) -> Table:
-    """One row a model: what it is, accuracy, agreement with each other model, milliseconds an image, size."""
-    table = Table(title=_title(comparison), title_justify="left", title_style="bold", box=box.SIMPLE_HEAD)
-    table.pad_edge, table.padding = False, (0, 1, 0, 0)
-    names = ["", "accuracy", "only it\nis right"] if comparison.labelled else [""]
-    names += [f"same as\n{printable(model.name)}" for model in models]
-    table.add_column("model", overflow="fold")
-    for name in (*names, "ms an\nimage", "MB"):
-        table.add_column(Text(name), justify="right" if name else "left", no_wrap=True)
-    for model in models:
-        table.add_row(*_cells(model, models, comparison))
-    table.caption, table.caption_justify = f"{_caption(comparison)}\n{TIMES.format(batch)}", "left"
+def comparison_table(models: Sequence[Model], comparison: Comparison, batch: int) -> TextTable:
+    """One row a model: what it is, accuracy, milliseconds an image, size, and agreement with each other model."""
+    names = [printable(model.name) for model in models]
+    short = _short_names(models, LONG if len(models) < MANY else 0)
+    numbered = short != names
+    figures = ("accuracy", "only it\nis right") if comparison.labelled else ()
+    table = TextTable(
+        _title(comparison),
+        ("" if numbered else "model",),
+        ("model",) if numbered else (),
+        ("", *figures, "ms an\nimage", "MB"),
+        [f"same as\n{name}" for name in short],
+        left=("model", ""),
+        style="bold",
+    )
+    for model, name, key in zip(models, names, short, strict=True):
+        table.add(key, *((name,) if numbered else ()), *_cells(model, models, comparison))
+    table.caption = f"{_caption(comparison)}\n{TIMES.format(batch)}"
     return table
+
+
+def _short_names(models: Sequence[Model], most: int) -> list[str]:
+    """The models' names, or numbers in their place where one has more cells than ``most``."""
+    names = [printable(model.name) for model in models]
+    return names if max(map(cell_len, names)) <= most else [str(number) for number in range(1, len(names) + 1)]
 
 
 def _title(comparison: Comparison) -> str:
@@ -170,6 +187,8 @@ def _title(comparison: Comparison) -> str:
 
 
 def _caption(comparison: Comparison) -> str:
+    if not comparison.images:
+        return "no image could be read"
     text = f"all agree on {comparison.same} of {comparison.images} images"
     if comparison.same_right is None:
         return text
@@ -178,14 +197,18 @@ def _caption(comparison: Comparison) -> str:
     return f"{text}; all are right on {comparison.same_right} of the {comparison.labelled} whose class is known"
 
 
-def _cells(model: Model, models: Sequence[Model], comparison: Comparison) -> list[Text]:
+def _cells(model: Model, models: Sequence[Model], comparison: Comparison) -> list[str]:
     figures, variant = comparison.models[model.name], model.classifier.selection.variant
-    cells = [printable(model.name), f"{variant.precision} {variant.target}"]
-    accuracy = comparison.accuracy(model.name)
-    if accuracy is not None:
-        cells += [f"{100 * accuracy:.1f} %", str(figures.alone)]
-    cells += [NONE if other is model else f"{100 * figures.agreement[other.name]:.1f} %" for other in models]
-    return [Text(text) for text in (*cells, f"{figures.p50_ms:.2f}", f"{model.size / MB:.2f}")]
+    cells = [f"{variant.precision} {variant.target}"]
+    if comparison.labelled:
+        cells += [_percent(comparison.accuracy(model.name)), str(figures.alone)]
+    time = NONE if isnan(figures.p50_ms) else f"{figures.p50_ms:.2f}"
+    same = [_percent(None if other is model else figures.agreement[other.name]) for other in models]
+    return [*cells, time, f"{model.size / MB:.2f}", *same]
+
+
+def _percent(share: float | None) -> str:
+    return NONE if share is None else f"{100 * share:.1f} %"
 
 
 def _record(model: Model, comparison: Comparison) -> dict[str, Any]:
@@ -208,7 +231,7 @@ def _record(model: Model, comparison: Comparison) -> dict[str, Any]:
 
 def _number(value: float) -> float | None:
     """NaN is not JSON."""
-    return round(value, 4) if value == value else None  # noqa: PLR0124
+    return None if isnan(value) else round(value, 4)
 
 
 def _where(frame: Frame) -> dict[str, Any]:

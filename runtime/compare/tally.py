@@ -52,14 +52,15 @@ class Figures:
     Attributes:
         right: images whose class it named; None where no image's class is known.
         alone: of these, those that no other model got right; None likewise.
-        agreement: for each model, itself included, the share of images with the same first label, 0 to 1.
+        agreement: for each model, itself included, the share of images with the same first label, 0 to 1; None
+            without images.
         p50_ms: median time of an image from decoded frame to probabilities, its share of its batch; ``p90_ms``
             likewise. NaN without images.
     """
 
     right: int | None
     alone: int | None
-    agreement: Mapping[str, float]
+    agreement: Mapping[str, float | None]
     p50_ms: float
     p90_ms: float
 
@@ -153,7 +154,10 @@ class Tally:
         return Figures(
             self._right.get(name, 0) if self._labelled else None,
             self._alone.get(name, 0) if self._labelled else None,
-            {other: self._pairs.get((name, other), 0) / max(self._images, 1) for other in self.names},
+            {other: self._agreement(name, other) for other in self.names},
             p50,
             p90,
         )
+
+    def _agreement(self, name: str, other: str) -> float | None:
+        return self._pairs.get((name, other), 0) / self._images if self._images else None

@@ -86,6 +86,6 @@ def predict_for(device: str) -> Rates:
         return DEVICES[ALIASES.get(device, device)]
     except KeyError:
         raise UsageError(
-            f"--predict-for: expected one of {', '.join((*DEVICES, *ALIASES))}, found {device!r}; the machine that "
-            "hybrid-bench runs on is measured with --probe"
+            f"expected one of {', '.join((*DEVICES, *ALIASES))} as the device whose rates are taken, found {device!r}; "
+            "the machine that hybrid-bench runs on is measured with --probe"
         ) from None

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from dataclasses import replace
 from functools import partial
 from typing import Any, Literal, NamedTuple
 
@@ -23,7 +24,7 @@ from .caches import data_caches, usable_cpus
 from .product_graph import product_graph
 from .rates import Rates
 
-__all__ = ["probe"]
+__all__ = ["best_of", "probe", "rates_apart"]
 
 Rate = Literal["fp32", "int8", "memory", "cache"]
 
@@ -41,6 +42,7 @@ SMALLEST = 2  # repetitions of each in a pass, however short the time
 MIB = 2**20
 OUTSIDE = 4  # times the cache: what is read in a circle leaves nothing of it there
 MIN_BUFFER, MAX_BUFFER = 128 * MIB, 512 * MIB
+APART = 0.10  # two probes of one machine that differ by more are told
 BURST = 128 * MIB  # bytes that one timing reads at least: some ms, beside which starting threads is nothing
 
 
@@ -90,6 +92,33 @@ def probe(seconds: float = 4.0, *, threads: int | None = None) -> Rates:
         measured=True,
         near_bytes=max(nearer, default=0),
     )
+
+
+def best_of(first: Rates, second: Rates) -> Rates:
+    """Two probes of one machine as one: the better of each rate."""
+    cached = (first.cache_bandwidth_gbs, second.cache_bandwidth_gbs)
+    return replace(
+        first,
+        gmacs={kind: max(rate, second.gmacs.get(kind, 0.0)) for kind, rate in first.gmacs.items()},
+        bandwidth_gbs=max(first.bandwidth_gbs, second.bandwidth_gbs),
+        cache_bandwidth_gbs=max((rate for rate in cached if rate is not None), default=None),
+    )
+
+
+def rates_apart(first: Rates, second: Rates) -> list[str]:
+    """The rates that two probes of one machine found more than ``APART`` apart: ``memory 46.0 and 82.0 GB/s``."""
+    ours, theirs = _listed(first), _listed(second)
+    pairs = {name: (rate, theirs[name]) for name, rate in ours.items() if name in theirs}
+    return [
+        f"{name} {one:.1f} and {other:.1f} {'GB/s' if name in ('memory', 'cache') else 'GMAC/s'}"
+        for name, (one, other) in pairs.items()
+        if max(one, other) > (1 + APART) * min(one, other)
+    ]
+
+
+def _listed(rates: Rates) -> dict[str, float]:
+    every = {**{kind.upper(): rate for kind, rate in rates.gmacs.items()}, "memory": rates.bandwidth_gbs}
+    return every if rates.cache_bandwidth_gbs is None else {**every, "cache": rates.cache_bandwidth_gbs}
 
 
 def _product(stack: ExitStack, shape: tuple[int, int, int], kind: Literal["fp32", "int8"], threads: int) -> _Task:

@@ -180,6 +180,12 @@ def test_a_folder_that_can_not_be_written_to_is_refused_before_the_model_is_load
     [
         (["photo.png"], 2, "--picture"),
         (["photo.png", "out.jpg"], 2, "expected IMAGE and the name of a PNG to write, found out.jpg"),
+        (["photo.png", "out.png", "photo.png", "--fp16", "--int8", "--pack"], 2, "found --fp16, --int8, --pack; leave"),
+        (
+            ["photo.png", "out.png", "--out", "there"],
+            2,
+            "--picture: expected nothing beside it but MODEL, --runs, found",
+        ),
         (["photo.png", "no/out.png"], 2, "expected the folder no to exist"),
         (["none.png", "out.png"], 1, "none.png: can't be read"),
         (["photo.png", "out.png"], 1, "expected a run folder at runs/latest, found none"),

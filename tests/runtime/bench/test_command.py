@@ -36,7 +36,7 @@ def test_tables_go_to_stdout_and_files_are_written(command, bench_bundle: Path, 
     files = {name: tmp_path / f"report.{name}" for name in ("json", "csv")}
     code, out, err = command(bench_bundle, *QUICK, "--json", files["json"], "--csv", files["csv"])
     assert code == 0, err
-    for title in ("latency, ms a batch", "where the time goes", "CNN", "recurrent", "images/s"):
+    for title in ("latency, ms a batch", "where the time goes", "CNN", "recurrent", "img/s"):
         assert title in out
     assert re.search(r"fp32-cpu +1 +\d", out)
     assert "…" not in out  # rich cut nothing off
@@ -66,6 +66,28 @@ def test_a_run_folder_in_the_usual_place_is_found(command, bench_bundle: Path, m
         (("--plot", "a.svg"), 2, "expected --plot with a name that ends in .png"),
         (("--predict-for", "toaster"), 2, "expected one of orin-nano-4, orin-nano"),
         (("--compare", "a.json", "b.json"), 1, "a.json: expected a report of hybrid-bench --json"),
+        (("--rates", "toaster"), 2, "error: expected one of orin-nano-4, orin-nano"),
+        (("--batch", "100000000"), 2, "expected batch sizes from 1 to 4096, found 100000000"),
+        (
+            ("--seconds", "inf"),
+            2,
+            "expected more than 0 seconds, no negative warm-up, and neither over 86400, found inf",
+        ),
+        (("--rounds", "100000000"), 2, "expected 1 to 10000 rounds"),
+        (
+            ("--predict-for", "thor", "--batch", "1", "--json", "p.json", "--plot", "q.jpg"),
+            2,
+            "--predict-for: expected nothing beside it but BUNDLE, --batch, --backend, --precision, --variant, "
+            "found --json, --plot; leave",
+        ),
+        (
+            ("--compare", "a.json", "b.json", "--json", "c.json"),
+            2,
+            "--compare: expected nothing beside it, found --json",
+        ),
+        (("bundle", "--compare", "a.json", "b.json", "--probe"), 2, "found BUNDLE, --probe; leave out one or"),
+        (("--compare", "a.json", "b.json", "--predict-for", "thor"), 2, "found --predict-for; leave out one or"),
+        (("--compare", "a.json", "b.json", "--batch", "1,2,4,8"), 2, "found --batch; leave out one or"),
         (("--profile", "1,8"), 2, "expected a batch profile of MIN,OPT,MAX"),
         (("missing",), 1, "missing: expected a bundle"),
         (("--unknown",), 2, "No such option"),
@@ -128,6 +150,16 @@ def test_reports_are_compared_and_what_changed_is_told(  # type: ignore[no-untyp
     assert re.search(r"fp32-cpu b1 +whole .*same", out)
 
 
+def test_too_few_rounds_are_called_unknown_on_stdout(  # type: ignore[no-untyped-def]
+    command, altered: Callable[..., BenchReport], tmp_path: Path
+) -> None:
+    for name, time in (("a", 8.0), ("b", 4.0)):
+        altered({"fp32-cpu b1": ([time] * 4, [time] * 4)}).save(tmp_path / f"{name}.json")
+    code, out, err = command("--compare", tmp_path / "a.json", tmp_path / "b.json")
+    assert code == 0, err
+    assert len(re.findall(r"fp32-cpu b1 .* 0\.500 .* unknown *$", out, re.MULTILINE)) == 2
+
+
 def test_a_prediction_measures_nothing_and_says_that_it_is_one(  # type: ignore[no-untyped-def]
     command, bench_bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -148,6 +180,12 @@ def test_only_variants_that_a_device_runs_are_predicted(command, bench_bundle: P
     _, out, _ = command(bench_bundle, "--predict-for", "rpi5", "--batch", "1")
     assert re.search(r"^ *fp32-cpu +1 +\d", out, re.MULTILINE)
     assert "tensorrt" not in out
+
+
+def test_a_prediction_without_any_recorded_cost_is_refused(command, folder: Path) -> None:  # type: ignore[no-untyped-def]
+    code, out, err = command(folder, "--predict-for", "rpi5")
+    assert (code, out) == (1, "")
+    assert "expected a variant whose cost is recorded, found none; export again to see the limit" in err
 
 
 def test_help_is_light_and_has_examples() -> None:

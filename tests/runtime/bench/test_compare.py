@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from hybrid_edge.runtime.bench.compare import compare_reports, ratio_interval
-from hybrid_edge.runtime.bench.report import BenchReport
+from hybrid_edge.runtime.bench.machine import busy_before, slowed_down
+from hybrid_edge.runtime.bench.report import BenchReport, Clocks
 from hybrid_edge.runtime.errors import BenchError
 
 Alter = Callable[..., BenchReport]
@@ -40,8 +41,9 @@ def test_the_interval_holds_the_true_ratio_as_often_as_it_says() -> None:
     assert inside >= 88  # of 95 in the mean; a median of 12 rounds is bootstrapped a little narrow
 
 
-def test_a_report_beside_itself_is_the_same_everywhere(measured: BenchReport) -> None:
-    found = compare_reports(measured, measured)
+def test_a_report_beside_itself_is_the_same_everywhere(altered: Alter) -> None:
+    quiet = altered(notes=())
+    found = compare_reports(quiet, quiet)
     assert {(item.ratio, item.verdict) for item in found.changes} == {(1.0, "same")}
     assert (found.only_first, found.only_second, found.notes) == ((), (), ())
 
@@ -82,10 +84,44 @@ def test_noise_of_either_run_is_carried_along(altered: Alter) -> None:
 
 
 @pytest.mark.parametrize("counts", [(1, 1), (4, 12), (12, 4)])
-def test_too_few_rounds_on_either_side_are_no_change_and_that_is_said(altered: Alter, counts: tuple[int, int]) -> None:
+def test_with_too_few_rounds_on_either_side_the_change_is_unknown_and_that_is_said(
+    altered: Alter, counts: tuple[int, int]
+) -> None:
     before, after = (
-        altered({FIRST: ([time] * count, [time] * count)}) for time, count in zip((5, 9), counts, strict=True)
+        altered({FIRST: ([time] * count, [time] * count)}, notes=()) for time, count in zip((5, 9), counts, strict=True)
     )
     found = compare_reports(before, after)
-    assert {(item.verdict, item.noisy) for item in found.changes if item.name == FIRST} == {("same", True)}
+    assert {(item.verdict, item.noisy) for item in found.changes if item.name == FIRST} == {("unknown", True)}
     assert found.notes == (f"too few rounds to tell a change: {FIRST}; measure both with --rounds 5 or more",)
+
+
+def test_other_files_of_the_same_weights_are_told(altered: Alter, measured: BenchReport) -> None:
+    def of_files(digest: str | None) -> BenchReport:
+        return altered(
+            cases=tuple(case.model_copy(update={"file_sha256": digest}) for case in measured.cases), notes=()
+        )
+
+    one, other = (of_files(digit * 64) for digit in "7a")
+    assert compare_reports(one, other).notes == ("different files of fp32-cpu: 77777777…, aaaaaaaa…",)
+    assert compare_reports(one, one).notes == ()
+    assert compare_reports(of_files(None), one).notes == compare_reports(one, of_files(None)).notes == ()
+
+
+def test_another_governor_or_system_is_told(altered: Alter, measured: BenchReport) -> None:
+    first, second = (
+        altered(
+            machine=measured.machine.model_copy(update={"governor": governor, "system": f"Linux {kernel}"}), notes=()
+        )
+        for governor, kernel in (("powersave", "5.15"), (None, "6.8"))
+    )
+    assert compare_reports(first, second).notes == (
+        "different systems: Linux 5.15 and Linux 6.8",
+        "different governors: powersave and unknown",
+    )
+
+
+def test_what_each_report_says_of_its_machine_is_repeated(altered: Alter, measured: BenchReport) -> None:
+    busy = busy_before(measured.machine.model_copy(update={"before": Clocks(load=1.5)}))
+    fell = slowed_down(Clocks(load=0, cpu_mhz=4000), Clocks(load=0, cpu_mhz=2000))
+    found = compare_reports(altered(notes=(busy, "fp32-cpu is over its parity limits")), altered(notes=(busy, fell)))
+    assert found.notes == (f"first: {busy}", f"second: {busy}", f"second: {fell}")

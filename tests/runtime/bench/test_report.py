@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -66,6 +67,42 @@ def test_a_report_reads_back_as_it_was_written(measured: BenchReport, tmp_path: 
     content = json.loads(path.read_text())
     assert (content["format"], content["format_version"]) == ("hybrid-edge-bench", 1)
     assert [len(case["inference"]["rounds"]) for case in content["cases"]] == [5, 5]
+
+
+def test_the_json_has_what_follows_from_the_measured_too(measured: BenchReport, tmp_path: Path) -> None:
+    limit = Limit(ms=0.001, overlapped_ms=0.001, by_branch={}, limited_by={}, rates="here", measured=True)
+    report = measured.model_copy(update={"cases": (measured.cases[0].model_copy(update={"limit": limit}),)})
+    report.save(tmp_path / "report.json")
+    content, case = json.loads((tmp_path / "report.json").read_text()), report.cases[0]
+    names = ("name", "images_per_s", "whole_images_per_s", "spread", "few", "noisy", "of_limit", "stages")
+    assert {name: content["cases"][0][name] for name in names} == {name: getattr(case, name) for name in names}
+    parts = ("spread", "few", "noisy")
+    assert [content["cases"][0]["whole"][name] for name in parts] == [getattr(case.whole, name) for name in parts]
+    assert content["noisy"] == list(report.noisy)
+
+
+def test_what_is_computed_is_not_read_and_a_report_without_it_is(measured: BenchReport, tmp_path: Path) -> None:
+    content = json.loads(measured.model_dump_json())
+    without = {key: value for key, value in content.items() if key != "noisy"}
+    kept = set(type(measured.cases[0]).model_fields) - {"file_sha256"}
+    without["cases"] = [{key: value for key, value in case.items() if key in kept} for case in content["cases"]]
+    wrong = {**content, "cases": [{**case, "images_per_s": None, "noisy": "?"} for case in content["cases"]]}
+    path = tmp_path / "report.json"
+    path.write_text(json.dumps(wrong))
+    assert BenchReport.load(path) == measured
+    path.write_text(json.dumps(without))
+    older = BenchReport.load(path)
+    assert [case.file_sha256 for case in older.cases] == [None, None]
+    assert [case.images_per_s for case in older.cases] == [case.images_per_s for case in measured.cases]
+
+
+def test_a_clock_that_saw_nothing_pass_leaves_neither_nan_nor_infinity_in_the_json(measured: BenchReport) -> None:
+    standing = Stats.of([np.zeros(2)] * 5)
+    assert (standing.spread, Stats.of([np.zeros(1)] * 4 + [np.ones(1)]).spread) == (0, math.inf)
+    case = measured.cases[0].model_copy(update={"inference": standing})
+    text = measured.model_copy(update={"cases": (case,)}).model_dump_json()
+    assert not re.search("nan|inf(inity)?[,}]", text, re.IGNORECASE)
+    assert json.loads(text)["cases"][0]["images_per_s"] is None
 
 
 @pytest.mark.parametrize(

@@ -98,6 +98,37 @@ def test_the_limit_stands_beside_the_number_where_rates_and_costs_are_known(
     assert limit.ms == pytest.approx(0.304)
 
 
+def test_the_better_of_the_probes_before_and_after_the_rounds_counts_and_a_difference_is_told(
+    bench_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    events: list[str] = []
+    probed = [Rates("here", {"fp32": fp32}, 1.0, None, None, "by hand", measured=True) for fp32 in (1.0, 2.0)]
+    pending = iter(probed)
+
+    def probe(**_: object) -> Rates:
+        events.append("probe")
+        return next(pending)
+
+    monkeypatch.setattr(module, "probe", probe)
+    steps = Steps(lambda name, _count: events.append(name))
+    report = bench(BenchRequest(bench_bundle, probe=True, **QUICK), steps)
+    assert events[events.index("probing") :] == ["probing", "probe", "measuring", "probing again", "probe", "profiling"]
+    limit = report.cases[0].limit
+    assert limit is not None
+    assert limit.by_branch["cnn"] == 0.1  # at the second's 2 · 10^9 MAC/s
+    assert report.rates is not None
+    assert report.rates["cpu"]["gmacs"] == {"fp32": 2.0}
+    assert (
+        "the probed rates differ before and after the rounds, the better counts: FP32 1.0 and 2.0 GMAC/s"
+        in report.notes
+    )
+
+
+def test_each_case_has_its_files_hash(measured: BenchReport, bench_bundle: Path) -> None:
+    file = Bundle.open(bench_bundle).manifest.variants[0].file
+    assert {case.file_sha256 for case in measured.cases} == {file.sha256}
+
+
 def test_a_bundle_from_before_costs_were_recorded_is_told_to_be_exported_again(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -183,6 +214,12 @@ def test_a_command_and_a_refused_graph_leave_no_place_of_this_machine_in_the_rep
         ({"batches": (0, 1)}, UsageError, "found 0,1"),
         ({"batches": (2, 2)}, UsageError, "expected each batch size once"),
         ({"seconds": 0}, UsageError, "expected more than 0 seconds"),
+        ({"seconds": float("inf")}, UsageError, "found inf and 0.0"),
+        ({"seconds": float("nan")}, UsageError, "found nan and 0.0"),
+        ({"warm_up": float("inf")}, UsageError, "found 0.0001 and inf"),
+        ({"rounds": 0}, UsageError, "expected 1 to 10000 rounds and 0 to 1000 starts, found 0 and 0"),
+        ({"rounds": 10_001}, UsageError, "found 10001 and 0"),
+        ({"starts": 1001}, UsageError, "found 2 and 1001"),
         ({"rates": "tpu"}, UsageError, "expected one of orin-nano-4, orin-nano"),
     ],
 )

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import io
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -148,8 +149,37 @@ def test_no_image_but_damaged_ones_is_not_a_crash(infer: Infer, runs: Path, tmp_
     done = infer("bad.png", *named(runs), "--json")
     assert done.code == 1
     assert done.lines[0]["error"] == "the file is empty"
-    assert done.comparison["models"][0]["p50_ms"] is None
-    assert "0 images" in infer("bad.png", *named(runs)).out
+    model = done.comparison["models"][0]
+    assert (model["p50_ms"], model["accuracy"]) == (None, None)
+    assert model["agreement"] == dict.fromkeys(NAMES)
+    table = infer("bad.png", *named(runs)).out
+    assert "0 images" in table
+    assert "nan" not in table
+    assert "%" not in table
+    (row,) = re.findall(r"^ *cnn .*$", table, re.MULTILINE)
+    assert row.split()[3:] == ["–", row.split()[4], "–", "–", "–"]
+
+
+def test_no_name_and_no_number_is_cut_on_a_narrow_terminal(
+    infer: Infer, runs: Path, folders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = [f"digits-{branches}-baseline" for branches in NAMES]
+    for branches, name in zip(NAMES, names, strict=True):
+        shutil.copytree(runs / branches, tmp_path / "runs" / name)
+    options = ["--bundle", f"runs/{names[0]}", "--with", f"runs/{names[1]}", "--with", f"runs/{names[2]}"]
+    for source, width in ((folders, 80), (folders, 40), (folders / LABELS[0], 80)):
+        piped = infer(source, *options).out
+        screen = io.StringIO()
+        with monkeypatch.context() as patch:
+            patch.setattr(terminal, "stdout", Console(file=screen, force_terminal=True, width=width, color_system=None))
+            infer(source, *options)
+        for text in (piped, screen.getvalue()):
+            assert "…" not in text
+            assert all(re.search(f"^ *{n} +{name}\\b", text, re.MULTILINE) for n, name in enumerate(names, start=1))
+            agreement = infer(source, *options, "--json").comparison["models"][0]["agreement"]
+            assert all(f"{100 * agreement[name]:.1f} %" in text for name in names[1:])
+        table = re.split(r"\d+ images in class folders", screen.getvalue())[1].split("where they differ")[0]
+        assert max(map(len, table.splitlines())) <= width
 
 
 @pytest.mark.parametrize(

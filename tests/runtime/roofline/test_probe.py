@@ -13,8 +13,9 @@ import pytest
 from hybrid_edge.runtime.backends.onnxruntime import TensorSession
 from hybrid_edge.runtime.errors import UsageError
 from hybrid_edge.runtime.roofline.caches import data_caches, usable_cpus
-from hybrid_edge.runtime.roofline.probe import probe
+from hybrid_edge.runtime.roofline.probe import best_of, probe, rates_apart
 from hybrid_edge.runtime.roofline.product_graph import product_graph
+from hybrid_edge.runtime.roofline.rates import Rates
 
 
 def test_the_probe_measures_every_rate_of_this_machine() -> None:
@@ -37,6 +38,21 @@ def test_the_probe_measures_every_rate_of_this_machine() -> None:
 def test_a_probe_of_no_time_or_no_thread_is_refused(seconds: float, threads: int | None) -> None:
     with pytest.raises(UsageError, match="expected seconds > 0 and threads >= 1"):
         probe(seconds, threads=threads)
+
+
+def rates(fp32: float, int8: float, memory: float, cached: float | None) -> Rates:
+    return Rates("here", {"fp32": fp32, "int8": int8}, memory, 2**20, cached, "by hand", measured=True)
+
+
+def test_of_two_probes_the_better_of_each_rate_counts() -> None:
+    assert best_of(rates(9, 40, 46, 90), rates(8, 44, 82, 80)) == rates(9, 44, 82, 90)
+    assert best_of(rates(9, 40, 46, None), rates(9, 40, 46, None)).cache_bandwidth_gbs is None
+
+
+def test_rates_that_two_probes_found_a_tenth_apart_are_told_with_both() -> None:
+    apart = rates_apart(rates(10, 40, 46, 90), rates(10.9, 30, 82, 85))
+    assert apart == ["INT8 40.0 and 30.0 GMAC/s", "memory 46.0 and 82.0 GB/s"]
+    assert rates_apart(rates(10, 40, 46, None), rates(10, 40, 46, 90)) == []
 
 
 @pytest.mark.parametrize("kind", [np.float32, np.int8])
