@@ -25,17 +25,26 @@ MILLISECONDS = 8  # cells
 class Sink(Protocol):
     """Takes results one by one, in order."""
 
-    def write(self, frame: Frame, prediction: Prediction | None) -> None:
-        """Write one result; without a prediction, the frame's error."""
+    def write(self, frame: Frame, prediction: Prediction | None, dropped: int = 0) -> None:
+        """Write one result; without a prediction, the frame's error.
+
+        Args:
+            frame: what was read.
+            prediction: of its image.
+            dropped: frames before it that were given up.
+        """
 
 
 class JsonLines:
-    """One JSON object a line on stdout, flushed: source, frame, the top k with probabilities, or the error."""
+    """One JSON object a line on stdout, flushed: source, frame, the top k with probabilities, or the error.
+
+    Once frames were given up, ``dropped`` says how many so far.
+    """
 
     def __init__(self, top_k: int) -> None:
         self._top_k = top_k
 
-    def write(self, frame: Frame, prediction: Prediction | None) -> None:
+    def write(self, frame: Frame, prediction: Prediction | None, dropped: int = 0) -> None:
         """Write one line; times are in milliseconds."""
         line: dict[str, object] = {"source": frame.source, "frame": frame.index}
         if prediction is None:
@@ -46,6 +55,8 @@ class JsonLines:
             line["probabilities"] = [float(f"{probability:.7g}") for _, probability in top]
             line["preprocess_ms"] = round(prediction.preprocess_ms, 3)
             line["inference_ms"] = round(prediction.inference_ms, 3)
+        if dropped:
+            line["dropped"] = dropped
         typer.echo(json.dumps(line))
 
 
@@ -64,7 +75,7 @@ class Table:
         self._next = max(0, left - self._source) if top_k > 1 else 0
         self._started = False
 
-    def write(self, frame: Frame, prediction: Prediction | None) -> None:
+    def write(self, frame: Frame, prediction: Prediction | None, dropped: int = 0) -> None:  # noqa: ARG002
         """Write one row, under the column heads if it is the first."""
         if prediction is None:
             return

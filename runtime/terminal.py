@@ -1,15 +1,17 @@
-"""What the commands share: two consoles, progress bars, and the one place where an error becomes an exit code."""
+"""What the commands share: standard streams, consoles and bars, and the one place where an error becomes a code."""
 
 from __future__ import annotations
 
 import contextlib
 import errno
+import io
 import os
 import sys
 import threading
 import traceback
 from collections.abc import Callable
-from typing import Any, NoReturn
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import typer
 from rich.console import Console
@@ -25,12 +27,16 @@ from rich.progress import (
 
 from .errors import HybridEdgeError
 
-__all__ = ["INTERRUPTED", "leave_at_once", "main", "make_app", "progress", "status", "stdout"]
+if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer
+
+__all__ = ["FULL", "INTERRUPTED", "leave_at_once", "main", "make_app", "progress", "status", "stdout"]
 
 INTERRUPTED = 130
 FULL = (errno.ENOSPC, errno.EDQUOT)
+ESCAPED = "backslashreplace"  # a name in another alphabet is no reason to end a run
 
-stdout = Console(soft_wrap=not sys.stdout.isatty(), highlight=False)
+stdout = Console(soft_wrap=not (sys.stdout and sys.stdout.isatty()), highlight=False)
 status = Console(stderr=True, highlight=False)
 _at_once = threading.Event()
 
@@ -52,12 +58,47 @@ def main(app: typer.Typer) -> NoReturn:
 
     0 done, 1 failed, 2 wrong usage, 3 a gate refused the result, 130 interrupted.
     """
+    _open_streams()
     try:
         _main(app)
     except BaseException as leaving:
         if _at_once.is_set():
             _leave(leaving)
         raise
+
+
+class _Stderr(io.FileIO):
+    """What stderr can't take (a full disk, a reader that is gone) is dropped: no line on it is worth ending a run."""
+
+    def write(self, data: ReadableBuffer) -> int:
+        """Write what goes; how much was dealt with."""
+        with contextlib.suppress(OSError):
+            written: int | None = super().write(data)
+            if written is not None:  # None: it would have to wait, and was told never to
+                return written
+        return memoryview(data).nbytes
+
+
+def _open_streams() -> None:
+    """See to it that standard streams are there, and that neither a character nor a fault of stderr ends the run.
+
+    One that was closed (``>&-``) becomes /dev/null, under its own number: the next file opened would get that, and with
+    it what others print.
+    """
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
+        if getattr(sys, name) is None:
+            setattr(sys, name, Path(os.devnull).open("w" if number else "r"))  # noqa: SIM115  # for as long as we live
+    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors in ("strict", "surrogateescape"):
+        sys.stdout.reconfigure(errors=ESCAPED)
+    if sys.stderr is sys.__stderr__ or sys.__stderr__ is None:  # else somebody's own, who sees to it
+        raw = _Stderr(sys.stderr.fileno(), "w", closefd=False)
+        sys.stderr = io.TextIOWrapper(
+            io.BufferedWriter(raw), encoding=sys.stderr.encoding, errors=ESCAPED, line_buffering=True
+        )
 
 
 def _leave(leaving: BaseException) -> NoReturn:

@@ -65,9 +65,9 @@ def _supervise(request: Request) -> int:
     )
     try:
         return supervisor.run()
-    except BrokenPipeError:  # whoever read our events is gone: told apart from faults in one place, for all commands
-        raise
     except OSError as error:
+        if isinstance(error, BrokenPipeError) or error.errno in terminal.FULL:
+            raise  # whoever read our events is gone, or their disk full: told in one place, for all commands
         raise BackendError(
             f"expected to start the process that classifies, found: {(error.strerror or str(error)).lower()}; "
             "end what else takes this machine's memory or processes, or go without a second process: --no-supervise"

@@ -91,6 +91,14 @@ def test_a_json_line_has_the_top_k_and_times(capsys: pytest.CaptureFixture[str])
     }
 
 
+def test_a_json_line_says_how_many_frames_were_dropped_so_far_once_one_was(capsys: pytest.CaptureFixture[str]) -> None:
+    for dropped in (0, 3):
+        JsonLines(2).write(frame(), prediction(0.1, 0.7, 0.2), dropped)
+    JsonLines(2).write(frame(error="bad"), None, 4)
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [line.get("dropped") for line in lines] == [None, 3, 4]
+
+
 def test_an_unreadable_frame_is_a_json_line_with_its_error(capsys: pytest.CaptureFixture[str]) -> None:
     JsonLines(2).write(frame("a\udcff.png", error="bad"), None)
     assert json.loads(capsys.readouterr().out) == {"source": "a\udcff.png", "frame": 0, "error": "bad"}

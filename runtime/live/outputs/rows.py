@@ -26,10 +26,11 @@ class Rows:
 
     Attributes:
         classified, unreadable: how many there were so far.
+        dropped: how many were given up, as of the last status.
     """
 
     def __init__(self, sink: Sink, total: int | None) -> None:
-        self.classified = self.unreadable = 0
+        self.classified = self.unreadable = self.dropped = 0
         self._sink = sink
         self._start = time.monotonic()
         self._wanted = terminal.status.is_terminal and not terminal.stdout.is_terminal
@@ -38,7 +39,7 @@ class Rows:
 
     def write(self, result: Result) -> None:
         """One row; a frame that could not be read is named on stderr as well."""
-        self._sink.write(result.frame, result.prediction)
+        self._sink.write(result.frame, result.prediction, result.dropped)
         if result.prediction is None:
             self.unreadable += 1
             say(f"unreadable: {result.frame.source}: {result.frame.error}", style="yellow")
@@ -53,7 +54,8 @@ class Rows:
         say(f"{event.kind}: {event.detail}", style="yellow")
 
     def status(self, status: Status) -> None:
-        """Rows say enough."""
+        """Remember what no row can tell of."""
+        self.dropped = sum(source.dropped for source in status.sources)
 
     def poll(self) -> bool:
         """Nobody is asked."""
@@ -65,9 +67,10 @@ class Rows:
             self._bar.stop()
 
     def summary(self) -> None:
-        """How many were classified, how fast, and how many could not be read."""
+        """How many were classified and dropped, how fast, and how many could not be read."""
         seconds = time.monotonic() - self._start
         rate = self.classified / max(seconds, 1e-9)
-        say(f"{self.classified} classified in {seconds:.1f} s, {rate:.1f} images/s, reading included")
+        counts = f"{self.classified} classified" + (f", {self.dropped} dropped" if self.dropped else "")
+        say(f"{counts} in {seconds:.1f} s, {rate:.1f} images/s, reading included")
         if self.unreadable:
             say(f"{self.unreadable} could not be read, named above", style="bold yellow")

@@ -13,8 +13,10 @@ from rich.table import Table as Grid
 from rich.text import Text
 
 from ... import terminal
+from ...errors import UsageError
 from ...sinks import printable
 from ..events import Event
+from ..request import is_live
 from ..result import Result, SourceStatus, Status
 
 __all__ = ["StatusLine"]
@@ -38,7 +40,7 @@ class _Repeats:
 
 
 class StatusLine:
-    """What each source shows now, rates, ages and counts; a ``LiveSink``.
+    """What each source shows now, rates, ages and counts, and the files that could not be read; a ``LiveSink``.
 
     A fault that repeats within five seconds is counted and told once: a broken camera must not fill a journal.
     """
@@ -61,8 +63,11 @@ class StatusLine:
             self._live.start()
 
     def write(self, result: Result) -> None:
-        """Remember what this source shows."""
+        """Remember what this source shows; name a file that could not be read, as a run of files does."""
         prediction = result.prediction
+        if prediction is None and _is_file(result.frame.source):  # a stream's faults are events
+            text = f"unreadable: {result.frame.source}: {result.frame.error}"
+            self._console.print(printable(text), style="yellow", markup=False, soft_wrap=True)
         shown = (UNREADABLE, None) if prediction is None else (prediction.label, prediction.probability)
         self._labels[result.frame.source] = shown
         self._labels.move_to_end(result.frame.source)
@@ -151,6 +156,13 @@ class StatusLine:
         hidden = len(status.sources) - MOST_SOURCES
         rest = [Text(f"and {hidden} more sources", style="dim")] if hidden > 0 else []
         return Group(grid, *rest, Text(_totals(status), no_wrap=True, overflow="ellipsis"))
+
+
+def _is_file(source: str) -> bool:
+    try:
+        return not is_live(source)
+    except UsageError:  # a URL with its password masked
+        return False
 
 
 def _totals(status: Status) -> str:

@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
+import sys
 import threading
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from queue import SimpleQueue
 from types import FrameType, TracebackType
-from typing import Any
+from typing import Any, NoReturn
+
+from .streams import takes
 
 __all__ = ["STOPPING", "StopSignals", "asked_for"]
 
 STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+PATIENCE = 2.5  # seconds from a signal to the end: the pipeline drains for 1.8, and then closes its outputs
+CLOSING = 3.0  # seconds more, where it closes them: a disk may be slow
+TICK = 0.1  # seconds between two looks
+OUTPUTS = "hybrid_edge.runtime.live.outputs."
 
 
 def asked_for(*signals: signal.Signals) -> frozenset[signal.Signals]:
@@ -24,7 +34,8 @@ class StopSignals:
     """Handlers for as long as the context lasts.
 
     Before frames flow a signal ends what is being done by an exception; while they flow (``draining``) it sets
-    ``event``, and the pipeline finishes what is in the model. A second signal ends the process there and then.
+    ``event``, and the pipeline finishes what is in the model. A second signal ends the process there and then; so does
+    a thread of its own where stdout or stderr is not read and holds up the end.
 
     Args:
         codes: the exit code for each signal.
@@ -40,9 +51,12 @@ class StopSignals:
         self._codes = codes
         self._draining = False
         self._before: dict[signal.Signals, Any] = {}
+        self._told: SimpleQueue[int | None] = SimpleQueue()  # which a handler may put into at any moment
+        self._over = threading.Event()
 
     def __enter__(self) -> StopSignals:
         if threading.current_thread() is threading.main_thread():  # Python lets no other set handlers
+            threading.Thread(target=self._watch, name="signals", daemon=True).start()
             for item in asked_for(*STOPPING):
                 self._before[item] = signal.signal(item, self._handle)
             # a supervisor starts its worker with these held back until they are handled
@@ -52,6 +66,8 @@ class StopSignals:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._over.set()
+        self._told.put(None)
         for item, handler in self._before.items():
             signal.signal(item, handler)
 
@@ -78,10 +94,36 @@ class StopSignals:
 
     def _handle(self, signum: int, frame: FrameType | None) -> None:  # noqa: ARG002  # Python fixes the arguments
         if self.code is not None:
-            if os.isatty(2):
-                os.write(2, b"\x1b[?25h\n")  # a status line hides the cursor
-            os._exit(self.code)
+            _leave(self.code)
         self.code = self._codes.get(signum, 1)
+        self._told.put(self.code)
         self.event.set()
         if not self._draining:
             self.leave()
+
+    def _watch(self) -> None:
+        """After the first signal: leave where the main thread waits for a reader who does not read."""
+        code = self._told.get()
+        begun = time.monotonic()
+        while code is not None and not self._over.wait(TICK):
+            limit = PATIENCE + CLOSING if _closes(threading.main_thread().ident) else PATIENCE
+            if time.monotonic() - begun > limit and not (takes(sys.stdout) and takes(sys.stderr)):
+                _leave(code)
+
+
+def _closes(thread: int | None) -> bool:
+    """Whether a thread is in an output's ``close``: what it finishes there is not to be cut short."""
+    frame = None if thread is None else sys._current_frames().get(thread)
+    while frame is not None:
+        if frame.f_code.co_name == "close" and frame.f_globals.get("__name__", "").startswith(OUTPUTS):
+            return True
+        frame = frame.f_back
+    return False
+
+
+def _leave(code: int) -> NoReturn:
+    """End this process there and then."""
+    with contextlib.suppress(OSError):  # the terminal is gone
+        if os.isatty(2) and takes(sys.stderr):
+            os.write(2, b"\x1b[?25h\n")  # a status line hides the cursor
+    os._exit(code)

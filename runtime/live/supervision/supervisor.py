@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import os
-import select
 import signal
 import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TextIO
 
 from ..events import Event
 from .heartbeat import Beat
 from .notify import Notifier
 from .signals import STOPPING, asked_for
+from .streams import takes
 from .watch import Limits, Verdict, Watch
 from .worker import Worker
 
@@ -101,7 +100,7 @@ class Supervisor:
             return self._ended(code)
         if self._stopping is not None:
             return self._draining()
-        blocked = not (_takes(sys.stdout) and _takes(sys.stderr))
+        blocked = not (takes(sys.stdout) and takes(sys.stderr))
         verdict = self._watch.verdict(time.monotonic(), blocked=blocked)
         return None if verdict is None else self._give_up(verdict)
 
@@ -160,7 +159,7 @@ class Supervisor:
             self._failures.append(now)
         while self._failures and now - self._failures[0] > self._limits.window:
             self._failures.popleft()
-        if _takes(sys.stdout):
+        if takes(sys.stdout):
             self._report(Event("engine-hung", "", f"worker given up: {verdict.reason}", time.time(), verdict.seconds))
         if not self._replaces:
             self._tell(f"error: the worker was given up: {verdict.reason}")
@@ -177,7 +176,7 @@ class Supervisor:
         return None
 
     def _tell(self, text: str) -> None:
-        if _takes(sys.stderr):
+        if takes(sys.stderr):
             self._say(text)
 
 
@@ -195,16 +194,6 @@ def _held(signals: frozenset[signal.Signals]) -> Iterator[Callable[[], Iterator[
     finally:
         list(pending())  # the end is here already
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-def _takes(stream: TextIO) -> bool:
-    """Whether a stream takes a line without waiting for its reader, who may be slow, or stopped by Ctrl-S."""
-    poll = select.poll()
-    try:
-        poll.register(stream.fileno(), select.POLLOUT)
-        return bool(poll.poll(0))
-    except (OSError, ValueError):  # closed, or not a file
-        return True
 
 
 def _signal_name(number: int) -> str:

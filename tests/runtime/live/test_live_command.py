@@ -270,3 +270,55 @@ def test_a_video_under_a_supervisor_ends_by_itself(bundle: Path, tmp_path: Path)
     with LiveRun(video, "--bundle", bundle, "--supervise") as run:
         assert run.end() == 0
         assert [line["frame"] for line in run.results] == list(range(20))
+
+
+def test_a_worker_that_is_killed_while_stderr_is_on_a_full_disk_is_replaced(
+    stream: MjpegStream, bundle: Path, mark: str
+) -> None:
+    arguments = [*COMMAND, stream.url, "--bundle", str(bundle), "--headless", "--json"]
+    with (
+        Path("/dev/full").open("w") as full,
+        subprocess.Popen(
+            arguments, stdout=subprocess.PIPE, stderr=full, text=True, env={**os.environ, "MARK": mark}
+        ) as process,
+    ):
+        assert process.stdout is not None
+        try:
+            assert '"labels"' in process.stdout.readline()
+            (worker,) = (pid for pid in processes_of(mark) if pid != process.pid)
+            os.kill(worker, signal.SIGKILL)
+            assert any('"engine-hung"' in line for line in process.stdout)
+            assert '"labels"' in process.stdout.readline()
+            process.send_signal(signal.SIGTERM)
+            process.stdout.read()
+            assert process.wait(20) == 0
+        finally:
+            process.kill()
+    assert none_left(mark)
+
+
+def test_a_full_disk_under_stdout_ends_a_live_run_with_1_and_says_so(stream: MjpegStream, bundle: Path) -> None:
+    arguments = [*COMMAND, stream.url, "--bundle", str(bundle), "--headless", "--json"]
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(arguments, stdout=full, stderr=subprocess.PIPE, text=True, check=False, timeout=60)
+    assert done.returncode == 1
+    assert "expected room on the disk, found none" in done.stderr
+
+
+def test_files_beside_a_stream_that_could_not_be_read_are_named(
+    stream: MjpegStream, bundle: Path, tmp_path: Path
+) -> None:
+    for name in ("one.png", "two\x1b.png"):
+        (tmp_path / name).write_bytes(b"damaged")
+    (tmp_path / "clip.avi").write_bytes(b"damaged")
+    with LiveRun(stream.url, tmp_path, "--bundle", bundle, "--headless", "--no-supervise") as run:
+        run.until(lambda: len([line for line in run.errors if line.startswith("unreadable: ")]) == 3)
+        stream.corrupt(10)
+        run.until(lambda: [line for line in run.lines if line.get("source") == stream.url and "error" in line])
+        run.process.send_signal(signal.SIGTERM)
+        assert run.end() == 0
+    named = sorted(line for line in run.errors if line.startswith("unreadable: "))
+    assert named[1] == f"unreadable: {tmp_path}/one.png: not an image that OpenCV reads, or damaged"
+    assert [line.split(": ")[1] for line in named] == [
+        f"{tmp_path}/{name}" for name in ("clip.avi", "one.png", r"two\x1b.png")
+    ]

@@ -172,6 +172,19 @@ def test_repeated_faults_are_told_once_their_time_is_over(monkeypatch: pytest.Mo
     assert len(stream.getvalue().splitlines()) == 2
 
 
+def test_a_file_that_could_not_be_read_is_named_and_a_streams_frame_is_not() -> None:
+    line, stream = make_log()
+    line.write(make_result("photos/a\x1b.png", video=False, error="[red]torn"))
+    line.write(make_result("clip.mp4", 7, error="the video ends after 7 frames"))
+    line.write(make_result("photos/b.png", video=False))
+    for source in ("/dev/video0", "rtsp://user:***@camera/stream", "http://camera:***/", "gst://videotestsrc"):
+        line.write(make_result(source, error="torn"))
+    assert stream.getvalue().splitlines() == [
+        r"unreadable: photos/a\x1b.png: [red]torn",
+        "unreadable: clip.mp4: the video ends after 7 frames",
+    ]
+
+
 def test_a_source_can_not_steer_the_terminal() -> None:
     line, stream = make_log()
     line.event(Event("lost", "cam\x1b[2J", "[red]gone[/red]", time.time(), 3.25))

@@ -1,0 +1,169 @@
+"""stdin, stdout and stderr of a whole run: full, closed, unread, or of a small alphabet."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from bundles import encode, sample_image
+from live_run import COMMAND, frames_of
+
+FULL = "/dev/full"
+
+
+@pytest.fixture
+def full() -> Iterator[int]:
+    """A file descriptor on a full disk."""
+    descriptor = os.open(FULL, os.O_WRONLY)
+    yield descriptor
+    os.close(descriptor)
+
+
+@pytest.fixture
+def unread() -> Iterator[int]:
+    """A pipe that nobody reads."""
+    reading, writing = os.pipe()
+    yield writing
+    os.close(reading)
+    os.close(writing)
+
+
+def run(*arguments: object, **settings: object) -> subprocess.CompletedProcess[str]:
+    defaults = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "timeout": 60}
+    return subprocess.run([*COMMAND, *map(str, arguments)], text=True, check=False, **{**defaults, **settings})  # type: ignore[call-overload, no-any-return]
+
+
+def shell(redirection: str, *arguments: object) -> subprocess.CompletedProcess[str]:
+    """Run with what only a shell says: closed streams."""
+    line = ["bash", "-c", f'"$@" {redirection}', "-", *COMMAND, *map(str, arguments)]
+    return subprocess.run(line, capture_output=True, text=True, check=False, timeout=60)
+
+
+@pytest.mark.parametrize("form", [["--json"], []])
+def test_a_full_disk_under_stderr_costs_no_result(folder: Path, photos: Path, full: int, form: list[str]) -> None:
+    (photos / "img5.png").write_bytes(b"damaged")
+    done = run(photos, "--bundle", folder, *form, stderr=full)
+    assert done.returncode == 1  # of the damaged file
+    assert sum("img" in line and "error" not in line for line in done.stdout.splitlines()) == 11
+    (photos / "img5.png").unlink()
+    assert run(photos, "--bundle", folder, *form, stderr=full).returncode == 0
+
+
+def test_a_reader_of_stderr_that_goes_away_costs_no_result(folder: Path, photos: Path) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = run(photos, "--bundle", folder, "--json", stderr=writing)
+    os.close(writing)
+    assert (done.returncode, len(done.stdout.splitlines())) == (0, 12)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"), [(["missing.png"], 1), (["ftp://camera"], 2), (["--no-such-option"], 2)]
+)
+def test_an_error_that_stderr_can_not_take_keeps_its_code(full: int, arguments: list[str], code: int) -> None:
+    assert run(*arguments, stderr=full).returncode == code
+
+
+def test_a_full_disk_under_stdout_ends_the_run_with_1_also_where_stderr_can_not_say_so(
+    folder: Path, photos: Path, full: int
+) -> None:
+    done = run(photos, "--bundle", folder, "--json", stdout=full)
+    assert (done.returncode, "expected room on the disk" in done.stderr) == (1, True)
+    assert run(photos, "--bundle", folder, "--json", stdout=full, stderr=full).returncode == 1
+
+
+@pytest.mark.parametrize("closed", [">&-", "2>&-", "<&-", "<&- >&- 2>&-"])
+@pytest.mark.parametrize("form", [["--json"], [], ["--supervise"]])
+def test_a_closed_stream_is_one_to_nowhere(folder: Path, photos: Path, closed: str, form: list[str]) -> None:
+    done = shell(closed, photos, "--bundle", folder, *form)
+    assert done.returncode == 0
+    assert len(done.stdout.splitlines()) == (0 if " >&-" in f" {closed}" else 12 if form == ["--json"] else 13)
+    assert ("12 classified" in done.stderr) == ("2>&-" not in closed)
+
+
+def test_what_is_printed_does_not_end_in_a_file_that_took_a_closed_streams_number(folder: Path, photos: Path) -> None:
+    before = {path: path.read_bytes() for path in [*folder.rglob("*.*"), *photos.iterdir()]}
+    assert shell("<&- >&- 2>&-", photos, "--bundle", folder, "--save", photos.parent / "out.mp4").returncode == 0
+    assert {path: path.read_bytes() for path in before} == before
+    assert frames_of(photos.parent / "out.mp4") == 12
+
+
+@pytest.mark.parametrize("form", [["--json"], []])
+def test_a_name_in_another_alphabet_is_escaped(folder: Path, tmp_path: Path, form: list[str]) -> None:
+    (tmp_path / "é.png").write_bytes(encode(sample_image(1, 20, 20)))
+    (tmp_path / "猫.png").write_bytes(b"damaged")
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    done = run(tmp_path / "é.png", tmp_path / "猫.png", "--bundle", folder, *form, env=environment)
+    assert done.returncode == 1
+    assert r"\u732b.png: not an image" in done.stderr
+    assert (r"\u00e9.png" if form else r"\xe9.png") in done.stdout
+
+
+def summary_of(done: subprocess.CompletedProcess[str]) -> str:
+    return next(line for line in done.stderr.splitlines() if "classified" in line)
+
+
+def test_frames_of_files_that_were_dropped_are_counted_in_the_summary_and_in_the_lines(
+    folder: Path, photos: Path
+) -> None:
+    done = run(*[photos] * 20, "--bundle", folder, "--json", "--latest")
+    lines = [json.loads(line) for line in done.stdout.splitlines()]
+    assert done.returncode == 0
+    assert lines[-1]["dropped"] == 240 - len(lines)
+    assert f"{len(lines)} classified, {240 - len(lines)} dropped in " in summary_of(done)
+
+
+def test_without_drops_nothing_is_said_of_them(folder: Path, photos: Path) -> None:
+    done = run(photos, "--bundle", folder, "--json")
+    assert "dropped" not in done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_is_obeyed_while_nobody_reads_stdout_and_the_video_is_whole(
+    folder: Path, photos: Path, tmp_path: Path, unread: int, signum: signal.Signals
+) -> None:
+    video = tmp_path / "out.mp4"
+    arguments = [*COMMAND, *map(str, [photos] * 200), "--bundle", str(folder), "--json", "--save", str(video)]
+    with started(arguments, stdout=unread, stderr=subprocess.DEVNULL) as process:
+        wait_until_still(video)
+        begun = time.monotonic()
+        process.send_signal(signum)
+        assert process.wait(20) == 130
+        assert time.monotonic() - begun < 4  # 2.6 s, on a machine that does nothing else
+    assert frames_of(video) > 50
+
+
+def test_a_signal_is_obeyed_while_nobody_reads_stdout_nor_stderr(folder: Path, photos: Path, unread: int) -> None:
+    arguments = [*COMMAND, *map(str, [photos] * 200), "--bundle", str(folder), "--json"]
+    with started(arguments, stdout=unread, stderr=unread) as process:
+        time.sleep(3)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(20) == 130
+
+
+@contextmanager
+def started(arguments: list[str], **settings: object) -> Iterator[subprocess.Popen[bytes]]:
+    """A process that is not left behind."""
+    with subprocess.Popen(arguments, **settings) as process:  # type: ignore[call-overload]
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def wait_until_still(path: Path) -> None:
+    """Wait until a file has grown and grows no more."""
+    before, deadline = 0, time.monotonic() + 30
+    while time.monotonic() < deadline:
+        time.sleep(1)
+        now = path.stat().st_size if path.exists() else 0
+        if now and now == before:
+            break
+        before = now
