@@ -38,11 +38,14 @@ class Sink(Protocol):
 class JsonLines:
     """One JSON object a line on stdout, flushed: source, frame, the top k with probabilities, or the error.
 
-    Once frames were given up, ``dropped`` says how many so far.
+    Args:
+        top_k: labels of a line.
+        newest: whether frames may be dropped: ``dropped`` then says on every line how many so far, else once some were.
     """
 
-    def __init__(self, top_k: int) -> None:
+    def __init__(self, top_k: int, *, newest: bool = False) -> None:
         self._top_k = top_k
+        self._newest = newest
 
     def write(self, frame: Frame, prediction: Prediction | None, dropped: int = 0) -> None:
         """Write one line; times are in milliseconds."""
@@ -55,7 +58,7 @@ class JsonLines:
             line["probabilities"] = [float(f"{probability:.7g}") for _, probability in top]
             line["preprocess_ms"] = round(prediction.preprocess_ms, 3)
             line["inference_ms"] = round(prediction.inference_ms, 3)
-        if dropped:
+        if dropped or self._newest:
             line["dropped"] = dropped
         typer.echo(json.dumps(line))
 

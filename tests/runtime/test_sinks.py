@@ -99,6 +99,11 @@ def test_a_json_line_says_how_many_frames_were_dropped_so_far_once_one_was(capsy
     assert [line.get("dropped") for line in lines] == [None, 3, 4]
 
 
+def test_where_frames_may_be_dropped_every_json_line_says_how_many(capsys: pytest.CaptureFixture[str]) -> None:
+    JsonLines(2, newest=True).write(frame(), prediction(0.1, 0.7, 0.2))
+    assert json.loads(capsys.readouterr().out)["dropped"] == 0
+
+
 def test_an_unreadable_frame_is_a_json_line_with_its_error(capsys: pytest.CaptureFixture[str]) -> None:
     JsonLines(2).write(frame("a\udcff.png", error="bad"), None)
     assert json.loads(capsys.readouterr().out) == {"source": "a\udcff.png", "frame": 0, "error": "bad"}

@@ -116,6 +116,7 @@ def test_frames_of_files_that_were_dropped_are_counted_in_the_summary_and_in_the
     done = run(*[photos] * 20, "--bundle", folder, "--json", "--latest")
     lines = [json.loads(line) for line in done.stdout.splitlines()]
     assert done.returncode == 0
+    assert all("dropped" in line for line in lines)
     assert lines[-1]["dropped"] == 240 - len(lines)
     assert f"{len(lines)} classified, {240 - len(lines)} dropped in " in summary_of(done)
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from ... import terminal
 from ...opening import say
-from ...sinks import JsonLines, Table
+from ...sinks import JsonLines, Sink, Table
 from ..events import Events
 from ..request import Request
 from ..result import LiveSink
@@ -121,7 +121,10 @@ class Outputs:
         if request.live:
             rows: LiveSink = LiveJson(request.top_k) if request.as_json else LiveTable(self._labels, request.top_k)
             return [rows, self._kept(StatusLine())]
-        sink = JsonLines(request.top_k) if request.as_json else Table(request.top_k, self._labels, terminal.stdout)
+        if request.as_json:
+            sink: Sink = JsonLines(request.top_k, newest=request.every_frame is False)
+        else:
+            sink = Table(request.top_k, self._labels, terminal.stdout)
         totals = [getattr(capture, "total", None) for capture in captures]
         known = [total for total in totals if total is not None]
         self._rows = Rows(sink, sum(known) if len(known) == len(totals) else None)
