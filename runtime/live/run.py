@@ -30,7 +30,7 @@ def run(request: Request) -> int:
     """Do what a call of the command asks for.
 
     Returns:
-        the exit code: 0, or 1 where a file could not be read.
+        the exit code: 0, or 1 where a file could not be read or an output not written.
 
     Raises:
         HybridEdgeError: see ``classify``.

@@ -120,7 +120,7 @@ class Outputs:
         request = self._request
         if request.live:
             rows: LiveSink = LiveJson(request.top_k) if request.as_json else LiveTable(self._labels, request.top_k)
-            return [rows, self._kept(StatusLine())]
+            return [rows, self._kept(StatusLine(live=self._live))]
         if request.as_json:
             sink: Sink = JsonLines(request.top_k, newest=request.every_frame is False)
         else:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections import OrderedDict
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from rich.console import Console, Group, RenderableType
@@ -13,10 +14,8 @@ from rich.table import Table as Grid
 from rich.text import Text
 
 from ... import terminal
-from ...errors import UsageError
 from ...sinks import printable
 from ..events import Event
-from ..request import is_live
 from ..result import Result, SourceStatus, Status
 
 __all__ = ["StatusLine"]
@@ -45,8 +44,9 @@ class StatusLine:
     A fault that repeats within five seconds is counted and told once: a broken camera must not fill a journal.
     """
 
-    def __init__(self, console: Console | None = None) -> None:
-        """Write to a console; None: the one of stderr."""
+    def __init__(self, console: Console | None = None, *, live: Collection[str] = ()) -> None:
+        """Write to a console; None: the one of stderr. ``live`` names the cameras and streams, as their frames do."""
+        self._streams = frozenset(live)
         self._console = terminal.status if console is None else console
         self._labels: OrderedDict[str, tuple[str, float | None]] = OrderedDict()
         self._repeats: OrderedDict[tuple[str, str], _Repeats] = OrderedDict()
@@ -65,7 +65,7 @@ class StatusLine:
     def write(self, result: Result) -> None:
         """Remember what this source shows; name a file that could not be read, as a run of files does."""
         prediction = result.prediction
-        if prediction is None and _is_file(result.frame.source):  # a stream's faults are events
+        if prediction is None and result.frame.source not in self._streams:  # a stream's faults are events
             text = f"unreadable: {result.frame.source}: {result.frame.error}"
             self._console.print(printable(text), style="yellow", markup=False, soft_wrap=True)
         shown = (UNREADABLE, None) if prediction is None else (prediction.label, prediction.probability)
@@ -156,13 +156,6 @@ class StatusLine:
         hidden = len(status.sources) - MOST_SOURCES
         rest = [Text(f"and {hidden} more sources", style="dim")] if hidden > 0 else []
         return Group(grid, *rest, Text(_totals(status), no_wrap=True, overflow="ellipsis"))
-
-
-def _is_file(source: str) -> bool:
-    try:
-        return not is_live(source)
-    except UsageError:  # a URL with its password masked
-        return False
 
 
 def _totals(status: Status) -> str:

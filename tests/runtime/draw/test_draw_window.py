@@ -18,7 +18,7 @@ from hybrid_edge.runtime.live.outputs.draw import ACCENT, BACKGROUND, TRACK
 from hybrid_edge.runtime.live.outputs.text import Pixels
 
 TITLE = "hybrid-draw"
-PATIENCE = 20.0
+PATIENCE = 60.0
 COMMAND = [sys.executable, "-m", "hybrid_edge.runtime.draw_command"]
 WHEEL_UP, WHEEL_DOWN = "4", "5"
 ONE, NOUGHT, SEVEN = 4, 0, 28  # drawings that the linear reader gets right

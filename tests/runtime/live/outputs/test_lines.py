@@ -105,9 +105,9 @@ def test_rows_of_a_stream_go_to_a_file_and_leave_a_terminal_to_the_status_line()
     assert "#13" not in rows(terminal=False)
 
 
-def make_log() -> tuple[StatusLine, io.StringIO]:
+def make_log(*live: str) -> tuple[StatusLine, io.StringIO]:
     stream = io.StringIO()
-    return StatusLine(Console(file=stream, width=80, color_system=None)), stream
+    return StatusLine(Console(file=stream, width=80, color_system=None), live=live), stream
 
 
 def test_in_a_log_the_state_is_one_line_a_minute_and_one_at_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -173,11 +173,12 @@ def test_repeated_faults_are_told_once_their_time_is_over(monkeypatch: pytest.Mo
 
 
 def test_a_file_that_could_not_be_read_is_named_and_a_streams_frame_is_not() -> None:
-    line, stream = make_log()
+    streams = ("/dev/video0", "/dev/video0 (2)", "rtsp://user:***@camera/stream", "gst://videotestsrc")
+    line, stream = make_log(*streams)
     line.write(make_result("photos/a\x1b.png", video=False, error="[red]torn"))
     line.write(make_result("clip.mp4", 7, error="the video ends after 7 frames"))
     line.write(make_result("photos/b.png", video=False))
-    for source in ("/dev/video0", "rtsp://user:***@camera/stream", "http://camera:***/", "gst://videotestsrc"):
+    for source in streams:
         line.write(make_result(source, error="torn"))
     assert stream.getvalue().splitlines() == [
         r"unreadable: photos/a\x1b.png: [red]torn",

@@ -218,13 +218,13 @@ def test_the_file_of_a_live_run_is_removed_emptied_and_moved_and_the_run_records
     arguments = ("--bundle", bundle, "--headless", "--save", path)
     with MjpegStream() as stream, LiveRun(stream.url, *arguments) as run:
         for clear in (remove, empty, move):
-            run.frames(10)
+            run.frames(20)
             clear(path)
-        run.frames(10)
+        run.frames(20)
         run.process.send_signal(signal.SIGTERM)
         assert run.end() == 0
     assert not run.events("disk-full")
     assert sum("begins anew" in line for line in run.errors) == 3
-    assert len(play(path)) >= 9
-    assert len(play(tmp_path / "kept.mp4")) >= 9
+    assert len(play(path)) >= 5
+    assert len(play(tmp_path / "kept.mp4")) >= 5
     assert {item.name for item in tmp_path.glob("*.mp4")} == {"out.mp4", "kept.mp4"}

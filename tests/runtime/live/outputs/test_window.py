@@ -25,7 +25,7 @@ from hybrid_edge.runtime.live.outputs.window import Window, pressed_key
 from hybrid_edge.runtime.opencv import cv2
 
 RED, GREEN = (0, 0, 255), (0, 255, 0)
-PATIENCE = 20.0
+PATIENCE = 60.0
 
 
 @pytest.fixture(scope="module")

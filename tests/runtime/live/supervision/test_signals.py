@@ -15,7 +15,7 @@ import os, signal, sys, time
 from pathlib import Path
 from hybrid_edge.runtime.live.supervision import signals
 
-signals.PATIENCE, signals.CLOSING = 0.5, 2.0
+signals.PATIENCE, signals.CLOSING = 0.5, 6.0
 os.set_blocking(1, False)
 try:
     while sys.argv[1] == "full":
@@ -23,12 +23,11 @@ try:
 except BlockingIOError:
     os.set_blocking(1, True)
 output = {"__name__": sys.argv[2], "time": time}
-exec("def close(seconds): time.sleep(seconds)", output)
+exec("def close(seconds, mark): time.sleep(seconds), mark.touch()", output)
 with signals.StopSignals({signal.SIGINT: 130, signal.SIGTERM: 0, signal.SIGHUP: 0}) as stopping:
     with stopping.draining():
         os.kill(os.getpid(), getattr(signal, sys.argv[4]))
-        output["close"](float(sys.argv[3]))
-        Path(sys.argv[5]).touch()
+        output["close"](float(sys.argv[3]), Path(sys.argv[5]))
     stopping.leave()
 """
 RECORDER, OTHER = "hybrid_edge.runtime.live.outputs.recorder", "hybrid_edge.runtime.live.flow.pipeline"
@@ -37,10 +36,10 @@ RECORDER, OTHER = "hybrid_edge.runtime.live.outputs.recorder", "hybrid_edge.runt
 @pytest.mark.parametrize(
     ("stdout", "module", "seconds", "finished"),
     [
-        ("full", OTHER, 20, False),  # as a write that nobody reads
+        ("full", OTHER, 40, False),  # as a write that nobody reads
         ("free", OTHER, 1.5, True),  # slow, and held up by nobody: an engine that is being closed
         ("full", RECORDER, 1.5, True),
-        ("full", RECORDER, 20, False),
+        ("full", RECORDER, 40, False),
     ],
 )
 def test_an_end_that_an_unread_stdout_holds_up_is_cut_short_and_no_other(
@@ -48,13 +47,13 @@ def test_an_end_that_an_unread_stdout_holds_up_is_cut_short_and_no_other(
 ) -> None:
     code, took = leave(tmp_path / "closed", stdout, module, seconds, "SIGTERM")
     assert code == 0
-    assert took < 10
+    assert took < 30
     assert (tmp_path / "closed").exists() is finished
 
 
 @pytest.mark.parametrize(("name", "code"), [("SIGINT", 130), ("SIGTERM", 0), ("SIGHUP", 0)])
 def test_what_is_cut_short_ends_with_the_signals_code(tmp_path: Path, name: str, code: int) -> None:
-    assert leave(tmp_path / "closed", "full", OTHER, 20, name)[0] == code
+    assert leave(tmp_path / "closed", "full", OTHER, 40, name)[0] == code
 
 
 def leave(mark: Path, stdout: str, module: str, seconds: float, name: str) -> tuple[int, float]:
@@ -63,7 +62,7 @@ def leave(mark: Path, stdout: str, module: str, seconds: float, name: str) -> tu
     arguments = [sys.executable, "-c", PROGRAM, stdout, module, str(seconds), name, str(mark)]
     with subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         try:
-            code = process.wait(30)
+            code = process.wait(60)
         finally:
             process.kill()
     return 130 if code == -signal.SIGINT else code, time.monotonic() - begun
