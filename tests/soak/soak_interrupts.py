@@ -75,6 +75,7 @@ def interrupt(url: str, bundle: Path, video: Path, way: str, after: float) -> St
 
 def main(times: int = 30) -> None:
     """Interrupt so many times."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a script's background ignores it, and what it starts too
     chance = random.Random(11)
     stops = list[Stop]()
     with tempfile.TemporaryDirectory() as name, MjpegStream(640, 480, 60) as stream:
