@@ -255,7 +255,8 @@ def run_bare(classifier: Classifier, path: Path, frames: int, batch: int) -> flo
             if rows == batch:
                 ready.put((slot, rows))
                 rows, slot = 0, free.get()
-        ready.put((slot, rows) if rows else None)
+        if rows:
+            ready.put((slot, rows))
         ready.put(None)
 
     begun = time.perf_counter()
