@@ -10,7 +10,7 @@ import numpy.typing as npt
 import onnx
 import onnxruntime
 import pytest
-from lowered import Source, constants_of, error_of, logits_of, tensors_of
+from lowered import INT8_ERROR, Source, constants_of, error_of, logits_of, rms_error, tensors_of
 
 from hybrid_edge.calib import choose_range, collect
 from hybrid_edge.export.graphs.build import serialize
@@ -64,7 +64,7 @@ def test_it_is_near_fp32(size: str, form: str, request: pytest.FixtureRequest) -
     source: Source = request.getfixturevalue(size)
     tensors = tensors_of(source.spec, 8)
     expected = logits_of(source.forms[form], tensors)
-    assert 1e-3 < error_of(logits_of(source.lower("int8-cpu", form), tensors, "int8-cpu"), expected) <= 0.1
+    assert 1e-3 < rms_error(logits_of(source.lower("int8-cpu", form), tensors, "int8-cpu"), expected) <= INT8_ERROR
 
 
 @pytest.mark.parametrize("form", FORMS)
