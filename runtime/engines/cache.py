@@ -29,7 +29,7 @@ from .gpu import Gpu
 from .library import Kind, Library
 from .options import EngineOptions
 
-__all__ = ["CachedEngine", "EngineCache", "EngineKey", "EngineRecord"]
+__all__ = ["CachedEngine", "EngineCache", "EngineKey", "EngineRecord", "Told"]
 
 FORMAT = 1
 LIMIT = 4 * 2**30  # bytes of engines that are kept; those unused for longest go first

@@ -29,7 +29,7 @@ class Messages:
         """Keep a message; called by TensorRT, from any thread."""
         kept = self.errors if severity in ERRORS else self.warnings if severity == "WARNING" else None
         if kept is None or len(kept) >= KEPT or FOREIGN_LOGGER in text:
-            return  # a large build has a million verbose ones, each of which holds the interpreter up
+            return
         line = _line(text)
         if line not in kept:
             kept.append(line)
@@ -75,13 +75,15 @@ def connect(library: Library, interface: Any, messages: Messages) -> tuple[Any, 
 def _make_logger(library: Library, messages: Messages) -> Any:
     """An ILogger that writes into ``messages``. The class is made here: its base is known only once imported."""
     trt = library.module
+    chatter = {trt.ILogger.INFO, trt.ILogger.VERBOSE}
 
     class Logger(trt.ILogger):  # type: ignore[misc, name-defined]
         def __init__(self) -> None:
             trt.ILogger.__init__(self)  # pybind11 wants its own, not super()'s
 
         def log(self, severity: Any, text: str) -> None:
-            messages.add(severity.name, text)
+            if severity not in chatter:  # a million in a large build: each costs every thread of ours what is done here
+                messages.add(severity.name, text)
 
     return Logger()
 

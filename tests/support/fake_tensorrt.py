@@ -13,6 +13,7 @@ computes with others at first, and what was compiled is in the runtime cache of 
 from __future__ import annotations
 
 import ctypes
+import enum
 import json
 from pathlib import Path
 from types import SimpleNamespace
@@ -27,6 +28,15 @@ from hybrid_edge.runtime.engines.network import NetworkSummary
 from hybrid_edge.runtime.engines.options import EngineOptions
 
 OUTPUTS = ("logits", "probabilities")
+
+
+class Severity(enum.Enum):
+    """Of a message."""
+
+    ERROR = 1
+    WARNING = 2
+    INFO = 3
+    VERBOSE = 4
 
 
 class FakeTensorRt:
@@ -52,6 +62,8 @@ class FakeTensorRt:
     class ILogger:
         """What the gathering logger is made from."""
 
+        ERROR, WARNING, INFO, VERBOSE = Severity
+
     class IProfiler:
         """What the noting profiler is made from."""
 
@@ -70,13 +82,13 @@ class FakeTensorRt:
     def Runtime(self, logger: Any) -> Any:
         self.logger = logger
         if self.refuses == "runtime":  # as TensorRT 10 does where the driver is too old for its CUDA
-            logger.log(SimpleNamespace(name="WARNING"), "CUDA initialization failure with error: 35.")
+            logger.log(Severity.WARNING, "CUDA initialization failure with error: 35.")
             raise TypeError("pybind11::init(): factory function returned nullptr")
         return SimpleNamespace(deserialize_cuda_engine=self._engine)
 
     def refused(self, what: str, message: str) -> bool:
         if self.refuses == what:
-            self.logger.log(SimpleNamespace(name="ERROR"), message)
+            self.logger.log(Severity.ERROR, message)
         return self.refuses == what
 
     def _engine(self, data: bytes) -> Any:
@@ -196,7 +208,7 @@ class _Context:
             return False
         if self._trt.last_error:
             self._trt.last_error = False
-            self._trt.logger.log(SimpleNamespace(name="ERROR"), "Error Code 1: Cuda Runtime (of the capture before)")
+            self._trt.logger.log(Severity.ERROR, "Error Code 1: Cuda Runtime (of the capture before)")
             return False
         self._trt.executions += not capturing
         self._settled = dict(self._shapes)

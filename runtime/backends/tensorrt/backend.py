@@ -210,5 +210,5 @@ class TensorRtBackend(Backend):
     def _release(self) -> None:
         self._pending.clear()
         self._streams.settle()
-        self._engine.keep_kernels(self._reporter)
-        self._stack.close()
+        with self._stack:
+            self._engine.keep_kernels(self._reporter)

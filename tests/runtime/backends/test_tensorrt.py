@@ -291,7 +291,7 @@ def test_an_engine_that_finds_too_little_memory_is_not_built_again(
     machine: Any, graph: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fails(_: bytes) -> None:
-        machine.trt.logger.log(SimpleNamespace(name="ERROR"), "Error Code 2: OutOfMemory (Requested size was 4 bytes.)")
+        machine.trt.logger.log(machine.trt.ILogger.ERROR, "Error Code 2: OutOfMemory (Requested size was 4 bytes.)")
 
     TensorRtBackend(graph, SPEC).close()
     monkeypatch.setattr(prepare, "build_engine", lambda *_, **__: pytest.fail("built again"))

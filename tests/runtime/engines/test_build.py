@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from engine_fixtures import ADA
+from fake_tensorrt import FakeTensorRt
 from onnx import helper
 from small_graphs import SPEC, lstm_graph
 
@@ -178,13 +179,10 @@ def test_a_profile_that_tensorrt_does_not_take_is_refused_in_its_own_words(rtx: 
 
 @pytest.mark.parametrize("kind", [build_engine, inspect_graph])
 def test_a_builder_that_does_not_start_is_not_available(kind: Any) -> None:
-    class ILogger:
-        pass
-
     def builder(_: Any) -> None:
         raise TypeError("pybind11::init(): factory function returned nullptr")
 
-    library = Library(SimpleNamespace(ILogger=ILogger, Builder=builder), "tensorrt", "11.4.1")
+    library = Library(SimpleNamespace(ILogger=FakeTensorRt.ILogger, Builder=builder), "tensorrt", "11.4.1")
     rest = (OPTIONS, library) if kind is build_engine else (library,)
     with pytest.raises(BackendUnavailableError, match=r"TensorRT 11\.4\.1 does not start here: pybind11::init"):
         kind(ONNX, SPEC, *rest)

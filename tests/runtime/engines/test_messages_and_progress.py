@@ -3,10 +3,10 @@ from __future__ import annotations
 import io
 import subprocess
 import sys
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from fake_tensorrt import FakeTensorRt
 from rich.console import Console
 
 from hybrid_edge.runtime import terminal
@@ -63,19 +63,14 @@ def test_tensorrts_logger_writes_into_them(rtx: Library) -> None:
 
 
 @pytest.mark.parametrize("severity", ["VERBOSE", "INFO"])
-def test_chatter_is_dropped_before_anything_is_done_with_it(severity: str) -> None:
+def test_chatter_is_dropped_before_anything_is_done_with_it(
+    rtx: Library, severity: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A large build has a million such messages, and holds the interpreter up with each."""
-
-    class Text(str):
-        def split(self, *_: Any) -> Any:
-            pytest.fail("formatted")
-
-        def __contains__(self, _: object) -> bool:
-            pytest.fail("searched")
-
     messages = Messages()
-    messages.add(severity, Text("Tactic: 0x01 Time: 0.3"))
-    assert messages.summary == "it gave no reason"
+    _, logger = connect(rtx, rtx.module.Builder, messages)
+    monkeypatch.setattr(messages, "add", lambda *_: pytest.fail("handed on"))
+    logger.log(getattr(rtx.module.ILogger, severity), "Tactic: 0x01 Time: 0.3")
 
 
 def test_each_builder_has_its_own_messages_and_none_of_another_ones_logger(rtx: Library) -> None:
@@ -121,13 +116,10 @@ def test_a_tensorrt_that_does_not_start_is_not_available_in_its_own_words(said: 
 
     def builder(logger: Any) -> None:
         if said:
-            logger.log(SimpleNamespace(name="WARNING"), said)
+            logger.log(FakeTensorRt.ILogger.WARNING, said)
         raise TypeError("pybind11::init(): factory function returned nullptr")
 
-    class ILogger:
-        pass
-
-    library = Library(SimpleNamespace(ILogger=ILogger, Builder=builder), "tensorrt", "11.4.1")
+    library = Library(FakeTensorRt, "tensorrt", "11.4.1")
     with pytest.raises(BackendUnavailableError, match=r"TensorRT 11\.4\.1 does not start here") as caught:
         connect(library, builder, Messages())
     assert f"start here: {reason}; where that is CUDA's initialization, the NVIDIA driver is older" in str(caught.value)

@@ -73,7 +73,7 @@ IN_10_3 = {
     "get_tensor_name get_tensor_shape num_io_tensors",
     "IExecutionContext": "execute_async_v3 profiler set_device_memory set_input_shape set_tensor_address",
     "ILayer": "get_input get_output name num_inputs num_outputs type",
-    "ILogger": "log",
+    "ILogger": "INFO VERBOSE log",
     "INetworkDefinition": "get_input get_layer get_output num_inputs num_layers num_outputs",
     "IOptimizationProfile": "set_shape",
     "IProfiler": "report_layer_time",
