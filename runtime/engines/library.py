@@ -141,8 +141,10 @@ class EagerContexts:
     def context(self) -> Any:
         """A new context, to be given the memory of its activations; None where TensorRT-RTX gave none."""
         config = self._config()
-        if config is None or (self._cache is not None and not config.set_runtime_cache(self._cache)):
+        if config is None:
             return None
+        if self._cache is not None:
+            config.set_runtime_cache(self._cache)  # where it refuses, this context compiles for itself
         self._configs.append(config)
         return self._engine.create_execution_context(config)
 

@@ -138,11 +138,12 @@ class TensorRtBackend(Backend):
             BackendError: the engine failed, or was closed.
         """
         self._check_open()
-        with self._execution.profiled() as (run, times, nodes):
+        with self._execution.profiled() as (run, times, describe):
             self._run_all(tensors, run)  # kernels are loaded on first use
             times.clear()
             for _ in range(runs):
                 self._run_all(tensors, run)
+            nodes = describe()
             return {f"{layer} {nodes.get(layer, '')}".rstrip(): ms / runs for layer, ms in times.ms.items()}
 
     def copies(self, buffers: Buffers, rows: int) -> dict[str, Callable[[], None]]:

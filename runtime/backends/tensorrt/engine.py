@@ -120,9 +120,8 @@ class LoadedEngine:
 
     def can_capture(self, context: Any, stream: int) -> bool:
         """Whether TensorRT leaves its next execution to a CUDA graph, as far as it says so."""
-        lazy = (
-            self._library.kind == "rtx" and self._eager is None
-        )  # a graph would keep kernels that are to be exchanged
+        # a graph would keep kernels that are to be exchanged
+        lazy = self._library.kind == "rtx" and self._eager is None
         return not lazy and self._library.can_capture(context, stream)
 
     def failure(self, call: str, remedy: str) -> EngineError:

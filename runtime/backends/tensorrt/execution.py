@@ -96,10 +96,10 @@ class Execution:
             self._enqueue(self._plain)
 
     @contextmanager
-    def profiled(self) -> Iterator[tuple[Run, LayerTimes, dict[str, str]]]:
+    def profiled(self) -> Iterator[tuple[Run, LayerTimes, Callable[[], dict[str, str]]]]:
         """A ``run`` of its own, for as long as the block lasts, that waits for its batch and notes each layer's time.
 
-        With it come the notes, and the ONNX nodes that a layer was made of, by its name, where TensorRT says it.
+        With it come the notes, and who says, after a run, which ONNX nodes a layer was made of, by the layer's name.
 
         Raises:
             EngineError: TensorRT gave no context.
@@ -112,7 +112,7 @@ class Execution:
             self._enqueue(context)
 
         try:
-            yield run, times, self._engine.describe_layers(context)
+            yield run, times, lambda: self._engine.describe_layers(context)
         finally:
             self._stream.synchronize()  # before the context is let go of
 
