@@ -6,13 +6,14 @@ import contextlib
 import importlib
 from collections.abc import Callable
 from functools import cache
+from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
 
 from ...engines.gpu import Gpu
 from ...errors import BackendError, BackendUnavailableError
 
-__all__ = ["Owned", "call", "find_gpu", "handle", "runtime"]
+__all__ = ["Owned", "call", "find_gpu", "free_memory", "handle", "runtime"]
 
 # cuda-python 12.6 and later, then before
 MODULES = ("cuda.bindings.runtime", "cuda.cudart")
@@ -23,6 +24,11 @@ UNAVAILABLE = (
     "cudaErrorStubLibrary",
     "cudaErrorSystemDriverMismatch",
 )
+
+
+# "NVIDIA Jetson Orin Nano Developer Kit": Orin NX and Orin Nano have one name, compute capability and number of
+# multiprocessors, and other clocks, for which other kernels are the fastest
+BOARD = Path("/proc/device-tree/model")
 
 
 def find_gpu() -> Gpu:
@@ -37,8 +43,9 @@ def find_gpu() -> Gpu:
         raise BackendUnavailableError("no NVIDIA GPU is visible here; nvidia-smi and CUDA_VISIBLE_DEVICES say why")
     properties = call(rt.cudaGetDeviceProperties, 0)
     free, total = call(rt.cudaMemGetInfo)
+    name = properties.name.decode(errors="replace").rstrip("\0")
     return Gpu(
-        name=properties.name.decode(errors="replace").rstrip("\0"),
+        name=_on_board(name) if properties.integrated else name,
         compute_capability=(int(properties.major), int(properties.minor)),
         # only where the driver maps the CPU's memory can a shared one be used without copies
         integrated=bool(properties.integrated) and bool(properties.canMapHostMemory),
@@ -46,6 +53,16 @@ def find_gpu() -> Gpu:
         free_memory=int(free),
         multiprocessors=int(properties.multiProcessorCount),
     )
+
+
+def free_memory() -> int:
+    """Bytes of the GPU's memory that are free now.
+
+    Raises:
+        BackendError: the driver failed.
+    """
+    rt = runtime()
+    return int(call(rt.cudaMemGetInfo)[0])
 
 
 @cache
@@ -135,6 +152,14 @@ def _failure(function: str, error: Any) -> BackendError:
         )
     hint = "; a smaller --batch, --profile or --workspace needs less memory" if "Memory" in error.name else ""
     return BackendError(f"CUDA's {function} failed ({reason}){hint}")
+
+
+def _on_board(name: str) -> str:
+    try:
+        model = BOARD.read_text(errors="replace").strip("\0 \n")
+    except OSError:
+        return name
+    return f"{name} ({model})" if model else name
 
 
 def _text(answer: tuple[Any, bytes]) -> str:

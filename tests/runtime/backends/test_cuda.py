@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -8,14 +9,24 @@ import numpy as np
 import pytest
 from fake_gpu import Error, FakeCuda
 
-from hybrid_edge.runtime.backends.cuda import DeviceMemory, Event, HostMemory, Stream, capture, driver, find_gpu
+from hybrid_edge.runtime.backends.cuda import (
+    DeviceMemory,
+    Event,
+    HostMemory,
+    Stream,
+    capture,
+    driver,
+    find_gpu,
+    free_memory,
+)
 from hybrid_edge.runtime.errors import BackendError, BackendUnavailableError
 
 
 @pytest.fixture
-def fake(monkeypatch: pytest.MonkeyPatch) -> FakeCuda:
+def fake(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> FakeCuda:
     made = FakeCuda()
     monkeypatch.setattr(driver, "runtime", lambda: made)
+    monkeypatch.setattr(driver, "BOARD", tmp_path / "model")
     return made
 
 
@@ -130,6 +141,22 @@ def test_a_gpu_is_described(fake: FakeCuda) -> None:
     assert (found.name, found.compute_capability, found.multiprocessors) == ("Orin", (8, 7), 16)
     assert found.integrated
     assert (found.free_memory, found.total_memory) == (2**30, 2**31)
+
+
+def test_boards_whose_gpus_have_one_name_are_told_apart(fake: FakeCuda) -> None:
+    """Orin NX and Orin Nano: the same chip and multiprocessors at other clocks."""
+    driver.BOARD.write_bytes(b"NVIDIA Jetson Orin Nano Developer Kit\0")
+    assert find_gpu().name == "Orin (NVIDIA Jetson Orin Nano Developer Kit)"
+    fake.properties = SimpleNamespace(**{**vars(fake.properties), "integrated": 0})
+    assert find_gpu().name == "Orin"  # a card in a board is a card
+    driver.BOARD.write_bytes(b"\0")
+    assert find_gpu().name == "Orin"
+
+
+def test_free_memory_is_the_gpus(fake: FakeCuda) -> None:
+    assert free_memory() == 2**30
+    with DeviceMemory(2**20):
+        assert free_memory() == 2**30 - 2**20
 
 
 def test_a_shared_memory_that_can_not_be_mapped_is_copied(fake: FakeCuda) -> None:
