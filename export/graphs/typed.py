@@ -156,14 +156,19 @@ class TypedGraph:
 
     def _weight(self, node: onnx.NodeProto, kind: int) -> str:
         """A weight, stored as integers once however many nodes take it: an LSTM's, as many as there are steps."""
-        name = node.input[1]
+        name = f"{node.input[1]}:{_suffix(kind)}"
         target = f"{name}/dequantized"
         if self._new(target):
             weight = self._rounded(node, kind)
-            integers = self._writer.constant(f"{name}/integers", weight.integers)
+            values, axis = weight.integers, weight.axis
+            if branch_of(node.name) == "rnn":
+                # of the rank of what an LSTM's products take, (T, N, I): for any other TensorRT's parser puts a
+                # reshape between this dequantization and each of its products
+                values, axis = values[None], axis + 1
+            integers = self._writer.constant(f"{name}/integers", values)
             scales = self._writer.constant(f"{name}/scales", weight.scales)
             zeros = self._writer.constant(f"{name}/zeros", np.zeros(len(weight.scales), np.int8))
-            self._writer.node("DequantizeLinear", [integers, scales, zeros], target, axis=weight.axis)
+            self._writer.node("DequantizeLinear", [integers, scales, zeros], target, axis=axis)
         return target
 
     def _rounded(self, node: onnx.NodeProto, kind: int) -> QuantizedWeight:
