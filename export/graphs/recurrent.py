@@ -111,9 +111,8 @@ def _write_zeros(writer: GraphWriter, name: str, batch: str, units: int) -> str:
     But TensorRT's parser then makes them itself, up to 10.6 at least in FP32, which a strongly typed network refuses
     beside FP16 weights. As tensors of the graph they are lowered with it.
     """
-    one, width = (
-        writer.constant(f"{name}/{key}", np.array([size], np.int64)) for key, size in (("one", 1), ("units", units))
-    )
+    one = writer.constant(f"{name}/one", np.array([1], np.int64))
+    width = writer.constant(f"{name}/units", np.array([units], np.int64))
     shape = writer.node("Concat", [one, batch, width], f"{name}/state_shape", axis=0)
     zero = writer.constant(f"{name}/zero", np.zeros((1, 1, 1), np.float32))
     return writer.node("Expand", [zero, shape], f"{name}/initial")

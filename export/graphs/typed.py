@@ -30,7 +30,7 @@ QUANTIZED_IR_VERSION = 9
 
 FLOAT, FLOAT16 = int(TensorProto.FLOAT), int(TensorProto.FLOAT16)
 OTHER = int(TensorProto.UNDEFINED)  # shapes and indices, which stay as they are
-LSTM = ("LSTM", "Expand")  # the operator, and the zeros that it starts from, which have its type
+LSTM_NODES = ("LSTM", "Expand")  # the operator, and the zeros that it starts from, which have its type
 FLOATS: dict[int, type[np.floating]] = {FLOAT: np.float32, FLOAT16: np.float16}
 
 
@@ -112,7 +112,7 @@ class TypedGraph:
         return FLOAT16
 
     def _is_wide(self, node: onnx.NodeProto) -> bool:
-        if node.op_type in LSTM:  # what is inside it has names only where the steps are written out
+        if node.op_type in LSTM_NODES:  # what is inside it has names only where the steps are written out
             layer = node.name.rsplit("/", 1)[0]
             return any(name.startswith(f"{layer}/") for name in self._wide)
         return not self._wide.isdisjoint(range_key(name) for name in (*node.input, *node.output))

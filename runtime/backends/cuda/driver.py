@@ -134,7 +134,8 @@ def _failure(function: str, error: Any) -> BackendError:
     if error.name in UNAVAILABLE:
         return BackendUnavailableError(
             f"no NVIDIA GPU can be used here ({reason}, from {function}); nvidia-smi shows the driver and its CUDA "
-            "version: below driver 580 take the extras for CUDA 12, such as 'hybrid-edge[tensorrt-cu12]'"
+            "version: below driver 580 take the extras for CUDA 12, such as 'hybrid-edge[tensorrt-cu12]', on a Jetson "
+            "'hybrid-edge[jetson]'"
         )
     hint = "; a smaller --batch, --profile or --workspace needs less memory" if "Memory" in error.name else ""
     return BackendError(f"CUDA's {function} failed ({reason}){hint}")
