@@ -141,8 +141,9 @@ class OnnxRuntimeCuda(OnnxRuntimeCpu):
     def _require(self, library: ModuleType) -> None:
         if CUDA not in library.get_available_providers():
             raise BackendUnavailableError(
-                "the onnxruntime installed here is built without CUDA; for an NVIDIA GPU: "
-                "pip uninstall onnxruntime && pip install 'hybrid-edge[gpu]' (on a Jetson it comes with JetPack)"
+                "the onnxruntime installed here is built without CUDA; for an NVIDIA GPU: pip uninstall onnxruntime && "
+                "pip install 'hybrid-edge[gpu]' ('hybrid-edge[gpu-cu12]' below driver 580, on a Jetson NVIDIA's own "
+                "wheel for its JetPack)"
             )
         preload = getattr(library, "preload_dlls", None)  # 1.21 and later: finds the CUDA that pip installed
         if preload is not None:

@@ -34,7 +34,8 @@ REMEDIES: dict[Kind, str] = {
     "python3-libnvinfer), and a virtual environment sees it if made with --system-site-packages",
     "rtx": "pip install 'hybrid-edge[rtx]'",
 }
-# JetPack 6.1: the first whose strongly typed networks take every graph that hybrid-edge exports
+# TensorRT's is JetPack 6.1's, whose strongly typed networks are meant to take every exported graph: its parser's source
+# was read against them (onnx-tensorrt 10.1 and 10.6), and none was built there yet
 OLDEST: dict[Kind, tuple[int, int]] = {"tensorrt": (10, 3), "rtx": (1, 0)}
 
 

@@ -76,8 +76,8 @@ def runtime() -> Any:
         with contextlib.suppress(ImportError):
             return importlib.import_module(name)
     raise BackendUnavailableError(
-        "cuda-python can't be imported here; pip install 'hybrid-edge[tensorrt]' ('hybrid-edge[jetson]' on a Jetson); "
-        "its major version is that of the driver's CUDA: 12 on JetPack 6, 13 on JetPack 7"
+        "cuda-python can't be imported here; pip install 'hybrid-edge[tensorrt]' ('hybrid-edge[tensorrt-cu12]' below "
+        "driver 580, 'hybrid-edge[jetson]' on a Jetson)"
     )
 
 
@@ -88,7 +88,10 @@ def call(function: Callable[..., Any], *arguments: Any) -> Any:
         BackendUnavailableError: there is no driver or GPU to call.
         BackendError: any other error, with the call, CUDA's name and number of the error, and its text.
     """
-    error, *values = function(*arguments)
+    try:
+        error, *values = function(*arguments)
+    except RuntimeError as fault:  # cuda-python 12.6, which loads the driver itself: "Failed to dlopen libcuda.so.1"
+        raise BackendUnavailableError(f"no NVIDIA GPU can be used here ({fault}, from {function.__name__})") from fault
     rt = runtime()
     if error != rt.cudaError_t.cudaSuccess:
         raise _failure(function.__name__, error)
@@ -148,7 +151,8 @@ def _failure(function: str, error: Any) -> BackendError:
     if error.name in UNAVAILABLE:
         return BackendUnavailableError(
             f"no NVIDIA GPU can be used here ({reason}, from {function}); nvidia-smi shows the driver and its CUDA "
-            "version"
+            "version: below driver 580 take the extras for CUDA 12, such as 'hybrid-edge[tensorrt-cu12]', on a Jetson "
+            "'hybrid-edge[jetson]'"
         )
     hint = "; a smaller --batch, --profile or --workspace needs less memory" if "Memory" in error.name else ""
     return BackendError(f"CUDA's {function} failed ({reason}){hint}")

@@ -60,6 +60,19 @@ def test_without_a_driver_that_is_what_is_said(make: Any, name: str) -> None:
         make()
 
 
+def test_a_driver_that_cuda_python_12_6_can_not_load_is_what_is_said(fake: FakeCuda) -> None:
+    """It has no CUDA runtime, and so no error code for that."""
+
+    def cudaGetDeviceCount() -> None:
+        raise RuntimeError("Failed to dlopen libcuda.so.1")
+
+    fake.cudaGetDeviceCount = cudaGetDeviceCount  # type: ignore[method-assign]
+    with pytest.raises(
+        BackendUnavailableError, match=r"no NVIDIA GPU can be used here \(Failed to dlopen libcuda.so.1, from cudaGetD"
+    ):
+        find_gpu()
+
+
 @pytest.mark.parametrize(
     ("name", "arguments"),
     [
@@ -113,7 +126,7 @@ def test_without_cuda_python_the_extra_is_named(monkeypatch: pytest.MonkeyPatch)
         monkeypatch.setitem(sys.modules, name, None)
     driver.runtime.cache_clear()
     with pytest.raises(
-        BackendUnavailableError, match=r"hybrid-edge\[tensorrt\].*hybrid-edge\[jetson\].*12 on JetPack 6"
+        BackendUnavailableError, match=r"hybrid-edge\[tensorrt\].*hybrid-edge\[tensorrt-cu12\].*hybrid-edge\[jetson\]"
     ):
         find_gpu()
     driver.runtime.cache_clear()
