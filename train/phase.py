@@ -113,7 +113,7 @@ def _prepare(training: Training, number: int, phase: PhaseSettings) -> _Fit:
         features=validation_features,
         kept=training.kept,
     )
-    _compile(model, phase, spec)
+    _compile(model, phase, spec, steps)
     return _Fit(number, phase, model, batches, validation, steps)
 
 
@@ -141,7 +141,10 @@ def _frozen_features(training: Training) -> tuple[Features, Features]:
     return Features(features.table, features.index[:split]), Features(features.table, features.index[split:])
 
 
-def _compile(model: KerasModel, phase: PhaseSettings, spec: ModelSpec) -> None:
+def _compile(model: KerasModel, phase: PhaseSettings, spec: ModelSpec, steps: int) -> None:
+    rate: Any = phase.learning_rate
+    if phase.schedule == "cosine":
+        rate = keras.optimizers.schedules.CosineDecay(rate, phase.epochs * steps)
     makers = {
         "rmsprop": keras.optimizers.RMSprop,
         "adam": keras.optimizers.Adam,
@@ -149,7 +152,7 @@ def _compile(model: KerasModel, phase: PhaseSettings, spec: ModelSpec) -> None:
         "sgd": lambda rate: keras.optimizers.SGD(rate, momentum=0.9),
     }
     model.compile(
-        optimizer=makers[phase.optimizer](phase.learning_rate),
+        optimizer=makers[phase.optimizer](rate),
         loss="categorical_crossentropy",
         metrics=[
             keras.metrics.CategoricalAccuracy(name="accuracy"),

@@ -20,6 +20,7 @@ from hybrid_edge.train.model import build_model
 from hybrid_edge.train.model_file import save_model
 from hybrid_edge.train.settings import PHASES, TrainSettings
 
+CNN = 20_861_480  # parameters of Xception without its top
 SPEC = ModelSpec(image_size=71, timesteps=71, rnn_units=16)
 
 
@@ -43,7 +44,7 @@ def test_a_pretrained_xception_is_frozen_in_phase_1_and_trains_in_phase_2(few_di
     assert kept[0] == "best epoch"  # nothing that is frozen is re-estimated
     assert len(json.loads(run.metrics.read_text())["phases"][1]["candidates"]) == 2
     arrays = sum(array.nbytes for array in weights(run.model).values())
-    assert arrays == 4 * build_model(SPEC.replace(class_labels=("0", "3", "7"))).count_params()
+    assert arrays == 4 * (CNN + 4 * 16 * (71 + 16 + 1) + 4 * 16 * (16 + 16 + 1) + (16 + 1) * 2048 + (2048 + 1) * 3)
     assert run.model.stat().st_size < 1.1 * arrays
 
 
@@ -63,5 +64,5 @@ def weights(file: Path) -> dict[str, npt.NDArray[np.float32]]:
 def cnn_weights(file: Path) -> dict[str, npt.NDArray[np.float32]]:
     """The first nested model's: the CNN branch's."""
     found = {name: array for name, array in weights(file).items() if name.startswith("layers/functional/")}
-    assert sum(array.size for array in found.values()) == 20_861_480  # Xception's without its top
+    assert sum(array.size for array in found.values()) == CNN
     return found
