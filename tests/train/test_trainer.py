@@ -142,7 +142,7 @@ def test_a_name_that_exists_is_refused_and_the_run_is_left_alone(run: RunFolder,
 def test_a_frozen_cnn_stays_as_it_was_and_its_features_are_cached(
     run: RunFolder, few_digits: Path, tmp_path: Path, cache: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    base = settings(few_digits, weights=str(run.model), epochs=(2, 0))
+    base = settings(few_digits, weights=str(run.model), epochs=(1, 0))
     frozen = base.model_copy(
         update={"phases": (base.phases[0].model_copy(update={"freeze_cnn": True}), base.phases[1])}
     )
