@@ -94,6 +94,18 @@ print([name for name in {HEAVY!r} if name in sys.modules])
     assert run(code).split("\n")[:2] == ["[]", "[]"]
 
 
+def test_tensorflow_starts_without_what_keras_alone_wants_and_which_is_there_afterwards() -> None:
+    code = """
+import sys
+from hybrid_edge.train.quiet import import_tensorflow
+import_tensorflow()
+import keras.wrappers
+print([name for name in sys.modules if name.partition(".")[0] in ("sklearn", "matplotlib")])
+import sklearn, matplotlib.pyplot
+"""
+    assert run(code) == "[]\n"
+
+
 def test_the_installed_version_is_the_one_in_the_source() -> None:
     assert version("hybrid-edge") == hybrid_edge.__version__
 

@@ -165,7 +165,8 @@ def _default_weights(spec: ModelSpec) -> str:
 
 
 def _phase_settings(given: dict[str, Any], number: int, pretrained: bool) -> PhaseSettings:
-    chosen = PHASES[given["preset_name"]][number - 1].model_dump()
+    name = given["preset_name"]
+    chosen = PHASES.get(f"{name}-{given['branches']}", PHASES[name])[number - 1].model_dump()
     names = {"epochs": "epochs", "steps": "steps", "batch": "batch_size", "optimizer": "optimizer"}
     names |= {"lr": "learning_rate", "monitor": "monitor"}
     for option, field in names.items():

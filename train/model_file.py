@@ -38,9 +38,8 @@ OTHER_WEIGHTS = 2**27  # Xception's 83 MB and HDF5's bookkeeping beside the LSTM
 
 def save_model(model: KerasModel, spec: ModelSpec, path: Path) -> None:
     """Write a model and its spec, without optimizer state: the old file or the new one, never a torn one."""
-    bare = keras.Model(model.inputs, model.outputs, name=model.name)  # not compiled; shares the layers
     with replacing(path, suffix=".keras") as partial:
-        keras.saving.save_model(bare, partial)  # Keras 3.15 ignores include_optimizer for this format
+        keras.saving.save_model(_bare(model), partial)  # Keras 3.15 ignores include_optimizer for this format
         with zipfile.ZipFile(partial, "a") as archive:
             content = {"format": FORMAT, "version": 1, "spec": spec.model_dump(), "weights": weights_sha256(model)}
             archive.writestr(SPEC_MEMBER, json.dumps(content))
@@ -56,8 +55,12 @@ def read_spec(path: Path) -> ModelSpec:
         return _read_spec(archive, path)[0]
 
 
-def load_model(path: Path) -> tuple[KerasModel, ModelSpec]:
+def load_model(path: Path, into: KerasModel | None = None) -> tuple[KerasModel, ModelSpec]:
     """Build the model that the file's spec describes and fill it with the file's arrays.
+
+    Args:
+        path: a ``.keras`` file of hybrid-train.
+        into: a model of the file's spec, which is filled instead: building an Xception takes seconds.
 
     Raises:
         ModelFileError: absent, not a ``.keras`` archive, not written by hybrid-train, larger or smaller inside than its
@@ -67,13 +70,13 @@ def load_model(path: Path) -> tuple[KerasModel, ModelSpec]:
     with _open_archive(path) as archive, tempfile.TemporaryDirectory(prefix="hybrid-edge-") as folder:
         spec, digest = _read_spec(archive, path)
         _check_size(archive, spec, path)
-        model = build_model(spec, empty=True)
+        model = build_model(spec, empty=True) if into is None else into
         weights = Path(folder) / WEIGHTS_MEMBER
         try:
             with archive.open(WEIGHTS_MEMBER) as source, weights.open("wb") as target:
                 shutil.copyfileobj(source, target, 2**22)
             _refuse_links(weights, path)
-            load_weights(model, weights)
+            load_weights(model if into is None else _bare(into), weights)
         except HybridEdgeError:
             raise
         except Exception as error:
@@ -106,6 +109,11 @@ def weights_sha256(model: KerasModel) -> str:
         digest.update(f"{values.dtype.str}{values.shape}".encode())
         digest.update(values.data)
     return digest.hexdigest()
+
+
+def _bare(model: KerasModel) -> KerasModel:
+    """The model without its optimizer; it shares the layers."""
+    return keras.Model(model.inputs, model.outputs, name=model.name)
 
 
 def _open_archive(path: Path) -> zipfile.ZipFile:

@@ -113,7 +113,7 @@ def _prepare(training: Training, number: int, phase: PhaseSettings) -> _Fit:
         features=validation_features,
         kept=training.kept,
     )
-    _compile(model, phase, spec)
+    _compile(model, phase, spec, steps)
     return _Fit(number, phase, model, batches, validation, steps)
 
 
@@ -141,7 +141,10 @@ def _frozen_features(training: Training) -> tuple[Features, Features]:
     return Features(features.table, features.index[:split]), Features(features.table, features.index[split:])
 
 
-def _compile(model: KerasModel, phase: PhaseSettings, spec: ModelSpec) -> None:
+def _compile(model: KerasModel, phase: PhaseSettings, spec: ModelSpec, steps: int) -> None:
+    rate: Any = phase.learning_rate
+    if phase.schedule == "cosine":
+        rate = keras.optimizers.schedules.CosineDecay(rate, phase.epochs * steps)
     makers = {
         "rmsprop": keras.optimizers.RMSprop,
         "adam": keras.optimizers.Adam,
@@ -149,7 +152,7 @@ def _compile(model: KerasModel, phase: PhaseSettings, spec: ModelSpec) -> None:
         "sgd": lambda rate: keras.optimizers.SGD(rate, momentum=0.9),
     }
     model.compile(
-        optimizer=makers[phase.optimizer](phase.learning_rate),
+        optimizer=makers[phase.optimizer](rate),
         loss="categorical_crossentropy",
         metrics=[
             keras.metrics.CategoricalAccuracy(name="accuracy"),
@@ -223,7 +226,7 @@ class _Candidate:
 
     name: str
     evaluation: Evaluation
-    restore: Callable[[], None]
+    restore: Callable[[], object]
 
     def record(self) -> dict[str, Any]:
         measured = self.evaluation
@@ -240,10 +243,10 @@ def _settle(training: Training, fit: _Fit) -> dict[str, Any]:
     if norms and state.best_epoch != state.epoch:
         candidates.append(_reestimated(training, fit, "last epoch"))
         save_model(training.model, training.spec, last)
-        candidates[-1].restore = lambda: _load(training.model, last)
+        candidates[-1].restore = lambda: load_model(last, into=training.model)
         if not math.isfinite(candidates[-1].evaluation.loss):
             candidates.clear()
-    _load(training.model, best)
+    load_model(best, into=training.model)
     candidates.append(_candidate(fit, "best epoch"))
     if norms:
         candidates.append(_reestimated(training, fit, "best epoch"))
@@ -277,7 +280,7 @@ def _go_back(training: Training, number: int) -> None:
         half = training.settings.mixed_precision != "off"
         raise RunError(f"{fault}; {remedy}{', or without --mixed-precision' if half else ''}")
     status.print(f"{fault}: the weights of the phase before it are kept", style="yellow")
-    _load(training.model, training.run.checkpoints / f"phase{number - 1}.keras")
+    load_model(training.run.checkpoints / f"phase{number - 1}.keras", into=training.model)
 
 
 def _cost(candidate: _Candidate, phase: PhaseSettings) -> tuple[float, float]:
@@ -299,8 +302,3 @@ def _reestimated(training: Training, fit: _Fit, name: str) -> _Candidate:
         inputs = (stream[index][0] for index in range(settings.bn_batches))
         reestimate(fit.model, bar.track(inputs, task_id=task), settings.bn_momentum)
     return _candidate(fit, f"{name}, BatchNorm re-estimated")
-
-
-def _load(model: KerasModel, path: Path) -> None:
-    source, _ = load_model(path)
-    model.set_weights(source.get_weights())

@@ -7,6 +7,7 @@ import os
 import sys
 import tempfile
 from collections.abc import Iterator
+from typing import Any
 
 from ..runtime.errors import BackendUnavailableError
 
@@ -23,7 +24,7 @@ def import_tensorflow() -> None:
     # raised as an exception
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     try:
-        with _stderr_kept():
+        with _stderr_kept(), _hidden("sklearn", "matplotlib"):
             import tensorflow as tf  # noqa: PLC0415  # seconds: only when a command is about to work
 
             tf.config.list_physical_devices("GPU")  # the search for CUDA writes as well, once
@@ -32,6 +33,22 @@ def import_tensorflow() -> None:
             f"training and export need TensorFlow, which can't be imported here ({error}): "
             "pip install 'hybrid-edge[train,cpu]' on Python 3.11 or later"
         ) from error
+
+
+@contextlib.contextmanager
+def _hidden(*names: str) -> Iterator[None]:
+    """Let packages that are not loaded yet look absent.
+
+    Keras imports them for its scikit-learn wrappers and its galleries of images, which nothing here uses: a quarter of
+    TensorFlow's start.
+    """
+    absent: dict[str, Any] = {name: None for name in names if name not in sys.modules}
+    sys.modules.update(absent)
+    try:
+        yield
+    finally:
+        for name in absent:
+            del sys.modules[name]
 
 
 @contextlib.contextmanager

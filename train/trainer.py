@@ -183,7 +183,7 @@ def _best_phase(training: Training) -> KerasModel:
     if best == training.state.results[-1]["phase"]:
         return training.model
     _say(f"phase {best} had the better top-1: its weights are the result")
-    return load_model(training.run.checkpoints / f"phase{best}.keras")[0]
+    return load_model(training.run.checkpoints / f"phase{best}.keras", into=training.model)[0]
 
 
 def _measured(training: Training) -> list[tuple[float, int, str]]:

@@ -45,7 +45,7 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def standin(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
     """The full-size stand-in as a file and as a model; HYBRID_EDGE_STANDIN names a file to keep it in between runs."""
-    from standin import FULL, make_standin
+    from standin import FULL, Sizes, make_standin
 
     from hybrid_edge.train.model_file import load_model
 
@@ -53,17 +53,17 @@ def standin(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
     if kept and Path(kept).exists():
         return Path(kept), load_model(Path(kept))[0]
     path = Path(kept) if kept else tmp_path_factory.mktemp("standin") / "model.keras"
-    return path, make_standin(FULL, path)
+    return path, make_standin(FULL, path, Sizes(statistics=32, fit=120))
 
 
 @pytest.fixture(scope="session")
 def exported_full(standin: tuple[Path, Any], tmp_path_factory: pytest.TempPathFactory) -> FullExport:
-    """The full-size stand-in, exported by the command."""
+    """The full-size stand-in, exported by the command; that it takes 32 images is tested without exporting."""
     from fullsize import export_by_command
     from standin import write_crops
 
     folder = tmp_path_factory.mktemp("full")
-    return export_by_command(*standin, write_crops(folder / "photos", 32, seed=77), folder)
+    return export_by_command(*standin, write_crops(folder / "photos", 8, seed=77), folder)
 
 
 @pytest.fixture(scope="session")

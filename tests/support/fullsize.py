@@ -33,7 +33,7 @@ class FullExport:
 
 
 def export_by_command(file: Path, model: Any, photos: Path, folder: Path) -> FullExport:
-    """hybrid-export in a process of its own, parity on its default of 32 images included."""
+    """hybrid-export in a process of its own, parity included."""
     program = Path(sys.executable).with_name("hybrid-export")
     log = folder / "log"
     start = time.perf_counter()

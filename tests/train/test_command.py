@@ -137,6 +137,13 @@ def test_a_training_by_command_ends_with_the_table_and_names_bad_images(few_digi
     assert "broken.png" not in (run / "train.txt").read_text()
 
 
+def test_digits_train_in_one_phase_whose_rate_falls_and_the_rnn_alone_takes_more_passes() -> None:
+    for branches, epochs in (("cnn", 16), ("hybrid", 16), ("rnn", 24)):
+        first, second = _settings(given(preset_name="digits", branches=branches)).phases
+        assert (first.epochs, first.learning_rate, first.schedule, first.steps) == (epochs, 4e-3, "cosine", 0)
+        assert second.epochs == 0
+
+
 def test_digits_are_varied_unless_told_otherwise_and_photographs_are_not() -> None:
     assert _settings(given(preset_name="digits")).augment
     assert not _settings(given(preset_name="digits", augment=False)).augment

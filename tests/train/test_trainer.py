@@ -68,6 +68,19 @@ def at_epoch(monkeypatch: pytest.MonkeyPatch, moment: tuple[int, int], action: C
     monkeypatch.setattr(EpochLog, "on_epoch_end", on_epoch_end)
 
 
+def noted_rates(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The learning rate at the end of each epoch that is recorded."""
+    rates: list[float] = []
+    original = EpochLog.on_epoch_end
+
+    def on_epoch_end(self: EpochLog, epoch: int, logs: dict[str, float] | None = None) -> None:
+        original(self, epoch, logs)
+        rates.append(float(self.model.optimizer.learning_rate))
+
+    monkeypatch.setattr(EpochLog, "on_epoch_end", on_epoch_end)
+    return rates
+
+
 def history(run: RunFolder) -> list[dict[str, float]]:
     with run.history.open() as file:
         return [{key: float(value) for key, value in row.items()} for row in csv.DictReader(file)]
@@ -129,7 +142,7 @@ def test_a_name_that_exists_is_refused_and_the_run_is_left_alone(run: RunFolder,
 def test_a_frozen_cnn_stays_as_it_was_and_its_features_are_cached(
     run: RunFolder, few_digits: Path, tmp_path: Path, cache: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    base = settings(few_digits, weights=str(run.model), epochs=(2, 0))
+    base = settings(few_digits, weights=str(run.model), epochs=(1, 0))
     frozen = base.model_copy(
         update={"phases": (base.phases[0].model_copy(update={"freeze_cnn": True}), base.phases[1])}
     )
@@ -207,16 +220,19 @@ def test_a_full_disk_between_the_phases_ends_with_a_word_and_resumes(
 def test_ctrl_c_leaves_a_model_that_can_be_exported_and_a_run_that_goes_on(
     few_digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    rates = noted_rates(monkeypatch)
     with monkeypatch.context() as patch:
         at_epoch(patch, (1, 2), lambda _: signal.raise_signal(signal.SIGINT))
         with pytest.raises(KeyboardInterrupt):
-            trainer.train(settings(few_digits, epochs=(3, 1)), tmp_path, "stopped")
+            trainer.train(settings(few_digits, "cnn", epochs=(3, 1)), tmp_path, "stopped")
     run = RunFolder.find(runs=tmp_path)
     assert json.loads(run.metrics.read_text())["interrupted"] is True
     load_model(run.model)
     trainer.resume(runs=tmp_path)
     assert [(row["phase"], row["epoch"]) for row in history(run)] == [(1, 1), (1, 2), (1, 3), (2, 1)]
     assert json.loads(run.metrics.read_text())["interrupted"] is False
+    # half a cosine over phase 1, which goes on where it was; phase 2 is at its own rate
+    assert rates == pytest.approx([3e-3, 1e-3, 0, 2e-4], abs=1e-6)
 
 
 def test_ctrl_c_keeps_the_phase_before_where_that_was_better(run: RunFolder, tmp_path: Path) -> None:
@@ -340,5 +356,5 @@ def test_memory_does_not_grow_with_the_number_of_images(few_digits: Path, tmp_pa
 
 
 def test_a_seed_gives_the_same_training_twice(few_digits: Path, unbroken: RunFolder, tmp_path: Path) -> None:
-    again = trainer.train(settings(few_digits, "rnn", (1, 0), bn_batches=0), tmp_path, "again")
+    again = trainer.train(settings(few_digits, "rnn", (3, 0), bn_batches=0), tmp_path, "again")
     assert history(again)[0]["loss"] == pytest.approx(history(unbroken)[0]["loss"], rel=1e-4)
