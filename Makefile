@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 SOURCES := $(addprefix src/hybrid_edge/,train export runtime calib) src/hybrid_edge/__init__.py
 
-.PHONY: demo test test-gpu bench soak lint format clean
+.PHONY: demo test test-oldest test-gpu bench soak lint format clean
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -c "import sys; v = sys.version_info; sys.exit(None if (3, 11) <= v < (3, 14) else f'hybrid-edge trains on Python 3.11 to 3.13, found {v.major}.{v.minor}: make PYTHON=python3.12 ...')"
@@ -19,7 +19,18 @@ demo: $(VENV)/.installed
 test: $(VENV)/.installed
 	$(BIN)/python -m pytest -n 2 -m "not gpu"
 
-# on a machine with a GPU; with TensorRT itself, not TensorRT-RTX: make test-gpu GPU=tensorrt
+# the runtime with the oldest libraries that pyproject.toml allows, those of JetPack 6 among them
+OLDEST := $(VENV)-oldest
+PYTHON310 ?= $(shell command -v python3.10)
+
+$(OLDEST)/.installed: pyproject.toml constraints-oldest.txt
+	$(PYTHON310) -m venv --clear $(OLDEST)
+	$(OLDEST)/bin/python -m pip install --quiet --upgrade pip
+	$(OLDEST)/bin/python -m pip install --quiet -c constraints-oldest.txt -e '.[cpu,plot,jetson]' \
+	  onnx scikit-learn pytest pytest-xdist
+	touch $@
+
+ TensorRT itself, not TensorRT-RTX: make test-gpu GPU=tensorrt
 test-gpu: $(VENV)/.installed
 	$(if $(GPU),$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[$(GPU)]')
 	$(BIN)/python -m pytest -m gpu

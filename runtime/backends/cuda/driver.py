@@ -71,7 +71,10 @@ def call(function: Callable[..., Any], *arguments: Any) -> Any:
         BackendUnavailableError: there is no driver or GPU to call.
         BackendError: any other error, with the call, CUDA's name and number of the error, and its text.
     """
-    error, *values = function(*arguments)
+    try:
+        error, *values = function(*arguments)
+    except RuntimeError as refusal:  # cuda-python 12.6 and before, where the driver is absent or lacks the function
+        raise BackendUnavailableError(f"no NVIDIA driver can be used here ({refusal}); nvidia-smi says why") from None
     rt = runtime()
     if error != rt.cudaError_t.cudaSuccess:
         raise _failure(function.__name__, error)

@@ -108,6 +108,18 @@ def test_without_cuda_python_the_extra_is_named(monkeypatch: pytest.MonkeyPatch)
     driver.runtime.cache_clear()
 
 
+@pytest.mark.parametrize("text", ["Failed to dlopen libcuda.so.1", 'Function "cuInit" not found'])
+def test_an_older_cuda_python_without_a_driver_says_so(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    """As cuda-python 12.6 does, first and from then on."""
+
+    def refuse(*_: object) -> None:
+        raise RuntimeError(text)
+
+    monkeypatch.setattr(driver, "runtime", lambda: SimpleNamespace(cudaGetDeviceCount=refuse))
+    with pytest.raises(BackendUnavailableError, match=rf"no NVIDIA driver can be used here \({text}\); nvidia-smi"):
+        find_gpu()
+
+
 def test_any_other_error_carries_the_call_and_cudas_own_name_number_and_text() -> None:
     rt = pytest.importorskip("cuda.bindings.runtime", reason="cuda-python is not installed")
     with pytest.raises(
