@@ -45,10 +45,11 @@ test-oldest: $(if $(PYTHON310),$(OLDEST)/.installed $(HYBRID_EDGE_TEST_BUNDLE))
 	$(if $(PYTHON310),$(ELSEWHERE) $(OLDEST)/bin/python -m pytest -n 2 -m "not gpu" tests/runtime, \
 	  @echo "make test-oldest: skipped, as no Python 3.10 was found; PYTHON310=/path/to/python3.10 names one")
 
-# on a machine with a GPU; with TensorRT itself, not TensorRT-RTX: make test-gpu GPU=tensorrt
+# on a machine with a GPU, and fails on any other; with another engine than TensorRT-RTX for CUDA 13, an extra of
+# pyproject.toml: make test-gpu GPU=tensorrt, or GPU=tensorrt-cu12 for a driver below 580
 test-gpu: $(VENV)/.installed
-	$(if $(GPU),$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[$(GPU)]')
-	$(BIN)/python -m pytest -m gpu
+	$(if $(GPU),$(BIN)/python -m pip install --quiet -e '.[$(GPU)]')
+	HYBRID_EDGE_REQUIRE_GPU=1 $(BIN)/python -m pytest -m gpu
 
 # our CPU variants beside other engines, into docs/benchmarks.md; engines are installed on demand, in bench/. Without a
 # model it makes one of full size first. make bench MODEL=model.keras BUNDLE=bundle IMAGES=val [CALIBRATION=train]

@@ -57,10 +57,6 @@ def export(
         str, typer.Option(help="recurrent branch: lstm, unrolled, or auto: for TensorRT both, and the device chooses")
     ] = "auto",
     max_drop: Annotated[float, typer.Option(help="accuracy that INT8 may lose, in points")] = 0.5,
-    weight_bits: Annotated[
-        int | None,
-        typer.Option(help="of INT8 on the CPU: 8, or 7 for x86 without VNNI", show_default="fits this machine"),
-    ] = None,
     auto: Annotated[
         bool, typer.Option("--auto", help="INT8 that fails gives its most sensitive layers back, until it passes")
     ] = False,
@@ -116,7 +112,6 @@ def export(
         recurrent=cast("Recurrent", recurrent),
         method=cast("Method", method),
         max_drop=max_drop / 100,
-        weight_bits=weight_bits,
         give_back=auto,
         engine=options,
     )

@@ -23,11 +23,11 @@ __all__ = ["measure_cost"]
 
 PRODUCTS = ("MatMul", "Gemm", "MatMulIntegerToFloat")
 HEAVY = ("Conv", "LSTM", *PRODUCTS, "MaxPool", "GlobalAveragePool")
-# a tensor behind one of these is the same tensor in another form; a constant likewise
-FORMS = ("Cast", "DequantizeLinear", "QuantizeLinear")
+# a tensor behind one of these is the same tensor in another form; a constant likewise, such as an LSTM's first states
+FORMS = ("Cast", "DequantizeLinear", "Expand", "QuantizeLinear")
 FUSED = (*FORMS, "Add", "LeakyRelu", "Mul", "Relu", "Reshape", "Squeeze", "Transpose")
 ARITHMETIC: dict[str, Arithmetic] = {"FP32": "fp32", "FP16": "fp16", "INT8": "int8"}
-RECURRENT_INPUT = 2  # of an LSTM operator: X, W, R, B
+RECURRENT_INPUT = 2  # of an LSTM operator: X, W, R, B, and states
 NEAR = 2**16  # bytes: smaller constants, such as scales, stay in the nearest cache after they were read once
 
 

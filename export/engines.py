@@ -81,10 +81,11 @@ def build_engines(
         raise BundleError(f"{bundle.root}: expected a variant for tensorrt, found none; hybrid-export adds one")
     ahead = _build_ahead(bundle, path, architectures, options, reporter) if architectures else []
     try:
-        place = Place(*find_tensorrt(), EngineCache(), reporter)
+        place = Place(*find_tensorrt(), EngineCache(), reporter, keep=True)
+        local = _build_local(bundle, options, place)
     except BackendUnavailableError as error:
         return Engines(ahead=tuple(ahead), advice=_advice(bundle, path, options, error))
-    return Engines(local=tuple(_build_local(bundle, options, place)), ahead=tuple(ahead))
+    return Engines(local=tuple(local), ahead=tuple(ahead))
 
 
 def _build_ahead(

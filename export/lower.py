@@ -23,7 +23,6 @@ from .graphs.layers import quantizable
 from .graphs.measured import bounds
 from .graphs.recurrent import Form
 from .graphs.rounding import Rounder
-from .graphs.scales import BITS_8
 from .graphs.typed import TypedGraph
 from .measure import Measurement
 from .plan import Artifact
@@ -71,7 +70,6 @@ class Lowering:
         measurement: what FP16 can hold, and by what INT8's channels are evened out; None for FP32 alone.
         signed: ranges for TensorRT.
         unsigned: ranges for ONNX Runtime on the CPU.
-        levels: the largest integer of a weight on the CPU: 127, or 63 where it lacks VNNI.
         rounder: of the weights of matrix products.
     """
 
@@ -80,7 +78,6 @@ class Lowering:
     measurement: Measurement | None = None
     signed: Mapping[str, Range] = field(default_factory=dict)
     unsigned: Mapping[str, Range] = field(default_factory=dict)
-    levels: int = BITS_8
     rounder: Rounder = field(default_factory=Rounder)
     _kept: tuple[str, Measurement | None, Evened] | None = None
 
@@ -157,9 +154,7 @@ class Lowering:
         source, means = evened
         if artifact.targets == ("cpu",):
             filled, means = fill_lanes(source, means)
-            return CpuGraph(
-                filled, self.unsigned, quantized, levels=self.levels, means=means, rounder=self.rounder
-            ).write()
+            return CpuGraph(filled, self.unsigned, quantized, means=means, rounder=self.rounder).write()
         return TypedGraph(
             source,
             wide=self._wide("int8"),

@@ -39,7 +39,7 @@ class Artifact:
 
     @property
     def runs_integers_on_cpu(self) -> bool:
-        """Whether it needs a CPU with the right instructions."""
+        """Whether it is INT8 for ONNX Runtime on the CPU."""
         return self.precision == "int8" and self.targets == ("cpu",)
 
     @property

@@ -64,7 +64,7 @@ def prepare(request: ExportRequest, steps: Steps) -> Prepared:
     chosen = choose_images(request.calibration, validation=[image.path for image in reference.images])
     measurer = Measurer(spec, chosen, reference, steps)
     graph = builder.build("unrolled")
-    lowering = Lowering(builder, spec, measurer.survey(model, graph), levels=settings.levels)
+    lowering = Lowering(builder, spec, measurer.survey(model, graph))
     if "fp16" in settings.precisions:
         lowering.measurement = replace(_measured(lowering), half=measurer.half(graph))
     if "int8" in settings.precisions:

@@ -6,17 +6,14 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from ..calib import METHODS, Method
-from ..runtime.cpu import INT8_FEATURES, has_int8_dot_product
 from ..runtime.engines.options import EngineOptions
 from ..runtime.errors import UsageError
 from ..runtime.manifest import Precision
-from .graphs.scales import BITS_7, BITS_8
 from .plan import PRECISIONS, Recurrent
 
 __all__ = ["ExportSettings", "choose_precisions"]
 
 RECURRENT = ("lstm", "unrolled", "auto")
-WEIGHT_BITS = {7: BITS_7, 8: BITS_8}
 
 
 @dataclass(frozen=True)
@@ -28,7 +25,6 @@ class ExportSettings:
         recurrent: form of the recurrent branch.
         method: how INT8's ranges follow from what was measured.
         max_drop: accuracy that INT8 may lose, 0 to 1.
-        weight_bits: of INT8 on the CPU: 8, or 7 for x86 without VNNI; None fits this machine.
         give_back: INT8 that fails gives its most sensitive layers back to the next wider precision.
         engine: batch profile and workspace of TensorRT's engines.
 
@@ -40,7 +36,6 @@ class ExportSettings:
     recurrent: Recurrent = "auto"
     method: Method = "percentile"
     max_drop: float = 0.005
-    weight_bits: int | None = None
     give_back: bool = False
     engine: EngineOptions = field(default_factory=EngineOptions)
 
@@ -49,25 +44,11 @@ class ExportSettings:
         _require("--method", self.method, METHODS)
         if not 0 <= self.max_drop <= 1:
             raise UsageError(f"--max-drop: expected points of accuracy from 0 to 100, found {100 * self.max_drop:g}")
-        if self.weight_bits not in (None, *WEIGHT_BITS):
-            raise UsageError(f"--weight-bits: expected 7 or 8, found {self.weight_bits}")
 
     @property
     def needs_calibration(self) -> bool:
         """FP16 needs the largest activations, INT8 the ranges."""
         return self.precisions != ("fp32",)
-
-    @property
-    def levels(self) -> int:
-        """The largest integer of a weight of INT8 on the CPU."""
-        if self.weight_bits is None:
-            return BITS_7 if has_int8_dot_product() is False else BITS_8
-        return WEIGHT_BITS[self.weight_bits]
-
-    @property
-    def cpu_features(self) -> tuple[str, ...]:
-        """Instructions of which a CPU must have one to run INT8; 7-bit weights need none."""
-        return () if self.levels == BITS_7 else INT8_FEATURES
 
 
 def choose_precisions(*, fp32: bool, fp16: bool, int8: bool) -> tuple[Precision, ...]:

@@ -212,7 +212,6 @@ class VariantMaker:
             calibration=self._calibration(written),
             branches=written.branches,
             cost=written.cost,
-            cpu_features=self._settings.cpu_features if artifact.runs_integers_on_cpu else (),
             warnings=self._warnings(artifact),
             golden=add_arrays(self._writer, dict(proof.golden)),
             golden_tolerance=_tolerance(artifact, proof),

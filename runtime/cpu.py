@@ -1,8 +1,8 @@
-"""Which instructions this CPU has for 8-bit dot products: what INT8 variants for the CPU depend on.
+"""Which instructions this CPU has for 8-bit dot products: what INT8 variants of older bundles depend on.
 
 x86 without VNNI adds pairs of U8 × S8 products in 16 bits and saturates; with it, and on every ARM, nothing does
-(ONNX Runtime, "Quantize ONNX models", on U8S8). So 7-bit weights or signed activations are needed on x86 without
-VNNI alone.
+(ONNX Runtime, "Quantize ONNX models", on U8S8). An export used to write weights that saturate, and named the
+instructions that such a variant needs; the weights that it writes now fit into 16 bits in pairs, and run everywhere.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Collection
 from functools import cache
 from pathlib import Path
 
-__all__ = ["INT8_FEATURES", "cpu_features", "describe_cpu", "has_int8_dot_product", "missing_features"]
+__all__ = ["INT8_FEATURES", "cpu_features", "describe_cpu", "missing_features"]
 
 CPUINFO = Path("/proc/cpuinfo")
 # by the names that Linux gives them; x86, then 64-bit ARM
@@ -31,12 +31,6 @@ def cpu_features() -> frozenset[str] | None:
     found = [set(line.partition(":")[2].split()) for line in lines if line.partition(":")[0].strip() == field]
     # a CPU with big and little cores runs a thread on any of them: what counts is what all have
     return frozenset(set.intersection(*found) & set(INT8_FEATURES)) if found else None
-
-
-def has_int8_dot_product() -> bool | None:
-    """Whether this CPU has any instruction of ``INT8_FEATURES``; None where the system does not say."""
-    features = cpu_features()
-    return None if features is None else bool(features)
 
 
 def missing_features(needed: Collection[str]) -> bool:

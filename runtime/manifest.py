@@ -154,7 +154,8 @@ class Variant(_Record):
     """One artifact for one target: precision, form of the recurrent branch, how it was made and how well it holds.
 
     Two variants may share a file: FP32 is one graph for every target. ``branches`` says in which precision each branch
-    really runs; ``cpu_features`` names instructions of which the CPU must have one, or the variant is not to be run.
+    really runs; ``cpu_features`` names instructions of which the CPU must have one, or the variant is not to be run
+    (in older bundles alone: weights don't saturate any more).
     ``cost`` is what an inference must compute and move at least; None in bundles from before it was recorded.
     ``time_ratio`` is how many times as long as the next wider precision it took where it was exported, one image at a
     time; None where that was not timed.

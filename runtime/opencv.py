@@ -20,7 +20,12 @@ os.environ.setdefault("OPENCV_VIDEOIO_V4L_SELECT_TIMEOUT", str(V4L2_WAIT))
 try:
     import cv2
 except ImportError as error:
+    # JetPack 6's is built for NumPy 1, and says "numpy.core.multiarray failed to import" beside NumPy 2
+    advice = (
+        "it was built for an older NumPy than the one found: pip install 'numpy<2'"
+        if "numpy" in str(error)
+        else "pip install 'hybrid-edge[cpu]' (on a Jetson it comes with JetPack: apt install python3-opencv)"
+    )
     raise BackendUnavailableError(
-        f"OpenCV, which reads and resizes images, can't be imported here ({error}): pip install 'hybrid-edge[cpu]' "
-        "(on a Jetson it comes with JetPack: apt install python3-opencv)"
+        f"OpenCV, which reads and resizes images, can't be imported here ({error}): {advice}"
     ) from error

@@ -17,6 +17,8 @@ from pathlib import Path
 import pytest
 import skimage.data
 from bundles import LABELS, encode, make_bundle, sample_image
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
 
 ROOT = Path(__file__).parents[1]
 ROOMS = ("train", "calib", "export", "runtime")
@@ -154,6 +156,13 @@ def extra(requires: list[str], name: str) -> set[str]:
     return {re.split(r"[^\w.-]", line)[0].lower() for line in own}
 
 
+def asked_for(built: Built, name: str, python: str = "3.12") -> dict[str, SpecifierSet]:
+    """The versions that an extra allows on a version of Python, by distribution."""
+    lines = [Requirement(line) for line in built.metadata.requires or []]
+    environment = {"extra": name, "python_version": python}
+    return {item.name: item.specifier for item in lines if item.marker and item.marker.evaluate(environment)}
+
+
 def test_the_wheel_holds_every_module_and_nothing_else(built: Built) -> None:
     assert built.files == modules() | {"hybrid_edge/py.typed"}
 
@@ -189,11 +198,50 @@ def test_train_leaves_the_choice_of_onnx_runtime_open(built: Built) -> None:
 
 
 def test_jetson_replaces_nothing_that_jetpack_brings(built: Built) -> None:
-    assert extra(built.metadata.requires or [], "jetson") == {"cuda-python"}
+    # NumPy the core needs in any case, and JetPack 6's OpenCV can't be used with every one
+    assert extra(built.metadata.requires or [], "jetson") == {"cuda-python", "numpy"}
+
+
+@pytest.mark.parametrize(
+    ("python", "fitting", "others"),
+    [
+        ("3.10", ["numpy 1.26.4", "cuda-python 12.6.2"], ["numpy 2.2.6", "cuda-python 12.9.10", "cuda-python 13.4.4"]),
+        ("3.12", ["cuda-python 13.4.4"], ["cuda-python 12.9.10"]),
+    ],
+    ids=["JetPack 6", "JetPack 7"],
+)
+def test_jetson_takes_what_fits_the_libraries_of_its_jetpack(
+    built: Built, python: str, fitting: list[str], others: list[str]
+) -> None:
+    found = asked_for(built, "jetson", python)
+    for named in (*fitting, *others):
+        name, version = named.split()
+        assert found[name].contains(version) == (named in fitting), named
+
+
+@pytest.mark.parametrize(
+    ("name", "engine", "fitting", "others"),
+    [
+        ("gpu", "onnxruntime-gpu", ["1.28.0", "1.31.1"], ["1.23.2", "1.27.0"]),
+        ("gpu-cu12", "onnxruntime-gpu", ["1.23.2", "1.26.0"], ["1.22.0", "1.27.0", "1.31.1"]),
+        ("tensorrt-cu12", "tensorrt-cu12", ["10.3.0", "11.4.0.106"], ["10.2.0"]),
+        ("rtx-cu12", "tensorrt-rtx-cu12", ["1.7.1.116"], []),
+    ],
+)
+def test_an_extra_brings_an_engine_and_a_cuda_python_for_one_cuda(
+    built: Built, name: str, engine: str, fitting: list[str], others: list[str]
+) -> None:
+    found = asked_for(built, name)
+    assert {version: found[engine].contains(version) for version in (*fitting, *others)} == {
+        **dict.fromkeys(fitting, True),
+        **dict.fromkeys(others, False),
+    }
+    if name.endswith("-cu12"):
+        assert [found["cuda-python"].contains(version) for version in ("12.9.10", "13.0.0")] == [True, False]
 
 
 def test_no_extra_but_train_brings_tensorflow(built: Built) -> None:
-    for name in ("cpu", "gpu", "tensorrt", "rtx", "jetson"):
+    for name in ("cpu", "gpu", "gpu-cu12", "tensorrt", "tensorrt-cu12", "rtx", "rtx-cu12", "jetson"):
         found = extra(built.metadata.requires or [], name)
         assert found, name
         assert not found & set(NOT_FOR_A_DEVICE), name

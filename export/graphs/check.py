@@ -15,13 +15,15 @@ from ...runtime.spec import ModelSpec
 from .build import IR_VERSION, OPSET
 from .cpu import CONTRIBUTED, is_pointwise
 from .typed import QUANTIZED_IR_VERSION, QUANTIZED_OPSET
-from .types import skeleton
+from .types import skeleton, tensor_types
 from .writer import BATCH
 
 __all__ = ["Declaration", "check_graph", "count_operators", "count_steps"]
 
 CONVOLUTIONS = {"xception": 74, "digits": 3}  # Xception: 34 separable ones (two each), 2 of the entry, 4 shortcuts
 STEP = re.compile(r"rnn/lstm_\d+/step_\d+/hidden")
+LSTM_INPUTS = {"X": 0, "W": 1, "R": 2, "B": 3, "initial_h": 5, "initial_c": 6}  # 4 are lengths, which ours have not
+NOTHING = "none"
 UNWANTED = {
     "Loop": "tf2onnx writes one for a layer with a fixed batch or a hard_sigmoid gate",
     "Scan": "a recurrent layer was not written by hybrid-edge",
@@ -69,20 +71,23 @@ def check_graph(model: onnx.ModelProto, spec: ModelSpec, declared: Declaration |
     Raises:
         ConversionError: other inputs, outputs, shapes or types, another opset or IR version, a foreign operator
             domain, another number of LSTM operators, unrolled steps or convolutions, a loop or batch normalization
-            left, or refused by onnx's own checker. The message names it, and the cause of a loop.
+            left, an LSTM without states of its weights' type, or refused by onnx's own checker. The message names it,
+            and the cause of a loop.
     """
     declared = declared or Declaration("lstm" if spec.uses_rnn else "none")
-    faults = [
-        *_interface_faults(model, spec),
-        *_version_faults(model, declared),
-        *_operator_faults(model, spec, declared),
-    ]
-    if faults:
-        raise ConversionError("the ONNX graph is not the one that was declared: " + "; ".join(faults))
+    _refuse(
+        *_interface_faults(model, spec), *_version_faults(model, declared), *_operator_faults(model, spec, declared)
+    )
     try:
+        _refuse(*_lstm_faults(model))
         onnx.checker.check_model(skeleton(model), full_check=True)  # infers shapes too, and compares the declared ones
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
         raise ConversionError(f"onnx's checker refused the graph: {error}") from error
+
+
+def _refuse(*faults: str) -> None:
+    if faults:
+        raise ConversionError("the ONNX graph is not the one that was declared: " + "; ".join(faults))
 
 
 def _interface_faults(model: onnx.ModelProto, spec: ModelSpec) -> Iterable[str]:
@@ -132,6 +137,22 @@ def _operator_faults(model: onnx.ModelProto, spec: ModelSpec, declared: Declarat
         if counts.get(operator, 0) != count:
             cause = f" ({UNWANTED[operator]})" if operator in UNWANTED else ""
             yield f"{operator}: expected {count}, found {counts.get(operator, 0)}{cause}"
+
+
+def _lstm_faults(model: onnx.ModelProto) -> Iterable[str]:
+    """States that a graph leaves away are made by who parses it: for strongly typed TensorRT 10.3 in the wrong type."""
+    types = tensor_types(model)
+    for node in model.graph.node:
+        if node.op_type == "LSTM":
+            names = dict(enumerate(node.input))
+            found = {item: _type_name(types.get(names.get(index, ""))) for item, index in LSTM_INPUTS.items()}
+            if len(set(found.values())) > 1 or NOTHING in found.values():
+                listed = ", ".join(f"{item} {kind}" for item, kind in found.items())
+                yield f"{node.name}: expected inputs of one type, found {listed}"
+
+
+def _type_name(kind: int | None) -> str:
+    return str(onnx.TensorProto.DataType.Name(kind)) if kind else NOTHING
 
 
 def _nodes(graph: onnx.GraphProto) -> Iterable[onnx.NodeProto]:

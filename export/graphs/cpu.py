@@ -3,7 +3,8 @@
 Convolutions: unsigned activations, signed weights with a scale for each output channel, and the output quantized too,
 which ONNX Runtime needs to fuse it into one integer operator. Additions of the residual stream and the global average
 stay in float, and a pointwise convolution that goes straight into one is a matrix product that gives floats; a ReLU in
-front of a quantization is left to its zero point. Recurrent branch, unrolled:
+front of a quantization is left to its zero point. Weights that a CPU without VNNI adds up in 16 bits fit there
+(``scales.PAIR``), so that one graph computes the same on every CPU. Recurrent branch, unrolled:
 QuantizeLinear with a constant scale and MatMulIntegerToFloat. Static Q/DQ pairs there, as TensorRT wants them, are some
 50 times slower, and the dynamic operators take one scale over the whole batch, so that a row's result depends on its
 neighbours.
@@ -25,7 +26,7 @@ from .channels import groups_of
 from .layers import arrays, branch_of, gives_float, layer_of, producers, range_key, takers
 from .rounding import Rounder
 from .scales import (
-    BITS_8,
+    LEVELS,
     QuantizedWeight,
     bias_correction,
     quantize_bias,
@@ -51,7 +52,8 @@ class CpuGraph:
         source: as ``build_graph`` writes it, unrolled where the recurrent branch is to be quantized; not changed.
         ranges: what each tensor covers, by ``range_key``.
         quantized: names of the layers that run in INT8.
-        levels: the largest integer of a weight: 127, or 63 for CPUs without VNNI.
+        levels: the largest integer of a weight.
+        paired: no two weights saturate together on a CPU without VNNI.
         means: of the channels of what each convolution takes, by its name: its bias makes up for rounded weights.
         rounder: of the weights of matrix products; by default each goes to the nearest integer.
     """
@@ -62,7 +64,8 @@ class CpuGraph:
         ranges: Mapping[str, Range],
         quantized: Collection[str],
         *,
-        levels: int = BITS_8,
+        levels: int = LEVELS,
+        paired: bool = True,
         means: Mapping[str, npt.NDArray[np.float64]] | None = None,
         rounder: Rounder | None = None,
     ) -> None:
@@ -70,6 +73,7 @@ class CpuGraph:
         self._ranges = ranges
         self._quantized = frozenset(quantized)
         self._levels = levels
+        self._paired = paired
         self._means = means or {}
         self._rounder = rounder or Rounder()
         self._arrays = arrays(source)
@@ -109,7 +113,13 @@ class CpuGraph:
         scale = float(self._scale(node.input[0]))
         kernel = np.asarray(self._arrays[node.input[1]], np.float32)
         bias = self._bias(node, len(kernel))
-        weight = quantize_weight(kernel, 0, levels=self._levels, smallest=smallest_for_bias(bias, scale))
+        weight = quantize_weight(
+            kernel,
+            0,
+            levels=self._levels,
+            paired=self._paired and not _is_depthwise(node, kernel),
+            smallest=smallest_for_bias(bias, scale),
+        )
         bias = self._corrected(node, bias, kernel, weight)
         # named by the node: tf2onnx gives equal constants once, and their integers differ with the input's scale
         inputs = [self._dequantized(node.input[0]), self._stored(f"{node.name}/weight", weight.integers, weight.scales)]
@@ -134,7 +144,7 @@ class CpuGraph:
         """A 1x1 convolution as a matrix product over the channels, last for that: integers in, floats out."""
         value, name = node.input[:2]
         kernel = np.asarray(self._arrays[name], np.float32)[:, :, 0, 0].T
-        weight = quantize_weight(np.ascontiguousarray(kernel), 1, levels=self._levels)
+        weight = quantize_weight(np.ascontiguousarray(kernel), 1, levels=self._levels, paired=self._paired)
         scale, zero = self._parameters(value)
         bias = self._bias(node, len(weight.scales))
         whole = replace(weight, integers=weight.integers.T[:, :, None, None], axis=0)
@@ -176,7 +186,7 @@ class CpuGraph:
         scale, zero = self._parameters(value)
         if name not in self._shared:
             kernel = np.asarray(self._arrays[name], np.float32)
-            weight = self._rounder.round(name, kernel, range_key(value), levels=self._levels)
+            weight = self._rounder.round(name, kernel, range_key(value), levels=self._levels, paired=self._paired)
             self._shared[name] = self._product_constants(name, weight, scale, zero)
         integers, _, scales, _, zeros = self._shared[name]
         inputs = [self._integers(value), integers, scale, scales, zero, zeros]
@@ -262,6 +272,11 @@ def image_layers(source: onnx.ModelProto) -> set[str]:
         for node in source.graph.node
         if node.op_type == "Conv" and groups_of(node) == 1 and constants[node.input[1]].shape[1] < KERNEL_TAKES
     }
+
+
+def _is_depthwise(node: onnx.NodeProto, kernel: Float32) -> bool:
+    """Whether each channel has a filter of its own, for which no CPU adds products up in 16 bits."""
+    return groups_of(node) == len(kernel) > 1
 
 
 def is_pointwise(node: onnx.NodeProto) -> bool:

@@ -64,11 +64,16 @@ def write_recurrent(
         The name of the branch's result (N, F), and the affine step that whoever takes it has to fold in: batch
         normalization with no Dense layer of the branch's own behind it.
     """
-    write_layer = _write_lstm if form == "lstm" else write_unrolled
     value = writer.node("Transpose", [sequence], "rnn/time_major", perm=[1, 0, 2])  # both forms want (T, N, I)
+    # N off the graph's input: a second taker of an LSTM's result would change where ONNX Runtime rounds it to FP16
+    batch = writer.node("Shape", [sequence], "rnn/batch", start=0, end=1) if form == "lstm" else ""
     for number in range(1, spec.rnn_layers + 1):
         weights = LstmWeights.of(rnn.get_layer(f"lstm_{number}"))
-        value = write_layer(writer, weights, value, spec.timesteps, last=number == spec.rnn_layers)
+        last = number == spec.rnn_layers
+        if form == "lstm":
+            value = _write_lstm(writer, weights, value, batch, last=last)
+        else:
+            value = write_unrolled(writer, weights, value, spec.timesteps, last=last)
     names = {layer.name for layer in rnn.layers}
     affine = Affine.of_batch_norm(rnn.get_layer("rnn_batch_norm")) if "rnn_batch_norm" in names else None
     if "projection" not in names:
@@ -79,21 +84,38 @@ def write_recurrent(
     return writer.dense(value, kernel, bias, "rnn/projection"), None
 
 
-def _write_lstm(writer: GraphWriter, weights: LstmWeights, value: str, _timesteps: int, *, last: bool) -> str:
-    """(T, N, I) -> (T, N, H), or of the last layer its last hidden state (N, H)."""
+def _write_lstm(writer: GraphWriter, weights: LstmWeights, value: str, batch: str, *, last: bool) -> str:
+    """(T, N, I) and N -> (T, N, H), or of the last layer its last hidden state (N, H)."""
     name = f"rnn/{weights.name}"
     bias = _onnx_gates(weights.bias[None])[:, :, 0]
+    initial = _write_zeros(writer, name, batch, weights.units)
     inputs = [
         value,
         writer.constant(f"{name}/W", _onnx_gates(weights.kernel)),
         writer.constant(f"{name}/R", _onnx_gates(weights.recurrent)),
         writer.constant(f"{name}/B", np.concatenate([bias, np.zeros_like(bias)], axis=1)),
+        "",  # sequence_lens: every sequence has all timesteps
+        initial,
+        initial,
     ]
     outputs = ["", f"{name}/hidden"] if last else [f"{name}/hidden"]
     hidden = writer.node("LSTM", inputs, outputs, hidden_size=weights.units)
     # Y is (T, directions, N, H), Y_h (directions, N, H)
     axis = writer.constant(f"{name}/direction", np.array([0 if last else 1], np.int64))
     return writer.node("Squeeze", [hidden, axis], f"{name}/output")
+
+
+def _write_zeros(writer: GraphWriter, name: str, batch: str, units: int) -> str:
+    """The states before the first step, (1, N, H): ONNX takes zeros too where an LSTM is given none.
+
+    But TensorRT's parser then makes them itself, up to 10.6 at least in FP32, which a strongly typed network refuses
+    beside FP16 weights. As tensors of the graph they are lowered with it.
+    """
+    one = writer.constant(f"{name}/one", np.array([1], np.int64))
+    width = writer.constant(f"{name}/units", np.array([units], np.int64))
+    shape = writer.node("Concat", [one, batch, width], f"{name}/state_shape", axis=0)
+    zero = writer.constant(f"{name}/zero", np.zeros((1, 1, 1), np.float32))
+    return writer.node("Expand", [zero, shape], f"{name}/initial")
 
 
 def _onnx_gates(values: Float32) -> Float32:

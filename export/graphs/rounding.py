@@ -15,7 +15,7 @@ from dataclasses import replace
 import numpy as np
 import numpy.typing as npt
 
-from .scales import BITS_8, QuantizedWeight, quantize_weight
+from .scales import LEVELS, QuantizedWeight, partner_limits, quantize_weight
 
 __all__ = ["Rounder", "round_for_inputs"]
 
@@ -34,10 +34,17 @@ class Rounder:
 
     def __init__(self, moments: Mapping[str, Float32] | None = None) -> None:
         self._moments = moments or {}
-        self._done: dict[tuple[str, int, str], QuantizedWeight] = {}
+        self._done: dict[tuple[str, int, bool, str], QuantizedWeight] = {}
 
     def round(
-        self, name: str, weight: Float32, key: str, *, levels: int = BITS_8, dtype: npt.DTypeLike = np.float32
+        self,
+        name: str,
+        weight: Float32,
+        key: str,
+        *,
+        levels: int = LEVELS,
+        paired: bool = False,
+        dtype: npt.DTypeLike = np.float32,
     ) -> QuantizedWeight:
         """The weight (I, O) in INT8, a scale for each output.
 
@@ -46,20 +53,26 @@ class Rounder:
             weight: of a product x W.
             key: of what it multiplies.
             levels: the largest integer.
+            paired: as ``quantize_weight`` takes it.
             dtype: of the scales.
         """
-        plain = quantize_weight(weight, 1, levels=levels, dtype=dtype)
+        plain = quantize_weight(weight, 1, levels=levels, paired=paired, dtype=dtype)
         if key not in self._moments:
             return plain
-        asked = (name, levels, np.dtype(dtype).name)
+        asked = (name, levels, paired, np.dtype(dtype).name)
         if asked not in self._done:
-            integers = round_for_inputs(weight, plain.scales, self._moments[key], levels)
+            integers = round_for_inputs(weight, plain.scales, self._moments[key], levels, paired=paired)
             self._done[asked] = replace(plain, integers=integers)
         return self._done[asked]
 
 
 def round_for_inputs(
-    weight: Float32, scales: npt.NDArray[np.floating], moment: Float32, levels: int = BITS_8
+    weight: Float32,
+    scales: npt.NDArray[np.floating],
+    moment: Float32,
+    levels: int = LEVELS,
+    *,
+    paired: bool = False,
 ) -> npt.NDArray[np.int8]:
     """Integers (I, O) of a weight for inputs whose x xᵀ is ``moment`` in the mean.
 
@@ -68,6 +81,8 @@ def round_for_inputs(
         scales: of the outputs, (O,).
         moment: (I, I).
         levels: the largest integer.
+        paired: the integers of two neighbouring inputs keep together what ``quantize_weight`` says; what that cuts off
+            is made up for too.
     """
     share = _shares(moment)
     steps = scales.astype(np.float32)
@@ -77,7 +92,8 @@ def round_for_inputs(
         end = min(first + BLOCK, len(weight))
         errors = np.empty((end - first, weight.shape[1]), np.float32)
         for row in range(first, end):
-            rounded = np.clip(np.rint(left[row] / steps), -levels, levels)
+            low, high = partner_limits(integers[row - 1], levels) if paired and row % 2 else (-levels, levels)
+            rounded = np.clip(np.rint(left[row] / steps), low, high)
             integers[row] = rounded
             error = (left[row] - rounded * steps) / share[row, row]
             left[row + 1 : end] -= np.outer(share[row, row + 1 : end], error)

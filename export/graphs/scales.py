@@ -10,10 +10,10 @@ import numpy.typing as npt
 from ...calib import Range
 
 __all__ = [
-    "BITS_7",
-    "BITS_8",
+    "LEVELS",
     "QuantizedWeight",
     "bias_correction",
+    "partner_limits",
     "quantize_bias",
     "quantize_weight",
     "signed_scale",
@@ -21,9 +21,11 @@ __all__ = [
     "unsigned_scale",
 ]
 
-BITS_8 = 127
-# two products of a 7-bit weight and an unsigned byte fit into 16 bits, where x86 without VNNI adds them up in
-BITS_7 = 63
+LEVELS = 127  # the largest integer of a weight
+# x86 without VNNI adds the products of two neighbouring weights and two unsigned bytes up in 16 bits, and saturates
+# (vpmaddubsw): the largest byte times the largest sum of two neighbours is to fit, 255 * 128 < 2**15
+PAIR = 128
+SHORT = 2.0**-10  # less than that: more than float32 loses, so that of a pair that fills it not both are rounded up
 SMALLEST = 2.0**-24  # of FP16; a scale must not become zero in it
 WIDEST_BIAS = 2.0**30  # in units of its scale: half of int32, so that the convolution's sum still fits beside it
 
@@ -48,7 +50,8 @@ def quantize_weight(
     weight: Float32,
     axis: int,
     *,
-    levels: int = BITS_8,
+    levels: int = LEVELS,
+    paired: bool = False,
     dtype: npt.DTypeLike = np.float32,
     smallest: npt.ArrayLike = SMALLEST,
 ) -> QuantizedWeight:
@@ -59,18 +62,41 @@ def quantize_weight(
 
     Args:
         weight: of any shape.
-        axis: of the output channels.
-        levels: the largest integer: 127, or 63 for 7 bits.
+        axis: of the output channels: 0 of (O, I, H, W), 1 of (I, O).
+        levels: the largest integer.
+        paired: two weights that a CPU adds up in 16 bits fit there with any two bytes: their integers' sum is 128 at
+            most, and the scale as much larger as that takes (a third for 2048 normally distributed inputs, where 7 bits
+            would double it).
         dtype: of the scales.
         smallest: least scale, one for all channels or one each.
     """
     others = tuple(index for index in range(weight.ndim) if index != axis)
-    largest = np.abs(weight).max(axis=others).astype(np.float64)
-    scales = _rounded_up(np.maximum(np.maximum(largest / levels, smallest), SMALLEST), dtype)
+    least = np.abs(weight).max(axis=others).astype(np.float64) / levels
+    if paired:
+        least = np.maximum(least, np.abs(_pair_sums(weight, axis)).max(axis=1, initial=0) / (PAIR - SHORT))
+    scales = _rounded_up(np.maximum(np.maximum(least, smallest), SMALLEST), dtype)
     shape = [-1 if index == axis else 1 for index in range(weight.ndim)]
     steps = weight / scales.astype(np.float32).reshape(shape)
     integers = np.clip(np.rint(steps, out=steps), -levels, levels, out=steps).astype(np.int8)
     return QuantizedWeight(integers, scales, axis)
+
+
+def partner_limits(
+    first: npt.NDArray[np.int8], levels: int = LEVELS
+) -> tuple[npt.NDArray[np.integer], npt.NDArray[np.integer]]:
+    """The least and the largest integer that a pair's second may have beside its first, of the shape of ``first``."""
+    given = np.asarray(first, np.int16)
+    return np.maximum(-PAIR - given, -levels), np.minimum(PAIR - given, levels)
+
+
+def _pair_sums(weight: Float32, axis: int) -> npt.NDArray[np.float64]:
+    """Sums of the neighbours that are added up together, (O, pairs): 1 and 2, 3 and 4, ...
+
+    Kernels go through a window's positions, and through the channels at each of them; so the order of a convolution's
+    weights is (H, W, I). A last one without a partner is left out.
+    """
+    rows = np.moveaxis(np.moveaxis(weight, axis, 0), 1, -1).reshape(weight.shape[axis], -1).astype(np.float64)
+    return np.asarray(rows[:, 0 : rows.shape[1] - 1 : 2] + rows[:, 1::2])
 
 
 def smallest_for_bias(bias: Float32, input_scale: float) -> npt.NDArray[np.float64]:
@@ -87,7 +113,7 @@ def quantize_bias(bias: Float32, input_scale: float, weight: QuantizedWeight) ->
 def signed_scale(covered: Range, dtype: npt.DTypeLike) -> npt.NDArray[np.floating]:
     """Scale of a signed byte with zero at 0, a scalar of ``dtype``."""
     largest = max(-covered.low, covered.high)
-    return _rounded_up(np.maximum(largest / BITS_8, SMALLEST), dtype)
+    return _rounded_up(np.maximum(largest / LEVELS, SMALLEST), dtype)
 
 
 def unsigned_scale(covered: Range) -> tuple[Float32, npt.NDArray[np.uint8]]:

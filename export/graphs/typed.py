@@ -30,6 +30,7 @@ QUANTIZED_IR_VERSION = 9
 
 FLOAT, FLOAT16 = int(TensorProto.FLOAT), int(TensorProto.FLOAT16)
 OTHER = int(TensorProto.UNDEFINED)  # shapes and indices, which stay as they are
+LSTM_NODES = ("LSTM", "Expand")  # the operator, and the zeros that it starts from, which have its type
 FLOATS: dict[int, type[np.floating]] = {FLOAT: np.float32, FLOAT16: np.float16}
 
 
@@ -111,7 +112,7 @@ class TypedGraph:
         return FLOAT16
 
     def _is_wide(self, node: onnx.NodeProto) -> bool:
-        if node.op_type == "LSTM":  # what is inside it has names only where the steps are written out
+        if node.op_type in LSTM_NODES:  # what is inside it has names only where the steps are written out
             layer = node.name.rsplit("/", 1)[0]
             return any(name.startswith(f"{layer}/") for name in self._wide)
         return not self._wide.isdisjoint(range_key(name) for name in (*node.input, *node.output))
@@ -155,14 +156,19 @@ class TypedGraph:
 
     def _weight(self, node: onnx.NodeProto, kind: int) -> str:
         """A weight, stored as integers once however many nodes take it: an LSTM's, as many as there are steps."""
-        name = node.input[1]
+        name = f"{node.input[1]}:{_suffix(kind)}"
         target = f"{name}/dequantized"
         if self._new(target):
             weight = self._rounded(node, kind)
-            integers = self._writer.constant(f"{name}/integers", weight.integers)
+            values, axis = weight.integers, weight.axis
+            if branch_of(node.name) == "rnn":
+                # of the rank of what an LSTM's products take, (T, N, I): for any other TensorRT's parser puts a
+                # reshape between this dequantization and each of its products
+                values, axis = values[None], axis + 1
+            integers = self._writer.constant(f"{name}/integers", values)
             scales = self._writer.constant(f"{name}/scales", weight.scales)
             zeros = self._writer.constant(f"{name}/zeros", np.zeros(len(weight.scales), np.int8))
-            self._writer.node("DequantizeLinear", [integers, scales, zeros], target, axis=weight.axis)
+            self._writer.node("DequantizeLinear", [integers, scales, zeros], target, axis=axis)
         return target
 
     def _rounded(self, node: onnx.NodeProto, kind: int) -> QuantizedWeight:

@@ -7,7 +7,7 @@ import math
 import onnx
 from onnx import TensorProto
 
-__all__ = ["float_tensors", "skeleton"]
+__all__ = ["float_tensors", "skeleton", "tensor_types"]
 
 MAX_KEPT = 1024  # values: shapes, axes and other constants that shape inference looks into
 
@@ -29,8 +29,14 @@ def skeleton(model: onnx.ModelProto) -> onnx.ModelProto:
     return bare
 
 
-def float_tensors(model: onnx.ModelProto) -> frozenset[str]:
-    """The names of the tensors in FP32: inputs, activations and outputs, not shapes and indices."""
+def tensor_types(model: onnx.ModelProto) -> dict[str, int]:
+    """The element type of every tensor, constants too, as onnx infers it; one that it can't reach is not there."""
     graph = onnx.shape_inference.infer_shapes(skeleton(model)).graph
     values = (*graph.input, *graph.value_info, *graph.output)
-    return frozenset(value.name for value in values if value.type.tensor_type.elem_type == TensorProto.FLOAT)
+    constants = {tensor.name: tensor.data_type for tensor in graph.initializer}
+    return {value.name: value.type.tensor_type.elem_type for value in values} | constants
+
+
+def float_tensors(model: onnx.ModelProto) -> frozenset[str]:
+    """The names of the tensors in FP32: inputs, constants, activations and outputs, not shapes and indices."""
+    return frozenset(name for name, kind in tensor_types(model).items() if kind == TensorProto.FLOAT)

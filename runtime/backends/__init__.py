@@ -205,7 +205,7 @@ def _check_cpu(variant: Variant) -> None:
     if missing_features(variant.cpu_features):
         raise _UnfitCpuError(
             f"variant {variant.name}: expected a CPU with one of {', '.join(variant.cpu_features)}, found "
-            f"{describe_cpu()}; take --precision fp32, or hybrid-export --int8 on such a CPU, which fits it"
+            f"{describe_cpu()}; take --precision fp32, or export the bundle again: INT8 now runs on every CPU"
         )
 
 

@@ -54,7 +54,10 @@ def open_form(
         taken = next(item for item in variants if item.name == name)
         times = {key: round(timing.p50, 3) for key, timing in timings.items()}
         if not any(isinstance(error, EngineMissingError) for error in refused.values()):  # they are still to be timed
-            cache.keep_note(note, json.dumps({"sha256": taken.file.sha256, "variant": name, "p50_ms": times}).encode())
+            choice = json.dumps({"sha256": taken.file.sha256, "variant": name, "p50_ms": times}).encode()
+            cache.keep_note(
+                note, choice, lambda reason: reporter.say(f"{reason}; the forms are timed again at the next start")
+            )
         if times:
             reporter.say(f"{', '.join(f'{key} {value:.2f} ms' for key, value in times.items())}: taking {name}")
         backend = opened.pop(name)

@@ -14,12 +14,13 @@ QUERY = ("name", "driver_version", "clocks.sm", "clocks.mem", "temperature.gpu",
 GpuFacts = dict[str, str]
 
 # the first that a board has: all of its input. Nano: "POM_5V_IN measures the overall 5V input to the board"; Xavier NX,
-# Orin NX, Orin Nano and TX2: VDD_IN (NVIDIA, Jetson Linux Developer Guide, "Platform Power and Performance")
-TOTALS = ("VDD_IN", "POM_5V_IN")
+# Orin NX, Orin Nano and TX2: VDD_IN (NVIDIA, Jetson Linux Developer Guide, "Platform Power and Performance"); Thor:
+# VIN, of module and carrier board ("total VIN monitoring", NVIDIA in its developers' forum, topic 366461)
+TOTALS = ("VDD_IN", "POM_5V_IN", "VIN")
 # boards without one: the sum of the rails at the module's inputs; those below them would count twice
 SUMMED = ({"VDD_GPU_SOC", "VDD_CPU_CV", "VIN_SYS_5V0"}, {"GPU", "CPU", "SOC", "CV", "VDDRQ", "SYS5V"})
-# "VDD_IN 12479mW/12300mW", before JetPack 5 "VDD_IN 4067/4067": now and on average, milliwatts
-RAIL = re.compile(r"(?<!\S)([A-Z][A-Z0-9_]*) (\d+)(?:mW)?/\d+(?:mW)?(?!\S)")
+# "VDD_IN 12479mW/12300mW", before JetPack 5 "VDD_IN 4067/4067": now and on average, milliwatts; a third on JetPack 7.2
+RAIL = re.compile(r"(?<!\S)([A-Z][A-Z0-9_]*) (\d+)(?:mW)?(?:/\d+(?:mW)?){1,2}(?!\S)")
 MODE = re.compile(r"NV Power Mode: *(\S+)")
 
 

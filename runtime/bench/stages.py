@@ -3,27 +3,30 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Mapping
 
 from ..spec import ModelSpec
 
 __all__ = ["branch_of", "branch_shares"]
 
-# export names every node of a branch after it; an engine's fusions keep the names they are made from:
-# "fused cnn/dense_1/MatMul", "{ForeignNode[rnn/lstm_1/step_00/...]}"
+# export names every node of a branch after it; an engine's fusions keep the names they are made from, or tell them:
+# "fused cnn/dense_1/MatMul", "{ForeignNode[rnn/lstm_1/step_00/...]}", "__myl_FcMul_myl3_7 [ONNX Layer: rnn/lstm_1/...]"
 PREFIX = re.compile(r"(?<![A-Za-z0-9_])(cnn|rnn)/")
 # the first thing that is done with an input carries its name
-INPUT = re.compile(r"^(image|sequence)(?![A-Za-z0-9])")
+INPUT = re.compile(r"(?:^|\[ONNX Layer: )(image|sequence)(?![A-Za-z0-9])")
 # what ONNX Runtime puts in to change the layout for convolutions has no name but its kind
 LAYOUT = re.compile(r"^(Reorder(Input|Output)|Transpose)(_token_\d+)?$")
 NAMES = {"cnn": "cnn", "image": "cnn", "rnn": "recurrent", "sequence": "recurrent"}
+# of the time, in nodes that are made of both branches: above it the shares would say little of the branches
+MOST_UNSPLIT = 0.5
 
 
 def branch_of(node: str, spec: ModelSpec) -> str:
-    """``cnn``, ``recurrent`` or ``head``: the branch of a node, by its name; a node of two, the first that it names."""
-    found = PREFIX.search(node) or INPUT.match(node)
-    if found is not None:
-        return NAMES[found.group(1)]
+    """``cnn``, ``recurrent`` or ``head``: the branch of a node, by its name; of two, that which it names more."""
+    named = _named(node)
+    if named:
+        return named.most_common(1)[0][0]
     if LAYOUT.match(node):
         return "cnn" if spec.uses_cnn else "recurrent"
     return "head"
@@ -37,10 +40,12 @@ def branch_shares(nodes: Mapping[str, float], spec: ModelSpec) -> dict[str, floa
         spec: of the model.
 
     Returns:
-        an empty mapping where there is nothing to share.
+        an empty mapping where there is nothing to share, or where most of it is spent in nodes of both branches, as it
+        is in an engine that TensorRT made one node of.
     """
     total = sum(nodes.values())
-    if total <= 0:
+    unsplit = sum(time for node, time in nodes.items() if len(_named(node)) > 1)
+    if total <= 0 or unsplit > MOST_UNSPLIT * total:
         return {}
     wanted = [("cnn", spec.uses_cnn), ("recurrent", spec.uses_rnn), ("head", True)]
     shares = {name: 0.0 for name, present in wanted if present}
@@ -48,3 +53,8 @@ def branch_shares(nodes: Mapping[str, float], spec: ModelSpec) -> dict[str, floa
         branch = branch_of(node, spec)
         shares[branch if branch in shares else "head"] += time / total
     return shares
+
+
+def _named(node: str) -> Counter[str]:
+    """How often a node names which branch; where it names none, the branch whose input it takes."""
+    return Counter(NAMES[found] for found in PREFIX.findall(node) or INPUT.findall(node))

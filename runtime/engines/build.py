@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, TypeVar
 
 from ..errors import EngineError, Int8EngineError
@@ -13,7 +14,7 @@ from ..outputs import OUTPUT_NAMES
 from ..spec import ModelSpec
 from .gpu import Gpu
 from .library import Library
-from .messages import Messages, make_logger
+from .messages import Messages, connect
 from .network import NetworkSummary, summarize
 from .options import EngineOptions
 from .progress import Listener, make_monitor
@@ -46,7 +47,7 @@ class BuiltEngine:
 
 
 def build_engine(
-    onnx: bytes,
+    onnx: bytes | Path,
     spec: ModelSpec,
     options: EngineOptions,
     library: Library,
@@ -59,18 +60,19 @@ def build_engine(
     """Build an engine; Ctrl-C stops the builder at its next step.
 
     Args:
-        onnx: a serialized ONNX model.
+        onnx: a serialized ONNX model, or its file, which is not kept in memory while the engine is built.
         spec: whose inputs and outputs it has.
         options: batch profile and workspace.
         library: which TensorRT.
-        gpu: this machine's, for which it is built; sets the default workspace. TensorRT-RTX builds for all desktop
-            cards from Ampere on where neither this nor an architecture is given.
+        gpu: this machine's, for which it is built, to be run by ``backends.tensorrt``; sets the default workspace.
+            TensorRT-RTX builds for all desktop cards from Ampere on where neither this nor an architecture is given.
         architecture: another one to build for, such as ``sm89``; TensorRT-RTX alone.
         timing_cache: from an earlier build with this TensorRT on this GPU; one that doesn't fit is left aside.
         listener: hears of the progress.
 
     Raises:
         UsageError: the library can't build for the architecture.
+        BackendUnavailableError: TensorRT does not start here.
         EngineError: TensorRT refused the graph or could not build it; or its inputs are not the spec's.
         Int8EngineError: likewise, of a quantized graph.
     """
@@ -80,6 +82,8 @@ def build_engine(
     target = "current" if architecture is None and gpu is not None and library.kind == "rtx" else architecture
     config = job.configure(options, options.workspace_on(gpu), target)
     job.attach_timing_cache(config, timing_cache)
+    if gpu is not None:
+        job.require_user_allocation(config)
     cancel = threading.Event()
     if listener is not None:
         config.progress_monitor = make_monitor(library, listener, cancel)
@@ -93,6 +97,7 @@ def inspect_graph(onnx: bytes, spec: ModelSpec, library: Library) -> NetworkSumm
     """Parse a graph as ``build_engine`` would, and summarize it without building.
 
     Raises:
+        BackendUnavailableError: TensorRT does not start here.
         EngineError: TensorRT refused the graph, or its inputs are not the spec's.
         Int8EngineError: likewise, of a quantized graph.
     """
@@ -102,21 +107,21 @@ def inspect_graph(onnx: bytes, spec: ModelSpec, library: Library) -> NetworkSumm
 class _Job:
     """One graph, parsed: what the builder needs alive until it has built."""
 
-    def __init__(self, library: Library, onnx: bytes, spec: ModelSpec, place: str) -> None:
+    def __init__(self, library: Library, onnx: bytes | Path, spec: ModelSpec, place: str) -> None:
         self._library = library
         self._spec = spec
         self._place = place
-        self._quantized = QUANTIZED in onnx
         self.messages = Messages()
         trt = library.module
-        logger = make_logger(library, self.messages)
-        builder = trt.Builder(logger)
+        builder, logger = connect(library, trt.Builder, self.messages)
         network = builder.create_network(library.network_flags)
         parser = trt.OnnxParser(network, logger)
-        if not parser.parse(onnx):
+        graph = onnx if isinstance(onnx, bytes) else onnx.read_bytes()  # gone once it is parsed: the parser copies it
+        self._quantized = QUANTIZED in graph
+        if not parser.parse(graph):
             raise self._refused("refused the graph", _parser_errors(parser), "export the bundle again")
         self._builder, self.network, self._parser = builder, network, parser  # the parser owns the weights
-        self._check_names()
+        self._check_tensors()
 
     def configure(self, options: EngineOptions, workspace: int | None, architecture: str | None) -> Any:
         """An IBuilderConfig with the profile, the workspace and the architecture."""
@@ -140,19 +145,33 @@ class _Job:
         if not self._library.has_timing_cache:
             return
         cache = config.create_timing_cache(data or b"")
-        if not config.set_timing_cache(cache, False):  # of another version or GPU
-            config.set_timing_cache(config.create_timing_cache(b""), False)
+        if cache is None or not config.set_timing_cache(cache, False):  # damaged, or of another version or GPU
+            cache = config.create_timing_cache(b"")
+            if cache is not None:
+                config.set_timing_cache(cache, False)
 
     def timing_cache(self, config: Any) -> bytes | None:
         """What the builder has put there."""
         if not self._library.has_timing_cache:
             return None
         cache = config.get_timing_cache()
-        return bytes(cache.serialize())
+        return None if cache is None else bytes(cache.serialize())
+
+    def require_user_allocation(self, config: Any) -> None:
+        """Have TensorRT-RTX build an engine that allocates nothing while it runs, if the network allows it."""
+        flag = self._library.user_allocation
+        if flag is not None:
+            config.set_flag(flag)
 
     def build(self, config: Any) -> bytes:
         """The serialized engine."""
         memory = self._builder.build_serialized_network(self.network, config)
+        flag = self._library.user_allocation
+        if memory is None and flag is not None and config.get_flag(flag):
+            # layers whose size only their data says are refused then, loops without a fixed number of steps among them
+            self.messages.clear()
+            config.clear_flag(flag)
+            memory = self._builder.build_serialized_network(self.network, config)
         if memory is None:
             remedy = "a smaller --workspace or --profile needs less memory"
             raise self._refused("could not build the engine", self.messages.summary, remedy)
@@ -160,19 +179,23 @@ class _Job:
 
     def _add_profile(self, config: Any, options: EngineOptions) -> None:
         profile = self._builder.create_optimization_profile()
-        for name, shape in self._spec.inputs.items():
-            profile.set_shape(name, *((batch, *shape) for batch in options.profile))
+        try:
+            for name, shape in self._spec.inputs.items():
+                profile.set_shape(name, *((batch, *shape) for batch in options.profile))
+        except RuntimeError as error:
+            raise self._refused("refused the batch profile", str(error), "export the bundle again") from error
         if config.add_optimization_profile(profile) < 0:
             raise self._refused("refused the batch profile", self.messages.summary, "take another --profile")
 
-    def _check_names(self) -> None:
+    def _check_tensors(self) -> None:
         network = self.network
-        inputs = {network.get_input(index).name for index in range(network.num_inputs)}
+        found = {tensor.name: tuple(tensor.shape) for tensor in map(network.get_input, range(network.num_inputs))}
+        expected = {name: (-1, *shape) for name, shape in self._spec.inputs.items()}
         outputs = {network.get_output(index).name for index in range(network.num_outputs)}
-        if inputs != set(self._spec.inputs) or not set(OUTPUT_NAMES) <= outputs:
+        if found != expected or not set(OUTPUT_NAMES) <= outputs:
             raise EngineError(
-                f"expected a graph with the inputs {sorted(self._spec.inputs)} and the outputs {list(OUTPUT_NAMES)}, "
-                f"found {sorted(inputs)} and {sorted(outputs)}; export the bundle again"
+                f"expected a graph with the inputs {expected} and the outputs {list(OUTPUT_NAMES)}, found {found} and "
+                f"{sorted(outputs)}; export the bundle again"
             )
 
     def _refused(self, what: str, reasons: str, remedy: str) -> EngineError | Int8EngineError:

@@ -2,8 +2,10 @@
 
 An engine is used only if its record was made for exactly this graph, TensorRT, GPU and options, and if its bytes are
 the ones that were written: a truncated, altered or foreign one is never handed to TensorRT, which would crash or
-compute something else. Both are written whole and then renamed, the record last. One process builds at a time: another
-build on the same GPU would spoil the times by which kernels are chosen.
+compute something else. Both are written whole and then renamed, the record last. One process builds at a time in a
+folder: another build on the same GPU would spoil the times by which kernels are chosen.
+
+Nothing here is needed to run an engine that was built: what can't be written or locked is told, and no error.
 """
 
 from __future__ import annotations
@@ -22,18 +24,19 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ..cache import cache_dir
-from ..errors import EngineError
 from ..files import replacing
 from .gpu import Gpu
 from .library import Kind, Library
 from .options import EngineOptions
 
-__all__ = ["CachedEngine", "EngineCache", "EngineKey", "EngineRecord"]
+__all__ = ["CachedEngine", "EngineCache", "EngineKey", "EngineRecord", "Told"]
 
 FORMAT = 1
 LIMIT = 4 * 2**30  # bytes of engines that are kept; those unused for longest go first
 MAX_RECORD_SIZE = 2**16
 FLAGS = "STRONGLY_TYPED,-TF32"  # what build.py sets; another choice there must not find these engines
+USER_ALLOCATION = ",REQUIRE_USER_ALLOCATION"  # where the library has it, and the network allows it
+Told = Callable[[str], object]  # is told, in one line, why something was not used or not kept
 
 
 @dataclass(frozen=True)
@@ -61,7 +64,8 @@ class EngineKey:
             gpu.compute_capability,
             options.profile,
             options.workspace,
-            multiprocessors=gpu.multiprocessors,
+            FLAGS if library.user_allocation is None else FLAGS + USER_ALLOCATION,
+            gpu.multiprocessors,
         )
 
     @property
@@ -113,7 +117,7 @@ class EngineCache:
         """Where the key's engine is, or would be."""
         return self.folder / f"{key.name}.engine"
 
-    def lookup(self, key: EngineKey, on_refusal: Callable[[str], object] = lambda _: None) -> CachedEngine | None:
+    def lookup(self, key: EngineKey, on_refusal: Told = lambda _: None) -> CachedEngine | None:
         """The key's engine, if it is there and whole.
 
         Args:
@@ -125,7 +129,7 @@ class EngineCache:
             record = _read_record(path.with_suffix(".json"))
             data = path.read_bytes()
             _check(record, key, data)
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return None
         except (OSError, ValueError) as error:
             on_refusal(f"{path}: {error}; building it again")
@@ -134,20 +138,30 @@ class EngineCache:
             os.utime(path)  # the last use, by which the oldest are found
         return CachedEngine(data, record)
 
-    def store(self, key: EngineKey, engine: bytes, *, seconds: float, label: str) -> CachedEngine:
+    def store(
+        self, key: EngineKey, engine: bytes, *, seconds: float, label: str, on_refusal: Told = lambda _: None
+    ) -> CachedEngine:
         """Keep an engine, and drop those that are over the limit.
 
-        Raises:
-            EngineError: no room, or no right to write.
+        Args:
+            key: what it was built from and for.
+            engine: its bytes.
+            seconds: that building took.
+            label: for people, in its record.
+            on_refusal: told why it can't be kept: no room, or no right to write.
+
+        Returns:
+            the engine, kept or not.
         """
         made = datetime.now(timezone.utc).isoformat(timespec="seconds")
         digest = hashlib.sha256(engine).hexdigest()
         record = EngineRecord(key=key, sha256=digest, size=len(engine), seconds=seconds, made=made, label=label)
         path = self.path(key)
-        with self._writing():
+        with self._writing(on_refusal):
             path.with_suffix(".json").unlink(missing_ok=True)  # no record while the engine is replaced
             _write(path, engine)
             _write(path.with_suffix(".json"), record.model_dump_json(indent=2).encode())
+        with contextlib.suppress(OSError):
             self._prune(path)
         return CachedEngine(engine, record)
 
@@ -160,36 +174,41 @@ class EngineCache:
         digest, _, content = data.partition(b"\n")
         return content if hashlib.sha256(content).hexdigest().encode() == digest else None
 
-    def keep_note(self, name: str, content: bytes) -> None:
+    def keep_note(self, name: str, content: bytes, on_refusal: Told = lambda _: None) -> None:
         """Keep a small file, its hash in its first line.
 
-        Raises:
-            EngineError: no room, or no right to write.
+        Args:
+            name: of the file.
+            content: what ``read_note`` is to give.
+            on_refusal: told why it can't be kept: no room, or no right to write.
         """
-        with self._writing():
+        with self._writing(on_refusal):
             _write(self.folder / name, hashlib.sha256(content).hexdigest().encode() + b"\n" + content)
 
     @contextlib.contextmanager
-    def locked(self, on_wait: Callable[[], object] = lambda: None) -> Iterator[None]:
+    def locked(self, on_wait: Callable[[], object] = lambda: None, on_refusal: Told = lambda _: None) -> Iterator[None]:
         """Hold the right to build; released with the process, also a killed one.
 
         Args:
             on_wait: called once if another process builds, before waiting for it.
-
-        Raises:
-            EngineError: the folder can't be made or written.
+            on_refusal: told why nothing can be locked here: no right to, or a network's disk without locks. The block
+                is entered all the same.
         """
-        with self._writing():
-            self.folder.mkdir(parents=True, exist_ok=True)
-            file = (self.folder / ".lock").open("w")
-        with file:
+        with contextlib.ExitStack() as stack:
             try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                on_wait()
-                fcntl.flock(file, fcntl.LOCK_EX)
-            for partial in self.folder.glob(".*.tmp"):  # of a process that was killed: only the lock's holder writes
-                partial.unlink(missing_ok=True)
+                self.folder.mkdir(parents=True, exist_ok=True)
+                descriptor = _open_lock(self.folder / ".lock")
+                stack.callback(os.close, descriptor)
+                _lock(descriptor, on_wait)
+            except OSError as error:
+                on_refusal(
+                    f"{self.folder}: can't be locked ({error.strerror or error}); another process may build "
+                    "meanwhile, and spoil the times by which kernels are chosen"
+                )
+            else:
+                for partial in self.folder.glob(".*.tmp"):  # of a process that was killed
+                    with contextlib.suppress(OSError):
+                        partial.unlink()
             yield
 
     def _prune(self, newest: Path) -> None:
@@ -201,18 +220,37 @@ class EngineCache:
                 break
             if path != newest:
                 excess -= path.stat().st_size
-                path.with_suffix(".json").unlink(missing_ok=True)
-                path.unlink()
+                with contextlib.suppress(OSError):  # another user's
+                    for suffix in (".json", ".kernels", ".engine"):
+                        path.with_suffix(suffix).unlink(missing_ok=True)
 
     @contextlib.contextmanager
-    def _writing(self) -> Iterator[None]:
+    def _writing(self, on_refusal: Told) -> Iterator[None]:
         try:
             yield
         except OSError as error:
-            raise EngineError(
+            on_refusal(
                 f"{self.folder}: engines can't be kept here ({error.strerror or error}); HYBRID_EDGE_CACHE names "
                 "another cache folder"
-            ) from error
+            )
+
+
+def _open_lock(path: Path) -> int:
+    try:
+        return os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    except PermissionError:
+        if not path.exists():
+            raise
+        # another user's, who can be waited for as well
+        return os.open(path, os.O_RDONLY)
+
+
+def _lock(descriptor: int, on_wait: Callable[[], object]) -> None:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        on_wait()
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
 
 
 def _read_record(path: Path) -> EngineRecord:

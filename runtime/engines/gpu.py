@@ -13,12 +13,12 @@ class Gpu:
     """One NVIDIA GPU.
 
     Attributes:
-        name: as the driver gives it: ``NVIDIA GeForce RTX 4070``.
+        name: as the driver gives it: ``NVIDIA GeForce RTX 4070``; where it shares the CPU's memory, with the board's.
         compute_capability: major and minor: (8, 9).
         integrated: it shares the CPU's memory, as a Jetson's does, and reads it in place.
         total_memory: bytes.
         free_memory: bytes, at the moment of asking.
-        multiprocessors: how many it has; all Jetson Orins have one name and one compute capability, and differ in this.
+        multiprocessors: how many it has; the driver gives all Jetson Orins one name and one compute capability.
     """
 
     name: str

@@ -1,14 +1,15 @@
-"""Is there room to build an engine: on disk, in the system's memory, in the GPU's."""
+"""Is there room to build an engine, in the system's memory and the GPU's, and to keep it, on disk."""
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 
 from ..errors import EngineError
 from .gpu import Gpu
 
-__all__ = ["MIB", "available_memory", "check_headroom"]
+__all__ = ["MIB", "available_memory", "check_memory", "disk_shortage"]
 
 MIB = 2**20
 MEMINFO = Path("/proc/meminfo")
@@ -16,7 +17,8 @@ MEMINFO = Path("/proc/meminfo")
 # its record and the times of kernels.
 DISK_SHARE = 2
 DISK_REST = 64 * MIB
-# The graph's bytes, the parser's copy of its weights, the builder's and the engine lie there at the same time.
+# The parser's copy of the graph's weights, the builder's, and the engine as TensorRT gives it and as bytes lie there at
+# the same time.
 SYSTEM_COPIES = 4
 # The engine, and what kernels are tried on; the builder leaves out those that need more workspace than there is.
 GPU_COPIES = 2
@@ -37,43 +39,50 @@ def available_memory(otherwise: int, *, swap: bool = False) -> int:
         return otherwise
 
 
-def check_headroom(graph: int, folder: Path, gpu: Gpu) -> None:
-    """Refuse to begin what would end after minutes, or with the system out of memory.
+def disk_shortage(graph: int, folder: Path) -> str | None:
+    """Why an engine can't be kept in a folder, in one line; None where it can, as far as that is known beforehand.
 
     Args:
         graph: size of the ONNX file, bytes.
-        folder: where the engine is to be kept; it exists.
+        folder: where the engine is to be kept.
+    """
+    remedy = "HYBRID_EDGE_CACHE names another cache folder"
+    try:
+        free = shutil.disk_usage(folder).free
+    except OSError as error:
+        return f"{folder}: engines can't be kept here ({error.strerror or error}); {remedy}"
+    if not os.access(folder, os.W_OK | os.X_OK, effective_ids=True):
+        return f"{folder}: engines can't be kept here (no right to write); {remedy}"
+    return _shortage(
+        "on disk", DISK_SHARE * graph + DISK_REST, free, f"in {folder} to keep it: make room there, or {remedy}"
+    )
+
+
+def check_memory(graph: int, gpu: Gpu) -> None:
+    """Refuse to begin what would end after minutes with the system out of memory.
+
+    Args:
+        graph: size of the ONNX file, bytes.
         gpu: for which it is built.
 
     Raises:
         EngineError: too little; the message has both figures.
     """
-    needed = DISK_SHARE * graph + DISK_REST
-    _require(
-        "on disk",
-        needed,
-        shutil.disk_usage(folder).free,
-        f"in {folder}: make room there, or let HYBRID_EDGE_CACHE name another cache folder",
-    )
     needed = SYSTEM_COPIES * graph
-    _require(
-        "of memory",
-        needed,
-        available_memory(needed, swap=True),
-        "swap included: end other programs, add swap, or take a narrower --precision",
-    )
+    remedy = "swap included: end other programs, add swap, or take a narrower --precision"
+    shortages = [_shortage("of memory", needed, available_memory(needed, swap=True), remedy)]
     if not gpu.integrated:
-        _require(
-            "of the GPU's memory",
-            GPU_COPIES * graph,
-            gpu.free_memory,
-            f"on {gpu.name}: end other programs on it (nvidia-smi lists them), or take a narrower --precision",
-        )
+        remedy = f"on {gpu.name}: end other programs on it (nvidia-smi lists them), or take a narrower --precision"
+        shortages.append(_shortage("of the GPU's memory", GPU_COPIES * graph, gpu.free_memory, remedy))
+    for shortage in shortages:
+        if shortage is not None:
+            raise EngineError(shortage)
 
 
-def _require(where: str, needed: int, found: int, remedy: str) -> None:
-    if found < needed:
-        raise EngineError(
-            f"building an engine: expected at least {-(-needed // MIB)} MiB {where} to be free, found "
-            f"{found // MIB} MiB {remedy}"
-        )
+def _shortage(where: str, needed: int, found: int, remedy: str) -> str | None:
+    if found >= needed:
+        return None
+    return (
+        f"building an engine: expected at least {-(-needed // MIB)} MiB {where} to be free, found {found // MIB} MiB "
+        f"{remedy}"
+    )

@@ -4,7 +4,8 @@ The two have the same Python API. What one version has and another lacks is look
 
     NetworkDefinitionCreationFlag.EXPLICIT_BATCH    not in 11 and RTX; 10.x ignores it
     ComputeCapability, IBuilderConfig.num_compute_capabilities, .set_compute_capability    RTX alone
-    IExecutionContext.is_stream_capturable          RTX from 1.2 on
+    IExecutionContext.is_stream_capturable, BuilderFlag.REQUIRE_USER_ALLOCATION    RTX from 1.2 on
+    IRuntimeConfig's kernel specialization, IRuntimeCache    RTX alone; TensorRT compiles no kernels where it runs
     timing caches                                   do nothing in RTX
 
 Sources: the Python API reference of TensorRT 10.3 (docs.nvidia.com/deeplearning/tensorrt/archives/tensorrt-1030), the
@@ -22,7 +23,7 @@ from typing import Any, Literal
 
 from ..errors import BackendUnavailableError, UsageError
 
-__all__ = ["Kind", "Library", "find_library", "installed"]
+__all__ = ["EagerContexts", "Kind", "Library", "find_library", "installed"]
 
 Kind = Literal["tensorrt", "rtx"]
 
@@ -33,7 +34,8 @@ REMEDIES: dict[Kind, str] = {
     "python3-libnvinfer), and a virtual environment sees it if made with --system-site-packages",
     "rtx": "pip install 'hybrid-edge[rtx]'",
 }
-# JetPack 6.1: the first whose strongly typed networks take every graph that hybrid-edge exports
+# TensorRT's is JetPack 6.1's, whose strongly typed networks are meant to take every exported graph: its parser's source
+# was read against them (onnx-tensorrt 10.1 and 10.6), and none was built there yet
 OLDEST: dict[Kind, tuple[int, int]] = {"tensorrt": (10, 3), "rtx": (1, 0)}
 
 
@@ -69,6 +71,14 @@ class Library:
         """Whether the times of kernels can be kept between builds; TensorRT-RTX takes none at build time."""
         return self.kind == "tensorrt"
 
+    @property
+    def user_allocation(self) -> Any:
+        """The builder's flag for engines that allocate nothing while they run; None where there is none.
+
+        TensorRT-RTX leaves only such engines to CUDA graphs; TensorRT needs no flag for it.
+        """
+        return getattr(self.module.BuilderFlag, "REQUIRE_USER_ALLOCATION", None) if self.kind == "rtx" else None
+
     def compute_capability(self, architecture: str) -> Any:
         """The constant for ``sm89``, for building ahead of time.
 
@@ -91,6 +101,72 @@ class Library:
         """
         ask = getattr(context, "is_stream_capturable", None)
         return ask is None or bool(ask(stream))
+
+    def eager_contexts(self, engine: Any, kernels: bytes | None) -> EagerContexts | None:
+        """What makes the contexts of an engine that compiles its kernels where it runs; None where none does.
+
+        Args:
+            engine: an ICudaEngine.
+            kernels: what ``EagerContexts.kernels`` gave for this engine at an earlier start.
+        """
+        if self.kind != "rtx" or getattr(engine, "create_runtime_config", None) is None:
+            return None
+        return EagerContexts(self.module, engine, kernels)
+
+
+class EagerContexts:
+    """Execution contexts of TensorRT-RTX whose kernels are compiled for a batch size before it first runs.
+
+    By default TensorRT-RTX begins with kernels for any size, and exchanges them once those for this size are compiled,
+    beside its work (LAZY): results change while it runs, and a CUDA graph keeps the ones that it was captured with.
+
+    Args:
+        module: ``tensorrt_rtx``.
+        engine: an ICudaEngine.
+        kernels: compiled at an earlier start; left aside by TensorRT-RTX where it, the driver or the GPU is another.
+    """
+
+    def __init__(self, module: Any, engine: Any, kernels: bytes | None) -> None:
+        self._trt = module
+        self._engine = engine
+        self._configs: list[Any] = []  # each as long as its contexts
+        self._cache: Any = None
+        config = self._config()
+        if config is not None:
+            self._configs.append(config)  # what makes a thing must outlive it
+            cache = config.create_runtime_cache()
+            if cache is not None and kernels:
+                cache.deserialize(kernels)
+            self._cache = cache
+
+    def context(self) -> Any:
+        """A new context, to be given the memory of its activations; None where TensorRT-RTX gave none."""
+        config = self._config()
+        if config is None:
+            return None
+        if self._cache is not None:
+            config.set_runtime_cache(self._cache)  # where it refuses, this context compiles for itself
+        self._configs.append(config)
+        return self._engine.create_execution_context(config)
+
+    def kernels(self) -> bytes:
+        """What was compiled so far, for the next start; empty where that can't be had."""
+        cache = self._cache
+        memory = None if cache is None else cache.serialize()
+        return b"" if memory is None else bytes(memory)
+
+    def close(self) -> None:
+        """Let go of everything, after the contexts and before the engine; calling it again does nothing."""
+        self._cache = self._engine = None
+        self._configs.clear()
+
+    def _config(self) -> Any:
+        trt = self._trt
+        config = self._engine.create_runtime_config()
+        if config is not None:
+            config.dynamic_shapes_kernel_specialization_strategy = trt.DynamicShapesKernelSpecializationStrategy.EAGER
+            config.set_execution_context_allocation_strategy(trt.ExecutionContextAllocationStrategy.USER_MANAGED)
+        return config
 
 
 def installed(kind: Kind) -> bool:

@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ..errors import EngineMissingError
+from ..errors import EngineError, EngineMissingError
 from ..spec import ModelSpec
 from .build import build_engine
-from .cache import CachedEngine, EngineCache, EngineKey
+from .cache import CachedEngine, EngineCache, EngineKey, Told
 from .gpu import Gpu
-from .headroom import check_headroom
+from .headroom import check_memory, disk_shortage
 from .library import Library
 from .options import EngineOptions
 from .progress import Reporter
@@ -27,12 +27,25 @@ class Place:
         gpu: this machine's.
         cache: where engines are kept.
         reporter: whom to tell meanwhile.
+        keep: whether an engine that can't be kept is an error, as it is to who builds now and runs another day; else it
+            is used from memory, and a line says so.
     """
 
     library: Library
     gpu: Gpu
     cache: EngineCache
     reporter: Reporter = field(default_factory=Reporter)
+    keep: bool = False
+
+    def not_kept(self, reason: str) -> None:
+        """Say that an engine can't be kept.
+
+        Raises:
+            EngineError: it must be.
+        """
+        if self.keep:
+            raise EngineError(reason)
+        self.reporter.say(f"{reason}; this run has its engine in memory, the next one builds it again")
 
 
 @dataclass(frozen=True)
@@ -42,13 +55,21 @@ class Prepared:
     engine: CachedEngine
     built: bool
     path: Path
+    cache: EngineCache
 
-    def forget(self) -> None:
-        """Leave the engine without its record, so that it is built again when it is next needed."""
-        self.path.with_suffix(".json").unlink(missing_ok=True)
+    @property
+    def kernels(self) -> bytes | None:
+        """What TensorRT-RTX compiled for the engine at an earlier start, if it was kept."""
+        return self.cache.read_note(self.path.with_suffix(".kernels").name)
+
+    def keep_kernels(self, kernels: bytes, on_refusal: Told) -> None:
+        """Keep them beside the engine; ``on_refusal`` is told why that is not possible."""
+        self.cache.keep_note(self.path.with_suffix(".kernels").name, kernels, on_refusal)
 
 
-def prepare_engine(onnx: Path, sha256: str, spec: ModelSpec, options: EngineOptions, place: Place) -> Prepared:
+def prepare_engine(
+    onnx: Path, sha256: str, spec: ModelSpec, options: EngineOptions, place: Place, *, stale: str = ""
+) -> Prepared:
     """The engine of a graph, built if the cache has none that is whole and was made for exactly this.
 
     Safe with several processes at once: one builds, the others wait for it.
@@ -59,32 +80,44 @@ def prepare_engine(onnx: Path, sha256: str, spec: ModelSpec, options: EngineOpti
         spec: whose inputs it has.
         options: batch profile and workspace, and whether it may be built.
         place: library, GPU and cache.
+        stale: the hash of an engine in the cache that TensorRT does not take any more.
 
     Raises:
-        EngineError: TensorRT could not build it, there is too little disk or memory, or the cache can't be written.
+        BackendUnavailableError: TensorRT does not start here.
+        EngineError: TensorRT could not build it, there is too little memory, or it can't be kept where it must be.
         EngineMissingError: it is not in the cache, and the options say not to build it.
         Int8EngineError: TensorRT does not build this quantized graph here.
     """
     key = EngineKey.of(sha256, place.library, place.gpu, options)
     path = place.cache.path(key)
-    engine = place.cache.lookup(key)
+
+    def kept(on_refusal: Told = lambda _: None) -> CachedEngine | None:
+        found = place.cache.lookup(key, on_refusal)
+        return None if found is None or found.record.sha256 == stale else found
+
+    engine = kept()
     if engine is not None:
-        return Prepared(engine, built=False, path=path)
+        return Prepared(engine, built=False, path=path, cache=place.cache)
     if not options.build:
         raise EngineMissingError(
             f"expected an engine for {place.library.label} on {place.gpu.name} and these options in "
             f"{place.cache.folder}, found none that is whole"
         )
-    with place.cache.locked(lambda: place.reporter.say("another process builds an engine: waiting for it")):
-        engine = place.cache.lookup(key, place.reporter.say)  # the other may have built this one
+    say = place.reporter.say
+    with place.cache.locked(lambda: say("another process builds an engine: waiting for it"), say):
+        engine = kept(say)  # the other may have built this one
         if engine is not None:
-            return Prepared(engine, built=False, path=path)
-        return Prepared(_build(onnx.read_bytes(), key, spec, options, place), built=True, path=path)
+            return Prepared(engine, built=False, path=path, cache=place.cache)
+        return Prepared(_build(onnx, key, spec, options, place), built=True, path=path, cache=place.cache)
 
 
-def _build(onnx: bytes, key: EngineKey, spec: ModelSpec, options: EngineOptions, place: Place) -> CachedEngine:
+def _build(onnx: Path, key: EngineKey, spec: ModelSpec, options: EngineOptions, place: Place) -> CachedEngine:
     library, gpu, cache = place.library, place.gpu, place.cache
-    check_headroom(len(onnx), cache.folder, gpu)
+    size = onnx.stat().st_size
+    shortage = disk_shortage(size, cache.folder)
+    if shortage is not None:
+        place.not_kept(shortage)
+    check_memory(size, gpu)
     place.reporter.say(f"building an engine with {library.label} for {gpu.name}: minutes, once on this machine")
     times = f"{key.timing_name}.timing"
     with place.reporter.show() as listener:
@@ -93,4 +126,10 @@ def _build(onnx: bytes, key: EngineKey, spec: ModelSpec, options: EngineOptions,
         )
     if built.timing_cache is not None:
         cache.keep_note(times, built.timing_cache)
-    return cache.store(key, built.engine, seconds=built.seconds, label=f"{library.label} on {gpu.name}")
+    return cache.store(
+        key,
+        built.engine,
+        seconds=built.seconds,
+        label=f"{library.label} on {gpu.name}",
+        on_refusal=place.not_kept if shortage is None else lambda _: None,
+    )

@@ -111,7 +111,7 @@ def test_every_option_reaches_the_request(whole: Whole, monkeypatch: pytest.Monk
     monkeypatch.setattr(pipeline, "export", stop)
     asked = [whole.request.model, "--images", whole.photos, "--calib", whole.calibration]
     assert main(*asked, "--fp16", "--int8")[0] == 2
-    options = "--gate-images 9 --method entropy --recurrent unrolled --max-drop 1.5 --weight-bits 7 --auto"
+    options = "--gate-images 9 --method entropy --recurrent unrolled --max-drop 1.5 --auto"
     assert (
         main(*asked, "--int8", *options.split(), "--profile", "1,2,4", "--workspace", 64, "--out", "elsewhere")[0] == 2
     )
@@ -121,7 +121,7 @@ def test_every_option_reaches_the_request(whole: Whole, monkeypatch: pytest.Monk
     assert len(plain.calibration) == len(whole.request.calibration)
     settings = full.settings
     assert (settings.precisions, settings.method, settings.recurrent) == (("int8",), "entropy", "unrolled")
-    assert (settings.max_drop, settings.weight_bits, settings.give_back) == (0.015, 7, True)
+    assert (settings.max_drop, settings.give_back) == (0.015, True)
     assert settings.engine == EngineOptions((1, 2, 4), 64 * 2**20)
     assert len(full.images.images) == 9
     assert (full.out, full.report) == (Path("elsewhere"), Path("elsewhere-report"))
@@ -207,7 +207,6 @@ def test_wrong_usage_ends_with_2_and_what_to_do_before_tensorflow_starts(whole: 
         "int8 must be calibrated: name a folder": [model, "--images", images, "--int8"],
         "--method: expected minmax, entropy, percentile, found 'mse'": [model, "--images", images, "--method", "mse"],
         "--recurrent: expected lstm, unrolled, auto, found 'gru'": [model, "--images", images, "--recurrent", "gru"],
-        "--weight-bits: expected 7 or 8, found 6": [model, "--images", images, "--weight-bits", 6],
         "expected RTX architectures among sm80, sm86, sm89, sm120, found 'sm87': that is a Jetson Orin": [
             *("--engine-only", tmp_path, "--rtx-arch", "sm87")
         ],

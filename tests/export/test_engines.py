@@ -106,6 +106,28 @@ def test_one_that_does_not_build_is_told_after_the_others(
     assert len(builds.made) == 1
 
 
+def test_an_engine_that_can_not_be_kept_is_an_error_of_who_only_builds(
+    folder: Path, builds: Builds, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("HYBRID_EDGE_CACHE", str(tmp_path / "file"))
+    with pytest.raises(EngineError, match=r"can't be kept here .*HYBRID_EDGE_CACHE names another"):
+        build_engines(folder)
+    assert builds.made == []
+
+
+def test_a_tensorrt_that_does_not_start_is_as_good_as_none(
+    folder: Path, builds: Builds, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: object, **__: object) -> None:
+        raise BackendUnavailableError("TensorRT 11.4.1 does not start here: error: 35; the driver is older")
+
+    monkeypatch.setattr(prepare, "build_engine", fails)
+    found = build_engines(folder)
+    assert found.local == ()
+    assert "TensorRT 11.4.1 does not start here: error: 35" in found.advice
+
+
 def test_a_bundle_without_a_tensorrt_variant_is_refused(tmp_path: Path) -> None:
     with pytest.raises(BundleError, match="expected a variant for tensorrt, found none"):
         build_engines(make_bundle(tmp_path / "bundle"))

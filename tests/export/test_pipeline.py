@@ -5,12 +5,10 @@ from __future__ import annotations
 import shutil
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
-import onnx
 import pytest
-from onnx import numpy_helper
 from whole import CALIBRATION, NAMES, PHOTOS
 
 from hybrid_edge.calib import choose_images
@@ -22,7 +20,6 @@ from hybrid_edge.export.steps import Steps
 from hybrid_edge.runtime.backends import SLOWER
 from hybrid_edge.runtime.bundle import Bundle
 from hybrid_edge.runtime.classifier import Classifier
-from hybrid_edge.runtime.cpu import INT8_FEATURES
 from hybrid_edge.runtime.errors import CalibrationError, DataError, UsageError
 from hybrid_edge.runtime.manifest import MANIFEST
 from hybrid_edge.runtime.preprocess import contract_hash
@@ -234,25 +231,6 @@ def test_a_model_file_brings_no_images_to_calibrate_on(whole: Whole) -> None:
             make_request(whole.request.model, images=whole.photos, settings=ExportSettings(precisions=precisions))  # type: ignore[arg-type]
 
 
-def test_seven_bits_run_on_every_cpu(whole: Whole, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert ExportSettings(weight_bits=8).cpu_features == INT8_FEATURES
-    prepared = replace(
-        whole.prepared, lowering=replace(whole.prepared.lowering, levels=ExportSettings(weight_bits=7).levels)
-    )
-    result = whole.again(monkeypatch, tmp_path / "bundle", prepared, weight_bits=7)
-    narrow, wide = result.manifest.variants[0], whole.variants["int8-cpu-unrolled"]  # type: ignore[union-attr]
-    assert narrow.name == "int8-cpu"
-    assert narrow.cpu_features == ()
-    assert wide.cpu_features == whole.request.settings.cpu_features
-    largest = {
-        item.name: largest_weight(bundle, item)
-        for item, bundle in ((narrow, result.bundle), (wide, whole.result.bundle))
-    }
-    assert largest[narrow.name] == 63
-    assert largest[wide.name] == whole.request.settings.levels
-
-
-def largest_weight(bundle: Path, variant: Any) -> int:
-    graph = onnx.load(bundle / variant.file.path).graph
-    integers = [numpy_helper.to_array(item) for item in graph.initializer if item.name.endswith("/integers")]
-    return max(int(np.abs(array.astype(np.int32)).max()) for array in integers if array.dtype == np.int8)
+def test_int8_for_the_cpu_runs_on_every_cpu(whole: Whole) -> None:
+    """Which instructions it needs would depend on the CPU that exports, and what it is on the one that runs it."""
+    assert whole.variants["int8-cpu-unrolled"].cpu_features == ()

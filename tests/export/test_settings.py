@@ -4,9 +4,7 @@ from typing import Any
 
 import pytest
 
-from hybrid_edge.export import settings
 from hybrid_edge.export.settings import ExportSettings, choose_precisions
-from hybrid_edge.runtime.cpu import INT8_FEATURES
 from hybrid_edge.runtime.errors import UsageError
 
 
@@ -18,7 +16,6 @@ from hybrid_edge.runtime.errors import UsageError
         ({"max_drop": -0.1}, "--max-drop: expected points of accuracy from 0 to 100, found -10"),
         ({"max_drop": 1.5}, "found 150"),
         ({"max_drop": float("nan")}, "found nan"),
-        ({"weight_bits": 4}, "--weight-bits: expected 7 or 8, found 4"),
     ],
 )
 def test_a_value_that_is_none_of_those_expected_is_wrong_usage(values: dict[str, Any], message: str) -> None:
@@ -36,19 +33,6 @@ def test_fp32_alone_needs_no_calibration() -> None:
     assert not ExportSettings(precisions=("fp32",)).needs_calibration
     for precisions in (("fp16",), ("int8",), ("fp32", "int8")):
         assert ExportSettings(precisions=precisions).needs_calibration
-
-
-@pytest.mark.parametrize(
-    ("bits", "has_dot_product", "levels"),
-    [(None, True, 127), (None, False, 63), (None, None, 127), (7, True, 63), (8, False, 127)],
-)
-def test_weights_have_7_bits_where_this_cpu_would_saturate_or_where_that_was_asked_for(
-    bits: int | None, has_dot_product: bool | None, levels: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(settings, "has_int8_dot_product", lambda: has_dot_product)
-    found = ExportSettings(weight_bits=bits)
-    assert found.levels == levels
-    assert found.cpu_features == (INT8_FEATURES if levels == 127 else ())
 
 
 def test_precisions_come_widest_first_and_fp32_where_none_was_asked_for() -> None:

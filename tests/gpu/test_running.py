@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -170,24 +171,34 @@ def test_a_jetson_copies_nothing(
 
 
 def test_mapped_memory_gives_what_copies_give(
-    bundle: Bundle, variant: Variant, machine: tuple[Library, Gpu], monkeypatch: pytest.MonkeyPatch
+    bundle: Bundle,
+    variant: Variant,
+    machine: tuple[Library, Gpu],
+    monkeypatch: pytest.MonkeyPatch,
+    record_property: Callable[[str, object], None],
 ) -> None:
-    """A desktop card maps the CPU's memory as well, only slower."""
+    """A desktop card maps the CPU's memory as well, only slower; the report's times say which a Jetson is to take."""
     import dataclasses
 
     from hybrid_edge.runtime.backends.tensorrt import backend as module
 
     inputs = tensors(bundle, 11)
-    found = []
-    for integrated in (False, True):
-        gpu = dataclasses.replace(machine[1], integrated=integrated)
-        monkeypatch.setattr(module, "find_tensorrt", lambda gpu=gpu: (machine[0], gpu))
-        with opened(bundle, variant) as backend:
-            found.append(
-                [backend.run({name: item[:rows] for name, item in inputs.items()}).logits for rows in (1, 8, 11)]
-            )
-    for copied, mapped in zip(*found, strict=True):
-        np.testing.assert_array_equal(copied, mapped)
+    batches = [{name: item[:rows] for name, item in inputs.items()} for rows in (1, 8, 11)]
+    with ExitStack() as stack:
+        backends = {}
+        for name, integrated in (("copied", False), ("mapped", True)):
+            gpu = dataclasses.replace(machine[1], integrated=integrated)
+            monkeypatch.setattr(module, "find_tensorrt", lambda gpu=gpu: (machine[0], gpu))
+            backends[name] = stack.enter_context(opened(bundle, variant))
+        for batch in batches:
+            copied, mapped = (backend.run(batch).logits for backend in backends.values())
+            np.testing.assert_array_equal(copied, mapped)
+        for batch in batches[:2]:
+            calls = {
+                name: lambda backend=backend, batch=batch: backend.run(batch) for name, backend in backends.items()
+            }
+            times = {name: item.p50 for name, item in time_interleaved(calls).items()}
+            record_property(f"{variant.name} batch {len(next(iter(batch.values())))}, p50 ms", times)
 
 
 def test_after_a_batch_that_was_refused_the_next_one_comes_out(bundle: Bundle, variant: Variant) -> None:

@@ -1,6 +1,11 @@
-"""What the engines' tests share: a GPU to build for, and the builder that builds for it where there is none."""
+"""What the engines' tests share: a GPU to build for, the builder that builds for it, and a cache of another user's."""
 
 from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 from hybrid_edge.runtime.engines.build import BuiltEngine, build_engine
 from hybrid_edge.runtime.engines.gpu import Gpu
@@ -21,3 +26,25 @@ class Builds:
         built = build_engine(*arguments, **settings, architecture="sm89")  # type: ignore[arg-type]
         self.made.append(built)
         return built
+
+
+@contextmanager
+def another_users(folder: Path) -> Iterator[None]:
+    """The folder as another user's: its files can be read, and nothing there written, also by tests that root runs."""
+    inside = [folder, *folder.rglob("*")]
+    root = os.geteuid() == 0
+    above = [path for path in folder.parents if root and path.stat().st_mode & 0o011 != 0o011]
+    modes = {path: path.stat().st_mode for path in (*inside, *above)}
+    for path in inside:
+        path.chmod(0o555 if path.is_dir() else 0o444)
+    for path in above:
+        path.chmod(modes[path] | 0o011)  # pytest's folders are for who made them alone
+    try:
+        if root:
+            os.seteuid(65534)
+        yield
+    finally:
+        if root:
+            os.seteuid(0)
+        for path, mode in modes.items():
+            path.chmod(mode)

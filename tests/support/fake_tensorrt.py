@@ -3,6 +3,9 @@
 What TensorRT's guides demand is demanded: addresses that are multiples of 256, memory of the GPU; one execution before
 a context is captured; nothing set in a context whose graph is launched; activations that no two executions use at once
 (each leaves its results there halfway, and takes them from there).
+
+As TensorRT-RTX (a ``Library`` of that kind) it compiles kernels where it runs: a context without EAGER specialization
+computes with others at first, and what was compiled is in the runtime cache of its context.
 """
 
 # ruff: noqa: ARG002  # the signatures are TensorRT's
@@ -10,7 +13,9 @@ a context is captured; nothing set in a context whose graph is launched; activat
 from __future__ import annotations
 
 import ctypes
+import enum
 import json
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -25,34 +30,65 @@ from hybrid_edge.runtime.engines.options import EngineOptions
 OUTPUTS = ("logits", "probabilities")
 
 
+class Severity(enum.Enum):
+    """Of a message."""
+
+    ERROR = 1
+    WARNING = 2
+    INFO = 3
+    VERBOSE = 4
+
+
 class FakeTensorRt:
     """The names of ``tensorrt`` that the backend uses, over a ``FakeCuda``.
 
     Attributes:
-        refuses: what fails: ``engine``, ``context``, ``shape``, ``address``, ``execution`` or ``capture``.
+        refuses: what fails: ``runtime``, ``engine``, ``context``, ``shape``, ``address``, ``execution`` or ``capture``.
         executions: how often ``execute_async_v3`` put work on a stream, captures left out.
+        last_error: in the CUDA runtime that TensorRT brings along: a capture that fails leaves it, and the next
+            execution fails of it.
+        context_memory: of the GPU's, that each context takes, bytes.
+        compiled: batch sizes for which kernels were compiled, each time.
+        layers: how long each layer takes, by its name, milliseconds, as a profiler hears of it.
+        inspector: what the engine's inspector says.
     """
 
     DataType = SimpleNamespace(FLOAT="float32")
     ExecutionContextAllocationStrategy = SimpleNamespace(USER_MANAGED="user managed")
+    DynamicShapesKernelSpecializationStrategy = SimpleNamespace(LAZY="lazy", EAGER="eager")
+    BuilderFlag = SimpleNamespace(REQUIRE_USER_ALLOCATION="user allocation")
+    LayerInformationFormat = SimpleNamespace(JSON="json")
 
     class ILogger:
         """What the gathering logger is made from."""
+
+        ERROR, WARNING, INFO, VERBOSE = Severity
+
+    class IProfiler:
+        """What the noting profiler is made from."""
 
     def __init__(self, cuda: FakeCuda) -> None:
         self.cuda = cuda
         self.refuses = ""
         self.executions = 0
         self.contexts = 0
+        self.last_error = False
+        self.context_memory = 0
+        self.compiled: list[int] = []
+        self.layers: dict[str, float] = {}
+        self.inspector = "{}"
         self.logger: Any = None
 
     def Runtime(self, logger: Any) -> Any:
         self.logger = logger
+        if self.refuses == "runtime":  # as TensorRT 10 does where the driver is too old for its CUDA
+            logger.log(Severity.WARNING, "CUDA initialization failure with error: 35.")
+            raise TypeError("pybind11::init(): factory function returned nullptr")
         return SimpleNamespace(deserialize_cuda_engine=self._engine)
 
     def refused(self, what: str, message: str) -> bool:
         if self.refuses == what:
-            self.logger.log(SimpleNamespace(name="ERROR"), message)
+            self.logger.log(Severity.ERROR, message)
         return self.refuses == what
 
     def _engine(self, data: bytes) -> Any:
@@ -82,14 +118,58 @@ class _Engine:
     def get_tensor_dtype(self, name: str) -> str:
         return "float32"
 
-    def create_execution_context(self, strategy: str) -> Any:
-        assert strategy == "user managed"
+    def create_runtime_config(self) -> _RuntimeConfig:
+        return _RuntimeConfig()
+
+    def create_execution_context(self, config: Any) -> Any:
+        made = config if isinstance(config, _RuntimeConfig) else _RuntimeConfig(strategy=config, eager="eager")
+        assert made.strategy == "user managed"
         self.trt.contexts += 1
-        return None if self.trt.refuses == "context" else _Context(self)
+        self.trt.cuda.free -= self.trt.context_memory
+        return None if self.trt.refuses == "context" else _Context(self, made)
+
+    def create_engine_inspector(self) -> Any:
+        return SimpleNamespace(get_engine_information=lambda _: self.trt.inspector)
+
+
+class _RuntimeCache:
+    """The batch sizes for which there are kernels."""
+
+    def __init__(self) -> None:
+        self.sizes: set[int] = set()
+
+    def serialize(self) -> bytes:
+        return json.dumps(sorted(self.sizes)).encode()
+
+    def deserialize(self, blob: bytes) -> bool:
+        if not blob.startswith(b"["):
+            return False
+        self.sizes = set(json.loads(blob))
+        return True
+
+
+class _RuntimeConfig:
+    def __init__(self, *, strategy: str = "static", eager: str = "lazy") -> None:
+        self.strategy = strategy
+        self.dynamic_shapes_kernel_specialization_strategy = eager
+        self.cache = _RuntimeCache()
+
+    def set_execution_context_allocation_strategy(self, strategy: str) -> None:
+        self.strategy = strategy
+
+    def create_runtime_cache(self) -> _RuntimeCache:
+        return _RuntimeCache()
+
+    def set_runtime_cache(self, cache: _RuntimeCache) -> bool:
+        self.cache = cache
+        return True
 
 
 class _Context:
-    def __init__(self, engine: _Engine) -> None:
+    def __init__(self, engine: _Engine, config: _RuntimeConfig) -> None:
+        self.profiler: Any = None
+        self._config = config
+        self._executions = 0
         self._engine, self._trt, self._cuda = engine, engine.trt, engine.trt.cuda
         self._addresses: dict[str, int] = {}
         self._shapes: dict[str, tuple[int, ...]] = {}
@@ -124,15 +204,30 @@ class _Context:
         stream = self._cuda.streams[handle]
         capturing = stream.captured is not None
         if capturing and (self._trt.refused("capture", "a loop is controlled by the CPU") or not self._is_settled()):
-            stream.spoilt = True
+            stream.spoilt = self._trt.last_error = True
+            return False
+        if self._trt.last_error:
+            self._trt.last_error = False
+            self._trt.logger.log(Severity.ERROR, "Error Code 1: Cuda Runtime (of the capture before)")
             return False
         self._trt.executions += not capturing
         self._settled = dict(self._shapes)
+        self._compile()
         begin, end = self._steps(self._changes if capturing else None)
         stream.add(Op(begin))
         stream.add(Op(end))
         self._cuda.answer("execute_async_v3")
+        for layer, milliseconds in self._trt.layers.items() if self.profiler is not None else ():
+            self.profiler.report_layer_time(layer, milliseconds)
         return True
+
+    def _compile(self) -> None:
+        """Kernels for this batch size, unless there are some."""
+        batch = next(iter(self._shapes.values()))[0]
+        self._executions += 1
+        if batch not in self._config.cache.sizes:
+            self._config.cache.sizes.add(batch)
+            self._trt.compiled.append(batch)
 
     def _is_settled(self) -> bool:
         return self._settled == self._shapes
@@ -143,11 +238,13 @@ class _Context:
         batch = next(iter(self._shapes.values()))[0]
         assert all(shape[0] == batch for shape in self._shapes.values())
         sizes = [4 * batch * int(np.prod(self._engine.shapes[name])) for name in OUTPUTS]
+        lazy = self._config.dynamic_shapes_kernel_specialization_strategy == "lazy"
+        rounding = np.float32(1.001 if lazy and self._executions < 4 else 1)  # of kernels that fit any size
 
         def begin() -> None:
             assert changes in (None, self._changes), "a graph whose context was changed after it was captured"
             inputs = {name: self._array(addresses[name], name, batch).copy() for name in self._engine.inputs}
-            results = self._engine.session.run(list(OUTPUTS), inputs)
+            results = [item * rounding for item in self._engine.session.run(list(OUTPUTS), inputs)]
             data = b"".join(np.ascontiguousarray(item).tobytes() for item in results)
             ctypes.memmove(self._cuda.resolve(self._memory, len(data)), data, len(data))
 
@@ -166,7 +263,7 @@ class _Context:
         return np.frombuffer((ctypes.c_char * size).from_address(there), np.float32).reshape(shape)
 
 
-def fake_build(onnx: bytes, spec: Any, options: EngineOptions, *_: Any, **__: Any) -> BuiltEngine:
+def fake_build(onnx: Path, spec: Any, options: EngineOptions, *_: Any, **__: Any) -> BuiltEngine:
     """In place of ``build_engine``: the graph itself, with its profile in front."""
-    engine = json.dumps(options.profile).encode() + b"\n" + onnx
+    engine = json.dumps(options.profile).encode() + b"\n" + onnx.read_bytes()
     return BuiltEngine(engine, b"times", 0.1, NetworkSummary((), (), {}, 0, ()), ())

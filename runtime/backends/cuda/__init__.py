@@ -7,8 +7,8 @@ streams    work in order, on a stream; events between streams; graphs of work th
 
 from __future__ import annotations
 
-from .driver import find_gpu
+from .driver import find_gpu, free_memory
 from .memory import DeviceMemory, HostMemory
 from .streams import Event, Graph, Stream, capture
 
-__all__ = ["DeviceMemory", "Event", "Graph", "HostMemory", "Stream", "capture", "find_gpu"]
+__all__ = ["DeviceMemory", "Event", "Graph", "HostMemory", "Stream", "capture", "find_gpu", "free_memory"]

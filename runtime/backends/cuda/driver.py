@@ -6,13 +6,14 @@ import contextlib
 import importlib
 from collections.abc import Callable
 from functools import cache
+from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
 
 from ...engines.gpu import Gpu
 from ...errors import BackendError, BackendUnavailableError
 
-__all__ = ["Owned", "call", "find_gpu", "handle", "runtime"]
+__all__ = ["Owned", "call", "find_gpu", "free_memory", "handle", "runtime"]
 
 # cuda-python 12.6 and later, then before
 MODULES = ("cuda.bindings.runtime", "cuda.cudart")
@@ -23,6 +24,11 @@ UNAVAILABLE = (
     "cudaErrorStubLibrary",
     "cudaErrorSystemDriverMismatch",
 )
+
+
+# "NVIDIA Jetson Orin Nano Developer Kit": Orin NX and Orin Nano have one name, compute capability and number of
+# multiprocessors, and other clocks, for which other kernels are the fastest
+BOARD = Path("/proc/device-tree/model")
 
 
 def find_gpu() -> Gpu:
@@ -37,8 +43,9 @@ def find_gpu() -> Gpu:
         raise BackendUnavailableError("no NVIDIA GPU is visible here; nvidia-smi and CUDA_VISIBLE_DEVICES say why")
     properties = call(rt.cudaGetDeviceProperties, 0)
     free, total = call(rt.cudaMemGetInfo)
+    name = properties.name.decode(errors="replace").rstrip("\0")
     return Gpu(
-        name=properties.name.decode(errors="replace").rstrip("\0"),
+        name=_on_board(name) if properties.integrated else name,
         compute_capability=(int(properties.major), int(properties.minor)),
         # only where the driver maps the CPU's memory can a shared one be used without copies
         integrated=bool(properties.integrated) and bool(properties.canMapHostMemory),
@@ -46,6 +53,16 @@ def find_gpu() -> Gpu:
         free_memory=int(free),
         multiprocessors=int(properties.multiProcessorCount),
     )
+
+
+def free_memory() -> int:
+    """Bytes of the GPU's memory that are free now.
+
+    Raises:
+        BackendError: the driver failed.
+    """
+    rt = runtime()
+    return int(call(rt.cudaMemGetInfo)[0])
 
 
 @cache
@@ -59,8 +76,8 @@ def runtime() -> Any:
         with contextlib.suppress(ImportError):
             return importlib.import_module(name)
     raise BackendUnavailableError(
-        "cuda-python can't be imported here; pip install 'hybrid-edge[tensorrt]' ('hybrid-edge[jetson]' on a Jetson); "
-        "its major version is that of the driver's CUDA: 12 on JetPack 6, 13 on JetPack 7"
+        "cuda-python can't be imported here; pip install 'hybrid-edge[tensorrt]' ('hybrid-edge[tensorrt-cu12]' below "
+        "driver 580, 'hybrid-edge[jetson]' on a Jetson)"
     )
 
 
@@ -73,8 +90,8 @@ def call(function: Callable[..., Any], *arguments: Any) -> Any:
     """
     try:
         error, *values = function(*arguments)
-    except RuntimeError as refusal:  # cuda-python 12.6 and before, where the driver is absent or lacks the function
-        raise BackendUnavailableError(f"no NVIDIA driver can be used here ({refusal}); nvidia-smi says why") from None
+    except RuntimeError as fault:  # cuda-python 12.6, which loads the driver itself: "Failed to dlopen libcuda.so.1"
+        raise BackendUnavailableError(f"no NVIDIA GPU can be used here ({fault}, from {function.__name__})") from fault
     rt = runtime()
     if error != rt.cudaError_t.cudaSuccess:
         raise _failure(function.__name__, error)
@@ -134,10 +151,19 @@ def _failure(function: str, error: Any) -> BackendError:
     if error.name in UNAVAILABLE:
         return BackendUnavailableError(
             f"no NVIDIA GPU can be used here ({reason}, from {function}); nvidia-smi shows the driver and its CUDA "
-            "version"
+            "version: below driver 580 take the extras for CUDA 12, such as 'hybrid-edge[tensorrt-cu12]', on a Jetson "
+            "'hybrid-edge[jetson]'"
         )
     hint = "; a smaller --batch, --profile or --workspace needs less memory" if "Memory" in error.name else ""
     return BackendError(f"CUDA's {function} failed ({reason}){hint}")
+
+
+def _on_board(name: str) -> str:
+    try:
+        model = BOARD.read_text(errors="replace").strip("\0 \n")
+    except OSError:
+        return name
+    return f"{name} ({model})" if model else name
 
 
 def _text(answer: tuple[Any, bytes]) -> str:

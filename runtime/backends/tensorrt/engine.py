@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import re
 from typing import Any
 
 from ...engines.gpu import Gpu
 from ...engines.library import Library
-from ...engines.messages import Messages, make_logger
+from ...engines.messages import Messages, connect
 from ...engines.prepare import Prepared
+from ...engines.progress import Reporter
 from ...errors import EngineError
 from ...outputs import OUTPUT_NAMES
 from ...spec import ModelSpec
@@ -42,6 +45,7 @@ class LoadedEngine:
         device: for people: ``TensorRT 10.3.0 on Orin``.
 
     Raises:
+        BackendUnavailableError: TensorRT does not start here.
         StaleEngineError: TensorRT does not take it.
         EngineError: its tensors are not the spec's, or TensorRT found too little memory.
         BackendError: there is too little memory.
@@ -52,7 +56,7 @@ class LoadedEngine:
         self._library = library
         self._messages = Messages()
         trt = library.module
-        runtime = trt.Runtime(make_logger(library, self._messages))
+        runtime, _ = connect(library, trt.Runtime, self._messages)
         engine = runtime.deserialize_cuda_engine(prepared.engine.data)
         if engine is None:
             raise self._not_loaded(prepared)
@@ -60,6 +64,10 @@ class LoadedEngine:
         self._runtime, self._engine = runtime, engine
         self._profilers: list[Any] = []
         self._activations = DeviceMemory(max(1, int(engine.device_memory_size_v2)))
+        self._prepared = prepared
+        kernels = prepared.kernels
+        self._eager = library.eager_contexts(engine, kernels)
+        self._kept = _digest(kernels or b"")
 
     def context(self) -> Any:
         """A new execution context; to be dropped before the engine is closed.
@@ -68,7 +76,10 @@ class LoadedEngine:
             EngineError: TensorRT gave none.
         """
         trt = self._library.module
-        context = self._engine.create_execution_context(trt.ExecutionContextAllocationStrategy.USER_MANAGED)
+        if self._eager is not None:
+            context = self._eager.context()
+        else:
+            context = self._engine.create_execution_context(trt.ExecutionContextAllocationStrategy.USER_MANAGED)
         if context is None:
             raise self.failure("create_execution_context", "a smaller --profile or --workspace needs less memory")
         context.set_device_memory(self._activations.address, self._activations.size)
@@ -82,9 +93,36 @@ class LoadedEngine:
         self._profilers.append(profiler)  # the context has no more than its address
         return times
 
+    def describe_layers(self, context: Any) -> dict[str, str]:
+        """The ONNX nodes that each layer was made of, by the layer's name, for those of which TensorRT says it.
+
+        Kernels that it compiles itself have names of its own: ``__myl_FcCastMul_myl3_7``.
+        """
+        trt = self._library.module
+        inspector = self._engine.create_engine_inspector()
+        inspector.execution_context = context
+        text = inspector.get_engine_information(trt.LayerInformationFormat.JSON)
+        try:
+            layers = json.loads(text)["Layers"]
+            return {layer["Name"]: layer["Metadata"].replace("\x1f", " ") for layer in layers if layer.get("Metadata")}
+        except (ValueError, TypeError, LookupError, AttributeError):  # JSON of other versions: what is not told
+            return {}
+
+    def keep_kernels(self, reporter: Reporter) -> None:
+        """Keep what TensorRT-RTX compiled beside the engine, if that became more; nothing with TensorRT."""
+        kernels = b"" if self._eager is None else self._eager.kernels()
+        digest = _digest(kernels)
+        if kernels and digest != self._kept:
+            self._kept = digest
+            self._prepared.keep_kernels(
+                kernels, lambda reason: reporter.say(f"{reason}; the next start compiles its kernels again")
+            )
+
     def can_capture(self, context: Any, stream: int) -> bool:
         """Whether TensorRT leaves its next execution to a CUDA graph, as far as it says so."""
-        return self._library.can_capture(context, stream)
+        # a graph would keep kernels that are to be exchanged
+        lazy = self._library.kind == "rtx" and self._eager is None
+        return not lazy and self._library.can_capture(context, stream)
 
     def failure(self, call: str, remedy: str) -> EngineError:
         """The error for a call that TensorRT answered with False or None: in its own words, which it then forgets."""
@@ -92,8 +130,14 @@ class LoadedEngine:
         self._messages.clear()
         return EngineError(f"{self.device}: {call} failed: {text}; {remedy}")
 
+    def forget(self) -> None:
+        """Forget what TensorRT said so far: what comes next has other reasons."""
+        self._messages.clear()
+
     def close(self) -> None:
         """Let go of the engine before its runtime, then of the activations; calling it again does nothing."""
+        if self._eager is not None:
+            self._eager.close()
         self._engine = None
         self._runtime = None
         self._activations.close()
@@ -116,6 +160,10 @@ class LoadedEngine:
                 f"expected an engine with the tensors {_shapes(expected)}, float32, found {_shapes(found)}; the graph "
                 "is not the one its spec describes: export it again"
             )
+
+
+def _digest(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
 
 
 def _shapes(tensors: dict[str, tuple[tuple[int, ...], Any]]) -> str:

@@ -13,10 +13,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from ...engines.headroom import MIB
 from ...engines.progress import Reporter
 from ...errors import BackendError
 from ...spec import ModelSpec
-from ..cuda import Graph, Stream, capture
+from ..cuda import Graph, Stream, capture, free_memory
 from .engine import LoadedEngine
 from .layers import LayerTimes
 
@@ -24,7 +25,8 @@ __all__ = ["Execution", "Run"]
 
 Run = Callable[[Mapping[str, int], int], None]  # addresses and batch: puts the engine's work on the compute stream
 
-MOST_GRAPHS = 24  # each has a context, some MiB of the CPU's memory: three buffers of eight sizes
+MOST_GRAPHS = 24  # three buffers of eight sizes; each has a context, with memory of its own on the CPU and on the GPU
+GRAPH_RESERVE = 8  # the next graph is captured only where there is room for so many like the largest so far
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,6 +63,9 @@ class Execution:
         self._seen: set[tuple[int, ...]] = set()
         self._captured: dict[tuple[int, ...], _Captured] = {}
         self._spent: list[Any] = []  # contexts that could not be captured: their work may be under way
+        self._most = MOST_GRAPHS
+        self._cost = 0  # of the GPU's memory, bytes: the largest graph with its context
+        self._tries = 1  # of the next execution
 
     @property
     def graphs(self) -> int:
@@ -83,7 +88,7 @@ class Execution:
         captured = self._captured.get(key)
         if captured is not None:
             captured.graph.launch(self._stream)
-        elif self._capturing and key in self._seen and len(self._captured) < MOST_GRAPHS:
+        elif self._capturing and key in self._seen and len(self._captured) < self._most:
             self._run_and_capture(key, addresses, batch)
         else:
             self._seen.add(key)
@@ -91,8 +96,10 @@ class Execution:
             self._enqueue(self._plain)
 
     @contextmanager
-    def profiled(self) -> Iterator[tuple[Run, LayerTimes]]:
+    def profiled(self) -> Iterator[tuple[Run, LayerTimes, Callable[[], dict[str, str]]]]:
         """A ``run`` of its own, for as long as the block lasts, that waits for its batch and notes each layer's time.
+
+        With it come the notes, and who says, after a run, which ONNX nodes a layer was made of, by the layer's name.
 
         Raises:
             EngineError: TensorRT gave no context.
@@ -105,7 +112,7 @@ class Execution:
             self._enqueue(context)
 
         try:
-            yield run, times
+            yield run, times, lambda: self._engine.describe_layers(context)
         finally:
             self._stream.synchronize()  # before the context is let go of
 
@@ -119,6 +126,15 @@ class Execution:
 
     def _run_and_capture(self, key: tuple[int, ...], addresses: Mapping[str, int], batch: int) -> None:
         """Run the batch in a context of its own, and then capture that."""
+        before = free_memory()
+        if before < GRAPH_RESERVE * self._cost:
+            self._most = len(self._captured)
+            self._reporter.say(
+                f"no more than {self._most} CUDA graphs, other batches are launched kernel by kernel: one takes up to "
+                f"{-(-self._cost // MIB)} MiB of the GPU's memory, and {before // MIB} MiB are free"
+            )
+            self.run(addresses, batch)
+            return
         context = self._engine.context()
         self._bind(context, addresses, batch)
         self._enqueue(context)
@@ -127,9 +143,13 @@ class Execution:
         except BackendError as error:
             self._capturing = False
             self._spent.append(context)
+            # TensorRT has a CUDA runtime of its own beside cuda-python's, in which the last error was cleared: what may
+            # stand in TensorRT's fails the next execution, and is gone with it
+            self._tries = 2
             self._reporter.say(f"no CUDA graphs for this engine, each kernel is launched by itself: {error}")
         else:
             self._captured[key] = _Captured(context, graph)
+            self._cost = max(self._cost, before - free_memory())
 
     def _capture(self, context: Any) -> Graph:
         if not self._engine.can_capture(context, self._stream.handle):
@@ -146,5 +166,8 @@ class Execution:
                 raise self._engine.failure(f"set_tensor_address({name})", "export the bundle again")
 
     def _enqueue(self, context: Any) -> None:
-        if not context.execute_async_v3(self._stream.handle):
+        tries, self._tries = self._tries, 1
+        if not any(context.execute_async_v3(self._stream.handle) for _ in range(tries)):
             raise self._engine.failure("execute_async_v3", "a smaller --batch needs less memory")
+        if tries > 1:
+            self._engine.forget()

@@ -9,7 +9,7 @@ from typing import Any
 import onnx
 import pytest
 from damage import with_keras_gate_order, with_swapped_steps, with_weak_convolution
-from lowered import Source, is_simulated, opened
+from lowered import INT8_ERROR, Source, is_simulated, opened
 from standin import write_crops
 
 from hybrid_edge.calib import Range
@@ -65,7 +65,7 @@ def damaged(change: Callable[[bytes], bytes], model: onnx.ModelProto) -> onnx.Mo
 def test_an_undamaged_variant_passes(form: str, variant: str, digits_source: Source, reference: Reference) -> None:
     parity = judged(reference, digits_source.lower(variant, form), variant)
     require(parity, variant)
-    assert parity.max_logit_error < 0.05
+    assert parity.max_logit_error < (0.01 if variant == "fp16" else 2 * INT8_ERROR)  # the largest of hundreds
 
 
 @pytest.mark.parametrize("variant", INT8)

@@ -25,8 +25,10 @@ def test_it_is_what_keras_gives_in_the_order_of_the_images(exported_digits: Any,
     frames = [read_image(image.path) for image in images[:11]]
     tensors = Preprocessor(exported_digits.spec)(frames)
     logits, probabilities = with_logits(exported_digits.model)(tensors["image"], training=False)
-    np.testing.assert_allclose(reference.logits, logits, atol=1e-5)
-    np.testing.assert_allclose(reference.probabilities, probabilities, atol=1e-6)
+    # the same sums in another order: of some 1000 products each, off by 6e-8 * sqrt(1000) of their size in each layer
+    rounding = 1e-5 * float(np.abs(logits).max())
+    np.testing.assert_allclose(reference.logits, logits, atol=rounding)
+    np.testing.assert_allclose(reference.probabilities, probabilities, atol=rounding / 2)  # p (1 - p) is 1/4 at most
     assert reference.labels.tolist() == np.argmax(logits, axis=1).tolist()
     assert reference.images == tuple(images[:11])
     assert seen == [8, 3]

@@ -98,6 +98,42 @@ def test_a_lowered_graph_with_something_else_in_it_is_refused_with_the_cause(
         check_graph(model, small_source.spec, Declaration("unrolled"))
 
 
+def leave_states_away(model: onnx.ModelProto) -> None:
+    del next(node for node in model.graph.node if node.op_type == "LSTM").input[4:]
+
+
+def start_in_fp32(model: onnx.ModelProto) -> None:
+    """What TensorRT's parser up to 10.6 makes of an LSTM without states."""
+    zero = next(tensor for tensor in model.graph.initializer if tensor.name == "rnn/lstm_1/zero:fp16")
+    zero.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(zero).astype("float32"), zero.name))
+
+
+@pytest.mark.parametrize("variant", ["fp16", "int8-tensorrt"])
+@pytest.mark.parametrize(
+    ("damage", "found"),
+    [
+        (leave_states_away, "initial_h none, initial_c none"),
+        (start_in_fp32, "initial_h FLOAT, initial_c FLOAT"),
+    ],
+)
+def test_an_lstm_whose_states_are_not_of_its_weights_type_is_refused(
+    damage: Callable[[onnx.ModelProto], None], found: str, variant: str, small_source: Source
+) -> None:
+    model = small_source.lower(variant, "lstm")
+    damage(model)
+    message = (
+        f"rnn/lstm_1/hidden: expected inputs of one type, found X FLOAT16, W FLOAT16, R FLOAT16, B FLOAT16, {found}"
+    )
+    with pytest.raises(ConversionError, match=message):
+        check_graph(model, small_source.spec, declared(variant, "lstm"))
+
+
+def test_an_lstm_that_stays_in_fp32_has_its_states_in_fp32(small_source: Source) -> None:
+    model = small_source.lower("fp16", "lstm", wide=["rnn/lstm_1/gates"])
+    check_graph(model, small_source.spec, declared("fp16", "lstm"))
+    assert "rnn/lstm_1/initial:fp32" not in {node.name for node in model.graph.node}  # made so, and not cast
+
+
 def test_what_gave_all_its_layers_back_is_declared_unquantized(small_source: Source) -> None:
     source = small_source.forms["unrolled"]
     everything = list(quantizable(source))

@@ -44,6 +44,20 @@ def test_products_of_inputs_not_measured_lose_a_third_at_most_of_what_nearest_in
     assert np.abs(better).max() <= levels
 
 
+def test_paired_weights_stay_within_16_bits_whatever_is_passed_on_to_them(weight: Float32) -> None:
+    seen, unseen = alike(2000, 200, 2), alike(500, 200, 3)
+    moment = seen.T @ seen / len(seen)
+    plain = quantize_weight(weight, 1, paired=True)
+    alone = round_for_inputs(weight, plain.scales, moment).astype(int)
+    paired = Rounder({"x": moment}).round("w", weight, "x", paired=True).integers
+    assert (
+        255 * np.abs(paired[::2].astype(int) + paired[1::2]).max()
+        < 2**15
+        <= 255 * np.abs(alone[::2] + alone[1::2]).max()
+    )
+    assert lost(weight, paired, plain.scales, unseen) < lost(weight, plain.integers, plain.scales, unseen) / 3
+
+
 def test_independent_inputs_of_one_size_leave_the_nearest_integers(weight: Float32) -> None:
     plain = quantize_weight(weight, 1)
     np.testing.assert_array_equal(round_for_inputs(weight, plain.scales, np.eye(200, dtype=np.float32)), plain.integers)

@@ -5,8 +5,7 @@ import pytest
 
 from hybrid_edge.calib import Range
 from hybrid_edge.export.graphs.scales import (
-    BITS_7,
-    BITS_8,
+    LEVELS,
     bias_correction,
     quantize_bias,
     quantize_weight,
@@ -19,7 +18,7 @@ RNG = np.random.default_rng(0)
 KERNEL = (RNG.normal(size=(6, 4, 3, 3)) * np.array([1, 0.1, 0.01, 1, 5, 30]).reshape(6, 1, 1, 1)).astype(np.float32)
 
 
-@pytest.mark.parametrize("levels", [BITS_7, BITS_8])
+@pytest.mark.parametrize("levels", [7, LEVELS])
 @pytest.mark.parametrize(("weight", "axis"), [(KERNEL, 0), (KERNEL.reshape(6, -1).T, 1)])
 def test_each_channel_has_the_finest_scale_that_holds_it(weight: np.ndarray, axis: int, levels: int) -> None:
     quantized = quantize_weight(weight, axis, levels=levels)
@@ -28,6 +27,40 @@ def test_each_channel_has_the_finest_scale_that_holds_it(weight: np.ndarray, axi
     np.testing.assert_array_equal(np.abs(quantized.integers.astype(int)).max(axis=others), levels)
     scales = quantized.scales.reshape([-1 if index == axis else 1 for index in range(weight.ndim)])
     assert (np.abs(quantized.integers * scales - weight) <= 0.501 * scales).all()
+
+
+def pair_sums(integers: np.ndarray, axis: int) -> np.ndarray:
+    """(O, pairs) of a weight, in the order of the window's positions and then of the channels."""
+    rows = integers.astype(int).T if axis else integers.astype(int).transpose(0, 2, 3, 1)
+    rows = rows.reshape(len(rows), -1)
+    rows = np.pad(rows, ((0, 0), (0, rows.shape[1] % 2)))
+    return np.asarray(rows[:, ::2] + rows[:, 1::2])
+
+
+@pytest.mark.parametrize(("weight", "axis"), [(KERNEL, 0), (KERNEL[:, :3], 0), (KERNEL.reshape(6, -1).T, 1)])
+def test_paired_weights_take_the_finest_scale_at_which_neighbours_fit_into_16_bits_together(
+    weight: np.ndarray, axis: int
+) -> None:
+    quantized = quantize_weight(weight, axis, paired=True)
+    sums = pair_sums(quantized.integers, axis)
+    assert (
+        255 * np.abs(sums).max() < 2**15 <= 255 * np.abs(pair_sums(quantize_weight(weight, axis).integers, axis)).max()
+    )
+    scales = quantized.scales.reshape([-1 if index == axis else 1 for index in range(weight.ndim)])
+    assert (np.abs(quantized.integers * scales - weight) <= 0.501 * scales).all()  # nothing was cut off for it
+    others = tuple(index for index in range(weight.ndim) if index != axis)
+    full = (np.abs(quantized.integers.astype(int)).max(axis=others) == LEVELS) | (np.abs(sums).max(axis=1) >= 127)
+    assert full.all()
+
+
+def test_a_pair_that_fills_16_bits_exactly_is_not_rounded_beyond_them() -> None:
+    """Both of two halves, rounded up, would be one too many."""
+    first = np.arange(64, 127, dtype=np.float32) + np.float32(0.5)
+    weight = np.stack([first, 128 - first, *np.zeros((2, len(first)), np.float32)])
+    for sign in (1, -1):
+        for factor in np.random.default_rng(3).uniform(1e-3, 10, 50):
+            integers = quantize_weight((sign * factor * weight).astype(np.float32), 1, paired=True).integers
+            assert np.abs(pair_sums(integers, 1)).max() <= 128
 
 
 def test_a_channel_of_zeros_stays_zero_with_a_scale_that_fp16_holds() -> None:
@@ -56,7 +89,7 @@ def test_a_signed_scale_holds_the_largest_value_in_fp16_too(largest: float) -> N
         assert scale.dtype == dtype
         assert scale.shape == ()
         # smallest number of FP16: a range below 127 of them is stretched
-        assert largest <= BITS_8 * float(scale) <= max(1.1 * largest, 2 * BITS_8 * 2.0**-24)
+        assert largest <= LEVELS * float(scale) <= max(1.1 * largest, 2 * LEVELS * 2.0**-24)
 
 
 @pytest.mark.parametrize(("low", "high"), [(0.0, 6.0), (-0.6, 5.0), (-3.0, 0.0), (-1.0, 1.0), (0.0, 1e-5)])

@@ -7,18 +7,31 @@ import keras
 import numpy as np
 import onnx
 import pytest
-from lowered import SMALL, SMALL_RNN, Source, constants_of, error_of, logits_of, makers_of, randomize, tensors_of
+from lowered import (
+    SMALL,
+    SMALL_RNN,
+    VARIANTS,
+    Source,
+    constants_of,
+    error_of,
+    logits_of,
+    makers_of,
+    randomize,
+    tensors_of,
+)
 from lowered import source_of as measured
 from onnx import TensorProto
 from onnx.reference import ReferenceEvaluator
 
+from hybrid_edge.calib import Range
 from hybrid_edge.export.activations import Activations
 from hybrid_edge.export.graphs import rounding, typed
-from hybrid_edge.export.graphs.build import serialize
+from hybrid_edge.export.graphs.build import serialize, set_versions
 from hybrid_edge.export.graphs.layers import WEIGHT_AXIS, branch_of, quantizable
 from hybrid_edge.export.graphs.scales import bias_correction, quantize_weight
 from hybrid_edge.export.graphs.typed import FP16_MAX, TypedGraph, too_large_weights
 from hybrid_edge.export.graphs.types import skeleton
+from hybrid_edge.export.graphs.writer import GraphWriter
 from hybrid_edge.train.model import build_model
 
 FORMS = ("lstm", "unrolled")
@@ -189,7 +202,9 @@ def test_both_inputs_of_every_quantized_operation_come_through_int8(
         assert list(quantize.input[1:]) == list(activation.input[1:])
         assert constants[activation.input[1]].shape == ()
         integers, scales, zeros = (constants[name] for name in weight.input)
-        axis = WEIGHT_AXIS[node.op_type]
+        steps = branch_of(node.name) == "rnn"  # (1, I, O), the rank of the (T, N, I) that they multiply
+        axis = WEIGHT_AXIS[node.op_type] + steps
+        assert integers.ndim == (3 if steps else constants_of(source.forms[form])[node.input[1].split(":")[0]].ndim)
         assert (integers.dtype, zeros.dtype) == (np.int8, np.int8)
         assert onnx.helper.get_node_attr_value(weight, "axis") == axis
         assert scales.shape == (integers.shape[axis],)
@@ -213,9 +228,41 @@ def test_a_quantized_weight_is_stored_as_integers_once_and_in_no_other_way(sourc
     for name in weights:
         assert not constants.keys() & {name, f"{name}:fp16"}
         assert all(
-            values.nbytes <= original[name].size for key, values in constants.items() if key.startswith(f"{name}/")
+            values.nbytes <= original[name].size for key, values in constants.items() if key.startswith(f"{name}:")
         )
-    assert (f"rnn/lstm_1/R{':fp16' if form == 'lstm' else '/integers'}") in constants  # INT8 never reaches into an LSTM
+    # INT8 never reaches into an LSTM
+    assert f"rnn/lstm_1/R:fp16{'' if form == 'lstm' else '/integers'}" in constants
+
+
+def test_a_weight_that_a_wide_and_a_narrow_layer_share_is_dequantized_in_the_type_of_each() -> None:
+    """tf2onnx gives equal constants once."""
+    writer = GraphWriter("shared")
+    writer.input("image", (2, 4, 4))
+    kernel = writer.constant("cnn/kernel", np.arange(4, dtype=np.float32).reshape(2, 2, 1, 1) / 3)
+    first = writer.node("Conv", ["image", kernel], "cnn/first")
+    writer.node("GlobalAveragePool", [writer.node("Conv", [first, kernel], "cnn/second")], "logits")
+    writer.output("logits", (2, 1, 1))
+    set_versions(writer.model, 17, 8)
+    ranges = dict.fromkeys(("image", "cnn/first"), Range(-1, 1))
+    layers = ["cnn/first", "cnn/second"]
+    model = TypedGraph(writer.model, wide=["cnn/second"], ranges=ranges, quantized=layers).write()
+    types = types_of(model)
+    assert [is_wide(types, node_of(model, name)) for name in layers] == [False, True]
+    onnx.checker.check_model(model, full_check=True)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_initial_states_of_the_graphs_own_change_no_bit_of_what_an_lstm_gives(
+    small_source: Source, variant: str
+) -> None:
+    model = small_source.lower(variant, "lstm")
+    left_away = onnx.ModelProto.FromString(serialize(model))
+    for node in left_away.graph.node:
+        if node.op_type == "LSTM":
+            del node.input[4:]
+    for count in (1, 5):
+        tensors = tensors_of(small_source.spec, count)
+        np.testing.assert_array_equal(logits_of(model, tensors, variant), logits_of(left_away, tensors, variant))
 
 
 @pytest.mark.parametrize("form", FORMS)

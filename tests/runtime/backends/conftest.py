@@ -16,7 +16,7 @@ from small_graphs import SPEC, lstm_graph
 from hybrid_edge.runtime.backends.cuda import driver
 from hybrid_edge.runtime.backends.tensorrt import backend as module
 from hybrid_edge.runtime.engines import prepare
-from hybrid_edge.runtime.engines.library import Library
+from hybrid_edge.runtime.engines.library import Kind, Library
 
 
 class Machine:
@@ -30,12 +30,13 @@ class Machine:
 
 @pytest.fixture
 def make_machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., Machine]:
-    """One of them, in the place of this one: of which schedule, and whether its GPU shares the CPU's memory."""
+    """One of them, in the place of this one: of which schedule and TensorRT; its GPU may share the CPU's memory."""
 
-    def make(schedule: Schedule = "lazy", *, integrated: bool = False) -> Machine:
+    def make(schedule: Schedule = "lazy", *, integrated: bool = False, kind: Kind = "tensorrt") -> Machine:
         made = Machine(schedule, integrated=integrated)
         monkeypatch.setattr(driver, "runtime", lambda: made.cuda)
-        monkeypatch.setattr(module, "find_tensorrt", lambda: (Library(made.trt, "tensorrt", "10.3.0"), made.gpu))
+        library = Library(made.trt, kind, "10.3.0" if kind == "tensorrt" else "1.7.1")
+        monkeypatch.setattr(module, "find_tensorrt", lambda: (library, made.gpu))
         return made
 
     monkeypatch.setenv("HYBRID_EDGE_CACHE", str(tmp_path / "cache"))

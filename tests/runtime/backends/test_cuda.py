@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -8,14 +9,24 @@ import numpy as np
 import pytest
 from fake_gpu import Error, FakeCuda
 
-from hybrid_edge.runtime.backends.cuda import DeviceMemory, Event, HostMemory, Stream, capture, driver, find_gpu
+from hybrid_edge.runtime.backends.cuda import (
+    DeviceMemory,
+    Event,
+    HostMemory,
+    Stream,
+    capture,
+    driver,
+    find_gpu,
+    free_memory,
+)
 from hybrid_edge.runtime.errors import BackendError, BackendUnavailableError
 
 
 @pytest.fixture
-def fake(monkeypatch: pytest.MonkeyPatch) -> FakeCuda:
+def fake(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> FakeCuda:
     made = FakeCuda()
     monkeypatch.setattr(driver, "runtime", lambda: made)
+    monkeypatch.setattr(driver, "BOARD", tmp_path / "model")
     return made
 
 
@@ -47,6 +58,19 @@ def test_without_a_driver_that_is_what_is_said(make: Any, name: str) -> None:
         match=rf"no NVIDIA GPU can be used here \(cudaError\w+, code \d+: .* from {name}\); nvidia-smi",
     ):
         make()
+
+
+def test_a_driver_that_cuda_python_12_6_can_not_load_is_what_is_said(fake: FakeCuda) -> None:
+    """It has no CUDA runtime, and so no error code for that."""
+
+    def cudaGetDeviceCount() -> None:
+        raise RuntimeError("Failed to dlopen libcuda.so.1")
+
+    fake.cudaGetDeviceCount = cudaGetDeviceCount  # type: ignore[method-assign]
+    with pytest.raises(
+        BackendUnavailableError, match=r"no NVIDIA GPU can be used here \(Failed to dlopen libcuda.so.1, from cudaGetD"
+    ):
+        find_gpu()
 
 
 @pytest.mark.parametrize(
@@ -102,22 +126,10 @@ def test_without_cuda_python_the_extra_is_named(monkeypatch: pytest.MonkeyPatch)
         monkeypatch.setitem(sys.modules, name, None)
     driver.runtime.cache_clear()
     with pytest.raises(
-        BackendUnavailableError, match=r"hybrid-edge\[tensorrt\].*hybrid-edge\[jetson\].*12 on JetPack 6"
+        BackendUnavailableError, match=r"hybrid-edge\[tensorrt\].*hybrid-edge\[tensorrt-cu12\].*hybrid-edge\[jetson\]"
     ):
         find_gpu()
     driver.runtime.cache_clear()
-
-
-@pytest.mark.parametrize("text", ["Failed to dlopen libcuda.so.1", 'Function "cuInit" not found'])
-def test_an_older_cuda_python_without_a_driver_says_so(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
-    """As cuda-python 12.6 does, first and from then on."""
-
-    def refuse(*_: object) -> None:
-        raise RuntimeError(text)
-
-    monkeypatch.setattr(driver, "runtime", lambda: SimpleNamespace(cudaGetDeviceCount=refuse))
-    with pytest.raises(BackendUnavailableError, match=rf"no NVIDIA driver can be used here \({text}\); nvidia-smi"):
-        find_gpu()
 
 
 def test_any_other_error_carries_the_call_and_cudas_own_name_number_and_text() -> None:
@@ -142,6 +154,22 @@ def test_a_gpu_is_described(fake: FakeCuda) -> None:
     assert (found.name, found.compute_capability, found.multiprocessors) == ("Orin", (8, 7), 16)
     assert found.integrated
     assert (found.free_memory, found.total_memory) == (2**30, 2**31)
+
+
+def test_boards_whose_gpus_have_one_name_are_told_apart(fake: FakeCuda) -> None:
+    """Orin NX and Orin Nano: the same chip and multiprocessors at other clocks."""
+    driver.BOARD.write_bytes(b"NVIDIA Jetson Orin Nano Developer Kit\0")
+    assert find_gpu().name == "Orin (NVIDIA Jetson Orin Nano Developer Kit)"
+    fake.properties = SimpleNamespace(**{**vars(fake.properties), "integrated": 0})
+    assert find_gpu().name == "Orin"  # a card in a board is a card
+    driver.BOARD.write_bytes(b"\0")
+    assert find_gpu().name == "Orin"
+
+
+def test_free_memory_is_the_gpus(fake: FakeCuda) -> None:
+    assert free_memory() == 2**30
+    with DeviceMemory(2**20):
+        assert free_memory() == 2**30 - 2**20
 
 
 def test_a_shared_memory_that_can_not_be_mapped_is_copied(fake: FakeCuda) -> None:

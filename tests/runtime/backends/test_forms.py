@@ -107,6 +107,18 @@ def test_the_choice_is_remembered(bundle: Bundle) -> None:
     assert Engine.opened == [hash_of(bundle, FORMS[1])]
 
 
+def test_a_choice_that_can_not_be_kept_costs_a_line(
+    bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("HYBRID_EDGE_CACHE", str(tmp_path / "file"))
+    said: list[str] = []
+    assert take(bundle, said) in FORMS
+    assert "engines can't be kept here (Not a directory)" in said[0]
+    assert said[0].endswith("; the forms are timed again at the next start")
+    assert take(bundle) in FORMS
+
+
 def test_it_is_made_again_for_other_engines(bundle: Bundle) -> None:
     take(bundle)
     Engine.opened.clear()

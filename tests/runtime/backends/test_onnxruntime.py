@@ -149,7 +149,9 @@ def test_cuda_is_refused_where_onnxruntime_quietly_takes_the_cpu(model: Path, mo
     real = importlib.import_module("onnxruntime")
 
     def session(path: str, options: Any, providers: list[Any], **rest: Any) -> Any:
-        assert providers[0][0] == "CUDAExecutionProvider"
+        provider, settings = providers[0]
+        assert provider == "CUDAExecutionProvider"
+        assert settings == {"use_tf32": "0", "cudnn_conv_algo_search": "HEURISTIC"}
         return real.InferenceSession(path, options, providers=["CPUExecutionProvider"], **rest)
 
     with_library(

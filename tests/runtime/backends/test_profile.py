@@ -32,7 +32,8 @@ def test_onnx_runtime_times_its_nodes_and_leaves_no_file(
         times = backend.profile(inputs(2), runs=3)
         backend.profile(inputs(1), runs=1)
         np.testing.assert_array_equal(backend.run(inputs(2)).logits, expected)
-    assert {"pooled", "features"} <= times.keys()
+    # a node in blocks of channels, as many as fit into a register of this CPU, has that behind its name
+    assert {"pooled", "features"} <= {name.removesuffix("_nchwc") for name in times}
     assert sum(times.values()) > 0
     assert min(times.values()) >= 0
     assert sorted(tmp_path.rglob("*")) == before

@@ -205,7 +205,7 @@ def test_such_a_variant_asked_for_by_name_is_refused_with_the_remedy(
     monkeypatch.setattr(cpu.platform, "machine", lambda: "x86_64")
     monkeypatch.setattr(cpu, "cpu_features", frozenset)
     bundle = with_features(bundle_of(tmp_path, ("int8", "cpu"), ("fp32", "cpu")), "int8-cpu", "avx_vnni")
-    with pytest.raises(BackendUnavailableError, match=r"take --precision fp32, or hybrid-export --int8"):
+    with pytest.raises(BackendUnavailableError, match=r"take --precision fp32, or export the bundle again"):
         open_backend(bundle, backend, "int8")
 
 

@@ -8,18 +8,24 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from engine_fixtures import ADA, ORIN
+from bundles import make_bundle
+from engine_fixtures import ADA, ORIN, another_users
 from fake_gpu import Error
 from fake_tensorrt import fake_build
 from small_graphs import SPEC, lstm_graph
 
+from hybrid_edge.runtime.backends import open_backend
 from hybrid_edge.runtime.backends.cuda import find_gpu
 from hybrid_edge.runtime.backends.tensorrt import TensorRtBackend, find, find_tensorrt
 from hybrid_edge.runtime.backends.tensorrt.engine import LoadedEngine, StaleEngineError
+from hybrid_edge.runtime.bundle import Bundle
+from hybrid_edge.runtime.cache import cache_dir
 from hybrid_edge.runtime.engines import prepare
 from hybrid_edge.runtime.engines.build import BuiltEngine, build_engine
+from hybrid_edge.runtime.engines.cache import EngineCache
 from hybrid_edge.runtime.engines.gpu import Gpu
-from hybrid_edge.runtime.engines.library import find_library
+from hybrid_edge.runtime.engines.library import Library, find_library
+from hybrid_edge.runtime.engines.messages import Messages, connect
 from hybrid_edge.runtime.engines.options import EngineOptions
 from hybrid_edge.runtime.engines.progress import Reporter
 from hybrid_edge.runtime.errors import BackendError, BackendUnavailableError, EngineError, EngineMissingError
@@ -152,11 +158,140 @@ def test_an_engine_that_tensorrt_takes_no_more_is_built_again_once(
     assert machine.cuda.live == {}
 
 
+def test_such_an_engine_in_another_users_cache_is_built_and_used_from_memory(
+    machine: Any, graph: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, inputs: Any
+) -> None:
+    TensorRtBackend(graph, SPEC).close()
+
+    def build(*arguments: Any, **settings: Any) -> BuiltEngine:
+        machine.trt.refuses = ""
+        return fake_build(*arguments, **settings)
+
+    monkeypatch.setattr(prepare, "build_engine", build)
+    machine.trt.refuses = "engine"
+    said: list[str] = []
+    with (
+        another_users(tmp_path / "cache" / "engines"),
+        TensorRtBackend(graph, SPEC, reporter=Reporter(said.append)) as backend,
+    ):
+        backend.run(inputs(2))
+    assert "the engine plan file is not compatible); building it again" in said[0]
+    assert any("this run has its engine in memory, the next one builds it again" in line for line in said)
+
+
+def test_a_tensorrt_that_does_not_start_is_not_available(machine: Any, graph: Path) -> None:
+    machine.trt.refuses = "runtime"
+    with pytest.raises(
+        BackendUnavailableError,
+        match=r"TensorRT 10\.3\.0 does not start here: CUDA initialization failure with error: 35;",
+    ):
+        TensorRtBackend(graph, SPEC)
+    assert machine.cuda.live == {}
+
+
+@pytest.mark.parametrize("fails", ["runtime", "builder"])
+def test_where_tensorrt_does_not_start_auto_goes_on_to_the_next_engine(
+    machine: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fails: str
+) -> None:
+    def build(*_: Any, **__: Any) -> None:
+        connect(Library(machine.trt, "tensorrt", "10.3.0"), machine.trt.Runtime, Messages())
+
+    monkeypatch.setattr(TensorRtBackend, "require", lambda: None)
+    monkeypatch.setattr(prepare, "build_engine", build if fails == "builder" else fake_build)
+    machine.trt.refuses = "runtime"
+    bundle = Bundle.open(make_bundle(tmp_path / "bundle", variants=(("fp32", "tensorrt"), ("fp32", "cpu"))))
+    found = open_backend(bundle)
+    with found.backend:
+        assert found.variant.target == "cpu"
+    assert "does not start here: CUDA initialization failure with error: 35" in found.passed_over["tensorrt"]
+
+
+def opened_twice(graph: Path, batch: dict[str, Any], between: Callable[[Path], object]) -> list[str]:
+    """What is said by a backend that finds what an earlier one kept, after something was done to that."""
+    with TensorRtBackend(graph, SPEC) as backend:
+        backend.buffers(3, 1)
+        backend.run(batch)
+    between(next((cache_dir() / "engines").glob("*.kernels")))
+    said: list[str] = []
+    with TensorRtBackend(graph, SPEC, reporter=Reporter(said.append)) as backend:
+        backend.run(batch)
+    return said
+
+
+def test_what_tensorrt_rtx_compiled_is_kept_beside_the_engine(
+    make_machine: Callable[..., Any], graph: Path, inputs: Any
+) -> None:
+    machine = make_machine(kind="rtx")
+    compiled: list[int] = []
+
+    def between(kernels: Path) -> None:
+        assert kernels.with_suffix(".engine").exists()
+        compiled.extend(machine.trt.compiled)
+        machine.trt.compiled.clear()
+
+    assert opened_twice(graph, inputs(2), between) == []
+    assert compiled == [3, 2]  # each size once, though each graph has a context of its own
+    assert machine.trt.compiled == []
+    with TensorRtBackend(graph, SPEC) as backend:
+        backend.run(inputs(5))
+    assert EngineCache().read_note(next((cache_dir() / "engines").glob("*.kernels")).name) == b"[2, 3, 5]"
+
+
+def test_buffers_that_were_tried_out_have_their_kernels_kept_at_once(
+    make_machine: Callable[..., Any], graph: Path
+) -> None:
+    """Who runs for a year may be killed in the end."""
+    make_machine(kind="rtx")
+    with TensorRtBackend(graph, SPEC) as backend:
+        backend.buffers(3, 2)
+        assert EngineCache().read_note(next((cache_dir() / "engines").glob("*.kernels")).name) == b"[3]"
+
+
+@pytest.mark.parametrize("damage", ["truncated", "of another driver"])
+def test_kernels_that_are_damaged_or_do_not_fit_are_compiled_again(
+    make_machine: Callable[..., Any], graph: Path, inputs: Any, damage: str
+) -> None:
+    machine = make_machine(kind="rtx")
+
+    def between(kernels: Path) -> None:
+        machine.trt.compiled.clear()
+        if damage == "truncated":
+            kernels.write_bytes(kernels.read_bytes()[:-1])
+        else:
+            EngineCache().keep_note(kernels.name, b"{}")
+
+    assert opened_twice(graph, inputs(2), between) == []
+    assert machine.trt.compiled == [2]
+    assert EngineCache().read_note(next((cache_dir() / "engines").glob("*.kernels")).name) == b"[2]"
+
+
+def test_kernels_that_can_not_be_kept_cost_a_line(
+    make_machine: Callable[..., Any], graph: Path, tmp_path: Path, inputs: Any
+) -> None:
+    make_machine(kind="rtx")
+    TensorRtBackend(graph, SPEC).close()
+    said: list[str] = []
+    with (
+        another_users(tmp_path / "cache" / "engines"),
+        TensorRtBackend(graph, SPEC, reporter=Reporter(said.append)) as backend,
+    ):
+        backend.run(inputs(2))
+    assert len(said) == 1
+    assert "can't be kept here (Permission denied)" in said[0]
+    assert said[0].endswith("; the next start compiles its kernels again")
+
+
+def test_tensorrt_has_no_kernels_to_keep(machine: Any, graph: Path) -> None:
+    with TensorRtBackend(graph, SPEC) as backend:
+        backend.buffers(3, 2)
+    assert not list((cache_dir() / "engines").glob("*.kernels"))
+
+
 def test_an_engine_that_finds_too_little_memory_is_not_built_again(
     machine: Any, graph: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fails(_: bytes) -> None:
-        machine.trt.logger.log(SimpleNamespace(name="ERROR"), "Error Code 2: OutOfMemory (Requested size was 4 bytes.)")
+        machine.trt.logger.log(machine.trt.ILogger.ERROR, "Error Code 2: OutOfMemory (Requested size was 4 bytes.)")
 
     TensorRtBackend(graph, SPEC).close()
     monkeypatch.setattr(prepare, "build_engine", lambda *_, **__: pytest.fail("built again"))
@@ -179,7 +314,7 @@ def test_the_real_bindings_refuse_an_engine_without_a_gpu_in_their_own_words(byt
         pytest.skip("this machine has a GPU")
     library = find_library("rtx")
     data = build_engine(lstm_graph(), SPEC, EngineOptions(), library, architecture="sm89").engine[:bytes_kept]
-    prepared = SimpleNamespace(engine=SimpleNamespace(data=data), path=Path("KEY.engine"))
+    prepared = SimpleNamespace(engine=SimpleNamespace(data=data), path=Path("KEY.engine"), kernels=None)
     with pytest.raises(
         StaleEngineError,
         match=rf"{library.label} on .* does not load KEY\.engine \(deserialize_cuda_engine: .*Error Code",

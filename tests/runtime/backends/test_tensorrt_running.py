@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from small_graphs import SPEC
 from hybrid_edge.runtime.backends.cuda import Event, Stream
 from hybrid_edge.runtime.backends.onnxruntime import OnnxRuntimeCpu
 from hybrid_edge.runtime.backends.tensorrt import TensorRtBackend, execution
+from hybrid_edge.runtime.bench.stages import branch_shares
 from hybrid_edge.runtime.engines.options import EngineOptions
 from hybrid_edge.runtime.engines.progress import Reporter
 from hybrid_edge.runtime.errors import BackendError, EngineError
@@ -191,6 +193,103 @@ def test_an_engine_that_can_not_be_captured_runs_plainly_and_says_so_once(
     assert [line for line in said if "no CUDA graphs for this engine" in line] == said[1:]
     assert len(said) == 2
     assert machine.cuda.live == {}
+
+
+def test_after_a_capture_that_failed_inside_tensorrt_no_batch_is_lost(
+    machine: Any, graph: Path, reference: OnnxRuntimeCpu, inputs: Any
+) -> None:
+    """Its own CUDA runtime remembers the error, which fails the next execution, once; another error is one."""
+    machine.trt.refuses = "capture"
+    with TensorRtBackend(graph, SPEC) as backend:
+        for seed in range(2):  # the second is captured, in vain
+            backend.run(inputs(2, seed))
+        assert machine.trt.last_error
+        machine.trt.refuses = ""
+        assert_equal(backend.run(inputs(2, 2)), reference.run(inputs(2, 2)))
+        machine.trt.last_error = True
+        with pytest.raises(EngineError, match=r"execute_async_v3 failed: Error Code 1: Cuda Runtime \(of the capture"):
+            backend.run(inputs(2, 3))
+        machine.trt.refuses = "execution"
+        with pytest.raises(EngineError, match=r"execute_async_v3 failed: Error Code 1: Cuda Runtime \(an illegal"):
+            backend.run(inputs(2, 3))
+
+
+@pytest.mark.parametrize("graphs", [True, False])
+def test_tensorrt_rtx_gives_the_same_from_the_first_batch_on(
+    make_machine: Callable[..., Any], graph: Path, reference: OnnxRuntimeCpu, inputs: Any, graphs: bool
+) -> None:
+    """It would exchange its kernels while it runs, and a graph would keep the ones for any size."""
+    machine = make_machine(kind="rtx")
+    with TensorRtBackend(graph, SPEC, graphs=graphs) as backend:
+        first, *rest = [backend.run(inputs(3)) for _ in range(6)]
+    assert_equal(first, reference.run(inputs(3)))
+    for later in rest:
+        np.testing.assert_array_equal(later.logits, first.logits)
+    assert (machine.cuda.launches > 0) == graphs
+
+
+def test_kernels_that_are_to_be_exchanged_are_not_captured(
+    make_machine: Callable[..., Any], graph: Path, inputs: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from fake_tensorrt import _Engine
+
+    machine = make_machine(kind="rtx")
+    monkeypatch.delattr(_Engine, "create_runtime_config")  # a TensorRT-RTX that takes no word on it
+    with TensorRtBackend(graph, SPEC) as backend:
+        for _ in range(4):
+            backend.run(inputs(2))
+    assert machine.cuda.launches == 0
+
+
+def test_graphs_leave_the_gpu_memory_for_more_of_them(machine: Any, graph: Path, inputs: Any) -> None:
+    """A context has memory on the GPU for itself: on a small board 24 of them may be too many."""
+    machine.trt.context_memory = 2**20
+    said: list[str] = []
+    with TensorRtBackend(graph, SPEC, reporter=Reporter(said.append)) as backend:
+        machine.cuda.free = 10 * 2**20
+        said.clear()
+        for rows in (1, 2, 3, 4, 5):
+            for _ in range(3):
+                backend.run(inputs(rows))
+        assert backend._execution.graphs == 3  # 10, 9 and 8 MiB were free
+    assert said == [
+        "no more than 3 CUDA graphs, other batches are launched kernel by kernel: one takes up to 1 MiB of the GPU's "
+        "memory, and 7 MiB are free"
+    ]
+
+
+KERNELS = {"__myl_FcMul_myl3_7": 3.0, "cnn/conv_1/Conv2D": 1.0}
+TOLD = json.dumps(
+    {
+        "Layers": [
+            {
+                "Name": "__myl_FcMul_myl3_7",
+                "Metadata": "[ONNX Layer: rnn/lstm_1/step_07/gates]\x1f[ONNX Layer: rnn/lstm_1/step_07/hidden]",
+            },
+            {"Name": "cnn/conv_1/Conv2D"},
+        ]
+    }
+)
+
+
+@pytest.mark.parametrize(
+    ("inspector", "shares"),
+    [
+        (TOLD, {"cnn": 0.25, "recurrent": 0.75, "head": 0}),
+        ('{"Layers": ["__myl_FcMul_myl3_7"]}', {"cnn": 0.25, "recurrent": 0, "head": 0.75}),  # names alone
+        ('{"Layers": [{"Name": ', {"cnn": 0.25, "recurrent": 0, "head": 0.75}),
+        ("", {"cnn": 0.25, "recurrent": 0, "head": 0.75}),
+    ],
+)
+def test_a_layer_is_told_with_the_nodes_that_it_was_made_of(
+    machine: Any, graph: Path, inputs: Any, inspector: str, shares: dict[str, float]
+) -> None:
+    """TensorRT names the kernels that it compiles itself after what they do; its inspector knows what they are from."""
+    machine.trt.layers, machine.trt.inspector = KERNELS, inspector
+    with TensorRtBackend(graph, SPEC) as backend:
+        times = backend.profile(inputs(2), runs=3)
+    assert sum(times.values()) == pytest.approx(4)
+    assert branch_shares(times, SPEC) == pytest.approx(shares)
 
 
 def test_there_are_never_more_graphs_than_can_be_kept(

@@ -44,6 +44,16 @@ TX2 = (
     "APE 150 BCPU@35C thermal@35.5C VDD_IN 2003/2658 VDD_CPU 320/518 VDD_GPU 400/735 VDD_SOC 400/415 "
     "VDD_WIFI 0/0 VDD_DDR 240/348"
 )
+THOR = (
+    "01-20-2026 22:46:22 RAM 17842/125772MB (lfb 79x4MB) CPU [0%@972,0%@972,0%@1566] cpu@30.468C tj@31.218C "
+    "soc012@30.218C soc345@31.218C VDD_GPU 0mW/0mW VDD_CPU_SOC_MSS 5535mW/5535mW VIN_SYS_5V0 5040mW/5040mW "
+    "VIN 16802mW/16802mW"
+)
+THOR_JETPACK_7_2 = (
+    "07-02-2026 13:45:44 RAM 36529/125749MB (lfb 12x4MB) SWAP 11/4096MB (cached 9MB) CPU [2%@972,1%@972] cpu@60.406C "
+    "gpu@62.906C VDD_GPU 37528mW/37528mW/37528mW VDD_CPU_SOC_MSS 18961mW/18961mW/18961mW "
+    "VIN_SYS_5V0 18331mW/18331mW/18331mW VIN 87426mW/43713mW/87426mW"
+)
 
 
 @pytest.fixture
@@ -69,10 +79,23 @@ def tools(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):  # type: ignore[no-u
         (AGX_XAVIER, (0 + 311 + 932 + 0 + 621 + 1482) / 1000),
         (NANO, 0.9),
         (TX2, 2.003),
+        (THOR, 16.802),
+        (THOR_JETPACK_7_2, 87.426),
         ("RAM 613/3964MB (lfb 634x4MB) CPU [2%@102] VDD_SOC 1353/1353", None),
         ("", None),
     ],
-    ids=["Orin Nano", "AGX Orin", "Xavier NX", "AGX Xavier", "Nano", "TX2", "a part alone", "nothing"],
+    ids=[
+        "Orin Nano",
+        "AGX Orin",
+        "Xavier NX",
+        "AGX Xavier",
+        "Nano",
+        "TX2",
+        "Thor",
+        "Thor, JetPack 7.2",
+        "a part alone",
+        "nothing",
+    ],
 )
 def test_the_power_of_the_whole_module_is_found_on_each_board(line: str, watts: float | None) -> None:
     assert board_watts(line) == (None if watts is None else pytest.approx(watts))

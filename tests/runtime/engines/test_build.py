@@ -1,15 +1,19 @@
 from __future__ import annotations
 
+import re
 import signal
 import threading
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from engine_fixtures import ADA
+from fake_tensorrt import FakeTensorRt
 from onnx import helper
 from small_graphs import SPEC, lstm_graph
 
 from hybrid_edge.runtime.backends.cuda import find_gpu
+from hybrid_edge.runtime.engines import build
 from hybrid_edge.runtime.engines.build import build_engine, inspect_graph
 from hybrid_edge.runtime.engines.library import Library
 from hybrid_edge.runtime.engines.options import EngineOptions
@@ -156,9 +160,79 @@ def test_int8_that_does_not_build_offers_fp16_and_ends_with_3(rtx: Library) -> N
     assert caught.value.exit_code == 3
 
 
-def test_a_graph_with_other_inputs_than_its_spec_is_refused(rtx: Library) -> None:
-    with pytest.raises(EngineError, match=r"expected a graph with the inputs \['image'\]"):
-        build_engine(ONNX, SPEC.replace(branches="cnn"), OPTIONS, rtx, architecture="sm89")
+@pytest.mark.parametrize("changes", [{"branches": "cnn"}, {"image_size": 56}, {"timesteps": 14}])
+def test_a_graph_with_other_inputs_than_its_spec_is_refused(rtx: Library, changes: dict[str, Any]) -> None:
+    spec = SPEC.replace(**changes)
+    shapes = re.escape(str({name: (-1, *shape) for name, shape in spec.inputs.items()}))
+    with pytest.raises(EngineError, match=rf"expected a graph with the inputs {shapes}.*found .*\(-1, 28, 28, 3\)"):
+        build_engine(ONNX, spec, OPTIONS, rtx, architecture="sm89")
+
+
+def test_a_profile_that_tensorrt_does_not_take_is_refused_in_its_own_words(rtx: Library) -> None:
+    job = build._Job(rtx, ONNX, SPEC, "this GPU")
+    profile = job._builder.create_optimization_profile()
+    negative = SimpleNamespace(set_shape=lambda name, _, *rest: profile.set_shape(name, (-1, 28, 28, 3), *rest))
+    job._builder = SimpleNamespace(create_optimization_profile=lambda: negative)
+    with pytest.raises(EngineError, match=r"refused the batch profile .*Shape provided for min is inconsistent"):
+        job._add_profile(None, OPTIONS)
+
+
+@pytest.mark.parametrize("kind", [build_engine, inspect_graph])
+def test_a_builder_that_does_not_start_is_not_available(kind: Any) -> None:
+    def builder(_: Any) -> None:
+        raise TypeError("pybind11::init(): factory function returned nullptr")
+
+    library = Library(SimpleNamespace(ILogger=FakeTensorRt.ILogger, Builder=builder), "tensorrt", "11.4.1")
+    rest = (OPTIONS, library) if kind is build_engine else (library,)
+    with pytest.raises(BackendUnavailableError, match=r"TensorRT 11\.4\.1 does not start here: pybind11::init"):
+        kind(ONNX, SPEC, *rest)
+
+
+@pytest.mark.filterwarnings("ignore:.*TensorRT-RTX:DeprecationWarning")
+def test_an_engine_of_this_machine_allocates_nothing_while_it_runs(rtx: Library, built_with: list[Any]) -> None:
+    """Else TensorRT-RTX allows no CUDA graphs; one for programs of other people may let TensorRT-RTX allocate."""
+    flag = rtx.module.BuilderFlag.REQUIRE_USER_ALLOCATION
+    built = build_engine(ONNX, SPEC, OPTIONS, rtx, gpu=ADA, architecture="sm89")
+    assert built.network.loops == 1  # its number of steps is known
+    build_engine(ONNX, SPEC, OPTIONS, rtx, architecture="sm89")
+    build_engine(ONNX, SPEC, OPTIONS, Library(rtx.module, "tensorrt", "10.3.0"), gpu=ADA, architecture="sm89")
+    assert [config.get_flag(flag) for config in built_with] == [True, False, False]
+
+
+def test_a_network_that_does_not_allow_it_is_built_without(rtx: Library, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As the builder refuses it for sizes that depend on data; it parses no such layer of ONNX's today."""
+    flags: list[bool] = []
+    real = build._Job.build
+
+    def refusing(job: Any, config: Any) -> bytes:
+        builder = job._builder
+
+        def serialized(network: Any, config: Any) -> Any:
+            flags.append(config.get_flag(rtx.module.BuilderFlag.REQUIRE_USER_ALLOCATION))
+            job.messages.add("ERROR", "user allocation is not possible")
+            return None if flags[-1] else builder.build_serialized_network(network, config)
+
+        job._builder = SimpleNamespace(build_serialized_network=serialized)
+        return real(job, config)
+
+    monkeypatch.setattr(build._Job, "build", refusing)
+    built = build_engine(ONNX, SPEC, OPTIONS, rtx, gpu=ADA, architecture="sm89")
+    assert flags == [True, False]
+    assert len(built.engine) > 2**16
+
+
+@pytest.fixture
+def built_with(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """The builder's configurations, each as it was when building began."""
+    found: list[Any] = []
+    real = build._Job.build
+
+    def noted(job: Any, config: Any) -> bytes:
+        found.append(config)
+        return real(job, config)
+
+    monkeypatch.setattr(build._Job, "build", noted)
+    return found
 
 
 @pytest.mark.parametrize("architecture", ["sm87", "sm99", "Ada"])
@@ -179,9 +253,29 @@ def test_a_timing_cache_comes_back_and_one_that_does_not_fit_is_left_aside(rtx: 
     assert third.timing_cache
 
 
-def test_the_workspace_reaches_the_builder(rtx: Library, monkeypatch: pytest.MonkeyPatch) -> None:
-    from hybrid_edge.runtime.engines import build
+@pytest.mark.filterwarnings("ignore:.*TensorRT-RTX:DeprecationWarning")
+@pytest.mark.parametrize("none_of", [(b"damaged",), (b"damaged", b"")])
+def test_a_timing_cache_that_tensorrt_does_not_make_costs_no_build(rtx: Library, none_of: tuple[bytes, ...]) -> None:
+    """Its header does not promise one; None where one is expected is a TypeError of the bindings."""
+    job = build._Job(Library(rtx.module, "tensorrt", "10.3.0"), ONNX, SPEC, "this GPU")
+    config = job.configure(OPTIONS, None, None)
+    attached: list[Any] = []
 
+    def attach(cache: Any, ignore_mismatch: bool) -> bool:
+        attached.append(cache)
+        return bool(config.set_timing_cache(cache, ignore_mismatch))
+
+    sparing = SimpleNamespace(
+        create_timing_cache=lambda data: None if data in none_of else config.create_timing_cache(data),
+        set_timing_cache=attach,
+        get_timing_cache=lambda: attached[-1] if attached else None,
+    )
+    job.attach_timing_cache(sparing, b"damaged")
+    assert len(attached) == 2 - len(none_of)
+    assert (job.timing_cache(sparing) is None) == (not attached)
+
+
+def test_the_workspace_reaches_the_builder(rtx: Library, monkeypatch: pytest.MonkeyPatch) -> None:
     limits: list[int] = []
     real = build._Job.configure
 

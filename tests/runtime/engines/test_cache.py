@@ -1,18 +1,19 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import json
 import os
+import threading
 from pathlib import Path
 from typing import Any
 
 import pytest
-from engine_fixtures import ORIN
+from engine_fixtures import ORIN, another_users
 
 from hybrid_edge.runtime.engines.cache import EngineCache, EngineKey
 from hybrid_edge.runtime.engines.library import Library
 from hybrid_edge.runtime.engines.options import EngineOptions
-from hybrid_edge.runtime.errors import EngineError
 
 KEY = EngineKey("0" * 64, "tensorrt", "10.3.0", "Orin", (8, 7), (1, 1, 8), None)
 ENGINE = b"ftrt" + bytes(range(256)) * 40
@@ -81,6 +82,12 @@ def test_orins_of_one_name_do_not_share_engines(cache: EngineCache) -> None:
     cache.store(keys[0], ENGINE, seconds=1, label="")
     assert [cache.lookup(key) is not None for key in keys] == [True, False]
     assert keys[0].timing_name != keys[1].timing_name
+
+
+def test_engines_of_tensorrt_rtx_are_told_from_those_built_before_they_could_be_captured(rtx: Library) -> None:
+    flags = EngineKey.of("0" * 64, rtx, ORIN, EngineOptions()).flags
+    assert flags == "STRONGLY_TYPED,-TF32,REQUIRE_USER_ALLOCATION"
+    assert EngineKey.of("0" * 64, Library(rtx.module, "tensorrt", "11.0"), ORIN, EngineOptions()).flags == KEY.flags
 
 
 def test_whether_it_may_be_built_is_nothing_that_an_engine_depends_on() -> None:
@@ -165,13 +172,75 @@ def test_a_note_comes_back_whole_or_not_at_all(cache: EngineCache) -> None:
     assert cache.read_note("a.timing") is None
 
 
-def test_a_folder_that_can_not_be_written_is_a_typed_error(tmp_path: Path) -> None:
+@pytest.mark.parametrize("fault", ["no folder", "another user's"])
+def test_what_can_not_be_kept_is_told_and_the_engine_given_all_the_same(tmp_path: Path, fault: str) -> None:
     (tmp_path / "file").touch()
-    cache = EngineCache(tmp_path / "file" / "engines")
-    with pytest.raises(EngineError, match="HYBRID_EDGE_CACHE names another cache folder"), cache.locked():
+    (tmp_path / "engines").mkdir()
+    cache = EngineCache(tmp_path / "file" / "engines" if fault == "no folder" else tmp_path / "engines")
+    told: list[str] = []
+    with another_users(tmp_path / "engines"):
+        made = cache.store(KEY, ENGINE, seconds=1, label="", on_refusal=told.append)
+        cache.keep_note("a.timing", b"times", told.append)
+        with cache.locked(on_refusal=told.append):
+            entered = True
+    assert made.data == ENGINE
+    assert entered
+    reason = "Not a directory" if fault == "no folder" else "Permission denied"
+    kept = f"{cache.folder}: engines can't be kept here ({reason}); HYBRID_EDGE_CACHE names another cache folder"
+    assert told[:2] == [kept, kept]
+    assert told[2].startswith(f"{cache.folder}: can't be locked ({reason}); another process may build meanwhile")
+
+
+def test_another_users_cache_is_read_and_its_lock_waited_for(cache: EngineCache, stored: Path) -> None:
+    """Also where nothing can be written: who builds there, builds alone."""
+    with cache.locked():
         pass
-    with pytest.raises(EngineError, match="can't be kept here"):
-        cache.store(KEY, ENGINE, seconds=1, label="")
+    told: list[str] = []
+    waited, done = threading.Event(), threading.Event()
+
+    def build() -> None:
+        with cache.locked(waited.set, told.append):
+            done.set()
+
+    with another_users(cache.folder):
+        assert cache.lookup(KEY, told.append) is not None
+        with cache.locked(on_refusal=told.append):
+            thread = threading.Thread(target=build)
+            thread.start()
+            assert waited.wait(10)
+            assert not done.is_set()
+        thread.join()
+    assert done.is_set()
+    assert told == []
+
+
+@pytest.mark.parametrize("code", [errno.ENOLCK, errno.EOPNOTSUPP, errno.EBADF])
+def test_a_disk_that_knows_no_locks_is_told_and_built_on(
+    cache: EngineCache, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    """As a network's disk may answer; the disks here have locks."""
+
+    def flock(*_: int) -> None:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr("fcntl.flock", flock)
+    told: list[str] = []
+    with cache.locked(on_refusal=told.append):
+        cache.store(KEY, ENGINE, seconds=1, label="", on_refusal=told.append)
+    assert len(told) == 1
+    assert f"can't be locked ({os.strerror(code)})" in told[0]
+    assert cache.lookup(KEY) is not None
+
+
+def test_what_was_compiled_for_an_engine_goes_with_it(tmp_path: Path) -> None:
+    cache = EngineCache(tmp_path, limit=len(ENGINE))
+    cache.store(KEY, ENGINE, seconds=1, label="")
+    cache.keep_note(f"{KEY.name}.kernels", b"compiled")
+    other = dataclasses.replace(KEY, version="11.0")
+    cache.store(other, ENGINE, seconds=1, label="")
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(
+        f"{other.name}.{name}" for name in ("engine", "json")
+    )
 
 
 def test_the_cache_is_where_everything_else_is_cached(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,10 +5,10 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from engine_fixtures import ADA, ORIN
+from engine_fixtures import ADA, ORIN, another_users
 
 from hybrid_edge.runtime.engines import headroom
-from hybrid_edge.runtime.engines.headroom import MIB, available_memory, check_headroom
+from hybrid_edge.runtime.engines.headroom import MIB, available_memory, check_memory, disk_shortage
 from hybrid_edge.runtime.errors import EngineError
 
 GRAPH = 400 * MIB
@@ -46,36 +46,43 @@ def test_a_system_that_does_not_say_gives_what_was_assumed(meminfo: Path, text: 
 
 
 def test_enough_is_enough(meminfo: Path, disk: SimpleNamespace, tmp_path: Path) -> None:
+    assert disk_shortage(GRAPH, tmp_path) is None
     for gpu in (ADA, ORIN):
-        check_headroom(GRAPH, tmp_path, gpu)
+        check_memory(GRAPH, gpu)
 
 
-def test_a_disk_that_is_nearly_full_is_said_before_the_minutes_begin(
-    meminfo: Path, disk: SimpleNamespace, tmp_path: Path
-) -> None:
+def test_a_disk_that_is_nearly_full_is_said_before_the_minutes_begin(disk: SimpleNamespace, tmp_path: Path) -> None:
     disk.free = 864 * MIB
-    check_headroom(GRAPH, tmp_path, ADA)
+    assert disk_shortage(GRAPH, tmp_path) is None
     disk.free -= 1
-    with pytest.raises(
-        EngineError, match=r"at least 864 MiB on disk to be free, found 863 MiB in .*HYBRID_EDGE_CACHE names? another"
-    ):
-        check_headroom(GRAPH, tmp_path, ADA)
+    found = disk_shortage(GRAPH, tmp_path)
+    assert found is not None
+    assert found.startswith(
+        f"building an engine: expected at least 864 MiB on disk to be free, found 863 MiB in {tmp_path}"
+    )
+    assert found.endswith("HYBRID_EDGE_CACHE names another cache folder")
 
 
-def test_too_little_memory_is_said_before_the_system_runs_out_of_it(
-    meminfo: Path, disk: SimpleNamespace, tmp_path: Path
-) -> None:
+def test_a_folder_that_can_not_be_written_is_said_before_the_minutes_begin(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    assert "engines can't be kept here (Not a directory)" in str(disk_shortage(1, tmp_path / "file" / "engines"))
+    (tmp_path / "engines").mkdir()
+    with another_users(tmp_path / "engines"):
+        assert "engines can't be kept here (no right to write)" in str(disk_shortage(1, tmp_path / "engines"))
+
+
+def test_too_little_memory_is_said_before_the_system_runs_out_of_it(meminfo: Path) -> None:
     meminfo.write_text(f"MemAvailable: {1599 * 1024} kB\nSwapFree: 0 kB\n")
     with pytest.raises(EngineError, match=r"at least 1600 MiB of memory to be free, found 1599 MiB swap included: end"):
-        check_headroom(GRAPH, tmp_path, ORIN)
+        check_memory(GRAPH, ORIN)
     meminfo.write_text(f"MemAvailable: {1599 * 1024} kB\nSwapFree: 1024 kB\n")
-    check_headroom(GRAPH, tmp_path, ORIN)
+    check_memory(GRAPH, ORIN)
 
 
-def test_a_gpu_that_others_have_filled_is_named(meminfo: Path, disk: SimpleNamespace, tmp_path: Path) -> None:
+def test_a_gpu_that_others_have_filled_is_named(meminfo: Path) -> None:
     full = dataclasses.replace(ADA, free_memory=799 * MIB)
     with pytest.raises(
         EngineError, match=r"800 MiB of the GPU's memory to be free, found 799 MiB on NVIDIA.*nvidia-smi"
     ):
-        check_headroom(GRAPH, tmp_path, full)
-    check_headroom(GRAPH, tmp_path, dataclasses.replace(full, integrated=True))
+        check_memory(GRAPH, full)
+    check_memory(GRAPH, dataclasses.replace(full, integrated=True))

@@ -1,14 +1,19 @@
 from __future__ import annotations
 
 import io
+import subprocess
+import sys
+from typing import Any
 
 import pytest
+from fake_tensorrt import FakeTensorRt
 from rich.console import Console
 
 from hybrid_edge.runtime import terminal
 from hybrid_edge.runtime.engines.library import Library
-from hybrid_edge.runtime.engines.messages import KEPT, SHOWN, Messages, make_logger
+from hybrid_edge.runtime.engines.messages import KEPT, SHOWN, Messages, connect
 from hybrid_edge.runtime.engines.progress import show_progress
+from hybrid_edge.runtime.errors import BackendUnavailableError
 
 
 def test_errors_are_kept_in_order_each_once_and_in_one_line() -> None:
@@ -51,10 +56,73 @@ def test_a_flood_of_errors_is_cut() -> None:
 
 def test_tensorrts_logger_writes_into_them(rtx: Library) -> None:
     messages = Messages()
-    logger = make_logger(rtx, messages)
+    _, logger = connect(rtx, rtx.module.Builder, messages)
     logger.log(rtx.module.ILogger.ERROR, "an error")
     logger.log(rtx.module.ILogger.VERBOSE, "chatter")
     assert messages.errors == ["an error"]
+
+
+@pytest.mark.parametrize("severity", ["VERBOSE", "INFO"])
+def test_chatter_is_dropped_before_anything_is_done_with_it(
+    rtx: Library, severity: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A large build has a million such messages, and holds the interpreter up with each."""
+    messages = Messages()
+    _, logger = connect(rtx, rtx.module.Builder, messages)
+    monkeypatch.setattr(messages, "add", lambda *_: pytest.fail("handed on"))
+    logger.log(getattr(rtx.module.ILogger, severity), "Tactic: 0x01 Time: 0.3")
+
+
+def test_each_builder_has_its_own_messages_and_none_of_another_ones_logger(rtx: Library) -> None:
+    """TensorRT warns of every logger but the first, and uses it all the same."""
+    first, second = Messages(), Messages()
+    for messages in (first, second):
+        builder, logger = connect(rtx, rtx.module.Builder, messages)
+        assert not rtx.module.OnnxParser(builder.create_network(rtx.network_flags), logger).parse(b"no graph")
+    assert "Failed to parse" in second.summary
+    assert first.errors == second.errors
+    assert (first.warnings, second.warnings) == ([], [])
+
+
+def test_the_logger_that_tensorrt_was_given_first_lives_as_long_as_the_process(rtx: Library) -> None:
+    """As the library's own global one: it would be called also when nothing of ours is left."""
+    code = """
+import gc
+from hybrid_edge.runtime.engines.library import find_library
+from hybrid_edge.runtime.engines.messages import Messages, connect
+library, messages = find_library("rtx"), Messages()
+connect(library, library.module.Builder, messages)
+gc.collect()
+library.module.get_plugin_registry()
+loggers = [item for item in gc.get_objects() if isinstance(item, library.module.ILogger)]
+print(len(loggers))
+connect(library, library.module.Runtime, Messages())
+gc.collect()
+print(len([item for item in gc.get_objects() if isinstance(item, library.module.ILogger)]))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["1", "1"]
+
+
+@pytest.mark.parametrize(
+    ("said", "reason"),
+    [
+        ("CUDA initialization failure with error: 35.", "CUDA initialization failure with error: 35"),
+        ("", "pybind11::init(): factory function returned nullptr"),
+    ],
+)
+def test_a_tensorrt_that_does_not_start_is_not_available_in_its_own_words(said: str, reason: str) -> None:
+    """As its bindings answer where the driver is older than its CUDA (NVIDIA/TensorRT#2913)."""
+
+    def builder(logger: Any) -> None:
+        if said:
+            logger.log(FakeTensorRt.ILogger.WARNING, said)
+        raise TypeError("pybind11::init(): factory function returned nullptr")
+
+    library = Library(FakeTensorRt, "tensorrt", "11.4.1")
+    with pytest.raises(BackendUnavailableError, match=r"TensorRT 11\.4\.1 does not start here") as caught:
+        connect(library, builder, Messages())
+    assert f"start here: {reason}; where that is CUDA's initialization, the NVIDIA driver is older" in str(caught.value)
 
 
 def test_phases_are_shown_as_bars_and_go_when_they_are_over(monkeypatch: pytest.MonkeyPatch) -> None:

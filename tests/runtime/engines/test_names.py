@@ -32,7 +32,12 @@ HOLDERS: dict[str, dict[str, str]] = {
         "profile": "IOptimizationProfile",
         "cache": "ITimingCache",
     },
-    "engines/library.py": {"context": "IExecutionContext"},
+    "engines/library.py": {
+        "context": "IExecutionContext",
+        "_engine": "ICudaEngine",
+        "config": "IRuntimeConfig",
+        "cache": "IRuntimeCache",
+    },
     "engines/messages.py": {},
     "engines/network.py": {"network": "INetworkDefinition", "layer": "ILayer", "tensor": "ITensor"},
     "engines/progress.py": {},
@@ -41,6 +46,7 @@ HOLDERS: dict[str, dict[str, str]] = {
         "engine": "ICudaEngine",
         "_engine": "ICudaEngine",
         "context": "IExecutionContext",
+        "inspector": "EngineInspector",
     },
     "backends/tensorrt/layers.py": {},
     "backends/tensorrt/execution.py": {"context": "IExecutionContext", "_plain": "IExecutionContext"},
@@ -59,20 +65,22 @@ IN_10_3 = {
     "Builder": "build_serialized_network create_builder_config create_network create_optimization_profile",
     "BuilderFlag": "TF32",
     "DataType": "FLOAT",
-    "IBuilderConfig": "add_optimization_profile clear_flag create_timing_cache get_timing_cache profiling_verbosity "
-    "progress_monitor set_memory_pool_limit set_timing_cache",
+    "EngineInspector": "execution_context get_engine_information",
+    "IBuilderConfig": "add_optimization_profile clear_flag create_timing_cache get_flag get_timing_cache "
+    "profiling_verbosity progress_monitor set_flag set_memory_pool_limit set_timing_cache",
     "ExecutionContextAllocationStrategy": "USER_MANAGED",
-    "ICudaEngine": "create_execution_context device_memory_size_v2 get_tensor_dtype get_tensor_name get_tensor_shape "
-    "num_io_tensors",
+    "ICudaEngine": "create_engine_inspector create_execution_context device_memory_size_v2 get_tensor_dtype "
+    "get_tensor_name get_tensor_shape num_io_tensors",
     "IExecutionContext": "execute_async_v3 profiler set_device_memory set_input_shape set_tensor_address",
     "ILayer": "get_input get_output name num_inputs num_outputs type",
-    "ILogger": "log",
+    "ILogger": "INFO VERBOSE log",
     "INetworkDefinition": "get_input get_layer get_output num_inputs num_layers num_outputs",
     "IOptimizationProfile": "set_shape",
     "IProfiler": "report_layer_time",
     "IProgressMonitor": "phase_finish phase_start step_complete",
     "ITensor": "dtype name shape",
     "ITimingCache": "serialize",
+    "LayerInformationFormat": "JSON",
     "MemoryPoolType": "WORKSPACE",
     "NetworkDefinitionCreationFlag": "",
     "OnnxParser": "get_error num_errors parse",
@@ -82,9 +90,26 @@ IN_10_3 = {
 }
 # TensorRT-RTX alone has these (building for a GPU that is not there): used after Library.compute_capability, which
 # looks the constant up by name and refuses where there is none
-# asked for with getattr, in Library.can_capture
-ASKED_FOR = {"IExecutionContext.is_stream_capturable"}
 GUARDED = {"IBuilderConfig.num_compute_capabilities", "IBuilderConfig.set_compute_capability"}
+# asked for with getattr, in Library
+ASKED_FOR = {
+    "IExecutionContext.is_stream_capturable",
+    "ICudaEngine.create_runtime_config",
+    "BuilderFlag.REQUIRE_USER_ALLOCATION",
+}
+# what TensorRT-RTX has from 1.0 on (docs.nvidia.com/deeplearning/tensorrt-rtx/1.0, IRuntimeConfig and IRuntimeCache),
+# used inside EagerContexts, which Library makes for it alone
+OF_RTX = {
+    "DynamicShapesKernelSpecializationStrategy",
+    "DynamicShapesKernelSpecializationStrategy.EAGER",
+    "ICudaEngine.create_runtime_config",
+    "IRuntimeCache.deserialize",
+    "IRuntimeCache.serialize",
+    "IRuntimeConfig.create_runtime_cache",
+    "IRuntimeConfig.dynamic_shapes_kernel_specialization_strategy",
+    "IRuntimeConfig.set_execution_context_allocation_strategy",
+    "IRuntimeConfig.set_runtime_cache",
+}
 
 
 def used(module: str) -> Iterator[tuple[str, ast.AST]]:
@@ -152,8 +177,8 @@ def test_every_name_is_in_the_installed_bindings(rtx: Library) -> None:
 
 def test_every_name_is_in_tensorrt_10_3_or_guarded() -> None:
     known = set(IN_10_3) | {f"{owner}.{name}" for owner, names in IN_10_3.items() for name in names.split()}
-    assert all_used() - GUARDED <= known
-    assert all_used() >= GUARDED
+    assert all_used() - GUARDED - OF_RTX <= known
+    assert all_used() >= GUARDED | OF_RTX
 
 
 def test_guarded_names_come_after_their_guard() -> None:
@@ -167,6 +192,21 @@ def test_guarded_names_come_after_their_guard() -> None:
     assert inside >= GUARDED
     everywhere = [name for module in HOLDERS for name, _ in used(module) if name in GUARDED]
     assert len(everywhere) == len(GUARDED)
+
+
+def test_what_tensorrt_rtx_alone_has_is_used_where_it_alone_comes(rtx: Library) -> None:
+    tree = ast.parse((RUNTIME / "engines/library.py").read_text())
+    owner = next(node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == "EagerContexts")
+    places = [(module, node) for module in HOLDERS for name, node in used(module) if name in OF_RTX]
+    assert len(places) == len(OF_RTX)
+    for module, node in places:
+        assert module == "engines/library.py"
+        assert isinstance(node, ast.Attribute)
+        assert owner.lineno < node.lineno <= (owner.end_lineno or 0)
+    has_all = types.SimpleNamespace(create_runtime_config=lambda: None)
+    assert Library(rtx.module, "tensorrt", "11.0").eager_contexts(has_all, None) is None  # which has one since 10.13
+    assert rtx.eager_contexts(object(), None) is None
+    assert rtx.eager_contexts(has_all, None) is not None
 
 
 def _names(node: ast.AST) -> Iterator[str]:
@@ -299,6 +339,6 @@ def test_what_only_some_versions_have_is_asked_for_and_missed_by_nobody(rtx: Lib
     for name in ASKED_FOR:
         owner, _, attribute = name.partition(".")
         assert hasattr(getattr(rtx.module, owner), attribute)
-        assert f'getattr(context, "{attribute}", None)' in source
+        assert f', "{attribute}", None)' in source
     assert rtx.can_capture(object(), 1)  # an execution context of TensorRT 10.3
     assert not rtx.can_capture(types.SimpleNamespace(is_stream_capturable=lambda stream: stream != 1), 1)

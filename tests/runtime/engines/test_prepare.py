@@ -2,14 +2,19 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import resource
 import threading
+import tracemalloc
 from pathlib import Path
+from typing import Any
 
+import onnx as onnx_model
 import pytest
-from engine_fixtures import Builds
+from engine_fixtures import Builds, another_users
 from small_graphs import SPEC, lstm_graph
 
-from hybrid_edge.runtime.engines import headroom
+from hybrid_edge.runtime.engines import build, headroom
+from hybrid_edge.runtime.engines.cache import EngineCache
 from hybrid_edge.runtime.engines.library import Library
 from hybrid_edge.runtime.engines.options import EngineOptions
 from hybrid_edge.runtime.engines.prepare import Place, Prepared, prepare_engine
@@ -121,7 +126,7 @@ def test_without_leave_to_build_only_what_is_there_is_given(onnx: Path, place: P
     assert len(builds.made) == 1
 
 
-def test_without_room_nothing_is_begun(
+def test_without_memory_nothing_is_begun(
     onnx: Path, place: Place, builds: Builds, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "meminfo").write_text("MemAvailable: 1 kB\n")
@@ -131,3 +136,86 @@ def test_without_room_nothing_is_begun(
         prepare(onnx, dataclasses.replace(place, reporter=Reporter(said.append)))
     assert (said, builds.made) == ([], [])
     assert [path.name for path in place.cache.folder.iterdir()] == [".lock"]
+
+
+@pytest.fixture
+def unwritable(place: Place, tmp_path: Path) -> Place:
+    """Its cache can't even be made."""
+    (tmp_path / "file").touch()
+    return dataclasses.replace(place, cache=EngineCache(tmp_path / "file" / "engines"))
+
+
+def test_an_engine_that_can_not_be_kept_is_used_from_memory_and_a_line_says_so(
+    onnx: Path, unwritable: Place, builds: Builds
+) -> None:
+    said: list[str] = []
+    made = prepare(onnx, dataclasses.replace(unwritable, reporter=Reporter(said.append)))
+    assert made.built
+    assert made.engine.data == builds.made[0].engine
+    lock, line, begun = said
+    assert "can't be locked" in lock
+    assert line.startswith(
+        f"{unwritable.cache.folder}: engines can't be kept here (Not a directory); HYBRID_EDGE_CACHE"
+    )
+    assert line.endswith("; this run has its engine in memory, the next one builds it again")
+    assert begun.startswith("building an engine")
+
+
+def test_a_disk_that_runs_full_meanwhile_costs_no_engine(onnx: Path, place: Place, builds: Builds) -> None:
+    said: list[str] = []
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2**20, limits[1]))
+    try:
+        made = prepare(onnx, dataclasses.replace(place, reporter=Reporter(said.append)))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert made.engine.data == builds.made[0].engine
+    assert "engines can't be kept here (File too large)" in said[-1]
+    assert [path.name for path in place.cache.folder.iterdir()] == [".lock"]
+
+
+def test_who_builds_now_and_runs_another_day_is_refused_before_the_build(
+    onnx: Path, unwritable: Place, builds: Builds
+) -> None:
+    with pytest.raises(EngineError, match=r"can't be kept here .*HYBRID_EDGE_CACHE names another cache folder$"):
+        prepare(onnx, dataclasses.replace(unwritable, keep=True))
+    assert builds.made == []
+
+
+def test_an_engine_that_tensorrt_takes_no_more_is_replaced_also_where_nothing_can_be_written(
+    onnx: Path, place: Place, builds: Builds
+) -> None:
+    stale = prepare(onnx, place)
+    digest = hashlib.sha256(onnx.read_bytes()).hexdigest()
+    with another_users(place.cache.folder):
+        fresh = prepare_engine(onnx, digest, SPEC, EngineOptions(), place, stale=stale.engine.record.sha256)
+    assert fresh.built
+    assert fresh.engine.data == builds.made[1].engine
+    assert not prepare(onnx, place).built  # who does not know better takes the one that is there
+    assert prepare_engine(onnx, digest, SPEC, EngineOptions(), place, stale=stale.engine.record.sha256).built
+
+
+def test_the_graph_is_not_kept_in_memory_while_its_engine_is_built(
+    place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a Jetson it would lie there beside the parser's copy, the builder's and the engine."""
+    graph = onnx_model.load_from_string(lstm_graph())
+    graph.doc_string = "." * 2**24
+    path = tmp_path / "large.onnx"
+    onnx_model.save(graph, path)
+    held: list[int] = []
+    real = build._Job.build
+
+    def watched(job: Any, config: Any) -> bytes:
+        held.append(tracemalloc.get_traced_memory()[0])
+        return real(job, config)
+
+    monkeypatch.setattr(build._Job, "build", watched)
+    del graph
+    tracemalloc.start()
+    try:
+        prepare(path, place)
+    finally:
+        tracemalloc.stop()
+    assert len(held) == 1
+    assert held[0] < 2**22
