@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 SOURCES := $(addprefix src/hybrid_edge/,train export runtime calib) src/hybrid_edge/__init__.py
 
-.PHONY: demo test test-gpu bench soak lint format clean
+.PHONY: demo test test-arm64 test-oldest test-gpu bench soak lint format clean
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -c "import sys; v = sys.version_info; sys.exit(None if (3, 11) <= v < (3, 14) else f'hybrid-edge trains on Python 3.11 to 3.13, found {v.major}.{v.minor}: make PYTHON=python3.12 ...')"
@@ -18,6 +18,32 @@ demo: $(VENV)/.installed
 
 test: $(VENV)/.installed
 	$(BIN)/python -m pytest -n 2 -m "not gpu"
+
+# what the next two run: a bundle exported here, or one that is there already
+HYBRID_EDGE_TEST_BUNDLE ?= build/bundle.tar
+ELSEWHERE = HYBRID_EDGE_TEST_BUNDLE='$(abspath $(HYBRID_EDGE_TEST_BUNDLE))'
+
+build/bundle.tar: $(VENV)/.installed tests/support/exported.py $(shell find train calib export runtime -name '*.py')
+	PYTHONPATH=tests/support $(BIN)/python tests/support/exported.py $@
+
+# the runtime on 64-bit ARM, emulated on x86; a part of its tests: make test-arm64 TESTS=tests/runtime/test_golden.py
+test-arm64: $(VENV)/.installed $(HYBRID_EDGE_TEST_BUNDLE)
+	$(ELSEWHERE) $(BIN)/python tests/support/arm64.py $(TESTS)
+
+# the runtime with the oldest libraries that pyproject.toml allows, JetPack 6's among them
+OLDEST := $(VENV)-oldest
+PYTHON310 ?= $(firstword $(wildcard $(HOME)/.pyenv/versions/3.10.*/bin/python3.10) $(shell command -v python3.10))
+
+$(OLDEST)/.installed: pyproject.toml constraints-oldest.txt
+	'$(PYTHON310)' -m venv --clear $(OLDEST)
+	$(OLDEST)/bin/python -m pip install --quiet --upgrade pip
+	$(OLDEST)/bin/python -m pip install --quiet -c constraints-oldest.txt -e '.[cpu,plot,jetson]' \
+	  onnx scikit-learn pytest pytest-xdist
+	touch $@
+
+test-oldest: $(if $(PYTHON310),$(OLDEST)/.installed $(HYBRID_EDGE_TEST_BUNDLE))
+	$(if $(PYTHON310),$(ELSEWHERE) $(OLDEST)/bin/python -m pytest -n 2 -m "not gpu" tests/runtime, \
+	  @echo "make test-oldest: skipped, as no Python 3.10 was found; PYTHON310=/path/to/python3.10 names one")
 
 # on a machine with a GPU, and fails on any other; with another engine than TensorRT-RTX for CUDA 13, an extra of
 # pyproject.toml: make test-gpu GPU=tensorrt, or GPU=tensorrt-cu12 for a driver below 580
@@ -49,4 +75,4 @@ format: $(VENV)/.installed
 	$(BIN)/ruff format $(SOURCES) tests benchmarks docs
 
 clean:
-	rm -rf $(VENV) build dist demo bench .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(VENV) $(OLDEST) .arm64 build dist demo bench .mypy_cache .ruff_cache .pytest_cache

@@ -222,8 +222,8 @@ def test_jetson_takes_what_fits_the_libraries_of_its_jetpack(
 @pytest.mark.parametrize(
     ("name", "engine", "fitting", "others"),
     [
-        ("gpu", "onnxruntime-gpu", ["1.21.0", "1.31.1"], ["1.20.2", "1.27.0"]),
-        ("gpu-cu12", "onnxruntime-gpu", ["1.21.0", "1.26.0"], ["1.20.2", "1.27.0", "1.31.1"]),
+        ("gpu", "onnxruntime-gpu", ["1.28.0", "1.31.1"], ["1.23.2", "1.27.0"]),
+        ("gpu-cu12", "onnxruntime-gpu", ["1.23.2", "1.26.0"], ["1.22.0", "1.27.0", "1.31.1"]),
         ("tensorrt-cu12", "tensorrt-cu12", ["10.3.0", "11.4.0.106"], ["10.2.0"]),
         ("rtx-cu12", "tensorrt-rtx-cu12", ["1.7.1.116"], []),
     ],

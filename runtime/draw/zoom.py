@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable
 
@@ -22,8 +23,7 @@ class Zoom:
     """
 
     def __init__(self) -> None:
-        framework = getattr(cv2, "currentUIFramework", str)()
-        self._active = framework.startswith("QT")
+        self._active = _windows_are_qt()
         self._notches = 0
         self._moved = 0.0
 
@@ -49,3 +49,10 @@ class Zoom:
         if after[:2] != before[:2]:  # by its frame, which is not in these numbers
             cv2.moveWindow(TITLE, 2 * before[0] - after[0], 2 * before[1] - after[1])
         self._notches = 0
+
+
+def _windows_are_qt() -> bool:
+    """Whether Qt draws OpenCV's windows; OpenCV 4.8 says so only in what it was built with."""
+    if hasattr(cv2, "currentUIFramework"):
+        return bool(cv2.currentUIFramework().startswith("QT"))
+    return re.search(r"^ *GUI: +QT", cv2.getBuildInformation(), re.MULTILINE) is not None

@@ -207,7 +207,8 @@ def test_a_file_beyond_all_measure_is_refused_without_reading_it(tmp_path: Path)
 
 
 def test_bad_images_leave_nothing_on_stderr(tmp_path: Path) -> None:
-    whole = {suffix: encode(sample_image(1, 120, 160), suffix) for suffix in (".png", ".jpg", ".tiff", ".webp", ".bmp")}
+    suffixes = (".png", ".jpg", ".tiff", ".webp", ".bmp")[: None if OPENCV >= (4, 12) else -1]  # before, OpenCV prints
+    whole = {suffix: encode(sample_image(1, 120, 160), suffix) for suffix in suffixes}
     for suffix, data in whole.items():
         (tmp_path / f"short{suffix}").write_bytes(data[: len(data) // 2])
     (tmp_path / "random.png").write_bytes(bytes(range(256)))

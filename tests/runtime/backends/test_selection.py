@@ -187,6 +187,7 @@ def with_features(bundle: Bundle, name: str, *features: str) -> Bundle:
 def test_a_variant_that_this_cpu_lacks_the_instructions_for_is_passed_over(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(cpu.platform, "machine", lambda: "x86_64")
     monkeypatch.setattr(cpu, "cpu_features", lambda: frozenset({"avx_vnni"}))
     bundle = with_features(bundle_of(tmp_path, ("int8", "cpu"), ("fp32", "cpu")), "int8-cpu", "asimddp", "i8mm")
     selection = open_backend(bundle, "cpu")
@@ -201,6 +202,7 @@ def test_a_variant_that_this_cpu_lacks_the_instructions_for_is_passed_over(
 def test_such_a_variant_asked_for_by_name_is_refused_with_the_remedy(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, backend: str
 ) -> None:
+    monkeypatch.setattr(cpu.platform, "machine", lambda: "x86_64")
     monkeypatch.setattr(cpu, "cpu_features", frozenset)
     bundle = with_features(bundle_of(tmp_path, ("int8", "cpu"), ("fp32", "cpu")), "int8-cpu", "avx_vnni")
     with pytest.raises(BackendUnavailableError, match=r"take --precision fp32, or export the bundle again"):
@@ -208,6 +210,7 @@ def test_such_a_variant_asked_for_by_name_is_refused_with_the_remedy(
 
 
 def test_one_feature_of_those_named_is_enough(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cpu.platform, "machine", lambda: "x86_64")
     monkeypatch.setattr(cpu, "cpu_features", lambda: frozenset({"avx_vnni"}))
     bundle = with_features(bundle_of(tmp_path, ("int8", "cpu")), "int8-cpu", "avx512_vnni", "avx_vnni")
     assert chosen(open_backend(bundle)) == "int8-cpu"

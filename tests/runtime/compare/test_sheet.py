@@ -29,8 +29,8 @@ def answers(color: tuple[int, int, int], first: Prediction, second: Prediction, 
 
 
 def near(pixels: np.ndarray, color: tuple[int, int, int]) -> int:
-    """How many pixels have a colour."""
-    return int((np.abs(pixels.astype(int) - color).max(axis=2) <= 2).sum())
+    """How many pixels have a colour, or nearly: OpenCV 4's thin strokes are blended with what is behind them."""
+    return int((np.abs(pixels.astype(int) - color).max(axis=2) <= 20).sum())
 
 
 def test_each_cell_has_its_picture_and_its_coloured_lines() -> None:
