@@ -3,7 +3,7 @@
 scikit-learn's digits, a fifth held out; CNN, RNN and hybrid each by ``hybrid-train --preset digits`` and
 ``hybrid-export --fp32 --int8``. Then the held-out fifth and the forty drawings of tests/data, in the middle of the
 canvas, in its corners, at half and at double size with the same brush, by the public ``Classifier``. Exit code 1 where
-a limit is missed. Two to three minutes.
+a limit is missed. About a minute and a half.
 """
 
 from __future__ import annotations

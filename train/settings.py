@@ -36,8 +36,8 @@ class PhaseSettings(BaseModel):
 
 
 # The reference training: RMSprop with its defaults on a frozen CNN, then Adam at 1e-4 on all layers.
-# The digits networks are small and start from nothing: 16 passes of Adam at a rate that falls to 0 come within half a
-# point of 30 passes at constant rates (docs/digits.md). The RNN alone needs more, and each costs it a third of a CNN's.
+# The digits networks are small and start from nothing: 16 passes of Adam at a rate that falls to 0 come within a point
+# of 30 passes at constant rates (docs/digits.md). The RNN alone needs more, and each costs it a third of a CNN's.
 _DIGITS = PhaseSettings(
     epochs=16, steps=0, batch_size=64, optimizer="adam", learning_rate=4e-3, monitor="val_loss", schedule="cosine"
 )

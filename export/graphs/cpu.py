@@ -276,7 +276,7 @@ def image_layers(source: onnx.ModelProto) -> set[str]:
 
 def _is_depthwise(node: onnx.NodeProto, kernel: Float32) -> bool:
     """Whether each channel has a filter of its own, for which no CPU adds products up in 16 bits."""
-    return groups_of(node) == len(kernel) > 1
+    return groups_of(node) == len(kernel) > 1 and kernel.shape[1] == 1
 
 
 def is_pointwise(node: onnx.NodeProto) -> bool:

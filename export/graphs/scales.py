@@ -25,7 +25,8 @@ LEVELS = 127  # the largest integer of a weight
 # x86 without VNNI adds the products of two neighbouring weights and two unsigned bytes up in 16 bits, and saturates
 # (vpmaddubsw): the largest byte times the largest sum of two neighbours is to fit, 255 * 128 < 2**15
 PAIR = 128
-SHORT = 2.0**-10  # less than that: more than float32 loses, so that of a pair that fills it not both are rounded up
+# kept free of it, so that no two halves are both rounded up, to 129 together; float32 errs by less than 2e-5 there
+SHORT = 2.0**-10
 SMALLEST = 2.0**-24  # of FP16; a scale must not become zero in it
 WIDEST_BIAS = 2.0**30  # in units of its scale: half of int32, so that the convolution's sum still fits beside it
 

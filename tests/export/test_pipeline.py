@@ -231,6 +231,6 @@ def test_a_model_file_brings_no_images_to_calibrate_on(whole: Whole) -> None:
             make_request(whole.request.model, images=whole.photos, settings=ExportSettings(precisions=precisions))  # type: ignore[arg-type]
 
 
-def test_int8_for_the_cpu_runs_on_every_cpu(whole: Whole) -> None:
-    """Which instructions it needs would depend on the CPU that exports, and what it is on the one that runs it."""
+def test_int8_for_the_cpu_names_no_instructions_that_a_cpu_must_have(whole: Whole) -> None:
+    """Its weights don't saturate: test_saturation."""
     assert whole.variants["int8-cpu-unrolled"].cpu_features == ()
