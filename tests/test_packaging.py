@@ -205,7 +205,11 @@ def test_jetson_replaces_nothing_that_jetpack_brings(built: Built) -> None:
 @pytest.mark.parametrize(
     ("python", "fitting", "others"),
     [
-        ("3.10", ["numpy 1.26.4", "cuda-python 12.6.2"], ["numpy 2.2.6", "cuda-python 12.9.10", "cuda-python 13.4.4"]),
+        (
+            "3.10",
+            ["numpy 1.26.4", "cuda-python 12.6.2.post1"],
+            ["numpy 2.2.6", "cuda-python 12.9.10", "cuda-python 13.4.4"],
+        ),
         ("3.12", ["cuda-python 13.4.4"], ["cuda-python 12.9.10"]),
     ],
     ids=["JetPack 6", "JetPack 7"],

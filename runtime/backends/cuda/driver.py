@@ -147,7 +147,9 @@ Self = TypeVar("Self", bound=Owned)
 
 def _failure(function: str, error: Any) -> BackendError:
     rt = runtime()
-    reason = f"{error.name}, code {int(error)}: {_text(rt.cudaGetErrorString(error))}"
+    reason = f"{error.name}, code {int(error)}"
+    with contextlib.suppress(RuntimeError):  # cuda-python 12.6 asks the driver for it, which may be what is missing
+        reason += f": {_text(rt.cudaGetErrorString(error))}"
     if error.name in UNAVAILABLE:
         return BackendUnavailableError(
             f"no NVIDIA GPU can be used here ({reason}, from {function}); nvidia-smi shows the driver and its CUDA "
