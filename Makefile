@@ -6,8 +6,10 @@ SOURCES := $(addprefix src/hybrid_edge/,train export runtime calib) src/hybrid_e
 
 .PHONY: demo test test-arm64 test-oldest test-gpu bench soak lint format clean
 
+CHECK_PYTHON = $(PYTHON) -c "import sys; v = sys.version_info; sys.exit(None if (3, 11) <= v < (3, 14) else f'hybrid-edge trains on Python 3.11 to 3.13, found {v.major}.{v.minor}: make PYTHON=python3.12 ...')"
+
 $(VENV)/.installed: pyproject.toml constraints.txt
-	$(PYTHON) -c "import sys; v = sys.version_info; sys.exit(None if (3, 11) <= v < (3, 14) else f'hybrid-edge trains on Python 3.11 to 3.13, found {v.major}.{v.minor}: make PYTHON=python3.12 ...')"
+	$(CHECK_PYTHON)
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[train,cpu,dev]'
@@ -46,10 +48,23 @@ test-oldest: $(if $(PYTHON310),$(OLDEST)/.installed $(HYBRID_EDGE_TEST_BUNDLE))
 	  @echo "make test-oldest: skipped, as no Python 3.10 was found; PYTHON310=/path/to/python3.10 names one")
 
 # on a machine with a GPU, and fails on any other; with another engine than TensorRT-RTX for CUDA 13, an extra of
-# pyproject.toml: make test-gpu GPU=tensorrt, or GPU=tensorrt-cu12 for a driver below 580
-test-gpu: $(VENV)/.installed
-	$(if $(GPU),$(BIN)/python -m pip install --quiet -e '.[$(GPU)]')
-	HYBRID_EDGE_REQUIRE_GPU=1 $(BIN)/python -m pytest -m gpu
+# pyproject.toml: make test-gpu GPU=tensorrt, or GPU=tensorrt-cu12 for a driver below 580; with ONNX Runtime's CUDA too:
+# GPU=gpu,rtx. That has an environment of its own: it would replace packages in the one of `make test`
+ON_GPU := $(VENV)$(if $(GPU),-$(GPU))
+
+ifdef GPU
+$(ON_GPU)/.installed: pyproject.toml constraints.txt
+	$(CHECK_PYTHON)
+	$(PYTHON) -m venv --clear $(ON_GPU)
+	$(ON_GPU)/bin/python -m pip install --quiet --upgrade pip
+	grep -v -e cuda -e tensorrt constraints.txt > $(ON_GPU)/constraints.txt
+	$(ON_GPU)/bin/python -m pip install --quiet -c $(ON_GPU)/constraints.txt -e '.[train,$(GPU)]' \
+	  pytest scikit-image $(if $(findstring gpu,$(GPU)),,onnxruntime)  # not both kinds: they install the same files
+	touch $@
+endif
+
+test-gpu: $(ON_GPU)/.installed
+	HYBRID_EDGE_REQUIRE_GPU=1 $(ON_GPU)/bin/python -m pytest -m gpu
 
 # our CPU variants beside other engines, into docs/benchmarks.md; engines are installed on demand, in bench/. Without a
 # model it makes one of full size first. make bench MODEL=model.keras BUNDLE=bundle IMAGES=val [CALIBRATION=train]
@@ -75,4 +90,4 @@ format: $(VENV)/.installed
 	$(BIN)/ruff format $(SOURCES) tests benchmarks docs
 
 clean:
-	rm -rf $(VENV) $(OLDEST) .arm64 build dist demo bench .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(VENV) $(OLDEST) $(dir $(wildcard $(VENV)-*/.installed)) .arm64 build dist demo bench .mypy_cache .ruff_cache .pytest_cache

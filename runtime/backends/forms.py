@@ -14,7 +14,15 @@ from ..bundle import Bundle
 from ..engines.cache import EngineCache
 from ..engines.options import EngineOptions
 from ..engines.progress import Reporter
-from ..errors import BackendError, EngineError, EngineMissingError, GateError, HybridEdgeError, Int8EngineError
+from ..errors import (
+    BackendError,
+    BackendUnavailableError,
+    EngineError,
+    EngineMissingError,
+    GateError,
+    HybridEdgeError,
+    Int8EngineError,
+)
 from ..golden import check_golden
 from ..manifest import Variant
 from ..preprocess import Preprocessor
@@ -94,6 +102,8 @@ def _open_checked(
         try:
             backend = stack.enter_context(_open(bundle, variant, options, reporter))
             check_golden(bundle, variant, backend, preprocessor)
+        except BackendUnavailableError:
+            raise  # no TensorRT that starts: as little for the other form
         except (BackendError, GateError) as error:
             return error
         stack.pop_all()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 import time
 from collections.abc import Callable
@@ -24,6 +25,8 @@ __all__ = ["BuiltEngine", "build_engine", "inspect_graph"]
 T = TypeVar("T")
 
 POLL = 0.1  # seconds between looks for Ctrl-C while TensorRT builds
+# "BuilderFlag::kREQUIRE_USER_ALLOCATION is not compatible with networks that contain data-dependent dynamic shapes"
+USER_ALLOCATION = re.compile("user.?allocation", re.IGNORECASE)
 QUANTIZED = b"DequantizeLinear"  # an operator's type stands in a protobuf as plain text
 
 
@@ -167,15 +170,20 @@ class _Job:
         """The serialized engine."""
         memory = self._builder.build_serialized_network(self.network, config)
         flag = self._library.user_allocation
-        if memory is None and flag is not None and config.get_flag(flag):
+        if memory is None and flag is not None and config.get_flag(flag) and self._needs_allocation:
             # layers whose size only their data says are refused then, loops without a fixed number of steps among them
-            self.messages.clear()
+            self.messages.errors.clear()
             config.clear_flag(flag)
             memory = self._builder.build_serialized_network(self.network, config)
         if memory is None:
             remedy = "a smaller --workspace or --profile needs less memory"
             raise self._refused("could not build the engine", self.messages.summary, remedy)
         return bytes(memory)
+
+    @property
+    def _needs_allocation(self) -> bool:
+        """Whether that is what the builder refused: not for want of memory, and not because it was told to stop."""
+        return any(USER_ALLOCATION.search(line) for line in (*self.messages.errors, *self.messages.warnings))
 
     def _add_profile(self, config: Any, options: EngineOptions) -> None:
         profile = self._builder.create_optimization_profile()

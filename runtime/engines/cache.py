@@ -15,6 +15,7 @@ import fcntl
 import hashlib
 import json
 import os
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
@@ -34,6 +35,7 @@ __all__ = ["CachedEngine", "EngineCache", "EngineKey", "EngineRecord", "Told"]
 FORMAT = 1
 LIMIT = 4 * 2**30  # bytes of engines that are kept; those unused for longest go first
 MAX_RECORD_SIZE = 2**16
+ABANDONED = 600  # seconds after which nobody writes a temporary file any more
 FLAGS = "STRONGLY_TYPED,-TF32"  # what build.py sets; another choice there must not find these engines
 USER_ALLOCATION = ",REQUIRE_USER_ALLOCATION"  # where the library has it, and the network allows it
 Told = Callable[[str], object]  # is told, in one line, why something was not used or not kept
@@ -206,9 +208,10 @@ class EngineCache:
                     "meanwhile, and spoil the times by which kernels are chosen"
                 )
             else:
-                for partial in self.folder.glob(".*.tmp"):  # of a process that was killed
+                for partial in self.folder.glob(".*.tmp"):  # of a process that was killed; notes are written unlocked
                     with contextlib.suppress(OSError):
-                        partial.unlink()
+                        if time.time() - partial.stat().st_mtime > ABANDONED:
+                            partial.unlink()
             yield
 
     def _prune(self, newest: Path) -> None:

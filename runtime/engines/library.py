@@ -14,6 +14,7 @@ guide "Migrating Python code from TensorRT 10.x to 11.x", and the deprecation me
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import importlib.util
 import re
@@ -134,10 +135,10 @@ class EagerContexts:
         config = self._config()
         if config is not None:
             self._configs.append(config)  # what makes a thing must outlive it
-            cache = config.create_runtime_cache()
-            if cache is not None and kernels:
-                cache.deserialize(kernels)
-            self._cache = cache
+            with contextlib.suppress(RuntimeError):  # a cache spares time: want of one costs no engine
+                cache = self._cache = config.create_runtime_cache()
+                if cache is not None and kernels:
+                    cache.deserialize(kernels)
 
     def context(self) -> Any:
         """A new context, to be given the memory of its activations; None where TensorRT-RTX gave none."""
@@ -152,8 +153,11 @@ class EagerContexts:
     def kernels(self) -> bytes:
         """What was compiled so far, for the next start; empty where that can't be had."""
         cache = self._cache
-        memory = None if cache is None else cache.serialize()
-        return b"" if memory is None else bytes(memory)
+        try:
+            memory = None if cache is None else cache.serialize()
+            return b"" if memory is None else bytes(memory)
+        except RuntimeError:  # it is asked for while something else fails, too
+            return b""
 
     def close(self) -> None:
         """Let go of everything, after the contexts and before the engine; calling it again does nothing."""

@@ -18,6 +18,9 @@ __all__ = ["export_digits"]
 
 def export_digits(folder: Path, *options: str) -> Bundle:
     """Export the digits stand-in as ``options`` say, gated on images on which it decides."""
+    import tensorflow as tf
+
+    tf.config.set_visible_devices([], "GPU")  # its memory is for the engines of this process
     from standin import DIGITS, make_standin, write_crops
     from whole import write_decided
 

@@ -45,8 +45,8 @@ class FakeTensorRt:
     Attributes:
         refuses: what fails: ``runtime``, ``engine``, ``context``, ``shape``, ``address``, ``execution`` or ``capture``.
         executions: how often ``execute_async_v3`` put work on a stream, captures left out.
-        last_error: in the CUDA runtime that TensorRT brings along: a capture that fails leaves it, and the next
-            execution fails of it.
+        last_error: in the CUDA runtime that TensorRT brings along: a capture or a context that fails leaves it,
+            and the next execution fails of it.
         context_memory: of the GPU's, that each context takes, bytes.
         compiled: batch sizes for which kernels were compiled, each time.
         layers: how long each layer takes, by its name, milliseconds, as a profiler hears of it.
@@ -126,7 +126,10 @@ class _Engine:
         assert made.strategy == "user managed"
         self.trt.contexts += 1
         self.trt.cuda.free -= self.trt.context_memory
-        return None if self.trt.refuses == "context" else _Context(self, made)
+        if self.trt.refuses == "context":
+            self.trt.last_error = True
+            return None
+        return _Context(self, made)
 
     def create_engine_inspector(self) -> Any:
         return SimpleNamespace(get_engine_information=lambda _: self.trt.inspector)

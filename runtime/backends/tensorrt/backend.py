@@ -28,6 +28,8 @@ __all__ = ["TensorRtBackend"]
 
 Tensor = npt.NDArray[np.float32]
 
+MOST_TRIED = 32  # batch sizes for which TensorRT-RTX compiles before frames flow; it does so for more as they come up
+
 
 class TensorRtBackend(Backend):
     """A graph as a TensorRT engine, from the cache or built now; batches over the profile's largest are split.
@@ -86,6 +88,8 @@ class TensorRtBackend(Backend):
     def buffers(self, capacity: int, count: int) -> list[Buffers]:
         """Page-locked input memory, which a Jetson's GPU reads in place; each is tried out, so that no frame waits.
 
+        Where kernels are compiled for each batch size (TensorRT-RTX), the first tries all sizes up to ``capacity``.
+
         Raises:
             BackendError: there is not enough of it, or the engine does not run on it.
         """
@@ -96,8 +100,11 @@ class TensorRtBackend(Backend):
             self._lanes.append(lane)
             made.append(Buffers(lane.inputs, len(self._lanes) - 1))
             for _ in range(2 if self._graphs else 1):  # the second run is captured
-                lane.start(capacity, self._execution.run)
-                lane.finish(capacity)
+                self._try(lane, capacity)
+        if made and self._engine.compiles:
+            smallest, _, largest = self._options.profile
+            for rows in range(min(smallest, capacity), min(largest, capacity, MOST_TRIED) + 1):
+                self._try(self._lane_of(made[0]), rows)
         self._engine.keep_kernels(self._reporter)  # now: who runs for a year may be killed in the end
         return made
 
@@ -186,6 +193,10 @@ class TensorRtBackend(Backend):
         lane = Lane(self.spec, capacity, self._options.profile, self._streams, mapped=self._gpu.integrated)
         self._stack.callback(lane.close)
         return lane
+
+    def _try(self, lane: Lane, rows: int) -> None:
+        lane.start(rows, self._execution.run)
+        lane.finish(rows)
 
     def _lane_of(self, buffers: Buffers) -> Lane:
         if buffers.slot >= len(self._lanes):

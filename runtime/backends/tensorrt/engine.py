@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from contextlib import ExitStack
 from typing import Any
 
 from ...engines.gpu import Gpu
@@ -43,6 +44,7 @@ class LoadedEngine:
 
     Attributes:
         device: for people: ``TensorRT 10.3.0 on Orin``.
+        integrated: its GPU shares the CPU's memory.
 
     Raises:
         BackendUnavailableError: TensorRT does not start here.
@@ -53,6 +55,7 @@ class LoadedEngine:
 
     def __init__(self, prepared: Prepared, spec: ModelSpec, library: Library, gpu: Gpu) -> None:
         self.device = f"{library.label} on {gpu.name}"
+        self.integrated = gpu.integrated
         self._library = library
         self._messages = Messages()
         trt = library.module
@@ -63,11 +66,18 @@ class LoadedEngine:
         self._check(engine, spec)
         self._runtime, self._engine = runtime, engine
         self._profilers: list[Any] = []
-        self._activations = DeviceMemory(max(1, int(engine.device_memory_size_v2)))
         self._prepared = prepared
         kernels = prepared.kernels
-        self._eager = library.eager_contexts(engine, kernels)
         self._kept = _digest(kernels or b"")
+        with ExitStack() as stack:
+            self._activations = stack.enter_context(DeviceMemory(max(1, int(engine.device_memory_size_v2))))
+            self._eager = library.eager_contexts(engine, kernels)
+            stack.pop_all()
+
+    @property
+    def compiles(self) -> bool:
+        """Whether kernels are compiled for a batch size when it first runs."""
+        return self._eager is not None
 
     def context(self) -> Any:
         """A new execution context; to be dropped before the engine is closed.

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from ...engines.headroom import MIB
+from ...engines.headroom import MIB, available_memory
 from ...engines.progress import Reporter
 from ...errors import BackendError
 from ...spec import ModelSpec
@@ -26,7 +26,7 @@ __all__ = ["Execution", "Run"]
 Run = Callable[[Mapping[str, int], int], None]  # addresses and batch: puts the engine's work on the compute stream
 
 MOST_GRAPHS = 24  # three buffers of eight sizes; each has a context, with memory of its own on the CPU and on the GPU
-GRAPH_RESERVE = 8  # the next graph is captured only where there is room for so many like the largest so far
+GRAPH_ROOM = 256 * MIB  # is to stay free for others; what a graph takes can't be measured while they allocate
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,9 +62,10 @@ class Execution:
         self._plain: Any = engine.context()
         self._seen: set[tuple[int, ...]] = set()
         self._captured: dict[tuple[int, ...], _Captured] = {}
-        self._spent: list[Any] = []  # contexts that could not be captured: their work may be under way
+        self._spent: list[Any] = []  # contexts without a graph: their work may be under way
         self._most = MOST_GRAPHS
-        self._cost = 0  # of the GPU's memory, bytes: the largest graph with its context
+        # TensorRT has a CUDA runtime of its own beside cuda-python's, in which last errors are cleared: what a failure
+        # leaves in TensorRT's fails the next execution, and is gone with it
         self._tries = 1  # of the next execution
 
     @property
@@ -125,31 +126,35 @@ class Execution:
             item.graph.close()
 
     def _run_and_capture(self, key: tuple[int, ...], addresses: Mapping[str, int], batch: int) -> None:
-        """Run the batch in a context of its own, and then capture that."""
-        before = free_memory()
-        if before < GRAPH_RESERVE * self._cost:
-            self._most = len(self._captured)
+        """Run the batch in a context of its own, and then capture that; where there is none, run it plainly."""
+        try:
+            self._check_room()
+            context = self._engine.context()
+            self._spent.append(context)
+            self._bind(context, addresses, batch)
+            self._enqueue(context)
+        except BackendError as error:
+            self._most, self._tries = len(self._captured), 2
             self._reporter.say(
-                f"no more than {self._most} CUDA graphs, other batches are launched kernel by kernel: one takes up to "
-                f"{-(-self._cost // MIB)} MiB of the GPU's memory, and {before // MIB} MiB are free"
+                f"no more than {self._most} CUDA graphs, other batches are launched kernel by kernel: {error}"
             )
             self.run(addresses, batch)
             return
-        context = self._engine.context()
-        self._bind(context, addresses, batch)
-        self._enqueue(context)
         try:
             graph = self._capture(context)
         except BackendError as error:
-            self._capturing = False
-            self._spent.append(context)
-            # TensorRT has a CUDA runtime of its own beside cuda-python's, in which the last error was cleared: what may
-            # stand in TensorRT's fails the next execution, and is gone with it
-            self._tries = 2
+            self._capturing, self._tries = False, 2
             self._reporter.say(f"no CUDA graphs for this engine, each kernel is launched by itself: {error}")
         else:
-            self._captured[key] = _Captured(context, graph)
-            self._cost = max(self._cost, before - free_memory())
+            self._captured[key] = _Captured(self._spent.pop(), graph)
+
+    def _check_room(self) -> None:
+        # of the memory that a GPU shares, CUDA counts only what nothing uses, and the system also what files can give
+        free = available_memory(GRAPH_ROOM) if self._engine.integrated else free_memory()
+        if free < GRAPH_ROOM:
+            raise BackendError(
+                f"expected {GRAPH_ROOM // MIB} MiB of the GPU's memory to be free, found {free // MIB} MiB"
+            )
 
     def _capture(self, context: Any) -> Graph:
         if not self._engine.can_capture(context, self._stream.handle):

@@ -17,7 +17,13 @@ from hybrid_edge.runtime.bundle import Bundle
 from hybrid_edge.runtime.engines.library import Library
 from hybrid_edge.runtime.engines.options import EngineOptions
 from hybrid_edge.runtime.engines.progress import Reporter
-from hybrid_edge.runtime.errors import EngineError, EngineMissingError, GoldenError, Int8EngineError
+from hybrid_edge.runtime.errors import (
+    BackendUnavailableError,
+    EngineError,
+    EngineMissingError,
+    GoldenError,
+    Int8EngineError,
+)
 
 FORMS = ("fp16-tensorrt", "fp16-tensorrt-unrolled")
 
@@ -171,6 +177,17 @@ def test_where_none_is_left_every_reason_is_given(
         Engine.errors[hash_of(bundle, name)] = error
     with pytest.raises(expected, match="fp16-tensorrt: a; fp16-tensorrt-unrolled: b"):
         take(bundle)
+
+
+@pytest.mark.parametrize("first", FORMS)
+def test_a_tensorrt_that_does_not_start_is_no_fault_of_the_form(bundle: Bundle, first: str) -> None:
+    Engine.errors[hash_of(bundle, first)] = BackendUnavailableError("TensorRT does not start here")
+    said: list[str] = []
+    with pytest.raises(BackendUnavailableError, match=r"^TensorRT does not start here$"):
+        take(bundle, said)
+    assert said == []
+    assert Engine.opened == [hash_of(bundle, name) for name in FORMS[: FORMS.index(first) + 1]]
+    assert Engine.closed == Engine.opened[:-1]
 
 
 def test_a_single_form_is_opened_without_timing(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,7 +11,7 @@ import pytest
 from bundles import make_bundle
 from engine_fixtures import ADA, ORIN, another_users
 from fake_gpu import Error
-from fake_tensorrt import fake_build
+from fake_tensorrt import _Engine, _RuntimeCache, fake_build
 from small_graphs import SPEC, lstm_graph
 
 from hybrid_edge.runtime.backends import open_backend
@@ -230,11 +230,11 @@ def test_what_tensorrt_rtx_compiled_is_kept_beside_the_engine(
         machine.trt.compiled.clear()
 
     assert opened_twice(graph, inputs(2), between) == []
-    assert compiled == [3, 2]  # each size once, though each graph has a context of its own
+    assert compiled == [3, 1, 2]  # each size once, though each graph has a context of its own
     assert machine.trt.compiled == []
     with TensorRtBackend(graph, SPEC) as backend:
         backend.run(inputs(5))
-    assert EngineCache().read_note(next((cache_dir() / "engines").glob("*.kernels")).name) == b"[2, 3, 5]"
+    assert EngineCache().read_note(next((cache_dir() / "engines").glob("*.kernels")).name) == b"[1, 2, 3, 5]"
 
 
 def test_buffers_that_were_tried_out_have_their_kernels_kept_at_once(
@@ -244,7 +244,7 @@ def test_buffers_that_were_tried_out_have_their_kernels_kept_at_once(
     make_machine(kind="rtx")
     with TensorRtBackend(graph, SPEC) as backend:
         backend.buffers(3, 2)
-        assert EngineCache().read_note(next((cache_dir() / "engines").glob("*.kernels")).name) == b"[3]"
+        assert EngineCache().read_note(next((cache_dir() / "engines").glob("*.kernels")).name) == b"[1, 2, 3]"
 
 
 @pytest.mark.parametrize("damage", ["truncated", "of another driver"])
@@ -279,6 +279,35 @@ def test_kernels_that_can_not_be_kept_cost_a_line(
     assert len(said) == 1
     assert "can't be kept here (Permission denied)" in said[0]
     assert said[0].endswith("; the next start compiles its kernels again")
+
+
+def raising(*_: Any) -> None:
+    raise RuntimeError("pybind11's")
+
+
+@pytest.mark.parametrize("call", ["serialize", "deserialize"])
+def test_kernels_that_can_not_be_had_or_taken_cost_nothing_but_time(
+    make_machine: Callable[..., Any], graph: Path, inputs: Any, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    machine = make_machine(kind="rtx")
+
+    def between(_: Path) -> None:
+        machine.trt.compiled.clear()
+        monkeypatch.setattr(_RuntimeCache, call, raising)
+
+    assert opened_twice(graph, inputs(2), between) == []
+    assert machine.trt.compiled == ([2] if call == "deserialize" else [])
+    assert machine.cuda.live == {}
+
+
+def test_contexts_that_can_not_be_configured_leave_nothing_behind(
+    make_machine: Callable[..., Any], graph: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine = make_machine(kind="rtx")
+    monkeypatch.setattr(_Engine, "create_runtime_config", raising)
+    with pytest.raises(RuntimeError, match="pybind11's"):
+        TensorRtBackend(graph, SPEC)
+    assert machine.cuda.live == {}
 
 
 def test_tensorrt_has_no_kernels_to_keep(machine: Any, graph: Path) -> None:

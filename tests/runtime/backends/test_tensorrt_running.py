@@ -11,12 +11,14 @@ import numpy as np
 import onnxruntime
 import pytest
 from fake_gpu import Error
+from fake_tensorrt import _Context, _Engine
 from small_graphs import SPEC
 
 from hybrid_edge.runtime.backends.cuda import Event, Stream
 from hybrid_edge.runtime.backends.onnxruntime import OnnxRuntimeCpu
 from hybrid_edge.runtime.backends.tensorrt import TensorRtBackend, execution
 from hybrid_edge.runtime.bench.stages import branch_shares
+from hybrid_edge.runtime.engines import headroom
 from hybrid_edge.runtime.engines.options import EngineOptions
 from hybrid_edge.runtime.engines.progress import Reporter
 from hybrid_edge.runtime.errors import BackendError, EngineError
@@ -181,8 +183,6 @@ def test_an_engine_that_can_not_be_captured_runs_plainly_and_says_so_once(
     if refuses.startswith("cuda"):
         machine.cuda.fails[refuses] = Error.cudaErrorStreamCaptureUnsupported
     if refuses == "not capturable":  # TensorRT-RTX says so beforehand
-        from fake_tensorrt import _Context
-
         monkeypatch.setattr(_Context, "is_stream_capturable", lambda *_: False, raising=False)
     with TensorRtBackend(graph, SPEC, reporter=Reporter(said.append)) as backend:
         for seed in range(4):
@@ -228,11 +228,26 @@ def test_tensorrt_rtx_gives_the_same_from_the_first_batch_on(
     assert (machine.cuda.launches > 0) == graphs
 
 
+@pytest.mark.parametrize(
+    ("profile", "capacity", "sizes"),
+    [((1, 1, 8), 3, [3, 1, 2]), ((2, 2, 8), 3, [3, 2]), ((4, 4, 8), 3, [4]), ((1, 1, 3), 5, [3, 2, 1])],
+)
+def test_tensorrt_rtx_compiles_for_every_size_of_batch_before_frames_flow(
+    make_machine: Callable[..., Any], graph: Path, profile: tuple[int, int, int], capacity: int, sizes: list[int]
+) -> None:
+    machine = make_machine(kind="rtx")
+    with TensorRtBackend(graph, SPEC, options=EngineOptions(profile)) as backend:
+        buffers = backend.buffers(capacity, 2)
+        assert machine.trt.compiled == sizes
+        for item in buffers:
+            for rows in range(1, capacity + 1):
+                backend.collect(backend.submit(item, rows))
+        assert machine.trt.compiled == sizes
+
+
 def test_kernels_that_are_to_be_exchanged_are_not_captured(
     make_machine: Callable[..., Any], graph: Path, inputs: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from fake_tensorrt import _Engine
-
     machine = make_machine(kind="rtx")
     monkeypatch.delattr(_Engine, "create_runtime_config")  # a TensorRT-RTX that takes no word on it
     with TensorRtBackend(graph, SPEC) as backend:
@@ -241,21 +256,72 @@ def test_kernels_that_are_to_be_exchanged_are_not_captured(
     assert machine.cuda.launches == 0
 
 
-def test_graphs_leave_the_gpu_memory_for_more_of_them(machine: Any, graph: Path, inputs: Any) -> None:
+def test_graphs_leave_the_gpu_memory_for_others(machine: Any, graph: Path, inputs: Any) -> None:
     """A context has memory on the GPU for itself: on a small board 24 of them may be too many."""
     machine.trt.context_memory = 2**20
     said: list[str] = []
     with TensorRtBackend(graph, SPEC, reporter=Reporter(said.append)) as backend:
-        machine.cuda.free = 10 * 2**20
+        machine.cuda.free = 258 * 2**20
         said.clear()
         for rows in (1, 2, 3, 4, 5):
             for _ in range(3):
                 backend.run(inputs(rows))
-        assert backend._execution.graphs == 3  # 10, 9 and 8 MiB were free
+        assert backend._execution.graphs == 3  # 258, 257 and 256 MiB were free
     assert said == [
-        "no more than 3 CUDA graphs, other batches are launched kernel by kernel: one takes up to 1 MiB of the GPU's "
-        "memory, and 7 MiB are free"
+        "no more than 3 CUDA graphs, other batches are launched kernel by kernel: expected 256 MiB of the GPU's memory "
+        "to be free, found 255 MiB"
     ]
+
+
+def test_of_a_memory_that_is_shared_what_files_can_give_is_free(
+    make_machine: Callable[..., Any], graph: Path, inputs: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A Jetson that has read a bundle has little that nothing uses, and CUDA names that alone."""
+    meminfo = tmp_path / "meminfo"
+    monkeypatch.setattr(headroom, "MEMINFO", meminfo)
+    graphs = []
+    for available in (512, 128):
+        meminfo.write_text(f"MemFree: 1024 kB\nMemAvailable: {available * 1024} kB\n")
+        machine = make_machine(integrated=True)
+        with TensorRtBackend(graph, SPEC) as backend:
+            machine.cuda.free = 2**20
+            for _ in range(3):
+                backend.run(inputs(1))
+            graphs.append(backend._execution.graphs)
+    assert graphs == [1, 0]
+
+
+@pytest.mark.parametrize("refuses", ["context", "execution", "cudaMemGetInfo"])
+def test_a_graph_for_which_there_is_no_context_costs_no_batch(
+    machine: Any,
+    graph: Path,
+    reference: OnnxRuntimeCpu,
+    inputs: Any,
+    refuses: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    said: list[str] = []
+    with TensorRtBackend(graph, SPEC, reporter=Reporter(said.append)) as backend:
+        for seed in range(3):
+            assert_equal(backend.run(inputs(1, seed)), reference.run(inputs(1, seed)))
+        plain, said[:] = backend._execution._plain, []
+        if refuses.startswith("cuda"):
+            monkeypatch.setattr(machine.cuda, refuses, lambda: (Error.cudaErrorIllegalAddress, None, None))
+        elif refuses == "context":
+            machine.trt.refuses = refuses
+        else:  # only what is not the context that there was
+            execute = _Context.execute_async_v3
+            monkeypatch.setattr(
+                _Context, "execute_async_v3", lambda item, stream: item is plain and execute(item, stream)
+            )
+        for seed in range(3):
+            assert_equal(backend.run(inputs(2, seed)), reference.run(inputs(2, seed)))
+            assert_equal(backend.run(inputs(1, seed)), reference.run(inputs(1, seed)))
+        assert backend._execution.graphs == 1
+        assert machine.cuda.launches == 4
+    assert len(said) == 1
+    assert said[0].startswith("no more than 1 CUDA graphs, other batches are launched kernel by kernel: ")
+    assert machine.cuda.live == {}
 
 
 KERNELS = {"__myl_FcMul_myl3_7": 3.0, "cnn/conv_1/Conv2D": 1.0}

@@ -201,24 +201,44 @@ def test_an_engine_of_this_machine_allocates_nothing_while_it_runs(rtx: Library,
 
 def test_a_network_that_does_not_allow_it_is_built_without(rtx: Library, monkeypatch: pytest.MonkeyPatch) -> None:
     """As the builder refuses it for sizes that depend on data; it parses no such layer of ONNX's today."""
+    flags = refuse(rtx, monkeypatch, "BuilderFlag::kREQUIRE_USER_ALLOCATION is not compatible with networks that")
+    built = build_engine(ONNX, SPEC, OPTIONS, rtx, gpu=ADA, architecture="sm89")
+    assert flags == [True, False]
+    assert len(built.engine) > 2**16
+    assert "the parser's own" in built.warnings
+
+
+@pytest.mark.parametrize("reason", ["Build canceled by user", "Out of memory error while finding fastest tactic"])
+def test_a_build_that_fails_for_another_reason_is_not_begun_again(
+    rtx: Library, monkeypatch: pytest.MonkeyPatch, reason: str
+) -> None:
+    flags = refuse(rtx, monkeypatch, reason)
+    with pytest.raises(EngineError, match=f"could not build the engine for sm89: .*{reason}"):
+        build_engine(ONNX, SPEC, OPTIONS, rtx, gpu=ADA, architecture="sm89")
+    assert flags == [True]
+
+
+def refuse(rtx: Library, monkeypatch: pytest.MonkeyPatch, reason: str) -> list[bool]:
+    """Have the builder refuse engines that must not allocate; gives whether each that was asked for must not."""
     flags: list[bool] = []
     real = build._Job.build
 
     def refusing(job: Any, config: Any) -> bytes:
         builder = job._builder
+        job.messages.add("WARNING", "the parser's own")
 
         def serialized(network: Any, config: Any) -> Any:
             flags.append(config.get_flag(rtx.module.BuilderFlag.REQUIRE_USER_ALLOCATION))
-            job.messages.add("ERROR", "user allocation is not possible")
-            return None if flags[-1] else builder.build_serialized_network(network, config)
+            if not flags[-1]:
+                return builder.build_serialized_network(network, config)
+            job.messages.add("ERROR", reason)
+            return None
 
         job._builder = SimpleNamespace(build_serialized_network=serialized)
         return real(job, config)
 
     monkeypatch.setattr(build._Job, "build", refusing)
-    built = build_engine(ONNX, SPEC, OPTIONS, rtx, gpu=ADA, architecture="sm89")
-    assert flags == [True, False]
-    assert len(built.engine) > 2**16
+    return flags
 
 
 @pytest.fixture

@@ -5,6 +5,7 @@ import errno
 import json
 import os
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -156,10 +157,14 @@ def test_an_engine_larger_than_the_limit_is_kept_alone(tmp_path: Path) -> None:
 
 
 def test_what_a_killed_process_left_is_swept_by_the_next_that_builds(cache: EngineCache, stored: Path) -> None:
-    partial = stored.parent / f".{stored.name}-x1.tmp"
-    partial.write_bytes(ENGINE)
+    partial, fresh = (stored.parent / f".{stored.name}-{name}.tmp" for name in ("x1", "x2"))
+    for path in (partial, fresh):
+        path.write_bytes(ENGINE)
+    before = time.time() - 3600
+    os.utime(partial, (before, before))
     with cache.locked():
         assert not partial.exists()
+        assert fresh.exists()  # another process writes it: notes are kept without the lock
         assert stored.exists()
 
 
