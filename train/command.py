@@ -95,7 +95,9 @@ def train(
     ] = "off",
     val_fraction: Annotated[float, _run("share of each class for validation, where DATA has no val/")] = 0.2,
     seed: Annotated[int, _run("of the split, the weights and the order of images")] = 0,
-    workers: Annotated[int, _run("threads that read and preprocess images")] = 2,
+    workers: Annotated[
+        int | None, _run("threads that read and preprocess images; default: digits 1, Xception 2")
+    ] = None,
     feature_cache: Annotated[
         bool, _run("compute a frozen CNN's features once, not each epoch", "--feature-cache/--no-feature-cache")
     ] = True,
@@ -145,7 +147,6 @@ def _settings(given: dict[str, Any]) -> TrainSettings:
         "mixed_precision",
         "val_fraction",
         "seed",
-        "workers",
         "feature_cache",
         "bn_batches",
         "bn_momentum",
@@ -156,6 +157,8 @@ def _settings(given: dict[str, Any]) -> TrainSettings:
         phases=phases,
         weights=weights,
         augment=spec.backbone == "digits" if given["augment"] is None else given["augment"],
+        # one keeps up with small pictures, and Keras waits a tenth of a second at each end of an epoch for several
+        workers=(1 if spec.backbone == "digits" else 2) if given["workers"] is None else given["workers"],
         **{key: given[key] for key in same},
     )
 

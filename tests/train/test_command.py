@@ -148,4 +148,6 @@ def test_digits_are_varied_unless_told_otherwise_and_photographs_are_not() -> No
     assert _settings(given(preset_name="digits")).augment
     assert not _settings(given(preset_name="digits", augment=False)).augment
     assert not _settings(given()).augment
+    assert [_settings(given(preset_name=name)).workers for name in ("digits", "xception-lstm")] == [1, 2]
+    assert _settings(given(preset_name="digits", workers=3)).workers == 3
     assert _settings(given(augment=True)).augment
