@@ -144,10 +144,13 @@ def test_digits_train_in_one_phase_whose_rate_falls_and_the_rnn_alone_takes_more
         assert second.epochs == 0
 
 
+def test_one_thread_reads_digits_and_two_read_photographs_unless_told_otherwise() -> None:
+    assert [_settings(given(preset_name=name)).workers for name in ("digits", "xception-lstm")] == [1, 2]
+    assert _settings(given(preset_name="digits", workers=3)).workers == 3
+
+
 def test_digits_are_varied_unless_told_otherwise_and_photographs_are_not() -> None:
     assert _settings(given(preset_name="digits")).augment
     assert not _settings(given(preset_name="digits", augment=False)).augment
     assert not _settings(given()).augment
-    assert [_settings(given(preset_name=name)).workers for name in ("digits", "xception-lstm")] == [1, 2]
-    assert _settings(given(preset_name="digits", workers=3)).workers == 3
     assert _settings(given(augment=True)).augment

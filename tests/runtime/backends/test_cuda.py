@@ -141,7 +141,8 @@ def test_any_other_error_carries_the_call_and_cudas_own_name_number_and_text() -
         match=r"cudaMalloc failed \(cudaErrorMemoryAllocation, code 2(: out of memory)?\); a smaller --batch",
     ):
         driver.call(_answering("cudaMalloc", (rt.cudaError_t.cudaErrorMemoryAllocation, None)))
-    with pytest.raises(BackendError, match=r"cudaMalloc failed \(cudaErrorIllegalAddress, code 700(: an illegal memory|\))"):
+    text = r"cudaMalloc failed \(cudaErrorIllegalAddress, code 700(: an illegal memory|\))"
+    with pytest.raises(BackendError, match=text):
         driver.call(_answering("cudaMalloc", (rt.cudaError_t.cudaErrorIllegalAddress, None)))
 
 
