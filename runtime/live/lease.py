@@ -17,7 +17,7 @@ __all__ = ["Lease"]
 
 
 class Lease:
-    """This context manager closes a classifier; where it can't, it ends the process without tearing anything down.
+    """This context manager closes a classifier; where it can't, the command leaves without tearing anything down.
 
     Args:
         classifier: the classifier to close.

@@ -102,7 +102,7 @@ class Request:
 
     @property
     def batch_size(self) -> int:
-        """The most frames that go through the model at once."""
+        """The most frames that go through the model at once, with the default filled in."""
         if self.batch is not None:
             return self.batch
         return 1 if self.live else FILES_BATCH

@@ -11,7 +11,7 @@ __all__ = ["Tally"]
 
 
 class Tally:
-    """Remembers the last status; a ``LiveSink``."""
+    """This ``LiveSink`` remembers the last status."""
 
     def __init__(self) -> None:
         self._last: Status | None = None

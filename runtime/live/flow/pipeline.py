@@ -289,7 +289,7 @@ class Pipeline:
         return status
 
     def _join(self, deadline: float) -> tuple[str, ...]:
-        """Wait for the threads until ``deadline``, count the frames they left, and return the names of the unfinished."""
+        """Wait for the threads until ``deadline``, count the frames they left, and name those that still run."""
         self._lines.done.end()  # an engine that waits for the outputs need not wait for them any more
         for thread in self._threads:
             if thread.ident is not None:

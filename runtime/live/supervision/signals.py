@@ -51,7 +51,7 @@ class StopSignals:
         self._codes = codes
         self._draining = False
         self._before: dict[signal.Signals, Any] = {}
-        self._told: SimpleQueue[int | None] = SimpleQueue()  # a handler may put into this kind at any moment
+        self._told: SimpleQueue[int | None] = SimpleQueue()  # a handler may put into one at any moment
         self._over = threading.Event()
 
     def __enter__(self) -> StopSignals:

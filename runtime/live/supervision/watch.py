@@ -12,7 +12,7 @@ __all__ = ["HANG_TIMEOUT", "Limits", "Verdict", "Watch"]
 
 HANG_TIMEOUT = 8.0
 CAPTURE = "capture"  # stages of that name wait for cameras without a limit; their calls into C are noted apart
-TIMES = 6.0  # hang timeouts make up the window: two workers have to start, and three to be watched for that long
+TIMES = 6.0  # hang timeouts in the window at least: two workers have to start, and three to be watched for that long
 RESUMED = 2.0  # seconds after a pause in which heartbeats may still speak of it
 
 
