@@ -136,7 +136,7 @@ class StrokeFont(_BaseFont):
     def _scale(self, size: int) -> float:
         return size / 33  # a capital letter of this font is 22 pixels high at scale 1, two thirds of its size
 
-    def _probe(self, character: str) -> bool:  # noqa: ARG002  # it has only ASCII
+    def _probe(self, character: str) -> bool:  # noqa: ARG002  # it has none
         return False
 
 
