@@ -1,4 +1,4 @@
-"""One process that classifies: bundle, captures, outputs and pipeline put together as a request asks for."""
+"""Puts bundle, captures, outputs and pipeline together as a request asks for, and runs them in this process."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ def classify(request: Request, signals: StopSignals, heartbeat: Heartbeat | None
 
     Args:
         request: what to do.
-        signals: set up; told when a signal is no longer to interrupt but to drain.
-        heartbeat: told what goes on, where a supervisor watches.
+        signals: the handlers, already set up; they are told when a signal is no longer to interrupt but to drain.
+        heartbeat: tells the supervisor what goes on; None where no supervisor watches.
 
     Returns:
         the exit code: 1 where a file could not be read or an output not written, else 0.
@@ -58,7 +58,7 @@ def classify(request: Request, signals: StopSignals, heartbeat: Heartbeat | None
         outputs = Outputs(request, classifier.labels, captures, events, opened)
         tally = Tally()
         pipeline = Pipeline(classifier, captures, [*outputs.sinks, tally], plan, events)
-        opened.pop_all()  # the pipeline closes them
+        opened.pop_all()  # from here on the pipeline closes the sinks
         try:
             _run(pipeline, tally, signals, heartbeat)
         finally:
@@ -69,10 +69,10 @@ def classify(request: Request, signals: StopSignals, heartbeat: Heartbeat | None
 
 
 def engine_options(profile: str | None, workspace: int | None, *, build: bool = True) -> EngineOptions:
-    """What ``--profile MIN,OPT,MAX``, ``--workspace MIB`` and ``--no-build`` say, or the defaults.
+    """Make the options that ``--profile MIN,OPT,MAX``, ``--workspace MIB`` and ``--no-build`` ask for, or the defaults.
 
     Raises:
-        UsageError: no three batch sizes in ascending order, or too little memory.
+        UsageError: the profile is not three batch sizes in ascending order, or the workspace is too small.
     """
     sizes = {} if profile is None else {"profile": parse_profile(profile)}
     return EngineOptions(**sizes, workspace=None if workspace is None else workspace * MIB, build=build)
@@ -92,7 +92,7 @@ def _pipeline_options(request: Request) -> PipelineOptions:
 
 
 def _events() -> Events:
-    """Counts that go on where the worker before this one was given up."""
+    """Make the run's event counts, in which each worker that was given up before this one is counted already."""
     events = Events()
     for _ in range(int(os.environ.pop(REPLACED, "0"))):
         events.report("engine-hung")
@@ -117,7 +117,7 @@ def _open(request: Request, heartbeat: Heartbeat | None) -> Classifier:
 
 
 def _warm_up(classifier: Classifier, batch: int) -> None:
-    """Run one empty batch: engines load and choose kernels at the first of a size, which is not to look like a hang."""
+    """Run a batch of zeros: engines load and choose kernels at a size's first one, which must not look like a hang."""
     tensors = {name: np.zeros((batch, *shape), np.float32) for name, shape in classifier.spec.inputs.items()}
     classifier.selection.backend.run(tensors)
 
@@ -130,4 +130,4 @@ def _run(pipeline: Pipeline, tally: Tally, signals: StopSignals, heartbeat: Hear
             pipeline.run(stop)
     finally:
         if heartbeat is not None:
-            heartbeat.stopping()  # after an error too: the way to the end is watched
+            heartbeat.stopping()  # after an error too: the supervisor then limits the time that closing takes

@@ -1,4 +1,4 @@
-"""``--list-cameras``: what can be opened here, and by which name."""
+"""Prints what ``--list-cameras`` asks for: the cameras that can be opened here, and by which name."""
 
 from __future__ import annotations
 
@@ -14,15 +14,16 @@ from ..sources.cameras import Camera, CameraFormat, list_cameras, sensor_number
 
 __all__ = ["print_cameras"]
 
-MOST_SIZES = 8  # of a format, in the list for people
+MOST_SIZES = 8  # sizes of one format that the list for people shows
 
 
 def print_cameras(cameras: Sequence[Camera] | None = None, *, as_json: bool = False) -> None:
-    """Print a camera a line with its formats below it, or one JSON object each, on stdout.
+    """Print on stdout one line for each camera with its formats below, or one JSON object for each camera.
 
     Args:
-        cameras: which; None: those of this machine.
-        as_json: objects of ``source`` (what to give as a source), ``node``, ``name``, ``driver``, ``formats``.
+        cameras: the cameras to print; None: those of this machine.
+        as_json: whether to print objects of ``source`` (what to give as a source), ``node``, ``name``, ``driver`` and
+            ``formats``.
     """
     found = list_cameras() if cameras is None else list(cameras)
     for camera in found:

@@ -1,4 +1,4 @@
-"""What goes wrong while frames flow: counted, and told to whoever listens."""
+"""Counts what goes wrong while frames flow, and tells it to whoever listens."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ __all__ = ["KINDS", "Event", "Events", "Kind"]
 
 Kind = Literal[
     "lost",  # a camera or stream ended, or could not be opened
-    "stalled",  # open, and no frame for too long
-    "reconnected",  # frames flow again; ``seconds`` since the last one
-    "corrupt",  # a frame that could not be decoded
-    "resized",  # another resolution from here on
+    "stalled",  # a source is open and has given no frame for too long
+    "reconnected",  # frames flow again, ``seconds`` after the last one
+    "corrupt",  # a frame could not be decoded
+    "resized",  # a source's frames have another resolution from here on
     "disk-full",  # --save or --snapshots could not write; it stopped, classification goes on
     "memory-short",  # a frame was given up for want of memory
     "engine-failed",  # one batch failed and its frames were given up
@@ -27,14 +27,14 @@ KINDS: tuple[Kind, ...] = get_args(Kind)
 
 @dataclass(frozen=True)
 class Event:
-    """One fault, or its end.
+    """This class describes one fault, or the end of one.
 
     Attributes:
-        kind: see ``Kind``.
-        source: the camera or stream, as it was named; empty where it concerns all of them.
+        kind: what happened; see ``Kind``.
+        source: the camera or stream, as it was named; empty where the event concerns all of them.
         detail: one line for people: what was expected, what was found.
-        timestamp: Unix seconds.
-        seconds: how long it lasted, where that is known.
+        timestamp: when it was reported, Unix seconds.
+        seconds: how long the fault lasted; None where that is not known.
     """
 
     kind: Kind
@@ -45,7 +45,7 @@ class Event:
 
 
 class Events:
-    """Counts events and passes each on; safe to use from any thread, listeners are called on the reporting one."""
+    """Counts events and passes each on to the listeners, on the thread that reports it; any thread may use it."""
 
     def __init__(self, listener: Callable[[Event], None] | None = None) -> None:
         self._listeners: tuple[Callable[[Event], None], ...] = () if listener is None else (listener,)
@@ -61,22 +61,22 @@ class Events:
             listener(event)
 
     def subscribe(self, listener: Callable[[Event], None]) -> None:
-        """Tell one more listener from now on."""
+        """Call ``listener`` with every event from now on, beside the listeners that there are."""
         with self._lock:
             self._listeners = (*self._listeners, listener)
 
     def unsubscribe(self, listener: Callable[[Event], None]) -> None:
-        """Tell a listener no more."""
+        """Stop calling ``listener``; do nothing where it is not subscribed."""
         with self._lock:
             self._listeners = tuple(item for item in self._listeners if item != listener)
 
     def count(self, kind: Kind, source: str | None = None) -> int:
-        """How many there were of a kind, of one source or (None) of all."""
+        """Return how many events of a kind there were, from one source or (None) from all of them."""
         with self._lock:
             return sum(
                 number for (name, found), number in self._counts.items() if found == kind and source in (None, name)
             )
 
     def counts(self) -> dict[Kind, int]:
-        """How many there were of each kind that there was."""
+        """Return the number of events of each kind; kinds that never came are left out."""
         return {kind: number for kind in KINDS if (number := self.count(kind))}

@@ -1,4 +1,4 @@
-"""A classifier for the time of a run: closed at its end, or left behind where that would never end."""
+"""Closes a run's classifier at its end, or leaves it behind where closing it would never end."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ __all__ = ["Lease"]
 
 
 class Lease:
-    """A context manager. Where the classifier can't be closed, the command leaves without tearing anything down.
+    """This context manager closes a classifier; where it can't, the command leaves without tearing anything down.
 
     Args:
-        classifier: to be closed.
-        seconds: that closing may take; None: as long as it does, as somebody else watches.
+        classifier: the classifier to close.
+        seconds: how long closing may take; None: as long as it needs, because a supervisor watches.
     """
 
     def __init__(self, classifier: Classifier, seconds: float | None) -> None:
@@ -30,7 +30,7 @@ class Lease:
         self._left: list[str] = []
 
     def leave_behind(self, names: Sequence[str]) -> None:
-        """These threads hang in a decoder or an engine, which can't be closed under them."""
+        """Note the names of threads that hang in a decoder or an engine, which then is not closed under them."""
         self._left += names
 
     def __enter__(self) -> Classifier:
@@ -62,5 +62,5 @@ class Lease:
     def _try_to_close(self, failures: list[BaseException]) -> None:
         try:
             self._classifier.close()
-        except BaseException as error:  # raised on the thread that waits
+        except BaseException as error:  # _close raises it, on the thread that waits for this one
             failures.append(error)

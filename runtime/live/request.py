@@ -1,4 +1,4 @@
-"""What a call of ``hybrid-infer`` asks for. Light: the supervisor reads it too, and loads neither OpenCV nor NumPy."""
+"""Describes what a call of ``hybrid-infer`` asks for, without OpenCV or NumPy: the supervisor reads it too."""
 
 from __future__ import annotations
 
@@ -15,31 +15,32 @@ FILES_BATCH = 8
 
 
 def is_live(name: str) -> bool:
-    """Whether a source is a camera or a stream: a number, a video device or a URL, and no file of that name.
+    """Return whether a source is a camera or a stream: a number, a video device or a URL, and no file of that name.
 
     Raises:
-        UsageError: a URL that is none of ours.
+        UsageError: the name is a URL of a kind that can't be read.
     """
     return parse_live(name) is not None
 
 
 @dataclass(frozen=True)
 class Request:
-    """Sources, a bundle, how frames go through it, and where results go.
+    """This class holds the sources, the bundle, how frames go through it, and where results go.
 
     Attributes:
         sources: files, folders, globs, cameras, streams, as they were named.
         bundle: a bundle's folder or tar, or a run folder; None looks in the usual places.
-        top_k: labels for each result.
-        as_json: JSON lines on stdout in place of rows.
+        top_k: how many labels each result has.
+        as_json: whether stdout gets JSON lines in place of rows.
         batch: the most frames that go through the model at once; None is 8 for files and 1 for live sources.
         max_wait: milliseconds for which a frame waits for others to fill its batch.
         backend, precision, threads, check: see ``Classifier.load``.
         profile, workspace, build: a TensorRT engine's batch sizes and MiB of scratch memory as they were given, and
             whether it may be built here.
-        width, height, fps: what a live source is asked for; None takes what it gives.
-        every_frame: False takes the newest frame and drops those before; None: live sources do, files don't.
-        window: whether to open one; None: for live sources, where there is a display.
+        width, height, fps: pixels and frames a second that a live source is asked for; None takes what it gives.
+        every_frame: True classifies every frame, False the newest one and drops those before; None: every frame of
+            files, the newest of live sources.
+        window: whether to open a window; None: for live sources, where there is a display.
         save: the video file that classified frames are written to.
         snapshots, when: the folder for single frames, and the condition (``cat>0.8``) on which they are written.
         smooth: seconds over which probabilities are averaged; None leaves them as they are.
@@ -48,7 +49,7 @@ class Request:
         supervise: whether a parent process watches the one that classifies; None: for live sources.
 
     Raises:
-        UsageError: no source, or settings that don't go together.
+        UsageError: there is no source, or settings don't go together.
     """
 
     sources: tuple[str, ...]
@@ -91,7 +92,7 @@ class Request:
 
     @property
     def live(self) -> bool:
-        """Whether a camera or a stream is among the sources: the run then ends when it is told to."""
+        """Whether a camera or a stream is among the sources, so that the run ends only when it is told to."""
         return any(is_live(name) for name in self.sources)
 
     @property
@@ -101,7 +102,7 @@ class Request:
 
     @property
     def batch_size(self) -> int:
-        """The most frames that go through the model at once."""
+        """The most frames that go through the model at once, with the default filled in."""
         if self.batch is not None:
             return self.batch
         return 1 if self.live else FILES_BATCH

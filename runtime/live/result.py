@@ -1,4 +1,4 @@
-"""What the live pipeline tells its sinks."""
+"""Defines the results and statuses that the live pipeline tells its sinks, and what a sink is."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ __all__ = ["LiveSink", "Result", "SourceStatus", "Status"]
 
 @dataclass(frozen=True, eq=False)
 class Result:
-    """One frame that went through the model, or that could not be read.
+    """This class holds one frame that went through the model, or that could not be read.
 
     Attributes:
         frame: what was captured; its ``image`` is the very one that was classified.
-        prediction: None where the frame has an ``error``.
-        age_ms: from capture to the moment this result was made, milliseconds.
+        prediction: what the model said; None where the frame has an ``error``.
+        age_ms: time from capture to the moment this result was made, milliseconds; 0 where nobody measures ages.
         dropped: frames of this source given up so far, in favour of newer ones or for want of memory or an engine.
-        reconnects: how often this source came back so far.
+        reconnects: how often this source's frames flowed again after a break so far.
         batch: how many frames went through the model together with this one.
     """
 
@@ -38,7 +38,7 @@ class Result:
 
 @dataclass(frozen=True)
 class SourceStatus:
-    """One source's counts so far: ``captured == classified + dropped + unreadable + waiting``."""
+    """This class holds one source's counts so far: ``captured == classified + dropped + unreadable + waiting``."""
 
     name: str
     captured: int
@@ -52,15 +52,15 @@ class SourceStatus:
 
 @dataclass(frozen=True)
 class Status:
-    """The whole pipeline, every second or so.
+    """This class describes the whole pipeline at one moment; sinks get one about every second.
 
     Attributes:
-        fps: results a second over the last seconds.
-        age_p50_ms: median age of the last results, milliseconds; ``age_p99_ms`` the 99th percentile.
+        fps: results a second over the last five seconds.
+        age_p50_ms: median age of the last results, milliseconds; ``age_p99_ms`` is their 99th percentile.
         inference_ms: mean time of one batch in the engine, milliseconds.
         sources: each source's counts.
-        faults: how many events of each kind so far.
-        seconds: since the start.
+        faults: how many events of each kind there were so far.
+        seconds: how long frames have been flowing.
     """
 
     fps: float
@@ -76,16 +76,16 @@ class LiveSink(Protocol):
     """Takes results in the order in which they are made, on the thread that runs the pipeline (a window needs that)."""
 
     def write(self, result: Result) -> None:
-        """One result."""
+        """Take one result."""
 
     def event(self, event: Event) -> None:
-        """One fault, or its end."""
+        """Take one fault, or the end of one."""
 
     def status(self, status: Status) -> None:
-        """How things stand: about once a second, and once at the end."""
+        """Take how things stand: about once a second, and once at the end."""
 
     def poll(self) -> bool:
-        """Called at least every 50 ms; whether the user asked to stop (closed the window, pressed Q)."""
+        """Return whether the user asked to stop (closed the window, pressed Q); called at least every 50 ms."""
 
     def close(self) -> None:
-        """Finish what was being written; called once, also after a failure."""
+        """Finish what is being written; called once, also after a failure."""

@@ -1,4 +1,4 @@
-"""Running a request: as the supervisor, as its worker, or in one process."""
+"""Runs a request: as the supervisor, as its worker, or in one process without either."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def run(request: Request) -> int:
 
 
 def stop_codes(request: Request) -> Mapping[int, int]:
-    """The exit code for each signal: SIGTERM is the ordinary end of a camera's run, and not of a folder's."""
+    """Return the exit code for each signal: SIGTERM is the ordinary end of a camera's run, and not of a folder's."""
     ordinary = 0 if request.live else INTERRUPTED
     return {signal.SIGINT: INTERRUPTED, signal.SIGTERM: ordinary, signal.SIGHUP: ordinary}
 
@@ -67,13 +67,13 @@ def _supervise(request: Request) -> int:
         return supervisor.run()
     except OSError as error:
         if isinstance(error, BrokenPipeError) or error.errno in terminal.FULL:
-            raise  # whoever read our events is gone, or their disk full: told in one place, for all commands
+            raise  # our events' reader is gone, or the disk is full: one place tells that for all commands
         raise BackendError(
             f"expected to start the process that classifies, found: {(error.strerror or str(error)).lower()}; "
             "end what else takes this machine's memory or processes, or go without a second process: --no-supervise"
         ) from error
     finally:
-        terminal.status.show_cursor()  # a worker that was killed over its status line could not
+        terminal.status.show_cursor()  # a worker that was killed during its status line has left it hidden
 
 
 def _tell(text: str) -> None:
@@ -83,6 +83,6 @@ def _tell(text: str) -> None:
 
 
 def _print_event(event: Event) -> None:
-    """The worker that would have written this line is gone."""
+    """Write an event as the JSON line that the worker, which is gone, would have written."""
     line = {"event": event.kind, "source": event.source, "detail": event.detail, "time": event.timestamp}
     typer.echo(json.dumps({**line, "seconds": event.seconds}))

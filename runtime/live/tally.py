@@ -1,4 +1,4 @@
-"""The counts that a heartbeat carries to the supervisor, and that to ``systemctl status``."""
+"""Keeps the counts that a heartbeat carries to the supervisor, which shows them in ``systemctl status``."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ __all__ = ["Tally"]
 
 
 class Tally:
-    """Remembers the last status; a ``LiveSink``."""
+    """This ``LiveSink`` remembers the last status."""
 
     def __init__(self) -> None:
         self._last: Status | None = None
 
     def counts(self) -> Mapping[str, float]:
-        """Frames of all sources so far, and results a second; for any thread."""
+        """Return the frames of all sources so far and the results a second, by name; any thread may call it."""
         status = self._last
         if status is None:
             return {}
@@ -29,18 +29,18 @@ class Tally:
         }
 
     def write(self, result: Result) -> None:
-        """Nothing: a status counts."""
+        """Do nothing: the status has the counts."""
 
     def event(self, event: Event) -> None:
-        """Nothing: a status counts."""
+        """Do nothing: the status has the counts."""
 
     def status(self, status: Status) -> None:
-        """Remember it."""
+        """Remember this status in place of the one before."""
         self._last = status
 
     def poll(self) -> bool:
-        """Never asks to stop."""
+        """Return False: nobody can ask this sink to stop."""
         return False
 
     def close(self) -> None:
-        """Nothing: the last status stays."""
+        """Do nothing: the last status can still be asked for."""

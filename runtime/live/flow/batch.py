@@ -1,4 +1,4 @@
-"""Frames on their way through the model together."""
+"""Holds the frames that are on their way through the model together."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ __all__ = ["Batch", "Entry"]
 
 @dataclass(eq=False, slots=True)
 class Entry:
-    """One frame that was taken from its mailbox.
+    """This class holds one frame that was taken from its mailbox.
 
     Attributes:
-        box: where it came from.
+        box: the mailbox that the frame came from.
         frame: what was captured, or what could not be read.
-        row: its place in the batch; -1 for a frame that could not be read.
-        counted: whether its mailbox has counted it as unreadable already.
-        preprocess_ms: from the decoded frame to tensors.
-        dropped: frames of its source given up by the time its batch was done.
+        row: the frame's row in the batch's tensors; -1 for a frame that could not be read.
+        counted: whether the mailbox has counted the frame as unreadable already.
+        preprocess_ms: time from the decoded frame to its tensors, milliseconds.
+        dropped: how many frames of the source were given up by the time the batch was done.
     """
 
     box: Mailbox
@@ -37,16 +37,16 @@ class Entry:
 
 @dataclass(eq=False, slots=True)
 class Batch:
-    """Entries in the order in which they were taken, and the input memory that holds their rows.
+    """This class holds entries in the order in which they were taken, and the input memory that holds their rows.
 
     Attributes:
-        buffers: lent by the backend until the batch is done.
+        buffers: the input memory, lent by the backend until the batch is done.
         entries: readable and unreadable frames.
-        rows: how many of them are readable.
+        rows: how many of the entries are readable.
         size: bytes of all their images.
-        outputs: what the model said; None before that, and where it failed.
-        inference_ms: the whole batch's time in the engine.
-        finished: when it was done, ``time.monotonic()`` seconds.
+        outputs: what the model said; None before that, and where the engine failed.
+        inference_ms: the whole batch's time in the engine, milliseconds.
+        finished: when the batch was done, ``time.monotonic()`` seconds.
     """
 
     buffers: Buffers
@@ -58,7 +58,7 @@ class Batch:
     finished: float = 0.0
 
     def add(self, entry: Entry) -> None:
-        """One more frame that could not be read, or whose tensors are in row ``rows``."""
+        """Append a frame whose tensors are in row ``rows``, or one that could not be read."""
         if entry.frame.image is not None:
             entry.row = self.rows
             self.rows += 1

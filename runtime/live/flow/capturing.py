@@ -1,4 +1,4 @@
-"""The pipeline's first stage: one thread for each source."""
+"""Reads the sources: the pipeline's first stage, with one thread for each source."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Capturing"]
 
-PAUSE = 0.05  # seconds after a frame for which there was no memory
+PAUSE = 0.05  # seconds to wait after a frame for which there was no memory
 RETRY = 0.5  # seconds before a live source that ran out of memory is opened again
 
 
@@ -29,19 +29,19 @@ class Capturing:
         self._stage = stage
 
     def run(self) -> None:
-        """Until the capture ends or the pipeline does.
+        """Read until the capture ends or the pipeline does.
 
         Raises:
-            MemoryError: a file's reading ended for want of memory: its other frames would be missing silently.
+            MemoryError: the reading of files ended for want of memory; the other frames would be missing silently.
         """
         try:
             while self._read() and not self._lines.halt.wait(RETRY):
-                pass  # a live source comes back
+                pass  # a live source that ran out of memory is opened again
         finally:
             self._lines.intake.end(self._box)
 
     def _read(self) -> bool:
-        """One life of the capture's frames; True where they ended for want of memory and can begin again."""
+        """Open the capture and read its frames to their end; return True where want of memory ended a live source."""
         frames = iter(self._capture.frames(self._lines.halt))
         short: MemoryError | None = None
         try:

@@ -1,4 +1,4 @@
-"""A bounded queue between two threads that either side can end, from any state."""
+"""Provides a bounded queue between two threads that either side can end, from any state."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ END: Final = object()
 
 
 class Channel(Generic[T]):
-    """First in, first out, from one thread to another; ``end`` may be called by any.
+    """This queue hands items from one thread to another, first in, first out; any thread may call ``end``.
 
-    Made of ``SimpleQueue``, whose waiting is C: at batch 1 a condition variable costs more than preprocessing a small
-    frame. What is put while another thread ends the channel may stay in it: ``remains`` gives it out.
+    It is made of ``SimpleQueue``, whose waiting is C: at batch 1 a condition variable costs more than preprocessing a
+    small frame. An item that is put while another thread ends the channel may stay in it: ``remains`` returns it.
 
     Args:
-        limit: the most items that wait in it.
-        items: what is in it from the start.
+        limit: the most items that wait in the channel.
+        items: what is in the channel from the start, at most ``limit`` items.
     """
 
     def __init__(self, limit: int, items: Iterable[T] = ()) -> None:
@@ -35,7 +35,7 @@ class Channel(Generic[T]):
             self.put(item)
 
     def put(self, item: T) -> bool:
-        """Add an item, once there is room; False, with the item not added, if the channel has ended."""
+        """Add an item, once there is room; return False, with the item not added, if the channel has ended."""
         if self._ended or self._room.get() is END:
             self._room.put(END)
             return False
@@ -49,7 +49,7 @@ class Channel(Generic[T]):
             timeout: seconds to wait at most; None: until there is an item or the channel has ended.
 
         Returns:
-            None where the time is over, or where the channel has ended and nothing is left in it.
+            The item; None where the time is over, or where the channel has ended and nothing is left in it.
         """
         try:
             item = self._items.get(True, timeout) if timeout != 0 else self._items.get_nowait()
@@ -57,13 +57,13 @@ class Channel(Generic[T]):
             return None
         if item is END:
             self._over = True
-            self._items.put(END)  # for the next call
+            self._items.put(END)  # so that the next call finds it too
             return None
         self._room.put(None)
         return item  # type: ignore[return-value]  # END was the only other thing
 
     def end(self) -> None:
-        """Nothing more will be added; what is in it can still be taken. Wakes whoever waits."""
+        """End the channel and wake whoever waits: nothing more is added, what is in it can still be taken."""
         if not self._ended:
             self._ended = True
             self._items.put(END)
@@ -71,11 +71,11 @@ class Channel(Generic[T]):
 
     @property
     def over(self) -> bool:
-        """Whether ``get`` came to the end."""
+        """Whether ``get`` has found that the channel has ended and is empty."""
         return self._over
 
     def remains(self) -> list[T]:
-        """What is still in it, taken out."""
+        """Take everything that is still in the channel out of it, and return it."""
         left: list[T] = []
         with contextlib.suppress(Empty):
             while True:
@@ -83,5 +83,5 @@ class Channel(Generic[T]):
                 if item is not END:
                     left.append(item)  # type: ignore[arg-type]
         if self._ended:
-            self._items.put(END)  # whoever waits, or will
+            self._items.put(END)  # for whoever waits in get, or will
         return left

@@ -1,4 +1,4 @@
-"""The outputs' side of a pipeline: results, events and status to every sink, on the thread that runs it."""
+"""Tells results, events and statuses to every sink, on the thread that runs the pipeline."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ from .meters import Meter, Stage
 
 __all__ = ["POLL", "Delivery"]
 
-POLL = 0.02  # seconds between two looks at the window and at what was asked for
+POLL = 0.02  # seconds between two calls of ``look``, which tells events and polls the sinks
 STATUS = 1.0  # seconds between two statuses
-EVENTS = 1000  # events that wait to be told; all are counted
+EVENTS = 1000  # events that wait to be told; the oldest beyond them are only counted
 
 
 class Delivery:
-    """Turns batches into results and hands everything to the sinks. Not thread-safe.
+    """Turns batches into results and hands everything to the sinks; only one thread may use it.
 
     Args:
-        sinks: told in their order.
-        labels: of the model's outputs.
-        intake: whose counts a status reports.
-        events: listened to from now on, until ``close``.
-        stage: where work is noted.
+        sinks: the sinks, told in this order.
+        labels: the labels of the model's outputs.
+        intake: the mailboxes, whose counts a status reports.
+        events: the events to pass on from now on, until ``close``.
+        stage: where this stage notes its work.
     """
 
     def __init__(
@@ -50,12 +50,12 @@ class Delivery:
         events.subscribe(self._news.append)
 
     def begin(self) -> None:
-        """Frames flow from here on."""
+        """Start measuring rates and ages: frames flow from here on."""
         self._meter = Meter()
         self._told = self._meter.begun
 
     def deliver(self, batch: Batch) -> None:
-        """Write a batch's results, looking around in between where that takes long."""
+        """Write a batch's results to every sink, calling ``look`` in between where that takes long."""
         if batch.rows:
             self._meter.batch(batch.inference_ms)
         for result in self._results(batch):
@@ -74,7 +74,7 @@ class Delivery:
                 self.look()
 
     def _write(self, sink: LiveSink, result: Result) -> None:
-        """Write one result; a sink without the memory for it (a large picture to draw or encode) goes without."""
+        """Write one result; a sink that lacks the memory for it (a large picture to draw or encode) is passed over."""
         try:
             sink.write(result)
         except OUT_OF_MEMORY as error:
@@ -108,7 +108,7 @@ class Delivery:
             self.closed = sink.poll() or self.closed
 
     def status(self) -> Status:
-        """How things stand."""
+        """Return how the pipeline stands at this moment."""
         median, high = self._meter.ages()
         return Status(
             self._meter.rate(),
@@ -121,13 +121,13 @@ class Delivery:
         )
 
     def sources(self) -> tuple[SourceStatus, ...]:
-        """Every source's counts at this moment; from any thread."""
+        """Return every source's counts at this moment; any thread may call it."""
         return self._intake.status(lambda name: self._events.count("reconnected", name))
 
     def finish(self, status: Status) -> None:
         """Tell the last events and the last status, unless a sink has failed."""
         if not self._broken:
-            self._told = time.monotonic()  # the last status is the one given
+            self._told = time.monotonic()  # so that look tells no status before the given one
             self.look()
             for sink in self._sinks:
                 sink.status(status)
@@ -136,7 +136,7 @@ class Delivery:
         """Close every sink, also after one that fails.
 
         Raises:
-            BaseException: the first that a sink raised.
+            BaseException: the first error that a sink raised, once all are closed.
         """
         self._events.unsubscribe(self._news.append)
         first: BaseException | None = None
@@ -153,12 +153,12 @@ class Delivery:
 
     @property
     def due(self) -> float:
-        """When to look around again, ``time.monotonic()`` seconds."""
+        """When to call ``look`` again, ``time.monotonic()`` seconds."""
         return self._looked + POLL
 
     @property
     def broken(self) -> bool:
-        """Whether a sink has failed: it and the others are written to no more."""
+        """Whether a sink has failed; no sink is written to any more then."""
         return self._broken
 
     def _results(self, batch: Batch) -> Iterator[Result]:

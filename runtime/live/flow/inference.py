@@ -1,4 +1,4 @@
-"""The pipeline's third stage: batches through the engine."""
+"""Runs batches through the engine: the pipeline's third stage."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ if TYPE_CHECKING:
 
 __all__ = ["Inference"]
 
-FAST = 2.0  # milliseconds: no result waits for the next one longer than this
-HELD = 2**22  # 4 MiB of images
+FAST = 2.0  # milliseconds: a batch that took longer is handed on at once, so that no result waits longer for others
+HELD = 2**22  # 4 MiB: images of finished batches that wait to be handed on together
 FAILURES = 3  # batches in a row that may fail before the engine counts as broken
 
 
 class Inference:
-    """Runs batches: up to ``depth`` of them are in the engine at once.
+    """Runs batches, with up to ``depth`` of them in the engine at once.
 
     Args:
         lines: what the stages share.
-        stage: where work is noted.
-        backend: used by this thread alone.
+        stage: where this stage notes its work.
+        backend: the engine, used by this thread alone.
         depth: batches submitted before the first is collected.
     """
 
@@ -44,7 +44,7 @@ class Inference:
         self._free_since = 0.0
 
     def run(self) -> None:
-        """Until nothing comes any more.
+        """Run batches until no more will come.
 
         Raises:
             BackendError: three batches in a row failed.
@@ -63,19 +63,19 @@ class Inference:
             self._abandon()
 
     def _next(self) -> Batch | None:
-        """The next batch; None where none is there yet and others are in the engine, or none will ever come."""
+        """Return the next batch; None where none is there yet and others are in the engine, or none will ever come."""
         if not self._waiting:
             self._waiting.extend(self._lines.ready.get(0) or ())
         if not self._waiting:
-            self._pass_on()  # nothing stays here while this thread waits
+            self._pass_on()  # no finished batch may stay here while this thread waits
             if not self._submitted:
                 self._waiting.extend(self._lines.ready.get() or ())
-        with contextlib.suppress(IndexError):  # at the end they may be taken out from another thread
+        with contextlib.suppress(IndexError):  # at the end another thread may take them out, by remains
             return self._waiting.popleft()
         return None
 
     def remains(self) -> list[Batch]:
-        """What was taken for the engine and not given to it, taken out; for any thread."""
+        """Take out and return the batches that were fetched but not given to the engine; any thread may call it."""
         left: list[Batch] = []
         with contextlib.suppress(IndexError):
             while True:
@@ -93,7 +93,7 @@ class Inference:
         ticket: Ticket | BackendError | None
         try:
             ticket = self._backend.submit(batch.buffers, batch.rows) if batch.rows else None
-        except BackendError as error:  # told when its turn comes: the batches ahead of it come first
+        except BackendError as error:  # reported by _collect, after the batches ahead of this one
             ticket = error
         finally:
             self._stage.leave()
@@ -122,7 +122,7 @@ class Inference:
         self._finish(batch)
 
     def _fail(self, batch: Batch, error: BackendError) -> None:
-        """Give up the frames of a batch that failed, and with the third in a row the engine."""
+        """Give up the frames of a batch that failed; raise the error where it is the third such batch in a row."""
         self._failures += 1
         self._lines.events.report("engine-failed", detail=one_line(error))
         batch.finished = self._free_since = time.monotonic()
@@ -140,7 +140,7 @@ class Inference:
             self._pass_on()
 
     def _pass_on(self) -> None:
-        """Hand what is finished to the outputs; only then does its memory go back, and is the engine free again."""
+        """Hand finished batches to the outputs; only then give their memory back and count the engine as free."""
         batches, self._finished = self._finished, []
         told = [batch for batch in batches if batch.entries]
         if told:
@@ -151,7 +151,7 @@ class Inference:
                 self._lines.pace.finish(batch.inference_ms / 1000 if batch.rows else None)
 
     def _abandon(self) -> None:
-        """Nothing is submitted any more: count what was, and tell the outputs."""
+        """Count what will not be finished as given up, hand on what is finished, and end both channels."""
         self._lines.ready.end()
         self._lines.give_up(batch for batch, _, _ in self._submitted)
         self._lines.give_up(self.remains())

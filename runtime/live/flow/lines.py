@@ -1,4 +1,4 @@
-"""What the pipeline's stages share: the ways from one to the next, and how all of them are stopped."""
+"""Holds what the pipeline's stages share: the channels from one to the next, and how all of them are stopped."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ __all__ = ["Lines", "one_line"]
 
 @dataclass(frozen=True, eq=False)
 class Lines:
-    """What the stages share.
+    """This class holds the channels between the stages and what else they share.
 
     Attributes:
-        intake: frames that wait.
-        free: input memory that nobody uses.
-        ready: batches for the engine, some at a time.
-        done: batches for the outputs, likewise.
-        together: the most batches that are handed over at a time.
-        pace: when to take live frames; None where every frame counts.
-        events: whom to tell about faults.
+        intake: the mailboxes, where captured frames wait.
+        free: the engine's input memory that no batch uses.
+        ready: preprocessed batches for the engine, up to ``together`` in one item.
+        done: finished batches for the outputs, up to ``together`` in one item.
+        together: the most batches that one stage hands to the next at a time.
+        pace: says when to take live frames; None where every frame counts.
+        events: where faults are reported.
         halt: set when the pipeline is to end before its sources do.
     """
 
@@ -44,12 +44,12 @@ class Lines:
     halt: threading.Event
 
     def give_up(self, batches: Iterable[Batch]) -> None:
-        """Count the frames of batches that go no further as dropped."""
+        """Count the frames of these batches, which go no further, as dropped."""
         for batch in batches:
             self.intake.give_up(batch.entries)
 
     def stop(self) -> None:
-        """End early: what is in the engine is finished, everything before it is given up."""
+        """End the pipeline early: what is in the engine is finished, everything before it is given up."""
         self.halt.set()
         self.intake.close()
         self.free.end()
@@ -59,5 +59,5 @@ class Lines:
 
 
 def one_line(error: Exception) -> str:
-    """An error's text for an event."""
+    """Return an error's text on one line, as an event needs it."""
     return " ".join(str(error).split())

@@ -1,4 +1,4 @@
-"""Where captured frames wait for the model, and where every one of them is counted.
+"""Keeps captured frames that wait for the model, and counts every one of them.
 
 One lock guards all mailboxes of a pipeline, so that at every moment, for every source,
 
@@ -20,20 +20,20 @@ from .batch import Entry
 
 __all__ = ["Intake", "Mailbox"]
 
-QUEUE = 8  # decoded frames of a source of which every one counts; enough to bridge uneven decoding
-ENOUGH = QUEUE // 2  # of them at a time: each waking of a thread costs as much as preprocessing a small frame
-QUEUE_BYTES = 2**26  # 64 MiB: of photographs of 100 megapixels, no more than one waits
+QUEUE = 8  # decoded frames that wait, of a source whose every frame counts; enough to bridge uneven decoding
+ENOUGH = QUEUE // 2  # frames to wake a thread for: each waking costs as much as preprocessing a small frame
+QUEUE_BYTES = 2**26  # 64 MiB of frames that wait: no more than one photograph of 100 megapixels
 ERRORS = 64  # unreadable frames of a live source that wait to be written; all are counted
 SILENCE = 2.0  # seconds without a frame after which a live source no longer flows
 
 
 class Mailbox:
-    """One source's waiting frames and counts; its ``Intake`` holds the lock.
+    """This class holds one source's waiting frames and counts; its ``Intake`` holds the lock around every call.
 
     Args:
-        name: the source's.
-        live: whether it is a camera or a stream.
-        newest: keep the newest frame alone and count the others as dropped; else every frame waits its turn.
+        name: the source's name.
+        live: whether the source is a camera or a stream.
+        newest: whether to keep the newest frame alone and count the others as dropped; else every frame waits its turn.
     """
 
     def __init__(self, name: str, *, live: bool, newest: bool) -> None:
@@ -50,20 +50,20 @@ class Mailbox:
 
     @property
     def full(self) -> bool:
-        """Whether the source has to wait."""
+        """Whether the source has to wait before it adds another frame."""
         return len(self.frames) >= QUEUE or (bool(self.frames) and self.size >= QUEUE_BYTES)
 
     @property
     def worth_taking(self) -> bool:
-        """Whether enough waits to wake whoever is in no hurry."""
+        """Whether so many frames wait that waking a thread in no hurry pays."""
         return len(self.frames) >= ENOUGH or self.full
 
     def push(self, frame: Frame) -> Frame | None:
-        """Add a captured frame; returns the one that it replaced."""
+        """Add a captured frame; return the frame that it replaced, or None."""
         self.captured += 1
         self.latest = time.monotonic()
         if self.newest and frame.image is None:
-            # it must neither push out a good frame nor be pushed out by one
+            # an unreadable frame must neither push out a good one nor be pushed out by one
             self.unreadable += 1
             self.errors.append(frame)
             return None
@@ -74,20 +74,20 @@ class Mailbox:
         return replaced
 
     def pop(self) -> Frame:
-        """Take the oldest frame out."""
+        """Take the oldest frame out and return it."""
         frame = self.frames.popleft()
         self.size -= _size(frame)
         return frame
 
     def clear(self) -> None:
-        """Give up everything that waits."""
+        """Give up everything that waits, and count its frames as dropped."""
         self.dropped += len(self.frames)
         self.frames.clear()
         self.errors.clear()
         self.size = 0
 
     def status(self, reconnects: int) -> SourceStatus:
-        """The counts as they are now."""
+        """Return the counts as they are now, with ``reconnects``, how often the source's frames flowed again."""
         flowing = not self.ended and (not self.live or time.monotonic() - self.latest < SILENCE)
         return SourceStatus(
             self.name,
@@ -102,12 +102,13 @@ class Mailbox:
 
 
 class Intake:
-    """All mailboxes of a pipeline: captures put frames in, one thread takes them out, source by source in turn.
+    """This class holds all mailboxes: captures put frames in, one thread takes them out, source by source in turn.
 
     Args:
-        boxes: one for each source.
-        fresh: never take a newest-frame source's next frame while one of it is on its way: it would be old on arrival.
-        patient: nobody waits for a frame by itself: several may be handed over at a time.
+        boxes: one mailbox for each source.
+        fresh: whether to leave a newest-frame source's next frame while one of it is on its way: it would be old on
+            arrival.
+        patient: whether nobody waits for a frame by itself, so that several may be handed over at a time.
     """
 
     def __init__(self, boxes: Sequence[Mailbox], *, fresh: bool, patient: bool = False) -> None:
@@ -122,7 +123,7 @@ class Intake:
         self._emptied = threading.Condition(lock)
 
     def put(self, box: Mailbox, frame: Frame) -> bool:
-        """Add a captured frame: at once where the newest wins, else once there is room; False after ``close``."""
+        """Add a captured frame at once where the newest wins, else once there is room; return False after ``close``."""
         with self._filled:
             while not box.newest and box.full and not self._closed:
                 self._emptied.wait()
@@ -135,25 +136,25 @@ class Intake:
         return True
 
     def lose(self, box: Mailbox) -> None:
-        """Count a frame that was there and could not be kept for want of memory."""
+        """Count a frame that could not be kept for want of memory as captured and dropped."""
         with self._filled:
             box.captured += 1
             box.dropped += 1
 
     def end(self, box: Mailbox) -> None:
-        """No frame will come from this source any more."""
+        """Note that no frame will come from this source any more."""
         with self._filled:
             box.ended = True
             self._filled.notify()
 
     def take(self, deadline: float | None) -> Entry | None:
-        """The next frame of the next source that has one, which counts as on its way until it is settled.
+        """Take the next frame of the next source that has one; it counts as on its way until it is settled.
 
         Args:
             deadline: until when to wait, ``time.monotonic()`` seconds; None: as long as frames can come.
 
         Returns:
-            None where the time is over, every source has ended, or the intake was closed.
+            The frame; None where the time is over, every source has ended, or the intake was closed.
         """
         with self._filled:
             while True:
@@ -168,7 +169,7 @@ class Intake:
                 self._hungry = False
 
     def settle(self, entries: Iterable[Entry], *, failed: bool = False) -> None:
-        """Count frames whose batch is done: classified, or dropped where it failed; unreadable ones as such."""
+        """Count frames whose batch is done as classified, or as dropped where it failed; unreadable ones as such."""
         with self._filled:
             for entry in entries:
                 box = entry.box
@@ -193,7 +194,7 @@ class Intake:
                     entry.box.dropped += 1
 
     def close(self) -> None:
-        """Give up what waits and take nothing more; wakes whoever waits here."""
+        """Give up what waits, accept and give out nothing more, and wake whoever waits here."""
         with self._filled:
             self._closed = True
             for box in self.boxes:
@@ -203,12 +204,12 @@ class Intake:
 
     @property
     def over(self) -> bool:
-        """Whether nothing will ever be taken again."""
+        """Whether ``take`` will never return a frame again."""
         with self._filled:
             return self._closed or self._drained()
 
     def status(self, reconnects: Callable[[str], int]) -> tuple[SourceStatus, ...]:
-        """Every source's counts at one moment; ``reconnects`` tells how often a source came back."""
+        """Return every source's counts at one moment; ``reconnects`` tells how often a source's frames flowed again."""
         again = [reconnects(box.name) for box in self.boxes]
         with self._filled:
             return tuple(box.status(count) for box, count in zip(self.boxes, again, strict=True))

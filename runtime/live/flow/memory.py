@@ -1,4 +1,4 @@
-"""Memory of frames: how the C library keeps it for the next one, and how its end is known."""
+"""Has the C library keep the memory of frames for the next ones, and recognizes errors that mean it ran out."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ M_TRIM_THRESHOLD = -1
 M_MMAP_THRESHOLD = -3
 M_ARENA_MAX = -8
 LARGEST = 2**25  # 32 MiB, the most that glibc takes for M_MMAP_THRESHOLD; a 4K frame has 24 MiB
-KEPT = 2**27  # 128 MiB of freed memory that stay
+KEPT = 2**27  # 128 MiB of freed memory that the process keeps
 
 
 @cache
 def keep_frame_memory() -> bool:
-    """Let freed frames be used for the next ones, in this process, from now on; False where the C library has no such.
+    """Reuse the memory of freed frames for the next ones, in this process, from now on.
 
-    Without that, glibc gives large blocks back to the system each time several frames are freed together, and the
-    kernel clears the pages of every new frame: of a 640 x 480 video that took 250 µs a frame, more than half as long
-    as decoding it.
+    By default glibc gives large blocks back to the system each time several frames are freed together, and the kernel
+    clears the pages of every new frame: of a 640 x 480 video that took 250 µs a frame, more than half as long as
+    decoding it. Return False where the C library has no such settings or refuses them.
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt
@@ -38,6 +38,6 @@ def keep_frame_memory() -> bool:
 
 
 def is_shortage(error: Exception) -> bool:
-    """Whether an error of these kinds means that memory did not suffice, and not a bug."""
+    """Return whether an error of ``OUT_OF_MEMORY`` means that memory did not suffice, and not a bug."""
     # OpenCV's text; its code is an attribute of the class, not of the error
     return not isinstance(error, cv2.error) or "Insufficient memory" in str(error)

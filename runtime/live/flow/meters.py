@@ -1,4 +1,4 @@
-"""What a running pipeline says about itself: what each stage is doing, and how fast and how fresh results are."""
+"""Measures a running pipeline: what each stage is doing, and how fast and how fresh results are."""
 
 from __future__ import annotations
 
@@ -11,37 +11,37 @@ import numpy as np
 __all__ = ["Activity", "Meter", "Stage"]
 
 WINDOW = 5.0  # seconds over which results a second are counted
-AGES = 1024  # of the last results
+AGES = 1024  # results, and batches, whose times are kept
 
 
 class Stage:
-    """One stage's work, as its own thread notes it: plain attributes, so that noting costs next to nothing."""
+    """This class holds what a stage's own thread notes of its work, in plain attributes: that costs next to nothing."""
 
     def __init__(self) -> None:
         self.since = 0.0
         self.count = 0
 
     def enter(self) -> None:
-        """A call begins that may hang: into a decoder, an engine, a window."""
+        """Note that a call begins that may hang: into a decoder, an engine or a window."""
         self.since = time.monotonic()
 
     def leave(self) -> None:
-        """It came back."""
+        """Note that the call returned."""
         self.since = 0.0
         self.count += 1
 
 
 class Activity:
-    """Every stage of a pipeline by name: ``capture NAME``, ``preprocess``, ``infer``, ``output``.
+    """This class holds every stage of a pipeline by name: ``capture NAME``, ``preprocess``, ``infer``, ``output``.
 
-    Safe to read from any thread, while the stages work or hang.
+    Any thread may read it, while the stages work or hang.
     """
 
     def __init__(self) -> None:
         self._stages: dict[str, Stage] = {}
 
     def stage(self, name: str) -> Stage:
-        """A stage to note work in, of that name or, where it is taken, of that name and a number."""
+        """Make a stage to note work in, of that name or, where the name is taken, of that name and a number."""
         number = 1
         unique = name
         while unique in self._stages:
@@ -50,21 +50,21 @@ class Activity:
         return self._stages.setdefault(unique, Stage())
 
     def busy(self) -> Mapping[str, float]:
-        """For how many seconds each stage has been in its current call; 0 where it waits for work."""
+        """Return for how many seconds each stage has been in its current call; 0 where it waits for work."""
         now = time.monotonic()
         return {name: max(0.0, now - since) if (since := stage.since) else 0.0 for name, stage in self._stages.items()}
 
     def counts(self) -> Mapping[str, float]:
-        """How many calls each stage has finished."""
+        """Return how many calls each stage has finished."""
         return {name: stage.count for name, stage in self._stages.items()}
 
     def reading(self) -> tuple[Mapping[str, float], Mapping[str, float]]:
-        """``busy`` and ``counts``, as a heartbeat tells them."""
+        """Return ``busy`` and ``counts``, as a heartbeat tells them."""
         return self.busy(), self.counts()
 
 
 class Meter:
-    """Rates and ages of results. Not thread-safe."""
+    """Measures rates and ages of results; only one thread may use it."""
 
     def __init__(self) -> None:
         self.begun = time.monotonic()
@@ -75,35 +75,35 @@ class Meter:
 
     @property
     def seconds(self) -> float:
-        """Since the start."""
+        """Seconds since this meter was made."""
         return time.monotonic() - self.begun
 
     def result(self, age_ms: float) -> None:
-        """One result of that age, milliseconds."""
+        """Count one result of that age, milliseconds."""
         self._total += 1
         self._ages.append(age_ms)
 
     def batch(self, inference_ms: float) -> None:
-        """One batch's time in the engine, milliseconds."""
+        """Note one batch's time in the engine, milliseconds."""
         self._engine.append(inference_ms)
 
     def rate(self) -> float:
-        """Results a second over the last seconds; to be asked about once a second."""
+        """Return results a second over the last five seconds; callers ask about once a second."""
         now = time.monotonic()
         while len(self._marks) > 1 and now - self._marks[1][0] >= WINDOW:
             self._marks.popleft()
         then, before = self._marks[0]
-        if now - self._marks[-1][0] >= 0.5:  # however often it is asked, ten marks are enough
+        if now - self._marks[-1][0] >= 0.5:  # ten marks are enough, however often the rate is asked for
             self._marks.append((now, self._total))
         return (self._total - before) / (now - then) if now > then else 0.0
 
     def ages(self) -> tuple[float, float]:
-        """Median and 99th percentile of the last results' ages, milliseconds; 0 before the first."""
+        """Return median and 99th percentile of the last results' ages, milliseconds; 0 before the first."""
         if not self._ages:
             return 0.0, 0.0
         median, high = np.percentile(self._ages, (50, 99))
         return float(median), float(high)
 
     def inference_ms(self) -> float:
-        """Mean time of the last batches in the engine, milliseconds; 0 before the first."""
+        """Return the mean time of the last batches in the engine, milliseconds; 0 before the first."""
         return float(np.mean(self._engine)) if self._engine else 0.0

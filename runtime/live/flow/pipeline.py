@@ -1,4 +1,4 @@
-"""The pipeline: frames of any number of sources through the model to the outputs, and a clean end from any state.
+"""Takes frames of any number of sources through the model to the outputs, and ends cleanly from any state.
 
     capture threads ─► mailboxes ─► preprocess + batch thread ─► inference thread ─► outputs, on the caller's thread
 
@@ -39,23 +39,26 @@ if TYPE_CHECKING:
 
 __all__ = ["DRAIN", "Pipeline", "PipelineOptions", "Summary"]
 
-DRAIN = 1.8  # seconds from the wish to stop to the end of ``run``, but for closing the sinks
-FLOAT = 4  # bytes
+DRAIN = 1.8  # seconds from the wish to stop to the end of ``run``, without the time to close the sinks
+FLOAT = 4  # bytes of a float32
 SMALL = 2**18  # bytes of a frame's tensors whose engine may take no longer than waking the next stage's thread
-LAST = 0.1  # seconds that a thread gets at least
+LAST = 0.1  # seconds that ``run`` waits for each thread at least
 
 Ending = Literal["finished", "stopped", "closed"]
 
 
 @dataclass(frozen=True)
 class PipelineOptions:
-    """How frames are gathered.
+    """This class says how frames are gathered into batches.
 
     Attributes:
         batch: the most frames that go through the model at once.
         max_wait_ms: how long a live batch waits for more frames after its first, milliseconds; 0: not at all. Batches
             of files alone wait until they are full.
-        latest: whether the newest frame wins and others are dropped; None: of live sources alone.
+        latest: whether the newest frame wins and others are dropped; None: for live sources alone.
+
+    Raises:
+        UsageError: the batch is below 1, or the wait is negative or endless.
     """
 
     batch: int = 1
@@ -71,10 +74,10 @@ class PipelineOptions:
 
 @dataclass(frozen=True)
 class Summary:
-    """How a run ended.
+    """This class says how a run ended.
 
     Attributes:
-        status: the last one.
+        status: the last status, when nothing moved any more.
         ending: every source ended (``finished``), ``stop`` was set (``stopped``), or a sink asked for it (``closed``).
         unfinished: threads that did not end in time, as they hang in a decoder or an engine: leave the process by
             ``os._exit`` then, as the engine can't be closed under them.
@@ -86,30 +89,30 @@ class Summary:
 
     @property
     def classified(self) -> int:
-        """Frames that went through the model."""
+        """The number of frames that went through the model."""
         return sum(source.classified for source in self.status.sources)
 
     @property
     def dropped(self) -> int:
-        """Frames given up."""
+        """The number of frames that were given up."""
         return sum(source.dropped for source in self.status.sources)
 
     @property
     def unreadable(self) -> int:
-        """Frames that could not be read."""
+        """The number of frames that could not be read."""
         return sum(source.unreadable for source in self.status.sources)
 
 
 @dataclass(frozen=True)
 class _Plan:
-    """What the options come to for these captures and this backend.
+    """This class holds what the options come to for these captures and this backend.
 
     Attributes:
-        batch: rows of a batch.
+        batch: the most rows of a batch.
         newest: for each capture, whether its newest frame wins.
         max_wait: seconds for which a batch waits for more frames; None: until it is full.
-        depth: batches in the engine at once.
-        backend: whose input memory is used.
+        depth: the most batches in the engine at once.
+        backend: the engine, whose input memory is used.
     """
 
     batch: int
@@ -127,10 +130,10 @@ class _Plan:
         return cls(options.batch, newest, None if patient else options.max_wait_ms / 1000, depth, backend)
 
     def lines(self, captures: Sequence[Capture], events: Events) -> Lines:
-        """The ways between the stages, with the engine's input memory in them."""
+        """Make the channels between the stages, with the engine's input memory in them."""
         fresh = any(self.newest)
         together = 1 if fresh else self._together()
-        # one batch is being written and, where every frame counts, others are ready when the engine is
+        # preprocessing writes one batch; where every frame counts, others must be ready when the engine is
         slots = self.backend.buffers(self.batch, self.depth + (1 if fresh else 2 * together))
         boxes = [
             Mailbox(item.name, live=item.live, newest=wins) for item, wins in zip(captures, self.newest, strict=True)
@@ -147,7 +150,7 @@ class _Plan:
         )
 
     def _together(self) -> int:
-        """How many single small frames go from stage to stage at a time, where nobody waits for one by itself."""
+        """Return how many batches go on at a time: several only of one small frame each that nobody waits for alone."""
         size = sum(math.prod(shape) for shape in self.backend.spec.inputs.values()) * FLOAT
         alone = self.batch == self.depth == 1
         return ENOUGH if alone and self.max_wait is None and size <= SMALL else 1
@@ -157,19 +160,19 @@ class Pipeline:
     """Runs captures through a classifier, once.
 
     Args:
-        classifier: its engine is used by one thread of the pipeline until ``run`` returns.
+        classifier: the model; one thread of the pipeline alone uses its engine until ``run`` returns.
         captures: the sources, at least one.
-        sinks: closed by ``run``, whatever happens.
+        sinks: where results go; ``run`` closes them, whatever happens.
         options: how frames are gathered.
-        events: where faults are counted, by the captures too.
+        events: where the pipeline and the captures report faults.
 
     Attributes:
         activity: what each stage is doing: ``capture NAME``, ``preprocess``, ``infer``, ``output``; for any thread.
-        unfinished: after ``run``, also where it raised: see ``Summary``.
+        unfinished: the threads that hang, known after ``run``, also where it raised; see ``Summary``.
 
     Raises:
-        UsageError: no capture.
-        BackendError: not enough memory for the engine's inputs.
+        UsageError: there is no capture.
+        BackendError: there is not enough memory for the engine's inputs.
     """
 
     def __init__(
@@ -200,7 +203,7 @@ class Pipeline:
     def _stages(
         self, classifier: Classifier, captures: Sequence[Capture], plan: _Plan
     ) -> Iterator[tuple[str, Callable[[], None]]]:
-        """What each thread runs, by name."""
+        """Yield each thread's name and what it runs."""
         lines, stage = self._lines, self.activity.stage
         for capture, box in zip(captures, lines.intake.boxes, strict=True):
             name = f"capture {box.name}"
@@ -210,7 +213,7 @@ class Pipeline:
         yield "infer", self._inference.run
 
     def sources(self) -> tuple[SourceStatus, ...]:
-        """Every source's counts at this moment; from any thread."""
+        """Return every source's counts at this moment; any thread may call it."""
         return self._delivery.sources()
 
     def run(self, stop: threading.Event) -> Summary:
@@ -221,7 +224,7 @@ class Pipeline:
 
         Raises:
             BackendError: three batches in a row failed.
-            BaseException: what a capture, a sink or any thread raised; the first of them.
+            BaseException: the first error that a capture, a sink or any thread raised.
         """
         ending: Ending = "finished"
         keep_frame_memory()
@@ -235,7 +238,7 @@ class Pipeline:
         deadline = time.monotonic() + DRAIN
         try:
             self._drain(deadline)
-        except BaseException as error:  # likewise
+        except BaseException as error:  # raised below too
             self._fail(error)
         self.unfinished = self._join(deadline)
         status = self._close()
@@ -251,7 +254,7 @@ class Pipeline:
                 delivery.deliver(batch)
             elif done.over or self._error is not None:
                 return "finished"
-            batch = None  # its images go back before the next wait
+            batch = None  # the next wait must not keep its images in memory
             if time.monotonic() >= delivery.due:
                 delivery.look()
             if delivery.closed:
@@ -259,7 +262,7 @@ class Pipeline:
         return "stopped"
 
     def _drain(self, deadline: float) -> None:
-        """Stop what is before the engine, and write what comes out of it until then."""
+        """Stop what is before the engine, and write what comes out of it until ``deadline``."""
         self._lines.stop()
         while (self._undelivered or not self._lines.done.over) and (remaining := deadline - time.monotonic()) > 0:
             batch = self._finished(remaining)
@@ -267,13 +270,13 @@ class Pipeline:
                 self._delivery.deliver(batch)
 
     def _finished(self, timeout: float) -> Batch | None:
-        """The next batch that the engine is done with, if there is one within so many seconds."""
+        """Return the next batch that the engine is done with, or None where none comes within ``timeout`` seconds."""
         if not self._undelivered:
             self._undelivered.extend(self._lines.done.get(timeout) or ())
         return self._undelivered.popleft() if self._undelivered else None
 
     def _close(self) -> Status:
-        """Tell the sinks how it ended, when nothing moves any more, and close them."""
+        """Tell the sinks how the run ended, when nothing moves any more, and close them; return that last status."""
         status = self._delivery.status()
         try:
             self._delivery.finish(status)
@@ -281,12 +284,12 @@ class Pipeline:
             self._fail(error)
         try:
             self._delivery.close()
-        except BaseException as error:  # likewise
+        except BaseException as error:  # raised by run on the same condition
             self._fail(error)
         return status
 
     def _join(self, deadline: float) -> tuple[str, ...]:
-        """Wait for the threads until then, count what they left behind, and name those that still run."""
+        """Wait for the threads until ``deadline``, count the frames they left, and name those that still run."""
         self._lines.done.end()  # an engine that waits for the outputs need not wait for them any more
         for thread in self._threads:
             if thread.ident is not None:

@@ -1,4 +1,4 @@
-"""The pipeline's second stage: frames to tensors, gathered into batches."""
+"""Turns frames into tensors and gathers them into batches: the pipeline's second stage."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from .meters import Stage
 
 __all__ = ["Preparation"]
 
-ERRORS = 4  # times the batch's rows: so many unreadable frames wait at most for their place in the order
-TOGETHER_BYTES = 2**22  # 4 MiB of decoded images: larger ones take longer than waking a thread
+ERRORS = 4  # times the batch's rows: the most frames of a batch, unreadable ones included
+TOGETHER_BYTES = 2**22  # 4 MiB of decoded images go on together: larger ones take longer than waking a thread
 BATCH_BYTES = 2**28  # 256 MiB of decoded images: photographs of 100 megapixels go through almost one by one
 
 
@@ -24,9 +24,9 @@ class Preparation:
 
     Args:
         lines: what the stages share.
-        stage: where work is noted.
-        preprocessor: this thread's own.
-        capacity: rows of a batch.
+        stage: where this stage notes its work.
+        preprocessor: a preprocessor that no other thread uses.
+        capacity: the most rows of a batch.
         max_wait: seconds for which a batch waits for more frames after its first; None: until it is full.
     """
 
@@ -40,7 +40,7 @@ class Preparation:
         self._max_wait = max_wait
 
     def run(self) -> None:
-        """Until nothing comes any more."""
+        """Make batches until no more frames will come."""
         try:
             while batches := self._gather():
                 if not self._hand_over(batches):
@@ -51,7 +51,7 @@ class Preparation:
             self._lines.ready.end()
 
     def _gather(self) -> list[Batch]:
-        """The next batch, and behind it what is there already; none at the end."""
+        """Return the next batch and those behind it that need no waiting; an empty list at the end."""
         first = self._next()
         if first is None:
             return []
@@ -69,7 +69,7 @@ class Preparation:
         return batches
 
     def _another(self) -> Batch | None:
-        """One more batch, if it need not be waited for."""
+        """Return one more batch of frames that are there already; None where there are none, or no input memory."""
         buffers = self._lines.free.get(0)
         if buffers is None:
             return None
@@ -112,7 +112,7 @@ class Preparation:
                 deadline = time.monotonic() + self._max_wait
 
     def _preprocess(self, entry: Entry, batch: Batch) -> bool:
-        """Write a frame's tensors into the batch's next row; False where memory did not suffice."""
+        """Write a frame's tensors into the batch's next row; return False where memory did not suffice."""
         image = entry.frame.image
         if image is None:
             return True

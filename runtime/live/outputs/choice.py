@@ -1,4 +1,4 @@
-"""Where a request's results go: the sinks that it asks for, in one list."""
+"""Opens the sinks that a request asks for, in one list."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ if TYPE_CHECKING:
 
 __all__ = ["Outputs", "check_outputs"]
 
-FILE_FPS = 25.0  # of a recording, where neither the video file nor --fps says how many
+FILE_FPS = 25.0  # frames a second of a recording, where neither the video file nor --fps says how many
 
 
 def check_outputs(request: Request, labels: tuple[str, ...] | None = None) -> None:
-    """Refuse outputs that can't be, before an engine is built for them: minutes.
+    """Refuse outputs that can't be opened, before minutes are spent on an engine for them.
 
     Args:
-        request: which ones; the folder for snapshots is created.
-        labels: all that the model has; None: not known yet, only the rest is checked.
+        request: the outputs; where ``labels`` is None, the folder for snapshots is created.
+        labels: all labels of the model, to check the condition alone; None: not known yet, everything else is checked.
 
     Raises:
         UsageError: see ``Outputs``.
@@ -53,20 +53,20 @@ def check_outputs(request: Request, labels: tuple[str, ...] | None = None) -> No
 
 
 class Outputs:
-    """The sinks of one run.
+    """Opens and holds the sinks of one run.
 
     Args:
-        request: which ones.
-        labels: all that the model has.
+        request: which sinks to open.
+        labels: all labels of the model.
         captures: the sources.
-        events: whom a sink tells that the disk is full.
-        opened: told of each sink that has to be closed if a later one can't be opened.
+        events: where a sink reports that the disk is full.
+        opened: gets the ``close`` of each sink, to call if a later one can't be opened.
 
     Attributes:
-        sinks: for the pipeline, which closes them.
+        sinks: the sinks for the pipeline, which closes them.
 
     Raises:
-        UsageError: a folder that is not there, a label that the model lacks, no display for ``--window``.
+        UsageError: a folder is not there, the model lacks a label, or there is no display for ``--window``.
     """
 
     def __init__(
@@ -91,7 +91,7 @@ class Outputs:
             self.sinks = [Smoothing(request.smooth, sinks, live=self._live)]
 
     def summary(self) -> int:
-        """Say on stderr how a run of files went; the exit code: 1 where one could not be read, or an output written."""
+        """Say on stderr how a run of files went; return 1 where one could not be read or an output written, else 0."""
         if self._rows is None:
             return 0
         self._rows.summary()

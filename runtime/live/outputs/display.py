@@ -1,4 +1,4 @@
-"""Whether a window can be opened here: asked before it is tried, since Qt ends the whole process where it can't."""
+"""Finds out whether a window can be opened here, before this process tries: where it can't, Qt ends the process."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ VARIABLES = ("DISPLAY", "WAYLAND_DISPLAY")
 
 
 def default_headless() -> bool:
-    """Whether to leave the window out: no display is named, or it can't be opened."""
+    """Return whether to leave the window out: no display is named, or it opens no window."""
     return display_problem() is not None
 
 
 def display_problem() -> str | None:
-    """Why no window can be opened here, as one line; None where it can.
+    """Return why no window can be opened here, on one line; None where one can.
 
-    Where a display is named, that is tried: about half a second.
+    Where a display is named, a window is tried, which takes about half a second.
     """
     named = tuple((name, os.environ[name]) for name in VARIABLES if os.environ.get(name))
     if not named:
@@ -34,13 +34,13 @@ def display_problem() -> str | None:
 
 
 def require_display(advice: str) -> None:
-    """Refuse a window where none can be opened, and see to it that one is painted.
+    """Refuse a window where none can be opened, and see to it that one that is opened is painted.
 
     Args:
-        advice: what to do instead.
+        advice: what to do instead, for the error.
 
     Raises:
-        UsageError: that is so here.
+        UsageError: no window can be opened here.
     """
     problem = display_problem()
     if problem:
@@ -50,7 +50,7 @@ def require_display(advice: str) -> None:
 
 @lru_cache(1)
 def _try_window(named: tuple[tuple[str, str], ...]) -> str | None:
-    """Open one in a process of its own: no display server, a wrong cookie and an OpenCV without windows all show."""
+    """Open a window in a process of its own: no display server, a wrong cookie, an OpenCV without windows all show."""
     where = " ".join(f"{name}={value}" for name, value in named)
     try:
         probe = subprocess.run(  # noqa: S603

@@ -1,4 +1,4 @@
-"""What the window and the recorder draw: pictures fitted to their place, the top labels with bars, notices."""
+"""Draws for the window and the recorder: pictures fitted to their place, the top labels with bars, notices."""
 
 from __future__ import annotations
 
@@ -37,14 +37,14 @@ ACCENT: Color = (222, 190, 62)
 MUTED: Color = (148, 130, 74)
 WARNING: Color = (72, 178, 255)
 
-SQUARES = 4  # times its size: a picture that grows more is one of some thirty pixels
-LARGEST_LABEL = 0.4  # of the room: bars need the rest
-BOLD = 600
+SQUARES = 4  # a picture that grows to more than so many times its size is tiny, some thirty pixels, and stays sharp
+LARGEST_LABEL = 0.4  # of the width is the most that labels get: bars need the rest
+BOLD = 600  # a font's weight
 
 
 @dataclass(frozen=True)
 class Box:
-    """A rectangle of a picture, pixels."""
+    """This class holds a rectangle of a picture, in pixels from the top left."""
 
     x: int
     y: int
@@ -52,19 +52,19 @@ class Box:
     height: int
 
     def of(self, pixels: Pixels) -> Pixels:
-        """This part of a picture, to draw into."""
+        """Return the rectangle's part of a picture as a view, to draw into."""
         return pixels[self.y : self.y + self.height, self.x : self.x + self.width]
 
 
 def canvas(width: int, height: int) -> Pixels:
-    """An empty picture, (height, width, 3) uint8."""
+    """Return an empty picture, (height, width, 3) uint8, BGR."""
     pixels = np.empty((height, width, 3), np.uint8)
     fill(pixels, BACKGROUND)
     return pixels
 
 
 def fill(pixels: Pixels, color: Color) -> None:
-    """Paint all of a picture; NumPy takes twenty times as long for it."""
+    """Paint all of a picture in one colour; NumPy takes twenty times as long for it."""
     cv2.rectangle(pixels, (0, 0), (pixels.shape[1], pixels.shape[0]), color, cv2.FILLED)
 
 
@@ -72,7 +72,7 @@ def fit(image: Pixels, pixels: Pixels) -> Box:
     """Draw a picture into another one, centred, as large as fits; tiny ones grow in sharp squares.
 
     Returns:
-        Where it went.
+        The rectangle that it was drawn into.
     """
     height, width = pixels.shape[:2]
     scale = min(width / image.shape[1], height / image.shape[0])
@@ -87,7 +87,7 @@ def fit(image: Pixels, pixels: Pixels) -> Box:
 
 
 def _shrunk(image: Pixels, size: tuple[int, int]) -> Pixels:
-    """A picture shrunk by a whole number while it is more than twice too large: the fast way without aliasing."""
+    """Return a picture shrunk by a whole number where it is twice too large or more: the fast way without aliasing."""
     factor = min(image.shape[1] // size[0], image.shape[0] // size[1])
     if factor < 2:
         return image
@@ -97,13 +97,13 @@ def _shrunk(image: Pixels, size: tuple[int, int]) -> Pixels:
 
 
 def dimmed(pixels: Pixels) -> None:
-    """Take light and colour out of a picture, in place: what it shows is not now."""
+    """Take light and colour out of a picture, in place, as a sign that what it shows is not live."""
     gray = cv2.cvtColor(pixels, cv2.COLOR_BGR2GRAY)
     pixels[:] = (gray * np.float32(0.35)).astype(np.uint8)[:, :, None]
 
 
 def percent(probability: float) -> str:
-    """A probability for people; 100.0 % only for certainty."""
+    """Return a probability as people read it, such as ``99.9 %``; ``100.0 %`` stands for certainty alone."""
     shown = round(100 * probability, 1)
     if shown >= 100 and probability < 1:
         shown = 99.9
@@ -111,7 +111,7 @@ def percent(probability: float) -> str:
 
 
 def row(pixels: Pixels, left: str, right: str, size: int, colors: tuple[Color, Color] = (TEXT, DIM)) -> None:
-    """One line of text across a picture: the left part gives way to the right one, and loses its start."""
+    """Draw a line of text across a picture; the left part is cut at its start where the right one needs the room."""
     font, bold = default_font(), default_font(BOLD)
     margin, height = size // 2, pixels.shape[0]
     baseline = _baseline(height, size)
@@ -123,7 +123,7 @@ def row(pixels: Pixels, left: str, right: str, size: int, colors: tuple[Color, C
 
 
 def notice(pixels: Pixels, lines: Sequence[str], size: int, color: Color = WARNING) -> None:
-    """Lines in the middle of a picture, on a dark band across it; the first one bold."""
+    """Draw lines in the middle of a picture, on a dark band across it; the first one is bold."""
     step = round(size * 1.5)
     top = max((pixels.shape[0] - step * len(lines)) // 2, 0)
     band = pixels[max(top - size // 2, 0) : top + step * len(lines) + size // 2]
@@ -136,15 +136,15 @@ def notice(pixels: Pixels, lines: Sequence[str], size: int, color: Color = WARNI
 
 
 class Bars:
-    """The top labels, one a line: label, bar, percentage, each in its column whatever the labels are."""
+    """Draws the top labels, one a line: label, bar and percentage, each in its column whatever the labels are."""
 
     def __init__(self, labels: Sequence[str]) -> None:
-        """``labels`` are all that may come: the widest decides the column."""
+        """Take all labels that may come: the widest decides how wide their column is."""
         self._labels = tuple(labels)
         self._columns: dict[tuple[int, int], int] = {}
 
     def draw(self, pixels: Pixels, top: Sequence[tuple[str, float]], size: int, step: int) -> None:
-        """Draw labels and probabilities, descending, into a picture with ``step`` pixels a line."""
+        """Draw labels and their probabilities, descending, with text ``size`` and lines ``step`` pixels high."""
         width, margin = pixels.shape[1], size // 2
         label_room = self._column(size, width)
         number_room = default_font(BOLD).width("100.0 %", size)
@@ -168,7 +168,7 @@ class Bars:
 
 
 def caption(pixels: Pixels, label: str, probability: float, details: str, size: int) -> None:
-    """A label on a darkened strip along the bottom of a picture, and details at the right where they fit."""
+    """Draw a label on a darkened strip along the bottom of a picture, and details at the right where they fit."""
     strip = pixels[-round(size * 1.7) :]
     strip[:] = strip // 4
     font, bold = default_font(), default_font(BOLD)

@@ -1,4 +1,4 @@
-"""Results and faults as JSON lines, for machines."""
+"""Writes results and faults as JSON lines, for machines."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ __all__ = ["LiveJson"]
 
 
 class LiveJson:
-    """One JSON object a line, flushed: each result, and each event; a ``LiveSink``.
+    """This ``LiveSink`` writes each result and each event as one JSON object on a line of its own, and flushes it.
 
     A result has ``source`` and ``frame`` (its number), then ``labels`` and ``probabilities`` (the top k, descending) or
     ``error``; ``batch``, ``preprocess_ms``, ``inference_ms``; of a camera or stream also ``captured`` (Unix seconds),
     ``age_ms`` (from capture to result), ``dropped`` and ``reconnects`` (so far). ``smoothed_s`` says that the
-    probabilities are an average over about so many seconds. A line with ``event`` is none of these but a fault or its
-    end: ``event`` (its kind), ``source``, ``detail``, ``time`` (Unix seconds), ``seconds`` (how long, or null).
+    probabilities are an average over about so many seconds. A line with ``event`` is no result but a fault or its end:
+    ``event`` (its kind), ``source``, ``detail``, ``time`` (Unix seconds), ``seconds`` (how long, or null).
     """
 
     def __init__(self, top_k: int = 5, stream: TextIO | None = None) -> None:
-        """Write the ``top_k`` labels to a stream; None: to stdout."""
+        """Write the ``top_k`` labels of each result to a stream; None: to stdout."""
         self._top_k = top_k
         self._stream = stream
 
@@ -34,7 +34,7 @@ class LiveJson:
         """Write one result.
 
         Raises:
-            OSError: the stream can't be written; BrokenPipeError where its reader is gone.
+            OSError: the stream can't be written; it is a BrokenPipeError where the reader is gone.
         """
         frame = result.frame
         line: dict[str, object] = {"source": frame.source, "frame": frame.index}
@@ -63,14 +63,14 @@ class LiveJson:
         )
 
     def status(self, status: Status) -> None:
-        """Nothing: each line has its counts."""
+        """Do nothing: each line has its counts."""
 
     def poll(self) -> bool:
-        """Never asks to stop."""
+        """Return False: nobody can ask this sink to stop."""
         return False
 
     def close(self) -> None:
-        """Nothing: each line was flushed."""
+        """Do nothing: each line was flushed."""
 
     def _prediction(self, prediction: Prediction) -> dict[str, object]:
         top = prediction.top(self._top_k)
@@ -80,10 +80,10 @@ class LiveJson:
             "preprocess_ms": round(prediction.preprocess_ms, 3),
             "inference_ms": round(prediction.inference_ms, 3),
         }
-        smoothed = getattr(prediction, "smoothed_s", None)  # its type would bring OpenCV with it
+        smoothed = getattr(prediction, "smoothed_s", None)  # importing SmoothedPrediction would bring OpenCV with it
         return line if smoothed is None else {**line, "smoothed_s": smoothed}
 
     def _line(self, line: dict[str, object]) -> None:
-        stream = sys.stdout if self._stream is None else self._stream  # a status line stands in for it meanwhile
+        stream = sys.stdout if self._stream is None else self._stream  # a status line may have replaced it
         stream.write(json.dumps(line) + "\n")
         stream.flush()

@@ -1,4 +1,4 @@
-"""An MP4 file of JPEG pictures that can be played at every moment: each picture is a fragment of its own.
+"""Writes MP4 files of JPEG pictures that can be played at every moment: each picture is a fragment of its own.
 
 OpenCV's writer keeps the index for the end, so that a killed process leaves a file that nothing plays; it has no
 encoder that every build shares, says nothing when the disk is full, and knows one constant frame rate. Motion JPEG in
@@ -19,13 +19,13 @@ State = Literal["whole", "emptied", "gone"]
 
 TIMESCALE = 90_000  # ticks a second: the usual one, all common frame rates are whole in it
 MATRIX = struct.pack(">9i", 0x10000, 0, 0, 0, 0x10000, 0, 0, 0, 0x40000000)
-KEY_FRAME = 0x02000000  # depends on no other
+KEY_FRAME = 0x02000000  # the flag of a picture that depends on no other
 LONGEST = 2**32 - 1  # ticks of one picture, 13 hours: a fragment has 32 bits for them
 MDAT_HEAD = 8
-RUN_TAIL = 8  # a picture's duration and size are the last of its moof
+RUN_TAIL = 8  # bytes of a picture's duration and size, with which its moof ends
 JPEG = 0x6C  # object type of ISO/IEC 10918-1
 UNDETERMINED = 0x55C4  # language "und"
-HEAD = 8  # bytes of a file that tell whether its start is still there
+HEAD = 8  # bytes at a file's start that tell whether it is still there
 
 
 class Mp4Writer:
@@ -33,7 +33,7 @@ class Mp4Writer:
 
     Raises:
         FileExistsError: the file exists; it is never written over.
-        OSError: it can't be created.
+        OSError: the file can't be created.
     """
 
     def __init__(self, path: Path, width: int, height: int) -> None:
@@ -52,20 +52,21 @@ class Mp4Writer:
 
     @property
     def end(self) -> float:
-        """Where the last picture ends, seconds from the start of the file."""
+        """The time at which the last picture ends, seconds from the start of the file."""
         return self._end / TIMESCALE
 
     @property
     def size(self) -> int:
-        """Bytes written so far."""
+        """The number of bytes written so far."""
         return self._size
 
     def state(self) -> State:
-        """What others made of the file: people clear away what grows.
+        """Look at what others made of the file, as people clear away files that grow.
 
         Returns:
             ``whole``: all that was written is there. ``emptied`` (``: > out.mp4``, copytruncate): nothing of it is, and
-            ``restart`` can go on. ``gone``: removed, moved, replaced, changed or closed; to be written to no more.
+            ``restart`` can go on. ``gone``: the file was removed, moved, replaced, changed or closed, and must not be
+            written to any more.
 
         Raises:
             OSError: the device is gone.
@@ -77,11 +78,11 @@ class Mp4Writer:
             named = self.path.stat()
         except (FileNotFoundError, NotADirectoryError):
             return "gone"
-        except OSError:  # nobody can look: what is open is written on
+        except OSError:  # the name can't be looked at: writing to the open file goes on
             pass
         if not os.path.samestat(written, named):
             return "gone"
-        # what is written between the emptying and this look leaves a hole of zeros at the start, and a size as if whole
+        # what was written after the emptying and before this look leaves a hole of zeros at the start, and a whole size
         if not any(os.pread(self._file, HEAD, 0)):
             return "emptied"
         return "whole" if written.st_size == self._size else "gone"
@@ -96,12 +97,12 @@ class Mp4Writer:
         self._begin()
 
     def write(self, jpeg: bytes, start: float, duration: float) -> None:
-        """Append one picture; the one before is shown until then, be that sooner or later than was said of it.
+        """Append one picture; the one before is shown until ``start``, whatever duration was given for it.
 
         Args:
-            jpeg: it, as a whole JPEG file of the declared size.
+            jpeg: the picture, as a whole JPEG file of the declared size.
             start: seconds from the start of the file; moved behind the start of the picture before.
-            duration: seconds, at least one tick.
+            duration: how long the picture is shown, seconds; at least one tick.
 
         Raises:
             OSError: the disk is full or gone; the file then ends with the picture before.
@@ -125,12 +126,12 @@ class Mp4Writer:
     def _begin(self) -> None:
         self._sequence = 0
         self._size = 0  # bytes of whole boxes
-        self._start = self._end = 0  # of the last picture, ticks
-        self._duration_at = None  # where the last picture's duration stands in the file
+        self._start = self._end = 0  # ticks at which the last picture starts and ends
+        self._duration_at = None  # offset of the last picture's duration in the file
         self._append(_header(self.width, self.height))
 
     def _append(self, data: bytes) -> None:
-        """All of it, or (after an error) none of it."""
+        """Append all of the data or, where that raises, none of it."""
         done = 0
         try:
             while done < len(data):
@@ -151,7 +152,7 @@ def _full_box(kind: bytes, *parts: bytes, version: int = 0, flags: int = 0) -> b
 
 
 def _header(width: int, height: int) -> bytes:
-    """``ftyp`` and ``moov``: one track of pictures, all of which come in fragments."""
+    """Return ``ftyp`` and ``moov``: one track of pictures, all of which come in fragments."""
     brands = _box(b"ftyp", b"isom", struct.pack(">I", 512), b"isomiso5iso6mp41")
     movie = struct.pack(">4I I H 10x", 0, 0, TIMESCALE, 0, 0x10000, 0x100)
     after = struct.pack(">24x I", 2)  # the next track's number
@@ -182,7 +183,7 @@ def _header(width: int, height: int) -> bytes:
 
 
 def _sample_entry(width: int, height: int) -> bytes:
-    """``mp4v`` with a decoder configuration (14496-1, 7.2.6) that says JPEG."""
+    """Return ``mp4v`` with a decoder configuration (14496-1, 7.2.6) that says JPEG."""
     decoder = struct.pack(">2B 3x 2I", JPEG, 4 << 2 | 1, 0, 0)
     stream = struct.pack(">HB", 1, 0) + _descriptor(4, decoder) + _descriptor(6, b"\x02")
     picture = struct.pack(">6x H 16x 2H 2I 4x H 32x H h", 1, width, height, 72 << 16, 72 << 16, 1, 24, -1)
@@ -194,7 +195,7 @@ def _descriptor(tag: int, body: bytes) -> bytes:
 
 
 def _fragment(sequence: int, start: int, duration: int, size: int) -> bytes:
-    """``moof`` of one picture of ``size`` bytes, and the head of the ``mdat`` that holds it."""
+    """Return the ``moof`` of one picture of ``size`` bytes and the head of its ``mdat``; times are in ticks."""
 
     def moof(offset: int) -> bytes:
         run = struct.pack(">I i 2I", 1, offset, duration, size)

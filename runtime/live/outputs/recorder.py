@@ -1,4 +1,4 @@
-"""Classified frames as a video, each with its label: ``--save``."""
+"""Writes classified frames as a video, each with its label: ``--save``."""
 
 from __future__ import annotations
 
@@ -24,27 +24,28 @@ from .text import Pixels
 
 __all__ = ["Recorder", "check_recording"]
 
-QUALITY = 80  # JPEG
-LARGEST = 1920  # pixels, the longer side of a recorded frame
-SMALLEST = 240  # the shorter side: a label is not readable below
-IMAGE_SECONDS = 1.0  # for which a single image is shown
+QUALITY = 80  # JPEG's, from 0 to 100
+LARGEST = 1920  # pixels that the longer side of a recorded frame has at most
+SMALLEST = 240  # pixels below which the shorter side is enlarged: a label is not readable there
+IMAGE_SECONDS = 1.0  # seconds for which a single image is shown
 GAP = 2.0  # seconds without a classified frame after which the video says so, not showing the last one any longer
-LARGEST_FILE = 4_000_000_000  # bytes, then another is begun: FAT32 and many players end at 2**32
-MOST_FILES = 999_999  # of one name: so much room is kept in it for their numbers
+LARGEST_FILE = 4_000_000_000  # bytes after which another file is begun: FAT32 and many players end at 2**32
+MOST_FILES = 999_999  # files of one name, which must leave room for so large a number
 LOOK = 1.0  # seconds between two looks at files that nothing is written to
-OPEN_FILES = 32  # at a time; of more sources than that, the one that gave nothing for longest is closed
+OPEN_FILES = 32  # files open at a time; with more sources, the one that gave nothing for longest is closed
 
 
 @dataclass
 class _Part:
-    """One file being written.
+    """This class holds one file that is being written.
 
     Attributes:
-        frame: (width, height) of the source's frames.
+        writer: the file.
+        frame: (width, height) of the source's frames, pixels.
         begun: the source's time at the frame with which this file began, or with which a video began again, seconds.
         at: where that frame stands in the recording, seconds.
-        last: number and time of the video's frame that came last.
-        start: where that stands in the recording.
+        last: number of the video's frame that came last, and its time in the video, seconds.
+        start: where that frame stands in the recording, seconds.
     """
 
     writer: Mp4Writer
@@ -55,10 +56,10 @@ class _Part:
     start: float = -1.0
 
     def place(self, index: int, now: float, interval: float) -> tuple[float, float]:
-        """Where a frame of a video file stands, and how long it is shown until the next one comes: seconds.
+        """Return where a video file's frame stands in the recording and how long it is shown at first, both seconds.
 
         A video that begins again goes on behind its last frame, and so does a time that stands still, which would show
-        nothing. ``interval`` is taken where the frame before tells none.
+        nothing. The duration is ``interval`` where the frame before tells none.
         """
         if index <= self.last[0] or now < self.last[1]:
             self.begun, self.at = now, self.writer.end
@@ -69,7 +70,7 @@ class _Part:
 
 
 class Recorder:
-    """Writes each source's classified frames to a file of its own; a ``LiveSink``.
+    """This ``LiveSink`` writes each source's classified frames to a file of its own.
 
     The first file has the name that was asked for, further ones (another source, another resolution, a name that is
     taken: nothing is written over; 4 GB that are full) a number in it: ``out-2.mp4``. A file can be played at every
@@ -79,12 +80,12 @@ class Recorder:
     for a second each, all in one file, fitted to the size of the first. Frames are Motion JPEG, no larger than 1920
     pixels; tiny ones are enlarged until a label can be read.
 
-    Where a file can't be written, a full disk above all, that is reported as ``disk-full``, what was written stays
-    playable, and nothing more is recorded.
+    Where a file can't be written, because the disk is full above all, that is reported as ``disk-full``, what was
+    written stays playable, and nothing more is recorded.
 
     Attributes:
-        paths: the files so far.
-        stopped: whether one could not be written: the recording is incomplete.
+        paths: the files that were begun so far.
+        stopped: whether a file could not be written, so that the recording is incomplete.
     """
 
     def __init__(
@@ -97,15 +98,15 @@ class Recorder:
         largest: int = LARGEST_FILE,
         say: Callable[[str], None] = lambda _: None,
     ) -> None:
-        """Nothing is created before the first frame.
+        """Check the path; no file is created before the first frame.
 
         Args:
-            path: the file, ``.mp4``.
-            fps: frames a second of video files that don't say when theirs are shown.
-            events: whom to tell that the disk is full.
+            path: the first file's path, which ends in ``.mp4``.
+            fps: frames a second of video files that don't say when their frames are shown.
+            events: where a full disk is reported.
             live: names of the cameras and streams, as their frames carry them.
             largest: bytes of a file after which another is begun.
-            say: whom to tell, in one line, which file is written.
+            say: called with one line that names the file being written, or says what became of it.
 
         Raises:
             UsageError: see ``check_recording``.
@@ -119,7 +120,7 @@ class Recorder:
         self._live = frozenset(live)
         self._largest = largest
         self._say = say
-        self._parts: OrderedDict[str, _Part] = OrderedDict()  # the one written last at the end
+        self._parts: OrderedDict[str, _Part] = OrderedDict()  # the one that was written last stands at the end
         self._looked = time.monotonic()
 
     def write(self, result: Result) -> None:
@@ -132,13 +133,13 @@ class Recorder:
             self._give_up(error, result.frame.source)
 
     def event(self, event: Event) -> None:
-        """Nothing: gaps show."""
+        """Do nothing: the recording shows gaps by itself."""
 
     def status(self, status: Status) -> None:
-        """Nothing: each frame is written when it comes."""
+        """Do nothing: each frame is written when it comes."""
 
     def poll(self) -> bool:
-        """Never asks to stop; frees the space of files that were removed while their source gives nothing."""
+        """Free the space of removed files whose source gives nothing; return False: nobody can ask for a stop here."""
         if time.monotonic() - self._looked >= LOOK:
             self._looked = time.monotonic()
             for part in self._parts.values():
@@ -148,12 +149,12 @@ class Recorder:
         return False
 
     def close(self) -> None:
-        """Close the files."""
+        """Close the files; an error in that is told by ``say`` and sets ``stopped``."""
         while self._parts:
             writer = self._parts.popitem()[1].writer
             try:
                 writer.close()
-            except OSError as error:  # a network share may say only now that it is full, and events have been told
+            except OSError as error:  # a network share may say only now that it is full, when events are told no more
                 self.stopped = True
                 self._say(f"--save {writer.path}: {error.strerror or error}; its end may be missing")
 
@@ -175,7 +176,7 @@ class Recorder:
         part.writer.write(_encode(picture), start, seconds)
 
     def _part(self, result: Result, image: Pixels, now: float) -> _Part:
-        """The file that this frame goes to: another one where the size changed, it is full, or it was taken away."""
+        """Return the file that a frame goes to: a new one where its size changed or the old is full or taken away."""
         frame, size = result.frame, (image.shape[1], image.shape[0])
         key = frame.source if frame.video else ""
         part, free = self._parts.get(key), None
@@ -200,7 +201,7 @@ class Recorder:
         return part
 
     def _create(self, width: int, height: int, free: Path | None) -> Mp4Writer:
-        """A file whose name nothing has; one that was taken away is followed by one of its name, if that is free."""
+        """Create a file under a name that nothing has: ``free``, of a file taken away, else the next number's."""
         numbered = (_numbered(self._path, number) for number in itertools.count(len(self.paths) + 1))
         names = itertools.chain([] if free is None else [free], numbered)
         while True:
@@ -230,8 +231,8 @@ def check_recording(path: Path) -> None:
     """Refuse a file that can't be recorded to.
 
     Raises:
-        UsageError: not an .mp4, a name too long for its file system once it is numbered, or in a folder that is not
-            there, may not be entered or not be written to.
+        UsageError: the file is not an .mp4, its name is too long for the file system once it is numbered, or its folder
+            is not there, may not be entered or not be written to.
     """
     if path.suffix.lower() != ".mp4":
         raise UsageError(f"--save {path}: expected a name that ends in .mp4, found {path.suffix or 'no suffix'}")
@@ -278,7 +279,7 @@ def _text_size(height: int) -> int:
 
 
 def _recorded(width: int, height: int) -> tuple[int, int]:
-    """The size of a recorded frame: even, as decoders of other codecs expect it, neither too large nor too small."""
+    """Return a recorded frame's width and height: even, as other codecs expect, neither too large nor too small."""
     scale = min(LARGEST / max(width, height), 1)
     if scale == 1 and min(width, height) < SMALLEST:
         scale = min(-(-SMALLEST // min(width, height)), LARGEST // max(width, height))

@@ -1,4 +1,4 @@
-"""Results of files: a row or a JSON line each, unreadable ones named on stderr, a bar where it takes long."""
+"""Shows results of files: a row or a JSON line each, unreadable files named on stderr, a bar where it takes long."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from ..result import Result, Status
 
 __all__ = ["PATIENCE", "Rows"]
 
-PATIENCE = 2.0  # seconds without a progress bar
+PATIENCE = 2.0  # seconds before a progress bar appears
 
 
 class Rows:
-    """A ``LiveSink`` over a ``Sink`` of the files' form, which also counts.
+    """This ``LiveSink`` passes results on to a ``Sink``, counts them and shows a progress bar.
 
     The bar appears once ``PATIENCE`` is over; rows that scroll by on the same terminal are progress enough.
 
@@ -25,8 +25,8 @@ class Rows:
         total: how many frames there will be, or None where nobody knows.
 
     Attributes:
-        classified, unreadable: how many there were so far.
-        dropped: how many were given up, as of the last status.
+        classified, unreadable: how many frames of each kind there were so far.
+        dropped: how many frames were given up, as of the last status.
     """
 
     def __init__(self, sink: Sink, total: int | None) -> None:
@@ -38,7 +38,7 @@ class Rows:
         self._task = self._bar.add_task("classifying", total=total)
 
     def write(self, result: Result) -> None:
-        """One row; a frame that could not be read is named on stderr as well."""
+        """Write one row; name a frame that could not be read on stderr as well."""
         self._sink.write(result.frame, result.prediction, result.dropped)
         if result.prediction is None:
             self.unreadable += 1
@@ -50,24 +50,24 @@ class Rows:
             self._bar.start()
 
     def event(self, event: Event) -> None:
-        """A fault, named on stderr."""
+        """Name a fault on stderr."""
         say(f"{event.kind}: {event.detail}", style="yellow")
 
     def status(self, status: Status) -> None:
-        """Remember what no row can tell of."""
+        """Remember how many frames were dropped, which no row tells."""
         self.dropped = sum(source.dropped for source in status.sources)
 
     def poll(self) -> bool:
-        """Nobody is asked."""
+        """Return False: nobody can ask this sink to stop."""
         return False
 
     def close(self) -> None:
-        """Take the bar away, and say on stderr how it went."""
+        """Take the bar away."""
         if self._bar.live.is_started:
             self._bar.stop()
 
     def summary(self) -> None:
-        """How many were classified and dropped, how fast, and how many could not be read."""
+        """Say on stderr how many were classified and dropped, how fast, and how many could not be read."""
         seconds = time.monotonic() - self._start
         rate = self.classified / max(seconds, 1e-9)
         counts = f"{self.classified} classified" + (f", {self.dropped} dropped" if self.dropped else "")

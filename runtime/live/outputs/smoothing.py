@@ -1,4 +1,4 @@
-"""Probabilities averaged over a source's last frames, for pictures that flicker between labels; marked as such."""
+"""Averages probabilities over a source's last frames, where labels flicker, and marks the results as averages."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from ..result import LiveSink, Result, Status
 
 __all__ = ["SmoothedPrediction", "Smoothing"]
 
-FILE_FPS = 25
-SOURCES = 256  # remembered; far more than run at once
+FILE_FPS = 25  # frames of a video file that count as a second
+SOURCES = 256  # sources that are remembered; far more than run at once
 BREAKS: frozenset[Kind] = frozenset({"lost", "stalled", "reconnected", "resized"})
 
 
 @dataclass(frozen=True, eq=False)
 class SmoothedPrediction(Prediction):
-    """A prediction whose probabilities are an average over time.
+    """This prediction's probabilities are an average over time.
 
     Attributes:
-        logits: those of the newest frame alone.
-        smoothed_s: over about how many seconds.
+        logits: the logits of the newest frame alone.
+        smoothed_s: over about how many seconds the probabilities are averaged.
     """
 
     smoothed_s: float = 0.0
@@ -41,19 +41,19 @@ class _State:
 
 
 class Smoothing:
-    """Passes results on to other sinks with an exponential average of each source's probabilities; a ``LiveSink``.
+    """This ``LiveSink`` passes results on to other sinks with an exponential average of each source's probabilities.
 
     What came t seconds before the newest frame keeps exp(-t / ``seconds``) of its weight, so that the average spans the
     same time however many frames the engine leaves out. Of a video file, where nobody knows when a frame was taken, 25
-    frames count as a second: the same on every machine. After a break (lost, stalled, another resolution) it starts
-    anew. Single images are passed on as they are.
+    frames count as a second: the same on every machine. After a break (lost, stalled, another resolution) the average
+    starts anew. Single images are passed on as they are.
     """
 
     def __init__(self, seconds: float, sinks: Sequence[LiveSink], *, live: Collection[str] = ()) -> None:
         """Average over about ``seconds``; ``live`` names the cameras and streams, as their frames carry them.
 
         Raises:
-            UsageError: not a positive number.
+            UsageError: ``seconds`` is not a positive number.
         """
         if not math.isfinite(seconds) or seconds <= 0:
             raise UsageError(f"expected to smooth over more than 0 seconds, found {seconds}; leave it out for none")
@@ -63,26 +63,26 @@ class Smoothing:
         self._states: OrderedDict[str, _State] = OrderedDict()
 
     def write(self, result: Result) -> None:
-        """Pass it on, averaged."""
+        """Pass a result on with its averaged probabilities."""
         smoothed = self._smooth(result)
         for sink in self._sinks:
             sink.write(smoothed)
 
     def event(self, event: Event) -> None:
-        """Pass it on; a break ends the source's average."""
+        """Pass an event on; a break ends the source's average."""
         if event.kind in BREAKS:
             self._states.pop(event.source, None)
         for sink in self._sinks:
             sink.event(event)
 
     def status(self, status: Status) -> None:
-        """Pass it on."""
+        """Pass a status on."""
         for sink in self._sinks:
             sink.status(status)
 
     def poll(self) -> bool:
-        """Poll every sink; whether one was asked to stop."""
-        asked = [sink.poll() for sink in self._sinks]  # every one of them, or a window would freeze
+        """Poll every sink; return whether one was asked to stop."""
+        asked = [sink.poll() for sink in self._sinks]  # any() over them would stop at the first, and a window freeze
         return any(asked)
 
     def close(self) -> None:
@@ -108,7 +108,7 @@ class Smoothing:
 
     def _average(self, source: str, time: float, new: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         state = self._states.pop(source, None)
-        if state is not None and time > state.time:  # one that starts again is another stream
+        if state is not None and time > state.time:  # a source whose time goes back is another stream
             kept = math.exp((state.time - time) / self._seconds)
             new = (kept * state.probabilities + (1 - kept) * new).astype(np.float32)
         self._states[source] = _State(time, new)

@@ -1,4 +1,4 @@
-"""Single frames kept as files when the model sees what somebody waits for: ``--snapshots DIR --when LABEL>0.8``."""
+"""Keeps single frames as files when the model sees what somebody waits for: ``--snapshots DIR --when LABEL>0.8``."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ if TYPE_CHECKING:
 
 __all__ = ["Condition", "Snapshots", "parse_condition", "prepare_folder"]
 
-QUALITY = 95  # JPEG
+QUALITY = 95  # JPEG's, from 0 to 100
 LARGEST_JPEG = 65_500  # pixels of a side, the most that OpenCV's encoder takes
 SPACING = 30  # frames of one source, from one snapshot to the next: about a second of a camera
-SOURCES = 256  # remembered; far more than run at once
+SOURCES = 256  # sources that are remembered; far more than run at once
 LONGEST_PART = 60  # bytes of a source's or label's name in a file's name
 COMPARISONS: dict[str, Callable[[float, float], bool]] = {
     ">=": operator.ge,
@@ -41,18 +41,18 @@ CONDITION = re.compile(r"\s*(?P<label>.+?)\s*(?P<comparison>>=|<=|>|<)\s*(?P<lim
 
 @dataclass(frozen=True)
 class Condition:
-    """One label's probability compared with a limit; ``comparison`` is ``>``, ``>=``, ``<`` or ``<=``."""
+    """This class compares one label's probability with a limit; ``comparison`` is ``>``, ``>=``, ``<`` or ``<=``."""
 
     label: str
     comparison: str
     limit: float
 
     def holds(self, prediction: Prediction) -> bool:
-        """Whether it does."""
+        """Return whether the condition holds for a prediction."""
         return COMPARISONS[self.comparison](self.probability(prediction), self.limit)
 
     def probability(self, prediction: Prediction) -> float:
-        """The label's probability."""
+        """Return the probability that a prediction gives the label."""
         return float(prediction.probabilities[prediction.labels.index(self.label)])
 
 
@@ -61,10 +61,10 @@ def parse_condition(text: str, labels: Sequence[str] | None) -> Condition:
 
     Args:
         text: the condition.
-        labels: all that the model has; None: not known yet, any will do.
+        labels: all labels of the model; None: not known yet, any label is taken.
 
     Raises:
-        UsageError: no comparison, a label that the model lacks, or a limit that no probability can meet.
+        UsageError: there is no comparison, the model lacks the label, or no probability can meet the limit.
     """
     match = CONDITION.fullmatch(text)
     if match is None:
@@ -91,23 +91,23 @@ def _offer(label: str, labels: Sequence[str]) -> str:
 
 
 class Snapshots:
-    """Writes frames on which a condition holds as JPEGs (PNGs beyond that format's size), as captured; a ``LiveSink``.
+    """This ``LiveSink`` writes captured frames on which a condition holds as JPEGs, or PNGs beyond that format's size.
 
-    Of a camera, stream or video at most one in 30 frames: a condition that holds all day must not fill the disk at
-    once. A name has the time of capture, where there is one, the source, the frame's number, the label and its
-    probability. Where a file can't be written, a full disk above all, that is reported as ``disk-full``, and no more
-    are.
+    It writes at most one in 30 frames of a camera, stream or video: a condition that holds all day must not fill the
+    disk at once. A name has the time of capture, where there is one, the source, the frame's number, the label and its
+    probability. Where a file can't be written, because the disk is full above all, that is reported as ``disk-full``,
+    and no more files are written.
 
     Attributes:
-        count: how many were written.
-        stopped: whether one could not be: some are missing.
+        count: how many snapshots were written.
+        stopped: whether one could not be written, so that some are missing.
     """
 
     def __init__(self, folder: Path, condition: Condition, *, events: Events | None = None) -> None:
         """Create the folder, if it is not there.
 
         Raises:
-            UsageError: it can't be created, is no folder, or is not writable.
+            UsageError: the folder can't be created, is no folder, or is not writable.
         """
         prepare_folder(folder)
         self.count = 0
@@ -118,7 +118,7 @@ class Snapshots:
         self._last: OrderedDict[str, int] = OrderedDict()  # the number of each source's last snapshot
 
     def write(self, result: Result) -> None:
-        """Write this frame, if the condition holds and its turn has come."""
+        """Write this frame, if the condition holds and, of a video, the last snapshot is at least 30 frames back."""
         prediction, frame = result.prediction, result.frame
         if self.stopped or prediction is None or frame.image is None or not self._condition.holds(prediction):
             return
@@ -136,17 +136,17 @@ class Snapshots:
             self._events.report("disk-full", frame.source, detail)
 
     def event(self, event: Event) -> None:
-        """Nothing."""
+        """Do nothing: snapshots show frames alone."""
 
     def status(self, status: Status) -> None:
-        """Nothing."""
+        """Do nothing: snapshots show frames alone."""
 
     def poll(self) -> bool:
-        """Never asks to stop."""
+        """Return False: nobody can ask this sink to stop."""
         return False
 
     def close(self) -> None:
-        """Nothing: each file is whole."""
+        """Do nothing: each file is whole."""
 
     def _due(self, source: str, index: int) -> bool:
         last = self._last.get(source)
@@ -159,7 +159,7 @@ class Snapshots:
         return True
 
     def _path(self, result: Result, probability: float, suffix: str) -> Path:
-        """A name that nothing has yet."""
+        """Return a path for this snapshot that nothing has yet."""
         frame = result.frame
         parts = [_part(_source_name(frame.source)), *([f"{frame.index:06d}"] if frame.video else [])]
         if frame.timestamp:
@@ -178,7 +178,7 @@ def prepare_folder(folder: Path) -> None:
     """Create the folder, if it is not there.
 
     Raises:
-        UsageError: it can't be created, is no folder, or is not writable.
+        UsageError: the folder can't be created, is no folder, or is not writable.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -189,12 +189,12 @@ def prepare_folder(folder: Path) -> None:
 
 
 def _source_name(source: str) -> str:
-    """What tells sources apart: a file's name, all of an address but its scheme."""
+    """Return what tells a source apart: a file's name without its suffix, all of an address but its scheme."""
     _, separator, address = source.partition("://")
     return address if separator else Path(source).stem
 
 
 def _part(text: str) -> str:
-    """Text as a part of a file's name: letters, digits and little else, in any script."""
+    """Return text as a part of a file's name: letters, digits and little else, in any script."""
     plain = re.sub(r"[^\w.-]+", "-", text).strip("-.")
     return plain.encode()[:LONGEST_PART].decode(errors="ignore") or "x"  # a whole name has room for 255

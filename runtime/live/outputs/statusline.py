@@ -1,4 +1,4 @@
-"""How a live run stands, on stderr: lines that stay in place on a terminal, one a minute in a log; and each fault."""
+"""Tells on stderr how a live run stands, in lines that stay in place or one a minute in a log, and each fault."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ from ..result import Result, SourceStatus, Status
 
 __all__ = ["StatusLine"]
 
-REFRESH = 0.25  # seconds
+REFRESH = 0.25  # seconds between two updates of the lines on a terminal
 LOG_EVERY = 60.0  # seconds between lines where stderr is a file or a journal
 REPEAT = 5.0  # seconds for which the same fault of the same source is only counted
-REMEMBERED = 256  # faults, and sources
-MOST_SOURCES = 12  # lines
+REMEMBERED = 256  # faults, and sources, that are remembered
+MOST_SOURCES = 12  # sources that have a line on a terminal
 END_OF_TROUBLE = "reconnected"
-UNREADABLE = "frame unreadable"  # in a label's place: the last one is not what this frame shows
+UNREADABLE = "frame unreadable"  # in a label's place: the label before is not what this frame shows
 
 
 @dataclass
 class _Repeats:
-    """One kind of fault of one source: when it was last printed, and how often it came since."""
+    """This class notes of one kind of fault of one source when it was last printed, and how often it came since."""
 
     printed: float
     more: int = 0
@@ -39,13 +39,13 @@ class _Repeats:
 
 
 class StatusLine:
-    """What each source shows now, rates, ages and counts, and the files that could not be read; a ``LiveSink``.
+    """This ``LiveSink`` shows each source's label, rates, ages and counts, and names files that could not be read.
 
     A fault that repeats within five seconds is counted and told once: a broken camera must not fill a journal.
     """
 
     def __init__(self, console: Console | None = None, *, live: Collection[str] = ()) -> None:
-        """Write to a console; None: the one of stderr. ``live`` names the cameras and streams, as their frames do."""
+        """Write to a console; None: to stderr's. ``live`` has the names of cameras and streams, as their frames do."""
         self._streams = frozenset(live)
         self._console = terminal.status if console is None else console
         self._labels: OrderedDict[str, tuple[str, float | None]] = OrderedDict()
@@ -63,7 +63,7 @@ class StatusLine:
             self._live.start()
 
     def write(self, result: Result) -> None:
-        """Remember what this source shows; name a file that could not be read, as a run of files does."""
+        """Remember what this source shows; name a file that could not be read on stderr, as a run of files does."""
         prediction = result.prediction
         if prediction is None and result.frame.source not in self._streams:  # a stream's faults are events
             text = f"unreadable: {result.frame.source}: {result.frame.error}"
@@ -75,7 +75,7 @@ class StatusLine:
             self._labels.popitem(last=False)
 
     def event(self, event: Event) -> None:
-        """Print it, or count it, if the same was printed a moment ago."""
+        """Print an event, or only count it where the same kind of the same source was printed a moment ago."""
         key = event.source, event.kind
         now = time.monotonic()
         before = self._repeats.get(key)
@@ -89,13 +89,13 @@ class StatusLine:
             self._tell_repeats(self._repeats.popitem(last=False)[1])
 
     def status(self, status: Status) -> None:
-        """Show it; in a log, once a minute."""
+        """Keep the status for the next ``poll`` to show; in a log, write it once a minute."""
         self._status = status
         if self._live is None and time.monotonic() - self._logged >= LOG_EVERY:
             self._log()
 
     def poll(self) -> bool:
-        """Bring the lines up to date; never asks to stop."""
+        """Bring the lines up to date; return False: nobody can ask this sink to stop."""
         now = time.monotonic()
         if now - self._refreshed < REFRESH:
             return False
@@ -109,7 +109,7 @@ class StatusLine:
         return False
 
     def close(self) -> None:
-        """Take the lines away, and print the last state as one."""
+        """Take the lines away, tell the faults that were only counted, and print the last status as one line."""
         if self._live is not None:
             self._live.stop()
         for repeats in self._repeats.values():

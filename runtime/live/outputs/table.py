@@ -1,4 +1,4 @@
-"""Results as rows for people."""
+"""Writes live results as rows for people."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ __all__ = ["LiveTable"]
 
 
 class LiveTable:
-    """A row for each result; a ``LiveSink``.
+    """This ``LiveSink`` writes a row for each result.
 
     On a terminal, where thirty rows a second could not be read, frames of a camera, stream or video are left to the
     status line; single images keep their rows.
     """
 
     def __init__(self, labels: tuple[str, ...], top_k: int = 5, console: Console | None = None) -> None:
-        """Rows with the ``top_k`` of ``labels`` on a console; None: the one of stdout."""
+        """Write rows with the ``top_k`` of the model's ``labels`` to a console; None: to stdout's."""
         self._console = terminal.stdout if console is None else console
         self._table = Table(top_k, labels, self._console)
 
@@ -30,14 +30,14 @@ class LiveTable:
             self._table.write(result.frame, result.prediction)
 
     def event(self, event: Event) -> None:
-        """Nothing: it goes to stderr."""
+        """Do nothing: the status line tells it on stderr."""
 
     def status(self, status: Status) -> None:
-        """Nothing: it goes to stderr."""
+        """Do nothing: the status line tells it on stderr."""
 
     def poll(self) -> bool:
-        """Never asks to stop."""
+        """Return False: nobody can ask this sink to stop."""
         return False
 
     def close(self) -> None:
-        """Nothing: rows are written as they come."""
+        """Do nothing: rows are written as they come."""

@@ -1,4 +1,4 @@
-r"""Text in pictures: measured, cut to a width, and readable in every script that this OpenCV can draw.
+r"""Measures text, cuts it to a width, and draws it in pictures, in every script that this OpenCV can draw.
 
 OpenCV 5 brings TrueType fonts that cover Latin, Greek, Cyrillic, Arabic, Hebrew and CJK; OpenCV 4 has only ASCII
 strokes and draws question marks for the rest. A label must never look like another one, so what can't be drawn is
@@ -34,20 +34,20 @@ class Font(Protocol):
     """Draws one line of text."""
 
     def drawable(self, text: str) -> str:
-        """The text as this font will show it: one line, nothing in it that would come out as ``?``."""
+        """Return the text as this font will show it: one line, nothing in it that would come out as ``?``."""
 
     def width(self, text: str, size: int) -> int:
-        """How wide drawable text is at a height of ``size`` pixels; pixels."""
+        """Return how wide drawable text is at a height of ``size`` pixels, in pixels."""
 
     def draw(self, pixels: Pixels, text: str, place: tuple[int, int], size: int, color: Color) -> None:
         """Draw drawable text with the left end of its baseline at ``place`` (x, y)."""
 
     def cut(self, text: str, size: int, room: int, *, keep_end: bool = False) -> str:
-        """The text, made drawable, cut with an ellipsis to at most ``room`` pixels, at its end or at its start."""
+        """Return the text, made drawable, cut with an ellipsis to at most ``room`` pixels, at its end or its start."""
 
 
 class _BaseFont:
-    """What both fonts have in common."""
+    """Measures, cuts and spells out text; the two fonts draw it."""
 
     ellipsis = "…"
 
@@ -89,7 +89,7 @@ class _BaseFont:
         return plain if plain and plain.isascii() else character.encode("unicode_escape").decode()
 
     def _probe(self, character: str) -> bool:
-        """Whether the font has a character: OpenCV draws a question mark for one that it lacks."""
+        """Return whether the font has a character: OpenCV draws a question mark for one that it lacks."""
         drawn, question = np.zeros((2, PROBE * 2, PROBE * 2, 3), np.uint8)
         self.draw(drawn, character, (4, 30), PROBE, (255, 255, 255))
         self.draw(question, "?", (4, 30), PROBE, (255, 255, 255))
@@ -97,7 +97,7 @@ class _BaseFont:
 
 
 class TrueTypeFont(_BaseFont):
-    """OpenCV 5's built-in fonts."""
+    """Draws with OpenCV 5's built-in font."""
 
     def __init__(self, weight: int = 400) -> None:
         """Open the built-in font at a weight from 100 (thin) to 900 (black)."""
@@ -106,7 +106,7 @@ class TrueTypeFont(_BaseFont):
         self._weight = weight
 
     def draw(self, pixels: Pixels, text: str, place: tuple[int, int], size: int, color: Color) -> None:
-        """See ``Font``."""
+        """Draw drawable text; see ``Font.draw``."""
         cv2.putText(pixels, text, place, color, self._face, size, self._weight)
 
     def _width(self, text: str, size: int) -> int:
@@ -115,17 +115,17 @@ class TrueTypeFont(_BaseFont):
 
 
 class StrokeFont(_BaseFont):
-    """The Hershey strokes of OpenCV 4: ASCII."""
+    """Draws with the Hershey strokes of OpenCV 4, which cover ASCII alone."""
 
     ellipsis = "..."
 
     def __init__(self, weight: int = 400) -> None:
-        """Strokes of a weight from 100 to 900: two pixels instead of one from 600 on."""
+        """Take a weight from 100 to 900: from 600 on strokes are two pixels thick instead of one."""
         super().__init__()
         self._thickness = 2 if weight >= 600 else 1
 
     def draw(self, pixels: Pixels, text: str, place: tuple[int, int], size: int, color: Color) -> None:
-        """See ``Font``."""
+        """Draw drawable text; see ``Font.draw``."""
         scale = self._scale(size)
         cv2.putText(pixels, text, place, cv2.FONT_HERSHEY_SIMPLEX, scale, color, self._thickness, cv2.LINE_AA)
 
@@ -142,5 +142,5 @@ class StrokeFont(_BaseFont):
 
 @lru_cache(4)
 def default_font(weight: int = 400) -> Font:
-    """The best font that this OpenCV has, at a weight from 100 to 900."""
+    """Return the best font that this OpenCV has, at a weight from 100 to 900."""
     return TrueTypeFont(weight) if hasattr(cv2, "FontFace") else StrokeFont(weight)

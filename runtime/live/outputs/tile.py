@@ -1,4 +1,4 @@
-"""One source's place in the window: its last picture with the top labels, or why there is none."""
+"""Draws one source's place in the window: its last picture with the top labels, or why there is none."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from .text import Pixels
 __all__ = ["Tile"]
 
 SILENCE = 2.0  # seconds without a result before a picture is no longer shown as live
-SLOWNESS = 4.0  # or so many times the usual interval, for an engine that takes seconds for a frame
-LARGEST_PANEL = 0.35  # of the height: the picture needs the rest
+SLOWNESS = 4.0  # usual intervals without a result, where these are longer: an engine may take seconds for a frame
+LARGEST_PANEL = 0.35  # of the height is the most that labels get: the picture needs the rest
 
 
 class Tile:
-    """What one source showed last, and when.
+    """This class holds what one source showed last and when, and draws it.
 
     Attributes:
-        name: the source.
-        seen: when its last result came, ``time.monotonic()`` seconds.
+        name: the source's name.
+        seen: when the source's last result came, ``time.monotonic()`` seconds.
     """
 
     def __init__(self, name: str, bars: Bars, top_k: int) -> None:
@@ -36,7 +36,7 @@ class Tile:
         self._interval = 0.0
 
     def take(self, result: Result) -> None:
-        """Show this result from now on; a source that gives frames is no longer in trouble."""
+        """Show this result from now on; a source that gives pictures is no longer in trouble."""
         now = time.monotonic()
         if self._result is not None:  # the wait for the first one says nothing
             self._interval += 0.2 * (now - self.seen - self._interval)
@@ -47,11 +47,11 @@ class Tile:
             self._trouble = None
 
     def trouble(self, event: Event) -> None:
-        """Something is wrong with this source, until its next result."""
+        """Show that something is wrong with this source, until its next picture."""
         self._trouble = event
 
     def silence(self) -> float | None:
-        """For how many seconds there has been nothing to show as live; None while there is."""
+        """Return for how many seconds nothing could be shown as live; None while something can."""
         quiet = time.monotonic() - self.seen
         return quiet if self._trouble or quiet > max(SILENCE, SLOWNESS * self._interval) else None
 

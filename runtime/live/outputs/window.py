@@ -1,4 +1,4 @@
-"""A window with the sources side by side: each with its picture, its top labels and what is wrong with it."""
+"""Shows the sources side by side in a window, each with its picture, its top labels and what is wrong with it."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ from .tile import Tile
 
 __all__ = ["QUIT_KEYS", "WITHOUT", "Window", "is_visible", "pressed_key"]
 
-REDRAW = 1 / 25  # seconds; drawing more often would take time from the model
-SHARE = 4  # a drawing is followed by so many times its own duration without: sixteen large pictures take long
-IDLE_REDRAW = 0.5  # seconds, where nothing came: for how long it has been silent is shown
-SINGLE = (880, 720)  # pixels; also on the 1280x800 screens that devices have
+REDRAW = 1 / 25  # seconds between two drawings; more of them would take time from the model
+SHARE = 4  # the pause after a drawing is at least so many times as long as it: sixteen large pictures take long
+IDLE_REDRAW = 0.5  # seconds between two drawings where nothing came: they show for how long it has been silent
+SINGLE = (880, 720)  # pixels; fits the 1280x800 screens that devices have
 LARGEST = (1280, 760)
 SMALLEST_TILE = (300, 240)
 MOST_TILES = 16
 GAP = 2  # pixels between places
 BORDER = (8, 7, 6)
-FILES = ""  # the place that they share
-WAIT = 1  # milliseconds
+FILES = ""  # the name of the place that all files share
+WAIT = 1  # milliseconds that OpenCV handles the window's events for
 WITHOUT = "leave the window out with --headless"
 QUIT_KEYS = frozenset({"q", "\x1b"})
 TROUBLE = frozenset({"lost", "stalled"})
 
 
 class Window:
-    """Shows the newest result of each source; a ``LiveSink``. Q, Esc or closing it asks to stop.
+    """This ``LiveSink`` shows the newest result of each source; Q, Esc or closing the window asks to stop.
 
     Files share one place, each camera or stream has its own. A picture whose source gave nothing for two seconds, or
     was reported as lost or stalled, is dimmed, says so, and has no label.
@@ -44,12 +44,12 @@ class Window:
     def __init__(
         self, labels: Sequence[str], top_k: int = 5, title: str = "hybrid-edge", *, live: Collection[str] = ()
     ) -> None:
-        """Open it.
+        """Open the window.
 
         Args:
-            labels: all that the model has.
+            labels: all labels of the model.
             top_k: how many labels to show; fewer where a source's place is too small.
-            title: of the window.
+            title: the window's title, by which OpenCV knows it.
             live: names of the cameras and streams, as their frames carry them, in the order of their places.
 
         Raises:
@@ -91,7 +91,7 @@ class Window:
         self._changed = True
 
     def poll(self) -> bool:
-        """Draw what is new, handle keys; whether the user asked to stop."""
+        """Draw what is new and handle keys; return whether the user asked to stop."""
         if time.monotonic() >= self._drawn + (self._pause if self._changed else IDLE_REDRAW):
             self._draw()
         if pressed_key(WAIT) in QUIT_KEYS or not is_visible(self._title):
@@ -99,10 +99,10 @@ class Window:
         return self._stopped
 
     def close(self) -> None:
-        """Close it."""
+        """Close the window, unless the user has."""
         if is_visible(self._title):
             cv2.destroyWindow(self._title)
-            cv2.waitKey(WAIT)  # lets the window system carry it out
+            cv2.waitKey(WAIT)  # lets the window system carry out the closing
 
     def _tile(self, source: str) -> Tile:
         name = source if source in self._live else FILES
@@ -142,20 +142,20 @@ class Window:
 
 
 def pressed_key(wait: int) -> str:
-    """The character key that was pressed meanwhile, a capital as its small letter; empty if none, or another key.
+    """Wait for a key and return its character, a capital as its small letter; empty if none or another key came.
 
     ``waitKey`` gives only the lowest eight bits, which make a Q of the left arrow (X11's 0xff51). All are needed, but
     for those from the seventeenth on: there GTK has Shift, Caps Lock and Num Lock.
 
     Args:
-        wait: for how long, milliseconds.
+        wait: for how long to wait, milliseconds.
     """
     code = cv2.waitKeyEx(wait) & 0xFFFF
     return chr(code).lower() if 0 < code < 256 else ""
 
 
 def is_visible(title: str) -> bool:
-    """Whether this process has a window of that title open."""
+    """Return whether this process has a window of that title open."""
     try:
         visible = cv2.getWindowProperty(title, cv2.WND_PROP_VISIBLE)
         if visible < 0:  # GTK, which a Jetson's OpenCV has, never knows; but other properties it knows of open ones
@@ -166,7 +166,7 @@ def is_visible(title: str) -> bool:
 
 
 def _grid(count: int) -> tuple[int, int, tuple[int, int]]:
-    """Columns, rows, and the size of one place, pixels: as many columns as rows, or one more."""
+    """Return columns, rows and the (width, height) of one place, pixels: as many columns as rows, or one more."""
     if count <= 1:
         return 1, 1, SINGLE
     columns = 1

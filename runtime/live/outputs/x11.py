@@ -1,9 +1,9 @@
-"""A window that is sure to be painted: OpenCV's wheel on Linux else loses one in fifty, or in ten on a busy machine.
+"""Makes sure that a window is painted: OpenCV's wheel on Linux else loses one in fifty, one in ten on a busy machine.
 
 Its Qt tells Xlib to leave the X server's events alone (``XSetEventQueueOwner``) through the libX11-xcb that the wheel
 brings, which was built for an older libX11 than the one installed here: it writes to the wrong place of a structure
-that both keep to themselves. Xlib goes on reading events while it waits for a reply, and they are lost. Without the
-event that it was mapped a window counts as hidden and is never drawn, however often it is shown.
+that only the two libraries know. Xlib goes on reading events while it waits for a reply, and they are lost. Without the
+event that says it was mapped a window counts as hidden and is never drawn, however often it is shown.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ LIBRARY = "libX11-xcb.so.1"  # installed beside libX11 on every desktop; Debian 
 def keep_events() -> bool:
     """Let what is loaded from now on find the installed libX11-xcb first, which fits the installed libX11.
 
-    To be called before the first window. Harmless where OpenCV's windows are not Qt's.
+    Call this before the first window; it is harmless where OpenCV's windows are not Qt's.
 
     Returns:
-        Whether it is there: without it a window may stay empty.
+        Whether that library is there: without it a window may stay empty.
     """
     if sys.platform != "linux":
         return False

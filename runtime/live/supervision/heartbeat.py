@@ -1,4 +1,4 @@
-"""Heartbeats: how a worker tells the supervisor, twice a second, what each of its stages is doing."""
+"""Sends and parses heartbeats, by which a worker tells the supervisor twice a second what each stage is doing."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ from ...sources.calls import CALLS
 
 __all__ = ["INTERVAL", "VARIABLE", "Beat", "Heartbeat", "Phase", "Reading"]
 
-VARIABLE = "HYBRID_EDGE_HEARTBEAT"  # the file descriptor of the pipe, in the worker's environment
-INTERVAL = 0.5  # seconds
-START = "start"  # the one stage there is before frames flow
+VARIABLE = "HYBRID_EDGE_HEARTBEAT"  # in the worker's environment it has the number of the pipe's file descriptor
+INTERVAL = 0.5  # seconds between two beats
+START = "start"  # the name of the only stage that there is before frames flow
 
 Phase = Literal["starting", "running", "stopping"]
 
 
 @dataclass(frozen=True)
 class Beat:
-    """One heartbeat, a JSON line on the pipe.
+    """This class holds one heartbeat, which is a JSON line on the pipe.
 
     Attributes:
         phase: ``starting`` until the pipeline runs, ``stopping`` once it ended.
         busy: for how many seconds each stage has been in its current call, 0 where it waits; and each call into a
             driver or decoder of a source (``sources.calls``), in all phases.
-        counts: what was counted so far, for the status line.
+        counts: what was counted so far, by name, for ``systemctl status``.
     """
 
     phase: Phase
@@ -40,12 +40,12 @@ class Beat:
     counts: Mapping[str, float] = field(default_factory=dict)
 
     def line(self) -> bytes:
-        """The line, with its end."""
+        """Return the heartbeat as a line, with its line end."""
         return json.dumps(asdict(self)).encode() + b"\n"
 
     @classmethod
     def parse(cls, line: bytes) -> Beat | None:
-        """The heartbeat of a line; None where a worker was killed while it wrote."""
+        """Read a heartbeat from a line; return None where a worker was killed while it wrote."""
         try:
             return cls(**json.loads(line))
         except (ValueError, TypeError):
@@ -57,12 +57,12 @@ Reading = Callable[[], tuple[Mapping[str, float], Mapping[str, float]]]
 
 
 class Heartbeat:
-    """The worker's side: a thread of its own writes beats, for as long as it gets the interpreter.
+    """Writes the worker's beats on a thread of its own, for as long as the thread gets the interpreter.
 
     Where the supervisor is gone, the thread ends this process and those that it started.
 
     Args:
-        pipe: a file descriptor, taken over; a worker that is not read from loses beats and is not held up.
+        pipe: the pipe's file descriptor, owned from now on; a pipe that nobody reads loses beats and holds nobody up.
         interval: seconds between two beats.
     """
 
@@ -79,7 +79,7 @@ class Heartbeat:
 
     @classmethod
     def from_environment(cls, environment: MutableMapping[str, str] = os.environ) -> Heartbeat | None:
-        """The heartbeat that a supervisor asked for, or None where this process is nobody's worker.
+        """Start the heartbeat that a supervisor asked for; return None where this process is nobody's worker.
 
         The variable is taken out, so that no process started from here takes itself for the worker.
 
@@ -98,16 +98,16 @@ class Heartbeat:
         return cls(int(value))
 
     def progress(self) -> None:
-        """Something went on while starting: an engine's build made a step."""
+        """Note progress while starting, such as a step of an engine's build."""
         self._progress = time.monotonic()
 
     def running(self, reading: Reading) -> None:
-        """Frames flow from here on; ``reading`` is called from the heartbeat's thread."""
+        """Note that frames flow from here on; the heartbeat's thread calls ``reading`` for each beat."""
         self._reading = reading
         self._enter("running")
 
     def stopping(self) -> None:
-        """The pipeline ended; what is left is to give back what was taken."""
+        """Note that the pipeline ended, and only engine, memory and files are left to give back."""
         self._reading = _nothing
         self._enter("stopping")
 
@@ -129,9 +129,9 @@ class Heartbeat:
     def _write(self, line: bytes) -> None:
         try:
             os.write(self._pipe, line)
-        except BlockingIOError:  # nobody reads: the supervisor is stopped, by Ctrl-Z say
+        except BlockingIOError:  # nobody reads now: the supervisor is stopped, by Ctrl-Z say
             return
-        except OSError:  # nobody ever will
+        except OSError:  # nobody will ever read: the supervisor is gone
             if os.getpgrp() == os.getpid():
                 os.killpg(os.getpid(), signal.SIGKILL)
             os.kill(os.getpid(), signal.SIGKILL)

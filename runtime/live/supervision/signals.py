@@ -1,4 +1,4 @@
-"""SIGINT, SIGTERM and SIGHUP: the first asks for the end, the second has it at once."""
+"""Handles SIGINT, SIGTERM and SIGHUP: the first signal asks for the end, the second ends the process at once."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ __all__ = ["STOPPING", "StopSignals", "asked_for"]
 
 STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 PATIENCE = 2.5  # seconds from a signal to the end: the pipeline drains for 1.8, and then closes its outputs
-CLOSING = 3.0  # seconds more, where it closes them: a disk may be slow
-TICK = 0.1  # seconds between two looks
+CLOSING = 3.0  # seconds more, while an output is being closed: a disk may be slow
+TICK = 0.1  # seconds between two looks at whether the end is held up
 OUTPUTS = "hybrid_edge.runtime.live.outputs."
 
 
 def asked_for(*signals: signal.Signals) -> frozenset[signal.Signals]:
-    """Those of the signals that whoever started this process did not have ignored (nohup, a shell's ``&``)."""
+    """Return the signals that whoever started this process did not have ignored (nohup, a shell's ``&``)."""
     return frozenset(item for item in signals if signal.getsignal(item) is not signal.SIG_IGN)
 
 
 class StopSignals:
-    """Handlers for as long as the context lasts.
+    """This context manager handles the signals for as long as its context lasts.
 
     Before frames flow a signal ends what is being done by an exception; while they flow (``draining``) it sets
     ``event``, and the pipeline finishes what is in the model. A second signal ends the process there and then; so does
@@ -41,8 +41,8 @@ class StopSignals:
         codes: the exit code for each signal.
 
     Attributes:
-        event: set once a signal came.
-        code: its exit code, None before.
+        event: the event that is set once a signal came.
+        code: the exit code for the first signal that came; None before.
     """
 
     def __init__(self, codes: Mapping[int, int]) -> None:
@@ -51,11 +51,11 @@ class StopSignals:
         self._codes = codes
         self._draining = False
         self._before: dict[signal.Signals, Any] = {}
-        self._told: SimpleQueue[int | None] = SimpleQueue()  # which a handler may put into at any moment
+        self._told: SimpleQueue[int | None] = SimpleQueue()  # a handler may put into one at any moment
         self._over = threading.Event()
 
     def __enter__(self) -> StopSignals:
-        if threading.current_thread() is threading.main_thread():  # Python lets no other set handlers
+        if threading.current_thread() is threading.main_thread():  # Python lets no other thread set handlers
             threading.Thread(target=self._watch, name="signals", daemon=True).start()
             for item in asked_for(*STOPPING):
                 self._before[item] = signal.signal(item, self._handle)
@@ -73,7 +73,7 @@ class StopSignals:
 
     @contextmanager
     def draining(self) -> Iterator[threading.Event]:
-        """Within it the first signal sets the event that it yields, and raises nothing."""
+        """Yield ``event``; within this context the first signal sets it and raises nothing."""
         self._draining = True
         try:
             yield self.event
@@ -81,11 +81,11 @@ class StopSignals:
             self._draining = False
 
     def leave(self) -> None:
-        """Leave as the signal that came asks for; do nothing where none came.
+        """Raise what the signal that came asks for; do nothing where none came.
 
         Raises:
             KeyboardInterrupt: the exit code is that of an interrupt.
-            SystemExit: it is another.
+            SystemExit: the exit code is another one.
         """
         if self.code == self._codes[signal.SIGINT]:
             raise KeyboardInterrupt
@@ -102,7 +102,7 @@ class StopSignals:
             self.leave()
 
     def _watch(self) -> None:
-        """After the first signal: leave where the main thread waits for a reader who does not read."""
+        """After the first signal, end the process where the main thread waits for a reader who does not read."""
         code = self._told.get()
         begun = time.monotonic()
         while code is not None and not self._over.wait(TICK):
@@ -112,7 +112,7 @@ class StopSignals:
 
 
 def _closes(thread: int | None) -> bool:
-    """Whether a thread is in an output's ``close``: what it finishes there is not to be cut short."""
+    """Return whether a thread is in an output's ``close``, where it must not be cut short."""
     frame = None if thread is None else sys._current_frames().get(thread)
     while frame is not None:
         if frame.f_code.co_name == "close" and frame.f_globals.get("__name__", "").startswith(OUTPUTS):
@@ -122,7 +122,7 @@ def _closes(thread: int | None) -> bool:
 
 
 def _leave(code: int) -> NoReturn:
-    """End this process there and then."""
+    """End this process at once with an exit code, without unwinding anything."""
     with contextlib.suppress(OSError):  # the terminal is gone
         if os.isatty(2) and takes(sys.stderr):
             os.write(2, b"\x1b[?25h\n")  # a status line hides the cursor

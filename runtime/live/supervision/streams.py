@@ -1,4 +1,4 @@
-"""Whether somebody reads what this process writes."""
+"""Finds out whether somebody reads what this process writes."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ __all__ = ["takes"]
 
 
 def takes(stream: TextIO | None) -> bool:
-    """Whether a stream takes a line without waiting for its reader, who may be slow, or stopped by Ctrl-S."""
-    if stream is None:  # nowhere to write to
+    """Return whether a stream takes a line without waiting for its reader, who may be slow, or stopped by Ctrl-S."""
+    if stream is None:  # there is nothing to write to, so nothing to wait for
         return True
     poll = select.poll()
     try:
         poll.register(stream.fileno(), select.POLLOUT)
         return bool(poll.poll(0))
-    except (OSError, ValueError):  # closed, or not a file
+    except (OSError, ValueError):  # the stream is closed, or no file that can be polled
         return True

@@ -1,4 +1,4 @@
-"""The supervisor: starts the worker, watches its heartbeats, replaces it where it hangs or crashes."""
+"""Starts the worker, watches its heartbeats, and replaces it where it hangs or crashes."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from .worker import Worker
 
 __all__ = ["Supervisor"]
 
-TICK = 0.1  # seconds, at most, until a signal or an end is seen
+TICK = 0.1  # seconds, at most, until a signal or the worker's end is seen
 
 
 class Supervisor:
@@ -32,10 +32,10 @@ class Supervisor:
         command: the worker's command line.
         limits: what counts as hung.
         codes: the exit codes by which a stop through SIGINT, SIGTERM or SIGHUP is told.
-        say: told what happens, a line at a time.
-        report: told of each worker that was given up.
+        say: called with what happens, a line at a time.
+        report: called with an event for each worker that was given up.
         replaces: False where a new worker would repeat what the old one did (files): the first fault ends the run.
-        notifier: whom to tell that frames flow.
+        notifier: tells systemd that frames flow; None: one made from the environment.
     """
 
     def __init__(
@@ -63,10 +63,10 @@ class Supervisor:
         self._deadline = 0.0
 
     def run(self) -> int:
-        """Supervise until the end; nothing that was started is left then.
+        """Supervise until the end; no process that was started is left then.
 
         Returns:
-            the exit code: the worker's own, the one for the signal that came, or 1 after too many replacements.
+            The exit code: the worker's own, the one for the signal that came, or 1 after too many replacements.
 
         Raises:
             OSError: a worker can't be started.
@@ -87,7 +87,7 @@ class Supervisor:
         self._watch = Watch(self._limits, time.monotonic())
 
     def _turn(self, pending: Callable[[], Iterator[int]]) -> int | None:
-        """Look once at everything; the exit code where that was the end."""
+        """Look once at beats, signals and the worker; return the exit code where the run ends, else None."""
         for beat in self._worker.wait(TICK):
             self._hear(beat)
         self._notifier.alive()
@@ -113,7 +113,7 @@ class Supervisor:
         self._notifier.status(f"{beat.phase}{': ' if counts else ''}{counts}; workers replaced {self._replaced}")
 
     def _signalled(self, signum: int) -> int | None:
-        """Pass a signal on; the second one that asks for the end gets it at once."""
+        """Pass a signal on; return the exit code where it is the second that asks for the end."""
         if signum == signal.SIGTSTP:
             self._pause()
             return None
@@ -126,7 +126,7 @@ class Supervisor:
         return None
 
     def _pause(self) -> None:
-        """Ctrl-Z: stop the worker, which no terminal knows, then this process; go on where both are continued."""
+        """On Ctrl-Z, stop the worker, which the terminal does not know, then this process; later continue both."""
         self._worker.send_group(signal.SIGSTOP)
         os.kill(os.getpid(), signal.SIGSTOP)
         self._worker.send_group(signal.SIGCONT)
@@ -139,7 +139,7 @@ class Supervisor:
         return self._stopping
 
     def _ended(self, code: int) -> int | None:
-        """The worker is gone by itself."""
+        """Return the exit code after the worker ended by itself; where a signal ended it, give it up instead."""
         if self._stopping is not None:
             return self._stopping
         if code >= 0:
@@ -147,7 +147,7 @@ class Supervisor:
         return self._give_up(Verdict(f"it was ended by {_signal_name(-code)}", 0.0))
 
     def _give_up(self, verdict: Verdict) -> int | None:
-        """Kill the worker, say why, and start another; 1 where that is not worth it any more."""
+        """Kill the worker, say why, and start another; return 1 where that can't be done or is not worth it."""
         if not self._worker.end(self._limits.kill):
             self._tell(
                 f"error: the worker hangs ({verdict.reason}) and SIGKILL does not end process {self._worker.pid}: "
@@ -182,7 +182,7 @@ class Supervisor:
 
 @contextmanager
 def _held(signals: frozenset[signal.Signals]) -> Iterator[Callable[[], Iterator[int]]]:
-    """Signals wait until they are asked for; so no worker is ever started that one of them passes by."""
+    """Hold signals back and yield what asks for them, so that none passes by a worker that is just being started."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, signals)
 
     def pending() -> Iterator[int]:
@@ -192,7 +192,7 @@ def _held(signals: frozenset[signal.Signals]) -> Iterator[Callable[[], Iterator[
     try:
         yield pending
     finally:
-        list(pending())  # the end is here already
+        list(pending())  # what still waits asks for an end that is here already
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 

@@ -1,4 +1,4 @@
-"""When a worker counts as hung, judged from its heartbeats alone."""
+"""Judges from its heartbeats alone when a worker counts as hung."""
 
 from __future__ import annotations
 
@@ -11,25 +11,25 @@ from .heartbeat import Beat
 __all__ = ["HANG_TIMEOUT", "Limits", "Verdict", "Watch"]
 
 HANG_TIMEOUT = 8.0
-CAPTURE = "capture"  # stages of that name wait for cameras, for as long as it takes; their calls into C are noted apart
-TIMES = 6.0  # the hang timeout: two workers have to start, and three to be watched for that long
+CAPTURE = "capture"  # stages of that name wait for cameras without a limit; their calls into C are noted apart
+TIMES = 6.0  # hang timeouts in the window at least: two workers have to start, and three to be watched for that long
 RESUMED = 2.0  # seconds after a pause in which heartbeats may still speak of it
 
 
 @dataclass(frozen=True)
 class Limits:
-    """Seconds that a worker may take.
+    """This class holds the limits of a worker, in seconds but for ``failures``.
 
     Attributes:
-        busy: for one call of a stage other than capture, and for the way from the end of the frames to its own end.
+        busy: for one call of a stage other than capture, and from the end of the frames to the worker's own end.
         call: for one call of a source into a driver or decoder, which sees to shorter limits of its own.
         silence: between two heartbeats while frames flow; a C call that keeps the interpreter to itself silences them.
         start: without progress before frames flow. A step of an engine's build can take minutes on a small device.
-        grace: from a signal to its end.
-        kill: from SIGKILL to its end; only a call that hangs inside a driver takes longer.
-        failures: how many within ``window`` are too many; those of a source's calls are not counted, as a camera is
-            waited for, and tried again, for ever.
-        window: see ``failures``.
+        grace: from a signal to the worker's end.
+        kill: from SIGKILL to the worker's end; only a call that hangs inside a driver takes longer.
+        failures: how many workers given up within ``window`` are too many; those given up for a source's call are not
+            counted, as a camera is waited for, and tried again, for ever.
+        window: the time within which ``failures`` are counted.
     """
 
     busy: float = HANG_TIMEOUT
@@ -43,7 +43,7 @@ class Limits:
 
     @classmethod
     def of(cls, hang_timeout: float) -> Limits:
-        """The limits that ``--hang-timeout`` asks for.
+        """Make the limits that ``--hang-timeout`` (seconds) asks for.
 
         Silence is never allowed for longer than a busy stage, and three failures that take long fall within the window.
         """
@@ -53,11 +53,11 @@ class Limits:
 
 @dataclass(frozen=True)
 class Verdict:
-    """Why a worker counts as hung.
+    """This class says why a worker counts as hung.
 
     Attributes:
-        reason: one line.
-        seconds: for how long it has been.
+        reason: the reason, on one line.
+        seconds: for how long the worker has hung.
         source: whether it is a source's fault, and not the engine's or an output's.
     """
 
@@ -67,10 +67,10 @@ class Verdict:
 
 
 class Watch:
-    """One worker's heartbeats. Times are ``time.monotonic()``'s, handed in.
+    """Watches one worker's heartbeats; all times are ``time.monotonic()`` seconds that the caller hands in.
 
     Args:
-        limits: what is allowed.
+        limits: how long the worker may take.
         now: when the worker was started.
     """
 
@@ -81,22 +81,22 @@ class Watch:
         self.last = Beat("starting")
 
     def hear(self, beat: Beat, now: float) -> None:
-        """Take one heartbeat."""
+        """Take one heartbeat, which came at ``now``."""
         if beat.phase != self.last.phase:
             self._entered = now
         self._heard, self.last = now, beat
 
     def resume(self, now: float) -> None:
-        """Supervisor and worker were stopped until now: what was not done in that time is held against nobody."""
+        """Forget the time until now, in which supervisor and worker were both stopped."""
         self._heard = self._entered = now
         self._deaf = now + RESUMED
 
     def verdict(self, now: float, *, blocked: bool = False) -> Verdict | None:
-        """Whether the worker is hung.
+        """Return why the worker counts as hung; None where it does not.
 
         Args:
             now: the time.
-            blocked: whoever reads stdout or stderr does not: a stage that waits for that is not hung.
+            blocked: whether nobody reads stdout or stderr: a stage that waits for that is not hung.
         """
         if now < self._deaf:
             return None

@@ -1,4 +1,4 @@
-"""The process that classifies, as its supervisor sees it; and what such a process does first of all."""
+"""Starts, hears and ends the process that classifies; and ties such a process to its supervisor's life."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ from .heartbeat import VARIABLE, Beat
 
 __all__ = ["REPLACED", "Worker", "die_with_parent", "own_command"]
 
-REPLACED = "HYBRID_EDGE_REPLACED"  # how many workers there were before this one, in its environment
+REPLACED = "HYBRID_EDGE_REPLACED"  # in a worker's environment it says how many workers there were before
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 CHUNK = 1 << 16
 
 
 class Worker:
-    """A child in a session of its own, which makes its children one group with it, and its heartbeats.
+    """Starts a child in a session of its own, which makes its children one group with it, and reads its heartbeats.
 
-    Its stdout and stderr are this process's; it reads nothing from stdin.
+    The child's stdout and stderr are this process's; it reads nothing from stdin.
 
     Args:
-        command: what to run.
+        command: the command line to run.
         replaced: how many workers there were before.
-        environment: the child's, ``NOTIFY_SOCKET`` left out: systemd hears of one process only.
+        environment: the child's environment; ``NOTIFY_SOCKET`` is left out, as systemd hears of one process only.
 
     Raises:
-        OSError: it can't be started.
+        OSError: the child can't be started.
     """
 
     def __init__(self, command: Sequence[str], replaced: int = 0, environment: Mapping[str, str] = os.environ) -> None:
@@ -57,11 +57,11 @@ class Worker:
 
     @property
     def pid(self) -> int:
-        """Its process id."""
+        """The child's process id."""
         return self._process.pid
 
     def wait(self, seconds: float) -> list[Beat]:
-        """The heartbeats that come within so many seconds; the first ends the wait."""
+        """Wait for heartbeats, at most so many seconds, and return those that came; the first one ends the wait."""
         if not self._open:
             time.sleep(seconds)
             return []
@@ -74,9 +74,9 @@ class Worker:
         return [beat for line in lines if (beat := Beat.parse(line)) is not None]
 
     def code(self) -> int | None:
-        """Its exit code, or minus the signal that ended it; None while it runs."""
+        """Return the child's exit code, or minus the number of the signal that ended it; None while it runs."""
         if self._process.returncode is None:
-            # not reaped yet, so that its id still stands for its group and for nothing else
+            # the child is not reaped yet, so that its id still stands for its group and for nothing else
             seen = os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
             if seen is None:
                 return None
@@ -85,21 +85,21 @@ class Worker:
         return self._process.returncode
 
     def send(self, signum: int) -> None:
-        """Send it a signal."""
+        """Send the child a signal; do nothing where it has ended."""
         if self._process.returncode is None:
             os.kill(self.pid, signum)
 
     def send_group(self, signum: int) -> None:
-        """Send a signal to it and to all that it started."""
+        """Send a signal to the child and to all that it started; do nothing where it has ended."""
         if self._process.returncode is None:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self.pid, signum)
 
     def end(self, seconds: float) -> bool:
-        """End it and all that it started with SIGKILL.
+        """End the child and all that it started with SIGKILL.
 
         Returns:
-            whether it was gone within so many seconds; a call that hangs inside a driver may never return.
+            Whether it was gone within so many seconds; a call that hangs inside a driver may never return.
         """
         deadline = time.monotonic() + seconds
         self.send_group(signal.SIGKILL)
@@ -115,11 +115,11 @@ class Worker:
 
 
 def own_command(module: str, arguments: Sequence[str]) -> list[str]:
-    """The command line that does what this process was asked to do.
+    """Return the command line that does what this process was asked to do.
 
     Args:
-        module: what to run where this process was not started with these arguments (a program that calls ours).
-        arguments: the command's own.
+        module: the module to run where this process was not started with these arguments (a program that calls ours).
+        arguments: the command's own arguments.
     """
     head = sys.orig_argv[1 : len(sys.orig_argv) - len(arguments)]
     if head and sys.orig_argv[1:] == [*head, *arguments]:
@@ -128,5 +128,5 @@ def own_command(module: str, arguments: Sequence[str]) -> list[str]:
 
 
 def die_with_parent() -> None:
-    """Ask the kernel for SIGKILL once the parent is gone; a worker that hangs would not see it by itself."""
+    """Ask the kernel for SIGKILL once the parent is gone; a worker that hangs would not see that by itself."""
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
