@@ -13,9 +13,9 @@ TIMEOUT = 10.0  # seconds for a tool: nvidia-smi takes 1 to 3 where the driver i
 QUERY = ("name", "driver_version", "clocks.sm", "clocks.mem", "temperature.gpu", "power.limit")
 GpuFacts = dict[str, str]
 
-# the first of these that a board has has all of its input. Nano: "POM_5V_IN measures the overall 5V input to the
+# the first of these on a board is all of its input. Nano: "POM_5V_IN measures the overall 5V input to the
 # board"; Xavier NX, Orin NX, Orin Nano, TX2: VDD_IN (NVIDIA, Jetson Linux Developer Guide, "Platform Power and
-# Performance"); Thor: VIN, of module and carrier board ("total VIN monitoring", NVIDIA's forum, topic 366461)
+# Performance"); Thor: VIN, of module and carrier board ("total VIN monitoring", NVIDIA's developer forum, topic 366461)
 TOTALS = ("VDD_IN", "POM_5V_IN", "VIN")
 # on boards without one, the rails at the module's inputs are summed; those behind them would count twice
 SUMMED = ({"VDD_GPU_SOC", "VDD_CPU_CV", "VIN_SYS_5V0"}, {"GPU", "CPU", "SOC", "CV", "VDDRQ", "SYS5V"})

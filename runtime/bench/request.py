@@ -73,7 +73,7 @@ class BenchRequest:
 
     @property
     def burst(self) -> float:
-        """Seconds for which each part of a case is called in one round."""
+        """The seconds for which each part of a case is called in one round."""
         return self.seconds / self.rounds
 
 

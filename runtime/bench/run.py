@@ -163,7 +163,7 @@ def _rates(request: BenchRequest, stated: Rates | None, steps: Steps) -> dict[Ta
 def _probe_again(
     rates: dict[Target, Rates], request: BenchRequest, steps: Steps
 ) -> tuple[dict[Target, Rates], list[str]]:
-    """Probe once more after the rounds, as another program may have slowed the first; return a note if they differ."""
+    """Probe again after the rounds, as another program may have slowed one; return the better rates, and notes."""
     if not request.probe:
         return rates, []
     steps.begin("probing again", 1)

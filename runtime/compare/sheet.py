@@ -64,7 +64,7 @@ def draw_sheet(
     """Draw cells in rows under a title.
 
     Args:
-        cells: the cells in their order.
+        cells: the cells in their order; the one with the most lines sets the height of all.
         title: the first line of text, bold.
         note: the second line, smaller.
         columns: cells a row; fewer cells make a narrower sheet, never so narrow that the title is cut.

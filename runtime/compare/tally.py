@@ -38,7 +38,7 @@ class Answers:
 
     @property
     def contradiction(self) -> float:
-        """How sure two models that contradict each other are: the lower probability of the surest such pair; else 0."""
+        """The lower probability of the surest two models that contradict each other; 0 where all agree."""
         best: dict[str, float] = {}
         for prediction in self.predictions.values():
             best[prediction.label] = max(best.get(prediction.label, 0.0), prediction.probability)

@@ -56,7 +56,7 @@ class BranchCost:
 
     @property
     def weight_bytes(self) -> int:
-        """Bytes of all constants, each counted once."""
+        """The bytes of all constants, each counted once."""
         return sum(item.bytes for item in self.weights)
 
     @property
@@ -66,7 +66,7 @@ class BranchCost:
 
     @property
     def weight_reads(self) -> int:
-        """How often a batch reads the constant that it reads most often: 1 without a recurrence, else T - 1."""
+        """The number of times that a batch reads the constant it reads most: 1 without a recurrence, else T - 1."""
         return max((item.times for item in self.weights), default=0)
 
     @property
@@ -96,7 +96,7 @@ class Cost:
 
     @property
     def weight_bytes(self) -> int:
-        """Bytes of all constants, each counted once."""
+        """The bytes of all constants, each counted once."""
         return sum(branch.weight_bytes for branch in self.branches.values())
 
     def bytes_moved(self, batch: int = 1) -> int:

@@ -42,12 +42,12 @@ SMALLEST = 2  # the least number of repetitions of each measurement in a pass, h
 MIB = 2**20
 OUTSIDE = 4  # a buffer of so many times the cache, read in a circle, finds nothing of itself in the cache
 MIN_BUFFER, MAX_BUFFER = 128 * MIB, 512 * MIB
-APART = 0.10  # a difference between two probes of one machine that is reported
+APART = 0.10  # share by which two probes of one machine may differ; more is reported
 BURST = 128 * MIB  # bytes that one timing reads at least: some ms, beside which the start of threads takes no time
 
 
 class _Task(NamedTuple):
-    """This is something to time: the rate it shows, its units (products, bytes) in one call, 10^9, and the call."""
+    """This is a task to time: the rate it shows, the 10^9 units (products, bytes) of one call, and the call."""
 
     rate: Rate
     work: float

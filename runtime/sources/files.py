@@ -23,7 +23,7 @@ __all__ = ["VIDEO_SUFFIXES", "Sources", "check_names", "open_sources"]
 
 VIDEO_SUFFIXES = frozenset({".mp4", ".avi", ".mkv", ".mov", ".webm", ".m4v", ".mpg", ".mpeg", ".ts", ".wmv", ".flv"})
 LIVE = re.compile(r"^(?:[a-z][a-z0-9+.-]*://|/dev/(?:video|v4l/)|\d+$)", re.IGNORECASE)
-ENOUGH = 0.9  # share of the frames announced that a whole video has at least; counts made from durations are off
+ENOUGH = 0.9  # least share of the announced frames in a whole video; a count guessed from a duration is a little off
 LAST = 0.5  # seconds for which a video's last frame may be shown
 
 

@@ -20,7 +20,7 @@ from .names import display_name
 
 __all__ = ["READ_WAIT", "Connection", "LiveCapture", "Opener"]
 
-UNEXPECTED = (OSError, ValueError, RuntimeError)  # one source's error is its own loss, and not that of the others
+UNEXPECTED = (OSError, ValueError, RuntimeError)  # errors that are the loss of the one source they come from
 READ_WAIT = 1.0  # seconds that one read waits at most; a stop is noticed by then
 FIRST_DELAY = 0.5  # seconds before the first try to come back, doubling
 LAST_DELAY = 3.0
@@ -71,7 +71,7 @@ class LiveCapture:
         self._index = 0
         self._size: tuple[int, int] | None = None
         self._last = time.monotonic()  # when the last good frame came, or when it all began
-        self._reported: set[tuple[Kind, str]] = set()  # of the outage that lasts; empty while frames flow
+        self._reported: set[tuple[Kind, str]] = set()  # what was reported of this outage; empty while frames flow
 
     def frames(self, stop: threading.Event) -> Iterator[Frame]:
         """Yield frames until ``stop`` is set, and at most 1.5 s longer; may be called once.

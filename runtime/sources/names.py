@@ -20,7 +20,7 @@ DEVICE = re.compile(r"^/dev/(?:video\d+|v4l/by-(?:id|path)/[^/]+)$")  # udev's l
 USERINFO = re.compile(r"(://[^\s/:@]*:)(?:[^\s/]*|(?!\d{1,5}/)\S*)(?=@)")
 # many cameras take the password among the parameters, some in the path
 PARAMETER = re.compile(r"(\b[\w-]*(?:pass|passwd|password|pwd?|secret|token|api_?key|auth)=)[^\s&;#/]+", re.IGNORECASE)
-MOST_DIGITS = 9  # of a camera's or sensor's number
+MOST_DIGITS = 9  # digits of a camera's or sensor's number
 PORTS = {"rtsp": 554, "http": 80, "https": 443}
 
 
