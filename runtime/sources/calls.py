@@ -47,4 +47,4 @@ class Calls:
 
 
 CALLS = Calls()
-"""These are the calls of this process; there is one registry, as a process hangs as a whole."""
+"""Those of this process: it hangs as a whole."""
