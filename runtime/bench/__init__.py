@@ -1,23 +1,26 @@
-"""hybrid_edge.runtime.bench: a bundle's variants measured on this machine, and the limit beside the number.
+"""This room measures a bundle's variants on this machine and puts the limit beside each number.
+
+A bundle and a ``BenchRequest`` come in; a ``BenchReport`` goes out, as JSON, CSV, tables or a plot. The room knows
+a backend by its calls alone, and must not know training, export or live sources.
 
     from hybrid_edge.runtime.bench import BenchRequest, bench
 
     report = bench(BenchRequest("bundle.tar", batches=(1, 8)))
     print({case.name: case.inference.p50 for case in report.cases})
 
-request      what to measure, checked
-candidates   the variants that run here, opened; why the others don't
-cases        one variant at one batch size: what is called and timed
-stages       where the time goes: a profile's nodes by branch
-run          ``bench``: all cases in interleaved rounds, into a report
-starts       fresh processes up to their first prediction; first and opened are what runs in them
-machine      what it was measured on; nvidia: GPU, Jetson's power mode and power
-energy       joules a frame on a Jetson
-places       texts for the report without the places of this machine
-report       the report, as JSON; rows: as CSV; tables and plot: for people
-compare      two reports: what got faster or slower, beyond the noise
-command      what ``hybrid-bench`` does with all this
-limits       the limit beside the number, from ``runtime.roofline``
+request      checks what is to be measured
+candidates   opens the variants that run here, and says why the others don't
+cases        prepares one variant at one batch size: what of it is called and timed
+stages       counts a profile's nodes to the model's branches, which shows where the time goes
+run          holds ``bench``, which measures all cases in interleaved rounds and makes the report
+starts       times fresh processes up to their first prediction; first and opened run inside them
+machine      records what it was measured on; nvidia asks for the GPU, a Jetson's power mode and its power
+energy       measures the joules a frame on a Jetson
+places       removes the places of this machine from the report's texts
+report       is the report and its JSON; rows writes it as CSV, tables and plot show it to people
+compare      tells from two reports what got faster or slower, beyond the noise
+command      does what ``hybrid-bench`` is asked for
+limits       takes the limit beside the number from ``runtime.roofline``
 """
 
 from __future__ import annotations

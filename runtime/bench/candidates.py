@@ -1,4 +1,4 @@
-"""The variants that are to be measured: those that run here, opened and checked, and why the others don't."""
+"""Open and check the variants to be measured that run here, and say why the others don't."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ __all__ = ["Candidates", "choose_variants", "open_candidates"]
 
 @dataclass
 class Candidates:
-    """Open variants, in the manifest's order, and by name why the others are not."""
+    """This class holds the open variants, in the manifest's order, and by name the reasons why others were skipped."""
 
     selections: list[Selection] = field(default_factory=list)
     skipped: dict[str, str] = field(default_factory=dict)
 
 
 def choose_variants(bundle: Bundle, request: BenchRequest) -> list[Variant]:
-    """The bundle's variants that a request names; all of them where it names none.
+    """Return the bundle's variants that a request names; all of them where it names none.
 
     Raises:
-        UsageError: no such backend or precision, or a variant that the bundle does not have.
+        UsageError: the request names an unknown backend or precision, or a variant that the bundle does not have.
         BundleError: the bundle has no variant of these backends and precisions.
     """
     every = bundle.manifest.variants
@@ -65,17 +65,17 @@ def open_candidates(
     """Open every chosen variant that runs here and passes its golden check; they are closed with the stack.
 
     Args:
-        bundle: whose variants.
-        request: which of them, and on how many threads.
-        options: of TensorRT's engines, which are built where there are none.
-        reporter: whom to tell while they are.
-        stack: closes them.
-        after: called after each.
+        bundle: the bundle that has the variants.
+        request: says which of them to open, and on how many threads.
+        options: the options of TensorRT's engines, which are built where there are none.
+        reporter: told of the progress of such a build.
+        stack: closes the variants.
+        after: called after each variant.
 
     Raises:
-        UsageError, BundleError: see ``choose_variants``.
+        UsageError, BundleError: as ``choose_variants`` raises them.
         BackendError: a variant whose backend or own name was asked for does not run here; or none does.
-        GateError: such a one computes something else than the exporter did.
+        GateError: a variant asked for like this computes something else than the exporter did.
     """
     found = Candidates()
     absent: dict[Target, str] = {}
@@ -102,7 +102,7 @@ def open_candidates(
 
 
 def _require_unnamed(request: BenchRequest, variant: Variant, error: HybridEdgeError) -> None:
-    """What was asked for by name is not left out."""
+    """Raise the error of a variant whose target or own name was asked for, as such a one may not be left out."""
     if variant.target in request.backends or variant.name in request.variants:
         raise error
 

@@ -1,4 +1,4 @@
-"""One variant at one batch size: what of it is called and timed, and the frames that go through it."""
+"""Prepare a case, one variant at one batch size: what of it is called and timed, and the frames that go through it."""
 
 from __future__ import annotations
 
@@ -23,20 +23,21 @@ Frames = list[npt.NDArray[np.uint8]]
 
 
 def make_frames(bundle: Bundle, count: int, size: tuple[int, int] = FRAME) -> Frames:
-    """Frames (height, width, 3) uint8 BGR as a camera gives them: the golden examples, enlarged, again and again."""
+    """Return ``count`` frames, (height, width, 3) uint8 BGR: the golden examples, enlarged and repeated."""
     examples = bundle.golden_images()
     return [_enlarged(examples[index % len(examples)], size) for index in range(count)]
 
 
 @dataclass
 class Prepared:
-    """A case whose memory is allocated.
+    """This is a case whose memory is allocated.
 
     Attributes:
-        selection: backend and variant.
-        batch: frames of a call.
-        calls: ``inference``, then ``preprocess``, ``whole``, and ``copy in`` and ``copy out`` where data are copied.
-        profile: milliseconds by node, over so many runs.
+        selection: the backend and the variant.
+        batch: the number of frames in a call.
+        calls: what is timed: ``inference``, then ``preprocess``, ``whole``, and ``copy in`` and ``copy out`` where data
+            are copied.
+        profile: takes a number of runs, and returns the milliseconds of each node over these.
     """
 
     selection: Selection
@@ -46,7 +47,7 @@ class Prepared:
 
     @property
     def name(self) -> str:
-        """As the report's case is called."""
+        """The name of the case in the report, as in ``int8-cpu b8``."""
         return f"{self.selection.variant.name} b{self.batch}"
 
     def result(
@@ -56,7 +57,7 @@ class Prepared:
         joules: float | None,
         limit: Limit | None,
     ) -> Case:
-        """The report's case, from the times of its calls by round."""
+        """Return the report's case, made of the times of its calls by round, milliseconds."""
         stats = {part: Stats.of(rounds) for part, rounds in times.items()}
         variant = self.selection.variant
         return Case(
@@ -80,13 +81,13 @@ def prepare(bundle: Bundle, selection: Selection, batch: int, frames: Frames) ->
     """Allocate a case's buffers and name its calls.
 
     Args:
-        bundle: the selection's.
-        selection: open.
-        batch: frames of a call.
-        frames: at least so many, BGR.
+        bundle: the bundle that the selection is from.
+        selection: an open variant.
+        batch: the number of frames in a call.
+        frames: at least ``batch`` frames, (H, W, 3) uint8 BGR.
 
     Raises:
-        BackendError: there is not enough memory.
+        BackendError: the memory does not suffice.
     """
     backend = selection.backend
     buffers = backend.buffers(batch, 1)[0]
@@ -104,7 +105,7 @@ def prepare(bundle: Bundle, selection: Selection, batch: int, frames: Frames) ->
     def classify() -> list[str]:
         return [prediction.label for prediction in classifier.predict(taken)]
 
-    preprocess()  # what inference is timed on are frames, not zeros
+    preprocess()  # inference is then timed on frames, and not on zeros
     calls: dict[str, Callable[[], object]] = {
         "inference": infer,
         "preprocess": preprocess,
@@ -116,6 +117,6 @@ def prepare(bundle: Bundle, selection: Selection, batch: int, frames: Frames) ->
 
 
 def _enlarged(image: npt.NDArray[np.uint8], size: tuple[int, int]) -> npt.NDArray[np.uint8]:
-    """Each pixel taken from the nearest of the image: for timing, looks don't matter."""
+    """Return an image enlarged by repeating its nearest pixels, as for timing looks don't matter."""
     rows, columns = (np.arange(length) * have // length for length, have in zip(size, image.shape[:2], strict=True))
     return np.ascontiguousarray(image[rows[:, None], columns])

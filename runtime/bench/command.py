@@ -1,4 +1,4 @@
-"""What ``hybrid-bench`` does with a request: measure, predict or compare, show it, and write the files."""
+"""Do what ``hybrid-bench`` is asked for: measure, predict or compare, show the result, and write the files."""
 
 from __future__ import annotations
 
@@ -33,19 +33,19 @@ __all__ = ["Files", "compare", "measure", "predict"]
 
 @dataclass(frozen=True)
 class Files:
-    """Where results go besides stdout; None: nowhere."""
+    """These are the files that results go to besides stdout; None means that there is none."""
 
     json: Path | None = None
     csv: Path | None = None
     plot: Path | None = None
 
     def check(self) -> None:
-        """Refuse before minutes of measuring what could not be written after them.
+        """Refuse, before minutes of measuring, files that could not be written after them.
 
         Raises:
-            UsageError: a folder that is not there, can't be written to, or is in a file's place; one file for two
-                results; a plot that is no .png.
-            BenchError: a plot without matplotlib.
+            UsageError: a folder is not there, can't be written to, or is in a file's place; two results share one file;
+                or the plot is no .png.
+            BenchError: a plot is wanted and matplotlib is not installed.
         """
         for path in self._wanted:
             if fault := _fault(path):
@@ -59,7 +59,7 @@ class Files:
             require_matplotlib()
 
     def write(self, report: BenchReport) -> None:
-        """Write those that are wanted, and say where they are."""
+        """Write the files that are wanted, and say on stderr where they are."""
         if self.json is not None:
             report.save(self.json)
         if self.csv is not None:
@@ -75,10 +75,10 @@ class Files:
 
 
 def measure(request: BenchRequest, files: Files) -> None:
-    """Measure, show and write.
+    """Measure what a request asks for, show the report and write the files.
 
     Raises:
-        HybridEdgeError: see ``bench`` and ``Files.check``.
+        HybridEdgeError: as ``bench`` and ``Files.check`` raise it.
     """
     files.check()
     with _progress() as steps:
@@ -88,12 +88,12 @@ def measure(request: BenchRequest, files: Files) -> None:
 
 
 def predict(request: BenchRequest, device: str) -> None:
-    """Show the bounds of the chosen variants on a device that isn't here; without a choice, of those that it runs.
+    """Show the bounds of the chosen variants on a device that isn't here; without a choice, of all that it runs.
 
     Raises:
-        UsageError: no such device, backend, precision or variant.
-        BundleError: no bundle; or none of its variants, or of those chosen, is for such a device, or has its cost
-            recorded.
+        UsageError: there is no such device, backend, precision or variant.
+        BundleError: there is no bundle; or none of its variants, or of those chosen, is for such a device, or has its
+            cost recorded.
     """
     rates = predict_for(device)
     if not request.backends and not request.variants:
@@ -115,13 +115,13 @@ def compare(first: Path, second: Path) -> None:
     """Show what changed from the first report to the second.
 
     Raises:
-        BenchError: a file is no report, or they have no case in common.
+        BenchError: a file is no report, or the two have no case in common.
     """
     show_comparison(compare_reports(BenchReport.load(first), BenchReport.load(second)))
 
 
 def _fault(path: Path) -> str | None:
-    """Why a file can't be written there; None if it can."""
+    """Return why a file can't be written at a path; None if it can."""
     if path.is_dir():
         return "a folder of that name"
     if not path.parent.is_dir():
@@ -130,7 +130,7 @@ def _fault(path: Path) -> str | None:
 
 
 class _Bar:
-    """A bar for the part of the work that is under way, drawn between measurements and never during one."""
+    """This bar shows the part of the work under way; it is drawn between measurements and never during one."""
 
     def __init__(self, progress: Progress) -> None:
         self._progress = progress
@@ -149,7 +149,7 @@ class _Bar:
 @contextmanager
 def _progress() -> Iterator[Steps]:
     progress = terminal.progress(transient=True)
-    progress.live.auto_refresh = False  # a thread that draws ten times a second would be in the measurement
+    progress.live.auto_refresh = False  # a thread that draws ten times a second would disturb the measurement
     bar = _Bar(progress)
     try:
         yield Steps(bar.begin, bar.step, make_reporter(progress.stop))

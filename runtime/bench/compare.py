@@ -1,11 +1,11 @@
-"""Two reports side by side: what got faster or slower, beyond the noise.
+"""Compare two reports: tell what got faster or slower, beyond the noise.
 
 The ratio of a case's two times is the ratio of the medians of its rounds' medians. How sure it is follows from the
 bootstrap (Efron, "Bootstrap methods", 1979): the rounds of each report are drawn again with replacement, each report's
 by itself, many times, and the middle 95 % of the ratios that come out are the interval. A case is faster or slower if
-all of that interval is beyond 1 by more than ``FLOOR``, which two runs of the same thing differ by: memory is laid out
-anew in every process, and no number of rounds in one process shows it. Fewer than ``ENOUGH`` rounds on either side have
-no interval that could be believed, one round has one of no width at all: there the verdict is unknown.
+all of that interval is beyond 1 by more than ``FLOOR``, by which two runs of the same thing differ: memory is laid out
+anew in every process, and no number of rounds in one process shows it. With fewer than ``ENOUGH`` rounds on either
+side the verdict is unknown: their interval could not be believed, and that of one round would have no width at all.
 """
 
 from __future__ import annotations
@@ -27,22 +27,22 @@ FLOOR = 0.03  # six sessions of one file, in one process, differed by up to 2.5 
 DRAWS = 4000
 TAILS = (2.5, 97.5)
 PARTS = ("inference", "whole")
-REPEATED = ("the machine was busy", "clocks fell")  # notes that are about all of a report's cases
+REPEATED = ("the machine was busy", "clocks fell")  # how notes begin that are about all of a report's cases
 DIGEST = 8  # digits of a file's SHA-256 that are shown
 
 
 @dataclass(frozen=True)
 class Change:
-    """One case's change from the first report to the second.
+    """This is the change of one case's part from the first report to the second.
 
     Attributes:
-        name: of the case.
+        name: the case's name.
         part: ``inference`` or ``whole``.
-        first, second: medians of the rounds' medians, milliseconds a batch.
-        ratio: second / first: below 1 is faster.
-        low, high: its 95 % interval.
-        noisy: one of the two runs called the case noisy.
-        few: one of the two runs has too few rounds to tell a change.
+        first, second: the medians of the rounds' medians, milliseconds a batch.
+        ratio: second / first; below 1 is faster.
+        low, high: the ratio's 95 % interval.
+        noisy: whether one of the two reports calls the case noisy.
+        few: whether one of the two reports has too few rounds to tell a change.
     """
 
     name: str
@@ -57,7 +57,7 @@ class Change:
 
     @property
     def verdict(self) -> Verdict:
-        """Beyond the noise, or the same as far as this can be told; unknown with too few rounds to tell."""
+        """``faster`` or ``slower`` beyond the noise, else ``same``; ``unknown`` with too few rounds to tell."""
         if self.few:
             return "unknown"
         if self.high < 1 - FLOOR:
@@ -67,7 +67,7 @@ class Change:
 
 @dataclass(frozen=True)
 class Comparison:
-    """All changes, the cases that only one report has, and what makes the two unlike."""
+    """This class holds all changes, the cases that only one report has, and notes on what makes the reports unlike."""
 
     changes: tuple[Change, ...]
     only_first: tuple[str, ...]
@@ -79,7 +79,7 @@ def compare_reports(first: BenchReport, second: BenchReport) -> Comparison:
     """Join two reports by the names of their cases.
 
     Raises:
-        BenchError: they have no case in common.
+        BenchError: the reports have no case in common.
     """
     ours, theirs = ({case.name: case for case in report.cases} for report in (first, second))
     common = [name for name in ours if name in theirs]
@@ -98,7 +98,7 @@ def compare_reports(first: BenchReport, second: BenchReport) -> Comparison:
 
 
 def ratio_interval(first: Sequence[float], second: Sequence[float]) -> tuple[float, float]:
-    """The 95 % bootstrap interval of median(second) / median(first), both of rounds' medians; the draws are fixed."""
+    """Return the 95 % bootstrap interval of median(second) / median(first) of rounds' medians; the draws are fixed."""
     generator = np.random.default_rng(0)
     medians = [
         np.median(generator.choice(np.asarray(rounds), (DRAWS, len(rounds))), axis=1) for rounds in (first, second)
@@ -127,7 +127,7 @@ def _too_few(changes: Sequence[Change]) -> list[str]:
 
 
 def _differences(first: BenchReport, second: BenchReport) -> list[str]:
-    """What a reader must know: other machines, models, files, settings or versions."""
+    """Return notes on what a reader must know: that machines, models, files, settings or versions differ."""
     notes = []
     if first.machine.title != second.machine.title:
         notes.append(f"different machines: {first.machine.title}; and {second.machine.title}")
@@ -152,7 +152,7 @@ def _differences(first: BenchReport, second: BenchReport) -> list[str]:
 
 
 def _different_files(first: BenchReport, second: BenchReport) -> str:
-    """Variants that were exported anew, with both files; a report from before files were kept says nothing."""
+    """Return the variants whose files differ, with both hashes; a report from before these were kept names none."""
     ours, theirs = ({case.variant: case.file_sha256 for case in report.cases} for report in (first, second))
     pairs = {name: (file, theirs.get(name)) for name, file in ours.items()}
     return "; ".join(
@@ -163,5 +163,5 @@ def _different_files(first: BenchReport, second: BenchReport) -> str:
 
 
 def _repeated(which: str, report: BenchReport) -> list[str]:
-    """A report's own doubts about the machine; those about single cases are marked there."""
+    """Return a report's notes that doubt its machine; doubts about single cases are marked at the cases."""
     return [f"{which}: {note}" for note in report.notes if note.startswith(REPEATED)]

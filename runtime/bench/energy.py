@@ -1,4 +1,4 @@
-"""Joules a frame on a Jetson: tegrastats' power of the whole module while one case runs, steadily."""
+"""Measure joules a frame on a Jetson, from tegrastats' power of the whole module while one case runs steadily."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from .nvidia import board_watts
 __all__ = ["PowerMeter", "joules_per_frame"]
 
 INTERVAL = 100  # milliseconds between two lines of tegrastats
-SECONDS = 3.0  # for each case: thirty samples
-SETTLING = 0.5  # seconds: the sensors average over some tenths of one
+SECONDS = 3.0  # seconds for each case, which give thirty samples
+SETTLING = 0.5  # seconds before samples count, as the sensors average over some tenths of a second
 
 
 class PowerMeter:
-    """Samples of the module's power, from entering the context on; without tegrastats there are none."""
+    """This context samples the module's power while it lasts; without tegrastats there are no samples."""
 
     def __init__(self) -> None:
         self._samples: list[tuple[float, float]] = []
@@ -32,7 +32,7 @@ class PowerMeter:
         return self._process is not None
 
     def watts(self, start: float, end: float) -> float | None:
-        """The mean between two moments of ``time.monotonic``; None without a sample in between."""
+        """Return the mean watts between two moments of ``time.monotonic``; None without a sample in between."""
         found = [watts for moment, watts in list(self._samples) if start <= moment <= end]
         return sum(found) / len(found) if found else None
 
@@ -66,13 +66,13 @@ class PowerMeter:
 def joules_per_frame(
     meter: PowerMeter, call: Callable[[], object], frames: int, *, seconds: float = SECONDS
 ) -> float | None:
-    """Energy of the whole module for one frame while ``call`` is repeated, idle power included; None without samples.
+    """Return the whole module's joules a frame while ``call`` is repeated, idle power included; None without samples.
 
     Args:
-        meter: running.
-        call: what classifies ``frames`` frames.
-        frames: of one call.
-        seconds: for which it is repeated, at least once, after half a second in which the sensors settle.
+        meter: a meter whose context was entered.
+        call: classifies ``frames`` frames.
+        frames: the number of frames in one call.
+        seconds: how long the call is repeated, at least once, after half a second in which the sensors settle.
     """
     _repeat(call, SETTLING)
     start = time.monotonic()
@@ -83,7 +83,7 @@ def joules_per_frame(
 
 
 def _repeat(call: Callable[[], object], seconds: float) -> int:
-    """Call it for so long, and at least once; how often that was."""
+    """Repeat a call for so many seconds, at least once, and return how often it was made."""
     end = time.monotonic() + seconds
     count = 0
     while count == 0 or time.monotonic() < end:

@@ -1,7 +1,7 @@
-"""A process of its own up to its first prediction: ``python -m hybrid_edge.runtime.bench.first``. Starts light.
+"""Run a fresh process up to its first prediction: ``python -m hybrid_edge.runtime.bench.first``.
 
 Peak memory and the time to the first prediction are properties of a process, and the one that measures has opened
-other variants before. The figures go to stdout as one line of JSON.
+other variants before. The figures go to stdout as one line of JSON. This file imports little, as imports are timed.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from pathlib import Path
 __all__ = ["main", "peak_mib"]
 
 STATUS = Path("/proc/self/status")
-KIB = 1024  # in a MiB
+KIB = 1024  # KiB in a MiB
 
 
 def peak_mib(status: Path = STATUS) -> float:
-    """The most memory that this process held at once, resident, MiB.
+    """Return the most resident memory that this process held at once, MiB.
 
-    Linux's ``VmHWM``: ``ru_maxrss`` begins with what the process held before it became this program, its parent's.
+    It is Linux's ``VmHWM``: ``ru_maxrss`` begins with what the parent held, before the process became this program.
     """
     try:
         for line in status.read_text().splitlines():
@@ -31,11 +31,11 @@ def peak_mib(status: Path = STATUS) -> float:
     except OSError:
         pass
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / KIB / (KIB if sys.platform == "darwin" else 1)  # bytes there, KiB elsewhere
+    return peak / KIB / (KIB if sys.platform == "darwin" else 1)  # macOS counts bytes, others KiB
 
 
 def main() -> None:
-    """Open the variant that ``sys.argv[1]`` describes (JSON: bundle, variant, threads, profile, started), classify.
+    """Open the variant that ``sys.argv[1]`` describes (JSON: bundle, variant, threads, profile, started) and classify.
 
     ``started`` is the parent's ``time.monotonic()`` just before it started this process.
     """

@@ -1,4 +1,4 @@
-"""The limit beside a measured number, and the table of limits on machines that aren't here."""
+"""Compute the limit beside a measured number, and the limits on machines that aren't here."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ AGAIN = "export again to see the limit: the bundle is from before its variants' 
 
 @dataclass(frozen=True)
 class Prediction:
-    """The bound of one artifact on a machine that isn't here; ``limit`` is None where its cost was not recorded."""
+    """This is one artifact's bound on a machine that isn't here; ``limit`` is None if its cost was not recorded."""
 
     variants: tuple[Variant, ...]
     batch: int
@@ -25,12 +25,12 @@ class Prediction:
 
     @property
     def name(self) -> str:
-        """The variants that share the artifact: ``fp32-cuda, fp32-tensorrt``."""
+        """The names of the variants that share the artifact, as in ``fp32-cuda, fp32-tensorrt``."""
         return ", ".join(item.name for item in self.variants)
 
 
 def limit_of(variant: Variant, rates: Mapping[Target, Rates], batch: int) -> Limit | None:
-    """The least time for a batch of a variant at the rates of its target; None without rates or recorded cost."""
+    """Return the least time for a batch of a variant at its target's rates; None without rates or recorded cost."""
     if variant.cost is None or variant.target not in rates:
         return None
     taken = rates[variant.target]
@@ -46,7 +46,7 @@ def limit_of(variant: Variant, rates: Mapping[Target, Rates], batch: int) -> Lim
 
 
 def predict(variants: Iterable[Variant], rates: Rates, batches: Sequence[int]) -> list[Prediction]:
-    """The bounds of the variants that a device runs, one for each artifact and batch size; nothing is run."""
+    """Return the bounds of the variants that a device runs, one for each artifact and batch size; nothing is run."""
     shared: dict[str, list[Variant]] = {}
     for variant in (item for item in variants if item.target in rates.targets):
         shared.setdefault(variant.file.sha256, []).append(variant)

@@ -1,4 +1,4 @@
-"""The record of a machine: what a number was measured on. Nothing in it names this one machine."""
+"""Record the machine that numbers were measured on; nothing in the record names this one machine."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ PACKAGES = (
     "tensorrt-rtx",
     "cuda-python",
 )
-FREE = 0.5  # of a core: what a desktop does by itself
+FREE = 0.5  # load below which a machine is free: a desktop uses half a core by itself
 SLOWER = 0.9
 
 
 def record_machine(before: Clocks, root: Path = ROOT) -> Machine:
-    """What this machine is; ``before`` are its clocks as they were when measuring began.
+    """Return the record of this machine.
 
     Args:
-        before: see ``read_clocks``.
-        root: where /proc and /sys are.
+        before: the clocks when measuring began, from ``read_clocks``.
+        root: the folder that /proc and /sys are in.
     """
     gpu = query_gpu()
     return Machine(
@@ -53,7 +53,7 @@ def record_machine(before: Clocks, root: Path = ROOT) -> Machine:
 
 
 def read_clocks(root: Path = ROOT) -> Clocks:
-    """Load, clocks and temperature as they are now; the CPU's first, which rests while nvidia-smi answers."""
+    """Return load, clocks and temperature of now, the CPU's read first, as it rests while nvidia-smi answers."""
     load, cpu_mhz = round(os.getloadavg()[0], 2), _cpu_mhz(root)
     gpu = query_gpu()
     return Clocks(
@@ -66,14 +66,14 @@ def read_clocks(root: Path = ROOT) -> Clocks:
 
 
 def busy_before(machine: Machine) -> str | None:
-    """What a reader must know of a machine that was at work already."""
+    """Return a note if the machine was busy before anything was measured, else None."""
     if machine.before.load < FREE:
         return None
     return f"the machine was busy when it began: load {machine.before.load:.1f} on {machine.cores} cores"
 
 
 def slowed_down(before: Clocks, after: Clocks) -> str | None:
-    """What a reader must know of clocks that fell while it was measured: heat, or a power limit."""
+    """Return a note if clocks fell during the measurement, by heat or a power limit, else None."""
     pairs = {"CPU": (before.cpu_mhz, after.cpu_mhz), "GPU": (before.gpu_mhz, after.gpu_mhz)}
     known = {name: (first, last) for name, (first, last) in pairs.items() if first and last}
     fallen = [f"{name} {first:.0f} to {last:.0f} MHz" for name, (first, last) in known.items() if last < SLOWER * first]
@@ -81,7 +81,7 @@ def slowed_down(before: Clocks, after: Clocks) -> str | None:
 
 
 def _cpu(root: Path) -> str:
-    """Its name; ARM's kernels have none, and there the board says what it is."""
+    """Return the CPU's name, or its architecture on ARM, whose kernels give none: there ``model`` names the board."""
     for line in _lines(root / "proc/cpuinfo"):
         name, _, value = line.partition(":")
         if name.strip() in ("model name", "Hardware"):
@@ -95,7 +95,7 @@ def _board(root: Path) -> str | None:
 
 
 def _cpu_mhz(root: Path) -> float | None:
-    """The mean over the cores, from the scaling driver, else from what x86 kernels list."""
+    """Return the cores' mean MHz, from the scaling driver, else from what x86 kernels list; None if neither tells."""
     files = (root / "sys/devices/system/cpu").glob("cpu[0-9]*/cpufreq/scaling_cur_freq")
     clocks = [int(text) / 1000 for text in map(_text, files) if text]
     listed = [line.partition(":")[2] for line in _lines(root / "proc/cpuinfo") if line.startswith("cpu MHz")]
@@ -104,7 +104,7 @@ def _cpu_mhz(root: Path) -> float | None:
 
 
 def _versions(gpu: GpuFacts, root: Path) -> dict[str, str]:
-    """Of Python, of what is installed of ``PACKAGES``, of NVIDIA's driver and of the Jetson's Linux."""
+    """Return the versions of Python, of installed ``PACKAGES``, of NVIDIA's driver and of the Jetson's Linux."""
     release = (_text(root / "etc/nv_tegra_release") or "").partition(", GCID")[0].lstrip("# ")
     every = {
         "python": platform.python_version(),

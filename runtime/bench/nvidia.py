@@ -1,4 +1,4 @@
-"""What NVIDIA's own tools say of a GPU or a Jetson: nvidia-smi, nvpmodel, tegrastats. None of them is needed."""
+"""Ask NVIDIA's own tools about a GPU or a Jetson: nvidia-smi, nvpmodel, tegrastats. None of them is needed."""
 
 from __future__ import annotations
 
@@ -9,23 +9,23 @@ from collections.abc import Sequence
 
 __all__ = ["GpuFacts", "board_watts", "power_mode", "query_gpu", "tool_output"]
 
-TIMEOUT = 10.0  # seconds: nvidia-smi takes 1 to 3 where the driver is not kept loaded
+TIMEOUT = 10.0  # seconds for a tool: nvidia-smi takes 1 to 3 where the driver is not kept loaded
 QUERY = ("name", "driver_version", "clocks.sm", "clocks.mem", "temperature.gpu", "power.limit")
 GpuFacts = dict[str, str]
 
-# the first that a board has: all of its input. Nano: "POM_5V_IN measures the overall 5V input to the board"; Xavier NX,
-# Orin NX, Orin Nano and TX2: VDD_IN (NVIDIA, Jetson Linux Developer Guide, "Platform Power and Performance"); Thor:
-# VIN, of module and carrier board ("total VIN monitoring", NVIDIA in its developers' forum, topic 366461)
+# the first of these on a board is all of its input. Nano: "POM_5V_IN measures the overall 5V input to the
+# board"; Xavier NX, Orin NX, Orin Nano, TX2: VDD_IN (NVIDIA, Jetson Linux Developer Guide, "Platform Power and
+# Performance"); Thor: VIN, of module and carrier board ("total VIN monitoring", NVIDIA's developer forum, topic 366461)
 TOTALS = ("VDD_IN", "POM_5V_IN", "VIN")
-# boards without one: the sum of the rails at the module's inputs; those below them would count twice
+# on boards without one, the rails at the module's inputs are summed; those behind them would count twice
 SUMMED = ({"VDD_GPU_SOC", "VDD_CPU_CV", "VIN_SYS_5V0"}, {"GPU", "CPU", "SOC", "CV", "VDDRQ", "SYS5V"})
-# "VDD_IN 12479mW/12300mW", before JetPack 5 "VDD_IN 4067/4067": now and on average, milliwatts; a third on JetPack 7.2
+# "VDD_IN 12479mW/12300mW", before JetPack 5 "VDD_IN 4067/4067": milliwatts now and on average; JetPack 7.2 has a third
 RAIL = re.compile(r"(?<!\S)([A-Z][A-Z0-9_]*) (\d+)(?:mW)?(?:/\d+(?:mW)?){1,2}(?!\S)")
 MODE = re.compile(r"NV Power Mode: *(\S+)")
 
 
 def tool_output(command: Sequence[str]) -> str | None:
-    """What a tool prints; None where it is not installed, fails or hangs."""
+    """Return what a tool prints on stdout; None where it is not installed, fails or hangs."""
     program = shutil.which(command[0])
     if program is None:
         return None
@@ -39,7 +39,7 @@ def tool_output(command: Sequence[str]) -> str | None:
 
 
 def query_gpu() -> GpuFacts:
-    """The first GPU as nvidia-smi has it, by the names of its query; what it does not know is left out."""
+    """Return nvidia-smi's facts of the first GPU, by the names in ``QUERY``; those it does not know are left out."""
     text = tool_output(["nvidia-smi", f"--query-gpu={','.join(QUERY)}", "--format=csv,noheader,nounits"])
     first = (text or "").strip().splitlines()[:1]
     values = [item.strip() for item in first[0].split(",")] if first else []
@@ -49,13 +49,13 @@ def query_gpu() -> GpuFacts:
 
 
 def power_mode() -> str | None:
-    """A Jetson's power mode: ``MAXN``, ``15W``; None on other machines."""
+    """Return a Jetson's power mode, as in ``MAXN`` or ``15W``; None on other machines."""
     found = MODE.search(tool_output(["nvpmodel", "-q"]) or "")
     return found.group(1) if found else None
 
 
 def board_watts(line: str) -> float | None:
-    """The power of the whole module in a line of tegrastats, watts; None where the line has no rail that says it."""
+    """Return the whole module's watts from a line of tegrastats; None where the line has no rail that tells them."""
     rails = {name: int(value) for name, value in RAIL.findall(line)}
     for name in TOTALS:
         if name in rails:

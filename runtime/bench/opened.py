@@ -1,4 +1,4 @@
-"""What a fresh process does up to its first prediction, on one variant; its imports are heavy, and are timed."""
+"""Do what a fresh process does up to its first prediction with one variant; the heavy imports here are timed."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ MIB = 2**20
 
 
 def classify_first(request: Mapping[str, Any], moment: Callable[[], None]) -> float | None:
-    """Open a variant, check it, classify a golden example; ``moment`` is called after each of the three.
+    """Open a variant, check it and classify a golden example; ``moment`` is called after each of the three.
 
     Args:
-        request: ``bundle``, ``variant`` (its name), ``threads`` and ``profile`` of its engine.
-        moment: takes the time.
+        request: has ``bundle``, ``variant`` (its name), ``threads``, and ``profile`` of its engine.
+        moment: notes the time.
 
     Returns:
-        MiB of the GPU's memory that all this took; None for a CPU.
+        The MiB of the GPU's memory that all this took; None for a CPU.
     """
     bundle = Bundle.open(request["bundle"])
     variant = next(item for item in bundle.manifest.variants if item.name == request["variant"])

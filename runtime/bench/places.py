@@ -1,4 +1,4 @@
-"""Texts for a report without the places of this machine: absolute paths become names."""
+"""Remove the places of this machine from a report's texts: absolute paths become names."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from pathlib import PurePosixPath
 
 __all__ = ["command_line", "without_places"]
 
-# a slash after anything that a relative path, an address or "images/s" has before its own begins no absolute path
+# after any of these characters a slash is part of a relative path, an address or "images/s", not an absolute path
 PATH = re.compile(r"""(?<![\w.~/)\]-])/[^\s/:;,'"`()<>\[\]{}|][^\s:;,'"`()<>\[\]{}|]*""")
-WORD = re.compile(r"([^/]*=)?(/.+)", re.DOTALL)  # --json=/home/me/a.json: all of a word is one path, spaces and all
+WORD = re.compile(r"([^/]*=)?(/.+)", re.DOTALL)  # --json=/home/me/a.json: the whole word is one path, with its spaces
 
 
 def without_places(text: str) -> str:
-    """A text, an error's message say, in which each absolute path is reduced to its name."""
+    """Return a text, an error's message say, in which each absolute path is reduced to its name."""
     return PATH.sub(lambda found: PurePosixPath(found.group()).name, text)
 
 
 def command_line(words: Iterable[str]) -> str:
-    """A command as typed, its absolute paths reduced to their names, those after ``=`` too."""
+    """Return a command as typed, its absolute paths reduced to their names, those after ``=`` too."""
     return shlex.join(map(_word, words))
 
 

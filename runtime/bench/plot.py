@@ -1,4 +1,4 @@
-"""A report as a picture: latency by batch, each bar split by stage; the only module of the runtime with matplotlib."""
+"""Plot a report: latency by batch, each bar split by stage. No other module of the runtime uses matplotlib."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = ["require_matplotlib", "write_plot"]
 
-# told apart by those who don't see red and green alike (Okabe and Ito)
+# colours that people who can't tell red from green still tell apart (Okabe and Ito)
 COLOURS = {
     "preprocess": "#999999",
     "copy in": "#CC79A7",
@@ -29,14 +29,14 @@ COLOURS = {
     "copy out": "#D55E00",
 }
 LABELS = {"cnn": "CNN", "recurrent": "recurrent branch"}
-WIDTH, HEIGHT = 2.6, 4.2  # inches: of one variant's panel at least, of all
-BAR = 0.45  # inches of a panel for each bar: what is written on it has five characters at most
-SIDES = 2.2  # inches: axis and legend
-MARGIN = 0.01  # of the width, left of title and caption
+WIDTH, HEIGHT = 2.6, 4.2  # inches: the least width of one variant's panel, the height of the figure
+BAR = 0.45  # inches of a panel for each bar, whose text has five characters at most
+SIDES = 2.2  # inches for axis and legend
+MARGIN = 0.01  # share of the width that is left free beside title and caption
 
 
 def require_matplotlib() -> None:
-    """Refuse before anything is measured.
+    """Refuse a plot, before anything is measured, where it can't be drawn.
 
     Raises:
         BenchError: matplotlib is not installed.
@@ -46,7 +46,7 @@ def require_matplotlib() -> None:
 
 
 def write_plot(report: BenchReport, path: Path) -> None:
-    """A panel for each variant: a bar for each batch size, its height the stages' medians together, the limit a line.
+    """Write a PNG: a panel a variant, a bar a batch size, as high as its stages' medians together, the limit as a line.
 
     Raises:
         BenchError: matplotlib is not installed, or the report has no case.
@@ -58,7 +58,7 @@ def write_plot(report: BenchReport, path: Path) -> None:
 
 
 def draw_report(report: BenchReport) -> Figure:
-    """The figure of ``write_plot``.
+    """Return the figure that ``write_plot`` writes.
 
     Raises:
         BenchError: the report has no case.
@@ -85,7 +85,7 @@ def draw_report(report: BenchReport) -> Figure:
 
 
 def _caption(cases: Sequence[Case]) -> str:
-    """Whose rates the limits are from, and that what is not measured is predicted."""
+    """Return which rates the limits are from, and whether these are measured or predicted; '' without limits."""
     limits = (case.limit for case in cases if case.limit is not None)
     said = {f"{limit.rates}, {'measured' if limit.measured else PREDICTED}": None for limit in limits}
     return f"limit from the rates of {'; of '.join(said)}" if said else ""
@@ -102,7 +102,7 @@ def _draw(panel: Axes, variant: str, cases: Sequence[Case]) -> None:
             bottom = [low + height for low, height in zip(bottom, heights, strict=True)]
     for position, case in zip(positions, cases, strict=True):
         if case.limit is not None:
-            least = case.stages["preprocess"] + case.limit.ms  # it bounds the inference, which stands on that
+            least = case.stages["preprocess"] + case.limit.ms  # it bounds the inference, which stands on preprocess
             ends = (position - 0.4, position + 0.4)
             panel.hlines(least, *ends, color="black", linestyles="dotted", label="limit")
         each = bottom[position] / case.batch
@@ -123,7 +123,7 @@ def _draw(panel: Axes, variant: str, cases: Sequence[Case]) -> None:
 
 
 def _short(value: float) -> str:
-    """Five characters at most below 100 000: 0.012, 1.20, 12.3, 123."""
+    """Return a value below 100 000 in five characters at most: 0.012, 1.20, 12.3, 123."""
     if value >= 100:
         return f"{value:.0f}"
     return f"{value:#.3g}" if value >= 1 else f"{value:.3f}"

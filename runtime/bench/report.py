@@ -1,7 +1,7 @@
-"""The report of a bench run, and its JSON: everything that was measured, with the median of each round."""
+"""Define the report of a bench run and its JSON: everything that was measured, with the median of each round."""
 
 # mypy: disable-error-code="prop-decorator"
-# it knows no decorator on a property but its own: python/mypy#1362
+# mypy knows no decorator on a property but its own: python/mypy#1362
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ __all__ = [
 
 FORMAT: Literal["hybrid-edge-bench"] = "hybrid-edge-bench"
 FORMAT_VERSION = 1
-# of the median: single rounds then vary by 4 %, the ratio of two medians of twelve by 2 %: a change of 3 % is not seen
+# share of the median: single rounds then vary by 4 %, the ratio of two medians of twelve by 2 %, and 3 % goes unseen
 NOISY = 0.10
-ENOUGH = 5  # rounds: of fewer, how much they differ can't be told, and of one not at all
+ENOUGH = 5  # rounds: how much fewer of them differ can't be told, and one has none to differ from
 BRANCHES = ("cnn", "recurrent", "head")  # as ``cost`` names them
 STAGES = ("preprocess", "copy in", *BRANCHES, "copy out")
-UNSPLIT = "inference"  # in the place of the branches, where the engine does not tell them apart
+UNSPLIT = "inference"  # stands for the branches where the engine does not tell them apart
 
 
 class _Record(BaseModel):
@@ -48,7 +48,7 @@ class _Record(BaseModel):
 
 
 class Stats(_Record):
-    """Times of one part of a case, milliseconds a batch.
+    """These are the times of one part of a case, milliseconds a batch.
 
     ``rounds`` are the medians of the single rounds; the other figures are over all calls of all rounds.
     """
@@ -62,7 +62,7 @@ class Stats(_Record):
 
     @classmethod
     def of(cls, rounds: list[Milliseconds]) -> Stats:
-        """From the times of each round's calls."""
+        """Return the statistics of the times of each round's calls, milliseconds."""
         times = np.concatenate(rounds)
         p50, p90, p99 = (float(value) for value in np.percentile(times, (50, 90, 99)))
         medians = tuple(float(np.median(item)) for item in rounds)
@@ -71,7 +71,7 @@ class Stats(_Record):
     @computed_field
     @property
     def spread(self) -> float:
-        """From the 10th to the 90th percentile of the rounds' medians, as a share of their median."""
+        """The span from the 10th to the 90th percentile of the rounds' medians, as a share of their median."""
         low, middle, high = (float(value) for value in np.percentile(self.rounds, (10, 50, 90)))
         return _ratio(high - low, middle)
 
@@ -89,7 +89,7 @@ class Stats(_Record):
 
 
 class Limit(_Record):
-    """The least time that a batch can take at some rates: milliseconds, by branch, and what limits each branch.
+    """This is the least time that a batch can take at some rates: milliseconds, by branch, and what limits each branch.
 
     ``overlapped_ms`` is what would be left if the branches ran side by side, one's arithmetic under another's memory
     traffic. ``rates`` names the machine, ``measured`` says whether its rates were measured there.
@@ -104,12 +104,12 @@ class Limit(_Record):
 
 
 class Case(_Record):
-    """One variant at one batch size.
+    """This is one variant at one batch size, as it was measured.
 
     ``inference`` is from tensors in the engine's input memory to outputs in the CPU's; ``whole`` from decoded BGR
     frames to labels through ``Classifier.predict``. ``copy_in`` and ``copy_out`` are None where nothing is copied.
-    ``shares`` are the branches' parts of the inference without copies, from a profile of its own; empty where the
-    engine does not tell them apart. ``file_sha256`` is of the variant's file; None in reports from before it was kept.
+    ``shares`` are the branches' parts of the inference without copies, from a separate profile; empty where the
+    engine does not tell them apart. ``file_sha256`` is the hash of the variant's file; None in older reports.
     """
 
     variant: str
@@ -130,31 +130,31 @@ class Case(_Record):
     @computed_field
     @property
     def name(self) -> str:
-        """``int8-cpu b8``: what the same case is called in another report."""
+        """The name of the case, as in ``int8-cpu b8``, the same in every report."""
         return f"{self.variant} b{self.batch}"
 
     @computed_field
     @property
     def images_per_s(self) -> float:
-        """Throughput of the inference, one batch after the other."""
+        """The throughput of the inference, images a second, one batch after the other."""
         return _ratio(1000 * self.batch, self.inference.mean)
 
     @computed_field
     @property
     def whole_images_per_s(self) -> float:
-        """Throughput of the whole path, one batch after the other, nothing overlapped."""
+        """The throughput of the whole path, images a second, one batch after the other, nothing overlapped."""
         return _ratio(1000 * self.batch, self.whole.mean)
 
     @computed_field
     @property
     def spread(self) -> float:
-        """Of the inference's or the whole path's rounds, whichever is larger."""
+        """The spread of the inference's or the whole path's rounds, whichever is larger."""
         return max(self.inference.spread, self.whole.spread)
 
     @computed_field
     @property
     def few(self) -> bool:
-        """Whether there are too few rounds to tell noise."""
+        """Whether the inference or the whole path has too few rounds to tell noise."""
         return self.inference.few or self.whole.few
 
     @computed_field
@@ -172,7 +172,7 @@ class Case(_Record):
     @computed_field
     @property
     def stages(self) -> dict[str, float]:
-        """Medians of the stages in their order, milliseconds a batch; what is copied nowhere is 0.
+        """The medians of the stages in their order, milliseconds a batch; a copy that is not made is 0.
 
         The branches are ``cnn``, ``recurrent`` and ``head``, or one ``inference`` where they are not told apart.
         """
@@ -184,11 +184,11 @@ class Case(_Record):
 
 
 class Start(_Record):
-    """Fresh processes up to their first prediction: medians; the files were in the page cache.
+    """These are the medians of fresh processes up to their first prediction; the files were in the page cache.
 
-    ``seconds`` from the start of the process; of it ``imports``, ``opening`` (hashes, engine), ``golden`` (the check on
-    the golden examples) and ``first`` (one frame). ``peak_mib``: the most memory that the process held at once,
-    resident. ``gpu_mib``: what of the GPU's memory it took, without CUDA's own context.
+    ``seconds`` count from the start of the process; parts of them are ``imports``, ``opening`` (hashes, engine),
+    ``golden`` (the check on the golden examples) and ``first`` (one frame). ``peak_mib`` is the most resident memory
+    that the process held at once, ``gpu_mib`` the GPU's memory that it took, without CUDA's own context.
     """
 
     seconds: float
@@ -202,7 +202,7 @@ class Start(_Record):
 
 
 class Clocks(_Record):
-    """What changes while a machine works: load (1 minute), MHz, °C; None where it does not say."""
+    """These figures change while a machine works: load (1 minute), MHz, °C; None where the machine does not tell."""
 
     load: float
     cpu_mhz: float | None = None
@@ -212,10 +212,10 @@ class Clocks(_Record):
 
 
 class Machine(_Record):
-    """What it was measured on, with nothing in it that names this one machine.
+    """This is the machine that was measured on, with nothing in it that names this one machine.
 
-    ``before`` has the load when it began, and the clocks right after the warm-up; ``after`` both right after the last
-    round.
+    ``before`` has the load when measuring began, and the clocks right after the warm-up; ``after`` has both right after
+    the last round.
     """
 
     cpu: str
@@ -233,13 +233,13 @@ class Machine(_Record):
 
     @property
     def title(self) -> str:
-        """One line for people."""
+        """The machine in one line for people."""
         parts = [self.model, self.cpu, f"{self.cores} cores", f"{self.memory_gib:.1f} GiB", self.gpu, self.power_mode]
         return ", ".join(part for part in parts if part)
 
 
 class BundleRecord(_Record):
-    """Which model it was."""
+    """This record says which model was measured."""
 
     weights_sha256: str
     branches: str
@@ -250,7 +250,7 @@ class BundleRecord(_Record):
 
 
 class BenchReport(_Record):
-    """All of it. ``skipped`` says why a variant was not run, ``notes`` what a reader must know."""
+    """This is the whole report. ``skipped`` says why a variant was not run, ``notes`` what a reader must know."""
 
     format: Literal["hybrid-edge-bench"] = FORMAT
     format_version: int = FORMAT_VERSION
@@ -272,16 +272,16 @@ class BenchReport(_Record):
         return tuple(case.name for case in self.cases if case.noisy)
 
     def save(self, path: Path) -> None:
-        """Write the JSON, the file replaced as a whole."""
+        """Write the report as JSON; the file is replaced as a whole."""
         with replacing(path) as partial:
             partial.write_text(self.model_dump_json(indent=2) + "\n", encoding="utf-8")
 
     @classmethod
     def load(cls, path: Path) -> BenchReport:
-        """Read it back.
+        """Read a report from its JSON.
 
         Raises:
-            BenchError: not there, not such a report, or of a newer version.
+            BenchError: the file is not there, is no such report, or is of a newer version.
         """
         try:
             data = path.read_bytes()
@@ -298,7 +298,7 @@ class BenchReport(_Record):
 
 
 def _ratio(value: float, by: float) -> float:
-    """Of a time that a coarse clock saw as 0 too: infinite, which JSON has as null."""
+    """Return a quotient; infinite, null in JSON, where a coarse clock saw ``by`` as 0, and 0 where both are 0."""
     if by:
         return value / by
     return math.inf if value else 0.0

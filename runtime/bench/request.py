@@ -1,4 +1,4 @@
-"""What a call of ``hybrid-bench`` asks for, checked before anything heavy is loaded."""
+"""Define what a call of ``hybrid-bench`` asks for, checked before anything heavy is loaded."""
 
 from __future__ import annotations
 
@@ -10,34 +10,34 @@ from ..errors import UsageError
 __all__ = ["BenchRequest", "parse_batches", "parse_names"]
 
 LARGEST_BATCH = 4096  # more is a typing error: the reference model's inputs alone would be 5 GiB
-LONGEST = 86_400  # seconds: a day for each part of each case, more is a typing error
+LONGEST = 86_400  # seconds, a day for each part of each case: more is a typing error
 MOST_ROUNDS = 10_000
 MOST_STARTS = 1_000
 
 
 @dataclass(frozen=True)
 class BenchRequest:
-    """A bundle, what of it to measure, and for how long.
+    """This request names a bundle, what of it to measure, and for how long.
 
     Attributes:
         bundle: a bundle's folder or tar, or a run folder; None looks in the usual places.
-        batches: frames that go through the model at once, each size a case of its own.
-        backends, precisions, variants: only these; empty: all. One named that can't run here is an error, one of all
-            that can't is left out, with the reason.
-        seconds: for which each part of a case is measured (inference, preprocess, whole, copies), all rounds together.
-        rounds: in how many bursts.
+        batches: the numbers of frames that go through the model at once, each a case of its own.
+        backends, precisions, variants: measure only these; empty means all. One that is named and can't run here is an
+            error; one that is not named and can't is left out, with the reason.
+        seconds: how long each part of a case (inference, preprocess, whole, copies) is measured, all rounds together.
+        rounds: the number of bursts that this time is divided into.
         warm_up: seconds for which each case runs before anything counts.
-        threads: CPU threads for one batch; None leaves it to the engine.
-        seed: of the order of the cases in a round.
+        threads: CPU threads for one batch; None leaves the number to the engine.
+        seed: the seed of the order of the cases in a round.
         probe: whether to measure this CPU's peak rates, for the limit beside its numbers.
         rates: the device whose published rates give the limit beside the numbers of its targets, a GPU's mostly; None
             for no limit there. On the CPU, measured rates are taken before published ones.
-        starts: fresh processes for each variant, for memory and the time to the first prediction; 0: none.
-        profile: a TensorRT engine's batch sizes as they were given; None: those of ``hybrid-infer``, whose engine it
-            then is. Larger batches are split.
+        starts: the number of fresh processes for each variant, for memory and the time to the first prediction.
+        profile: a TensorRT engine's batch sizes as they were given; None takes those of ``hybrid-infer``, and so its
+            engine. Larger batches are split.
 
     Raises:
-        UsageError: values that make no sense.
+        UsageError: a value makes no sense.
     """
 
     bundle: Path | str | None = None
@@ -73,15 +73,15 @@ class BenchRequest:
 
     @property
     def burst(self) -> float:
-        """Seconds for which each part of a case is called in one round."""
+        """The seconds for which each part of a case is called in one round."""
         return self.seconds / self.rounds
 
 
 def parse_batches(text: str) -> tuple[int, ...]:
-    """``1,2,4,8`` as numbers.
+    """Return batch sizes such as ``1,2,4,8`` as numbers.
 
     Raises:
-        UsageError: something else.
+        UsageError: the text is something else.
     """
     try:
         return tuple(int(item) for item in text.split(","))
@@ -90,7 +90,7 @@ def parse_batches(text: str) -> tuple[int, ...]:
 
 
 def parse_names(text: str | None) -> tuple[str, ...]:
-    """``cpu,cuda`` as names; None and the empty text as none."""
+    """Return names such as ``cpu,cuda`` one by one; none for None and the empty text."""
     return tuple(item.strip() for item in (text or "").split(",") if item.strip())
 
 

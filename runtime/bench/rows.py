@@ -1,4 +1,4 @@
-"""A report as CSV: one flat row for each case, for spreadsheets."""
+"""Write a report as CSV for spreadsheets, with one flat row for each case."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from .report import STAGES, UNSPLIT, BenchReport, Case
 
 __all__ = ["rows_of", "write_csv"]
 
-DIGITS = 6  # significant: times are known to three or four
+DIGITS = 6  # significant digits, as times are known to three or four
 
 Value = str | int | float | bool | None
 
 
 def rows_of(report: BenchReport) -> list[dict[str, Value]]:
-    """The cases as flat rows, all with the same columns; times in milliseconds a batch, empty where not measured."""
+    """Return the cases as flat rows with equal columns; times are milliseconds a batch, None where not measured."""
     return [_row(case, report) for case in report.cases]
 
 
 def write_csv(report: BenchReport, path: Path) -> None:
-    """Write them, the file replaced as a whole."""
+    """Write the rows of a report; the file is replaced as a whole."""
     rows = rows_of(report)
     with replacing(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, list(rows[0]) if rows else [])

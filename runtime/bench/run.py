@@ -1,4 +1,4 @@
-"""``bench``: every case of a request measured in interleaved rounds, and what belongs to the numbers."""
+"""Measure every case of a request in interleaved rounds, and gather what belongs to the numbers."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ __all__ = ["Steps", "bench"]
 
 PROBE = 2.0  # seconds of probing before the rounds, and again after them
 IDLE = 2.0  # seconds for which a Jetson's power at rest is measured
-PROFILE = 0.5  # seconds of profiled runs for each case, if that is from FEWEST to MOST runs
+PROFILE = 0.5  # seconds of profiled runs for each case, as far as these are from FEWEST to MOST runs
 FEWEST, MOST = 5, 100
 
 Times = Mapping[str, Mapping[str, list[Milliseconds]]]
@@ -44,12 +44,12 @@ Times = Mapping[str, Mapping[str, list[Milliseconds]]]
 
 @dataclass(frozen=True)
 class Steps:
-    """Whom to tell how far it is.
+    """These functions are told how far the work is.
 
     Attributes:
-        begin: a part of the work begins: its name, and in how many steps.
-        step: one of them is done; called outside of what is timed.
-        reporter: of TensorRT's builds.
+        begin: called when a part of the work begins, with its name and its number of steps.
+        step: called after each step, outside of what is timed.
+        reporter: told of the progress of TensorRT's builds.
     """
 
     begin: Callable[[str, int], None] = lambda _name, _count: None
@@ -65,12 +65,12 @@ def bench(request: BenchRequest, steps: Steps | None = None) -> BenchReport:
     and the time to the first prediction from fresh processes, started before.
 
     Args:
-        request: what, how long, and whether to measure the machine's rates too.
-        steps: whom to tell how far it is.
+        request: says what to measure, how long, and whether to measure the machine's rates too.
+        steps: told how far the work is.
 
     Raises:
-        UsageError: names that the bundle or the runtime does not know.
-        BundleError: no bundle, or a damaged one.
+        UsageError: a name is not known to the bundle or the runtime.
+        BundleError: there is no bundle, or it is damaged.
         BackendError: nothing runs here, or what was asked for by name does not.
         GateError: what was asked for by name computes something else here than where it was exported.
     """
@@ -115,7 +115,7 @@ def bench(request: BenchRequest, steps: Steps | None = None) -> BenchReport:
 
 
 def _time(cases: Sequence[Prepared], machine: Machine, request: BenchRequest, steps: Steps) -> tuple[Times, Machine]:
-    """Warm-up and rounds; and the machine with its clocks right after each: those of an idle CPU say nothing."""
+    """Run warm-up and rounds; return times, and the machine with clocks read after each: an idle CPU's say nothing."""
     steps.begin("measuring", len(cases) * request.rounds)
     warmed = {case.name: {"inference": case.calls["inference"]} for case in cases}
     time_bursts(warmed, rounds=1, burst_s=request.warm_up, warm_up_s=0, seed=request.seed)
@@ -134,7 +134,7 @@ def _time(cases: Sequence[Prepared], machine: Machine, request: BenchRequest, st
 def _starts(
     bundle: Bundle, found: Candidates, request: BenchRequest, options: EngineOptions, steps: Steps
 ) -> tuple[dict[str, Start], list[str]]:
-    """Fresh processes; one that fails where this one runs is a note, and not the end of the measurement."""
+    """Time fresh processes; if one fails, return that as a note, as it is not the end of the measurement."""
     steps.begin("starting", request.starts * len(found.selections))
     try:
         starts = measure_starts(
@@ -151,7 +151,7 @@ def _starts(
 
 
 def _rates(request: BenchRequest, stated: Rates | None, steps: Steps) -> dict[Target, Rates]:
-    """Of a device as its maker states them, if named; of this CPU measured, if wanted."""
+    """Return rates by target: those stated for a device, if one was named, and this CPU's, measured, if wanted."""
     rates: dict[Target, Rates] = {} if stated is None else dict.fromkeys(stated.targets, stated)
     if request.probe:
         steps.begin("probing", 1)
@@ -163,7 +163,7 @@ def _rates(request: BenchRequest, stated: Rates | None, steps: Steps) -> dict[Ta
 def _probe_again(
     rates: dict[Target, Rates], request: BenchRequest, steps: Steps
 ) -> tuple[dict[Target, Rates], list[str]]:
-    """After the rounds: another program takes from one probe and may leave the other alone; and how far they differ."""
+    """Probe again after the rounds, as another program may have slowed one; return the better rates, and notes."""
     if not request.probe:
         return rates, []
     steps.begin("probing again", 1)
@@ -175,7 +175,7 @@ def _probe_again(
 
 
 def _profile(bundle: Bundle, cases: Sequence[Prepared], times: Times, steps: Steps) -> dict[str, dict[str, float]]:
-    """The branches' shares by case, from as many runs as fit into half a second, within reason."""
+    """Return the branches' shares by case, from about half a second of profiled runs, ``FEWEST`` to ``MOST``."""
     steps.begin("profiling", len(cases))
     shares = {}
     for case in cases:
@@ -187,7 +187,7 @@ def _profile(bundle: Bundle, cases: Sequence[Prepared], times: Times, steps: Ste
 
 
 def _energy(cases: Sequence[Prepared], steps: Steps) -> tuple[dict[str, float], float | None]:
-    """Joules a frame by case, and the watts at rest; nothing where there is no tegrastats."""
+    """Return the joules a frame by case, and the watts at rest; nothing and None where there is no tegrastats."""
     joules: dict[str, float] = {}
     with PowerMeter() as meter:
         if not meter.present:
@@ -205,7 +205,7 @@ def _energy(cases: Sequence[Prepared], steps: Steps) -> tuple[dict[str, float], 
 
 
 def _notes(machine: Machine, cases: Sequence[Case], found: Candidates, rates: Mapping[Target, Rates]) -> list[str]:
-    """What a reader must know before believing the numbers."""
+    """Return the notes that a reader must know before believing the numbers."""
     notes = [busy_before(machine), slowed_down(machine.before, machine.after) if machine.after else None]
     if few := [case.name for case in cases if case.few]:
         notes.append(f"noisy: {', '.join(few)}: too few rounds to tell; measure again with --rounds {ENOUGH} or more")
@@ -220,7 +220,7 @@ def _notes(machine: Machine, cases: Sequence[Case], found: Candidates, rates: Ma
 
 
 def _settings(request: BenchRequest, options: EngineOptions) -> dict[str, Any]:
-    """What was asked for, without the bundle's place; as JSON has it, where there are no tuples."""
+    """Return the request as JSON has it, lists for tuples, and without the bundle's place."""
     asked = {**asdict(request), "profile": options.profile}
     asked.pop("bundle")
     return {name: list(value) if isinstance(value, tuple) else value for name, value in asked.items()}

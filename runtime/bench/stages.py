@@ -1,4 +1,4 @@
-"""Where an engine's time goes: the nodes of a profile, counted to the model's branches."""
+"""Tell where an engine's time goes, by counting the nodes of a profile to the model's branches."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from ..spec import ModelSpec
 
 __all__ = ["branch_of", "branch_shares"]
 
-# export names every node of a branch after it; an engine's fusions keep the names they are made from, or tell them:
+# export names every node of a branch after it; an engine's fused nodes keep the names they are made from, or list them:
 # "fused cnn/dense_1/MatMul", "{ForeignNode[rnn/lstm_1/step_00/...]}", "__myl_FcMul_myl3_7 [ONNX Layer: rnn/lstm_1/...]"
 PREFIX = re.compile(r"(?<![A-Za-z0-9_])(cnn|rnn)/")
 # the first thing that is done with an input carries its name
 INPUT = re.compile(r"(?:^|\[ONNX Layer: )(image|sequence)(?![A-Za-z0-9])")
-# what ONNX Runtime puts in to change the layout for convolutions has no name but its kind
+# the nodes that ONNX Runtime inserts to change the layout for convolutions have no name but their kind
 LAYOUT = re.compile(r"^(Reorder(Input|Output)|Transpose)(_token_\d+)?$")
 NAMES = {"cnn": "cnn", "image": "cnn", "rnn": "recurrent", "sequence": "recurrent"}
-# of the time, in nodes that are made of both branches: above it the shares would say little of the branches
+# share of the time in nodes that are made of both branches, above which the shares would say little of the branches
 MOST_UNSPLIT = 0.5
 
 
 def branch_of(node: str, spec: ModelSpec) -> str:
-    """``cnn``, ``recurrent`` or ``head``: the branch of a node, by its name; of two, that which it names more."""
+    """Return a node's branch by its name, ``cnn``, ``recurrent`` or ``head``; of two, the one it names more often."""
     named = _named(node)
     if named:
         return named.most_common(1)[0][0]
@@ -33,15 +33,15 @@ def branch_of(node: str, spec: ModelSpec) -> str:
 
 
 def branch_shares(nodes: Mapping[str, float], spec: ModelSpec) -> dict[str, float]:
-    """The branches' shares of a profile's time, adding up to 1; those that the model has, in their order.
+    """Return the shares of a profile's time by branch, which add up to 1, for the branches that the model has.
 
     Args:
         nodes: time by the node's name, in any unit.
-        spec: of the model.
+        spec: the model's spec.
 
     Returns:
-        an empty mapping where there is nothing to share, or where most of it is spent in nodes of both branches, as it
-        is in an engine that TensorRT made one node of.
+        Shares in the order ``cnn``, ``recurrent``, ``head``; an empty mapping where no time was spent, or most of it in
+        nodes of both branches, as in an engine that TensorRT made one node of.
     """
     total = sum(nodes.values())
     unsplit = sum(time for node, time in nodes.items() if len(_named(node)) > 1)
@@ -56,5 +56,5 @@ def branch_shares(nodes: Mapping[str, float], spec: ModelSpec) -> dict[str, floa
 
 
 def _named(node: str) -> Counter[str]:
-    """How often a node names which branch; where it names none, the branch whose input it takes."""
+    """Count how often a node's name has each branch; where it has none, the branch whose input it names."""
     return Counter(NAMES[found] for found in PREFIX.findall(node) or INPUT.findall(node))

@@ -1,4 +1,4 @@
-"""Fresh processes, one after the other, up to their first prediction: time and memory of each variant."""
+"""Start fresh processes, one after the other, and measure each variant's time and memory to the first prediction."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from .report import Start
 __all__ = ["measure_starts"]
 
 MODULE = "hybrid_edge.runtime.bench.first"
-TIMEOUT = 600.0  # seconds: the golden check of a large FP32 model on a small CPU takes tens
-LINES = 3  # of a failed process's stderr: the last ones name the error
+TIMEOUT = 600.0  # seconds for one process: the golden check of a large FP32 model on a small CPU takes tens
+LINES = 3  # lines kept of a failed process's stderr, whose last ones name the error
 
 
 def measure_starts(
@@ -35,15 +35,15 @@ def measure_starts(
     """Start ``count`` processes for each variant, in turn, and take the medians.
 
     Args:
-        bundle: what they open.
+        bundle: the bundle that the processes open.
         selections: the variants, whose engines are built already.
-        count: processes for each, 0 for none.
-        threads: of the CPU, for one batch.
-        profile: of TensorRT's engines.
+        count: the number of processes for each variant, 0 for none.
+        threads: CPU threads for one batch; None leaves the number to the engine.
+        profile: the batch sizes of TensorRT's engines.
         after: called after each process.
 
     Raises:
-        BackendError: one of them failed, with what it said.
+        BackendError: one of the processes failed; the message quotes what it said.
     """
     found: dict[str, list[dict[str, Any]]] = {}
     for _ in range(count):

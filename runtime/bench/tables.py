@@ -1,4 +1,4 @@
-"""A report for people: tables on stdout, what a reader must know on stderr."""
+"""Show a report to people: tables on stdout, what a reader must know on stderr."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ __all__ = ["show_comparison", "show_predictions", "show_report"]
 
 TITLES = {"cnn": "CNN"}
 HEADS = {"preprocess": "pre-\nprocess", "copy in": "copy\nin", "copy out": "copy\nout", **TITLES}
-LIMITED = ("cnn", "recurrent")  # branches of which it is said what limits them: the head is next to nothing
+LIMITED = ("cnn", "recurrent")  # the branches whose limiting factor is shown, as the head takes next to no time
 COLOURS = {"faster": "green", "slower": "bold red", "same": "dim", "unknown": "yellow"}
 
 
 def show_report(report: BenchReport) -> None:
-    """Latency and throughput, where the time goes, and fresh processes."""
+    """Print latency and throughput, where the time goes, the fresh processes, and on stderr the notes."""
     latency_table(report.cases).show()
     stages_table(report).show()
     if report.starts:
@@ -37,7 +37,7 @@ def show_report(report: BenchReport) -> None:
 
 
 def latency_table(cases: Iterable[Case]) -> TextTable:
-    """One row for each case: percentiles and throughput of inference, and of the whole path."""
+    """Return a table with one row for each case: percentiles and throughput of inference, and of the whole path."""
     cases = list(cases)
     powered = any(case.joules_per_frame is not None for case in cases)
     table = TextTable(
@@ -69,7 +69,7 @@ def latency_table(cases: Iterable[Case]) -> TextTable:
 
 
 def stages_table(report: BenchReport) -> TextTable:
-    """One row for each case: the median of each stage, and the limit beside the inference."""
+    """Return a table with one row for each case: the median of each stage, and the limit beside the inference."""
     cases = list(report.cases)
     present = [name for name in (*STAGES, UNSPLIT) if any(name in case.stages for case in cases)]
     limits = [case.limit for case in cases]
@@ -99,7 +99,7 @@ def stages_table(report: BenchReport) -> TextTable:
 
 
 def starts_table(report: BenchReport) -> TextTable:
-    """One row for each variant: a fresh process up to its first prediction, and its memory."""
+    """Return a table with one row for each variant: a fresh process up to its first prediction, and its memory."""
     heads = ("first\nprediction, s", "imports", "opening", "golden\ncheck", "one\nframe", "peak\nMiB", "GPU\nMiB")
     table = TextTable("a fresh process, medians", ("",), heads)
     for name, start in report.starts.items():
@@ -110,7 +110,7 @@ def starts_table(report: BenchReport) -> TextTable:
 
 
 def show_predictions(predictions: Sequence[Prediction], rates: Rates) -> None:
-    """The bounds on a device that isn't here."""
+    """Print the bounds on a device that isn't here."""
     branches = _limited_branches(item.limit for item in predictions)
     limited = [_limited_head(name) for name in branches]
     figures = ("ms a\nbatch", "overlapped", "images/s")
@@ -129,7 +129,7 @@ def show_predictions(predictions: Sequence[Prediction], rates: Rates) -> None:
 
 
 def show_comparison(comparison: Comparison) -> None:
-    """What got faster or slower, and what makes the reports unlike."""
+    """Print what got faster or slower, and on stderr what makes the reports unlike."""
     figures = ("first", "second", "ratio", "95 %", "verdict")
     table = TextTable("second / first, ms a batch", ("", "part"), figures, left=("part", "verdict"))
     for change in comparison.changes:
@@ -174,19 +174,19 @@ def _limited_cells(limit: Limit, branches: Sequence[str]) -> list[str]:
 
 
 def _rates_of(report: BenchReport) -> Mapping[str, Rates]:
-    """By target, from the form that the report keeps."""
+    """Return the rates by target, made from the form that the report keeps."""
     kept: Mapping[str, Mapping[str, Any]] = report.rates or {}
     return {target: Rates(**rates) for target, rates in kept.items()}
 
 
 def _rates_line(rates: Rates) -> str:
-    """Whose they are, and what a limit is made of: ``limit: NAME, LABEL: FP32 76.8, INT8 307 GMAC/s, 17.1 GB/s``."""
+    """Return rates as the caption has them: ``limit: NAME, LABEL: FP32 76.8, INT8 307 GMAC/s, 17.1 GB/s``."""
     products = ", ".join(f"{kind.upper()} {rate:.4g}" for kind, rate in rates.gmacs.items())
     return f"limit: {rates.name}, {rates.label}: {products} GMAC/s, {rates.bandwidth_gbs:.4g} GB/s"
 
 
 def _limit_notes(report: BenchReport) -> list[str]:
-    """Limits that can't be this machine's, and rates that nothing was held against."""
+    """Return notes on limits that can't be this machine's, or on rates that no measured variant could use."""
     rates = _rates_of(report)
     if rates and not any(case.target in rates for case in report.cases):
         measured = ", ".join(dict.fromkeys(case.target for case in report.cases))
@@ -203,7 +203,7 @@ def _limit_notes(report: BenchReport) -> list[str]:
 
 
 def _too_low(rates: Mapping[str, Rates], over: Iterable[Case]) -> dict[str, set[str]]:
-    """Why a limit can be beaten, and the targets whose rates have that fault."""
+    """Return by reason why limits were beaten, and the targets whose rates have that fault."""
     found: dict[str, set[str]] = {}
     for case in over:
         taken = rates[case.target]
@@ -217,7 +217,7 @@ def _too_low(rates: Mapping[str, Rates], over: Iterable[Case]) -> dict[str, set[
 
 
 def _first(case: Case, cases: list[Case]) -> tuple[str, str]:
-    """Variant and batch; the variant's name only where it begins, so that groups show."""
+    """Return variant and batch; the variant's name stands only in its first row, so that groups show."""
     position = cases.index(case)
     same = position > 0 and cases[position - 1].variant == case.variant
     return "" if same else case.variant, str(case.batch)
@@ -235,7 +235,7 @@ def _times(*values: float) -> list[str]:
 
 
 def _time(value: float) -> str:
-    """Three significant digits, and never an exponent: 0.0123, 1.23, 123."""
+    """Return a time with about three digits and never an exponent: 0.012, 1.23, 123."""
     if value == 0:
         return "0"
     if value >= 100:
@@ -244,5 +244,5 @@ def _time(value: float) -> str:
 
 
 def _throughput(value: float) -> str:
-    """Four digits or more, and never an exponent: 4.5, 999.5, 8732."""
+    """Return a throughput with one decimal below 1000 and none above, never an exponent: 4.5, 999.5, 8732."""
     return f"{value:.1f}" if value < 1000 else f"{value:.0f}"

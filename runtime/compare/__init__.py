@@ -1,1 +1,5 @@
-"""Several bundles on the same images: accuracy, agreement, latency and size side by side, and where they differ."""
+"""This room runs several bundles on the same images and shows where they differ.
+
+Bundles and image sources come in; accuracy, agreement, latency and size go out as a table or as JSON lines, the images
+on which the models differ as a contact sheet. It must not know how a model computes its answer, nor live sources.
+"""

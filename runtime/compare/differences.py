@@ -1,4 +1,4 @@
-"""The images on which models differ, the surest contradictions kept for a contact sheet."""
+"""Keep the images on which models differ, those of the surest contradictions, for a contact sheet."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from .tally import Answers
 __all__ = ["MAX_SHOWN", "Differences"]
 
 MAX_SHOWN = 60
-SIDE = 128  # pixels of a kept picture
+SIDE = 128  # pixels, the longer side of a kept picture
 
 
 class Differences:
-    """Keeps small pictures of the ``most`` surest contradictions; more than these are only counted."""
+    """This class keeps small pictures of the ``most`` surest contradictions; others are only counted."""
 
     def __init__(self, most: int = MAX_SHOWN) -> None:
         self.count = 0
@@ -26,11 +26,11 @@ class Differences:
         self._kept: list[tuple[float, int, Cell]] = []  # a heap: the least sure contradiction first
 
     def add(self, answers: Answers) -> None:
-        """Keep an image on which the models differ; others are passed over."""
+        """Count and perhaps keep an image on which the models differ; others are passed over."""
         if answers.same:
             return
         self.count += 1
-        key = answers.contradiction, -next(self._number)  # of two that are as sure, the earlier one
+        key = answers.contradiction, -next(self._number)  # of two equally sure ones, the earlier is kept
         if len(self._kept) < self._most:
             heapq.heappush(self._kept, (*key, _cell(answers)))
         elif key > self._kept[0][:2]:
@@ -41,7 +41,7 @@ class Differences:
 
         Args:
             path: the PNG to write.
-            images: how many were compared.
+            images: the number of images that were compared.
 
         Raises:
             UsageError: writing there is not allowed.

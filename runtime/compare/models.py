@@ -1,4 +1,4 @@
-"""The bundles that are compared: found, named, held against each other, and opened."""
+"""Find the bundles to compare, name them, check that they can be compared, and open them."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ if TYPE_CHECKING:
 
 __all__ = ["Model", "find_bundles", "open_models"]
 
-SHOWN = 5  # labels of a difference
+SHOWN = 5  # labels that only one bundle has, as many as an error lists
 
 
 @dataclass(frozen=True, eq=False)
 class Model:
-    """One of the compared: what it is called, where it came from, and its classifier."""
+    """This is one of the compared models: its name, the path of its bundle, and its open classifier."""
 
     name: str
     path: str
@@ -34,25 +34,25 @@ class Model:
 
     @property
     def size(self) -> int:
-        """Of the file that the engine loads, bytes."""
+        """The size of the file that the engine loads, bytes."""
         return self.classifier.selection.variant.file.size
 
 
 def find_bundles(first: Path | None, others: Sequence[Path]) -> dict[str, tuple[str, Bundle]]:
-    """Open the manifests of all bundles, name each, and hold their class labels against each other.
+    """Open the manifests of all bundles, name each, and check that they have the same class labels.
 
     Args:
-        first: as ``--bundle``; None: where bundles are looked for. One found there is left out where it is among the
-            others, or where there is none and the others are two or more.
-        others: as ``--with``.
+        first: the path that ``--bundle`` names. None looks in the usual places, and with two or more others does
+            without, where it finds no bundle or one of the others.
+        others: the paths that ``--with`` names.
 
     Returns:
-        For each name the path, as it was given, and the bundle. The name is the run's, or the tar's; with as many of
-        its folders as it takes to tell them apart.
+        By name, each bundle's path as it was given, and the bundle. The name is the run's or the tar's, with as many of
+        its folders as it takes to tell the names apart.
 
     Raises:
-        BundleError: one is missing or malformed.
-        UsageError: the same bundle twice, or class labels that differ.
+        BundleError: a bundle is missing or malformed.
+        UsageError: a bundle is named twice, or the class labels differ.
     """
     paths: list[Path] = []
     bundles: list[Bundle] = []
@@ -74,10 +74,10 @@ def find_bundles(first: Path | None, others: Sequence[Path]) -> dict[str, tuple[
 
 @contextmanager
 def open_models(request: CompareRequest) -> Iterator[list[Model]]:
-    """Open every bundle on the engine that fits, one after the other; closed when the block ends.
+    """Open every bundle on the engine that fits, one after the other, and close them when the block ends.
 
     Raises:
-        HybridEdgeError: as ``find_bundles`` and ``Classifier.load`` raise.
+        HybridEdgeError: as ``find_bundles`` and ``Classifier.load`` raise it.
     """
     bundles = find_bundles(request.run.bundle, request.others)
     with ExitStack() as opened:
@@ -105,7 +105,7 @@ def _load(request: CompareRequest, bundle: Bundle) -> Classifier:
 
 
 def _first(path: Path | None, others: Sequence[Bundle]) -> Bundle | None:
-    """The bundle that ``--bundle`` names or that is found without it; None where the others do without."""
+    """Return the bundle that ``--bundle`` names or that is found without it; None where the others suffice."""
     try:
         bundle = Bundle.open(path)
     except BundleError as error:
@@ -125,17 +125,17 @@ def _first(path: Path | None, others: Sequence[Bundle]) -> Bundle | None:
 
 
 def _names(paths: Sequence[Path]) -> list[str]:
-    """As short as tells them apart."""
+    """Return names of the paths, as short as tells them apart."""
     places = [_place(path).parts for path in paths]
     for depth in range(1, max(map(len, places)) + 1):
         names = ["/".join(parts[-depth:]) for parts in places]
         if len(set(names)) == len(names):
             return names
-    return [str(path) for path in paths]  # cnn.tar beside the run cnn
+    return [str(path) for path in paths]  # as for cnn.tar beside the run cnn
 
 
 def _place(path: Path) -> Path:
-    """Where a bundle lies without what every bundle's path ends with: its run's folder, or its tar's name."""
+    """Return a bundle's path without the ending that all bundles share: its run's folder, or its tar without suffix."""
     path = path.resolve()
     if path.name == MANIFEST:
         path = path.parent
@@ -145,7 +145,7 @@ def _place(path: Path) -> Path:
 
 
 def _check_labels(labels: Mapping[str, tuple[str, ...]]) -> None:
-    """Answers can be held against each other only where the same ones are possible; their order may differ."""
+    """Refuse bundles whose sets of labels differ, as answers are compared by label; their order may differ."""
     (name, ours), *others = labels.items()
     for other, theirs in others:
         if set(ours) != set(theirs):

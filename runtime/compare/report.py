@@ -1,4 +1,4 @@
-"""The comparison as one table, images side by side as rows, and both as JSON lines."""
+"""Print a comparison as a table, its images as rows with the answers side by side, or both as JSON lines."""
 
 from __future__ import annotations
 
@@ -23,48 +23,48 @@ __all__ = ["Json", "Listing", "Rows", "Silent", "comparison_table"]
 
 MB = 1e6
 GAP = "  "
-MAX_LABEL = 24  # cells
-PROBABILITY = 8  # cells
-MANY = 6  # models
-LONG = 10  # cells of a name; more of either, and agreement is told by number
+MAX_LABEL = 24  # terminal cells
+PROBABILITY = 8  # terminal cells
+MANY = 6  # with so many models, the columns of agreement have numbers for names
+LONG = 10  # terminal cells; with a longer name they have numbers too
 TIMES = "ms: median, decoded frame to probabilities, an image's share of its batch of {}"
 
 
 class Listing(Protocol):
-    """Takes images one by one, then the whole."""
+    """This protocol takes the images one by one, and at the end the comparison."""
 
     def image(self, answers: Answers) -> None:
-        """One image that was classified."""
+        """Take one image that was classified."""
 
     def error(self, frame: Frame) -> None:
-        """One file that could not be read."""
+        """Take one file that could not be read."""
 
     def end(self, comparison: Comparison, sheet: str | None) -> None:
-        """All images were given; ``sheet`` is the contact sheet's path."""
+        """Take the comparison of all images; ``sheet`` is the contact sheet's path, None if none was written."""
 
 
 class Silent:
-    """No rows; the table at the end."""
+    """This listing prints no rows, only the table at the end."""
 
     def __init__(self, models: Sequence[Model], batch: int) -> None:
         self._models = models
         self._batch = batch
 
     def image(self, answers: Answers) -> None:
-        """Nothing."""
+        """Print nothing."""
 
     def error(self, frame: Frame) -> None:
-        """Nothing: it is named on stderr."""
+        """Print nothing, as the file is named on stderr."""
 
     def end(self, comparison: Comparison, sheet: str | None) -> None:
-        """Print the table, and where the contact sheet is."""
+        """Print the table and the path of the contact sheet."""
         comparison_table(self._models, comparison, self._batch).show()
         if sheet:
             terminal.stdout.print(f"where they differ: {sheet}", soft_wrap=True, markup=False)
 
 
 class Rows(Silent):
-    """A row for each image: ``=`` or ``≠``, each model's first label and its probability, the true one, the source."""
+    """This listing prints a row an image: ``=`` or ``≠``, each model's first label and probability, truth, source."""
 
     def __init__(self, models: Sequence[Model], batch: int) -> None:
         super().__init__(models, batch)
@@ -104,14 +104,14 @@ class Rows(Silent):
         terminal.stdout.print(Text(GAP).join([*columns, Text(printable(source))]), soft_wrap=True)
 
     def _fit(self, text: Text, width: int) -> Text:
-        """Padded; cut to the width on a terminal alone."""
+        """Return the text padded to a width, and cut to it only on a terminal."""
         if cell_len(text.plain) < width or terminal.stdout.is_terminal:
             text.truncate(width, overflow="ellipsis", pad=True)
         return text
 
 
 class Json:
-    """A JSON object a line: each image, then ``comparison`` with all figures."""
+    """This listing writes a JSON object a line: each image, then ``comparison`` with all figures."""
 
     def __init__(self, models: Sequence[Model], batch: int, top_k: int) -> None:
         self._models = models
@@ -136,7 +136,7 @@ class Json:
         _line({**_where(frame), "error": frame.error})
 
     def end(self, comparison: Comparison, sheet: str | None) -> None:
-        """Write the last line."""
+        """Write the last line, with the figures of the comparison."""
         content = {
             "images": comparison.images,
             "labelled": comparison.labelled,
@@ -151,7 +151,7 @@ class Json:
 
 
 def comparison_table(models: Sequence[Model], comparison: Comparison, batch: int) -> TextTable:
-    """One row a model: what it is, accuracy, milliseconds an image, size, and agreement with each other model."""
+    """Return a table of a row a model: variant, accuracy, ms an image, size, and agreement with each other model."""
     names = [printable(model.name) for model in models]
     short = _short_names(models, LONG if len(models) < MANY else 0)
     numbered = short != names
@@ -172,7 +172,7 @@ def comparison_table(models: Sequence[Model], comparison: Comparison, batch: int
 
 
 def _short_names(models: Sequence[Model], most: int) -> list[str]:
-    """The models' names, or numbers in their place where one has more cells than ``most``."""
+    """Return the models' names, or numbers instead where a name has more than ``most`` cells."""
     names = [printable(model.name) for model in models]
     return names if max(map(cell_len, names)) <= most else [str(number) for number in range(1, len(names) + 1)]
 
@@ -230,7 +230,7 @@ def _record(model: Model, comparison: Comparison) -> dict[str, Any]:
 
 
 def _number(value: float) -> float | None:
-    """NaN is not JSON."""
+    """Return a rounded number, or None for NaN, which JSON does not have."""
     return None if isnan(value) else round(value, 4)
 
 

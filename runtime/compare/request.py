@@ -1,4 +1,4 @@
-"""What ``hybrid-infer SOURCE --with BUNDLE`` asks for; light, so that a mistake is told before anything is loaded."""
+"""Define what ``hybrid-infer SOURCE --with BUNDLE`` asks for; imports are light, so that mistakes are told at once."""
 
 from __future__ import annotations
 
@@ -18,16 +18,17 @@ TAKEN = frozenset(
 
 @dataclass(frozen=True)
 class CompareRequest:
-    """One run's settings, applied to each of several bundles.
+    """This request applies one run's settings to each of several bundles.
 
     Attributes:
-        run: sources and settings as for one bundle; its ``bundle`` is the first of those compared.
-        others: the further bundles.
-        sheet: the PNG of images on which they differ; None: ``differences.png`` for class folders, else none.
+        run: the sources and settings, as for one bundle; its ``bundle`` is the first of those compared.
+        others: the paths of the further bundles.
+        sheet: the PNG of images on which the models differ; None means ``differences.png`` for class folders, and no
+            PNG for other sources.
 
     Raises:
-        UsageError: nothing to compare with, a live source, a setting that is for one bundle alone, or a sheet whose
-            name or folder can't be.
+        UsageError: there is nothing to compare with, a source is live, a setting is for one bundle alone, or the sheet
+            can't have that name or folder.
     """
 
     run: Request
@@ -55,7 +56,7 @@ class CompareRequest:
 
 
 def _check_sheet(sheet: Path) -> None:
-    """A mistake here would otherwise be told after the last image."""
+    """Refuse a sheet that can't be written there, which would otherwise be told after the last image."""
     if sheet.suffix.lower() != ".png" or sheet.is_dir():
         raise UsageError(f"--sheet: expected the name of a PNG to write, found {sheet}; name one as in differences.png")
     if not sheet.parent.is_dir():

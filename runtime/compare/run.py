@@ -1,4 +1,4 @@
-"""Comparing bundles: each image is decoded once and goes through every model, a batch at a time, in turn."""
+"""Compare bundles: each image is decoded once and goes through every model in turn, a batch at a time."""
 
 from __future__ import annotations
 
@@ -20,18 +20,17 @@ from .tally import Answers, Tally
 __all__ = ["DEFAULT_SHEET", "answer", "compare"]
 
 DEFAULT_SHEET = Path("differences.png")
-FEW = 20  # images that are listed even where a table of counts would do
+FEW = 20  # up to so many images are listed even where a table of counts would do
 
 
 def compare(request: CompareRequest) -> int:
-    """Run all bundles on the sources and report.
+    """Run all bundles on the sources and report the comparison.
 
     Returns:
-        the exit code: 1 where a file could not be read, else 0.
+        The exit code: 1 where a file could not be read, else 0.
 
     Raises:
-        HybridEdgeError: a source or bundle that can't be opened, bundles that can't be compared, or an engine's
-            failure.
+        HybridEdgeError: a source or bundle can't be opened, the bundles can't be compared, or an engine failed.
     """
     sources = open_sources(request.run.sources)
     with open_models(request) as models:
@@ -52,12 +51,12 @@ def compare(request: CompareRequest) -> int:
 
 
 def answer(frames: Iterable[Frame], models: Sequence[Model], batch: int) -> Iterator[Frame | Answers]:
-    """Give each frame to every model, a batch at a time; which model comes first alternates.
+    """Give each frame to every model, a batch at a time, and yield the answers; which model comes first alternates.
 
     Args:
-        frames: in their order; those with an ``error`` pass through as they are.
-        models: all with the same class labels.
-        batch: frames at a time.
+        frames: the frames in their order; those with an ``error`` are yielded as they are.
+        models: open models, all with the same class labels.
+        batch: the number of frames that a model is given at a time.
 
     Raises:
         BackendError: an engine failed.
@@ -89,7 +88,7 @@ def _take(item: Frame | Answers, tally: Tally, differences: Differences, listing
 
 
 def _finish(tally: Tally, differences: Differences, listing: Listing, sheet: Path | None) -> None:
-    """Write the sheet, if anything belongs on it, and report."""
+    """Write the sheet, if there are differences, and report the comparison."""
     comparison, written = tally.result(), None
     try:
         if sheet is not None and differences.count:
@@ -100,7 +99,7 @@ def _finish(tally: Tally, differences: Differences, listing: Listing, sheet: Pat
 
 
 def _until_readable(frames: Iterator[Frame]) -> Iterator[Frame]:
-    """The first frames, up to one that could be read."""
+    """Yield the first frames, up to one that could be read."""
     for frame in frames:
         yield frame
         if frame.image is not None:
@@ -108,7 +107,7 @@ def _until_readable(frames: Iterator[Frame]) -> Iterator[Frame]:
 
 
 def _truth(frame: Frame, labels: frozenset[str]) -> str | None:
-    """The class of an image in a class folder: its folder's name, where that is a label."""
+    """Return an image's class, its folder's name where that is a label; else, and for a video, None."""
     name = Path(frame.source).absolute().parent.name
     return name if name in labels and not frame.video else None
 
@@ -122,7 +121,7 @@ def _listing(request: CompareRequest, models: Sequence[Model], *, listed: bool) 
 
 @contextmanager
 def _progress(sources: Sources, *, listed: bool) -> Iterator[Callable[[], None]]:
-    """A bar on stderr, unless rows scroll by on the same terminal; yields what advances it."""
+    """Show a bar on stderr, unless rows scroll by on the same terminal; yield the function that advances it."""
     if not terminal.status.is_terminal or (listed and terminal.stdout.is_terminal):
         yield lambda: None
         return

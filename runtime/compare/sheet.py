@@ -1,4 +1,4 @@
-"""A contact sheet: small pictures in rows, with coloured lines of text below each."""
+"""Draw a contact sheet: small pictures in rows, with coloured lines of text below each."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ RED: Color = (40, 40, 205)
 
 FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
 MARGIN = 8  # pixels around everything
-GAP = 20  # between cells
-SIZE = 13  # of text, pixels
-STEP = 17  # from line to line
+GAP = 20  # pixels between cells
+SIZE = 13  # pixels, the size of text
+STEP = 17  # pixels from line to line
 TITLE = 17
-HEAD = 56  # two lines above the cells
+HEAD = 56  # pixels for two lines above the cells
 
 
 @dataclass(frozen=True)
 class Line:
-    """A line below a picture: text at its left and at its right, one of which may be empty."""
+    """This is a line below a picture, with text at its left and at its right, one of which may be empty."""
 
     left: str
     right: str = ""
@@ -43,14 +43,14 @@ class Line:
 
 @dataclass(frozen=True, eq=False)
 class Cell:
-    """A picture, (H, W, 3) uint8 BGR of any size, and the lines below it."""
+    """This is a picture, (H, W, 3) uint8 BGR of any size, and the lines below it."""
 
     picture: Pixels
     lines: tuple[Line, ...]
 
 
 def thumbnail(image: Pixels, side: int) -> Pixels:
-    """A picture no larger than ``side`` pixels each way, a copy: what a sheet keeps of a large image."""
+    """Return a copy of an image, (H, W, 3) uint8 BGR, no larger than ``side`` pixels each way."""
     factor = side / max(image.shape[:2])
     if factor >= 1:
         return image.copy()
@@ -64,15 +64,15 @@ def draw_sheet(
     """Draw cells in rows under a title.
 
     Args:
-        cells: all with as many lines.
-        title: the first line, bold.
-        note: the second one, smaller.
+        cells: the cells in their order; the one with the most lines sets the height of all.
+        title: the first line of text, bold.
+        note: the second line, smaller.
         columns: cells a row; fewer cells make a narrower sheet, never so narrow that the title is cut.
-        picture: height of the pictures, pixels.
-        width: of a cell, pixels.
+        picture: the height of the pictures, pixels.
+        width: the width of a cell, pixels.
 
     Returns:
-        (H, W, 3) uint8, BGR.
+        The sheet, (H, W, 3) uint8 BGR.
     """
     lines = max((len(cell.lines) for cell in cells), default=0)
     height = picture + lines * STEP + 2 * MARGIN
@@ -90,7 +90,7 @@ def draw_sheet(
 
 
 def write_sheet(path: Path, pixels: Pixels) -> None:
-    """Write a sheet as PNG, replaced as a whole.
+    """Write a sheet, (H, W, 3) uint8 BGR, as PNG; the file is replaced as a whole.
 
     Raises:
         UsageError: writing there is not allowed.

@@ -1,4 +1,4 @@
-"""Answers of several models to the same images, counted as they come."""
+"""Count the answers of several models to the same images, as they come."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ __all__ = ["Answers", "Comparison", "Figures", "Tally"]
 
 @dataclass(frozen=True, eq=False)
 class Answers:
-    """One image, and what each model says about it.
+    """This is one image, and what each model says about it.
 
     Attributes:
         frame: the image.
-        truth: its class, where its folder is named after one; else None.
-        predictions: each model's, by name.
+        truth: the image's class, where its folder is named after one; else None.
+        predictions: each model's prediction, by the model's name.
     """
 
     frame: Frame
@@ -38,7 +38,7 @@ class Answers:
 
     @property
     def contradiction(self) -> float:
-        """How sure two models are that contradict each other: the lower probability of the surest such pair; else 0."""
+        """The lower probability of the surest two models that contradict each other; 0 where all agree."""
         best: dict[str, float] = {}
         for prediction in self.predictions.values():
             best[prediction.label] = max(best.get(prediction.label, 0.0), prediction.probability)
@@ -47,15 +47,16 @@ class Answers:
 
 @dataclass(frozen=True)
 class Figures:
-    """One model over all images.
+    """These are the figures of one model over all images.
 
     Attributes:
-        right: images whose class it named; None where no image's class is known.
-        alone: of these, those that no other model got right; None likewise.
+        right: the number of images whose class the model named; None where no image's class is known.
+        alone: the number of these that no other model got right; None as for ``right``.
         agreement: for each model, itself included, the share of images with the same first label, 0 to 1; None
             without images.
-        p50_ms: median time of an image from decoded frame to probabilities, its share of its batch; ``p90_ms``
-            likewise. NaN without images.
+        p50_ms: the median milliseconds of an image, as its share of its batch, from decoded frame to probabilities; NaN
+            without images.
+        p90_ms: the 90th percentile of the same times.
     """
 
     right: int | None
@@ -67,14 +68,14 @@ class Figures:
 
 @dataclass(frozen=True)
 class Comparison:
-    """What several models say about the same images.
+    """These figures compare what several models say about the same images.
 
     Attributes:
-        images: that could be read.
-        labelled: of these, those whose class is known by their folder's name.
-        unreadable: files that could not be read.
-        same: images on which all models agree.
-        same_right: of these, those with the right label; None where no image's class is known.
+        images: the number of images that could be read.
+        labelled: the number of these whose class is known by their folder's name.
+        unreadable: the number of files that could not be read.
+        same: the number of images on which all models agree.
+        same_right: the number of these with the right label; None where no image's class is known.
         models: each model's figures, by name.
     """
 
@@ -87,22 +88,22 @@ class Comparison:
 
     @property
     def differing(self) -> int:
-        """Images on which not all models agree."""
+        """The number of images on which not all models agree."""
         return self.images - self.same
 
     def accuracy(self, name: str) -> float | None:
-        """A model's share of right first labels among the labelled images, 0 to 1; None where there are none."""
+        """Return a model's share of right first labels among the labelled images, 0 to 1; None where there are none."""
         right = self.models[name].right
         return None if right is None else right / self.labelled
 
 
 @dataclass
 class Tally:
-    """Counts answers; its memory grows by a number an image and model, for the percentiles.
+    """This class counts answers; its memory grows by one number an image and model, for the percentiles.
 
     Attributes:
-        names: of the models.
-        unreadable: files that could not be read, counted by the caller.
+        names: the models' names.
+        unreadable: the number of files that could not be read, counted by the caller.
     """
 
     names: Sequence[str]
@@ -117,7 +118,7 @@ class Tally:
     _times: dict[str, array[float]] = field(default_factory=dict)
 
     def add(self, answers: Answers) -> None:
-        """Count one image."""
+        """Count one image's answers."""
         labels = {name: prediction.label for name, prediction in answers.predictions.items()}
         self._images += 1
         self._same += answers.same
@@ -130,7 +131,7 @@ class Tally:
             self._add_truth([name for name, label in labels.items() if label == answers.truth])
 
     def result(self) -> Comparison:
-        """The figures so far."""
+        """Return the figures so far."""
         return Comparison(
             self._images,
             self._labelled,

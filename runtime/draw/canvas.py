@@ -1,4 +1,4 @@
-"""Ink on paper: what the mouse draws and erases."""
+"""Hold the ink that the mouse draws and erases."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ __all__ = ["SIDE", "THICKNESS", "Canvas"]
 SIDE = 400  # pixels
 THICKNESS = 15
 THINNEST, THICKEST = 1, 61
-ERASER = 2  # times as wide as the brush: one seldom hits a line exactly
+ERASER = 2  # the eraser is so many times as wide as the brush, as one seldom hits a line exactly
 PAPER, INK = 0, 255
 
 Point = tuple[int, int]
 
 
 class Canvas:
-    """A square of paper and a round brush.
+    """This is a square of paper with a round brush.
 
     Attributes:
         ink: (SIDE, SIDE) uint8, 255 = ink, 0 = paper.
-        changes: how often it changed; two equal numbers mean the same picture.
+        changes: the number of changes so far; two equal numbers mean the same picture.
     """
 
     def __init__(self, thickness: int = THICKNESS) -> None:
-        """Empty paper; ``thickness`` in pixels, put between 1 and 61."""
+        """Begin with empty paper and a brush of ``thickness`` pixels, limited to 1 to 61."""
         self.ink: npt.NDArray[np.uint8] = np.full((SIDE, SIDE), PAPER, np.uint8)
         self.changes = 0
         self._thickness = _limited(thickness)
@@ -36,12 +36,12 @@ class Canvas:
 
     @property
     def thickness(self) -> int:
-        """The brush's, pixels."""
+        """The thickness of the brush, pixels."""
         return self._thickness
 
     @property
     def drawing(self) -> bool:
-        """Whether a button is down."""
+        """Whether the brush is down, as while a mouse button is pressed."""
         return self._last is not None
 
     @property
@@ -56,7 +56,7 @@ class Canvas:
         self.move(point)
 
     def move(self, point: Point) -> None:
-        """Draw from where the brush was; nothing while it is up. Points outside are clipped as the line enters."""
+        """Draw a line from where the brush was, if it is down; what lies outside the paper is clipped."""
         if self._last is None:
             return
         color, width = (PAPER, ERASER * self._thickness) if self._erases else (INK, self._thickness)
@@ -69,12 +69,12 @@ class Canvas:
         self._last = None
 
     def clear(self) -> None:
-        """Take new paper."""
+        """Clear the paper of all ink."""
         self.ink[:] = PAPER
         self.changes += 1
 
     def change_thickness(self, by: int) -> None:
-        """Make the brush thicker, or thinner; pixels."""
+        """Make the brush thicker by so many pixels, or thinner where they are negative, within 1 to 61."""
         self._thickness = _limited(self._thickness + by)
 
 

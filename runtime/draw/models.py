@@ -1,4 +1,4 @@
-"""The models that look at a drawing: opened, named apart, asked one after the other."""
+"""Open the models that look at a drawing, give each a name of its own, and ask one after the other."""
 
 from __future__ import annotations
 
@@ -23,20 +23,20 @@ __all__ = ["Answer", "Model", "answers", "open_models"]
 
 @dataclass(frozen=True)
 class Model:
-    """A bundle under the name that the window shows."""
+    """This is an open bundle under the name that the window shows."""
 
     name: str
     classifier: Classifier
 
     @property
     def variant(self) -> str:
-        """What was taken of the bundle."""
+        """The name of the variant that was taken from the bundle."""
         return self.classifier.selection.variant.name
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What one model says about a drawing."""
+    """This is what one model says about a drawing."""
 
     model: str
     variant: str
@@ -47,8 +47,8 @@ def open_models(request: Request, paths: Sequence[Path], opened: ExitStack) -> l
     """Open bundles and check them, in their order; ``opened`` closes them.
 
     Raises:
-        BundleError: one is missing, malformed or damaged.
-        BackendError: no engine here runs it.
+        BundleError: a bundle is missing, malformed or damaged.
+        BackendError: no engine here runs a bundle.
         GoldenError: this device computes something else than the exporter did.
     """
     bundles = [Bundle.open(path) for path in paths]
@@ -81,7 +81,7 @@ def answers(models: Sequence[Model], frame: npt.NDArray[np.uint8]) -> list[Answe
 
 
 def _names(bundles: Sequence[Bundle], paths: Sequence[Path]) -> list[str]:
-    """By branches where those differ, else by folder or file, else by number."""
+    """Return the models' names: their branches where these differ, else folders or files, with numbers where needed."""
     branches = [bundle.spec.branches for bundle in bundles]
     if _differ(branches):
         return list(branches)
@@ -94,6 +94,6 @@ def _differ(names: Sequence[str]) -> bool:
 
 
 def _own_name(path: Path) -> str:
-    """``runs/NAME/bundle`` and ``runs/NAME`` are NAME, ``NAME.tar`` too."""
+    """Return NAME for ``runs/NAME/bundle``, ``runs/NAME`` and ``NAME.tar``."""
     whole = path.resolve()
     return whole.parent.name if whole.name == "bundle" else whole.stem

@@ -1,4 +1,4 @@
-"""Which bundles to open where none was named."""
+"""Find the bundles to open where none was named."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ BACKBONE = "digits"
 
 
 def newest_bundles() -> list[Path]:
-    """``./manifest.json`` or ``./bundle`` alone; else of ``runs/`` the newest digits model of each kind.
+    """Return ``./manifest.json`` or ``./bundle`` alone, else the newest digits model of each kind in ``runs/``.
 
     Raises:
-        BundleError: there is none of them.
+        BundleError: there is no bundle in any of these places.
     """
     for folder in HERE:
         if (folder / MANIFEST).exists():
@@ -41,7 +41,7 @@ def newest_bundles() -> list[Path]:
 
 
 def _spec(manifest: Path) -> dict[str, Any]:
-    """The manifest's spec; empty for what is no manifest: the bundles that are opened say what is wrong with them."""
+    """Return a manifest's spec; empty for what is no manifest, as opening a bundle says what is wrong with it."""
     try:
         spec = json.loads(manifest.read_bytes())["spec"]
     except (OSError, ValueError, KeyError, TypeError):

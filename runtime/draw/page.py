@@ -1,4 +1,4 @@
-"""What the window shows: the canvas in the middle, what the models see above it, what they answer beside it."""
+"""Draw what the window shows: the canvas, above it what the models see, and beside it what they answer."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from .models import Answer
 __all__ = ["CANVAS", "HEIGHT", "TITLE", "WIDTH", "View", "draw_page"]
 
 TITLE = "hybrid-draw"
-AREA = 600  # pixels: the part with the canvas in its middle
+AREA = 600  # pixels, the part of the window with the canvas in its middle
 PANEL = 340
 WIDTH, HEIGHT = AREA + PANEL, AREA
 MARGIN = (AREA - SIDE) // 2
 CANVAS = Box(MARGIN, MARGIN, SIDE, SIDE)
-SEEN_SCALE = 3  # the 28 x 28 frame at 84 pixels
+SEEN_SCALE = 3  # the 28 x 28 frame is shown at 84 pixels
 GAP = 12
 BOLD = 600
 MOST_ROWS = 10
 LEAST_STEP, LARGEST_STEP = 11, 24  # pixels a row: digits under 9 pixels can't be read
-HEADING, BETWEEN = 30, 6  # with them all ten digits of four models are shown
+HEADING, BETWEEN = 30, 6  # pixels, with which all ten digits of four models have room
 FAINT: Color = (116, 109, 103)
 SHOWN = 0.0005  # probabilities under it would be printed as 0.0 %
 KEYS = (
@@ -40,18 +40,18 @@ WAITING = "draw a digit, then press P"
 
 @dataclass(frozen=True)
 class View:
-    """What there is to show.
+    """This view holds what there is to show.
 
     Attributes:
-        ink: (400, 400) uint8, the canvas.
-        frame: (28, 28) uint8, what the models see; None while nothing is drawn.
-        names: of the models with their variants, in the order of their places; at most ``MOST_BUNDLES``.
-        answers: in the same order; empty before the first prediction.
-        outdated: whether the answers are about another frame; they are shown in gray.
-        thickness: the brush's, pixels.
+        ink: the canvas, (400, 400) uint8.
+        frame: what the models see, (28, 28) uint8; None while nothing is drawn.
+        names: each model's name and variant, from top to bottom; at most ``MOST_BUNDLES``.
+        answers: the answers in the same order; empty before the first prediction.
+        outdated: whether the answers are about another frame; they are then shown in gray.
+        thickness: the thickness of the brush, pixels.
         live: whether the models are asked while drawing.
         pointer: where the mouse is on the canvas (x, y), or None.
-        message: what happened last.
+        message: a text about what happened last.
     """
 
     ink: npt.NDArray[np.uint8]
@@ -66,7 +66,7 @@ class View:
 
 
 def draw_page(view: View) -> Pixels:
-    """The window's picture, (600, 940, 3) uint8, BGR."""
+    """Return the window's picture, (600, 940, 3) uint8 BGR."""
     page = canvas(WIDTH, HEIGHT)
     _draw_canvas(CANVAS.of(page), view)
     _draw_seen(page, view.frame)
@@ -105,7 +105,7 @@ def _draw_text(page: Pixels, view: View) -> None:
 
 @dataclass(frozen=True)
 class _Tones:
-    """The colours of an answer: its label, its bar, the text of its row, and the rest."""
+    """These are the colours of an answer: of its label, of the best row's bar and text, and of the other rows."""
 
     label: Color = ACCENT
     bar: Color = ACCENT
@@ -117,7 +117,7 @@ OUTDATED = _Tones(label=FAINT, bar=FAINT, text=FAINT, rest=FAINT)
 
 
 def _draw_answers(panel: Pixels, view: View) -> None:
-    """One block for each model, as high as their number allows."""
+    """Draw a block for each model, as high as their number allows."""
     block = (HEIGHT - GAP) // len(view.names)
     tones = OUTDATED if view.outdated else _Tones()
     for number, (name, variant) in enumerate(view.names):
@@ -145,7 +145,7 @@ def _draw_heading(pixels: Pixels, name: str, variant: str, answer: Answer | None
 
 
 def _rows(prediction: Prediction, height: int) -> list[tuple[str, float]]:
-    """Every label in the labels' own order, so that models can be compared; the best ones where not all have room."""
+    """Return all labels in their own order, so that models can be compared; the best ones where not all have room."""
     most = min(MOST_ROWS, height // LEAST_STEP)
     if len(prediction.labels) > most:
         return prediction.top(most)
@@ -153,7 +153,7 @@ def _rows(prediction: Prediction, height: int) -> list[tuple[str, float]]:
 
 
 def _draw_bars(pixels: Pixels, answer: Answer, tones: _Tones) -> None:
-    """A row for each label that has room: label, bar, percentage."""
+    """Draw a row for each label that has room: label, bar and percentage."""
     prediction = answer.prediction
     rows = _rows(prediction, pixels.shape[0])
     step = min(pixels.shape[0] // len(rows), LARGEST_STEP)

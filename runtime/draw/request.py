@@ -1,4 +1,4 @@
-"""What a call of ``hybrid-draw`` asks for; light, so that a mistake is told before anything is loaded."""
+"""Define what a call of ``hybrid-draw`` asks for; imports are light, so that mistakes are told at once."""
 
 from __future__ import annotations
 
@@ -9,24 +9,24 @@ from ..errors import UsageError
 
 __all__ = ["MOST_BUNDLES", "Request"]
 
-MOST_BUNDLES = 8  # so many leave room for the three best labels of each
+MOST_BUNDLES = 8  # with so many, the window has room for the three best labels of each
 
 
 @dataclass(frozen=True)
 class Request:
-    """Models, how they run, and how the window starts.
+    """This request says which models to open, how they run, and how the window starts.
 
     Attributes:
-        bundles: folders or tars of bundles, or run folders, at most ``MOST_BUNDLES``; none: the newest of each kind,
-            see ``newest_bundles``.
-        backend, precision, threads, check: see ``Classifier.load``.
-        live: predict while drawing.
-        thickness: the brush's at the start, pixels.
+        bundles: folders or tars of bundles, or run folders, at most ``MOST_BUNDLES``; if empty, ``newest_bundles``
+            finds the newest of each kind.
+        backend, precision, threads, check: the arguments of ``Classifier.load``.
+        live: whether to predict while drawing.
+        thickness: the thickness of the brush at the start, pixels.
         saved: the folder that S saves drawings to.
-        as_json: JSON lines on stdout in place of text.
+        as_json: whether to print JSON lines on stdout in place of text.
 
     Raises:
-        UsageError: more bundles than the window can show.
+        UsageError: there are more bundles than the window can show.
     """
 
     bundles: tuple[Path, ...] = ()

@@ -1,4 +1,4 @@
-"""hybrid-draw as one function: bundles opened, a window shown, answers printed."""
+"""Run hybrid-draw: open the bundles, show the window and print the answers."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ def draw(request: Request) -> None:
 
     Raises:
         UsageError: no window can be opened here.
-        BundleError: no bundle where one is needed, or a damaged one.
-        BackendError: no engine here runs one, or an engine failed.
+        BundleError: there is no bundle where one is needed, or it is damaged.
+        BackendError: no engine here runs a bundle, or an engine failed.
         GoldenError: this device computes something else than the exporter did.
     """
     require_display(ELSEWHERE)
@@ -35,7 +35,7 @@ def draw(request: Request) -> None:
 
 
 def _print(answers: Sequence[Answer]) -> None:
-    """``hybrid: 7 (99.2 %)   cnn: 7 (98.0 %)``."""
+    """Print the answers in one line: ``hybrid: 7 (99.2 %)   cnn: 7 (98.0 %)``."""
     parts = [
         f"{answer.model}: {answer.prediction.label} ({100 * answer.prediction.probability:.1f} %)" for answer in answers
     ]

@@ -1,4 +1,4 @@
-"""A drawing as files: as it was drawn, and as the models saw it."""
+"""Save a drawing as it was drawn, and as the models saw it."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ __all__ = ["save_drawing"]
 def save_drawing(ink: npt.NDArray[np.uint8], folder: Path) -> str:
     """Write ``drawing-TIME.png`` and, as the models saw it, ``drawing-TIME-28x28.png``; nothing is overwritten.
 
-    The second is what ``hybrid-infer`` gives the same answer for. A folder that can't be written to is said and does
-    not end the window.
+    For the second, ``hybrid-infer`` gives the same answer. If the folder can't be written to, that is said and does not
+    end the window.
 
     Args:
-        ink: (H, W) uint8, 255 = ink.
-        folder: made where it is missing.
+        ink: the canvas, (H, W) uint8, 255 = ink.
+        folder: the folder to save in, made where it is missing.
 
     Returns:
-        What happened, for the window; on stderr it is said with the path.
+        A message for the window about what happened; stderr gets it with the path.
     """
     stem = _free(folder, time.strftime("drawing-%Y%m%d-%H%M%S"))
     try:
@@ -43,7 +43,7 @@ def save_drawing(ink: npt.NDArray[np.uint8], folder: Path) -> str:
 
 
 def _free(folder: Path, stem: str) -> str:
-    """A name that is not taken: two drawings may be saved within a second."""
+    """Return a file name, without suffix, that is not taken: two drawings may be saved within a second."""
     name, number = stem, 1
     while (folder / f"{name}.png").exists():
         number += 1

@@ -1,4 +1,4 @@
-"""The window: mouse and keys to ink, ink to answers, until it is closed."""
+"""Run the window, which turns mouse and keys into ink, and ink into answers, until it is closed."""
 
 from __future__ import annotations
 
@@ -20,27 +20,27 @@ from .save import save_drawing
 from .zoom import Zoom
 
 __all__ = ["ELSEWHERE", "DrawWindow"]
-WAIT = 10  # milliseconds for events
+WAIT = 10  # milliseconds that each turn waits for events
 STEP = 2  # pixels of thickness at a time
 ELSEWHERE = "hybrid-draw is a window: start it where there is a screen"
-IDLE_REDRAW = 0.5  # seconds
+IDLE_REDRAW = 0.5  # seconds after which the window is drawn anew even if nothing changed
 GRACE = 0.5  # seconds that a live answer stays while the next one is on its way: dimming it would flicker
-SHARE = 2  # in live mode a prediction is followed by so many times its own duration without
+SHARE = 2  # in live mode, after a prediction the next one waits so many times its duration
 ERASES = (cv2.EVENT_RBUTTONDOWN, cv2.EVENT_RBUTTONDBLCLK)
-PRESSES = (cv2.EVENT_LBUTTONDOWN, cv2.EVENT_LBUTTONDBLCLK, *ERASES)  # Qt has a double click for the second of two
+PRESSES = (cv2.EVENT_LBUTTONDOWN, cv2.EVENT_LBUTTONDBLCLK, *ERASES)  # Qt calls the second of two a double click
 RELEASES = (cv2.EVENT_LBUTTONUP, cv2.EVENT_RBUTTONUP)
 Frame = npt.NDArray[np.uint8]
 Reporter = Callable[[Sequence[Answer]], None]
 
 
 class DrawWindow:
-    """Draws, asks the models, shows and reports what they say.
+    """This window lets the user draw, asks the models, and shows and reports what they say.
 
     Args:
-        models: whom to ask; at least one.
-        report: told the answers of each prediction that was asked for: by P, or live at the end of a stroke.
-        live: predict while drawing.
-        thickness: the brush's, pixels.
+        models: the models to ask, at least one.
+        report: takes the answers of each prediction asked for by P, or in live mode made at the end of a stroke.
+        live: whether to predict while drawing.
+        thickness: the thickness of the brush, pixels.
         saved: the folder that S saves to.
 
     Raises:
@@ -63,11 +63,11 @@ class DrawWindow:
         self._saved = saved
         self._canvas = Canvas(thickness)
         self._answers: list[Answer] = []
-        self._answered = 0  # which change of the canvas the answers are about
+        self._answered = 0  # the canvas's ``changes`` when the answers were made
         self._answered_at = 0.0
-        self._seen: Frame | None = None  # what they are about: a stroke of the eraser may change nothing
+        self._seen: Frame | None = None  # the frame they are about, as a stroke of the eraser may change nothing
         self._next = 0.0  # when live mode may predict again
-        self._stroke_ended = False  # in live mode, and it was not answered yet
+        self._stroke_ended = False  # whether a stroke ended in live mode that was not answered yet
         self._pointer: tuple[int, int] | None = None
         self._message = ""
         self._changed = True
@@ -78,7 +78,7 @@ class DrawWindow:
         self._open()
 
     def run(self) -> None:
-        """Until Q, Esc or the window's own button.
+        """Run the window until Q, Esc or its own button closes it.
 
         Raises:
             BackendError: a model's engine failed.
@@ -96,7 +96,7 @@ class DrawWindow:
         cv2.setMouseCallback(TITLE, self._mouse)
 
     def _turn(self) -> bool:
-        """Handle what came and show what changed; whether to go on."""
+        """Handle the events that came and show what changed; return whether to go on."""
         key = pressed_key(WAIT)
         if self._stroke_ended:
             self._stroke_ended = False
@@ -135,12 +135,12 @@ class DrawWindow:
         elif event in RELEASES and self._canvas.drawing:
             self._canvas.move(point)
             self._canvas.release()
-            self._stroke_ended = self._live  # asked in the turn: OpenCV lets no error out of a callback
+            self._stroke_ended = self._live  # the turn asks the models, as OpenCV lets no error out of a callback
         elif event == cv2.EVENT_MOUSEMOVE:
             self._canvas.move(point)
 
     def _predict(self) -> None:
-        """Ask, and report the answers."""
+        """Ask the models, and report the answers."""
         self._ask()
         self._message = "" if self._answers else "nothing is drawn"
         if self._answers:
@@ -172,11 +172,11 @@ class DrawWindow:
         self._canvas.change_thickness(-STEP)
 
     def _frame(self) -> Frame | None:
-        """What the models see of the canvas now, (28, 28) uint8."""
+        """Return what the models see of the canvas now, (28, 28) uint8; None where it is empty."""
         return None if self._canvas.empty else drawn_frame(self._canvas.ink)
 
     def _outdated(self, frame: Frame | None) -> bool:
-        """Whether no model has seen this frame, and none will in a moment."""
+        """Return whether the answers are about another frame, and in live mode no newer ones are on their way."""
         if frame is None or self._seen is None:
             return frame is not self._seen
         on_its_way = self._live and time.monotonic() < self._answered_at + GRACE

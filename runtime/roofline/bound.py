@@ -1,11 +1,11 @@
-"""The shortest time that a machine of given rates can take for a graph: a roofline for each branch.
+"""Compute the shortest time that a machine of given rates can take for a graph, with a roofline for each branch.
 
 A branch takes at least as long as its products at the peak rate, and as its bytes at the peak bandwidth; whichever is
 longer limits it (Williams, Waterman, Patterson: "Roofline", CACM 2009). Branches run one after the other, so their
 times add up; what would be left if they overlapped perfectly is given beside it.
 
-A cache is credited with all that any cache of its size could do: of a weight that is read again, and of an activation,
-the part that fits is moved at the cache's rate, the rest at the memory's; of the weights of the whole model the part
+A cache is credited with all that any cache of its size could do. Of a weight that is read again, and of an activation,
+the part that fits is moved at the cache's rate, the rest at the memory's; of the weights of the whole model, the part
 that fits is there from the batch before. No replacement rule keeps more than this, so it stays a lower bound. What
 fits into the cores' own caches costs nothing.
 """
@@ -27,17 +27,18 @@ Limit = Literal["arithmetic", "memory"]
 
 @dataclass(frozen=True)
 class Bound:
-    """The least that a batch can take on a machine.
+    """This is the least time that a batch can take on a machine.
 
     Attributes:
-        ms: of the branches one after the other, milliseconds a batch.
-        overlapped_ms: if they ran side by side, the arithmetic of one under the memory traffic of the other.
-        by_branch: ms of ``cnn``, ``recurrent`` and ``head``, those that there are.
-        limited_by: what takes that long in each branch.
-        arithmetic_ms: of each branch's products alone.
-        memory_ms: of each branch's bytes alone.
-        batch: images.
-        rates: the machine's.
+        ms: milliseconds a batch, the branches one after the other.
+        overlapped_ms: milliseconds a batch if the branches ran side by side, the arithmetic of one under the memory
+            traffic of the other.
+        by_branch: milliseconds of ``cnn``, ``recurrent`` and ``head``, as far as the model has them.
+        limited_by: whether arithmetic or memory takes that long, by branch.
+        arithmetic_ms: milliseconds of the products alone, by branch.
+        memory_ms: milliseconds of the bytes alone, by branch.
+        batch: the number of images in the batch.
+        rates: the machine's rates.
     """
 
     ms: float
@@ -56,24 +57,24 @@ class Bound:
 
     @property
     def label(self) -> str:
-        """What is to stand beside the number: from rates measured here, or predicted and not measured."""
+        """The words to print beside the number: that its rates were measured here, or that it is predicted."""
         return self.rates.label
 
     def reached(self, measured_ms: float) -> float:
-        """How close a measured time comes: 1 at the bound, 0.5 where it takes twice as long."""
+        """Return how close a measured time comes: 1 at the bound, 0.5 where it takes twice as long."""
         return self.ms / measured_ms
 
 
 def bound(cost: Cost, rates: Rates, batch: int = 1) -> Bound:
-    """The least time for one batch.
+    """Compute the least time for one batch.
 
     Args:
-        cost: of the graph, from the manifest.
-        rates: of the machine.
-        batch: images, from 1.
+        cost: the graph's cost, from the manifest.
+        rates: the machine's rates.
+        batch: the number of images, from 1.
 
     Raises:
-        UsageError: a batch without an image.
+        UsageError: the batch has no image.
     """
     if batch < 1:
         raise UsageError(f"expected a batch of at least 1 image, found {batch}")
@@ -98,7 +99,7 @@ def _arithmetic_ms(branch: BranchCost, rates: Rates) -> float:
 
 
 def _memory_ms(branch: BranchCost, rates: Rates, batch: int, weights: int) -> float:
-    """``weights``: bytes of all branches', which compete for what stays in a cache from one batch to the next."""
+    """Return a branch's ms of moving; ``weights``, of all branches, are the bytes that compete to stay in a cache."""
     again = ((item.bytes, item.bytes * (item.times - 1)) for item in branch.weights if item.times > 1)
     activations = ((item.bytes * batch, item.total * batch) for item in branch.activations)
     moved = ((weights, branch.weight_bytes), *again, *activations)
@@ -106,7 +107,7 @@ def _memory_ms(branch: BranchCost, rates: Rates, batch: int, weights: int) -> fl
 
 
 def _moving_ms(size: int, total: int, rates: Rates) -> float:
-    """Milliseconds of moving ``total`` bytes, out of something of ``size`` that is there when it is moved again."""
+    """Return the ms of moving ``total`` bytes of data of ``size`` bytes, which stay in caches as far as they fit."""
     beyond = _share_beyond(size, rates.cache_bytes or rates.near_bytes)
     inside = max(0.0, _share_beyond(size, rates.near_bytes) - beyond)
     nanoseconds = total * beyond / rates.bandwidth_gbs
@@ -116,5 +117,5 @@ def _moving_ms(size: int, total: int, rates: Rates) -> float:
 
 
 def _share_beyond(size: int, cache: int) -> float:
-    """The share of something that does not fit into a cache."""
+    """Return the share of ``size`` bytes that does not fit into a cache of so many bytes."""
     return max(0.0, 1 - cache / size) if size else 0.0

@@ -1,4 +1,4 @@
-"""How much the CPU's caches hold, as Linux says it."""
+"""Ask Linux how much the CPU's caches hold."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ UNITS = {"K": 2**10, "M": 2**20}
 
 
 def usable_cpus() -> frozenset[int]:
-    """Numbers of the CPUs that this process may run on; where the system does not say, all that it has."""
+    """Return the numbers of the CPUs that this process may run on; where the system does not say, of all."""
     if hasattr(os, "sched_getaffinity"):
         return frozenset(os.sched_getaffinity(0))
     return frozenset(range(os.cpu_count() or 1))
 
 
 def data_caches(cpus: Collection[int] | None = None, root: Path = CPUS) -> tuple[int, ...]:
-    """Bytes of the caches that hold data, level by level, all instances that these CPUs have together.
+    """Return the bytes of the caches that hold data, level by level, each over all instances that some CPUs use.
 
     Args:
-        cpus: numbers; by default those that this process may run on.
+        cpus: numbers of CPUs; None means those that this process may run on.
         root: the system's folder of CPUs.
 
     Returns:
-        The first level first; empty where the system does not say, as in some virtual machines.
+        Bytes, the first level first; empty where the system does not say, as in some virtual machines.
     """
     levels: dict[int, dict[str, int]] = {}
     for number in usable_cpus() if cpus is None else cpus:
@@ -38,11 +38,11 @@ def data_caches(cpus: Collection[int] | None = None, root: Path = CPUS) -> tuple
                 shared = (folder / "shared_cpu_list").read_text().strip()
                 size = _bytes((folder / "size").read_text().strip())
                 levels.setdefault(int((folder / "level").read_text()), {})[shared] = size
-            except (OSError, ValueError):  # a kernel that leaves one of them out
+            except (OSError, ValueError):  # some kernels leave one of these files out
                 continue
     return tuple(total for level in sorted(levels) if (total := sum(levels[level].values())))
 
 
 def _bytes(text: str) -> int:
-    """``32768K``."""
+    """Return the bytes of a size such as ``32768K``."""
     return int(text[:-1]) * UNITS[text[-1]] if text[-1:] in UNITS else int(text)

@@ -1,7 +1,7 @@
-"""What one inference of a graph must do at least: multiply-accumulates and bytes, branch by branch.
+"""Hold what one inference of a graph must do at least: multiply-accumulates and bytes, branch by branch.
 
-The exporter reads it off the graph that it wrote (``export/cost.py``) and puts it into the manifest; ``hybrid-bench``
-turns it into the shortest time that a machine of given rates can take (``bound.py``).
+The exporter reads the cost off the graph that it wrote (``export/cost.py``) and puts it into the manifest;
+``hybrid-bench`` turns it into the shortest time that a machine of given rates can take (``bound.py``).
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ Count = Annotated[int, Field(ge=0)]
 
 @dataclass(frozen=True)
 class Moved:
-    """Something in memory that is moved several times: a weight that is read, an activation that is written and read.
+    """This is data moved between memory and processor: a weight that is read, an activation that is written and read.
 
     Attributes:
-        bytes: its size.
-        times: how often all of it is moved. Equal things are one entry with their times together.
+        bytes: the size of the data.
+        times: how often all of it is moved. Equal data are one entry, which adds up their times.
     """
 
     bytes: Count
@@ -32,22 +32,22 @@ class Moved:
 
     @property
     def total(self) -> int:
-        """Bytes that cross, all times together."""
+        """The bytes that are moved, all times together."""
         return self.bytes * self.times
 
 
 @dataclass(frozen=True)
 class BranchCost:
-    """One branch of a graph.
+    """This is the cost of one branch of a graph.
 
     Attributes:
         macs: multiply-accumulates for one image, by the arithmetic that they are done in. Multiplications and
             additions that are no product of matrices are not counted.
-        weights: the constants, each as often as a batch of any size reads it: those that are read once are one entry
+        weights: the constants, with how often a batch of any size reads them: those that are read once are one entry
             together; an LSTM's recurrent weights are one entry a layer, read once for each timestep but the first,
             whose state is zero.
-        activations: tensors for one image at the borders of the operators that can't be fused into one another, each
-            written once and read once by each operator that takes it.
+        activations: one image's tensors between operators that can't be fused into one another, each written once and
+            read once by each operator that takes it.
     """
 
     macs: Mapping[Arithmetic, Count] = field(default_factory=dict)
@@ -56,28 +56,28 @@ class BranchCost:
 
     @property
     def weight_bytes(self) -> int:
-        """Bytes of all constants, each counted once."""
+        """The bytes of all constants, each counted once."""
         return sum(item.bytes for item in self.weights)
 
     @property
     def weight_traffic(self) -> int:
-        """Bytes of constants that a batch reads."""
+        """The bytes of constants that a batch reads, each counted as often as it is read."""
         return sum(item.total for item in self.weights)
 
     @property
     def weight_reads(self) -> int:
-        """How often a batch reads the constant that it reads most often: 1 without a recurrence, else T - 1."""
+        """The number of times that a batch reads the constant it reads most: 1 without a recurrence, else T - 1."""
         return max((item.times for item in self.weights), default=0)
 
     @property
     def activation_bytes(self) -> int:
-        """Bytes of activations that one image writes and reads."""
+        """The bytes of activations that one image writes and reads."""
         return sum(item.total for item in self.activations)
 
 
 @dataclass(frozen=True)
 class Cost:
-    """A graph's branches; a branch that the model lacks is None. The head is what takes the branches' results."""
+    """This is the cost of a graph, by branch; a branch that the model lacks is None. The head takes their results."""
 
     head: BranchCost
     cnn: BranchCost | None = None
@@ -85,21 +85,21 @@ class Cost:
 
     @property
     def branches(self) -> dict[str, BranchCost]:
-        """Those that there are, by name: ``cnn``, ``recurrent``, ``head``."""
+        """The branches that the model has, by name: ``cnn``, ``recurrent``, ``head``."""
         every = {"cnn": self.cnn, "recurrent": self.recurrent, "head": self.head}
         return {name: branch for name, branch in every.items() if branch is not None}
 
     @property
     def macs(self) -> int:
-        """Multiply-accumulates for one image."""
+        """The number of multiply-accumulates for one image."""
         return sum(sum(branch.macs.values()) for branch in self.branches.values())
 
     @property
     def weight_bytes(self) -> int:
-        """Bytes of all constants, each counted once."""
+        """The bytes of all constants, each counted once."""
         return sum(branch.weight_bytes for branch in self.branches.values())
 
     def bytes_moved(self, batch: int = 1) -> int:
-        """Bytes of weights and activations that a batch moves, in and out of a cache or not."""
+        """Return the bytes of weights and activations that a batch moves, whether a cache holds them or not."""
         branches = self.branches.values()
         return sum(branch.weight_traffic + batch * branch.activation_bytes for branch in branches)

@@ -1,6 +1,6 @@
-"""Published rates of devices that are not here, for predictions.
+"""Hold published rates of devices that are not here, for predictions.
 
-Rates of a GPU follow from its multiprocessors and its clock; the tests hold them against the TOPS and TFLOPS that its
+A GPU's rates follow from its multiprocessors and its clock; the tests hold them against the TOPS and TFLOPS that its
 maker prints, from which the halves for sparsity and for other accelerators (DLA) are left out: our graphs use neither.
 """
 
@@ -18,8 +18,8 @@ __all__ = ["ALIASES", "DEVICES", "predict_for"]
 
 MIB = 2**20
 GPU: tuple[Target, ...] = ("cuda", "tensorrt")
-# multiply-accumulates a clock of one multiprocessor: FP32 on its CUDA cores, the others on its tensor cores, dense
-VOLTA: Mapping[Arithmetic, int] = {"fp32": 64, "fp16": 512, "int8": 1024}  # Xavier's; a V100 has no INT8 there
+# multiply-accumulates of one multiprocessor a clock: FP32 on its CUDA cores, the others, dense, on its tensor cores
+VOLTA: Mapping[Arithmetic, int] = {"fp32": 64, "fp16": 512, "int8": 1024}  # Xavier's; a V100's tensor cores lack INT8
 ORIN: Mapping[Arithmetic, int] = {"fp32": 128, "fp16": 1024, "int8": 2048}
 THOR: Mapping[Arithmetic, int] = {"fp32": 128, "fp16": 4096, "int8": 8192}
 
@@ -41,7 +41,7 @@ PI = (
 def _gpu(
     name: str, per_clock: Mapping[Arithmetic, int], processors: int, mhz: int, gbs: float, l2: int, *source: str
 ) -> Rates:
-    """Of a GPU; none of these makers prints the bandwidth of its L2."""
+    """Return a GPU's rates; its L2 has no bandwidth here, as no maker prints one."""
     gmacs = {kind: processors * count * mhz / 1e3 for kind, count in per_clock.items()}
     clock = f"{processors} multiprocessors at {mhz} MHz"
     return Rates(name, gmacs, gbs, l2, None, "; ".join((clock, *source)), measured=False, targets=GPU)
@@ -66,21 +66,21 @@ DEVICES: Mapping[str, Rates] = MappingProxyType(
         "xavier-nx": _gpu("Jetson Xavier NX", VOLTA, 6, 1100, 59.7, MIB // 2, XAVIER, QUERY),
         "thor": _gpu("Jetson Thor T5000", THOR, 20, 1575, 273, 32 * MIB, THOR_SHEET, QUERY),
         "h200": _stated("H200 SXM", {"fp32": 33_500, "fp16": 494_750, "int8": 989_500}, 4800, 50 * MIB, H200, GPU),
-        # of 32-bit lanes: 8 products a clock in FP32, 16 in FP16, 32 in INT8
+        # each core's two 128-bit pipes do 8 products a clock in FP32, 16 in FP16, 32 in INT8
         "rpi5": _stated(
             "Raspberry Pi 5, CPU", {"fp32": 76.8, "fp16": 153.6, "int8": 307.2}, 17.1, 2 * MIB, PI, ("cpu",)
         ),
     }
 )
-# the names without a size: the larger module
+# a name without a size means the larger module
 ALIASES: Mapping[str, str] = MappingProxyType({"orin-nx": "orin-nx-16", "agx-orin": "agx-orin-64"})
 
 
 def predict_for(device: str) -> Rates:
-    """The published rates of a device, by its name in ``DEVICES`` or ``ALIASES``.
+    """Return the published rates of a device, by its name in ``DEVICES`` or ``ALIASES``.
 
     Raises:
-        UsageError: a device that is not in the table; the message lists those that are.
+        UsageError: the device is not in the table; the message lists those that are.
     """
     try:
         return DEVICES[ALIASES.get(device, device)]

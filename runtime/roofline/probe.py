@@ -1,4 +1,4 @@
-"""This machine's CPU, measured: the fastest that it multiplies and reads when it does nothing else.
+"""Measure how fast this machine's CPU multiplies and reads when it does nothing else.
 
 Products run through ONNX Runtime, whose kernels the variants use. Memory and cache are read, not copied: what bounds
 inference is weights that are read, and a copy also writes. A limit is what the machine can do at its best moment, so
@@ -28,26 +28,26 @@ __all__ = ["best_of", "probe", "rates_apart"]
 
 Rate = Literal["fp32", "int8", "memory", "cache"]
 
-# what goes into a product, and its weight
+# the types of a product's input and of its weight
 KINDS: dict[Literal["fp32", "int8"], tuple[type[Any], type[Any]]] = {
     "fp32": (np.float32, np.float32),
     "int8": (np.uint8, np.int8),
 }
-# rows, inner, columns: which of them a CPU is fastest at differs; a slow one takes 20 ms for the largest
+# rows, inner, columns: CPUs differ in the shape they are fastest at; a slow one takes 20 ms for the largest
 SHAPES = ((512, 512, 512), (1024, 512, 1024), (1024, 1024, 1024))
-# the largest of many integers is the least work for each value; which width is vectorized best differs by processor
+# finding the largest integer is the least work for each value; processors differ in the width they vectorize best
 READ: tuple[type[np.int32] | type[np.int64], ...] = (np.int32, np.int64)
 PASSES = 4  # over all measurements, so that none falls whole into a moment at which something else runs
-SMALLEST = 2  # repetitions of each in a pass, however short the time
+SMALLEST = 2  # the least number of repetitions of each measurement in a pass, however short the time
 MIB = 2**20
-OUTSIDE = 4  # times the cache: what is read in a circle leaves nothing of it there
+OUTSIDE = 4  # a buffer of so many times the cache, read in a circle, finds nothing of itself in the cache
 MIN_BUFFER, MAX_BUFFER = 128 * MIB, 512 * MIB
-APART = 0.10  # two probes of one machine that differ by more are told
-BURST = 128 * MIB  # bytes that one timing reads at least: some ms, beside which starting threads is nothing
+APART = 0.10  # share by which two probes of one machine may differ; more is reported
+BURST = 128 * MIB  # bytes that one timing reads at least: some ms, beside which the start of threads takes no time
 
 
 class _Task(NamedTuple):
-    """Something to time: which rate it shows, 10^9 of its units (products, bytes) in one call, and the call."""
+    """This is a task to time: the rate it shows, the 10^9 units (products, bytes) of one call, and the call."""
 
     rate: Rate
     work: float
@@ -58,16 +58,17 @@ def probe(seconds: float = 4.0, *, threads: int | None = None) -> Rates:
     """Measure this machine's CPU.
 
     Args:
-        seconds: for all measurements together, about; each is repeated eight times at least.
-        threads: how many work at once; None takes one for each CPU that this process may use.
+        seconds: about how long all measurements take together; each is repeated eight times at least.
+        threads: how many threads work at once; None takes one for each CPU that this process may use.
 
     Returns:
-        FP32 and INT8 products, the bandwidth of reading from memory, and from the last cache where its size is known.
+        The rates of FP32 and INT8 products, and the bandwidth of reading from memory, and from the last cache where its
+        size is known.
 
     Raises:
-        UsageError: seconds or threads that are not above 0.
+        UsageError: ``seconds`` or ``threads`` is not above 0.
         BackendUnavailableError: ONNX Runtime is not installed.
-        BackendError: it refused a matrix product.
+        BackendError: ONNX Runtime refused a matrix product.
     """
     cpus = sorted(usable_cpus())
     used = threads if threads is not None else len(cpus)
@@ -95,7 +96,7 @@ def probe(seconds: float = 4.0, *, threads: int | None = None) -> Rates:
 
 
 def best_of(first: Rates, second: Rates) -> Rates:
-    """Two probes of one machine as one: the better of each rate."""
+    """Join two probes of one machine by the better of each rate."""
     cached = (first.cache_bandwidth_gbs, second.cache_bandwidth_gbs)
     return replace(
         first,
@@ -106,7 +107,7 @@ def best_of(first: Rates, second: Rates) -> Rates:
 
 
 def rates_apart(first: Rates, second: Rates) -> list[str]:
-    """The rates that two probes of one machine found more than ``APART`` apart: ``memory 46.0 and 82.0 GB/s``."""
+    """Return the rates that two probes of one machine put over ``APART`` apart: ``memory 46.0 and 82.0 GB/s``."""
     ours, theirs = _listed(first), _listed(second)
     pairs = {name: (rate, theirs[name]) for name, rate in ours.items() if name in theirs}
     return [
@@ -131,8 +132,8 @@ def _product(stack: ExitStack, shape: tuple[int, int, int], kind: Literal["fp32"
 
 
 def _reading(rate: Rate, size: int, pool: ThreadPoolExecutor, threads: int) -> list[_Task]:
-    """Read ``size`` bytes over and over, each thread its own part."""
-    parts = [np.ones(max(1, size // threads // 8), np.int64) for _ in range(threads)]  # written, so they are there
+    """Return tasks that read ``size`` bytes over and over, each thread its own part."""
+    parts = [np.ones(max(1, size // threads // 8), np.int64) for _ in range(threads)]  # written, so that they are there
     rounds = -(-BURST // size)
     work = rounds * sum(part.nbytes for part in parts) / 1e9
     return [_Task(rate, work, partial(_read, pool, [part.view(kind) for part in parts], rounds)) for kind in READ]
@@ -147,7 +148,7 @@ def _read(pool: ThreadPoolExecutor, parts: Sequence[npt.NDArray[Any]], rounds: i
 
 
 def _best(tasks: Sequence[_Task], seconds: float) -> dict[Rate, float]:
-    """10^9 units a second of each rate: of the task that shows it best, at its fastest."""
+    """Return each rate, in 10^9 units a second, as the task that shows it best does at its fastest."""
     share = seconds / (PASSES * len(tasks))
     best = dict.fromkeys((task.rate for task in tasks), 0.0)
     for _ in range(PASSES):
@@ -157,7 +158,7 @@ def _best(tasks: Sequence[_Task], seconds: float) -> dict[Rate, float]:
 
 
 def _fastest(call: Callable[[], object], seconds: float) -> float:
-    """Seconds of the fastest of the calls that fit into a time; the first, which warms up, does not count."""
+    """Return the seconds of the fastest of the calls that fit into a time; a first one, to warm up, does not count."""
     call()
     return min(_times(call, time.perf_counter() + seconds))
 

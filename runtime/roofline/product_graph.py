@@ -1,7 +1,7 @@
-"""One matrix product as an ONNX model, written byte by byte: the runtime has no onnx package.
+"""Write one matrix product as an ONNX model, byte by byte, as the runtime has no onnx package.
 
-Only what such a graph needs of the format (onnx.proto3, IR version 8); a model in the wheel for each size and type
-would be megabytes, and NumPy's product is not the one that inference uses.
+This file knows only what such a graph needs of the format (onnx.proto3, IR version 8). A model in the wheel for each
+size and type would be megabytes, and NumPy's product is not the one that inference uses.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ NUMBERS = {np.dtype(np.float32): FLOAT, np.dtype(np.uint8): UINT8, np.dtype(np.i
 
 
 def product_graph(rows: int, weight: npt.NDArray[np.float32] | npt.NDArray[np.int8]) -> bytes:
-    """A model with the input ``value`` and the output ``product``: value (rows, K) times a constant (K, N).
+    """Return a model with the input ``value`` and the output ``product``: value (rows, K) times a constant (K, N).
 
     Args:
-        rows: of the input, which is float32, or uint8 where the weight is int8.
-        weight: (K, N). Integers are multiplied by ``MatMulInteger`` into int32, the input's zero at 128.
+        rows: the number of rows of the input, which is float32, or uint8 where the weight is int8.
+        weight: the constant, (K, N). Integers are multiplied by ``MatMulInteger`` into int32, the input's zero at 128.
     """
     inner, columns = weight.shape
     integers = weight.dtype == np.int8
@@ -63,7 +63,7 @@ def _number(number: int, value: int) -> bytes:
 
 
 def _varint(value: int) -> bytes:
-    """Seven bits a byte, the lowest first; the eighth says that more follow."""
+    """Write seven bits a byte, the lowest first; the eighth says that more follow."""
     found = bytearray()
     while value > 0x7F:
         found.append(value & 0x7F | 0x80)

@@ -1,4 +1,4 @@
-"""The rates of a machine: how fast it multiplies, and how fast it reads its memory and its cache."""
+"""Hold the rates of a machine: how fast it multiplies, and how fast it reads its memory and its cache."""
 
 from __future__ import annotations
 
@@ -18,25 +18,25 @@ WIDER: Mapping[Arithmetic, Arithmetic] = {"int8": "fp16", "fp16": "fp32"}
 
 @dataclass(frozen=True)
 class Rates:
-    """Peak rates of one machine.
+    """These are the peak rates of one machine.
 
     Attributes:
-        name: of the machine.
+        name: the machine's name.
         gmacs: 10^9 multiply-accumulates a second, by arithmetic; ``fp32`` must be there. Twice this is what data
             sheets call GFLOPS or GOPS, without sparsity.
         bandwidth_gbs: 10^9 bytes a second from memory.
-        cache_bytes: size of the last cache before memory that the processor of the model has; None where it is not
-            known, and then nothing stays in it.
-        cache_bandwidth_gbs: 10^9 bytes a second from it; None where it is not known, and then what stays in it costs
-            no time.
+        cache_bytes: the size of the last cache before memory that the processor running the model has; None where it is
+            not known, and then nothing stays in that cache.
+        cache_bandwidth_gbs: 10^9 bytes a second from that cache; None where it is not known, and then what stays in
+            the cache costs no time.
         source: where these numbers are from, in words.
-        measured: by ``probe`` on the machine itself, or published.
-        near_bytes: size of the caches nearer to the cores than that one; what stays in them costs no time, as moving it
-            is part of what products at their peak rate do.
-        targets: whose variants these rates are for: ``cpu``, or ``cuda`` and ``tensorrt``, which are the GPU's.
+        measured: whether ``probe`` measured the rates on the machine itself; otherwise they are published.
+        near_bytes: the size of the caches nearer to the cores than that one; what stays in them costs no time, as
+            moving it is part of what products at their peak rate do.
+        targets: the targets whose variants these rates are for: ``cpu``, or the GPU's, ``cuda`` and ``tensorrt``.
 
     Raises:
-        UsageError: no rate for FP32, or one that is not above 0.
+        UsageError: there is no rate for FP32, or a rate is not above 0.
     """
 
     name: str
@@ -60,11 +60,11 @@ class Rates:
 
     @property
     def label(self) -> str:
-        """What is to stand beside every number that follows from these rates."""
+        """The words to print beside every number that follows from these rates."""
         return "bound from rates measured on this machine" if self.measured else PREDICTED
 
     def gmacs_for(self, arithmetic: Arithmetic) -> float:
-        """10^9 multiply-accumulates a second; of the next wider arithmetic where this one has no rate."""
+        """Return 10^9 multiply-accumulates a second; those of the next wider arithmetic where this one has no rate."""
         while arithmetic not in self.gmacs:
             arithmetic = WIDER[arithmetic]
         return self.gmacs[arithmetic]

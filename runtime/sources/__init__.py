@@ -1,7 +1,7 @@
-"""Where frames come from: files, cameras and streams.
+"""This room turns the names of files, cameras and streams into frames, BGR uint8 of any size, and survives their loss.
 
-Names are loaded when they are first used, as those of ``hybrid_edge.runtime``: whoever only asks what a source's name
-means (``sources.names``) needs no OpenCV.
+It must not know what is done with a frame: no model, no tensor and no output. Names are loaded when they are first
+used, as those of ``hybrid_edge.runtime``: asking what a source's name means (``sources.names``) needs no OpenCV.
 """
 
 from __future__ import annotations

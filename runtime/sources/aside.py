@@ -1,4 +1,4 @@
-"""What can't be interrupted is opened on a thread of its own, and whoever wants to stop does not wait for it."""
+"""Open captures, which can't be interrupted, on a thread of their own, so that whoever stops does not wait for them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SLICE = 0.05
 
 
 class _Opening:
-    """One capture being opened; whoever comes last, the opener or the one that gave up, releases it."""
+    """This is one capture being opened; if it is abandoned, opener or waiter releases it, whoever comes last."""
 
     def __init__(self, opener: Callable[[], cv2.VideoCapture], what: str, turn: threading.Lock | None) -> None:
         self.done = threading.Event()
@@ -67,16 +67,17 @@ class _Opening:
 def open_aside(
     opener: Callable[[], cv2.VideoCapture], stop: threading.Event, what: str, turn: threading.Lock | None = None
 ) -> cv2.VideoCapture:
-    """Open a capture that takes seconds in C.
+    """Open a capture whose opening takes seconds in C.
 
     Args:
-        opener: opens it; has to end by itself, in a time of its own. A supervisor sees one that does not.
-        stop: gives up waiting; the capture is released when its opener returns.
-        what: is opened, for people; without passwords.
-        turn: held while it is opened, where OpenCV opens one at a time: the wait for others is no call that lasts.
+        opener: opens the capture, and has to end by itself. A supervisor sees one that does not.
+        stop: an event that, once set, ends the wait; the capture is then released when its opener returns.
+        what: the name of what is opened, for messages and without passwords.
+        turn: a lock held while the capture is opened, where OpenCV opens one at a time: waiting for others is then not
+            taken for a call that hangs.
 
     Returns:
-        What the opener returned, open or not.
+        The capture that the opener returned, open or not.
 
     Raises:
         SourceError: ``stop`` was set.

@@ -1,6 +1,6 @@
-"""Calls into drivers and decoders, noted while they last: one that never comes back is seen from outside.
+"""Note calls into drivers and decoders while they last, so that one that never returns is seen from outside.
 
-Waiting is no call: for a camera that is gone, for the next try to reach it, for a turn.
+Waiting is no call, be it for a camera that is gone, for the next try to reach it, or for a turn.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ from contextlib import contextmanager
 
 __all__ = ["CALL", "CALLS", "Calls"]
 
-CALL = "call"  # what the names that ``busy`` gives begin with
+CALL = "call"  # the prefix of the names that ``busy`` gives
 
 
 class Calls:
-    """What the threads of a process have called and not come back from; safe to use from any of them."""
+    """This registry holds the calls that a process's threads have not returned from; it is thread-safe."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -27,7 +27,7 @@ class Calls:
         """Note one call for as long as the context lasts.
 
         Args:
-            what: for people, ``open /dev/video0``; without passwords.
+            what: a description for messages, as in ``open /dev/video0``, without passwords.
         """
         key = object()
         with self._lock:
@@ -39,7 +39,7 @@ class Calls:
                 del self._running[key]
 
     def busy(self) -> Mapping[str, float]:
-        """For how many seconds each call has lasted, by ``call`` and what it is; of several alike the longest."""
+        """Return each call's seconds so far, by ``call`` and its description; of several alike the longest."""
         now = time.monotonic()
         with self._lock:
             running = list(self._running.values())

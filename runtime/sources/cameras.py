@@ -1,4 +1,4 @@
-"""The cameras of this machine and what they offer, asked of the kernel: no tool has to be installed.
+"""Ask the kernel for this machine's cameras and what they offer: no tool has to be installed.
 
 Structures and requests are those of <linux/videodev2.h>, the same on every 64-bit Linux.
 """
@@ -23,22 +23,22 @@ ENUM_FMT, FORMAT = 0xC0405602, struct.Struct("=III32s4sI12x")
 ENUM_FRAMESIZES, SIZE = 0xC02C564A, struct.Struct("=I4sI24s8x")
 DISCRETE = 1  # V4L2_FRMSIZE_TYPE_DISCRETE
 CAPTURE = 1  # V4L2_CAP_VIDEO_CAPTURE and V4L2_BUF_TYPE_VIDEO_CAPTURE
-DEVICE_CAPS = 0x80000000  # device_caps counts: what this node can do, not its whole device
-# raw mosaics of 8 to 16 bits, plain, packed or compressed
+DEVICE_CAPS = 0x80000000  # V4L2_CAP_DEVICE_CAPS: device_caps says what this node can do, not its whole device
+# the formats that are a sensor's raw mosaic of 8 to 16 bits, plain, packed or compressed
 BAYER = re.compile(r"^(?:BA81|GBRG|GRBG|RGGB|BYR2|BD10|(?:BG|GB|BA|GR|RG)1[0246]|[pab][BGRg](?:AA|CC|EE|A8))$")
-LIMIT = 1000  # entries of one list; a driver that never ends it is not followed for ever
+LIMIT = 1000  # entries read of one list, as a faulty driver might never end it
 
 Ioctl = Callable[[int, int, bytearray], object]
 
 
 @dataclass(frozen=True)
 class CameraFormat:
-    """A pixel format.
+    """This is a pixel format that a camera offers.
 
     Attributes:
         fourcc: four characters, as in ``MJPG``.
         description: the driver's words.
-        sizes: (width, height) in pixels; smallest and largest where every size between them is possible.
+        sizes: (width, height) in pixels; the smallest and the largest where every size between them is possible.
     """
 
     fourcc: str
@@ -48,13 +48,13 @@ class CameraFormat:
 
 @dataclass(frozen=True)
 class Camera:
-    """A device that captures video.
+    """This is a device that captures video.
 
     Attributes:
         node: ``/dev/videoN``.
-        name: what the driver calls it.
-        driver: which driver that is.
-        formats: what it offers, in the driver's order.
+        name: what the driver calls the camera.
+        driver: the driver's own name.
+        formats: the pixel formats that it offers, in the driver's order.
     """
 
     node: str
@@ -64,16 +64,16 @@ class Camera:
 
     @property
     def bare_sensor(self) -> bool:
-        """Whether it gives only the sensor's mosaic, as a CSI camera does: to be read through the image processor."""
+        """Whether the camera gives only its sensor's mosaic, as CSI cameras do, and needs the image processor."""
         return bool(self.formats) and all(BAYER.match(entry.fourcc) for entry in self.formats)
 
 
 def list_cameras(folder: Path | str = "/dev", ioctl: Ioctl = fcntl.ioctl) -> list[Camera]:
-    """Every camera that can be opened, by number.
+    """Return every camera that can be opened, in the order of their numbers.
 
     Args:
-        folder: where the nodes are.
-        ioctl: how to ask a device, ``fcntl.ioctl`` or a recording.
+        folder: the folder that holds the nodes ``videoN``.
+        ioctl: the function that asks a device, ``fcntl.ioctl`` or a recording.
     """
     nodes = [path for path in Path(folder).glob("video*") if path.name[5:].isdecimal()]
     found = []
@@ -88,10 +88,10 @@ def list_cameras(folder: Path | str = "/dev", ioctl: Ioctl = fcntl.ioctl) -> lis
 
 
 def inspect_camera(node: Path | str, ioctl: Ioctl = fcntl.ioctl) -> Camera | None:
-    """What a node is; None where it captures no video: many cameras have a second node for their metadata.
+    """Return the camera behind a node; None if it captures no video: many have a second node for metadata.
 
     Raises:
-        SourceError: not there, not ours to open, or no V4L2 device.
+        SourceError: the node is not there, may not be opened, or is no V4L2 device.
     """
     try:
         device = os.open(node, os.O_RDWR | os.O_NONBLOCK)
@@ -111,10 +111,10 @@ def inspect_camera(node: Path | str, ioctl: Ioctl = fcntl.ioctl) -> Camera | Non
 
 
 def sensor_number(node: str, cameras: list[Camera]) -> int:
-    """A CSI camera's number to nvarguscamerasrc, which counts the bare sensors in the order of their nodes.
+    """Return a CSI camera's number to nvarguscamerasrc, which counts the bare sensors in the order of their nodes.
 
     Raises:
-        SourceError: it is not among the cameras: unplugged since it was looked at.
+        SourceError: the node is not among the cameras, as it was unplugged since it was looked at.
     """
     sensors = [camera.node for camera in cameras if camera.bare_sensor]
     if node not in sensors:
@@ -146,7 +146,7 @@ def _sizes(device: int, fourcc: bytes, ioctl: Ioctl) -> Iterator[tuple[int, int]
 
 
 def _asked(device: int, request: int, entry: bytearray, ioctl: Ioctl) -> bool:
-    """Ask for one entry of a list; False after its end."""
+    """Ask for one entry of a list and return whether there was one; False after the list's end."""
     try:
         ioctl(device, request, entry)
     except OSError as error:

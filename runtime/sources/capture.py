@@ -1,4 +1,4 @@
-"""What gives the pipeline its frames: files to their end, cameras and streams until they are stopped."""
+"""Make of each source that was named a capture, which gives frames: files to their end, live sources until a stop."""
 
 from __future__ import annotations
 
@@ -30,38 +30,38 @@ from .v4l2 import open_camera
 
 __all__ = ["Capture", "FileCapture", "open_captures", "opener", "reading_note"]
 
-LONGEST = 10.0  # seconds between two frames of a video that plays: more is a clock that jumped, as after a damage
+LONGEST = 10.0  # seconds between two frames of a played video: more means that its clock jumped, as at a damaged place
 
 
 class Capture(Protocol):
-    """One source of the pipeline, read on a thread of its own.
+    """This protocol is one source of frames, which its user reads on a thread of its own.
 
     Attributes:
-        name: how it was named, passwords masked.
-        live: whether frames are lost when nobody takes them, and never end.
+        name: the source as the user named it, passwords masked.
+        live: whether frames never end, and are lost when nobody takes them.
     """
 
     name: str
     live: bool
 
     def frames(self, stop: threading.Event) -> Iterator[Frame]:
-        """Frames, ``captured`` and ``timestamp`` set; called once.
+        """Yield frames, with ``captured`` and ``timestamp`` set; may be called once.
 
         Files end after their last frame. Live sources end only after ``stop`` is set, within 1.5 s.
         """
 
 
 class FileCapture:
-    """Files, folders, globs and videos, one after the other."""
+    """This capture reads files, folders, globs and videos, one after the other."""
 
     live = False
 
     def __init__(self, sources: Sources, name: str, *, played: bool = False) -> None:
-        """Nothing is read yet.
+        """Take what is to be read; nothing is read yet.
 
         Args:
-            sources: what to read.
-            name: for people.
+            sources: the files to read.
+            name: what messages call the capture.
             played: whether a video's frames come when they are due, as a camera's, and not as fast as they are decoded.
         """
         self.name = name
@@ -70,7 +70,7 @@ class FileCapture:
         self._played = played
 
     def frames(self, stop: threading.Event) -> Iterator[Frame]:
-        """Every frame in order; see ``open_sources`` for what can't be read."""
+        """Yield every frame in order; ``open_sources`` says what becomes of files that can't be read."""
         playing = _Playing(stop)
         for frame in self._sources:
             if self._played:
@@ -81,7 +81,7 @@ class FileCapture:
 
 
 class _Playing:
-    """Waits for the moments at which a video's frames are due, counted from its first one."""
+    """This class waits for the moments at which a video's frames are due, counted from its first one."""
 
     def __init__(self, stop: threading.Event) -> None:
         self._stop = stop
@@ -89,7 +89,7 @@ class _Playing:
         self._position = 0.0
 
     def wait(self, frame: Frame) -> None:
-        """Return when a frame is due, at once where it has no position, or when ``stop`` is set."""
+        """Return when a frame is due or ``stop`` is set; at once if the frame has no position."""
         if frame.position is None:
             self._due = None
             return
@@ -103,19 +103,19 @@ class _Playing:
 
 
 def open_captures(names: Sequence[str | Path], options: CaptureOptions, events: Events) -> list[Capture]:
-    """Understand what was named; nothing is opened before ``frames`` is called.
+    """Make captures of the sources named; nothing is opened before ``frames`` is called.
 
     Args:
         names: files, folders, globs and videos, which form one capture, in order, where the first of them stands; and
             live sources, one capture each: a number, ``/dev/videoN`` or a link below ``/dev/v4l``, ``csi://N``,
             ``rtsp://``, ``http(s)://`` with motion JPEG, and ``gst://PIPELINE``. A name that is a file is that file.
-        options: how they are to be read; where the newest frame is asked for of files too, a video plays as if a camera
-            gave it.
-        events: told of losses, returns and damaged frames.
+        options: how the sources are to be read; where the newest frame is asked for of files too, a video plays as if
+            a camera gave it.
+        events: takes reports of losses, returns and damaged frames.
 
     Raises:
-        UsageError: no name at all, an empty one, or one that can't be any of these.
-        SourceError: a file that does not exist, or a folder or glob without any.
+        UsageError: there is no name, an empty one, or one that can't be any of these.
+        SourceError: a file does not exist, or a folder or glob gives none.
     """
     if not names:
         raise UsageError("expected at least one source: a camera, a stream, an image, a folder, a glob or a video")
@@ -134,14 +134,14 @@ def open_captures(names: Sequence[str | Path], options: CaptureOptions, events: 
 
 
 def _told_apart(name: str, captures: Sequence[Capture]) -> str:
-    """A name that no capture has: two cameras may differ in a password alone, which is not shown."""
+    """Return a name that no capture has yet: two cameras may differ in a password alone, which is not shown."""
     taken = {capture.name for capture in captures}
     names = (name if number == 1 else f"{name} ({number})" for number in itertools.count(1))
     return next(unique for unique in names if unique not in taken)
 
 
 def opener(live: LiveName, options: CaptureOptions) -> Opener:
-    """What connects to a live source, each time anew."""
+    """Return the function that connects to a live source, each time anew."""
     if live.kind == "v4l2":
         return lambda stop: _open_node(live.address, options, stop)
     if live.kind == "csi":
@@ -158,13 +158,13 @@ def opener(live: LiveName, options: CaptureOptions) -> Opener:
 
 
 def reading_note(name: str | Path) -> str | None:
-    """What to tell people about how a source will be read: a bare sensor behind /dev/videoN, or nothing (None)."""
+    """Return what the user should know of how a source is read: that /dev/videoN is a bare sensor; else None."""
     live = parse_live(str(name))
     if live is None or live.kind != "v4l2" or not is_there(live.address):
         return None
     try:
         sensor = _sensor(live.address)
-    except SourceError:  # said again when it is opened, as a loss: it may be ours to open by then
+    except SourceError:  # not told here: opening may work by then, and else reports a loss
         return None
     return (
         None
@@ -174,7 +174,7 @@ def reading_note(name: str | Path) -> str | None:
 
 
 def _open_node(node: str, options: CaptureOptions, stop: threading.Event) -> Connection:
-    """Open a /dev/videoN as what it is: a camera, or a sensor that needs the image processor."""
+    """Open a /dev/videoN as what it is, a camera, or a bare sensor that needs the image processor."""
     sensor = _sensor(node) if is_there(node) else None
     if sensor is None:
         return open_camera(node, options, stop)
@@ -182,9 +182,9 @@ def _open_node(node: str, options: CaptureOptions, stop: threading.Event) -> Con
 
 
 def _sensor(node: str) -> int | None:
-    """A bare sensor's number, or None for a camera."""
+    """Return a bare sensor's number, or None for a camera."""
     with CALLS.noted(f"ask {node}"):
         camera = inspect_camera(node)
         if camera is None or not camera.bare_sensor:
             return None
-        return sensor_number(os.path.realpath(node), list_cameras())  # which knows no other names than /dev/videoN
+        return sensor_number(os.path.realpath(node), list_cameras())  # these know no names but /dev/videoN

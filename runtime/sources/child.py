@@ -1,4 +1,4 @@
-"""A ``gst-launch-1.0`` of ours: frames through one pipe, what it says about them through another."""
+"""Run ``gst-launch-1.0`` as a child process: frames come through one pipe, its messages through another."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from .names import display_name
 
 __all__ = ["Child"]
 
-PIPE = 2**20  # bytes, what Linux lets anyone have: a frame takes fewer system calls
-TAIL = 2000  # bytes kept of what the child says
-KILLED = 1.0  # seconds from SIGKILL to its end; only a call that hangs inside a driver takes longer
+PIPE = 2**20  # bytes, the most that Linux allows any user: a frame then takes fewer system calls
+TAIL = 2000  # bytes that are kept of the child's messages, the last ones
+KILLED = 1.0  # seconds from SIGKILL to the child's end; only a call that hangs inside a driver takes longer
 GRACE = 0.5  # seconds from the last frame to the child's own end and its last words
 WRONG = re.compile(r"^.*(?:ERROR|rror:|erroneous).*$", re.MULTILINE)
 JETSON = re.compile(r"no element \"nv")
@@ -27,13 +27,13 @@ PACKAGES = "apt install gstreamer1.0-tools gstreamer1.0-plugins-good gstreamer1.
 
 
 class Child:
-    """A pipeline that runs in a process of its own.
+    """This is a pipeline that runs in a process of its own.
 
-    It stays in our process group, and dies with the thread that started it: no camera stays taken.
+    The process stays in our process group, and dies with the thread that started it, so that no camera stays taken.
     """
 
     def __init__(self, pipeline: str) -> None:
-        """Start it.
+        """Start the process.
 
         Args:
             pipeline: elements in ``gst-launch-1.0``'s language that end in bytes.
@@ -47,20 +47,20 @@ class Child:
         self._bytes, self._words = (
             -1 if end is None else end.fileno() for end in (self._process.stdout, self._process.stderr)
         )
-        with contextlib.suppress(OSError):  # only a matter of speed
+        with contextlib.suppress(OSError):  # a smaller pipe works too, only slower
             fcntl.fcntl(self._bytes, fcntl.F_SETPIPE_SZ, PIPE)
         self._poll = select.poll()
         self._poll.register(self._bytes, select.POLLIN)
         self._poll.register(self._words, select.POLLIN)
 
     def read(self, buffer: memoryview, seconds: float) -> int:
-        """Put bytes into a buffer as soon as there are some; how many, 0 where none came in time.
+        """Put bytes into a buffer as soon as there are some; return how many, 0 if none came within ``seconds``.
 
         Raises:
-            SourceError: it ended; the reason is the first line that it said about an error.
+            SourceError: the pipeline ended; the message quotes the first line that it said about an error.
         """
         ready = [end for end, _ in self._poll.poll(1000 * seconds)]
-        if self._words in ready:  # taken, so that it never waits for us
+        if self._words in ready:  # its messages are taken, so that the child never waits for us
             self._listen()
         if self._bytes not in ready:
             return 0
@@ -70,12 +70,12 @@ class Child:
         return count
 
     def close(self) -> None:
-        """Kill it and take its remains; what not even SIGKILL ends, as a driver holds it, is left to itself."""
+        """Kill the process and reap it; one held by a driver, so that not even SIGKILL ends it, is left to itself."""
         self._process.kill()
         for end in (self._process.stdout, self._process.stderr):
             if end is not None:
                 end.close()
-        with contextlib.suppress(subprocess.TimeoutExpired):  # Popen then looks for it at each new child
+        with contextlib.suppress(subprocess.TimeoutExpired):  # Popen then tries to reap it at each new child
             self._process.wait(KILLED)
 
     def _reason(self) -> str:
@@ -93,7 +93,7 @@ class Child:
         said = os.read(self._words, TAIL)
         self._said = (self._said + said)[-TAIL:]
         if not said:
-            with contextlib.suppress(KeyError):  # it was the end before
+            with contextlib.suppress(KeyError):  # the messages had ended before
                 self._poll.unregister(self._words)
         return bool(said)
 

@@ -1,4 +1,4 @@
-"""The options OpenCV hands to FFmpeg, which come by one environment variable for all captures of the process."""
+"""Set the options that OpenCV hands to FFmpeg: one environment variable for all captures of the process."""
 
 from __future__ import annotations
 
@@ -10,26 +10,26 @@ from contextlib import contextmanager
 __all__ = ["VARIABLE", "file_options", "probing", "set_stream_options"]
 
 VARIABLE = "OPENCV_FFMPEG_CAPTURE_OPTIONS"
-# TCP, as what UDP loses is never seen again; no sound; not the first second of frames read to guess their rate
+# TCP, as UDP loses packets for good; no sound; and no reading of a second of frames only to guess their rate
 PROBED = "rtsp_transport;tcp|allowed_media_types;video|fpsprobesize;0"
-# ... and no key frame awaited: OpenCV opens one capture at a time, and the others would have to wait for it too
+# as PROBED, but no key frame is awaited: OpenCV opens one capture at a time, and the others would wait for it too
 STREAMS = f"{PROBED}|probesize;32"
 
 _lock = threading.Lock()
 
 
 def set_stream_options() -> None:
-    """From here on streams open fast; what the user has set stays as it is."""
+    """Make streams open fast from here on; options that the user has set stay as they are."""
     with _lock:
         os.environ.setdefault(VARIABLE, STREAMS)
 
 
 @contextmanager
 def probing() -> Iterator[None]:
-    """A stream that is opened meanwhile is read until its resolution is known.
+    """Let a stream that is opened in this context be read until its resolution is known.
 
-    Where files or other streams are opened at the same moment, one of them may be opened with the other's options:
-    it takes longer, or has no resolution and has to be opened again.
+    Where files or other streams are opened at the same moment, one of them may get the other's options: it
+    then takes longer, or has no resolution and has to be opened again.
     """
     _replace(STREAMS, PROBED)
     try:
@@ -46,9 +46,9 @@ def _replace(old: str, new: str) -> None:
 
 @contextmanager
 def file_options() -> Iterator[None]:
-    """Open a file without them: an MPEG-TS whose rate is not looked for says it has twice the frames it has.
+    """Let a file be opened without these options: an MPEG-TS whose rate is not looked for announces twice its frames.
 
-    A stream that is opened in these milliseconds takes a second longer.
+    A stream that is opened in these milliseconds takes a second longer to open.
     """
     with _lock:
         ours = os.environ.get(VARIABLE) in (STREAMS, PROBED)

@@ -1,4 +1,4 @@
-"""Sources of frames: image files, folders, globs and video files, read one frame at a time."""
+"""Read image files, folders, globs and video files, one frame at a time."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ __all__ = ["VIDEO_SUFFIXES", "Sources", "check_names", "open_sources"]
 
 VIDEO_SUFFIXES = frozenset({".mp4", ".avi", ".mkv", ".mov", ".webm", ".m4v", ".mpg", ".mpeg", ".ts", ".wmv", ".flv"})
 LIVE = re.compile(r"^(?:[a-z][a-z0-9+.-]*://|/dev/(?:video|v4l/)|\d+$)", re.IGNORECASE)
-ENOUGH = 0.9  # of the frames a video's header announces; a count estimated from its duration is a little off
-LAST = 0.5  # seconds for which the last frame may be shown
+ENOUGH = 0.9  # least share of the announced frames in a whole video; a count guessed from a duration is a little off
+LAST = 0.5  # seconds for which a video's last frame may be shown
 
 
 class Sources:
-    """Validated sources, iterable any number of times; at most one decoded frame and one folder's names are in memory.
+    """These validated sources are iterable any number of times, with one frame and one folder's names in memory.
 
     Attributes:
-        total: how many frames there will be, or None where a video is among them.
+        total: the number of frames there will be, or None where a video is among the sources.
     """
 
     def __init__(self, patterns: Sequence[str | Path]) -> None:
@@ -65,7 +65,7 @@ def open_sources(patterns: Sequence[str | Path]) -> Sources:
     Raises:
         SourceError: a source does not exist or can't be looked at, a folder holds no image or video, or a glob matches
             nothing.
-        UsageError: no source at all, an empty name, or a live one.
+        UsageError: there is no source, an empty name, or the name of a live source.
     """
     if not patterns:
         raise UsageError("expected at least one source: an image, a folder, a glob or a video; found none")
@@ -74,7 +74,7 @@ def open_sources(patterns: Sequence[str | Path]) -> Sources:
 
 
 def check_names(names: Sequence[str | Path]) -> None:
-    """Refuse an empty name: it would be the whole current folder.
+    """Refuse an empty name, which would mean the whole current folder.
 
     Raises:
         UsageError: a name is empty or blank.
@@ -87,7 +87,7 @@ def check_names(names: Sequence[str | Path]) -> None:
 
 
 def _expand(pattern: str) -> list[Path]:
-    """The files and folders that a source names, all there."""
+    """Return the files and folders that a source names, which all exist."""
     path = Path(pattern)
     if LIVE.match(pattern) and not is_file(path) and not is_folder(path):
         raise UsageError(
@@ -121,10 +121,10 @@ def _expand(pattern: str) -> list[Path]:
 
 
 def _exists(path: Path, pattern: str) -> bool:
-    """Whether something of exactly that name is there.
+    """Return whether something of exactly that name is there.
 
     Raises:
-        SourceError: it can't be looked at.
+        SourceError: the path can't be looked at.
     """
     try:
         path.stat()
@@ -138,9 +138,9 @@ def _exists(path: Path, pattern: str) -> bool:
 
 
 def _walk(folder: Path) -> Iterator[Path | Frame]:
-    """Images and videos below a folder, depth first, in natural order; links to folders are not followed.
+    """Yield images and videos below a folder, depth first, in natural order; links to folders are not followed.
 
-    A folder that can't be read is a frame that says why.
+    A folder that can't be read is yielded as a frame whose ``error`` says why.
     """
     try:
         with os.scandir(folder) as entries:
@@ -158,7 +158,7 @@ def _walk(folder: Path) -> Iterator[Path | Frame]:
 
 
 def _leads_to_folder(entry: os.DirEntry[str], *, follow: bool = True) -> bool:
-    """Whether an entry is a folder; what can't be looked at is none, and says why when it is read."""
+    """Return whether an entry is a folder; one that can't be looked at counts as a file, whose reading says why."""
     try:
         return entry.is_dir(follow_symlinks=follow)
     except OSError:  # a link to itself, or into a folder that may not be entered
@@ -166,7 +166,7 @@ def _leads_to_folder(entry: os.DirEntry[str], *, follow: bool = True) -> bool:
 
 
 def _natural(name: str) -> list[tuple[int, str]]:
-    """A sort key by which numbers inside names count as numbers."""
+    """Return a sort key by which numbers inside names count as numbers."""
     return [(int(part), "") if part.isdecimal() else (-1, part.lower()) for part in re.split(r"(\d+)", name)]
 
 
@@ -187,7 +187,7 @@ def _frames(path: Path) -> Iterator[Frame]:
 
 
 def _video(path: Path, otherwise: str) -> Iterator[Frame]:
-    """Every frame of a video file in order; ``otherwise`` is the error where it has none."""
+    """Yield every frame of a video file in order; where there is none, one with ``otherwise`` as its error."""
     try:
         name = _full_name(path)
     except ImageError as unusable:
@@ -201,7 +201,7 @@ def _video(path: Path, otherwise: str) -> Iterator[Frame]:
             there, image = capture.read()
             if not there:
                 break
-            reached = capture.get(cv2.CAP_PROP_POS_MSEC) / 1000  # after the last frame it says 0
+            reached = capture.get(cv2.CAP_PROP_POS_MSEC) / 1000  # asked now, as after the last frame OpenCV says 0
             position = _position(capture, index, reached, position)
             yield Frame(str(path), index, np.asarray(image, dtype=np.uint8), video=True, position=position)
             index += 1
@@ -215,10 +215,10 @@ def _video(path: Path, otherwise: str) -> Iterator[Frame]:
 
 
 def _full_name(path: Path) -> str:
-    """An absolute path, so that no name is taken for a camera, a protocol or an option.
+    """Return the absolute path, so that no name is taken for a camera, a protocol or an option.
 
     Raises:
-        ImageError: not UTF-8, at which OpenCV crashes, or relative to a folder that is gone.
+        ImageError: the path is not UTF-8, at which OpenCV crashes, or is relative to a folder that is gone.
     """
     try:
         name = str(path.absolute())
@@ -231,7 +231,7 @@ def _full_name(path: Path) -> str:
 
 
 def _position(capture: cv2.VideoCapture, index: int, reached: float, before: float | None) -> float | None:
-    """Seconds from the start: what the container says, else what its rate makes of the number; it never goes back."""
+    """Return a frame's seconds from the start, by the container, else by its index and rate; they never go back."""
     rate = capture.get(cv2.CAP_PROP_FPS)
     if 0 < reached < math.inf:
         position = reached
@@ -243,12 +243,12 @@ def _position(capture: cv2.VideoCapture, index: int, reached: float, before: flo
 
 
 def _reader() -> int:
-    """FFmpeg where OpenCV has it: the others print on stderr, or take a numbered file for a sequence of images."""
+    """Choose FFmpeg where OpenCV has it: others print on stderr, or take a numbered file for an image sequence."""
     return cv2.CAP_FFMPEG if cv2.videoio_registry.hasBackend(cv2.CAP_FFMPEG) else cv2.CAP_ANY
 
 
 def _decoding_threads() -> list[int]:
-    """Open options: a thread for every core but one, which the engine needs; the user's own number goes before."""
+    """Return options that give a thread to every core but one, left to the engine, unless the user set a number."""
     if "OPENCV_FFMPEG_THREADS" in os.environ or _reader() != cv2.CAP_FFMPEG or not hasattr(cv2, "CAP_PROP_N_THREADS"):
         return []
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -256,9 +256,9 @@ def _decoding_threads() -> list[int]:
 
 
 def _incomplete(capture: cv2.VideoCapture, read: int, seconds: float) -> str | None:
-    """Whether a video ended well before its header says, by frames and by time, as each alone can be a guess.
+    """Return an error if a video ended well before its header says, by frames and by time; either alone can be a guess.
 
-    Frames of a varying rate are announced as many as there would be at the highest one.
+    With a varying rate, the header announces as many frames as there would be at the highest one.
     """
     announced = capture.get(cv2.CAP_PROP_FRAME_COUNT)
     rate = capture.get(cv2.CAP_PROP_FPS)

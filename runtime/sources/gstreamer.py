@@ -1,4 +1,4 @@
-"""Frames from a GStreamer pipeline in a child process: pip's OpenCV has no GStreamer inside."""
+"""Read frames from a GStreamer pipeline in a child process, as pip's OpenCV has no GStreamer inside."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from .pnm import PnmReader
 
 __all__ = ["ChildConnection", "csi_pipeline", "open_child", "rtsp_pipeline"]
 
-FIRST = 8.0  # seconds to the first frame: a sensor's start, a slow camera's key frame
-PATIENCE = 2.0  # seconds without a frame
+FIRST = 8.0  # seconds to the first frame: a sensor has to start, or a slow camera to send a key frame
+PATIENCE = 2.0  # seconds without a frame after which the pipeline has stalled
 SLICE = 0.1  # seconds between two looks at ``stop``
 
 Image = npt.NDArray[np.uint8]
 
 
 class ChildConnection:
-    """A running pipeline and its frames."""
+    """This connection holds a running pipeline and reads its frames."""
 
     def __init__(self, pipeline: str, options: CaptureOptions, stop: threading.Event) -> None:
-        """Start the child; see ``open_child``."""
+        """Start the child process; ``open_child`` describes the arguments."""
         self.patience = options.patience(PATIENCE)
         self._child = Child(f"{pipeline} ! {_tail(options)}")
         self._reader = PnmReader(self._fill)
@@ -37,10 +37,10 @@ class ChildConnection:
         self._first: Image | None = None
 
     def wait_for_first(self) -> None:
-        """Wait until a frame is there, ``FIRST`` seconds at most.
+        """Wait for the first frame, ``FIRST`` seconds at most.
 
         Raises:
-            SourceError: none came, the pipeline ended, or ``stop``.
+            SourceError: no frame came, the pipeline ended, or ``stop`` was set.
         """
         self._deadline = time.monotonic() + FIRST
         self._first = self._reader.next()
@@ -48,10 +48,10 @@ class ChildConnection:
             raise SourceError("stopped" if self._stop.is_set() else f"no frame within {FIRST:.0f} s of its start")
 
     def read(self) -> Image | None:
-        """The next frame, (H, W, 3) uint8 BGR; None where none was whole within ``READ_WAIT``, or on a stop.
+        """Return the next frame, (H, W, 3) uint8 BGR; None if none was complete within ``READ_WAIT``, or on a stop.
 
         Raises:
-            SourceError: the pipeline ended; the reason is what it said about it.
+            SourceError: the pipeline ended; the message quotes what it said about that.
         """
         if self._first is not None:
             first, self._first = self._first, None
@@ -60,11 +60,11 @@ class ChildConnection:
         return self._reader.next()
 
     def close(self) -> None:
-        """Kill the child and take its remains."""
+        """Kill the child process and reap it."""
         self._child.close()
 
     def _fill(self, buffer: memoryview) -> int:
-        """Bytes of frames, as soon as there are some; 0 at the deadline or on a stop."""
+        """Put bytes into a buffer as soon as there are some; return how many, 0 at the deadline or on a stop."""
         while not self._stop.is_set() and (left := self._deadline - time.monotonic()) > 0:
             if count := self._child.read(buffer, min(SLICE, left)):
                 return count
@@ -77,7 +77,7 @@ def open_child(pipeline: str, options: CaptureOptions, stop: threading.Event) ->
     Args:
         pipeline: elements in ``gst-launch-1.0``'s language that end in raw video.
         options: the size and rate to convert to; whether every frame is wanted.
-        stop: ends the wait early.
+        stop: an event that, once set, ends the wait early.
 
     Raises:
         SourceError: GStreamer is not installed, the pipeline is wrong or ended, or no frame came.
@@ -92,7 +92,7 @@ def open_child(pipeline: str, options: CaptureOptions, stop: threading.Event) ->
 
 
 def csi_pipeline(sensor: int, options: CaptureOptions) -> str:
-    """What reads a Jetson's CSI sensor, through its image processor."""
+    """Return the pipeline that reads a Jetson's CSI sensor through its image processor."""
     caps = "video/x-raw(memory:NVMM)"
     if options.size:
         caps += ",width={},height={}".format(*options.size)
@@ -102,12 +102,12 @@ def csi_pipeline(sensor: int, options: CaptureOptions) -> str:
 
 
 def rtsp_pipeline(url: str) -> str:
-    """What reads RTSP where OpenCV has no FFmpeg; nothing is held back to smooth it."""
+    """Return the pipeline that reads RTSP where OpenCV has no FFmpeg; it holds no frame back to smooth the stream."""
     return f"rtspsrc location={shlex.quote(url)} protocols=tcp latency=0 ! decodebin"
 
 
 def _tail(options: CaptureOptions) -> str:
-    """From raw video of any kind to frames that say their size, scaled and thinned only if asked for."""
+    """Return the elements that turn raw video into PNM frames, scaled and thinned only if the options ask for it."""
     rate = f"videorate drop-only=true ! video/x-raw,framerate={_rate(options.fps)} ! " if options.fps else ""
     limits = "max-size-buffers=1 max-size-bytes=0 max-size-time=0 leaky=downstream"
     queue = "" if options.every_frame else f"queue {limits} ! "

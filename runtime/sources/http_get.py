@@ -1,4 +1,4 @@
-"""An HTTP request whose waits all end: redirects, Basic and Digest passwords, and nothing of the body awaited."""
+"""Make an HTTP GET in which every wait ends, with redirects and Basic and Digest passwords; the body is not awaited."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from .wire import Wire
 
 __all__ = ["Answer", "get"]
 
-TIME = 3.0  # seconds for all of it: below what coming back may take
+TIME = 3.0  # seconds for the whole request, below what connecting again may take
 MAX_HEAD = 2**16
 STATUS = re.compile(r"\d{3}\Z", re.ASCII)
 MAX_REQUESTS = 5  # redirects, and one repetition with the password
@@ -34,14 +34,14 @@ MAX_REQUESTS = 5  # redirects, and one repetition with the password
 
 @dataclass(frozen=True)
 class Answer:
-    """A response to a GET.
+    """This is the response to a GET.
 
     Attributes:
-        wire: the connection, open, the body coming.
-        status: 200, 404 and so on.
-        reason: the server's words for it.
+        wire: the open connection, over which the body comes.
+        status: the HTTP status, as in 200 or 404.
+        reason: the server's words for the status.
         head: the header fields.
-        rest: what of the body came with the header.
+        rest: the bytes of the body that came with the header.
     """
 
     wire: Wire
@@ -52,13 +52,14 @@ class Answer:
 
 
 def get(url: str, stop: threading.Event) -> Answer:
-    """GET a URL whose name and password are given to its own host only.
+    """GET a URL; its name and password are sent to its own host only.
 
     Returns:
         A response with status 200; its ``wire`` is the caller's to close.
 
     Raises:
-        SourceError: no connection or no whole header within ``TIME``, another status, or ``stop``.
+        SourceError: there was no connection or no complete header within ``TIME``, the status is another one, or
+            ``stop`` was set.
     """
     deadline = time.monotonic() + TIME
     authorization = None
@@ -82,7 +83,7 @@ def _request(url: str, authorization: str | None, stop: threading.Event, deadlin
     wire = Wire(host, port, stop, deadline, tls=parts.scheme.lower() == "https")
     try:
         fields = [
-            f"GET {_target(parts)} HTTP/1.0",  # 1.0: an answer in pieces is not wanted
+            f"GET {_target(parts)} HTTP/1.0",  # version 1.0, as it has no chunked answers
             f"Host: {parts.netloc.rpartition('@')[2]}",
             "User-Agent: hybrid-edge",
             "Accept: multipart/x-mixed-replace, image/jpeg",
@@ -96,7 +97,7 @@ def _request(url: str, authorization: str | None, stop: threading.Event, deadlin
 
 
 def _head(wire: Wire, deadline: float) -> Answer:
-    """Read up to the end of the header."""
+    """Read the answer up to the end of its header."""
     data = b""
     while (end := data.find(b"\r\n\r\n")) < 0:
         more = wire.receive(deadline)
@@ -121,7 +122,7 @@ def _target(parts: SplitResult) -> str:
 
 
 def _redirected(url: str, location: str) -> str:
-    """Where a redirect leads; the name and password go along to the same host only, and never out of TLS."""
+    """Return where a redirect leads; the name and password go only to the same host, and never out of TLS."""
     try:
         new = urljoin(url, location)
         before, host, _ = split_url(url)
@@ -135,7 +136,7 @@ def _redirected(url: str, location: str) -> str:
 
 
 def _authorize(url: str, head: Message) -> str:
-    """The Authorization field that answers a 401."""
+    """Return the Authorization field that answers a 401."""
     parts, host, _ = split_url(url)
     user, password = unquote(parts.username or ""), unquote(parts.password or "")
     challenges = [str(value) for value in head.get_all("WWW-Authenticate", [])]
@@ -145,7 +146,7 @@ def _authorize(url: str, head: Message) -> str:
     if digest is None:
         return "Basic " + base64.b64encode(f"{user}:{password}".encode()).decode()
     passwords = HTTPPasswordMgrWithDefaultRealm()
-    request = Request(f"http://{host}{_target(parts)}")  # only asked what it would answer
+    request = Request(f"http://{host}{_target(parts)}")  # never sent: it is what the digest is computed for
     passwords.add_password(None, request.full_url, user, password)
     try:
         answer = AbstractDigestAuthHandler(passwords).get_authorization(

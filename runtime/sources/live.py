@@ -1,4 +1,4 @@
-"""What every live source does alike: frames while they flow, events when they don't, and coming back by itself."""
+"""Do what all live sources share: give frames while they flow, report when they don't, and connect again."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from .names import display_name
 
 __all__ = ["READ_WAIT", "Connection", "LiveCapture", "Opener"]
 
-UNEXPECTED = (OSError, ValueError, RuntimeError)  # of a source: its own loss, and not that of the others
+UNEXPECTED = (OSError, ValueError, RuntimeError)  # errors that are the loss of the one source they come from
 READ_WAIT = 1.0  # seconds that one read waits at most; a stop is noticed by then
 FIRST_DELAY = 0.5  # seconds before the first try to come back, doubling
 LAST_DELAY = 3.0
 LONG = 2.0  # seconds: a try that took so long has waited already
-JITTER = 0.3  # of a delay, off at random: cameras that went down together don't come back in step
+JITTER = 0.3  # share of a delay taken off at random, so that cameras lost together are not tried in step
 SIGNAL_LAG = 0.2
 STEADY = 3.0  # seconds of frames after which delays start small again
 
@@ -33,14 +33,14 @@ Image = npt.NDArray[np.uint8]
 
 
 class Connection(Protocol):
-    """An open camera or stream."""
+    """This protocol is what every open camera or stream offers."""
 
     @property
     def patience(self) -> float:
-        """Seconds without a frame after which it is given up, looked up each time; 0: after the first empty wait."""
+        """The seconds without a frame after which it is given up, asked each time; 0: at the first empty read."""
 
     def read(self) -> Image | None:
-        """The next frame, (H, W, 3) uint8 BGR; None where there was none for about ``READ_WAIT``, or on a stop.
+        """Return the next frame, (H, W, 3) uint8 BGR; None if none came for about ``READ_WAIT``, or on a stop.
 
         Raises:
             ImageError: a frame came that can't be decoded; the next may be good.
@@ -48,18 +48,18 @@ class Connection(Protocol):
         """
 
     def close(self) -> None:
-        """Give everything back, without waiting for the other side."""
+        """Release the connection's resources, without waiting for the other side."""
 
 
 Opener = Callable[[threading.Event], Connection]
 
 
 class LiveCapture:
-    """A camera or stream whose frames come as long as nobody stops it, through every loss.
+    """This capture gives a camera's or stream's frames until it is stopped, and connects again after every loss.
 
     Attributes:
-        name: how it was named, passwords masked.
-        live: True.
+        name: the source as the user named it, passwords masked.
+        live: True, as frames are lost when nobody takes them.
     """
 
     live = True
@@ -71,12 +71,12 @@ class LiveCapture:
         self._index = 0
         self._size: tuple[int, int] | None = None
         self._last = time.monotonic()  # when the last good frame came, or when it all began
-        self._reported: set[tuple[Kind, str]] = set()  # of the outage that lasts; empty while frames flow
+        self._reported: set[tuple[Kind, str]] = set()  # what was reported of this outage; empty while frames flow
 
     def frames(self, stop: threading.Event) -> Iterator[Frame]:
-        """Frames until ``stop`` is set, and at most 1.5 s longer; called once.
+        """Yield frames until ``stop`` is set, and at most 1.5 s longer; may be called once.
 
-        A frame that can't be decoded comes as one with an ``error``. Losses, stalls, returns, damaged frames and
+        A frame that can't be decoded is yielded with an ``error``. Losses, stalls, returns, damaged frames and
         changed resolutions go to the events.
         """
         self._last = time.monotonic()
@@ -87,11 +87,11 @@ class LiveCapture:
                 with self._connected(stop) as connection:
                     yield from self._flow(connection, stop)
             except SourceError as error:
-                # Ctrl-C reaches a child process before it reaches us: not a loss, the end
+                # Ctrl-C reaches a child process before this one: then its end is no loss, but the end of the run
                 if stop.wait(SIGNAL_LAG):
                     return
                 self._down("lost", str(error))
-            if self._index > before:  # it was there: the delay counts from its loss
+            if self._index > before:  # frames came, so the delay counts from the loss
                 delay = FIRST_DELAY if time.monotonic() - started > STEADY else delay
                 started = time.monotonic()
             pause = delay * (1 - JITTER * random.random())  # noqa: S311 - no secret
@@ -110,7 +110,7 @@ class LiveCapture:
                 connection.close()
 
     def _flow(self, connection: Connection, stop: threading.Event) -> Iterator[Frame]:
-        """Frames of one connection, until it stalls or, with a SourceError, ends."""
+        """Yield one connection's frames until it stalls, or ends with a SourceError."""
         since = time.monotonic()
         while not stop.is_set():
             frame = self._read(connection)
@@ -143,7 +143,7 @@ class LiveCapture:
         return self._frame(None, reason)
 
     def _good(self, image: Image) -> None:
-        """Say what a good frame shows: that the source is back, that its resolution is another one."""
+        """Report what a good frame shows: that the source is back, or that its resolution has changed."""
         now = time.monotonic()
         if self._reported:
             self._reported.clear()

@@ -1,4 +1,4 @@
-"""Motion JPEG over HTTP, read here: every wait is ours, and a damaged frame is known and counted."""
+"""Read Motion JPEG over HTTP in Python, so that every wait ends and each damaged frame is known and counted."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from .multipart import Chunks, Parts
 __all__ = ["PATIENCE", "MjpegConnection", "open_mjpeg"]
 
 
-PATIENCE = 2.0  # seconds without a frame
+PATIENCE = 2.0  # seconds without a frame after which the stream has stalled
 
 
 class MjpegConnection:
-    """One response, of frames that follow each other."""
+    """This connection reads the frames of one HTTP response."""
 
     def __init__(self, answer: Answer, patience: float) -> None:
         self.patience = patience
@@ -32,11 +32,11 @@ class MjpegConnection:
         self._feed(answer.rest)
 
     def read(self) -> npt.NDArray[np.uint8] | None:
-        """The next frame, (H, W, 3) uint8 BGR; None where none was whole within ``READ_WAIT``, or on a stop.
+        """Return the next frame, (H, W, 3) uint8 BGR; None if none was complete within ``READ_WAIT``, or on a stop.
 
         Raises:
-            ImageError: a frame that can't be decoded.
-            SourceError: the stream ended, or its parts have no end.
+            ImageError: a frame can't be decoded.
+            SourceError: the stream ended, or a part of it has no end.
         """
         deadline = time.monotonic() + READ_WAIT
         while (part := self._parts.next()) is None:
@@ -50,7 +50,7 @@ class MjpegConnection:
         return decode_image(part, "frame")
 
     def close(self) -> None:
-        """End the connection."""
+        """Close the connection."""
         self._wire.close()
 
     def _feed(self, data: bytes) -> None:
@@ -58,15 +58,15 @@ class MjpegConnection:
 
 
 def open_mjpeg(url: str, stop: threading.Event, patience: float) -> MjpegConnection:
-    """Ask for a stream, with the name and password in the URL if the server wants them.
+    """Ask a server for a stream, with the name and password in the URL if the server wants them.
 
     Args:
-        url: ``http://`` or ``https://``.
-        stop: ends every wait early.
+        url: the address, ``http://`` or ``https://``.
+        stop: an event that, once set, ends every wait early.
         patience: seconds without a frame after which the connection is to be given up.
 
     Raises:
-        SourceError: no connection or no answer in time, refused, or not a ``multipart`` of frames.
+        SourceError: the server gave no connection or no answer in time, refused, or sent no ``multipart`` of frames.
     """
     answer = get(url, stop)
     kind = answer.head.get_content_type()

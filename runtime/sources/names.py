@@ -1,4 +1,4 @@
-"""The names of live sources: which kind each is, and how it may be shown."""
+"""Tell from a name which kind of live source it means, and how it may be shown."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ LiveKind = Literal["v4l2", "csi", "rtsp", "mjpeg", "gst"]
 SCHEMES: dict[str, LiveKind] = {"csi": "csi", "rtsp": "rtsp", "http": "mjpeg", "https": "mjpeg", "gst": "gst"}
 SCHEME = re.compile(r"^([a-z][a-z0-9+.-]*)://(.*)$", re.IGNORECASE | re.DOTALL)
 DEVICE = re.compile(r"^/dev/(?:video\d+|v4l/by-(?:id|path)/[^/]+)$")  # udev's links stay with their camera
-# user:password@ of a URL, also where the password has an @, or a slash, that should have been %40 or %2F
+# user:password@ of a URL, also where the password has an @ or a slash that should have been %40 or %2F
 USERINFO = re.compile(r"(://[^\s/:@]*:)(?:[^\s/]*|(?!\d{1,5}/)\S*)(?=@)")
 # many cameras take the password among the parameters, some in the path
 PARAMETER = re.compile(r"(\b[\w-]*(?:pass|passwd|password|pwd?|secret|token|api_?key|auth)=)[^\s&;#/]+", re.IGNORECASE)
-MOST_DIGITS = 9  # of a camera's or sensor's number
+MOST_DIGITS = 9  # digits of a camera's or sensor's number
 PORTS = {"rtsp": 554, "http": 80, "https": 443}
 
 
 @dataclass(frozen=True)
 class LiveName:
-    """A live source as it was named.
+    """This is a live source as the user named it.
 
     Attributes:
-        kind: what opens it.
+        kind: the kind of source, which decides what opens it.
         address: a URL, a device's path, a sensor's number or a pipeline, as the kind needs it.
-        display: the name without passwords: what may be printed.
+        display: the name without passwords, which may be printed.
     """
 
     kind: LiveKind
@@ -40,11 +40,11 @@ class LiveName:
 
 
 def parse_live(name: str) -> LiveName | None:
-    """What a name says about a live source; None for files, folders and globs, whatever they look like.
+    """Return the live source that a name means; None for files, folders and globs, whatever they look like.
 
     Raises:
-        UsageError: a URL of another kind than ``csi://N``, ``rtsp://``, ``http(s)://`` and ``gst://PIPELINE``, or
-            one without a host, with a bad port, or with no sensor's number; a name that is not UTF-8.
+        UsageError: the name is a URL of another kind than ``csi://N``, ``rtsp://``, ``http(s)://`` and
+            ``gst://PIPELINE``, or one without a host, with a bad port or no sensor's number, or is not UTF-8.
     """
     if name.isdecimal() and not is_there(name):
         if len(name) > MOST_DIGITS:
@@ -71,20 +71,20 @@ def parse_live(name: str) -> LiveName | None:
 
 
 def camera_node(number: int) -> str:
-    """The device that ``--camera N`` means."""
+    """Return the path of the device that ``--camera N`` means."""
     return f"/dev/video{number}"
 
 
 def display_name(name: str) -> str:
-    """A name or message with every password in it replaced by ``***``."""
+    """Return a name or message in which every password is replaced by ``***``."""
     return PARAMETER.sub(r"\1***", USERINFO.sub(r"\1***", name))
 
 
 def split_url(url: str) -> tuple[SplitResult, str, int]:
-    """A URL's parts, its host and its port.
+    """Return a URL's parts, its host and its port, the scheme's usual one where it names none.
 
     Raises:
-        UsageError: no host, a port that is no number up to 65535, or not UTF-8.
+        UsageError: the URL has no host, a port that is no number up to 65535, or is not UTF-8.
     """
     _check_utf8(url)
     try:
@@ -101,7 +101,7 @@ def split_url(url: str) -> tuple[SplitResult, str, int]:
 
 
 def _check_utf8(name: str) -> None:
-    """Refuse what is not UTF-8, as a command line's bytes can be: OpenCV crashes at it."""
+    """Refuse a name that is not UTF-8, as a command line's bytes can be, because OpenCV crashes at it."""
     try:
         name.encode()
     except UnicodeEncodeError:

@@ -1,4 +1,4 @@
-"""How cameras, streams and files are to be read."""
+"""State how cameras, streams and files are to be read."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ __all__ = ["CaptureOptions"]
 
 @dataclass(frozen=True)
 class CaptureOptions:
-    """What is asked of every source that can do it.
+    """These options are asked of every source that can fulfil them.
 
     Attributes:
-        width: of the frames, pixels; together with ``height``. A camera takes the nearest it has, a GStreamer pipeline
-            is scaled, an IP camera's stream stays as the camera makes it.
-        height: see ``width``.
+        width: the frames' width, pixels; only together with ``height``. A camera takes the nearest it has, a GStreamer
+            pipeline is scaled, an IP camera's stream stays as the camera makes it.
+        height: the frames' height, pixels.
         fps: frames a second. Below 1.5 it is also how long a stream may go without a frame: three of them.
-        every_frame: whether no frame may be left out; None: none of a file's, the newest of a live source.
+        every_frame: whether no frame may be left out; None: every frame of a file, the newest of a live source.
     """
 
     width: int | None = None
@@ -36,9 +36,9 @@ class CaptureOptions:
 
     @property
     def size(self) -> tuple[int, int] | None:
-        """Width and height, pixels, where both are asked for."""
+        """The width and height asked for, pixels; None where none are."""
         return None if self.width is None or self.height is None else (self.width, self.height)
 
     def patience(self, usual: float) -> float:
-        """Seconds without a frame after which a live source has stalled: ``usual``, or three slow frames."""
+        """Return the seconds without a frame after which a live source has stalled: ``usual``, or three slow frames."""
         return usual if self.fps is None else max(usual, 3 / self.fps)

@@ -1,4 +1,4 @@
-"""What is at a path, asked so that none can end a run: too long, in a folder that may not be entered, or just gone."""
+"""Ask what is at a path, where one that is too long, forbidden or just gone counts as nothing and is no error."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ __all__ = ["is_file", "is_folder", "is_there"]
 
 
 def is_there(path: Path | str) -> bool:
-    """Whether something is there, as far as it can be looked at; links are followed."""
+    """Return whether anything is there, as far as it can be looked at; links are followed."""
     return _facts(path) is not None
 
 
 def is_file(path: Path | str) -> bool:
-    """Whether a regular file is there, as far as it can be looked at; links are followed."""
+    """Return whether a regular file is there, as far as it can be looked at; links are followed."""
     facts = _facts(path)
     return facts is not None and stat.S_ISREG(facts.st_mode)
 
 
 def is_folder(path: Path | str) -> bool:
-    """Whether a folder is there, as far as it can be looked at; links are followed."""
+    """Return whether a folder is there, as far as it can be looked at; links are followed."""
     facts = _facts(path)
     return facts is not None and stat.S_ISDIR(facts.st_mode)
 

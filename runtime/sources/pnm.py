@@ -1,4 +1,4 @@
-"""Frames over a pipe as PNM: each says its size, so that none is taken for another's."""
+"""Read frames that come over a pipe as PNM: each states its own size, so that a change of size is never missed."""
 
 from __future__ import annotations
 
@@ -19,24 +19,24 @@ LONGEST = 256
 
 
 class PnmReader:
-    """Takes frames from whatever fills buffers, in as many steps as that needs."""
+    """This reader assembles frames from a function that fills buffers, in as many steps as that needs."""
 
     def __init__(self, fill: Callable[[memoryview], int]) -> None:
-        """Begin before a frame.
+        """Begin in front of a frame's header.
 
         Args:
-            fill: puts what has come into a buffer; returns how many bytes, 0 where nothing came yet.
+            fill: puts the bytes that have come into a buffer and returns their number, 0 where none came yet.
         """
         self._fill = fill
         self._header = bytearray()
-        self._pixels: npt.NDArray[np.uint8] | None = None  # of the frame under way, RGB
+        self._pixels: npt.NDArray[np.uint8] | None = None  # of the frame that is being read, RGB
         self._filled = 0
 
     def next(self) -> npt.NDArray[np.uint8] | None:
-        """The next frame, (H, W, 3) uint8 BGR; None where some of it has not come yet.
+        """Return the next frame, (H, W, 3) uint8 BGR; None while some of it has not come yet.
 
         Raises:
-            SourceError: not a stream of such frames, or one of more than ``MAX_PIXELS``.
+            SourceError: the bytes are no PNM frames, or a frame has more than ``MAX_PIXELS`` pixels.
         """
         if self._pixels is None:
             self._pixels = self._begin()
@@ -51,7 +51,7 @@ class PnmReader:
         return np.asarray(cv2.cvtColor(image, cv2.COLOR_RGB2BGR, dst=image), dtype=np.uint8)
 
     def _begin(self) -> npt.NDArray[np.uint8] | None:
-        """Read a header, its last part byte by byte, as pixels follow it; room for the pixels, None before its end."""
+        """Read a header, its end byte by byte, as pixels follow; return an array for them, None before its end."""
         while (match := HEADER.fullmatch(self._header)) is None:
             if len(self._header) > LONGEST:
                 raise SourceError(f"expected frames as PNM from the pipeline, found {bytes(self._header[:40])!r}")

@@ -1,4 +1,4 @@
-"""A capture that is read on a thread of its own: whoever waits for its frames never waits for a call into C."""
+"""Read a capture on a thread of its own, so that whoever waits for its frames never waits for a call into C."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ from .calls import CALLS
 __all__ = ["Reader"]
 
 SLICE = 0.1  # seconds between two looks at ``stop``
-ENDED = 8  # reads in a row that fail at once
-AT_ONCE = 0.005  # seconds: at the end it was less than 0.0001
-LAST = 0.3  # seconds for a read that is under way when it ends: enough where frames flow
+ENDED = 8  # reads in a row that fail at once, after which the stream has ended
+AT_ONCE = 0.005  # seconds within which a read fails at once; after a stream's end it took less than 0.0001
+LAST = 0.3  # seconds that closing waits for the read under way: enough where frames flow
 
 Image = npt.NDArray[np.uint8]
 
 
 class Reader:
-    """Hands frames over, one at a time; while nobody takes it, the others wait in the network."""
+    """This reader hands over one frame at a time; while nobody takes it, the following ones wait in the network."""
 
     def __init__(self, capture: cv2.VideoCapture, stop: threading.Event) -> None:
-        """Begin to read.
+        """Start the thread that reads.
 
         Args:
-            capture: open; released when the reading ends.
-            stop: ends every wait early.
+            capture: an open capture, which is released when the reading ends.
+            stop: an event that, once set, ends every wait early.
         """
         self._capture = capture
         self._stop = stop
@@ -43,12 +43,12 @@ class Reader:
         self._thread.start()
 
     def next(self, seconds: float) -> Image | None:
-        """The next frame, (H, W, 3) uint8 BGR; None where none came in time, or on a stop.
+        """Return the next frame, (H, W, 3) uint8 BGR; None if none came within ``seconds``, or on a stop.
 
         Raises:
-            ImageError: the decoder failed; the next frame may be good.
-            MemoryError: likewise, for want of memory.
-            SourceError: there are no more.
+            ImageError: the decoder failed, and the next frame may be good.
+            MemoryError: the memory did not suffice for a frame, and the next one may be good.
+            SourceError: there are no more frames.
         """
         deadline = time.monotonic() + seconds
         while not self._stop.is_set() and (left := deadline - time.monotonic()) > 0:
@@ -63,7 +63,7 @@ class Reader:
         return None
 
     def close(self) -> None:
-        """End the reading; a read that hangs ends by its own time limit, and nobody waits for it."""
+        """End the reading; a read that hangs ends by its own time limit, and is not waited for."""
         self._closed.set()
         self._taken.release()
         self._thread.join(LAST)
@@ -80,8 +80,8 @@ class Reader:
                 self._capture.release()
 
     def _read(self) -> Iterator[Image | Exception]:
-        """Frames, damaged ones as errors, the end as a last one."""
-        bad = in_vain = 0  # reads without a frame: of damage, or of the end, where all the next ones fail at once
+        """Yield frames, an error for damaged ones, and at the end of the stream a last error."""
+        bad = in_vain = 0  # reads without a frame: damage, or the stream's end, after which every read fails at once
         while in_vain < ENDED and not self._closed.is_set():
             start = time.monotonic()
             try:

@@ -1,9 +1,9 @@
-"""RTSP through OpenCV's FFmpeg, asked first whether anybody is there, opened and read where nobody has to wait for it.
+"""Read RTSP through OpenCV's FFmpeg, on other threads, once the server has been asked whether it is there.
 
-What FFmpeg does was measured (OpenCV 5): a read that meets its time limit drains the decoder, gives an old frame or
-none, and never another one: the connection is over. Its limit is therefore longer than ours. OpenCV opens one capture
-at a time, whatever the thread: the wait for a key frame, seconds, is not to be part of it. The resolution of a session
-is that of its first frame: OpenCV scales what comes after a change.
+What FFmpeg does was measured (OpenCV 5). A read that meets FFmpeg's time limit drains the decoder, gives an old frame
+or none, and never another one: the connection is over. That limit is therefore longer than ours. OpenCV opens one
+capture at a time, whatever the thread, so opening must not include the wait for a key frame, which takes seconds. The
+resolution of a session is that of its first frame: OpenCV scales what comes after a change.
 """
 
 from __future__ import annotations
@@ -25,19 +25,19 @@ from .wire import Wire
 
 __all__ = ["PATIENCE", "RtspConnection", "open_rtsp"]
 
-ANSWER = 2.5  # seconds to a first answer: below what coming back may take
-OPEN = 5.0  # seconds for a server that does answer: slow cameras, far away; other streams can't be opened meanwhile
-FIRST = 8.0  # seconds without a first frame: the wait for a key frame
-PATIENCE = 2.0  # seconds without a frame
-READ = FIRST + 1.0  # seconds after which FFmpeg gives a read up
-TURN = threading.Lock()  # OpenCV has one like it; who waits for this one is not taken for a call that hangs
+ANSWER = 2.5  # seconds to the server's first answer, below what connecting again may take
+OPEN = 5.0  # seconds to open where a server answers, perhaps slow and far away; other streams have to wait meanwhile
+FIRST = 8.0  # seconds to the first frame, as a key frame may be long in coming
+PATIENCE = 2.0  # seconds without a frame after which the stream has stalled
+READ = FIRST + 1.0  # seconds after which FFmpeg gives up a read
+TURN = threading.Lock()  # OpenCV has such a lock too; a wait for this one is not taken for a call that hangs
 
 
 class RtspConnection:
-    """One RTSP session.
+    """This connection is one RTSP session.
 
     Attributes:
-        patience: seconds without a frame after which it is to be given up; more before the first.
+        patience: seconds without a frame after which the session is to be given up; more before the first frame.
     """
 
     def __init__(self, capture: cv2.VideoCapture, stop: threading.Event, patience: float) -> None:
@@ -46,7 +46,7 @@ class RtspConnection:
         self._reader = Reader(capture, stop)
 
     def read(self) -> npt.NDArray[np.uint8] | None:
-        """The next frame, (H, W, 3) uint8 BGR; None where none came within ``READ_WAIT``, or on a stop.
+        """Return the next frame, (H, W, 3) uint8 BGR; None if none came within ``READ_WAIT``, or on a stop.
 
         Raises:
             ImageError: the decoder failed.
@@ -58,7 +58,7 @@ class RtspConnection:
         return image
 
     def close(self) -> None:
-        """End the session; one that is silent ends by itself, in ``READ`` seconds at most."""
+        """Close the session; one that is silent ends by itself, in ``READ`` seconds at most."""
         self._reader.close()
 
 
@@ -66,19 +66,20 @@ def open_rtsp(url: str, stop: threading.Event, *, newest: bool, patience: float 
     """Open a stream, H.264 or whatever else FFmpeg decodes, over TCP.
 
     Args:
-        url: ``rtsp://``.
-        stop: ends the waiting early; a session that is just being opened then closes itself, in ``OPEN`` seconds.
-        newest: decode without delay on one thread; otherwise on several, a frame later for each.
+        url: the address, ``rtsp://``.
+        stop: an event that, once set, ends the wait; a session being opened then closes itself, in ``OPEN`` seconds.
+        newest: whether to decode without delay, on one thread; otherwise several threads decode, each a frame later.
         patience: seconds without a frame after which the connection is to be given up.
 
     Raises:
-        SourceError: nobody there, no answer in time, no such stream, a wrong password, or ``stop``.
+        SourceError: the server is not there or does not answer in time, has no such stream, refuses the password, or
+            ``stop`` was set.
     """
     address = _ask(url, stop)
     set_stream_options()
     numeric = _numeric(url, address)
     capture = _open(numeric, stop, OPEN, newest=newest)
-    if capture.isOpened() and not capture.get(cv2.CAP_PROP_FRAME_WIDTH):  # the server says it with the frames alone
+    if capture.isOpened() and not capture.get(cv2.CAP_PROP_FRAME_WIDTH):  # this server tells it only with the frames
         capture.release()
         with probing():
             capture = _open(numeric, stop, FIRST, newest=newest)
@@ -91,7 +92,7 @@ def open_rtsp(url: str, stop: threading.Event, *, newest: bool, patience: float 
 
 
 def _open(url: str, stop: threading.Event, seconds: float, *, newest: bool) -> cv2.VideoCapture:
-    """A capture, open or not, after so many seconds at most."""
+    """Return a capture, open or not, after so many seconds at most."""
     settings = [cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, int(seconds * 1000), cv2.CAP_PROP_READ_TIMEOUT_MSEC, int(READ * 1000)]
     if newest and hasattr(cv2, "CAP_PROP_N_THREADS"):  # from OpenCV 4.7 on; each thread holds a frame back
         settings += [cv2.CAP_PROP_N_THREADS, 1]
@@ -99,7 +100,7 @@ def _open(url: str, stop: threading.Event, seconds: float, *, newest: bool) -> c
 
 
 def _ask(url: str, stop: threading.Event) -> str:
-    """The address of the server, which has just answered; FFmpeg's own wait could not be ended, or told apart."""
+    """Return the server's address once it has answered; FFmpeg's own wait can't be ended, nor its errors told apart."""
     parts, host, port = split_url(url)
     deadline = time.monotonic() + ANSWER
     wire = Wire(host, port, stop, deadline)
@@ -117,7 +118,7 @@ def _ask(url: str, stop: threading.Event) -> str:
 
 
 def _numeric(url: str, address: str) -> str:
-    """The URL with the host's address for its name, as FFmpeg's own look-up of it could take half a minute."""
+    """Return the URL with the host's address for its name, as FFmpeg's own look-up could take half a minute."""
     parts, _, port = split_url(url)
     user, at, _ = parts.netloc.rpartition("@")
     host = f"[{address}]" if ":" in address else address

@@ -1,4 +1,4 @@
-"""USB cameras through OpenCV's V4L2: compressed frames where the camera has them, and waits that end."""
+"""Read USB cameras through OpenCV's V4L2, compressed frames where the camera has them, with waits that end."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from .paths import is_there
 
 __all__ = ["CameraConnection", "open_camera"]
 
-PATIENCE = 3.0  # seconds without a frame; some cameras need two for their first
+PATIENCE = 3.0  # seconds without a frame after which a camera has stalled; some need two for their first
 
 
 class CameraConnection:
-    """An open /dev/videoN."""
+    """This connection reads an open /dev/videoN."""
 
     def __init__(self, capture: cv2.VideoCapture, node: str, patience: float) -> None:
         self.patience = patience
@@ -30,7 +30,7 @@ class CameraConnection:
         self._capture = capture
 
     def read(self) -> npt.NDArray[np.uint8] | None:
-        """The next frame, (H, W, 3) uint8 BGR; None where none came within a second.
+        """Return the next frame, (H, W, 3) uint8 BGR; None if none came within a second.
 
         Raises:
             ImageError: a frame came that can't be decoded.
@@ -61,12 +61,12 @@ def open_camera(node: str, options: CaptureOptions, stop: threading.Event) -> Ca
     """Open a camera that gives pictures by itself, not a bare sensor.
 
     Args:
-        node: ``/dev/videoN``, or a link to it.
-        options: size and rate; the camera takes the nearest it has.
-        stop: ends the waiting early.
+        node: the device's path ``/dev/videoN``, or a link to it.
+        options: the size and rate to ask for; the camera takes the nearest it has.
+        stop: an event that, once set, ends the wait early.
 
     Raises:
-        SourceError: no such camera, not ours to open, or taken by another program; or ``stop``.
+        SourceError: the camera is not there, may not be opened or is in use by another program, or ``stop`` was set.
     """
     path = Path(node)
     if not is_there(path):
@@ -79,7 +79,7 @@ def open_camera(node: str, options: CaptureOptions, stop: threading.Event) -> Ca
 
 
 def _open(path: Path, options: CaptureOptions) -> cv2.VideoCapture:
-    """Ask for MJPG first: uncompressed, most USB cameras give few frames a second at more than 640x480."""
+    """Open a camera and ask for MJPG: uncompressed, most USB cameras give few frames a second at more than 640x480."""
     capture = cv2.VideoCapture(str(path), cv2.CAP_V4L2)
     if capture.isOpened():
         capture.set(cv2.CAP_PROP_FOURCC, cv2.VideoWriter.fourcc(*"MJPG"))

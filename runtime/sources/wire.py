@@ -1,4 +1,4 @@
-"""TCP connections that never keep their thread waiting: each call ends at its deadline, or soon after a stop."""
+"""Open TCP connections on which no call blocks for long: each ends at its deadline, or soon after a stop."""
 
 from __future__ import annotations
 
@@ -19,31 +19,31 @@ __all__ = ["Wire", "resolve"]
 
 SLICE = 0.1  # seconds between two looks at ``stop``
 CHUNK = 2**16
-MOST_ADDRESSES = 4  # of a name, tried one after the other in the order of the name service
+MOST_ADDRESSES = 4  # addresses of one name, tried one after the other in the order of the name service
 
 T = TypeVar("T")
 
 
 class Wire:
-    """One TCP connection, in TLS or not, without blocking.
+    """This is one non-blocking TCP connection, with or without TLS.
 
     Attributes:
         address: the numeric address that answered.
     """
 
     def __init__(self, host: str, port: int, stop: threading.Event, deadline: float, *, tls: bool = False) -> None:
-        """Connect.
+        """Connect to a server.
 
         Args:
-            host: a name or an address.
-            port: of the server.
-            stop: ends every wait early.
-            deadline: ``time.monotonic()`` by which it must be done.
+            host: the server's name or address.
+            port: the server's port.
+            stop: an event that, once set, ends every wait early.
+            deadline: the ``time.monotonic()`` by which the connection must stand.
             tls: whether to speak TLS, with the certificate verified.
 
         Raises:
-            SourceError: no such host, nobody there, no answer in time, a certificate that nobody vouches for, or
-                ``stop``.
+            SourceError: the host is unknown, refuses, or does not answer in time, nobody vouches for its certificate,
+                or ``stop`` was set.
         """
         self._stop = stop
         self.address = self._reach(resolve(host, port, stop, deadline), port, deadline)
@@ -55,7 +55,7 @@ class Wire:
             raise
 
     def send(self, data: bytes, deadline: float) -> None:
-        """Send all of it.
+        """Send all of ``data``.
 
         Raises:
             SourceError: the connection ended, or the deadline passed.
@@ -68,10 +68,10 @@ class Wire:
                 data = data[sent:]
 
     def receive(self, deadline: float) -> bytes | None:
-        """What has come, as soon as there is something: b"" at the end of the stream, None at the deadline or stop.
+        """Return bytes as soon as some have come; b"" at the end of the stream, None at the deadline or a stop.
 
         Raises:
-            SourceError: the connection was reset.
+            SourceError: the connection failed, as when it was reset.
         """
         while True:
             data, wanted = self._once(lambda: self._socket.recv(CHUNK), select.POLLIN)
@@ -79,13 +79,13 @@ class Wire:
                 return data
 
     def close(self) -> None:
-        """End the connection, without waiting for anybody."""
+        """Close the connection, without waiting for the other side."""
         self._socket.close()
 
     def _reach(self, addresses: tuple[str, ...], port: int, deadline: float) -> str:
         """Connect to the first address that answers; each gets its share of the time.
 
-        A name can have an address of IPv6 where the camera, or the way to it, has none.
+        A name can have an IPv6 address where the camera, or the way to it, has no IPv6.
         """
         for left in range(len(addresses), 0, -1):
             address = addresses[-left]
@@ -120,7 +120,7 @@ class Wire:
         context = ssl.create_default_context()
         try:
             self._socket = context.wrap_socket(self._socket, server_hostname=host, do_handshake_on_connect=False)
-        except OSError as error:  # it asks who is at the other end: nobody, where that has hung up meanwhile
+        except OSError as error:  # wrapping asks for the other end's address, which fails if that has hung up
             raise SourceError(f"the connection ended: {(error.strerror or str(error)).lower()}") from None
         while True:
             done, wanted = self._once(self._shake_hands, select.POLLIN)
@@ -133,7 +133,7 @@ class Wire:
         return True
 
     def _once(self, action: Callable[[], T], wanted: int) -> tuple[T | None, int]:
-        """What an action gives, or None and what it has to wait for."""
+        """Return what an action gives and 0, or None and the poll event that it has to wait for."""
         try:
             return action(), 0
         except BlockingIOError:
@@ -164,7 +164,7 @@ class Wire:
 
 
 class _Lookup:
-    """One question to the name service, on a thread of its own, as it may take half a minute and can't be stopped."""
+    """This is one question to the name service, on a thread, as it may take half a minute and can't be stopped."""
 
     def __init__(self, host: str, port: int) -> None:
         self.done = threading.Event()
@@ -176,7 +176,7 @@ class _Lookup:
         try:
             found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
             self.addresses = tuple(dict.fromkeys(str(item[4][0]) for item in found))[:MOST_ADDRESSES]
-        except (OSError, ValueError) as error:  # ValueError: a name that can't be one
+        except (OSError, ValueError) as error:  # ValueError: a name that no host can have
             self.error = str(getattr(error, "strerror", None) or error)
         finally:
             self.done.set()
@@ -187,10 +187,10 @@ _lock = threading.Lock()
 
 
 def resolve(host: str, port: int, stop: threading.Event, deadline: float) -> tuple[str, ...]:
-    """A host's numeric addresses; the name service is asked on another thread, as it can't be hurried.
+    """Return a host's numeric addresses; the name service is asked on another thread, as it can't be hurried.
 
     Raises:
-        SourceError: unknown, no answer by the deadline, or ``stop``.
+        SourceError: the host is unknown, no answer came by the deadline, or ``stop`` was set.
     """
     with _lock:
         lookup = _lookups.get((host, port))
