@@ -49,9 +49,9 @@ def keep_golden(writer: BundleWriter, weights: str, spec: ModelSpec) -> Golden |
     Its variants stay, but for those whose file is damaged.
 
     Args:
-        writer: of the bundle.
+        writer: the writer of the bundle.
         weights: SHA-256 of the model's weights.
-        spec: of the model.
+        spec: the model's spec.
     """
     current = writer.current()
     if current is None or current.manifest.weights_sha256 != weights or current.manifest.spec != spec:

@@ -66,7 +66,7 @@ class Lowering:
 
     Attributes:
         builder: of the FP32 graphs.
-        spec: of the model.
+        spec: the model's spec.
         measurement: what FP16 can hold, and by what INT8's channels are evened out; None for FP32 alone.
         signed: ranges for TensorRT.
         unsigned: ranges for ONNX Runtime on the CPU.

@@ -98,10 +98,10 @@ class Measurer:
     """Runs graphs over the calibration images and the gate's.
 
     Args:
-        spec: of the model.
+        spec: the model's spec.
         images: to calibrate on.
         reference: has the gate's images.
-        steps: says what is being done.
+        steps: reports what is being done.
     """
 
     def __init__(self, spec: ModelSpec, images: CalibrationImages, reference: Reference, steps: Steps) -> None:
@@ -144,7 +144,7 @@ class Measurer:
 
         Args:
             graph: in FP32, the recurrent branch unrolled, its channels evened out.
-            weights: SHA-256 of the model's.
+            weights: the SHA-256 of the model's weights.
             folder: of the report, which keeps the ranges.
 
         Raises:

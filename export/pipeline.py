@@ -81,7 +81,7 @@ def export(request: ExportRequest, *, tar: bool = False, steps: Steps | None = N
     Args:
         request: from ``make_request``.
         tar: pack the bundle too.
-        steps: says what is being done, and times it.
+        steps: reports what is being done, and times it.
 
     Raises:
         ModelFileError: not a file that hybrid-train wrote, or a damaged one.

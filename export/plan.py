@@ -58,9 +58,9 @@ def plan_artifacts(precisions: Iterable[Precision], recurrent: Recurrent, spec: 
     of each precision: the device times them.
 
     Args:
-        precisions: that were asked for.
-        recurrent: form of the recurrent branch.
-        spec: of the model; without a recurrent branch there is one form of everything.
+        precisions: the precisions that were asked for.
+        recurrent: the form of the recurrent branch.
+        spec: the model's spec; without a recurrent branch there is one form of everything.
 
     Raises:
         UsageError: INT8 of a recurrent branch alone in LSTM operators, into which it does not reach.

@@ -24,7 +24,7 @@ class Prepared:
     """A model, ready to be written as artifacts.
 
     Attributes:
-        spec: of the model.
+        spec: the model's spec.
         weights: SHA-256 of its weights.
         reference: what Keras gives on the gate's images.
         lowering: from the FP32 graphs to artifacts.

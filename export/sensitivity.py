@@ -67,7 +67,7 @@ def measure_sensitivity(
     Args:
         lowering: with ranges; it says which layers there are.
         paths: images; calibration images, so that the gate's stay unseen.
-        spec: of the model.
+        spec: the model's spec.
         on_layer: called after each layer with 1.
 
     Returns:

@@ -59,7 +59,7 @@ def rank_layers(request: ExportRequest, steps: Steps | None = None) -> Sensitivi
 
     Args:
         request: from ``make_request``, with INT8 among the settings' precisions.
-        steps: says what is being done.
+        steps: reports what is being done.
 
     Raises:
         CalibrationError: no image to calibrate on.

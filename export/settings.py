@@ -21,8 +21,8 @@ class ExportSettings:
     """Precisions and how they are made and judged.
 
     Attributes:
-        precisions: that were asked for.
-        recurrent: form of the recurrent branch.
+        precisions: the precisions that were asked for.
+        recurrent: the form of the recurrent branch.
         method: how INT8's ranges follow from what was measured.
         max_drop: accuracy that INT8 may lose, 0 to 1.
         give_back: INT8 that fails gives its most sensitive layers back to the next wider precision.

@@ -76,7 +76,7 @@ def stale_layers(
     """Compare the measured outputs of BatchNormalization layers with what their gamma and beta say.
 
     Args:
-        model: as ``train.model.build_model`` makes it.
+        model: a Keras model as ``train.model.build_model`` makes it.
         outputs: from ``batch_norm_outputs``.
         statistics: of the graph's tensors, over training images (``calib.calibrate``).
     """
@@ -99,7 +99,7 @@ def batch_norm_outputs(model: KerasModel, graph: onnx.ModelProto) -> dict[str, s
     A layer that was folded into what follows it has no tensor, and is left out.
 
     Args:
-        model: as ``train.model.build_model`` makes it.
+        model: a Keras model as ``train.model.build_model`` makes it.
         graph: the same model in FP32, from ``graphs.build``.
     """
     kernels = list(_kernels(graph.graph))

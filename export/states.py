@@ -18,8 +18,8 @@ def hidden_states(model: KerasModel, spec: ModelSpec, sequence: Tensor) -> Tenso
     """Run the recurrent branch on the CPU.
 
     Args:
-        model: as ``train.model.build_model`` makes it, with a recurrent branch.
-        spec: of the model.
+        model: a Keras model as ``train.model.build_model`` makes it, with a recurrent branch.
+        spec: the model's spec.
         sequence: (N, T, S*S/T) float32.
 
     Returns:

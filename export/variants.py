@@ -82,11 +82,11 @@ class VariantMaker:
     """Makes the variants of one export.
 
     Args:
-        writer: of the bundle.
-        settings: of the export.
+        writer: the writer of the bundle.
+        settings: the export's settings.
         prepared: the model, Keras's answers, and what was measured.
         golden: the bundle's examples.
-        steps: says what is being done.
+        steps: reports what is being done.
     """
 
     def __init__(

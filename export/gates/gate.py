@@ -56,8 +56,8 @@ class Limits:
         """The limits of a precision.
 
         Args:
-            precision: of the variant.
-            spec: of the model; FP32's limit of the probabilities depends on its backbone.
+            precision: the variant's precision.
+            spec: the model's spec; FP32's limit of the probabilities depends on its backbone.
             max_drop: how much accuracy INT8 may lose, 0 to 1.
         """
         if precision == "fp32":
@@ -92,7 +92,7 @@ def measure(
     Args:
         reference: what Keras gives.
         backend: the exported graph on an engine.
-        precision: of the variant.
+        precision: the variant's precision.
         simulated: whether the engine stands in for the variant's target.
         limits: that the figures are recorded with.
         count: how many images, from the first on; by default all, or when simulated 300, and all where these few lost

@@ -67,8 +67,8 @@ def prove(
         artifact: what it is.
         reference: what Keras gives.
         golden: the bundle's examples.
-        limits: of the gate.
-        options: of TensorRT's engines.
+        limits: the gate's limits.
+        options: the batch profile and workspace of TensorRT's engines.
         drifts: of the hidden state, from ``drift``.
         on_batch: called after each batch of the gate with its number of images.
 

@@ -36,7 +36,7 @@ class Reference:
     """What Keras gives for N images.
 
     Attributes:
-        spec: of the model.
+        spec: the model's spec.
         images: the N images that could be read, in the order that was asked for.
         logits: (N, C) float32, finite.
         probabilities: (N, C) float32.
@@ -70,8 +70,8 @@ class Reference:
         """Run Keras on the CPU over all images, in batches of 8, streamed; an unreadable image is passed over.
 
         Args:
-            model: as ``train.model.build_model`` makes it.
-            spec: of the model.
+            model: a Keras model as ``train.model.build_model`` makes it.
+            spec: the model's spec.
             images: real images; at least one that can be read.
             hidden_images: of how many to keep the hidden states.
             on_batch: called after each batch with its number of images.

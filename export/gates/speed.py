@@ -46,8 +46,8 @@ def against_wider(
     Args:
         files: an artifact for each precision.
         target: for which they were made; one that is only simulated here is not timed.
-        spec: of the model.
-        options: of TensorRT's engines.
+        spec: the model's spec.
+        options: the batch profile and workspace of TensorRT's engines.
 
     Returns:
         each precision against the next wider one; nothing for the widest, nor where nothing was timed.

@@ -23,7 +23,7 @@ def build_graph(model: KerasModel, spec: ModelSpec, form: Form = "lstm") -> onnx
     """Write a Keras model as an ONNX graph in FP32, unchecked (see ``check.check_graph``).
 
     Args:
-        model: as ``train.model.build_model`` makes it for the spec.
+        model: a Keras model as ``train.model.build_model`` makes it for the spec.
         spec: what the model sees and is made of.
         form: of the recurrent branch.
 
@@ -41,7 +41,7 @@ class GraphBuilder:
     """Writes a Keras model as ONNX graphs that differ in the form of the recurrent branch; the CNN is converted once.
 
     Args:
-        model: as ``train.model.build_model`` makes it for the spec.
+        model: a Keras model as ``train.model.build_model`` makes it for the spec.
         spec: what the model sees and is made of.
 
     Raises:

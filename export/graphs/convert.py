@@ -33,7 +33,7 @@ def write_cnn(writer: GraphWriter, cnn: KerasModel, spec: ModelSpec, opset: int)
     Args:
         writer: its graph has the input ``image``.
         cnn: the nested Keras model (N, S, S, 3) -> (N, F).
-        spec: whose model it is.
+        spec: the spec of the whole model.
         opset: version of the default operator domain.
 
     Returns:

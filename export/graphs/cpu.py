@@ -55,7 +55,7 @@ class CpuGraph:
         levels: the largest integer of a weight.
         paired: no two weights saturate together on a CPU without VNNI.
         means: of the channels of what each convolution takes, by its name: its bias makes up for rounded weights.
-        rounder: of the weights of matrix products; by default each goes to the nearest integer.
+        rounder: rounds the weights of matrix products; by default each weight goes to the nearest integer.
     """
 
     def __init__(

@@ -48,7 +48,7 @@ class Equalizer:
     """Rewrites an FP32 graph so that the channels of what will be quantized have similar ranges.
 
     Args:
-        source: as ``build_graph`` writes it; not changed.
+        source: a graph as ``build_graph`` writes it; it is not changed.
         peaks: the largest |value| of each channel of the tensors named by ``channel_tensors``, (C,).
         means: the mean of each channel, likewise.
 

@@ -30,7 +30,7 @@ def fill_lanes(source: onnx.ModelProto, means: Mapping[str, Float64]) -> tuple[o
 
     Args:
         source: an FP32 graph, convolutions as (N, C, H, W).
-        means: of the channels of what each convolution takes, by its name.
+        means: the mean of each channel that a convolution takes, (C,), by the convolution's name.
 
     Returns:
         The graph, and the means with those of the added channels: 0.

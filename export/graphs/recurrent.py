@@ -56,7 +56,7 @@ def write_recurrent(
     Args:
         writer: its graph has the input ``sequence``.
         rnn: the nested Keras model (N, T, S*S/T) -> (N, F).
-        spec: whose model it is.
+        spec: the spec of the whole model.
         sequence: the name of the input (N, T, S*S/T).
         form: LSTM operators, or the steps unrolled.
 

@@ -52,7 +52,7 @@ class Rounder:
             name: of the weight, the same for the same values.
             weight: of a product x W.
             key: of what it multiplies.
-            levels: the largest integer.
+            levels: the largest integer that a weight may become.
             paired: as ``quantize_weight`` takes it.
             dtype: of the scales.
         """
@@ -80,7 +80,7 @@ def round_for_inputs(
         weight: (I, O).
         scales: of the outputs, (O,).
         moment: (I, I).
-        levels: the largest integer.
+        levels: the largest integer that a weight may become.
         paired: the integers of two neighbouring inputs keep together what ``quantize_weight`` says; what that cuts off
             is made up for too.
     """

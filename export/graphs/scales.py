@@ -64,7 +64,7 @@ def quantize_weight(
     Args:
         weight: of any shape.
         axis: of the output channels: 0 of (O, I, H, W), 1 of (I, O).
-        levels: the largest integer.
+        levels: the largest integer that a weight may become.
         paired: two weights that a CPU adds up in 16 bits fit there with any two bytes: their integers' sum is 128 at
             most, and the scale as much larger as that takes (a third for 2048 normally distributed inputs, where 7 bits
             would double it).

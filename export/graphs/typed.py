@@ -38,12 +38,12 @@ class TypedGraph:
     """Rewrites an FP32 graph, node by node; the head (product, logits, softmax) stays in FP32.
 
     Args:
-        source: as ``build_graph`` writes it; not changed.
+        source: a graph as ``build_graph`` writes it; it is not changed.
         wide: tensors that FP16 can't hold, by ``range_key``. The nodes that make or take one stay in FP32.
         ranges: what each tensor covers, by ``range_key``; needed for the inputs of ``quantized`` layers.
         quantized: names of the layers that run in INT8 (``layers.layer_of``).
         means: of the channels of what each convolution takes, by its name: its bias makes up for rounded weights.
-        rounder: of the weights of matrix products; by default each goes to the nearest integer.
+        rounder: rounds the weights of matrix products; by default each weight goes to the nearest integer.
         half: FP16; else everything that is not INT8 stays in FP32.
     """
 

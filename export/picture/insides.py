@@ -51,7 +51,7 @@ class Insides:
     """One image in a model, everything float32.
 
     Attributes:
-        spec: of the model.
+        spec: the model's spec.
         frame: (H, W, 3) uint8 BGR, as it was read.
         image: (S, S, 3) in [-1, 1], RGB: the model's input.
         maps: the first layers of the CNN and its last one; empty without a CNN.
@@ -93,8 +93,8 @@ def look_inside(model: KerasModel, spec: ModelSpec, frame: Frame) -> Insides:
     """Classify one image with Keras on the CPU and keep what happened on the way.
 
     Args:
-        model: as ``train.model.build_model`` makes it.
-        spec: of the model.
+        model: a Keras model as ``train.model.build_model`` makes it.
+        spec: the model's spec.
         frame: (H, W, 3) uint8 BGR, of any size.
     """
     tensors = {"image": np.empty((1, *spec.image_shape), np.float32)}

@@ -17,7 +17,7 @@ def draw_picture(request: PictureRequest, steps: Steps | None = None) -> str:
 
     Args:
         request: from ``make_picture_request``.
-        steps: says what is being done.
+        steps: reports what is being done.
 
     Returns:
         One line: the picture's path and the model's answer.
