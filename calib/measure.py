@@ -23,7 +23,8 @@ __all__ = ["ENOUGH", "Calibration", "batch_size", "calibrate", "calibration_bar"
 
 ENOUGH = 300  # the fewest images that the accuracy of INT8 was measured with
 # the pixels of one batch: two images of 299x299. With every activation of Xception an output (226 MB an image),
-# batches of 2, 4 and 8 took 0.38, 0.44 and 0.62 s an image and 1.5, 2.6 and 4.8 GB: memory that is mapped anew each time is slow
+# batches of 2, 4 and 8 took 0.38, 0.44 and 0.62 s an image and 1.5, 2.6 and 4.8 GB: memory that is mapped anew each
+# time is slow
 PIXELS = 2 * 299 * 299
 
 

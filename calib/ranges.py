@@ -1,8 +1,8 @@
 """Keeps measured statistics in a file with what they were measured on; for anything else they are measured again.
 
 The file is one npz: ``record`` (JSON: format, binding, names, images), ``histograms`` (K, 4096) int64, ``counts`` (K,)
-int64, ``figures`` (K, 4) float64: low, high, sum of squares, radius. It holds statistics and not ranges, so that every method
-can be derived from one measurement.
+int64, ``figures`` (K, 4) float64: low, high, sum of squares, radius. It holds statistics and not ranges, so that
+every method can be derived from one measurement.
 """
 
 from __future__ import annotations

@@ -50,7 +50,7 @@ def draw_decision(place: SubFigure, insides: Insides) -> None:
 
 
 def _height(place: SubFigure) -> float:
-    """Inches."""
+    """Return the height of a figure's part in inches."""
     return float(place.bbox.height / place.figure.dpi)
 
 
