@@ -137,7 +137,7 @@ def _look_into_rnn(model: KerasModel, spec: ModelSpec, sequence: Tensor, cnn: Te
     hidden = hidden_states(model, spec, sequence)[0]
     value = hidden
     with keras.device("cpu:0"):
-        for layer in model.get_layer("rnn").layers[1 + spec.rnn_layers :]:  # the layers behind the branch's input and its LSTMs
+        for layer in model.get_layer("rnn").layers[1 + spec.rnn_layers :]:  # those behind its input and LSTMs
             value = layer(value, training=False)
         vectors = np.asarray(value, np.float32)
         joined = vectors if cnn is None else vectors * cnn
