@@ -145,7 +145,7 @@ def batch_size(spec: ModelSpec) -> int:
 def calibration_bar(images: int) -> Iterator[Callable[[int], None]]:
     """Show a progress bar on stderr while the block runs; the block gets the function to pass as ``on_batch``."""
     bar = progress(unit="images", transient=True)
-    bar.disable = not status.is_terminal  # rich would leave an empty line in a log
+    bar.disable = not status.is_terminal  # where stderr is no terminal, rich would leave an empty line in the log
     with bar:
         task = bar.add_task("calibration", total=images)
         yield lambda count: bar.advance(task, count)

@@ -17,7 +17,7 @@ from ..train.run_folder import RunFolder
 __all__ = ["MINIMUM", "ChosenImages", "choose_images", "folder_images", "run_images"]
 
 MINIMUM = 8  # a bundle has so many golden examples, and a gate's largest batch so many images
-SUBSTITUTE = 32  # images, where a run validated on fewer than MINIMUM: thousands of training images prove no more
+SUBSTITUTE = 32  # images in all, if a run validated on fewer than MINIMUM: thousands of training images prove no more
 
 
 @dataclass(frozen=True)

@@ -41,4 +41,4 @@ def _version(package: str) -> str | None:
     try:
         return version(package)
     except PackageNotFoundError:
-        return None  # onnxruntime beside onnxruntime-gpu, OpenCV under another name, TensorRT from JetPack
+        return None  # one of onnxruntime and onnxruntime-gpu, OpenCV under another name, or JetPack's TensorRT

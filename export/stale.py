@@ -26,7 +26,7 @@ from ..train.model import KerasModel
 
 __all__ = ["LIMIT", "StaleReport", "batch_norm_outputs", "stale_layers"]
 
-LIMIT = 2.0  # it lies between the ratios of averages that fit and of those that three epochs left
+LIMIT = 2.0  # between the ratios of averages that fit and those of averages that three epochs left
 TOLERANCE = 1e-3  # of the largest weight: tf2onnx folds in float32; another layer's kernel differs by all of it
 RNN_NORM = ("rnn_batch_norm", "rnn/batch_norm/output")  # a tensor only if a product follows; else it is folded away
 

@@ -32,7 +32,7 @@ Float64 = npt.NDArray[np.float64]
 MOST = 64.0
 PIXELS = "cnn/pixels"  # the image on the grid of signed bytes
 HALF_STEP = 1 / 255
-FEW = 4  # channels: an image's are alike
+FEW = 4  # channels; a tensor of fewer is the image, whose channels are alike
 
 
 @dataclass
