@@ -1,4 +1,8 @@
-"""Calibration images -> statistics of every activation, bound to the weights, images and preprocessing measured on.
+"""Calibration: measures every activation of a graph over images, and chooses the ranges that INT8 covers.
+
+In come an ONNX graph whose activations are outputs, image files and a ModelSpec; out come statistics in a file, bound
+to the weights, images, preprocessing and graph that they were measured on, and a range for each tensor. Only runtime
+may be imported here: this room must not know Keras, how a graph was written, or what its ranges are used for.
 
 from hybrid_edge.calib import calibrate, choose_images, choose_range
 

@@ -1,4 +1,4 @@
-"""A graph run over batches of images, and the statistics of every tensor that it gives."""
+"""Runs a graph over batches of images and measures every tensor that it takes and gives."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ def collect(
     """Measure a graph's inputs and outputs; never more than one batch is held.
 
     Args:
-        session: the graph; what is to be measured inside it is among its outputs.
+        session: the loaded graph, whose outputs include every tensor to be measured.
         batches: the graph's inputs by name, any number of rows each.
-        on_batch: told after each batch how many rows it had.
+        on_batch: called after each batch with its number of rows.
 
     Returns:
-        Statistics by the tensor's name: the graph's inputs, then its outputs. Empty where there was no batch.
+        Statistics by the tensor's name: the graph's inputs, then its outputs. Without a batch the dict is empty.
 
     Raises:
         CalibrationError: a tensor is not floating point, or not finite.
@@ -36,7 +36,8 @@ def collect(
     statistics: dict[str, TensorStatistics] = {}
     for tensors in batches:
         _add(statistics, {name: tensors[name] for name in session.inputs})
-        _add(statistics, session.run(tensors))  # no name for it: the next batch would be computed beside this one
+        # the outputs have no name here: one would keep them in memory while the next batch's are computed
+        _add(statistics, session.run(tensors))
         if on_batch is not None:
             on_batch(len(next(iter(tensors.values()))))
     return statistics
@@ -45,9 +46,9 @@ def collect(
 def collect_peaks(
     session: TensorSession, batches: Iterable[Mapping[str, Tensor]], *, on_batch: Callable[[int], None] | None = None
 ) -> dict[str, float]:
-    """The largest |value| of each tensor that a graph gives, and of nothing else: a third of the work of ``collect``.
+    """Return the largest |value| of each output of a graph, by its name: a third of the work of ``collect``.
 
-    Args and errors as in ``collect``.
+    The arguments and errors are those of ``collect``.
     """
     peaks: dict[str, float] = {}
     for tensors in batches:

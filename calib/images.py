@@ -1,4 +1,4 @@
-"""Which images calibrate, and how they reach the graph: chosen by content, read in batches by the one preprocessing."""
+"""Chooses the images to calibrate on by their contents, and reads them in batches through the one preprocessing."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ Tensor = npt.NDArray[np.float32]
 
 
 class Candidate(Protocol):
-    """An image file and its class, as training lists them; an empty label where there are no classes."""
+    """An image file and its class, as training lists them."""
 
     @property
     def path(self) -> Path:
-        """The file."""
+        """The path of the image file."""
 
     @property
     def label(self) -> str:
-        """Its class."""
+        """The name of the image's class; empty where there are no classes."""
 
 
 @dataclass(frozen=True)
@@ -43,11 +43,11 @@ class CalibrationImages:
     """The images to calibrate on, no two alike.
 
     Attributes:
-        paths: the files, stratified.
-        sha256s: of their contents, in the same order.
+        paths: the image files, ordered so that a beginning of any length is stratified by class.
+        sha256s: the SHA-256 of each file's contents, in the same order.
         duplicates: how many candidates were dropped as copies of another.
-        excluded: how many were dropped because they validate the model too.
-        skipped: files that are not there, and why.
+        excluded: how many candidates were dropped because they validate the model too.
+        skipped: a line for each file that could not be read: its path and the reason.
     """
 
     paths: tuple[Path, ...]
@@ -62,15 +62,15 @@ def choose_images(
 ) -> CalibrationImages:
     """Choose images with distinct contents: first one of each class, then the classes in proportion to their sizes.
 
-    The choice is the same each time. Whether the files are images is found out when they are read.
+    The choice is the same each time. A file that is no image may be chosen: ``read_batches`` passes it over later.
 
     Args:
-        candidates: in any order.
+        candidates: the images to choose from, in any order.
         validation: files whose contents the choice must not hold, under whatever name.
         count: how many to choose at most.
 
     Raises:
-        CalibrationError: none is left.
+        CalibrationError: no image is left to choose.
     """
     held_out = _Files(validation)
     chosen: dict[str, Path] = {}
@@ -101,12 +101,13 @@ def read_batches(
 
     Args:
         paths: image files.
-        spec: whose preprocessing.
-        batch: rows of each batch; the last may have fewer.
-        on_skip: told of each image that can't be read, which is passed over.
+        spec: says how the images are preprocessed.
+        batch: the number of rows of each batch; the last may have fewer.
+        on_skip: called with the reason for each image that can't be read; the image is passed over.
 
     Yields:
-        ``image`` (N, S, S, 3) and ``sequence`` (N, T, S*S/T), float32, those that the spec's branches use.
+        ``image`` (N, S, S, 3) and ``sequence`` (N, T, S*S/T), both float32, of which those that the
+        spec's branches use.
     """
     preprocessor = Preprocessor(spec)
     tensors, row = preprocessor.allocate(batch), 0
@@ -126,23 +127,23 @@ def read_batches(
 
 
 class _Files:
-    """Files to compare others with by content; only those of the same size are ever read."""
+    """A set of files to compare others with by content; only a file of the same size is ever read."""
 
     def __init__(self, paths: Iterable[Path]) -> None:
         self._unread: dict[int, list[Path]] = {}
         self._digests: set[str] = set()
         for path in paths:
-            with contextlib.suppress(OSError):  # gone: there is nothing that could be a copy of it
+            with contextlib.suppress(OSError):  # the file is gone: nothing could be a copy of it
                 self._unread.setdefault(path.stat().st_size, []).append(path)
 
     def contain(self, size: int, digest: str) -> bool:
-        """Whether one of these has this content, be it the same file, a link to it or a copy."""
+        """Tell whether a file of the set has this content, be it the same file, a link to it or a copy."""
         self._digests.update(other for *_, other in _readable(self._unread.pop(size, []), []))
         return digest in self._digests
 
 
 def _readable(paths: Iterable[Path], skipped: list[str]) -> Iterator[tuple[Path, int, str]]:
-    """Path, size and SHA-256 of each file; those that can't be read are passed over and named."""
+    """Yield path, size and SHA-256 of each file; one that can't be read is passed over and named in ``skipped``."""
     for path in paths:
         try:
             facts = path.stat()
@@ -156,7 +157,7 @@ def _readable(paths: Iterable[Path], skipped: list[str]) -> Iterator[tuple[Path,
 
 
 def _stratified(candidates: Iterable[Candidate]) -> list[Path]:
-    """All of them, ordered so that a beginning of any length is stratified; random within a class."""
+    """Order all candidates so that a beginning of any length is stratified by class, randomly within a class."""
     classes: dict[str, list[Path]] = {}
     for candidate in candidates:
         classes.setdefault(candidate.label, []).append(candidate.path)

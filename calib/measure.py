@@ -1,4 +1,4 @@
-"""The calibration from end to end: images and a graph -> statistics, from the file where they are the same."""
+"""Calibrates from end to end: runs a graph over images and measures it, or reuses the file of an earlier run."""
 
 from __future__ import annotations
 
@@ -22,8 +22,9 @@ from .statistics import TensorStatistics
 __all__ = ["ENOUGH", "Calibration", "batch_size", "calibrate", "calibration_bar", "measure", "measure_peaks"]
 
 ENOUGH = 300  # the fewest images that the accuracy of INT8 was measured with
-# of one batch: two images of 299x299. With every activation of Xception an output (226 MB an image) batches of 2, 4 and
-# 8 took 0.38, 0.44 and 0.62 s an image and 1.5, 2.6 and 4.8 GB: memory that is mapped anew each time is slow
+# the pixels of one batch: two images of 299x299. With every activation of Xception an output (226 MB an image),
+# batches of 2, 4 and 8 took 0.38, 0.44 and 0.62 s an image and 1.5, 2.6 and 4.8 GB: memory that is mapped anew each
+# time is slow
 PIXELS = 2 * 299 * 299
 
 
@@ -32,13 +33,13 @@ class Calibration:
     """Statistics of every tensor of a graph, and where they come from.
 
     Attributes:
-        statistics: by tensor name.
-        binding: what they were measured on.
-        images: how many were measured.
-        reused: they were in the file already.
+        statistics: the statistics by the tensor's name.
+        binding: what the statistics were measured on.
+        images: how many images were measured.
+        reused: whether the statistics were in the file already.
         reason: a sentence for the report: what was reused, or why it was measured (again).
         skipped: images that could not be read, with the reasons.
-        warnings: for the user.
+        warnings: sentences for the user.
     """
 
     statistics: dict[str, TensorStatistics]
@@ -61,17 +62,18 @@ def calibrate(
     threads: int | None = None,
     on_batch: Callable[[int], None] | None = None,
 ) -> Calibration:
-    """The statistics of a graph's inputs and outputs: from ``path`` where they are the same, else measured and saved.
+    """Read the statistics of a graph's inputs and outputs from ``path`` if they still hold, else measure and save them.
 
     Args:
-        graph: ONNX file or its bytes; what is to be measured inside it is among its outputs.
-        images: from ``choose_images``.
-        spec: whose preprocessing.
-        weights: SHA-256 of the Keras weights.
-        path: the file that keeps them, ``ranges.npz``.
-        batch: images a run, whose measured tensors are all in memory at once; by default 1 to 8 by the images' size.
-        threads: of ONNX Runtime.
-        on_batch: told after each batch how many images it had (see ``calibration_bar``).
+        graph: an ONNX file or its bytes, whose outputs include every tensor to be measured.
+        images: the images that ``choose_images`` chose.
+        spec: says how the images are preprocessed.
+        weights: the SHA-256 of the Keras weights.
+        path: the file that keeps the statistics, ``ranges.npz``.
+        batch: the number of images in each run, whose measured tensors are all in memory at once; by default 1 to 8,
+            by the images' size.
+        threads: how many threads ONNX Runtime may use.
+        on_batch: called after each batch with its number of images (see ``calibration_bar``).
 
     Raises:
         CalibrationError: no image can be read, or an activation is not finite.
@@ -105,7 +107,7 @@ def measure(
     threads: int | None = None,
     on_batch: Callable[[int], None] | None = None,
 ) -> Measured:
-    """Run a graph over images and measure its inputs and outputs; arguments and errors as in ``calibrate``."""
+    """Run a graph over images and measure its inputs and outputs; arguments and errors are those of ``calibrate``."""
     skipped: list[str] = []
     batch = batch or batch_size(spec)
     with TensorSession(graph, threads=threads) as session:
@@ -128,22 +130,22 @@ def measure_peaks(
     threads: int | None = None,
     on_batch: Callable[[int], None] | None = None,
 ) -> dict[str, float]:
-    """The largest |activation| of each of a graph's outputs over images; arguments and errors as in ``calibrate``."""
+    """Return the largest |value| of each output of a graph over images; arguments and errors are ``calibrate``'s."""
     with TensorSession(graph, threads=threads) as session:
         batches = read_batches(paths, spec, batch=batch or batch_size(spec), on_skip=lambda _: None)
         return collect_peaks(session, batches, on_batch=on_batch)
 
 
 def batch_size(spec: ModelSpec) -> int:
-    """Images a run, so that all measured tensors of one batch take some hundreds of MB."""
+    """Return how many images make a batch whose measured tensors together take some hundreds of MB: 1 to 8."""
     return max(1, min(BATCH, PIXELS // spec.image_size**2))
 
 
 @contextlib.contextmanager
 def calibration_bar(images: int) -> Iterator[Callable[[int], None]]:
-    """A progress bar on stderr, gone when it ends; gives what ``on_batch`` is to be."""
+    """Show a progress bar on stderr while the block runs; the block gets the function to pass as ``on_batch``."""
     bar = progress(unit="images", transient=True)
-    bar.disable = not status.is_terminal  # rich would leave an empty line in a log
+    bar.disable = not status.is_terminal  # where stderr is no terminal, rich would leave an empty line in the log
     with bar:
         task = bar.add_task("calibration", total=images)
         yield lambda count: bar.advance(task, count)

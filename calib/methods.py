@@ -1,4 +1,4 @@
-"""From a tensor's statistics to the range that INT8 covers: min-max, entropy or percentile.
+"""Chooses the range that INT8 covers from a tensor's statistics: by min-max, entropy or percentile.
 
 Min-max keeps every value; the other two clip outliers so that the rest gets finer steps. Entropy is the search of
 S. Migacz, "8-bit inference with TensorRT" (NVIDIA, GTC 2017), as TensorRT, ONNX Runtime and pytorch-quantization have
@@ -21,15 +21,15 @@ Method = Literal["minmax", "entropy", "percentile"]
 METHODS: tuple[Method, ...] = ("minmax", "entropy", "percentile")
 
 PERCENTILE = 99.9995
-# the narrowest range: 127 steps of FP16's smallest number; a tensor that is always zero gets this
+# the narrowest range is 127 steps of FP16's smallest number; a tensor that is always zero gets this one
 MINIMUM = 127 * 2.0**-24
-LEVELS = 128  # of |x| in signed 8 bits; unsigned values have twice as many
+LEVELS = 128  # steps of |x| in signed 8 bits; unsigned values have twice as many
 
 Array = npt.NDArray[np.float64]
 
 
 class Range(NamedTuple):
-    """What a quantized tensor covers: low <= 0 <= high, low < high."""
+    """The values that a quantized tensor covers: low <= 0 <= high, low < high."""
 
     low: float
     high: float
@@ -43,15 +43,16 @@ def choose_range(
     bounds: tuple[float, float] | None = None,
     percentile: float = PERCENTILE,
 ) -> Range:
-    """The range of one tensor. It contains 0, is at least ``MINIMUM`` wide, and lies within what was measured.
+    """Choose the range of one tensor; it contains 0, is at least ``MINIMUM`` wide, and lies within what was measured.
 
     Args:
-        statistics: of the tensor.
+        statistics: the tensor's statistics.
         method: how values far from the others are treated.
-        symmetric: -low = high, for signed INT8 with no zero point; else each end by itself, for uint8.
-        bounds: what the tensor can't exceed by its mathematics, (-1, 1) behind tanh; they cap the range and never
-            widen it.
-        percentile: for that method, the share of values inside the range, %.
+        symmetric: whether -low = high, for signed INT8 with no zero point; else each end is chosen by itself, for
+            uint8.
+        bounds: the values that the tensor can't exceed by its mathematics, (-1, 1) behind tanh; they cap the range and
+            never widen it.
+        percentile: the share of the values inside the range, %, for the method of that name.
 
     Raises:
         CalibrationError: no value was measured, or the bounds do not contain 0.
@@ -101,13 +102,13 @@ def _proper(low: float, high: float, symmetric: bool) -> Range:
 
 
 def _quantile(histogram: npt.NDArray[np.int64], start: float, end: float, share: float) -> float:
-    """The value below which ``share`` of all lie, as if they were spread evenly within each bin."""
+    """Return the value below which ``share`` of all values lie, as if they were spread evenly within each bin."""
     cumulative = np.concatenate([[0], np.cumsum(histogram)]) / histogram.sum()
     return float(np.interp(share, cumulative, np.linspace(start, end, len(histogram) + 1)))
 
 
 def entropy_threshold(statistics: TensorStatistics, levels: int = LEVELS) -> float:
-    """The |value| at which to clip so that the quantized distribution has the least KL divergence from the true one.
+    """Find the |value| to clip at, so that the quantized distribution diverges least (KL) from the true one.
 
     For each number of bins i the distribution P is the first i bins of |x| with all that lies beyond added to the
     last; Q is the first i bins merged to ``levels`` of equal width, each spread evenly over its bins that are not
@@ -115,7 +116,7 @@ def entropy_threshold(statistics: TensorStatistics, levels: int = LEVELS) -> flo
     else the zeros behind a ReLU would decide.
 
     Returns:
-        The upper edge of the best i bins; that of the last occupied bin where there are no more than ``levels``.
+        The upper edge of the best i bins; where no more than ``levels`` are occupied, the edge of the last of these.
     """
     counts = statistics.magnitudes.astype(np.float64)
     occupied = int(np.flatnonzero(counts)[-1]) + 1
@@ -130,7 +131,7 @@ def entropy_threshold(statistics: TensorStatistics, levels: int = LEVELS) -> flo
 
 
 def _divergences(counts: Array, candidates: npt.NDArray[np.int64], levels: int) -> Array:
-    """KL(P || Q) for each number of bins in ``candidates``, all at once, from cumulative sums; up to a constant factor.
+    """Compute KL(P || Q), up to a constant factor, for each number of bins in ``candidates``, from cumulative sums.
 
     sum P log(P / Q) over the bins splits into sum P log P, a cumulative sum, and sum P log Q, where Q is one value for
     each level.
@@ -149,7 +150,7 @@ def _divergences(counts: Array, candidates: npt.NDArray[np.int64], levels: int) 
     with np.errstate(divide="ignore"):
         normalize = total * (np.log(inside) - np.log(total))  # no mass inside: -inf, made infinite below
     divergences = own - (mass * log_q).sum(axis=1) - beyond * log_q[:, -1] + normalize
-    # P has mass where Q has none: infinitely far
+    # where P has mass and Q has none, the divergence is infinite
     return np.where((beyond > 0) & (last == 0) | (inside == 0), np.inf, divergences)
 
 

@@ -1,4 +1,4 @@
-"""How the inputs of matrix products vary together: by which their weights are rounded."""
+"""Measures how the inputs of matrix products vary together; their weights are rounded by it."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ def second_moments(
     threads: int | None = None,
     on_batch: Callable[[int], None] | None = None,
 ) -> dict[str, Float32]:
-    """The mean of x xᵀ over images (and timesteps), (F, F), of every output (…, F) of a graph.
+    """Measure the mean of x xᵀ over images (and timesteps), (F, F) float32, of every output (…, F) of a graph.
 
     Args:
-        graph: ONNX file or its bytes.
+        graph: an ONNX file or its bytes.
         paths: image files; those that can't be read are passed over.
-        spec: whose preprocessing.
-        batch: images a run.
-        threads: of ONNX Runtime.
-        on_batch: told after each batch how many images it had.
+        spec: says how the images are preprocessed.
+        batch: the number of images in each run.
+        threads: how many threads ONNX Runtime may use.
+        on_batch: called after each batch with its number of images.
 
     Raises:
         CalibrationError: an output is not finite.

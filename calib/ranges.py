@@ -1,8 +1,8 @@
-"""Measured statistics in a file, and what they are bound to: reused for that, and measured again for anything else.
+"""Keeps measured statistics in a file with what they were measured on; for anything else they are measured again.
 
-One npz: ``record`` (JSON: format, binding, names, images), ``histograms`` (K, 4096) int64, ``counts`` (K,) int64,
-``figures`` (K, 4) float64: low, high, sum of squares, radius. It holds statistics and not ranges, so that every method
-can be derived from one measurement.
+The file is one npz: ``record`` (JSON: format, binding, names, images), ``histograms`` (K, 4096) int64, ``counts`` (K,)
+int64, ``figures`` (K, 4) float64: low, high, sum of squares, radius. It holds statistics and not ranges, so that
+every method can be derived from one measurement.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from .statistics import BINS, TensorStatistics
 __all__ = ["Binding", "Measured", "images_hash", "load_if_same", "save"]
 
 FORMAT = 1
-MAX_BYTES = 2**28  # unpacked; 33 KiB a tensor: 8,000 tensors
+MAX_BYTES = 2**28  # of the unpacked file; at 33 KiB a tensor it holds 8,000 tensors
 # what NumPy, zipfile and zlib raise for damaged bytes; SyntaxError and TokenError: for a damaged array header
 FAULTS = (
     *(ValueError, LookupError, TypeError, EOFError, RuntimeError, MemoryError, SyntaxError, tokenize.TokenError),
@@ -39,10 +39,10 @@ class Binding:
     """What statistics were measured on; all are SHA-256.
 
     Attributes:
-        weights: of the Keras weights.
-        images: of the images' contents (see ``images_hash``).
-        preprocessing: ``runtime.preprocess.contract_hash``.
-        graph: of the measured graph's bytes, which hold the names of its outputs.
+        weights: the hash of the Keras weights.
+        images: the hash of the images' contents (see ``images_hash``).
+        preprocessing: the hash of the preprocessing, ``runtime.preprocess.contract_hash``.
+        graph: the hash of the measured graph's bytes, which hold the names of its outputs.
     """
 
     weights: str
@@ -60,15 +60,15 @@ class Measured(NamedTuple):
 
 
 def images_hash(sha256s: Iterable[str]) -> str:
-    """One hash of many images' contents; their order and names do not count, as statistics don't depend on them."""
+    """Hash many images' contents as one; their order and names do not count, as statistics don't depend on them."""
     return hashlib.sha256("\n".join(sorted(sha256s)).encode()).hexdigest()
 
 
 def save(path: Path, measured: Measured, binding: Binding) -> None:
-    """Write the file: the old one stays until the new one is whole.
+    """Write statistics and their binding to ``path``; an older file stays until the new one is whole.
 
     Raises:
-        OSError: it can't be written.
+        OSError: the file can't be written.
     """
     items = list(measured.statistics.values())
     record = {
@@ -89,7 +89,7 @@ def save(path: Path, measured: Measured, binding: Binding) -> None:
 
 
 def load_if_same(path: Path, binding: Binding) -> tuple[Measured | None, str]:
-    """What was measured, if it was measured on exactly this.
+    """Read the statistics of a file, if they were measured on exactly what ``binding`` says.
 
     Returns:
         The statistics, or None; and a sentence for the report: what was reused, or why it has to be measured again.

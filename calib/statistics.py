@@ -1,4 +1,4 @@
-"""What is kept of a tensor's values, however many there are: extremes, sum of squares, histogram.
+"""TensorStatistics: extremes, sum of squares and histogram of a tensor's values, however many there are.
 
 Measured with OpenCV 5 on activations of Xception: 1.2 to 2.1 ns a value in all, the slower end where half the values
 are one and the same, as behind a ReLU; up to 4 ns with other work on every core. ``numpy.bincount`` in place of
@@ -19,8 +19,8 @@ from ..runtime.opencv import cv2
 __all__ = ["BINS", "SMALLEST_RADIUS", "TensorStatistics", "require_finite"]
 
 BINS = 4096
-BLOCK = 2**16  # values: 256 KiB and its indices stay in the L2 cache, and OpenCV's table of 2^16 entries pays off
-SMALLEST_RADIUS = 2.0**-20  # no value of a sound network is told from zero here
+BLOCK = 2**16  # values: their 256 KiB and indices stay in the L2 cache, and OpenCV's table of 2^16 entries pays off
+SMALLEST_RADIUS = 2.0**-20  # a tensor of a sound network whose values are all below this is as good as zero
 
 Counts = npt.NDArray[np.int64]
 
@@ -29,11 +29,11 @@ class TensorStatistics:
     """Statistics of one tensor over all values of all images, in one pass and constant memory (33 KiB).
 
     Attributes:
-        name: the tensor's.
-        count: number of values.
-        low: smallest value; infinity before the first.
-        high: largest value; minus infinity before the first.
-        square_sum: sum of the squares.
+        name: the tensor's name.
+        count: the number of values.
+        low: the smallest value; infinity before the first.
+        high: the largest value; minus infinity before the first.
+        square_sum: the sum of the values' squares.
         radius: R, a power of two above every |value|.
         histogram: (4096,) int64 over [-R, R): bin k counts values from (k - 2048) R / 2048 to that of k + 1. A value
             within 2^-12 of a bin's width from its edge may be counted on the other side.
@@ -52,17 +52,17 @@ class TensorStatistics:
 
     @property
     def peak(self) -> float:
-        """Largest |value|; 0 before the first."""
+        """The largest |value|; 0 before the first."""
         return max(-self.low, self.high, 0.0)
 
     @property
     def rms(self) -> float:
-        """Root of the mean square; 0 before the first value."""
+        """The root of the mean square; 0 before the first value."""
         return math.sqrt(self.square_sum / self.count) if self.count else 0.0
 
     @property
     def magnitudes(self) -> Counts:
-        """Histogram of the |values|: (2048,) int64 over [0, R)."""
+        """The histogram of the |values|: (2048,) int64 over [0, R)."""
         half = BINS // 2
         return self.histogram[half:] + self.histogram[:half][::-1]
 
@@ -70,10 +70,11 @@ class TensorStatistics:
         """Add the values of one batch.
 
         Args:
-            values: floating point, of any shape.
+            values: floating-point numbers, of any shape.
 
         Raises:
-            CalibrationError: a value is not finite, or they are not floating point; nothing of use is left in here.
+            CalibrationError: a value is not finite, or the dtype is not floating point; these statistics are then of
+                no use any more.
         """
         if not np.issubdtype(values.dtype, np.floating):
             raise CalibrationError(f"tensor {self.name!r}: expected floating-point values, found {values.dtype}")
@@ -84,7 +85,7 @@ class TensorStatistics:
         for start in range(0, flat.size, BLOCK):
             block = flat[start : start + BLOCK]
             self._extremes(block)
-            self.square_sum += cv2.norm(block.reshape(1, -1), cv2.NORM_L2SQR)  # sums in double
+            self.square_sum += cv2.norm(block.reshape(1, -1), cv2.NORM_L2SQR)  # OpenCV sums in float64
             self._count(block, scaled[: block.size], indices[: block.size])
             self.count += block.size
 
@@ -109,7 +110,7 @@ class TensorStatistics:
         np.multiply(block, np.float32(BINS / 2 / self.radius), out=scaled)  # a power of two: exact
         np.add(scaled, np.float32(BINS / 2), out=scaled)
         np.copyto(indices, scaled, casting="unsafe")
-        # one bin more: the largest values below R round to it
+        # one bin more than is kept: the largest values below R round up into it
         counts = cv2.calcHist([indices.reshape(1, -1)], [0], None, [BINS + 1], [0, BINS + 1])
         whole = np.asarray(counts).reshape(-1).astype(np.int64)  # (BINS, 1) before OpenCV 5
         whole[BINS - 1] += whole[BINS]
@@ -117,10 +118,10 @@ class TensorStatistics:
 
 
 def require_finite(name: str, value: float) -> float:
-    """A value of a tensor, or the sum of two; where it is not finite, one of them was not.
+    """Return a tensor's value, or the sum of two, if it is finite; a sum that is not shows that one of the two was not.
 
     Raises:
-        CalibrationError: NaN or infinity.
+        CalibrationError: the value is NaN or infinity.
     """
     if not math.isfinite(value):
         raise CalibrationError(

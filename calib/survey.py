@@ -1,4 +1,4 @@
-"""A first look at a graph's activations: their size and RMS, and the peak of each channel."""
+"""Takes a first look at a graph's activations: their statistics, and the peak and mean of each channel."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from .statistics import TensorStatistics
 
 __all__ = ["SURVEYED", "Survey", "survey"]
 
-SURVEYED = 100  # images: peaks of channels and RMS are settled by then, ranges are not
+SURVEYED = 100  # images: so many settle the channels' peaks and the RMS, but not the ranges
 
 Float32 = npt.NDArray[np.float32]
 Float64 = npt.NDArray[np.float64]
@@ -29,9 +29,9 @@ class Survey:
     """What ``survey`` measured.
 
     Attributes:
-        statistics: of every output of the graph, by name.
-        channel_peaks: the largest |value| of each channel, (C,) float32, of the tensors that were asked for.
-        channel_means: the mean of each channel, (C,) float64, likewise.
+        statistics: the statistics of every output of the graph, by its name.
+        channel_peaks: the largest |value| of each channel, (C,) float32, by the name of each tensor asked for.
+        channel_means: the mean of each channel, (C,) float64, by the same names.
     """
 
     statistics: dict[str, TensorStatistics]
@@ -48,15 +48,15 @@ def survey(
     threads: int | None = None,
     on_batch: Callable[[int], None] | None = None,
 ) -> Survey:
-    """Run a graph over images, one batch at a time.
+    """Run a graph over images, one batch at a time, and measure its outputs.
 
     Args:
-        graph: ONNX file or its bytes; what is to be measured inside it is among its outputs.
+        graph: an ONNX file or its bytes, whose outputs include every tensor to be measured.
         paths: image files; those that can't be read are passed over.
-        spec: whose preprocessing.
+        spec: says how the images are preprocessed.
         channels: outputs (N, C, …) whose channels are measured one by one.
-        threads: of ONNX Runtime.
-        on_batch: told after each batch how many images it had.
+        threads: how many threads ONNX Runtime may use.
+        on_batch: called after each batch with its number of images.
 
     Raises:
         CalibrationError: no image can be read, or an activation is not finite.

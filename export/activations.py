@@ -1,4 +1,4 @@
-"""What FP16 can hold: the largest |activation| of every tensor, and what follows from it.
+"""Decides what FP16 can hold, from the largest |activation| of every tensor.
 
 ONNX Runtime on a CPU does not show an overflow, so nothing is learnt from running the FP16 graph there: the FP32 graph
 is measured, and the precision of each layer decided from that.
@@ -14,15 +14,17 @@ from .graphs.typed import FP16_MAX
 
 __all__ = ["FP16_WARNING", "Activations"]
 
-FP16_WARNING = 16_000.0  # two bits below the end: a brighter scene than any that was measured may double a value
+FP16_WARNING = 16_000.0  # two bits below FP16's end: a brighter scene than any that was measured may double a value
 SHOWN = 5
 
 
 @dataclass(frozen=True)
 class Activations:
-    """The largest |activation| of each tensor that FP16 would hold, by its name.
+    """The largest |activation| of each tensor that FP16 would hold.
 
-    ``constants``: largest |value| of the weights beyond FP16, by the tensor that their layer makes.
+    Attributes:
+        largest: the largest |activation|, by the tensor's name.
+        constants: the largest |value| of the weights beyond FP16's range, by the tensor that their layer makes.
     """
 
     largest: Mapping[str, float]
@@ -30,7 +32,7 @@ class Activations:
 
     @classmethod
     def of(cls, measured: Iterable[Mapping[str, float]], constants: Mapping[str, float] | None = None) -> Activations:
-        """Join the peaks over several sets of images."""
+        """Join the peaks that were measured over several sets of images; the larger one of each tensor counts."""
         largest: dict[str, float] = {}
         for peaks in measured:
             for name, peak in peaks.items():
@@ -40,13 +42,13 @@ class Activations:
 
     @property
     def wide(self) -> frozenset[str]:
-        """The tensors that stay in FP32."""
+        """The names of the tensors that stay in FP32."""
         beyond = {name for name, value in self.largest.items() if not value <= FP16_MAX}
         return frozenset(beyond | self.constants.keys())
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """For the report: what stays in FP32, and what comes near the end of FP16."""
+        """Sentences for the report that name what stays in FP32 and what comes near the end of FP16's range."""
         lines = []
         if self.wide:
             found = {name: max(self.constants.get(name, 0.0), self.largest.get(name, 0.0)) for name in self.wide}

@@ -1,7 +1,7 @@
 """Writes a bundle so that whoever looks sees the old one or the new one, whenever the writer is killed.
 
 Files are named by their hash and written first, each whole; replacing ``manifest.json`` is the one commit point; what
-no manifest refers to is swept then, or at the next start. One export at a time: a lock file beside the bundle.
+no manifest refers to is swept then, or at the next start. A lock file beside the bundle admits one export at a time.
 """
 
 from __future__ import annotations
@@ -34,14 +34,14 @@ NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 class BundleWriter:
     """A bundle's folder, locked for one export: ``add`` files, then ``commit`` a manifest that refers to them.
 
-    A context manager. Leaving it without a commit leaves the bundle as it was, and nothing beside it.
+    It is a context manager. Leaving it without a commit leaves the bundle as it was, and nothing beside it.
 
     Args:
-        path: the folder; made if it is not there.
+        path: the bundle's folder; it is made if it is not there.
         on_wait: called once if another export holds the lock, before waiting for it.
 
     Raises:
-        BundleError: no right to write, or a folder with other things than a bundle in it.
+        BundleError: the folder can't be written to, or holds other things than a bundle.
     """
 
     def __init__(self, path: Path, on_wait: Callable[[], object] = lambda: None) -> None:
@@ -65,17 +65,17 @@ class BundleWriter:
             self.sweep()
 
     def current(self) -> Bundle | None:
-        """The bundle that is there now; None where there is none, or one that can't be used any more."""
+        """Open the bundle that is in the folder now; None where there is none, or one that can't be used any more."""
         try:
             return Bundle.open(self.path) if (self.path / MANIFEST).exists() else None
         except BundleError:
             return None
 
     def add(self, folder: str, suffix: str, data: bytes) -> FileRecord:
-        """Write a file under its hash, ``folder/SHA256.suffix``; one that is there and whole stays.
+        """Write a file under its hash, ``folder/SHA256.suffix``; a file that is already there and whole stays.
 
         Raises:
-            BundleError: no room, or no right to write.
+            BundleError: there is no room, or no right to write.
         """
         digest = hashlib.sha256(data).hexdigest()
         record = FileRecord(path=f"{folder}/{digest}.{suffix}", size=len(data), sha256=digest)
@@ -90,7 +90,7 @@ class BundleWriter:
         """Make ``manifest`` the bundle's: the one moment at which the old bundle becomes the new one.
 
         Raises:
-            BundleError: a file that it refers to is missing, no room, or no right to write.
+            BundleError: a file that it refers to is missing, or there is no room or no right to write.
         """
         missing = [path for path in manifest.files if not (self.path / path).is_file()]
         if missing:
@@ -108,7 +108,7 @@ class BundleWriter:
         Where the manifest can't be read nothing is removed: it might refer to anything.
 
         Raises:
-            BundleError: no right to remove them.
+            BundleError: there is no right to remove them.
         """
         manifest = self.path / MANIFEST
         try:
@@ -129,7 +129,7 @@ class BundleWriter:
                 yield from [file for file in folder.iterdir() if OURS.fullmatch(file.name)]
 
     def _refuse_foreign(self) -> None:
-        """A folder that is no bundle and holds something else is not to become one: it may be a mistyped --out."""
+        """Refuse a folder that is no bundle and holds something else: it may be a mistyped --out."""
         if self.path.is_dir() and not (self.path / MANIFEST).exists():
             foreign = [f.name for f in self.path.iterdir() if f.name not in FOLDERS and not OURS.fullmatch(f.name)]
             if foreign:
@@ -182,7 +182,7 @@ def _lock_file(bundle: Path) -> IO[bytes]:
 
 
 def _holds(path: Path, record: FileRecord) -> bool:
-    """Whether a file is there with the bytes that its name promises."""
+    """Tell whether a file is there with the bytes that its name promises."""
     if not path.is_file() or path.is_symlink() or path.stat().st_size != record.size:
         return False
     return file_sha256(path) == record.sha256

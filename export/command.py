@@ -135,7 +135,7 @@ def export(
 
 
 def start_tensorflow(steps: Steps) -> None:
-    """Import TensorFlow for the CPU."""
+    """Import TensorFlow and let it see the CPU alone."""
     with steps.step("start TensorFlow"):
         import_tensorflow()
         import tensorflow as tf  # noqa: PLC0415  # seconds: --help and wrong usage should not wait for it
@@ -167,7 +167,7 @@ def rank(request: ExportRequest, steps: Steps) -> None:
 
 
 def written(result: ExportResult) -> list[Variant]:
-    """The variants that the export wrote."""
+    """Return the variants of the bundle that this export wrote."""
     variants = result.manifest.variants if result.manifest else ()
     return [item for item in variants if item.name in result.written]
 
@@ -208,5 +208,5 @@ def _say(text: str) -> None:
 
 
 def main() -> None:
-    """Entry point of ``hybrid-export``."""
+    """Run ``hybrid-export``: the entry point of the command."""
     terminal.main(terminal.make_app(export))

@@ -1,4 +1,4 @@
-"""What a graph must compute and move at least, read off the graph: products by branch, weights, activations.
+"""Reads off a graph what it must compute and move at least: products by branch, weights, activations.
 
 What an engine fuses into its neighbours (a bias, an activation function, quantization, a change of layout) costs
 nothing here. What is left, convolutions, matrix products, LSTMs and poolings, reads tensors and writes one, and these
@@ -27,12 +27,12 @@ HEAVY = ("Conv", "LSTM", *PRODUCTS, "MaxPool", "GlobalAveragePool")
 FORMS = ("Cast", "DequantizeLinear", "Expand", "QuantizeLinear")
 FUSED = (*FORMS, "Add", "LeakyRelu", "Mul", "Relu", "Reshape", "Squeeze", "Transpose")
 ARITHMETIC: dict[str, Arithmetic] = {"FP32": "fp32", "FP16": "fp16", "INT8": "int8"}
-RECURRENT_INPUT = 2  # of an LSTM operator: X, W, R, B, and states
-NEAR = 2**16  # bytes: smaller constants, such as scales, stay in the nearest cache after they were read once
+RECURRENT_INPUT = 2  # the place of R among an LSTM operator's inputs: X, W, R, B, and states
+NEAR = 2**16  # bytes; smaller constants, such as scales, stay in the nearest cache after they were read once
 
 
 def measure_cost(model: onnx.ModelProto) -> Cost:
-    """The cost of a graph that the exporter wrote, in FP32, FP16 or INT8 for any target.
+    """Measure the cost for one image of a graph that the exporter wrote, in FP32, FP16 or INT8 for any target.
 
     Raises:
         ConversionError: the shape of a tensor can't be inferred.
@@ -43,7 +43,7 @@ def measure_cost(model: onnx.ModelProto) -> Cost:
 
 
 class _Graph:
-    """A graph with what is known of its tensors."""
+    """A graph with the shapes, makers and takers of its tensors."""
 
     def __init__(self, model: onnx.ModelProto) -> None:
         nodes = model.graph.node
@@ -57,7 +57,7 @@ class _Graph:
         self._reads = self._count_reads()
 
     def branch(self, name: str) -> BranchCost:
-        """What the nodes of one branch cost: ``cnn``, ``rnn`` or ``head``."""
+        """Add up what the nodes of one branch cost: ``cnn``, ``rnn`` or ``head``."""
         macs = Counter[Arithmetic]()
         for node in self.heavy:
             if branch_of(node.name) == name and node.name in self._arithmetic:
@@ -67,7 +67,7 @@ class _Graph:
         return BranchCost(dict(macs), tuple(self._weights(name)), activations)
 
     def _macs(self, node: onnx.NodeProto) -> int:
-        """Multiply-accumulates for one image."""
+        """Count a node's multiply-accumulates for one image."""
         weight = self._shapes[node.input[1]].dims
         if node.op_type == "LSTM":  # X (T, 1, I), W (1, 4H, I), R (1, 4H, H)
             steps = self._shapes[node.input[0]].dims[0]
@@ -79,7 +79,7 @@ class _Graph:
         return values * self._shapes[node.input[0]].dims[-1]
 
     def _count_reads(self) -> Counter[tuple[str, str]]:
-        """How often a batch reads each constant, by branch and name; what several branches take is the first's."""
+        """Count how often a batch reads each constant, by branch and name; one that several take is the first's."""
         homes: dict[str, str] = {}
         reads = Counter[tuple[str, str]]()
         for node in self._nodes:
@@ -91,7 +91,7 @@ class _Graph:
         return reads
 
     def _steps(self, node: onnx.NodeProto) -> int:
-        """How often a node reads its third input: an LSTM its recurrent weights at each step but the first."""
+        """Count how often a node reads its third input: an LSTM reads R at each step but the first."""
         return max(1, self._shapes[node.input[0]].dims[0] - 1) if node.op_type == "LSTM" else 1
 
     def _weights(self, branch: str) -> Iterator[Moved]:
@@ -108,7 +108,7 @@ class _Graph:
             yield Moved(once, 1)
 
     def _moved(self, node: onnx.NodeProto) -> Iterator[int]:
-        """Bytes of each tensor that a node reads or writes."""
+        """Yield the bytes of each tensor that a node reads or writes."""
         tensors = [name for name in node.input if name and self._stored(name) not in self._constants]
         if node.op_type in HEAVY:
             yield from (self._shapes[name].size * self._read_width(name) for name in tensors)
@@ -117,7 +117,7 @@ class _Graph:
             yield min(self._shapes[name].size * self._read_width(name) for name in tensors)
 
     def _read_width(self, name: str) -> int:
-        """Bytes of a value in the narrowest form between what made a tensor and who takes it."""
+        """Return the bytes of a value in the narrowest form between what made a tensor and who takes it."""
         maker = self._makers.get(name)
         width = self._shapes[name].itemsize
         if maker is None or maker.op_type not in FUSED:
@@ -125,7 +125,7 @@ class _Graph:
         return min(width, self._read_width(maker.input[0]))
 
     def _written_width(self, name: str) -> int:
-        """Bytes of a value as it is stored for those who take it: the widest of what each of them needs."""
+        """Return the bytes of a value as it is stored for those who take it: the widest that one of them needs."""
         width = self._shapes[name].itemsize
         needed = (
             self._written_width(node.output[0]) if node.op_type in FUSED else width for node in self._takers[name]
@@ -133,7 +133,7 @@ class _Graph:
         return min(width, max(needed, default=width))
 
     def _stored(self, name: str) -> str:
-        """The constant that a constant is made from, or the tensor itself."""
+        """Return the name of the constant that a constant is made from, or of the tensor itself."""
         maker = self._makers.get(name)
         while maker is not None and maker.op_type in FORMS:
             name = maker.input[0]

@@ -1,4 +1,4 @@
-"""TensorRT engines of an exported bundle: for this machine, or ahead of time for desktop RTX cards. No TensorFlow."""
+"""Builds an exported bundle's TensorRT engines, for this machine or ahead for desktop RTX cards, without TensorFlow."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ class LocalEngine:
     """An engine for this machine.
 
     Attributes:
-        variant: the bundle's variant that it was built from.
-        path: its file in the cache.
-        size: bytes.
-        seconds: parsing and building, whenever that was.
-        built: now, or found in the cache.
+        variant: the name of the bundle's variant that it was built from.
+        path: the engine's file in the cache.
+        size: the size of the file, bytes.
+        seconds: how long parsing and building took, whenever that was.
+        built: whether it was built now; else it was found in the cache.
     """
 
     variant: str
@@ -41,12 +41,12 @@ class LocalEngine:
 
 @dataclass(frozen=True)
 class Engines:
-    """What ``build_engines`` left.
+    """The engines that ``build_engines`` built or found.
 
     Attributes:
-        local: engines for this machine, in the cache.
-        ahead: engines for desktop RTX cards, beside the bundle.
-        advice: one line, where none is for this machine: why, and what to run on the device.
+        local: the engines for this machine, in the cache.
+        ahead: the engines for desktop RTX cards, beside the bundle.
+        advice: where no engine is for this machine, one line that says why and what to run on the device.
     """
 
     local: tuple[LocalEngine, ...] = ()
@@ -66,14 +66,14 @@ def build_engines(
         path: the bundle, as ``Bundle.open`` takes it.
         architectures: desktop RTX cards to build for with TensorRT-RTX, from ``parse_architectures``; their engines are
             written to ``engines`` beside the bundle.
-        options: batch profile and workspace.
-        reporter: whom to tell meanwhile.
+        options: the batch profile and workspace of the engines.
+        reporter: is told what is being done.
 
     Raises:
-        BundleError: no bundle, a damaged one, or one without a TensorRT variant.
+        BundleError: there is no bundle, a damaged one, or one without a TensorRT variant.
         BackendUnavailableError: architectures were asked for, and TensorRT-RTX is not installed.
-        EngineError: one does not build; the others are built first.
-        Int8EngineError: a quantized one does not build; the others are built first.
+        EngineError: an engine does not build; the others are built first.
+        Int8EngineError: an INT8 engine does not build; the others are built first.
     """
     bundle = Bundle.open(path)
     options, reporter = options or EngineOptions(), reporter or Reporter()
@@ -91,7 +91,7 @@ def build_engines(
 def _build_ahead(
     bundle: Bundle, path: Path | None, architectures: Sequence[str], options: EngineOptions, reporter: Reporter
 ) -> list[RtxEngine]:
-    """One at a time beside a bundle: two would sweep each other's unfinished files."""
+    """Build engines for desktop cards under the bundle's lock: two exports would sweep each other's partial files."""
     home = _home(bundle, path)
     folder = home.parent / "engines"
     with locked(home, lambda: reporter.say("another export writes beside this bundle: waiting for it")):
@@ -101,7 +101,7 @@ def _build_ahead(
 
 
 def _build_local(bundle: Bundle, options: EngineOptions, place: Place) -> list[LocalEngine]:
-    """All that build; then the first error, if there was one."""
+    """Build every TensorRT variant that builds; then raise the worst error, if there was one."""
     engines, errors = [], []
     for variant in bundle.manifest.variants:
         if variant.target != "tensorrt":
@@ -120,12 +120,12 @@ def _build_local(bundle: Bundle, options: EngineOptions, place: Place) -> list[L
 
 
 def _worst(errors: Sequence[HybridEdgeError]) -> HybridEdgeError:
-    """A fault before a gate's refusal, for which there is another precision."""
+    """Choose the error to raise: the first that is no INT8 refusal, since that one leaves other precisions to use."""
     return next((error for error in errors if not isinstance(error, Int8EngineError)), errors[0])
 
 
 def _home(bundle: Bundle, path: Path | None) -> Path:
-    """The bundle's folder or its tar: ``engines`` lies beside it."""
+    """Return the bundle's folder or its tar: ``engines`` lies beside it."""
     return path.resolve() if path is not None and path.is_file() and path.suffix == ".tar" else bundle.root
 
 

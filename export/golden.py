@@ -1,4 +1,4 @@
-"""Golden examples: real images with their tensors, by which a device checks itself."""
+"""Makes and keeps golden examples: real images with their tensors, by which a device checks itself."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ __all__ = ["Golden", "add_arrays", "golden_outputs", "keep_golden", "make_golden
 
 Tensor = npt.NDArray[np.float32]
 
-BATCH = 8  # as the device's check runs them
+BATCH = 8  # the device's check runs the examples in the same batches
 LONGEST_SIDE = 1024  # pixels; a telephone's photograph would take 30 MB as PNG
-COMPRESSION = 6  # of PNG; 9 takes five times as long for 2 %
+COMPRESSION = 6  # PNG's level; 9 takes five times as long to save 2 %
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,8 +33,8 @@ class Golden:
     """A bundle's golden examples.
 
     Attributes:
-        record: for the manifest.
-        tensors: the inputs, (G, ...) float32 each, that preprocessing makes of them.
+        record: the examples' files and labels, for the manifest.
+        tensors: the inputs, (G, ...) float32 each, that preprocessing makes of the G images.
         kept: the variants of the bundle so far that were run on these same examples and stay.
     """
 
@@ -44,14 +44,14 @@ class Golden:
 
 
 def keep_golden(writer: BundleWriter, weights: str, spec: ModelSpec) -> Golden | None:
-    """The golden examples of the bundle that is there, if it holds the same model (weights, spec and preprocessing).
+    """Read the golden examples of the bundle that is there, if its weights, spec and preprocessing are the model's.
 
-    Its variants stay, but for those whose file is damaged.
+    Its variants stay, but for those whose file is damaged. Where there is nothing to keep, the result is None.
 
     Args:
-        writer: of the bundle.
-        weights: SHA-256 of the model's weights.
-        spec: of the model.
+        writer: the writer of the bundle.
+        weights: the SHA-256 of the model's weights.
+        spec: the model's spec.
     """
     current = writer.current()
     if current is None or current.manifest.weights_sha256 != weights or current.manifest.spec != spec:
@@ -70,7 +70,7 @@ def make_golden(writer: BundleWriter, images: Sequence[LabelledImage], spec: Mod
     """Write images losslessly as PNG, at most 1024 pixels a side, and the tensors that a device will make of them.
 
     Raises:
-        ImageError: one can't be read.
+        ImageError: an image can't be read.
         BundleError: the bundle can't be written.
     """
     files = [_encode(read_image(image.path)) for image in images]
@@ -83,7 +83,7 @@ def make_golden(writer: BundleWriter, images: Sequence[LabelledImage], spec: Mod
 
 
 def golden_outputs(backend: Backend, golden: Golden) -> dict[str, Tensor]:
-    """What a loaded variant gives for the examples: ``logits`` and ``probabilities``, (G, C) float32 each."""
+    """Run a loaded variant on the examples and return its ``logits`` and ``probabilities``, (G, C) float32 each."""
     count = len(golden.record.images)
     outputs = [
         backend.run({name: tensor[start : start + BATCH] for name, tensor in golden.tensors.items()})

@@ -1,4 +1,4 @@
-"""Which real images an export is proven on."""
+"""Finds the real images that an export is proven on."""
 
 from __future__ import annotations
 
@@ -16,15 +16,18 @@ from ..train.run_folder import RunFolder
 
 __all__ = ["MINIMUM", "ChosenImages", "choose_images", "folder_images", "run_images"]
 
-MINIMUM = 8  # golden examples of a bundle, and the largest batch that a gate compares
-SUBSTITUTE = 32  # images in all where a run validated on fewer than these: thousands of training images prove no more
+MINIMUM = 8  # a bundle has so many golden examples, and a gate's largest batch so many images
+SUBSTITUTE = 32  # images in all, if a run validated on fewer than MINIMUM: thousands of training images prove no more
 
 
 @dataclass(frozen=True)
 class ChosenImages:
-    """Images, one class after the other in turn, the first 8 of them readable; and those passed over, with the reasons.
+    """The images to prove an export on, and the reasons for those passed over.
 
-    The others are read when they are run, and passed over then: there may be thousands.
+    Attributes:
+        images: the images, the classes taking turns. The first 8 could be read; as there may be thousands, the others
+            are read only when they are run, and passed over then.
+        skipped: the reason for each image that was passed over.
     """
 
     images: tuple[LabelledImage, ...]
@@ -32,7 +35,7 @@ class ChosenImages:
 
 
 def run_images(run: RunFolder) -> list[LabelledImage]:
-    """The validation images of a run, and after them some of its training images where it validated on fewer than 8.
+    """List a run's validation images, and where these are fewer than 8, some of its training images after them.
 
     Raises:
         DataError: the run has no list of validation images, or it is damaged.
@@ -45,18 +48,18 @@ def run_images(run: RunFolder) -> list[LabelledImage]:
 
 
 def folder_images(folder: Path, option: str = "--images", *, prefer: str = "val") -> list[LabelledImage]:
-    """The images of a folder: class folders, a data set's ``val/`` or ``train/``, or images as they lie.
+    """List the images of a folder: of class folders, of a data set's ``val/`` or ``train/``, or directly in it.
 
     Images outside class folders have an empty label.
 
     Args:
-        folder: where they are.
-        option: that named the folder, for messages.
-        prefer: which part of a data set: ``val`` (else ``train``), or ``train``.
+        folder: the folder of the images.
+        option: the command's option that named the folder, for messages.
+        prefer: which part of a data set to take: ``val`` (``train`` where there is none), or ``train``.
 
     Raises:
-        UsageError: no such folder.
-        DataError: no images in it.
+        UsageError: there is no such folder.
+        DataError: the folder has no images.
     """
     if not folder.is_dir():
         raise UsageError(f"{option} {folder}: expected a folder of class folders or of images, found no folder there")
@@ -72,7 +75,7 @@ def choose_images(candidates: Sequence[LabelledImage], count: int | None = None)
     """Take ``count`` images, or all where there are fewer or it is None, going round the classes in turn.
 
     Raises:
-        DataError: fewer than 8 can be read.
+        DataError: fewer than 8 images can be read.
     """
     images: list[LabelledImage] = []
     skipped: list[str] = []
@@ -103,9 +106,9 @@ def _fault(image: LabelledImage) -> str | None:
 
 
 def _round_robin(images: Iterable[LabelledImage]) -> list[LabelledImage]:
-    """First one image of each class, then another of each, and so on; classes in a fixed random order.
+    """Order images so that each class gives one, then another, and so on, the classes in a fixed random order.
 
-    Sorted by name, 300 images of 100 classes would be all of the alphabet's beginning.
+    With the classes sorted by name, 300 images of 100 classes would be all of the alphabet's beginning.
     """
     classes: dict[str, list[LabelledImage]] = {}
     for image in images:

@@ -1,4 +1,4 @@
-"""From the FP32 graphs to the artifact of each precision and target."""
+"""Lowers the FP32 graphs to the artifact of each precision and target."""
 
 from __future__ import annotations
 
@@ -29,19 +29,20 @@ from .plan import Artifact
 
 __all__ = ["Evened", "Lowering", "choose_ranges"]
 
-SIGNED_BYTE = {True: 127, False: 128}  # steps below zero: a symmetric range ends where it does above
+SIGNED_BYTE = {True: 127, False: 128}  # steps below zero, by whether the range is symmetric: then as many as above it
 
 
 def choose_ranges(
     calibration: Calibration, graph: onnx.ModelProto, method: Method, *, symmetric: bool
 ) -> dict[str, Range]:
-    """The range of every measured tensor, by its ``range_key``.
+    """Choose the range of every measured tensor, by its ``range_key``.
 
     Args:
-        calibration: of ``graph``.
-        graph: as ``build_graph`` writes it; says which tensors are bounded by their mathematics.
+        calibration: the statistics of ``graph``.
+        graph: a graph as ``build_graph`` writes it; it says which tensors are bounded by their mathematics.
         method: minmax, entropy or percentile.
-        symmetric: for signed INT8 with its zero at 0 (TensorRT); else for unsigned with a zero point.
+        symmetric: whether the ranges are for signed INT8 with its zero at 0 (TensorRT); else they are for unsigned
+            INT8 with a zero point.
     """
     limits = bounds(graph)
     ranges = {
@@ -54,7 +55,7 @@ def choose_ranges(
 
 
 class Evened(NamedTuple):
-    """A graph whose channels were evened out, and the means of what its convolutions take, by their name."""
+    """A graph whose channels were evened out, and the mean of each channel that a convolution takes, by its name."""
 
     graph: onnx.ModelProto
     means: Mapping[str, npt.NDArray[np.float64]]
@@ -65,12 +66,12 @@ class Lowering:
     """Writes artifacts from one model, whose CNN is converted once.
 
     Attributes:
-        builder: of the FP32 graphs.
-        spec: of the model.
+        builder: writes the FP32 graphs.
+        spec: the model's spec.
         measurement: what FP16 can hold, and by what INT8's channels are evened out; None for FP32 alone.
-        signed: ranges for TensorRT.
-        unsigned: ranges for ONNX Runtime on the CPU.
-        rounder: of the weights of matrix products.
+        signed: the ranges for TensorRT, by ``range_key``.
+        unsigned: the ranges for ONNX Runtime on the CPU, likewise.
+        rounder: rounds the weights of matrix products.
     """
 
     builder: GraphBuilder
@@ -82,14 +83,14 @@ class Lowering:
     _kept: tuple[str, Measurement | None, Evened] | None = None
 
     def source(self, form: str) -> onnx.ModelProto:
-        """The FP32 graph in one form of the recurrent branch; where there is none, the only one."""
+        """Build the FP32 graph in one form of the recurrent branch; without that branch every form is the same."""
         recurrent: Form = "unrolled" if form == "unrolled" else "lstm"
         return self.builder.build(recurrent)
 
     def evened(self, form: str) -> Evened:
-        """The same function with its channels evened out: what INT8 is made from. The last one asked for is kept."""
+        """Build the graph that INT8 is made from: the same function, its channels evened out. The last one is kept."""
         if self._kept is None or self._kept[0] != form or self._kept[1] is not self.measurement:
-            self._kept = None  # a copy of all weights: not two at a time
+            self._kept = None  # it holds a copy of all weights: there must not be two at a time
             self._kept = (form, self.measurement, self._even(form))
         return self._kept[2]
 
@@ -101,7 +102,7 @@ class Lowering:
         return Evened(equalizer.write(), equalizer.input_means)
 
     def parameters(self, form: str) -> dict[str, int]:
-        """The layers that INT8 can take in a form, in the order of the graph, and the number of weights of each."""
+        """Count the weights of each layer that INT8 can take in a form, by the layer, in the order of the graph."""
         source = self.source(form)
         sizes = {tensor.name: math.prod(tensor.dims) for tensor in source.graph.initializer}
         # the steps of an LSTM share their weights
@@ -111,18 +112,18 @@ class Lowering:
         }
 
     def always_wide(self, artifact: Artifact) -> set[str]:
-        """Layers that an INT8 artifact does not quantize, whatever its gate says."""
+        """Return the layers that an INT8 artifact never quantizes, whatever its gate says."""
         return image_layers(self.evened(artifact.recurrent).graph) if artifact.targets == ("cpu",) else set()
 
     def write(self, artifact: Artifact, wider: Collection[str] = ()) -> onnx.ModelProto:
-        """The artifact's graph, checked.
+        """Write the artifact's graph and check it.
 
         Args:
-            artifact: what to write.
-            wider: layers that INT8 gives back to the next wider precision.
+            artifact: the artifact to write.
+            wider: the layers that INT8 gives back to the next wider precision.
 
         Raises:
-            ConversionError: it is not the one that was declared.
+            ConversionError: the graph is not the one that was declared.
         """
         declaration = Declaration(artifact.recurrent)
         if artifact.precision == "int8":
@@ -139,7 +140,7 @@ class Lowering:
         return model
 
     def quantize_in_fp32(self, form: str, quantized: Collection[str]) -> onnx.ModelProto:
-        """The graph with some layers in INT8, as for TensorRT, and all others in FP32."""
+        """Write the graph with some layers in INT8, as for TensorRT, and all others in FP32."""
         evened = self.evened(form)
         return TypedGraph(
             evened.graph,

@@ -1,4 +1,4 @@
-"""What is measured on images before a graph is lowered: activations for FP16, ranges for INT8, stale statistics."""
+"""Measures on images what lowering a graph needs: activations for FP16, ranges for INT8, stale BatchNorm statistics."""
 
 from __future__ import annotations
 
@@ -42,16 +42,16 @@ class Measurement:
     """Statistics of the activations, and what follows from them.
 
     Attributes:
-        channel_peaks: by which INT8's channels are evened out.
-        channel_means: by which its biases make up for rounded weights.
-        stale: a sentence, where BatchNorm's moving averages do not fit the weights.
+        channel_peaks: the largest |value| of each channel, (C,), by tensor; INT8's channels are evened out by it.
+        channel_means: the mean of each channel, (C,), by tensor; INT8's biases make up for rounded weights by it.
+        stale: a sentence for the user where BatchNorm's moving averages do not fit the weights, else None.
         worst_ratio: the layer whose output is furthest from what training made it, and by what factor.
         images: how many images there were to calibrate on.
-        excluded: calibration images that were dropped because the gate uses them too.
-        duplicates: calibration images that were dropped as copies of others.
-        half: the largest activations of the FP16 graph; None where FP16 was not asked for.
-        quantized: likewise of INT8's graph.
-        calibration: INT8's ranges; None where INT8 was not asked for.
+        excluded: how many calibration images were dropped because the gate uses them too.
+        duplicates: how many calibration images were dropped as copies of others.
+        half: the largest activations of the graph that FP16 is made from; None where FP16 was not asked for.
+        quantized: the largest activations of the graph that INT8 is made from; None where INT8 was not asked for.
+        calibration: the statistics that INT8's ranges follow from; None where INT8 was not asked for.
     """
 
     channel_peaks: Mapping[str, npt.NDArray[np.float32]]
@@ -66,17 +66,17 @@ class Measurement:
     calibration: Calibration | None = None
 
     def activations(self, precision: Precision) -> Activations | None:
-        """What FP16 can hold of the graph that a precision is made from."""
+        """Return the largest activations of the graph that a precision is made from; None where none were measured."""
         return {"fp16": self.half, "int8": self.quantized}.get(precision)
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """For every variant that was made from it; the cause of a collapse before any of its symptoms."""
+        """Sentences for every variant made from this; the cause of a collapse comes before any of its symptoms."""
         first = (self.stale,) if self.stale else ()
         return (*first, *(self.calibration.warnings if self.calibration else ()))
 
     def record(self) -> dict[str, Any]:
-        """For manifest and report: what was measured on."""
+        """Return, for manifest and report, what the statistics were measured on."""
         content: dict[str, Any] = {
             "images": self.images,
             "excluded_as_validation": self.excluded,
@@ -98,10 +98,10 @@ class Measurer:
     """Runs graphs over the calibration images and the gate's.
 
     Args:
-        spec: of the model.
-        images: to calibrate on.
-        reference: has the gate's images.
-        steps: says what is being done.
+        spec: the model's spec.
+        images: the images to calibrate on.
+        reference: Keras's outputs, with the gate's images.
+        steps: reports what is being done.
     """
 
     def __init__(self, spec: ModelSpec, images: CalibrationImages, reference: Reference, steps: Steps) -> None:
@@ -114,8 +114,8 @@ class Measurer:
         """Look at some of the calibration images: peaks of the channels, and whether BatchNorm's statistics fit.
 
         Args:
-            model: Keras's.
-            graph: in FP32, the recurrent branch unrolled.
+            model: the Keras model.
+            graph: the same model's graph in FP32, the recurrent branch unrolled.
 
         Raises:
             CalibrationError: no image can be read, or an activation is not finite.
@@ -136,16 +136,16 @@ class Measurer:
         )
 
     def half(self, graph: onnx.ModelProto) -> Activations:
-        """The largest activations of the graph that FP16 is made from, over all images."""
+        """Measure the largest activations of the graph that FP16 is made from, over all images."""
         return self._activations(graph, {}, (*self._images.paths, *self._gate_paths))
 
     def quantized(self, graph: onnx.ModelProto, weights: str, folder: Path) -> tuple[Calibration, Activations]:
-        """Ranges of the graph that INT8 is made from, measured or taken from the report's folder; its activations.
+        """Calibrate the graph that INT8 is made from, or reuse the report's statistics; measure its activations too.
 
         Args:
-            graph: in FP32, the recurrent branch unrolled, its channels evened out.
-            weights: SHA-256 of the model's.
-            folder: of the report, which keeps the ranges.
+            graph: the graph in FP32, the recurrent branch unrolled, its channels evened out.
+            weights: the SHA-256 of the model's weights.
+            folder: the report's folder, which keeps the statistics.
 
         Raises:
             CalibrationError: an activation is not finite.
@@ -158,10 +158,12 @@ class Measurer:
         return calibration, self._activations(graph, seen, self._gate_paths)
 
     def moments(self, graph: onnx.ModelProto) -> dict[str, npt.NDArray[np.float32]]:
-        """How the inputs of quantizable matrix products vary together, (I, I), by the tensor; empty without products.
+        """Measure how the inputs of quantizable matrix products vary together: the mean of x xᵀ, (I, I), by tensor.
+
+        Without such products the dict is empty.
 
         Args:
-            graph: as ``quantized`` takes it.
+            graph: the graph that ``quantized`` takes.
 
         Raises:
             CalibrationError: an activation is not finite.

@@ -1,4 +1,4 @@
-"""A bundle as one file, to be copied to a device."""
+"""Packs a bundle into one file, to be copied to a device."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def pack(bundle: Path) -> Path:
         The tar's path.
 
     Raises:
-        BundleError: no bundle there, a damaged one, no room, or no right to write.
+        BundleError: there is no bundle, a damaged one, no room, or no right to write.
     """
     bundle = bundle.resolve()
     target = bundle.with_name(f"{bundle.name}.tar")

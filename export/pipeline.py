@@ -1,7 +1,7 @@
-"""The export from end to end: Keras model -> ONNX artifacts, checked -> run against Keras -> those that pass, a bundle.
+"""Exports from end to end: a Keras model becomes checked ONNX artifacts, and those that pass their gates a bundle.
 
-One export holds the bundle's lock. Artifacts are written first, under their hash; a manifest that names those that
-passed is the one commit. The report is written after it, so that no report speaks of a bundle that is not there.
+One export holds the bundle's lock. Artifacts are written first, under their hash; writing the manifest that names those
+that passed is the one commit. The report follows it, so that no report speaks of a bundle that is not there.
 """
 
 from __future__ import annotations
@@ -37,14 +37,14 @@ class ExportResult:
     """What an export wrote.
 
     Attributes:
-        bundle: its folder.
+        bundle: the bundle's folder.
         tar: the bundle as one file, if that was asked for.
-        manifest: as it stands in the bundle now; None where nothing passed and there was none.
-        written: names of the variants that this export wrote; others were there before.
+        manifest: the bundle's manifest as it stands now; None where nothing passed and there was none.
+        written: the names of the variants that this export wrote; others were there before.
         entries: every variant that was tried, also those refused.
         report: the folder with ``report.json`` and the contact sheets.
-        seconds: of each step.
-        peak_memory: MiB.
+        seconds: how long each step took, by its name.
+        peak_memory: the most memory that the process held, MiB.
     """
 
     bundle: Path
@@ -57,10 +57,10 @@ class ExportResult:
     peak_memory: float
 
     def require_passed(self) -> None:
-        """Pass if every variant did.
+        """Raise an error unless every variant passed its gate.
 
         Raises:
-            ParityError: some were refused; the message says which, and what is in the bundle. ``entries`` say why.
+            ParityError: variants were refused; the message says which, and what is in the bundle. ``entries`` say why.
         """
         refused = [entry.name for entry in self.entries if entry.refused]
         if refused:
@@ -79,14 +79,14 @@ def export(request: ExportRequest, *, tar: bool = False, steps: Steps | None = N
     What a gate refuses is not in the bundle: see ``ExportResult.require_passed``.
 
     Args:
-        request: from ``make_request``.
-        tar: pack the bundle too.
-        steps: says what is being done, and times it.
+        request: what to export, from ``make_request``.
+        tar: whether to pack the bundle into a tar too.
+        steps: reports what is being done, and times it.
 
     Raises:
-        ModelFileError: not a file that hybrid-train wrote, or a damaged one.
+        ModelFileError: the file is not one that hybrid-train wrote, or it is damaged.
         ConversionError: a graph is not the one that was declared.
-        CalibrationError: no image to calibrate on.
+        CalibrationError: there is no image to calibrate on.
         ParityError: the Keras model itself gives NaN or infinity.
         BundleError: the bundle can't be written; the one that was there is unchanged.
     """
@@ -103,7 +103,7 @@ def export(request: ExportRequest, *, tar: bool = False, steps: Steps | None = N
 
 
 class _Export:
-    """One export: what was prepared, and the candidates so far."""
+    """One export under way: what was prepared, and the variants tried so far."""
 
     def __init__(self, request: ExportRequest, writer: BundleWriter, steps: Steps) -> None:
         self._request = request
@@ -114,7 +114,7 @@ class _Export:
         self._candidates: list[Candidate] = []
 
     def run(self) -> Manifest | None:
-        """Make, prove and commit; the manifest, or None where nothing passed and no bundle was there."""
+        """Make, prove and commit; return the manifest, or None where nothing passed and no bundle was there."""
         golden = self._golden()
         maker = VariantMaker(self._writer, self._settings, self._prepared, golden, self._steps)
         artifacts = plan_artifacts(self._settings.precisions, self._settings.recurrent, self._prepared.spec)
@@ -130,7 +130,7 @@ class _Export:
         return current.manifest if current else None
 
     def result(self, packed: Path | None, manifest: Manifest | None) -> ExportResult:
-        """What ``export`` returns."""
+        """Put together what ``export`` returns."""
         written = tuple(item.entry.name for item in self._candidates if item.variant is not None)
         entries = tuple(item.entry for item in self._candidates)
         seconds = self._steps.seconds
@@ -145,7 +145,7 @@ class _Export:
             return kept or make_golden(self._writer, self._request.images.images[:MINIMUM], prepared.spec)
 
     def _time(self, maker: VariantMaker, variants: Sequence[Variant]) -> list[Variant]:
-        """The variants with their time over the next wider precision's here, and a warning where they are slower."""
+        """Time each variant against the next wider precision on this machine, and warn where it is slower."""
         timed: dict[str, AgainstWider] = {}
         for target in dict.fromkeys(item.target for item in variants if not item.parity.simulated):
             with self._steps.step(f"time the precisions for {target}"):
@@ -159,8 +159,8 @@ class _Export:
         return noted
 
     def _files(self, maker: VariantMaker, variants: Sequence[Variant], target: Target) -> dict[Precision, Path]:
-        """An artifact of each precision for a target; one in FP32 is made to compare with where none was asked for."""
-        # of TensorRT's two forms the first: the device chooses between them
+        """Find an artifact of each precision for a target; one in FP32 is made to compare with where there is none."""
+        # the first of TensorRT's two forms stands for both: the device chooses between them
         own = [item for item in reversed(variants) if item.target == target]
         files = {item.precision: self._writer.path / item.file.path for item in own}
         if "fp32" not in files:
@@ -201,7 +201,7 @@ class _Export:
 
 
 def _measured(measurement: Measurement) -> dict[str, Any]:
-    """What the report says of the activations."""
+    """Put together what the report says of the activations."""
     calibration = measurement.calibration
     found = {name: item for name, item in (("fp16", measurement.half), ("int8", measurement.quantized)) if item}
     return {

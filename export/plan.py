@@ -1,4 +1,4 @@
-"""Which artifacts an export makes: for each precision the graphs that suit its targets."""
+"""Plans which artifacts an export makes: for each precision the graphs that suit its targets."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ Recurrent = Literal["lstm", "unrolled", "auto"]
 # recurrent units from which the unrolled form is the faster one in FP32 on the CPU too, as a step's arithmetic hides
 # what its operators cost: with 2,048, batch 8 takes 0.9 times as long and batch 1 as long; with 128, 1.1 and 1.5 times
 LARGE_UNITS = 1024
-PRECISIONS: tuple[Precision, ...] = get_args(Precision)  # the widest first
+PRECISIONS: tuple[Precision, ...] = get_args(Precision)  # the widest comes first
 
 
 def variant_name(precision: Precision, target: Target, recurrent: RecurrentForm) -> str:
-    """``fp16-tensorrt``, ``fp16-tensorrt-unrolled``."""
+    """Name a variant, such as ``fp16-tensorrt`` or ``fp16-tensorrt-unrolled``."""
     return f"{precision}-{target}" + ("-unrolled" if recurrent == "unrolled" else "")
 
 
@@ -34,7 +34,7 @@ class Artifact:
 
     @property
     def names(self) -> dict[Target, str]:
-        """The variants that share this graph."""
+        """The names of the variants that share this graph, by target."""
         return {target: variant_name(self.precision, target, self.recurrent) for target in self.targets}
 
     @property
@@ -44,26 +44,26 @@ class Artifact:
 
     @property
     def title(self) -> str:
-        """For progress: ``fp16 unrolled for tensorrt``."""
+        """The artifact's name in progress messages, such as ``fp16 unrolled for tensorrt``."""
         form = " unrolled" if self.recurrent == "unrolled" else ""
         return f"{self.precision}{form} for {', '.join(self.targets)}"
 
 
 def plan_artifacts(precisions: Iterable[Precision], recurrent: Recurrent, spec: ModelSpec) -> list[Artifact]:
-    """The artifacts to make, the widest precision first.
+    """Plan the artifacts to make, the widest precision first.
 
     FP32 and FP16 are one graph for every target that takes them; where the recurrent branch is large, the CPU shares
-    TensorRT's unrolled one. INT8 is one for ONNX Runtime on the CPU, whose fastest
-    form of the recurrent branch is the unrolled one, and others for TensorRT. With ``auto``, TensorRT gets both forms
-    of each precision: the device times them.
+    TensorRT's unrolled one. INT8 is one graph for ONNX Runtime on the CPU, whose fastest form of the recurrent branch
+    is the unrolled one, and other graphs for TensorRT. With ``auto``, TensorRT gets both forms of each precision: the
+    device times them.
 
     Args:
-        precisions: that were asked for.
-        recurrent: form of the recurrent branch.
-        spec: of the model; without a recurrent branch there is one form of everything.
+        precisions: the precisions that were asked for.
+        recurrent: the form of the recurrent branch.
+        spec: the model's spec; without a recurrent branch there is one form of everything.
 
     Raises:
-        UsageError: INT8 of a recurrent branch alone in LSTM operators, into which it does not reach.
+        UsageError: INT8 was asked for a model of LSTM operators alone, into which it does not reach.
     """
     asked = set(precisions)
     return [item for precision in PRECISIONS if precision in asked for item in _of(precision, recurrent, spec)]
@@ -92,7 +92,7 @@ def _forms(precision: Precision, recurrent: Recurrent, spec: ModelSpec) -> tuple
 
 
 def _quantizable_form(recurrent: Recurrent) -> tuple[RecurrentForm, ...]:
-    """With LSTM operators and nothing else, what is called INT8 would be FP16 or FP32 throughout."""
+    """Refuse LSTM operators for a model without a CNN: what is called INT8 would be FP16 or FP32 throughout."""
     if recurrent == "lstm":
         raise UsageError(
             "--int8 --recurrent lstm: expected layers that INT8 reaches, found LSTM operators alone (the model has no "

@@ -1,4 +1,4 @@
-"""What every export begins with: the model, Keras's answers, the graphs and what was measured on images."""
+"""Prepares what every export begins with: the model, Keras's answers, the graphs and what was measured on images."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ class Prepared:
     """A model, ready to be written as artifacts.
 
     Attributes:
-        spec: of the model.
-        weights: SHA-256 of its weights.
+        spec: the model's spec.
+        weights: the SHA-256 of the model's weights.
         reference: what Keras gives on the gate's images.
-        lowering: from the FP32 graphs to artifacts.
-        measurement: of activations and ranges; None where FP32 alone was asked for.
+        lowering: writes artifacts from the FP32 graphs.
+        measurement: what was measured of activations and ranges; None where FP32 alone was asked for.
         calibration_paths: the images that were calibrated on.
     """
 
@@ -44,10 +44,10 @@ def prepare(request: ExportRequest, steps: Steps) -> Prepared:
     """Load the model, run Keras, convert, and measure what the precisions need.
 
     Raises:
-        ModelFileError: not a file that hybrid-train wrote, or a damaged one.
+        ModelFileError: the file is not one that hybrid-train wrote, or it is damaged.
         ParityError: the Keras model itself gives NaN or infinity.
         ConversionError: tf2onnx failed.
-        CalibrationError: no image to calibrate on.
+        CalibrationError: there is no image to calibrate on.
     """
     with steps.step("load the Keras model"):
         model, spec = load_model(request.model)
@@ -73,7 +73,7 @@ def prepare(request: ExportRequest, steps: Steps) -> Prepared:
 
 
 def _calibrate(lowering: Lowering, measurer: Measurer, weights: str, request: ExportRequest, steps: Steps) -> None:
-    """Give the lowering its ranges, and what its weights are rounded for."""
+    """Give the lowering its ranges, and the inputs' moments that its weights are rounded by."""
     graph, method = lowering.evened("unrolled").graph, request.settings.method
     calibration, activations = measurer.quantized(graph, weights, request.report)
     lowering.measurement = replace(_measured(lowering), quantized=activations, calibration=calibration)

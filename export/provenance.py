@@ -1,4 +1,4 @@
-"""Where a bundle comes from: nothing of it is needed to run it."""
+"""Records where a bundle comes from; running the bundle needs none of it."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ PACKAGES = (*MADE_BY, "onnxruntime", "onnxruntime-gpu", "tensorrt", "tensorrt-rt
 
 
 def made_by() -> dict[str, str]:
-    """The packages that made an artifact, with their versions."""
+    """Return the versions of the packages that made an artifact, by the package's name."""
     return {"hybrid-edge": __version__, **_versions(MADE_BY)}
 
 
 def provenance(request: ExportRequest) -> Provenance:
-    """When, by what and of which run."""
+    """Record when, by which packages and from which run the bundle is made."""
     return Provenance(
         created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         hybrid_edge=__version__,
@@ -41,4 +41,4 @@ def _version(package: str) -> str | None:
     try:
         return version(package)
     except PackageNotFoundError:
-        return None  # onnxruntime or onnxruntime-gpu; OpenCV under another name; TensorRT from JetPack
+        return None  # one of onnxruntime and onnxruntime-gpu, OpenCV under another name, or JetPack's TensorRT

@@ -1,4 +1,4 @@
-"""The report of an export: for every variant the figures of its gate, as tables and as ``report.json``."""
+"""Reports an export: for every variant the figures of its gate, as tables and as ``report.json``."""
 
 from __future__ import annotations
 
@@ -25,10 +25,11 @@ NONE = "–"
 
 
 class Entry(BaseModel):
-    """A variant as the report has it: also one that was refused, and so is in no manifest.
+    """A variant as the report has it, also one that was refused and so is in no manifest.
 
-    ``size`` is the artifact's, bytes; ``refused`` says why it is not in the bundle; ``flips`` names the contact sheet
-    of its flipped images, beside the report. ``parity`` is None where it could not even be run.
+    ``size`` is the artifact's size in bytes; ``refused`` says why the variant is not in the bundle, and is empty where
+    it is; ``flips`` names the contact sheet of its flipped images, beside the report; ``parity`` is None where the
+    variant could not even be run.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -47,7 +48,7 @@ class Entry(BaseModel):
 
     @classmethod
     def of(cls, variant: Variant, *, flips: str = "") -> Entry:
-        """A variant that passed."""
+        """Make the entry of a variant that passed; ``flips`` names its contact sheet, if it has one."""
         return cls(
             name=variant.name,
             precision=variant.precision,
@@ -63,12 +64,12 @@ class Entry(BaseModel):
 
     @property
     def passed(self) -> bool:
-        """Whether it is in the bundle."""
+        """Whether the variant passed its gate, and so is in the bundle."""
         return not self.refused and self.parity is not None and self.parity.passed
 
     @property
     def form(self) -> str:
-        """Precision and form of the recurrent branch: what variants for several targets share."""
+        """The precision and the form of the recurrent branch, which variants for several targets share."""
         return f"{self.precision} unrolled" if self.recurrent == "unrolled" else self.precision
 
 
@@ -76,7 +77,7 @@ def show_report(entries: Iterable[Entry]) -> None:
     """Print the tables and the branches' precisions on stdout, the warnings and what was refused on stderr.
 
     Args:
-        entries: in the order to show them; those that share an artifact and its figures become one row.
+        entries: the variants in the order to show them; those that share an artifact and its figures become one row.
     """
     rows = _joined(entries)
     for table in _tables(rows):
@@ -93,12 +94,12 @@ def show_report(entries: Iterable[Entry]) -> None:
 
 
 def write_report(path: Path, entries: Sequence[Entry], content: Mapping[str, Any] | None = None) -> None:
-    """Write the same as JSON, the file replaced as a whole; NaN and infinity become null.
+    """Write the report as JSON, the file replaced as a whole; NaN and infinity become null.
 
     Args:
-        path: of ``report.json``.
-        entries: one for each variant.
-        content: what else belongs to the report, by name: seconds of the steps, calibration, ...
+        path: the path of ``report.json``.
+        entries: one entry for each variant.
+        content: what else belongs to the report, by name: the seconds of the steps, the calibration, ...
     """
     data = {
         "format": "hybrid-edge-report",
@@ -110,7 +111,7 @@ def write_report(path: Path, entries: Sequence[Entry], content: Mapping[str, Any
 
 
 def gates_table(entries: Sequence[Entry]) -> Table:
-    """One row for each entry: size, agreement with Keras, accuracy of both, and whether it passed."""
+    """Make a table of one row for each entry: size, agreement with Keras, accuracy of both, and whether it passed."""
     names = ("MB", "images", "same\nlabel", "margin\n> 0.1")
     table = _table("variants beside Keras", dict.fromkeys(names, "right"))
     table.add_column("accuracy, %\ndrop, points (95 %)", no_wrap=True)
@@ -122,7 +123,7 @@ def gates_table(entries: Sequence[Entry]) -> Table:
 
 
 def differences_table(entries: Sequence[Entry]) -> Table:
-    """One row for each entry that was run: how far its numbers are from Keras's."""
+    """Make a table of one row for each entry that was run: how far its numbers are from Keras's."""
     names = ("top-5\noverlap", "max\n|Δp|", "mean\n|Δp|", "logits", "drift", "neigh-\nbours")
     table = _table("differences from Keras", dict.fromkeys(names, "right"))
     table.caption = (
@@ -136,7 +137,7 @@ def differences_table(entries: Sequence[Entry]) -> Table:
 
 
 def checks_table(entry: Entry, parity: Parity) -> Table:
-    """Every figure of one entry that has a limit, beside it."""
+    """Make a table of every figure of one entry that has a limit, beside that limit."""
     title = f"{entry.form} for {', '.join(entry.targets)} on {parity.images} images"
     table = _table(title, {"found": "right", "limit": "right", "": "left"})
     table.caption = parity.measured_on
@@ -157,7 +158,7 @@ def _tables(entries: Sequence[Entry]) -> Iterator[Table]:
         yield differences_table(entries)
     shown = False
     for entry in entries:
-        # FP32 is judged by its numbers, which the first table can't show; others only where they failed
+        # FP32 is judged by its numbers, which the first table can't show; others are listed only where they failed
         first = entry.precision == "fp32" and not shown
         if entry.parity and (first or not entry.parity.passed):
             shown = shown or first
@@ -165,7 +166,7 @@ def _tables(entries: Sequence[Entry]) -> Iterator[Table]:
 
 
 def _table(title: str, columns: Mapping[str, Justify]) -> Table:
-    """A table whose first column, the only one that may fold, has no name."""
+    """Make an empty table whose first column, the only one that may fold, has no name."""
     table = Table(
         title=title,
         title_justify="left",
@@ -182,7 +183,7 @@ def _table(title: str, columns: Mapping[str, Justify]) -> Table:
 
 
 def _title(entry: Entry) -> str:
-    """Two lines: what it is, and for what."""
+    """Title a row in two lines: the precision and form, and the targets."""
     simulated = ", simulated" if entry.parity and entry.parity.simulated else ""
     return f"{entry.form}\n{', '.join(entry.targets)}{simulated}"
 
@@ -217,7 +218,7 @@ def _difference_cells(parity: Parity) -> tuple[str, ...]:
 
 
 def _joined(entries: Iterable[Entry]) -> list[Entry]:
-    """Entries that differ in their target alone as one, of all these targets."""
+    """Join entries that differ in their target alone into one entry of all these targets."""
     joined: list[Entry] = []
     for entry in entries:
         for place, other in enumerate(joined):
@@ -266,5 +267,5 @@ def _small(value: float) -> str:
 
 
 def _is_share(check: Check) -> bool:
-    """Whether it reads better in per cent."""
+    """Tell whether a check's figures read better in per cent."""
     return not check.at_most or check.name == "accuracy drop"

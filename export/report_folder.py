@@ -1,7 +1,7 @@
-"""The report's folder, ``NAME-report/`` beside the bundle: never half written, and never about another bundle.
+"""Keeps the report's folder, ``NAME-report/`` beside the bundle, never half written and never about another bundle.
 
-``report.json`` goes before the manifest is replaced and comes back after it. Whenever an export is killed, the report
-is that of the bundle, or is not there.
+``report.json`` is removed before the manifest is replaced and written anew after it. Whenever an export is killed, the
+report is that of the bundle, or is not there.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ FILES = (REPORT, "ranges.npz", FLIPS.format("*"), "sensitivity.*")
 
 
 def flips_name(variant: str) -> str:
-    """The contact sheet of a variant."""
+    """Return the file name of a variant's contact sheet."""
     return FLIPS.format(variant)
 
 
@@ -33,7 +33,7 @@ def check_folder(folder: Path) -> None:
     """Remove what a killed export left unfinished; the bundle's lock must be held.
 
     Raises:
-        BundleError: a file in its place, or no right to write.
+        BundleError: a file is in the folder's place, or there is no right to write.
     """
     if folder.exists() and not folder.is_dir():
         raise BundleError(f"{folder}: expected a folder for the report, found a file; name another bundle with --out")
@@ -43,10 +43,12 @@ def check_folder(folder: Path) -> None:
 
 
 def withdraw_report(folder: Path) -> None:
-    """Remove the report of the bundle that is about to be replaced; the measured ranges stay, they are bound.
+    """Remove the report of the bundle that is about to be replaced.
+
+    The measured ranges stay: their file says what they were measured on.
 
     Raises:
-        BundleError: no right to write.
+        BundleError: there is no right to write.
     """
     with writing(folder):
         (folder / REPORT).unlink(missing_ok=True)
@@ -60,13 +62,13 @@ def fill_folder(
     """Draw the contact sheets, then write ``report.json``.
 
     Args:
-        folder: of the report.
-        entries: one for each variant.
+        folder: the report's folder.
+        entries: one entry for each variant.
         flips: the flipped images by the variant's name.
-        content: what else belongs to the report.
+        content: what else belongs to the report, by name.
 
     Raises:
-        OSError: it can't be written.
+        OSError: a file can't be written.
     """
     for entry in entries:
         if entry.parity is not None:

@@ -1,4 +1,4 @@
-"""What to export, found and checked before TensorFlow is imported: wrong arguments are answered at once."""
+"""Finds and checks what to export before TensorFlow is imported, so that wrong arguments are answered at once."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ __all__ = ["ExportRequest", "make_request"]
 class ExportRequest:
     """A model file, the images to prove it on, and the folder of the bundle.
 
-    ``calibration`` are the candidates for calibration images; ``run`` and ``metrics`` are what the bundle's provenance
-    says of where the model came from.
+    ``calibration`` holds the candidates for calibration images; ``run`` and ``metrics`` are what the bundle's
+    provenance says of where the model came from.
     """
 
     model: Path
@@ -55,12 +55,12 @@ def make_request(
         runs: the folder of all runs.
         gate_images: how many images to run every variant on, at least 8; by default all.
         calib: a folder of images to calibrate on; by default the run's stratified sample of its training images.
-        settings: precisions and how they are made; by default FP32.
+        settings: the precisions and how they are made; by default FP32.
 
     Raises:
-        RunError: no run there, or one without a trained model.
-        UsageError: no such file, a file without ``images``, or fewer than 8 gate images.
-        DataError: too few readable images.
+        RunError: there is no run, or one without a trained model.
+        UsageError: there is no such file, a file came without ``images``, or fewer than 8 gate images were asked for.
+        DataError: there are too few readable images.
     """
     settings = settings or ExportSettings()
     if gate_images is not None and gate_images < MINIMUM:
@@ -102,7 +102,7 @@ def _file_request(
 
 
 def _calibration(settings: ExportSettings, calib: Path | None, run: RunFolder | None) -> tuple[LabelledImage, ...]:
-    """Candidates for calibration images; none are needed in FP32."""
+    """List the candidates for calibration images; FP32 needs none."""
     if not settings.needs_calibration:
         return ()
     if calib is not None:
@@ -116,6 +116,6 @@ def _calibration(settings: ExportSettings, calib: Path | None, run: RunFolder | 
 
 
 def _run_metrics(run: RunFolder) -> dict[str, float]:
-    """The run's measured numbers; a run interrupted before its evaluation has none."""
+    """Read the run's measured numbers; a run interrupted before its evaluation has none."""
     content = run.read_json(run.metrics) if run.metrics.exists() else {}
     return {name: float(value) for name, value in content.items() if type(value) in (int, float)}

@@ -1,4 +1,4 @@
-"""How sensitive each layer is to INT8: what its quantization alone does to the logits."""
+"""Measures how sensitive each layer is to INT8: what its quantization alone does to the logits."""
 
 from __future__ import annotations
 
@@ -24,21 +24,21 @@ Tensor = npt.NDArray[np.float32]
 Batches = Sequence[dict[str, Tensor]]
 
 IMAGES = 32
-# Xception's blocks; elsewhere, and for the recurrent branch, each layer is a group of its own
+# Xception's blocks are groups; in other CNNs, and in the recurrent branch, each layer is a group of its own
 BLOCK = re.compile(r"cnn/block\d+")
 
 
 @dataclass(frozen=True)
 class LayerSensitivity:
-    """One layer in INT8, everything else in FP32.
+    """What one layer in INT8, with everything else in FP32, does to the logits.
 
     Attributes:
-        layer: a convolution, a matrix product, or an LSTM with both of its products.
-        group: the block that it belongs to.
-        error: RMS difference / RMS of the logits.
-        max_error: max |difference| / max |logit|.
-        agreement: share of the images whose first label stays.
-        parameters: weights of the layer.
+        layer: the name of a convolution, a matrix product, or an LSTM with both of its products.
+        group: the block that the layer belongs to.
+        error: the RMS difference of the logits / their RMS.
+        max_error: the largest |difference| / the largest |logit|.
+        agreement: the share of the images whose first label stays, 0 to 1.
+        parameters: the number of the layer's weights.
     """
 
     layer: str
@@ -50,7 +50,7 @@ class LayerSensitivity:
 
 
 def group_of(layer: str) -> str:
-    """The block of a layer; layers are given back a block at a time."""
+    """Return the block that a layer belongs to; layers are given back a block at a time."""
     found = BLOCK.match(layer)
     return found[0] if found else layer
 
@@ -65,13 +65,13 @@ def measure_sensitivity(
     """Quantize one layer after the other, as for TensorRT, simulated on the CPU, and compare with FP32.
 
     Args:
-        lowering: with ranges; it says which layers there are.
-        paths: images; calibration images, so that the gate's stay unseen.
-        spec: of the model.
+        lowering: writes the graphs, and says which layers there are; its ranges must be set.
+        paths: image files; calibration images, so that the gate's stay unseen.
+        spec: the model's spec.
         on_layer: called after each layer with 1.
 
     Returns:
-        the layers in the order of the graph.
+        One result for each layer, in the order of the graph.
     """
     batches = list(read_batches(paths, spec))
     form = "unrolled" if spec.uses_rnn else "none"
@@ -92,7 +92,7 @@ def measure_sensitivity(
 
 
 def ranked_groups(layers: Iterable[LayerSensitivity]) -> list[tuple[str, ...]]:
-    """The layers by group, the most sensitive group first: by the sum of the squares of its layers' errors."""
+    """Group the layers, the most sensitive group first: by the sum of the squares of its layers' errors."""
     groups: dict[str, list[LayerSensitivity]] = {}
     for item in layers:
         groups.setdefault(item.group, []).append(item)
@@ -101,7 +101,7 @@ def ranked_groups(layers: Iterable[LayerSensitivity]) -> list[tuple[str, ...]]:
 
 
 def as_records(layers: Iterable[LayerSensitivity]) -> list[dict[str, str | float | int]]:
-    """For JSON and CSV."""
+    """Turn the results into records for JSON and CSV, one dict of plain values for each layer."""
     return [asdict(item) for item in layers]
 
 

@@ -1,4 +1,4 @@
-"""The sensitivity of the layers to INT8 as a table, a plot, CSV and JSON."""
+"""Reports the sensitivity of the layers to INT8 as a table, a plot, CSV and JSON."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ __all__ = ["SensitivityReport", "rank_layers", "sensitivity_table"]
 SHOWN = 25
 COLORS = {"cnn": "#2f6fb3", "rnn": "#c0562c"}
 NAMES = {"cnn": "CNN", "rnn": "recurrent branch"}
-SCOPE = re.compile(r"_1/")  # TensorFlow's, behind each layer's name
+SCOPE = re.compile(r"_1/")  # TensorFlow adds it behind each layer's name
 ROW = 0.19  # inches of a bar
 WIDTH = 9.0
 
@@ -40,11 +40,11 @@ class SensitivityReport:
     """What ``rank_layers`` measured and wrote.
 
     Attributes:
-        layers: in the order of the graph.
-        images: how many they were measured on.
-        plot: the PNG.
-        table: the CSV; the same as JSON is beside it.
-        stale: a sentence, where BatchNorm's statistics are stale: then they, and no layer, are the cause.
+        layers: one result for each layer, in the order of the graph.
+        images: how many images the layers were measured on.
+        plot: the path of the PNG.
+        table: the path of the CSV; the same content as JSON lies beside it.
+        stale: a sentence where BatchNorm's statistics are stale: then they, and no layer, are the cause; else None.
     """
 
     layers: tuple[LayerSensitivity, ...]
@@ -55,16 +55,16 @@ class SensitivityReport:
 
 
 def rank_layers(request: ExportRequest, steps: Steps | None = None) -> SensitivityReport:
-    """Measure how sensitive each layer is to INT8, and write table and plot to the report's folder; no bundle.
+    """Measure how sensitive each layer is to INT8; write table and plot to the report's folder, and no bundle.
 
     Args:
-        request: from ``make_request``, with INT8 among the settings' precisions.
-        steps: says what is being done.
+        request: what to rank, from ``make_request``, with INT8 among the settings' precisions.
+        steps: reports what is being done.
 
     Raises:
-        CalibrationError: no image to calibrate on.
+        CalibrationError: there is no image to calibrate on.
         BundleError: the folder can't be written.
-        HybridEdgeError: as ``prepare`` raises.
+        HybridEdgeError: preparing fails, as ``prepare`` describes it.
     """
     steps = steps or Steps(quiet=True)
     with locked(request.out, lambda: steps.say("another export writes here: waiting for it")):
@@ -89,7 +89,7 @@ def _rank(request: ExportRequest, steps: Steps) -> SensitivityReport:
 
 
 def sensitivity_table(report: SensitivityReport, shown: int = SHOWN) -> Table:
-    """The most sensitive layers, the worst first."""
+    """Make a table of the ``shown`` most sensitive layers, the most sensitive first."""
     title = f"each layer alone in INT8, {report.images} images: the change of the logits"
     table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("layer", no_wrap=True)
@@ -105,7 +105,7 @@ def sensitivity_table(report: SensitivityReport, shown: int = SHOWN) -> Table:
 
 
 def short_name(layer: str) -> str:
-    """``cnn/block2_sepconv1_1/separable_conv2d/pointwise`` -> ``block2_sepconv1/pointwise``."""
+    """Shorten ``cnn/block2_sepconv1_1/separable_conv2d/pointwise`` to ``block2_sepconv1/pointwise``."""
     return SCOPE.sub("/", layer.removeprefix("cnn/").replace("/separable_conv2d/", "/"))
 
 
@@ -124,7 +124,7 @@ def _csv(layers: Sequence[LayerSensitivity]) -> str:
 
 
 def _plot(path: Path, layers: Sequence[LayerSensitivity], images: int) -> None:
-    """One bar a layer, in the order of the graph, from above to below."""
+    """Draw one bar for each layer, in the order of the graph from above to below."""
     figure = Figure(figsize=(WIDTH, 1.3 + ROW * len(layers)), layout="constrained")
     FigureCanvasAgg(figure)
     axis = figure.subplots()

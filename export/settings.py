@@ -1,4 +1,4 @@
-"""What a user may choose about an export."""
+"""Holds and checks what a user may choose about an export."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ RECURRENT = ("lstm", "unrolled", "auto")
 
 @dataclass(frozen=True)
 class ExportSettings:
-    """Precisions and how they are made and judged.
+    """The precisions to export, and how they are made and judged.
 
     Attributes:
-        precisions: that were asked for.
-        recurrent: form of the recurrent branch.
+        precisions: the precisions that were asked for.
+        recurrent: the form of the recurrent branch.
         method: how INT8's ranges follow from what was measured.
-        max_drop: accuracy that INT8 may lose, 0 to 1.
-        give_back: INT8 that fails gives its most sensitive layers back to the next wider precision.
-        engine: batch profile and workspace of TensorRT's engines.
+        max_drop: the accuracy that INT8 may lose, 0 to 1.
+        give_back: whether INT8 that fails gives its most sensitive layers back to the next wider precision.
+        engine: the batch profile and workspace of TensorRT's engines.
 
     Raises:
-        UsageError: a value that is none of these.
+        UsageError: a value is not one of those allowed.
     """
 
     precisions: tuple[Precision, ...] = ("fp32",)
@@ -47,12 +47,12 @@ class ExportSettings:
 
     @property
     def needs_calibration(self) -> bool:
-        """FP16 needs the largest activations, INT8 the ranges."""
+        """Whether images are needed to calibrate on: FP16 needs the largest activations, INT8 the ranges."""
         return self.precisions != ("fp32",)
 
 
 def choose_precisions(*, fp32: bool, fp16: bool, int8: bool) -> tuple[Precision, ...]:
-    """The precisions that were asked for, the widest first; FP32 where none was."""
+    """Return the precisions that were asked for, the widest first; FP32 where none was."""
     asked = dict(zip(PRECISIONS, (fp32, fp16, int8), strict=True))
     return tuple(name for name, wanted in asked.items() if wanted) or ("fp32",)
 

@@ -1,4 +1,4 @@
-"""Stale BatchNorm statistics: activations in inference that run beyond those that the network was trained with.
+"""Finds stale BatchNorm statistics: activations in inference that run beyond those that the network was trained with.
 
 In training BatchNormalization gives every channel the mean beta and the deviation |gamma|, so that the mean square of
 its output is mean(gamma^2 + beta^2). In inference it does so only where its moving averages fit the weights. The
@@ -26,9 +26,9 @@ from ..train.model import KerasModel
 
 __all__ = ["LIMIT", "StaleReport", "batch_norm_outputs", "stale_layers"]
 
-LIMIT = 2.0  # between what fits and what three epochs left
-TOLERANCE = 1e-3  # of the largest weight: tf2onnx folds in float32, another layer's kernel differs by all of it
-RNN_NORM = ("rnn_batch_norm", "rnn/batch_norm/output")  # a tensor only where a product follows; else folded away
+LIMIT = 2.0  # between the ratios of averages that fit and those of averages that three epochs left
+TOLERANCE = 1e-3  # of the largest weight: tf2onnx folds in float32; another layer's kernel differs by all of it
+RNN_NORM = ("rnn_batch_norm", "rnn/batch_norm/output")  # a tensor only if a product follows; else it is folded away
 
 Array = npt.NDArray[np.float32]
 
@@ -38,8 +38,8 @@ class StaleReport:
     """How far BatchNorm's outputs are from what the layers' own gamma and beta say.
 
     Attributes:
-        ratios: measured RMS over expected RMS of each layer's output, by the layer's name, in the network's order.
-        unmeasured: layers that were not judged: folded into what follows them, or not among the measured tensors.
+        ratios: the measured over the expected RMS of each layer's output, by the layer's name, in the network's order.
+        unmeasured: the layers that were not judged: folded into what follows them, or not among the measured tensors.
     """
 
     ratios: dict[str, float]
@@ -76,9 +76,9 @@ def stale_layers(
     """Compare the measured outputs of BatchNormalization layers with what their gamma and beta say.
 
     Args:
-        model: as ``train.model.build_model`` makes it.
-        outputs: from ``batch_norm_outputs``.
-        statistics: of the graph's tensors, over training images (``calib.calibrate``).
+        model: a Keras model as ``train.model.build_model`` makes it.
+        outputs: the tensor of each layer's output, from ``batch_norm_outputs``.
+        statistics: the statistics of the graph's tensors over training images (``calib.calibrate``).
     """
     ratios: dict[str, float] = {}
     unmeasured: list[str] = []
@@ -93,13 +93,13 @@ def stale_layers(
 
 
 def batch_norm_outputs(model: KerasModel, graph: onnx.ModelProto) -> dict[str, str]:
-    """The graph's tensor that holds the output of each BatchNormalization layer, by the layer's name.
+    """Find the graph's tensor that holds the output of each BatchNormalization layer, by the layer's name.
 
     BatchNorm is folded into the convolution before it, whose name says only that it is one: it is found by its kernel.
     A layer that was folded into what follows it has no tensor, and is left out.
 
     Args:
-        model: as ``train.model.build_model`` makes it.
+        model: a Keras model as ``train.model.build_model`` makes it.
         graph: the same model in FP32, from ``graphs.build``.
     """
     kernels = list(_kernels(graph.graph))
@@ -122,7 +122,7 @@ def _norms(model: KerasModel) -> list[Any]:
 
 
 def _folded(norm: Any) -> Array | None:
-    """The kernel of the convolution before a BatchNormalization, scaled by it: (out, in, h, w); None behind others."""
+    """Scale the kernel of the convolution before a BatchNormalization by it, (out, in, h, w); None behind others."""
     before = norm.input._keras_history.operation
     if not isinstance(before, (keras.layers.Conv2D, keras.layers.SeparableConv2D)):
         return None
@@ -132,7 +132,7 @@ def _folded(norm: Any) -> Array | None:
 
 
 def _kernels(graph: onnx.GraphProto) -> Iterator[tuple[str, Array]]:
-    """Output name and kernel of each convolution that is not depthwise."""
+    """Yield the output name and the kernel of each convolution that is not depthwise."""
     constants = {tensor.name: tensor for tensor in graph.initializer}
     for node in graph.node:
         if node.op_type == "Conv" and node.input[1] in constants and constants[node.input[1]].dims[1] > 1:
@@ -143,7 +143,8 @@ def _same(kernel: Array, expected: Array) -> bool:
     if kernel.shape != expected.shape:
         return False
     limit = TOLERANCE * float(np.abs(expected).max())
-    first = np.abs(kernel[:, :1] - expected[:, :1]).max() <= limit  # tells nearly all others apart at a fraction of it
+    # the first input channel alone tells nearly all other kernels apart, for a fraction of the work
+    first = np.abs(kernel[:, :1] - expected[:, :1]).max() <= limit
     return bool(first and np.abs(kernel - expected).max() <= limit)
 
 

@@ -1,4 +1,4 @@
-"""The last LSTM's hidden state after every timestep, which a Keras model keeps to itself."""
+"""Reads the last LSTM's hidden state after every timestep, which a Keras model keeps to itself."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ Tensor = npt.NDArray[np.float32]
 
 
 def hidden_states(model: KerasModel, spec: ModelSpec, sequence: Tensor) -> Tensor:
-    """Run the recurrent branch on the CPU.
+    """Run the recurrent branch on the CPU and return the last LSTM's hidden state after every timestep.
 
     Args:
-        model: as ``train.model.build_model`` makes it, with a recurrent branch.
-        spec: of the model.
+        model: a Keras model as ``train.model.build_model`` makes it, with a recurrent branch.
+        spec: the model's spec.
         sequence: (N, T, S*S/T) float32.
 
     Returns:
-        (N, T, H) float32.
+        The hidden states, (N, T, H) float32.
     """
     lstms = [model.get_layer("rnn").get_layer(f"lstm_{number + 1}") for number in range(spec.rnn_layers)]
     with keras.device("cpu:0"):
         value = sequence
         for lstm in lstms[:-1]:
             value = lstm(value, training=False)
-        # the last one keeps only its last state: its cell again, in a loop that keeps them all
+        # the last layer gives only its last state, so its cell runs again in a loop that gives them all
         states = keras.layers.RNN(lstms[-1].cell, return_sequences=True)(value, training=False)
     return np.asarray(states, np.float32)

@@ -1,4 +1,4 @@
-"""What a long command is doing, said step by step with its seconds."""
+"""Reports what a long command is doing, step by step, with the seconds of each."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class Steps:
     """Names and times the steps of one command on stderr.
 
     Attributes:
-        seconds: of each step that has ended, by name, in their order; of the same name together.
+        seconds: how long each step that has ended took, by its name, in order; steps of one name are added up.
     """
 
     def __init__(self, *, quiet: bool = False) -> None:
@@ -25,11 +25,12 @@ class Steps:
 
     @contextlib.contextmanager
     def step(self, name: str, total: int | None = None) -> Iterator[Callable[[int], None]]:
-        """Run a block as one step: shown as running, then with its seconds.
+        """Run a block as one step, which is shown as running and then with its seconds.
 
         Args:
-            name: of the step.
-            total: how many images it goes through: then there is a bar, and what the block gets advances it.
+            name: the step's name.
+            total: how many images the step goes through; with it there is a progress bar, which the function that the
+                block gets advances by a number of images.
         """
         start = time.perf_counter()
         with self._shown(name, total) as advance:
@@ -39,7 +40,7 @@ class Steps:
         self.say(f"{seconds:6.1f} s  {name}")
 
     def say(self, message: str, style: str = "") -> None:
-        """Print a line, unless quiet."""
+        """Print a line on stderr, unless these steps are quiet."""
         if not self._quiet:
             status.print(message, style=style or None, markup=False, soft_wrap=True)
 
@@ -57,5 +58,5 @@ class Steps:
 
 
 def peak_memory_mib() -> float:
-    """The most memory that this process has held so far, MiB."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024  # KiB on Linux
+    """Return the most memory that this process has held so far, MiB."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024  # Linux gives it in KiB

@@ -1,4 +1,4 @@
-"""From a planned artifact to the variants of it that pass their gate."""
+"""Makes the variants of a planned artifact, and judges each by its gate."""
 
 from __future__ import annotations
 
@@ -44,20 +44,20 @@ MB = 1e6
 
 @dataclass(frozen=True)
 class Candidate:
-    """A variant that was tried: for the report with its flipped images, and where it passed, for the manifest."""
+    """A variant that was tried: its entry for the report, its flipped images, and if it passed, itself."""
 
     entry: Entry
     variant: Variant | None = None
     flips: tuple[Flip, ...] = ()
 
     def with_warning(self, warning: str) -> Candidate:
-        """The same with one more warning, in front of the others."""
+        """Return the candidate with one more warning in front of the others; a refused one stays as it is."""
         if self.variant is None:
             return self
         return self.renewed(self.variant.model_copy(update={"warnings": (warning, *self.variant.warnings)}))
 
     def renewed(self, variant: Variant | None) -> Candidate:
-        """The same with another state of the variant, if there is one."""
+        """Return the candidate with ``variant`` in place of its own; with None it stays as it is."""
         if variant is None:
             return self
         return replace(self, entry=Entry.of(variant, flips=self.entry.flips), variant=variant)
@@ -65,7 +65,7 @@ class Candidate:
 
 @dataclass(frozen=True)
 class _Written:
-    """A graph in the bundle's folder, checked, not yet referred to by a manifest."""
+    """A checked graph in the bundle's folder that no manifest refers to yet."""
 
     artifact: Artifact
     wider: tuple[str, ...]
@@ -82,11 +82,11 @@ class VariantMaker:
     """Makes the variants of one export.
 
     Args:
-        writer: of the bundle.
-        settings: of the export.
+        writer: the writer of the bundle.
+        settings: the export's settings.
         prepared: the model, Keras's answers, and what was measured.
-        golden: the bundle's examples.
-        steps: says what is being done.
+        golden: the bundle's golden examples.
+        steps: reports what is being done.
     """
 
     def __init__(
@@ -113,7 +113,7 @@ class VariantMaker:
 
         Raises:
             ConversionError: the graph is not the one that was declared.
-            BundleError: it can't be written.
+            BundleError: the graph can't be written.
         """
         first = candidates = self._try(artifact, ())
         if artifact.precision != "int8" or not self._settings.give_back or all(item.variant for item in first):
@@ -129,12 +129,12 @@ class VariantMaker:
             self._steps.say(f"{artifact.title} is refused: {', '.join(group)} given back to a wider precision")
             candidates = self._try(artifact, wider)
         if not all(item.variant for item in candidates):
-            return first  # not even without any INT8: the fault is not quantization's
+            return first  # it fails even without any INT8: the fault is not quantization's
         ratio = self._time(artifact, wider)
         return [item.with_warning(gave_back(wider, first[0].entry, item.entry, ratio)) for item in candidates]
 
     def _time(self, artifact: Artifact, wider: Sequence[str]) -> float | None:
-        """How much longer the artifact takes with wider layers, where its target is on this machine."""
+        """Time how much longer the artifact takes with wider layers; None where its target is not on this machine."""
         files = [self.write(artifact), self.write(artifact, wider)]
         return time_ratio(files[0], files[1], artifact.targets[0], self._reference.spec, self._settings.engine)
 
@@ -159,7 +159,7 @@ class VariantMaker:
         return [self._judge(written, proof) for proof in proofs]
 
     def _groups(self) -> list[tuple[str, ...]]:
-        """Groups of layers, the most sensitive first; measured when the first variant asks."""
+        """Return the groups of layers, the most sensitive first; they are measured when the first variant asks."""
         if self._ranked is None:
             form = "unrolled" if self._reference.spec.uses_rnn else "none"
             count = len(self._lowering.parameters(form))
@@ -248,7 +248,7 @@ class VariantMaker:
 
 
 def gave_back(wider: Sequence[str], first: Entry, last: Entry, ratio: float | None) -> str:
-    """What it cost to give layers back: the artifact's size and, where its target is here, its time."""
+    """Say what giving layers back cost: the artifact's size and, where its target is on this machine, its time."""
     time = "" if ratio is None else f", and {ratio:.2f} times the time of all of them in INT8"
     return (
         f"in a wider precision, without which the gate refused it: {', '.join(wider)}; "
@@ -257,7 +257,7 @@ def gave_back(wider: Sequence[str], first: Entry, last: Entry, ratio: float | No
 
 
 def _tolerance(artifact: Artifact, proof: Proof) -> float:
-    """How far a device may be from what was recorded: a rounding step that falls the other way, not another model."""
+    """Return how far a device's probabilities may be from the recorded ones: by rounding steps, not another model."""
     parity = proof.parity
     if parity.probability_limit is not None:
         return GOLDEN_FACTOR * parity.probability_limit

@@ -1,4 +1,4 @@
-"""The figures of a comparison: a variant's outputs beside Keras's, on the same images."""
+"""Computes the figures of a comparison: a variant's outputs beside Keras's, on the same images."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ class Flip:
     """An image that Keras and the variant give different first labels.
 
     Attributes:
-        image: its file and its true label, which may be empty.
+        image: the image's file and its true label, which may be empty.
         keras_label: Keras's first label.
-        keras_probability: its probability, 0 to 1.
+        keras_probability: the probability that Keras gives its label, 0 to 1.
         variant_label: the variant's first label.
-        variant_probability: its probability, 0 to 1.
-        margin: between Keras's first two probabilities: the wider, the worse the flip.
+        variant_probability: the probability that the variant gives its label, 0 to 1.
+        margin: the difference of Keras's first two probabilities: the wider, the worse the flip.
     """
 
     image: LabelledImage
@@ -41,7 +41,7 @@ class Flip:
 
 @dataclass(frozen=True, eq=False)
 class Comparison:
-    """Both sides' outputs: ``expected_...`` is Keras's, ``found_...`` the variant's, each (N, C) float32."""
+    """Both sides' outputs for N images: ``expected_...`` is Keras's, ``found_...`` the variant's, (N, C) float32."""
 
     expected_logits: Tensor
     found_logits: Tensor
@@ -50,17 +50,17 @@ class Comparison:
 
     @property
     def scale(self) -> float:
-        """Max |logit| of Keras."""
+        """The largest |logit| of Keras."""
         return max(float(np.abs(self.expected_logits).max()), float(np.finfo(np.float32).tiny))
 
     @property
     def logit_error(self) -> float:
-        """Max |difference| / max |logit|."""
+        """The largest |difference| of a logit / the largest |logit| of Keras."""
         return float(np.abs(self.found_logits - self.expected_logits).max()) / self.scale
 
     @property
     def probability_errors(self) -> Tensor:
-        """|Difference|, (N, C)."""
+        """The |difference| of each probability, (N, C)."""
         return np.asarray(np.abs(self.found_probabilities - self.expected_probabilities), np.float32)
 
     @property
@@ -75,33 +75,33 @@ class Comparison:
 
     @property
     def same(self) -> npt.NDArray[np.bool_]:
-        """Where the first labels are the same, (N,)."""
+        """Whether both sides give an image the same first label, (N,)."""
         return np.equal(self.expected_labels, self.found_labels)
 
     @property
     def margins(self) -> Tensor:
-        """Between Keras's first two probabilities, (N,)."""
+        """The difference of Keras's first two probabilities, (N,)."""
         first_two = np.partition(self.expected_probabilities, -2, axis=1)[:, -2:]
         return first_two[:, 1] - first_two[:, 0]
 
     @property
     def confident(self) -> npt.NDArray[np.bool_]:
-        """Where Keras's margin is above 0.1, (N,)."""
+        """Whether Keras's margin is above 0.1, (N,)."""
         return self.margins > CONFIDENT_MARGIN
 
     @property
     def top5_overlap(self) -> float:
-        """Mean share of common labels among the first five, or among all classes where there are fewer."""
+        """The mean share of common labels among the first five, or among all classes where there are fewer."""
         depth = min(5, self.expected_logits.shape[1])
         first, second = (_first(logits, depth) for logits in (self.expected_logits, self.found_logits))
         return float((first[:, :, None] == second[:, None, :]).any(axis=2).mean())
 
     def flips(self, images: Sequence[LabelledImage], classes: Sequence[str]) -> tuple[Flip, ...]:
-        """The images whose first label differs, the widest margin first.
+        """List the images whose first label differs, the widest margin first.
 
         Args:
-            images: of the rows, N.
-            classes: names of the C classes.
+            images: the N images of the rows.
+            classes: the names of the C classes.
         """
         rows = np.flatnonzero(~self.same)
         order = rows[np.argsort(-self.margins[rows], kind="stable")]
@@ -120,5 +120,5 @@ class Comparison:
 
 
 def _first(logits: Tensor, depth: int) -> Labels:
-    """The labels of the ``depth`` largest logits, (N, depth)."""
+    """Return the labels of the ``depth`` largest logits, (N, depth)."""
     return np.asarray(np.argsort(-logits, axis=1, kind="stable")[:, :depth], np.int64)

@@ -1,4 +1,4 @@
-"""A contact sheet of the images whose first label a variant changed: what a refused gate is looked at with."""
+"""Draws a contact sheet of the images whose first label a variant changed, to look into a gate's refusal."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ CELL = (1.95, 2.6)  # inches: width, height
 PICTURE = 1.69  # inches: the longer side of a thumbnail
 HEADER = 0.75
 DPI = 110
-SIDE = 160  # of a thumbnail, pixels
+SIDE = 160  # pixels of a thumbnail's longer side
 LONGEST = 18  # characters of a label in a cell
 RIGHT, WRONG, UNKNOWN, QUIET = "#1a7f37", "#c0362c", "#222222", "#6b6b6b"
 UNREADABLE = np.full((SIDE, SIDE, 3), 225, np.uint8)
@@ -38,16 +38,16 @@ def write_flips(path: Path, flips: Sequence[Flip], variant: str, images: int) ->
     """Draw the flipped images with their true label, Keras's answer and the variant's.
 
     Args:
-        path: the PNG; it is replaced as a whole, or removed where nothing flipped.
-        flips: the worst first, as ``gate.measure`` gives them; the first 48 are drawn.
-        variant: its name.
-        images: how many were compared.
+        path: the PNG to write; it is replaced as a whole, or removed where nothing flipped.
+        flips: the flipped images, the worst first, as ``gate.measure`` gives them; the first 48 are drawn.
+        variant: the variant's name.
+        images: how many images were compared.
 
     Returns:
-        the path, or None where nothing flipped.
+        The path, or None where nothing flipped.
     """
     if not flips:
-        path.unlink(missing_ok=True)  # of an earlier export
+        path.unlink(missing_ok=True)  # it would be an earlier export's
         return None
     shown = flips[:MAX_SHOWN]
     rows = -(-len(shown) // COLUMNS)
@@ -62,7 +62,7 @@ def write_flips(path: Path, flips: Sequence[Flip], variant: str, images: int) ->
         cell = (column / columns, bottom, 1 / columns, CELL[1] / height)
         _draw(figure.add_axes(cell), flip, variant.partition("-")[0].upper())
     with replacing(path, suffix=".png") as partial, warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph")  # a label in a script that the font lacks: boxes, not a page of text
+        warnings.filterwarnings("ignore", "Glyph")  # a script that the font lacks: boxes, not a page of warnings
         figure.savefig(partial, dpi=DPI, metadata={"Software": None})
     return path
 
@@ -77,7 +77,7 @@ def _write_title(figure: Figure, height: float, variant: str, flips: int, images
 
 
 def _draw(axis: Axes, flip: Flip, precision: str) -> None:
-    """One cell, in units of inches from its lower left corner."""
+    """Draw one image's cell, in inches from its lower left corner."""
     axis.set(xlim=(0, CELL[0]), ylim=(0, CELL[1]))
     axis.axis("off")
     frame = _thumbnail(flip.image.path)
@@ -108,10 +108,10 @@ def _color(label: str, true: str) -> str:
 
 
 def _thumbnail(path: Path) -> Frame:
-    """RGB, the longer side as long as a thumbnail's."""
+    """Read an image as RGB and scale its longer side to a thumbnail's."""
     try:
         frame = read_image(path)
-    except ImageError:  # gone since it was compared: the sheet has a gray square for it
+    except ImageError:  # it is gone since it was compared: the sheet has a gray square for it
         return UNREADABLE
     height, width = frame.shape[:2]
     factor = SIDE / max(height, width)

@@ -1,4 +1,4 @@
-"""The gate: a variant is run against Keras on real images, measured, and judged before it is written."""
+"""Runs a variant against Keras on real images and measures every figure that its gate has a limit for."""
 
 from __future__ import annotations
 
@@ -23,24 +23,24 @@ __all__ = ["SIMULATED_IMAGES", "Limits", "Measured", "measure", "measure_drift"]
 
 Tensor = npt.NDArray[np.float32]
 
-SIMULATED_IMAGES = 300  # one operator at a time: many times slower than the target
+SIMULATED_IMAGES = 300  # a simulation runs one operator at a time, many times slower than the target
 MAX_DROP = 0.005
 # FP32 carries 1e-7 and loses a factor of some tens over Xception's 74 convolutions; another model shows from 1e-2 on
 LOGIT_LIMIT = 1e-4
 PROBABILITY_LIMITS = {"digits": 1e-5, "xception": 1e-4}
-BATCH_LIMIT = 1e-5  # the same arithmetic in another order of summation
-NEIGHBOUR_LIMIT = 1e-5  # the same shapes and kernels: nothing but the neighbour's values changes
+BATCH_LIMIT = 1e-5  # another batch does the same arithmetic in another order of summation
+NEIGHBOUR_LIMIT = 1e-5  # shapes and kernels are the same: nothing but the neighbour's values changes
 SEQUENCE_LIMIT = 1e-6  # the mean of three values in [-1, 1]: the last bit is 6e-8
 FP16_AGREEMENT = 0.995
 INT8_AGREEMENT = 0.99
-NEARLY_CHANCE = 0.1  # of the way from chance to certainty; below it the softmax is flat
+NEARLY_CHANCE = 0.1  # share of the way from chance to certainty; below it the softmax is flat
 ALIKE = 0.01  # standard deviation of a probability over the images; below it all images look the same to the model
-HARDLY_COUNTS = 10 * LOGIT_LIMIT  # effect of another image's sequence on the logits, over max |logit|
+HARDLY_COUNTS = 10 * LOGIT_LIMIT  # the least effect of another image's sequence on the logits, over max |logit|
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What each figure of a Parity must keep to; None is measured and not judged."""
+    """The limit of each figure of a Parity; a figure whose limit is None is measured and not judged."""
 
     logits: float | None = None
     probabilities: float | None = None
@@ -53,12 +53,12 @@ class Limits:
 
     @classmethod
     def for_precision(cls, precision: Precision, spec: ModelSpec, max_drop: float = MAX_DROP) -> Limits:
-        """The limits of a precision.
+        """Return the limits of a precision.
 
         Args:
-            precision: of the variant.
-            spec: of the model; FP32's limit of the probabilities depends on its backbone.
-            max_drop: how much accuracy INT8 may lose, 0 to 1.
+            precision: the variant's precision.
+            spec: the model's spec; FP32's limit of the probabilities depends on its backbone.
+            max_drop: the accuracy that INT8 may lose, 0 to 1.
         """
         if precision == "fp32":
             return cls(logits=LOGIT_LIMIT, probabilities=PROBABILITY_LIMITS[spec.backbone], batch=BATCH_LIMIT)
@@ -92,11 +92,11 @@ def measure(
     Args:
         reference: what Keras gives.
         backend: the exported graph on an engine.
-        precision: of the variant.
+        precision: the variant's precision.
         simulated: whether the engine stands in for the variant's target.
-        limits: that the figures are recorded with.
-        count: how many images, from the first on; by default all, or when simulated 300, and all where these few lost
-            more accuracy than the limit allows and that may be chance.
+        limits: the limits that the figures are recorded with.
+        count: how many images to run, from the first on. By default these are all, or when simulated 300, and all
+            again if the 300 lost more accuracy than the limit allows and that may be chance.
         on_batch: called after each batch with its number of images.
 
     Raises:
@@ -115,7 +115,7 @@ def measure(
     try:
         rows = Rows(backend, next(reference.batches(count)))
         comparison = _run(reference, backend, count, on_batch)
-        # what overflows inside an operator does not show on a CPU: its weights were FP16, its execution was not
+        # what overflows inside an operator does not show on a CPU: the weights were FP16 there, the execution was not
         weights = " with FP16 weights" if simulated and precision == "fp16" else ""
         parity = _parity(reference, backend.device + weights, simulated, limits, comparison, rows)
     except BackendError as error:
@@ -128,14 +128,14 @@ def measure(
 def measure_drift(
     reference: Reference, hidden: Callable[[Mapping[str, Tensor]], npt.NDArray[Any]]
 ) -> tuple[float, ...]:
-    """How far the last LSTM's hidden state drifts from Keras's.
+    """Measure how far the last LSTM's hidden state drifts from Keras's.
 
     Args:
         reference: what Keras gives; its first M images are used.
-        hidden: the spec's inputs (n rows) -> the last LSTM's hidden states (T, n, H).
+        hidden: a function of the spec's inputs (n rows) that gives the last LSTM's hidden states (T, n, H).
 
     Returns:
-        for each timestep, RMS difference / RMS of Keras; nothing without a recurrent branch.
+        The RMS difference / RMS of Keras for each timestep; an empty tuple without a recurrent branch.
     """
     if reference.hidden is None:
         return ()
@@ -152,7 +152,7 @@ def measure_drift(
 
 
 def _by_chance(parity: Parity) -> bool:
-    """Whether nothing but the accuracy is refused, and its interval reaches down to what is allowed."""
+    """Tell whether nothing but the accuracy is refused, and its interval reaches down to what is allowed."""
     accuracy = parity.accuracy
     if parity.passed or accuracy is None or accuracy.max_drop is None or accuracy.drop_low > accuracy.max_drop:
         return False
@@ -214,7 +214,7 @@ def _parity(
 
 
 def _accuracy(reference: Reference, comparison: Comparison, max_drop: float | None) -> tuple[Accuracy | None, int]:
-    """On the images whose label is a class of the model, if there are any; and how many these are."""
+    """Measure the accuracy on the images whose label is a class of the model; return it and how many these are."""
     count = len(comparison.same)
     truth = class_indices([image.label for image in reference.images[:count]], reference.spec.class_labels)
     known = truth >= 0
@@ -225,14 +225,14 @@ def _accuracy(reference: Reference, comparison: Comparison, max_drop: float | No
 
 
 def _agreement_limit(limits: Limits, accuracy: Accuracy | None, confident: bool) -> float | None:
-    """The limit of the agreement on all images: where neither accuracy nor confident agreement can be judged, it is."""
+    """Choose the agreement's limit on all images, which is judged where accuracy and confident agreement can't be."""
     if limits.confident is not None and accuracy is None and not confident:
         return limits.confident
     return limits.agreement
 
 
 def _flat_warnings(probabilities: Tensor) -> Iterator[str]:
-    """What makes a passed check worth little."""
+    """Warn of flat or equal outputs, which make a passed check worth little."""
     chance = 1 / probabilities.shape[1]
     certainty = float(probabilities.max(axis=1).mean())
     if certainty < chance + NEARLY_CHANCE * (1 - chance):
@@ -256,7 +256,7 @@ def _effect_warnings(sequence_effect: float | None) -> Iterator[str]:
 
 
 def _label_warnings(limits: Limits, images: int, labelled: int) -> Iterator[str]:
-    """Where the limit of the accuracy can't be judged, or on few images only."""
+    """Warn where the limit of the accuracy can't be judged, or on a part of the images only."""
     if limits.max_drop is None or labelled == images:
         return
     if labelled == 0:

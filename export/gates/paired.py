@@ -1,4 +1,4 @@
-"""Accuracy of two classifiers on the same labelled images, with the interval of its difference."""
+"""Compares the accuracy of two classifiers on the same labelled images, with the interval of its difference."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ...runtime.manifest import Accuracy
 
 __all__ = ["class_indices", "paired_accuracy", "paired_interval"]
 
-Z = 1.959963984540054  # of the normal distribution, 95 % two-sided
+Z = 1.959963984540054  # the quantile of the normal distribution, 95 % two-sided
 
 
 def paired_accuracy(
@@ -20,13 +20,13 @@ def paired_accuracy(
     truth: npt.NDArray[np.int64],
     max_drop: float | None = None,
 ) -> Accuracy:
-    """Top-1 accuracy of both sides.
+    """Compute the top-1 accuracy of both sides, and the drop from Keras to the variant with its 95 % interval.
 
     Args:
         keras: Keras's labels, (N,), N >= 1.
-        variant: the variant's, (N,).
-        truth: the true ones, (N,).
-        max_drop: the limit that is recorded with it.
+        variant: the variant's labels, (N,).
+        truth: the true labels, (N,).
+        max_drop: the limit that is recorded with the drop.
     """
     right, still = keras == truth, variant == truth
     count, lost, gained = len(truth), int((right & ~still).sum()), int((~right & still).sum())
@@ -34,7 +34,7 @@ def paired_accuracy(
     return Accuracy(
         keras=int(right.sum()) / count,
         variant=int(still.sum()) / count,
-        # of the counts: the difference of two rounded shares would put 1 of 200 above a limit of 0.005
+        # computed from the counts: the difference of two rounded shares would put 1 of 200 above a limit of 0.005
         drop=(lost - gained) / count,
         drop_low=low,
         drop_high=high,
@@ -43,7 +43,7 @@ def paired_accuracy(
 
 
 def paired_interval(lost: int, gained: int, count: int) -> tuple[float, float]:
-    """The 95 % interval of (lost - gained) / count, by Bonett and Price's adjusted Wald method.
+    """Compute the 95 % interval of (lost - gained) / count, by Bonett and Price's adjusted Wald method.
 
     One image is added to either side of the disagreement. So the interval keeps a width where nothing disagrees, where
     Wald's and Newcombe's shrink to nothing: 0 of 300 says "at most 0.9 points", not "none". D. G. Bonett, R. M. Price,
@@ -51,9 +51,9 @@ def paired_interval(lost: int, gained: int, count: int) -> tuple[float, float]:
     Med. 33 (2014) 2850.
 
     Args:
-        lost: images that only Keras has right.
-        gained: images that only the variant has right.
-        count: all images, at least 1.
+        lost: the number of images that only Keras has right.
+        gained: the number of images that only the variant has right.
+        count: the number of all images, at least 1.
     """
     total = count + 2
     first, second = (lost + 1) / total, (gained + 1) / total
@@ -63,6 +63,6 @@ def paired_interval(lost: int, gained: int, count: int) -> tuple[float, float]:
 
 
 def class_indices(labels: Sequence[str], classes: Sequence[str]) -> npt.NDArray[np.int64]:
-    """The index of each label among the classes, -1 where it is none of them; (N,)."""
+    """Return the index of each label among the classes, -1 where it is none of them; (N,) int64."""
     index = {name: number for number, name in enumerate(classes)}
     return np.array([index.get(label, -1) for label in labels], np.int64)

@@ -1,4 +1,4 @@
-"""An artifact is run for each of its targets: against Keras, on the golden examples, for the drift of its states."""
+"""Runs an artifact for each of its targets: against Keras, on the golden examples, and for its states' drift."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ OnBatch = Callable[[int], None]
 
 @dataclass(frozen=True)
 class Proof:
-    """What an artifact did for one target: the gate's figures, and its outputs for the golden examples."""
+    """The gate's figures of an artifact on one target, and its outputs for the golden examples."""
 
     target: Target
     measured: Measured
@@ -42,7 +42,7 @@ class Proof:
 
     @property
     def parity(self) -> Parity:
-        """The figures, beside their limits."""
+        """The gate's figures, beside their limits."""
         return self.measured.parity
 
 
@@ -63,13 +63,13 @@ def prove(
     FP32, stands for the others.
 
     Args:
-        file: the artifact.
-        artifact: what it is.
+        file: the artifact's ONNX file.
+        artifact: its precision, form and targets.
         reference: what Keras gives.
-        golden: the bundle's examples.
-        limits: of the gate.
-        options: of TensorRT's engines.
-        drifts: of the hidden state, from ``drift``.
+        golden: the bundle's golden examples.
+        limits: the gate's limits.
+        options: the batch profile and workspace of TensorRT's engines.
+        drifts: the drift of the hidden state, from ``drift``, which is recorded with the figures.
         on_batch: called after each batch of the gate with its number of images.
 
     Raises:
@@ -100,7 +100,10 @@ def prove(
 def open_target(
     target: Target, file: Path, spec: ModelSpec, options: EngineOptions | None = None
 ) -> Iterator[tuple[Backend, bool]]:
-    """The engine of a target, or where this machine lacks it, its simulation on the CPU; and which of them it is."""
+    """Open a target's engine, or where this machine lacks it, its simulation on the CPU.
+
+    The block gets the backend, and whether it is the simulation.
+    """
     kind = ENGINES[target]
     backend: Backend
     try:
@@ -114,7 +117,7 @@ def open_target(
 
 
 def drift(model: onnx.ModelProto, reference: Reference) -> tuple[float, ...]:
-    """How far the last LSTM's hidden state is from Keras's after each timestep, simulated on the CPU.
+    """Measure how far the last LSTM's hidden state is from Keras's after each timestep, simulated on the CPU.
 
     Args:
         model: the artifact's graph; an output is added to it.

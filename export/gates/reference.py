@@ -1,4 +1,4 @@
-"""The Keras model's own answers on the gate's images: measured once, compared with every variant.
+"""Measures the Keras model's own answers on the gate's images, once, to compare every variant with them.
 
 Keras gets ``image`` alone and computes its own sequence; a variant gets both inputs from the preprocessing, as on a
 device. So what is compared is the whole path, not two copies of one input.
@@ -36,16 +36,16 @@ class Reference:
     """What Keras gives for N images.
 
     Attributes:
-        spec: of the model.
+        spec: the model's spec.
         images: the N images that could be read, in the order that was asked for.
-        logits: (N, C) float32, finite.
-        probabilities: (N, C) float32.
-        sequence_error: largest |difference| between the preprocessing's sequence and Keras's own; None without a
+        logits: the logits, (N, C) float32, finite.
+        probabilities: the probabilities, (N, C) float32.
+        sequence_error: the largest |difference| between the preprocessing's sequence and Keras's own; None without a
             recurrent branch.
         hidden: (T, M, H) float32, the last LSTM's hidden state after every timestep, for the first M images; None
             without a recurrent branch.
         skipped: the images that could not be read, with the reasons.
-        measured_on: ``Keras 3.15.1 on CPU``.
+        measured_on: the version of Keras and its device, such as ``Keras 3.15.1 on CPU``.
     """
 
     spec: ModelSpec
@@ -70,10 +70,10 @@ class Reference:
         """Run Keras on the CPU over all images, in batches of 8, streamed; an unreadable image is passed over.
 
         Args:
-            model: as ``train.model.build_model`` makes it.
-            spec: of the model.
+            model: a Keras model as ``train.model.build_model`` makes it.
+            spec: the model's spec.
             images: real images; at least one that can be read.
-            hidden_images: of how many to keep the hidden states.
+            hidden_images: for how many images to keep the hidden states.
             on_batch: called after each batch with its number of images.
 
         Raises:
@@ -102,7 +102,7 @@ class Reference:
         )
 
     def __len__(self) -> int:
-        """N."""
+        """The number of images."""
         return len(self.images)
 
     @property
@@ -111,7 +111,7 @@ class Reference:
         return np.asarray(np.argmax(self.logits, axis=1), np.int64)
 
     def batches(self, count: int | None = None) -> Iterator[Tensors]:
-        """The spec's inputs of the first ``count`` images (None: all), up to 8 rows each, read again.
+        """Yield the spec's inputs of the first ``count`` images (None: of all), read again, up to 8 rows at a time.
 
         Raises:
             ImageError: an image that could be read can't be read any more.
@@ -123,7 +123,7 @@ class Reference:
 
 
 class _Keras:
-    """The model's sequence, logits and probabilities, and its recurrent branch's hidden states."""
+    """Runs the Keras model on the CPU for its sequence, logits and probabilities, and for its hidden states."""
 
     def __init__(self, model: KerasModel, spec: ModelSpec) -> None:
         names = ["sequence"] if spec.uses_rnn else []
@@ -146,13 +146,13 @@ class _Keras:
         return found
 
     def hidden(self, sequence: Tensor) -> Tensor:
-        """(N, T, S*S/T) -> (T, N, H), the last LSTM's."""
+        """Return the last LSTM's hidden states (T, N, H) for a sequence (N, T, S*S/T)."""
         return hidden_states(self._model, self._spec, sequence).transpose(1, 0, 2)
 
 
 @dataclass
 class _Gathered:
-    """The batches' results: some KB for hundreds of images, and the hidden states."""
+    """The results of the batches so far: some KB for hundreds of images, and the hidden states."""
 
     images: list[LabelledImage] = field(default_factory=list)
     logits: list[Tensor] = field(default_factory=list)
@@ -162,7 +162,7 @@ class _Gathered:
     sequence_error: float = 0.0
 
     def add(self, rows: Sequence[LabelledImage], tensors: Tensors, found: Tensors) -> None:
-        """Take in one batch."""
+        """Add the images, tensors and results of one batch."""
         self.images += rows
         self.logits.append(found["logits"])
         self.probabilities.append(found["probabilities"])
@@ -174,7 +174,7 @@ class _Gathered:
 def _batches(
     images: Sequence[LabelledImage], spec: ModelSpec, skipped: list[str]
 ) -> Iterator[tuple[list[LabelledImage], Tensors]]:
-    """Up to 8 images and their tensors: ``image``, which Keras takes also for an RNN alone, and the spec's inputs."""
+    """Yield up to 8 images and their tensors: ``image``, which Keras always takes, and the spec's inputs."""
     preprocessor = Preprocessor(spec)
     readable = _readable(images, skipped)
     while chunk := list(islice(readable, BATCH)):

@@ -1,4 +1,4 @@
-"""What becomes of a batch's rows when they are run otherwise: in other batches, beside other rows, changed."""
+"""Measures how a batch's rows change when they are run in other batches, beside other rows, or with other sequences."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ __all__ = ["Rows"]
 Tensor = npt.NDArray[np.float32]
 
 OTHER_BATCHES = (1, 3)
-# inputs lie in [-1, 1]; a scale measured over the batch would follow the outlier. Lower where FP16 overflows in the
-# outlier's own row, which backends refuse: that is no fault of the graph
+# factors of an outlier: inputs lie in [-1, 1], and a scale measured over the batch would follow it. The next lower one
+# is taken where FP16 overflows in the outlier's own row, which backends refuse: that is no fault of the graph
 OUTLIERS = (50.0, 10.0, 3.0)
 
 
 class Rows:
-    """Eight rows of a batch, run as one and otherwise.
+    """Eight rows of a batch, run as one batch and in other ways.
 
     Args:
-        backend: that runs them.
-        tensors: its inputs; fewer rows than 8 are repeated from the start, more are cut off.
+        backend: the backend that runs the rows.
+        tensors: the backend's inputs; fewer rows than 8 are repeated from the start, more are cut off.
     """
 
     def __init__(self, backend: Backend, tensors: Mapping[str, Tensor]) -> None:
@@ -35,7 +35,7 @@ class Rows:
         self._logits = backend.run(self._tensors).logits
 
     def batch_error(self) -> float:
-        """The largest |difference| of a logit between batches of 1, 3 and 8."""
+        """Return the largest |difference| of a logit between batches of 1 or 3 and the batch of 8."""
         return max(
             _difference(self._backend.run(_part(self._tensors, rows)).logits, self._logits[rows])
             for size in OTHER_BATCHES
@@ -43,7 +43,7 @@ class Rows:
         )
 
     def neighbour_error(self) -> float:
-        """The largest |difference| of a logit when another row of the same batch is far outside of the inputs' range.
+        """Return the largest |difference| of a logit when another row of its batch is far outside the inputs' range.
 
         Each row has an outlier as its neighbour once: in the first place for those behind it, in the last for those
         before it.
@@ -54,7 +54,7 @@ class Rows:
         )
 
     def sequence_effect(self) -> float:
-        """The largest |difference| of a logit when every image gets its neighbour's sequence."""
+        """Return the largest |difference| of a logit when every image gets its neighbour's sequence."""
         swapped = {**self._tensors, "sequence": np.roll(self._tensors["sequence"], 1, axis=0)}
         return _difference(self._backend.run(swapped).logits, self._logits)
 
@@ -79,5 +79,5 @@ def _part(tensors: Mapping[str, Tensor], rows: slice) -> dict[str, Tensor]:
 
 
 def _slices(size: int, count: int) -> list[slice]:
-    """Slices of exactly ``size`` rows that cover ``count`` rows; the last ones may overlap."""
+    """Return slices of exactly ``size`` rows that cover ``count`` rows; the last ones may overlap."""
     return [slice(start, start + size) for start in (min(s, count - size) for s in range(0, count, size))]

@@ -1,4 +1,4 @@
-"""Is a narrower precision faster here? Timed beside the next wider one, and said where it is not."""
+"""Times each precision beside the next wider one on this machine, and warns where the narrower one is not faster."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ class AgainstWider:
     """A precision timed beside the next wider one.
 
     Attributes:
-        ratio: how many times as long it takes.
-        warning: where it is slower, both times; else None.
+        ratio: its time over the next wider precision's.
+        warning: where it is slower, a sentence with both times; else None.
     """
 
     ratio: float
@@ -44,13 +44,13 @@ def against_wider(
     """Time the precisions of a target side by side, one image at a time.
 
     Args:
-        files: an artifact for each precision.
-        target: for which they were made; one that is only simulated here is not timed.
-        spec: of the model.
-        options: of TensorRT's engines.
+        files: an artifact's file for each precision.
+        target: the target that they were made for; one that is only simulated here is not timed.
+        spec: the model's spec.
+        options: the batch profile and workspace of TensorRT's engines.
 
     Returns:
-        each precision against the next wider one; nothing for the widest, nor where nothing was timed.
+        Each precision's time beside the next wider one's; the widest is left out, and all where nothing was timed.
     """
     ordered = [precision for precision in PRECISIONS if precision in files]
     timings, device = _time([files[precision] for precision in ordered], target, spec, options)
@@ -68,7 +68,7 @@ def against_wider(
 def time_ratio(
     first: Path, second: Path, target: Target, spec: ModelSpec, options: EngineOptions | None = None
 ) -> float | None:
-    """How much longer the second artifact takes than the first, one image at a time; None if only simulated here."""
+    """Measure how many times as long as the first the second artifact takes for an image; None if only simulated."""
     timings, _ = _time([first, second], target, spec, options)
     return compare(timings[0], timings[1]).ratio if timings else None
 
@@ -76,7 +76,7 @@ def time_ratio(
 def _time(
     files: Sequence[Path], target: Target, spec: ModelSpec, options: EngineOptions | None
 ) -> tuple[list[Timing], str]:
-    """Times of artifacts in their order, and the device; none where there is one artifact, or only its simulation."""
+    """Time artifacts and name the device; the list is empty for one artifact alone or where they are only simulated."""
     tensors = {name: np.zeros((1, *shape), np.float32) for name, shape in spec.inputs.items()}
     calls: dict[str, Callable[[], object]] = {}
     device = ""

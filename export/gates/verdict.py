@@ -1,4 +1,4 @@
-"""The verdict of a gate: passed, or refused with the numbers and the likely cause."""
+"""Gives a gate's verdict: a variant passes, or is refused with the numbers and the likely cause."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ from ...runtime.manifest import Check, Parity
 
 __all__ = ["require"]
 
-FP16_ROUNDING = 0.02  # logits, max |difference| / max |logit|: a step of FP16 is 5e-4, over many layers some of them
+FP16_ROUNDING = 0.02  # max |difference| / max |logit|: a step of FP16 is 5e-4, and many layers add up several
 
 
 def require(parity: Parity, variant: str, *, stale: str | None = None) -> None:
-    """Pass if every figure that has a limit is within it.
+    """Raise an error unless every figure that has a limit is within it.
 
     Args:
-        parity: from ``gate.measure``.
-        variant: its name, ``PRECISION-TARGET``.
-        stale: what shows that BatchNorm's statistics are stale, if anything does; then it is named as the cause before
-            the quantizer is.
+        parity: the figures and limits, from ``gate.measure``.
+        variant: the variant's name, ``PRECISION-TARGET``.
+        stale: a sentence that BatchNorm's statistics are stale, if they are; then it is named as the cause before the
+            quantizer is.
 
     Raises:
-        ParityError: one is not; the message has the numbers and the likely cause.
+        ParityError: a figure is beyond its limit; the message has the numbers and the likely cause.
     """
     failed = [check for check in parity.checks if not check.passed]
     if not failed:
@@ -37,12 +37,12 @@ def require(parity: Parity, variant: str, *, stale: str | None = None) -> None:
 
 def _numbers(parity: Parity, check: Check) -> str:
     bound = "at most" if check.at_most else "at least"
-    digits = ".3g" if check.at_most else ".6g"  # 0.99497 is not 0.995
+    digits = ".3g" if check.at_most else ".6g"  # so that 0.99497 is not printed as 0.995
     return f"{check.name}: expected {bound} {check.limit:g}, found {check.found:{digits}}{_counts(parity, check)}"
 
 
 def _counts(parity: Parity, check: Check) -> str:
-    """One flip costs 1/N, so N belongs to the number."""
+    """Say which counts are behind a figure: one flip costs 1/N, so N belongs to the number."""
     if math.isnan(check.found):
         return ""
     if check.name == "top-1 agreement":
@@ -98,5 +98,5 @@ def _int8_cause(stale: str | None) -> str:
 
 
 def _over(found: float | None, limit: float | None) -> bool:
-    """Whether a figure that is judged is over its limit; NaN is."""
+    """Tell whether a figure that is judged is over its limit; NaN counts as over it."""
     return found is not None and limit is not None and not found <= limit

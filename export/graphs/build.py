@@ -1,4 +1,4 @@
-"""The whole model as one ONNX graph: the branches that are there, their product, the head."""
+"""Builds the whole model as one ONNX graph: the branches that it has, their product, and the head."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ from .writer import GraphWriter
 
 __all__ = ["IR_VERSION", "OPSET", "GraphBuilder", "build_graph", "serialize", "set_versions"]
 
-OPSET = 17  # device runtimes refuse the newest that onnx would write (28 and IR 14)
+OPSET = 17  # device runtimes refuse the newest versions that onnx would write (opset 28 and IR 14)
 IR_VERSION = 8
 MAX_BYTES = 2**31 - 1  # protobuf's limit for one message
-GRAPH_OVERHEAD = 2**22  # nodes, names and shapes beside the weights; Xception's take 40 KiB
+GRAPH_OVERHEAD = 2**22  # bytes for nodes, names and shapes beside the weights; Xception's take 40 KiB
 
 
 def build_graph(model: KerasModel, spec: ModelSpec, form: Form = "lstm") -> onnx.ModelProto:
     """Write a Keras model as an ONNX graph in FP32, unchecked (see ``check.check_graph``).
 
     Args:
-        model: as ``train.model.build_model`` makes it for the spec.
+        model: a Keras model as ``train.model.build_model`` makes it for the spec.
         spec: what the model sees and is made of.
-        form: of the recurrent branch.
+        form: the form of the recurrent branch.
 
     Returns:
-        Inputs ``image`` (N, S, S, 3) and ``sequence`` (N, T, S*S/T), those the branches use; outputs ``logits`` and
-        ``probabilities`` (N, C); all float32; opset 17, IR 8.
+        A graph with the inputs ``image`` (N, S, S, 3) and ``sequence`` (N, T, S*S/T), of which those that the branches
+        use, and the outputs ``logits`` and ``probabilities`` (N, C); all are float32; opset 17, IR 8.
 
     Raises:
         ConversionError: tf2onnx failed, or the weights don't fit into one ONNX file.
@@ -41,7 +41,7 @@ class GraphBuilder:
     """Writes a Keras model as ONNX graphs that differ in the form of the recurrent branch; the CNN is converted once.
 
     Args:
-        model: as ``train.model.build_model`` makes it for the spec.
+        model: a Keras model as ``train.model.build_model`` makes it for the spec.
         spec: what the model sees and is made of.
 
     Raises:
@@ -56,7 +56,7 @@ class GraphBuilder:
         self._features = write_cnn(self._branch, model.get_layer("cnn"), spec, OPSET) if spec.uses_cnn else None
 
     def build(self, form: Form) -> onnx.ModelProto:
-        """The graph with one form of the recurrent branch, as ``build_graph`` describes it."""
+        """Build the graph with one form of the recurrent branch, as ``build_graph`` describes it."""
         spec, model = self._spec, self._model
         writer = GraphWriter("hybrid_edge")
         for name, shape in spec.inputs.items():
@@ -82,10 +82,10 @@ def set_versions(model: onnx.ModelProto, opset: int, ir_version: int) -> None:
 
 
 def serialize(model: onnx.ModelProto) -> bytes:
-    """The bytes of an ONNX file.
+    """Serialize a graph to the bytes of an ONNX file.
 
     Raises:
-        ConversionError: over 2 GB, the limit of one file.
+        ConversionError: the graph takes over 2 GB, the limit of one file.
     """
     try:
         data = bytes(model.SerializeToString())
@@ -109,7 +109,7 @@ def _check_size(model: KerasModel) -> None:
 def _write_head(
     writer: GraphWriter, model: KerasModel, cnn: str | None, rnn: str | None, affine: Affine | None
 ) -> None:
-    """The product of the branches, Dense ``logits``, softmax ``probabilities``."""
+    """Write the product of the branches, Dense ``logits`` and softmax ``probabilities``."""
     kernel, bias = model.get_layer("logits").get_weights()
     if cnn is not None and rnn is not None:
         joined = writer.node("Mul", [cnn, rnn if affine is None else _write_affine(writer, rnn, affine)], "product")
@@ -122,7 +122,7 @@ def _write_head(
 
 
 def _write_affine(writer: GraphWriter, value: str, affine: Affine) -> str:
-    """Batch normalization with a product behind it: a shift does not pass through a product, so it stays a step."""
+    """Write batch normalization as a step of its own before the product, since a shift does not pass through one."""
     scale = writer.constant("rnn/batch_norm/scale", affine.scale.astype("float32"))
     shift = writer.constant("rnn/batch_norm/shift", affine.shift.astype("float32"))
     scaled = writer.node("Mul", [value, scale], "rnn/batch_norm/scaled")

@@ -1,4 +1,4 @@
-"""Which tensors of a graph have their channels in common, from convolution to convolution."""
+"""Finds which tensors of a graph have their channels in common, from convolution to convolution."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ class ChannelGroup:
     """Tensors between convolutions, joined by operators that keep channels apart: all can be scaled alike.
 
     Attributes:
-        tensors: their names.
-        makers: the convolutions that make one of them.
-        takers: tensors with the convolution that takes each.
-        leaving: tensors with the node that takes each and is neither a convolution nor keeps channels apart.
+        tensors: the names of the tensors.
+        makers: the convolutions that make one of the tensors.
+        takers: pairs of a tensor and a convolution that takes it.
+        leaving: pairs of a tensor and a node that takes it and is neither a convolution nor keeps channels apart.
         whole: whether every tensor comes from a convolution or from within the group.
     """
 
@@ -35,10 +35,10 @@ class ChannelGroup:
 
 
 def channel_groups(model: onnx.ModelProto, *, through_depthwise: bool = False) -> Iterator[ChannelGroup]:
-    """Every group that a convolution makes or takes.
+    """Yield every group of which a convolution makes or takes a tensor.
 
     Args:
-        model: in FP32, images as (N, C, H, W).
+        model: a graph in FP32, images as (N, C, H, W).
         through_depthwise: whether a depthwise convolution joins what it takes with what it makes.
     """
     nodes, names = model.graph.node, _Disjoint()
@@ -60,7 +60,7 @@ def channel_groups(model: onnx.ModelProto, *, through_depthwise: bool = False) -
 
 
 def groups_of(node: onnx.NodeProto) -> int:
-    """A convolution's number of groups; a depthwise one has as many as channels."""
+    """Return a convolution's number of groups; a depthwise one has as many as channels."""
     return next((int(item.i) for item in node.attribute if item.name == "group"), 1)
 
 
@@ -86,23 +86,23 @@ def _joins(node: onnx.NodeProto, constants: set[str]) -> bool:
 
 
 class _Disjoint:
-    """Names in disjoint groups."""
+    """Joins names into disjoint groups (union-find)."""
 
     def __init__(self) -> None:
         self._parents: dict[str, str] = {}
 
     def find(self, name: str) -> str:
-        """The name that stands for its group."""
+        """Return the name that stands for the group of ``name``."""
         while self._parents.setdefault(name, name) != name:
             name = self._parents[name]
         return name
 
     def join(self, one: str, other: str) -> None:
-        """Put two groups together."""
+        """Put the groups of two names together."""
         self._parents[self.find(one)] = self.find(other)
 
     def groups(self) -> list[list[str]]:
-        """Each group's names, in the order in which they came."""
+        """List each group's names, in the order in which they came."""
         found: dict[str, list[str]] = {}
         for name in self._parents:
             found.setdefault(self.find(name), []).append(name)

@@ -1,4 +1,4 @@
-"""Is the graph the one that was declared? Looked at by itself, not trusted from how it was written."""
+"""Checks that a graph is the one that was declared, by looking at the graph and not at how it was written."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ __all__ = ["Declaration", "check_graph", "count_operators", "count_steps"]
 
 CONVOLUTIONS = {"xception": 74, "digits": 3}  # Xception: 34 separable ones (two each), 2 of the entry, 4 shortcuts
 STEP = re.compile(r"rnn/lstm_\d+/step_\d+/hidden")
-LSTM_INPUTS = {"X": 0, "W": 1, "R": 2, "B": 3, "initial_h": 5, "initial_c": 6}  # 4 are lengths, which ours have not
+LSTM_INPUTS = {"X": 0, "W": 1, "R": 2, "B": 3, "initial_h": 5, "initial_c": 6}  # 4, the lengths, is left out
 NOTHING = "none"
 UNWANTED = {
     "Loop": "tf2onnx writes one for a layer with a fixed batch or a hard_sigmoid gate",
@@ -44,24 +44,24 @@ class Declaration:
 
     @property
     def opsets(self) -> dict[str, int]:
-        """Version of each operator domain; ONNX Runtime's own where its CPU provider multiplies integers."""
+        """The version of each operator domain, ONNX Runtime's own among them where its CPU provider takes integers."""
         if self.quantized and self.target == "cpu":
             return {"": OPSET, CONTRIBUTED: 1}
         return {"": QUANTIZED_OPSET if self.quantized else OPSET}
 
     @property
     def ir_version(self) -> int:
-        """Of the file format."""
+        """The version of the ONNX file format."""
         return QUANTIZED_IR_VERSION if self.quantized and self.target != "cpu" else IR_VERSION
 
 
 def count_operators(model: onnx.ModelProto) -> dict[str, int]:
-    """How often each operator occurs, sub-graphs included, by name."""
+    """Count how often each operator occurs, sub-graphs included, by its name."""
     return dict(sorted(Counter(node.op_type for node in _nodes(model.graph)).items()))
 
 
 def count_steps(model: onnx.ModelProto) -> int:
-    """How many timesteps of LSTMs are written out, all layers together."""
+    """Count the timesteps of LSTMs that are written out, all layers together."""
     return sum(bool(STEP.fullmatch(node.name)) for node in model.graph.node)
 
 
@@ -69,10 +69,10 @@ def check_graph(model: onnx.ModelProto, spec: ModelSpec, declared: Declaration |
     """Compare a graph with what it is declared to be: by default in FP32, with LSTM operators.
 
     Raises:
-        ConversionError: other inputs, outputs, shapes or types, another opset or IR version, a foreign operator
-            domain, another number of LSTM operators, unrolled steps or convolutions, a loop or batch normalization
-            left, an LSTM without states of its weights' type, or refused by onnx's own checker. The message names it,
-            and the cause of a loop.
+        ConversionError: inputs, outputs, shapes, types, opset or IR version are not as declared, an operator is of a
+            foreign domain, the number of LSTM operators, unrolled steps or convolutions is another, a loop or batch
+            normalization is left, an LSTM lacks states of its weights' type, or onnx's own checker refuses the graph.
+            The message names the fault, and the cause of a loop.
     """
     declared = declared or Declaration("lstm" if spec.uses_rnn else "none")
     _refuse(
@@ -140,7 +140,7 @@ def _operator_faults(model: onnx.ModelProto, spec: ModelSpec, declared: Declarat
 
 
 def _lstm_faults(model: onnx.ModelProto) -> Iterable[str]:
-    """States that a graph leaves away are made by who parses it: for strongly typed TensorRT 10.3 in the wrong type."""
+    """Name LSTMs without states of their weights' type: a parser makes what is left out, TensorRT 10.3's wrongly."""
     types = tensor_types(model)
     for node in model.graph.node:
         if node.op_type == "LSTM":

@@ -1,4 +1,4 @@
-"""The CNN branch from Keras to ONNX, by tf2onnx: the only file that knows it.
+"""Converts the CNN branch from Keras to ONNX with tf2onnx, which only this file knows.
 
 The recurrent branch never comes here: through tf2onnx the whole model takes minutes and over 23 GB of memory, and a
 Keras LSTM comes out as an ``LSTM``, a ``Loop`` or not at all, by circumstances (``recurrent.py`` writes it instead).
@@ -31,10 +31,10 @@ def write_cnn(writer: GraphWriter, cnn: KerasModel, spec: ModelSpec, opset: int)
     """Convert the CNN branch and add it to the graph; batch normalization is folded into the convolutions.
 
     Args:
-        writer: its graph has the input ``image``.
-        cnn: the nested Keras model (N, S, S, 3) -> (N, F).
-        spec: whose model it is.
-        opset: version of the default operator domain.
+        writer: the writer of a graph that has the input ``image``.
+        cnn: the nested Keras model, (N, S, S, 3) -> (N, F).
+        spec: the spec of the whole model.
+        opset: the version of the default operator domain.
 
     Returns:
         The name of the features' tensor, (N, F).
@@ -79,7 +79,8 @@ def _convert(cnn: KerasModel, spec: ModelSpec, opset: int) -> onnx.GraphProto:
 def _without_copies() -> Iterator[None]:
     """Keep tf2onnx from copying the graph before each of its optimizers, to go back to if one fails.
 
-    At full size: 15 s and 3.6 GB instead of 24 s and 7.4 GB. An optimizer that fails is an error, not a warning.
+    At full size that takes 15 s and 3.6 GB instead of 24 s and 7.4 GB. An optimizer that fails is then an error, not a
+    warning.
     """
     name = tf2onnx.constants.ENV_TF2ONNX_CATCH_ERRORS
     before = os.environ.get(name)
@@ -94,7 +95,7 @@ def _without_copies() -> Iterator[None]:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Silence tf2onnx's progress messages."""
+    """Silence tf2onnx's progress messages while the block runs."""
     logger = logging.getLogger("tf2onnx")
     before = logger.level
     logger.setLevel(logging.ERROR)
@@ -105,7 +106,7 @@ def _quiet() -> Iterator[None]:
 
 
 def _canonical_names(graph: onnx.GraphProto) -> dict[str, str]:
-    """A new name for each tensor, from the layer that makes or first uses it: the same in every process.
+    """Name each tensor anew, from the layer that makes or first uses it, so that the names are the same every time.
 
     tf2onnx counts through everything that it did in this process, so the same model would give other bytes, and
     another hash, each time.
@@ -131,7 +132,7 @@ class _Neighbours:
         self._takers = {name: node for node in reversed(graph.node) for name in node.input}
 
     def path(self, node: onnx.NodeProto) -> str:
-        """``block2_sepconv1_1/separable_conv2d/pointwise``, ``block1_conv1_act_1/Conv``, ``add_1/Conv``."""
+        """Name a node's place, such as ``block2_sepconv1_1/separable_conv2d/pointwise`` or ``add_1/Conv``."""
         path = _layer_path(node.name)
         if path != "Conv":
             return path
@@ -142,7 +143,7 @@ class _Neighbours:
 
 
 def _layer_path(name: str) -> str:
-    """``cnn_1/block1_conv1_1/convolution__6`` -> ``block1_conv1_1/convolution``."""
+    """Shorten ``cnn_1/block1_conv1_1/convolution__6`` to ``block1_conv1_1/convolution``."""
     path = re.sub(r"__\d+", "", name)
     return path.split("/", 1)[1] if path.startswith("cnn") and "/" in path else path
 

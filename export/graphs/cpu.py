@@ -1,12 +1,18 @@
-"""The INT8 graph for ONNX Runtime on a CPU: what is fastest there, which is another graph than TensorRT's.
+"""Writes the INT8 graph for ONNX Runtime on a CPU: what is fastest there, which is another graph than TensorRT's.
 
-Convolutions: unsigned activations, signed weights with a scale for each output channel, and the output quantized too,
+    residual stream ┬────────────────────────── float ──────────────────────────► Add ──► residual stream
+                    └─► Q ──► [DQ ─► Conv ─► Q] ──► [DQ ─► Conv ─► Q] ──► MatMul ──┘
+    sequence ──► Q ──► MatMul ──► Add bias ──► Split into steps ──► Add ──► gates ──► c_t, h_t in float
+                                  h_{t-1} ──► Q ──► MatMul ──────────┘
+    Q, DQ: QuantizeLinear, DequantizeLinear; [ ]: fused by ONNX Runtime into one operator; MatMul: MatMulIntegerToFloat
+
+A convolution has unsigned activations, signed weights with a scale for each output channel, and a quantized output too,
 which ONNX Runtime needs to fuse it into one integer operator. Additions of the residual stream and the global average
 stay in float, and a pointwise convolution that goes straight into one is a matrix product that gives floats; a ReLU in
 front of a quantization is left to its zero point. Weights that a CPU without VNNI adds up in 16 bits fit there
-(``scales.PAIR``), so that one graph computes the same on every CPU. Recurrent branch, unrolled:
-QuantizeLinear with a constant scale and MatMulIntegerToFloat. Static Q/DQ pairs there, as TensorRT wants them, are some
-50 times slower, and the dynamic operators take one scale over the whole batch, so that a row's result depends on its
+(``scales.PAIR``), so that one graph computes the same on every CPU. The recurrent branch is unrolled and takes
+QuantizeLinear with a constant scale and MatMulIntegerToFloat: static Q/DQ pairs, as TensorRT wants them, are some 50
+times slower there, and the dynamic operators take one scale over the whole batch, so that a row's result depends on its
 neighbours.
 """
 
@@ -49,13 +55,15 @@ class CpuGraph:
     """Rewrites an FP32 graph, node by node.
 
     Args:
-        source: as ``build_graph`` writes it, unrolled where the recurrent branch is to be quantized; not changed.
-        ranges: what each tensor covers, by ``range_key``.
-        quantized: names of the layers that run in INT8.
-        levels: the largest integer of a weight.
-        paired: no two weights saturate together on a CPU without VNNI.
-        means: of the channels of what each convolution takes, by its name: its bias makes up for rounded weights.
-        rounder: of the weights of matrix products; by default each goes to the nearest integer.
+        source: a graph as ``build_graph`` writes it, unrolled where the recurrent branch is to be quantized; it is not
+            changed.
+        ranges: the range that each tensor covers, by ``range_key``.
+        quantized: the names of the layers that run in INT8.
+        levels: the largest integer that a weight may become.
+        paired: whether weights are scaled so that no two saturate together on a CPU without VNNI.
+        means: the mean of each channel that a convolution takes, (C,), by the convolution's name; its bias makes up
+            for rounded weights by it.
+        rounder: rounds the weights of matrix products; by default each weight goes to the nearest integer.
     """
 
     def __init__(
@@ -84,7 +92,7 @@ class CpuGraph:
         self._shared: dict[str, list[str]] = {}  # a product's constants, by its weight
 
     def write(self) -> onnx.ModelProto:
-        """The graph: opset 17, IR 8, and ONNX Runtime's own domain where the recurrent branch is quantized."""
+        """Write the graph: opset 17, IR 8, and ONNX Runtime's own domain where a matrix product is quantized."""
         self._writer.graph.input.extend(self._source.graph.input)
         for node in self._source.graph.node:
             if layer_of(node) not in self._quantized:
@@ -102,8 +110,8 @@ class CpuGraph:
         return self._writer.model
 
     def _plain(self, node: onnx.NodeProto) -> None:
-        """A node that stays in float."""
-        if node.op_type == "GlobalAveragePool":  # of which ONNX Runtime can't move a transposition away
+        """Write a node that stays in float."""
+        if node.op_type == "GlobalAveragePool":  # ONNX Runtime can't move a transposition past it
             value = self._input(node.input[0])
             self._writer.node("ReduceMean", [value], node.output[0], axes=[2, 3], keepdims=1)
         elif not self._is_clipped(node):
@@ -126,7 +134,7 @@ class CpuGraph:
         self._copy(node, [*inputs, self._stored(f"{node.name}/bias", *quantize_bias(bias, scale, weight))])
 
     def _bias(self, node: onnx.NodeProto, channels: int) -> Float32:
-        """Of a convolution; zeros where it has none."""
+        """Return a convolution's bias, (O,), or zeros where it has none."""
         if len(node.input) > 2:
             return np.asarray(self._arrays[node.input[2]], np.float32)
         return np.zeros(channels, np.float32)
@@ -141,7 +149,7 @@ class CpuGraph:
         return gives_float(node, self._takers, self._arrays)
 
     def _pointwise(self, node: onnx.NodeProto) -> None:
-        """A 1x1 convolution as a matrix product over the channels, last for that: integers in, floats out."""
+        """Write a 1x1 convolution as a matrix product over the channels, moved last: integers in, floats out."""
         value, name = node.input[:2]
         kernel = np.asarray(self._arrays[name], np.float32)[:, :, 0, 0].T
         weight = quantize_weight(np.ascontiguousarray(kernel), 1, levels=self._levels, paired=self._paired)
@@ -159,20 +167,20 @@ class CpuGraph:
         self._writer.node("Transpose", [product], node.output[0], perm=[0, 3, 1, 2])
 
     def _every(self, value: str, strides: list[int], name: str) -> str:
-        """Rows and columns of (N, H, W, C) that a pointwise convolution with strides takes."""
+        """Write the slice of (N, H, W, C) to the rows and columns that a pointwise convolution with strides takes."""
         parts = {"first": [0, 0], "last": [np.iinfo(np.int64).max] * 2, "axes": [1, 2], "strides": strides}
         inputs = [self._writer.constant(f"{name}/{key}", np.array(part, np.int64)) for key, part in parts.items()]
         return self._writer.node("Slice", [value, *inputs], f"{name}/strided")
 
     def _product_constants(self, name: str, weight: QuantizedWeight, scale: str, zero: str) -> list[str]:
-        """What MatMulIntegerToFloat takes behind its first input."""
+        """Write what MatMulIntegerToFloat takes behind its first input, and return these names in its order."""
         zeros = np.zeros(len(weight.scales), np.int8)
         integers = self._writer.constant(f"{name}/integers", weight.integers)
         scales = self._writer.constant(f"{name}/scales", weight.scales)
         return [integers, scale, scales, zero, self._writer.constant(f"{name}/zeros", zeros)]
 
     def _stored(self, name: str, integers: npt.NDArray[Any], scales: npt.NDArray[Any]) -> str:
-        """A constant held as integers."""
+        """Write a constant that is held as integers and dequantized in the graph."""
         names = [
             self._writer.constant(f"{name}/integers", integers),
             self._writer.constant(f"{name}/scales", scales),
@@ -181,7 +189,7 @@ class CpuGraph:
         return self._writer.node("DequantizeLinear", names, f"{name}/dequantized", axis=0)
 
     def _product(self, node: onnx.NodeProto) -> None:
-        """A matrix product; the steps of an LSTM share its weights."""
+        """Write a quantized matrix product; the steps of an LSTM share its weights."""
         value, name = node.input
         scale, zero = self._parameters(value)
         if name not in self._shared:
@@ -193,11 +201,11 @@ class CpuGraph:
         self._writer.node("MatMulIntegerToFloat", inputs, node.output[0], domain=CONTRIBUTED)
 
     def _input(self, name: str) -> str:
-        """What a float node takes: a quantized convolution's result comes as integers, anything else as it is."""
+        """Return what a float node takes: a quantized convolution's result dequantized, anything else as it is."""
         return self._dequantized(name) if self._is_stored(name) else self._constant(name)
 
     def _is_stored(self, name: str) -> bool:
-        """Whether a tensor is a quantized convolution's result: after its Relu, where that is all that takes it."""
+        """Tell whether a tensor is a quantized convolution's result, behind the Relu where only that takes it."""
         maker = self._makers.get(name)
         if maker is not None and maker.op_type == "Relu" and self._only_relu(maker.input[0]):
             maker = self._makers.get(maker.input[0])
@@ -229,7 +237,7 @@ class CpuGraph:
         return f"{name}/quantized"
 
     def _is_clipped(self, node: onnx.NodeProto) -> bool:
-        """Whether a ReLU is left to the quantization behind it, whose zero point 0 clips what is negative."""
+        """Tell whether a ReLU is left to the quantization behind it, whose zero point 0 clips what is negative."""
         if node.op_type != "Relu" or self._is_stored(node.output[0]) or range_key(node.output[0]) not in self._ranges:
             return False
         behind = self._takers[node.output[0]]
@@ -261,10 +269,11 @@ class CpuGraph:
 
 
 def image_layers(source: onnx.ModelProto) -> set[str]:
-    """Convolutions that stay in float: an image's three channels are fewer than the integer kernel takes at a time.
+    """Return the convolutions that stay in float, since an image has fewer channels than the integer kernel takes.
 
-    It copies patches there and saves nothing (full size, one thread: the CNN takes 27.1 ms with the first convolution
-    in float and 28.7 ms without), and the first convolution's rounded weights alone make up a tenth of INT8's error.
+    The kernel copies patches there and saves nothing (full size, one thread: the CNN takes 27.1 ms with the first
+    convolution in float and 28.7 ms without), and the first convolution's rounded weights alone make up a tenth of
+    INT8's error.
     """
     constants = arrays(source)
     return {
@@ -275,10 +284,10 @@ def image_layers(source: onnx.ModelProto) -> set[str]:
 
 
 def _is_depthwise(node: onnx.NodeProto, kernel: Float32) -> bool:
-    """Whether each channel has a filter of its own, for which no CPU adds products up in 16 bits."""
+    """Tell whether each channel has a filter of its own, for which no CPU adds products up in 16 bits."""
     return groups_of(node) == len(kernel) > 1 and kernel.shape[1] == 1
 
 
 def is_pointwise(node: onnx.NodeProto) -> bool:
-    """Whether a node is a 1x1 convolution that was written as a matrix product of integers."""
+    """Tell whether a node is a 1x1 convolution that was written as a matrix product of integers."""
     return node.domain == CONTRIBUTED and branch_of(node.name) == "cnn" and node.name.endswith(POINTWISE)

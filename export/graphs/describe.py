@@ -1,4 +1,4 @@
-"""In which precision each branch of a graph really runs, read off the graph itself."""
+"""Reads off a graph in which precision each of its branches really runs."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ ORDER = ("INT8", "FP16", "FP32")
 
 
 def operations(model: onnx.ModelProto) -> dict[str, str]:
-    """The precision of each operation that has weights, by node name: ``INT8``, ``FP16`` or ``FP32``.
+    """Return the precision of each operation that has weights, by node name: ``INT8``, ``FP16`` or ``FP32``.
 
-    INT8 is one whose inputs are both integers: an integer operator, or one with DequantizeLinear on both.
+    An operation is INT8 if both its inputs are integers: an integer operator, or one with DequantizeLinear on both.
     """
     makers = producers(model.graph.node)
     types = {tensor.name: tensor.data_type for tensor in model.graph.initializer}
@@ -30,10 +30,10 @@ def operations(model: onnx.ModelProto) -> dict[str, str]:
 
 
 def describe(model: onnx.ModelProto) -> tuple[str, ...]:
-    """Sentences for the report, on each branch, and on the form of the recurrent one.
+    """Describe each branch, and the form of the recurrent one, in lines for the report.
 
-    ``CNN: 74/74 convolutions INT8``, ``recurrent branch: 2/2 LSTM FP16``, ``recurrent form: 2 LSTM, 0 Loop, 0 unrolled
-    steps``.
+    Such lines are ``CNN: 74/74 convolutions INT8``, ``recurrent branch: 2/2 LSTM FP16`` and ``recurrent form: 2 LSTM, 0
+    Loop, 0 unrolled steps``.
     """
     found = operations(model)
     kinds = {node.name: _kind(node) for node in model.graph.node}

@@ -1,8 +1,8 @@
-"""The CNN of a batch, one image after the other: what one image makes stays in a CPU's cache, what eight make does not.
+"""Runs the CNN one image after the other: what one image makes stays in a CPU's cache, what eight make does not.
 
 The CNN's nodes become the body of a Scan over the batch; the recurrent branch and the head still take the whole batch,
-and read their weights once for it. The same operators on the same numbers: not a bit of the result changes. Full size,
-INT8, two threads: a batch of eight takes 154 ms in place of 167, a single image as long as before.
+and read their weights once for it. The same operators work on the same numbers, so not a bit of the result changes. At
+full size, in INT8, with two threads, a batch of eight takes 154 ms in place of 167, a single image as long as before.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ from .shapes import tensor_shapes
 
 __all__ = ["EACH_IMAGE", "each_image"]
 
-EACH_IMAGE = "cnn/each_image"  # the Scan
-LARGE = 2**20  # values of the largest activation of one image: about what a core's own cache holds in bytes
+EACH_IMAGE = "cnn/each_image"  # the name of the Scan
+LARGE = 2**20  # values of one image's largest activation: as bytes, about what a core's own cache holds
 IMAGE = "image"
 
 
 def each_image(model: onnx.ModelProto, large: int = LARGE) -> onnx.ModelProto:
-    """A copy whose CNN takes one image at a time; the model itself where none of its activations is large.
+    """Return a copy whose CNN takes one image at a time, or the model itself where none of its activations is large.
 
     Args:
-        model: a graph for the CPU, opset 17, batch symbolic.
-        large: from how many values of an activation on.
+        model: a graph for the CPU, opset 17, with a symbolic batch.
+        large: the number of values from which on an activation is large.
     """
     inside = [node for node in model.graph.node if branch_of(node.name) == "cnn"]
     outside = [node for node in model.graph.node if branch_of(node.name) != "cnn"]
@@ -55,7 +55,7 @@ def each_image(model: onnx.ModelProto, large: int = LARGE) -> onnx.ModelProto:
 def _body(
     nodes: Sequence[onnx.NodeProto], result: str, image: tuple[int, ...], constants: list[onnx.TensorProto]
 ) -> onnx.GraphProto:
-    """One image, (H, W, 3), to what leaves the CNN without the batch axis."""
+    """Make the Scan's body, which takes one image (H, W, 3) to what leaves the CNN, without the batch axis."""
     axis = numpy_helper.from_array(np.array([0], np.int64), "cnn/batch_axis")
     return helper.make_graph(
         [

@@ -1,4 +1,4 @@
-"""Channels brought to the same range before quantization, without changing what the graph computes.
+"""Brings channels to the same range before quantization, without changing what the graph computes.
 
 A quantized activation has one scale for all of its channels, so a channel whose values stay a hundred times below
 another's is left with two or three levels. Dividing each channel by a factor of its own and multiplying it back later
@@ -32,7 +32,7 @@ Float64 = npt.NDArray[np.float64]
 MOST = 64.0
 PIXELS = "cnn/pixels"  # the image on the grid of signed bytes
 HALF_STEP = 1 / 255
-FEW = 4  # channels: an image's are alike
+FEW = 4  # channels; a tensor of fewer is the image, whose channels are alike
 
 
 @dataclass
@@ -48,12 +48,12 @@ class Equalizer:
     """Rewrites an FP32 graph so that the channels of what will be quantized have similar ranges.
 
     Args:
-        source: as ``build_graph`` writes it; not changed.
-        peaks: the largest |value| of each channel of the tensors named by ``channel_tensors``, (C,).
-        means: the mean of each channel, likewise.
+        source: a graph as ``build_graph`` writes it; it is not changed.
+        peaks: the largest |value| of each channel, (C,), by the tensors that ``channel_tensors`` names.
+        means: the mean of each channel, (C,), by the same tensors.
 
     Attributes:
-        input_means: the mean of each channel of what a written convolution takes, by the node's name, (C,).
+        input_means: the mean of each channel that a written convolution takes, (C,), by the node's name.
     """
 
     def __init__(
@@ -77,7 +77,7 @@ class Equalizer:
         self._inserted: dict[tuple[str, str], Float32] = {}  # (tensor, node that takes it): a Mul between them
 
     def write(self) -> onnx.ModelProto:
-        """The graph with other weights, and Mul nodes where they were needed."""
+        """Write the graph with other weights, and Mul nodes where they are needed."""
         for node in self._source.graph.node:
             if node.op_type == "Conv":
                 self._align_pixels(node)
@@ -90,7 +90,7 @@ class Equalizer:
         return self._written()
 
     def _align_pixels(self, node: onnx.NodeProto) -> None:
-        """The first convolution's input moved by half a step onto the grid of signed bytes, its bias moved back.
+        """Move the first convolution's input by half a step onto the grid of signed bytes, and its bias back.
 
         Pixels are 8-bit numbers already, (p - 127.5) / 127.5, but zero is none of them, and INT8 needs zero: every
         pixel would be half a step off. Moved by half a step they are exact. Zeros of a padding would move too, so a
@@ -107,11 +107,11 @@ class Equalizer:
             self.input_means[node.name] = self.input_means[node.name] - HALF_STEP
 
     def _is_pooled(self, tensor: str) -> bool:
-        """Whether a tensor has one value a channel, so that multiplying it back costs nothing."""
+        """Tell whether a tensor has one value for each channel, so that multiplying it back costs nothing."""
         return self._makers[tensor].op_type == "GlobalAveragePool"
 
     def _even(self, group: ChannelGroup) -> None:
-        """One factor for each channel of a group: divided where it is made, multiplied back where it is taken."""
+        """Divide each channel of a group by a factor where it is made, and multiply it back where it is taken."""
         factors = self._common_factors(group)
         if factors is None:
             return
@@ -123,7 +123,7 @@ class Equalizer:
             self._inserted[name, node.name] = factors.astype(np.float32).reshape(1, -1, 1, 1)
 
     def _even_input(self, tensor: str, node: onnx.NodeProto) -> None:
-        """What a convolution takes, divided by a Mul just before it."""
+        """Divide what a convolution takes with a Mul just before it."""
         factors = self._factors(tensor, self._column_peaks(node))
         if factors is not None:
             self._inserted[tensor, node.name] = (1 / factors).astype(np.float32).reshape(1, -1, 1, 1)
@@ -136,25 +136,25 @@ class Equalizer:
             self.input_means[node.name] = self.input_means[node.name] / factors
 
     def _column_peaks(self, node: onnx.NodeProto) -> Float64 | None:
-        """The largest |weight| that each input channel meets; None where each has a scale of its own anyway."""
+        """Return the largest |weight| that each input channel meets; None where each has a scale of its own anyway."""
         own = self._convolutions[node.name]
         return None if own.depthwise else np.abs(own.weight).max(axis=(0, 2, 3))
 
     def _common_factors(self, group: ChannelGroup) -> Float64 | None:
-        """By what to divide each channel of a group; None where there is nothing to even out."""
+        """Compute what to divide each channel of a group by, (C,); None where there is nothing to even out."""
         stored = [
             self._end(node.output[0]) for node in group.makers if not gives_float(node, self._takers, self._constants)
         ]
-        integers = dict.fromkeys([*(name for name, _ in group.takers), *stored])  # what will be integers
+        integers = dict.fromkeys([*(name for name, _ in group.takers), *stored])  # these will be integers
         if len(integers) == 1:
             only = self._column_peaks(group.takers[0][1]) if len(group.takers) == 1 else None
             return self._factors(next(iter(integers)), only)
         every = [factors for name in integers if (factors := self._factors(name, None)) is not None]
-        # in the middle of what each of them would want
+        # the geometric mean of the factors that each tensor would want
         return np.asarray(np.exp(np.mean(np.log(every), axis=0)), np.float64) if every else None
 
     def _factors(self, tensor: str, weights: Float64 | None) -> Float64 | None:
-        """By what to divide each channel; the widest stays as it is. None where there is nothing to even out."""
+        """Compute what to divide each channel by, (C,); the widest stays as it is. None: there is nothing to even."""
         if tensor not in self._peaks or len(self._peaks[tensor]) < FEW:
             return None
         peaks = np.asarray(self._peaks[tensor], np.float64)
@@ -162,13 +162,13 @@ class Equalizer:
             return None
         wide = peaks if weights is None else np.sqrt(peaks / np.maximum(weights, 1e-12))
         alive = (peaks > 0) if weights is None else (peaks > 0) & (weights > 0)
-        # no channel is to become wider than the widest was
+        # no channel may become wider than the widest one was
         factors = np.where(alive, wide, wide[alive].max(initial=1))
         factors = factors / (factors.max() if weights is None else (peaks / factors).max() ** -1 * peaks.max())
         return np.asarray(np.maximum(factors, factors.max() / MOST), np.float64)
 
     def _end(self, tensor: str) -> str:
-        """Behind the ReLU and pooling that alone take a tensor."""
+        """Return the tensor behind the ReLU and pooling that alone take a tensor."""
         while len(self._takers[tensor]) == 1 and self._takers[tensor][0].op_type in HOMOGENEOUS:
             tensor = self._takers[tensor][0].output[0]
         return tensor
@@ -199,7 +199,7 @@ class Equalizer:
         return writer.model
 
     def _store(self, writer: GraphWriter, node: onnx.NodeProto) -> None:
-        """A convolution's own constants: tf2onnx gives equal ones once, and they are not equal any more."""
+        """Write a convolution's own constants: tf2onnx gives equal ones once, and they are not equal any more."""
         own = self._convolutions[node.name]
         node.input[1] = writer.constant(f"{node.name}/kernel", own.weight.astype(np.float32))
         if own.bias is not None:
@@ -212,7 +212,7 @@ class Equalizer:
 
 
 def channel_tensors(source: onnx.ModelProto) -> list[str]:
-    """The activations whose channels' ranges the equalizer asks for: what convolutions take and make, (N, C, H, W)."""
+    """Name the activations whose channels the equalizer asks for: what convolutions take and make, (N, C, H, W)."""
     names: dict[str, None] = {}
     for node in source.graph.node:
         if node.op_type == "Conv":
@@ -229,7 +229,7 @@ def _convolution(node: onnx.NodeProto, constants: Mapping[str, npt.NDArray[np.ge
 
 
 def _divide(convolution: _Convolution, factors: Float64) -> None:
-    """Divide each output channel."""
+    """Divide each output channel of a convolution by its factor, in place."""
     convolution.weight /= factors.reshape(-1, 1, 1, 1)
     if convolution.bias is not None:
         convolution.bias /= factors

@@ -1,4 +1,4 @@
-"""A graph that also gives the last LSTM's hidden state after every timestep."""
+"""Makes a graph also give the last LSTM's hidden state after every timestep."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ HIDDEN = "rnn/hidden_states"
 
 
 def with_hidden_states(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Add the output ``rnn/hidden_states`` (T, N, H), FP32, in place.
+    """Add the output ``rnn/hidden_states`` (T, N, H), FP32, to a model in place, and return the model.
 
     Args:
         model: an artifact of any precision with a recurrent branch, in either form.
@@ -26,7 +26,7 @@ def with_hidden_states(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def _of_lstm(model: onnx.ModelProto, lstm: onnx.NodeProto) -> str:
-    """Y is (T, directions, N, H)."""
+    """Make an LSTM operator give all its states, and drop an axis: its output Y is (T, directions, N, H)."""
     lstm.output[0] = lstm.output[0] or f"{HIDDEN}/all"
     axis = helper.make_tensor(f"{HIDDEN}/axis", TensorProto.INT64, [1], [1])
     model.graph.initializer.append(axis)
@@ -38,7 +38,7 @@ def _of_lstm(model: onnx.ModelProto, lstm: onnx.NodeProto) -> str:
 
 def _of_steps(model: onnx.ModelProto) -> str:
     steps = [name for node in model.graph.node for name in node.output if _is_hidden(name)]
-    layer = steps[-1].split("/")[1]  # in the order of the graph: by name, lstm_10 comes before lstm_9
+    layer = steps[-1].split("/")[1]  # the last in the graph's order: by name, lstm_10 would come before lstm_9
     last = [name for name in steps if name.split("/")[1] == layer]
     joined = f"{HIDDEN}/joined"
     model.graph.node.append(helper.make_node("Concat", last, [joined], name=joined, axis=0))

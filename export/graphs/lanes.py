@@ -1,4 +1,7 @@
-"""Channels added to fill the lanes of a CPU's vector unit: zeros, which change nothing.
+"""Adds channels of zeros, which change nothing, to fill the lanes of a CPU's vector unit.
+
+    728 channels of a depthwise convolution = 45 vectors of 16, and 8 more     slow kernel
+    728 channels + 8 channels of zeros      = 46 vectors of 16                 fast kernel
 
 ONNX Runtime has two kernels for integer depthwise convolutions on x86. The fast one takes channels in multiples of 16
 only (MlasConvSymPackWSize in its mlas/lib/convsym.cpp); Xception's middle flow has 728, and with 736 its depthwise
@@ -26,14 +29,14 @@ Arrays = Mapping[str, npt.NDArray[np.generic]]
 
 
 def fill_lanes(source: onnx.ModelProto, means: Mapping[str, Float64]) -> tuple[onnx.ModelProto, dict[str, Float64]]:
-    """A copy in which every depthwise convolution has a multiple of 16 channels, where none of them leaves the CNN.
+    """Return a copy in which every depthwise convolution whose channels stay in the CNN has a multiple of 16 of them.
 
     Args:
         source: an FP32 graph, convolutions as (N, C, H, W).
-        means: of the channels of what each convolution takes, by its name.
+        means: the mean of each channel that a convolution takes, (C,), by the convolution's name.
 
     Returns:
-        The graph, and the means with those of the added channels: 0.
+        The graph, and the means, in which the added channels have 0. Where nothing is missing, it is ``source`` itself.
     """
     constants = arrays(source)
     added = {
@@ -58,7 +61,7 @@ def fill_lanes(source: onnx.ModelProto, means: Mapping[str, Float64]) -> tuple[o
 
 
 def _missing(group: ChannelGroup, constants: Arrays) -> int:
-    """How many channels a group lacks; 0 where it has no depthwise convolution or must keep its channels."""
+    """Count the channels that a group lacks; 0 where it has no depthwise convolution or must keep its channels."""
     if not group.whole or group.leaving:
         return 0
     grouped = [node for node in (*group.makers, *(node for _, node in group.takers)) if groups_of(node) > 1]
@@ -68,7 +71,7 @@ def _missing(group: ChannelGroup, constants: Arrays) -> int:
 
 
 def _widen(model: onnx.ModelProto, node: onnx.NodeProto, constants: Arrays, outputs: int, taken: int) -> None:
-    """Give a convolution more channels; by its own name, since tf2onnx gives equal constants once."""
+    """Give a convolution more channels, in constants named after it, since tf2onnx gives equal constants once."""
     kernel = np.pad(constants[node.input[1]], ((0, outputs), (0, taken), (0, 0), (0, 0)))
     values = {1: kernel}
     if outputs and len(node.input) > 2:

@@ -1,4 +1,4 @@
-"""What the nodes of our graphs are called, and which of them INT8 can reach: convolutions and the LSTMs' products."""
+"""Knows what the nodes of our graphs are called and which of them INT8 can reach: convolutions and LSTMs' products."""
 
 from __future__ import annotations
 
@@ -32,16 +32,16 @@ STATES = re.compile(r"(rnn/lstm_\d+)/output")
 
 
 def branch_of(name: str) -> str:
-    """``cnn``, ``rnn`` or ``head``, from the name of a node or a tensor."""
+    """Tell a node's or tensor's branch from its name: ``cnn``, ``rnn`` or ``head``."""
     first = name.split("/", 1)[0]
     return first if first in ("cnn", "rnn") and "/" in name else "head"
 
 
 def layer_of(node: onnx.NodeProto) -> str | None:
-    """The layer that a quantizable node belongs to: the LSTM, or the node itself; None where INT8 can't take it.
+    """Name the layer that a quantizable node belongs to: the LSTM, or the node itself; None where INT8 can't take it.
 
-    What can be taken is a convolution or a matrix product; our graphs have products with constants alone. A Gemm stays:
-    those of the head and the projection are small.
+    INT8 can take a convolution or a matrix product; our graphs have products with constants alone. A Gemm stays as it
+    is: those of the head and the projection are small.
     """
     if node.op_type not in WEIGHT_AXIS:
         return None
@@ -50,7 +50,7 @@ def layer_of(node: onnx.NodeProto) -> str | None:
 
 
 def quantizable(model: onnx.ModelProto) -> dict[str, list[onnx.NodeProto]]:
-    """The nodes that INT8 can take, by layer, in the order of the graph."""
+    """List the nodes that INT8 can take, by layer, in the order of the graph."""
     layers: dict[str, list[onnx.NodeProto]] = {}
     for node in model.graph.node:
         if layer := layer_of(node):
@@ -59,17 +59,17 @@ def quantizable(model: onnx.ModelProto) -> dict[str, list[onnx.NodeProto]]:
 
 
 def range_key(tensor: str) -> str:
-    """The name of a tensor's range: the steps of an LSTM share one, and so does their concatenation."""
+    """Return the name of a tensor's range: the steps of an LSTM share one, and so does their concatenation."""
     return STATES.sub(r"\1/hidden", STEP.sub("/", tensor))
 
 
 def producers(nodes: Iterable[onnx.NodeProto]) -> Mapping[str, onnx.NodeProto]:
-    """The node that makes each tensor."""
+    """Map each tensor's name to the node that makes it."""
     return {output: node for node in nodes for output in node.output if output}
 
 
 def takers(nodes: Iterable[onnx.NodeProto]) -> Mapping[str, list[onnx.NodeProto]]:
-    """The nodes that take each tensor; an empty list where none does."""
+    """Map each tensor's name to the nodes that take it; an empty list where none does."""
     found: dict[str, list[onnx.NodeProto]] = defaultdict(list)
     for node in nodes:
         for name in node.input:
@@ -80,10 +80,10 @@ def takers(nodes: Iterable[onnx.NodeProto]) -> Mapping[str, list[onnx.NodeProto]
 def gives_float(
     node: onnx.NodeProto, taken: Mapping[str, list[onnx.NodeProto]], constants: Mapping[str, npt.NDArray[np.generic]]
 ) -> bool:
-    """Whether a convolution is a matrix product whose result goes straight into an addition.
+    """Tell whether a convolution is a matrix product whose result goes straight into an addition or global average.
 
-    On the CPU such a one gives floats and not integers: each quantized result that is added leaves its error in the
-    residual stream for good.
+    On the CPU such a convolution gives floats and not integers: each quantized result that is added leaves its error in
+    the residual stream for good.
     """
     shape = constants[node.input[1]].shape
     if shape[1] == 1 or shape[2:] != (1, 1) or any(_integers(node, "pads")):
@@ -100,7 +100,7 @@ def _integers(node: onnx.NodeProto, name: str) -> list[int]:
 
 
 def arrays(model: onnx.ModelProto) -> Mapping[str, npt.NDArray[np.generic]]:
-    """The initializers as arrays, by name, read when asked for: all of them at once would be a copy of the weights."""
+    """Map names to initializers as arrays, each read when asked for: all at once would be a copy of the weights."""
     return _Arrays({tensor.name: tensor for tensor in model.graph.initializer})
 
 

@@ -1,4 +1,4 @@
-"""The weights of one Keras LSTM, as both forms of the recurrent branch take them."""
+"""Holds the weights of one Keras LSTM, as both forms of the recurrent branch take them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Float32 = npt.NDArray[np.float32]
 
 @dataclass(frozen=True, eq=False)
 class LstmWeights:
-    """One Keras LSTM: ``kernel`` (I, 4H), ``recurrent`` (H, 4H), ``bias`` (4H,); gates in Keras's order i, f, c, o."""
+    """One Keras LSTM's ``kernel`` (I, 4H), ``recurrent`` (H, 4H) and ``bias`` (4H,); gates in its order i, f, c, o."""
 
     name: str
     kernel: Float32
@@ -25,11 +25,11 @@ class LstmWeights:
 
     @property
     def units(self) -> int:
-        """H: the width of the hidden state."""
+        """The width of the hidden state, H."""
         return int(self.recurrent.shape[0])
 
     @classmethod
     def of(cls, layer: KerasModel) -> LstmWeights:
-        """Read a Keras LSTM layer."""
+        """Read the weights of a Keras LSTM layer."""
         kernel, recurrent, bias = layer.get_weights()
         return cls(layer.name, kernel, recurrent, bias)

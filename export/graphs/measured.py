@@ -1,4 +1,4 @@
-"""The graph that calibration runs: the FP32 graph, unrolled, with every activation among its outputs."""
+"""Makes the graph that calibration runs: the FP32 graph, unrolled, with every activation among its outputs."""
 
 from __future__ import annotations
 
@@ -24,14 +24,15 @@ INPUTS = ("image", "sequence")
 
 
 def measured_graph(source: onnx.ModelProto) -> onnx.ModelProto:
-    """A copy with each floating point activation as an output; an LSTM's steps as one output each of their states.
+    """Return a copy with each floating-point activation as an output; the steps of an LSTM share one for each state.
 
     Args:
-        source: as ``build_graph`` writes it in the unrolled form.
+        source: a graph as ``build_graph`` writes it in the unrolled form.
 
     Returns:
-        Outputs named as ``layers.range_key`` names their ranges: ``cnn/…`` (N, …), ``rnn/lstm_1/hidden`` (T, N, H),
-        ``gates`` and ``recurrent`` (T - 1, N, 4H), ``cell`` (T - 1, N, H), and the head's.
+        The graph, whose outputs are named as ``layers.range_key`` names their ranges: ``cnn/…`` (N, …),
+        ``rnn/lstm_1/hidden`` (T, N, H), ``gates`` and ``recurrent`` (T - 1, N, 4H), ``cell`` (T - 1, N, H), and the
+        head's.
     """
     model = onnx.ModelProto()
     model.CopyFrom(source)
@@ -56,7 +57,10 @@ def measured_graph(source: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def product_inputs(source: onnx.ModelProto) -> onnx.ModelProto:
-    """The part of ``measured_graph`` that makes what quantizable matrix products take, (..., I); empty without any."""
+    """Return the part of ``measured_graph`` that makes what quantizable matrix products take, (..., I).
+
+    Without such products the graph is empty.
+    """
     products = [node for nodes in quantizable(source).values() for node in nodes if node.op_type == "MatMul"]
     wanted = {range_key(node.input[0]) for node in products}
     model = measured_graph(source)
@@ -75,14 +79,14 @@ def product_inputs(source: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def _keep(items: Any, wanted: Callable[[Any], bool]) -> None:
-    """Delete the others in place: a copy of what is kept would be one of the weights."""
+    """Delete the items that are not wanted in place: a copy of those that are would be a copy of the weights."""
     for index in reversed(range(len(items))):
         if not wanted(items[index]):
             del items[index]
 
 
 def bounds(source: onnx.ModelProto) -> dict[str, tuple[float, float]]:
-    """What a tensor can't exceed by its mathematics: pixels in [-1, 1] and their means, and what is behind a tanh."""
+    """Return what tensors can't exceed by their mathematics: (-1, 1) for pixels, their means, and hidden states."""
     transposed = {
         node.output[0]: UNIT for node in source.graph.node if node.op_type == "Transpose" and node.input[0] in INPUTS
     }

@@ -1,8 +1,9 @@
-"""The recurrent branch, written straight from the Keras weights, in one of two forms.
+"""Writes the recurrent branch straight from the Keras weights, in one of two forms.
 
-``lstm``: ONNX LSTM operators. ``unrolled``: the input's projection hoisted out of the recurrence into one matrix
-product, and the steps written out one after the other with one copy of the weights, which quantization can reach
-into. Each form takes the sequence and the layers' weights and gives the last hidden state; what follows is the same.
+The form ``lstm`` has ONNX LSTM operators. In ``unrolled`` the input's projection is hoisted out of the recurrence into
+one matrix product, and the steps are written out one after the other with one copy of the weights, which quantization
+can reach into. Each form takes the sequence and the layers' weights and gives the last hidden state; what follows is
+the same.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ KERAS_TO_ONNX = (0, 3, 1, 2)  # gates: Keras i, f, c, o; ONNX i, o, f, c
 
 @dataclass(frozen=True, eq=False)
 class Affine:
-    """``x * scale + shift`` per feature, (H,) float64 each: what batch normalization is at inference."""
+    """What batch normalization is at inference: ``x * scale + shift`` for each feature, both (H,) float64."""
 
     scale: Float64
     shift: Float64
@@ -44,7 +45,7 @@ class Affine:
         return cls(scale, beta - mean * scale)
 
     def fold(self, kernel: npt.NDArray[Any], bias: npt.NDArray[Any]) -> tuple[Float64, Float64]:
-        """Kernel (H, O) and bias (O,) of a Dense layer that takes the value before the affine step."""
+        """Fold this step into the kernel (H, O) and bias (O,) of the Dense layer that takes its result."""
         return self.scale[:, None] * kernel, self.shift @ kernel.astype(np.float64) + bias
 
 
@@ -54,9 +55,9 @@ def write_recurrent(
     """Write the recurrent branch.
 
     Args:
-        writer: its graph has the input ``sequence``.
-        rnn: the nested Keras model (N, T, S*S/T) -> (N, F).
-        spec: whose model it is.
+        writer: the writer of a graph that has the input ``sequence``.
+        rnn: the nested Keras model, (N, T, S*S/T) -> (N, F).
+        spec: the spec of the whole model.
         sequence: the name of the input (N, T, S*S/T).
         form: LSTM operators, or the steps unrolled.
 
@@ -65,7 +66,7 @@ def write_recurrent(
         normalization with no Dense layer of the branch's own behind it.
     """
     value = writer.node("Transpose", [sequence], "rnn/time_major", perm=[1, 0, 2])  # both forms want (T, N, I)
-    # N off the graph's input: a second taker of an LSTM's result would change where ONNX Runtime rounds it to FP16
+    # N is read off the graph's input: a second taker of an LSTM's result would move where ONNX Runtime rounds to FP16
     batch = writer.node("Shape", [sequence], "rnn/batch", start=0, end=1) if form == "lstm" else ""
     for number in range(1, spec.rnn_layers + 1):
         weights = LstmWeights.of(rnn.get_layer(f"lstm_{number}"))
@@ -85,7 +86,7 @@ def write_recurrent(
 
 
 def _write_lstm(writer: GraphWriter, weights: LstmWeights, value: str, batch: str, *, last: bool) -> str:
-    """(T, N, I) and N -> (T, N, H), or of the last layer its last hidden state (N, H)."""
+    """Write an LSTM operator; it takes (T, N, I) and N to (T, N, H), or the last layer to its last state, (N, H)."""
     name = f"rnn/{weights.name}"
     bias = _onnx_gates(weights.bias[None])[:, :, 0]
     initial = _write_zeros(writer, name, batch, weights.units)
@@ -106,9 +107,9 @@ def _write_lstm(writer: GraphWriter, weights: LstmWeights, value: str, batch: st
 
 
 def _write_zeros(writer: GraphWriter, name: str, batch: str, units: int) -> str:
-    """The states before the first step, (1, N, H): ONNX takes zeros too where an LSTM is given none.
+    """Write the states before the first step, (1, N, H), although ONNX takes zeros where an LSTM is given none.
 
-    But TensorRT's parser then makes them itself, up to 10.6 at least in FP32, which a strongly typed network refuses
+    TensorRT's parser then makes the zeros itself, up to 10.6 at least in FP32, which a strongly typed network refuses
     beside FP16 weights. As tensors of the graph they are lowered with it.
     """
     one = writer.constant(f"{name}/one", np.array([1], np.int64))
@@ -119,6 +120,6 @@ def _write_zeros(writer: GraphWriter, name: str, batch: str, units: int) -> str:
 
 
 def _onnx_gates(values: Float32) -> Float32:
-    """Keras's (I, 4H), gates i, f, c, o -> ONNX's (1, 4H, I), gates i, o, f, c."""
+    """Turn Keras's (I, 4H), gates i, f, c, o, into ONNX's (1, 4H, I), gates i, o, f, c."""
     gates = np.split(values, 4, axis=1)
     return np.concatenate([gates[gate].T for gate in KERAS_TO_ONNX])[None]

@@ -1,4 +1,4 @@
-"""Weights of matrix products rounded so that what they make keeps its value, and not each weight for itself.
+"""Rounds weights of matrix products so that their products keep their values, not each weight for itself.
 
 A weight rounded to the nearest integer errs by up to half a step, and inputs that vary together (the pixels of one
 timestep, the hidden states of an LSTM) add these errors up; the steps of an LSTM do so again and again. Rounding one
@@ -29,7 +29,7 @@ class Rounder:
     """Rounds the weights of products whose inputs were measured, each of them once.
 
     Args:
-        moments: the mean of x xᵀ, (I, I), of the tensors that products take, by their ``range_key``.
+        moments: the mean of x xᵀ, (I, I), of each tensor x that a product takes, by its ``range_key``.
     """
 
     def __init__(self, moments: Mapping[str, Float32] | None = None) -> None:
@@ -46,15 +46,15 @@ class Rounder:
         paired: bool = False,
         dtype: npt.DTypeLike = np.float32,
     ) -> QuantizedWeight:
-        """The weight (I, O) in INT8, a scale for each output.
+        """Round a weight to INT8, with a scale for each output.
 
         Args:
-            name: of the weight, the same for the same values.
-            weight: of a product x W.
-            key: of what it multiplies.
-            levels: the largest integer.
-            paired: as ``quantize_weight`` takes it.
-            dtype: of the scales.
+            name: the weight's name, the same for the same values.
+            weight: the weight W of a product x W, (I, O).
+            key: the ``range_key`` of x.
+            levels: the largest integer that a weight may become.
+            paired: whether pairs of weights fit into 16 bits, as for ``quantize_weight``.
+            dtype: the dtype of the scales.
         """
         plain = quantize_weight(weight, 1, levels=levels, paired=paired, dtype=dtype)
         if key not in self._moments:
@@ -74,13 +74,13 @@ def round_for_inputs(
     *,
     paired: bool = False,
 ) -> npt.NDArray[np.int8]:
-    """Integers (I, O) of a weight for inputs whose x xᵀ is ``moment`` in the mean.
+    """Round a weight to integers (I, O) for inputs whose x xᵀ is ``moment`` in the mean.
 
     Args:
-        weight: (I, O).
-        scales: of the outputs, (O,).
-        moment: (I, I).
-        levels: the largest integer.
+        weight: the weight, (I, O).
+        scales: the scale of each output, (O,).
+        moment: the mean of x xᵀ, (I, I).
+        levels: the largest integer that a weight may become.
         paired: the integers of two neighbouring inputs keep together what ``quantize_weight`` says; what that cuts off
             is made up for too.
     """
@@ -103,7 +103,7 @@ def round_for_inputs(
 
 
 def _shares(moment: Float32) -> Float32:
-    """How much of an input's error each later input can make up for: the upper Cholesky factor of the inverse."""
+    """Compute how much of an input's error each later one makes up for: the inverse's upper Cholesky factor."""
     damped = moment.astype(np.float64)
     mean = float(np.mean(np.diag(damped))) or 1.0
     damped[np.diag_indices_from(damped)] += DAMPING * mean

@@ -1,4 +1,4 @@
-"""From ranges and weights to the scales and integers of INT8."""
+"""Computes the scales and integers of INT8 from ranges and weights."""
 
 from __future__ import annotations
 
@@ -25,9 +25,10 @@ LEVELS = 127  # the largest integer of a weight
 # x86 without VNNI adds the products of two neighbouring weights and two unsigned bytes up in 16 bits, and saturates
 # (vpmaddubsw): the largest byte times the largest sum of two neighbours is to fit, 255 * 128 < 2**15
 PAIR = 128
-# kept free of it, so that no two halves are both rounded up, to 129 together; float32 errs by less than 2e-5 there
+# PAIR is left unused by so much, so that no two halves are both rounded up, to 129 together; float32 errs by less than
+# 2e-5 there
 SHORT = 2.0**-10
-SMALLEST = 2.0**-24  # of FP16; a scale must not become zero in it
+SMALLEST = 2.0**-24  # FP16's smallest number; a scale must not become zero in FP16
 WIDEST_BIAS = 2.0**30  # in units of its scale: half of int32, so that the convolution's sum still fits beside it
 
 Float32 = npt.NDArray[np.float32]
@@ -35,14 +36,14 @@ Float32 = npt.NDArray[np.float32]
 
 @dataclass(frozen=True, eq=False)
 class QuantizedWeight:
-    """Integers, and one scale for each output channel: weight = integers * scales."""
+    """A weight's integers and one scale for each index of ``axis``, its output channels: weight = integers * scales."""
 
     integers: npt.NDArray[np.int8]
     scales: npt.NDArray[np.floating]
     axis: int
 
     def restored(self) -> Float32:
-        """The weight that the integers stand for."""
+        """Compute the weight that the integers stand for, float32."""
         shape = [-1 if index == self.axis else 1 for index in range(self.integers.ndim)]
         return np.asarray(self.integers * self.scales.astype(np.float32).reshape(shape), np.float32)
 
@@ -56,20 +57,20 @@ def quantize_weight(
     dtype: npt.DTypeLike = np.float32,
     smallest: npt.ArrayLike = SMALLEST,
 ) -> QuantizedWeight:
-    """Symmetric, a scale for each index of ``axis``, the largest weight at the last level.
+    """Quantize a weight symmetrically, with a scale for each index of ``axis`` that puts the largest at the last level.
 
     The scales are rounded up to ``dtype`` first and the integers computed with what came of it: a coarse FP16 scale
     costs the last levels, and clips nothing.
 
     Args:
-        weight: of any shape.
-        axis: of the output channels: 0 of (O, I, H, W), 1 of (I, O).
-        levels: the largest integer.
-        paired: two weights that a CPU adds up in 16 bits fit there with any two bytes: their integers' sum is 128 at
-            most, and the scale as much larger as that takes (a third for 2048 normally distributed inputs, where 7 bits
-            would double it).
-        dtype: of the scales.
-        smallest: least scale, one for all channels or one each.
+        weight: the weight, of any shape.
+        axis: the axis of the output channels: 0 of (O, I, H, W), 1 of (I, O).
+        levels: the largest integer that a weight may become.
+        paired: whether two weights that a CPU adds up in 16 bits fit there with any two bytes: their integers' sum is
+            then 128 at most, and the scale as much larger as that takes (a third for 2048 normally distributed inputs,
+            where 7 bits would double it).
+        dtype: the dtype of the scales.
+        smallest: the least scale, one for all channels or one for each.
     """
     others = tuple(index for index in range(weight.ndim) if index != axis)
     least = np.abs(weight).max(axis=others).astype(np.float64) / levels
@@ -85,46 +86,46 @@ def quantize_weight(
 def partner_limits(
     first: npt.NDArray[np.int8], levels: int = LEVELS
 ) -> tuple[npt.NDArray[np.integer], npt.NDArray[np.integer]]:
-    """The least and the largest integer that a pair's second may have beside its first, of the shape of ``first``."""
+    """Return the least and the largest integer that each second of a pair may have beside ``first``, of its shape."""
     given = np.asarray(first, np.int16)
     return np.maximum(-PAIR - given, -levels), np.minimum(PAIR - given, levels)
 
 
 def _pair_sums(weight: Float32, axis: int) -> npt.NDArray[np.float64]:
-    """Sums of the neighbours that are added up together, (O, pairs): 1 and 2, 3 and 4, ...
+    """Sum the neighbouring weights that are added up together, 1 and 2, 3 and 4, ...: (O, pairs).
 
     Kernels go through a window's positions, and through the channels at each of them; so the order of a convolution's
-    weights is (H, W, I). A last one without a partner is left out.
+    weights is (H, W, I). A last weight without a partner is left out.
     """
     rows = np.moveaxis(np.moveaxis(weight, axis, 0), 1, -1).reshape(weight.shape[axis], -1).astype(np.float64)
     return np.asarray(rows[:, 0 : rows.shape[1] - 1 : 2] + rows[:, 1::2])
 
 
 def smallest_for_bias(bias: Float32, input_scale: float) -> npt.NDArray[np.float64]:
-    """The least weight scale of each channel at which its bias fits into int32."""
+    """Return the least weight scale of each channel, (O,), at which its bias fits into int32."""
     return np.abs(bias).astype(np.float64) / (input_scale * WIDEST_BIAS)
 
 
 def quantize_bias(bias: Float32, input_scale: float, weight: QuantizedWeight) -> tuple[npt.NDArray[np.int32], Float32]:
-    """The bias in units of input scale * weight scale, as integer convolutions add it; and these units."""
+    """Return the bias in units of input scale * weight scale, as integer convolutions add it, and these units; (O,)."""
     scales = (input_scale * weight.scales.astype(np.float64)).astype(np.float32)
     return np.rint(bias.astype(np.float64) / scales).astype(np.int32), scales
 
 
 def signed_scale(covered: Range, dtype: npt.DTypeLike) -> npt.NDArray[np.floating]:
-    """Scale of a signed byte with zero at 0, a scalar of ``dtype``."""
+    """Return the scale, a scalar of ``dtype``, of signed bytes that cover a range with their zero at 0."""
     largest = max(-covered.low, covered.high)
     return _rounded_up(np.maximum(largest / LEVELS, SMALLEST), dtype)
 
 
 def unsigned_scale(covered: Range) -> tuple[Float32, npt.NDArray[np.uint8]]:
-    """Scale and zero point of an unsigned byte that covers a range, scalars."""
+    """Return the scale and the zero point, both scalars, of unsigned bytes that cover a range."""
     scale = np.float32((covered.high - covered.low) / 255)
     return np.asarray(scale), np.asarray(np.clip(np.rint(-covered.low / scale), 0, 255), np.uint8)
 
 
 def _rounded_up(scales: npt.ArrayLike, dtype: npt.DTypeLike) -> npt.NDArray[np.floating]:
-    """FP16 has few digits below 6e-5; a scale rounded down there would clip the largest values by up to a third."""
+    """Round scales up to ``dtype``: below 6e-5 FP16 has few digits, and one rounded down clips up to a third off."""
     exact = np.asarray(scales, np.float64)
     rounded = exact.astype(dtype)
     above = np.nextafter(rounded, np.asarray(np.inf, rounded.dtype))
@@ -134,15 +135,15 @@ def _rounded_up(scales: npt.ArrayLike, dtype: npt.DTypeLike) -> npt.NDArray[np.f
 def bias_correction(
     weight: Float32, quantized: QuantizedWeight, means: npt.NDArray[np.float64]
 ) -> npt.NDArray[np.float64]:
-    """What rounding the weights of a convolution takes from the mean of each output channel, (O,).
+    """Compute what rounding the weights of a convolution takes from the mean of each output channel, (O,).
 
     Rounding errors average out over an image's positions, a shifted mean does not (Nagel et al., "Data-Free
     Quantization Through Weight Equalization and Bias Correction", 2019, section 4.2).
 
     Args:
-        weight: (O, I, H, W); (C, 1, H, W) of a depthwise convolution.
-        quantized: the same, rounded.
-        means: of the input's channels, (I,) or (C,).
+        weight: the weight, (O, I, H, W), or (C, 1, H, W) of a depthwise convolution.
+        quantized: the same weight, rounded.
+        means: the mean of each channel of the input, (I,) or (C,).
     """
     lost = (weight - quantized.restored()).sum(axis=(2, 3), dtype=np.float64)
     return np.asarray(lost[:, 0] * means if lost.shape[1] == 1 and len(means) > 1 else lost @ means, np.float64)

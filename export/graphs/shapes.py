@@ -1,4 +1,4 @@
-"""Shapes and types of every tensor of a graph, for one image."""
+"""Infers the shape and type of every tensor of a graph, for one image."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ __all__ = ["TensorShape", "tensor_shapes"]
 
 @dataclass(frozen=True)
 class TensorShape:
-    """Of one tensor: its dimensions, the batch axis 1, and bytes of one value."""
+    """The dimensions of one tensor, with 1 for the batch axis, and the bytes of one of its values."""
 
     dims: tuple[int, ...]
     itemsize: int
 
     @property
     def size(self) -> int:
-        """How many values it has."""
+        """The number of the tensor's values."""
         return math.prod(self.dims)
 
 
 def tensor_shapes(model: onnx.ModelProto) -> dict[str, TensorShape]:
-    """Of every input, constant and tensor, by name, with a batch of one.
+    """Infer the shape of every input, constant and tensor, by name, with a batch of one.
 
     Raises:
         ConversionError: shape inference does not reach a tensor.
@@ -56,7 +56,7 @@ def tensor_shapes(model: onnx.ModelProto) -> dict[str, TensorShape]:
 
 
 def _standard(node: onnx.NodeProto) -> Iterator[onnx.NodeProto]:
-    """The node; ONNX Runtime's own product of integers, which shape inference does not know, by two that it knows."""
+    """Yield the node, or for ONNX Runtime's own integer product, which shape inference lacks, two that it knows."""
     if node.domain != CONTRIBUTED:
         yield node
         return

@@ -1,4 +1,4 @@
-"""From an FP32 graph to one in FP16, and INT8 where ranges are given: for TensorRT and ONNX Runtime's CUDA provider.
+"""Lowers an FP32 graph to FP16, and INT8 where ranges are given, for TensorRT and ONNX Runtime's CUDA provider.
 
 Precision lives in the graph, as strongly typed TensorRT wants it: FP16 tensors, and QuantizeLinear/DequantizeLinear
 pairs on both inputs of every operation that is to run in INT8. Inputs and outputs of the graph stay FP32.
@@ -38,13 +38,14 @@ class TypedGraph:
     """Rewrites an FP32 graph, node by node; the head (product, logits, softmax) stays in FP32.
 
     Args:
-        source: as ``build_graph`` writes it; not changed.
-        wide: tensors that FP16 can't hold, by ``range_key``. The nodes that make or take one stay in FP32.
-        ranges: what each tensor covers, by ``range_key``; needed for the inputs of ``quantized`` layers.
-        quantized: names of the layers that run in INT8 (``layers.layer_of``).
-        means: of the channels of what each convolution takes, by its name: its bias makes up for rounded weights.
-        rounder: of the weights of matrix products; by default each goes to the nearest integer.
-        half: FP16; else everything that is not INT8 stays in FP32.
+        source: a graph as ``build_graph`` writes it; it is not changed.
+        wide: the ``range_key`` of each tensor that FP16 can't hold; the nodes that make or take one stay in FP32.
+        ranges: the range that each tensor covers, by ``range_key``; needed for the inputs of ``quantized`` layers.
+        quantized: the names of the layers that run in INT8 (``layers.layer_of``).
+        means: the mean of each channel that a convolution takes, (C,), by the convolution's name; its bias makes up
+            for rounded weights by it.
+        rounder: rounds the weights of matrix products; by default each weight goes to the nearest integer.
+        half: whether what is not INT8 goes to FP16; else it stays in FP32.
     """
 
     def __init__(
@@ -68,11 +69,11 @@ class TypedGraph:
         self._arrays = arrays(source)
         self._floats = float_tensors(source)
         self._writer = GraphWriter(source.graph.name)
-        self._made: dict[str, int] = {}  # type of each tensor that was written
-        self._done: set[str] = set()  # casts, constants and quantized tensors that are there
+        self._made: dict[str, int] = {}  # the type of each tensor that was written
+        self._done: set[str] = set()  # the casts, constants and quantized tensors that were written
 
     def write(self) -> onnx.ModelProto:
-        """The graph in its new types: opset 17 and IR 8, or 19 and 9 where layers are quantized."""
+        """Write the graph in its new types: opset 17 and IR 8, or 19 and 9 where layers are quantized."""
         self._made = {value.name: FLOAT for value in self._source.graph.input}
         self._writer.graph.input.extend(self._source.graph.input)
         for node in self._source.graph.node:
@@ -95,7 +96,7 @@ class TypedGraph:
         self._made.update({name: kind if name in self._floats else OTHER for name in node.output})
 
     def _quantized_inputs(self, node: onnx.NodeProto, kind: int) -> list[str]:
-        """Both through INT8; the bias of a convolution as it is, or with what makes up for its rounded weights."""
+        """Put both inputs through INT8; a bias stays as it is, or gets what makes up for rounded weights."""
         inputs = [self._activation(node.input[0], kind), self._weight(node, kind)]
         if node.name not in self._means:
             return inputs + [self._input(name, kind) for name in node.input[2:]]
@@ -106,7 +107,7 @@ class TypedGraph:
         return [*inputs, self._writer.constant(f"{node.name}:{_suffix(kind)}/bias", corrected)]
 
     def _kind(self, node: onnx.NodeProto) -> int:
-        """FLOAT or FLOAT16: a strongly typed node has one type for all it takes and makes."""
+        """Choose FLOAT or FLOAT16: a strongly typed node has one type for all it takes and makes."""
         if not self._half or branch_of(node.name) == "head" or self._is_wide(node):
             return FLOAT
         return FLOAT16
@@ -118,7 +119,7 @@ class TypedGraph:
         return not self._wide.isdisjoint(range_key(name) for name in (*node.input, *node.output))
 
     def _input(self, name: str, kind: int) -> str:
-        """A tensor or a constant in the type that a node wants."""
+        """Return the name of a tensor or a constant in the type that a node wants."""
         if not name:
             return name
         if name not in self._made:
@@ -140,7 +141,7 @@ class TypedGraph:
         return target
 
     def _activation(self, name: str, kind: int) -> str:
-        """A tensor through INT8 and back."""
+        """Put a tensor through INT8 and back, and return the result's name."""
         key = range_key(name)
         target = f"{name}:{_suffix(kind)}/dequantized"
         if self._new(target):
@@ -155,7 +156,7 @@ class TypedGraph:
         return target
 
     def _weight(self, node: onnx.NodeProto, kind: int) -> str:
-        """A weight, stored as integers once however many nodes take it: an LSTM's, as many as there are steps."""
+        """Store a weight as integers, once however many nodes take it: an LSTM's is taken by every step."""
         name = f"{node.input[1]}:{_suffix(kind)}"
         target = f"{name}/dequantized"
         if self._new(target):
@@ -181,20 +182,20 @@ class TypedGraph:
         return np.asarray(self._arrays[name], np.float32)
 
     def _zero(self) -> str:
-        """TensorRT takes signed integers with their zero at 0."""
+        """Write the zero point: TensorRT takes signed integers with their zero at 0."""
         if self._new("zero"):
             self._writer.constant("zero", np.array(0, np.int8))
         return "zero"
 
     def _new(self, name: str) -> bool:
-        """Whether a name is asked for for the first time."""
+        """Tell whether a name is asked for for the first time."""
         fresh = name not in self._done
         self._done.add(name)
         return fresh
 
 
 def too_large_weights(model: onnx.ModelProto) -> dict[str, float]:
-    """Largest |value| of the constants that FP16 can't hold, by the ``range_key`` of what their node makes."""
+    """Return the largest |value| of constants that FP16 can't hold, by the ``range_key`` of what their node makes."""
     largest = {name: _largest(values) for name, values in arrays(model).items() if values.dtype == np.float32}
     beyond = {name: value for name, value in largest.items() if not value <= FP16_MAX}
     found: dict[str, float] = {}

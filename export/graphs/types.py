@@ -1,4 +1,4 @@
-"""A graph without its weights, and the types of its tensors."""
+"""Strips a graph of its weights, and infers the types of its tensors."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ MAX_KEPT = 1024  # values: shapes, axes and other constants that shape inference
 
 
 def skeleton(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The graph with its weights as inputs of their shape: onnx's tools would copy 400 MB of them three times."""
+    """Copy a graph with inputs in place of its weights: onnx's tools would copy 400 MB of weights three times."""
     bare = onnx.ModelProto(ir_version=model.ir_version, opset_import=model.opset_import)
     graph = bare.graph
     graph.name = model.graph.name
@@ -30,7 +30,7 @@ def skeleton(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def tensor_types(model: onnx.ModelProto) -> dict[str, int]:
-    """The element type of every tensor, constants too, as onnx infers it; one that it can't reach is not there."""
+    """Infer the element type of every tensor, constants too, by name; a tensor that onnx can't reach is left out."""
     graph = onnx.shape_inference.infer_shapes(skeleton(model)).graph
     values = (*graph.input, *graph.value_info, *graph.output)
     constants = {tensor.name: tensor.data_type for tensor in graph.initializer}
@@ -38,5 +38,5 @@ def tensor_types(model: onnx.ModelProto) -> dict[str, int]:
 
 
 def float_tensors(model: onnx.ModelProto) -> frozenset[str]:
-    """The names of the tensors in FP32: inputs, constants, activations and outputs, not shapes and indices."""
+    """Return the names of the tensors in FP32: inputs, constants, activations and outputs, not shapes and indices."""
     return frozenset(name for name, kind in tensor_types(model).items() if kind == TensorProto.FLOAT)

@@ -1,4 +1,11 @@
-"""One LSTM layer with its steps written out: the form that quantization reaches into.
+"""Writes one LSTM layer with its steps one after the other, the form that quantization reaches into.
+
+    x (T, N, I) ──► MatMul W ──► Add b ──► Split
+      ┌───────────────────────┬──────────────┴───────────┐
+      ▼ step 0                ▼ step 1                   ▼ step 2
+    gates                    Add ──► gates              Add ──► gates ...
+      ├─► h_0 ──► MatMul R ───┘        ├─► h_1 ─► MatMul R ┘      ├─► h_2
+      └─► c_0 ─────────────────────────┴─► c_1 ───────────────────┴─► c_2
 
     projected = x W + b                           (T, N, 4H), one product for all timesteps
     gates_t   = projected_t + h_{t-1} R           (1, N, 4H)
@@ -24,18 +31,18 @@ KERAS_TO_UNROLLED = (0, 1, 3, 2)  # gates: Keras i, f, c, o; here i, f, o, c, so
 
 
 def write_unrolled(writer: GraphWriter, weights: LstmWeights, value: str, timesteps: int, *, last: bool) -> str:
-    """Add one layer.
+    """Add one layer to a graph.
 
     Args:
-        writer: the graph.
-        weights: of the layer.
-        value: name of its input, (T, N, I).
-        timesteps: T.
-        last: give only the last hidden state.
+        writer: the writer of the graph.
+        weights: the layer's weights.
+        value: the name of the layer's input, (T, N, I).
+        timesteps: the number of timesteps, T.
+        last: whether to give only the last hidden state.
 
     Returns:
-        The name of the hidden states (T, N, H), or where ``last`` of the last one, (N, H). The hidden states are there
-        as ``rnn/LAYER/step_TT/hidden`` (1, N, H) either way.
+        The name of the hidden states, (T, N, H), or with ``last`` of the last one, (N, H). Either way each step's state
+        is the tensor ``rnn/LAYER/step_TT/hidden``, (1, N, H).
     """
     name = f"rnn/{weights.name}"
     kernel = writer.constant(f"{name}/W", _gates(weights.kernel))
@@ -55,7 +62,7 @@ def write_unrolled(writer: GraphWriter, weights: LstmWeights, value: str, timest
 
 
 class _Layer:
-    """Writes step after step; keeps the names of the states between them."""
+    """Writes a layer step after step, and keeps the names of the states between them."""
 
     def __init__(self, writer: GraphWriter, name: str, weights: LstmWeights) -> None:
         self._writer = writer
@@ -67,7 +74,7 @@ class _Layer:
         self._cell = ""
 
     def step(self, name: str, projected: str) -> str:
-        """One timestep; the name of its hidden state (1, N, H)."""
+        """Write one timestep and return the name of its hidden state, (1, N, H)."""
         node = self._writer.node
         gates = projected
         if self._hidden:
@@ -88,6 +95,6 @@ class _Layer:
 
 
 def _gates(values: Float32) -> Float32:
-    """Keras's (I, 4H), gates i, f, c, o -> (I, 4H), gates i, f, o, c."""
+    """Reorder Keras's (I, 4H) from gates i, f, c, o to gates i, f, o, c."""
     quarters = np.split(values, 4, axis=1)
     return np.concatenate([quarters[gate] for gate in KERAS_TO_UNROLLED], axis=1)

@@ -1,4 +1,4 @@
-"""GraphWriter: an ONNX graph while it is being written."""
+"""GraphWriter holds an ONNX graph while it is being written."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class GraphWriter:
         self.graph.name = name
 
     def input(self, name: str, shape: tuple[int, ...]) -> str:
-        """Declare an input (N, *shape) float32."""
+        """Declare an input (N, *shape) float32, and return its name."""
         self.graph.input.append(_value(name, shape))
         return name
 
@@ -31,14 +31,14 @@ class GraphWriter:
         self.graph.output.append(_value(name, shape))
 
     def node(self, operator: str, inputs: list[str], output: str | list[str], **attributes: Any) -> str:
-        """Add a node of the default domain, named like its first output, which is returned."""
+        """Add a node, by default of ONNX's own domain, named like its first output, and return that name."""
         outputs = [output] if isinstance(output, str) else output
         name = next(item for item in outputs if item)
         self.graph.node.append(onnx.helper.make_node(operator, inputs, outputs, name=name, **attributes))
         return name
 
     def constant(self, name: str, values: npt.NDArray[Any]) -> str:
-        """Add an initializer of the array's own dtype and shape."""
+        """Add an initializer of the array's own dtype and shape, and return its name."""
         tensor = self.graph.initializer.add()
         tensor.name = name
         tensor.data_type = onnx.helper.np_dtype_to_tensor_dtype(values.dtype)
@@ -47,7 +47,7 @@ class GraphWriter:
         return name
 
     def dense(self, value: str, kernel: npt.NDArray[Any], bias: npt.NDArray[Any], output: str) -> str:
-        """Add ``value @ kernel + bias``, kernel (I, O) and bias (O,), rounded to float32."""
+        """Add ``value @ kernel + bias``, kernel (I, O) and bias (O,) in float32, and return the result's name."""
         weights = self.constant(f"{output}/kernel", kernel.astype(np.float32, copy=False))
         offset = self.constant(f"{output}/bias", bias.astype(np.float32, copy=False))
         return self.node("Gemm", [value, weights, offset], output)

@@ -1,4 +1,4 @@
-"""Panels of the picture: the model's input, the CNN's feature maps, the recurrent branch's hidden state."""
+"""Draws the branches' panels: the model's input, the CNN's feature maps, the recurrent branch's hidden state."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ __all__ = ["draw_feature_maps", "draw_input", "draw_recurrent"]
 
 Array = npt.NDArray[Any]
 
-MAPS = 12  # of a layer
-GAP = 0.06  # between them, of a map's width
-UNITS = 48  # of the hidden state
-LINES = 5  # classes
-NARROW = 40  # steps: more have no room for a tick each
+MAPS = 12  # feature maps shown of a layer
+GAP = 0.06  # the gap between two maps, as a share of a map's width
+UNITS = 48  # units shown of the hidden state
+LINES = 5  # classes whose probabilities are drawn
+NARROW = 40  # steps; more have no room for a tick each
 QUIET = "#6b6b6b"
 
 
 def draw_input(place: SubFigure, insides: Insides) -> None:
-    """The file's picture, the model's, and the same cut into timesteps."""
+    """Draw the file's picture, the model's input, and for a recurrent branch the input cut into timesteps."""
     recurrent = insides.recurrent
     axes = place.subplots(1, 4, width_ratios=(1, 1, 1, 1.3))
     place.subplots_adjust(left=0.02, right=0.98, top=0.9, bottom=0.12, wspace=0.12)
@@ -49,7 +49,7 @@ def draw_input(place: SubFigure, insides: Insides) -> None:
 
 
 def draw_feature_maps(place: SubFigure, maps: Sequence[FeatureMaps]) -> None:
-    """A strip of maps for each layer."""
+    """Draw a strip of feature maps for each layer."""
     axes = np.atleast_1d(place.subplots(len(maps), 1))
     place.subplots_adjust(left=0.02, right=0.98, top=0.94, bottom=0.01, hspace=0.28)
     for axis, item in zip(axes, maps, strict=True):
@@ -62,7 +62,7 @@ def draw_feature_maps(place: SubFigure, maps: Sequence[FeatureMaps]) -> None:
 
 
 def draw_recurrent(place: SubFigure, insides: Insides, recurrent: Recurrent) -> None:
-    """The hidden state as a heat map over the steps, and beside it the answer after each step."""
+    """Draw the hidden state as a heat map over the steps, and beside it the answer after each step."""
     states, answers = place.subplots(1, 2, width_ratios=(1.25, 1))
     place.subplots_adjust(left=0.03, right=0.865, top=0.9, bottom=0.16, wspace=0.14)
     steps, units = recurrent.hidden.shape
@@ -82,7 +82,7 @@ def draw_recurrent(place: SubFigure, insides: Insides, recurrent: Recurrent) -> 
 
 
 def _draw_answers(axis: Axes, insides: Insides, answers: Array) -> None:
-    """Probabilities of the classes that lead anywhere on the way, the final one thick."""
+    """Draw the probabilities, step by step, of the final answer, thick, and of those classes that rise highest."""
     first = insides.ranking[0]
     order = [int(index) for index in np.argsort(-answers.max(axis=0), kind="stable") if index != first]
     steps = np.arange(1, len(answers) + 1)
@@ -112,20 +112,20 @@ def _picture(axis: Axes, pixels: Frame | Array, title: str, aspect: Literal["equ
 
 
 def _step_colors(steps: int) -> Array:
-    """(T, 3): one colour a step, every other one lighter, so that neighbours can be told apart."""
+    """Return one colour for each step, (T, 3), every other one lighter, so that neighbours can be told apart."""
     colors = mpl.colormaps["turbo"](np.linspace(0.08, 0.92, steps))[:, :3]
     colors[1::2] = colors[1::2] * 0.55 + 0.45
     return np.asarray(colors)
 
 
 def _tinted(sequence: Array, colors: Array, size: int) -> Array:
-    """(T, S*S/T) -> (S, S, 3): the gray image again, each pixel in the colour of its step."""
+    """Turn a sequence (T, S*S/T) into the gray image again, (S, S, 3), each pixel in the colour of its step."""
     light = (sequence + 1) / 2 * 0.9 + 0.1
     return np.asarray((light[:, :, None] * colors[:, None, :]).reshape(size, size, 3))
 
 
 def _strip(values: Array) -> Array:
-    """(H, W, C) -> the liveliest channels side by side, in their order; NaN between them."""
+    """Put the channels of (H, W, C) that vary most side by side, in their order, with NaN between them."""
     height, width, channels = values.shape
     chosen = np.sort(np.argsort(-values.reshape(-1, channels).std(axis=0), kind="stable")[:MAPS])
     gap = np.full((height, max(round(width * GAP), 1)), np.nan)
@@ -142,7 +142,7 @@ def _stretched(values: Array) -> Array:
 
 
 def _liveliest(hidden: Array) -> Array:
-    """(T, H) -> (T, up to 48): the units that vary most, sorted by the step at which they are farthest from zero."""
+    """Choose the up to 48 units of (T, H) that vary most, sorted by the step at which each is farthest from zero."""
     chosen = np.argsort(-hidden.std(axis=0), kind="stable")[:UNITS]
     found = hidden[:, chosen]
     return np.asarray(found[:, np.argsort(np.abs(found).argmax(axis=0), kind="stable")])

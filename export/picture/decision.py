@@ -1,4 +1,4 @@
-"""The last panel of the picture: from the branches' vectors to the answer."""
+"""Draws the last panel of the picture, from the branches' vectors to the answer."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ CNN, RECURRENT, PRODUCT, FOR, AGAINST, QUIET = "#2f6fb3", "#c0562c", "#7a4fa3", 
 
 
 def draw_decision(place: SubFigure, insides: Insides) -> None:
-    """The features that speak loudest in each branch, in the product and for the answer; the first classes."""
+    """Draw the features that decide between the first two classes, branch by branch, and the first classes."""
     first, second = (insides.spec.class_labels[index] for index in insides.ranking[:2])
     evidence = insides.evidence
     chosen = np.argsort(-np.abs(evidence), kind="stable")[:FEATURES]
@@ -50,7 +50,7 @@ def draw_decision(place: SubFigure, insides: Insides) -> None:
 
 
 def _height(place: SubFigure) -> float:
-    """Inches."""
+    """Return the height of a figure's part in inches."""
     return float(place.bbox.height / place.figure.dpi)
 
 

@@ -1,4 +1,4 @@
-"""The picture of one image's way through a model, section by section, as a PNG."""
+"""Draws the picture of one image's way through a model, section by section, as a PNG."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ __all__ = ["write_picture"]
 WIDTH = 12.0  # inches
 DPI = 100
 HEADER = 0.35
-MAPS = 1.32  # a row of feature maps
+MAPS = 1.32  # inches of a row of feature maps
 
 Section = tuple[float, str, Callable[["SubFigure"], None]]
 
@@ -33,9 +33,9 @@ def write_picture(insides: Insides, name: str, path: Path) -> None:
     """Draw what the model was given, what each branch made of it, and how the answer came about.
 
     Args:
-        insides: of one image.
-        name: of the image.
-        path: the PNG; it is replaced as a whole.
+        insides: what happened inside the model, from ``look_inside``.
+        name: the image's name, for the title.
+        path: the PNG to write; it is replaced as a whole.
     """
     sections = _sections(insides)
     height = sum(section[0] + HEADER for section in sections) + HEADER
@@ -53,12 +53,12 @@ def write_picture(insides: Insides, name: str, path: Path) -> None:
         header.set_facecolor("none")
         draw(body)
     with replacing(path, suffix=".png") as partial, warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph")  # a label in a script that the font lacks: boxes, not a page of text
+        warnings.filterwarnings("ignore", "Glyph")  # a script that the font lacks: boxes, not a page of warnings
         figure.savefig(partial, dpi=DPI, metadata={"Software": None})
 
 
 def _sections(insides: Insides) -> list[Section]:
-    """Height in inches, title, and what draws it."""
+    """List the picture's sections: the height of each in inches, its title, and the function that draws it."""
     spec = insides.spec
     given = f"What the model is given: {spec.image_size}×{spec.image_size} pixels"
     if spec.uses_rnn:

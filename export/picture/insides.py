@@ -1,4 +1,4 @@
-"""What is inside a Keras model while it classifies one image."""
+"""Looks inside a Keras model while it classifies one image."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ __all__ = ["FeatureMaps", "Insides", "Recurrent", "look_inside"]
 
 Tensor = npt.NDArray[np.float32]
 
-FIRST = 3  # of the CNN's activations, and the last
+FIRST = 3  # so many of the CNN's first activations are kept, and the last one
 
 
 @dataclass(frozen=True, eq=False)
 class FeatureMaps:
-    """The output of one of the CNN's layers: its name, and (H, W, C) float32."""
+    """The output of one of the CNN's layers: the layer's name, and the values, (H, W, C) float32."""
 
     layer: str
     values: Tensor
@@ -34,10 +34,10 @@ class Recurrent:
     """What the recurrent branch does with the image.
 
     Attributes:
-        sequence: (T, S*S/T), its input, computed from the image by the model itself.
-        hidden: (T, H), the last LSTM's hidden state after each step.
-        vector: (F,), its output: the last hidden state, normalized and projected where the model does so.
-        answers: (T, C), the model's probabilities had the sequence ended after each step; the last row is its answer.
+        sequence: the branch's input, (T, S*S/T), computed from the image by the model itself.
+        hidden: the last LSTM's hidden state after each step, (T, H).
+        vector: the branch's output, (F,): the last hidden state, normalized and projected where the model does so.
+        answers: the model's probabilities had the sequence ended after each step, (T, C); the last row is its answer.
     """
 
     sequence: Tensor
@@ -48,19 +48,19 @@ class Recurrent:
 
 @dataclass(frozen=True, eq=False)
 class Insides:
-    """One image in a model, everything float32.
+    """What a model makes of one image; all values but the frame's are float32.
 
     Attributes:
-        spec: of the model.
-        frame: (H, W, 3) uint8 BGR, as it was read.
-        image: (S, S, 3) in [-1, 1], RGB: the model's input.
-        maps: the first layers of the CNN and its last one; empty without a CNN.
-        cnn: (F,), the CNN's output; None without one.
-        recurrent: None without a recurrent branch.
-        joined: (F,), what the head gets: the product of the branches' outputs, or the one there is.
-        weights: (F, C), of the head.
-        logits: (C,).
-        probabilities: (C,).
+        spec: the model's spec.
+        frame: the image as it was read, (H, W, 3) uint8 BGR.
+        image: the model's input, (S, S, 3) in [-1, 1], RGB.
+        maps: the outputs of the CNN's first layers and its last one; empty without a CNN.
+        cnn: the CNN's output, (F,); None without a CNN.
+        recurrent: what the recurrent branch does; None without that branch.
+        joined: what the head gets, (F,): the product of the branches' outputs, or the output of the only branch.
+        weights: the head's weights, (F, C).
+        logits: the logits, (C,).
+        probabilities: the probabilities, (C,).
     """
 
     spec: ModelSpec
@@ -76,14 +76,14 @@ class Insides:
 
     @property
     def ranking(self) -> list[int]:
-        """The classes, the most probable first."""
+        """The indices of the classes, the most probable first."""
         return [int(index) for index in np.argsort(-self.probabilities, kind="stable")]
 
     @property
     def evidence(self) -> Tensor:
-        """(F,): what each feature adds to the first class's logit beyond what it adds to the second's.
+        """What each feature adds to the first class's logit beyond what it adds to the second's, (F,).
 
-        Together with the difference of the two biases it adds up to the difference of the two logits.
+        Together with the difference of the two biases this adds up to the difference of the two logits.
         """
         first, second = self.ranking[:2]
         return np.asarray(self.joined * (self.weights[:, first] - self.weights[:, second]), np.float32)
@@ -93,9 +93,9 @@ def look_inside(model: KerasModel, spec: ModelSpec, frame: Frame) -> Insides:
     """Classify one image with Keras on the CPU and keep what happened on the way.
 
     Args:
-        model: as ``train.model.build_model`` makes it.
-        spec: of the model.
-        frame: (H, W, 3) uint8 BGR, of any size.
+        model: a Keras model as ``train.model.build_model`` makes it.
+        spec: the model's spec.
+        frame: the image, (H, W, 3) uint8 BGR, of any size.
     """
     tensors = {"image": np.empty((1, *spec.image_shape), np.float32)}
     Preprocessor(spec).fill(frame, tensors, 0)
@@ -126,7 +126,7 @@ def _look_into_cnn(cnn: KerasModel, image: Tensor) -> tuple[tuple[FeatureMaps, .
 
 
 def _activations(cnn: KerasModel) -> Iterator[str]:
-    """The layers behind which there is a picture, (N, H, W, C), after its nonlinearity."""
+    """Yield the names of the activation layers whose output is a picture, (N, H, W, C)."""
     for layer in cnn.layers:
         kinds = (keras.layers.Activation, keras.layers.ReLU, keras.layers.LeakyReLU)
         if isinstance(layer, kinds) and len(layer.output.shape) == 4:
@@ -137,7 +137,7 @@ def _look_into_rnn(model: KerasModel, spec: ModelSpec, sequence: Tensor, cnn: Te
     hidden = hidden_states(model, spec, sequence)[0]
     value = hidden
     with keras.device("cpu:0"):
-        for layer in model.get_layer("rnn").layers[1 + spec.rnn_layers :]:  # behind its input and its LSTMs
+        for layer in model.get_layer("rnn").layers[1 + spec.rnn_layers :]:  # those behind its input and LSTMs
             value = layer(value, training=False)
         vectors = np.asarray(value, np.float32)
         joined = vectors if cnn is None else vectors * cnn
@@ -146,7 +146,7 @@ def _look_into_rnn(model: KerasModel, spec: ModelSpec, sequence: Tensor, cnn: Te
 
 
 def _run(model: KerasModel, names: list[str], image: Tensor) -> dict[str, Tensor]:
-    """The outputs of some of a model's layers."""
+    """Run a model on an image on the CPU and return the outputs of the named layers."""
     part = keras.Model(model.input, {name: model.get_layer(name).output for name in names})
     with keras.device("cpu:0"):
         return {name: np.asarray(value, np.float32) for name, value in part(image, training=False).items()}

@@ -1,4 +1,4 @@
-"""What to draw, found and checked before TensorFlow is imported."""
+"""Finds and checks what to draw before TensorFlow is imported."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def make_picture_request(
     Raises:
         ImageError: the image can't be read.
         UsageError: ``out`` is no PNG's name, or in a folder that is not there or can't be written to.
-        RunError: no run there, or one without a trained model.
+        RunError: there is no run, or one without a trained model.
     """
     if out.suffix.lower() != ".png" or out.is_dir():
         raise UsageError(f"--picture: expected IMAGE and the name of a PNG to write, found {out} for the PNG")

@@ -1,4 +1,4 @@
-"""From a picture's request to its PNG."""
+"""Turns a picture's request into its PNG."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ def draw_picture(request: PictureRequest, steps: Steps | None = None) -> str:
     """Load the model, classify the image with Keras and draw what happened.
 
     Args:
-        request: from ``make_picture_request``.
-        steps: says what is being done.
+        request: what to draw, from ``make_picture_request``.
+        steps: reports what is being done.
 
     Returns:
         One line: the picture's path and the model's answer.
 
     Raises:
-        ModelFileError: not a model that hybrid-train wrote.
+        ModelFileError: the file is not a model that hybrid-train wrote.
     """
     steps = steps or Steps(quiet=True)
     with steps.step("load the model"):
