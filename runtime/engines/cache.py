@@ -37,7 +37,7 @@ LIMIT = 4 * 2**30  # bytes of engines that are kept; the longest unused are drop
 MAX_RECORD_SIZE = 2**16
 ABANDONED = 600  # seconds after which nobody writes a temporary file any more
 FLAGS = "STRONGLY_TYPED,-TF32"  # the flags that build.py sets; with other flags there these engines must not be found
-USER_ALLOCATION = ",REQUIRE_USER_ALLOCATION"  # added where the library has it; build.py drops it for a network that does not allow it
+USER_ALLOCATION = ",REQUIRE_USER_ALLOCATION"  # where the library has it; not every network allows it
 Told = Callable[[str], object]  # called with one line that says why something was not used or not kept
 
 
