@@ -15,7 +15,7 @@ __all__ = ["app", "infer", "main"]
 
 # panels of --help
 FRAMES, OUTPUTS, ENGINE, RUNNING, COMPARING = "Frames", "Outputs", "Engine", "Running", "Comparing"
-MOST_FRAMES = 4096  # of a batch
+MOST_FRAMES = 4096  # frames that a batch may have
 MOST_THREADS = 1024
 HOUR = 3600.0  # seconds
 

@@ -27,7 +27,7 @@ def cpu_features() -> frozenset[str] | None:
         lines = CPUINFO.read_text().splitlines()
     except OSError:
         return None
-    field = "Features" if platform.machine() in ARM else "flags"  # an emulated ARM may be shown the x86 host's
+    field = "Features" if platform.machine() in ARM else "flags"  # an emulated ARM may be shown its x86 host's flags
     found = [set(line.partition(":")[2].split()) for line in lines if line.partition(":")[0].strip() == field]
     # a CPU with big and little cores runs a thread on any of them: what counts is what all have
     return frozenset(set.intersection(*found) & set(INT8_FEATURES)) if found else None

@@ -1,4 +1,4 @@
-"""Every error that hybrid-edge raises on purpose, as one typed family.
+"""Every error that hybrid-edge raises on purpose belongs to one typed family.
 
     HybridEdgeError                     exit 1
     ├── UsageError                      exit 2   the command was called wrongly

@@ -32,7 +32,7 @@ def refuse_others(context: typer.Context, option: str, goes_with: Collection[str
 def _given(context: typer.Context) -> list[str]:
     """Name what the command line gave: options by their longest name, arguments by what --help calls them."""
     names: list[str] = []
-    parameters: Iterable[Any] = context.command.params  # Click's, whose place in Typer depends on its version
+    parameters: Iterable[Any] = context.command.params  # Click's classes, whose place depends on Typer's version
     for parameter in parameters:
         source = context.get_parameter_source(parameter.name)
         if source is not None and source.name == "COMMANDLINE":

@@ -1,4 +1,4 @@
-"""The golden check: a device computes the bundle's own examples and compares them with what the exporter recorded."""
+"""In the golden check a device computes the bundle's examples and compares them with what the exporter recorded."""
 
 from __future__ import annotations
 

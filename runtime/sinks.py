@@ -40,7 +40,7 @@ class JsonLines:
 
     Args:
         top_k: how many labels a line has.
-        newest: whether frames may be dropped: ``dropped`` then says on every line how many so far, else once some were.
+        newest: whether frames may be dropped; every line then has ``dropped``, how many were, else only if any were.
     """
 
     def __init__(self, top_k: int, *, newest: bool = False) -> None:

@@ -103,7 +103,7 @@ class ModelSpec(BaseModel):
 
     @property
     def num_classes(self) -> int:
-        """C: the number of class labels."""
+        """The number of class labels, C."""
         return len(self.class_labels)
 
     @property

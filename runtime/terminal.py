@@ -33,7 +33,7 @@ __all__ = ["FULL", "INTERRUPTED", "leave_at_once", "main", "make_app", "progress
 
 INTERRUPTED = 130
 FULL = (errno.ENOSPC, errno.EDQUOT)
-ESCAPED = "backslashreplace"  # a name in another alphabet is no reason to end a run
+ESCAPED = "backslashreplace"  # a character that a stream can't encode is escaped, and does not end a run
 
 stdout = Console(soft_wrap=not (sys.stdout and sys.stdout.isatty()), highlight=False)
 status = Console(stderr=True, highlight=False)
@@ -104,7 +104,7 @@ def _leave(leaving: BaseException) -> NoReturn:
     """End the process as Python would with this exception, but without tearing anything down."""
     if not isinstance(leaving, SystemExit):
         traceback.print_exception(leaving)
-    with contextlib.suppress(OSError, ValueError):  # whoever read them is gone
+    with contextlib.suppress(OSError, ValueError):  # the stream's reader is gone
         sys.stdout.flush()
         sys.stderr.flush()
     code = leaving.code if isinstance(leaving, SystemExit) else 1

@@ -1,4 +1,4 @@
-"""Progress bars for steps that print a line with their result when they end."""
+"""Makes progress bars for steps that print a line with their result when they end."""
 
 from __future__ import annotations
 

@@ -180,7 +180,7 @@ class EpochLog(keras.callbacks.Callback):  # type: ignore[misc]  # keras ships n
         values = {key: float(value) for key, value in (logs or {}).items()}
         seconds = self.clock()
         self.history.add({**values, "phase": self.state.phase, "epoch": epoch + 1, "seconds": seconds})
-        healthy = math.isfinite(values["loss"]) and math.isfinite(values["val_loss"])  # NaN has an accuracy as well
+        healthy = math.isfinite(values["loss"]) and math.isfinite(values["val_loss"])  # a NaN loss has an accuracy too
         if healthy and self.state.better(values[self.phase.monitor], self.phase):
             self.save_best(self.run.checkpoints / f"phase{self.state.phase}-best.keras")
             self.state.best, self.state.best_epoch = values[self.phase.monitor], epoch + 1

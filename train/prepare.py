@@ -94,7 +94,7 @@ def _png(frame: Images) -> bytes:
 
 
 def _stratified(indices: Indices, labels: npt.NDArray[Any], held_out: int) -> tuple[Indices, Indices]:
-    """Split off ``held_out`` of the indices, each class in proportion; both parts in ascending order."""
+    """Split off ``held_out`` of the indices, each class in proportion; return both parts in ascending order."""
     from sklearn.model_selection import train_test_split  # noqa: PLC0415  slow to import
 
     rest, chosen = train_test_split(indices, test_size=held_out, stratify=labels[indices], random_state=SEED)
@@ -126,7 +126,7 @@ def _check_network(remedy: str) -> None:
     try:
         urllib.request.urlopen(request, timeout=NETWORK_TIMEOUT).close()  # noqa: S310  our own https address
     except urllib.error.HTTPError:
-        return  # someone answers: the download itself says more
+        return  # a server answers, and the download's own error says more
     except OSError as error:
         reason = getattr(error, "reason", error)
         raise DataError(f"MNIST can't be downloaded from {MNIST_URL}: {reason}; {remedy}") from None

@@ -34,7 +34,7 @@ class RunFolder:
         Args:
             runs: the folder of all runs.
             name: the run's name; by default date, time and ``label``.
-            label: what the default name ends with.
+            label: the end of the default name.
 
         Raises:
             RunError: a run of that name exists, or ``runs`` can't be written to.

@@ -1,4 +1,4 @@
-"""Makes class folders of tiny-imagenet as it is published, in this layout:
+"""Makes class folders of tiny-imagenet, whose published layout is as follows.
 
 wnids.txt                          one WordNet id (wnid) a line, the classes
 words.txt                          wnid<TAB>name, synonym, ...

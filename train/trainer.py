@@ -167,7 +167,7 @@ def _run(training: Training) -> RunFolder:
             run_phase(training, training.state.phase)
         training.model = _best_phase(training)
         save_model(training.model, training.spec, training.run.model)
-        if training.settings.mixed_precision != "off":  # what is reported is what was saved: float32
+        if training.settings.mixed_precision != "off":  # report on the model as it was saved, in float32
             keras.mixed_precision.set_global_policy("float32")
             training.model = load_model(training.run.model)[0]
         _report(training, time.perf_counter() - started)

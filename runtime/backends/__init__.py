@@ -83,14 +83,14 @@ def open_backend(
     """Open the engine and the variant that fit this machine; TensorRT builds its engine on first use.
 
     Args:
-        bundle: the bundle that holds the variants; the one taken is verified before the engine parses it.
+        bundle: the bundle that holds the variants; the variant taken is verified before the engine parses it.
         backend: ``tensorrt``, ``cuda`` or ``cpu``; ``auto`` takes the first of them that works here and that the bundle
             has a variant for. One asked for by name is never replaced by another.
         precision: ``fp32``, ``fp16`` or ``int8``; ``auto`` takes the narrowest that passed its parity gate, that this
             CPU has the instructions for, and that TensorRT builds here; on the CPU the wider one where the exporter
             found it faster.
         threads: the CPU threads that the engine may use for one batch; None leaves it to the engine.
-        engine: how TensorRT engines are built, and whether.
+        engine: how TensorRT engines are built, and whether they may be.
         reporter: is told while an engine is built.
 
     Raises:
@@ -133,7 +133,7 @@ def open_variant(
         bundle: the bundle that holds the variant's file, which is verified before the engine parses it.
         variant: a variant of the bundle's manifest.
         threads: the CPU threads that the engine may use for one batch; None leaves it to the engine.
-        engine: how a TensorRT engine is built, and whether.
+        engine: how a TensorRT engine is built, and whether it may be.
         reporter: is told while an engine is built.
 
     Raises:
@@ -167,7 +167,7 @@ def _open_target(
         if request.backend != AUTO:
             raise
         request.passed_over[target] = str(error)
-    if missing:  # a slower engine in its place is not what was asked for
+    if missing:  # `auto` must not take a slower engine because this one was not built yet
         raise missing[0]
     return None
 

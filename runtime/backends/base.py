@@ -232,7 +232,7 @@ class Backend(ABC):
                 f"{self.device}: expected {name} of shape {shape}, float32, found {output.shape}, {output.dtype}; "
                 "the graph is not the one its spec describes: export it again"
             )
-        # not finite where any value is not, in a tenth of the time; squares that overflow are looked at again
+        # the sum of squares is finite only if all values are, in a tenth of the time; if it overflows, look at each
         if math.isfinite(np.vdot(output, output)):
             return
         rows = np.flatnonzero(~np.isfinite(output).all(axis=1)).tolist()

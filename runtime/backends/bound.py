@@ -1,4 +1,4 @@
-"""An ONNX Runtime session whose inputs and outputs are bound to memory that stays where it is."""
+"""Binds the inputs and outputs of an ONNX Runtime session to memory that stays where it is."""
 
 from __future__ import annotations
 

@@ -40,7 +40,7 @@ class OnnxRuntimeCpu(Backend):
 
     providers: ClassVar[list[Any]] = [CPU]
     place: ClassVar[str] = "CPU"
-    log_severity: ClassVar[int] = LOG_FATAL  # its errors come as exceptions, which carry the same text
+    log_severity: ClassVar[int] = LOG_FATAL  # ONNX Runtime's errors come as exceptions, with the same text
     entries: ClassVar[dict[str, str]] = {}
     disabled: ClassVar[list[str]] = []
 
@@ -136,7 +136,7 @@ class OnnxRuntimeCuda(OnnxRuntimeCpu):
     providers: ClassVar[list[Any]] = [(CUDA, {"use_tf32": "0", "cudnn_conv_algo_search": "HEURISTIC"}), CPU]
     place: ClassVar[str] = "CUDA"
     memory: ClassVar[str] = "cuda"  # the device in whose memory the inputs are bound
-    log_severity: ClassVar[int] = LOG_ERRORS  # why CUDA could not start is said nowhere but in its log
+    log_severity: ClassVar[int] = LOG_ERRORS  # only ONNX Runtime's log says why CUDA could not start
 
     def _require(self, library: ModuleType) -> None:
         if CUDA not in library.get_available_providers():
@@ -209,7 +209,7 @@ class OnnxRuntimeSimulated(OnnxRuntimeCpu):
 
 
 class TensorSession:
-    """Runs a graph on the CPU for tensors inside it, which must be among the graph's outputs.
+    """Runs a graph in FP32 on the CPU for tensors inside it, which must be among the graph's outputs.
 
     It is not thread-safe. Use it as a context manager, or ``close`` it.
 

@@ -148,7 +148,7 @@ class _Job:
         if not self._library.has_timing_cache:
             return
         cache = config.create_timing_cache(data or b"")
-        if cache is None or not config.set_timing_cache(cache, False):  # damaged, or of another version or GPU
+        if cache is None or not config.set_timing_cache(cache, False):  # it is damaged, or of another version or GPU
             cache = config.create_timing_cache(b"")
             if cache is not None:
                 config.set_timing_cache(cache, False)

@@ -104,7 +104,7 @@ class CachedEngine:
 
 
 class EngineCache:
-    """The folder of engines.
+    """The folder in which engines are kept, with their records and notes.
 
     Args:
         folder: the folder; by default ``engines`` in the cache folder.

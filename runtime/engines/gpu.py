@@ -10,7 +10,7 @@ __all__ = ["Gpu"]
 
 @dataclass(frozen=True)
 class Gpu:
-    """One NVIDIA GPU.
+    """What building and caching must know of one NVIDIA GPU.
 
     Attributes:
         name: the driver's name, such as ``NVIDIA GeForce RTX 4070``, with the board's if it shares the CPU's memory.

@@ -17,8 +17,8 @@ MEMINFO = Path("/proc/meminfo")
 # its record and the times of kernels.
 DISK_SHARE = 2
 DISK_REST = 64 * MIB
-# The parser's copy of the graph's weights, the builder's, and the engine as TensorRT gives it and as bytes lie there at
-# the same time.
+# These lie in memory at the same time: the parser's copy of the graph's weights, the builder's, the engine as TensorRT
+# gives it, and the engine as bytes.
 SYSTEM_COPIES = 4
 # The engine and the memory on which kernels are tried; the builder skips those that need more workspace than there is.
 GPU_COPIES = 2

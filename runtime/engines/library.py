@@ -42,7 +42,7 @@ OLDEST: dict[Kind, tuple[int, int]] = {"tensorrt": (10, 3), "rtx": (1, 0)}
 
 @dataclass(frozen=True)
 class Library:
-    """TensorRT, imported.
+    """TensorRT or TensorRT-RTX, imported, and what differs between their versions.
 
     Attributes:
         module: ``tensorrt`` or ``tensorrt_rtx``.

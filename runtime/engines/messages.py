@@ -79,7 +79,7 @@ def _make_logger(library: Library, messages: Messages) -> Any:
 
     class Logger(trt.ILogger):  # type: ignore[misc, name-defined]
         def __init__(self) -> None:
-            trt.ILogger.__init__(self)  # pybind11 wants its own, not super()'s
+            trt.ILogger.__init__(self)  # pybind11 wants this call, not super()'s
 
         def log(self, severity: Any, text: str) -> None:
             if severity not in chatter:  # a large build has a million of those, and each holds up every thread

@@ -88,7 +88,7 @@ def make_monitor(library: Library, listener: Listener, cancel: threading.Event) 
 
     class Monitor(trt.IProgressMonitor):  # type: ignore[misc, name-defined]
         def __init__(self) -> None:
-            trt.IProgressMonitor.__init__(self)  # pybind11 wants its own, not super()'s
+            trt.IProgressMonitor.__init__(self)  # pybind11 wants this call, not super()'s
 
         def phase_start(self, phase_name: str, parent_phase: str | None, num_steps: int) -> None:
             listener.start(phase_name, parent_phase, num_steps)

@@ -86,7 +86,7 @@ class TensorRtBackend(Backend):
         return 2
 
     def buffers(self, capacity: int, count: int) -> list[Buffers]:
-        """Allocate page-locked input memory, which a Jetson's GPU reads in place, and run it once: no frame waits.
+        """Allocate page-locked input memory (a Jetson's GPU reads it in place) and try it out, so that no frame waits.
 
         Where kernels are compiled for each batch size (TensorRT-RTX), the first buffers try sizes up to ``capacity``.
 

@@ -117,7 +117,7 @@ class Lane:
                 self._run(part, taken, run)
             self._last.record(self._done)
         except BaseException:
-            self._streams.settle()  # what was begun reads and writes this memory
+            self._streams.settle()  # work that was begun still reads and writes this memory
             raise
         self._busy = True
 

@@ -31,7 +31,7 @@ def make_profiler(library: Library, times: LayerTimes) -> Any:
 
     class Profiler(trt.IProfiler):  # type: ignore[misc, name-defined]
         def __init__(self) -> None:
-            trt.IProfiler.__init__(self)  # pybind11 wants its own, not super()'s
+            trt.IProfiler.__init__(self)  # pybind11 wants this call, not super()'s
 
         def report_layer_time(self, layer_name: str, ms: float) -> None:
             times.add(layer_name, ms)
