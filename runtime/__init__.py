@@ -1,4 +1,4 @@
-"""hybrid_edge.runtime: what goes on the device. A bundle and frames in, predictions out.
+"""hybrid_edge.runtime runs on the device: a bundle and frames come in, predictions go out.
 
     from hybrid_edge.runtime import Classifier
 
@@ -6,8 +6,9 @@
         for prediction in classifier.predict(["cat.jpg", frame]):
             print(prediction.label, prediction.probability)
 
-Names are loaded when they are first used: importing this package needs neither OpenCV nor an inference engine, so that
-a missing one is a clear error and not a failed import.
+It knows nothing of training, calibration or export, and never imports TensorFlow, Keras, tf2onnx or onnx. Names are
+loaded when they are first used: importing this package needs neither OpenCV nor an inference engine, so that a missing
+one is a clear error and not a failed import.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The ``hybrid-bench`` command: latency, throughput, memory and limits of a bundle's variants on this machine."""
+"""The ``hybrid-bench`` command measures latency, throughput, memory and limits of a bundle's variants here."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .given import refuse_others
 __all__ = ["app", "bench", "main"]
 
 WHAT, HOW, RESULTS, LIMITS = "What", "How long", "Results", "Limits"  # panels of --help
-CHOICE = ("BUNDLE", "--batch", "--backend", "--precision", "--variant")  # what of a bundle, where nothing is measured
+CHOICE = ("BUNDLE", "--batch", "--backend", "--precision", "--variant")  # what --predict-for may stand beside
 
 
 def bench(
@@ -161,7 +161,7 @@ app = terminal.make_app(bench)
 
 
 def main() -> NoReturn:
-    """The ``hybrid-bench`` command."""
+    """Run ``hybrid-bench`` and leave the process with its exit code."""
     terminal.main(app)
 
 

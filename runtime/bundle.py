@@ -1,4 +1,4 @@
-"""Bundle: what a device gets, opened from a folder or a tar, with every file verified before anything parses it."""
+"""A bundle is what a device gets; it is opened from a folder or a tar, and no file is parsed before it is verified."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ AGAIN = "copy the bundle again, or export it again with hybrid-export"
 
 
 class Bundle:
-    """An opened bundle: its manifest is parsed and fits this version, its files are verified as they are asked for.
+    """An opened bundle, whose manifest fits this version, and whose files are verified as they are asked for.
 
     Attributes:
         root: the folder that holds ``manifest.json``; for a tar, its unpacked copy in the cache.
@@ -49,7 +49,8 @@ class Bundle:
                 wrote. Without one: ``./manifest.json``, ``./bundle``, then ``runs/latest/bundle``.
 
         Raises:
-            BundleError: not there, malformed, of a newer format, or made for another preprocessing than this version's.
+            BundleError: the bundle is not there, is malformed, is of a newer format, or was made for another
+                preprocessing than this version's.
         """
         found = _locate(None if path is None else Path(path))
         if found.is_file():
@@ -60,7 +61,7 @@ class Bundle:
 
     @property
     def spec(self) -> ModelSpec:
-        """What the model sees and is made of."""
+        """The ModelSpec: what the model sees and is made of."""
         return self.manifest.spec
 
     @property
@@ -69,7 +70,7 @@ class Bundle:
         return self.manifest.spec.class_labels
 
     def verified(self, record: FileRecord) -> Path:
-        """The path of a file whose size and SHA-256 were compared with the manifest's; once per file and bundle object.
+        """Compare a file's size and SHA-256 with the manifest's, once for each file and Bundle, and return its path.
 
         Raises:
             ArtifactHashError: the file differs.
@@ -85,7 +86,7 @@ class Bundle:
         return path
 
     def read(self, record: FileRecord) -> bytes:
-        """The bytes of a small file; what was hashed is what is returned.
+        """Read a small file and verify it; the bytes that were hashed are the bytes that are returned.
 
         Raises:
             ArtifactHashError: the file differs.
@@ -100,7 +101,7 @@ class Bundle:
         return data
 
     def golden_images(self) -> list[npt.NDArray[np.uint8]]:
-        """The G golden examples, decoded: each (H, W, 3) uint8, BGR.
+        """Decode the G golden examples; each is (H, W, 3) uint8, BGR.
 
         Raises:
             BundleError: a file differs from the manifest, is missing, or is no image.
@@ -111,7 +112,10 @@ class Bundle:
             raise BundleError(f"{self.root}: a golden example can't be decoded: {error}; {AGAIN}") from None
 
     def golden_tensors(self) -> dict[str, npt.NDArray[np.float32]]:
-        """What preprocessing gave for the golden examples: ``image`` (G, S, S, 3) and/or ``sequence`` (G, T, S*S/T).
+        """Read what preprocessing gave for the golden examples where the bundle was exported.
+
+        Returns:
+            ``image`` (G, S, S, 3) and/or ``sequence`` (G, T, S*S/T), float32.
 
         Raises:
             BundleError: the file differs from the manifest, is missing, or holds other arrays than these.
@@ -122,7 +126,7 @@ class Bundle:
         )
 
     def golden_outputs(self, variant: Variant) -> Outputs:
-        """What a variant gave for the golden examples where it was exported: (G, C) each.
+        """Read the logits and probabilities, (G, C) each, that a variant gave for the golden examples when exported.
 
         Raises:
             BundleError: the file differs from the manifest, is missing, or holds other arrays than these.
@@ -148,7 +152,7 @@ def _read_manifest(path: Path) -> Manifest:
 
 
 def _check_contract(manifest: Manifest) -> None:
-    """Refuse a bundle made for another preprocessing: it would run, and be wrong."""
+    """Refuse a bundle that was made for another preprocessing: it would run, and its answers would be wrong."""
     ours, theirs = contract(manifest.spec), manifest.preprocessing
     differing = sorted(key for key in ours.keys() | theirs.keys() if ours.get(key) != theirs.get(key))
     if differing:
@@ -160,7 +164,7 @@ def _check_contract(manifest: Manifest) -> None:
 
 
 def _locate(path: Path | None) -> Path:
-    """The bundle's folder or tar."""
+    """Find the bundle's folder or tar at a path, or in the usual places where none is given."""
     if path is None:
         return _search()
     with _reading(path):
@@ -177,7 +181,7 @@ def _locate(path: Path | None) -> Path:
 
 
 def _search() -> Path:
-    """The folder of the first manifest in the usual places."""
+    """Return the folder of the first manifest in the usual places."""
     for name in SEARCHED:
         with _reading(Path(name)):
             if Path(name).exists():
@@ -191,7 +195,7 @@ def _search() -> Path:
 
 
 def _contained(root: Path, name: str) -> Path:
-    """The path of a bundle's file, which must be a regular file inside it: no link, nothing outside."""
+    """Return the path of a bundle's file, which must be a regular file inside the bundle and no link."""
     root = root.resolve()
     path = root / name
     try:
@@ -205,7 +209,7 @@ def _contained(root: Path, name: str) -> Path:
 
 @contextmanager
 def _reading(path: Path) -> Iterator[None]:
-    """Turn an OSError while a bundle is looked for or read into a BundleError."""
+    """Turn an OSError that is raised while a bundle is looked for or read into a BundleError."""
     try:
         yield
     except OSError as error:

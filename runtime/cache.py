@@ -1,4 +1,4 @@
-"""Where hybrid-edge keeps what it can make again: unpacked bundles, features, engines."""
+"""The cache folder holds what hybrid-edge can make again: unpacked bundles, features, engines."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ __all__ = ["cache_dir"]
 
 
 def cache_dir() -> Path:
-    """The cache folder, which may not exist yet.
+    """Return the path of the cache folder, which may not exist yet.
 
-    ``$HYBRID_EDGE_CACHE``, else ``$XDG_CACHE_HOME/hybrid-edge``, else ``~/.cache/hybrid-edge``.
+    It is ``$HYBRID_EDGE_CACHE``, else ``$XDG_CACHE_HOME/hybrid-edge``, else ``~/.cache/hybrid-edge``.
     """
     if chosen := os.environ.get("HYBRID_EDGE_CACHE"):
         return Path(chosen).expanduser().absolute()

@@ -1,4 +1,4 @@
-"""Classifier: a bundle, opened and checked, that turns frames into predictions."""
+"""The Classifier opens a bundle, checks it on this device and turns frames into predictions."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Prediction:
         labels: the C class labels, in the order of the model's outputs.
         probabilities: (C,) float32, adding up to 1.
         logits: (C,) float32.
-        preprocess_ms: from the decoded frame to tensors, milliseconds; reading and decoding a file are not in it.
+        preprocess_ms: time from the decoded frame to tensors, milliseconds; it leaves out reading and decoding a file.
         inference_ms: this frame's share of its batch's time, milliseconds.
     """
 
@@ -55,20 +55,20 @@ class Prediction:
         return float(self.probabilities.max())
 
     def top(self, k: int) -> list[tuple[str, float]]:
-        """The k most probable labels with their probabilities, descending; all of them where there are fewer."""
+        """Return the k most probable labels with their probabilities, descending, or all labels where C < k."""
         order = np.argsort(-self.probabilities, kind="stable")[: max(k, 0)]
         return [(self.labels[index], float(self.probabilities[index])) for index in order]
 
 
 class Classifier:
-    """A bundle on the engine that fits this machine, checked on the bundle's golden examples.
+    """Runs a bundle on the engine that fits this machine, once it passed the check on the bundle's golden examples.
 
-    Not thread-safe. A context manager; or ``close`` it.
+    It is not thread-safe. Use it as a context manager, or ``close`` it.
 
     Attributes:
-        bundle: what was opened.
+        bundle: the bundle that was opened.
         selection: the backend and the variant in use.
-        golden: how near this device came to the exporter, or None where the check was left out.
+        golden: how near this device came to the exporter's outputs, or None where the check was left out.
     """
 
     def __init__(self, bundle: Bundle, selection: Selection, *, batch_size: int = 8, check: bool = True) -> None:
@@ -112,14 +112,14 @@ class Classifier:
             threads: CPU threads for one batch; None leaves it to the engine.
             check: run the golden examples first.
             engine: how TensorRT engines are built: batch profile and workspace.
-            reporter: whom to tell while they are, the first time on a machine: minutes.
+            reporter: is told of the build, which takes minutes the first time on a machine.
 
         Raises:
-            BundleError: no bundle, a malformed or damaged one, or without such a variant.
+            BundleError: there is no bundle, it is malformed or damaged, or it has no such variant.
             BackendError: no engine here runs it, or the engine refused it.
             GoldenError: this device computes something else than the exporter did.
             Int8EngineError: TensorRT does not build the INT8 graph here, and nothing else may be taken.
-            UsageError: an argument that is none of these.
+            UsageError: an argument is none of the values above.
         """
         bundle = path if isinstance(path, Bundle) else Bundle.open(path)
         selection = open_backend(bundle, backend, precision, threads=threads, engine=engine, reporter=reporter)
@@ -131,7 +131,7 @@ class Classifier:
 
     @property
     def spec(self) -> ModelSpec:
-        """What the model sees and is made of."""
+        """The ModelSpec: what the model sees and is made of."""
         return self.bundle.spec
 
     @property
@@ -140,11 +140,11 @@ class Classifier:
         return self.bundle.labels
 
     def predict(self, images: Iterable[Image]) -> list[Prediction]:
-        """Classify images: paths, or (H, W, 3) uint8 BGR arrays, of any sizes, mixed, any number of them.
+        """Classify any number of images: paths and (H, W, 3) uint8 BGR arrays, mixed, each of any size.
 
         Raises:
-            ImageError: a path that can't be read.
-            InputError: not an iterable of images, or an array of another shape or dtype.
+            ImageError: a path can't be read.
+            InputError: ``images`` is no iterable of images, or holds an array of another shape or dtype.
             BackendError: the engine failed.
         """
         if isinstance(images, (str, Path)) or (isinstance(images, np.ndarray) and images.ndim == 3):
@@ -156,7 +156,7 @@ class Classifier:
         """Classify frames as they come, a batch at a time, in their order.
 
         Args:
-            frames: those with an ``error`` pass through with None for a prediction.
+            frames: the frames; one with an ``error`` passes through with None for a prediction.
 
         Raises:
             InputError: a frame's image is not (H, W, 3) uint8.
@@ -167,7 +167,7 @@ class Classifier:
         for frame in frames:
             pending.append(frame)
             readable += frame.image is not None
-            # errors wait for their place in the order, but never without end
+            # frames with errors wait for their place in the order, but never without end
             if readable == self._batch_size or len(pending) >= 4 * self._batch_size:
                 yield from self._classify(pending)
                 pending, readable = [], 0

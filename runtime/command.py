@@ -1,4 +1,4 @@
-"""The ``hybrid-infer`` command: cameras, streams and files in; a window, rows, JSON lines or a video out."""
+"""The ``hybrid-infer`` command classifies cameras, streams and files, into a window, rows, JSON lines or a video."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["app", "infer", "main"]
 
 # panels of --help
 FRAMES, OUTPUTS, ENGINE, RUNNING, COMPARING = "Frames", "Outputs", "Engine", "Running", "Comparing"
-MOST_FRAMES = 4096  # of a batch
+MOST_FRAMES = 4096  # frames that a batch may have
 MOST_THREADS = 1024
 HOUR = 3600.0  # seconds
 
@@ -258,7 +258,7 @@ def infer(
 
 
 def _run(request: Request, others: tuple[Path, ...], sheet: Path | None) -> int:
-    """Classify, or compare bundles where more than one is named; the imports are late as --help should not wait."""
+    """Classify, or compare bundles where several are named; imports are late so that --help does not wait for them."""
     if others or sheet is not None:
         from .compare.request import CompareRequest  # noqa: PLC0415
 
@@ -275,7 +275,7 @@ app = terminal.make_app(infer)
 
 
 def main() -> NoReturn:
-    """The ``hybrid-infer`` command."""
+    """Run ``hybrid-infer`` and leave the process with its exit code."""
     terminal.main(app)
 
 

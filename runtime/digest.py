@@ -1,4 +1,4 @@
-"""The SHA-256 of a file, read in pieces: an artifact is hundreds of megabytes, a device's memory is not."""
+"""A file's SHA-256 is computed in pieces: an artifact has hundreds of megabytes, a device may have little memory."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ CHUNK = 2**20
 
 
 def file_sha256(path: Path) -> str:
-    """SHA-256 of a file's bytes, in hexadecimal.
+    """Return the SHA-256 of a file's bytes, in hexadecimal.
 
     Raises:
         OSError: the file can't be read.

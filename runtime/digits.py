@@ -1,9 +1,9 @@
-"""Ink of any size and place to a 28 x 28 frame, normalised as MNIST's digits were.
+"""This module turns ink of any size and place into a 28 x 28 frame, normalised as MNIST's digits were.
 
 LeCun et al. (yann.lecun.com/exdb/mnist): "size normalized to fit in a 20x20 pixel box while preserving their aspect
-ratio ... centered in a 28x28 image by computing the center of mass of the pixels". ``mnist_frame`` has integers
-throughout, so that a device computes the frame that training saw, to the bit. What ``drawn_frame`` does before it has
-not: distances and averages there are OpenCV's floats.
+ratio ... centered in a 28x28 image by computing the center of mass of the pixels". ``mnist_frame`` computes in integers
+throughout, so that a device gets the frame that training saw, to the bit. ``drawn_frame`` widens strokes before that,
+with distances and averages that are OpenCV's floats.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from .opencv import cv2
 
 __all__ = ["BOX", "PEN", "SIDE", "drawn_frame", "mnist_frame"]
 
-SIDE = 28  # of the frame, pixels
-BOX = 20  # the ink's longer side in it, pixels
-PEN = 2.3  # the thinnest stroke of a drawing in it, pixels; MNIST's are two to three wide
-INK = 128  # what counts as ink where its edges are soft
-WORKING = 4 * BOX  # a drawing's longer side while its strokes are widened: a twelfth of the time at 400 pixels
+SIDE = 28  # side of the frame, pixels
+BOX = 20  # the ink's longer side in the frame, pixels
+PEN = 2.3  # the thinnest stroke of a drawing in the frame, pixels; MNIST's are two to three wide
+INK = 128  # the gray from which a pixel counts as ink where its edges are soft
+WORKING = 4 * BOX  # a drawing's longer side while its strokes are widened: 400 pixels take twelve times as long
 
 Gray = npt.NDArray[np.uint8]
 
@@ -39,7 +39,7 @@ def mnist_frame(ink: Gray) -> Gray:
         (28, 28) uint8; all zero if there is no ink, or so little that none is left at that size.
 
     Raises:
-        InputError: not a two-dimensional uint8 array.
+        InputError: ``ink`` is not a two-dimensional uint8 array.
     """
     if ink.ndim != 2 or ink.dtype != np.uint8:
         raise InputError(f"expected ink of shape (H, W), uint8, 255 = ink; found shape {ink.shape}, {ink.dtype}")
@@ -58,8 +58,8 @@ def mnist_frame(ink: Gray) -> Gray:
 def drawn_frame(ink: Gray) -> Gray:
     """Normalise a drawing as MNIST does, after thickening strokes that would come out thinner than a pen's.
 
-    A digit drawn large with a mouse has thin strokes for its size: at 20 pixels less than one wide, which no training
-    image has.
+    A digit drawn large with a mouse has thin strokes for its size: scaled to 20 pixels they would be less than one
+    pixel wide, which no training image has.
 
     Args:
         ink: (H, W) uint8 of any size, 255 = ink, 0 = paper.
@@ -68,13 +68,13 @@ def drawn_frame(ink: Gray) -> Gray:
         (28, 28) uint8; all zero if there is no ink.
 
     Raises:
-        InputError: not a two-dimensional uint8 array.
+        InputError: ``ink`` is not a two-dimensional uint8 array.
     """
     return mnist_frame(_thicken(ink) if ink.ndim == 2 and ink.dtype == np.uint8 else ink)
 
 
 def _thicken(ink: Gray) -> Gray:
-    """Widen strokes to ``PEN``, measured as they will be in the frame; those that are wider stay."""
+    """Widen strokes that would be thinner than ``PEN`` in the frame; leave wider ones as they are."""
     ink = _shrink(_crop(ink))
     strokes = (ink >= INK).astype(np.uint8)
     if not strokes.any():
@@ -104,10 +104,11 @@ def _crop(ink: Gray) -> Gray:
 
 
 def _fit_box(ink: Gray) -> Gray:
-    """Scale the longer side to ``BOX``.
+    """Scale the longer side to ``BOX`` pixels.
 
-    ``INTER_LINEAR_EXACT`` alone skips pixels beyond a factor of two, ``INTER_AREA`` is not bit-exact. So: to the
-    nearest smaller doubling of the final size by less than that factor, then halved (each pixel the mean of four).
+    ``INTER_LINEAR_EXACT`` alone skips pixels beyond a factor of two, and ``INTER_AREA`` is not bit-exact. So the ink is
+    scaled by less than that factor to the nearest smaller doubling of the final size, and then halved again and again,
+    each pixel the mean of four.
     """
     height, width = ink.shape
     longest = max(height, width)
@@ -119,7 +120,7 @@ def _fit_box(ink: Gray) -> Gray:
 
 
 def _offset(mass: npt.NDArray[np.uint64]) -> int:
-    """Where a profile starts in the frame so that its centre of mass lies nearest to the frame's centre."""
+    """Return where a profile starts in the frame so that its centre of mass lies nearest to the frame's centre."""
     total, length = int(mass.sum()), len(mass)
     moment = int((mass * np.arange(length, dtype=np.uint64)).sum())
     # round((SIDE - 1) / 2 - moment / total) in integers

@@ -1,4 +1,4 @@
-"""The ``hybrid-draw`` command: a window to draw digits in."""
+"""The ``hybrid-draw`` command opens a window to draw digits in."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ app = terminal.make_app(draw)
 
 
 def main() -> NoReturn:
-    """The ``hybrid-draw`` command."""
+    """Run ``hybrid-draw`` and leave the process with its exit code."""
     terminal.main(app)
 
 

@@ -1,4 +1,4 @@
-"""Every error that hybrid-edge raises on purpose, as one typed family.
+"""Every error that hybrid-edge raises on purpose belongs to one typed family.
 
     HybridEdgeError                     exit 1
     ├── UsageError                      exit 2   the command was called wrongly
@@ -59,7 +59,7 @@ __all__ = [
 
 
 class HybridEdgeError(Exception):
-    """Base of the family; ``exit_code`` is what a command that raised it ends with."""
+    """The base of the family; ``exit_code`` is the code with which a command that raised the error ends."""
 
     exit_code: ClassVar[int] = 1
 
@@ -71,51 +71,51 @@ class UsageError(HybridEdgeError):
 
 
 class SpecError(UsageError):
-    """A ModelSpec whose values contradict each other."""
+    """The values of a ModelSpec contradict each other."""
 
 
 class DataError(HybridEdgeError):
-    """A data set that can't be trained on: one class, an empty class, nothing readable."""
+    """A data set can't be trained on: it has one class, an empty class, or nothing readable."""
 
 
 class CalibrationError(DataError):
-    """No image to calibrate on, or activations that can't be: not finite, or not floating point."""
+    """There is no image to calibrate on, or activations can't be calibrated: not finite, or not floating point."""
 
 
 class ImageError(HybridEdgeError):
-    """One image that can't be read; the message names the file and the reason."""
+    """An image can't be read; the message names the file and the reason."""
 
 
 class SourceError(HybridEdgeError):
-    """A source of frames that does not exist, or holds no frame."""
+    """A source of frames does not exist, or gives no frame."""
 
 
 class WeightsError(HybridEdgeError):
-    """Pretrained weights that can't be had or don't fit the model."""
+    """Pretrained weights can't be had or don't fit the model."""
 
 
 class ModelFileError(HybridEdgeError):
-    """A ``.keras`` file that hybrid-train did not write, or a damaged one."""
+    """A ``.keras`` file is damaged, or hybrid-train did not write it."""
 
 
 class RunError(HybridEdgeError):
-    """No run folder where one is needed, or one that can't be continued."""
+    """There is no run folder where one is needed, or it can't be continued."""
 
 
 class ConversionError(HybridEdgeError):
-    """The ONNX graph is not the one that was declared: inputs, outputs, operators, opset."""
+    """The ONNX graph is not the one that was declared: its inputs, outputs, operators or opset differ."""
 
 
 class BundleError(HybridEdgeError):
-    """No bundle where one is needed, or a malformed one."""
+    """There is no bundle where one is needed, or it is malformed."""
 
 
 class ArtifactHashError(BundleError):
-    """A file of a bundle whose bytes differ from those the manifest recorded."""
+    """The bytes of a bundle's file differ from those that the manifest recorded."""
 
 
 class BenchError(HybridEdgeError):
-    """A report of ``hybrid-bench`` that can't be read, plotted or compared."""
+    """A report of ``hybrid-bench`` can't be read, plotted or compared."""
 
 
 class BackendError(HybridEdgeError):
@@ -135,7 +135,7 @@ class EngineMissingError(EngineError):
 
 
 class InputError(BackendError):
-    """A tensor whose name, dtype, shape or values are not what the model declares."""
+    """A tensor's name, dtype, shape or values are not what the model declares."""
 
 
 class GateError(HybridEdgeError):

@@ -1,4 +1,4 @@
-"""A file that is either the old one or the new one: written beside its place, then renamed into it."""
+"""Files are written beside their place and renamed into it, so that a reader finds the old or the new one, whole."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["replacing"]
 
 @contextlib.contextmanager
 def replacing(path: Path, suffix: str = "") -> Iterator[Path]:
-    """A temporary path beside ``path`` that replaces it when the block ends well, and is removed when it does not."""
+    """Yield a temporary path beside ``path``, which replaces it when the block ends well and is removed otherwise."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(prefix=f".{path.name}-", suffix=f".tmp{suffix}", dir=path.parent)
     os.close(handle)

@@ -1,4 +1,4 @@
-"""One decoded frame: what every source gives and every sink is told about."""
+"""A Frame is one decoded picture: every source gives frames, and every sink is told about them."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ class Frame:
 
     Attributes:
         source: the file, camera or stream it comes from, as it was named.
-        index: its number in a video or stream, from 0; 0 for an image.
+        index: the frame's number in a video or stream, from 0; 0 for an image.
         image: (H, W, 3) uint8, BGR; None where ``error`` says why.
         error: what is wrong with the file, or with this frame of a stream.
         video: whether the source has more than one frame.
-        captured: when it left its decoder, ``time.monotonic()`` seconds; 0 where nobody measures ages.
+        captured: when the frame left its decoder, ``time.monotonic()`` seconds; 0 where nobody measures ages.
         timestamp: the same moment in Unix seconds.
         position: seconds from the start of its video file; None elsewhere.
     """

@@ -1,4 +1,4 @@
-"""Which options a command was given, so that those that do not go together are refused and never silently ignored."""
+"""Options of a command that do not go together are refused here, and never silently ignored."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ __all__ = ["refuse_others"]
 
 
 def refuse_others(context: typer.Context, option: str, goes_with: Collection[str]) -> None:
-    """Refuse what was given beside an option that leaves no use for it.
+    """Refuse every option and argument that was given beside one that leaves no use for it.
 
     Args:
-        context: of the command.
-        option: as it is written: ``--compare``.
-        goes_with: the others that may be given, as they are written: ``--batch``, ``BUNDLE``.
+        context: the command's context.
+        option: the option as it is written, such as ``--compare``.
+        goes_with: the others that may be given beside it, as they are written: ``--batch``, ``BUNDLE``.
 
     Raises:
         UsageError: others were given; the message names them.
@@ -30,9 +30,9 @@ def refuse_others(context: typer.Context, option: str, goes_with: Collection[str
 
 
 def _given(context: typer.Context) -> list[str]:
-    """Of the command line: options by their longest name, arguments by what --help calls them."""
+    """Name what the command line gave: options by their longest name, arguments by what --help calls them."""
     names: list[str] = []
-    parameters: Iterable[Any] = context.command.params  # Click's, whose place in Typer depends on its version
+    parameters: Iterable[Any] = context.command.params  # Click's classes, whose place depends on Typer's version
     for parameter in parameters:
         source = context.get_parameter_source(parameter.name)
         if source is not None and source.name == "COMMANDLINE":

@@ -1,4 +1,4 @@
-"""The golden check: a device computes the bundle's own examples and compares them with what the exporter recorded."""
+"""In the golden check a device computes the bundle's examples and compares them with what the exporter recorded."""
 
 from __future__ import annotations
 
@@ -25,7 +25,10 @@ BATCH = 2  # a full-size INT8 process peaks at 430 MB, and at 520 MB with eight 
 
 @dataclass(frozen=True)
 class GoldenResult:
-    """How near this device came to the exporter: largest |difference| of a tensor's value and of a probability."""
+    """How near this device came to the exporter.
+
+    ``tensor_error`` and ``probability_error`` are the largest |difference| of a tensor's value and of a probability.
+    """
 
     examples: int
     tensor_error: float
@@ -38,10 +41,10 @@ def check_golden(bundle: Bundle, variant: Variant, backend: Backend, preprocesso
     """Decode, preprocess and run the bundle's golden examples, and compare each stage with the exporter's.
 
     Args:
-        bundle: where the examples, their tensors and the variant's probabilities are.
-        variant: the one that ``backend`` has loaded.
-        backend: run in batches of 2, which need little memory.
-        preprocessor: of the bundle's spec.
+        bundle: the bundle that holds the examples, their tensors and the variant's probabilities.
+        variant: the variant that ``backend`` has loaded.
+        backend: the backend to check; it runs in batches of 2, which need little memory.
+        preprocessor: one that was made for the bundle's spec.
 
     Raises:
         GoldenError: a tensor differs by more than 1e-6, or a probability by more than the variant's tolerance.

@@ -1,4 +1,4 @@
-"""Public names of a package that are loaded from their modules when they are first used (PEP 562)."""
+"""A package's public names are loaded from their modules when they are first used (PEP 562)."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ __all__ = ["lazy_names"]
 
 
 def lazy_names(package: str, homes: Mapping[str, str]) -> Callable[[str], Any]:
-    """What a package binds to ``__getattr__``; a name is looked up once and stays in the package.
+    """Make the function that a package binds to ``__getattr__``; it looks a name up once and keeps it in the package.
 
     Args:
-        package: its ``__name__``.
-        homes: by public name the module that has it, relative to the package: ``{"Bundle": "bundle"}``.
+        package: the package's ``__name__``.
+        homes: the module of each public name, relative to the package: ``{"Bundle": "bundle"}``.
 
     Returns:
-        A function of a name; it raises AttributeError for those that are not public.
+        A function of a name, which raises AttributeError where the name is not public.
     """
 
     def load(name: str) -> Any:

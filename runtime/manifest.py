@@ -1,4 +1,4 @@
-"""The manifest of a bundle: what the files are, how they were made, and what they must give on golden examples.
+"""A bundle's manifest says what its files are, how they were made, and what they must give on golden examples.
 
 A bundle is a folder (or one tar of it) holding ``manifest.json``, ``artifacts/SHA256.onnx``, ``golden/SHA256.png`` and
 ``golden/SHA256.npz``. Every file but the manifest is named by its SHA-256, so replacing ``manifest.json`` is the one
@@ -47,12 +47,12 @@ RelativePath = Annotated[str, Field(pattern=r"^(?:[A-Za-z0-9_-]+/)?[A-Za-z0-9_-]
 
 
 class _Record(BaseModel):
-    # a later minor version may add fields; validators are built when first used: importing is faster by that
+    # a later minor version may add fields; validators are built when first used, so that importing is faster
     model_config = ConfigDict(frozen=True, extra="ignore", defer_build=True)
 
 
 class FileRecord(_Record):
-    """A file of the bundle: where it is, its size in bytes and its SHA-256."""
+    """A file of the bundle: its path inside, its size in bytes and its SHA-256."""
 
     path: RelativePath
     size: int = Field(ge=0)
@@ -69,7 +69,7 @@ class Check(NamedTuple):
 
     @property
     def passed(self) -> bool:
-        """Whether the figure is within its limit; NaN never is."""
+        """Whether the figure is within its limit; NaN is within none."""
         return self.found <= self.limit if self.at_most else self.found >= self.limit
 
 
@@ -88,14 +88,15 @@ class Accuracy(_Record):
 
 
 class Parity(_Record):
-    """How far a variant's outputs are from the Keras model's, on real images. A limit of None is not judged.
+    """How far a variant's outputs are from the Keras model's, on real images; a figure without a limit is not judged.
 
-    ``max_logit_error`` is max |difference| / max |logit|; ``batch_error`` the largest difference between the same rows
-    in batches of different sizes, and ``neighbour_error`` between the same row beside other rows, likewise relative;
-    ``sequence_error`` the largest difference between the preprocessing's ``sequence`` and the Keras model's own.
-    ``confident_agreement`` is over the images on which Keras's first two probabilities are more than 0.1 apart;
-    ``top5_overlap`` the mean share of common labels among the first five; ``hidden_drift`` for each timestep the RMS
-    difference of the last LSTM's hidden state over its RMS. ``simulated``: on a CPU, in place of the variant's target.
+    ``max_logit_error`` is max |difference| / max |logit|. ``batch_error`` is the largest difference between the same
+    rows in batches of different sizes, ``neighbour_error`` that between the same row beside other rows, both relative
+    to max |logit| too. ``sequence_error`` is the largest difference between the preprocessing's ``sequence`` and the
+    Keras model's own. ``confident_agreement`` is over the images on which Keras's first two probabilities are more than
+    0.1 apart; ``top5_overlap`` is the mean share of common labels among the first five; ``hidden_drift`` is for each
+    timestep the RMS difference of the last LSTM's hidden state over its RMS. ``simulated`` says that the figures were
+    measured on a CPU in place of the variant's target.
     """
 
     images: int
@@ -151,14 +152,14 @@ class Parity(_Record):
 
 
 class Variant(_Record):
-    """One artifact for one target: precision, form of the recurrent branch, how it was made and how well it holds.
+    """One artifact for one target: its precision, its form of the recurrent branch, its making and its parity.
 
     Two variants may share a file: FP32 is one graph for every target. ``branches`` says in which precision each branch
     really runs; ``cpu_features`` names instructions of which the CPU must have one, or the variant is not to be run
     (in older bundles alone: weights don't saturate any more).
     ``cost`` is what an inference must compute and move at least; None in bundles from before it was recorded.
-    ``time_ratio`` is how many times as long as the next wider precision it took where it was exported, one image at a
-    time; None where that was not timed.
+    ``time_ratio`` is the variant's time over that of the next wider precision, one image at a time, where it was
+    exported; None where that was not timed.
     """
 
     name: str
@@ -196,7 +197,7 @@ class GoldenRecord(_Record):
 
 
 class Provenance(_Record):
-    """Where a bundle comes from: nothing here is needed to run it."""
+    """Where a bundle comes from; nothing of it is needed to run the bundle."""
 
     created: str
     hybrid_edge: str
@@ -219,7 +220,7 @@ class Manifest(_Record):
 
     @property
     def files(self) -> dict[str, FileRecord]:
-        """Every file the manifest refers to, by path."""
+        """Every file that the manifest refers to, by its path."""
         records = [self.golden.tensors, *(item.file for item in self.golden.images)]
         for variant in self.variants:
             records += [variant.file, variant.golden]
@@ -231,10 +232,10 @@ def parse_manifest(data: bytes, name: str = MANIFEST) -> Manifest:
 
     Args:
         data: JSON text.
-        name: what error messages call it.
+        name: what error messages call the manifest.
 
     Raises:
-        BundleError: too large, not a hybrid-edge manifest, malformed, or of a newer format version.
+        BundleError: the manifest is too large, not hybrid-edge's, malformed, or of a newer format version.
     """
     if len(data) > MAX_MANIFEST_SIZE:
         raise BundleError(f"{name}: expected a manifest of at most {MAX_MANIFEST_SIZE} bytes, found {len(data)}")
@@ -252,7 +253,7 @@ def parse_manifest(data: bytes, name: str = MANIFEST) -> Manifest:
 
 
 class _Header(BaseModel):
-    """What tells another format or a newer version from a malformed manifest, before the rest is looked at."""
+    """The fields that tell another format or a newer version from a malformed manifest; they are looked at first."""
 
     format: str = "none"
     format_version: int = 0

@@ -1,4 +1,4 @@
-"""OpenCV, imported in one place: limited and quiet, or a clear error where it is missing."""
+"""OpenCV is imported in this one place, with limits and without its messages; a clear error says if it is missing."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ["MAX_PIXELS", "V4L2_WAIT", "cv2"]
 MAX_PIXELS = 2**27  # 134 Mpx, 400 MB decoded: above every camera, far below what exhausts a device
 V4L2_WAIT = 1  # seconds that a camera's next frame is waited for, where OpenCV would wait 10
 
-# OpenCV reads these once, when it is imported; what they hide comes as our errors, with the file's name
+# OpenCV reads these once, when it is imported; the faults that they silence come as our errors, with the file's name
 os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", str(MAX_PIXELS))
 os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")
 os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # FFmpeg's AV_LOG_QUIET
@@ -20,7 +20,7 @@ os.environ.setdefault("OPENCV_VIDEOIO_V4L_SELECT_TIMEOUT", str(V4L2_WAIT))
 try:
     import cv2
 except ImportError as error:
-    # JetPack 6's is built for NumPy 1, and says "numpy.core.multiarray failed to import" beside NumPy 2
+    # JetPack 6's OpenCV is built for NumPy 1, and says "numpy.core.multiarray failed to import" beside NumPy 2
     advice = (
         "it was built for an older NumPy than the one found: pip install 'numpy<2'"
         if "numpy" in str(error)

@@ -1,4 +1,4 @@
-"""Opening a bundle for a command: a spinner, a bar where an engine is built, and what was taken, on stderr."""
+"""A command that opens a bundle shows on stderr a spinner, a bar where an engine is built, and what was taken."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = ["announce", "make_reporter", "say", "waiting"]
 
 @contextmanager
 def waiting(what: str) -> Iterator[Callable[[], None]]:
-    """A spinner on stderr, if that is a terminal, while something takes its time; yields what ends it early."""
+    """Show a spinner on stderr, if that is a terminal, for the time of the block; yield a call that ends it early."""
     if not terminal.status.is_terminal:
         yield lambda: None
         return
@@ -27,11 +27,11 @@ def waiting(what: str) -> Iterator[Callable[[], None]]:
 
 
 def make_reporter(stop: Callable[[], None], progress: Callable[[], None] = lambda: None) -> Reporter:
-    """Says on stderr what is being built, with a bar, once the spinner is out of the way.
+    """Make a Reporter that ends the spinner and then says on stderr what is being built, with a bar.
 
     Args:
         stop: ends the spinner.
-        progress: called at each line and each step of the build.
+        progress: is called at each line and each step of the build.
     """
     from .engines.progress import Reporter, show_progress  # noqa: PLC0415  # --help should not wait for it
 
@@ -64,12 +64,12 @@ def announce(classifier: Classifier) -> None:
 
 
 def say(text: str, style: str = "dim") -> None:
-    """One line on stderr."""
+    """Print one line on stderr."""
     terminal.status.print(printable(text), style=style, markup=False, soft_wrap=True)
 
 
 class _Progress:
-    """A listener that passes everything on, and counts it as progress."""
+    """A listener that passes everything on to a bar, and reports each call as progress."""
 
     def __init__(self, bar: Listener, progress: Callable[[], None]) -> None:
         self._bar = bar

@@ -1,4 +1,4 @@
-"""What a model gives for a batch: the type that backends return and golden examples record."""
+"""Outputs are what a model gives for a batch: backends return them and golden examples record them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ OUTPUT_NAMES = ("logits", "probabilities")
 
 @dataclass(frozen=True, eq=False)
 class Outputs:
-    """``logits`` and ``probabilities`` of a batch, both (N, C) float32; each row of probabilities adds up to 1."""
+    """The ``logits`` and ``probabilities`` of a batch, both (N, C) float32; a row of probabilities adds up to 1."""
 
     logits: npt.NDArray[np.float32]
     probabilities: npt.NDArray[np.float32]

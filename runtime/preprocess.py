@@ -1,4 +1,4 @@
-"""Pixels to tensors: the only code that does so, in training, calibration, export and on the device.
+"""This is the only code that turns pixels into tensors, in training, calibration, export and on the device.
 
 The contract, version 1 (written into every bundle, see ``contract``):
 
@@ -50,7 +50,7 @@ JPEG_END = b"\xff\xd9"
 
 
 def contract(spec: ModelSpec) -> dict[str, Any]:
-    """What preprocessing does for this spec, as the plain values that a bundle's manifest records."""
+    """Return what preprocessing does for this spec, as the plain values that a bundle's manifest records."""
     return {
         "version": 1,
         "decode": "BGR uint8; EXIF orientation applied; alpha dropped; gray repeated; 16-bit keeps the high byte",
@@ -67,7 +67,7 @@ def contract(spec: ModelSpec) -> dict[str, Any]:
 
 
 def contract_hash(spec: ModelSpec) -> str:
-    """SHA-256 of ``contract``: what was measured under one preprocessing is not reused under another."""
+    """Return the SHA-256 of ``contract``: what was measured under one preprocessing is not reused under another."""
     return hashlib.sha256(json.dumps(contract(spec), sort_keys=True).encode()).hexdigest()
 
 
@@ -78,7 +78,7 @@ def read_image(path: Path | str) -> Frame:
         (H, W, 3) uint8, BGR.
 
     Raises:
-        ImageError: not there, no regular file, not an image, truncated, or larger than ``MAX_PIXELS`` or
+        ImageError: the file is not there, no regular file, no image, truncated, or larger than ``MAX_PIXELS`` or
             ``MAX_FILE_SIZE``.
     """
     try:
@@ -103,7 +103,7 @@ def decode_image(data: bytes, name: str = "image") -> Frame:
         (H, W, 3) uint8, BGR.
 
     Raises:
-        ImageError: empty, of an unknown format, truncated or damaged, or larger than ``MAX_PIXELS``.
+        ImageError: the image is empty, of an unknown format, truncated or damaged, or larger than ``MAX_PIXELS``.
     """
     if not data:
         raise ImageError(f"{name}: the file is empty")
@@ -158,7 +158,7 @@ def _check_jpeg(data: bytes, name: str) -> None:
 
 
 def _check_pixels(first: bytes, second: bytes, name: str) -> None:
-    """Refuse a size read from a header; OpenCV's own limit holds only if nobody imported it before we set it."""
+    """Refuse a header's size over ``MAX_PIXELS``; OpenCV's own limit fails if it was imported before we set that."""
     height, width = int.from_bytes(first, "big"), int.from_bytes(second, "big")
     if height * width > MAX_PIXELS:
         raise ImageError(f"{name}: expected at most {MAX_PIXELS} pixels, found {height * width}")
@@ -167,7 +167,7 @@ def _check_pixels(first: bytes, second: bytes, name: str) -> None:
 class Preprocessor:
     """Turns BGR frames into the model's inputs without allocating anything per frame.
 
-    Not thread-safe: it owns scratch buffers. One per thread.
+    It is not thread-safe, as it owns scratch buffers: make one for each thread.
     """
 
     def __init__(self, spec: ModelSpec) -> None:
@@ -179,7 +179,7 @@ class Preprocessor:
         self._scaled = np.empty((size, size, 3), dtype=np.float32)
 
     def allocate(self, batch: int) -> dict[str, Tensor]:
-        """Input tensors for a batch: ``image`` (N, S, S, 3) and ``sequence`` (N, T, S*S/T), those the branches use."""
+        """Allocate a batch's inputs, those the branches use: ``image`` (N, S, S, 3), ``sequence`` (N, T, S*S/T)."""
         return {name: np.empty((batch, *shape), dtype=np.float32) for name, shape in self.spec.inputs.items()}
 
     def __call__(self, frames: Sequence[Frame]) -> dict[str, Tensor]:
@@ -201,7 +201,7 @@ class Preprocessor:
         Args:
             frame: (H, W, 3) uint8 BGR, of any size.
             tensors: ``image`` (N, S, S, 3) and/or ``sequence`` (N, T, S*S/T), C-contiguous float32.
-            row: which of the N.
+            row: the row to write, from 0.
 
         Raises:
             InputError: the frame is not (H, W, 3) uint8, or is empty.
@@ -218,7 +218,7 @@ class Preprocessor:
             cv2.transform(image, MEAN, dst=tensors["sequence"][row].reshape(size, size, 1))
 
     def resized(self, frame: Frame) -> Frame:
-        """A frame at the model's size, (S, S, 3) uint8 BGR, newly allocated: ``fill`` makes the same tensors of it.
+        """Resize a frame to a new (S, S, 3) uint8 BGR array, of which ``fill`` makes the same tensors.
 
         Args:
             frame: (H, W, 3) uint8 BGR, of any size.

@@ -1,4 +1,4 @@
-"""Where predictions go: rows of a table for people, JSON lines for machines. Each row is written as it comes."""
+"""Sinks write predictions as they come: as rows of a table for people, or as JSON lines for machines."""
 
 from __future__ import annotations
 
@@ -23,24 +23,24 @@ MILLISECONDS = 8  # cells
 
 
 class Sink(Protocol):
-    """Takes results one by one, in order."""
+    """A sink takes results one by one, in their order."""
 
     def write(self, frame: Frame, prediction: Prediction | None, dropped: int = 0) -> None:
-        """Write one result; without a prediction, the frame's error.
+        """Write one result, or the frame's error where there is no prediction.
 
         Args:
-            frame: what was read.
-            prediction: of its image.
-            dropped: frames before it that were given up.
+            frame: the frame that was read.
+            prediction: what the model says about the frame's image.
+            dropped: how many frames before this one were given up.
         """
 
 
 class JsonLines:
-    """One JSON object a line on stdout, flushed: source, frame, the top k with probabilities, or the error.
+    """Writes one JSON object a line to stdout, flushed: source, frame, and the top k labels or the error.
 
     Args:
-        top_k: labels of a line.
-        newest: whether frames may be dropped: ``dropped`` then says on every line how many so far, else once some were.
+        top_k: how many labels a line has.
+        newest: whether frames may be dropped; every line then has ``dropped``, how many were, else only if any were.
     """
 
     def __init__(self, top_k: int, *, newest: bool = False) -> None:
@@ -64,9 +64,9 @@ class JsonLines:
 
 
 class Table:
-    """Rows of fixed columns: source, best label, its probability, the next labels, milliseconds.
+    """Writes rows of fixed columns: source, best label, its probability, the next labels, milliseconds.
 
-    On a terminal a row is one line of its width; elsewhere nothing is cut off. Errors are left to stderr.
+    On a terminal a row is one line of its width; elsewhere nothing is cut off. Errors are told on stderr, not here.
     """
 
     def __init__(self, top_k: int, labels: tuple[str, ...], console: Console) -> None:
@@ -110,7 +110,7 @@ class Table:
 
 
 def printable(text: str) -> str:
-    """Text with control characters escaped, so that a file's name can't steer the terminal."""
+    """Escape control characters in a text, so that a file's name can't steer the terminal."""
     return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
 
 
@@ -119,7 +119,7 @@ def _percent(probability: float) -> str:
 
 
 def _fit(text: str, width: int, *, cut: bool, keep_end: bool = False) -> str:
-    """Text padded to a width in terminal cells, and, where asked for, cut to it at its start or end."""
+    """Pad a text to a width in terminal cells and, where ``cut`` asks for it, cut it to that at its start or end."""
     if cell_len(text) <= width:
         return set_cell_size(text, width)
     if not cut:

@@ -1,4 +1,4 @@
-"""ModelSpec: the one description of a model that every other part is driven by."""
+"""The ModelSpec is the one description of a model that every other part is driven by."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SPATIAL_MINIMUM = {"xception": 71, "digits": 8}  # Xception's five stride-2 stag
 
 
 class ModelSpec(BaseModel):
-    """What a model sees and is made of. Frozen, validated, JSON in and out.
+    """What a model sees and is made of, as a frozen, validated record that is read from and written to JSON.
 
     The defaults are the reference hybrid: 299x299x3 images, 23 timesteps of 3887 values, two LSTMs of 2048.
 
@@ -84,11 +84,11 @@ class ModelSpec(BaseModel):
         return cls.from_json(path.read_bytes())
 
     def to_json(self) -> str:
-        """The spec as indented JSON, which ``from_json`` reads back to an equal spec."""
+        """Return the spec as indented JSON, which ``from_json`` reads back to an equal spec."""
         return self.model_dump_json(indent=2)
 
     def replace(self, **fields: Any) -> ModelSpec:
-        """A copy with some fields changed, validated as a whole."""
+        """Return a copy with some fields changed, validated as a whole."""
         return self.make(**{**self.model_dump(), **fields})
 
     @property
@@ -103,17 +103,17 @@ class ModelSpec(BaseModel):
 
     @property
     def num_classes(self) -> int:
-        """C: the number of class labels."""
+        """The number of class labels, C."""
         return len(self.class_labels)
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
-        """(S, S, 3) of the ``image`` input."""
+        """The shape of the ``image`` input without the batch axis: (S, S, 3)."""
         return (self.image_size, self.image_size, 3)
 
     @property
     def sequence_shape(self) -> tuple[int, int]:
-        """(T, S*S/T) of the ``sequence`` input."""
+        """The shape of the ``sequence`` input without the batch axis: (T, S*S/T)."""
         return (self.timesteps, self.image_size**2 // self.timesteps)
 
     @property
@@ -144,13 +144,13 @@ PRESETS: dict[str, ModelSpec] = {
 
 
 def preset(name: str, branches: Branches = "hybrid") -> ModelSpec:
-    """The spec of a preset, for the branches asked for and without class labels.
+    """Return the spec of a preset, for the branches asked for and without class labels.
 
     The digits preset's RNN alone is one LSTM(64) with batch normalization; in the hybrid the LSTM has 128 units,
     the width of the CNN's Dense layer.
 
     Raises:
-        SpecError: no preset of that name.
+        SpecError: there is no preset of that name.
     """
     if name not in PRESETS:
         raise SpecError(f"no preset {name!r}; there are: {', '.join(PRESETS)}")

@@ -1,4 +1,4 @@
-"""Tables on stdout in which nothing is ever cut: where one is too wide for the terminal, it is printed in parts."""
+"""Tables on stdout are never cut: one that is too wide for the terminal is printed in parts."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ from . import terminal
 
 __all__ = ["NONE", "TextTable"]
 
-NONE = "–"  # what a cell has where there is no figure
-EDGES = 2  # cells, of the box
-GAPS = (2, 1)  # cells between columns: the first at which it fits
+NONE = "–"  # stands in a cell that has no figure
+EDGES = 2  # cells that the box's edges take
+GAPS = (2, 1)  # cells between columns: the first gap at which the table fits is taken
 
 
 class TextTable:
-    """Rows under heads, as wide as they are.
+    """A table of text rows under heads, each column as wide as its widest cell.
 
     On a terminal that is too narrow the columns are moved closer, then the blocks are printed below each other, the
     keys repeated before each; a part that is still too wide is wrapped by the terminal. Elsewhere, in a file or a
     pipe, a row is a line however long it is.
 
     Args:
-        title: a line above.
-        keys: heads of the columns that say which row it is. A head may have several lines.
+        title: the line above the table.
+        keys: heads of the columns that say which row it is; a head may have several lines.
         blocks: heads of the other columns, in groups that are rather printed apart than torn.
         left: heads of columns that begin on the left, as text does; the first does without being named.
-        style: of the title.
+        style: the title's style.
     """
 
     def __init__(
@@ -52,13 +52,13 @@ class TextTable:
         self._rows: list[list[Text]] = []
 
     def add(self, *cells: str | Text) -> None:
-        """One row: a cell for each head."""
+        """Add a row, with a cell for each head; another number of cells is a ValueError."""
         if len(cells) != len(self._heads):
             raise ValueError(f"expected {len(self._heads)} cells, one for each head, found {len(cells)}")
         self._rows.append([Text(cell) if isinstance(cell, str) else cell for cell in cells])
 
     def show(self) -> None:
-        """Print it on stdout, the caption below."""
+        """Print the table on stdout, with the caption below."""
         console = terminal.stdout
         console.print(self._title, soft_wrap=False)
         everything = range(self._keys, len(self._heads))
@@ -68,7 +68,7 @@ class TextTable:
             console.print(Text(self.caption, "table.caption"), soft_wrap=False)
 
     def _parts(self) -> Iterator[range]:
-        """Neighbouring blocks together as far as they fit; a block that doesn't fit by itself in pieces that do."""
+        """Yield neighbouring blocks together as far as they fit, and a block that is too wide in pieces that fit."""
         pieces = [piece for block in self._blocks for piece in self._pieces(block)]
         part = pieces[0]
         for piece in pieces[1:]:

@@ -1,4 +1,4 @@
-"""What the commands share: standard streams, consoles and bars, and the one place where an error becomes a code."""
+"""The commands share standard streams, consoles, bars, and the one place where an error becomes an exit code."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ __all__ = ["FULL", "INTERRUPTED", "leave_at_once", "main", "make_app", "progress
 
 INTERRUPTED = 130
 FULL = (errno.ENOSPC, errno.EDQUOT)
-ESCAPED = "backslashreplace"  # a name in another alphabet is no reason to end a run
+ESCAPED = "backslashreplace"  # a character that a stream can't encode is escaped, and does not end a run
 
 stdout = Console(soft_wrap=not (sys.stdout and sys.stdout.isatty()), highlight=False)
 status = Console(stderr=True, highlight=False)
@@ -41,21 +41,21 @@ _at_once = threading.Event()
 
 
 def make_app(command: Callable[..., None]) -> typer.Typer:
-    """A Typer application of one command, set up as all of ours are."""
+    """Make a Typer application of one command, set up as all of ours are."""
     app = typer.Typer(add_completion=False, rich_markup_mode="rich", pretty_exceptions_enable=False)
     app.command()(command)
     return app
 
 
 def leave_at_once() -> None:
-    """Let ``main`` leave by ``os._exit``: a thread hangs in C code, which would be torn down under it."""
+    """Let ``main`` leave by ``os._exit``: a thread hangs in C code, which Python's end would tear down under it."""
     _at_once.set()
 
 
 def main(app: typer.Typer) -> NoReturn:
     """Run an application and leave the process with the documented exit code.
 
-    0 done, 1 failed, 2 wrong usage, 3 a gate refused the result, 130 interrupted.
+    The codes are 0 done, 1 failed, 2 wrong usage, 3 a gate refused the result, 130 interrupted.
     """
     _open_streams()
     try:
@@ -67,22 +67,22 @@ def main(app: typer.Typer) -> NoReturn:
 
 
 class _Stderr(io.FileIO):
-    """What stderr can't take (a full disk, a reader that is gone) is dropped: no line on it is worth ending a run."""
+    """A stderr that drops what it can't write (full disk, reader gone): no line on it is worth ending a run."""
 
     def write(self, data: ReadableBuffer) -> int:
-        """Write what goes; how much was dealt with."""
+        """Write as much as is taken now, or drop all of it; return the number of bytes written or dropped."""
         with contextlib.suppress(OSError):
             written: int | None = super().write(data)
-            if written is not None:  # None: it would have to wait, and was told never to
+            if written is not None:  # None means that the write would block on a non-blocking stderr
                 return written
         return memoryview(data).nbytes
 
 
 def _open_streams() -> None:
-    """See to it that standard streams are there, and that neither a character nor a fault of stderr ends the run.
+    """Make sure that standard streams are there, and that neither a character nor a fault of stderr ends the run.
 
-    One that was closed (``>&-``) becomes /dev/null, under its own number: the next file opened would get that, and with
-    it what others print.
+    A stream that was closed (``>&-``) becomes /dev/null under its own number: else the next file opened would get that
+    number, and with it what others print.
     """
     for number, name in enumerate(("stdin", "stdout", "stderr")):
         try:
@@ -93,7 +93,7 @@ def _open_streams() -> None:
             setattr(sys, name, os.fdopen(number, "w" if number else "r", closefd=False))
     if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors in ("strict", "surrogateescape"):
         sys.stdout.reconfigure(errors=ESCAPED)
-    if sys.stderr is sys.__stderr__ or sys.__stderr__ is None:  # else somebody's own, who sees to it
+    if sys.stderr is sys.__stderr__ or sys.__stderr__ is None:  # else somebody replaced it and sees to it
         raw = _Stderr(sys.stderr.fileno(), "w", closefd=False)
         sys.stderr = io.TextIOWrapper(
             io.BufferedWriter(raw), encoding=sys.stderr.encoding, errors=ESCAPED, line_buffering=True
@@ -101,10 +101,10 @@ def _open_streams() -> None:
 
 
 def _leave(leaving: BaseException) -> NoReturn:
-    """Do what Python would with this exception, but for tearing anything down."""
+    """End the process as Python would with this exception, but without tearing anything down."""
     if not isinstance(leaving, SystemExit):
         traceback.print_exception(leaving)
-    with contextlib.suppress(OSError, ValueError):  # whoever read them is gone
+    with contextlib.suppress(OSError, ValueError):  # the stream's reader is gone
         sys.stdout.flush()
         sys.stderr.flush()
     code = leaving.code if isinstance(leaving, SystemExit) else 1
@@ -141,7 +141,7 @@ def _print_error(text: str) -> None:
 
 
 def _disk_exit_code(error: OSError) -> int:
-    """Say that a disk is full, stdout's included; anything else is a fault of ours and keeps its traceback."""
+    """Say that a disk is full, stdout's included, and return 1; any other error is our fault and is raised again."""
     if error.errno not in FULL:
         raise error
     where = f" for {error.filename}" if error.filename else ""
@@ -151,12 +151,12 @@ def _disk_exit_code(error: OSError) -> int:
 
 
 def _silence_stdout() -> None:
-    """What is still to be written has nowhere to go; Python would say so again at its end."""
+    """Point stdout at /dev/null: what is left to write has nowhere to go, and Python would say so again at its end."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _click_exit_code(error: Exception) -> int:
-    """Show Typer's own usage errors; anything else is a fault of ours and keeps its traceback."""
+    """Show Typer's own usage error and return its code; any other error is our fault and is raised again."""
     show: Any = getattr(error, "show", None)
     exit_code = getattr(error, "exit_code", None)
     if show is None or not isinstance(exit_code, int):
@@ -166,12 +166,12 @@ def _click_exit_code(error: Exception) -> int:
 
 
 def progress(*extra: ProgressColumn, unit: str = "", transient: bool = False) -> Progress:
-    """A progress bar on stderr: description, bar, count, extra columns, elapsed and remaining time.
+    """Make a progress bar on stderr: description, bar, count, extra columns, elapsed and remaining time.
 
     Args:
         extra: columns between the count and the times.
-        unit: what is counted.
-        transient: leave nothing behind when it ends.
+        unit: the name of what is counted.
+        transient: whether the bar leaves nothing behind when it ends.
     """
     columns: list[ProgressColumn] = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()]
     if unit:

@@ -1,4 +1,4 @@
-"""The timing loop: several things timed side by side, so that a noisy machine disturbs all of them alike."""
+"""The timing loop times several things side by side, so that a noisy machine disturbs all of them alike."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ Milliseconds = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Timing:
-    """Times of one thing, milliseconds a call.
+    """The times of one thing, milliseconds a call.
 
     Attributes:
-        p50: median; p90 and p99 likewise, linearly interpolated (NumPy's default).
-        mean: arithmetic.
+        p50: the median; p90 and p99 are percentiles likewise, linearly interpolated (NumPy's default).
+        mean: the arithmetic mean.
         count: how many calls were measured.
         times: every one of them, (count,) float64, in the order in which they were taken.
     """
@@ -40,9 +40,9 @@ class Comparison:
     """How much faster one thing is than another: ``ratio`` > 1 says that the second takes longer.
 
     Attributes:
-        ratio: median of the second's times over the median of the first's.
+        ratio: the median of the second's times over the median of the first's.
         low: 5th percentile of the ratio over the rounds, in each of which both were measured next to each other.
-        high: 95th percentile.
+        high: the 95th percentile of that ratio.
     """
 
     ratio: float
@@ -64,19 +64,19 @@ def time_interleaved(
     A call must return only when its work is done: one that leaves work on a GPU's stream has to synchronize.
 
     Args:
-        calls: what to time, by name.
+        calls: the callables to time, by name.
         warm_up_s: seconds for which each is called, and at least once, before anything counts; clocks rise, caches fill
             and engines load their kernels in that time.
-        min_seconds: rounds go on until they took so long together, seconds.
-        min_rounds: and until there were so many.
-        max_rounds: no more than this.
-        clock: seconds, monotonic.
+        min_seconds: the time that all rounds take together at least, seconds.
+        min_rounds: the fewest rounds.
+        max_rounds: the most rounds, however little time they took.
+        clock: a monotonic clock, in seconds.
 
     Returns:
         Times by name, milliseconds a call.
 
     Raises:
-        UsageError: nothing to time, or fewer rounds than one.
+        UsageError: there is nothing to time, or fewer rounds than one.
     """
     if not calls or not 1 <= min_rounds <= max_rounds:
         raise UsageError(
@@ -114,20 +114,20 @@ def time_bursts(
     clocks and threads are then still as the case before left them.
 
     Args:
-        cases: by name, the parts of each: callables that return only when their work is done, by name. The first is
-            the one that is called before anything counts.
-        rounds: how many, at least 1.
+        cases: the parts of each case, by its name: callables that return only when their work is done, by name. The
+            first part is the one that is called before anything counts.
+        rounds: the number of rounds, at least 1.
         burst_s: seconds for which each part is called in a round, and at least once.
         warm_up_s: seconds for which the first part of each case is called before the first round; the others, once.
-        seed: of the order.
-        after: called after each visit, outside of what is timed.
-        clock: seconds, monotonic; read once a call.
+        seed: the seed of the order of the cases.
+        after: is called after each visit, outside of what is timed.
+        clock: a monotonic clock, in seconds; it is read once a call.
 
     Returns:
-        by case and part, for each round the times of its calls, (count,) float64, milliseconds.
+        By case and part, for each round the times of its calls, (count,) float64, milliseconds.
 
     Raises:
-        UsageError: nothing to time, or fewer rounds than one.
+        UsageError: there is nothing to time, or fewer rounds than one.
     """
     if not cases or not all(cases.values()) or rounds < 1:
         raise UsageError(f"expected cases with parts and at least 1 round, found {len(cases)} cases, {rounds} rounds")
@@ -146,16 +146,16 @@ def time_bursts(
 
 
 def summarize_times(times: Milliseconds) -> Timing:
-    """Percentiles and mean of (count,) times in milliseconds, count >= 1."""
+    """Compute percentiles and mean of (count,) times in milliseconds, count >= 1."""
     p50, p90, p99 = (float(value) for value in np.percentile(times, (50, 90, 99)))
     return Timing(p50, p90, p99, float(times.mean()), len(times), times)
 
 
 def compare(first: Timing, second: Timing) -> Comparison:
-    """How much longer the second takes than the first, both from one call of ``time_interleaved``.
+    """Compare how much longer the second takes than the first, both from one call of ``time_interleaved``.
 
     Raises:
-        UsageError: different numbers of rounds: they were not timed together.
+        UsageError: the numbers of rounds differ: the two were not timed together.
     """
     if first.count != second.count:
         raise UsageError(

@@ -1,4 +1,4 @@
-"""A bundle's tar, unpacked once into the cache: only regular files that its manifest names, of the sizes it says."""
+"""A bundle's tar is unpacked once into the cache: only regular files that its manifest names, of the sizes it says."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ __all__ = ["unpack"]
 
 CHUNK = 2**20
 MAX_MEMBERS = 10_000  # a bundle has some hundred files; a tar of headers alone could hold millions
-# what tarfile raises for headers that lie: a length no memory holds, a number no field holds
+# what tarfile raises for headers that lie: of a length that no memory holds, or a number that no field holds
 TAR_FAULTS = (tarfile.TarError, MemoryError, OverflowError, ValueError, EOFError, RecursionError)
 
 
 def unpack(path: Path) -> Path:
     """Unpack a bundle's tar into ``bundles/SHA256`` of the cache, unless it is there already.
 
-    Safe with several processes at once: one unpacks, the others wait for it.
+    Several processes may call it at once: one unpacks, the others wait for it.
 
     Returns:
-        The folder with ``manifest.json``. The files' hashes are left to whoever uses them.
+        The folder with ``manifest.json``. The files' hashes are left to whoever uses the files.
 
     Raises:
-        BundleError: no tar of a bundle; a file that the manifest names is missing, a link, or of another size than it
-            says; or the cache can't be written.
+        BundleError: the file is no bundle's tar; a file that the manifest names is missing, a link, or of another size
+            than it says; or the cache can't be written.
     """
     try:
         folder = cache_dir() / "bundles"
@@ -56,7 +56,7 @@ def _locked(path: Path) -> Iterator[None]:
 
 
 def _complete(folder: Path) -> bool:
-    """Whether an unpacked copy still has all its files, in their sizes."""
+    """Return whether an unpacked copy still has all its files, in their sizes."""
     try:
         files = parse_manifest((folder / MANIFEST).read_bytes()).files.values()
         return all((folder / record.path).stat().st_size == record.size for record in files)
@@ -65,7 +65,7 @@ def _complete(folder: Path) -> bool:
 
 
 def _replace(target: Path, path: Path) -> None:
-    """Unpack beside the target, then rename: a killed process leaves no half bundle, the next one clears up."""
+    """Unpack beside the target, then rename: a killed process leaves no half bundle, and the next one clears up."""
     temporary = target.with_suffix(".unpacking")
     shutil.rmtree(temporary, ignore_errors=True)
     try:
@@ -95,7 +95,7 @@ def _extract(path: Path, folder: Path) -> None:
 
 
 def _members(tar: tarfile.TarFile) -> dict[str, tarfile.TarInfo]:
-    """The members by their path below the folder that holds the manifest: the tar's top, or the one folder in it."""
+    """Return the members by their path below the manifest's folder: the tar's top, or the one folder in it."""
     members = {}
     for count, member in enumerate(tar):
         if count >= MAX_MEMBERS:

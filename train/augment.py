@@ -1,4 +1,4 @@
-"""Random variations of a training frame, applied to BGR uint8 pixels before the one preprocessing."""
+"""Training frames are varied at random, as BGR uint8 pixels, before the preprocessing that every frame goes through."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ BRIGHTNESS = 25.0
 # Hands differ in slant, proportions and pen. With scikit-learn's digits, which were scaled up from 8 x 8 and are soft
 # and bold, a model that never saw a sharp or a thin stroke reads one drawing in four wrong (docs/digits.md).
 DIGIT_ROTATION_DEGREES = 12.0
-DIGIT_SLANT = 0.25  # columns a row
-DIGIT_SCALE_RANGE = 0.18  # of width and of height, each by itself
-DIGIT_SHIFT_FRACTION = 0.05  # they are centred by mass
-PEN_SHARE = 0.7  # of the frames; the others keep their strokes
+DIGIT_SLANT = 0.25  # the most columns that a row is moved against the next
+DIGIT_SCALE_RANGE = 0.18  # for width and height, each by itself
+DIGIT_SHIFT_FRACTION = 0.05  # less than for photographs, as digits are centred by mass
+PEN_SHARE = 0.7  # share of frames that get another pen; the others keep their strokes
 PEN_LEVEL = (0.25, 0.7)  # the gray that becomes the edge of a stroke: a low one makes bold strokes, a high one thin
 PEN_CONTRAST = (1.0, 4.0)
 
@@ -70,7 +70,7 @@ def _digit(frame: Frame, rng: np.random.Generator) -> Frame:
 
 
 def _hand(size: tuple[int, int], rng: np.random.Generator) -> Matrix:
-    """Another hand's rotation, slant and proportions about the middle, and a shift: (2, 3)."""
+    """Draw another hand's rotation, slant and proportions about the middle, and a shift, as a (2, 3) affine matrix."""
     angle = np.deg2rad(rng.uniform(-DIGIT_ROTATION_DEGREES, DIGIT_ROTATION_DEGREES))
     turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
     slant = np.array([[1.0, rng.uniform(-DIGIT_SLANT, DIGIT_SLANT)], [0.0, 1.0]])
@@ -82,7 +82,7 @@ def _hand(size: tuple[int, int], rng: np.random.Generator) -> Matrix:
 
 
 def _pen(rng: np.random.Generator) -> Frame:
-    """A table from gray to gray that moves the edges of strokes and sharpens them."""
+    """Draw another pen: a table from gray to gray, (256,) uint8, that moves and sharpens the edges of strokes."""
     level, contrast = 255 * rng.uniform(*PEN_LEVEL), rng.uniform(*PEN_CONTRAST)
     contrast = max(contrast, 127.5 / level)  # paper stays black
     table = np.clip((np.arange(256) - level) * contrast + 127.5, 0, 255)

@@ -1,4 +1,4 @@
-"""Progress bars of steps whose result is printed when they end."""
+"""Makes progress bars for steps that print a line with their result when they end."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ __all__ = ["transient_bar"]
 
 
 def transient_bar(*extra: ProgressColumn, unit: str = "") -> Progress:
-    """A progress bar that leaves nothing behind when it ends, and writes nothing where stderr is a file."""
+    """Make a progress bar that leaves nothing behind when it ends, and writes nothing where stderr is no terminal."""
     bar = progress(*extra, unit=unit, transient=True)
     bar.disable = not status.is_terminal  # rich would leave an empty line in a log
     return bar

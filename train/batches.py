@@ -1,4 +1,4 @@
-"""Batches for Keras, read and preprocessed by worker threads.
+"""Worker threads read and preprocess batches for Keras.
 
 Memory holds a few batches, and up to ``KEPT_BYTES`` of large photographs at the model's size, however many images there
 are.
@@ -33,10 +33,10 @@ KEPT_BYTES = 2**29  # 512 MiB: 2,000 frames of 299x299
 
 
 class KeptFrames:
-    """Large photographs as the model sees them before scaling, from one epoch to the next; safe to use by any thread.
+    """Keeps large photographs, resized but not scaled, from one epoch to the next; any thread may use it.
 
     Args:
-        budget: bytes of all of them at most; frames beyond are not kept.
+        budget: the most bytes of all frames together; frames beyond that are not kept.
     """
 
     def __init__(self, budget: int = KEPT_BYTES) -> None:
@@ -48,7 +48,7 @@ class KeptFrames:
         return len(self._frames)
 
     def get(self, path: Path) -> Frame | None:
-        """The frame of an image, (S, S, 3) uint8 BGR, or None."""
+        """Return the kept frame of an image, (S, S, 3) uint8 BGR, or None."""
         return self._frames.get(path)
 
     def offer(self, path: Path, frame: Frame, preprocessor: Preprocessor) -> None:
@@ -64,9 +64,9 @@ class KeptFrames:
 
 
 class Batches(keras.utils.PyDataset):  # type: ignore[misc]  # keras ships no types
-    """Images in order, once: batch ``index`` holds images ``index * batch_size`` and on.
+    """Gives images once and in order: batch ``index`` begins with image ``index * batch_size``.
 
-    ``kept`` is shared by passes over the same images; by default each has its own.
+    Passes over the same images share ``kept``; by default each has its own.
 
     Each item is ``(inputs, one_hot)``: inputs is ``image`` (N, S, S, 3), or, with cached features, a dict of
     ``features`` (N, F) and, for a hybrid, ``sequence`` (N, T, S*S/T); ``one_hot`` is (N, C) float32.
@@ -96,7 +96,7 @@ class Batches(keras.utils.PyDataset):  # type: ignore[misc]  # keras ships no ty
 
     @property
     def num_batches(self) -> int | None:
-        """Batches in one pass; the last one may be smaller."""
+        """The number of batches in one pass; the last batch may be smaller."""
         return math.ceil(len(self.images) / self.batch_size)
 
     def __getitem__(self, index: int) -> tuple[Any, npt.NDArray[np.float32]]:
@@ -121,7 +121,7 @@ class Batches(keras.utils.PyDataset):  # type: ignore[misc]  # keras ships no ty
         tensors = {name: np.empty((len(chosen), *shapes[name]), dtype=np.float32) for name in names}
         for row, number in enumerate(chosen):
             path = self.images[number].path
-            # what is varied, is varied before it is resized
+            # a frame that is varied is varied before it is resized, so a resized one is of no use
             frame = self._kept.get(path) if rng is None else None
             if frame is None:
                 frame = self._read(path)
@@ -140,7 +140,7 @@ class Batches(keras.utils.PyDataset):  # type: ignore[misc]  # keras ships no ty
             raise
 
     def _preprocessor(self) -> Preprocessor:
-        """One for each worker thread: it owns scratch buffers."""
+        """Return this worker thread's preprocessor; each thread has its own, as it owns scratch buffers."""
         if not hasattr(self._local, "preprocessor"):
             self._local.preprocessor = Preprocessor(self.spec)
         made: Preprocessor = self._local.preprocessor
@@ -148,7 +148,7 @@ class Batches(keras.utils.PyDataset):  # type: ignore[misc]  # keras ships no ty
 
 
 class TrainingBatches(Batches):
-    """An endless stream over shuffled images: pass after pass, each in an order of its own.
+    """Gives shuffled images without end, pass after pass, each in an order of its own.
 
     Batch ``index`` depends on the seed and on ``first + index`` alone, so a resumed training sees the images that the
     unbroken one would have seen.
@@ -175,7 +175,7 @@ class TrainingBatches(Batches):
 
     @property
     def num_batches(self) -> int | None:
-        """Endless."""
+        """None: the stream of training batches has no end, so ``fit`` needs ``steps_per_epoch``."""
         return None
 
     def __getitem__(self, index: int) -> tuple[Any, npt.NDArray[np.float32]]:

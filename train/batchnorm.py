@@ -1,7 +1,7 @@
-"""BatchNormalization's statistics, re-estimated on training images after the weights stopped moving.
+"""Re-estimates BatchNormalization's statistics on training images after the weights stopped moving.
 
 During a short training the moving averages (momentum 0.99) lag far behind the weights: the same weights had 39 % with
-the averages that training left, 61 % with re-estimated ones. Forty batches at momentum 0.9 forget the old values
+the averages that training left, and 61 % with re-estimated ones. Forty batches at momentum 0.9 forget the old values
 (0.9^40 = 1.5 %) and average over about the last ten batches.
 """
 
@@ -23,18 +23,18 @@ Statistics = list[npt.NDArray[np.float32]]
 
 
 def trained_norms(model: KerasModel) -> list[Any]:
-    """The BatchNormalization layers that a training of ``model`` updates: those that are not frozen."""
+    """Return the BatchNormalization layers that a training of ``model`` updates, those that are not frozen."""
     found = [layer for layer in _leaves(model) if isinstance(layer, keras.layers.BatchNormalization)]
     return [layer for layer in found if layer.trainable]
 
 
 def moving_statistics(model: KerasModel) -> Statistics:
-    """A copy of all moving means and variances."""
+    """Return a copy of the moving means and variances of all trained BatchNormalization layers."""
     return [variable.numpy() for variable in _variables(model)]
 
 
 def restore_statistics(model: KerasModel, statistics: Statistics) -> None:
-    """Put back what ``moving_statistics`` gave."""
+    """Put back the means and variances that ``moving_statistics`` returned."""
     for variable, value in zip(_variables(model), statistics, strict=True):
         variable.assign(value)
 
@@ -44,8 +44,8 @@ def reestimate(model: KerasModel, inputs: Iterable[Any], momentum: float = 0.9) 
 
     Args:
         model: the model that was trained.
-        inputs: batches of its inputs, of training images.
-        momentum: how much of the old value each batch keeps.
+        inputs: batches of the model's inputs, from training images.
+        momentum: the share of the old value that each batch keeps.
     """
     norms = trained_norms(model)
     before = [layer.momentum for layer in norms]

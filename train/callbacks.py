@@ -1,4 +1,4 @@
-"""After each batch and epoch of a phase: progress, history, the best checkpoint, the state for --resume."""
+"""After a phase's batches and epochs callbacks keep progress, history, best checkpoint and the state for --resume."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ COLUMNS = ("phase", "epoch", "loss", "accuracy", "top5", "val_loss", "val_accura
 
 @dataclass
 class History:
-    """The rows of ``history.csv``, one an epoch, rewritten whole after each."""
+    """The rows of ``history.csv``, one for each epoch; the file is rewritten whole after each epoch."""
 
     run: RunFolder
     rows: list[dict[str, float]] = field(default_factory=list)
 
     @classmethod
     def load(cls, run: RunFolder, phase: int, epoch: int) -> History:
-        """The rows up to and with ``epoch`` of ``phase``: later ones belong to an epoch that --resume repeats."""
+        """Read the rows up to and with ``epoch`` of ``phase``; later ones belong to an epoch that --resume repeats."""
         rows: list[dict[str, float]] = []
         if run.history.exists():
             for row in csv.DictReader(io.StringIO(run.history.read_text(encoding="utf-8"))):
@@ -44,7 +44,7 @@ class History:
         return cls(run, rows)
 
     def add(self, row: dict[str, float]) -> None:
-        """Add a row and write the file."""
+        """Add an epoch's row, with a value for each of ``COLUMNS``, and write the file."""
         self.rows.append({key: row[key] for key in COLUMNS})
         text = io.StringIO()
         writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
@@ -56,10 +56,10 @@ class History:
 
 @dataclass
 class PhaseState:
-    """Where a training stands, as ``state.json`` holds it.
+    """Where a training stands, as ``state.json`` records it.
 
-    ``phase`` and ``epoch`` count from 1; epoch 0 is a phase that has not finished an epoch. ``results`` holds what each
-    finished phase measured.
+    ``phase`` and ``epoch`` count from 1; epoch 0 means that the phase has not finished an epoch. ``results`` holds what
+    each finished phase measured.
     """
 
     phase: int = 1
@@ -72,7 +72,7 @@ class PhaseState:
     results: list[dict[str, Any]] = field(default_factory=list)
 
     def better(self, value: float, phase: PhaseSettings) -> bool:
-        """Whether a monitored value beats the best so far."""
+        """Return whether a monitored value beats the best so far; NaN and infinity never do."""
         if not math.isfinite(value):
             return False
         if self.best is None:
@@ -81,7 +81,7 @@ class PhaseState:
 
 
 class ProgressBar(keras.callbacks.Callback):  # type: ignore[misc]  # keras ships no types
-    """One bar an epoch with loss, accuracy, top-5, time left, then validation; when it ends a line with all numbers."""
+    """Shows a bar for each epoch and its validation, with loss, top-1 and top-5, then prints a line of all numbers."""
 
     def __init__(self, title: str, epochs: int, steps: int, validation_steps: int) -> None:
         super().__init__()
@@ -101,17 +101,17 @@ class ProgressBar(keras.callbacks.Callback):  # type: ignore[misc]  # keras ship
         self._bar.start()
 
     def on_train_batch_end(self, batch: int, logs: dict[str, float] | None = None) -> None:
-        """Advance, and show the running means."""
+        """Advance the bar, and show the running means."""
         if self._bar is not None:
             self._bar.update(self._task, completed=batch + 1, numbers=_numbers(logs or {}, ""))
 
     def on_test_begin(self, logs: dict[str, float] | None = None) -> None:
-        """The epoch's images are through: go on as the bar of its validation, which can take as long."""
+        """Turn the bar into that of the epoch's validation, which can take as long as its training."""
         if self._bar is not None:
             self._bar.reset(self._task, total=self.validation_steps, description="validation", numbers="")
 
     def on_test_batch_end(self, batch: int, logs: dict[str, float] | None = None) -> None:
-        """Advance the validation."""
+        """Advance the validation's bar."""
         if self._bar is not None:
             self._bar.update(self._task, completed=batch + 1, numbers=_numbers(logs or {}, ""))
 
@@ -131,7 +131,7 @@ class ProgressBar(keras.callbacks.Callback):  # type: ignore[misc]  # keras ship
         return f"{self.title} epoch {epoch + 1}/{self.epochs}"
 
     def close(self) -> None:
-        """Stop drawing; an interrupted epoch calls this too."""
+        """Stop drawing the bar; this is called after an interrupted epoch too."""
         if self._bar is not None:
             self._bar.stop()
             self._bar = None
@@ -151,10 +151,10 @@ def _numbers(logs: dict[str, float], prefix: str) -> str:
 
 
 class EpochLog(keras.callbacks.Callback):  # type: ignore[misc]  # keras ships no types
-    """At each epoch's end: a row of history, the best checkpoint when it got better, then the state, in this order.
+    """Writes at each epoch's end a row of history, the best checkpoint if the epoch was the best, and last the state.
 
-    A kill between two of them leaves a run that --resume can continue: the state is replaced last and names the weights
-    that belong to it.
+    A kill between two of these writes leaves a run that --resume can continue: the state is replaced last and names the
+    weights that belong to it.
     """
 
     def __init__(
@@ -176,11 +176,11 @@ class EpochLog(keras.callbacks.Callback):  # type: ignore[misc]  # keras ships n
         self.clock = clock
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
-        """Record the epoch."""
+        """Record the epoch, and end the phase if its loss is not finite."""
         values = {key: float(value) for key, value in (logs or {}).items()}
         seconds = self.clock()
         self.history.add({**values, "phase": self.state.phase, "epoch": epoch + 1, "seconds": seconds})
-        healthy = math.isfinite(values["loss"]) and math.isfinite(values["val_loss"])  # NaN has an accuracy as well
+        healthy = math.isfinite(values["loss"]) and math.isfinite(values["val_loss"])  # a NaN loss has an accuracy too
         if healthy and self.state.better(values[self.phase.monitor], self.phase):
             self.save_best(self.run.checkpoints / f"phase{self.state.phase}-best.keras")
             self.state.best, self.state.best_epoch = values[self.phase.monitor], epoch + 1

@@ -1,4 +1,4 @@
-"""Class folders written one whole file at a time, so that an interrupted run can be completed by the next."""
+"""Class folders are written one whole file at a time, so that the next run can complete an interrupted one."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ PART_SUFFIX = ".part"
 
 @dataclass(frozen=True)
 class Prepared:
-    """What was made: images of each class in each split, and how many of them were written or already there."""
+    """The class folders that were made: images of each class and split, and how many were written or there already."""
 
     dst: Path
     counts: dict[str, Counter[str]]  # split -> class -> images
@@ -28,13 +28,13 @@ class Prepared:
 
 @dataclass
 class ClassFolders:
-    """Writer of ``DST/SPLIT/CLASS/NAME`` for a set of files that is known beforehand.
+    """Writes ``DST/SPLIT/CLASS/NAME`` for a set of files that is known beforehand.
 
     A file is written under a hidden temporary name and renamed, never in place: a link made by an earlier run is
     replaced, not written through. A file already there with the same bytes is kept.
 
     Args:
-        dst: created when the first file is written.
+        dst: the folder, which is created when the first file is written.
         planned: every ``SPLIT/CLASS/NAME`` that will be written.
 
     Raises:
@@ -56,7 +56,7 @@ class ClassFolders:
         """Write one planned file, unless it is there with these bytes.
 
         Raises:
-            DataError: it can't be written.
+            DataError: the file can't be written.
         """
         path = self.dst / name
         with _readable_failure(path):
@@ -69,10 +69,10 @@ class ClassFolders:
         self.written += 1
 
     def link(self, name: str, source: Path) -> None:
-        """Link one planned file to its source: a hard link where possible, else a symbolic one.
+        """Link one planned file to its source, by a hard link where possible, else a symbolic one.
 
         Raises:
-            DataError: it can't be linked.
+            DataError: the file can't be linked.
         """
         path = self.dst / name
         with _readable_failure(path):
@@ -88,7 +88,7 @@ class ClassFolders:
         self.written += 1
 
     def summary(self) -> Prepared:
-        """What the folder holds, once every planned file is written."""
+        """Count what the folder holds once every planned file is written."""
         counts: dict[str, Counter[str]] = {}
         for name in self.planned:
             split, label, _ = PurePosixPath(name).parts
@@ -96,7 +96,7 @@ class ClassFolders:
         return Prepared(self.dst, counts, self.written, self.kept)
 
     def _refuse_foreign(self) -> None:
-        """Refuse a folder that holds other things: they would be trained on. Our own temporary files are removed."""
+        """Refuse a folder with other files, which would be trained on; remove our own temporary files."""
         planned = set(self.planned)
         parts = {str(_part_name(PurePosixPath(name))) for name in planned}
         for folder, _, files in os.walk(self.dst):
@@ -116,7 +116,7 @@ def _part_name(path: PurePosixPath) -> PurePosixPath:
 
 
 def _part(path: Path) -> Path:
-    """The temporary name of a file, free to be created."""
+    """Return a file's temporary path, at which nothing is any more."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}{PART_SUFFIX}")
     part.unlink(missing_ok=True)  # it may be a link to the source, left by a killed run: never write through it
@@ -131,7 +131,7 @@ def _holds(path: Path, data: bytes) -> bool:
 
 @contextmanager
 def _readable_failure(path: Path) -> Iterator[None]:
-    """An operating system's error as ours."""
+    """Turn an error of the operating system into a DataError."""
     try:
         yield
     except OSError as error:

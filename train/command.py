@@ -1,4 +1,4 @@
-"""The command ``hybrid-train``."""
+"""The ``hybrid-train`` command trains a model from images in class folders."""
 
 from __future__ import annotations
 
@@ -125,7 +125,7 @@ def train(
 
 
 def _refuse_beside_resume(given: dict[str, Any]) -> None:
-    """A setting beside --resume would be ignored: the run has its own."""
+    """Refuse settings beside --resume, which would be ignored, as the run has its own."""
     defaults = {key: parameter.default for key, parameter in inspect.signature(train).parameters.items()}
     changed = [key for key, value in given.items() if value != defaults[key] and key not in ("resume", "runs", "name")]
     if changed:
@@ -135,7 +135,7 @@ def _refuse_beside_resume(given: dict[str, Any]) -> None:
 
 
 def _settings(given: dict[str, Any]) -> TrainSettings:
-    """The preset's settings with what was given in their place."""
+    """Take the preset's settings, and replace those that were given on the command line."""
     spec = preset(given["preset_name"], given["branches"])
     fields = ("image_size", "timesteps", "rnn_units", "rnn_layers", "rnn_batch_norm", "resize", "interpolation")
     spec = spec.replace(**{field: given[field] for field in fields if given[field] is not None})
@@ -157,7 +157,7 @@ def _settings(given: dict[str, Any]) -> TrainSettings:
         phases=phases,
         weights=weights,
         augment=spec.backbone == "digits" if given["augment"] is None else given["augment"],
-        # one keeps up with small pictures, and Keras waits a tenth of a second at each end of an epoch for several
+        # one thread keeps up with small pictures, and for several Keras waits a tenth of a second at each epoch's end
         workers=(1 if spec.backbone == "digits" else 2) if given["workers"] is None else given["workers"],
         **{key: given[key] for key in same},
     )
@@ -225,5 +225,5 @@ def _percent(rate: float | None) -> str:
 
 
 def main() -> None:
-    """Entry point of ``hybrid-train``."""
+    """Run ``hybrid-train`` and leave the process with its exit code."""
     terminal.main(terminal.make_app(train))

@@ -1,4 +1,4 @@
-"""Data sets as class folders: found, checked and split before any training starts.
+"""Data sets are found as class folders, checked and split before any training starts.
 
     DATA/train/CLASS/*  and  DATA/val/CLASS/*     as they are; other folders beside them, test/ say, are ignored
     DATA/train/CLASS/*  without DATA/val          split
@@ -31,7 +31,7 @@ UNESCAPES = {written: char for char, written in ESCAPES.items()}
 
 @dataclass(frozen=True, slots=True)
 class LabelledImage:
-    """One image file and the class it belongs to."""
+    """An image file and the class that it belongs to."""
 
     path: Path
     label: str
@@ -69,14 +69,14 @@ def scan(data: Path, *, val_fraction: float = 0.2, seed: int = 0, check: bool = 
     Args:
         data: a folder laid out as the module's docstring shows; images may lie in sub-folders of their class.
         val_fraction: share of each class that goes to validation when there is no ``val/``, in (0, 1).
-        seed: of the split.
-        check: read every image once; those that can't be read in full are skipped. What was read is remembered in the
-            cache, so that the next start on the same files is quick.
+        seed: the seed of the split.
+        check: whether to read every image once and skip those that can't be read in full. What was read is remembered
+            in the cache, so that the next start on the same files is quick.
 
     Raises:
-        UsageError: ``val_fraction`` out of range.
-        DataError: no such folder, no class folders, one class, an empty class, a class in ``val/`` that ``train/``
-            lacks, a class of which no image can be read, or nothing to validate on.
+        UsageError: ``val_fraction`` is out of range.
+        DataError: there is no such folder, no class folders, one class, an empty class, a class in ``val/`` that
+            ``train/`` lacks, a class of which no image can be read, or nothing to validate on.
     """
     if not 0 < val_fraction < 1:
         raise UsageError(f"the validation fraction must lie between 0 and 1, found {val_fraction}")
@@ -106,10 +106,10 @@ def scan(data: Path, *, val_fraction: float = 0.2, seed: int = 0, check: bool = 
 
 
 def calibration_sample(train: Sequence[LabelledImage], n: int = 500, seed: int = 0) -> tuple[LabelledImage, ...]:
-    """A stratified random sample of at most ``n`` training images.
+    """Draw a stratified random sample of at most ``n`` training images.
 
-    It is ordered so that its own beginning, of any length, is stratified too: first one image of each class, then
-    the classes in proportion to their sizes.
+    The sample is ordered so that a beginning of any length is stratified too: first one image of each class, then the
+    classes in proportion to their sizes.
     """
     by_class: dict[str, list[LabelledImage]] = {}
     for image in train:
@@ -136,10 +136,10 @@ def write_list(path: Path, images: Iterable[LabelledImage]) -> None:
 
 
 def read_list(path: Path) -> list[LabelledImage]:
-    """Read a list that ``write_list`` wrote. Whether the images are still there is not looked at.
+    """Read a list that ``write_list`` wrote, without looking whether the images are still there.
 
     Raises:
-        DataError: no such file, or a line that is not a label, a tab and an absolute path.
+        DataError: there is no such file, or a line is not a label, a tab and an absolute path.
     """
     try:
         text = path.read_bytes().decode(errors="surrogateescape")
@@ -175,7 +175,7 @@ def _refuse_foreign_classes(train: Classes, val: Classes, train_root: Path) -> N
 
 
 def _readable_classes(classes: Classes, skipped: dict[Path, str], root: Path) -> Classes:
-    """The classes without the images that can't be read."""
+    """Return the classes without the images that can't be read; refuse a class of which none can be read."""
     kept: Classes = {}
     for label, paths in classes.items():
         kept[label] = [path for path in paths if path not in skipped]
@@ -207,7 +207,7 @@ def _warnings(train: Classes, val: Classes) -> tuple[str, ...]:
 
 
 def _random(seed: int, label: str) -> np.random.Generator:
-    """A generator for one class, whatever the other classes are."""
+    """Make a generator for one class that does not depend on the other classes."""
     return np.random.default_rng([seed, zlib.crc32(label.encode(errors="surrogateescape"))])
 
 

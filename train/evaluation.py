@@ -1,4 +1,4 @@
-"""What a model measures on labelled images: top-1, top-5, each class's rates, the confusion matrix."""
+"""Measures a model on labelled images: top-1, top-5, each class's rates, the confusion matrix."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from .model import KerasModel
 
 __all__ = ["Evaluation", "evaluate"]
 
-SMALLEST = 1e-7  # as Keras clips probabilities before the logarithm
+SMALLEST = 1e-7  # to which Keras clips probabilities before the logarithm, too
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Probabilities of N images over C classes, (N, C) float32, and their true classes, (N,)."""
+    """The probabilities of N images over C classes, (N, C) float32, and the images' true classes, (N,) int32."""
 
     probabilities: npt.NDArray[np.float32]
     truth: npt.NDArray[np.int32]
 
     @property
     def ranks(self) -> npt.NDArray[np.int64]:
-        """(N,): how many classes are ahead of the true one; 0 is a correct first answer, C where the answer is NaN."""
+        """How many classes are ahead of the true one, (N,): 0 for a correct first answer, C where the answer is NaN."""
         own = np.take_along_axis(self.probabilities, self.truth[:, None].astype(np.int64), axis=1)
         ties = self.probabilities[:, :] == own
         before = np.arange(self.probabilities.shape[1])[None, :] < self.truth[:, None]
@@ -35,25 +35,25 @@ class Evaluation:
         return np.asarray(np.where(finite, ahead, self.probabilities.shape[1]), dtype=np.int64)
 
     def top(self, k: int) -> float:
-        """The share of images whose true class is among the k likeliest."""
+        """Return the share of images whose true class is among the k likeliest, 0 to 1."""
         return float((self.ranks < k).mean())
 
     @property
     def loss(self) -> float:
-        """Mean categorical cross-entropy."""
+        """The mean categorical cross-entropy."""
         own = self.probabilities[np.arange(len(self.truth)), self.truth]
         return float(-np.log(np.clip(own, SMALLEST, 1.0)).mean())
 
     @property
     def confusion(self) -> npt.NDArray[np.int64]:
-        """(C, C): rows are true classes, columns answers."""
+        """The counts of answers, (C, C): rows are true classes, columns are answers."""
         classes = self.probabilities.shape[1]
         matrix = np.zeros((classes, classes), dtype=np.int64)
         np.add.at(matrix, (self.truth, self.probabilities.argmax(axis=1)), 1)
         return matrix
 
     def class_rates(self, labels: tuple[str, ...]) -> list[dict[str, Any]]:
-        """Each class's number of images, top-1 and top-5 rates; None where it has no images."""
+        """Return each class's number of images and its top-1 and top-5 rates, which are None without images."""
         ranks = self.ranks
         rates = []
         for number, label in enumerate(labels):
@@ -69,7 +69,7 @@ class Evaluation:
         return rates
 
     def value(self, monitor: str) -> float:
-        """The number that a phase monitors: ``val_loss``, ``val_accuracy`` or ``val_top5``."""
+        """Return the number that a phase monitors: ``val_loss``, ``val_accuracy`` or ``val_top5``."""
         if monitor == "val_loss":
             return self.loss
         return self.top(1 if monitor == "val_accuracy" else 5)
@@ -79,7 +79,7 @@ def evaluate(model: KerasModel, batches: Batches, what: str = "validation") -> E
     """Run a model in inference mode over all batches.
 
     Args:
-        model: inputs as the batches give them -> probabilities (N, C).
+        model: takes inputs as the batches give them, and gives probabilities (N, C).
         batches: one pass over labelled images.
         what: the progress bar's text.
     """

@@ -1,4 +1,4 @@
-"""The frozen CNN's features, computed once for each image and kept on disk, memory-mapped.
+"""A frozen CNN's features are computed once for each image and kept on disk, memory-mapped.
 
 While the CNN is frozen its output for an image never changes, so phase 1 needs 8 KB an image (2048 float32) in place of
 a forward pass. A store belongs to one CNN (its weights, its precision) and one preprocessing; inside it a row belongs
@@ -35,18 +35,18 @@ BATCH = 16
 
 @dataclass(frozen=True)
 class Features:
-    """Features of a list of images: a memory-mapped table and, for each image, its row."""
+    """The features of N listed images: a memory-mapped table, (rows, F) float32, and each image's row, (N,) int64."""
 
     table: npt.NDArray[np.float32]
     index: npt.NDArray[np.int64]
 
     def rows(self, chosen: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
-        """(N, F) float32 of the images numbered ``chosen``."""
+        """Return the features, (N, F) float32, of the N images whose numbers are in ``chosen``."""
         return np.asarray(self.table[self.index[chosen]])
 
 
 def file_key(path: Path) -> str:
-    """The identity of a file without reading it: absolute path, size, time of change."""
+    """Identify a file without reading it, by a hash of its absolute path, size and time of change."""
     state = path.stat()
     text = f"{path.absolute()}\0{state.st_size}\0{state.st_mtime_ns}"
     return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()
@@ -65,10 +65,10 @@ class FeatureStore:
         self._row_bytes = 4 * width
 
     def features(self, images: Sequence[LabelledImage], extract: Extract) -> tuple[Features, int]:
-        """Features of the images; those not in the store yet are computed by ``extract`` and added.
+        """Return the images' features; ``extract`` computes those that are not in the store yet, and they are added.
 
         Args:
-            images: what is asked for.
+            images: the images whose features are asked for.
             extract: ``image`` (N, S, S, 3) -> (N, F) float32, the CNN in inference mode.
 
         Returns:
@@ -100,7 +100,7 @@ class FeatureStore:
             yield
 
     def _read_index(self) -> dict[str, int]:
-        """Keys in row order; a line that a killed run left unfinished does not count."""
+        """Read the rows' numbers by key; a line that a killed run left unfinished does not count."""
         if not self._index.exists() or not self._rows.exists():
             return {}
         keys = [line for line in self._index.read_text().split("\n") if len(line) == 64]

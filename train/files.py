@@ -1,4 +1,4 @@
-"""Files of a run folder: written whole, and swept when a kill left one unfinished."""
+"""A run folder's files are written whole, and files that a kill left unfinished are swept."""
 
 from __future__ import annotations
 
@@ -16,6 +16,6 @@ def sweep(folder: Path, name: str) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file whole, UTF-8."""
+    """Write a UTF-8 text file, replacing the old one as a whole."""
     with replacing(path) as partial:
         partial.write_text(text, encoding="utf-8")

@@ -1,4 +1,4 @@
-"""Class folders as they lie on the disk: which folders are classes, and which files are their images."""
+"""Finds on the disk which folders are classes, and which files are their images."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ Classes = dict[str, list[Path]]  # label -> its images, in the order of their pa
 
 
 def find_roots(data: Path) -> tuple[Path, Path | None]:
-    """The folders of the training and of the validation classes; None where validation has to be split off.
+    """Return the folders of the training and of the validation classes; None where validation has to be split off.
 
     Raises:
-        DataError: no such folder, or ``val/`` without ``train/``.
+        DataError: there is no such folder, or there is ``val/`` without ``train/``.
     """
     if not data.exists():
         raise DataError(f"{data}: no such folder; expected a folder of class folders with images")
@@ -37,12 +37,13 @@ def find_roots(data: Path) -> tuple[Path, Path | None]:
 
 
 def find_classes(root: Path) -> Classes:
-    """The classes under a folder in the order of their labels, each with its images, sub-folders included.
+    """Return the classes under a folder in the order of their labels, each with its images, sub-folders included.
 
     Hidden entries and files of other kinds are left out.
 
     Raises:
-        DataError: no class folders, a class without images, a folder whose name can't be a label or can't be listed.
+        DataError: there are no class folders, a class has no images, or a folder's name can't be a label, or it can't
+            be listed.
     """
     folders = sorted((f for f in _entries(root) if f.is_dir()), key=lambda f: f.name)
     if not folders:
@@ -65,7 +66,7 @@ def find_classes(root: Path) -> Classes:
 
 
 def _entries(folder: Path) -> list[Path]:
-    """What a folder holds, without hidden entries."""
+    """List what a folder holds, without hidden entries."""
     try:
         return [entry for entry in folder.iterdir() if not entry.name.startswith(".")]
     except OSError as error:
@@ -73,7 +74,7 @@ def _entries(folder: Path) -> list[Path]:
 
 
 def _only_images(entries: Iterable[Path]) -> list[Path]:
-    # a broken link counts, so that it is reported as unreadable; a pipe or socket would block its reader
+    # a broken link counts, so that it is reported as unreadable; a pipe or socket does not: it would block its reader
     return [e for e in entries if e.suffix.lower() in IMAGE_SUFFIXES and (e.is_file() or _is_broken_link(e))]
 
 
@@ -86,7 +87,7 @@ def _direct_images(folder: Path) -> list[Path]:
 
 
 def _images(folder: Path, above: frozenset[str] = frozenset()) -> Iterator[Path]:
-    """The images in a folder and its sub-folders; links to folders are followed, except back up."""
+    """Yield the images in a folder and its sub-folders; links to folders are followed, except back up."""
     here = os.path.realpath(folder)
     if here in above:
         return

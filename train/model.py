@@ -1,8 +1,8 @@
-"""The Keras model of a ModelSpec: two branches, their product, a Dense head.
+"""Builds the Keras model of a ModelSpec: two branches, their product, a Dense head.
 
-One input ``image`` (N, S, S, 3) float32 in [-1, 1]; the model derives the ``sequence`` from it with built-in layers, as
-``runtime.preprocess`` does with OpenCV. Both branches are nested models (``cnn`` and ``rnn``), so that each can be
-converted, frozen or replaced by itself.
+Its one input is ``image`` (N, S, S, 3) float32 in [-1, 1]; the model derives the ``sequence`` from it with built-in
+layers, as ``runtime.preprocess`` does with OpenCV. Both branches are nested models (``cnn`` and ``rnn``), so that each
+can be converted, frozen or replaced by itself.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ def build_model(spec: ModelSpec, *, empty: bool = False) -> KerasModel:
     """Build the model with random weights.
 
     Args:
-        spec: what to build.
-        empty: leave the LSTMs at zero, for weights that are loaded next: orthogonal initialization of two LSTM(2048)
-            takes ten seconds.
+        spec: the spec to build.
+        empty: whether to leave the LSTMs at zero, for weights that are loaded next: the orthogonal initialization of
+            two LSTM(2048) takes ten seconds.
 
     Returns:
         A functional model ``image`` (N, S, S, 3) -> ``probabilities`` (N, C), with nested models ``cnn`` and ``rnn``
         (those its branches use) and a Dense layer ``logits``.
 
     Raises:
-        SpecError: fewer than two class labels.
+        SpecError: the spec has fewer than two class labels.
     """
     if spec.num_classes < 2:
         raise SpecError(f"a classifier needs at least two class labels, found {spec.num_classes}")
@@ -48,7 +48,7 @@ def build_model(spec: ModelSpec, *, empty: bool = False) -> KerasModel:
 
 
 def build_head_model(model: KerasModel, spec: ModelSpec) -> KerasModel:
-    """The part of a model behind its CNN, sharing its layers: what trains while the CNN is frozen.
+    """Make a model of the part behind a model's CNN, with the same layers; it trains while the CNN is frozen.
 
     Returns:
         A model of ``features`` (N, F), the CNN branch's output, and, for a hybrid, ``sequence`` (N, T, S*S/T)
@@ -65,12 +65,12 @@ def build_head_model(model: KerasModel, spec: ModelSpec) -> KerasModel:
 
 
 def with_logits(model: KerasModel) -> KerasModel:
-    """The same model with outputs ``[logits, probabilities]``, each (N, C)."""
+    """Make a model with the same layers and the outputs ``[logits, probabilities]``, each (N, C)."""
     return keras.Model(model.input, [model.get_layer("logits").output, model.output])
 
 
 def build_cnn(spec: ModelSpec) -> KerasModel:
-    """The convolutional branch: ``image`` (N, S, S, 3) -> features, (N, 2048) for Xception, (N, 128) for digits."""
+    """Build the CNN branch: ``image`` (N, S, S, 3) -> features, (N, 2048) for Xception, (N, 128) for digits."""
     if spec.backbone == "xception":
         return keras.applications.Xception(
             weights=None, include_top=False, pooling="avg", input_shape=spec.image_shape, name="cnn"
@@ -90,10 +90,10 @@ def build_cnn(spec: ModelSpec) -> KerasModel:
 
 
 def _sequence(image: Any, spec: ModelSpec) -> Any:
-    """``image`` (N, S, S, 3) -> (N, T, S*S/T): the mean over the channels, row-major.
+    """Derive the sequence, (N, T, S*S/T), from ``image`` (N, S, S, 3): the mean over the channels, row-major.
 
     Averaging over the "steps" of a channels-first sequence is the mean over the last axis, by a built-in layer that a
-    saved file can name. Always float32: the sequence is an input, not an activation.
+    saved file can name. The layers are always float32, as the sequence is an input and no activation.
     """
     pixels = layers.Reshape((spec.image_size**2, 3), name="pixels", dtype="float32")(image)
     gray = layers.GlobalAveragePooling1D(data_format="channels_first", name="grayscale", dtype="float32")(pixels)
@@ -101,7 +101,7 @@ def _sequence(image: Any, spec: ModelSpec) -> Any:
 
 
 def _build_rnn(spec: ModelSpec, width: int | None, empty: bool) -> KerasModel:
-    """The recurrent branch; its output is projected where the other branch's width differs."""
+    """Build the recurrent branch; its output is projected to ``width``, the other branch's, where that differs."""
     sequence = keras.Input(spec.sequence_shape)
     value = sequence
     start = {"kernel_initializer": "zeros", "recurrent_initializer": "zeros"} if empty else {}

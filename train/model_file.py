@@ -1,4 +1,4 @@
-"""A model in one ``.keras`` file that carries its ModelSpec, written whole and read without running anything from it.
+"""A ``.keras`` file holds a model with its ModelSpec; it is written whole and read without running anything from it.
 
 Keras's own loader rebuilds a model from the configuration inside the file, which has been a way to run code. Here the
 configuration is never read: the ModelSpec builds the model, and from the file come only arrays, whose shapes must fit.
@@ -30,14 +30,15 @@ __all__ = ["load_model", "load_weights", "read_spec", "save_model", "weights_sha
 SPEC_MEMBER = "hybrid_edge.json"
 WEIGHTS_MEMBER = "model.weights.h5"
 FORMAT = "hybrid-edge-model"
-# RuntimeError: an encrypted archive, and nesting too deep; NotImplementedError: a compression that zipfile lacks
+# RuntimeError comes from an encrypted archive or too deep nesting; its subclass NotImplementedError from a compression
+# that zipfile lacks
 SPEC_FAULTS = (ValueError, LookupError, TypeError, EOFError, RuntimeError, SpecError, zipfile.BadZipFile, zlib.error)
 MAX_SPEC_BYTES = 2**24  # a spec with 100,000 long labels; more is not a spec
 OTHER_WEIGHTS = 2**27  # Xception's 83 MB and HDF5's bookkeeping beside the LSTMs, the projection and the head
 
 
 def save_model(model: KerasModel, spec: ModelSpec, path: Path) -> None:
-    """Write a model and its spec, without optimizer state: the old file or the new one, never a torn one."""
+    """Write a model and its spec, without optimizer state; the file is the old one or the new one, never a torn one."""
     with replacing(path, suffix=".keras") as partial:
         keras.saving.save_model(_bare(model), partial)  # Keras 3.15 ignores include_optimizer for this format
         with zipfile.ZipFile(partial, "a") as archive:
@@ -46,10 +47,10 @@ def save_model(model: KerasModel, spec: ModelSpec, path: Path) -> None:
 
 
 def read_spec(path: Path) -> ModelSpec:
-    """The spec inside a model file, read without TensorFlow building anything.
+    """Read the spec inside a model file, without TensorFlow building anything.
 
     Raises:
-        ModelFileError: absent, not a ``.keras`` archive, or not written by hybrid-train.
+        ModelFileError: the file is absent, no ``.keras`` archive, or not written by hybrid-train.
     """
     with _open_archive(path) as archive:
         return _read_spec(archive, path)[0]
@@ -63,9 +64,9 @@ def load_model(path: Path, into: KerasModel | None = None) -> tuple[KerasModel, 
         into: a model of the file's spec, which is filled instead: building an Xception takes seconds.
 
     Raises:
-        ModelFileError: absent, not a ``.keras`` archive, not written by hybrid-train, larger or smaller inside than its
-            spec allows, with links out of the file, with arrays that don't fit the spec, or with other weights than
-            were saved.
+        ModelFileError: the file is absent, no ``.keras`` archive, not written by hybrid-train, larger or smaller inside
+            than its spec allows, has links out of the file, arrays that don't fit the spec, or other weights than were
+            saved.
     """
     with _open_archive(path) as archive, tempfile.TemporaryDirectory(prefix="hybrid-edge-") as folder:
         spec, digest = _read_spec(archive, path)
@@ -91,10 +92,10 @@ def load_model(path: Path, into: KerasModel | None = None) -> tuple[KerasModel, 
 
 
 def load_weights(model: KerasModel, path: Path) -> None:
-    """Load a ``.h5`` file into a model, all of it: Keras only warns where a file lacks a layer's arrays.
+    """Load a ``.h5`` file into all of a model; Keras alone would only warn where the file lacks a layer's arrays.
 
     Raises:
-        Exception: of h5py's and Keras's many types, or the warning itself.
+        Exception: the file does not fit; the error is one of h5py's and Keras's many types, or Keras's warning.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)
@@ -102,7 +103,7 @@ def load_weights(model: KerasModel, path: Path) -> None:
 
 
 def weights_sha256(model: KerasModel) -> str:
-    """SHA-256 over all weights in layer order: the identity of a trained model, whatever file it came from."""
+    """Return the SHA-256 over all weights in layer order, which identifies a trained model whatever its file."""
     digest = hashlib.sha256()
     for variable in model.weights:
         values = np.ascontiguousarray(variable.numpy())
@@ -112,7 +113,7 @@ def weights_sha256(model: KerasModel) -> str:
 
 
 def _bare(model: KerasModel) -> KerasModel:
-    """The model without its optimizer; it shares the layers."""
+    """Return a model with the same layers and without an optimizer."""
     return keras.Model(model.inputs, model.outputs, name=model.name)
 
 
@@ -130,7 +131,7 @@ def _open_archive(path: Path) -> zipfile.ZipFile:
 
 
 def _read_spec(archive: zipfile.ZipFile, path: Path) -> tuple[ModelSpec, str]:
-    """The spec inside, and the SHA-256 of the weights as they were saved."""
+    """Read the spec inside, and the SHA-256 of the weights as they were saved."""
     names = archive.namelist()
     missing = [name for name in (SPEC_MEMBER, WEIGHTS_MEMBER) if names.count(name) != 1]
     if missing:
@@ -156,7 +157,7 @@ def _read_spec(archive: zipfile.ZipFile, path: Path) -> tuple[ModelSpec, str]:
 
 
 def _check_size(archive: zipfile.ZipFile, spec: ModelSpec, path: Path) -> None:
-    """Refuse, before anything is built or unpacked, a file whose weights can't be its spec's.
+    """Refuse a file whose weights can't be its spec's, before anything is built or unpacked.
 
     1 MB can hold 1 GiB of zeros, and a spec of a few bytes can ask for a model of 60 GB.
     """
@@ -170,7 +171,7 @@ def _check_size(archive: zipfile.ZipFile, spec: ModelSpec, path: Path) -> None:
 
 
 def _lstm_parameters(spec: ModelSpec) -> int:
-    """4·H·(I + H + 1) for each layer of H units on I inputs."""
+    """Return the number of the LSTMs' parameters: 4·H·(I + H + 1) for each layer of H units on I inputs."""
     if not spec.uses_rnn:
         return 0
     inputs = [spec.sequence_shape[1]] + [spec.rnn_units] * (spec.rnn_layers - 1)
@@ -178,7 +179,7 @@ def _lstm_parameters(spec: ModelSpec) -> int:
 
 
 def _refuse_links(weights: Path, path: Path) -> None:
-    """HDF5 can point to other files and storage: a model file that does so is not ours."""
+    """Refuse a file with links: HDF5 can point to other files and storage, but ours never does."""
 
     def visit(group: h5py.Group) -> None:
         for name in group:

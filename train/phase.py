@@ -1,4 +1,4 @@
-"""One phase of the training: fit, keep the best epoch, re-estimate BatchNorm, keep the better of the two."""
+"""Runs a phase of the training: fit, keep the best epoch, re-estimate BatchNorm, keep the better of the two."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ __all__ = ["Training", "run_phase"]
 
 @dataclass
 class Training:
-    """What a training consists of: its settings, images, model and where it stands."""
+    """A training under way: its settings, its images, its model, and where it stands."""
 
     run: RunFolder
     settings: TrainSettings
@@ -46,7 +46,7 @@ class Training:
 
 @dataclass
 class _Fit:
-    """A phase ready to run: the model that trains (all of it, or what is behind a frozen CNN) and its batches."""
+    """A phase ready to run: its batches and the model that trains, all of it or the part behind a frozen CNN."""
 
     number: int
     phase: PhaseSettings
@@ -57,12 +57,12 @@ class _Fit:
 
 
 def run_phase(training: Training, number: int) -> None:
-    """Run phase ``number`` from where ``training.state`` stands, to ``checkpoints/phaseN.keras``.
+    """Run phase ``number`` from where ``training.state`` stands, and save its result as ``checkpoints/phaseN.keras``.
 
     Afterwards ``training.model`` holds the phase's result and ``training.state`` points at the next phase.
 
     Raises:
-        RunError: no epoch of the first phase had a finite loss, or what --resume needs is damaged.
+        RunError: no epoch of the first phase had a finite loss, or a file that --resume needs is damaged.
     """
     phase = training.settings.phases[number - 1]
     if phase.epochs:
@@ -118,7 +118,7 @@ def _prepare(training: Training, number: int, phase: PhaseSettings) -> _Fit:
 
 
 def _frozen_features(training: Training) -> tuple[Features, Features]:
-    """The frozen CNN's features of all images; only those the store lacks are computed."""
+    """Get the frozen CNN's features of training and validation images; only those the store lacks are computed."""
     cnn = training.model.get_layer("cnn")
     digest = weights_sha256(cnn)
     if training.state.cnn_sha256 not in ("", digest):
@@ -222,7 +222,7 @@ def _lap_timer() -> Callable[[], float]:
 
 @dataclass
 class _Candidate:
-    """Weights that could be the phase's result, and what they measured."""
+    """Weights that could be the phase's result, what they measured, and the call that restores them."""
 
     name: str
     evaluation: Evaluation
@@ -234,7 +234,7 @@ class _Candidate:
 
 
 def _settle(training: Training, fit: _Fit) -> dict[str, Any]:
-    """Leave the phase's best weights in the model: the best epoch's or the last's, with the better statistics."""
+    """Leave the phase's best weights in the model, the best or the last epoch's, and return the phase's record."""
     state = training.state
     best = training.run.checkpoints / f"phase{fit.number}-best.keras"
     last = training.run.checkpoints / f"phase{fit.number}-last.keras"
@@ -272,7 +272,7 @@ def _settle(training: Training, fit: _Fit) -> dict[str, Any]:
 
 
 def _go_back(training: Training, number: int) -> None:
-    """After a phase in which no epoch had a finite loss: the phase before it stays the result."""
+    """Go back to the result of the phase before, after a phase in which no epoch had a finite loss."""
     fault = f"phase {number}: no epoch had a finite loss"
     if not training.state.results:
         rate = training.settings.phases[number - 1].learning_rate

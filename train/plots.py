@@ -1,4 +1,4 @@
-"""Curves, confusion matrix and each class's rates, as PNG files."""
+"""Draws curves, confusion matrix and each class's rates as PNG files."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ if TYPE_CHECKING:
 __all__ = ["plot_class_rates", "plot_confusion", "plot_curves"]
 
 mpl.rcParams["text.parse_math"] = False  # a class may be called a$b$c
-MAX_NUMBERED = 30  # above that many classes the numbers in the cells can't be read
+MAX_NUMBERED = 30  # classes up to which the numbers in the cells can be read
 DPI = 110
 
 
 def plot_curves(run: RunFolder) -> None:
-    """Draw ``curves.png`` from ``history.csv``: loss, accuracy and top-5 an epoch, training and validation."""
+    """Draw ``curves.png`` from ``history.csv``: each epoch's loss, top-1 and top-5, of training and validation."""
     rows = [
         {key: float(value) for key, value in row.items()}
         for row in csv.DictReader(io.StringIO(run.history.read_text(encoding="utf-8")))
@@ -57,7 +57,7 @@ def plot_confusion(matrix: npt.NDArray[np.int64], labels: tuple[str, ...], path:
     """Draw a confusion matrix.
 
     Args:
-        matrix: (C, C) counts, rows true classes, columns answers.
+        matrix: (C, C) counts; rows are true classes, columns are answers.
         labels: the C class labels.
         path: the PNG to write.
     """
@@ -82,7 +82,7 @@ def plot_class_rates(rates: list[dict[str, Any]], path: Path) -> None:
     """Draw each class's top-1 and top-5 rates as bars, the best class on top.
 
     Args:
-        rates: from ``Evaluation.class_rates``; classes without images are left out.
+        rates: the list from ``Evaluation.class_rates``; classes without images are left out.
         path: the PNG to write.
     """
     shown = sorted((rate for rate in rates if rate["images"]), key=lambda rate: (rate["top1"], rate["top5"]))
@@ -106,6 +106,6 @@ def _percent(axis: Axes, key: str) -> None:
 
 def _save(figure: Figure, path: Path) -> None:
     with replacing(path, suffix=".png") as partial, warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph")  # a label in a script that the font lacks: boxes, not a page of text
+        warnings.filterwarnings("ignore", "Glyph")  # a label that the font lacks becomes boxes, silently
         figure.savefig(partial, dpi=DPI)
     plt.close(figure)

@@ -1,4 +1,4 @@
-"""Public data sets -> the class folders that hybrid-train reads."""
+"""Makes the class folders that hybrid-train reads out of public data sets."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ __all__ = ["prepare_digits", "prepare_mnist", "prepare_tiny_imagenet"]
 
 SEED = 0
 DIGITS_TEST = 360  # a fifth of 1797, rounded up
-DIGITS_VAL = 287  # a fifth of the other 1437: one image counts 0.35 points
+DIGITS_VAL = 287  # a fifth of the other 1437; one image is 0.35 points of accuracy
 MNIST_VAL = 5_000
 MNIST_URL = "https://storage.googleapis.com/tensorflow/tf-keras-datasets/mnist.npz"
 NETWORK_TIMEOUT = 20  # seconds without an answer; urllib would wait for ever
@@ -38,8 +38,8 @@ Indices = npt.NDArray[np.int64]
 def prepare_digits(dst: Path) -> Prepared:
     """Write scikit-learn's 1,797 handwritten digits as 28 x 28 gray PNGs, centred and scaled as MNIST's are.
 
-    A seeded, stratified split: 360 images in ``DST/test/DIGIT``, 1,150 in ``train/``, 287 in ``val/``. A file's number
-    is the image's place in ``sklearn.datasets.load_digits``. Safe to run again.
+    The split is seeded and stratified: 360 images in ``DST/test/DIGIT``, 1,150 in ``train/``, 287 in ``val/``. A file's
+    number is the image's place in ``sklearn.datasets.load_digits``. The call is safe to repeat.
 
     Raises:
         DataError: ``dst`` holds other things, or scikit-learn is not installed.
@@ -64,7 +64,7 @@ def prepare_mnist(dst: Path) -> Prepared:
     """Write MNIST as 28 x 28 gray PNGs: its test set in ``DST/test/``, 5,000 of its training images in ``val/``.
 
     The images come through ``keras.datasets``, which downloads 11 MB the first time. The split is seeded and
-    stratified. Safe to run again.
+    stratified. The call is safe to repeat.
 
     Raises:
         BackendUnavailableError: TensorFlow, which Keras needs, is not installed.
@@ -94,7 +94,7 @@ def _png(frame: Images) -> bytes:
 
 
 def _stratified(indices: Indices, labels: npt.NDArray[Any], held_out: int) -> tuple[Indices, Indices]:
-    """Split off ``held_out`` of the indices, each class in proportion; both parts in ascending order."""
+    """Split off ``held_out`` of the indices, each class in proportion; return both parts in ascending order."""
     from sklearn.model_selection import train_test_split  # noqa: PLC0415  slow to import
 
     rest, chosen = train_test_split(indices, test_size=held_out, stratify=labels[indices], random_state=SEED)
@@ -121,12 +121,12 @@ def _load_mnist() -> tuple[tuple[Images, Images], tuple[Images, Images]]:
 
 
 def _check_network(remedy: str) -> None:
-    """Fail at once without a network, before Keras is imported."""
+    """Fail before Keras is imported where there is no network."""
     request = urllib.request.Request(MNIST_URL, method="HEAD")
     try:
         urllib.request.urlopen(request, timeout=NETWORK_TIMEOUT).close()  # noqa: S310  our own https address
     except urllib.error.HTTPError:
-        return  # someone answers: the download itself says more
+        return  # a server answers, and the download's own error says more
     except OSError as error:
         reason = getattr(error, "reason", error)
         raise DataError(f"MNIST can't be downloaded from {MNIST_URL}: {reason}; {remedy}") from None
@@ -134,7 +134,7 @@ def _check_network(remedy: str) -> None:
 
 @contextlib.contextmanager
 def _timeout(seconds: float) -> Iterator[None]:
-    """Limit how long a new socket waits."""
+    """Limit how long sockets that the block opens wait, seconds."""
     before = socket.getdefaulttimeout()
     socket.setdefaulttimeout(seconds)
     try:

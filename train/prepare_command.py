@@ -1,4 +1,4 @@
-"""``hybrid-prepare``: public data sets -> the class folders that hybrid-train reads."""
+"""The ``hybrid-prepare`` command makes the class folders that hybrid-train reads out of public data sets."""
 
 from __future__ import annotations
 

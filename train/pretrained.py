@@ -1,4 +1,4 @@
-"""Weights that the CNN branch starts from: ImageNet's, a file's, or none."""
+"""Loads the weights that the CNN branch starts from: ImageNet's, a file's, or none."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ NOTOP = "xception_weights_tf_dim_ordering_tf_kernels_notop.h5"
 
 
 def load_pretrained(model: KerasModel, spec: ModelSpec, weights: str) -> None:
-    """Fill the CNN branch of a model.
+    """Fill the CNN branch of a model with pretrained weights.
 
     Args:
-        model: from ``build_model``; its ``cnn`` is filled in place.
+        model: a model from ``build_model``, whose ``cnn`` is filled in place.
         spec: the model's spec.
         weights: ``none``, ``imagenet`` (Keras's own, downloaded or from ``~/.keras/models``), or a file: a ``.keras``
             of hybrid-train, whose CNN is taken, or Keras's ``.h5`` / ``.weights.h5`` of the CNN alone.

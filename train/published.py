@@ -1,4 +1,4 @@
-"""A published data set as it was downloaded: a folder, a tar or a zip, read without unpacking it first."""
+"""Reads a published data set as it was downloaded, a folder, a tar or a zip, without unpacking it first."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from ..runtime.errors import DataError
 
 __all__ = ["MAX_MEMBER_BYTES", "Published", "PublishedFolder", "PublishedTar", "PublishedZip", "open_published"]
 
-MAX_MEMBER_BYTES = 64 * 2**20  # an image or a list of a published data set; more is a bomb, or not an image
-# RuntimeError: zipfile's word for an encrypted member; NotImplementedError, its subclass: an unknown compression
+MAX_MEMBER_BYTES = 64 * 2**20  # for an image or a list of a published data set; more is a bomb, or not an image
+# zipfile raises RuntimeError for an encrypted member, and NotImplementedError, its subclass, for an unknown compression
 DAMAGED = (tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, RuntimeError)
 Reader = Callable[[], bytes]
 
 
 class Published(ABC):
-    """The regular files of a data set, by their path relative to its root.
+    """Gives the regular files of a data set by their paths relative to its root.
 
-    Nothing is ever written by the path that an archive names, so an archive can't write outside anything; links and
+    Nothing is ever written to a path that an archive names, so an archive can't write outside anything; links and
     devices in it are left out.
 
     Args:
@@ -37,7 +37,7 @@ class Published(ABC):
         keep: names of files whose content is read together with the index, ``marker`` included.
 
     Raises:
-        DataError: damaged, a member over ``MAX_MEMBER_BYTES``, or without ``marker``.
+        DataError: ``src`` is damaged, has a member over ``MAX_MEMBER_BYTES``, or has no ``marker``.
     """
 
     def __init__(self, src: Path, marker: str, keep: Collection[str]) -> None:
@@ -56,10 +56,10 @@ class Published(ABC):
         self.kept: dict[str, bytes] = {name: data for name, data in contents.items() if data is not None}
 
     def text(self, name: str) -> str:
-        """A kept file as text.
+        """Return the text of a file that was named in ``keep``.
 
         Raises:
-            DataError: it is not there, or not UTF-8.
+            DataError: the file is not there, or not UTF-8.
         """
         try:
             return self.kept[name].decode()
@@ -69,10 +69,10 @@ class Published(ABC):
             raise DataError(f"{self.src}: {name} is not UTF-8 text: {error.reason} at byte {error.start}") from None
 
     def read(self, names: Collection[str]) -> Iterator[tuple[str, bytes]]:
-        """The named files with their bytes, in one pass, in the order in which they are stored.
+        """Yield the named files with their bytes, in one pass, in the order in which they are stored.
 
         Raises:
-            DataError: damaged, or a file over ``MAX_MEMBER_BYTES``.
+            DataError: the data set is damaged, or a file is over ``MAX_MEMBER_BYTES``.
         """
         stored = {(self.root / name).as_posix(): name for name in names}
         with _named_failure(self.src):
@@ -81,7 +81,7 @@ class Published(ABC):
 
     @abstractmethod
     def _members(self, wanted: Collection[str] | None) -> Iterator[tuple[str, Reader]]:
-        """The regular files, only the wanted ones if any are named: path, and what reads its first MAX + 1 bytes."""
+        """Yield the regular files, or the wanted ones: path, and a call that reads MAX_MEMBER_BYTES + 1 at most."""
 
 
 class PublishedFolder(Published):
@@ -133,7 +133,7 @@ def open_published(src: Path, marker: str, keep: Collection[str]) -> Published:
         keep: names of files whose content ``Published.text`` will be asked for.
 
     Raises:
-        DataError: no such file, none of these kinds, damaged, or without ``marker``.
+        DataError: there is no such file, it is none of these kinds, is damaged, or has no ``marker``.
     """
     if src.is_dir():
         if not (src / marker).is_file():
@@ -169,7 +169,7 @@ def _checked(name: str, data: bytes) -> bytes:
 
 @contextmanager
 def _named_failure(src: Path) -> Iterator[None]:
-    """What the archive libraries raise, as one error that names the file."""
+    """Turn what the archive libraries raise into one error that names the file."""
     try:
         yield
     except DAMAGED as error:

@@ -1,4 +1,4 @@
-"""TensorFlow, imported without the pages that its libraries write to stderr on every start."""
+"""Imports TensorFlow without the pages that its libraries write to stderr on every start."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ def import_tensorflow() -> None:
     Raises:
         BackendUnavailableError: TensorFlow or Keras is not installed; the message names the extra.
     """
-    # 3, fatal only: at 2 a training prints that the graph optimizer or oneDNN chose another way; what really fails is
-    # raised as an exception
+    # 3 shows fatal messages only; at 2 a training prints that the graph optimizer or oneDNN chose another way. What
+    # really fails is raised as an exception
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     try:
         with _stderr_kept(), _hidden("sklearn", "matplotlib"):
@@ -39,8 +39,8 @@ def import_tensorflow() -> None:
 def _hidden(*names: str) -> Iterator[None]:
     """Let packages that are not loaded yet look absent.
 
-    Keras imports them for its scikit-learn wrappers and its galleries of images, which nothing here uses: a quarter of
-    TensorFlow's start.
+    Keras imports them for its scikit-learn wrappers and its galleries of images, which nothing here uses and which take
+    a quarter of TensorFlow's start.
     """
     absent: dict[str, Any] = {name: None for name in names if name not in sys.modules}
     sys.modules.update(absent)
@@ -53,7 +53,7 @@ def _hidden(*names: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _stderr_kept() -> Iterator[None]:
-    """Send file descriptor 2 to a temporary file: C++ libraries write past ``sys.stderr``."""
+    """Send file descriptor 2 to a temporary file, since C++ libraries write past ``sys.stderr``; show it on failure."""
     sys.stderr.flush()
     saved = os.dup(2)
     with tempfile.TemporaryFile() as kept:

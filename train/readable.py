@@ -1,4 +1,4 @@
-"""Which images can be read in full: every file is decoded once, and what was readable is remembered."""
+"""Finds the images that can't be read in full: every file is decoded once, and what was readable is remembered."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def unreadable(paths: Sequence[Path], data: Path) -> dict[Path, str]:
 
 
 def _read_all(paths: Sequence[Path]) -> Iterator[tuple[Path, str]]:
-    """Each path with the reason why it can't be read, or an empty string; a progress bar if it takes long."""
+    """Yield each path with the reason why it can't be read, or an empty string; show a bar if that takes long."""
     begin = time.monotonic()
     bar = progress(unit="images")
     task = bar.add_task("checking images", total=len(paths))
@@ -79,7 +79,7 @@ def _reason(path: Path) -> str:
 
 
 def _key(path: Path) -> bytes | None:
-    """What identifies a file's content without reading it; None for a file that is not there."""
+    """Identify a file's content without reading it, in ``KEY_BYTES`` bytes; None for a file that is not there."""
     try:
         stat = path.stat()
     except OSError:
@@ -93,7 +93,7 @@ def _load(store: Path) -> set[bytes]:
         data = store.read_bytes()
     except OSError:
         return set()
-    if len(data) % KEY_BYTES:  # not ours: as good as absent
+    if len(data) % KEY_BYTES:  # a file that is not ours counts as absent
         return set()
     return {data[i : i + KEY_BYTES] for i in range(0, len(data), KEY_BYTES)}
 

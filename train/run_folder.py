@@ -1,4 +1,4 @@
-"""The run folder: where a training keeps everything, and how the next command finds the newest one."""
+"""A training keeps everything in its run folder, and the next command finds the newest one by ``runs/latest``."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ LATEST = "latest"
 
 @dataclass(frozen=True)
 class RunFolder:
-    """``runs/NAME/``: paths of what a run writes. Nothing is created by asking for a path."""
+    """The paths of what a run writes into ``runs/NAME/``; nothing is created by asking for a path."""
 
     path: Path
 
@@ -34,7 +34,7 @@ class RunFolder:
         Args:
             runs: the folder of all runs.
             name: the run's name; by default date, time and ``label``.
-            label: what the default name ends with.
+            label: the end of the default name.
 
         Raises:
             RunError: a run of that name exists, or ``runs`` can't be written to.
@@ -53,10 +53,10 @@ class RunFolder:
 
     @classmethod
     def find(cls, path: Path | None = None, runs: Path = Path("runs")) -> RunFolder:
-        """An existing run: ``path``, or the newest of ``runs``.
+        """Find an existing run: ``path``, or the newest of ``runs``.
 
         Raises:
-            RunError: there is none.
+            RunError: there is no such run folder.
         """
         chosen = path if path is not None else runs / LATEST
         if not chosen.is_dir():
@@ -65,7 +65,7 @@ class RunFolder:
         return cls(chosen.resolve())
 
     def point_latest(self) -> None:
-        """Make ``runs/latest`` this run, in one step."""
+        """Point ``runs/latest`` at this run, in one step."""
         link = self.path.parent / LATEST
         partial = link.with_name(f".{LATEST}-{os.getpid()}")
         partial.unlink(missing_ok=True)
@@ -77,7 +77,7 @@ class RunFolder:
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
-        """Keep every other process from training in this run.
+        """Keep every other process from training in this run for the time of the block.
 
         Raises:
             RunError: another process is training in it.
@@ -96,62 +96,62 @@ class RunFolder:
 
     @property
     def model(self) -> Path:
-        """``model.keras``: the trained model with its spec inside."""
+        """The path of ``model.keras``, the trained model with its spec inside."""
         return self.path / "model.keras"
 
     @property
     def spec(self) -> Path:
-        """``spec.json``: the ModelSpec."""
+        """The path of ``spec.json``, the ModelSpec."""
         return self.path / "spec.json"
 
     @property
     def metrics(self) -> Path:
-        """``metrics.json``: what the trained model measured on the validation images."""
+        """The path of ``metrics.json``, what the trained model measured on the validation images."""
         return self.path / "metrics.json"
 
     @property
     def history(self) -> Path:
-        """``history.csv``: one row an epoch."""
+        """The path of ``history.csv``, with a row for each epoch."""
         return self.path / "history.csv"
 
     @property
     def settings(self) -> Path:
-        """``settings.json``: every setting of the training."""
+        """The path of ``settings.json``, every setting of the training."""
         return self.path / "settings.json"
 
     @property
     def state(self) -> Path:
-        """``state.json``: where a resumed training goes on."""
+        """The path of ``state.json``, which says where a resumed training goes on."""
         return self.path / "state.json"
 
     @property
     def checkpoints(self) -> Path:
-        """``checkpoints/``: the best of each phase, and what --resume needs."""
+        """The path of ``checkpoints/``, with the best of each phase and what --resume needs."""
         return self.path / "checkpoints"
 
     @property
     def tensorboard(self) -> Path:
-        """``tensorboard/``: event files, one folder a phase."""
+        """The path of ``tensorboard/``, with a folder of event files for each phase."""
         return self.path / "tensorboard"
 
     @property
     def bundle(self) -> Path:
-        """``bundle/``: what hybrid-export makes of the run."""
+        """The path of ``bundle/``, which hybrid-export makes of the run."""
         return self.path / "bundle"
 
     def images(self, kind: str) -> Path:
-        """``train.txt``, ``validation.txt`` or ``calibration.txt``: the lists of images."""
+        """Return the path of a list of images: ``kind`` is ``train``, ``validation`` or ``calibration``."""
         return self.path / f"{kind}.txt"
 
     def write_json(self, path: Path, content: Any) -> None:
-        """Write JSON into the run folder, whole."""
+        """Write ``content`` as a JSON file of the run folder, replacing the old one as a whole."""
         write_text(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
 
     def read_json(self, path: Path) -> Any:
-        """Read JSON of the run folder.
+        """Read a JSON file of the run folder.
 
         Raises:
-            RunError: absent or damaged.
+            RunError: the file is absent or damaged.
         """
         try:
             return json.loads(path.read_text(encoding="utf-8"))
@@ -170,7 +170,7 @@ def _named(path: Path) -> Path:
 
 
 def _dated(runs: Path, label: str) -> Path:
-    """A new folder named by the time; a second run of the same second gets a number."""
+    """Make a folder named by the time and the label; a second run of the same second gets a number."""
     path = start = runs / f"{datetime.now():%Y%m%d-%H%M%S}-{label}"
     for number in itertools.count(2):
         try:

@@ -1,4 +1,4 @@
-"""Every setting of a training, as one validated record that the run folder keeps for --resume."""
+"""The settings of a training are one validated record, which the run folder keeps for --resume."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Monitor = Literal["val_loss", "val_accuracy", "val_top5"]
 
 
 class PhaseSettings(BaseModel):
-    """One of the two phases: what trains, how long, and by which number the best epoch is chosen."""
+    """The settings of one of the two phases: what trains, how long, and by which number the best epoch is chosen."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -31,7 +31,7 @@ class PhaseSettings(BaseModel):
 
     @property
     def higher_is_better(self) -> bool:
-        """Whether the monitored number should grow."""
+        """Whether a higher value of the monitored number is better."""
         return self.monitor != "val_loss"
 
 
@@ -63,7 +63,7 @@ PHASES: dict[str, tuple[PhaseSettings, PhaseSettings]] = {
 
 
 class TrainSettings(BaseModel):
-    """A training as a whole. ``spec.class_labels`` is filled from the data when the run starts.
+    """The settings of a whole training; ``spec.class_labels`` is filled from the data when the run starts.
 
     Raises:
         UsageError: from ``TrainSettings.make``, with every contradiction found.
@@ -106,7 +106,7 @@ class TrainSettings(BaseModel):
 
 
 def describe(error: ValidationError) -> str:
-    """What pydantic found, on one line: each field with what was expected and what came."""
+    """Say on one line what pydantic found: each field with what was expected and what was found."""
     parts = []
     for item in error.errors(include_url=False):
         where = ".".join(map(str, item["loc"]))

@@ -1,9 +1,9 @@
-"""tiny-imagenet as it is published -> class folders.
+"""Makes class folders of tiny-imagenet, whose published layout is as follows.
 
 wnids.txt                          one WordNet id (wnid) a line, the classes
 words.txt                          wnid<TAB>name, synonym, ...
 train/WNID/images/*.JPEG           beside WNID_boxes.txt
-val/images/*.JPEG                  of all classes
+val/images/*.JPEG                  the images of all classes
 val/val_annotations.txt            file<TAB>wnid<TAB>box, four numbers
 """
 
@@ -38,15 +38,15 @@ def prepare_tiny_imagenet(
     Args:
         src: a folder, or a tar or zip of it, which is not unpacked.
         dst: a new or empty folder, or one that an earlier call began.
-        classes: only the first so many of wnids.txt.
-        wnids: only those listed in this file, one a line.
-        link: hard links in place of copies, symbolic ones across file systems; folders only.
+        classes: take only the first so many classes of wnids.txt.
+        wnids: take only the classes that are listed in this file, one wnid a line.
+        link: whether to make hard links in place of copies, symbolic ones across file systems; only from a folder.
 
     Raises:
         UsageError: both ``classes`` and ``wnids``, ``classes`` out of range, ``link`` with an archive, or ``dst``
             inside ``src``.
-        DataError: a file of the layout missing or malformed, an unknown wnid, an image missing, or ``dst`` holding
-            other things.
+        DataError: a file of the layout is missing or malformed, a wnid is unknown, an image is missing, or ``dst``
+            holds other things.
     """
     _check_arguments(src, dst, classes, wnids, link)
     with progress(unit="files", transient=True) as bar:  # how many files there are is known only at the end
@@ -88,7 +88,7 @@ def _read_wnids(text: str, where: str) -> list[str]:
 
 
 def _choose(known: list[str], classes: int | None, wnids: Path | None) -> list[str]:
-    """The classes asked for, in the order of wnids.txt or of the file that names them."""
+    """Return the wnids of the classes asked for, in the order of wnids.txt or of the file that names them."""
     if classes is not None:
         if not 1 <= classes <= len(known):
             raise UsageError(f"--classes must lie between 1 and the {len(known)} of {WNIDS}, found {classes}")
@@ -106,7 +106,7 @@ def _choose(known: list[str], classes: int | None, wnids: Path | None) -> list[s
 
 
 def _class_names(published: Published, known: list[str]) -> dict[str, str]:
-    """Folder name of each wnid. Depends on all of wnids.txt, so a larger choice of classes renames nothing."""
+    """Name each wnid's folder; the names depend on all of wnids.txt, so a larger choice of classes renames nothing."""
     words = dict(line.split("\t", 1) for line in published.text(WORDS).splitlines() if "\t" in line)
     nameless = [wnid for wnid in known if wnid not in words]
     if nameless:
@@ -122,7 +122,7 @@ def _folder_name(words: str) -> str:
 
 
 def _plan(published: Published, chosen: list[str], names: dict[str, str], known: set[str]) -> dict[str, str]:
-    """Source path -> ``SPLIT/CLASS/NAME`` of every image to be written."""
+    """Map the source path of every image that is to be written to its ``SPLIT/CLASS/NAME``."""
     plan: dict[str, str] = {}
     counts = Counter[str]()
     for source in published.names:

@@ -1,4 +1,4 @@
-"""A whole training: data checked, two phases, the best weights measured, everything in the run folder."""
+"""Runs a whole training: it checks the data, runs two phases, measures the best weights and fills the run folder."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def train(settings: TrainSettings, runs: Path = Path("runs"), name: str | None =
     """Train a model from images in class folders.
 
     Args:
-        settings: what to train, on what and how.
+        settings: the settings, which say what to train, on what and how.
         runs: the folder of all runs.
         name: the run's name; by default the date, the time and the branches.
 
@@ -49,10 +49,10 @@ def train(settings: TrainSettings, runs: Path = Path("runs"), name: str | None =
 
     Raises:
         DataError: the data can't be trained on, which is found before any training starts; or an image that was
-            readable then is not when its batch comes.
+            readable then is no longer when its batch comes.
         WeightsError: the pretrained weights can't be had.
         RunError: the run folder can't be written, or no epoch had a finite loss.
-        KeyboardInterrupt: passed on, after the best weights so far were put in place.
+        KeyboardInterrupt: Ctrl-C is passed on, after the best weights so far were put in place.
     """
     data = scan(Path(settings.data), val_fraction=settings.val_fraction, seed=settings.seed)
     _show_faults(data)
@@ -77,7 +77,7 @@ def resume(path: Path | None = None, runs: Path = Path("runs")) -> RunFolder:
         runs: the folder of all runs.
 
     Raises:
-        RunError: there is no run, not enough of one to continue, or another process is training in it.
+        RunError: there is no run, too little of it to continue, or another process is training in it.
         DataError: images that the run trains on are no longer there.
     """
     run = RunFolder.find(path, runs)
@@ -98,7 +98,7 @@ def resume(path: Path | None = None, runs: Path = Path("runs")) -> RunFolder:
 
 
 def _describe(run: RunFolder, settings: TrainSettings, spec: ModelSpec, data: DataSet) -> None:
-    """Write what the training is; ``state.json`` last, without which --resume refuses."""
+    """Write what the training is into the run folder; ``state.json`` comes last, as --resume refuses without it."""
     run.write_json(run.settings, settings.model_dump())
     run.write_json(run.spec, spec.model_dump())
     write_list(run.images("train"), data.train)
@@ -110,13 +110,13 @@ def _describe(run: RunFolder, settings: TrainSettings, spec: ModelSpec, data: Da
 
 
 def _say(text: str, style: str = "") -> None:
-    """A line on stderr: brackets in a path are no markup, and a log's lines are not broken."""
+    """Print a line on stderr, in which brackets of a path are no markup, and which is not broken in a log."""
     status.print(text, style=style, markup=False, soft_wrap=True)
 
 
 @contextlib.contextmanager
 def _named_failures(run: RunFolder) -> Iterator[None]:
-    """What can go wrong hours after the start, with the way to go on."""
+    """Turn errors that can come hours after the start into ours, whose messages say how to go on."""
     try:
         yield
     except ImageError as error:
@@ -130,7 +130,7 @@ def _named_failures(run: RunFolder) -> Iterator[None]:
 
 
 def _show_faults(data: DataSet) -> None:
-    """Name what is skipped; a long list is cut, the run folder's ``skipped.json`` has all of it."""
+    """Print the warnings and the skipped images; a long list is cut, and the run's ``skipped.json`` has all of it."""
     for warning in data.warnings:
         _say(f"warning: {warning}", "yellow")
     for item in data.skipped[:SHOWN]:
@@ -141,7 +141,7 @@ def _show_faults(data: DataSet) -> None:
 
 @contextlib.contextmanager
 def _precision(settings: TrainSettings) -> Iterator[None]:
-    """Keras's precision for models that are built inside; what the caller builds afterwards is as before."""
+    """Set Keras's precision for models that are built inside the block, and put the old one back afterwards."""
     before = keras.mixed_precision.global_policy()
     policy = "float32" if settings.mixed_precision == "off" else f"mixed_{settings.mixed_precision}"
     keras.mixed_precision.set_global_policy(policy)
@@ -152,7 +152,7 @@ def _precision(settings: TrainSettings) -> Iterator[None]:
 
 
 def _fresh_model(settings: TrainSettings, spec: ModelSpec) -> KerasModel:
-    """The starting model; the seed makes it the same again when a run is resumed before its first checkpoint."""
+    """Build the starting model, by the seed the same again when a run is resumed before its first checkpoint."""
     keras.utils.set_random_seed(settings.seed)
     model = build_model(spec)
     load_pretrained(model, spec, settings.weights)
@@ -167,7 +167,7 @@ def _run(training: Training) -> RunFolder:
             run_phase(training, training.state.phase)
         training.model = _best_phase(training)
         save_model(training.model, training.spec, training.run.model)
-        if training.settings.mixed_precision != "off":  # what is reported is what was saved: float32
+        if training.settings.mixed_precision != "off":  # report on the model as it was saved, in float32
             keras.mixed_precision.set_global_policy("float32")
             training.model = load_model(training.run.model)[0]
         _report(training, time.perf_counter() - started)
@@ -178,7 +178,7 @@ def _run(training: Training) -> RunFolder:
 
 
 def _best_phase(training: Training) -> KerasModel:
-    """The result of the last phase, unless it made an earlier one worse by top-1."""
+    """Return the model of the phase with the best top-1, the later one of two that are equal."""
     best = max(_measured(training))[1]
     if best == training.state.results[-1]["phase"]:
         return training.model
@@ -187,7 +187,7 @@ def _best_phase(training: Training) -> KerasModel:
 
 
 def _measured(training: Training) -> list[tuple[float, int, str]]:
-    """Of each finished phase: top-1 on validation, number, checkpoint."""
+    """List each finished phase's top-1 on validation, its number and its checkpoint's file name."""
     found = []
     for result in training.state.results:
         kept = next(item for item in result["candidates"] if item["weights"] == result["kept"])
@@ -196,7 +196,7 @@ def _measured(training: Training) -> list[tuple[float, int, str]]:
 
 
 def _best_epoch(training: Training) -> list[tuple[float, int, str]]:
-    """The same of the phase under way, if it has finished an epoch."""
+    """List top-1, phase number and checkpoint of the current phase's best epoch; nothing before its first epoch."""
     state = training.state
     if not state.best_epoch:
         return []
@@ -207,10 +207,10 @@ def _best_epoch(training: Training) -> list[tuple[float, int, str]]:
 
 
 def _keep_best_so_far(training: Training) -> None:
-    """After Ctrl-C: the best checkpoint becomes ``model.keras``, so that the run can be exported as it is."""
+    """Make the best checkpoint ``model.keras`` after Ctrl-C, so that the run can be exported as it is."""
     run, state = training.run, training.state
     if run.metrics.exists() and not run.read_json(run.metrics)["interrupted"]:
-        return  # a finished run that was resumed: what it measured stays
+        return  # the run was finished before it was resumed, and what it measured stays
     measured = _measured(training) + _best_epoch(training)
     found = [item for item in measured if (run.checkpoints / item[2]).exists()]  # Ctrl-C can come before it is written
     if not found:

@@ -1,4 +1,4 @@
-"""What --resume finds in a run folder: read and checked before anything is continued."""
+"""Reads and checks what --resume finds in a run folder, before anything is continued."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ __all__ = ["Unfinished", "read_unfinished"]
 
 @dataclass(frozen=True)
 class Unfinished:
-    """A training that stopped somewhere: its settings, images and where it stood."""
+    """A training that stopped: its settings, its images and where it stood."""
 
     settings: TrainSettings
     spec: ModelSpec
@@ -29,7 +29,7 @@ class Unfinished:
 
 
 def read_unfinished(run: RunFolder) -> Unfinished:
-    """Read what a stopped training left, and sweep what a kill in the middle of a write left.
+    """Read what a stopped training left, and remove files that a kill left unfinished or without use.
 
     Raises:
         RunError: a file is missing, damaged or of another version.

@@ -1,6 +1,8 @@
-"""Which engine runs a bundle here: TensorRT, then ONNX Runtime on the GPU, then on the CPU.
+"""This room opens the engine that runs a bundle here: TensorRT, then ONNX Runtime on the GPU, then on the CPU.
 
-Each engine has one module. To add one: write its subclass of ``Backend`` and put it into ``ENGINES``.
+A bundle and the user's choice come in; a ``Backend``, which turns input tensors into logits and probabilities, goes
+out. It must not know where frames come from or what becomes of predictions. Each engine has one module; to add one,
+write its subclass of ``Backend`` and put it into ``ENGINES``.
 """
 
 from __future__ import annotations
@@ -32,8 +34,9 @@ __all__ = ["ENGINES", "SLOWER", "Backend", "Selection", "open_backend", "open_va
 AUTO = "auto"
 TARGETS: tuple[Target, ...] = get_args(Target)
 NARROWEST_FIRST: tuple[Precision, ...] = ("int8", "fp16", "fp32")
-SLOWER = 1.1  # times a wider precision's time from which `auto` takes that; below, a variant's size counts for more
-# in the order in which `auto` tries them
+# the ratio of times above which `auto` takes the wider precision; below, a variant's size counts for more
+SLOWER = 1.1
+# the engines in the order in which `auto` tries them
 ENGINES: dict[Target, type[Backend]] = {"tensorrt": TensorRtBackend, "cuda": OnnxRuntimeCuda, "cpu": OnnxRuntimeCpu}
 
 
@@ -51,13 +54,13 @@ class Selection:
 
     @property
     def description(self) -> str:
-        """One line for people: ``ONNX Runtime 1.31.1 on CPU, variant fp32-cpu (fp32)``."""
+        """One line for messages, such as ``ONNX Runtime 1.31.1 on CPU, variant fp32-cpu (fp32)``."""
         return f"{self.backend.device}, variant {self.variant.name} ({self.variant.precision})"
 
 
 @dataclass(frozen=True)
 class _Request:
-    """What the user asked for, and where notes of what was passed over go."""
+    """What the user asked for; notes of what was passed over are collected in ``passed_over``."""
 
     bundle: Bundle
     backend: str
@@ -80,18 +83,18 @@ def open_backend(
     """Open the engine and the variant that fit this machine; TensorRT builds its engine on first use.
 
     Args:
-        bundle: where the variants are; the one taken is verified before the engine parses it.
+        bundle: the bundle that holds the variants; the variant taken is verified before the engine parses it.
         backend: ``tensorrt``, ``cuda`` or ``cpu``; ``auto`` takes the first of them that works here and that the bundle
             has a variant for. One asked for by name is never replaced by another.
         precision: ``fp32``, ``fp16`` or ``int8``; ``auto`` takes the narrowest that passed its parity gate, that this
             CPU has the instructions for, and that TensorRT builds here; on the CPU the wider one where the exporter
             found it faster.
-        threads: how many the engine may use for one batch; None leaves it to the engine.
-        engine: how TensorRT engines are built, and whether.
-        reporter: whom to tell while they are.
+        threads: the CPU threads that the engine may use for one batch; None leaves it to the engine.
+        engine: how TensorRT engines are built, and whether they may be.
+        reporter: is told while an engine is built.
 
     Raises:
-        UsageError: no such backend or precision, or fewer than one thread.
+        UsageError: there is no such backend or precision, or fewer than one thread was asked for.
         BundleError: the bundle has no such variant, or its file is damaged.
         BackendUnavailableError: the engine asked for, or under ``auto`` every engine, is not on this machine.
         BackendError: the engine refused the graph.
@@ -124,20 +127,20 @@ def open_variant(
     engine: EngineOptions | None = None,
     reporter: Reporter | None = None,
 ) -> Selection:
-    """Open this variant on the engine that it was made for, and no other.
+    """Open this variant on the engine that it was made for, and on no other.
 
     Args:
-        bundle: where its file is, which is verified before the engine parses it.
-        variant: of the bundle's manifest.
-        threads: how many the engine may use for one batch; None leaves it to the engine.
-        engine: how a TensorRT engine is built, and whether.
-        reporter: whom to tell while it is.
+        bundle: the bundle that holds the variant's file, which is verified before the engine parses it.
+        variant: a variant of the bundle's manifest.
+        threads: the CPU threads that the engine may use for one batch; None leaves it to the engine.
+        engine: how a TensorRT engine is built, and whether it may be.
+        reporter: is told while an engine is built.
 
     Raises:
-        BundleError: its file is damaged.
+        BundleError: the variant's file is damaged.
         BackendUnavailableError: the engine, or the CPU's instructions for this variant, are not on this machine.
         BackendError: the engine refused the graph.
-        EngineMissingError: TensorRT has no engine of it yet, and ``engine`` says not to build one.
+        EngineMissingError: TensorRT has no engine of the variant yet, and ``engine`` says not to build one.
         Int8EngineError: TensorRT does not build this INT8 graph here.
     """
     request = _Request(
@@ -152,7 +155,7 @@ def open_variant(
 def _open_target(
     request: _Request, target: Target, kind: type[Backend], groups: list[list[Variant]]
 ) -> Selection | None:
-    """Open the first precision that works on a target; None, with the reasons noted, where ``auto`` may go on."""
+    """Open the first precision that works on a target; where ``auto`` may go on, note the reasons and return None."""
     missing: list[EngineMissingError] = []
     try:
         kind.require()
@@ -164,7 +167,7 @@ def _open_target(
         if request.backend != AUTO:
             raise
         request.passed_over[target] = str(error)
-    if missing:  # a slower engine in its place is not what was asked for
+    if missing:  # `auto` must not take a slower engine because this one was not built yet
         raise missing[0]
     return None
 
@@ -172,7 +175,7 @@ def _open_target(
 def _open_precision(
     request: _Request, kind: type[Backend], variants: list[Variant], missing: list[EngineMissingError], *, last: bool
 ) -> Selection | None:
-    """Open one precision on one target; None, with the reason noted, where ``auto`` may take another instead."""
+    """Open one precision on one target; where ``auto`` may take another, note the reason and return None."""
     must = last and request.backend != AUTO
     try:
         _check_cpu(variants[0])
@@ -219,9 +222,9 @@ def _check_arguments(backend: str, precision: str, threads: int | None) -> None:
 
 
 def _groups(variants: Sequence[Variant], target: Target, precision: str) -> list[list[Variant]]:
-    """A target's variants by precision: the one asked for, else those within their parity limits, narrowest first.
+    """Group a target's variants by precision: the one asked for, or those within their parity limits, narrowest first.
 
-    TensorRT may have two forms of one precision; whichever is faster is found out on the device.
+    TensorRT may have two forms of one precision; which of them is faster is found out on the device.
     """
     ours = [item for item in variants if item.target == target]
     if precision == AUTO:
@@ -232,9 +235,9 @@ def _groups(variants: Sequence[Variant], target: Target, precision: str) -> list
 
 
 def _fastest_first(groups: list[list[Variant]], passed_over: dict[str, str]) -> list[list[Variant]]:
-    """The CPU's precisions, each behind the next wider one where it took clearly longer than that when exported.
+    """Order the CPU's precisions, and put one behind the next wider one if it took clearly longer when exported.
 
-    Unrolled steps of a small recurrent branch do: their operators cost more than INT8 saves.
+    The unrolled steps of a small recurrent branch do: their operators cost more than INT8 saves.
     """
     ordered: list[list[Variant]] = []
     for group in reversed(groups):  # the widest first

@@ -1,4 +1,4 @@
-"""Backend: one ONNX graph loaded by one inference engine. The base checks what goes in and what comes out."""
+"""A Backend is one ONNX graph, loaded by one inference engine; the base class checks its inputs and outputs."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ Self = TypeVar("Self", bound="Backend")
 
 @dataclass(frozen=True, eq=False)
 class Buffers:
-    """Input tensors of one batch, in the memory that the engine reads fastest; written in place, used again and again.
+    """Input tensors of one batch, in the memory that the engine reads fastest; they are written in place and reused.
 
     Attributes:
         tensors: ``image`` (B, S, S, 3) and/or ``sequence`` (B, T, S*S/T), C-contiguous float32; those that the spec's
             branches use. B is the capacity.
-        slot: which of the backend's buffers these are, from 0.
+        slot: the number of these buffers among the backend's, from 0.
     """
 
     tensors: dict[str, Tensor]
@@ -38,13 +38,13 @@ class Buffers:
 
     @property
     def capacity(self) -> int:
-        """B, the most rows that a batch can have."""
+        """The most rows that a batch can have, B."""
         return len(next(iter(self.tensors.values())))
 
 
 @dataclass(frozen=True, eq=False)
 class Ticket:
-    """A batch that was submitted: ``Backend.collect`` turns it into outputs, once."""
+    """A batch that was submitted; ``Backend.collect`` turns it into outputs, once."""
 
     buffers: Buffers
     rows: int
@@ -52,15 +52,15 @@ class Ticket:
 
 
 class Backend(ABC):
-    """One ONNX graph, loaded: ``run`` takes the spec's inputs and gives logits and probabilities.
+    """One ONNX graph, loaded; ``run`` takes the spec's inputs and gives logits and probabilities.
 
-    Use it as a context manager, or ``close`` it. Not thread-safe. An engine fills in ``_load``, ``_infer``,
-    ``_release`` and ``device``; lifecycle and checks are here.
+    Use it as a context manager, or ``close`` it. It is not thread-safe. An engine's subclass fills in ``_load``,
+    ``_infer``, ``_release`` and ``device``; this class owns lifecycle and checks.
 
     Args:
         model: the graph's file, already verified.
-        spec: what the graph was made for.
-        threads: how many the engine may use for one batch; None leaves it to the engine.
+        spec: the spec that the graph was made for.
+        threads: the CPU threads that the engine may use for one batch; None leaves it to the engine.
 
     Raises:
         BackendUnavailableError: the engine, or what it needs, is not on this machine.
@@ -75,17 +75,17 @@ class Backend(ABC):
 
     @classmethod
     def require(cls) -> None:
-        """Say in milliseconds that the engine can't run on this machine, before a graph is read for it.
+        """Refuse within milliseconds where the engine can't run on this machine, before a graph is read for it.
 
         Raises:
             BackendUnavailableError: the engine, or what it needs, is not on this machine.
         """
-        return  # by default ``_load`` finds out
+        return  # by default ``_load`` finds that out
 
     @property
     @abstractmethod
     def device(self) -> str:
-        """Engine, version and device, for people: ``ONNX Runtime 1.31.1 on CPU``."""
+        """Engine, version and device for messages, such as ``ONNX Runtime 1.31.1 on CPU``."""
 
     @abstractmethod
     def _load(self, model: Path, threads: int | None) -> None:
@@ -93,21 +93,21 @@ class Backend(ABC):
 
     @abstractmethod
     def _infer(self, tensors: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """Logits and probabilities of checked, C-contiguous inputs."""
+        """Compute logits and probabilities, (N, C) float32 each, of checked, C-contiguous inputs."""
 
     @abstractmethod
     def _release(self) -> None:
-        """Give back what ``_load`` took; called once."""
+        """Give back what ``_load`` took; ``close`` calls this once."""
 
     def run(self, tensors: Mapping[str, Tensor]) -> Outputs:
-        """Run one batch, of whatever size it has.
+        """Run one batch of any size.
 
         Args:
             tensors: ``image`` (N, S, S, 3) and/or ``sequence`` (N, T, S*S/T), float32, finite, N >= 1: those that the
                 spec's branches use.
 
         Returns:
-            logits and probabilities, (N, C) float32, finite.
+            Logits and probabilities, (N, C) float32, finite.
 
         Raises:
             InputError: a tensor is missing, extra, of another dtype or shape, or not finite.
@@ -120,21 +120,21 @@ class Backend(ABC):
 
     @property
     def depth(self) -> int:
-        """How many batches may be submitted before the first is collected: 1, or 2 where the engine works on both."""
+        """How many batches may be submitted before the first is collected: 1, or 2 where an engine overlaps two."""
         return 1
 
     def buffers(self, capacity: int, count: int) -> list[Buffers]:
-        """Input memory for ``count`` batches of up to ``capacity`` rows; allocated once, before frames flow.
+        """Allocate input memory for ``count`` batches of up to ``capacity`` rows; call this once, before frames flow.
 
         Engines give pinned or mapped memory where that spares a copy. It lives as long as the backend.
 
         Raises:
-            BackendError: there is not enough of it.
+            BackendError: there is not enough memory.
         """
         return [Buffers(self._allocate_inputs(capacity, slot), slot) for slot in range(count)]
 
     def submit(self, buffers: Buffers, rows: int) -> Ticket:
-        """Start the first ``rows`` rows; leave the buffers alone until ``collect``.
+        """Start to compute the first ``rows`` rows; leave the buffers alone until ``collect``.
 
         The inputs are taken as they are: preprocessing wrote them, and names, shapes and values are not checked again.
 
@@ -149,7 +149,7 @@ class Backend(ABC):
         """Wait for a batch; tickets are collected in the order in which they were submitted.
 
         Returns:
-            logits and probabilities, (rows, C) float32, finite; the caller's own, not a view into the engine's memory.
+            Logits and probabilities, (rows, C) float32, finite; the caller's own, not a view into the engine's memory.
 
         Raises:
             BackendError: the engine failed, or gave something not finite.
@@ -159,14 +159,14 @@ class Backend(ABC):
         return ticket.outputs
 
     def profile(self, tensors: Mapping[str, Tensor], *, runs: int = 5) -> dict[str, float]:  # noqa: ARG002
-        """How long the engine's nodes take, each by itself, in a session or context of its own that takes notes.
+        """Measure how long each of the engine's nodes takes, in a separate session or context that takes notes.
 
         Args:
             tensors: a batch, as for ``run``.
-            runs: how many to average over.
+            runs: the number of runs to average over.
 
         Returns:
-            milliseconds in one run by the node's name; empty where the engine does not tell.
+            Milliseconds in one run by the node's name; empty where the engine does not tell.
 
         Raises:
             BackendError: the engine failed, or was closed.
@@ -175,9 +175,10 @@ class Backend(ABC):
         return {}
 
     def copies(self, buffers: Buffers, rows: int) -> dict[str, Callable[[], None]]:  # noqa: ARG002
-        """What moves a batch to the engine's memory and its results back, for timing: ``copy in`` and ``copy out``.
+        """Return the calls that move a batch to the engine's memory and its results back, so that they can be timed.
 
-        Each does that alone and waits for it. What an engine reads or writes in place is not among them.
+        ``copy in`` and ``copy out`` each do that alone and wait for it. A copy is missing where the engine reads or
+        writes in place.
         """
         self._check_open()
         return {}
@@ -209,7 +210,7 @@ class Backend(ABC):
         try:
             self.close()
         except BackendError:
-            if error is None:  # what went wrong before is what there is to say
+            if error is None:  # the error that came first is the one to report
                 raise
 
     def _check_inputs(self, tensors: Mapping[str, Tensor]) -> int:
@@ -231,7 +232,7 @@ class Backend(ABC):
                 f"{self.device}: expected {name} of shape {shape}, float32, found {output.shape}, {output.dtype}; "
                 "the graph is not the one its spec describes: export it again"
             )
-        # not finite where any value is not, in a tenth of the time; squares that overflow are looked at again
+        # the sum of squares is finite only if all values are, in a tenth of the time; if it overflows, look at each
         if math.isfinite(np.vdot(output, output)):
             return
         rows = np.flatnonzero(~np.isfinite(output).all(axis=1)).tolist()

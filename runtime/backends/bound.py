@@ -1,4 +1,4 @@
-"""An ONNX Runtime session with its inputs and outputs bound to memory that stays where it is."""
+"""Binds the inputs and outputs of an ONNX Runtime session to memory that stays where it is."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ __all__ = ["BoundSession"]
 
 Tensor = npt.NDArray[np.float32]
 
-MOST_SIZES = 16  # batch sizes whose memory is kept; the one bound first goes first
+MOST_SIZES = 16  # batch sizes whose memory is kept; beyond that the one that was bound first is dropped
 
 
 class BoundSession:
-    """Runs a session on inputs that lie on a device: nothing is allocated there from one batch to the next.
+    """Runs a session on inputs that lie on a device; nothing is allocated there from one batch to the next.
 
     Args:
-        library: onnxruntime.
-        session: its InferenceSession.
-        spec: whose inputs and outputs it has.
-        device: as onnxruntime names it: ``cuda``.
+        library: the module ``onnxruntime``.
+        session: an InferenceSession of it.
+        spec: the spec whose inputs and outputs the session has.
+        device: the device as onnxruntime names it: ``cuda``.
     """
 
     def __init__(self, library: ModuleType, session: Any, spec: ModelSpec, device: str) -> None:
@@ -37,11 +37,11 @@ class BoundSession:
         self._sizes: dict[int, _Bound] = {}
 
     def run(self, tensors: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """Logits and probabilities of one batch; whatever onnxruntime raises comes through."""
+        """Compute logits and probabilities, (N, C) float32, of one batch; what onnxruntime raises is passed on."""
         return self._of(tensors).run(tensors)
 
     def upload(self, tensors: Mapping[str, Tensor]) -> None:
-        """Only copy the inputs to the device, and wait for it."""
+        """Copy the inputs to the device and wait for that, without running the session."""
         self._of(tensors).upload(tensors)
 
     def _of(self, tensors: Mapping[str, Tensor]) -> _Bound:
@@ -54,7 +54,7 @@ class BoundSession:
 
 
 class _Bound:
-    """One batch size."""
+    """The session's binding for one batch size, with the memory of its inputs and outputs."""
 
     def __init__(self, library: ModuleType, session: Any, spec: ModelSpec, device: str, batch: int) -> None:
         self._session = session

@@ -1,4 +1,4 @@
-"""LSTM operators or unrolled steps: which is faster differs by GPU, so a device builds both and times them, once."""
+"""Whether LSTM operators or unrolled steps are faster differs by GPU, so a device builds both and times them, once."""
 
 from __future__ import annotations
 
@@ -42,12 +42,12 @@ def open_form(
     the engine cache: the next start loads only that one.
 
     Raises:
-        BackendUnavailableError: no TensorRT, or no GPU.
-        BundleError: a file is damaged.
-        EngineError: none builds.
-        EngineMissingError: none was built yet, and the options say not to; with the command that does.
-        Int8EngineError: none builds, and they are quantized.
-        GoldenError: none that builds computes what the exporter did.
+        BackendUnavailableError: there is no TensorRT, or no GPU.
+        BundleError: a variant's file is damaged.
+        EngineError: no variant builds.
+        EngineMissingError: none was built yet, and the options say not to; the message has the command that builds.
+        Int8EngineError: no variant builds, and they are quantized.
+        GoldenError: no variant that builds computes what the exporter did.
     """
     if len(variants) == 1:
         return _open(bundle, variants[0], options, reporter), variants[0]
@@ -61,7 +61,7 @@ def open_form(
         name = min(timings, key=lambda item: timings[item].p50) if timings else next(iter(opened))
         taken = next(item for item in variants if item.name == name)
         times = {key: round(timing.p50, 3) for key, timing in timings.items()}
-        if not any(isinstance(error, EngineMissingError) for error in refused.values()):  # they are still to be timed
+        if not any(isinstance(error, EngineMissingError) for error in refused.values()):  # those are still to be timed
             choice = json.dumps({"sha256": taken.file.sha256, "variant": name, "p50_ms": times}).encode()
             cache.keep_note(
                 note, choice, lambda reason: reporter.say(f"{reason}; the forms are timed again at the next start")
@@ -78,7 +78,10 @@ def open_form(
 def _open_all(
     bundle: Bundle, variants: Sequence[Variant], options: EngineOptions, reporter: Reporter, stack: ExitStack
 ) -> tuple[dict[str, Backend], dict[str, HybridEdgeError]]:
-    """By name, each variant that builds and passes its golden check, closed with the stack; and why others don't."""
+    """Open each variant that builds and passes its golden check, closed with the stack; return the others' errors too.
+
+    Both dictionaries are keyed by the variant's name.
+    """
     preprocessor = Preprocessor(bundle.spec)
     opened: dict[str, Backend] = {}
     refused: dict[str, HybridEdgeError] = {}
@@ -97,13 +100,13 @@ def _open_all(
 def _open_checked(
     bundle: Bundle, variant: Variant, options: EngineOptions, reporter: Reporter, preprocessor: Preprocessor
 ) -> Backend | BackendError | GateError:
-    """The variant, opened, if it builds and passes its golden check; else why not."""
+    """Open the variant if it builds and passes its golden check; else return the error that says why not."""
     with ExitStack() as stack:
         try:
             backend = stack.enter_context(_open(bundle, variant, options, reporter))
             check_golden(bundle, variant, backend, preprocessor)
         except BackendUnavailableError:
-            raise  # no TensorRT that starts: as little for the other form
+            raise  # TensorRT does not start here, and would not for the other form
         except (BackendError, GateError) as error:
             return error
         stack.pop_all()
@@ -111,7 +114,7 @@ def _open_checked(
 
 
 def _none(refused: dict[str, HybridEdgeError]) -> HybridEdgeError:
-    """The error where no form is left: of the kind that the user can do most about."""
+    """Make the error where no form is left, of the kind that the user can do most about."""
     missing = [error for error in refused.values() if isinstance(error, EngineMissingError)]
     if missing:
         return missing[0]  # one command builds all of them
@@ -142,7 +145,7 @@ def _open(bundle: Bundle, variant: Variant, options: EngineOptions, reporter: Re
 
 
 def _note_name(variants: Sequence[Variant], options: EngineOptions) -> str:
-    """What the choice depends on: the graphs, TensorRT's version, the GPU, and how the engines are built."""
+    """Name the note by all that the choice depends on: graphs, TensorRT's version, GPU, and how engines are built."""
     library, gpu = find_tensorrt()
     hashes = sorted(item.file.sha256 for item in variants)
     machine = [library.label, gpu.name, gpu.compute_capability, gpu.multiprocessors]

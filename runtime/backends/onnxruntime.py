@@ -1,4 +1,4 @@
-"""ONNX Runtime on the CPU and on an NVIDIA GPU: the only module that knows it."""
+"""Runs graphs with ONNX Runtime on the CPU and on an NVIDIA GPU; no other module imports onnxruntime."""
 
 from __future__ import annotations
 
@@ -36,17 +36,17 @@ SMALL = 4 * 2**20
 
 
 class OnnxRuntimeCpu(Backend):
-    """ONNX Runtime's CPU provider."""
+    """Runs a graph with ONNX Runtime's CPU provider; the other backends of this module derive from it."""
 
     providers: ClassVar[list[Any]] = [CPU]
     place: ClassVar[str] = "CPU"
-    log_severity: ClassVar[int] = LOG_FATAL  # its errors come as exceptions, which carry the same text
+    log_severity: ClassVar[int] = LOG_FATAL  # ONNX Runtime's errors come as exceptions, with the same text
     entries: ClassVar[dict[str, str]] = {}
     disabled: ClassVar[list[str]] = []
 
     @property
     def device(self) -> str:
-        """``ONNX Runtime VERSION on CPU``, or ``on CUDA``."""
+        """Engine, version and device for messages: ``ONNX Runtime VERSION on CPU``, or ``on CUDA``."""
         return f"ONNX Runtime {_library().__version__} on {self.place}"
 
     def _load(self, model: Path, threads: int | None) -> None:
@@ -69,7 +69,7 @@ class OnnxRuntimeCpu(Backend):
             ) from error
 
     def profile(self, tensors: Mapping[str, Tensor], *, runs: int = 5) -> dict[str, float]:
-        """How long the nodes take, in a second session of the same file and options.
+        """Measure how long the nodes take, in a second session of the same file and options.
 
         Raises:
             BackendError: ONNX Runtime failed, or the backend was closed.
@@ -89,11 +89,11 @@ class OnnxRuntimeCpu(Backend):
                 self._options.enable_profiling = False
 
     def _threads(self, model: Path) -> int | None:
-        """How many to use where nobody says; None leaves it to ONNX Runtime: one for each core."""
+        """Return the number of threads where nobody says it; None leaves it to ONNX Runtime: one for each core."""
         return 1 if model.stat().st_size < SMALL else None
 
     def _require(self, library: ModuleType) -> None:
-        """Refuse an onnxruntime that lacks what this backend needs."""
+        """Refuse an onnxruntime that lacks what this backend needs; the CPU provider needs nothing."""
 
     def _check_session(self, model: Path) -> None:
         """Compare the graph's declared inputs and outputs with the spec's."""
@@ -116,7 +116,7 @@ class OnnxRuntimeCpu(Backend):
             raise BackendError(f"{self.device} failed: {_line(error)}; a smaller --batch needs less memory") from error
 
     def _compute(self, tensors: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-        # it reads contiguous arrays where they are; binding them in advance spared 6 to 14 µs of 200 to 1,000
+        # ONNX Runtime reads contiguous arrays in place; binding them in advance spared 6 to 14 µs of 200 to 1,000
         logits, probabilities = self._session.run(list(OUTPUT_NAMES), tensors)
         return logits, probabilities
 
@@ -125,9 +125,9 @@ class OnnxRuntimeCpu(Backend):
 
 
 class OnnxRuntimeCuda(OnnxRuntimeCpu):
-    """ONNX Runtime's CUDA provider; refuses where ONNX Runtime would quietly take the CPU instead.
+    """Runs a graph with ONNX Runtime's CUDA provider; refuses where ONNX Runtime would quietly take the CPU instead.
 
-    Inputs and outputs are bound to memory that stays where it is; one batch at a time.
+    Inputs and outputs are bound to memory that stays where it is; one batch runs at a time.
     """
 
     # TF32 would keep 10 bits of FP32's mantissa: FP32 is to mean FP32. EXHAUSTIVE, the default, times the algorithms of
@@ -135,8 +135,8 @@ class OnnxRuntimeCuda(OnnxRuntimeCpu):
     # for 16 sizes against HEURISTIC's 0.03 s, and no batch after that was slower
     providers: ClassVar[list[Any]] = [(CUDA, {"use_tf32": "0", "cudnn_conv_algo_search": "HEURISTIC"}), CPU]
     place: ClassVar[str] = "CUDA"
-    memory: ClassVar[str] = "cuda"  # where the inputs are bound
-    log_severity: ClassVar[int] = LOG_ERRORS  # why CUDA could not start is said nowhere but in its log
+    memory: ClassVar[str] = "cuda"  # the device in whose memory the inputs are bound
+    log_severity: ClassVar[int] = LOG_ERRORS  # only ONNX Runtime's log says why CUDA could not start
 
     def _require(self, library: ModuleType) -> None:
         if CUDA not in library.get_available_providers():
@@ -147,7 +147,7 @@ class OnnxRuntimeCuda(OnnxRuntimeCpu):
             )
         preload = getattr(library, "preload_dlls", None)  # 1.21 and later: finds the CUDA that pip installed
         if preload is not None:
-            with contextlib.redirect_stdout(sys.stderr):  # it prints what it doesn't find
+            with contextlib.redirect_stdout(sys.stderr):  # preloading prints what it doesn't find
                 preload()
 
     def _check_session(self, model: Path) -> None:
@@ -166,18 +166,18 @@ class OnnxRuntimeCuda(OnnxRuntimeCpu):
         return logits, probabilities
 
     def profile(self, tensors: Mapping[str, Tensor], *, runs: int = 5) -> dict[str, float]:  # noqa: ARG002
-        """Nothing: ONNX Runtime notes when a kernel was put on the GPU's stream, and not how long it took there."""
+        """Return nothing: ONNX Runtime notes when a kernel was put on the GPU's stream, not how long it took there."""
         self._check_open()
         return {}
 
     def copies(self, buffers: Buffers, rows: int) -> dict[str, Callable[[], None]]:
-        """The copy of the inputs; that of the outputs is part of ONNX Runtime's run."""
+        """Return the call that copies the inputs; the outputs' copy is part of ONNX Runtime's run."""
         self._check_open()
         tensors = {name: tensor[:rows] for name, tensor in buffers.tensors.items()}
         return {"copy in": lambda: self._bound.upload(tensors)}
 
     def _allocate_inputs(self, capacity: int, slot: int) -> dict[str, Tensor]:
-        """Page-locked memory, from which copies run at full speed; plain memory where cuda-python is not installed."""
+        """Allocate page-locked memory, which copies at full speed, or plain memory where cuda-python is missing."""
         tensors = {}
         for name, shape in self.spec.inputs.items():
             try:
@@ -196,7 +196,7 @@ class OnnxRuntimeCuda(OnnxRuntimeCpu):
 
 
 class OnnxRuntimeSimulated(OnnxRuntimeCpu):
-    """A graph for another target, its arithmetic simulated on the CPU: right in its results, not in its speed.
+    """Simulates another target's graph on the CPU: its results are right, its speed is not the target's.
 
     QuantizeLinear and DequantizeLinear are computed one by one, what is between them in float; FP16 tensors hold FP16
     values, but an operator may compute in FP32 and does not show an overflow inside it.
@@ -204,23 +204,23 @@ class OnnxRuntimeSimulated(OnnxRuntimeCpu):
 
     place: ClassVar[str] = "CPU (simulated)"
     entries: ClassVar[dict[str, str]] = {"session.disable_quant_qdq": "1"}
-    # 1.31 ends with a segmentation fault where its blocked layout meets the casts of an FP16 graph
+    # ONNX Runtime 1.31 ends with a segmentation fault where its blocked layout meets the casts of an FP16 graph
     disabled: ClassVar[list[str]] = ["NchwcTransformer"]
 
 
 class TensorSession:
-    """A graph run for tensors inside it, which must be among its outputs; in FP32 on the CPU.
+    """Runs a graph in FP32 on the CPU for tensors inside it, which must be among the graph's outputs.
 
-    Not thread-safe. A context manager; or ``close`` it.
+    It is not thread-safe. Use it as a context manager, or ``close`` it.
 
     Args:
         model: the graph's file, or its bytes.
-        threads: how many to use; None leaves it to ONNX Runtime.
-        simulated: a graph for another target, as ``OnnxRuntimeSimulated`` runs it.
+        threads: the number of CPU threads; None leaves it to ONNX Runtime.
+        simulated: whether the graph is for another target, and is run as ``OnnxRuntimeSimulated`` does.
 
     Raises:
         BackendUnavailableError: ONNX Runtime is not installed.
-        BackendError: it refused the graph.
+        BackendError: ONNX Runtime refused the graph.
     """
 
     def __init__(self, model: Path | bytes, *, threads: int | None = None, simulated: bool = False) -> None:
@@ -239,7 +239,7 @@ class TensorSession:
         self.outputs: tuple[str, ...] = tuple(item.name for item in self._session.get_outputs())
 
     def run(self, tensors: Mapping[str, Tensor]) -> dict[str, npt.NDArray[Any]]:
-        """Every output of the graph for one batch; ``tensors`` may hold more than the graph's inputs.
+        """Compute every output of the graph for one batch; ``tensors`` may hold more than the graph's inputs.
 
         Raises:
             BackendError: ONNX Runtime failed.
@@ -251,7 +251,7 @@ class TensorSession:
         return dict(zip(self.outputs, values, strict=True))
 
     def close(self) -> None:
-        """Give the memory back."""
+        """Give the session's memory back."""
         self._session = None
 
     def __enter__(self) -> TensorSession:
@@ -285,7 +285,7 @@ def _library() -> ModuleType:
 
 @cache
 def _faults() -> tuple[type[Exception], ...]:
-    """Every exception that ONNX Runtime raises; they have no common base but Exception."""
+    """Return every exception type that ONNX Runtime raises; they have no common base but Exception."""
     state = importlib.import_module("onnxruntime.capi.onnxruntime_pybind11_state")
     own = [kind for kind in vars(state).values() if isinstance(kind, type) and issubclass(kind, Exception)]
     return (*own, RuntimeError, ValueError, MemoryError)

@@ -1,4 +1,4 @@
-"""ONNX Runtime's trace of a profiled session, read: how long each node took."""
+"""Reads from ONNX Runtime's trace of a profiled session how long each node took."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from typing import Any
 
 __all__ = ["read_trace"]
 
-MICROSECOND = 1e-3  # in milliseconds
+MICROSECOND = 1e-3  # a microsecond in milliseconds
 KERNEL = "_kernel_time"
 LOOPS = ("Scan",)  # the nodes inside have events of their own
-RUN = "model_run"  # the event that ends each run's
+RUN = "model_run"  # the event that ends the events of each run
 
 
 def read_trace(path: Path, *, runs: int) -> dict[str, float]:
-    """Milliseconds of each node in one run: the median of the last ``runs``, those before were to warm up.
+    """Return each node's milliseconds in one run, the median of the last ``runs``; runs before them were warm-up.
 
     Args:
         path: the JSON that ``end_profiling`` names: Chrome's trace format, an event for each node of each run.
-        runs: how many to count, at least 1.
+        runs: the number of runs that count, at least 1.
     """
     taken: list[dict[str, float]] = [defaultdict(float)]
     for event in json.loads(path.read_bytes()):

@@ -1,7 +1,7 @@
-"""Engines for desktop RTX cards, built ahead of time by TensorRT-RTX on a machine that needs no GPU.
+"""TensorRT-RTX builds engines for desktop RTX cards ahead of time, on a machine that needs no GPU.
 
-They lie in ``engines/`` beside the bundle, not in it: a bundle is portable, an engine fits one version of TensorRT-RTX
-and one architecture. They never run on a Jetson.
+These engines lie in ``engines/`` beside the bundle, not in it: a bundle is portable, an engine fits one version of
+TensorRT-RTX and one architecture. They never run on a Jetson.
 """
 
 from __future__ import annotations
@@ -39,11 +39,11 @@ class RtxEngine:
 
     Attributes:
         variant: the bundle's variant that it was built from.
-        architecture: ``sm89``.
-        path: the engine's file; its record is beside it, ``.json``.
-        size: bytes.
-        seconds: parsing and building.
-        network: what was built.
+        architecture: the GPU architecture it is for, such as ``sm89``.
+        path: the engine's file; its record lies beside it and ends in ``.json``.
+        size: the engine's size, bytes.
+        seconds: how long parsing and building took.
+        network: a summary of what was built.
     """
 
     variant: str
@@ -55,10 +55,10 @@ class RtxEngine:
 
 
 def parse_architectures(text: str) -> tuple[str, ...]:
-    """``sm80,sm89`` as names of architectures, each once.
+    """Read ``sm80,sm89`` as names of architectures, each once.
 
     Raises:
-        UsageError: one that engines can't be built for ahead of time, with the reason.
+        UsageError: engines can't be built for one of them ahead of time; the message has the reason.
     """
     names = tuple(dict.fromkeys(part.strip().lower() for part in text.split(",")))
     for name in names:
@@ -79,18 +79,18 @@ def build_rtx(
     """Build every TensorRT variant of a bundle for every architecture; engines of graphs that are gone are removed.
 
     Args:
-        bundle: whose variants.
-        architectures: from ``parse_architectures``.
-        out: the folder; by custom ``engines`` beside the bundle.
+        bundle: the bundle whose variants are built.
+        architectures: names from ``parse_architectures``.
+        out: the folder for the engines; by custom ``engines`` beside the bundle.
         options: batch profile and workspace.
-        reporter: whom to tell meanwhile.
+        reporter: is told while engines are built.
         library: TensorRT-RTX; by default the one that is installed.
 
     Raises:
         BackendUnavailableError: TensorRT-RTX is not installed.
         BundleError: a variant's file is missing or damaged.
-        EngineError: one does not build, or can't be written; those before it are kept.
-        Int8EngineError: likewise, a quantized one.
+        EngineError: an engine does not build, or can't be written; those before it are kept.
+        Int8EngineError: an engine of a quantized graph does not build.
     """
     library = library or find_library("rtx")
     options, reporter = options or EngineOptions(), reporter or Reporter()
@@ -140,7 +140,7 @@ def _keep(
 
 
 def _remove_stale(out: Path, current: set[str]) -> None:
-    """Remove our engines of graphs that the bundle no longer has: beside the new ones they would mislead."""
+    """Remove our engines of graphs that the bundle no longer has, as beside the new ones they would mislead."""
     for record in out.glob("*-rtx-sm*.json"):
         try:
             content = json.loads(record.read_bytes())

@@ -1,4 +1,4 @@
-"""ONNX bytes in, engine bytes out: the one place that drives TensorRT's builder."""
+"""Turns ONNX bytes into engine bytes; this is the one place that drives TensorRT's builder."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ QUANTIZED = b"DequantizeLinear"  # an operator's type stands in a protobuf as pl
 
 @dataclass(frozen=True)
 class BuiltEngine:
-    """An engine, and how it came about.
+    """An engine that was built, and how.
 
     Attributes:
-        engine: the serialized engine, nothing before or after it: trtexec loads it.
+        engine: the serialized engine, with nothing before or after it: trtexec loads it.
         timing_cache: the times of the kernels that were tried, for the next build; None from TensorRT-RTX.
-        seconds: parsing and building.
-        network: what was built.
-        warnings: TensorRT's, each once.
+        seconds: how long parsing and building took.
+        network: a summary of what was built.
+        warnings: TensorRT's warnings, each once.
     """
 
     engine: bytes
@@ -64,20 +64,20 @@ def build_engine(
 
     Args:
         onnx: a serialized ONNX model, or its file, which is not kept in memory while the engine is built.
-        spec: whose inputs and outputs it has.
+        spec: the spec whose inputs and outputs the graph has.
         options: batch profile and workspace.
-        library: which TensorRT.
-        gpu: this machine's, for which it is built, to be run by ``backends.tensorrt``; sets the default workspace.
+        library: the TensorRT to build with.
+        gpu: this machine's GPU, where ``backends.tensorrt`` is to run the engine; it sets the default workspace.
             TensorRT-RTX builds for all desktop cards from Ampere on where neither this nor an architecture is given.
-        architecture: another one to build for, such as ``sm89``; TensorRT-RTX alone.
-        timing_cache: from an earlier build with this TensorRT on this GPU; one that doesn't fit is left aside.
+        architecture: another architecture to build for, such as ``sm89``; only TensorRT-RTX can.
+        timing_cache: that of an earlier build with this TensorRT on this GPU; one that doesn't fit is ignored.
         listener: hears of the progress.
 
     Raises:
         UsageError: the library can't build for the architecture.
         BackendUnavailableError: TensorRT does not start here.
         EngineError: TensorRT refused the graph or could not build it; or its inputs are not the spec's.
-        Int8EngineError: likewise, of a quantized graph.
+        Int8EngineError: TensorRT refused a quantized graph or could not build it.
     """
     start = time.perf_counter()
     job = _Job(library, onnx, spec, architecture or (gpu.architecture if gpu else "this GPU"))
@@ -97,18 +97,18 @@ def build_engine(
 
 
 def inspect_graph(onnx: bytes, spec: ModelSpec, library: Library) -> NetworkSummary:
-    """Parse a graph as ``build_engine`` would, and summarize it without building.
+    """Parse a graph as ``build_engine`` would, and summarize it without building an engine.
 
     Raises:
         BackendUnavailableError: TensorRT does not start here.
         EngineError: TensorRT refused the graph, or its inputs are not the spec's.
-        Int8EngineError: likewise, of a quantized graph.
+        Int8EngineError: TensorRT refused a quantized graph.
     """
     return summarize(_Job(library, onnx, spec, "this GPU").network)
 
 
 class _Job:
-    """One graph, parsed: what the builder needs alive until it has built."""
+    """One graph, parsed; it keeps alive what the builder needs until the engine is built."""
 
     def __init__(self, library: Library, onnx: bytes | Path, spec: ModelSpec, place: str) -> None:
         self._library = library
@@ -119,7 +119,7 @@ class _Job:
         builder, logger = connect(library, trt.Builder, self.messages)
         network = builder.create_network(library.network_flags)
         parser = trt.OnnxParser(network, logger)
-        graph = onnx if isinstance(onnx, bytes) else onnx.read_bytes()  # gone once it is parsed: the parser copies it
+        graph = onnx if isinstance(onnx, bytes) else onnx.read_bytes()  # dropped after parsing, as the parser copies it
         self._quantized = QUANTIZED in graph
         if not parser.parse(graph):
             raise self._refused("refused the graph", _parser_errors(parser), "export the bundle again")
@@ -127,7 +127,7 @@ class _Job:
         self._check_tensors()
 
     def configure(self, options: EngineOptions, workspace: int | None, architecture: str | None) -> Any:
-        """An IBuilderConfig with the profile, the workspace and the architecture."""
+        """Make an IBuilderConfig with the profile, the workspace and the architecture."""
         trt = self._library.module
         config = self._builder.create_builder_config()
         # TF32 keeps 10 bits of FP32's mantissa and is on by default: FP32 is to mean FP32
@@ -144,17 +144,17 @@ class _Job:
         return config
 
     def attach_timing_cache(self, config: Any, data: bytes | None) -> None:
-        """Give the builder the times of earlier builds, and somewhere to put those of this one."""
+        """Give the builder a timing cache with the times of earlier builds, to which it adds those of this one."""
         if not self._library.has_timing_cache:
             return
         cache = config.create_timing_cache(data or b"")
-        if cache is None or not config.set_timing_cache(cache, False):  # damaged, or of another version or GPU
+        if cache is None or not config.set_timing_cache(cache, False):  # it is damaged, or of another version or GPU
             cache = config.create_timing_cache(b"")
             if cache is not None:
                 config.set_timing_cache(cache, False)
 
     def timing_cache(self, config: Any) -> bytes | None:
-        """What the builder has put there."""
+        """Return the timing cache after the build, serialized; None where there is none."""
         if not self._library.has_timing_cache:
             return None
         cache = config.get_timing_cache()
@@ -167,11 +167,11 @@ class _Job:
             config.set_flag(flag)
 
     def build(self, config: Any) -> bytes:
-        """The serialized engine."""
+        """Build the engine and return it serialized, or raise TensorRT's reasons."""
         memory = self._builder.build_serialized_network(self.network, config)
         flag = self._library.user_allocation
         if memory is None and flag is not None and config.get_flag(flag) and self._needs_allocation:
-            # layers whose size only their data says are refused then, loops without a fixed number of steps among them
+            # that flag refuses layers whose size depends on data, such as loops without a fixed number of steps
             self.messages.errors.clear()
             config.clear_flag(flag)
             memory = self._builder.build_serialized_network(self.network, config)
@@ -182,7 +182,7 @@ class _Job:
 
     @property
     def _needs_allocation(self) -> bool:
-        """Whether that is what the builder refused: not for want of memory, and not because it was told to stop."""
+        """Whether the builder refused the flag for user allocation, and did not run out of memory or get stopped."""
         return any(USER_ALLOCATION.search(line) for line in (*self.messages.errors, *self.messages.warnings))
 
     def _add_profile(self, config: Any, options: EngineOptions) -> None:
@@ -230,10 +230,10 @@ def _parser_error(error: Any) -> str:
 
 
 def _interruptible(call: Callable[[], T], cancel: threading.Event) -> T:
-    """Run ``call`` in a thread, so that Ctrl-C reaches us while TensorRT is in its own code; then ask it to stop."""
+    """Run ``call`` in a thread, so that Ctrl-C reaches us while TensorRT works; ``cancel`` then asks it to stop."""
     results: list[T] = []
     errors: list[BaseException] = []
-    done = threading.Event()  # not join: interrupted by Ctrl-C, it takes a thread that runs on for finished
+    done = threading.Event()  # not join, which takes a thread that runs on for finished if Ctrl-C interrupts it
 
     def work() -> None:
         try:
@@ -250,7 +250,7 @@ def _interruptible(call: Callable[[], T], cancel: threading.Event) -> T:
             pass
     except BaseException:
         cancel.set()
-        if thread in threading.enumerate():  # Ctrl-C may also come before it was started
+        if thread in threading.enumerate():  # Ctrl-C may also come before the thread was started
             done.wait()
         raise
     if errors:

@@ -1,11 +1,11 @@
-"""Engines on disk: ``engines/KEY.engine``, a pure engine that trtexec loads, and ``KEY.json``, the record beside it.
+"""The cache keeps engines on disk: ``engines/KEY.engine``, which trtexec loads, and its record ``KEY.json``.
 
 An engine is used only if its record was made for exactly this graph, TensorRT, GPU and options, and if its bytes are
 the ones that were written: a truncated, altered or foreign one is never handed to TensorRT, which would crash or
 compute something else. Both are written whole and then renamed, the record last. One process builds at a time in a
 folder: another build on the same GPU would spoil the times by which kernels are chosen.
 
-Nothing here is needed to run an engine that was built: what can't be written or locked is told, and no error.
+An engine that was built runs without this cache, so what can't be written or locked is reported and is no error.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ from .options import EngineOptions
 __all__ = ["CachedEngine", "EngineCache", "EngineKey", "EngineRecord", "Told"]
 
 FORMAT = 1
-LIMIT = 4 * 2**30  # bytes of engines that are kept; those unused for longest go first
+LIMIT = 4 * 2**30  # bytes of engines that are kept; the longest unused are dropped first
 MAX_RECORD_SIZE = 2**16
 ABANDONED = 600  # seconds after which nobody writes a temporary file any more
-FLAGS = "STRONGLY_TYPED,-TF32"  # what build.py sets; another choice there must not find these engines
-USER_ALLOCATION = ",REQUIRE_USER_ALLOCATION"  # where the library has it, and the network allows it
-Told = Callable[[str], object]  # is told, in one line, why something was not used or not kept
+FLAGS = "STRONGLY_TYPED,-TF32"  # the flags that build.py sets; with other flags there these engines must not be found
+USER_ALLOCATION = ",REQUIRE_USER_ALLOCATION"  # where the library has it; not every network allows it
+Told = Callable[[str], object]  # called with one line that says why something was not used or not kept
 
 
 @dataclass(frozen=True)
@@ -51,13 +51,13 @@ class EngineKey:
     gpu: str
     compute_capability: tuple[int, int]
     profile: tuple[int, int, int]
-    workspace: int | None  # as asked for: the default varies with the memory that is free
+    workspace: int | None  # as asked for, since the default varies with the memory that is free
     flags: str = FLAGS
     multiprocessors: int = 0
 
     @classmethod
     def of(cls, onnx_sha256: str, library: Library, gpu: Gpu, options: EngineOptions) -> EngineKey:
-        """The key of a graph's engine on this machine."""
+        """Make the key of a graph's engine on this machine."""
         return cls(
             onnx_sha256,
             library.kind,
@@ -72,17 +72,17 @@ class EngineKey:
 
     @property
     def name(self) -> str:
-        """The files' name: SHA-256 of all of it."""
+        """The stem of the files' names: the SHA-256 of the whole key."""
         return _digest(asdict(self))
 
     @property
     def timing_name(self) -> str:
-        """Likewise of what kernels' times depend on: TensorRT's version and the GPU."""
+        """The SHA-256 of what kernels' times depend on: TensorRT's version and the GPU."""
         return _digest([self.kind, self.version, self.gpu, self.compute_capability, self.multiprocessors])
 
 
 class EngineRecord(BaseModel):
-    """What stands in the JSON beside an engine."""
+    """The content of the JSON file beside an engine."""
 
     model_config = ConfigDict(frozen=True, extra="ignore", defer_build=True)
 
@@ -97,18 +97,18 @@ class EngineRecord(BaseModel):
 
 @dataclass(frozen=True)
 class CachedEngine:
-    """An engine's bytes, checked, and its record."""
+    """An engine's bytes, which were checked, and its record."""
 
     data: bytes
     record: EngineRecord
 
 
 class EngineCache:
-    """The folder of engines.
+    """The folder in which engines are kept, with their records and notes.
 
     Args:
-        folder: by default ``engines`` in the cache folder.
-        limit: bytes of engines that are kept.
+        folder: the folder; by default ``engines`` in the cache folder.
+        limit: how many bytes of engines are kept.
     """
 
     def __init__(self, folder: Path | None = None, *, limit: int = LIMIT) -> None:
@@ -116,15 +116,15 @@ class EngineCache:
         self._limit = limit
 
     def path(self, key: EngineKey) -> Path:
-        """Where the key's engine is, or would be."""
+        """Return the path at which the key's engine is, or would be."""
         return self.folder / f"{key.name}.engine"
 
     def lookup(self, key: EngineKey, on_refusal: Told = lambda _: None) -> CachedEngine | None:
-        """The key's engine, if it is there and whole.
+        """Return the key's engine if it is there and whole, else None.
 
         Args:
-            key: what is needed.
-            on_refusal: told why an engine that is there is not used.
+            key: the key of the engine that is needed.
+            on_refusal: is told why an engine that is there is not used.
         """
         path = self.path(key)
         try:
@@ -137,7 +137,7 @@ class EngineCache:
             on_refusal(f"{path}: {error}; building it again")
             return None
         with contextlib.suppress(OSError):
-            os.utime(path)  # the last use, by which the oldest are found
+            os.utime(path)  # marks the last use, by which the longest unused are found
         return CachedEngine(data, record)
 
     def store(
@@ -146,14 +146,14 @@ class EngineCache:
         """Keep an engine, and drop those that are over the limit.
 
         Args:
-            key: what it was built from and for.
-            engine: its bytes.
-            seconds: that building took.
-            label: for people, in its record.
-            on_refusal: told why it can't be kept: no room, or no right to write.
+            key: what the engine was built from and for.
+            engine: the engine's bytes.
+            seconds: how long building took.
+            label: TensorRT and GPU by name, for people who read the record.
+            on_refusal: is told why the engine can't be kept: no room, or no right to write.
 
         Returns:
-            the engine, kept or not.
+            The engine with its record, whether it was kept or not.
         """
         made = datetime.now(timezone.utc).isoformat(timespec="seconds")
         digest = hashlib.sha256(engine).hexdigest()
@@ -168,7 +168,7 @@ class EngineCache:
         return CachedEngine(engine, record)
 
     def read_note(self, name: str) -> bytes | None:
-        """A small file that was kept with ``keep_note``, if it is there and whole: a timing cache, a choice."""
+        """Read a small file that ``keep_note`` kept, a timing cache or a choice; None unless it is there and whole."""
         try:
             data = (self.folder / name).read_bytes()
         except OSError:
@@ -177,24 +177,24 @@ class EngineCache:
         return content if hashlib.sha256(content).hexdigest().encode() == digest else None
 
     def keep_note(self, name: str, content: bytes, on_refusal: Told = lambda _: None) -> None:
-        """Keep a small file, its hash in its first line.
+        """Keep a small file, with its hash in the first line.
 
         Args:
-            name: of the file.
-            content: what ``read_note`` is to give.
-            on_refusal: told why it can't be kept: no room, or no right to write.
+            name: the file's name.
+            content: the bytes that ``read_note`` is to return.
+            on_refusal: is told why the file can't be kept: no room, or no right to write.
         """
         with self._writing(on_refusal):
             _write(self.folder / name, hashlib.sha256(content).hexdigest().encode() + b"\n" + content)
 
     @contextlib.contextmanager
     def locked(self, on_wait: Callable[[], object] = lambda: None, on_refusal: Told = lambda _: None) -> Iterator[None]:
-        """Hold the right to build; released with the process, also a killed one.
+        """Hold the right to build for the time of the block; a killed process gives it up too.
 
         Args:
-            on_wait: called once if another process builds, before waiting for it.
-            on_refusal: told why nothing can be locked here: no right to, or a network's disk without locks. The block
-                is entered all the same.
+            on_wait: is called once if another process builds, before waiting for it.
+            on_refusal: is told why nothing can be locked here: no right to, or a network's disk without locks. The
+                block is entered all the same.
         """
         with contextlib.ExitStack() as stack:
             try:
@@ -208,14 +208,14 @@ class EngineCache:
                     "meanwhile, and spoil the times by which kernels are chosen"
                 )
             else:
-                for partial in self.folder.glob(".*.tmp"):  # of a process that was killed; notes are written unlocked
+                for partial in self.folder.glob(".*.tmp"):  # a killed process's; young ones may be notes being written
                     with contextlib.suppress(OSError):
                         if time.time() - partial.stat().st_mtime > ABANDONED:
                             partial.unlink()
             yield
 
     def _prune(self, newest: Path) -> None:
-        """Drop the engines that were used longest ago, down to the limit; never the one just made."""
+        """Drop the engines that were used longest ago, down to the limit, but never the one just made."""
         engines = sorted(self.folder.glob("*.engine"), key=lambda path: path.stat().st_mtime)
         excess = sum(path.stat().st_size for path in engines) - self._limit
         for path in engines:
@@ -223,7 +223,7 @@ class EngineCache:
                 break
             if path != newest:
                 excess -= path.stat().st_size
-                with contextlib.suppress(OSError):  # another user's
+                with contextlib.suppress(OSError):  # an engine of another user can't be removed
                     for suffix in (".json", ".kernels", ".engine"):
                         path.with_suffix(suffix).unlink(missing_ok=True)
 
@@ -244,7 +244,7 @@ def _open_lock(path: Path) -> int:
     except PermissionError:
         if not path.exists():
             raise
-        # another user's, who can be waited for as well
+        # a file of another user can be locked, and waited for, as well
         return os.open(path, os.O_RDONLY)
 
 

@@ -1,4 +1,4 @@
-"""Gpu: what building and caching must know of a GPU; ``backends/cuda`` asks the driver for it."""
+"""A Gpu is what building and caching must know of a GPU; ``backends/cuda`` asks the driver for it."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ __all__ = ["Gpu"]
 
 @dataclass(frozen=True)
 class Gpu:
-    """One NVIDIA GPU.
+    """What building and caching must know of one NVIDIA GPU.
 
     Attributes:
-        name: as the driver gives it: ``NVIDIA GeForce RTX 4070``; where it shares the CPU's memory, with the board's.
-        compute_capability: major and minor: (8, 9).
-        integrated: it shares the CPU's memory, as a Jetson's does, and reads it in place.
-        total_memory: bytes.
-        free_memory: bytes, at the moment of asking.
-        multiprocessors: how many it has; the driver gives all Jetson Orins one name and one compute capability.
+        name: the driver's name, such as ``NVIDIA GeForce RTX 4070``, with the board's if it shares the CPU's memory.
+        compute_capability: major and minor number, such as (8, 9).
+        integrated: whether it shares the CPU's memory, as a Jetson's does, and reads it in place.
+        total_memory: the GPU's memory, bytes.
+        free_memory: the part that was free at the moment of asking, bytes.
+        multiprocessors: their number; the driver gives all Jetson Orins one name and one compute capability.
     """
 
     name: str
@@ -30,11 +30,11 @@ class Gpu:
 
     @property
     def architecture(self) -> str:
-        """``sm89``."""
+        """The architecture's name, such as ``sm89``."""
         major, minor = self.compute_capability
         return f"sm{major}{minor}"
 
     @property
     def is_jetson(self) -> bool:
-        """Whether TensorRT-RTX, which is for desktop cards, must be kept away from it."""
+        """Whether this is a Jetson or like one, on which TensorRT-RTX, made for desktop cards, must not be used."""
         return self.integrated or self.architecture == "sm87" or platform.machine() == "aarch64"

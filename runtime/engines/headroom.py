@@ -1,4 +1,4 @@
-"""Is there room to build an engine, in the system's memory and the GPU's, and to keep it, on disk."""
+"""Checks for room to build an engine, in the system's memory and the GPU's, and to keep it on disk."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ MEMINFO = Path("/proc/meminfo")
 # its record and the times of kernels.
 DISK_SHARE = 2
 DISK_REST = 64 * MIB
-# The parser's copy of the graph's weights, the builder's, and the engine as TensorRT gives it and as bytes lie there at
-# the same time.
+# These lie in memory at the same time: the parser's copy of the graph's weights, the builder's, the engine as TensorRT
+# gives it, and the engine as bytes.
 SYSTEM_COPIES = 4
-# The engine, and what kernels are tried on; the builder leaves out those that need more workspace than there is.
+# The engine and the memory on which kernels are tried; the builder skips those that need more workspace than there is.
 GPU_COPIES = 2
 
 
 def available_memory(otherwise: int, *, swap: bool = False) -> int:
-    """Bytes that the system can give (``MemAvailable``: the page cache counts as free).
+    """Return how many bytes the system can give (``MemAvailable``, which counts the page cache as free).
 
     Args:
         otherwise: the answer where the system does not say.
-        swap: count what it can move to swap as well; what a GPU uses can't be moved.
+        swap: whether what the system can move to swap counts too; memory that a GPU uses can't be moved.
     """
     try:
         lines = (line.split() for line in MEMINFO.read_text().splitlines())
@@ -40,10 +40,10 @@ def available_memory(otherwise: int, *, swap: bool = False) -> int:
 
 
 def disk_shortage(graph: int, folder: Path) -> str | None:
-    """Why an engine can't be kept in a folder, in one line; None where it can, as far as that is known beforehand.
+    """Say in one line why an engine can't be kept in a folder; None where it can, as far as is known beforehand.
 
     Args:
-        graph: size of the ONNX file, bytes.
+        graph: the size of the ONNX file, bytes.
         folder: where the engine is to be kept.
     """
     remedy = "HYBRID_EDGE_CACHE names another cache folder"
@@ -62,11 +62,11 @@ def check_memory(graph: int, gpu: Gpu) -> None:
     """Refuse to begin what would end after minutes with the system out of memory.
 
     Args:
-        graph: size of the ONNX file, bytes.
-        gpu: for which it is built.
+        graph: the size of the ONNX file, bytes.
+        gpu: the GPU for which the engine is built.
 
     Raises:
-        EngineError: too little; the message has both figures.
+        EngineError: there is too little memory; the message has what is needed and what was found.
     """
     needed = SYSTEM_COPIES * graph
     remedy = "swap included: end other programs, add swap, or take a narrower --precision"

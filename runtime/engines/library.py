@@ -1,4 +1,4 @@
-"""TensorRT and TensorRT-RTX: the only module that imports them. One code for TensorRT 10.3 to 11 and RTX.
+"""Only this module imports TensorRT and TensorRT-RTX; the same code serves TensorRT 10.3 to 11 and RTX.
 
 The two have the same Python API. What one version has and another lacks is looked up by name here and nowhere else:
 
@@ -35,19 +35,19 @@ REMEDIES: dict[Kind, str] = {
     "python3-libnvinfer), and a virtual environment sees it if made with --system-site-packages",
     "rtx": "pip install 'hybrid-edge[rtx]'",
 }
-# TensorRT's is JetPack 6.1's, whose strongly typed networks are meant to take every exported graph: its parser's source
-# was read against them (onnx-tensorrt 10.1 and 10.6), and none was built there yet
+# TensorRT 10.3 is JetPack 6.1's, whose strongly typed networks are meant to take every exported graph: its parser's
+# source was read against those graphs (onnx-tensorrt 10.1 and 10.6), and none was built there yet
 OLDEST: dict[Kind, tuple[int, int]] = {"tensorrt": (10, 3), "rtx": (1, 0)}
 
 
 @dataclass(frozen=True)
 class Library:
-    """TensorRT, imported.
+    """TensorRT or TensorRT-RTX, imported, and what differs between their versions.
 
     Attributes:
         module: ``tensorrt`` or ``tensorrt_rtx``.
-        kind: which of them.
-        version: ``10.3.0``; engines of another version are not loaded.
+        kind: which of the two it is.
+        version: its version, such as ``10.3.0``; engines of another version are not loaded.
     """
 
     module: Any
@@ -56,12 +56,15 @@ class Library:
 
     @property
     def label(self) -> str:
-        """For people: ``TensorRT-RTX 1.7.1.116``."""
+        """Name and version for messages, such as ``TensorRT-RTX 1.7.1.116``."""
         return f"{NAMES[self.kind]} {self.version}"
 
     @property
     def network_flags(self) -> int:
-        """Always strongly typed: the precision is the graph's own. 11 knows nothing else, and numbers flags anew."""
+        """The flags for ``create_network``: always strongly typed, so that the precision is the graph's own.
+
+        TensorRT 11 knows nothing else, and numbers its flags anew.
+        """
         trt = self.module
         names = ("STRONGLY_TYPED", "EXPLICIT_BATCH")
         flags = [getattr(trt.NetworkDefinitionCreationFlag, name, None) for name in names]
@@ -81,10 +84,10 @@ class Library:
         return getattr(self.module.BuilderFlag, "REQUIRE_USER_ALLOCATION", None) if self.kind == "rtx" else None
 
     def compute_capability(self, architecture: str) -> Any:
-        """The constant for ``sm89``, for building ahead of time.
+        """Return TensorRT's constant for an architecture such as ``sm89``, for building ahead of time.
 
         Raises:
-            UsageError: this library can't build for it.
+            UsageError: this library can't build for the architecture.
         """
         known = getattr(self.module, "ComputeCapability", None)
         value = getattr(known, architecture.upper(), None)
@@ -96,19 +99,19 @@ class Library:
         return value
 
     def can_capture(self, context: Any, stream: int) -> bool:
-        """Whether an execution context leaves its work to a CUDA graph, as far as this version says so beforehand.
+        """Return whether a CUDA graph may capture a context's work, as far as this version says so beforehand.
 
-        Where it does not, capturing shows it.
+        Where the version does not say, the answer is True, and capturing shows it.
         """
         ask = getattr(context, "is_stream_capturable", None)
         return ask is None or bool(ask(stream))
 
     def eager_contexts(self, engine: Any, kernels: bytes | None) -> EagerContexts | None:
-        """What makes the contexts of an engine that compiles its kernels where it runs; None where none does.
+        """Return the maker of contexts for an engine whose kernels are compiled where it runs, else None.
 
         Args:
             engine: an ICudaEngine.
-            kernels: what ``EagerContexts.kernels`` gave for this engine at an earlier start.
+            kernels: the bytes that ``EagerContexts.kernels`` gave for this engine at an earlier start.
         """
         if self.kind != "rtx" or getattr(engine, "create_runtime_config", None) is None:
             return None
@@ -116,7 +119,7 @@ class Library:
 
 
 class EagerContexts:
-    """Execution contexts of TensorRT-RTX whose kernels are compiled for a batch size before it first runs.
+    """Makes execution contexts of TensorRT-RTX whose kernels are compiled for a batch size before it first runs.
 
     By default TensorRT-RTX begins with kernels for any size, and exchanges them once those for this size are compiled,
     beside its work (LAZY): results change while it runs, and a CUDA graph keeps the ones that it was captured with.
@@ -124,43 +127,43 @@ class EagerContexts:
     Args:
         module: ``tensorrt_rtx``.
         engine: an ICudaEngine.
-        kernels: compiled at an earlier start; left aside by TensorRT-RTX where it, the driver or the GPU is another.
+        kernels: kernels of an earlier start; TensorRT-RTX ignores them if it, the driver or the GPU has changed.
     """
 
     def __init__(self, module: Any, engine: Any, kernels: bytes | None) -> None:
         self._trt = module
         self._engine = engine
-        self._configs: list[Any] = []  # each as long as its contexts
+        self._configs: list[Any] = []  # each must live as long as its contexts
         self._cache: Any = None
         config = self._config()
         if config is not None:
-            self._configs.append(config)  # what makes a thing must outlive it
-            with contextlib.suppress(RuntimeError):  # a cache spares time: want of one costs no engine
+            self._configs.append(config)  # it makes the runtime cache and must outlive it
+            with contextlib.suppress(RuntimeError):  # a cache only spares time: the engine runs without it
                 cache = self._cache = config.create_runtime_cache()
                 if cache is not None and kernels:
                     cache.deserialize(kernels)
 
     def context(self) -> Any:
-        """A new context, to be given the memory of its activations; None where TensorRT-RTX gave none."""
+        """Make a context, which needs memory for its activations; None where TensorRT-RTX gave none."""
         config = self._config()
         if config is None:
             return None
         if self._cache is not None:
-            config.set_runtime_cache(self._cache)  # where it refuses, this context compiles for itself
+            config.set_runtime_cache(self._cache)  # if TensorRT-RTX refuses it, this context compiles for itself
         self._configs.append(config)
         return self._engine.create_execution_context(config)
 
     def kernels(self) -> bytes:
-        """What was compiled so far, for the next start; empty where that can't be had."""
+        """Return the kernels that were compiled so far, for the next start; empty where they can't be had."""
         cache = self._cache
         try:
             memory = None if cache is None else cache.serialize()
             return b"" if memory is None else bytes(memory)
-        except RuntimeError:  # it is asked for while something else fails, too
+        except RuntimeError:  # this is called while something else fails, too
             return b""
 
     def close(self) -> None:
-        """Let go of everything, after the contexts and before the engine; calling it again does nothing."""
+        """Drop everything, after the contexts and before the engine; calling it again does nothing."""
         self._cache = self._engine = None
         self._configs.clear()
 
@@ -174,7 +177,7 @@ class EagerContexts:
 
 
 def installed(kind: Kind) -> bool:
-    """Whether the package is there, without importing it: microseconds."""
+    """Return whether the package is there, in microseconds and without importing it."""
     return importlib.util.find_spec(MODULES[kind]) is not None
 
 
@@ -183,7 +186,7 @@ def find_library(kind: Kind) -> Library:
     """Import TensorRT or TensorRT-RTX.
 
     Raises:
-        BackendUnavailableError: not installed, broken, or older than 10.3 (RTX: 1.0).
+        BackendUnavailableError: the library is not installed, broken, or older than 10.3 (RTX: 1.0).
     """
     try:
         module = importlib.import_module(MODULES[kind])
@@ -193,10 +196,10 @@ def find_library(kind: Kind) -> Library:
 
 
 def check_library(library: Library) -> Library:
-    """The same, if it is new enough.
+    """Return the library if it is new enough.
 
     Raises:
-        BackendUnavailableError: older than 10.3 (RTX: 1.0), or without strongly typed networks.
+        BackendUnavailableError: the library is older than 10.3 (RTX: 1.0), or has no strongly typed networks.
     """
     oldest = OLDEST[library.kind]
     flags = getattr(library.module, "NetworkDefinitionCreationFlag", None)

@@ -1,7 +1,7 @@
-"""What TensorRT made of an ONNX graph: inputs, outputs, layers, loops, and which products have quantized inputs.
+"""Summarizes what TensorRT made of an ONNX graph: inputs, outputs, layers, loops and quantized products.
 
 This is the network before the builder fuses it: that Q/DQ stand on both inputs of a convolution says that TensorRT may
-run it in INT8, not that it does. That only an engine inspector on a GPU can say.
+run it in INT8, not that it does. Only an engine inspector on a GPU can say that.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ __all__ = ["NetworkSummary", "Product", "TensorInfo", "summarize"]
 CONVOLUTION, MATRIX_MULTIPLY, DEQUANTIZE = "CONVOLUTION", "MATRIX_MULTIPLY", "DEQUANTIZE"
 # onnx-tensorrt turns an LSTM, a GRU or a Loop into a loop with one trip limit each
 TRIP_LIMIT = "TRIP_LIMIT"
-# layers that move values and compute none: a DequantizeLayer before them still gives a quantized input
+# layers that move values and compute none, so that a DequantizeLayer before them still gives a quantized input
 MOVING = ("SHUFFLE", "SQUEEZE", "UNSQUEEZE", "IDENTITY", "SLICE", "CONCATENATION")
 
 
@@ -30,7 +30,7 @@ class TensorInfo:
 
 @dataclass(frozen=True)
 class Product:
-    """A convolution or matrix product; ``quantized`` where both inputs come from a DequantizeLayer."""
+    """A convolution or matrix product, which is ``quantized`` where both inputs come from a DequantizeLayer."""
 
     name: str
     kind: str
@@ -39,13 +39,13 @@ class Product:
 
 @dataclass(frozen=True)
 class NetworkSummary:
-    """A parsed network, as the report and the tests speak of it.
+    """A parsed network, in the figures that the report and the tests use.
 
     Attributes:
-        inputs: in the graph's order.
-        outputs: likewise.
-        layers: how many of each TensorRT layer type, by its name.
-        loops: LSTM operators and Loops that were left as loops.
+        inputs: the inputs in the graph's order.
+        outputs: the outputs in the graph's order.
+        layers: how many layers there are of each TensorRT layer type, by its name.
+        loops: how many LSTM operators and Loops were left as loops.
         products: every convolution and matrix product, loops' bodies included.
     """
 
@@ -67,12 +67,12 @@ class NetworkSummary:
 
     @property
     def is_quantized(self) -> bool:
-        """Whether anything is dequantized in it."""
+        """Whether anything is dequantized in the network."""
         return DEQUANTIZE in self.layers
 
 
 def summarize(network: Any) -> NetworkSummary:
-    """Summarize an INetworkDefinition."""
+    """Summarize an INetworkDefinition of TensorRT."""
     layers = [network.get_layer(index) for index in range(network.num_layers)]
     makers = {tensor.name: layer for layer in layers for tensor in _outputs(layer)}
     kinds = Counter(_kind(layer) for layer in layers)
@@ -91,7 +91,7 @@ def summarize(network: Any) -> NetworkSummary:
 
 
 def _both_quantized(layer: Any, makers: dict[str, Any]) -> bool:
-    """Whether both factors are dequantized; a convolution whose weights are no tensor has only one input."""
+    """Return whether both factors are dequantized; a convolution whose weights are no tensor has only one input."""
     factors = [layer.get_input(index) for index in range(min(layer.num_inputs, 2))]
     return len(factors) == 2 and all(_dequantized(tensor, makers) for tensor in factors)
 

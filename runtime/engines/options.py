@@ -1,4 +1,4 @@
-"""How an engine is built: for which batch sizes, and with how much scratch memory."""
+"""Options say how an engine is built: for which batch sizes, and with how much scratch memory."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ class EngineOptions:
         profile: smallest, usual and largest batch; kernels are chosen for the usual one. Larger batches are split.
         workspace: the most scratch memory that a kernel may take, bytes; None is half of a GPU's own memory, or a
             quarter of what the system has free where the GPU shares it (Jetson).
-        build: whether an engine that is not in the cache may be built: minutes, in which a camera waits.
+        build: whether an engine that is not in the cache may be built, which takes minutes while a camera waits.
 
     Raises:
-        UsageError: not 1 <= smallest <= usual <= largest, or a workspace under 64 MiB.
+        UsageError: the profile is not 1 <= smallest <= usual <= largest, or the workspace is under 64 MiB.
     """
 
     profile: Profile = DEFAULT_PROFILE
@@ -50,7 +50,7 @@ class EngineOptions:
             )
 
     def workspace_on(self, gpu: Gpu | None) -> int | None:
-        """Bytes of scratch memory on this GPU; None, without a GPU, leaves it to TensorRT."""
+        """Return the bytes of scratch memory on this GPU; None, without a GPU, leaves them to TensorRT."""
         if self.workspace is not None or gpu is None:
             return self.workspace
         if gpu.integrated:
@@ -59,16 +59,16 @@ class EngineOptions:
 
     @property
     def arguments(self) -> str:
-        """What of it a command has to be given, with a blank in front of each: `` --profile 1,2,4``; often nothing."""
+        """The command-line options that differ from the defaults, each after a blank: `` --profile 1,2,4``."""
         profile = "" if self.profile == DEFAULT_PROFILE else f" --profile {','.join(map(str, self.profile))}"
         return profile + ("" if self.workspace is None else f" --workspace {self.workspace // MIB}")
 
 
 def parse_profile(text: str) -> Profile:
-    """``1,1,8`` as three batch sizes.
+    """Read ``1,1,8`` as three batch sizes.
 
     Raises:
-        UsageError: not three whole numbers.
+        UsageError: the text is not three whole numbers.
     """
     parts = text.split(",")
     if len(parts) != 3 or not all(part.strip().isdecimal() for part in parts):

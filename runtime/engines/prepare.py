@@ -1,4 +1,4 @@
-"""The engine of a graph on this machine: from the cache, else built and kept there."""
+"""Gets the engine of a graph on this machine from the cache, or builds it and keeps it there."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ class Place:
     """Where engines are built and kept.
 
     Attributes:
-        library: which TensorRT.
-        gpu: this machine's.
-        cache: where engines are kept.
-        reporter: whom to tell meanwhile.
-        keep: whether an engine that can't be kept is an error, as it is to who builds now and runs another day; else it
-            is used from memory, and a line says so.
+        library: the TensorRT that builds.
+        gpu: this machine's GPU.
+        cache: the cache in which engines are kept.
+        reporter: is told meanwhile.
+        keep: whether an engine that can't be kept is an error, as for someone who builds now and runs another day;
+            otherwise it is used from memory, and a line says so.
     """
 
     library: Library
@@ -38,10 +38,10 @@ class Place:
     keep: bool = False
 
     def not_kept(self, reason: str) -> None:
-        """Say that an engine can't be kept.
+        """Report that an engine can't be kept.
 
         Raises:
-            EngineError: it must be.
+            EngineError: it must be kept.
         """
         if self.keep:
             raise EngineError(reason)
@@ -59,33 +59,33 @@ class Prepared:
 
     @property
     def kernels(self) -> bytes | None:
-        """What TensorRT-RTX compiled for the engine at an earlier start, if it was kept."""
+        """The kernels that TensorRT-RTX compiled for the engine at an earlier start, or None if none were kept."""
         return self.cache.read_note(self.path.with_suffix(".kernels").name)
 
     def keep_kernels(self, kernels: bytes, on_refusal: Told) -> None:
-        """Keep them beside the engine; ``on_refusal`` is told why that is not possible."""
+        """Keep compiled kernels beside the engine; ``on_refusal`` is told why that is not possible."""
         self.cache.keep_note(self.path.with_suffix(".kernels").name, kernels, on_refusal)
 
 
 def prepare_engine(
     onnx: Path, sha256: str, spec: ModelSpec, options: EngineOptions, place: Place, *, stale: str = ""
 ) -> Prepared:
-    """The engine of a graph, built if the cache has none that is whole and was made for exactly this.
+    """Return the engine of a graph; build it if the cache has none that is whole and was made for exactly this.
 
-    Safe with several processes at once: one builds, the others wait for it.
+    Several processes may call it at once: one builds, the others wait for it.
 
     Args:
-        onnx: the graph, already verified; read only if it must be built.
-        sha256: its hash.
-        spec: whose inputs it has.
-        options: batch profile and workspace, and whether it may be built.
+        onnx: the graph's file, already verified; it is read only if the engine must be built.
+        sha256: the SHA-256 of that file.
+        spec: the spec whose inputs the graph has.
+        options: batch profile and workspace, and whether an engine may be built.
         place: library, GPU and cache.
         stale: the hash of an engine in the cache that TensorRT does not take any more.
 
     Raises:
         BackendUnavailableError: TensorRT does not start here.
         EngineError: TensorRT could not build it, there is too little memory, or it can't be kept where it must be.
-        EngineMissingError: it is not in the cache, and the options say not to build it.
+        EngineMissingError: the engine is not in the cache, and the options say not to build it.
         Int8EngineError: TensorRT does not build this quantized graph here.
     """
     key = EngineKey.of(sha256, place.library, place.gpu, options)
@@ -105,7 +105,7 @@ def prepare_engine(
         )
     say = place.reporter.say
     with place.cache.locked(lambda: say("another process builds an engine: waiting for it"), say):
-        engine = kept(say)  # the other may have built this one
+        engine = kept(say)  # the other process may have built this very engine
         if engine is not None:
             return Prepared(engine, built=False, path=path, cache=place.cache)
         return Prepared(_build(onnx, key, spec, options, place), built=True, path=path, cache=place.cache)

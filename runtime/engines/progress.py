@@ -1,4 +1,4 @@
-"""The builder's progress: phases within phases, as a listener hears them and as a bar shows them."""
+"""The builder's progress comes in phases within phases, which a listener hears of and a bar shows."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ __all__ = ["Bar", "Listener", "Reporter", "make_monitor", "show_progress"]
 
 
 class Listener(Protocol):
-    """Hears of a build's phases. Called from TensorRT's threads; what it raises would be lost in them."""
+    """Hears of a build's phases, from TensorRT's threads, in which an exception of a listener would be lost."""
 
     def start(self, phase: str, parent: str | None, steps: int) -> None:
-        """A phase of so many steps begins, within its parent if it has one."""
+        """Hear that a phase of ``steps`` steps begins, within its parent if it has one."""
 
     def step(self, phase: str, number: int) -> None:
-        """A phase's step, counted from 0, is done."""
+        """Hear that a phase's step, counted from 0, is done."""
 
     def finish(self, phase: str) -> None:
-        """A phase is over, done or not."""
+        """Hear that a phase is over, done or not."""
 
 
 class Bar:
-    """Shows the outermost phase, and the innermost that is under way beside it."""
+    """Shows a bar for each phase that is under way; the phases within another are indented."""
 
     def __init__(self, progress: Progress) -> None:
         self._progress = progress
@@ -62,11 +62,11 @@ def _silent() -> AbstractContextManager[Listener | None]:
 
 @dataclass(frozen=True)
 class Reporter:
-    """Whom to tell while engines are prepared; by default nobody.
+    """Is told while engines are prepared; by default it drops what it is told.
 
     Attributes:
-        say: told what is being done, a line at a time.
-        show: entered for the time of a build; gives who hears of the builder's progress, or None.
+        say: is told what is being done, a line at a time.
+        show: makes a context for the time of a build, which gives the listener to its progress, or None.
     """
 
     say: Callable[[str], object] = lambda _: None
@@ -75,7 +75,7 @@ class Reporter:
 
 @contextmanager
 def show_progress() -> Iterator[Listener]:
-    """A bar on stderr while an engine is built; where stderr is no terminal, nothing."""
+    """Show bars on stderr while an engine is built, or nothing where stderr is no terminal; yield their listener."""
     from .. import terminal  # noqa: PLC0415  # rich takes 50 ms, and few starts build an engine
 
     with terminal.progress(transient=True) as progress:
@@ -83,12 +83,12 @@ def show_progress() -> Iterator[Listener]:
 
 
 def make_monitor(library: Library, listener: Listener, cancel: threading.Event) -> Any:
-    """An IProgressMonitor that tells ``listener``, and asks TensorRT to stop once ``cancel`` is set."""
+    """Make an IProgressMonitor that tells ``listener``, and asks TensorRT to stop once ``cancel`` is set."""
     trt = library.module
 
     class Monitor(trt.IProgressMonitor):  # type: ignore[misc, name-defined]
         def __init__(self) -> None:
-            trt.IProgressMonitor.__init__(self)  # pybind11 wants its own, not super()'s
+            trt.IProgressMonitor.__init__(self)  # pybind11 wants this call, not super()'s
 
         def phase_start(self, phase_name: str, parent_phase: str | None, num_steps: int) -> None:
             listener.start(phase_name, parent_phase, num_steps)

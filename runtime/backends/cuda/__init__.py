@@ -1,4 +1,7 @@
-"""CUDA through cuda-python: the GPU, its memory, streams, events and graphs. The only package that knows it.
+"""This room owns CUDA, through cuda-python: the GPU, its memory, streams, events and graphs.
+
+It hands out objects that give CUDA's resources back when they are closed, and turns error codes into BackendError. No
+other room imports cuda-python, and this one must not know TensorRT, ONNX Runtime or bundles.
 
 driver     calls whose error codes are checked; what the GPU is
 memory     memory on the GPU, and memory of the CPU that the GPU reads

@@ -1,4 +1,4 @@
-"""cuda-python's calls, each with its error code checked, and what the GPU is."""
+"""Calls cuda-python's functions with their error codes checked, and finds out what the GPU is."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from ...errors import BackendError, BackendUnavailableError
 
 __all__ = ["Owned", "call", "find_gpu", "free_memory", "handle", "runtime"]
 
-# cuda-python 12.6 and later, then before
+# where cuda-python has its functions: from 12.6 on, then before
 MODULES = ("cuda.bindings.runtime", "cuda.cudart")
-# the driver is absent, too old for this cuda-python, or sees no GPU
+# errors that say that the driver is absent, too old for this cuda-python, or sees no GPU
 UNAVAILABLE = (
     "cudaErrorInsufficientDriver",
     "cudaErrorNoDevice",
@@ -26,16 +26,16 @@ UNAVAILABLE = (
 )
 
 
-# "NVIDIA Jetson Orin Nano Developer Kit": Orin NX and Orin Nano have one name, compute capability and number of
-# multiprocessors, and other clocks, for which other kernels are the fastest
+# holds "NVIDIA Jetson Orin Nano Developer Kit", say: the GPUs of Orin NX and Orin Nano share name, compute capability
+# and number of multiprocessors, but have other clocks, for which other kernels are the fastest
 BOARD = Path("/proc/device-tree/model")
 
 
 def find_gpu() -> Gpu:
-    """The first NVIDIA GPU, which is the one everything here runs on (CUDA_VISIBLE_DEVICES says which is first).
+    """Find the first NVIDIA GPU, on which everything here runs (CUDA_VISIBLE_DEVICES says which one is first).
 
     Raises:
-        BackendUnavailableError: no cuda-python, no driver, or no GPU.
+        BackendUnavailableError: there is no cuda-python, no driver, or no GPU.
         BackendError: the driver failed.
     """
     rt = runtime()
@@ -47,7 +47,7 @@ def find_gpu() -> Gpu:
     return Gpu(
         name=_on_board(name) if properties.integrated else name,
         compute_capability=(int(properties.major), int(properties.minor)),
-        # only where the driver maps the CPU's memory can a shared one be used without copies
+        # only where the driver maps the CPU's memory can a GPU that shares it do without copies
         integrated=bool(properties.integrated) and bool(properties.canMapHostMemory),
         total_memory=int(total),
         free_memory=int(free),
@@ -56,7 +56,7 @@ def find_gpu() -> Gpu:
 
 
 def free_memory() -> int:
-    """Bytes of the GPU's memory that are free now.
+    """Return how many bytes of the GPU's memory are free now.
 
     Raises:
         BackendError: the driver failed.
@@ -67,7 +67,7 @@ def free_memory() -> int:
 
 @cache
 def runtime() -> Any:
-    """The module with CUDA's runtime functions.
+    """Import the module with CUDA's runtime functions, once.
 
     Raises:
         BackendUnavailableError: cuda-python is not installed.
@@ -82,11 +82,11 @@ def runtime() -> Any:
 
 
 def call(function: Callable[..., Any], *arguments: Any) -> Any:
-    """Call one of CUDA's functions, which return an error code first; give back the rest.
+    """Call one of CUDA's functions, check the error code that comes first, and return what comes after it.
 
     Raises:
         BackendUnavailableError: there is no driver or GPU to call.
-        BackendError: any other error, with the call, CUDA's name and number of the error, and its text.
+        BackendError: CUDA gave any other error; the message has the call and the error's name, number and text.
     """
     try:
         error, *values = function(*arguments)
@@ -99,16 +99,16 @@ def call(function: Callable[..., Any], *arguments: Any) -> Any:
 
 
 def handle(item: Any) -> int:
-    """The address behind one of CUDA's objects, as TensorRT wants it."""
+    """Return the address behind one of CUDA's objects, as TensorRT wants it."""
     try:
-        utils = importlib.import_module("cuda.bindings.utils")  # cuda-python 12.9.1 and later, where int() is to go
+        utils = importlib.import_module("cuda.bindings.utils")  # from cuda-python 12.9.1 on, which is to drop int()
     except ImportError:
         return int(item)
     return int(item) if isinstance(item, int) else int(utils.get_cuda_native_handle(item))
 
 
 class Owned:
-    """Something that CUDA gave and wants back, once; a context manager, or ``close`` it."""
+    """Something that CUDA gave and wants back once; use it as a context manager, or ``close`` it."""
 
     def __init__(self, item: Any) -> None:
         self._item = item
@@ -118,7 +118,7 @@ class Owned:
         """CUDA's own object, or an address.
 
         Raises:
-            BackendError: it was given back.
+            BackendError: the object was given back.
         """
         if self._item is None:
             raise BackendError(f"this CUDA {type(self).__name__} was given back; open the backend again")
@@ -128,7 +128,7 @@ class Owned:
         raise NotImplementedError
 
     def close(self) -> None:
-        """Give it back, once nothing uses it any more; calling it again does nothing."""
+        """Give the object back once nothing uses it any more; calling it again does nothing."""
         if self._item is not None:
             item, self._item = self._item, None
             self._give_back(item)

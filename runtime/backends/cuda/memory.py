@@ -1,4 +1,4 @@
-"""Memory on the GPU, and memory of the CPU that the GPU copies from at full speed or reads in place."""
+"""Allocates memory on the GPU, and memory of the CPU that the GPU copies from at full speed or reads in place."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ ITEM_SIZE = 4  # bytes of a float32
 
 
 class DeviceMemory(driver.Owned):
-    """Memory on the GPU; what stands in it at first is unknown.
+    """Memory on the GPU, whose first content is unknown.
 
     Args:
-        size: bytes, at least 1.
+        size: the number of bytes, at least 1.
 
     Raises:
-        BackendError: not that much is free.
+        BackendError: not that much memory is free.
     """
 
     def __init__(self, size: int) -> None:
@@ -31,7 +31,7 @@ class DeviceMemory(driver.Owned):
 
     @property
     def address(self) -> int:
-        """Where the GPU finds it, a multiple of 256."""
+        """The memory's address on the GPU, a multiple of 256."""
         return int(self.item)
 
     def _give_back(self, item: int) -> None:
@@ -42,14 +42,14 @@ class DeviceMemory(driver.Owned):
 class HostMemory(driver.Owned):
     """A float32 array in page-locked memory of the CPU, zeroed; it must not be touched once it was given back.
 
-    Cached, not write-combined: preprocessing reads the image again for its mean.
+    The memory is cached, not write-combined: preprocessing reads the image again for its mean.
 
     Args:
-        shape: of the array.
-        mapped: whether the GPU is to read and write it in place.
+        shape: the array's shape.
+        mapped: whether the GPU is to read and write the array in place.
 
     Raises:
-        BackendError: not that much is free, or may be locked.
+        BackendError: not that much memory is free, or may be locked.
     """
 
     def __init__(self, shape: tuple[int, ...], *, mapped: bool = False) -> None:
@@ -64,7 +64,7 @@ class HostMemory(driver.Owned):
 
     @property
     def address(self) -> int:
-        """Where the GPU finds mapped memory, a multiple of 256."""
+        """The address at which the GPU finds mapped memory, a multiple of 256."""
         rt = driver.runtime()
         return int(driver.call(rt.cudaHostGetDevicePointer, self.item, 0))
 

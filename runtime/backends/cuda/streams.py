@@ -1,4 +1,4 @@
-"""Streams, on which the GPU works in order; events, by which one waits for another; graphs, launched at once."""
+"""The GPU works in order on a stream; events let one stream wait for another; a graph is launched by one call."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ class Event(driver.Owned):
 
     def __init__(self) -> None:
         rt = driver.runtime()
-        # blocking: a CPU that spins while it waits is a core less for preprocessing
+        # blocking, because a CPU that spins while it waits is a core less for preprocessing
         super().__init__(driver.call(rt.cudaEventCreateWithFlags, rt.cudaEventDisableTiming | rt.cudaEventBlockingSync))
 
     def synchronize(self) -> None:
-        """Wait until what stood before it on its stream is done; at once where it was never recorded.
+        """Wait until the work before the event on its stream is done; return at once if it was never recorded.
 
         Raises:
             BackendError: something on the GPU failed.
@@ -44,13 +44,13 @@ class Event(driver.Owned):
 
 
 class Stream(driver.Owned):
-    """Copies and an engine's work, one after the other, beside what other streams do.
+    """A queue of copies and an engine's work, done one after the other, beside what other streams do.
 
     Attributes:
-        handle: what TensorRT calls the stream: its address.
+        handle: the stream's address, by which TensorRT knows it.
 
     Raises:
-        BackendUnavailableError: no cuda-python, no driver, or no GPU.
+        BackendUnavailableError: there is no cuda-python, no driver, or no GPU.
         BackendError: the driver failed.
     """
 
@@ -65,12 +65,12 @@ class Stream(driver.Owned):
         driver.call(rt.cudaMemsetAsync, memory.address, 0, memory.size, self.item)
 
     def upload(self, source: Array, target: int) -> None:
-        """Copy a C-contiguous array of ``HostMemory`` to an address on the GPU; leave it alone until that is done."""
+        """Begin to copy a C-contiguous ``HostMemory`` array to a GPU address; leave it alone until that is done."""
         rt = driver.runtime()
         self._copy(target, source.ctypes.data, source.nbytes, rt.cudaMemcpyKind.cudaMemcpyHostToDevice)
 
     def download(self, source: int, target: Array) -> None:
-        """Copy from an address on the GPU to a C-contiguous array of ``HostMemory``; read it once that is done."""
+        """Begin to copy from a GPU address to a C-contiguous ``HostMemory`` array; read it once that is done."""
         rt = driver.runtime()
         self._copy(target.ctypes.data, source, target.nbytes, rt.cudaMemcpyKind.cudaMemcpyDeviceToHost)
 
@@ -80,7 +80,7 @@ class Stream(driver.Owned):
         driver.call(rt.cudaEventRecord, event.item, self.item)
 
     def wait(self, event: Event) -> None:
-        """Let what comes next on this stream wait for an event, as it was last recorded on another."""
+        """Let what comes next on this stream wait for an event as it was last recorded on another stream."""
         rt = driver.runtime()
         driver.call(rt.cudaStreamWaitEvent, self.item, event.item, 0)
 
@@ -88,7 +88,7 @@ class Stream(driver.Owned):
         """Wait until everything on the stream is done.
 
         Raises:
-            BackendError: something on it failed.
+            BackendError: something on the stream failed.
         """
         rt = driver.runtime()
         driver.call(rt.cudaStreamSynchronize, self.item)
@@ -103,13 +103,13 @@ class Stream(driver.Owned):
 
 
 class Graph(driver.Owned):
-    """Work that was captured from a stream; launching it costs one call, however many kernels it has."""
+    """Work that was captured from a stream; launching a graph costs one call, however many kernels it has."""
 
     def launch(self, stream: Stream) -> None:
-        """Put the work on a stream.
+        """Put the graph's work on a stream.
 
         Raises:
-            BackendError: the driver refused it.
+            BackendError: the driver refused the graph.
         """
         rt = driver.runtime()
         driver.call(rt.cudaGraphLaunch, self.item, stream.item)
@@ -120,11 +120,11 @@ class Graph(driver.Owned):
 
 
 def capture(stream: Stream, work: Callable[[], object]) -> Graph:
-    """Note what ``work`` puts on the stream, instead of doing it.
+    """Capture what ``work`` puts on the stream as a graph, instead of doing it.
 
     Raises:
-        BackendError: there was something that can't be captured: memory, synchronization, control by the CPU. The
-            stream is as it was before. What ``work`` raises comes through.
+        BackendError: ``work`` did something that can't be captured: memory, synchronization, control by the CPU. The
+            stream is as it was before. What ``work`` itself raises is passed on.
     """
     try:
         return _capture(stream, work)
@@ -137,13 +137,13 @@ def capture(stream: Stream, work: Callable[[], object]) -> Graph:
 
 def _capture(stream: Stream, work: Callable[[], object]) -> Graph:
     rt = driver.runtime()
-    # thread local: what other threads do with CUDA meanwhile neither fails nor spoils the capture
+    # thread local, so that what other threads do with CUDA meanwhile neither fails nor spoils the capture
     mode = rt.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal
     driver.call(rt.cudaStreamBeginCapture, stream.item, mode)
     try:
         work()
     except BaseException:
-        with contextlib.suppress(BackendError):  # it ends the capture also where it answers that it was spoilt
+        with contextlib.suppress(BackendError):  # the call ends the capture even if it answers that it was spoilt
             _destroy_graph(driver.call(rt.cudaStreamEndCapture, stream.item))
         raise
     return _instantiate(driver.call(rt.cudaStreamEndCapture, stream.item))

@@ -1,4 +1,7 @@
-"""TensorRT and TensorRT-RTX: an engine built for this GPU, run as it is.
+"""This room runs engines of TensorRT and TensorRT-RTX on this machine's GPU, as a Backend.
+
+An ONNX graph and batches come in, logits and probabilities go out. ``runtime/engines`` builds and keeps the engines;
+this room must not know bundles, variants or frames.
 
 find         the TensorRT and the GPU of this machine
 engine       an engine, loaded and compared with its spec; contexts in which it runs

@@ -1,4 +1,4 @@
-"""TensorRT and TensorRT-RTX as a Backend: an engine from the cache or built now, and two batches under way at once."""
+"""The Backend of TensorRT and TensorRT-RTX takes an engine from the cache or builds it, and overlaps two batches."""
 
 from __future__ import annotations
 
@@ -28,26 +28,26 @@ __all__ = ["TensorRtBackend"]
 
 Tensor = npt.NDArray[np.float32]
 
-MOST_TRIED = 32  # batch sizes for which TensorRT-RTX compiles before frames flow; it does so for more as they come up
+MOST_TRIED = 32  # batch sizes for which TensorRT-RTX compiles before frames flow; larger ones compile as they come up
 
 
 class TensorRtBackend(Backend):
-    """A graph as a TensorRT engine, from the cache or built now; batches over the profile's largest are split.
+    """Runs a graph as a TensorRT engine, from the cache or built now; splits batches over the profile's largest.
 
     Args:
         model: the ONNX file, already verified.
-        spec: what the graph was made for.
-        threads: of the CPU; TensorRT needs none.
-        sha256: the ONNX file's, where it is known.
+        spec: the spec that the graph was made for.
+        threads: CPU threads, of which TensorRT needs none.
+        sha256: the ONNX file's SHA-256, where it is known.
         options: batch profile and workspace, and whether an engine may be built.
-        reporter: whom to tell while an engine is built.
+        reporter: is told while an engine is built.
         graphs: whether CUDA graphs are launched where the engine allows it.
 
     Raises:
-        BackendUnavailableError: no TensorRT, no cuda-python, no driver or no GPU.
+        BackendUnavailableError: there is no TensorRT, no cuda-python, no driver or no GPU.
         EngineError: TensorRT could not build, load or hold the engine.
-        EngineMissingError: there is none in the cache, and none may be built.
-        Int8EngineError: it does not build this quantized graph here.
+        EngineMissingError: there is no engine in the cache, and none may be built.
+        Int8EngineError: TensorRT does not build this quantized graph here.
     """
 
     def __init__(
@@ -77,21 +77,21 @@ class TensorRtBackend(Backend):
 
     @property
     def device(self) -> str:
-        """``TensorRT 10.3.0 on Orin``."""
+        """Engine, version and device for messages, such as ``TensorRT 10.3.0 on Orin``."""
         return f"{self._library.label} on {self._gpu.name}"
 
     @property
     def depth(self) -> int:
-        """2: one batch is copied, or waits in line on the GPU, while another is computed."""
+        """Two batches: one is copied, or waits in line on the GPU, while another is computed."""
         return 2
 
     def buffers(self, capacity: int, count: int) -> list[Buffers]:
-        """Page-locked input memory, which a Jetson's GPU reads in place; each is tried out, so that no frame waits.
+        """Allocate page-locked input memory (a Jetson's GPU reads it in place) and try it out, so that no frame waits.
 
-        Where kernels are compiled for each batch size (TensorRT-RTX), the first tries all sizes up to ``capacity``.
+        Where kernels are compiled for each batch size (TensorRT-RTX), the first buffers try sizes up to ``capacity``.
 
         Raises:
-            BackendError: there is not enough of it, or the engine does not run on it.
+            BackendError: there is not enough memory, or the engine does not run on it.
         """
         self._check_open()
         made = []
@@ -105,14 +105,14 @@ class TensorRtBackend(Backend):
             smallest, _, largest = self._options.profile
             for rows in range(min(smallest, capacity), min(largest, capacity, MOST_TRIED) + 1):
                 self._try(self._lane_of(made[0]), rows)
-        self._engine.keep_kernels(self._reporter)  # now: who runs for a year may be killed in the end
+        self._engine.keep_kernels(self._reporter)  # now, as a process that runs for a year may be killed in the end
         return made
 
     def submit(self, buffers: Buffers, rows: int) -> Ticket:
-        """Start the first ``rows`` rows and return at once; leave the buffers alone until ``collect``.
+        """Start to compute the first ``rows`` rows and return at once; leave the buffers alone until ``collect``.
 
         Raises:
-            BackendError: the buffers are another backend's or under way, the engine failed, or was closed.
+            BackendError: the buffers are another backend's or under way, or the engine failed or was closed.
         """
         self._check_open()
         lane = self._lane_of(buffers)
@@ -122,10 +122,10 @@ class TensorRtBackend(Backend):
         return ticket
 
     def collect(self, ticket: Ticket) -> Outputs:
-        """Wait for the batch that was submitted first of those that were not collected.
+        """Wait for a batch, which must be the first submitted of those that were not collected.
 
         Raises:
-            BackendError: it is another batch, the engine failed, or gave something not finite.
+            BackendError: the ticket is another batch's, or the engine failed or gave something not finite.
         """
         self._check_open()
         if not self._pending or self._pending[0] is not ticket:
@@ -137,9 +137,9 @@ class TensorRtBackend(Backend):
         return self._checked(*self._lane_of(ticket.buffers).finish(ticket.rows), ticket.rows)
 
     def profile(self, tensors: Mapping[str, Tensor], *, runs: int = 5) -> dict[str, float]:
-        """How long the engine's layers take, in a context of its own and without CUDA graphs.
+        """Measure how long the engine's layers take, in a separate context and without CUDA graphs.
 
-        Behind a layer's name stand the ONNX nodes that it was made of, where TensorRT says it.
+        Behind a layer's name stand the ONNX nodes that it was made of, where TensorRT says so.
 
         Raises:
             BackendError: the engine failed, or was closed.
@@ -154,7 +154,7 @@ class TensorRtBackend(Backend):
             return {f"{layer} {nodes.get(layer, '')}".rstrip(): ms / runs for layer, ms in times.ms.items()}
 
     def copies(self, buffers: Buffers, rows: int) -> dict[str, Callable[[], None]]:
-        """The copies there and back; none on a Jetson, whose GPU reads and writes in place."""
+        """Return the calls that copy there and back; a Jetson has none, as its GPU reads and writes in place."""
         self._check_open()
         return self._lane_of(buffers).copies(rows)
 

@@ -1,4 +1,4 @@
-"""An engine, loaded: compared with its spec, and given contexts to run in."""
+"""Loads an engine, compares it with its spec, and makes the contexts in which it runs."""
 
 from __future__ import annotations
 
@@ -25,31 +25,31 @@ OUT_OF_MEMORY = re.compile("out ?of ?memory", re.IGNORECASE)  # "OutOfMemory" of
 
 
 class StaleEngineError(EngineError):
-    """An engine that is whole and was made here, and that TensorRT does not take: the driver or the system changed."""
+    """An engine is whole and was made here, and TensorRT refuses it all the same: the driver or the system changed."""
 
 
 def tensor_shapes(spec: ModelSpec) -> dict[str, tuple[int, ...]]:
-    """Every input and output of the spec's engine, without its batch."""
+    """Return the shape of every input and output of the spec's engine, without the batch axis."""
     return {**spec.inputs, **dict.fromkeys(OUTPUT_NAMES, (spec.num_classes,))}
 
 
 class LoadedEngine:
-    """An engine on the GPU. Its contexts share the memory of their activations: only one may run at a time.
+    """An engine on the GPU; its contexts share the memory of their activations, so only one may run at a time.
 
     Args:
-        prepared: the engine's bytes: those that the cache's record names.
-        spec: whose inputs and outputs it has.
-        library: which TensorRT.
-        gpu: this machine's.
+        prepared: the engine's bytes, which are those that the cache's record names.
+        spec: the spec whose inputs and outputs the engine has.
+        library: the TensorRT that loads the engine.
+        gpu: this machine's GPU.
 
     Attributes:
-        device: for people: ``TensorRT 10.3.0 on Orin``.
-        integrated: its GPU shares the CPU's memory.
+        device: engine, version and device for messages, such as ``TensorRT 10.3.0 on Orin``.
+        integrated: whether the GPU shares the CPU's memory.
 
     Raises:
         BackendUnavailableError: TensorRT does not start here.
-        StaleEngineError: TensorRT does not take it.
-        EngineError: its tensors are not the spec's, or TensorRT found too little memory.
+        StaleEngineError: TensorRT refuses the engine.
+        EngineError: the engine's tensors are not the spec's, or TensorRT found too little memory.
         BackendError: there is too little memory.
     """
 
@@ -80,7 +80,7 @@ class LoadedEngine:
         return self._eager is not None
 
     def context(self) -> Any:
-        """A new execution context; to be dropped before the engine is closed.
+        """Make an execution context, which must be dropped before the engine is closed.
 
         Raises:
             EngineError: TensorRT gave none.
@@ -96,17 +96,17 @@ class LoadedEngine:
         return context
 
     def note_layers(self, context: Any) -> LayerTimes:
-        """Have a context report each layer's time; each of its executions is then waited for."""
+        """Have a context report each layer's time; TensorRT then waits for each of its executions."""
         times = LayerTimes()
         profiler = make_profiler(self._library, times)
         context.profiler = profiler
-        self._profilers.append(profiler)  # the context has no more than its address
+        self._profilers.append(profiler)  # the context holds only the profiler's address
         return times
 
     def describe_layers(self, context: Any) -> dict[str, str]:
-        """The ONNX nodes that each layer was made of, by the layer's name, for those of which TensorRT says it.
+        """Return the ONNX nodes that each layer was made of, by the layer's name, where TensorRT says so.
 
-        Kernels that it compiles itself have names of its own: ``__myl_FcCastMul_myl3_7``.
+        Kernels that TensorRT compiles itself have names such as ``__myl_FcCastMul_myl3_7``.
         """
         trt = self._library.module
         inspector = self._engine.create_engine_inspector()
@@ -115,11 +115,11 @@ class LoadedEngine:
         try:
             layers = json.loads(text)["Layers"]
             return {layer["Name"]: layer["Metadata"].replace("\x1f", " ") for layer in layers if layer.get("Metadata")}
-        except (ValueError, TypeError, LookupError, AttributeError):  # JSON of other versions: what is not told
+        except (ValueError, TypeError, LookupError, AttributeError):  # other versions may write other JSON
             return {}
 
     def keep_kernels(self, reporter: Reporter) -> None:
-        """Keep what TensorRT-RTX compiled beside the engine, if that became more; nothing with TensorRT."""
+        """Keep what TensorRT-RTX compiled beside the engine, if that became more; do nothing with TensorRT."""
         kernels = b"" if self._eager is None else self._eager.kernels()
         digest = _digest(kernels)
         if kernels and digest != self._kept:
@@ -129,23 +129,23 @@ class LoadedEngine:
             )
 
     def can_capture(self, context: Any, stream: int) -> bool:
-        """Whether TensorRT leaves its next execution to a CUDA graph, as far as it says so."""
-        # a graph would keep kernels that are to be exchanged
+        """Return whether a CUDA graph may capture the context's next execution, as far as TensorRT says so."""
+        # without eager contexts TensorRT-RTX exchanges kernels later, and a graph would keep the old ones
         lazy = self._library.kind == "rtx" and self._eager is None
         return not lazy and self._library.can_capture(context, stream)
 
     def failure(self, call: str, remedy: str) -> EngineError:
-        """The error for a call that TensorRT answered with False or None: in its own words, which it then forgets."""
+        """Make the error for a call that TensorRT answered with False or None, from its messages, and clear those."""
         text = self._messages.summary
         self._messages.clear()
         return EngineError(f"{self.device}: {call} failed: {text}; {remedy}")
 
     def forget(self) -> None:
-        """Forget what TensorRT said so far: what comes next has other reasons."""
+        """Forget what TensorRT said so far: errors that come next have other reasons."""
         self._messages.clear()
 
     def close(self) -> None:
-        """Let go of the engine before its runtime, then of the activations; calling it again does nothing."""
+        """Drop the engine before its runtime, then the activations; calling it again does nothing."""
         if self._eager is not None:
             self._eager.close()
         self._engine = None
@@ -153,7 +153,7 @@ class LoadedEngine:
         self._activations.close()
 
     def _not_loaded(self, prepared: Prepared) -> EngineError:
-        """For want of memory, which another build would not change; else the engine is stale."""
+        """Make the error for an engine that was refused: too little memory, which no build would change, or stale."""
         text = f"{self.device} does not load {prepared.path} (deserialize_cuda_engine: {self._messages.summary})"
         if OUT_OF_MEMORY.search(text):
             return EngineError(f"{text}; end other programs, or take a narrower --precision")

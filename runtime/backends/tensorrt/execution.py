@@ -1,4 +1,4 @@
-"""One batch on the GPU's stream: launched as a CUDA graph where the engine allows it, else call by call.
+"""Puts a batch on the GPU's stream, as a CUDA graph where the engine allows it, else call by call.
 
 A graph has addresses and batch size inside it, so there is one for each buffer and each size that comes up more than
 once. TensorRT's guide ("CUDA Graphs", in its performance chapter): what a captured context was set to must not change
@@ -23,10 +23,10 @@ from .layers import LayerTimes
 
 __all__ = ["Execution", "Run"]
 
-Run = Callable[[Mapping[str, int], int], None]  # addresses and batch: puts the engine's work on the compute stream
+Run = Callable[[Mapping[str, int], int], None]  # puts a batch on the compute stream, given addresses and number of rows
 
-MOST_GRAPHS = 24  # three buffers of eight sizes; each has a context, with memory of its own on the CPU and on the GPU
-GRAPH_ROOM = 256 * MIB  # is to stay free for others; what a graph takes can't be measured while they allocate
+MOST_GRAPHS = 24  # three buffers of eight sizes; a graph has a context, with its own memory on the CPU and on the GPU
+GRAPH_ROOM = 256 * MIB  # stays free for others; what a graph takes can't be measured while they allocate
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,11 +41,11 @@ class Execution:
     """Runs an engine's batches, one after the other, on one stream.
 
     Args:
-        engine: what to run.
-        spec: whose inputs it has.
-        stream: where; whoever calls waits for it.
+        engine: the engine to run.
+        spec: the spec whose inputs the engine has.
+        stream: the stream for the engine's work, for which the caller waits.
         graphs: whether to launch CUDA graphs where the engine allows it.
-        reporter: told once where it does not.
+        reporter: is told once where it does not.
 
     Raises:
         EngineError: TensorRT gave no context.
@@ -64,9 +64,9 @@ class Execution:
         self._captured: dict[tuple[int, ...], _Captured] = {}
         self._spent: list[Any] = []  # contexts without a graph: their work may be under way
         self._most = MOST_GRAPHS
-        # TensorRT has a CUDA runtime of its own beside cuda-python's, in which last errors are cleared: what a failure
-        # leaves in TensorRT's fails the next execution, and is gone with it
-        self._tries = 1  # of the next execution
+        # TensorRT has a CUDA runtime of its own, and only cuda-python's can be cleared of its last error: the one that
+        # a failure leaves in TensorRT's fails the next execution, and is gone with it
+        self._tries = 1  # how often the next execution is tried
 
     @property
     def graphs(self) -> int:
@@ -77,13 +77,13 @@ class Execution:
         """Put one batch on the stream.
 
         Args:
-            addresses: of every input and output, on the GPU, each a multiple of 256; what is there belongs to the
-                engine until the stream has come past it.
-            batch: rows, within the engine's profile.
+            addresses: every input's and output's address on the GPU, a multiple of 256; the memory there belongs to
+                the engine until the stream has come past this batch.
+            batch: the number of rows, within the engine's profile.
 
         Raises:
             EngineError: TensorRT refused the batch, or failed.
-            BackendError: CUDA did.
+            BackendError: CUDA failed.
         """
         key = (*addresses.values(), batch)
         captured = self._captured.get(key)
@@ -98,9 +98,9 @@ class Execution:
 
     @contextmanager
     def profiled(self) -> Iterator[tuple[Run, LayerTimes, Callable[[], dict[str, str]]]]:
-        """A ``run`` of its own, for as long as the block lasts, that waits for its batch and notes each layer's time.
+        """Yield a separate ``run`` for the time of the block, which waits for its batch and notes each layer's time.
 
-        With it come the notes, and who says, after a run, which ONNX nodes a layer was made of, by the layer's name.
+        With it come the notes, and a call that returns after a run the ONNX nodes of each layer, by the layer's name.
 
         Raises:
             EngineError: TensorRT gave no context.
@@ -115,10 +115,10 @@ class Execution:
         try:
             yield run, times, lambda: self._engine.describe_layers(context)
         finally:
-            self._stream.synchronize()  # before the context is let go of
+            self._stream.synchronize()  # before the context is dropped
 
     def close(self) -> None:
-        """Give graphs and contexts back, once the stream is done; calling it again does nothing."""
+        """Give graphs and contexts back once the stream is done; calling it again does nothing."""
         captured, self._captured = self._captured, {}
         self._plain = None
         self._spent.clear()
@@ -126,7 +126,7 @@ class Execution:
             item.graph.close()
 
     def _run_and_capture(self, key: tuple[int, ...], addresses: Mapping[str, int], batch: int) -> None:
-        """Run the batch in a context of its own, and then capture that; where there is none, run it plainly."""
+        """Run the batch in a new context and then capture it; run it without a graph where there is no room for one."""
         try:
             self._check_room()
             context = self._engine.context()
@@ -149,7 +149,7 @@ class Execution:
             self._captured[key] = _Captured(self._spent.pop(), graph)
 
     def _check_room(self) -> None:
-        # of the memory that a GPU shares, CUDA counts only what nothing uses, and the system also what files can give
+        # where GPU and CPU share memory, CUDA counts only what nothing uses; the system also counts its page cache
         free = available_memory(GRAPH_ROOM) if self._engine.integrated else free_memory()
         if free < GRAPH_ROOM:
             raise BackendError(

@@ -1,4 +1,4 @@
-"""Which TensorRT, and which GPU."""
+"""Finds the TensorRT and the GPU that this machine has."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ __all__ = ["find_tensorrt"]
 
 
 def find_tensorrt() -> tuple[Library, Gpu]:
-    """The TensorRT and the GPU of this machine; TensorRT-RTX where TensorRT is not installed, never on a Jetson.
+    """Find TensorRT and the GPU; take TensorRT-RTX where TensorRT is not installed, but never on a Jetson.
 
     Raises:
-        BackendUnavailableError: one of the two is missing, or too old.
+        BackendUnavailableError: TensorRT or the GPU is missing, or TensorRT is too old.
     """
     if not (installed("tensorrt") or installed("rtx")):
         raise BackendUnavailableError(

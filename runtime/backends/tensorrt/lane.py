@@ -1,12 +1,12 @@
-"""A batch's memory, on the CPU's side and on the GPU's, and its way there and back.
+"""A lane is a batch's memory on the CPU's side and on the GPU's, and the batch's way there and back.
 
-On a GPU with memory of its own three streams share the work, so that one batch's copies overlap another's computing:
+On a GPU with its own memory three streams share the work, so that one batch's copies overlap another's computing:
 
     upload      inputs of batch 2 ──┐                     inputs of batch 3
     compute     batch 1             └► batch 2 ──┐
     download                outputs of batch 1   └► outputs of batch 2
 
-An event stands where an arrow is. On a GPU that shares the CPU's memory (Jetson) nothing is copied: the engine reads
+Each arrow is an event. On a GPU that shares the CPU's memory (Jetson) nothing is copied: the engine reads
 and writes the CPU's pages.
 """
 
@@ -35,10 +35,10 @@ ITEM_SIZE = 4  # bytes: inputs and outputs are float32 whatever the precision in
 
 
 class Streams:
-    """The three streams. A context manager.
+    """The three streams, for uploads, computing and downloads; ``close`` gives them back.
 
     Raises:
-        BackendUnavailableError: no cuda-python, no driver, or no GPU.
+        BackendUnavailableError: there is no cuda-python, no driver, or no GPU.
     """
 
     def __init__(self) -> None:
@@ -49,13 +49,13 @@ class Streams:
             self._stack = stack.pop_all()
 
     def settle(self) -> None:
-        """Wait until all that was begun is over, however it ends."""
+        """Wait until all work that was begun is over, and ignore how it ends."""
         for stream in (self.upload, self.compute, self.download):
-            with contextlib.suppress(BackendError):  # who began it hears of it where he waits
+            with contextlib.suppress(BackendError):  # whoever waits for the work hears of it
                 stream.synchronize()
 
     def close(self) -> None:
-        """Give them back."""
+        """Give the streams back."""
         self._stack.close()
 
 
@@ -63,11 +63,11 @@ class Lane:
     """The memory of one batch, used again and again.
 
     Args:
-        spec: whose inputs and outputs.
-        capacity: the most rows.
+        spec: the spec whose inputs and outputs the memory holds.
+        capacity: the most rows that a batch may have.
         profile: smallest, usual and largest batch of the engine. Fewer rows than the smallest are filled up by what was
             there before, more than the largest are split.
-        streams: where to work.
+        streams: the streams to work on.
         mapped: whether the GPU reads and writes the CPU's memory in place. A batch that may be split is copied all the
             same: its later parts would begin at addresses that TensorRT does not take.
 
@@ -100,14 +100,14 @@ class Lane:
 
     @property
     def inputs(self) -> dict[str, Tensor]:
-        """What preprocessing writes: (capacity, ...) each."""
+        """The input tensors that preprocessing writes, (capacity, ...) float32 each."""
         return {name: array[: self.capacity] for name, array in self._inputs.items()}
 
     def start(self, rows: int, run: Run) -> None:
-        """Put the first rows on their way; what is in ``inputs`` is needed until ``finish``.
+        """Put the first rows on their way; leave ``inputs`` alone until ``finish``.
 
         Raises:
-            BackendError: the batch before was not finished, or too many rows; or the GPU refused.
+            BackendError: the batch before was not finished, there are too many rows, or the GPU refused.
         """
         if self._busy or not 1 <= rows <= self.capacity:
             found = "one that is under way" if self._busy else f"{rows} rows"
@@ -117,12 +117,12 @@ class Lane:
                 self._run(part, taken, run)
             self._last.record(self._done)
         except BaseException:
-            self._streams.settle()  # what was begun reads and writes this memory
+            self._streams.settle()  # work that was begun still reads and writes this memory
             raise
         self._busy = True
 
     def finish(self, rows: int) -> tuple[Tensor, Tensor]:
-        """Wait; then logits and probabilities, (rows, C) float32, copies.
+        """Wait for the batch and return copies of its logits and probabilities, (rows, C) float32.
 
         Raises:
             BackendError: something failed on the GPU.
@@ -133,7 +133,7 @@ class Lane:
         return logits, probabilities
 
     def copies(self, rows: int) -> dict[str, Callable[[], None]]:
-        """Only the way there and only the way back of the first rows, each waited for; none where nothing is copied."""
+        """Return the calls that copy the first rows there, or back, and wait; none where nothing is copied."""
         if self._mapped:
             return {}
 
@@ -150,7 +150,7 @@ class Lane:
         return {"copy in": copy_in, "copy out": copy_out}
 
     def close(self) -> None:
-        """Give the memory back, once the streams are done; calling it again does nothing."""
+        """Give the memory back once the streams are done; calling it again does nothing."""
         self._stack.close()
 
     @property
@@ -190,7 +190,7 @@ class _Part:
             self._stack = stack.pop_all()
 
     def run(self, inputs: Tensors, outputs: Tensors, batch: int, run: Run) -> None:
-        """Copy there, compute, copy back: each on its own stream, after the one before."""
+        """Copy the inputs there, compute, copy the outputs back: each on its own stream, after the step before."""
         streams = self._streams
         self.upload(inputs)
         streams.upload.record(self._uploaded)
@@ -201,12 +201,12 @@ class _Part:
         self.download(outputs)
 
     def upload(self, inputs: Tensors) -> None:
-        """Put the copy there on its stream."""
+        """Put the copy of the inputs to the GPU on the upload stream."""
         for name, tensor in inputs.items():
             self._streams.upload.upload(tensor, self._addresses[name])
 
     def download(self, outputs: Tensors) -> None:
-        """Put the copy back on its stream."""
+        """Put the copy of the outputs from the GPU on the download stream."""
         for name, tensor in outputs.items():
             self._streams.download.download(self._addresses[name], tensor)
 

@@ -1,4 +1,4 @@
-"""How long an engine's layers take: what TensorRT's profiler reports, gathered."""
+"""Gathers how long an engine's layers take, as TensorRT's profiler reports it."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ class LayerTimes:
         self.ms: defaultdict[str, float] = defaultdict(float)
 
     def add(self, layer: str, ms: float) -> None:
-        """Called by TensorRT, once for each layer of each execution."""
+        """Add a layer's time; TensorRT calls this once for each layer of each execution."""
         self.ms[layer] += ms
 
     def clear(self) -> None:
-        """Forget what was added."""
+        """Forget the times so far."""
         self.ms.clear()
 
 
 def make_profiler(library: Library, times: LayerTimes) -> Any:
-    """An IProfiler that adds to ``times``. The class is made here: its base is known only once imported."""
+    """Make an IProfiler that adds to ``times``; its class is made here, as its base has to be imported first."""
     trt = library.module
 
     class Profiler(trt.IProfiler):  # type: ignore[misc, name-defined]
         def __init__(self) -> None:
-            trt.IProfiler.__init__(self)  # pybind11 wants its own, not super()'s
+            trt.IProfiler.__init__(self)  # pybind11 wants this call, not super()'s
 
         def report_layer_time(self, layer_name: str, ms: float) -> None:
             times.add(layer_name, ms)
