@@ -25,12 +25,12 @@ test: $(VENV)/.installed
 HYBRID_EDGE_TEST_BUNDLE ?= build/bundle.tar
 ELSEWHERE = HYBRID_EDGE_TEST_BUNDLE='$(abspath $(HYBRID_EDGE_TEST_BUNDLE))'
 
-build/bundle.tar: $(VENV)/.installed tests/support/exported.py $(shell find train calib export runtime -name '*.py')
-	PYTHONPATH=tests/support $(BIN)/python tests/support/exported.py $@
+build/bundle.tar: $(VENV)/.installed tests/support/models/exported.py $(shell find train calib export runtime -name '*.py')
+	PYTHONPATH=tests $(BIN)/python tests/support/models/exported.py $@
 
 # the runtime on 64-bit ARM, emulated on x86; a part of its tests: make test-arm64 TESTS=tests/runtime/test_golden.py
 test-arm64: $(VENV)/.installed $(HYBRID_EDGE_TEST_BUNDLE)
-	$(ELSEWHERE) $(BIN)/python tests/support/arm64.py $(TESTS)
+	$(ELSEWHERE) $(BIN)/python tests/support/machines/arm64.py $(TESTS)
 
 # the runtime with the oldest libraries that pyproject.toml allows, JetPack 6's among them
 OLDEST := $(VENV)-oldest
@@ -69,14 +69,14 @@ test-gpu: $(ON_GPU)/.installed
 # our CPU variants beside other engines, into docs/benchmarks.md; engines are installed on demand, in bench/. Without a
 # model it makes one of full size first. make bench MODEL=model.keras BUNDLE=bundle IMAGES=val [CALIBRATION=train]
 bench: $(VENV)/.installed
-	PYTHONPATH=tests/support $(BIN)/python benchmarks/cpu_peers.py $(if $(MODEL),--model '$(MODEL)') \
+	PYTHONPATH=tests $(BIN)/python benchmarks/cpu_peers.py $(if $(MODEL),--model '$(MODEL)') \
 	  $(if $(BUNDLE),--bundle '$(BUNDLE)') $(if $(IMAGES),--images '$(IMAGES)') \
 	  $(if $(CALIBRATION),--calibration '$(CALIBRATION)') $(BENCH)
 
 # the long runs, each to its end whatever the others say: half an hour and more, on a machine that does nothing else
 soak: $(VENV)/.installed
 	failed=; for soak in tests/soak/soak_*.py; do \
-	  echo "== $$soak"; PATH="$(abspath $(BIN)):$$PATH" PYTHONPATH=tests/support $(BIN)/python $$soak || failed="$$failed $$soak"; \
+	  echo "== $$soak"; PATH="$(abspath $(BIN)):$$PATH" PYTHONPATH=tests $(BIN)/python $$soak || failed="$$failed $$soak"; \
 	done; if [ -n "$$failed" ]; then echo "over their limits:$$failed"; exit 1; fi
 
 lint: $(VENV)/.installed

@@ -16,8 +16,8 @@ from interleave import Report, interleave
 from hybrid_edge.runtime.backends import open_variant
 from hybrid_edge.runtime.bench.cases import Prepared, make_frames, prepare
 from hybrid_edge.runtime.bundle import Bundle
+from hybrid_edge.runtime.frame import OUTPUT_NAMES
 from hybrid_edge.runtime.manifest import Variant
-from hybrid_edge.runtime.outputs import OUTPUT_NAMES
 from hybrid_edge.runtime.timing import time_bursts
 
 LIMIT = 0.02  # of an inference of 1 ms

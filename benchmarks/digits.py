@@ -20,12 +20,12 @@ import numpy as np
 import typer
 from interleave import RESULTS, Report
 
-sys.path.append(str(Path(__file__).parents[1] / "tests" / "support"))
+sys.path.append(str(Path(__file__).parents[1] / "tests"))
 
-from drawings import PLACES, read_drawings
+from support.data.drawings import PLACES, read_drawings
 
 from hybrid_edge.runtime import Classifier
-from hybrid_edge.runtime.digits import drawn_frame
+from hybrid_edge.runtime.draw.digits import drawn_frame
 
 LIMITS = {"cnn": 0.98, "rnn": 0.97, "hybrid": 0.98}
 SECONDS = 60.0  # to train one, on two cores

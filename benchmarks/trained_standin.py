@@ -25,9 +25,9 @@ import onnx
 import onnxruntime
 import typer
 from sklearn.linear_model import LogisticRegression
-from standin import fill_lstms
+from support.models.standin import fill_lstms
 
-from hybrid_edge.export.graphs.build import build_graph, serialize
+from hybrid_edge.export.convert.build import build_graph, serialize
 from hybrid_edge.runtime.preprocess import Preprocessor, read_image
 from hybrid_edge.runtime.spec import ModelSpec
 from hybrid_edge.train.model import build_model

@@ -39,13 +39,13 @@ Array = npt.NDArray[Any]
 @app.command()
 def make(model: Path, images: Path, calibration: Path, folder: Path, gate_images: int | None = None) -> None:
     """Write ``fp32.onnx``, a graph for each case, and the images' tensors with labels and Keras's logits."""
-    from hybrid_edge.export.graphs.build import serialize
-    from hybrid_edge.export.graphs.cpu import CpuGraph
-    from hybrid_edge.export.graphs.each_image import each_image
-    from hybrid_edge.export.graphs.lanes import fill_lanes
-    from hybrid_edge.export.graphs.layers import quantizable
+    from hybrid_edge.export.convert.build import serialize
+    from hybrid_edge.export.convert.layers import quantizable
     from hybrid_edge.export.plan import Artifact, plan_artifacts
-    from hybrid_edge.export.prepare import prepare
+    from hybrid_edge.export.quantize.cpu import CpuGraph
+    from hybrid_edge.export.quantize.each_image import each_image
+    from hybrid_edge.export.quantize.lanes import fill_lanes
+    from hybrid_edge.export.quantize.prepare import prepare
     from hybrid_edge.export.request import make_request
     from hybrid_edge.export.settings import ExportSettings
     from hybrid_edge.export.steps import Steps
@@ -117,9 +117,9 @@ def product(cpu: str, units: int = 2048, threads: int = len(os.sched_getaffinity
 
 def product_graphs(weight: Array) -> dict[str, bytes]:
     """``hidden`` times the weight, in each form; ONNX files."""
-    from hybrid_edge.export.graphs.build import set_versions
-    from hybrid_edge.export.graphs.scales import quantize_weight
-    from hybrid_edge.export.graphs.writer import GraphWriter
+    from hybrid_edge.export.convert.build import set_versions
+    from hybrid_edge.export.convert.writer import GraphWriter
+    from hybrid_edge.export.quantize.scales import quantize_weight
 
     def graph(write: Any) -> bytes:
         writer = GraphWriter("product")

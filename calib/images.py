@@ -13,10 +13,10 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from ..runtime.digest import file_sha256
 from ..runtime.errors import CalibrationError, ImageError
 from ..runtime.preprocess import Preprocessor, read_image
 from ..runtime.spec import ModelSpec
+from ..runtime.storage import file_sha256
 
 __all__ = ["BATCH", "COUNT", "CalibrationImages", "Candidate", "choose_images", "read_batches"]
 

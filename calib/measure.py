@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..runtime.backends.onnxruntime import TensorSession
-from ..runtime.digest import file_sha256
+from ..runtime.console import progress, status
 from ..runtime.errors import CalibrationError
 from ..runtime.preprocess import contract_hash
 from ..runtime.spec import ModelSpec
-from ..runtime.terminal import progress, status
+from ..runtime.storage import file_sha256
 from .collect import collect, collect_peaks
 from .images import BATCH, CalibrationImages, read_batches
 from .ranges import Binding, Measured, images_hash, load_if_same, save

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..runtime.files import replacing
+from ..runtime.storage import replacing
 from .statistics import BINS, TensorStatistics
 
 __all__ = ["Binding", "Measured", "images_hash", "load_if_same", "save"]

@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
-from ..runtime import terminal
+from ..runtime import console
+from ..runtime.commands.options import refuse_others
 from ..runtime.engines.ahead import parse_architectures
 from ..runtime.engines.options import EngineOptions, parse_profile
 from ..runtime.engines.progress import Reporter, show_progress
-from ..runtime.given import refuse_others
 from ..train.quiet import import_tensorflow
-from .engines import build_engines
-from .report import show_report
+from .bundle.engines import build_engines
+from .bundle.report import show_report
 from .request import ExportRequest, make_request
 from .settings import ExportSettings, choose_precisions
 from .steps import Steps
@@ -145,25 +145,25 @@ def start_tensorflow(steps: Steps) -> None:
 
 def draw(image: Path, out: Path, model: Path | None, runs: Path) -> None:
     """Draw what is inside a model while it classifies an image, and print its answer and where the picture is."""
-    from .picture.request import make_picture_request  # noqa: PLC0415  # OpenCV: --help should not wait for it
+    from .explain.request import make_picture_request  # noqa: PLC0415  # OpenCV: --help should not wait for it
 
     request = make_picture_request(image, out, model, runs)
     steps = Steps()
     start_tensorflow(steps)
-    from .picture import run  # noqa: PLC0415  # needs Keras
+    from .explain import run  # noqa: PLC0415  # needs Keras
 
-    terminal.stdout.print(run.draw_picture(request, steps), soft_wrap=True, markup=False)
+    console.stdout.print(run.draw_picture(request, steps), soft_wrap=True, markup=False)
 
 
 def rank(request: ExportRequest, steps: Steps) -> None:
     """Measure the sensitivity of the layers, and print the table and where the plot is."""
-    from .sensitivity_report import rank_layers, sensitivity_table  # noqa: PLC0415  # needs Keras
+    from .explain.sensitivity_report import rank_layers, sensitivity_table  # noqa: PLC0415  # needs Keras
 
     report = rank_layers(request, steps)
-    terminal.stdout.print(sensitivity_table(report))
-    terminal.stdout.print(f"plot {report.plot}\ntable {report.table}", soft_wrap=True, markup=False)
+    console.stdout.print(sensitivity_table(report))
+    console.stdout.print(f"plot {report.plot}\ntable {report.table}", soft_wrap=True, markup=False)
     if report.stale:
-        terminal.status.print(f"warning: {report.stale}", style="yellow", markup=False, soft_wrap=True)
+        console.status.print(f"warning: {report.stale}", style="yellow", markup=False, soft_wrap=True)
 
 
 def written(result: ExportResult) -> list[Variant]:
@@ -174,15 +174,15 @@ def written(result: ExportResult) -> list[Variant]:
 
 def show(request: ExportRequest, result: ExportResult) -> None:
     """Print the gates' figures against their limits, what was written, and the next command."""
-    terminal.stdout.print(f"bundle {result.tar or result.bundle}\n", soft_wrap=True, markup=False)
+    console.stdout.print(f"bundle {result.tar or result.bundle}\n", soft_wrap=True, markup=False)
     show_report(result.entries)
-    terminal.stdout.print(
+    console.stdout.print(
         f"report {result.report}\ntook {sum(result.seconds.values()):.0f} s, peak memory {result.peak_memory:.0f} MiB",
         soft_wrap=True,
         markup=False,
     )
     if result.written:
-        terminal.stdout.print(
+        console.stdout.print(
             f"next: hybrid-infer --bundle {result.tar or result.bundle} {request.images.images[0].path}",
             soft_wrap=True,
             markup=False,
@@ -194,19 +194,19 @@ def build(bundle: Path, architectures: tuple[str, ...], options: EngineOptions) 
     engines = build_engines(bundle, architectures, options, Reporter(say=_say, show=show_progress))
     for local in engines.local:
         text = f"engine {local.path} ({local.variant}, {local.size / MB:.1f} MB, {local.seconds:.0f} s)"
-        terminal.stdout.print(text, soft_wrap=True, markup=False)
+        console.stdout.print(text, soft_wrap=True, markup=False)
     for ahead in engines.ahead:
         text = f"engine {ahead.path} ({ahead.variant}, TensorRT-RTX for {ahead.architecture}, not for Jetson, "
         text += f"{ahead.size / MB:.1f} MB, {ahead.seconds:.0f} s)"
-        terminal.stdout.print(text, soft_wrap=True, markup=False)
+        console.stdout.print(text, soft_wrap=True, markup=False)
     if engines.advice:
-        terminal.stdout.print(engines.advice, soft_wrap=True, markup=False)
+        console.stdout.print(engines.advice, soft_wrap=True, markup=False)
 
 
 def _say(text: str) -> None:
-    terminal.status.print(text, markup=False, soft_wrap=True)
+    console.status.print(text, markup=False, soft_wrap=True)
 
 
 def main() -> None:
     """Run ``hybrid-export``: the entry point of the command."""
-    terminal.main(terminal.make_app(export))
+    console.main(console.make_app(export))

@@ -14,17 +14,17 @@ from typing import Any
 from ..runtime.errors import ParityError
 from ..runtime.manifest import Manifest, Precision, Target, Variant
 from ..runtime.preprocess import contract
-from .bundle_writer import BundleWriter
+from .bundle.golden import Golden, keep_golden, make_golden
+from .bundle.pack import pack
+from .bundle.provenance import provenance
+from .bundle.report import Entry
+from .bundle.report_folder import REPORT, check_folder, fill_folder, withdraw_report
+from .bundle.writer import BundleWriter
 from .gates.speed import AgainstWider, against_wider
-from .golden import Golden, keep_golden, make_golden
 from .images import MINIMUM
-from .measure import Measurement
-from .pack import pack
 from .plan import Artifact, plan_artifacts
-from .prepare import prepare
-from .provenance import provenance
-from .report import Entry
-from .report_folder import REPORT, check_folder, fill_folder, withdraw_report
+from .quantize.measure import Measurement
+from .quantize.prepare import prepare
 from .request import ExportRequest
 from .steps import Steps, peak_memory_mib
 from .variants import Candidate, VariantMaker

@@ -7,7 +7,7 @@ import resource
 import time
 from collections.abc import Callable, Iterator
 
-from ..runtime.terminal import progress, status
+from ..runtime.console import progress, status
 
 __all__ = ["Steps", "peak_memory_mib"]
 

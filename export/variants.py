@@ -11,24 +11,24 @@ import onnx
 from ..runtime.errors import EngineError, Int8EngineError, ParityError
 from ..runtime.manifest import FileRecord, Variant
 from ..runtime.roofline.cost import Cost
-from .bundle_writer import BundleWriter
-from .cost import measure_cost
+from .bundle.cost import measure_cost
+from .bundle.golden import Golden, add_arrays
+from .bundle.provenance import made_by
+from .bundle.report import Entry
+from .bundle.report_folder import flips_name
+from .bundle.writer import BundleWriter
+from .convert.build import serialize
+from .convert.check import count_operators
+from .convert.describe import describe
+from .explain.sensitivity import IMAGES, measure_sensitivity, ranked_groups
 from .gates.compare import Flip
 from .gates.gate import SIMULATED_IMAGES, Limits
 from .gates.prove import Proof, drift, prove
 from .gates.speed import time_ratio
 from .gates.verdict import require
-from .golden import Golden, add_arrays
-from .graphs.build import serialize
-from .graphs.check import count_operators
-from .graphs.describe import describe
-from .graphs.each_image import each_image
 from .plan import Artifact
-from .prepare import Prepared
-from .provenance import made_by
-from .report import Entry
-from .report_folder import flips_name
-from .sensitivity import IMAGES, measure_sensitivity, ranked_groups
+from .quantize.each_image import each_image
+from .quantize.prepare import Prepared
 from .settings import ExportSettings
 from .steps import Steps
 

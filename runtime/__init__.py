@@ -40,9 +40,8 @@ if TYPE_CHECKING:
     from .classifier import Classifier, Prediction
     from .engines.options import EngineOptions
     from .engines.progress import Reporter
-    from .frame import Frame
+    from .frame import Frame, Outputs
     from .golden import GoldenResult, check_golden
-    from .outputs import Outputs
     from .preprocess import Preprocessor, decode_image, read_image
     from .sources import Sources, open_sources
     from .spec import ModelSpec
@@ -91,7 +90,7 @@ _HOMES = {
     "Frame": "frame",
     "GoldenResult": "golden",
     "ModelSpec": "spec",
-    "Outputs": "outputs",
+    "Outputs": "frame",
     "Prediction": "classifier",
     "Preprocessor": "preprocess",
     "Reporter": "engines.progress",

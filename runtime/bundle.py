@@ -12,12 +12,12 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from .digest import file_sha256
 from .errors import ArtifactHashError, BundleError, ImageError
+from .frame import OUTPUT_NAMES, Outputs
 from .manifest import MANIFEST, MAX_MANIFEST_SIZE, FileRecord, Manifest, Variant, parse_manifest
-from .outputs import OUTPUT_NAMES, Outputs
 from .preprocess import contract, decode_image
 from .spec import ModelSpec
+from .storage import file_sha256
 from .unpack import unpack
 
 __all__ = ["Bundle"]

@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from .backends import Selection, open_backend
 from .bundle import Bundle
+from .console import say
 from .engines.options import EngineOptions
 from .engines.progress import Reporter
 from .errors import BackendError, InputError, UsageError
@@ -21,7 +22,7 @@ from .golden import GoldenResult, check_golden
 from .preprocess import Preprocessor, read_image
 from .spec import ModelSpec
 
-__all__ = ["Classifier", "Image", "Prediction"]
+__all__ = ["Classifier", "Image", "Prediction", "announce"]
 
 Image = str | Path | npt.NDArray[np.uint8]
 
@@ -211,3 +212,18 @@ def _frame(image: Image, index: int) -> Frame:
     if not isinstance(image, np.ndarray):
         raise InputError(f"image {index}: expected a path or a (H, W, 3) uint8 BGR array, found {type(image).__name__}")
     return Frame(f"image {index}", 0, image)
+
+
+def announce(classifier: Classifier) -> None:
+    """Say on stderr which backend and variant were taken, and how the golden check went."""
+    selection, golden = classifier.selection, classifier.golden
+    say(f"backend: {selection.description}")
+    for target, reason in selection.passed_over.items():
+        say(f"passed over {target}: {reason.split(';')[0]}")
+    if golden is None:
+        say("golden check: left out", style="yellow")
+    else:
+        say(
+            f"golden check: {golden.examples} examples, probabilities within {golden.probability_error:.1g} of the "
+            f"exporter's (limit {golden.tolerance:.1g}), {golden.milliseconds:.0f} ms"
+        )

@@ -1,4 +1,4 @@
-"""A Frame is one decoded picture: every source gives frames, and every sink is told about them."""
+"""A Frame is one decoded picture, which every source gives; Outputs are what a model says of a batch of them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["Frame"]
+__all__ = ["OUTPUT_NAMES", "Frame", "Outputs"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,3 +33,14 @@ class Frame:
     captured: float = 0.0
     timestamp: float = 0.0
     position: float | None = None
+
+
+OUTPUT_NAMES = ("logits", "probabilities")
+
+
+@dataclass(frozen=True, eq=False)
+class Outputs:
+    """The ``logits`` and ``probabilities`` of a batch, both (N, C) float32; a row of probabilities adds up to 1."""
+
+    logits: npt.NDArray[np.float32]
+    probabilities: npt.NDArray[np.float32]

@@ -10,7 +10,7 @@ from rich.cells import cell_len
 from rich.table import Table
 from rich.text import Text
 
-from . import terminal
+from . import console
 
 __all__ = ["NONE", "TextTable"]
 
@@ -59,13 +59,13 @@ class TextTable:
 
     def show(self) -> None:
         """Print the table on stdout, with the caption below."""
-        console = terminal.stdout
-        console.print(self._title, soft_wrap=False)
+        screen = console.stdout
+        screen.print(self._title, soft_wrap=False)
         everything = range(self._keys, len(self._heads))
         for part in [everything] if self._fits(everything) else self._parts():
-            console.print(self._drawn(part), soft_wrap=True)
+            screen.print(self._drawn(part), soft_wrap=True)
         if self.caption:
-            console.print(Text(self.caption, "table.caption"), soft_wrap=False)
+            screen.print(Text(self.caption, "table.caption"), soft_wrap=False)
 
     def _parts(self) -> Iterator[range]:
         """Yield neighbouring blocks together as far as they fit, and a block that is too wide in pieces that fit."""
@@ -88,7 +88,7 @@ class TextTable:
         yield range(start, block.stop)
 
     def _fits(self, part: range, gap: int = GAPS[-1]) -> bool:
-        return not terminal.stdout.is_terminal or self._width(part, gap) <= terminal.stdout.width
+        return not console.stdout.is_terminal or self._width(part, gap) <= console.stdout.width
 
     def _columns(self, part: range) -> list[int]:
         return [*range(self._keys), *part]

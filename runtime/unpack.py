@@ -9,10 +9,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 
-from .cache import cache_dir
-from .digest import file_sha256
 from .errors import BundleError
 from .manifest import MANIFEST, MAX_MANIFEST_SIZE, parse_manifest
+from .storage import cache_dir, file_sha256
 
 __all__ = ["unpack"]
 

@@ -24,7 +24,7 @@ for ignored, handler in ((signal.SIGINT, signal.default_int_handler), (signal.SI
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     """With several workers (-n 2), tests that share dear fixtures go to the same one."""
-    from workers import GroupScheduling
+    from support.machines.workers import GroupScheduling
 
     return GroupScheduling(config, log)
 
@@ -32,7 +32,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The order in which workers take them."""
     if "PYTEST_XDIST_WORKER" in os.environ:
-        from workers import place_of
+        from support.machines.workers import place_of
 
         items.sort(key=lambda item: place_of(item.nodeid))
 

@@ -16,9 +16,9 @@ from pathlib import Path
 
 import pytest
 import skimage.data
-from bundles import LABELS, encode, make_bundle, sample_image
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
+from support.models.bundles import LABELS, encode, make_bundle, sample_image
 
 ROOT = Path(__file__).parents[1]
 ROOMS = ("train", "calib", "export", "runtime")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from rich.progress import Progress, ProgressColumn
 
-from ..runtime.terminal import progress, status
+from ..runtime.console import progress, status
 
 __all__ = ["transient_bar"]
 

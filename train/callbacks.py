@@ -14,7 +14,7 @@ from typing import Any
 import keras
 from rich.progress import Progress, TaskID, TextColumn
 
-from ..runtime.terminal import status
+from ..runtime.console import status
 from .bars import transient_bar
 from .files import replacing, write_text
 from .run_folder import RunFolder

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from rich.markup import escape
 from rich.table import Table
 
-from ..runtime import terminal
+from ..runtime import console
 from ..runtime.errors import UsageError
 from ..runtime.spec import Branches, Interpolation, ModelSpec, ResizePolicy, preset
 from .quiet import import_tensorflow
@@ -210,8 +210,8 @@ def show(run: RunFolder) -> None:
         table.add_row(escape(rate["label"]), str(rate["images"]), _percent(rate["top1"]), _percent(rate["top5"]))
     table.add_section()
     table.add_row("all", str(metrics["validation_images"]), _percent(metrics["top1"]), _percent(metrics["top5"]))
-    terminal.stdout.print(table)
-    terminal.stdout.print(
+    console.stdout.print(table)
+    console.stdout.print(
         f"model {run.model}\npictures curves.png, confusion.png, classes.png in {run.path}\n"
         f"trained {metrics['seconds'] / 60:.1f} min, peak memory {metrics['peak_memory_mib']:.0f} MiB\n"
         f"next: hybrid-export",
@@ -226,4 +226,4 @@ def _percent(rate: float | None) -> str:
 
 def main() -> None:
     """Run ``hybrid-train`` and leave the process with its exit code."""
-    terminal.main(terminal.make_app(train))
+    console.main(console.make_app(train))

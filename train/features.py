@@ -20,10 +20,10 @@ import numpy as np
 import numpy.typing as npt
 from rich.progress import Progress
 
-from ..runtime.cache import cache_dir
+from ..runtime.console import progress
 from ..runtime.preprocess import Preprocessor, contract_hash, read_image
 from ..runtime.spec import ModelSpec
-from ..runtime.terminal import progress
+from ..runtime.storage import cache_dir
 from .data import LabelledImage
 from .files import write_text
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ..runtime.files import replacing
+from ..runtime.storage import replacing
 
 __all__ = ["replacing", "sweep", "write_text"]
 

@@ -12,9 +12,9 @@ from typing import Any
 import keras
 import numpy as np
 
+from ..runtime.console import status
 from ..runtime.errors import RunError
 from ..runtime.spec import ModelSpec
-from ..runtime.terminal import status
 from .bars import transient_bar
 from .batches import Batches, KeptFrames, TrainingBatches
 from .batchnorm import moving_statistics, reestimate, restore_statistics, trained_norms

@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ..runtime.digits import mnist_frame
+from ..runtime.console import progress
+from ..runtime.draw.digits import mnist_frame
 from ..runtime.errors import DataError
 from ..runtime.opencv import cv2
-from ..runtime.terminal import progress
 from .class_folders import ClassFolders, Prepared
 from .quiet import import_tensorflow
 from .tiny_imagenet import prepare_tiny_imagenet

@@ -8,7 +8,7 @@ from typing import Annotated, NoReturn
 import typer
 from rich.table import Table
 
-from ..runtime import terminal
+from ..runtime import console
 from .class_folders import Prepared
 from .prepare import prepare_digits, prepare_mnist, prepare_tiny_imagenet
 
@@ -69,11 +69,11 @@ def _print(prepared: Prepared) -> None:
         table.add_row(label, *(str(prepared.counts[split][label]) for split in splits))
     table.add_section()
     table.add_row("all", *(str(prepared.counts[split].total()) for split in splits))
-    terminal.stdout.print(table)
+    console.stdout.print(table)
     if prepared.kept:
-        terminal.status.print(f"{prepared.kept} were there already, {prepared.written} written")
+        console.status.print(f"{prepared.kept} were there already, {prepared.written} written")
 
 
 def main() -> NoReturn:
     """Run ``hybrid-prepare`` and leave the process with its exit code."""
-    terminal.main(app)
+    console.main(app)

@@ -10,10 +10,10 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from ..runtime.cache import cache_dir
+from ..runtime.console import progress
 from ..runtime.errors import ImageError
 from ..runtime.preprocess import read_image
-from ..runtime.terminal import progress
+from ..runtime.storage import cache_dir
 from .files import replacing
 
 __all__ = ["unreadable"]

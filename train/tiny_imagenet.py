@@ -13,9 +13,9 @@ import re
 from collections import Counter
 from pathlib import Path, PurePosixPath
 
+from ..runtime.console import progress
 from ..runtime.errors import DataError, UsageError
 from ..runtime.preprocess import IMAGE_SUFFIXES
-from ..runtime.terminal import progress
 from .class_folders import ClassFolders, Prepared
 from .published import Published, open_published
 

@@ -13,9 +13,9 @@ from typing import Any
 
 import keras
 
+from ..runtime.console import status
 from ..runtime.errors import DataError, ImageError, RunError
 from ..runtime.spec import ModelSpec
-from ..runtime.terminal import status
 from .batches import Batches
 from .callbacks import PhaseState
 from .data import DataSet, calibration_sample, scan, write_list

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hybrid_edge.runtime.digest import file_sha256
+from hybrid_edge.runtime.storage import file_sha256
 
 from .errors import PeerError
 

@@ -18,7 +18,7 @@ import numpy.typing as npt
 from interleave import Timings, interleave
 
 from hybrid_edge.export.gates.paired import paired_accuracy
-from hybrid_edge.runtime.digest import file_sha256
+from hybrid_edge.runtime.storage import file_sha256
 
 from .catalogue import REFERENCE, Peer
 from .errors import PeerError

@@ -54,7 +54,7 @@ def write(folder: Path) -> None:
     """Make the model and both folders of images."""
     import_tensorflow()
     import numpy as np
-    from standin import FULL, crops, make_standin
+    from support.models.standin import FULL, crops, make_standin
 
     from hybrid_edge.runtime.preprocess import Preprocessor
 

@@ -12,9 +12,9 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from ...runtime.errors import ImageError
-from ...runtime.files import replacing
 from ...runtime.opencv import cv2
 from ...runtime.preprocess import Frame, read_image
+from ...runtime.storage import replacing
 from .compare import Flip
 
 if TYPE_CHECKING:

@@ -19,11 +19,11 @@ from ...runtime.engines.options import EngineOptions
 from ...runtime.errors import BackendUnavailableError
 from ...runtime.manifest import Parity, Target
 from ...runtime.spec import ModelSpec
-from ..golden import Golden, golden_outputs
-from ..graphs.build import serialize
-from ..graphs.instrument import HIDDEN, with_hidden_states
+from ..bundle.golden import Golden, golden_outputs
+from ..convert.build import serialize
 from ..plan import Artifact
 from .gate import Limits, Measured, measure, measure_drift
+from .instrument import HIDDEN, with_hidden_states
 from .reference import Reference
 
 __all__ = ["Proof", "drift", "open_target", "prove"]

@@ -12,19 +12,12 @@ from dataclasses import dataclass, field
 from typing import get_args
 
 from ..bundle import Bundle
-from ..cpu import describe_cpu, missing_features
 from ..engines.options import EngineOptions
 from ..engines.progress import Reporter
-from ..errors import (
-    BackendError,
-    BackendUnavailableError,
-    BundleError,
-    EngineMissingError,
-    Int8EngineError,
-    UsageError,
-)
+from ..errors import BackendError, BackendUnavailableError, BundleError, EngineMissingError, Int8EngineError, UsageError
 from ..manifest import Precision, Target, Variant
 from .base import Backend
+from .cpu import describe_cpu, missing_features
 from .forms import open_form
 from .onnxruntime import OnnxRuntimeCpu, OnnxRuntimeCuda
 from .tensorrt import TensorRtBackend

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import BackendError, InputError
-from ..outputs import Outputs
+from ..frame import Outputs
 from ..spec import ModelSpec
 
 __all__ = ["Backend", "Buffers", "Ticket"]

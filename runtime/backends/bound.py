@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ..outputs import OUTPUT_NAMES
+from ..frame import OUTPUT_NAMES
 from ..spec import ModelSpec
 
 __all__ = ["BoundSession"]

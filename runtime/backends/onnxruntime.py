@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import BackendError, BackendUnavailableError, BundleError
-from ..outputs import OUTPUT_NAMES
+from ..frame import OUTPUT_NAMES
 from .base import Backend, Buffers
 from .bound import BoundSession
 from .cuda import HostMemory

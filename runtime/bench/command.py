@@ -9,10 +9,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .. import terminal
+from .. import console
 from ..bundle import Bundle
+from ..console import say
+from ..engines.progress import make_reporter
 from ..errors import BundleError, UsageError
-from ..opening import make_reporter, say
 from ..roofline.devices import predict_for
 from .candidates import choose_variants
 from .compare import compare_reports
@@ -148,7 +149,7 @@ class _Bar:
 
 @contextmanager
 def _progress() -> Iterator[Steps]:
-    progress = terminal.progress(transient=True)
+    progress = console.progress(transient=True)
     progress.live.auto_refresh = False  # a thread that draws ten times a second would disturb the measurement
     bar = _Bar(progress)
     try:

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import BenchError
-from ..files import replacing
 from ..roofline.rates import PREDICTED
+from ..storage import replacing
 from .report import STAGES, UNSPLIT, BenchReport, Case
 
 if TYPE_CHECKING:

@@ -13,8 +13,8 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, computed_field
 
 from ..errors import BenchError
-from ..files import replacing
 from ..manifest import Precision, Target
+from ..storage import replacing
 from ..timing import Milliseconds
 
 __all__ = [

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 from pathlib import Path
 
-from ..files import replacing
+from ..storage import replacing
 from .report import STAGES, UNSPLIT, BenchReport, Case
 
 __all__ = ["rows_of", "write_csv"]

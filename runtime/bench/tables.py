@@ -7,8 +7,8 @@ from typing import Any
 
 from rich.text import Text
 
-from .. import terminal
-from ..opening import say
+from .. import console
+from ..console import say
 from ..roofline.rates import Rates
 from ..tables import NONE, TextTable
 from .compare import FLOOR, Change, Comparison
@@ -29,7 +29,7 @@ def show_report(report: BenchReport) -> None:
     stages_table(report).show()
     if report.starts:
         starts_table(report).show()
-    terminal.stdout.print(report.machine.title, markup=False, soft_wrap=True)
+    console.stdout.print(report.machine.title, markup=False, soft_wrap=True)
     for reason, names in _by_reason(report.skipped).items():
         say(f"not run: {', '.join(names)}: {reason}")
     for note in (*report.notes, *_limit_notes(report)):

@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING
 
 from ... import runtime
 from ..bundle import Bundle
+from ..classifier import announce
+from ..console import say, waiting
+from ..engines.progress import make_reporter
 from ..errors import BundleError, UsageError
-from ..live.assembly import engine_options
 from ..manifest import MANIFEST
-from ..opening import announce, make_reporter, say, waiting
+from ..pipeline.assembly import engine_options
 from .request import CompareRequest
 
 if TYPE_CHECKING:

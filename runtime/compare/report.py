@@ -11,10 +11,10 @@ import typer
 from rich.cells import cell_len
 from rich.text import Text
 
-from .. import terminal
+from .. import console
+from ..canvas.draw import percent
+from ..console import printable
 from ..frame import Frame
-from ..live.outputs.draw import percent
-from ..sinks import printable
 from ..tables import NONE, TextTable
 from .models import Model
 from .tally import Answers, Comparison
@@ -60,7 +60,7 @@ class Silent:
         """Print the table and the path of the contact sheet."""
         comparison_table(self._models, comparison, self._batch).show()
         if sheet:
-            terminal.stdout.print(f"where they differ: {sheet}", soft_wrap=True, markup=False)
+            console.stdout.print(f"where they differ: {sheet}", soft_wrap=True, markup=False)
 
 
 class Rows(Silent):
@@ -79,7 +79,7 @@ class Rows(Silent):
             heads = [Text(name, "dim") for name in self._names]
             for model, short in zip(self._models, self._names, strict=True):
                 if short != (name := printable(model.name)):
-                    terminal.stdout.print(Text(f"{short}  {name}", "dim"), soft_wrap=True)
+                    console.stdout.print(Text(f"{short}  {name}", "dim"), soft_wrap=True)
             self._print(Text(" "), heads, Text("true", "dim"), "source")
             self._started = True
         cells = []
@@ -95,17 +95,17 @@ class Rows(Silent):
     def end(self, comparison: Comparison, sheet: str | None) -> None:
         """Print the table below the rows."""
         if self._started:
-            terminal.stdout.print()
+            console.stdout.print()
         super().end(comparison, sheet)
 
     def _print(self, mark: Text, cells: Sequence[Text], truth: Text, source: str) -> None:
         width = self._label + PROBABILITY
         columns = [mark, *(self._fit(cell, width) for cell in cells), self._fit(truth, max(self._label, 4))]
-        terminal.stdout.print(Text(GAP).join([*columns, Text(printable(source))]), soft_wrap=True)
+        console.stdout.print(Text(GAP).join([*columns, Text(printable(source))]), soft_wrap=True)
 
     def _fit(self, text: Text, width: int) -> Text:
         """Return the text padded to a width, and cut to it only on a terminal."""
-        if cell_len(text.plain) < width or terminal.stdout.is_terminal:
+        if cell_len(text.plain) < width or console.stdout.is_terminal:
             text.truncate(width, overflow="ellipsis", pad=True)
         return text
 

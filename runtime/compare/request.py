@@ -6,7 +6,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 
 from ..errors import UsageError
-from ..live.request import Request
+from ..pipeline.request import Request
 
 __all__ = ["CompareRequest"]
 

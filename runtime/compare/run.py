@@ -7,9 +7,9 @@ from contextlib import contextmanager
 from itertools import chain, count, islice
 from pathlib import Path
 
-from .. import terminal
+from .. import console
+from ..console import say
 from ..frame import Frame
-from ..opening import say
 from ..sources import Sources, open_sources
 from .differences import Differences
 from .models import Model, open_models
@@ -122,9 +122,9 @@ def _listing(request: CompareRequest, models: Sequence[Model], *, listed: bool) 
 @contextmanager
 def _progress(sources: Sources, *, listed: bool) -> Iterator[Callable[[], None]]:
     """Show a bar on stderr, unless rows scroll by on the same terminal; yield the function that advances it."""
-    if not terminal.status.is_terminal or (listed and terminal.stdout.is_terminal):
+    if not console.status.is_terminal or (listed and console.stdout.is_terminal):
         yield lambda: None
         return
-    with terminal.progress(unit="images", transient=True) as bar:
+    with console.progress(unit="images", transient=True) as bar:
         task = bar.add_task("comparing", total=sources.total)
         yield lambda: bar.advance(task)

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import numpy as np
 
+from ..canvas.draw import Box, fit
+from ..canvas.text import Color, Pixels, default_font
 from ..errors import UsageError
-from ..files import replacing
-from ..live.outputs.draw import Box, fit
-from ..live.outputs.text import Color, Pixels, default_font
 from ..opencv import cv2
+from ..storage import replacing
 
 __all__ = ["GREEN", "INK", "RED", "Cell", "Line", "draw_sheet", "thumbnail", "write_sheet"]
 

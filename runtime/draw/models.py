@@ -13,9 +13,10 @@ import numpy.typing as npt
 
 from ... import runtime
 from ..bundle import Bundle
-from ..classifier import Classifier, Prediction
+from ..classifier import Classifier, Prediction, announce
+from ..console import waiting
+from ..engines.progress import make_reporter
 from ..opencv import cv2
-from ..opening import announce, make_reporter, waiting
 from .request import Request
 
 __all__ = ["Answer", "Model", "answers", "open_models"]

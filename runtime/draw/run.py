@@ -6,9 +6,9 @@ import json
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 
-from .. import terminal
-from ..live.outputs.display import require_display
-from ..sinks import printable
+from .. import console
+from ..console import printable
+from ..outputs.display import require_display
 from .models import Answer, open_models
 from .newest import newest_bundles
 from .request import Request
@@ -39,7 +39,7 @@ def _print(answers: Sequence[Answer]) -> None:
     parts = [
         f"{answer.model}: {answer.prediction.label} ({100 * answer.prediction.probability:.1f} %)" for answer in answers
     ]
-    terminal.stdout.print(printable("   ".join(parts)), markup=False, soft_wrap=True)
+    console.stdout.print(printable("   ".join(parts)), markup=False, soft_wrap=True)
 
 
 def _print_json(answers: Sequence[Answer]) -> None:
@@ -55,4 +55,4 @@ def _print_json(answers: Sequence[Answer]) -> None:
         }
         for answer in answers
     ]
-    terminal.stdout.print(json.dumps({"answers": said}), markup=False, soft_wrap=True)
+    console.stdout.print(json.dumps({"answers": said}), markup=False, soft_wrap=True)

@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from ..digits import drawn_frame
-from ..files import replacing
+from ..console import say
 from ..opencv import cv2
-from ..opening import say
+from ..storage import replacing
+from .digits import drawn_frame
 
 __all__ = ["save_drawing"]
 

@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from ..digits import drawn_frame
-from ..live.outputs.display import require_display
-from ..live.outputs.window import QUIT_KEYS, is_visible, pressed_key
 from ..opencv import cv2
+from ..outputs.display import require_display
+from ..outputs.window import QUIT_KEYS, is_visible, pressed_key
 from .canvas import THICKNESS, Canvas
+from .digits import drawn_frame
 from .models import Answer, Model, answers
 from .page import CANVAS, TITLE, View, draw_page
 from .save import save_drawing

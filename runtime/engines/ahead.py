@@ -15,8 +15,8 @@ from pathlib import Path
 
 from ..bundle import Bundle
 from ..errors import EngineError, UsageError
-from ..files import replacing
 from ..manifest import Variant
+from ..storage import replacing
 from .build import BuiltEngine, build_engine
 from .library import Library, find_library
 from .network import NetworkSummary

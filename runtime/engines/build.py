@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from ..errors import EngineError, Int8EngineError
-from ..outputs import OUTPUT_NAMES
+from ..frame import OUTPUT_NAMES
 from ..spec import ModelSpec
 from .gpu import Gpu
 from .library import Library

@@ -24,8 +24,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from ..cache import cache_dir
-from ..files import replacing
+from ..storage import cache_dir, replacing
 from .gpu import Gpu
 from .library import Kind, Library
 from .options import EngineOptions

@@ -13,7 +13,7 @@ from .library import Library
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
-__all__ = ["Bar", "Listener", "Reporter", "make_monitor", "show_progress"]
+__all__ = ["Bar", "Listener", "Reporter", "make_monitor", "make_reporter", "show_progress"]
 
 
 class Listener(Protocol):
@@ -76,9 +76,9 @@ class Reporter:
 @contextmanager
 def show_progress() -> Iterator[Listener]:
     """Show bars on stderr while an engine is built, or nothing where stderr is no terminal; yield their listener."""
-    from .. import terminal  # noqa: PLC0415  # rich takes 50 ms, and few starts build an engine
+    from .. import console  # noqa: PLC0415  # rich takes 50 ms, and few starts build an engine
 
-    with terminal.progress(transient=True) as progress:
+    with console.progress(transient=True) as progress:
         yield Bar(progress)
 
 
@@ -101,3 +101,45 @@ def make_monitor(library: Library, listener: Listener, cancel: threading.Event) 
             listener.finish(phase_name)
 
     return Monitor()
+
+
+def make_reporter(stop: Callable[[], None], progress: Callable[[], None] = lambda: None) -> Reporter:
+    """Make a Reporter that ends the spinner and then says on stderr what is being built, with a bar.
+
+    Args:
+        stop: ends the spinner.
+        progress: is called at each line and each step of the build.
+    """
+    from ..console import say  # noqa: PLC0415  # rich takes 50 ms, and few starts build an engine
+
+    def tell(text: str) -> None:
+        progress()
+        say(text)
+
+    @contextmanager
+    def show() -> Iterator[Listener]:
+        stop()
+        with show_progress() as bar:
+            yield _Progress(bar, progress)
+
+    return Reporter(tell, show)
+
+
+class _Progress:
+    """A listener that passes everything on to a bar, and reports each call as progress."""
+
+    def __init__(self, bar: Listener, progress: Callable[[], None]) -> None:
+        self._bar = bar
+        self._progress = progress
+
+    def start(self, phase: str, parent: str | None, steps: int) -> None:
+        self._progress()
+        self._bar.start(phase, parent, steps)
+
+    def step(self, phase: str, number: int) -> None:
+        self._progress()
+        self._bar.step(phase, number)
+
+    def finish(self, phase: str) -> None:
+        self._progress()
+        self._bar.finish(phase)

@@ -1,6 +1,6 @@
 """Hold what one inference of a graph must do at least: multiply-accumulates and bytes, branch by branch.
 
-The exporter reads the cost off the graph that it wrote (``export/cost.py``) and puts it into the manifest;
+The exporter reads the cost off the graph that it wrote (``export/bundle/cost.py``) and puts it into the manifest;
 ``hybrid-bench`` turns it into the shortest time that a machine of given rates can take (``bound.py``).
 """
 

@@ -13,10 +13,10 @@ from typing import Protocol
 
 from ..errors import SourceError, UsageError
 from ..frame import Frame
-from ..live.events import Events
 from ..opencv import cv2
 from .calls import CALLS
 from .cameras import inspect_camera, list_cameras, sensor_number
+from .events import Events
 from .files import Sources, check_names, open_sources
 from .gstreamer import csi_pipeline, open_child, rtsp_pipeline
 from .live import Connection, LiveCapture, Opener

@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from ..errors import ImageError, SourceError
 from ..frame import Frame
-from ..live.events import Events, Kind
+from .events import Events, Kind
 from .names import display_name
 
 __all__ = ["READ_WAIT", "Connection", "LiveCapture", "Opener"]

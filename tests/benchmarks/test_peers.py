@@ -13,7 +13,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from bundles import LABELS, SPEC, make_bundle, sample_image
+from support.models.bundles import LABELS, SPEC, make_bundle, sample_image
 
 sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
 from peers.artifacts import Maker

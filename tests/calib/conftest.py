@@ -10,8 +10,8 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 import pytest
-from bundles import SPEC, encode, make_graph, make_weights, sample_image
 from onnx import TensorProto, helper
+from support.models.bundles import SPEC, encode, make_graph, make_weights, sample_image
 
 from hybrid_edge.calib import TensorStatistics
 from hybrid_edge.train.data import LabelledImage

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from bundles import SPEC
+from support.models.bundles import SPEC
 
 from hybrid_edge.calib import choose_images, read_batches
 from hybrid_edge.runtime.errors import CalibrationError

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from bundles import SPEC, make_weights, reference_outputs
 from onnx import TensorProto, helper, numpy_helper
+from support.models.bundles import SPEC, make_weights, reference_outputs
 
 from hybrid_edge.calib import CalibrationImages, calibrate, calibration_bar, choose_images, collect, measure
 from hybrid_edge.calib.measure import ENOUGH

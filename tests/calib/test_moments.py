@@ -4,9 +4,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from lowered import SMALL_RNN
 from onnx import TensorProto, helper
-from standin import crops
+from support.models.lowered import SMALL_RNN
+from support.models.standin import crops
 
 from hybrid_edge.calib import second_moments
 from hybrid_edge.runtime.errors import CalibrationError

@@ -13,9 +13,9 @@ from hybrid_edge.runtime.manifest import Manifest
 from hybrid_edge.runtime.spec import ModelSpec
 
 if TYPE_CHECKING:
-    from fullsize import FullExport
-    from lowered import Source
-    from whole import Whole
+    from support.models.fullsize import FullExport
+    from support.models.lowered import Source
+    from support.models.whole import Whole
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Exported:
 @pytest.fixture(scope="session")
 def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Sixteen crops of real photographs, in four class folders; no stand-in was fitted on them."""
-    from standin import write_crops
+    from support.models.standin import write_crops
 
     return write_crops(tmp_path_factory.mktemp("photos"), 16, seed=77)
 
@@ -45,7 +45,7 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def standin(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
     """The full-size stand-in as a file and as a model; HYBRID_EDGE_STANDIN names a file to keep it in between runs."""
-    from standin import FULL, Sizes, make_standin
+    from support.models.standin import FULL, Sizes, make_standin
 
     from hybrid_edge.train.model_file import load_model
 
@@ -59,8 +59,8 @@ def standin(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
 @pytest.fixture(scope="session")
 def exported_full(standin: tuple[Path, Any], tmp_path_factory: pytest.TempPathFactory) -> FullExport:
     """The full-size stand-in, exported by the command; that it takes 32 images is tested without exporting."""
-    from fullsize import export_by_command
-    from standin import write_crops
+    from support.models.fullsize import export_by_command
+    from support.models.standin import write_crops
 
     folder = tmp_path_factory.mktemp("full")
     return export_by_command(*standin, write_crops(folder / "photos", 8, seed=77), folder)
@@ -69,7 +69,7 @@ def exported_full(standin: tuple[Path, Any], tmp_path_factory: pytest.TempPathFa
 @pytest.fixture(scope="session")
 def digits_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The digits model's stand-in as a .keras file."""
-    from standin import DIGITS, make_standin
+    from support.models.standin import DIGITS, make_standin
 
     path = tmp_path_factory.mktemp("digits_standin") / "digits.keras"
     make_standin(DIGITS, path)
@@ -85,7 +85,7 @@ def exported_digits(digits_file: Path, photos: Path, tmp_path_factory: pytest.Te
 @pytest.fixture(scope="session")
 def exported_reduced(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Exported:
     """A reduced Xception hybrid with a projection, exported."""
-    from standin import REDUCED, Sizes, make_standin
+    from support.models.standin import REDUCED, Sizes, make_standin
 
     path = tmp_path_factory.mktemp("reduced_standin") / "reduced.keras"
     model = make_standin(REDUCED.replace(class_labels=REDUCED.class_labels[:20]), path, Sizes(32, 68, 800))
@@ -108,7 +108,7 @@ def reduced_source(exported_reduced: Exported) -> Source:
 def small_source() -> Source:
     """Two LSTMs, batch normalization and a projection, a bias everywhere; its weights are random."""
     import keras
-    from lowered import SMALL, randomize, source_of
+    from support.models.lowered import SMALL, randomize, source_of
 
     from hybrid_edge.train.model import build_model
 
@@ -122,7 +122,7 @@ def small_source() -> Source:
 @pytest.fixture(scope="session")
 def whole(exported_digits: Exported, tmp_path_factory: pytest.TempPathFactory) -> Whole:
     """The digits stand-in, exported with --fp32 --fp16 --int8; gated on images with Keras's own labels."""
-    from whole import PHOTOS, export_whole, write_decided
+    from support.models.whole import PHOTOS, export_whole, write_decided
 
     folder = tmp_path_factory.mktemp("whole")
     photos = write_decided(exported_digits.bundle, folder / "photos", PHOTOS, seed=79)
@@ -131,7 +131,7 @@ def whole(exported_digits: Exported, tmp_path_factory: pytest.TempPathFactory) -
 
 def _source(exported: Exported, images: int = 32) -> Source:
     import onnx
-    from lowered import measured_source
+    from support.models.lowered import measured_source
 
     files = {variant.recurrent: exported.bundle / variant.file.path for variant in exported.manifest.variants}
     return measured_source(exported.spec, {form: onnx.load(file) for form, file in files.items()}, images)

@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from bundles import make_bundle
-from commands import command as run_command
+from support.machines.commands import command as run_command
+from support.models.bundles import make_bundle
 
-from hybrid_edge.export import command, pipeline, sensitivity_report
+from hybrid_edge.export import command, pipeline
+from hybrid_edge.export.explain import sensitivity_report
 from hybrid_edge.export.pipeline import export
 from hybrid_edge.export.request import ExportRequest, make_request
 from hybrid_edge.runtime.bundle import Bundle
@@ -22,7 +23,7 @@ from hybrid_edge.train.data import LabelledImage, write_list
 from hybrid_edge.train.run_folder import RunFolder
 
 if TYPE_CHECKING:
-    from whole import Whole
+    from support.models.whole import Whole
 
 Main = Callable[..., tuple[int, str, str]]
 

@@ -10,15 +10,15 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from damage import DAMAGES, DamagedInputs, damaged_backend
-from fullsize import FullExport
-from standin import FULL, crops, features, probabilities, write_crops
+from support.models.damage import DAMAGES, DamagedInputs, damaged_backend
+from support.models.fullsize import FullExport
+from support.models.standin import FULL, crops, features, probabilities, write_crops
 
+from hybrid_edge.export.convert.check import check_graph
 from hybrid_edge.export.gates import rows
 from hybrid_edge.export.gates.gate import Limits, measure
 from hybrid_edge.export.gates.reference import Reference
 from hybrid_edge.export.gates.verdict import require
-from hybrid_edge.export.graphs.check import check_graph
 from hybrid_edge.runtime.errors import ParityError
 from hybrid_edge.runtime.preprocess import Preprocessor
 from hybrid_edge.train.data import LabelledImage

@@ -7,16 +7,16 @@ from typing import Any
 
 import numpy as np
 import pytest
-from fullsize import FullExport, Rebuilder
-from standin import FULL, write_crops
+from support.models.fullsize import FullExport, Rebuilder
+from support.models.standin import FULL, write_crops
 
 from hybrid_edge.calib import choose_images
+from hybrid_edge.export.convert.build import serialize
+from hybrid_edge.export.convert.describe import operations
 from hybrid_edge.export.gates.reference import Reference
-from hybrid_edge.export.graphs.build import serialize
-from hybrid_edge.export.graphs.describe import operations
-from hybrid_edge.export.lower import Lowering, choose_ranges
-from hybrid_edge.export.measure import Measurer
 from hybrid_edge.export.plan import Artifact
+from hybrid_edge.export.quantize.lower import Lowering, choose_ranges
+from hybrid_edge.export.quantize.measure import Measurer
 from hybrid_edge.export.steps import Steps
 from hybrid_edge.runtime.engines.build import build_engine, inspect_graph
 from hybrid_edge.runtime.engines.library import find_library

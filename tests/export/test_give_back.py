@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from whole import read_report
+from support.models.whole import read_report
 
 from hybrid_edge.export import variants
 from hybrid_edge.runtime.classifier import Classifier
 
 if TYPE_CHECKING:
-    from whole import Whole
+    from support.models.whole import Whole
 
 LAYER, INPUT = "cnn/conv_2_1/convolution", "cnn/conv_1_pool_1/MaxPool2d"
 LAYERS = 5  # three convolutions, one matrix product, one LSTM
@@ -74,7 +74,7 @@ def test_int8_that_passes_gives_nothing_back(
 def test_where_nothing_helps_it_ends_and_the_first_try_is_what_is_refused(
     whole: Whole, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, proved: list[Any]
 ) -> None:
-    monkeypatch.setattr("hybrid_edge.export.graphs.recurrent.KERAS_TO_ONNX", (0, 1, 2, 3))
+    monkeypatch.setattr("hybrid_edge.export.convert.recurrent.KERAS_TO_ONNX", (0, 1, 2, 3))
     result = whole.again(monkeypatch, tmp_path / "bundle", give_back=True)
     assert result.written == ()
     assert not result.bundle.exists()

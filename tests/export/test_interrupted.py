@@ -22,21 +22,22 @@ from typing import TYPE_CHECKING, Any
 import cv2
 import onnx
 import pytest
-from whole import NAMES
+from support.models.whole import NAMES
 
-from hybrid_edge.export import pipeline, report_folder, variants
-from hybrid_edge.export.bundle_writer import BundleWriter
+from hybrid_edge.export import pipeline, variants
+from hybrid_edge.export.bundle import report_folder
+from hybrid_edge.export.bundle.report_folder import REPORT, check_folder
+from hybrid_edge.export.bundle.writer import BundleWriter
 from hybrid_edge.export.gates.compare import Flip
 from hybrid_edge.export.gates.gate import Measured
 from hybrid_edge.export.gates.prove import Proof
 from hybrid_edge.export.plan import Artifact
-from hybrid_edge.export.report_folder import REPORT, check_folder
 from hybrid_edge.runtime.bundle import Bundle
 from hybrid_edge.runtime.errors import BundleError
 from hybrid_edge.runtime.manifest import MANIFEST
 
 if TYPE_CHECKING:
-    from whole import Whole
+    from support.models.whole import Whole
 
 KILLS = 50
 PATIENCE = 60  # seconds

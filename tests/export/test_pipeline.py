@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
-from whole import CALIBRATION, NAMES, PHOTOS
+from support.models.whole import CALIBRATION, NAMES, PHOTOS
 
 from hybrid_edge.calib import choose_images
-from hybrid_edge.export.measure import Measurer
-from hybrid_edge.export.prepare import prepare
+from hybrid_edge.export.quantize.measure import Measurer
+from hybrid_edge.export.quantize.prepare import prepare
 from hybrid_edge.export.request import make_request
 from hybrid_edge.export.settings import ExportSettings
 from hybrid_edge.export.steps import Steps
@@ -26,7 +26,7 @@ from hybrid_edge.runtime.preprocess import contract_hash
 from hybrid_edge.train.data import LabelledImage
 
 if TYPE_CHECKING:
-    from whole import Whole
+    from support.models.whole import Whole
 
 QUIET = Steps(quiet=True)
 

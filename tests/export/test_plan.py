@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import pytest
-from lowered import SMALL, SMALL_RNN
+from support.models.lowered import SMALL, SMALL_RNN
 
 from hybrid_edge.export.plan import PRECISIONS, Artifact, plan_artifacts, variant_name
 from hybrid_edge.runtime.errors import UsageError

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
-from whole import NAMES, read_report, with_damaged_ranges
+from support.models.whole import NAMES, read_report, with_damaged_ranges
 
 from hybrid_edge.export.gates import speed
 from hybrid_edge.export.images import MINIMUM, ChosenImages
-from hybrid_edge.export.prepare import prepare
+from hybrid_edge.export.quantize.prepare import prepare
 from hybrid_edge.export.settings import ExportSettings
 from hybrid_edge.export.steps import Steps
 from hybrid_edge.runtime.bundle import Bundle
@@ -25,7 +25,7 @@ from hybrid_edge.train.model import build_model
 from hybrid_edge.train.model_file import load_model, save_model
 
 if TYPE_CHECKING:
-    from whole import Whole
+    from support.models.whole import Whole
 
 QUIET = Steps(quiet=True)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 
 import pytest
-from exported import export_digits
+from support.models.exported import export_digits
 
 from hybrid_edge.runtime.backends.tensorrt import find_tensorrt
 from hybrid_edge.runtime.bundle import Bundle

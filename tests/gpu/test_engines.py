@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from real_engines import opened, tensors
+from support.gpu.real_engines import opened, tensors
 
 from hybrid_edge.runtime.backends import open_backend
 from hybrid_edge.runtime.backends.cuda import find_gpu
@@ -183,7 +183,7 @@ def test_auto_takes_tensorrt_and_remembers_the_faster_form(
 
 def test_hybrid_infer_says_that_it_runs_tensorrt(bundle: Bundle) -> None:
     image = bundle.root / bundle.manifest.golden.images[0].file.path
-    command = [sys.executable, "-m", "hybrid_edge.runtime.command", image, "--bundle", bundle.root, "--json"]
+    command = [sys.executable, "-m", "hybrid_edge.runtime.commands.infer", image, "--bundle", bundle.root, "--json"]
     command += ["--backend", "tensorrt", "--profile", "1,2,4", "--workspace", "256"]
     done = subprocess.run([os.fspath(item) for item in command], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from real_engines import opened, tensors
+from support.gpu.real_engines import opened, tensors
 
 from hybrid_edge.runtime.backends.base import Backend
 from hybrid_edge.runtime.backends.cuda import find_gpu

@@ -6,7 +6,7 @@ import tarfile
 from pathlib import Path
 
 import pytest
-from bundles import encode, make_bundle, sample_image
+from support.models.bundles import encode, make_bundle, sample_image
 
 from hybrid_edge.runtime.bundle import Bundle
 

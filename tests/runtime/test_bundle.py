@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from bundles import SPEC, encode, make_bundle, npz, sample_image, store, write_manifest
+from support.models.bundles import SPEC, encode, make_bundle, npz, sample_image, store, write_manifest
 
 from hybrid_edge.runtime.bundle import Bundle
 from hybrid_edge.runtime.errors import ArtifactHashError, BundleError

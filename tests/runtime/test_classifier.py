@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from bundles import SPEC, encode, make_weights, reference_outputs, sample_image
+from support.models.bundles import SPEC, encode, make_weights, reference_outputs, sample_image
 
 from hybrid_edge.runtime import Classifier, Frame, Prediction
 from hybrid_edge.runtime.backends.onnxruntime import OnnxRuntimeCpu

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from bundles import encode, sample_image
+from support.models.bundles import encode, sample_image
 
 from hybrid_edge.runtime.errors import ImageError
 from hybrid_edge.runtime.opencv import MAX_PIXELS, cv2

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from bundles import make_bundle, npz, store, write_manifest
+from support.models.bundles import make_bundle, npz, store, write_manifest
 
 from hybrid_edge.runtime.backends import open_backend
 from hybrid_edge.runtime.bundle import Bundle

@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from bundles import encode
-from commands import command
+from support.machines.commands import command
+from support.models.bundles import encode
 
 from hybrid_edge.runtime import Classifier
 from hybrid_edge.runtime.backends import open_backend

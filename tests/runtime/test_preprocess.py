@@ -5,7 +5,7 @@ import tracemalloc
 import numpy as np
 import numpy.typing as npt
 import pytest
-from bundles import SPEC, sample_image
+from support.models.bundles import SPEC, sample_image
 
 from hybrid_edge.runtime.errors import InputError
 from hybrid_edge.runtime.opencv import cv2

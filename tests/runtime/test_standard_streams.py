@@ -14,8 +14,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from bundles import encode, sample_image
-from live_run import COMMAND, frames_of
+from support.live.run import COMMAND, frames_of
+from support.models.bundles import encode, sample_image
 
 FULL = "/dev/full"
 
@@ -102,8 +102,8 @@ def test_a_closed_stream_keeps_its_number_for_as_long_as_the_process_lives(
     tmp_path: Path, closed: str, number: int
 ) -> None:
     program = (
-        "import sys; from pathlib import Path; from hybrid_edge.runtime import terminal\n"
-        "terminal._open_streams()\n"
+        "import sys; from pathlib import Path; from hybrid_edge.runtime import console\n"
+        "console._open_streams()\n"
         "stream = (sys.stdin, sys.stdout, sys.stderr)[int(sys.argv[2])]\n"
         "with Path(sys.argv[1]).open('w') as file:\n"
         "    if int(sys.argv[2]): print('misplaced', file=stream, flush=True)\n"

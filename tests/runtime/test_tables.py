@@ -5,7 +5,7 @@ import io
 import pytest
 from rich.console import Console
 
-from hybrid_edge.runtime import terminal
+from hybrid_edge.runtime import console as terminal
 from hybrid_edge.runtime.tables import TextTable
 
 

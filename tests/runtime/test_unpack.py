@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from bundles import make_bundle
+from support.models.bundles import make_bundle
 
 from hybrid_edge.runtime import unpack as unpack_module
 from hybrid_edge.runtime.bundle import Bundle

@@ -12,13 +12,13 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from streams import MjpegStream, RtspStream, Stream, rtsp_missing
+from support.streams.servers import MjpegStream, RtspStream, Stream, rtsp_missing
 
 from hybrid_edge.runtime import Classifier, Frame
-from hybrid_edge.runtime.live.events import Event, Events
-from hybrid_edge.runtime.live.flow.pipeline import Pipeline, PipelineOptions, Summary
-from hybrid_edge.runtime.live.result import Result, Status
+from hybrid_edge.runtime.outputs.result import Result, Status
+from hybrid_edge.runtime.pipeline.pipeline import Pipeline, PipelineOptions, Summary
 from hybrid_edge.runtime.sources import CaptureOptions, open_captures
+from hybrid_edge.runtime.sources.events import Event, Events
 
 __all__ = ["damage"]
 

@@ -19,7 +19,7 @@ MIB = 2**20
 EXPORT = """
 import sys
 from pathlib import Path
-from standin import DIGITS, make_standin, write_crops
+from support.models.standin import DIGITS, make_standin, write_crops
 from hybrid_edge.export.pipeline import export
 from hybrid_edge.export.request import make_request
 

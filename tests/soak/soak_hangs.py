@@ -1,6 +1,6 @@
 """An engine that hangs in C, holding the interpreter's lock and not, with the limits that users get.
 
-    PYTHONPATH=tests/support python tests/soak/soak_hangs.py --rounds 3
+    PYTHONPATH=tests python tests/soak/soak_hangs.py --rounds 3
 
 Each round: a stream flows, the engine is told to hang, and two times are taken: from the hang to the supervisor's
 notice (limit 10 s) and to the next result of the new worker. Then an engine that hangs at every batch: the third worker
@@ -16,10 +16,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import typer
-from bundles import make_bundle
 from figures import verdict
-from live_run import HANGING, LiveRun, processes_of
-from streams import MjpegStream
+from support.live.run import HANGING, LiveRun, processes_of
+from support.models.bundles import make_bundle
+from support.streams.servers import MjpegStream
 
 NOTICE = 10.0  # seconds
 

@@ -1,6 +1,6 @@
 """Hundreds of thousands of inferences on a digits bundle, through the whole pipeline.
 
-    PYTHONPATH=tests/support python tests/soak/soak_inferences.py --count 200000
+    PYTHONPATH=tests python tests/soak/soak_inferences.py --count 200000
 
 Memory does not grow after warm-up, threads and descriptors stay as many as they were.
 """
@@ -15,13 +15,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import typer
-from bundles import sample_image
 from figures import Samples, digits_bundle, verdict
+from support.models.bundles import sample_image
 
 from hybrid_edge.runtime import Classifier, Frame
-from hybrid_edge.runtime.live.events import Event, Events
-from hybrid_edge.runtime.live.flow.pipeline import Pipeline, PipelineOptions
-from hybrid_edge.runtime.live.result import Result, Status
+from hybrid_edge.runtime.outputs.result import Result, Status
+from hybrid_edge.runtime.pipeline.pipeline import Pipeline, PipelineOptions
+from hybrid_edge.runtime.sources.events import Event, Events
 
 SLOPE = 1.0  # MiB for each 100,000 inferences
 STEP = 100_000

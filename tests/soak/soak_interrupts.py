@@ -1,6 +1,6 @@
 """Ctrl-C under load, again and again, while a video is written.
 
-    PYTHONPATH=tests/support python tests/soak/soak_interrupts.py --times 30
+    PYTHONPATH=tests python tests/soak/soak_interrupts.py --times 30
 
 A stream of 60 frames a second is classified and saved; after a random moment the run is interrupted, in turn by Ctrl-C
 typed on its terminal and by SIGINT and SIGTERM to the supervisor. Each time: exit code 130 (SIGTERM: 0), gone within
@@ -20,10 +20,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import typer
-from bundles import make_bundle
 from figures import verdict
-from live_run import COMMAND, LiveRun, frames_of, processes_of
-from streams import MjpegStream
+from support.live.run import COMMAND, LiveRun, frames_of, processes_of
+from support.models.bundles import make_bundle
+from support.streams.servers import MjpegStream
 
 LIMIT = 2.0  # seconds
 WAYS = {"Ctrl-C": 130, "SIGINT": 130, "SIGTERM": 0}

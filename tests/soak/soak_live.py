@@ -1,6 +1,6 @@
 """A camera of 60 frames a second, four times faster than the engine, for minutes.
 
-    PYTHONPATH=tests/support python tests/soak/soak_live.py --minutes 10
+    PYTHONPATH=tests python tests/soak/soak_live.py --minutes 10
 
 At most two frames wait, results are as fresh as they can be, every frame is accounted for, memory stays flat.
 """
@@ -15,14 +15,14 @@ from pathlib import Path
 
 import numpy as np
 import typer
-from bundles import make_bundle, sample_image
 from figures import Samples, verdict
-from pipelines import slowed
+from support.live.pipelines import slowed
+from support.models.bundles import make_bundle, sample_image
 
 from hybrid_edge.runtime import Classifier, Frame
-from hybrid_edge.runtime.live.events import Event, Events
-from hybrid_edge.runtime.live.flow.pipeline import Pipeline, PipelineOptions
-from hybrid_edge.runtime.live.result import Result, Status
+from hybrid_edge.runtime.outputs.result import Result, Status
+from hybrid_edge.runtime.pipeline.pipeline import Pipeline, PipelineOptions
+from hybrid_edge.runtime.sources.events import Event, Events
 from hybrid_edge.runtime.spec import preset
 
 FPS = 60

@@ -1,6 +1,6 @@
 """Streams that are killed, stalled for 1, 10 and 60 s and black-holed, 50 times each, over MJPEG and RTSP.
 
-    PYTHONPATH=tests/support python tests/soak/soak_streams.py --repeats 50 --seconds 60
+    PYTHONPATH=tests python tests/soak/soak_streams.py --repeats 50 --seconds 60
 
 For each fault and kind of stream there is one server with several readers, which lose it and come back together. Every
 wait for a frame ends in time; frames made after the stream was back come soon; what a reader uses once it is back, and
@@ -23,10 +23,10 @@ from pathlib import Path
 
 import damaging
 import typer
-from bundles import make_bundle
 from figures import rss, verdict
-from reading import Reading, resources, settled
-from streams import MjpegStream, RtspStream, Stream, rtsp_missing
+from support.models.bundles import make_bundle
+from support.streams.reading import Reading, resources, settled
+from support.streams.servers import MjpegStream, RtspStream, Stream, rtsp_missing
 
 FPS = 10
 READ = 1.5  # seconds that one wait for a frame may take

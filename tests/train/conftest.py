@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from image_folders import add, numbered
-from tiny_imagenet import write_source
+from support.data.image_folders import add, numbered
+from support.data.tiny_imagenet import write_source
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ import pytest
 
 pytest.importorskip("tensorflow")
 
-from commands import command
+from support.machines.commands import command
 
 from hybrid_edge.runtime.errors import UsageError
 from hybrid_edge.runtime.spec import preset

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
-from image_folders import by_label
+from support.data.image_folders import by_label
 
 from hybrid_edge.runtime.errors import DataError
 from hybrid_edge.train.data import LabelledImage, calibration_sample, read_list, write_list

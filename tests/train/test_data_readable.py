@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
-from image_folders import add, by_label, numbered
+from support.data.image_folders import add, by_label, numbered
 
 from hybrid_edge.runtime.errors import DataError
 from hybrid_edge.train import readable

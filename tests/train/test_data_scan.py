@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from image_folders import add, by_label, numbered, relative
+from support.data.image_folders import add, by_label, numbered, relative
 
 from hybrid_edge.runtime.errors import DataError, UsageError
 from hybrid_edge.train.data import DataSet, scan

@@ -18,14 +18,7 @@ import pytest
 from hybrid_edge.runtime.errors import ModelFileError
 from hybrid_edge.runtime.spec import ModelSpec, preset
 from hybrid_edge.train.model import build_model
-from hybrid_edge.train.model_file import (
-    SPEC_MEMBER,
-    WEIGHTS_MEMBER,
-    load_model,
-    read_spec,
-    save_model,
-    weights_sha256,
-)
+from hybrid_edge.train.model_file import SPEC_MEMBER, WEIGHTS_MEMBER, load_model, read_spec, save_model, weights_sha256
 
 SPEC = preset("digits").replace(class_labels=("left", "right"), rnn_units=8)
 

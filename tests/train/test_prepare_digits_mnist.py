@@ -11,7 +11,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from tiny_imagenet import contents, run
+from support.data.tiny_imagenet import contents, run
 
 from hybrid_edge.runtime.errors import DataError
 from hybrid_edge.runtime.preprocess import read_image

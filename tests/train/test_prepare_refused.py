@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from tiny_imagenet import archive, contents, expected
+from support.data.tiny_imagenet import archive, contents, expected
 
 from hybrid_edge.runtime.errors import DataError, UsageError
 from hybrid_edge.train import published

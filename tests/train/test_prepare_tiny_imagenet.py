@@ -9,7 +9,7 @@ import tarfile
 from pathlib import Path
 
 import pytest
-from tiny_imagenet import CLASSES, NAMES, TRAIN, VAL, archive, contents, expected, run, state
+from support.data.tiny_imagenet import CLASSES, NAMES, TRAIN, VAL, archive, contents, expected, run, state
 
 from hybrid_edge.runtime.errors import DataError, UsageError
 from hybrid_edge.train import class_folders

@@ -10,14 +10,14 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from ...digest import file_sha256
 from ...engines.cache import EngineCache
 from ...engines.options import EngineOptions
 from ...engines.prepare import Place, Prepared, prepare_engine
 from ...engines.progress import Reporter
 from ...errors import BackendError, EngineMissingError
-from ...outputs import Outputs
+from ...frame import Outputs
 from ...spec import ModelSpec
+from ...storage import file_sha256
 from ..base import Backend, Buffers, Ticket
 from .engine import LoadedEngine, StaleEngineError
 from .execution import Execution, Run

@@ -14,7 +14,7 @@ from ...engines.messages import Messages, connect
 from ...engines.prepare import Prepared
 from ...engines.progress import Reporter
 from ...errors import EngineError
-from ...outputs import OUTPUT_NAMES
+from ...frame import OUTPUT_NAMES
 from ...spec import ModelSpec
 from ..cuda import DeviceMemory
 from .layers import LayerTimes, make_profiler

@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ...errors import BackendError
-from ...outputs import OUTPUT_NAMES
+from ...frame import OUTPUT_NAMES
 from ...spec import ModelSpec
 from ..cuda import DeviceMemory, Event, HostMemory, Stream
 from .engine import tensor_shapes

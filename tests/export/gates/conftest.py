@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from standin import write_crops
+from support.models.standin import write_crops
 
 from hybrid_edge.export.gates.reference import Reference
 from hybrid_edge.train.data import LabelledImage

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from standin import write_crops
+from support.models.standin import write_crops
 
 from hybrid_edge.export.gates.compare import Flip
 from hybrid_edge.export.gates.flips import CELL, COLUMNS, DPI, HEADER, MAX_SHOWN, SIDE, write_flips

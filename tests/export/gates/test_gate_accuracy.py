@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
-from gated import judged, labelled
+from support.models.gated import judged, labelled
 
 from hybrid_edge.export.gates import gate
 from hybrid_edge.export.gates.gate import Limits, measure

@@ -8,9 +8,9 @@ from typing import Any, get_args
 import numpy as np
 import onnx
 import pytest
-from damage import DAMAGES, damaged_backend, with_weak_convolution
-from gated import SIZES, judged, labelled
 from onnx import numpy_helper
+from support.models.damage import DAMAGES, damaged_backend, with_weak_convolution
+from support.models.gated import SIZES, judged, labelled
 
 from hybrid_edge.export.gates.reference import Reference
 from hybrid_edge.export.gates.verdict import require

@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
-from gated import SIZES, judged
+from support.models.gated import SIZES, judged
 
+from hybrid_edge.export.convert.build import build_graph, serialize
 from hybrid_edge.export.gates.gate import Limits, measure_drift
 from hybrid_edge.export.gates.reference import Reference
 from hybrid_edge.export.gates.verdict import require
-from hybrid_edge.export.graphs.build import build_graph, serialize
 from hybrid_edge.runtime.backends.onnxruntime import OnnxRuntimeCpu
 from hybrid_edge.runtime.errors import ParityError
 from hybrid_edge.runtime.spec import ModelSpec, preset

@@ -8,16 +8,16 @@ from typing import Any
 
 import onnx
 import pytest
-from damage import with_keras_gate_order, with_swapped_steps, with_weak_convolution
-from lowered import INT8_ERROR, Source, is_simulated, opened
-from standin import write_crops
+from support.models.damage import with_keras_gate_order, with_swapped_steps, with_weak_convolution
+from support.models.lowered import INT8_ERROR, Source, is_simulated, opened
+from support.models.standin import write_crops
 
 from hybrid_edge.calib import Range
+from hybrid_edge.export.convert.build import serialize
 from hybrid_edge.export.gates.compare import Comparison
 from hybrid_edge.export.gates.gate import Limits, measure
 from hybrid_edge.export.gates.reference import Reference
 from hybrid_edge.export.gates.verdict import require
-from hybrid_edge.export.graphs.build import serialize
 from hybrid_edge.runtime.errors import ParityError
 from hybrid_edge.runtime.manifest import Parity, Precision
 from hybrid_edge.train.data import LabelledImage

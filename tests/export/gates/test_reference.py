@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from standin import write_crops
+from support.models.standin import write_crops
 
 from hybrid_edge.export.gates.reference import Reference
 from hybrid_edge.runtime.errors import DataError, ImageError, ParityError

@@ -3,8 +3,8 @@ from __future__ import annotations
 import numpy as np
 import onnx
 import pytest
-from lowered import SMALL, VARIANTS, Array, Source, opened, tensors_of
 from onnx import TensorProto, helper, numpy_helper
+from support.models.lowered import SMALL, VARIANTS, Array, Source, opened, tensors_of
 
 from hybrid_edge.export.gates.rows import Rows
 from hybrid_edge.runtime.spec import ModelSpec

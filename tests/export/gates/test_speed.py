@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from lowered import Source
+from support.models.lowered import Source
 
+from hybrid_edge.export.convert.build import serialize
 from hybrid_edge.export.gates import speed
 from hybrid_edge.export.gates.speed import against_wider, time_ratio
-from hybrid_edge.export.graphs.build import serialize
 from hybrid_edge.runtime.backends.onnxruntime import OnnxRuntimeSimulated
 from hybrid_edge.runtime.manifest import Precision
 from hybrid_edge.runtime.spec import ModelSpec

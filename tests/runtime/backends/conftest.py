@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from engine_fixtures import ADA, ORIN
-from fake_gpu import FakeCuda, Schedule
-from fake_tensorrt import FakeTensorRt, fake_build
-from small_graphs import SPEC, lstm_graph
+from support.gpu.engine_fixtures import ADA, ORIN
+from support.gpu.fake_gpu import FakeCuda, Schedule
+from support.gpu.fake_tensorrt import FakeTensorRt, fake_build
+from support.models.small_graphs import SPEC, lstm_graph
 
 from hybrid_edge.runtime.backends.cuda import driver
 from hybrid_edge.runtime.backends.tensorrt import backend as module

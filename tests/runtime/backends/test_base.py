@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import pytest
-from bundles import SPEC
+from support.models.bundles import SPEC
 
 from hybrid_edge.runtime.backends.base import Backend, Ticket
 from hybrid_edge.runtime.errors import BackendError, InputError

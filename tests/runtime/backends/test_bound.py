@@ -8,8 +8,8 @@ from typing import Any, ClassVar
 
 import numpy as np
 import pytest
-from bundles import SPEC, make_graph, make_weights, sample_image
-from fake_gpu import Error, FakeCuda
+from support.gpu.fake_gpu import Error, FakeCuda
+from support.models.bundles import SPEC, make_graph, make_weights, sample_image
 
 from hybrid_edge.runtime.backends import bound
 from hybrid_edge.runtime.backends.bound import BoundSession

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from fake_gpu import Error, FakeCuda
+from support.gpu.fake_gpu import Error, FakeCuda
 
 from hybrid_edge.runtime.backends.cuda import (
     DeviceMemory,

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
-from bundles import make_bundle, make_graph, make_weights, store, write_manifest
-from engine_fixtures import ADA
+from support.gpu.engine_fixtures import ADA
+from support.models.bundles import make_bundle, make_graph, make_weights, store, write_manifest
 
 from hybrid_edge.runtime.backends import forms
 from hybrid_edge.runtime.backends.forms import open_form

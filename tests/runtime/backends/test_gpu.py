@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 import pytest
-from bundles import SPEC, make_graph, make_weights, sample_image
+from support.models.bundles import SPEC, make_graph, make_weights, sample_image
 
 from hybrid_edge.runtime.backends.cuda import find_gpu
 from hybrid_edge.runtime.backends.onnxruntime import OnnxRuntimeCpu, OnnxRuntimeCuda

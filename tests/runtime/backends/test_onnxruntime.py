@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from bundles import SPEC, make_graph, make_weights, reference_outputs, sample_image
 from onnx import TensorProto, helper
+from support.models.bundles import SPEC, make_graph, make_weights, reference_outputs, sample_image
 
 from hybrid_edge.runtime.backends import onnxruntime as ours
 from hybrid_edge.runtime.backends.onnxruntime import OnnxRuntimeCpu, OnnxRuntimeCuda

@@ -7,11 +7,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import fake_tensorrt
 import numpy as np
 import pytest
-from fake_tensorrt import FakeTensorRt
-from small_graphs import SPEC
+from support.gpu import fake_tensorrt
+from support.gpu.fake_tensorrt import FakeTensorRt
+from support.models.small_graphs import SPEC
 
 from hybrid_edge.runtime.backends.bound import BoundSession
 from hybrid_edge.runtime.backends.onnxruntime import OnnxRuntimeCpu

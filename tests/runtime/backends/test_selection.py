@@ -5,10 +5,10 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
-from bundles import make_bundle, write_manifest
+from support.models.bundles import make_bundle, write_manifest
 
-from hybrid_edge.runtime import backends, cpu
-from hybrid_edge.runtime.backends import Selection, open_backend
+from hybrid_edge.runtime import backends
+from hybrid_edge.runtime.backends import Selection, cpu, open_backend
 from hybrid_edge.runtime.backends.onnxruntime import OnnxRuntimeCpu
 from hybrid_edge.runtime.backends.tensorrt import TensorRtBackend
 from hybrid_edge.runtime.bundle import Bundle

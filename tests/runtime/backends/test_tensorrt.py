@@ -8,18 +8,17 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from bundles import make_bundle
-from engine_fixtures import ADA, ORIN, another_users
-from fake_gpu import Error
-from fake_tensorrt import _Engine, _RuntimeCache, fake_build
-from small_graphs import SPEC, lstm_graph
+from support.gpu.engine_fixtures import ADA, ORIN, another_users
+from support.gpu.fake_gpu import Error
+from support.gpu.fake_tensorrt import _Engine, _RuntimeCache, fake_build
+from support.models.bundles import make_bundle
+from support.models.small_graphs import SPEC, lstm_graph
 
 from hybrid_edge.runtime.backends import open_backend
 from hybrid_edge.runtime.backends.cuda import find_gpu
 from hybrid_edge.runtime.backends.tensorrt import TensorRtBackend, find, find_tensorrt
 from hybrid_edge.runtime.backends.tensorrt.engine import LoadedEngine, StaleEngineError
 from hybrid_edge.runtime.bundle import Bundle
-from hybrid_edge.runtime.cache import cache_dir
 from hybrid_edge.runtime.engines import prepare
 from hybrid_edge.runtime.engines.build import BuiltEngine, build_engine
 from hybrid_edge.runtime.engines.cache import EngineCache
@@ -29,6 +28,7 @@ from hybrid_edge.runtime.engines.messages import Messages, connect
 from hybrid_edge.runtime.engines.options import EngineOptions
 from hybrid_edge.runtime.engines.progress import Reporter
 from hybrid_edge.runtime.errors import BackendError, BackendUnavailableError, EngineError, EngineMissingError
+from hybrid_edge.runtime.storage import cache_dir
 
 
 def has(monkeypatch: pytest.MonkeyPatch, *kinds: str, gpu: Gpu = ADA) -> None:

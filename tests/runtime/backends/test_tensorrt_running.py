@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import onnxruntime
 import pytest
-from fake_gpu import Error
-from fake_tensorrt import _Context, _Engine
-from small_graphs import SPEC
+from support.gpu.fake_gpu import Error
+from support.gpu.fake_tensorrt import _Context, _Engine
+from support.models.small_graphs import SPEC
 
 from hybrid_edge.runtime.backends.cuda import Event, Stream
 from hybrid_edge.runtime.backends.onnxruntime import OnnxRuntimeCpu
@@ -22,7 +22,7 @@ from hybrid_edge.runtime.engines import headroom
 from hybrid_edge.runtime.engines.options import EngineOptions
 from hybrid_edge.runtime.engines.progress import Reporter
 from hybrid_edge.runtime.errors import BackendError, EngineError
-from hybrid_edge.runtime.outputs import Outputs
+from hybrid_edge.runtime.frame import Outputs
 
 SCHEDULES = ("lazy", "eager", 1, 2, 3)
 

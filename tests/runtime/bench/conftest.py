@@ -8,7 +8,16 @@ from pathlib import Path
 
 import onnx
 import pytest
-from bundles import SPEC, make_bundle, make_graph, make_weights, npz, reference_outputs, store, write_manifest
+from support.models.bundles import (
+    SPEC,
+    make_bundle,
+    make_graph,
+    make_weights,
+    npz,
+    reference_outputs,
+    store,
+    write_manifest,
+)
 
 from hybrid_edge.runtime.bench.report import BenchReport, Case, Stats
 from hybrid_edge.runtime.bench.request import BenchRequest

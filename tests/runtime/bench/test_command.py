@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hybrid_edge.runtime import bench_command
 from hybrid_edge.runtime.bench import plot
 from hybrid_edge.runtime.bench.report import BenchReport
+from hybrid_edge.runtime.commands import bench as bench_command
 from hybrid_edge.runtime.opencv import cv2
 
 QUICK = ("--batch", "1,2", "--seconds", "0.001", "--rounds", 2, "--threads", 1, "--starts", 0, "--backend", "cpu")
@@ -191,7 +191,7 @@ def test_a_prediction_without_any_recorded_cost_is_refused(command, folder: Path
 def test_help_is_light_and_has_examples() -> None:
     code = """
 import sys
-from hybrid_edge.runtime.bench_command import main
+from hybrid_edge.runtime.commands.bench import main
 try:
     main()
 finally:

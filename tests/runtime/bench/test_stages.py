@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import pytest
-from bundles import SPEC
+from support.models.bundles import SPEC
 
 from hybrid_edge.runtime.bench.stages import branch_of, branch_shares
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from hybrid_edge.runtime import terminal
+from hybrid_edge.runtime import console as terminal
 from hybrid_edge.runtime.bench.compare import compare_reports
 from hybrid_edge.runtime.bench.limits import Prediction
 from hybrid_edge.runtime.bench.report import BenchReport, Limit, Start

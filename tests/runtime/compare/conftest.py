@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from bundles import LABELS, SPEC, encode, make_bundle, sample_image
+from support.models.bundles import LABELS, SPEC, encode, make_bundle, sample_image
 
-from hybrid_edge.runtime import command
+from hybrid_edge.runtime.commands import infer as command
 
 BRANCHES = ("hybrid", "cnn", "rnn")
 COUNT = 80

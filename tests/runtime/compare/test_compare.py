@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from bundles import LABELS, SPEC, make_bundle
 from rich.console import Console
+from support.models.bundles import LABELS, SPEC, make_bundle
 
-from hybrid_edge.runtime import Classifier, read_image, terminal
+from hybrid_edge.runtime import Classifier, read_image
+from hybrid_edge.runtime import console as terminal
 
 if TYPE_CHECKING:
     from .conftest import Done

@@ -5,12 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import bundles
 import numpy as np
 import pytest
-from drawings import Drawing, read_drawings
+from support.data.drawings import Drawing, read_drawings
+from support.models import bundles
 
-from hybrid_edge.runtime.digits import mnist_frame
+from hybrid_edge.runtime.draw.digits import mnist_frame
 from hybrid_edge.runtime.spec import ModelSpec
 
 SPEC = ModelSpec(

@@ -11,15 +11,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from display import Display, open_display
-from drawings import Drawing
+from support.data.drawings import Drawing
+from support.live.display import Display, open_display
 
-from hybrid_edge.runtime.live.outputs.draw import ACCENT, BACKGROUND, TRACK
-from hybrid_edge.runtime.live.outputs.text import Pixels
+from hybrid_edge.runtime.canvas.draw import ACCENT, BACKGROUND, TRACK
+from hybrid_edge.runtime.canvas.text import Pixels
 
 TITLE = "hybrid-draw"
 PATIENCE = 60.0
-COMMAND = [sys.executable, "-m", "hybrid_edge.runtime.draw_command"]
+COMMAND = [sys.executable, "-m", "hybrid_edge.runtime.commands.draw"]
 WHEEL_UP, WHEEL_DOWN = "4", "5"
 ONE, NOUGHT, SEVEN = 4, 0, 28  # drawings that the linear reader gets right
 

@@ -6,15 +6,15 @@ import os
 from contextlib import ExitStack
 from pathlib import Path
 
-import bundles
 import cv2
 import numpy as np
 import pytest
-from bundles import make_bundle
-from drawings import Drawing
+from support.data.drawings import Drawing
+from support.models import bundles
+from support.models.bundles import make_bundle
 
 from hybrid_edge.runtime import Classifier
-from hybrid_edge.runtime.digits import drawn_frame
+from hybrid_edge.runtime.draw.digits import drawn_frame
 from hybrid_edge.runtime.draw.models import answers, open_models
 from hybrid_edge.runtime.draw.newest import newest_bundles
 from hybrid_edge.runtime.draw.request import Request

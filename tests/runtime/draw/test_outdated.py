@@ -10,11 +10,11 @@ import cv2
 import numpy as np
 import pytest
 
+from hybrid_edge.runtime.canvas.text import Pixels
 from hybrid_edge.runtime.classifier import Prediction
 from hybrid_edge.runtime.draw import window
 from hybrid_edge.runtime.draw.models import Answer
 from hybrid_edge.runtime.draw.page import View
-from hybrid_edge.runtime.live.outputs.text import Pixels
 
 TURN = 0.01  # seconds
 PREDICTION = Prediction(("0", "1"), np.float32([0.2, 0.8]), np.float32([0, 1]), 0.1, 0.1)

@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from hybrid_edge.runtime.canvas.draw import ACCENT, TRACK
+from hybrid_edge.runtime.canvas.text import Color, Pixels
 from hybrid_edge.runtime.classifier import Prediction
 from hybrid_edge.runtime.draw.models import Answer
 from hybrid_edge.runtime.draw.page import CANVAS, HEIGHT, WIDTH, View, draw_page
-from hybrid_edge.runtime.live.outputs.draw import ACCENT, TRACK
-from hybrid_edge.runtime.live.outputs.text import Color, Pixels
 
 LABELS = tuple("0123456789")
 NAMES = [("cnn", "fp32-cpu"), ("rnn", "fp32-cpu"), ("hybrid", "int8-cpu")]

@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from cv2 import connectedComponents
-from drawings import PLACES, SIZE, STROKES, Drawing
+from support.data.drawings import PLACES, SIZE, STROKES, Drawing
 
 from hybrid_edge.runtime import Classifier
-from hybrid_edge.runtime.digits import drawn_frame
+from hybrid_edge.runtime.draw.digits import drawn_frame
 from hybrid_edge.runtime.draw.models import Model, answers
 
 # as they were committed, before any training

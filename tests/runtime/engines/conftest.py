@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from engine_fixtures import ADA, Builds
+from support.gpu.engine_fixtures import ADA, Builds
 
 from hybrid_edge.runtime.engines import prepare
 from hybrid_edge.runtime.engines.cache import EngineCache

@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 
 import pytest
-from bundles import make_bundle, make_graph, make_weights, store, write_manifest
+from support.models.bundles import make_bundle, make_graph, make_weights, store, write_manifest
 
 from hybrid_edge.runtime.bundle import Bundle
 from hybrid_edge.runtime.engines.ahead import build_rtx, parse_architectures

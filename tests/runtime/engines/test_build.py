@@ -7,10 +7,10 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from engine_fixtures import ADA
-from fake_tensorrt import FakeTensorRt
 from onnx import helper
-from small_graphs import SPEC, lstm_graph
+from support.gpu.engine_fixtures import ADA
+from support.gpu.fake_tensorrt import FakeTensorRt
+from support.models.small_graphs import SPEC, lstm_graph
 
 from hybrid_edge.runtime.backends.cuda import find_gpu
 from hybrid_edge.runtime.engines import build

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from engine_fixtures import ORIN, another_users
+from support.gpu.engine_fixtures import ORIN, another_users
 
 from hybrid_edge.runtime.engines.cache import EngineCache, EngineKey
 from hybrid_edge.runtime.engines.library import Library

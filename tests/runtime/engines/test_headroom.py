@@ -5,7 +5,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from engine_fixtures import ADA, ORIN, another_users
+from support.gpu.engine_fixtures import ADA, ORIN, another_users
 
 from hybrid_edge.runtime.engines import headroom
 from hybrid_edge.runtime.engines.headroom import MIB, available_memory, check_memory, disk_shortage

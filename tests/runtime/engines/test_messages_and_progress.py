@@ -6,10 +6,10 @@ import sys
 from typing import Any
 
 import pytest
-from fake_tensorrt import FakeTensorRt
 from rich.console import Console
+from support.gpu.fake_tensorrt import FakeTensorRt
 
-from hybrid_edge.runtime import terminal
+from hybrid_edge.runtime import console as terminal
 from hybrid_edge.runtime.engines.library import Library
 from hybrid_edge.runtime.engines.messages import KEPT, SHOWN, Messages, connect
 from hybrid_edge.runtime.engines.progress import show_progress

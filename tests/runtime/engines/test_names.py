@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from small_graphs import SPEC, lstm_graph
+from support.models.small_graphs import SPEC, lstm_graph
 
 import hybrid_edge.runtime
 from hybrid_edge.runtime.engines.build import build_engine

@@ -3,7 +3,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from engine_fixtures import ADA, ORIN
+from support.gpu.engine_fixtures import ADA, ORIN
 
 from hybrid_edge.runtime.engines import headroom
 from hybrid_edge.runtime.engines.options import EngineOptions, parse_profile

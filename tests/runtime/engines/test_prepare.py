@@ -10,8 +10,8 @@ from typing import Any
 
 import onnx as onnx_model
 import pytest
-from engine_fixtures import Builds, another_users
-from small_graphs import SPEC, lstm_graph
+from support.gpu.engine_fixtures import Builds, another_users
+from support.models.small_graphs import SPEC, lstm_graph
 
 from hybrid_edge.runtime.engines import build, headroom
 from hybrid_edge.runtime.engines.cache import EngineCache

@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 
 from hybrid_edge.runtime.errors import SourceError
-from hybrid_edge.runtime.live.events import Events
 from hybrid_edge.runtime.sources import CaptureOptions, capture, child, open_captures, v4l2
 from hybrid_edge.runtime.sources.aside import open_aside
 from hybrid_edge.runtime.sources.calls import CALLS
+from hybrid_edge.runtime.sources.events import Events
 from hybrid_edge.runtime.sources.reader import Reader
 from hybrid_edge.runtime.sources.v4l2 import open_camera
 

@@ -6,15 +6,15 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from bundles import encode, sample_image
-from streams import MjpegStream
+from support.models.bundles import encode, sample_image
+from support.streams.servers import MjpegStream
 
 from hybrid_edge.runtime.errors import SourceError, UsageError
-from hybrid_edge.runtime.live.events import Events
 from hybrid_edge.runtime.opencv import cv2
 from hybrid_edge.runtime.sources import Capture, CaptureOptions, Frame, capture, open_captures
 from hybrid_edge.runtime.sources.cameras import Camera, CameraFormat
 from hybrid_edge.runtime.sources.capture import FileCapture
+from hybrid_edge.runtime.sources.events import Events
 
 
 def opened(*names: str | Path, options: CaptureOptions = CaptureOptions()) -> list[Capture]:  # noqa: B008 - frozen

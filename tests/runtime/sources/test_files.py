@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from bundles import encode, sample_image
+from support.models.bundles import encode, sample_image
 
 from hybrid_edge.runtime.errors import SourceError, UsageError
 from hybrid_edge.runtime.opencv import cv2

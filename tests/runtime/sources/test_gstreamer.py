@@ -12,8 +12,8 @@ import time
 from pathlib import Path
 
 import pytest
-from reading import Reading, resources, settled
-from streams import RtspStream, age_ms, rtsp_missing
+from support.streams.reading import Reading, resources, settled
+from support.streams.servers import RtspStream, age_ms, rtsp_missing
 
 from hybrid_edge.runtime.errors import SourceError
 from hybrid_edge.runtime.sources import CaptureOptions, gstreamer

@@ -11,8 +11,8 @@ import pytest
 
 from hybrid_edge.runtime.errors import ImageError, SourceError
 from hybrid_edge.runtime.frame import Frame
-from hybrid_edge.runtime.live.events import Event, Events
 from hybrid_edge.runtime.sources import live
+from hybrid_edge.runtime.sources.events import Event, Events
 from hybrid_edge.runtime.sources.live import LiveCapture
 
 IMAGE = np.zeros((6, 8, 3), np.uint8)

@@ -10,9 +10,9 @@ from http.server import BaseHTTPRequestHandler
 from urllib.request import parse_http_list, parse_keqv_list
 
 import pytest
-from reading import BACK, Reading, lose_and_find_again, resources, settled
-from relay import Deaf
-from streams import MjpegStream
+from support.streams.reading import BACK, Reading, lose_and_find_again, resources, settled
+from support.streams.relay import Deaf
+from support.streams.servers import MjpegStream
 
 from hybrid_edge.runtime.errors import SourceError
 from hybrid_edge.runtime.sources import CaptureOptions, capture

@@ -3,7 +3,7 @@ from __future__ import annotations
 import random
 
 import pytest
-from streams import picture
+from support.streams.servers import picture
 
 from hybrid_edge.runtime.errors import SourceError
 from hybrid_edge.runtime.opencv import cv2

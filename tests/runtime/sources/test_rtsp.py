@@ -12,9 +12,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from reading import BACK, Reading, lose_and_find_again, resources, settled
-from relay import Deaf
-from streams import MjpegStream, RtspStream, rtsp_missing
+from support.streams.reading import BACK, Reading, lose_and_find_again, resources, settled
+from support.streams.relay import Deaf
+from support.streams.servers import MjpegStream, RtspStream, rtsp_missing
 
 from hybrid_edge.runtime.opencv import cv2
 from hybrid_edge.runtime.sources import CaptureOptions, open_sources, rtsp
@@ -109,7 +109,7 @@ def test_a_host_that_does_not_answer_keeps_nobody_waiting() -> None:
 
 HALF_DEAD = """
 import socket, threading, time
-from hybrid_edge.runtime.live.events import Events
+from hybrid_edge.runtime.sources.events import Events
 from hybrid_edge.runtime.sources import CaptureOptions, open_captures
 ears = socket.create_server(("127.0.0.1", 0))
 ends = []

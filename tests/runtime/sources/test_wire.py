@@ -10,9 +10,9 @@ import time
 from pathlib import Path
 
 import pytest
-from reading import Reading, resources, settled
-from relay import Deaf
-from streams import MjpegStream
+from support.streams.reading import Reading, resources, settled
+from support.streams.relay import Deaf
+from support.streams.servers import MjpegStream
 
 from hybrid_edge.runtime.errors import SourceError
 from hybrid_edge.runtime.sources import wire

@@ -1,0 +1,163 @@
+"""Checks that a graph is the one that was declared, by looking at the graph and not at how it was written."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import onnx
+
+from ...runtime.errors import ConversionError
+from ...runtime.manifest import RecurrentForm, Target
+from ...runtime.spec import ModelSpec
+from ..quantize.cpu import CONTRIBUTED, is_pointwise
+from ..quantize.typed import QUANTIZED_IR_VERSION, QUANTIZED_OPSET
+from .build import IR_VERSION, OPSET
+from .types import skeleton, tensor_types
+from .writer import BATCH
+
+__all__ = ["Declaration", "check_graph", "count_operators", "count_steps"]
+
+CONVOLUTIONS = {"xception": 74, "digits": 3}  # Xception: 34 separable ones (two each), 2 of the entry, 4 shortcuts
+STEP = re.compile(r"rnn/lstm_\d+/step_\d+/hidden")
+LSTM_INPUTS = {"X": 0, "W": 1, "R": 2, "B": 3, "initial_h": 5, "initial_c": 6}  # 4, the lengths, is left out
+NOTHING = "none"
+UNWANTED = {
+    "Loop": "tf2onnx writes one for a layer with a fixed batch or a hard_sigmoid gate",
+    "Scan": "a recurrent layer was not written by hybrid-edge",
+    "If": "a layer behaves otherwise in training than in inference, and was exported in training",
+    "BatchNormalization": "it was not folded into the convolution before it",
+}
+
+Shape = tuple[int | str, ...]
+
+
+@dataclass(frozen=True)
+class Declaration:
+    """What a graph is to be: the form of its recurrent branch, and whether layers run in INT8, for which target."""
+
+    recurrent: RecurrentForm = "lstm"
+    quantized: bool = False
+    target: Target = "tensorrt"
+
+    @property
+    def opsets(self) -> dict[str, int]:
+        """The version of each operator domain, ONNX Runtime's own among them where its CPU provider takes integers."""
+        if self.quantized and self.target == "cpu":
+            return {"": OPSET, CONTRIBUTED: 1}
+        return {"": QUANTIZED_OPSET if self.quantized else OPSET}
+
+    @property
+    def ir_version(self) -> int:
+        """The version of the ONNX file format."""
+        return QUANTIZED_IR_VERSION if self.quantized and self.target != "cpu" else IR_VERSION
+
+
+def count_operators(model: onnx.ModelProto) -> dict[str, int]:
+    """Count how often each operator occurs, sub-graphs included, by its name."""
+    return dict(sorted(Counter(node.op_type for node in _nodes(model.graph)).items()))
+
+
+def count_steps(model: onnx.ModelProto) -> int:
+    """Count the timesteps of LSTMs that are written out, all layers together."""
+    return sum(bool(STEP.fullmatch(node.name)) for node in model.graph.node)
+
+
+def check_graph(model: onnx.ModelProto, spec: ModelSpec, declared: Declaration | None = None) -> None:
+    """Compare a graph with what it is declared to be: by default in FP32, with LSTM operators.
+
+    Raises:
+        ConversionError: inputs, outputs, shapes, types, opset or IR version are not as declared, an operator is of a
+            foreign domain, the number of LSTM operators, unrolled steps or convolutions is another, a loop or batch
+            normalization is left, an LSTM lacks states of its weights' type, or onnx's own checker refuses the graph.
+            The message names the fault, and the cause of a loop.
+    """
+    declared = declared or Declaration("lstm" if spec.uses_rnn else "none")
+    _refuse(
+        *_interface_faults(model, spec), *_version_faults(model, declared), *_operator_faults(model, spec, declared)
+    )
+    try:
+        _refuse(*_lstm_faults(model))
+        onnx.checker.check_model(skeleton(model), full_check=True)  # infers shapes too, and compares the declared ones
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        raise ConversionError(f"onnx's checker refused the graph: {error}") from error
+
+
+def _refuse(*faults: str) -> None:
+    if faults:
+        raise ConversionError("the ONNX graph is not the one that was declared: " + "; ".join(faults))
+
+
+def _interface_faults(model: onnx.ModelProto, spec: ModelSpec) -> Iterable[str]:
+    inputs: dict[str, Shape] = {name: (BATCH, *shape) for name, shape in spec.inputs.items()}
+    outputs: dict[str, Shape] = dict.fromkeys(("logits", "probabilities"), (BATCH, spec.num_classes))
+    yield from _value_faults("inputs", model.graph.input, inputs)
+    yield from _value_faults("outputs", model.graph.output, outputs)
+
+
+def _value_faults(kind: str, values: Iterable[onnx.ValueInfoProto], expected: Mapping[str, Shape]) -> Iterable[str]:
+    found = {value.name: _shape(value) for value in values}
+    if found != expected:
+        yield f"{kind}: expected {dict(expected)}, found {found}"
+    for value in values:
+        element = value.type.tensor_type.elem_type
+        if element != onnx.TensorProto.FLOAT:
+            yield f"{value.name}: expected FLOAT, found {onnx.TensorProto.DataType.Name(element)}"
+
+
+def _shape(value: onnx.ValueInfoProto) -> Shape:
+    return tuple(dim.dim_param or dim.dim_value for dim in value.type.tensor_type.shape.dim)
+
+
+def _version_faults(model: onnx.ModelProto, declared: Declaration) -> Iterable[str]:
+    opsets = {item.domain: item.version for item in model.opset_import}
+    if opsets != {domain: version for domain, version in declared.opsets.items() if not domain or domain in opsets}:
+        yield f"operator sets: expected {declared.opsets}, found {opsets}"
+    if model.ir_version != declared.ir_version:
+        yield f"IR version: expected {declared.ir_version}, found {model.ir_version}"
+    known = ("ai.onnx", *declared.opsets)
+    foreign = {f"{node.domain}.{node.op_type}" for node in _nodes(model.graph) if node.domain not in known}
+    if foreign:
+        yield f"operators of foreign domains: {', '.join(sorted(foreign))}"
+
+
+def _operator_faults(model: onnx.ModelProto, spec: ModelSpec, declared: Declaration) -> Iterable[str]:
+    counts = {**count_operators(model), "unrolled steps": count_steps(model)}
+    counts["Conv"] = counts.get("Conv", 0) + sum(is_pointwise(node) for node in model.graph.node)
+    layers = spec.rnn_layers if spec.uses_rnn else 0
+    expected = {
+        "LSTM": layers if declared.recurrent == "lstm" else 0,
+        "unrolled steps": layers * spec.timesteps if declared.recurrent == "unrolled" else 0,
+        "Conv": CONVOLUTIONS[spec.backbone] if spec.uses_cnn else 0,
+        **dict.fromkeys(UNWANTED, 0),
+    }
+    for operator, count in expected.items():
+        if counts.get(operator, 0) != count:
+            cause = f" ({UNWANTED[operator]})" if operator in UNWANTED else ""
+            yield f"{operator}: expected {count}, found {counts.get(operator, 0)}{cause}"
+
+
+def _lstm_faults(model: onnx.ModelProto) -> Iterable[str]:
+    """Name LSTMs without states of their weights' type: a parser makes what is left out, TensorRT 10.3's wrongly."""
+    types = tensor_types(model)
+    for node in model.graph.node:
+        if node.op_type == "LSTM":
+            names = dict(enumerate(node.input))
+            found = {item: _type_name(types.get(names.get(index, ""))) for item, index in LSTM_INPUTS.items()}
+            if len(set(found.values())) > 1 or NOTHING in found.values():
+                listed = ", ".join(f"{item} {kind}" for item, kind in found.items())
+                yield f"{node.name}: expected inputs of one type, found {listed}"
+
+
+def _type_name(kind: int | None) -> str:
+    return str(onnx.TensorProto.DataType.Name(kind)) if kind else NOTHING
+
+
+def _nodes(graph: onnx.GraphProto) -> Iterable[onnx.NodeProto]:
+    for node in graph.node:
+        yield node
+        for attribute in node.attribute:
+            for inner in (*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs):
+                yield from _nodes(inner)

@@ -1,0 +1,109 @@
+"""Finds which tensors of a graph have their channels in common, from convolution to convolution."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import onnx
+
+from ..convert.layers import producers, takers
+
+__all__ = ["HOMOGENEOUS", "ChannelGroup", "channel_groups", "groups_of"]
+
+HOMOGENEOUS = ("Relu", "LeakyRelu", "MaxPool")  # f(a x) = a f(x) for a > 0
+JOINING = (*HOMOGENEOUS, "Add", "GlobalAveragePool")  # channel c of what they give is made of channels c alone
+
+
+@dataclass(frozen=True)
+class ChannelGroup:
+    """Tensors between convolutions, joined by operators that keep channels apart: all can be scaled alike.
+
+    Attributes:
+        tensors: the names of the tensors.
+        makers: the convolutions that make one of the tensors.
+        takers: pairs of a tensor and a convolution that takes it.
+        leaving: pairs of a tensor and a node that takes it and is neither a convolution nor keeps channels apart.
+        whole: whether every tensor comes from a convolution or from within the group.
+    """
+
+    tensors: tuple[str, ...]
+    makers: tuple[onnx.NodeProto, ...]
+    takers: tuple[tuple[str, onnx.NodeProto], ...]
+    leaving: tuple[tuple[str, onnx.NodeProto], ...]
+    whole: bool
+
+
+def channel_groups(model: onnx.ModelProto, *, through_depthwise: bool = False) -> Iterator[ChannelGroup]:
+    """Yield every group of which a convolution makes or takes a tensor.
+
+    Args:
+        model: a graph in FP32, images as (N, C, H, W).
+        through_depthwise: whether a depthwise convolution joins what it takes with what it makes.
+    """
+    nodes, names = model.graph.node, _Disjoint()
+    shapes = {tensor.name: tuple(tensor.dims) for tensor in model.graph.initializer}
+    constants = set(shapes)
+    convolved = set[str]()
+    for node in nodes:
+        if node.op_type == "Conv":
+            convolved |= {names.find(node.input[0]), names.find(node.output[0])}
+            if through_depthwise and groups_of(node) == shapes[node.input[1]][0] > 1:
+                names.join(node.input[0], node.output[0])
+        elif node.op_type in JOINING and constants.isdisjoint(node.input):
+            for name in node.input:
+                names.join(name, node.output[0])
+    made, taken = producers(nodes), takers(nodes)
+    for tensors in names.groups():
+        if not convolved.isdisjoint(tensors):
+            yield _group(tensors, constants, made, taken)
+
+
+def groups_of(node: onnx.NodeProto) -> int:
+    """Return a convolution's number of groups; a depthwise one has as many as channels."""
+    return next((int(item.i) for item in node.attribute if item.name == "group"), 1)
+
+
+def _group(
+    tensors: list[str],
+    constants: set[str],
+    made: Mapping[str, onnx.NodeProto],
+    taken: Mapping[str, list[onnx.NodeProto]],
+) -> ChannelGroup:
+    makers = [made.get(name) for name in tensors]
+    behind = [(name, node) for name in tensors for node in taken[name]]
+    return ChannelGroup(
+        tuple(tensors),
+        tuple(node for node in makers if node is not None and node.op_type == "Conv"),
+        tuple((name, node) for name, node in behind if node.op_type == "Conv"),
+        tuple((name, node) for name, node in behind if node.op_type != "Conv" and not _joins(node, constants)),
+        all(node is not None and (node.op_type == "Conv" or _joins(node, constants)) for node in makers),
+    )
+
+
+def _joins(node: onnx.NodeProto, constants: set[str]) -> bool:
+    return node.op_type in JOINING and constants.isdisjoint(node.input)
+
+
+class _Disjoint:
+    """Joins names into disjoint groups (union-find)."""
+
+    def __init__(self) -> None:
+        self._parents: dict[str, str] = {}
+
+    def find(self, name: str) -> str:
+        """Return the name that stands for the group of ``name``."""
+        while self._parents.setdefault(name, name) != name:
+            name = self._parents[name]
+        return name
+
+    def join(self, one: str, other: str) -> None:
+        """Put the groups of two names together."""
+        self._parents[self.find(one)] = self.find(other)
+
+    def groups(self) -> list[list[str]]:
+        """List each group's names, in the order in which they came."""
+        found: dict[str, list[str]] = {}
+        for name in self._parents:
+            found.setdefault(self.find(name), []).append(name)
+        return list(found.values())

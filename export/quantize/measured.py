@@ -1,0 +1,94 @@
+"""Makes the graph that calibration runs: the FP32 graph, unrolled, with every activation among its outputs."""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Callable
+from typing import Any
+
+import onnx
+from onnx import TensorProto, helper
+
+from ..convert.layers import branch_of, producers, quantizable, range_key
+from ..convert.types import float_tensors
+
+__all__ = ["bounds", "measured_graph", "product_inputs"]
+
+# one tensor for all steps of a layer; what else a step makes lies within [-1, 1] or is smaller than one of these
+STATES = ("recurrent", "gates", "cell", "hidden")
+STEP = re.compile(rf"rnn/lstm_\d+/step_\d+/({'|'.join(STATES)})")
+INNER = re.compile(r"rnn/lstm_\d+/step_\d+/")
+UNIT = (-1.0, 1.0)
+INPUTS = ("image", "sequence")
+
+
+def measured_graph(source: onnx.ModelProto) -> onnx.ModelProto:
+    """Return a copy with each floating-point activation as an output; the steps of an LSTM share one for each state.
+
+    Args:
+        source: a graph as ``build_graph`` writes it in the unrolled form.
+
+    Returns:
+        The graph, whose outputs are named as ``layers.range_key`` names their ranges: ``cnn/…`` (N, …),
+        ``rnn/lstm_1/hidden`` (T, N, H), ``gates`` and ``recurrent`` (T - 1, N, 4H), ``cell`` (T - 1, N, H), and the
+        head's.
+    """
+    model = onnx.ModelProto()
+    model.CopyFrom(source)
+    steps: dict[str, list[str]] = defaultdict(list)
+    names = []
+    floats = float_tensors(source)
+    for node in source.graph.node:
+        for output in node.output:
+            if STEP.fullmatch(output):
+                steps[range_key(output)].append(output)
+            elif output in floats and not INNER.match(output):
+                names.append(output)
+    for key, parts in steps.items():
+        model.graph.node.append(helper.make_node("Concat", parts, [key], name=key, axis=0))
+    # the concatenation of an LSTM's hidden states is measured as its states
+    measured = [name for name in dict.fromkeys(names) if range_key(name) == name] + list(steps)
+    declared = {value.name for value in model.graph.output}
+    for name in measured:
+        if name not in declared:
+            model.graph.output.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, None))
+    return model
+
+
+def product_inputs(source: onnx.ModelProto) -> onnx.ModelProto:
+    """Return the part of ``measured_graph`` that makes what quantizable matrix products take, (..., I).
+
+    Without such products the graph is empty.
+    """
+    products = [node for nodes in quantizable(source).values() for node in nodes if node.op_type == "MatMul"]
+    wanted = {range_key(node.input[0]) for node in products}
+    model = measured_graph(source)
+    graph, makers = model.graph, producers(model.graph.node)
+    needed, left = set[str](), [name for name in wanted if name in makers]
+    while left:
+        name = left.pop()
+        if name not in needed and name in makers:
+            left.extend(makers[name].input)
+        needed.add(name)
+    _keep(graph.node, lambda node: not needed.isdisjoint(node.output))
+    _keep(graph.input, lambda value: value.name in needed)
+    _keep(graph.initializer, lambda tensor: tensor.name in needed)
+    _keep(graph.output, lambda value: value.name in wanted)
+    return model
+
+
+def _keep(items: Any, wanted: Callable[[Any], bool]) -> None:
+    """Delete the items that are not wanted in place: a copy of those that are would be a copy of the weights."""
+    for index in reversed(range(len(items))):
+        if not wanted(items[index]):
+            del items[index]
+
+
+def bounds(source: onnx.ModelProto) -> dict[str, tuple[float, float]]:
+    """Return what tensors can't exceed by their mathematics: (-1, 1) for pixels, their means, and hidden states."""
+    transposed = {
+        node.output[0]: UNIT for node in source.graph.node if node.op_type == "Transpose" and node.input[0] in INPUTS
+    }
+    hidden = {range_key(o): UNIT for node in source.graph.node for o in node.output if o.endswith("/hidden")}
+    return {**dict.fromkeys(INPUTS, UNIT), **transposed, **{k: v for k, v in hidden.items() if branch_of(k) == "rnn"}}

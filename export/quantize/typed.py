@@ -1,0 +1,214 @@
+"""Lowers an FP32 graph to FP16, and INT8 where ranges are given, for TensorRT and ONNX Runtime's CUDA provider.
+
+Precision lives in the graph, as strongly typed TensorRT wants it: FP16 tensors, and QuantizeLinear/DequantizeLinear
+pairs on both inputs of every operation that is to run in INT8. Inputs and outputs of the graph stay FP32.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+from onnx import TensorProto
+
+from ...calib import Range
+from ..convert.build import IR_VERSION, OPSET, set_versions
+from ..convert.layers import WEIGHT_AXIS, arrays, branch_of, layer_of, range_key
+from ..convert.types import float_tensors
+from ..convert.writer import GraphWriter
+from .rounding import Rounder
+from .scales import QuantizedWeight, bias_correction, quantize_weight, signed_scale
+
+__all__ = ["FP16_MAX", "QUANTIZED_IR_VERSION", "QUANTIZED_OPSET", "TypedGraph", "too_large_weights"]
+
+FP16_MAX = 65504.0
+# QuantizeLinear takes FP16 from opset 19 on, whose files are IR 9
+QUANTIZED_OPSET = 19
+QUANTIZED_IR_VERSION = 9
+
+FLOAT, FLOAT16 = int(TensorProto.FLOAT), int(TensorProto.FLOAT16)
+OTHER = int(TensorProto.UNDEFINED)  # shapes and indices, which stay as they are
+LSTM_NODES = ("LSTM", "Expand")  # the operator, and the zeros that it starts from, which have its type
+FLOATS: dict[int, type[np.floating]] = {FLOAT: np.float32, FLOAT16: np.float16}
+
+
+class TypedGraph:
+    """Rewrites an FP32 graph, node by node; the head (product, logits, softmax) stays in FP32.
+
+    Args:
+        source: a graph as ``build_graph`` writes it; it is not changed.
+        wide: the ``range_key`` of each tensor that FP16 can't hold; the nodes that make or take one stay in FP32.
+        ranges: the range that each tensor covers, by ``range_key``; needed for the inputs of ``quantized`` layers.
+        quantized: the names of the layers that run in INT8 (``layers.layer_of``).
+        means: the mean of each channel that a convolution takes, (C,), by the convolution's name; its bias makes up
+            for rounded weights by it.
+        rounder: rounds the weights of matrix products; by default each weight goes to the nearest integer.
+        half: whether what is not INT8 goes to FP16; else it stays in FP32.
+    """
+
+    def __init__(
+        self,
+        source: onnx.ModelProto,
+        *,
+        wide: Collection[str] = (),
+        ranges: Mapping[str, Range] | None = None,
+        quantized: Collection[str] = (),
+        means: Mapping[str, npt.NDArray[np.float64]] | None = None,
+        rounder: Rounder | None = None,
+        half: bool = True,
+    ) -> None:
+        self._source = source
+        self._wide = frozenset(wide)
+        self._ranges = ranges or {}
+        self._quantized = frozenset(quantized)
+        self._means = means or {}
+        self._rounder = rounder or Rounder()
+        self._half = half
+        self._arrays = arrays(source)
+        self._floats = float_tensors(source)
+        self._writer = GraphWriter(source.graph.name)
+        self._made: dict[str, int] = {}  # the type of each tensor that was written
+        self._done: set[str] = set()  # the casts, constants and quantized tensors that were written
+
+    def write(self) -> onnx.ModelProto:
+        """Write the graph in its new types: opset 17 and IR 8, or 19 and 9 where layers are quantized."""
+        self._made = {value.name: FLOAT for value in self._source.graph.input}
+        self._writer.graph.input.extend(self._source.graph.input)
+        for node in self._source.graph.node:
+            self._node(node)
+        self._writer.graph.output.extend(self._source.graph.output)
+        versions = (QUANTIZED_OPSET, QUANTIZED_IR_VERSION) if self._quantized else (OPSET, IR_VERSION)
+        set_versions(self._writer.model, *versions)
+        return self._writer.model
+
+    def _node(self, node: onnx.NodeProto) -> None:
+        kind = self._kind(node)
+        written = onnx.NodeProto()
+        written.CopyFrom(node)
+        del written.input[:]
+        if layer_of(node) in self._quantized:
+            written.input.extend(self._quantized_inputs(node, kind))
+        else:
+            written.input.extend([self._input(name, kind) for name in node.input])
+        self._writer.graph.node.append(written)
+        self._made.update({name: kind if name in self._floats else OTHER for name in node.output})
+
+    def _quantized_inputs(self, node: onnx.NodeProto, kind: int) -> list[str]:
+        """Put both inputs through INT8; a bias stays as it is, or gets what makes up for rounded weights."""
+        inputs = [self._activation(node.input[0], kind), self._weight(node, kind)]
+        if node.name not in self._means:
+            return inputs + [self._input(name, kind) for name in node.input[2:]]
+        kernel = self._float(node.input[1])
+        lost = bias_correction(kernel, self._rounded(node, kind), self._means[node.name])
+        bias = np.asarray(self._arrays[node.input[2]], np.float64) if len(node.input) > 2 else np.zeros(len(lost))
+        corrected = np.asarray(bias + lost, FLOATS[kind])
+        return [*inputs, self._writer.constant(f"{node.name}:{_suffix(kind)}/bias", corrected)]
+
+    def _kind(self, node: onnx.NodeProto) -> int:
+        """Choose FLOAT or FLOAT16: a strongly typed node has one type for all it takes and makes."""
+        if not self._half or branch_of(node.name) == "head" or self._is_wide(node):
+            return FLOAT
+        return FLOAT16
+
+    def _is_wide(self, node: onnx.NodeProto) -> bool:
+        if node.op_type in LSTM_NODES:  # what is inside it has names only where the steps are written out
+            layer = node.name.rsplit("/", 1)[0]
+            return any(name.startswith(f"{layer}/") for name in self._wide)
+        return not self._wide.isdisjoint(range_key(name) for name in (*node.input, *node.output))
+
+    def _input(self, name: str, kind: int) -> str:
+        """Return the name of a tensor or a constant in the type that a node wants."""
+        if not name:
+            return name
+        if name not in self._made:
+            return self._constant(name, kind)
+        return name if self._made[name] in (kind, OTHER) else self._cast(name, kind)
+
+    def _cast(self, name: str, kind: int) -> str:
+        target = f"{name}:{_suffix(kind)}"
+        if self._new(target):
+            self._writer.node("Cast", [name], target, to=kind)
+        return target
+
+    def _constant(self, name: str, kind: int) -> str:
+        values = self._arrays[name]
+        floating = values.dtype == np.float32
+        target = f"{name}:fp16" if floating and kind == FLOAT16 else name
+        if self._new(target):
+            self._writer.constant(target, values.astype(FLOATS[kind]) if floating else values)
+        return target
+
+    def _activation(self, name: str, kind: int) -> str:
+        """Put a tensor through INT8 and back, and return the result's name."""
+        key = range_key(name)
+        target = f"{name}:{_suffix(kind)}/dequantized"
+        if self._new(target):
+            scale = f"{key}:{_suffix(kind)}/scale"
+            if self._new(scale):
+                self._writer.constant(scale, signed_scale(self._ranges[key], FLOATS[kind]))
+            zero = self._zero()
+            integers = self._writer.node(
+                "QuantizeLinear", [self._input(name, kind), scale, zero], f"{name}:{_suffix(kind)}/quantized"
+            )
+            self._writer.node("DequantizeLinear", [integers, scale, zero], target)
+        return target
+
+    def _weight(self, node: onnx.NodeProto, kind: int) -> str:
+        """Store a weight as integers, once however many nodes take it: an LSTM's is taken by every step."""
+        name = f"{node.input[1]}:{_suffix(kind)}"
+        target = f"{name}/dequantized"
+        if self._new(target):
+            weight = self._rounded(node, kind)
+            values, axis = weight.integers, weight.axis
+            if branch_of(node.name) == "rnn":
+                # of the rank of what an LSTM's products take, (T, N, I): for any other TensorRT's parser puts a
+                # reshape between this dequantization and each of its products
+                values, axis = values[None], axis + 1
+            integers = self._writer.constant(f"{name}/integers", values)
+            scales = self._writer.constant(f"{name}/scales", weight.scales)
+            zeros = self._writer.constant(f"{name}/zeros", np.zeros(len(weight.scales), np.int8))
+            self._writer.node("DequantizeLinear", [integers, scales, zeros], target, axis=axis)
+        return target
+
+    def _rounded(self, node: onnx.NodeProto, kind: int) -> QuantizedWeight:
+        value, name = node.input[:2]
+        if node.op_type == "MatMul":
+            return self._rounder.round(name, self._float(name), range_key(value), dtype=FLOATS[kind])
+        return quantize_weight(self._float(name), WEIGHT_AXIS[node.op_type], dtype=FLOATS[kind])
+
+    def _float(self, name: str) -> npt.NDArray[np.float32]:
+        return np.asarray(self._arrays[name], np.float32)
+
+    def _zero(self) -> str:
+        """Write the zero point: TensorRT takes signed integers with their zero at 0."""
+        if self._new("zero"):
+            self._writer.constant("zero", np.array(0, np.int8))
+        return "zero"
+
+    def _new(self, name: str) -> bool:
+        """Tell whether a name is asked for for the first time."""
+        fresh = name not in self._done
+        self._done.add(name)
+        return fresh
+
+
+def too_large_weights(model: onnx.ModelProto) -> dict[str, float]:
+    """Return the largest |value| of constants that FP16 can't hold, by the ``range_key`` of what their node makes."""
+    largest = {name: _largest(values) for name, values in arrays(model).items() if values.dtype == np.float32}
+    beyond = {name: value for name, value in largest.items() if not value <= FP16_MAX}
+    found: dict[str, float] = {}
+    for node in model.graph.node:
+        taken = [beyond[name] for name in node.input if name in beyond]
+        if taken and branch_of(node.name) != "head":
+            found[range_key(next(output for output in node.output if output))] = max(taken)
+    return found
+
+
+def _largest(values: npt.NDArray[np.generic]) -> float:
+    return float(np.abs(np.asarray(values, np.float32)).max(initial=0))
+
+
+def _suffix(kind: int) -> str:
+    return "fp16" if kind == FLOAT16 else "fp32"

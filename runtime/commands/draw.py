@@ -1,0 +1,76 @@
+"""The ``hybrid-draw`` command opens a window to draw digits in."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, NoReturn
+
+import typer
+
+from .. import console
+from ..draw.request import MOST_BUNDLES, Request
+
+__all__ = ["app", "draw", "main"]
+
+
+def draw(
+    bundles: Annotated[
+        list[Path] | None,
+        typer.Argument(
+            metavar="BUNDLE",
+            help=f"Bundle folders or tars, or run folders; 1 to {MOST_BUNDLES}.",
+            show_default="./manifest.json, ./bundle, else runs/'s newest digits models: CNN, RNN and hybrid",
+        ),
+    ] = None,
+    live: Annotated[bool, typer.Option("--live", help="Predict while drawing.")] = False,
+    thickness: Annotated[int, typer.Option(metavar="PIXELS", min=1, max=61, help="Of the brush.")] = 15,
+    saved: Annotated[Path, typer.Option("--save", metavar="DIR", help="Where S saves drawings.")] = Path(),
+    as_json: Annotated[bool, typer.Option("--json", help="JSON lines on stdout in place of text.")] = False,
+    backend: Annotated[str, typer.Option(help="auto, tensorrt, cuda or cpu.")] = "auto",
+    precision: Annotated[str, typer.Option(help="auto, fp32, fp16 or int8.")] = "auto",
+    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads.", show_default="the engine's choice")] = None,
+    check: Annotated[
+        bool,
+        typer.Option("--check/--no-check", help="Run the bundles' golden examples first, and stop if they differ."),
+    ] = True,
+) -> None:
+    """Draw digits with the mouse and see what each model reads.
+
+    Left button draws, right button erases, wheel or +/- change the thickness;
+    C clears, P predicts, L predicts while drawing, S saves, Q or Esc quits.
+    The drawing is centred and scaled as MNIST's digits were;
+    the 28 x 28 image that the models see is shown above it.
+
+    Answers go to stdout, everything else to stderr.
+
+    Example: hybrid-draw
+
+    Example: hybrid-draw runs/cnn runs/rnn runs/hybrid --live
+    """
+    from ..draw.run import draw as run  # noqa: PLC0415  # --help should not wait for it
+
+    run(
+        Request(
+            tuple(bundles or ()),
+            backend=backend,
+            precision=precision,
+            threads=threads,
+            check=check,
+            live=live,
+            thickness=thickness,
+            saved=saved,
+            as_json=as_json,
+        )
+    )
+
+
+app = console.make_app(draw)
+
+
+def main() -> NoReturn:
+    """Run ``hybrid-draw`` and leave the process with its exit code."""
+    console.main(app)
+
+
+if __name__ == "__main__":
+    main()

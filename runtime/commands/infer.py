@@ -1,0 +1,283 @@
+"""The ``hybrid-infer`` command classifies cameras, streams and files, into a window, rows, JSON lines or a video."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, NoReturn
+
+import typer
+
+from .. import console
+from ..pipeline.request import Request
+from ..service.watch import HANG_TIMEOUT
+
+__all__ = ["app", "infer", "main"]
+
+# panels of --help
+FRAMES, OUTPUTS, ENGINE, RUNNING, COMPARING = "Frames", "Outputs", "Engine", "Running", "Comparing"
+MOST_FRAMES = 4096  # frames that a batch may have
+MOST_THREADS = 1024
+HOUR = 3600.0  # seconds
+
+
+def infer(
+    sources: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="SOURCE",
+            help="Images, folders, globs, videos, /dev/video0, csi://0, rtsp://…, http://… (MJPEG); any, mixed.",
+            show_default=False,
+        ),
+    ] = None,
+    camera: Annotated[
+        list[int] | None,
+        typer.Option(metavar="N", min=0, help="The camera /dev/videoN; may be repeated.", rich_help_panel=FRAMES),
+    ] = None,
+    list_cameras: Annotated[
+        bool, typer.Option("--list-cameras", help="Say which cameras there are, and end.", rich_help_panel=FRAMES)
+    ] = False,
+    width: Annotated[
+        int | None, typer.Option(min=1, help="Of a live source, pixels.", show_default=False, rich_help_panel=FRAMES)
+    ] = None,
+    height: Annotated[
+        int | None, typer.Option(min=1, help="Of a live source, pixels.", show_default=False, rich_help_panel=FRAMES)
+    ] = None,
+    fps: Annotated[
+        float | None,
+        typer.Option(
+            min=0.1, max=1000, help="Of a live source, frames a second.", show_default=False, rich_help_panel=FRAMES
+        ),
+    ] = None,
+    every_frame: Annotated[
+        bool | None,
+        typer.Option(
+            "--every-frame/--latest",
+            help="Classify every frame, or the newest and drop those before it.",
+            show_default="every frame of files, the latest of live sources",
+            rich_help_panel=FRAMES,
+        ),
+    ] = None,
+    batch: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            max=MOST_FRAMES,
+            help="Frames that go through the model at once, from all sources.",
+            show_default="8 for files, 1 for live sources",
+            rich_help_panel=FRAMES,
+        ),
+    ] = None,
+    max_wait: Annotated[
+        float,
+        typer.Option(
+            metavar="MS",
+            min=0,
+            max=HOUR * 1000,
+            help="How long a frame waits for others to fill its batch.",
+            rich_help_panel=FRAMES,
+        ),
+    ] = 0.0,
+    top_k: Annotated[int, typer.Option(min=1, help="Labels for each image.", rich_help_panel=OUTPUTS)] = 5,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="JSON lines on stdout in place of rows.", rich_help_panel=OUTPUTS)
+    ] = False,
+    window: Annotated[
+        bool | None,
+        typer.Option(
+            "--window/--headless",
+            help="A window with picture, bars, fps and latency, or none.",
+            show_default="a window for live sources where there is a display",
+            rich_help_panel=OUTPUTS,
+        ),
+    ] = None,
+    save: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE.mp4", help="Write classified frames to a video.", rich_help_panel=OUTPUTS),
+    ] = None,
+    snapshots: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Write single frames, those that --when names.", rich_help_panel=OUTPUTS),
+    ] = None,
+    when: Annotated[
+        str | None, typer.Option(metavar="LABEL>0.8", help="Which frames --snapshots writes.", rich_help_panel=OUTPUTS)
+    ] = None,
+    smooth: Annotated[
+        float | None,
+        typer.Option(
+            metavar="SECONDS",
+            min=0,
+            max=HOUR,
+            help="Average probabilities over time.",
+            show_default="off",
+            rich_help_panel=OUTPUTS,
+        ),
+    ] = None,
+    bundle: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="PATH",
+            help="Bundle folder or tar, or a run folder.",
+            show_default="./manifest.json, ./bundle, runs/latest/bundle",
+            rich_help_panel=ENGINE,
+        ),
+    ] = None,
+    others: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--with",
+            metavar="BUNDLE",
+            help="Compare with this bundle on the same images; may be repeated.",
+            show_default=False,
+            rich_help_panel=COMPARING,
+        ),
+    ] = None,
+    sheet: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE.png",
+            help="Write the images on which the bundles differ.",
+            show_default="differences.png for class folders",
+            rich_help_panel=COMPARING,
+        ),
+    ] = None,
+    backend: Annotated[str, typer.Option(help="auto, tensorrt, cuda or cpu.", rich_help_panel=ENGINE)] = "auto",
+    precision: Annotated[str, typer.Option(help="auto, fp32, fp16 or int8.", rich_help_panel=ENGINE)] = "auto",
+    threads: Annotated[
+        int | None,
+        typer.Option(
+            min=1, max=MOST_THREADS, help="CPU threads.", show_default="the engine's choice", rich_help_panel=ENGINE
+        ),
+    ] = None,
+    check: Annotated[
+        bool,
+        typer.Option(
+            "--check/--no-check",
+            help="Run the bundle's golden examples first, and stop if they differ.",
+            rich_help_panel=ENGINE,
+        ),
+    ] = True,
+    build: Annotated[
+        bool,
+        typer.Option("--build/--no-build", help="Build a TensorRT engine where there is none.", rich_help_panel=ENGINE),
+    ] = True,
+    profile: Annotated[
+        str | None,
+        typer.Option(
+            metavar="MIN,OPT,MAX",
+            help="Batch sizes of a TensorRT engine.",
+            show_default="1,1,8",
+            rich_help_panel=ENGINE,
+        ),
+    ] = None,
+    workspace: Annotated[
+        int | None,
+        typer.Option(
+            metavar="MIB",
+            help="Scratch memory of a TensorRT engine.",
+            show_default="what is safe here",
+            rich_help_panel=ENGINE,
+        ),
+    ] = None,
+    supervise: Annotated[
+        bool | None,
+        typer.Option(
+            "--supervise/--no-supervise",
+            help="Watch and replace the process that classifies.",
+            show_default="for live sources",
+            rich_help_panel=RUNNING,
+        ),
+    ] = None,
+    hang_timeout: Annotated[
+        float,
+        typer.Option(
+            metavar="SECONDS",
+            min=1,
+            max=HOUR,
+            help="How long the engine may take for a batch before it counts as hung.",
+            rich_help_panel=RUNNING,
+        ),
+    ] = HANG_TIMEOUT,
+) -> None:
+    """Classify cameras, streams, images and videos with a bundle.
+
+    Results go to stdout, everything else to stderr. Cameras and streams run until
+    Ctrl-C, SIGTERM, or Q in the window, and recover by themselves.
+    Exit code 0: done, stopped by the window or (live) by SIGTERM;
+    1: something failed, or a file could not be read; 2: wrong usage;
+    3: this device computes something else than the exporter did,
+    or TensorRT does not build the INT8 graph here; 130: interrupted.
+
+    A TensorRT engine is built on the first run on a machine: minutes.
+
+    Example: hybrid-infer --camera 0
+
+    Example: hybrid-infer photos/ clip.mp4 --top-k 3
+
+    Example: hybrid-infer rtsp://camera/stream --json > predictions.jsonl
+
+    Example: hybrid-infer photos/test --bundle runs/cnn --with runs/rnn --with runs/hybrid
+    """
+    if list_cameras:
+        from .cameras import print_cameras  # noqa: PLC0415  # needs OpenCV's part of the package
+
+        print_cameras(as_json=as_json)
+        return
+    named = (*(sources or ()), *(f"/dev/video{number}" for number in camera or ()))
+    code = _run(
+        Request(
+            named,
+            bundle=bundle,
+            top_k=top_k,
+            as_json=as_json,
+            batch=batch,
+            max_wait=max_wait,
+            backend=backend,
+            precision=precision,
+            threads=threads,
+            check=check,
+            profile=profile,
+            workspace=workspace,
+            build=build,
+            width=width,
+            height=height,
+            fps=fps,
+            every_frame=every_frame,
+            window=window,
+            save=save,
+            snapshots=snapshots,
+            when=when,
+            smooth=smooth,
+            hang_timeout=hang_timeout,
+            supervise=supervise,
+        ),
+        tuple(others or ()),
+        sheet,
+    )
+    if code:
+        raise typer.Exit(code)
+
+
+def _run(request: Request, others: tuple[Path, ...], sheet: Path | None) -> int:
+    """Classify, or compare bundles where several are named; imports are late so that --help does not wait for them."""
+    if others or sheet is not None:
+        from ..compare.request import CompareRequest  # noqa: PLC0415
+
+        comparison = CompareRequest(request, others, sheet)
+        from ..compare.run import compare  # noqa: PLC0415
+
+        return compare(comparison)
+    from ..service.run import run  # noqa: PLC0415
+
+    return run(request)
+
+
+app = console.make_app(infer)
+
+
+def main() -> NoReturn:
+    """Run ``hybrid-infer`` and leave the process with its exit code."""
+    console.main(app)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,213 @@
+"""The commands share standard streams, consoles, bars, and the one place where an error becomes an exit code."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import io
+import os
+import sys
+import threading
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import typer
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+from .errors import HybridEdgeError
+
+if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer
+
+
+__all__ = [
+    "FULL",
+    "INTERRUPTED",
+    "leave_at_once",
+    "main",
+    "make_app",
+    "printable",
+    "progress",
+    "say",
+    "status",
+    "stdout",
+    "waiting",
+]
+
+INTERRUPTED = 130
+FULL = (errno.ENOSPC, errno.EDQUOT)
+ESCAPED = "backslashreplace"  # a character that a stream can't encode is escaped, and does not end a run
+
+stdout = Console(soft_wrap=not (sys.stdout and sys.stdout.isatty()), highlight=False)
+status = Console(stderr=True, highlight=False)
+_at_once = threading.Event()
+
+
+def make_app(command: Callable[..., None]) -> typer.Typer:
+    """Make a Typer application of one command, set up as all of ours are."""
+    app = typer.Typer(add_completion=False, rich_markup_mode="rich", pretty_exceptions_enable=False)
+    app.command()(command)
+    return app
+
+
+def leave_at_once() -> None:
+    """Let ``main`` leave by ``os._exit``: a thread hangs in C code, which Python's end would tear down under it."""
+    _at_once.set()
+
+
+def main(app: typer.Typer) -> NoReturn:
+    """Run an application and leave the process with the documented exit code.
+
+    The codes are 0 done, 1 failed, 2 wrong usage, 3 a gate refused the result, 130 interrupted.
+    """
+    _open_streams()
+    try:
+        _main(app)
+    except BaseException as leaving:
+        if _at_once.is_set():
+            _leave(leaving)
+        raise
+
+
+class _Stderr(io.FileIO):
+    """A stderr that drops what it can't write (full disk, reader gone): no line on it is worth ending a run."""
+
+    def write(self, data: ReadableBuffer) -> int:
+        """Write as much as is taken now, or drop all of it; return the number of bytes written or dropped."""
+        with contextlib.suppress(OSError):
+            written: int | None = super().write(data)
+            if written is not None:  # None means that the write would block on a non-blocking stderr
+                return written
+        return memoryview(data).nbytes
+
+
+def _open_streams() -> None:
+    """Make sure that standard streams are there, and that neither a character nor a fault of stderr ends the run.
+
+    A stream that was closed (``>&-``) becomes /dev/null under its own number: else the next file opened would get that
+    number, and with it what others print.
+    """
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
+        if getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(number, "w" if number else "r", closefd=False))
+    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors in ("strict", "surrogateescape"):
+        sys.stdout.reconfigure(errors=ESCAPED)
+    if sys.stderr is sys.__stderr__ or sys.__stderr__ is None:  # else somebody replaced it and sees to it
+        raw = _Stderr(sys.stderr.fileno(), "w", closefd=False)
+        sys.stderr = io.TextIOWrapper(
+            io.BufferedWriter(raw), encoding=sys.stderr.encoding, errors=ESCAPED, line_buffering=True
+        )
+
+
+def _leave(leaving: BaseException) -> NoReturn:
+    """End the process as Python would with this exception, but without tearing anything down."""
+    if not isinstance(leaving, SystemExit):
+        traceback.print_exception(leaving)
+    with contextlib.suppress(OSError, ValueError):  # the stream's reader is gone
+        sys.stdout.flush()
+        sys.stderr.flush()
+    code = leaving.code if isinstance(leaving, SystemExit) else 1
+    os._exit(code if isinstance(code, int) else int(code is not None))
+
+
+def _main(app: typer.Typer) -> NoReturn:
+    try:
+        code = app(standalone_mode=False) or 0
+        if code == INTERRUPTED:  # older versions of Typer raise Abort instead
+            raise KeyboardInterrupt
+    except HybridEdgeError as error:
+        _print_error(str(error))
+        code = error.exit_code
+    except (KeyboardInterrupt, typer.Abort):
+        status.print("interrupted", style="yellow")
+        code = INTERRUPTED
+    except SystemExit as leaving:
+        if not isinstance(leaving.__context__, BrokenPipeError):
+            raise
+        # `... | head` closed our stdout, and Typer or rich would leave with 1: not an error
+        _silence_stdout()
+        code = 0
+    except OSError as error:
+        code = _disk_exit_code(error)
+    except Exception as error:
+        code = _click_exit_code(error)
+    sys.exit(code)
+
+
+def _print_error(text: str) -> None:
+    status.print("error:", style="bold red", end=" ")
+    status.print(text, markup=False, soft_wrap=True)
+
+
+def _disk_exit_code(error: OSError) -> int:
+    """Say that a disk is full, stdout's included, and return 1; any other error is our fault and is raised again."""
+    if error.errno not in FULL:
+        raise error
+    where = f" for {error.filename}" if error.filename else ""
+    _print_error(f"expected room on the disk{where}, found none ({error.strerror}); free some, or write elsewhere")
+    _silence_stdout()
+    return 1
+
+
+def _silence_stdout() -> None:
+    """Point stdout at /dev/null: what is left to write has nowhere to go, and Python would say so again at its end."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _click_exit_code(error: Exception) -> int:
+    """Show Typer's own usage error and return its code; any other error is our fault and is raised again."""
+    show: Any = getattr(error, "show", None)
+    exit_code = getattr(error, "exit_code", None)
+    if show is None or not isinstance(exit_code, int):
+        raise error
+    show()
+    return exit_code
+
+
+def progress(*extra: ProgressColumn, unit: str = "", transient: bool = False) -> Progress:
+    """Make a progress bar on stderr: description, bar, count, extra columns, elapsed and remaining time.
+
+    Args:
+        extra: columns between the count and the times.
+        unit: the name of what is counted.
+        transient: whether the bar leaves nothing behind when it ends.
+    """
+    columns: list[ProgressColumn] = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()]
+    if unit:
+        columns.append(TextColumn(unit))
+    return Progress(*columns, *extra, TimeElapsedColumn(), TimeRemainingColumn(), console=status, transient=transient)
+
+
+def printable(text: str) -> str:
+    """Escape control characters in a text, so that a file's name can't steer the terminal."""
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
+
+
+@contextmanager
+def waiting(what: str) -> Iterator[Callable[[], None]]:
+    """Show a spinner on stderr, if that is a terminal, for the time of the block; yield a call that ends it early."""
+    if not status.is_terminal:
+        yield lambda: None
+        return
+    with status.status(f"{what} …") as spinner:
+        yield spinner.stop
+
+
+def say(text: str, style: str = "dim") -> None:
+    """Print one line on stderr."""
+    status.print(printable(text), style=style, markup=False, soft_wrap=True)

@@ -1,0 +1,295 @@
+"""Writes classified frames as a video, each with its label: ``--save``."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import os
+import stat
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Collection
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..canvas.draw import canvas, caption, fit, notice
+from ..canvas.text import Pixels
+from ..errors import UsageError
+from ..opencv import cv2
+from ..sources.events import Event, Events
+from .mp4 import Mp4Writer
+from .result import Result, Status
+from .smoothing import SmoothedPrediction
+
+__all__ = ["Recorder", "check_recording"]
+
+QUALITY = 80  # JPEG's, from 0 to 100
+LARGEST = 1920  # pixels that the longer side of a recorded frame has at most
+SMALLEST = 240  # pixels below which the shorter side is enlarged: a label is not readable there
+IMAGE_SECONDS = 1.0  # seconds for which a single image is shown
+GAP = 2.0  # seconds without a classified frame after which the video says so, not showing the last one any longer
+LARGEST_FILE = 4_000_000_000  # bytes after which another file is begun: FAT32 and many players end at 2**32
+MOST_FILES = 999_999  # files of one name, which must leave room for so large a number
+LOOK = 1.0  # seconds between two looks at files that nothing is written to
+OPEN_FILES = 32  # files open at a time; with more sources, the one that gave nothing for longest is closed
+
+
+@dataclass
+class _Part:
+    """This class holds one file that is being written.
+
+    Attributes:
+        writer: the file.
+        frame: (width, height) of the source's frames, pixels.
+        begun: the source's time at the frame with which this file began, or with which a video began again, seconds.
+        at: where that frame stands in the recording, seconds.
+        last: number of the video's frame that came last, and its time in the video, seconds.
+        start: where that frame stands in the recording, seconds.
+    """
+
+    writer: Mp4Writer
+    frame: tuple[int, int]
+    begun: float
+    at: float = 0.0
+    last: tuple[int, float] = (-1, math.inf)
+    start: float = -1.0
+
+    def place(self, index: int, now: float, interval: float) -> tuple[float, float]:
+        """Return where a video file's frame stands in the recording and how long it is shown at first, both seconds.
+
+        A video that begins again goes on behind its last frame, and so does a time that stands still, which would show
+        nothing. The duration is ``interval`` where the frame before tells none.
+        """
+        if index <= self.last[0] or now < self.last[1]:
+            self.begun, self.at = now, self.writer.end
+        frames, seconds = index - self.last[0], now - self.last[1]
+        start = self.at + now - self.begun
+        self.last, self.start = (index, now), start if start > self.start else self.writer.end
+        return self.start, seconds / frames if frames > 0 and seconds > 0 else interval
+
+
+class Recorder:
+    """This ``LiveSink`` writes each source's classified frames to a file of its own.
+
+    The first file has the name that was asked for, further ones (another source, another resolution, a name that is
+    taken: nothing is written over; 4 GB that are full) a number in it: ``out-2.mp4``. A file can be played at every
+    moment, also after the process was killed, and taken away at every moment: one that was removed, moved or emptied
+    begins anew under its name. Frames of cameras and streams are shown when they were captured, with a notice in place
+    of gaps; those of video files where they stand in them, one that is read again behind the first time; single images
+    for a second each, all in one file, fitted to the size of the first. Frames are Motion JPEG, no larger than 1920
+    pixels; tiny ones are enlarged until a label can be read.
+
+    Where a file can't be written, because the disk is full above all, that is reported as ``disk-full``, what was
+    written stays playable, and nothing more is recorded.
+
+    Attributes:
+        paths: the files that were begun so far.
+        stopped: whether a file could not be written, so that the recording is incomplete.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        fps: float = 25.0,
+        *,
+        events: Events | None = None,
+        live: Collection[str] = (),
+        largest: int = LARGEST_FILE,
+        say: Callable[[str], None] = lambda _: None,
+    ) -> None:
+        """Check the path; no file is created before the first frame.
+
+        Args:
+            path: the first file's path, which ends in ``.mp4``.
+            fps: frames a second of video files that don't say when their frames are shown.
+            events: where a full disk is reported.
+            live: names of the cameras and streams, as their frames carry them.
+            largest: bytes of a file after which another is begun.
+            say: called with one line that names the file being written, or says what became of it.
+
+        Raises:
+            UsageError: see ``check_recording``.
+        """
+        check_recording(path)
+        self.paths: list[Path] = []
+        self.stopped = False
+        self._path = path
+        self._interval = 1 / fps
+        self._events = events or Events()
+        self._live = frozenset(live)
+        self._largest = largest
+        self._say = say
+        self._parts: OrderedDict[str, _Part] = OrderedDict()  # the one that was written last stands at the end
+        self._looked = time.monotonic()
+
+    def write(self, result: Result) -> None:
+        """Write one frame; one that was not classified is left out."""
+        if self.stopped or result.prediction is None or result.frame.image is None:
+            return
+        try:
+            self._record(result, result.frame.image)
+        except OSError as error:
+            self._give_up(error, result.frame.source)
+
+    def event(self, event: Event) -> None:
+        """Do nothing: the recording shows gaps by itself."""
+
+    def status(self, status: Status) -> None:
+        """Do nothing: each frame is written when it comes."""
+
+    def poll(self) -> bool:
+        """Free the space of removed files whose source gives nothing; return False: nobody can ask for a stop here."""
+        if time.monotonic() - self._looked >= LOOK:
+            self._looked = time.monotonic()
+            for part in self._parts.values():
+                with suppress(OSError):  # told when the next frame can't be written
+                    if part.writer.state() == "gone":
+                        part.writer.close()
+        return False
+
+    def close(self) -> None:
+        """Close the files; an error in that is told by ``say`` and sets ``stopped``."""
+        while self._parts:
+            writer = self._parts.popitem()[1].writer
+            try:
+                writer.close()
+            except OSError as error:  # a network share may say only now that it is full, when events are told no more
+                self.stopped = True
+                self._say(f"--save {writer.path}: {error.strerror or error}; its end may be missing")
+
+    def _record(self, result: Result, image: Pixels) -> None:
+        frame = result.frame
+        live = frame.source in self._live
+        now = frame.captured if live else frame.index * self._interval if frame.position is None else frame.position
+        part = self._part(result, image, now)
+        start, seconds = part.writer.end, IMAGE_SECONDS
+        if live:
+            start, seconds = now - part.begun, self._interval
+            if start > part.writer.end + GAP:
+                self._write_gap(part.writer, part.writer.end + self._interval, start)
+        elif frame.video:
+            start, seconds = part.place(frame.index, now, self._interval)
+        picture = canvas(part.writer.width, part.writer.height)
+        fit(image, picture)
+        _label(picture, result)
+        part.writer.write(_encode(picture), start, seconds)
+
+    def _part(self, result: Result, image: Pixels, now: float) -> _Part:
+        """Return the file that a frame goes to: a new one where its size changed or the old is full or taken away."""
+        frame, size = result.frame, (image.shape[1], image.shape[0])
+        key = frame.source if frame.video else ""
+        part, free = self._parts.get(key), None
+        if part is not None:
+            state = part.writer.state()
+            if state == "gone":
+                free = part.writer.path
+                self._say(f"{free} was removed, moved or changed: the recording begins anew")
+            if state == "gone" or part.writer.size >= self._largest or (frame.video and part.frame != size):
+                self._parts.pop(key).writer.close()
+                part = None
+            elif state == "emptied":
+                self._say(f"{part.writer.path} was emptied: the recording begins anew in it")
+                part.writer.restart()
+                part = _Part(part.writer, part.frame, now)
+        if part is None:
+            while len(self._parts) >= OPEN_FILES:
+                self._parts.popitem(last=False)[1].writer.close()
+            part = _Part(self._create(*_recorded(*size), free), size, now)
+        self._parts[key] = part
+        self._parts.move_to_end(key)
+        return part
+
+    def _create(self, width: int, height: int, free: Path | None) -> Mp4Writer:
+        """Create a file under a name that nothing has: ``free``, of a file taken away, else the next number's."""
+        numbered = (_numbered(self._path, number) for number in itertools.count(len(self.paths) + 1))
+        names = itertools.chain([] if free is None else [free], numbered)
+        while True:
+            path = next(names)
+            try:
+                writer = Mp4Writer(path, width, height)
+            except FileExistsError:
+                continue
+            if path not in self.paths:
+                self.paths.append(path)
+            self._say(f"recording to {path}, {width}x{height}")
+            return writer
+
+    def _write_gap(self, writer: Mp4Writer, start: float, end: float) -> None:
+        picture = canvas(writer.width, writer.height)
+        notice(picture, [f"nothing classified for {end - start:.0f} s"], _text_size(writer.height))
+        writer.write(_encode(picture), start, self._interval)
+
+    def _give_up(self, error: OSError, source: str) -> None:
+        self.stopped = True
+        self.close()
+        where = self.paths[-1] if self.paths else self._path
+        self._events.report("disk-full", source, f"--save {where}: {error.strerror or error}; recording stopped")
+
+
+def check_recording(path: Path) -> None:
+    """Refuse a file that can't be recorded to.
+
+    Raises:
+        UsageError: the file is not an .mp4, its name is too long for the file system once it is numbered, or its folder
+            is not there, may not be entered or not be written to.
+    """
+    if path.suffix.lower() != ".mp4":
+        raise UsageError(f"--save {path}: expected a name that ends in .mp4, found {path.suffix or 'no suffix'}")
+    try:
+        there = stat.S_ISDIR(path.parent.stat().st_mode)
+    except (FileNotFoundError, NotADirectoryError):
+        there = False
+    except OSError as error:
+        raise UsageError(
+            f"--save {path}: expected a folder that may be entered, found {path.parent}: {error.strerror}"
+        ) from error
+    if not there:
+        raise UsageError(f"--save {path}: expected the folder {path.parent} to exist, found none; create it")
+    if not os.access(path.parent, os.W_OK | os.X_OK):
+        raise UsageError(f"--save {path}: expected to be allowed to write into {path.parent}, found that it is not")
+    try:
+        _numbered(path, MOST_FILES).lstat()
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        raise UsageError(
+            f"--save {path}: expected a name that can be written, with room for a further file's -{MOST_FILES}, found: "
+            f"{error.strerror}"
+        ) from error
+
+
+def _numbered(path: Path, number: int) -> Path:
+    return path if number == 1 else path.with_name(f"{path.stem}-{number}{path.suffix}")
+
+
+def _label(picture: Pixels, result: Result) -> None:
+    prediction, frame = result.prediction, result.frame
+    if prediction is None:
+        return
+    clock = f"{time.strftime('%Y-%m-%d %H:%M:%S', time.localtime(frame.timestamp))}  " if frame.timestamp else ""
+    smoothed = "smoothed  " if isinstance(prediction, SmoothedPrediction) else ""
+    (label, probability), *_ = prediction.top(1)
+    details = f"{smoothed}{clock}#{frame.index}"
+    caption(picture, label, probability, details, _text_size(picture.shape[0]))
+
+
+def _text_size(height: int) -> int:
+    return min(max(height // 24, 13), 32)
+
+
+def _recorded(width: int, height: int) -> tuple[int, int]:
+    """Return a recorded frame's width and height: even, as other codecs expect, neither too large nor too small."""
+    scale = min(LARGEST / max(width, height), 1)
+    if scale == 1 and min(width, height) < SMALLEST:
+        scale = min(-(-SMALLEST // min(width, height)), LARGEST // max(width, height))
+    return _even(width * scale), _even(height * scale)
+
+
+def _even(side: float) -> int:
+    return max(round(side / 2) * 2, 2)
+
+
+def _encode(picture: Pixels) -> bytes:
+    _, data = cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, QUALITY])
+    return data.tobytes()

@@ -1,0 +1,91 @@
+"""Defines the results and statuses that the live pipeline tells its sinks, and what a sink is."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol
+
+from ..frame import Frame
+from ..sources.events import Event, Kind
+
+if TYPE_CHECKING:
+    from ..classifier import Prediction
+
+__all__ = ["LiveSink", "Result", "SourceStatus", "Status"]
+
+
+@dataclass(frozen=True, eq=False)
+class Result:
+    """This class holds one frame that went through the model, or that could not be read.
+
+    Attributes:
+        frame: what was captured; its ``image`` is the very one that was classified.
+        prediction: what the model said; None where the frame has an ``error``.
+        age_ms: time from capture to the moment this result was made, milliseconds; 0 where nobody measures ages.
+        dropped: frames of this source given up so far, in favour of newer ones or for want of memory or an engine.
+        reconnects: how often this source's frames flowed again after a break so far.
+        batch: how many frames went through the model together with this one.
+    """
+
+    frame: Frame
+    prediction: Prediction | None
+    age_ms: float
+    dropped: int = 0
+    reconnects: int = 0
+    batch: int = 1
+
+
+@dataclass(frozen=True)
+class SourceStatus:
+    """This class holds one source's counts so far: ``captured == classified + dropped + unreadable + waiting``."""
+
+    name: str
+    captured: int
+    classified: int
+    dropped: int
+    unreadable: int
+    waiting: int
+    reconnects: int
+    flowing: bool
+
+
+@dataclass(frozen=True)
+class Status:
+    """This class describes the whole pipeline at one moment; sinks get one about every second.
+
+    Attributes:
+        fps: results a second over the last five seconds.
+        age_p50_ms: median age of the last results, milliseconds; ``age_p99_ms`` is their 99th percentile.
+        inference_ms: mean time of one batch in the engine, milliseconds.
+        sources: each source's counts.
+        faults: how many events of each kind there were so far.
+        seconds: how long frames have been flowing.
+    """
+
+    fps: float
+    age_p50_ms: float
+    age_p99_ms: float
+    inference_ms: float
+    sources: tuple[SourceStatus, ...]
+    faults: Mapping[Kind, int] = field(default_factory=dict)
+    seconds: float = 0.0
+
+
+class LiveSink(Protocol):
+    """Takes results in the order in which they are made, on the thread that runs the pipeline (a window needs that)."""
+
+    def write(self, result: Result) -> None:
+        """Take one result."""
+
+    def event(self, event: Event) -> None:
+        """Take one fault, or the end of one."""
+
+    def status(self, status: Status) -> None:
+        """Take how things stand: about once a second, and once at the end."""
+
+    def poll(self) -> bool:
+        """Return whether the user asked to stop (closed the window, pressed Q); called at least every 50 ms."""
+
+    def close(self) -> None:
+        """Finish what is being written; called once, also after a failure."""

@@ -1,0 +1,178 @@
+"""Tells on stderr how a live run stands, in lines that stay in place or one a minute in a log, and each fault."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections import OrderedDict
+from collections.abc import Collection
+from dataclasses import dataclass
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.table import Table as Grid
+from rich.text import Text
+
+from .. import console
+from ..console import printable
+from ..sources.events import Event
+from .result import Result, SourceStatus, Status
+
+__all__ = ["StatusLine"]
+
+REFRESH = 0.25  # seconds between two updates of the lines on a terminal
+LOG_EVERY = 60.0  # seconds between lines where stderr is a file or a journal
+REPEAT = 5.0  # seconds for which the same fault of the same source is only counted
+REMEMBERED = 256  # faults, and sources, that are remembered
+MOST_SOURCES = 12  # sources that have a line on a terminal
+END_OF_TROUBLE = "reconnected"
+UNREADABLE = "frame unreadable"  # in a label's place: the label before is not what this frame shows
+
+
+@dataclass
+class _Repeats:
+    """This class notes of one kind of fault of one source when it was last printed, and how often it came since."""
+
+    printed: float
+    more: int = 0
+    last: Event | None = None
+
+
+class StatusLine:
+    """This ``LiveSink`` shows each source's label, rates, ages and counts, and names files that could not be read.
+
+    A fault that repeats within five seconds is counted and told once: a broken camera must not fill a journal.
+    """
+
+    def __init__(self, screen: Console | None = None, *, live: Collection[str] = ()) -> None:
+        """Write to a console; None: to stderr's. ``live`` has the names of cameras and streams, as their frames do."""
+        self._streams = frozenset(live)
+        self._console = console.status if screen is None else screen
+        self._labels: OrderedDict[str, tuple[str, float | None]] = OrderedDict()
+        self._repeats: OrderedDict[tuple[str, str], _Repeats] = OrderedDict()
+        self._status: Status | None = None
+        self._logged = time.monotonic()
+        self._refreshed = 0.0
+        self._live: Live | None = None
+        if self._console.is_terminal:
+            # rows for the same terminal go above these lines; those for a pipe must not end up on stderr
+            both = sys.stdout.isatty()
+            self._live = Live(
+                console=self._console, auto_refresh=False, transient=True, redirect_stdout=both, redirect_stderr=both
+            )
+            self._live.start()
+
+    def write(self, result: Result) -> None:
+        """Remember what this source shows; name a file that could not be read on stderr, as a run of files does."""
+        prediction = result.prediction
+        if prediction is None and result.frame.source not in self._streams:  # a stream's faults are events
+            text = f"unreadable: {result.frame.source}: {result.frame.error}"
+            self._console.print(printable(text), style="yellow", markup=False, soft_wrap=True)
+        shown = (UNREADABLE, None) if prediction is None else (prediction.label, prediction.probability)
+        self._labels[result.frame.source] = shown
+        self._labels.move_to_end(result.frame.source)
+        while len(self._labels) > REMEMBERED:
+            self._labels.popitem(last=False)
+
+    def event(self, event: Event) -> None:
+        """Print an event, or only count it where the same kind of the same source was printed a moment ago."""
+        key = event.source, event.kind
+        now = time.monotonic()
+        before = self._repeats.get(key)
+        if before is not None and now - before.printed < REPEAT:
+            before.more += 1
+            before.last = event
+            return
+        self._print_event(event, before.more if before else 0)
+        self._repeats[key] = _Repeats(now)
+        while len(self._repeats) > REMEMBERED:
+            self._tell_repeats(self._repeats.popitem(last=False)[1])
+
+    def status(self, status: Status) -> None:
+        """Keep the status for the next ``poll`` to show; in a log, write it once a minute."""
+        self._status = status
+        if self._live is None and time.monotonic() - self._logged >= LOG_EVERY:
+            self._log()
+
+    def poll(self) -> bool:
+        """Bring the lines up to date; return False: nobody can ask this sink to stop."""
+        now = time.monotonic()
+        if now - self._refreshed < REFRESH:
+            return False
+        self._refreshed = now
+        for key, repeats in list(self._repeats.items()):
+            if now - repeats.printed >= REPEAT:
+                self._tell_repeats(repeats)
+                del self._repeats[key]
+        if self._live is not None and self._status is not None:
+            self._live.update(self._render(self._status), refresh=True)
+        return False
+
+    def close(self) -> None:
+        """Take the lines away, tell the faults that were only counted, and print the last status as one line."""
+        if self._live is not None:
+            self._live.stop()
+        for repeats in self._repeats.values():
+            self._tell_repeats(repeats)
+        self._repeats.clear()
+        if self._status is not None:
+            self._log()
+
+    def _tell_repeats(self, repeats: _Repeats) -> None:
+        if repeats.last is not None:
+            self._print_event(repeats.last, repeats.more - 1)
+
+    def _print_event(self, event: Event, more: int) -> None:
+        clock = time.strftime("%H:%M:%S", time.localtime(event.timestamp))
+        parts = [event.source, event.detail, "" if event.seconds is None else f"after {event.seconds:.1f} s"]
+        text = f"{clock} {event.kind}: {': '.join(part for part in parts if part)}"
+        if more > 0:
+            text += f" ({more} more of the kind)"
+        style = "green" if event.kind == END_OF_TROUBLE else "yellow"
+        self._console.print(printable(text), style=style, markup=False, soft_wrap=True)
+
+    def _log(self) -> None:
+        self._logged = time.monotonic()
+        if self._status is None:
+            return
+        sources = [f"{printable(source.name)}: {_counts(source)}" for source in self._status.sources]
+        text = "; ".join([_totals(self._status), *sources])
+        self._console.print(text, style="dim", markup=False, soft_wrap=True)
+
+    def _render(self, status: Status) -> RenderableType:
+        grid = Grid.grid(padding=(0, 2))
+        grid.add_column(no_wrap=True, overflow="ellipsis", ratio=3)
+        grid.add_column(no_wrap=True, overflow="ellipsis", ratio=2, style="bold")
+        grid.add_column(no_wrap=True, justify="right", min_width=7, style="bold cyan")
+        grid.add_column(no_wrap=True, overflow="ellipsis", ratio=4, style="dim")
+        grid.expand = True
+        for source in status.sources[:MOST_SOURCES]:
+            label, probability = self._labels.get(source.name, ("", None))
+            if probability is None and len(status.sources) == 1 and self._labels:
+                label, probability = next(reversed(self._labels.values()))  # a folder: the file that came last
+            shown = "" if probability is None or not source.flowing else f"{100 * probability:.1f} %"
+            state = Text(printable(label)) if source.flowing else Text("no frames", style="yellow")
+            grid.add_row(printable(source.name), state, shown, _counts(source))
+        hidden = len(status.sources) - MOST_SOURCES
+        rest = [Text(f"and {hidden} more sources", style="dim")] if hidden > 0 else []
+        return Group(grid, *rest, Text(_totals(status), no_wrap=True, overflow="ellipsis"))
+
+
+def _totals(status: Status) -> str:
+    hours, seconds = divmod(round(status.seconds), 3600)
+    parts = [
+        f"{hours}:{seconds // 60:02d}:{seconds % 60:02d}",
+        f"{status.fps:.1f} results/s",
+        f"age {status.age_p50_ms:.0f} ms (99 % under {status.age_p99_ms:.0f})",
+        f"inference {status.inference_ms:.1f} ms",
+    ]
+    if status.faults:
+        parts.append("faults: " + ", ".join(f"{kind} {number}" for kind, number in status.faults.items()))
+    return "  ".join(parts)
+
+
+def _counts(source: SourceStatus) -> str:
+    parts = [f"{source.classified} classified", f"{source.dropped} dropped"]
+    parts += [f"{source.unreadable} unreadable"] if source.unreadable else []
+    parts += [f"{source.reconnects} reconnects"] if source.reconnects else []
+    return ", ".join(parts)

@@ -1,0 +1,241 @@
+"""Keeps captured frames that wait for the model, and counts every one of them.
+
+One lock guards all mailboxes of a pipeline, so that at every moment, for every source,
+
+    captured == classified + dropped + unreadable + waiting
+
+with ``waiting`` counted by itself: frames in the mailbox and frames on their way through the model.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+
+from ..frame import Frame
+from ..outputs.result import SourceStatus
+from .batch import Entry
+
+__all__ = ["Intake", "Mailbox"]
+
+QUEUE = 8  # decoded frames that wait, of a source whose every frame counts; enough to bridge uneven decoding
+ENOUGH = QUEUE // 2  # frames to wake a thread for: each waking costs as much as preprocessing a small frame
+QUEUE_BYTES = 2**26  # 64 MiB of frames that wait: no more than one photograph of 100 megapixels
+ERRORS = 64  # unreadable frames of a live source that wait to be written; all are counted
+SILENCE = 2.0  # seconds without a frame after which a live source no longer flows
+
+
+class Mailbox:
+    """This class holds one source's waiting frames and counts; its ``Intake`` holds the lock around every call.
+
+    Args:
+        name: the source's name.
+        live: whether the source is a camera or a stream.
+        newest: whether to keep the newest frame alone and count the others as dropped; else every frame waits its turn.
+    """
+
+    def __init__(self, name: str, *, live: bool, newest: bool) -> None:
+        self.name = name
+        self.live = live
+        self.newest = newest
+        self.frames: deque[Frame] = deque()
+        self.errors: deque[Frame] = deque(maxlen=ERRORS)
+        self.size = 0  # bytes of the frames that wait
+        self.inside = 0  # frames taken and not yet settled
+        self.captured = self.classified = self.dropped = self.unreadable = 0
+        self.latest = -SILENCE
+        self.ended = False
+
+    @property
+    def full(self) -> bool:
+        """Whether the source has to wait before it adds another frame."""
+        return len(self.frames) >= QUEUE or (bool(self.frames) and self.size >= QUEUE_BYTES)
+
+    @property
+    def worth_taking(self) -> bool:
+        """Whether so many frames wait that waking a thread in no hurry pays."""
+        return len(self.frames) >= ENOUGH or self.full
+
+    def push(self, frame: Frame) -> Frame | None:
+        """Add a captured frame; return the frame that it replaced, or None."""
+        self.captured += 1
+        self.latest = time.monotonic()
+        if self.newest and frame.image is None:
+            # an unreadable frame must neither push out a good one nor be pushed out by one
+            self.unreadable += 1
+            self.errors.append(frame)
+            return None
+        replaced = self.pop() if self.newest and self.frames else None
+        self.dropped += replaced is not None
+        self.frames.append(frame)
+        self.size += _size(frame)
+        return replaced
+
+    def pop(self) -> Frame:
+        """Take the oldest frame out and return it."""
+        frame = self.frames.popleft()
+        self.size -= _size(frame)
+        return frame
+
+    def clear(self) -> None:
+        """Give up everything that waits, and count its frames as dropped."""
+        self.dropped += len(self.frames)
+        self.frames.clear()
+        self.errors.clear()
+        self.size = 0
+
+    def status(self, reconnects: int) -> SourceStatus:
+        """Return the counts as they are now, with ``reconnects``, how often the source's frames flowed again."""
+        flowing = not self.ended and (not self.live or time.monotonic() - self.latest < SILENCE)
+        return SourceStatus(
+            self.name,
+            self.captured,
+            self.classified,
+            self.dropped,
+            self.unreadable,
+            len(self.frames) + self.inside,
+            reconnects,
+            flowing,
+        )
+
+
+class Intake:
+    """This class holds all mailboxes: captures put frames in, one thread takes them out, source by source in turn.
+
+    Args:
+        boxes: one mailbox for each source.
+        fresh: whether to leave a newest-frame source's next frame while one of it is on its way: it would be old on
+            arrival.
+        patient: whether nobody waits for a frame by itself, so that several may be handed over at a time.
+    """
+
+    def __init__(self, boxes: Sequence[Mailbox], *, fresh: bool, patient: bool = False) -> None:
+        self.boxes = tuple(boxes)
+        self._fresh = fresh
+        self._patient = patient
+        self._turn = 0
+        self._closed = False
+        self._hungry = False
+        lock = threading.Lock()
+        self._filled = threading.Condition(lock)
+        self._emptied = threading.Condition(lock)
+
+    def put(self, box: Mailbox, frame: Frame) -> bool:
+        """Add a captured frame at once where the newest wins, else once there is room; return False after ``close``."""
+        with self._filled:
+            while not box.newest and box.full and not self._closed:
+                self._emptied.wait()
+            if self._closed:
+                return False
+            replaced = box.push(frame)
+            if self._hungry and (not self._patient or box.worth_taking):
+                self._filled.notify()
+        del replaced  # its memory goes back outside the lock
+        return True
+
+    def lose(self, box: Mailbox) -> None:
+        """Count a frame that could not be kept for want of memory as captured and dropped."""
+        with self._filled:
+            box.captured += 1
+            box.dropped += 1
+
+    def end(self, box: Mailbox) -> None:
+        """Note that no frame will come from this source any more."""
+        with self._filled:
+            box.ended = True
+            self._filled.notify()
+
+    def take(self, deadline: float | None) -> Entry | None:
+        """Take the next frame of the next source that has one; it counts as on its way until it is settled.
+
+        Args:
+            deadline: until when to wait, ``time.monotonic()`` seconds; None: as long as frames can come.
+
+        Returns:
+            The frame; None where the time is over, every source has ended, or the intake was closed.
+        """
+        with self._filled:
+            while True:
+                entry = self._next()
+                if entry is not None or self._closed or self._drained():
+                    return entry
+                remaining = None if deadline is None else deadline - time.monotonic()
+                if remaining is not None and remaining <= 0:
+                    return None
+                self._hungry = True
+                self._filled.wait(remaining)
+                self._hungry = False
+
+    def settle(self, entries: Iterable[Entry], *, failed: bool = False) -> None:
+        """Count frames whose batch is done as classified, or as dropped where it failed; unreadable ones as such."""
+        with self._filled:
+            for entry in entries:
+                box = entry.box
+                if not entry.counted:
+                    box.inside -= 1
+                    if entry.row < 0:
+                        box.unreadable += 1
+                    elif failed:
+                        box.dropped += 1
+                    else:
+                        box.classified += 1
+                entry.dropped = box.dropped
+            if self._hungry:
+                self._filled.notify()
+
+    def give_up(self, entries: Iterable[Entry]) -> None:
+        """Count frames that will go no further as dropped, readable or not."""
+        with self._filled:
+            for entry in entries:
+                if not entry.counted:
+                    entry.box.inside -= 1
+                    entry.box.dropped += 1
+
+    def close(self) -> None:
+        """Give up what waits, accept and give out nothing more, and wake whoever waits here."""
+        with self._filled:
+            self._closed = True
+            for box in self.boxes:
+                box.clear()
+            self._filled.notify_all()
+            self._emptied.notify_all()
+
+    @property
+    def over(self) -> bool:
+        """Whether ``take`` will never return a frame again."""
+        with self._filled:
+            return self._closed or self._drained()
+
+    def status(self, reconnects: Callable[[str], int]) -> tuple[SourceStatus, ...]:
+        """Return every source's counts at one moment; ``reconnects`` tells how often a source's frames flowed again."""
+        again = [reconnects(box.name) for box in self.boxes]
+        with self._filled:
+            return tuple(box.status(count) for box, count in zip(self.boxes, again, strict=True))
+
+    def _drained(self) -> bool:
+        return all(box.ended and not box.frames and not box.errors for box in self.boxes)
+
+    def _next(self) -> Entry | None:
+        count = len(self.boxes)
+        for offset in range(count):
+            place = (self._turn + offset) % count
+            box = self.boxes[place]
+            if box.errors:
+                return Entry(box, box.errors.popleft(), counted=True)
+            if box.frames and not (self._fresh and box.newest and box.inside):
+                self._turn = (place + 1) % count
+                return self._taken(box)
+        return None
+
+    def _taken(self, box: Mailbox) -> Entry:
+        entry = Entry(box, box.pop())
+        box.inside += 1
+        if not box.newest and len(box.frames) <= QUEUE - ENOUGH:
+            self._emptied.notify_all()
+        return entry
+
+
+def _size(frame: Frame) -> int:
+    return 0 if frame.image is None else frame.image.nbytes

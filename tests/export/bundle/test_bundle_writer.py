@@ -1,0 +1,246 @@
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from support.models.bundles import SPEC, make_bundle, make_variant, npz, sample_image
+
+from hybrid_edge.export.bundle.writer import BundleWriter, locked
+from hybrid_edge.runtime.bundle import Bundle
+from hybrid_edge.runtime.errors import BundleError
+from hybrid_edge.runtime.manifest import MANIFEST, GoldenImage, GoldenRecord, Manifest, Provenance
+from hybrid_edge.runtime.preprocess import contract
+
+SCRIPT = Path(__file__).with_name("bundle_process.py")
+
+
+def write(path: Path, version: int, size: int = 5000) -> Manifest:
+    """One export of a small made-up bundle; every file of it says which version it is."""
+    with BundleWriter(path) as writer:
+        graph = writer.add("artifacts", "onnx", bytes([version]) * size)
+        outputs = writer.add("golden", "npz", npz({}) + bytes([version]))
+        image = writer.add("golden", "png", b"png" + bytes([version]))
+        manifest = Manifest(
+            spec=SPEC,
+            preprocessing=contract(SPEC),
+            weights_sha256=f"{version:064x}",
+            variants=(make_variant("fp32", "cpu", graph, outputs),),
+            golden=GoldenRecord(images=(GoldenImage(file=image, label="cat"),), tensors=outputs),
+            provenance=Provenance(created="now", hybrid_edge="0"),
+        )
+        writer.commit(manifest)
+    return manifest
+
+
+def stop_halfway(path: Path) -> None:
+    """An export that fails behind its first file."""
+    with BundleWriter(path) as writer:
+        writer.add("artifacts", "onnx", b"new")
+        raise RuntimeError("stopped")
+
+
+def files(path: Path) -> set[str]:
+    return {file.relative_to(path).as_posix() for file in path.rglob("*") if file.is_file()}
+
+
+def check_whole(path: Path) -> int:
+    """The version of a bundle whose every file is there and belongs to it."""
+    bundle = Bundle.open(path)
+    version = int(bundle.manifest.weights_sha256, 16)
+    for record in bundle.manifest.files.values():
+        assert bundle.read(record)[-1] == version
+    return version
+
+
+def run(*arguments: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, SCRIPT, *map(str, arguments)], capture_output=True, text=True, timeout=120, check=False
+    )
+
+
+def test_a_new_bundle_holds_what_its_manifest_names_and_nothing_else(tmp_path: Path) -> None:
+    manifest = write(tmp_path / "bundle", 1)
+    assert check_whole(tmp_path / "bundle") == 1
+    assert files(tmp_path / "bundle") == {MANIFEST, *manifest.files}
+    assert {path.name for path in tmp_path.iterdir()} == {"bundle", ".bundle.lock"}
+
+
+def test_what_the_new_manifest_does_not_refer_to_is_swept(tmp_path: Path) -> None:
+    write(tmp_path / "bundle", 1)
+    manifest = write(tmp_path / "bundle", 2)
+    assert check_whole(tmp_path / "bundle") == 2
+    assert files(tmp_path / "bundle") == {MANIFEST, *manifest.files}
+
+
+def test_leaving_without_a_commit_leaves_the_bundle_as_it_was(tmp_path: Path) -> None:
+    write(tmp_path / "bundle", 1)
+    before = files(tmp_path / "bundle")
+    with pytest.raises(RuntimeError, match="stopped"):
+        stop_halfway(tmp_path / "bundle")
+    assert check_whole(tmp_path / "bundle") == 1
+    assert files(tmp_path / "bundle") == before
+
+
+def test_a_first_export_that_fails_leaves_nothing(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError, match="stopped"):
+        stop_halfway(tmp_path / "bundle")
+    assert not (tmp_path / "bundle").exists()
+
+
+def test_leftovers_of_a_killed_export_are_swept_at_the_next_start(tmp_path: Path) -> None:
+    write(tmp_path / "bundle", 1)
+    before = files(tmp_path / "bundle")
+    (tmp_path / "bundle/artifacts" / f"{'a' * 64}.onnx").write_bytes(b"never referred to")
+    (tmp_path / "bundle/golden" / f".{'b' * 64}.png-x1.tmp").write_bytes(b"torn")
+    (tmp_path / "bundle/.manifest.json-x2.tmp").write_bytes(b"torn")
+    with BundleWriter(tmp_path / "bundle"):
+        assert files(tmp_path / "bundle") == before
+
+
+def test_a_sweep_leaves_a_users_own_files(tmp_path: Path) -> None:
+    write(tmp_path / "bundle", 1)
+    (tmp_path / "bundle/notes.txt").write_text("mine")
+    (tmp_path / "bundle/artifacts/model.onnx").write_text("mine too")
+    write(tmp_path / "bundle", 2)
+    assert {"notes.txt", "artifacts/model.onnx"} <= files(tmp_path / "bundle")
+
+
+def test_nothing_is_swept_where_the_manifest_cannot_be_read(tmp_path: Path) -> None:
+    write(tmp_path / "bundle", 1)
+    (tmp_path / "bundle" / MANIFEST).write_text("{")
+    before = files(tmp_path / "bundle")
+    with BundleWriter(tmp_path / "bundle") as writer:
+        assert writer.current() is None
+    assert files(tmp_path / "bundle") == before
+
+
+def test_a_folder_of_something_else_does_not_become_a_bundle(tmp_path: Path) -> None:
+    (tmp_path / "holiday.jpg").write_bytes(b"beach")
+    with pytest.raises(BundleError, match=r"found holiday\.jpg; name another folder with --out"):
+        write(tmp_path, 1)
+    assert files(tmp_path) == {"holiday.jpg"}
+
+
+def test_a_file_in_the_place_of_the_bundle_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "bundle").write_bytes(b"")
+    with pytest.raises(BundleError, match="expected a folder, found a file"):
+        write(tmp_path / "bundle", 1)
+
+
+def test_a_damaged_artifact_is_written_again(tmp_path: Path) -> None:
+    manifest = write(tmp_path / "bundle", 1)
+    artifact = tmp_path / "bundle" / manifest.variants[0].file.path
+    artifact.write_bytes(bytes(len(artifact.read_bytes())))
+    write(tmp_path / "bundle", 1)
+    assert check_whole(tmp_path / "bundle") == 1
+
+
+def test_a_manifest_whose_files_are_not_there_is_not_committed(tmp_path: Path) -> None:
+    manifest = write(tmp_path / "bundle", 1)
+    with BundleWriter(tmp_path / "other") as writer, pytest.raises(BundleError, match="missing"):
+        writer.commit(manifest)
+    assert not (tmp_path / "other").exists()
+
+
+def test_a_bundle_that_the_runtime_made_is_read_as_the_current_one(tmp_path: Path) -> None:
+    make_bundle(tmp_path / "bundle")
+    with BundleWriter(tmp_path / "bundle") as writer:
+        current = writer.current()
+    assert current is not None
+    assert len(current.golden_images()) == 8
+    assert sample_image().shape[2] == 3
+
+
+def test_a_second_export_waits_for_the_first_and_says_so(tmp_path: Path) -> None:
+    waited = threading.Event()
+    order = []
+
+    def second() -> None:
+        with locked(tmp_path / "bundle", waited.set):
+            order.append("second")
+
+    with locked(tmp_path / "bundle"):
+        thread = threading.Thread(target=second)
+        thread.start()
+        assert waited.wait(10)
+        order.append("first")
+    thread.join(10)
+    assert order == ["first", "second"]
+
+
+def test_killed_at_every_step_of_an_export_the_bundle_is_the_old_or_the_new_one(tmp_path: Path) -> None:
+    result = run("kill-everywhere", tmp_path)
+    assert result.returncode == 0, result.stderr
+    outcomes = json.loads(result.stdout)
+    versions = [item["version"] for item in outcomes]
+    assert len(outcomes) > 20  # writes, syncs, renames, removals
+    assert versions == sorted(versions), "once the new bundle is there, a later kill never brings the old one back"
+    assert {1, 2} == set(versions)
+    assert any(item["leftovers"] for item in outcomes)
+    assert all(item["left_after_next_start"] == 0 for item in outcomes)
+
+
+def test_killed_at_random_moments_the_bundle_is_whole(tmp_path: Path) -> None:
+    write(tmp_path / "bundle", 1)
+    with subprocess.Popen([sys.executable, SCRIPT, "write-forever", tmp_path], stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        time.sleep(0.05)
+        process.kill()
+    for delay in (0.003, 0.011, 0.017, 0.023, 0.029):
+        pid = os.posix_spawn(
+            sys.executable, [sys.executable, str(SCRIPT), "write-forever", str(tmp_path)], dict(os.environ)
+        )
+        while not (tmp_path / "started").exists():
+            time.sleep(0.001)
+        time.sleep(delay)
+        os.kill(pid, 9)
+        os.waitpid(pid, 0)
+        (tmp_path / "started").unlink()
+        assert check_whole(tmp_path / "bundle") >= 1
+    manifest = write(tmp_path / "bundle", 1)
+    assert files(tmp_path / "bundle") == {MANIFEST, *manifest.files}
+
+
+def test_two_exports_at_once_leave_one_of_their_bundles(tmp_path: Path) -> None:
+    processes = [
+        subprocess.Popen([sys.executable, SCRIPT, "write-many", tmp_path, str(first)], stderr=subprocess.PIPE)
+        for first in (10, 50)
+    ]
+    seen = set()
+    while any(process.poll() is None for process in processes):
+        if (tmp_path / "bundle" / MANIFEST).exists():
+            seen.add(Bundle.open(tmp_path / "bundle").manifest.weights_sha256)
+    for process in processes:
+        error = process.communicate()[1]
+        assert process.returncode == 0, error
+    assert check_whole(tmp_path / "bundle") in {29, 69}
+    assert len(seen) > 1
+    assert len(files(tmp_path / "bundle")) == 4
+
+
+def test_a_full_disk_is_a_clear_error_and_the_old_bundle_stays(tmp_path: Path) -> None:
+    write(tmp_path / "bundle", 1)
+    before = files(tmp_path / "bundle")
+    result = run("full-disk", tmp_path)
+    assert result.stdout.startswith("BundleError")
+    assert "free some room" in result.stdout
+    assert "unchanged" in result.stdout
+    assert check_whole(tmp_path / "bundle") == 1
+    assert files(tmp_path / "bundle") == before
+
+
+def test_a_read_only_folder_is_a_clear_error_and_the_old_bundle_stays(tmp_path: Path) -> None:
+    write(tmp_path / "bundle", 1)
+    tmp_path.chmod(0o555)
+    result = run("read-only", tmp_path)
+    tmp_path.chmod(0o755)
+    assert result.stdout.startswith("BundleError"), result.stderr
+    assert "make the folder writable" in result.stdout
+    assert check_whole(tmp_path / "bundle") == 1

@@ -1,0 +1,280 @@
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+import onnxruntime
+import pytest
+from support.models.lowered import INT8_ERROR, Source, constants_of, error_of, logits_of, rms_error, tensors_of
+
+from hybrid_edge.calib import choose_range, collect
+from hybrid_edge.export.convert.build import serialize
+from hybrid_edge.export.convert.layers import quantizable
+from hybrid_edge.export.convert.writer import GraphWriter
+from hybrid_edge.export.quantize.cpu import CpuGraph
+from hybrid_edge.export.quantize.measured import measured_graph
+from hybrid_edge.runtime.backends.onnxruntime import TensorSession
+
+FORMS = ("lstm", "unrolled")
+RNG = np.random.default_rng(0)
+Array = npt.NDArray[Any]
+
+
+def fused(model: onnx.ModelProto, folder: Path) -> Counter[str]:
+    """The operators that ONNX Runtime really runs."""
+    file, options = folder / "optimized.onnx", onnxruntime.SessionOptions()
+    options.optimized_model_filepath, options.log_severity_level = str(file), 3
+    onnxruntime.InferenceSession(serialize(model), options, providers=["CPUExecutionProvider"])
+    return Counter(node.op_type for node in onnx.load(file).graph.node)
+
+
+@pytest.mark.parametrize(
+    ("size", "convolutions", "pointwise", "dense"),
+    # twelve pointwise convolutions go straight into an addition (eight blocks, four shortcuts), one into the pooling
+    [("digits_source", 3, 0, 1), ("reduced_source", 61, 13, 0)],
+)
+def test_onnx_runtime_fuses_every_convolution_and_step(
+    size: str, convolutions: int, pointwise: int, dense: int, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    source: Source = request.getfixturevalue(size)
+    assert sum(node.op_type == "Conv" for node in source.forms["unrolled"].graph.node) == convolutions + pointwise
+    operators = fused(source.lower("int8-cpu", "unrolled"), tmp_path)
+    # the first step of each layer has no product, and each layer projects its input in one
+    products = source.spec.rnn_layers * source.spec.timesteps
+    assert operators["QLinearConv"] == convolutions
+    assert operators["MatMulIntegerToFloat"] == products + pointwise + dense
+    assert not operators.keys() & {"Conv", "MatMul", "FusedConv", "DynamicQuantizeLinear", "ConvInteger"}
+
+
+def test_in_lstm_form_the_cnn_is_fused_and_the_lstm_stays_in_fp32(digits_source: Source, tmp_path: Path) -> None:
+    operators = fused(digits_source.lower("int8-cpu", "lstm"), tmp_path)
+    assert (operators["QLinearConv"], operators["LSTM"]) == (3, 1)
+    model = digits_source.lower("int8-cpu", "lstm")
+    assert constants_of(model)["rnn/lstm_1/R"].dtype == np.float32
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("size", ["digits_source", "small_source"])
+def test_it_is_near_fp32(size: str, form: str, request: pytest.FixtureRequest) -> None:
+    source: Source = request.getfixturevalue(size)
+    tensors = tensors_of(source.spec, 8)
+    expected = logits_of(source.forms[form], tensors)
+    assert 1e-3 < rms_error(logits_of(source.lower("int8-cpu", form), tensors, "int8-cpu"), expected) <= INT8_ERROR
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_neighbouring_weights_fit_into_16_bits_together_and_use_all_of_them(small_source: Source, form: str) -> None:
+    """In the order in which ONNX Runtime adds them up on x86 without VNNI, times any two bytes."""
+    constants = constants_of(small_source.lower("int8-cpu", form))
+    weights = [values.astype(int) for values in constants.values() if values.dtype == np.int8 and values.ndim > 1]
+    assert len(weights) == len(quantizable(small_source.forms[form])) + (2 if form == "unrolled" else 0)
+    for weight in weights:
+        channels_last = weight.transpose(0, 2, 3, 1) if weight.ndim == 4 else weight.T
+        rows = channels_last.reshape(len(channels_last), -1)
+        rows = np.pad(rows, ((0, 0), (0, rows.shape[1] % 2)))
+        largest = np.maximum(np.abs(rows).max(axis=1) + 1, np.abs(rows[:, ::2] + rows[:, 1::2]).max(axis=1))
+        assert 255 * int(np.abs(rows[:, ::2] + rows[:, 1::2]).max()) < 2**15
+        assert set(largest) <= {127, 128}  # as much as rounding lets a channel's largest weight or pair fill
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_versions_and_domains_are_those_of_onnx_runtime(small_source: Source, form: str) -> None:
+    model = small_source.lower("int8-cpu", form)
+    assert {item.domain: item.version for item in model.opset_import} == {"": 17, "com.microsoft": 1}
+    assert model.ir_version == 8
+    nothing = small_source.lower("int8-cpu", form, wider=list(quantizable(small_source.forms[form])))
+    assert {item.domain for item in nothing.opset_import} == {""}
+    tensors = tensors_of(small_source.spec, 3)
+    np.testing.assert_array_equal(logits_of(nothing, tensors), logits_of(small_source.forms[form], tensors))
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("size", ["small_source", "reduced_source"])
+def test_no_two_nodes_and_no_two_tensors_share_a_name(size: str, form: str, request: pytest.FixtureRequest) -> None:
+    source: Source = request.getfixturevalue(size)
+    model = source.lower("int8-cpu", form)
+    names = [node.name for node in model.graph.node]
+    tensors = [name for node in model.graph.node for name in node.output if name]
+    assert len(set(names)) == len(names)
+    assert len(set(tensors)) == len(tensors)
+    assert not constants_of(model).keys() & set(tensors)
+
+
+def test_a_layer_given_back_stays_in_float_between_quantized_ones(small_source: Source, tmp_path: Path) -> None:
+    tensors = tensors_of(small_source.spec, 8)
+    expected = logits_of(small_source.forms["unrolled"], tensors)
+    layers = list(quantizable(small_source.forms["unrolled"]))
+    assert len(layers) == 6  # three convolutions, a dense layer, two LSTMs
+    for layer in layers:
+        model = small_source.lower("int8-cpu", "unrolled", [layer])
+        operators = fused(model, tmp_path)
+        assert operators["QLinearConv"] == (2 if layer in layers[:3] else 3)
+        assert error_of(logits_of(model, tensors, "int8-cpu"), expected) <= 0.1
+
+
+class Small:
+    """A graph (N, 3, 6, 6) -> (N, …) written by hand."""
+
+    def __init__(self) -> None:
+        self.writer = GraphWriter("small")
+        self.writer.input("image", (3, 6, 6))
+
+    def convolve(self, value: str, name: str, weight: Array, bias: Array | None = None) -> str:
+        inputs = [value, self.writer.constant(f"{name}/w", weight.astype(np.float32))]
+        if bias is not None:
+            inputs.append(self.writer.constant(f"{name}/b", bias.astype(np.float32)))
+        return self.writer.node("Conv", inputs, name, pads=[weight.shape[2] // 2] * 4)
+
+    def finish(self, output: str, channels: int) -> tuple[onnx.ModelProto, onnx.ModelProto, Array]:
+        """In FP32 and in INT8, and images to run them on."""
+        writer = self.writer
+        writer.node("GlobalAveragePool", [output], "pooled")
+        writer.node("Flatten", ["pooled"], "logits")
+        writer.output("logits", (channels,))
+        writer.model.opset_import.append(onnx.helper.make_opsetid("", 17))
+        writer.model.ir_version = 8
+        images = RNG.uniform(-1, 1, (32, 3, 6, 6)).astype(np.float32)
+        with TensorSession(serialize(measured_graph(writer.model))) as session:
+            statistics = collect(session, [{"image": images}])
+        ranges = {name: choose_range(item, "minmax", symmetric=False) for name, item in statistics.items()}
+        return writer.model, CpuGraph(writer.model, ranges, quantizable(writer.model)).write(), images
+
+
+def weight(outputs: int, inputs: int = 3, size: int = 3) -> Array:
+    return RNG.normal(0, 0.3, (outputs, inputs, size, size))
+
+
+def test_channels_without_weights_and_with_a_large_bias_keep_their_value() -> None:
+    small, kernel = Small(), weight(4)
+    kernel[0] = 0  # a dead filter: its scale, and its bias in units of it, must not go to zero and to infinity
+    kernel[1] *= 1e-9
+    small.convolve("image", "cnn/a", kernel, np.array([50, -40, 0.1, 0]))
+    source, quantized, images = small.finish("cnn/a", 4)
+    expected, found = (logits_of(model, {"image": images}) for model in (source, quantized))
+    np.testing.assert_allclose(expected[:, :2], np.array([[50, -40]] * 32), rtol=1e-6)
+    np.testing.assert_allclose(found, expected, atol=0.51 * 90 / 255)
+
+
+def only_relu(small: Small, value: str) -> str:
+    return small.writer.node("Relu", [value], "cnn/relu")
+
+
+def relu_and_shortcut(small: Small, value: str) -> str:
+    return small.writer.node("Add", [only_relu(small, value), value], "cnn/sum")
+
+
+def leaky(small: Small, value: str) -> str:
+    return small.writer.node("LeakyRelu", [value], "cnn/leaky", alpha=0.3)
+
+
+def twice(small: Small, value: str) -> str:
+    return small.writer.node("Add", [value, value], "cnn/sum")
+
+
+@pytest.mark.parametrize("between", [only_relu, relu_and_shortcut, leaky, twice])
+def test_what_stands_between_two_convolutions_stops_neither_from_being_fused(
+    between: Callable[[Small, str], str], tmp_path: Path
+) -> None:
+    small = Small()
+    first = small.convolve("image", "cnn/a", weight(8), RNG.normal(size=8))
+    second = small.convolve(between(small, first), "cnn/b", weight(5, 8), RNG.normal(size=5))
+    source, quantized, images = small.finish(small.writer.node("Relu", [second], "cnn/last"), 5)
+    assert fused(quantized, tmp_path)["QLinearConv"] == 2
+    expected, found = (logits_of(model, {"image": images}) for model in (source, quantized))
+    assert error_of(found, expected) <= 0.03
+
+
+def test_convolutions_that_share_a_constant_have_integers_of_their_own() -> None:
+    """tf2onnx gives equal constants once; a bias in integers depends on the scale of what comes in."""
+    small = Small()
+    small.convolve("image", "cnn/a", weight(3), np.array([0.5, -1, 2]))
+    inputs = ["cnn/a", small.writer.constant("cnn/b/w", weight(3).astype(np.float32)), "cnn/a/b"]
+    small.writer.node("Conv", inputs, "cnn/b", pads=[1, 1, 1, 1])
+    small.writer.node("Conv", ["cnn/b", "cnn/b/w", "cnn/a/b"], "cnn/c", pads=[1, 1, 1, 1])
+    source, quantized, images = small.finish("cnn/c", 3)
+    constants_of(quantized)  # no name twice
+    expected, found = (logits_of(model, {"image": images}) for model in (source, quantized))
+    assert error_of(found, expected) <= 0.03
+
+
+@pytest.mark.parametrize(("size", "as_product"), [(1, True), (3, False)])
+def test_a_pointwise_convolution_into_an_addition_gives_floats(size: int, as_product: bool, tmp_path: Path) -> None:
+    """What is added stays in the residual stream for good, so its error is not to be one of 8 bits."""
+    small = Small()
+    first = small.convolve("image", "cnn/a", weight(6), RNG.normal(size=6))
+    second = small.convolve(first, "cnn/b", weight(6, 6, size), RNG.normal(size=6))
+    third = small.writer.node("Add", [second, first], "cnn/first sum")
+    # the same weights and bias once more, as tf2onnx would give them
+    pads = [size // 2] * 4
+    fourth = small.writer.node("Conv", [third, "cnn/b/w", "cnn/b/b"], "cnn/c", pads=pads)
+    source, quantized, images = small.finish(small.writer.node("Add", [fourth, third], "cnn/sum"), 6)
+    constants_of(quantized)  # no name twice
+    operators = fused(quantized, tmp_path)
+    assert operators["QLinearConv"] == (1 if as_product else 3)
+    assert operators["MatMulIntegerToFloat"] == (2 if as_product else 0)
+    for name in ("cnn/b", "cnn/c"):
+        takers = {node.op_type for node in quantized.graph.node if name in node.input}
+        assert takers == ({"Add"} if as_product else {"QuantizeLinear"})
+    expected, found = (logits_of(model, {"image": images}) for model in (source, quantized))
+    assert error_of(found, expected) <= 0.03
+
+
+def test_a_shortcut_with_strides_and_what_goes_to_the_global_average_give_floats_too(tmp_path: Path) -> None:
+    small = Small()
+    first = small.convolve("image", "cnn/a", weight(6), RNG.normal(size=6))
+    constants = [
+        small.writer.constant(f"cnn/b/{i}", v.astype(np.float32))
+        for i, v in enumerate((weight(6, 6, 1), RNG.normal(size=6)))
+    ]
+    small.writer.node("Conv", [first, *constants], "cnn/b", strides=[2, 2])
+    small.writer.node("MaxPool", [first], "cnn/pool", kernel_shape=[2, 2], strides=[2, 2])
+    third = small.writer.node("Add", ["cnn/b", "cnn/pool"], "cnn/sum")
+    last = small.convolve(third, "cnn/c", weight(5, 6, 1), RNG.normal(size=5))
+    source, quantized, images = small.finish(small.writer.node("Relu", [last], "cnn/last"), 5)
+    operators = fused(quantized, tmp_path)
+    assert (operators["QLinearConv"], operators["MatMulIntegerToFloat"]) == (1, 2)
+    made = {node.output[0]: node for node in quantized.graph.node}
+    assert made["cnn/b"].op_type == made["cnn/c"].op_type == "Transpose"
+    expected, found = (logits_of(model, {"image": images}) for model in (source, quantized))
+    assert error_of(found, expected) <= 0.03
+
+
+def test_a_relu_between_a_sum_and_a_quantization_is_left_to_the_zero_point(tmp_path: Path) -> None:
+    """Only where nothing else takes it: a float operator needs the ReLU itself."""
+    for taken_twice in (False, True):
+        small = Small()
+        first = small.convolve("image", "cnn/a", weight(6, 3, 1), RNG.normal(size=6))
+        added = small.writer.node("Add", [first, first], "cnn/sum")
+        small.writer.node("Relu", [added], "cnn/relu")
+        small.convolve("cnn/relu", "cnn/b", weight(6, 6), RNG.normal(size=6))
+        last = small.writer.node("Add", ["cnn/b", "cnn/relu" if taken_twice else "cnn/sum"], "cnn/end")
+        source, quantized, images = small.finish(last, 6)
+        assert fused(quantized, tmp_path)["Relu"] == taken_twice
+        expected, found = (logits_of(model, {"image": images}) for model in (source, quantized))
+        assert error_of(found, expected) <= 0.03
+
+
+@pytest.mark.parametrize("size", [1, 3])
+def test_a_bias_makes_up_for_what_rounding_takes_from_the_mean(size: int) -> None:
+    """With weights of 4 bits, so that there is something to make up for; as a product and as a convolution."""
+    small = Small()
+    small.writer.node("Sigmoid", ["image"], "cnn/positive")
+    kernel = RNG.normal(0, 0.3, (6, 3, size, size))
+    small.writer.node("Conv", ["cnn/positive", small.writer.constant("cnn/a/w", kernel.astype(np.float32))], "cnn/a")
+    one = small.writer.constant("cnn/one", np.array(1, np.float32))
+    source, _, images = small.finish(small.writer.node("Add", ["cnn/a", one], "cnn/sum"), 6)
+    with TensorSession(serialize(measured_graph(source))) as session:
+        found = session.run({"image": images})
+        statistics = collect(session, [{"image": images}])
+    means = {"cnn/a": found["cnn/positive"].mean(axis=(0, 2, 3), dtype=np.float64)}
+    ranges = {name: choose_range(item, "minmax", symmetric=False) for name, item in statistics.items()}
+    plain, corrected = (
+        logits_of(CpuGraph(source, ranges, ["cnn/a"], levels=7, means=item).write(), {"image": images})
+        for item in (None, means)
+    )
+    assert np.abs(corrected - found["logits"]).mean() < 0.3 * np.abs(plain - found["logits"]).mean()

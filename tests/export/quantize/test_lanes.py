@@ -1,0 +1,79 @@
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import pytest
+from onnx import helper
+from support.models.lowered import Source, constants_of, error_of, logits_of, tensors_of
+
+from hybrid_edge.export.convert.layers import quantizable
+from hybrid_edge.export.convert.writer import GraphWriter
+from hybrid_edge.export.quantize.channels import groups_of
+from hybrid_edge.export.quantize.cpu import CpuGraph
+from hybrid_edge.export.quantize.lanes import LANES, fill_lanes
+
+RNG = np.random.default_rng(0)
+
+
+def small(channels: int, *, leaves: bool = False) -> onnx.ModelProto:
+    """A convolution -> a depthwise one -> a ReLU -> a pointwise one to 5 logits; its middle may leave the CNN too."""
+    writer = GraphWriter("small")
+    writer.input("image", (3, 8, 8))
+
+    def convolve(value: str, name: str, shape: tuple[int, ...], group: int = 1) -> str:
+        weight, bias = RNG.normal(0, 0.3, shape), RNG.normal(size=shape[0])
+        inputs = [value, *(writer.constant(f"{name}/{i}", v.astype(np.float32)) for i, v in enumerate((weight, bias)))]
+        return writer.node("Conv", inputs, name, group=group)
+
+    value = convolve("image", "cnn/a", (channels, 3, 3, 3))
+    value = writer.node("Relu", [convolve(value, "cnn/b", (channels, 1, 3, 3), channels)], "cnn/relu")
+    writer.node("GlobalAveragePool", [convolve(value, "cnn/c", (5, channels, 1, 1))], "pooled")
+    writer.node("Flatten", ["pooled"], "logits")
+    writer.output("logits", (5,))
+    if leaves:
+        writer.node("Sigmoid", ["cnn/relu"], "cnn/seen")
+        writer.output("cnn/seen", (channels, 4, 4))
+    writer.model.opset_import.append(helper.make_opsetid("", 17))
+    writer.model.ir_version = 8
+    return writer.model
+
+
+@pytest.mark.parametrize(("channels", "filled"), [(12, 16), (16, 16), (17, 32), (1, 1)])
+def test_depthwise_convolutions_get_multiples_of_16_channels_and_compute_the_same(channels: int, filled: int) -> None:
+    source = small(channels)
+    before = source.SerializeToString()
+    means = {"cnn/b": np.ones(channels), "cnn/c": np.ones(channels), "cnn/a": np.ones(3)}
+    model, wide = fill_lanes(source, means)
+    assert source.SerializeToString() == before
+    first, depthwise, last = (node for node in model.graph.node if node.op_type == "Conv")
+    constants = constants_of(model)
+    assert groups_of(depthwise) == filled
+    assert constants[first.input[1]].shape == (filled, 3, 3, 3)
+    assert constants[depthwise.input[1]].shape == (filled, 1, 3, 3)
+    assert constants[last.input[1]].shape == (5, filled, 1, 1)
+    assert {name: len(value) for name, value in wide.items()} == {"cnn/a": 3, "cnn/b": filled, "cnn/c": filled}
+    assert all(wide[name][channels:].sum() == 0 for name in ("cnn/b", "cnn/c"))
+    assert set(constants) == {
+        name for node in model.graph.node for name in node.input if "/" in name and name in constants
+    }
+    images = {"image": RNG.uniform(-1, 1, (4, 3, 8, 8)).astype(np.float32)}
+    assert error_of(logits_of(model, images), logits_of(source, images)) <= 1e-6
+
+
+def test_channels_that_leave_the_cnn_stay_as_they_are() -> None:
+    source = small(12, leaves=True)
+    assert fill_lanes(source, {}) == (source, {})
+
+
+def test_xceptions_middle_flow_is_filled_and_int8_gives_the_same(reduced_source: Source) -> None:
+    """728 channels become 736; zeros are exact in INT8, so that not a bit of the result changes."""
+    source = reduced_source.forms["lstm"]
+    model, _ = fill_lanes(source, {})
+    groups = [groups_of(node) for node in model.graph.node if node.op_type == "Conv"]
+    assert 736 in groups
+    assert all(group % LANES == 0 for group in groups if group > 1)
+    tensors = tensors_of(reduced_source.spec, 2)
+    assert error_of(logits_of(model, tensors), logits_of(source, tensors)) <= 1e-5
+    quantized = [CpuGraph(graph, reduced_source.unsigned, quantizable(source)).write() for graph in (source, model)]
+    plain, filled = (logits_of(graph, tensors, "int8-cpu") for graph in quantized)
+    np.testing.assert_array_equal(filled, plain)

@@ -1,0 +1,120 @@
+"""What TensorRT-RTX, which needs no GPU, makes of the graphs; sizes of digits, so that a parse takes milliseconds."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import numpy_helper
+from support.models.lowered import VARIANTS, Source
+
+from hybrid_edge.export.convert.build import serialize
+from hybrid_edge.export.convert.check import count_operators
+from hybrid_edge.export.convert.describe import operations
+from hybrid_edge.runtime.engines.build import inspect_graph
+from hybrid_edge.runtime.engines.library import Library, find_library
+from hybrid_edge.runtime.engines.network import NetworkSummary
+from hybrid_edge.runtime.errors import EngineError
+
+FORMS = ("lstm", "unrolled")
+LSTM_PRODUCT = r"rnn/lstm_\d+/(product|step_\d+/recurrent)"
+ON_TENSORRT = tuple(variant for variant in VARIANTS if variant != "int8-cpu")
+
+
+@pytest.fixture(scope="module")
+def rtx() -> Library:
+    pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX is not installed: pip install 'hybrid-edge[rtx]'")
+    return find_library("rtx")
+
+
+@pytest.mark.parametrize("variant", ON_TENSORRT)
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("size", ["digits_source", "small_source"])
+def test_it_parses_with_its_loops_its_types_and_its_quantized_products(
+    size: str, form: str, variant: str, rtx: Library, request: pytest.FixtureRequest
+) -> None:
+    source: Source = request.getfixturevalue(size)
+    model = source.lower(variant, form)
+    network = inspect_graph(serialize(model), source.spec, rtx)
+    assert network.loops == count_operators(model).get("LSTM", 0) == (source.spec.rnn_layers if form == "lstm" else 0)
+    assert len(network.convolutions) == 3
+    assert {item.dtype for item in (*network.inputs, *network.outputs)} == {"FLOAT"}
+    assert {item.name: item.shape[0] for item in network.inputs} == {"image": -1, "sequence": -1}
+    integers = {name for name, precision in operations(model).items() if precision == "INT8"}
+    assert quantized(network) == integers
+    assert bool(integers) == (variant == "int8-tensorrt")
+
+
+def test_a_layer_given_back_is_not_quantized_in_the_network(small_source: Source, rtx: Library) -> None:
+    wider = ["rnn/lstm_1", next(node.name for node in small_source.forms["lstm"].graph.node if node.op_type == "Conv")]
+    model = small_source.lower("int8-tensorrt", "unrolled", wider)
+    network = inspect_graph(serialize(model), small_source.spec, rtx)
+    found = quantized(network)
+    assert found == {name for name, precision in operations(model).items() if precision == "INT8"}
+    assert not any(name == wider[1] or name.startswith("rnn/lstm_1/") for name in found)
+    assert "rnn/lstm_2/step_27/recurrent" in found
+
+
+@pytest.mark.parametrize("variant", ["fp16", "int8-tensorrt"])
+def test_an_lstm_starts_from_the_graphs_own_states_in_its_own_type(
+    variant: str, small_source: Source, rtx: Library
+) -> None:
+    """Whatever a version of the parser makes by itself: up to 10.6 FP32, which strong typing refuses beside FP16."""
+    with parsed(small_source.lower(variant, "lstm"), rtx) as network:
+        states = [layer.get_input(0) for layer in layers_of(network) if layer.type.name == "RECURRENCE"]
+        assert [state.name for state in states] == [f"rnn/lstm_{number}/initial" for number in (1, 1, 2, 2)]
+        assert {state.dtype.name for state in states} == {"HALF"}
+
+
+def test_fp32_states_beside_fp16_weights_are_refused_by_strong_typing(small_source: Source, rtx: Library) -> None:
+    model = small_source.lower("fp16", "lstm")
+    zero = next(tensor for tensor in model.graph.initializer if tensor.name == "rnn/lstm_2/zero:fp16")
+    zero.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(zero).astype(np.float32), zero.name))
+    with pytest.raises(EngineError, match="must have same input types"):
+        inspect_graph(serialize(model), small_source.spec, rtx)
+
+
+@pytest.mark.parametrize("size", ["digits_source", "small_source"])
+def test_nothing_stands_between_an_unrolled_lstms_dequantized_inputs_and_its_products(
+    size: str, rtx: Library, request: pytest.FixtureRequest
+) -> None:
+    source: Source = request.getfixturevalue(size)
+    with parsed(source.lower("int8-tensorrt", "unrolled"), rtx) as network:
+        makers = makers_of(network)
+        products = [layer for layer in layers_of(network) if re.fullmatch(LSTM_PRODUCT, layer.name)]
+        assert len(products) == source.spec.rnn_layers * source.spec.timesteps
+        for layer in products:
+            assert layer.type.name == "MATRIX_MULTIPLY"
+            assert [makers[layer.get_input(index).name].type.name for index in (0, 1)] == ["DEQUANTIZE"] * 2
+            assert makers[makers[layer.get_input(1).name].get_input(0).name].type.name == "CONSTANT"
+
+
+@contextmanager
+def parsed(model: onnx.ModelProto, rtx: Library) -> Iterator[Any]:
+    """The INetworkDefinition, while what it belongs to is alive."""
+    trt = rtx.module
+    logger = trt.Logger(trt.Logger.ERROR)
+    builder = trt.Builder(logger)
+    network = builder.create_network(rtx.network_flags)
+    parser = trt.OnnxParser(network, logger)
+    assert parser.parse(serialize(model))
+    yield network
+
+
+def layers_of(network: Any) -> list[Any]:
+    return [network.get_layer(index) for index in range(network.num_layers)]
+
+
+def makers_of(network: Any) -> dict[str, Any]:
+    """The layer that makes each tensor."""
+    return {layer.get_output(index).name: layer for layer in layers_of(network) for index in range(layer.num_outputs)}
+
+
+def quantized(network: NetworkSummary) -> set[str]:
+    """The products with Q/DQ on both inputs."""
+    return {product.name for product in network.products if product.quantized}

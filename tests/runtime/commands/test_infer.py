@@ -1,0 +1,331 @@
+from __future__ import annotations
+
+import io
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+from support.models.bundles import encode, make_bundle, sample_image, write_manifest
+
+from hybrid_edge.runtime import Classifier
+from hybrid_edge.runtime import console as terminal
+from hybrid_edge.runtime.bundle import Bundle
+from hybrid_edge.runtime.commands import infer as command
+from hybrid_edge.runtime.engines.options import EngineOptions
+from hybrid_edge.runtime.engines.progress import Reporter, make_reporter
+from hybrid_edge.runtime.manifest import MANIFEST
+from hybrid_edge.runtime.outputs import rows
+
+KEYS = {"source", "frame", "labels", "probabilities", "preprocess_ms", "inference_ms"}
+ENGINE = ("--profile", "1,2,4", "--workspace", 512)
+COMMAND = [sys.executable, "-m", "hybrid_edge.runtime.commands.infer"]
+
+
+class Done:
+    """What a call of the command left: exit code, stdout and stderr."""
+
+    def __init__(self, code: object, out: str, err: str) -> None:
+        self.code, self.out, self.err = code, out, re.sub(r"\x1b\[[0-9;]*m", "", err)
+
+    @property
+    def lines(self) -> list[dict[str, object]]:
+        return [json.loads(line) for line in self.out.splitlines()]
+
+
+@pytest.fixture
+def infer(folder: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]):  # type: ignore[no-untyped-def]
+    """Calls the command in this process, in a folder where the bundle is found by default."""
+    monkeypatch.chdir(folder.parent)
+
+    def call(*arguments: object) -> Done:
+        monkeypatch.setattr(sys, "argv", ["hybrid-infer", *map(str, arguments)])
+        with pytest.raises(SystemExit) as leaving:
+            command.main()
+        captured = capfd.readouterr()
+        return Done(leaving.value.code or 0, captured.out, captured.err)
+
+    return call
+
+
+def test_a_folder_becomes_a_table_on_stdout_and_the_rest_is_on_stderr(infer, photos: Path) -> None:  # type: ignore[no-untyped-def]
+    done = infer(photos)
+    assert done.code == 0
+    assert [line.split()[0] for line in done.out.splitlines()[1:]] == [str(photos / f"img{n}.png") for n in range(12)]
+    assert re.search(r"backend: ONNX Runtime \S+ on CPU, variant fp32-cpu \(fp32\)", done.err)
+    assert "golden check: 8 examples" in done.err
+    assert "12 classified in" in done.err
+
+
+def test_json_gives_one_object_a_line_that_agrees_with_the_classifier(infer, photos: Path, folder: Path) -> None:  # type: ignore[no-untyped-def]
+    done = infer(photos, "--json", "--top-k", 3)
+    assert done.code == 0
+    assert all(set(line) == KEYS for line in done.lines)
+    with Classifier.load(folder) as classifier:
+        for line in done.lines:
+            (expected,) = classifier.predict([str(line["source"])])
+            labels, probabilities = zip(*expected.top(3), strict=True)
+            assert line["labels"] == list(labels)
+            assert line["probabilities"] == pytest.approx(probabilities, abs=1e-5)
+
+
+@pytest.mark.parametrize("form", [[], ["--json"]])
+def test_unreadable_files_are_named_and_counted_the_rest_done_and_the_exit_code_is_1(  # type: ignore[no-untyped-def]
+    infer, photos: Path, form: list[str]
+) -> None:
+    (photos / "img5.png").write_bytes(b"damaged")
+    (photos / "img7.png").write_bytes(b"")
+    done = infer(photos, *form)
+    assert done.code == 1
+    assert f"unreadable: {photos / 'img5.png'}: not an image that OpenCV reads, or damaged" in done.err
+    assert f"unreadable: {photos / 'img7.png'}: the file is empty" in done.err
+    assert "2 could not be read" in done.err
+    assert "10 classified" in done.err
+    if form:
+        assert [n for n, line in enumerate(done.lines) if "error" in line] == [5, 7]
+        assert set(done.lines[5]) == {"source", "frame", "error"}
+
+
+def test_all_files_unreadable_is_not_a_crash(infer, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    (tmp_path / "bad.png").write_bytes(b"damaged")
+    done = infer(tmp_path / "bad.png")
+    assert (done.code, done.out) == (1, "")
+
+
+def test_a_tar_a_run_and_a_folder_are_taken_as_bundle(infer, photos: Path, packed: Path, folder: Path) -> None:  # type: ignore[no-untyped-def]
+    answers = [
+        infer(photos / "img1.png", "--json", "--bundle", path).lines[0] for path in (packed, folder, folder.parent)
+    ]
+    assert answers[0]["labels"] == answers[1]["labels"] == answers[2]["labels"]
+
+
+def test_settings_reach_the_classifier(infer, photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # type: ignore[no-untyped-def]
+    seen: dict[str, object] = {}
+    real = Classifier.load
+
+    def load(path: Path | None, **settings: object) -> Classifier:
+        seen.update(settings)
+        return real(path, **settings)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Classifier, "load", load)
+    done = infer(photos, "--batch", 3, "--backend", "cpu", "--precision", "fp32", "--threads", 2, "--no-check", *ENGINE)
+    assert done.code == 0
+    assert isinstance(seen.pop("reporter"), Reporter)
+    assert seen == {
+        "batch_size": 3,
+        "backend": "cpu",
+        "precision": "fp32",
+        "threads": 2,
+        "check": False,
+        "engine": EngineOptions((1, 2, 4), 512 * 2**20),
+    }
+    assert "golden check: left out" in done.err
+
+
+def test_the_builders_bar_takes_the_spinners_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    console = Console(file=io.StringIO(), force_terminal=True, width=100)
+    monkeypatch.setattr(terminal, "status", console)
+    with terminal.waiting("opening the bundle") as stop:
+        reporter = make_reporter(stop)
+        reporter.say("building an engine")
+        with reporter.show() as bar:
+            assert bar is not None
+            bar.start("Building engine", None, 6)
+            bar.finish("Building engine")
+    shown = console.file.getvalue()  # type: ignore[attr-defined]
+    assert "building an engine" in shown
+    assert shown.rindex("opening the bundle") < shown.rindex("Building engine")
+
+
+def test_an_engine_that_was_passed_over_is_named(infer, photos: Path, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    both = make_bundle(tmp_path / "both", variants=(("fp32", "cuda"), ("fp32", "cpu")))
+    assert "passed over cuda: " in infer(photos, "--bundle", both).err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["missing.png"], 1, "missing.png: expected a file, a folder or a glob"),
+        (["ftp://camera"], 2, "expected one of csi://, rtsp://, http://"),
+        (["IMAGE", "--headless", "--bundle", "nowhere"], 1, "nowhere: expected a bundle"),
+        (["IMAGE", "--snapshots", "kept"], 2, "--snapshots DIR and --when"),
+        (["IMAGE", "--save", "out.avi"], 2, "expected a name that ends in .mp4"),
+        (["IMAGE", "--snapshots", "kept", "--when", "unicorn>0.5"], 2, "expected one of the model's 5 labels"),
+        (["IMAGE", "--smooth", "0"], 2, "expected --smooth to be more than 0 seconds"),
+        (["IMAGE", "--width", "640"], 2, "expected a width and a height together"),
+        (["IMAGE", "--hang-timeout", "0"], 2, "--hang-timeout"),
+        (["IMAGE", "--hang-timeout", "inf"], 2, "less than or equal to 3600"),
+        (["IMAGE", "--latest", "--max-wait", "1e15"], 2, "less than or equal to 3600000"),
+        (["IMAGE", "--smooth", "1e9"], 2, "less than or equal to 3600"),
+        (["IMAGE", "--batch", "100000000"], 2, "less than or equal to 4096"),
+        (["IMAGE", "--threads", "100000"], 2, "less than or equal to 1024"),
+        (["IMAGE", "--backend", "tpu"], 2, "expected a backend of auto"),
+        (["IMAGE", "--backend", "tensorrt"], 1, "any precision for tensorrt, found fp32 for cpu"),
+        (["IMAGE", "--profile", "1,8"], 2, "expected a batch profile of MIN,OPT,MAX such as 1,1,8, found '1,8'"),
+        (["IMAGE", "--profile", "4,2,8"], 2, "expected a batch profile of 1 <= MIN <= OPT <= MAX, found 4,2,8"),
+        (["IMAGE", "--workspace", "1"], 2, "expected a workspace of at least 64 MiB, found 1 MiB"),
+        (["IMAGE", "--precision", "int8"], 1, "found fp32 for cpu"),
+        (["IMAGE", "--bundle", "nowhere"], 1, "nowhere: expected a bundle"),
+        (["IMAGE", "--batch", "0"], 2, "--batch"),
+        (["IMAGE", "--top-k", "0"], 2, "--top-k"),
+        (["IMAGE", "--unknown"], 2, "No such option"),
+        ([], 2, "Missing argument"),
+    ],
+)
+def test_a_mistake_ends_with_its_documented_code_and_one_clear_message(  # type: ignore[no-untyped-def]
+    infer, photos: Path, arguments: list[str], code: int, message: str
+) -> None:
+    done = infer(*[str(photos / "img1.png") if item == "IMAGE" else item for item in arguments])
+    assert done.code == code
+    assert message in done.err
+    assert done.out == ""
+    assert "Traceback" not in done.err
+
+
+def test_a_device_that_computes_something_else_ends_with_3(infer, photos: Path, folder: Path) -> None:  # type: ignore[no-untyped-def]
+    manifest = Bundle.open(folder).manifest
+    strict = manifest.variants[0].model_copy(update={"golden_tolerance": 1e-30})
+    write_manifest(folder, manifest.model_copy(update={"variants": (strict,)}))
+    done = infer(photos)
+    assert done.code == 3
+    assert "computes something else than the exporter did" in done.err
+    assert infer(photos, "--no-check").code == 0
+
+
+def test_a_damaged_bundle_ends_with_1(infer, photos: Path, folder: Path) -> None:  # type: ignore[no-untyped-def]
+    (folder / MANIFEST).write_text("{")
+    assert infer(photos).code == 1
+
+
+def test_help_has_an_example_and_the_exit_codes(infer) -> None:  # type: ignore[no-untyped-def]
+    done = infer("--help")
+    assert done.code == 0
+    assert "Example: hybrid-infer" in done.out
+    assert "--no-check" in done.out
+    assert "runs/latest/bundle" in re.sub(r"\s+|│", "", done.out)
+
+
+@pytest.mark.parametrize(
+    ("status", "stdout", "expected"), [(True, False, True), (True, True, False), (False, False, False)]
+)
+def test_a_bar_appears_when_it_takes_long_and_only_where_rows_do_not_scroll_by(  # type: ignore[no-untyped-def]
+    infer, photos: Path, monkeypatch: pytest.MonkeyPatch, status: bool, stdout: bool, expected: bool
+) -> None:
+    text = io.StringIO()
+    monkeypatch.setattr(terminal, "status", Console(file=text, force_terminal=status, width=100))
+    monkeypatch.setattr(terminal, "stdout", Console(file=io.StringIO(), force_terminal=stdout, width=100))
+    monkeypatch.setattr(rows, "PATIENCE", 3600)
+    infer(photos)
+    assert "classifying" not in text.getvalue()
+    monkeypatch.setattr(rows, "PATIENCE", 0)
+    infer(photos)
+    assert ("classifying" in text.getvalue()) == expected
+
+
+def test_the_installed_command_runs_without_tensorflow_keras_or_onnx(folder: Path, photos: Path) -> None:
+    code = """
+import sys
+from hybrid_edge.runtime.commands.infer import main
+try:
+    main()
+finally:
+    print(sorted({name.partition(".")[0] for name in sys.modules} & {"tensorflow", "keras", "onnx", "tf2onnx"}))
+"""
+    arguments = [sys.executable, "-c", code, str(photos), "--bundle", str(folder)]
+    done = subprocess.run(arguments, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"
+    assert len(done.stdout.splitlines()) == 14
+
+
+@pytest.mark.parametrize("form", [[], ["--json"]])
+def test_a_reader_that_goes_away_is_not_an_error(folder: Path, photos: Path, form: list[str]) -> None:
+    many = [str(photos)] * 200  # more than a pipe holds
+    with subprocess.Popen(
+        [*COMMAND, *many, "--bundle", str(folder), *form], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.readline()
+        process.stdout.close()
+        err = process.stderr.read()
+    assert process.returncode == 0
+    assert b"Traceback" not in err
+    assert b"Broken pipe" not in err
+
+
+def test_an_interrupt_ends_with_130_and_no_traceback(folder: Path, tmp_path: Path) -> None:
+    image = tmp_path / "image.png"
+    image.write_bytes(encode(sample_image(1, 2000, 2000)))
+    with subprocess.Popen(
+        [*COMMAND, *[str(image)] * 2000, "--bundle", str(folder), "--json"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        time.sleep(0.1)
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=20)
+    assert process.returncode == 130
+    assert err.splitlines()[-1] == "interrupted"
+    assert "Traceback" not in err
+
+
+@pytest.mark.parametrize(
+    ("said", "advice"),
+    [
+        ("No module named cv2", "pip install 'hybrid-edge[cpu]'"),
+        # OpenCV 4.8.1 built for NumPy 1, as JetPack 6's, beside NumPy 2.2.6 on Python 3.10
+        ("numpy.core.multiarray failed to import", "pip install 'numpy<2'"),
+    ],
+)
+def test_an_opencv_that_is_missing_or_does_not_fit_is_one_clear_line(
+    said: str, advice: str, folder: Path, photos: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "absent" / "cv2").mkdir(parents=True)
+    (tmp_path / "absent" / "cv2" / "__init__.py").write_text(f"raise ImportError({said!r})")
+    path = os.pathsep.join([str(tmp_path / "absent"), os.environ.get("PYTHONPATH", "")])
+    environment = {**os.environ, "PYTHONPATH": path}
+    done = subprocess.run([*COMMAND, str(photos)], capture_output=True, text=True, env=environment, check=False)
+    assert done.returncode == 1
+    (line,) = done.stderr.splitlines()
+    assert said in line
+    assert line.count("pip install") == line.count(advice) == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--snapshots", "kept", "--when", "cat>2"), "expected a probability from 0 to 1 after >, found 2"),
+        (("--snapshots", "kept", "--when", "cat"), "found no comparison with a number"),
+        (("--snapshots", "photos/img1.png", "--when", "cat>0.5"), "expected a folder, or to create one"),
+        (("--save", "out.avi"), "expected a name that ends in .mp4"),
+        (("--save", "nowhere/out.mp4"), "expected the folder nowhere to exist"),
+        (("--window",), "no display"),
+        (("--max-wait", "nan"), "--max-wait"),
+    ],
+)
+def test_what_is_wrong_with_an_output_is_told_before_the_bundle_is_opened(  # type: ignore[no-untyped-def]
+    infer, photos: Path, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...], message: str
+) -> None:
+    monkeypatch.delenv("DISPLAY", raising=False)
+    monkeypatch.delenv("WAYLAND_DISPLAY", raising=False)
+    done = infer(photos, "--bundle", "missing", *arguments)
+    assert (done.code, done.out) == (2, "")
+    assert message in done.err
+    assert "expected a bundle" not in done.err
+
+
+def test_a_label_that_the_model_lacks_is_told_before_an_engine_is_opened(infer, photos: Path, folder: Path) -> None:  # type: ignore[no-untyped-def]
+    for graph in folder.rglob("*.onnx"):
+        graph.unlink()
+    done = infer(photos, "--snapshots", "kept", "--when", "caat>0.5")
+    assert done.code == 2
+    assert "found 'caat'; near it: cat" in done.err

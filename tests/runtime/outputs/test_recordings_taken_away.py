@@ -1,0 +1,238 @@
+"""Recordings that somebody clears away while they grow, and what is told where one can't be written."""
+
+from __future__ import annotations
+
+import os
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from support.data.recordings import play
+from support.live import recorder_process
+from support.live.results import make_result
+from support.live.run import LiveRun
+from support.models.bundles import encode, make_bundle, sample_image
+from support.streams.servers import MjpegStream
+
+from hybrid_edge.runtime.errors import UsageError
+from hybrid_edge.runtime.outputs import recorder as module
+from hybrid_edge.runtime.outputs.mp4 import Mp4Writer
+from hybrid_edge.runtime.outputs.recorder import Recorder, check_recording
+
+
+class Run:
+    """A recording of ten frames a second that goes on while its file is handled."""
+
+    def __init__(self, path: Path, **settings: int) -> None:
+        self.said: list[str] = []
+        self.recorder = Recorder(path, live=["cam0"], say=self.said.append, **settings)
+        self._index = 0
+
+    def frames(self, count: int) -> None:
+        for _ in range(count):
+            self.recorder.write(make_result(index=self._index, captured=100 + self._index / 10))
+            self._index += 1
+
+
+def remove(path: Path) -> None:
+    path.unlink()
+
+
+def move(path: Path) -> None:
+    path.rename(path.with_name("kept.mp4"))
+
+
+def empty(path: Path) -> None:
+    path.write_bytes(b"")
+
+
+def copy_and_truncate(path: Path) -> None:
+    shutil.copy(path, path.with_name("kept.mp4"))
+    os.truncate(path, 0)
+
+
+@pytest.mark.parametrize("clear", [remove, move, empty, copy_and_truncate])
+def test_a_recording_that_is_cleared_away_begins_anew_under_its_name(
+    tmp_path: Path, clear: Callable[[Path], None]
+) -> None:
+    path = tmp_path / "out.mp4"
+    run = Run(path)
+    for _ in range(3):
+        run.frames(5)
+        clear(path)
+    run.frames(4)
+    run.recorder.close()
+    assert [moment for moment, _ in play(path)] == pytest.approx([0, 0.1, 0.2, 0.3], abs=0.001)
+    assert run.recorder.paths == [path]
+    assert sum("begins anew" in line for line in run.said) == 3
+    assert not run.recorder.stopped
+    for kept in tmp_path.glob("kept.mp4"):
+        assert len(play(kept)) == 5
+
+
+def cut(path: Path) -> None:
+    os.truncate(path, 1000)
+
+
+def replace(path: Path) -> None:
+    path.unlink()
+    path.write_bytes(b"mine")
+
+
+def overwrite(path: Path) -> None:
+    path.write_bytes(b"mine")
+
+
+@pytest.mark.parametrize("change", [cut, replace, overwrite])
+def test_a_file_that_is_no_longer_the_recording_is_left_alone_and_another_begun(
+    tmp_path: Path, change: Callable[[Path], None]
+) -> None:
+    path = tmp_path / "out.mp4"
+    run = Run(path)
+    run.frames(5)
+    change(path)
+    left = path.read_bytes()
+    run.frames(5)
+    run.recorder.close()
+    assert path.read_bytes() == left
+    assert len(play(tmp_path / "out-2.mp4")) == 5
+
+
+def test_a_file_that_is_emptied_while_a_frame_is_written_is_found_at_the_next(tmp_path: Path) -> None:
+    path = tmp_path / "out.mp4"
+    data = encode(sample_image(0), ".jpg")
+    writer = Mp4Writer(path, 16, 16)
+    writer.write(data, 0.0, 0.1)
+    empty(path)
+    writer.write(data, 0.1, 0.1)  # behind a hole: a file that is as long as if it were whole
+    assert path.stat().st_size == writer.size
+    assert writer.state() == "emptied"
+    writer.restart()
+    writer.write(data, 0.0, 0.1)
+    assert writer.state() == "whole"
+    writer.close()
+    assert len(play(path)) == 1
+
+
+def test_the_space_of_a_removed_file_is_freed_also_while_its_source_gives_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def opened() -> list[str]:
+        links = list(Path("/proc/self/fd").iterdir())
+        return [str(link.readlink()) for link in links if link.is_symlink() and "out.mp4" in str(link.readlink())]
+
+    monkeypatch.setattr(module, "LOOK", 0.0)
+    path = tmp_path / "out.mp4"
+    run = Run(path)
+    run.frames(3)
+    run.recorder.poll()
+    assert opened() == [str(path)]
+    path.unlink()
+    run.recorder.poll()
+    assert opened() == []
+    run.frames(2)
+    run.recorder.close()
+    assert len(play(path)) == 2
+
+
+def test_a_folder_that_is_removed_stops_the_recording_and_not_the_run(tmp_path: Path) -> None:
+    folder = tmp_path / "recordings"
+    folder.mkdir()
+    run = Run(folder / "out.mp4")
+    run.frames(3)
+    shutil.rmtree(folder)
+    run.frames(3)
+    run.recorder.close()
+    assert run.recorder.stopped
+
+
+def test_another_files_number_is_not_taken_twice(tmp_path: Path) -> None:
+    (tmp_path / "out-2.mp4").write_bytes(b"another run's")
+    run = Run(tmp_path / "out.mp4", largest=1)
+    run.frames(2)
+    assert [path.name for path in run.recorder.paths] == ["out.mp4", "out-3.mp4"]
+    overwrite(tmp_path / "out-3.mp4")
+    run.frames(1)
+    run.recorder.close()
+    assert [path.name for path in run.recorder.paths] == ["out.mp4", "out-3.mp4", "out-4.mp4"]
+
+
+@pytest.mark.parametrize("length", [300, 248])
+def test_a_name_too_long_for_the_file_system_is_refused_before_the_run(tmp_path: Path, length: int) -> None:
+    path = tmp_path / ("x" * length + ".mp4")  # of 255 bytes; the shorter one has no room for a number
+    with pytest.raises(UsageError, match=r"expected a name that can be written.*File name too long"):
+        check_recording(path)
+
+
+@pytest.mark.parametrize("name", ["out.mp4", "below/out.mp4"])
+def test_a_folder_that_may_not_be_entered_is_refused_before_the_run(tmp_path: Path, name: str) -> None:
+    folder = tmp_path / "closed"
+    (folder / "below").mkdir(parents=True)
+    folder.chmod(0)
+    process = subprocess.run(
+        [sys.executable, recorder_process.__file__, "closed", folder / name],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+    )
+    folder.chmod(0o700)
+    assert process.stdout.startswith(f"--save {folder / name}: expected ")
+
+
+def test_a_run_of_files_whose_outputs_are_incomplete_says_so_and_ends_with_1(tmp_path: Path) -> None:
+    bundle, photos = make_bundle(tmp_path / "bundle"), tmp_path / "photos"
+    photos.mkdir()
+    for number in range(12):
+        (photos / f"{number}.png").write_bytes(encode(sample_image(number), ".png"))
+
+    def infer(*arguments: object, limit: int) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [
+                sys.executable,
+                "-m",
+                "hybrid_edge.runtime.commands.infer",
+                photos,
+                "--bundle",
+                bundle,
+                *map(str, arguments),
+            ],
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=120,
+            preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)),
+        )
+
+    done = infer("--save", tmp_path / "out.mp4", limit=20_000)
+    assert done.returncode == 1
+    assert len(done.stdout.splitlines()) == 13
+    assert f"disk-full: --save {tmp_path / 'out.mp4'}: File too large" in done.stderr
+    assert "12 classified" in done.stderr
+    assert done.stderr.splitlines()[-1] == "the recording is incomplete, for the reason named above"
+    done = infer("--snapshots", tmp_path / "kept", "--when", "cat>=0", limit=100)
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1] == "the snapshots are incomplete, for the reason named above"
+    assert infer("--save", tmp_path / "whole.mp4", limit=10_000_000).returncode == 0
+
+
+def test_the_file_of_a_live_run_is_removed_emptied_and_moved_and_the_run_records_on(tmp_path: Path) -> None:
+    bundle, path = make_bundle(tmp_path / "bundle"), tmp_path / "out.mp4"
+    arguments = ("--bundle", bundle, "--headless", "--save", path)
+    with MjpegStream() as stream, LiveRun(stream.url, *arguments) as run:
+        for clear in (remove, empty, move):
+            run.frames(20)
+            clear(path)
+        run.frames(20)
+        run.process.send_signal(signal.SIGTERM)
+        assert run.end() == 0
+    assert not run.events("disk-full")
+    assert sum("begins anew" in line for line in run.errors) == 3
+    assert len(play(path)) >= 5
+    assert len(play(tmp_path / "kept.mp4")) >= 5
+    assert {item.name for item in tmp_path.glob("*.mp4")} == {"out.mp4", "kept.mp4"}

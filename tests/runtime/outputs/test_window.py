@@ -1,0 +1,221 @@
+"""The window: what a real one shows under Xvfb, its keys, and its answer where there is no display."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from support.live import window_process
+from support.live.display import Display, open_display
+from support.live.results import LABELS, make_result
+from support.live.window_process import TITLE
+
+from hybrid_edge.runtime.canvas.draw import ACCENT, TRACK, Bars, canvas
+from hybrid_edge.runtime.canvas.text import Pixels
+from hybrid_edge.runtime.canvas.tile import Tile
+from hybrid_edge.runtime.errors import UsageError
+from hybrid_edge.runtime.opencv import cv2
+from hybrid_edge.runtime.outputs.display import default_headless, display_problem
+from hybrid_edge.runtime.outputs.window import Window, pressed_key
+from hybrid_edge.runtime.sources.events import Event
+
+RED, GREEN = (0, 0, 255), (0, 255, 0)
+PATIENCE = 60.0
+
+
+@pytest.fixture(scope="module")
+def display() -> Iterator[Display]:
+    with open_display() as opened:
+        yield opened
+
+
+class Shown:
+    """A window process and what it left behind."""
+
+    def __init__(self, display: Display, folder: Path, *sources: str) -> None:
+        self.display = display
+        self.kept = folder / "picture.npy"
+        self.command = [sys.executable, window_process.__file__, str(self.kept), *sources]
+        self.environment = {**display.environment, "PYTHONPATH": str(Path(window_process.__file__).parents[2])}
+        self.process = subprocess.Popen(self.command, env=self.environment)
+
+    def __enter__(self) -> Shown:
+        until = time.monotonic() + PATIENCE
+        while self.process.poll() is None and not self.display.picture(TITLE).any():
+            assert time.monotonic() < until, "the window is never painted"
+            time.sleep(0.1)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.process.poll() is None:
+            self.process.kill()
+        self.process.wait(10)
+
+
+def is_color(picture: Pixels, color: tuple[int, int, int]) -> Pixels:
+    return np.asarray((np.abs(picture.astype(int) - color) <= 3).all(axis=2))
+
+
+def when_drawn(display: Display, color: tuple[int, int, int]) -> Pixels:
+    """The window's picture, once a color covers a part of it."""
+    until = time.monotonic() + PATIENCE
+    while True:
+        picture = display.picture(TITLE)
+        if is_color(picture, color).mean() > 0.02:
+            return picture
+        assert time.monotonic() < until, "the picture never appeared"
+        time.sleep(0.1)
+
+
+def test_a_window_shows_picture_bars_and_counts_and_q_stops(display: Display, tmp_path: Path) -> None:
+    with Shown(display, tmp_path, "cam0") as shown:
+        picture = when_drawn(display, RED)
+        for key in ("x", "Left"):  # no key of ours, though the lowest byte of the arrow's code is Q
+            display.key(TITLE, key)
+        time.sleep(0.3)
+        assert shown.process.poll() is None
+        display.key(TITLE, "q")
+        assert shown.process.wait(20) == 0
+    drawn = np.load(shown.kept)
+    assert picture.shape == drawn.shape  # nothing is scaled: text stays sharp
+    # the frame's number at the top has changed in between, and nothing else
+    assert np.abs(picture[40:].astype(int) - drawn[40:]).max() <= 3
+    bar = is_color(picture, ACCENT)
+    line = int(bar.sum(axis=1).argmax())
+    filled, track = bar[line].sum(), is_color(picture, TRACK)[line].sum()
+    assert filled / (filled + track) == pytest.approx(0.75, abs=0.01)
+    assert is_color(picture, RED).mean() > 0.3  # most of the window is the picture
+
+
+def test_escape_and_the_close_button_stop_too_and_two_sources_have_two_places(display: Display, tmp_path: Path) -> None:
+    for stop in (lambda: display.key(TITLE, "Escape"), lambda: display.ask_to_close(TITLE)):
+        with Shown(display, tmp_path, "cam0", "cam1") as shown:
+            picture = when_drawn(display, RED)
+            stop()
+            assert shown.process.wait(20) == 0
+        half = picture.shape[1] // 2
+        assert is_color(picture[:, :half], RED).mean() > 0.1
+        assert is_color(picture[:, half:], GREEN).mean() > 0.1
+        assert not is_color(picture[:, half:], RED).any()
+        assert not is_color(picture[:, :half], GREEN).any()
+
+
+def test_a_window_of_gtk_stays_open_and_closing_it_stops(display: Display, tmp_path: Path) -> None:
+    with Shown(display, tmp_path, "gtk", "cam0") as shown:
+        when_drawn(display, RED)
+        time.sleep(0.3)
+        assert shown.process.poll() is None
+        display.ask_to_close(TITLE)
+        assert shown.process.wait(20) == 0
+
+
+@pytest.mark.parametrize(
+    ("code", "key"),
+    [
+        (-1, ""),
+        (ord("q"), "q"),
+        (1 << 16 | ord("Q"), "q"),  # GTK, with Shift
+        (1 << 20 | ord("q"), "q"),  # with Num Lock
+        (1 << 17 | 27, "\x1b"),  # with Caps Lock
+        (1 << 20 | 0xFF51, ""),  # the left arrow
+        (0x250000, ""),  # Windows' left arrow
+    ],
+)
+def test_keys_of_other_systems_windows(monkeypatch: pytest.MonkeyPatch, code: int, key: str) -> None:
+    monkeypatch.setattr(cv2, "waitKeyEx", lambda _: code)
+    assert pressed_key(1) == key
+
+
+def test_a_display_that_is_there_and_one_that_is_not(display: Display, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("WAYLAND_DISPLAY", raising=False)
+    monkeypatch.setenv("DISPLAY", display.name)
+    assert not default_headless()
+    monkeypatch.setenv("DISPLAY", ":9876")  # Qt would end the process here
+    assert default_headless()
+    with pytest.raises(UsageError, match=r"DISPLAY=:9876: expected a display, found none .*--headless"):
+        Window(LABELS)
+
+
+def test_without_a_display_nothing_is_tried(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("WAYLAND_DISPLAY", raising=False)
+    monkeypatch.delenv("DISPLAY", raising=False)
+    problem = display_problem()
+    assert problem is not None
+    assert "neither DISPLAY nor WAYLAND_DISPLAY is set" in problem
+
+
+def draw(tile: Tile, width: int = 640, height: int = 480, size: int = 14) -> Pixels:
+    picture = canvas(width, height)
+    tile.draw(picture, size)
+    return picture
+
+
+def make_tile() -> Tile:
+    return Tile("cam0", Bars(LABELS), 5)
+
+
+def has_labels(picture: Pixels) -> bool:
+    return bool(is_color(picture, ACCENT).any())
+
+
+def test_a_stalled_source_is_not_shown_as_live() -> None:
+    tile = make_tile()
+    tile.take(make_result())
+    live = draw(tile)
+    assert is_color(live, RED).mean() > 0.2
+    assert has_labels(live)
+    tile.trouble(Event("stalled", "cam0", "no frame for 1.5 s", time.time()))
+    stalled = draw(tile)
+    assert not is_color(stalled, RED).any()
+    assert not has_labels(stalled)
+    tile.take(make_result(index=1))
+    assert has_labels(draw(tile))
+
+
+def test_a_silent_source_is_not_shown_as_live_though_nobody_reported_it() -> None:
+    tile = make_tile()
+    tile.take(make_result())
+    tile.seen -= 1.5
+    assert has_labels(draw(tile))
+    tile.seen -= 1.0
+    silent = draw(tile)
+    assert not has_labels(silent)
+    assert not is_color(silent, RED).any()
+
+
+def test_a_slow_engine_is_not_called_silent() -> None:
+    tile = make_tile()
+    for index in range(12):
+        tile.take(make_result(index=index))
+        tile.seen -= 3  # a frame every three seconds
+    assert tile.silence() is None
+    tile.seen -= 12
+    assert tile.silence() is not None
+
+
+def test_an_unreadable_frame_has_no_label() -> None:
+    tile = make_tile()
+    tile.take(make_result())
+    tile.take(make_result(index=1, error="the decoder gave up"))
+    picture = draw(tile)
+    assert not has_labels(picture)
+    assert not is_color(picture, RED).any()
+
+
+def test_before_the_first_frame_there_is_a_notice_and_no_label() -> None:
+    picture = draw(make_tile())
+    assert (picture > 200).any()  # its text
+    assert not has_labels(picture)
+
+
+@pytest.mark.parametrize(("width", "height"), [(60, 50), (300, 240), (1280, 760)])
+@pytest.mark.parametrize("size", [(1, 1), (28, 28), (4000, 30), (30, 3000), (1920, 1080)])
+def test_any_picture_fits_any_place(width: int, height: int, size: tuple[int, int]) -> None:
+    tile = make_tile()
+    tile.take(make_result(size=size))
+    assert is_color(draw(tile, width, height, 12), RED).any()

@@ -1,0 +1,77 @@
+"""The classifier's end: closed, or left behind by a command that leaves all the same, with the right code."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+CODE = """
+import atexit, sys, threading
+import typer
+from hybrid_edge.runtime import console
+from hybrid_edge.runtime.errors import BackendError, UsageError
+from hybrid_edge.runtime.pipeline.lease import Lease
+
+atexit.register(print, "torn down")
+
+class Classifier:
+    def close(self):
+        print("closing")
+        {closing}
+
+def command():
+    lease = Lease(Classifier(), {seconds})
+    with lease:
+        try:
+            {work}
+        finally:
+            lease.leave_behind({left})
+        print("done")
+
+console.main(console.make_app(command))
+"""
+HANG = "threading.Event().wait()"
+
+
+def leave(work: str = "pass", closing: str = "pass", left: tuple[str, ...] = (), seconds: float | None = 0.5) -> object:
+    """Run it in a process of its own: exit code, stdout's words, stderr."""
+    code = CODE.format(work=work, closing=closing, left=left, seconds=seconds)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    return done.returncode, done.stdout.split("\n")[:-1], done.stderr
+
+
+@pytest.mark.parametrize("seconds", [None, 30])
+def test_a_run_that_ends_well_closes_it(seconds: float | None) -> None:
+    assert leave(seconds=seconds) == (0, ["done", "closing", "torn down"], "")
+
+
+@pytest.mark.parametrize("seconds", [None, 30])
+def test_what_closing_raises_is_told(seconds: float | None) -> None:
+    code, out, err = leave(closing="raise BackendError('no')", seconds=seconds)  # type: ignore[misc]
+    assert (code, out, err) == (1, ["done", "closing", "torn down"], "error: no\n")
+
+
+def test_closing_that_hangs_is_left_behind_with_the_runs_own_code() -> None:
+    said = "closing the engine did not end in time and was left behind\n"
+    assert leave(closing=HANG) == (0, ["done", "closing"], said)
+    assert leave("raise UsageError('no')", closing=HANG) == (2, ["closing"], f"{said}error: no\n")
+
+
+@pytest.mark.parametrize(
+    ("work", "code", "message"),
+    [
+        ("pass", 0, ""),
+        ("raise BackendError('no')", 1, "error: no\n"),
+        ("raise KeyboardInterrupt", 130, "interrupted\n"),
+        ("raise SystemExit(0)", 0, ""),
+        ("raise SystemExit('why')", 1, ""),
+        ("raise KeyError('a bug')", 1, "KeyError: 'a bug'\n"),
+    ],
+)
+def test_an_engine_that_a_thread_hangs_in_is_not_closed(work: str, code: int, message: str) -> None:
+    found, out, err = leave(work, left=("infer",))  # type: ignore[misc]
+    assert (found, out) == (code, ["done"] if work == "pass" else [])
+    assert err.startswith("infer did not end in time and was left behind\n")
+    assert err.endswith(message)

@@ -1,0 +1,239 @@
+"""The pipeline on files: every frame, in order, the same answers as the classifier alone."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from support.live.pipelines import Alive, Camera, Clip, Deep, Sink, Slow, balanced, images, run, slowed, stage_threads
+from support.models.bundles import sample_image
+
+from hybrid_edge.runtime import Classifier, Frame
+from hybrid_edge.runtime.errors import UsageError
+from hybrid_edge.runtime.pipeline.mailbox import ENOUGH, QUEUE
+from hybrid_edge.runtime.pipeline.pipeline import Pipeline, PipelineOptions
+from hybrid_edge.runtime.sources.capture import open_captures
+from hybrid_edge.runtime.sources.events import Events
+from hybrid_edge.runtime.sources.options import CaptureOptions
+
+
+def logits(sink: Sink, name: str) -> np.ndarray:
+    return np.stack([result.prediction.logits for result in sink.of(name)])  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("batch", [1, 3, 8])
+def test_every_frame_of_a_file_comes_out_in_order(classifier: Classifier, batch: int) -> None:
+    sink = Sink()
+    summary = run(classifier, [Clip(images(50))], sink, batch=batch)
+    assert [result.frame.index for result in sink.results] == list(range(50))
+    assert {result.batch for result in sink.results} <= {batch, 50 % batch}
+    assert (summary.classified, summary.dropped, summary.unreadable, summary.ending) == (50, 0, 0, "finished")
+    assert sink.closed == 1
+    assert sink.threads == {threading.current_thread().name}
+    assert not stage_threads()
+
+
+def test_predictions_are_the_classifiers_own_to_the_bit(folder: Path, classifier: Classifier) -> None:
+    frames = images(60)
+    sink = Sink()
+    run(classifier, [Clip(frames)], sink)
+    with Classifier.load(folder, check=False, batch_size=1) as alone:
+        for result, expected in zip(sink.results, alone.predict(frames), strict=True):
+            assert result.prediction is not None
+            np.testing.assert_array_equal(result.prediction.logits, expected.logits)
+            np.testing.assert_array_equal(result.prediction.probabilities, expected.probabilities)
+            assert result.frame.image is frames[result.frame.index]
+            assert result.prediction.inference_ms > 0
+            assert result.prediction.preprocess_ms > 0
+
+
+def test_two_sources_of_a_thousand_frames_answer_as_each_alone(classifier: Classifier) -> None:
+    first, second = Clip(images(1000), "first"), Clip(images(1000, seed=500), "second")
+    alone, together, batched = Sink(), Sink(), Sink()
+    run(classifier, [first], alone)
+    run(classifier, [second], alone)
+    run(classifier, [first, second], together)
+    run(classifier, [first, second], batched, batch=8)
+    tolerance = classifier.selection.variant.golden_tolerance
+    for name in ("first", "second"):
+        assert [result.frame.index for result in together.of(name)] == list(range(1000))
+        np.testing.assert_array_equal(logits(together, name), logits(alone, name))
+        assert [result.frame.index for result in batched.of(name)] == list(range(1000))
+        for mixed, single in zip(batched.of(name), alone.of(name), strict=True):
+            difference = mixed.prediction.probabilities - single.prediction.probabilities  # type: ignore[union-attr]
+            assert np.abs(difference).max() <= tolerance
+
+
+@pytest.mark.parametrize("kind", [Slow, Deep])
+def test_what_is_finished_is_told_while_a_source_makes_the_engine_wait(
+    classifier: Classifier, kind: type[Slow]
+) -> None:
+    """Small frames go from stage to stage some at a time; none of them may stay behind in between."""
+    slowed(classifier, 0.001, kind)
+    sink = Sink()
+    missing: list[int] = []
+
+    class Halting(Clip):
+        def frames(self, stop: threading.Event) -> Iterator[Frame]:
+            for frame in super().frames(stop):
+                yield frame
+                told, deadline = frame.index + 1, time.monotonic() + 5
+                while told % ENOUGH == 0 and len(sink.results) < told:
+                    if time.monotonic() > deadline:
+                        missing.append(told - len(sink.results))
+                        return
+                    time.sleep(0.001)
+
+    run(classifier, [Halting(images(5 * ENOUGH))], sink)
+    assert not missing
+    assert [result.frame.index for result in sink.results] == list(range(5 * ENOUGH))
+
+
+def test_two_files_are_read_in_turn_and_share_batches(classifier: Classifier) -> None:
+    sink = Sink()
+    slowed(classifier, 0.002)
+    run(classifier, [Clip(images(100), "first"), Clip(images(100), "second")], sink, batch=4)
+    names = [result.frame.source for result in sink.results[:100]]
+    assert 30 <= names.count("first") <= 70
+
+
+def test_a_source_that_ends_early_leaves_its_place_to_the_other(classifier: Classifier) -> None:
+    sink = Sink()
+    summary = run(classifier, [Clip(images(3), "short"), Clip(images(90), "long"), Clip([], "none")], sink, batch=4)
+    assert len(sink.of("short")) == 3
+    assert len(sink.of("long")) == 90
+    assert [source.captured for source in summary.status.sources] == [3, 90, 0]
+
+
+def test_frames_that_can_not_be_read_keep_their_places(classifier: Classifier) -> None:
+    entries = [f"bad {number}" if number % 3 else image for number, image in enumerate(images(40))]
+    sink = Sink()
+    summary = run(classifier, [Clip(entries)], sink, batch=4)
+    assert [result.frame.index for result in sink.results] == list(range(40))
+    assert [result.prediction is None for result in sink.results] == [number % 3 > 0 for number in range(40)]
+    assert sink.results[1].frame.error == "bad 1"
+    assert (summary.classified, summary.unreadable) == (14, 26)
+    assert balanced(summary.status)
+
+
+def test_nothing_but_unreadable_frames_is_no_work_for_the_engine(classifier: Classifier) -> None:
+    engine = slowed(classifier)
+    sink = Sink()
+    summary = run(classifier, [Clip(["bad"] * 100)], sink, batch=4)
+    assert [result.frame.index for result in sink.results] == list(range(100))
+    assert summary.unreadable == 100
+    assert engine.batches == []
+
+
+def test_a_frame_that_is_no_picture_is_reported_and_the_next_is_classified(classifier: Classifier) -> None:
+    gray = np.zeros((20, 20), np.uint8)
+    sink = Sink()
+    summary = run(classifier, [Clip([sample_image(1), gray, sample_image(2)])], sink, batch=3)
+    assert [result.prediction is None for result in sink.results] == [False, True, False]
+    assert "found shape (20, 20)" in str(sink.results[1].frame.error)
+    assert (summary.classified, summary.unreadable) == (2, 1)
+
+
+def test_a_change_of_resolution_goes_through(classifier: Classifier) -> None:
+    sink = Sink()
+    entries = [sample_image(number, *((40, 60) if number < 10 else (25, 33))) for number in range(20)]
+    run(classifier, [Clip(entries)], sink, batch=8)
+    expected = classifier.predict(entries)
+    for result, alone in zip(sink.results, expected, strict=True):
+        np.testing.assert_allclose(result.prediction.logits, alone.logits, rtol=1e-4, atol=1e-4)  # type: ignore[union-attr]
+
+
+def test_a_slow_output_holds_the_source_up_and_nothing_grows(classifier: Classifier) -> None:
+    alive = Alive()
+
+    class Endless(Clip):
+        def frames(self, _stop: threading.Event) -> Iterator[Frame]:
+            for index in range(200):
+                yield Frame("x", index, alive.watch(sample_image(index)))
+
+    sink = Sink(on_write=lambda _: time.sleep(0.002), keep_images=False)
+    run(classifier, [Endless([])], sink, batch=2)
+    assert len(sink.results) == 200
+    assert alive.most <= QUEUE + 1 + 2 * 6  # waiting, in the source's hand, and in batches
+    assert alive.now == 0
+
+
+def test_one_huge_photograph_at_a_time_waits(classifier: Classifier, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hybrid_edge.runtime.pipeline.mailbox.QUEUE_BYTES", 1000)
+    monkeypatch.setattr("hybrid_edge.runtime.pipeline.preparation.BATCH_BYTES", 1000)
+    engine = slowed(classifier)
+    sink = Sink()
+    run(classifier, [Clip(images(30))], sink, batch=8)
+    assert [result.frame.index for result in sink.results] == list(range(30))
+    assert set(engine.batches) == {1}
+
+
+def test_an_engine_that_takes_two_batches_gets_two(classifier: Classifier) -> None:
+    engine = slowed(classifier, 0.003, Deep)
+    sink, alone = Sink(), Sink()
+    frames = images(60)
+    run(classifier, [Clip(frames)], sink, batch=2)
+    assert [result.frame.index for result in sink.results] == list(range(60))
+    assert engine.most == 2  # type: ignore[attr-defined]
+    object.__setattr__(classifier.selection, "backend", engine.engine)
+    run(classifier, [Clip(frames)], alone, batch=2)
+    np.testing.assert_array_equal(logits(sink, "clip"), logits(alone, "clip"))
+
+
+def test_live_frames_never_stand_two_deep_in_an_engine_that_takes_two(classifier: Classifier) -> None:
+    engine = slowed(classifier, 0.01, Deep)
+    run(classifier, [Camera(200), Camera(200, "other")], Sink(), after=0.3)
+    assert engine.most == 1  # type: ignore[attr-defined]
+
+
+def test_a_real_video_goes_through_as_the_classifier_reads_it(classifier: Classifier, tmp_path: Path) -> None:
+    path = tmp_path / "clip.avi"
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"MJPG"), 25, (64, 48))
+    for number in range(30):
+        writer.write(sample_image(number, 48, 64))
+    writer.release()
+    events = Events()
+    sink = Sink()
+    summary = run(classifier, open_captures([path], CaptureOptions(), events), sink, events=events, batch=4)
+    assert summary.classified == 30
+    assert [result.frame.index for result in sink.results] == list(range(30))
+    expected = classifier.predict([result.frame.image for result in sink.results])  # type: ignore[misc]
+    np.testing.assert_allclose(
+        logits(sink, str(path)), np.stack([item.logits for item in expected]), rtol=1e-4, atol=1e-4
+    )
+    assert all(0 <= result.age_ms < 60_000 for result in sink.results)
+
+
+def test_the_status_at_the_end_has_every_count(classifier: Classifier) -> None:
+    sink = Sink()
+    summary = run(classifier, [Clip([*images(20), "bad"])], sink, batch=4)
+    for status in (summary.status, sink.statuses[-1]):
+        (source,) = status.sources
+        assert (source.name, source.captured, source.classified, source.unreadable) == ("clip", 21, 20, 1)
+        assert (source.waiting, source.flowing) == (0, False)
+        assert status.fps > 0
+        assert status.inference_ms > 0
+        assert 0 < status.age_p50_ms <= status.age_p99_ms
+
+
+def test_several_sinks_are_told_the_same(classifier: Classifier) -> None:
+    sinks = [Sink(), Sink(), Sink()]
+    run(classifier, [Clip(images(9))], *sinks)
+    assert all(sink.results == sinks[0].results for sink in sinks)
+    assert [sink.closed for sink in sinks] == [1, 1, 1]
+
+
+@pytest.mark.parametrize("options", [{"batch": 0}, {"max_wait_ms": -1}, {"max_wait_ms": float("nan")}])
+def test_options_that_make_no_sense_are_a_usage_error(options: dict[str, float]) -> None:
+    with pytest.raises(UsageError, match="a batch of at least 1"):
+        PipelineOptions(**options)  # type: ignore[arg-type]
+
+
+def test_no_source_is_a_usage_error(classifier: Classifier) -> None:
+    with pytest.raises(UsageError, match="at least one source"):
+        Pipeline(classifier, [], [], PipelineOptions(), Events())

@@ -1,0 +1,144 @@
+"""A pipeline whose engine fails, refuses or hangs: what becomes of its frames, and of the run."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+import pytest
+from support.live.pipelines import Camera, Clip, Refusing, Sink, balanced, images, run, settled, slowed
+
+from hybrid_edge.runtime import Classifier, Frame, Preprocessor
+from hybrid_edge.runtime.errors import BackendError
+from hybrid_edge.runtime.pipeline.batch import Batch
+from hybrid_edge.runtime.pipeline.channel import Channel
+from hybrid_edge.runtime.pipeline.inference import Inference
+from hybrid_edge.runtime.pipeline.lines import Lines
+from hybrid_edge.runtime.pipeline.mailbox import Intake, Mailbox
+from hybrid_edge.runtime.pipeline.meters import Stage
+from hybrid_edge.runtime.pipeline.pipeline import Pipeline, PipelineOptions
+from hybrid_edge.runtime.sources.events import Events
+
+pytestmark = pytest.mark.usefixtures("every_thread_ends")
+
+
+def test_a_batch_that_fails_gives_up_its_frames_alone(classifier: Classifier) -> None:
+    slowed(classifier, fails=lambda number: number in (1, 2, 4))
+    events, sink = Events(), Sink()
+    entries = [*images(10), "bad", *images(10)]
+    summary = run(classifier, [Clip(entries)], sink, events=events, batch=2)
+    assert events.count("engine-failed") == 3
+    assert "out of order" in sink.events[0].detail
+    assert (summary.classified, summary.dropped, summary.unreadable) == (14, 6, 1)
+    assert settled(summary)
+    assert [result.frame.index for result in sink.results] == [0, 1, 6, 7, *range(10, 21)]
+    assert sink.results[-1].dropped == 6
+
+
+def test_a_batch_that_is_refused_while_another_is_in_the_engine_keeps_its_place_in_the_order(
+    classifier: Classifier,
+) -> None:
+    engine = slowed(classifier, 0.05, kind=Refusing, fails=lambda number: number in (2, 4))
+    events, sink = Events(), Sink()
+    entries = [*images(5), "bad", *images(6)]  # the third batch is the frames 4, 5 (unreadable) and 6
+    summary = run(classifier, [Clip(entries)], sink, events=events, batch=2)
+    assert engine.most == 2
+    assert [result.frame.index for result in sink.results] == [0, 1, 2, 3, 5, 7, 8, 11]
+    assert (summary.classified, summary.dropped, summary.unreadable) == (7, 4, 1)
+    assert events.count("engine-failed") == 2
+    assert settled(summary)
+
+
+def test_three_refused_batches_in_a_row_end_the_run_and_one_in_between_that_was_not_counts(
+    classifier: Classifier,
+) -> None:
+    engine = slowed(classifier, 0.01, kind=Refusing, fails=lambda number: number in (1, 2, 4, 5, 6))
+    with pytest.raises(BackendError, match="out of order"):
+        run(classifier, [Clip(images(40))], Sink())
+    assert len(engine.batches) in (7, 8)  # the eighth may have been there when the third failure's turn came
+
+
+@pytest.mark.parametrize("captures", [[Camera(100)], [Clip(images(50))]])
+def test_three_failed_batches_in_a_row_end_the_run(classifier: Classifier, captures: list[object]) -> None:
+    engine = slowed(classifier, fails=lambda number: number >= 2)
+    events, sink = Events(), Sink()
+    with pytest.raises(BackendError, match="out of order"):
+        run(classifier, captures, sink, events=events)
+    assert len(engine.batches) == 5
+    assert events.count("engine-failed") == 3
+    assert len(sink.results) == 2
+    assert sink.closed == 1
+
+
+def test_an_engine_that_fails_in_another_way_ends_the_run(classifier: Classifier) -> None:
+    def fail(number: int) -> bool:
+        raise RuntimeError("a bug in the backend")
+
+    slowed(classifier, fails=fail)
+    with pytest.raises(RuntimeError, match="a bug in the backend"):
+        run(classifier, [Camera(100)], Sink())
+
+
+def test_an_engine_that_hangs_is_left_behind_in_time_and_named(classifier: Classifier) -> None:
+    release = threading.Event()
+    slowed(classifier, fails=lambda number: number == 2 and release.wait(30) and False)
+    sink, stop, begun = Sink(), threading.Event(), time.monotonic()
+    threading.Timer(0.3, stop.set).start()
+    pipeline = Pipeline(classifier, [Camera(100)], [sink], PipelineOptions(), Events())
+    summary = pipeline.run(stop)
+    assert time.monotonic() - begun < 0.3 + 2.2
+    assert summary.unfinished == ("infer",)
+    assert pipeline.activity.busy()["infer"] > 1
+    assert sink.closed == 1
+    assert balanced(summary.status)
+    release.set()
+    for thread in threading.enumerate():
+        if thread.name == "infer":
+            thread.join(5)
+
+
+def test_an_engine_that_hangs_in_a_run_that_fails_is_named_too(classifier: Classifier) -> None:
+    release, hanging = threading.Event(), threading.Event()
+
+    def fails(number: int) -> bool:
+        if number == 2:
+            hanging.set()
+            release.wait(30)
+        return False
+
+    def poll() -> bool:
+        if hanging.is_set():
+            raise OSError("the window is gone")
+        return False
+
+    slowed(classifier, fails=fails)
+    pipeline = Pipeline(classifier, [Camera(100)], [Sink(on_poll=poll)], PipelineOptions(), Events())
+    with pytest.raises(OSError, match="the window is gone"):
+        pipeline.run(threading.Event())
+    assert pipeline.unfinished == ("infer",)
+    release.set()
+    for thread in threading.enumerate():
+        if thread.name == "infer":
+            thread.join(5)
+
+
+def test_what_the_engine_has_finished_is_told_before_it_waits_for_more(classifier: Classifier) -> None:
+    backend = classifier.selection.backend
+    box = Mailbox("clip", live=False, newest=False)
+    intake = Intake([box], fresh=False, patient=True)
+    lines = Lines(intake, Channel(2), Channel(2), Channel(2), 4, None, Events(), threading.Event())
+    batch = Batch(backend.buffers(1, 1)[0])
+    intake.put(box, Frame("clip", 0, images(1)[0]))
+    entry = intake.take(None)
+    assert entry is not None
+    Preprocessor(classifier.spec).fill(images(1)[0], batch.buffers.tensors, 0)
+    batch.add(entry)
+    thread = threading.Thread(target=Inference(lines, Stage(), backend, 1).run)
+    thread.start()
+    lines.ready.put([batch])
+    try:
+        assert lines.done.get(5) == [batch]
+    finally:
+        lines.ready.end()
+        thread.join(5)
+    assert not thread.is_alive()

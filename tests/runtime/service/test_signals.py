@@ -1,0 +1,68 @@
+"""Signals, in a process of their own."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+PROGRAM = """
+import os, signal, sys, time
+from pathlib import Path
+from hybrid_edge.runtime.service import signals
+
+signals.PATIENCE, signals.CLOSING = 0.5, 6.0
+os.set_blocking(1, False)
+try:
+    while sys.argv[1] == "full":
+        os.write(1, b"x" * 4096)
+except BlockingIOError:
+    os.set_blocking(1, True)
+output = {"__name__": sys.argv[2], "time": time}
+exec("def close(seconds, mark): time.sleep(seconds), mark.touch()", output)
+with signals.StopSignals({signal.SIGINT: 130, signal.SIGTERM: 0, signal.SIGHUP: 0}) as stopping:
+    with stopping.draining():
+        os.kill(os.getpid(), getattr(signal, sys.argv[4]))
+        output["close"](float(sys.argv[3]), Path(sys.argv[5]))
+    stopping.leave()
+"""
+RECORDER, OTHER = "hybrid_edge.runtime.outputs.recorder", "hybrid_edge.runtime.pipeline.pipeline"
+
+
+@pytest.mark.parametrize(
+    ("stdout", "module", "seconds", "finished"),
+    [
+        ("full", OTHER, 40, False),  # as a write that nobody reads
+        ("free", OTHER, 1.5, True),  # slow, and held up by nobody: an engine that is being closed
+        ("full", RECORDER, 1.5, True),
+        ("full", RECORDER, 40, False),
+    ],
+)
+def test_an_end_that_an_unread_stdout_holds_up_is_cut_short_and_no_other(
+    tmp_path: Path, stdout: str, module: str, seconds: float, finished: bool
+) -> None:
+    code, took = leave(tmp_path / "closed", stdout, module, seconds, "SIGTERM")
+    assert code == 0
+    assert took < 30
+    assert (tmp_path / "closed").exists() is finished
+
+
+@pytest.mark.parametrize(("name", "code"), [("SIGINT", 130), ("SIGTERM", 0), ("SIGHUP", 0)])
+def test_what_is_cut_short_ends_with_the_signals_code(tmp_path: Path, name: str, code: int) -> None:
+    assert leave(tmp_path / "closed", "full", OTHER, 40, name)[0] == code
+
+
+def leave(mark: Path, stdout: str, module: str, seconds: float, name: str) -> tuple[int, float]:
+    """Exit code (of a KeyboardInterrupt 130), and seconds that it took."""
+    begun = time.monotonic()
+    arguments = [sys.executable, "-c", PROGRAM, stdout, module, str(seconds), name, str(mark)]
+    with subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        try:
+            code = process.wait(60)
+        finally:
+            process.kill()
+    return 130 if code == -signal.SIGINT else code, time.monotonic() - begun

@@ -1,0 +1,311 @@
+from __future__ import annotations
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from support.live import supervised
+
+PATIENCE = 20.0  # seconds that a busy machine may take for what takes a tenth of one
+QUICK = "1,1,1"
+
+
+class Run:
+    """A supervisor with its workers, and what they print."""
+
+    def __init__(self, *modes: str, limits: str = QUICK, environment: dict[str, str] | None = None) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, supervised.SCRIPT, limits, *modes],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env={**os.environ, **(environment or {})},
+        )
+        self.lines: list[str] = []
+        self.pids: list[int] = []
+
+    def until(self, pattern: str) -> str:
+        """Read until a line matches; returns it."""
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            self._keep(line.rstrip("\n"))
+            if re.match(pattern, self.lines[-1]):
+                return self.lines[-1]
+        pytest.fail(f"no line {pattern!r}, found {self.lines[-5:]} and exit code {self.process.wait()}")
+
+    def end(self) -> tuple[int, str]:
+        """Wait for the end: exit code and stderr."""
+        out, err = self.process.communicate(timeout=PATIENCE)
+        for line in out.splitlines():
+            self._keep(line)
+        return self.process.returncode, err
+
+    def _keep(self, line: str) -> None:
+        self.lines.append(line)
+        if found := re.match(r"(?:worker|child) (\d+)", line):
+            self.pids.append(int(found[1]))
+
+    @property
+    def workers(self) -> list[str]:
+        return [line.split()[2] for line in self.lines if line.startswith("worker ")]
+
+    @property
+    def events(self) -> list[str]:
+        return [line for line in self.lines if line.startswith("event ")]
+
+
+@pytest.fixture
+def run() -> Iterator[type[Run]]:
+    runs: list[Run] = []
+
+    class Kept(Run):
+        def __init__(self, *modes: str, **settings: object) -> None:
+            super().__init__(*modes, **settings)  # type: ignore[arg-type]
+            runs.append(self)
+
+    yield Kept
+    for item in runs:
+        if item.process.poll() is None:
+            item.process.kill()
+        item.process.communicate()
+
+
+def gone(pids: list[int]) -> bool:
+    """Whether none of these processes is left, once they had a moment to end."""
+    deadline = time.monotonic() + 5
+    while time.monotonic() < deadline:
+        if not any(state(pid) != "Z" for pid in pids):
+            return True
+        time.sleep(0.01)
+    return False
+
+
+def state(pid: int) -> str:
+    """A process's state as ``ps`` shows it: R, S, T; Z also where it is gone for good."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except (FileNotFoundError, ProcessLookupError):
+        return "Z"  # dead, and whoever inherited it has looked
+
+
+def test_hangs_with_and_without_the_interpreters_lock_are_noticed_and_the_worker_replaced(run: type[Run]) -> None:
+    watched = run("hang-holding", "hang", "fine")
+    watched.until("event engine-hung worker given up: no heartbeat for 1")
+    watched.until("event engine-hung worker given up: stage infer has been in one call for 1")
+    watched.until("worker .* fine")
+    watched.until("frame 20")
+    watched.process.send_signal(signal.SIGTERM)
+    code, err = watched.end()
+    assert code == 0
+    assert len(watched.events) == err.count("starting another") == 2
+    assert len(set(watched.pids)) == 3
+    assert gone(watched.pids)
+
+
+def test_three_workers_given_up_within_a_minute_end_the_run_with_1_and_the_reason(run: type[Run]) -> None:
+    watched = run("crash")
+    code, err = watched.end()
+    assert code == 1
+    assert watched.workers == ["crash"] * 3
+    assert len(watched.events) == 3
+    reason = "error: 3 workers had to be given up within 60 s, the last because it was ended by SIGSEGV"
+    assert reason in err.splitlines()[-1]
+    assert gone(watched.pids)
+
+
+def test_a_source_that_hangs_in_its_driver_has_the_worker_replaced_as_often_as_it_takes(run: type[Run]) -> None:
+    watched = run("source", "source", "source", "fine")
+    for _ in range(3):
+        watched.until(r"event engine-hung worker given up: a source's call, read /dev/video0, has not returned for 1\.")
+    watched.until("worker .* fine")
+    watched.until("frame 5")
+    watched.process.send_signal(signal.SIGTERM)
+    assert watched.end()[0] == 0
+    assert gone(watched.pids)
+
+
+def test_a_worker_that_would_repeat_itself_is_not_replaced(run: type[Run]) -> None:
+    watched = run("crash", "no-replacing")
+    code, err = watched.end()
+    assert (code, watched.workers) == (1, ["crash"])
+    assert "error: the worker was given up: it was ended by SIGSEGV" in err
+
+
+@pytest.mark.parametrize("code", [0, 3])
+def test_a_workers_own_exit_code_is_passed_on(run: type[Run], code: int) -> None:
+    watched = run(f"exit{code}")
+    assert watched.end() == (code, "")
+
+
+@pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 0), (signal.SIGHUP, 0)])
+def test_a_signal_is_passed_on_and_the_exit_code_documented(run: type[Run], signum: signal.Signals, code: int) -> None:
+    watched = run("fine")
+    watched.until("frame 3")
+    watched.process.send_signal(signum)
+    start = time.monotonic()
+    found, err = watched.end()
+    assert found == code
+    assert "killed" not in err
+    assert time.monotonic() - start < 2
+    assert gone(watched.pids)
+
+
+def test_a_signal_while_a_worker_starts_is_not_lost(run: type[Run]) -> None:
+    watched = run("start")
+    watched.until("worker")
+    watched.process.send_signal(signal.SIGTERM)
+    assert watched.end() == (0, "")
+    assert gone(watched.pids)
+
+
+@pytest.mark.parametrize("mode", ["hang-holding", "drain-forever"])
+def test_a_worker_that_does_not_stop_is_killed_after_the_grace(run: type[Run], mode: str) -> None:
+    watched = run(mode, limits="60,60,0.5")
+    watched.until("frame 5")
+    start = time.monotonic()
+    watched.process.send_signal(signal.SIGTERM)
+    code, err = watched.end()
+    assert 0.5 <= time.monotonic() - start < 2.5
+    assert code == 0
+    assert "did not stop within 0.5 s and was killed" in err
+    assert gone(watched.pids)
+
+
+def test_a_second_signal_ends_everything_at_once(run: type[Run]) -> None:
+    watched = run("drain-forever", limits="60,60,60")
+    watched.until("frame 5")
+    watched.process.send_signal(signal.SIGINT)
+    time.sleep(0.3)
+    assert watched.process.poll() is None
+    start = time.monotonic()
+    watched.process.send_signal(signal.SIGINT)
+    assert watched.end()[0] == 130
+    assert time.monotonic() - start < 2
+    assert gone(watched.pids)
+
+
+def test_a_worker_that_is_done_and_does_not_end_is_given_up(run: type[Run]) -> None:
+    watched = run("end-forever", "no-replacing")
+    watched.until("frame 5")
+    os.kill(watched.pids[0], signal.SIGTERM)  # the worker alone: it stops by itself
+    code, err = watched.end()
+    assert code == 1
+    assert "it was done and did not end within 1." in err
+
+
+@pytest.mark.parametrize(("mode", "line"), [("fine", "frame 3"), ("hang-holding", "frame 5"), ("start", "worker")])
+def test_no_worker_is_left_where_the_supervisor_is_killed(run: type[Run], mode: str, line: str) -> None:
+    watched = run(mode, limits="60,60,60")
+    watched.until(line)
+    watched.process.kill()
+    assert gone(watched.pids)
+
+
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGKILL])
+def test_what_a_worker_started_ends_with_it(run: type[Run], signum: signal.Signals) -> None:
+    watched = run("parent", "fine")
+    watched.until("frame 3")
+    if signum == signal.SIGTERM:
+        watched.process.send_signal(signum)
+        assert watched.end()[0] == 0
+    else:
+        os.kill(watched.pids[0], signum)
+        watched.until("worker .* fine")
+    assert gone(watched.pids[:2])
+
+
+def test_a_reader_that_stops_reading_is_not_a_hang(run: type[Run]) -> None:
+    watched = run("blocked")
+    watched.until("frame 5")
+    time.sleep(2)  # twice the limit
+    assert watched.process.poll() is None
+    watched.process.send_signal(signal.SIGINT)
+    code, err = watched.end()
+    assert code == 130
+    assert len(watched.workers) == 1
+    assert "given up" not in err
+
+
+def test_ctrl_z_stops_the_worker_too_and_is_held_against_nobody(run: type[Run]) -> None:
+    watched = run("fine")
+    watched.until("frame 3")
+    watched.process.send_signal(signal.SIGTSTP)
+    assert os.waitid(os.P_PID, watched.process.pid, os.WSTOPPED) is not None
+    while state(watched.pids[0]) != "T":
+        time.sleep(0.01)
+    time.sleep(1.2)  # longer than any limit
+    watched.process.send_signal(signal.SIGCONT)
+    for _ in range(20):
+        watched.until("frame")
+    watched.process.send_signal(signal.SIGTERM)
+    assert watched.end()[0] == 0
+    assert len(watched.workers) == 1
+
+
+def test_systemd_is_told_ready_watchdog_status_and_stopping_at_an_abstract_address(run: type[Run]) -> None:
+    address = f"\0hybrid-edge-{os.getpid()}"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
+        systemd.bind(address)
+        systemd.settimeout(PATIENCE)
+        environment = {"NOTIFY_SOCKET": address.replace("\0", "@"), "WATCHDOG_USEC": "400000"}
+        watched = run("fine", environment=environment)
+        told = [systemd.recv(4096).decode()]
+        while told[-1] != "READY=1":
+            told.append(systemd.recv(4096).decode())
+        told += [systemd.recv(4096).decode() for _ in range(5)]
+        watched.process.send_signal(signal.SIGTERM)
+        while told[-1] != "STOPPING=1":
+            told.append(systemd.recv(4096).decode())
+        assert watched.end()[0] == 0
+    assert told.count("READY=1") == 1
+    assert told.count("WATCHDOG=1") >= 4
+    assert any(re.fullmatch(r"STATUS=\w+.*; workers replaced 0", item) for item in told)
+
+
+def test_another_process_watchdog_is_left_alone(run: type[Run], tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
+        systemd.bind(str(tmp_path / "notify"))
+        environment = {"NOTIFY_SOCKET": str(tmp_path / "notify"), "WATCHDOG_USEC": "100000", "WATCHDOG_PID": "1"}
+        watched = run("fine", environment=environment)
+        watched.until("frame 10")
+        watched.process.send_signal(signal.SIGTERM)
+        watched.end()
+        systemd.setblocking(False)
+        told = []
+        while not told or told[-1] != "STOPPING=1":
+            told.append(systemd.recv(4096).decode())
+    assert "WATCHDOG=1" not in told
+
+
+def test_a_machine_that_starts_no_more_processes_is_an_error_with_the_reason() -> None:
+    few = "import resource; resource.setrlimit(resource.RLIMIT_NOFILE, (5, 5))"  # enough to import, not to start one
+    done = subprocess.run(
+        [sys.executable, "-c", f"from hybrid_edge.runtime.commands.infer import main; {few}; main()", "0"],
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert "expected to start the process that classifies" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_supervisor_loads_neither_opencv_nor_numpy_nor_an_engine() -> None:
+    code = """
+import sys
+from hybrid_edge.runtime import command
+from hybrid_edge.runtime.commands import run
+run.Supervisor.run = lambda self: print(sorted({"cv2", "numpy", "onnxruntime"} & set(sys.modules))) or 0
+sys.argv = ["hybrid-infer", "--camera", "0"]
+command.main()
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"

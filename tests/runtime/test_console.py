@@ -1,0 +1,78 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from hybrid_edge.runtime import console, errors
+
+
+def leave(command, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> tuple[int, str]:  # type: ignore[no-untyped-def]
+    monkeypatch.setattr(sys, "argv", ["hybrid-test"])
+    with pytest.raises(SystemExit) as leaving:
+        console.main(console.make_app(command))
+    return int(leaving.value.code or 0), capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", errors.__all__)
+def test_every_error_of_ours_ends_with_its_code_and_its_message(
+    name: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kind = getattr(errors, name)
+
+    def command() -> None:
+        raise kind("expected [this], found that")
+
+    code, err = leave(command, capsys, monkeypatch)
+    assert code == kind.exit_code
+    assert "expected [this], found that" in err
+    assert "Traceback" not in err
+
+
+def test_a_command_that_returns_ends_with_0(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def command() -> None:
+        return
+
+    assert leave(command, capsys, monkeypatch) == (0, "")
+
+
+def test_an_interrupt_ends_with_130(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    def command() -> None:
+        raise KeyboardInterrupt
+
+    code, err = leave(command, capsys, monkeypatch)
+    assert code == console.INTERRUPTED == 130
+    assert "interrupted" in err
+
+
+def test_a_fault_of_ours_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    def command() -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(sys, "argv", ["hybrid-test"])
+    with pytest.raises(ZeroDivisionError):
+        console.main(console.make_app(command))
+
+
+def test_a_full_disk_under_stdout_is_one_line() -> None:
+    program = "from hybrid_edge.runtime import console; console.main(console.make_app(lambda: print('x', flush=True)))"
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [sys.executable, "-c", program], stdout=full, stderr=subprocess.PIPE, text=True, check=False
+        )
+    assert done.returncode == 1
+    assert "expected room on the disk, found none (No space left on device)" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_an_exit_code_of_the_commands_own_is_kept(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def command() -> None:
+        raise SystemExit(7)
+
+    assert leave(command, capsys, monkeypatch)[0] == 7

@@ -1,0 +1,1 @@
+"""Pictures, drawings, videos and data sets that the tests make."""

@@ -1,0 +1,52 @@
+"""Recordings made, and really played back."""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from hybrid_edge.runtime.canvas.text import Pixels
+from hybrid_edge.runtime.opencv import cv2
+from hybrid_edge.runtime.outputs.mp4 import TIMESCALE
+from hybrid_edge.runtime.outputs.recorder import Recorder
+from hybrid_edge.runtime.outputs.result import Result
+from support.live.results import make_result
+
+__all__ = ["at", "lasts", "play", "record"]
+
+
+def play(path: Path) -> list[tuple[float, Pixels]]:
+    """Every picture of a video with its time in seconds."""
+    capture = cv2.VideoCapture(str(path))
+    assert capture.isOpened()
+    frames = []
+    while True:
+        there, image = capture.read()
+        if not there:
+            return frames
+        frames.append((capture.get(cv2.CAP_PROP_POS_MSEC) / 1000, np.asarray(image, np.uint8)))
+
+
+def record(path: Path, results: list[Result], **settings: object) -> Recorder:
+    recorder = Recorder(path, **settings)  # type: ignore[arg-type]
+    for result in results:
+        recorder.write(result)
+    recorder.close()
+    return recorder
+
+
+def lasts(path: Path) -> float:
+    """Seconds for which a recording plays: until the end of its last picture."""
+    data = path.read_bytes()
+    (start,) = struct.unpack_from(">Q", data, data.rindex(b"tfdt") + 8)
+    (duration,) = struct.unpack_from(">I", data, data.rindex(b"trun") + 16)
+    return float(start + duration) / TIMESCALE
+
+
+def at(position: float, index: int, source: str = "clip.mp4", **settings: object) -> Result:
+    """A classified frame of a video file, and where it stands in it."""
+    result = make_result(source, index, **settings)  # type: ignore[arg-type]
+    return replace(result, frame=replace(result.frame, position=position))
