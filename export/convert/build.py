@@ -11,10 +11,21 @@ from .from_keras import write_cnn
 from .recurrent import Affine, Form, write_recurrent
 from .writer import GraphWriter
 
-__all__ = ["IR_VERSION", "OPSET", "GraphBuilder", "build_graph", "serialize", "set_versions"]
+__all__ = [
+    "IR_VERSION",
+    "OPSET",
+    "QUANTIZED_IR_VERSION",
+    "QUANTIZED_OPSET",
+    "GraphBuilder",
+    "build_graph",
+    "serialize",
+    "set_versions",
+]
 
 OPSET = 17  # device runtimes refuse the newest versions that onnx would write (opset 28 and IR 14)
 IR_VERSION = 8
+QUANTIZED_OPSET = 19  # QuantizeLinear takes FP16 from opset 19 on, whose files are IR 9
+QUANTIZED_IR_VERSION = 9
 MAX_BYTES = 2**31 - 1  # protobuf's limit for one message
 GRAPH_OVERHEAD = 2**22  # bytes for nodes, names and shapes beside the weights; Xception's take 40 KiB
 

@@ -12,9 +12,8 @@ import onnx
 from ...runtime.errors import ConversionError
 from ...runtime.manifest import RecurrentForm, Target
 from ...runtime.spec import ModelSpec
-from ..quantize.cpu import CONTRIBUTED, is_pointwise
-from ..quantize.typed import QUANTIZED_IR_VERSION, QUANTIZED_OPSET
-from .build import IR_VERSION, OPSET
+from ..convert.layers import CONTRIBUTED, is_pointwise
+from .build import IR_VERSION, OPSET, QUANTIZED_IR_VERSION, QUANTIZED_OPSET
 from .types import skeleton, tensor_types
 from .writer import BATCH
 

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 import onnx
 from onnx import TensorProto
 
-from ..quantize.cpu import CONTRIBUTED, is_pointwise
+from ..convert.layers import CONTRIBUTED, is_pointwise
 from .check import count_operators, count_steps
 from .layers import branch_of, producers
 

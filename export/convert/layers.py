@@ -12,10 +12,13 @@ import onnx
 from onnx import numpy_helper
 
 __all__ = [
+    "CONTRIBUTED",
+    "POINTWISE",
     "WEIGHT_AXIS",
     "arrays",
     "branch_of",
     "gives_float",
+    "is_pointwise",
     "layer_of",
     "producers",
     "quantizable",
@@ -26,6 +29,8 @@ __all__ = [
 # the axis of a weight along which each index has its own scale: output channels of (O, I, H, W), columns of (I, O)
 WEIGHT_AXIS = {"Conv": 0, "MatMul": 1}
 
+CONTRIBUTED = "com.microsoft"  # the domain of ONNX Runtime's own operators
+POINTWISE = "/product"  # ends the name of a convolution that was written as a matrix product
 STEP = re.compile(r"/step_\d+/")
 PRODUCT = re.compile(r"(rnn/lstm_\d+)/(?:product|step_\d+/recurrent)")
 STATES = re.compile(r"(rnn/lstm_\d+)/output")
@@ -93,6 +98,11 @@ def gives_float(
         behind = taken[behind[0].output[0]]
         return bool(behind) and all(other.op_type == "GlobalAveragePool" for other in behind)
     return bool(behind) and all(other.op_type in ("Add", "GlobalAveragePool") for other in behind)
+
+
+def is_pointwise(node: onnx.NodeProto) -> bool:
+    """Tell whether a node is a 1x1 convolution that was written as a matrix product of integers."""
+    return node.domain == CONTRIBUTED and branch_of(node.name) == "cnn" and node.name.endswith(POINTWISE)
 
 
 def _integers(node: onnx.NodeProto, name: str) -> list[int]:

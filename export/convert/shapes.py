@@ -10,7 +10,7 @@ import onnx
 from onnx import TensorProto, helper
 
 from ...runtime.errors import ConversionError
-from ..quantize.cpu import CONTRIBUTED
+from ..convert.layers import CONTRIBUTED
 from .types import skeleton
 
 __all__ = ["TensorShape", "tensor_shapes"]

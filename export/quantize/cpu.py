@@ -28,7 +28,7 @@ import onnx
 
 from ...calib import Range
 from ..convert.build import IR_VERSION, OPSET, set_versions
-from ..convert.layers import arrays, branch_of, gives_float, layer_of, producers, range_key, takers
+from ..convert.layers import CONTRIBUTED, POINTWISE, arrays, gives_float, layer_of, producers, range_key, takers
 from ..convert.writer import GraphWriter
 from .channels import groups_of
 from .rounding import Rounder
@@ -42,13 +42,11 @@ from .scales import (
     unsigned_scale,
 )
 
-__all__ = ["CONTRIBUTED", "POINTWISE", "CpuGraph", "image_layers", "is_pointwise"]
+__all__ = ["CpuGraph", "image_layers"]
 
 Float32 = npt.NDArray[np.float32]
 
-CONTRIBUTED = "com.microsoft"
 KERNEL_TAKES = 4  # input channels at a time: vpdpbusd adds up four products of bytes
-POINTWISE = "/product"  # ends the name of a convolution that was written as a matrix product
 
 
 class CpuGraph:
@@ -286,8 +284,3 @@ def image_layers(source: onnx.ModelProto) -> set[str]:
 def _is_depthwise(node: onnx.NodeProto, kernel: Float32) -> bool:
     """Tell whether each channel has a filter of its own, for which no CPU adds products up in 16 bits."""
     return groups_of(node) == len(kernel) > 1 and kernel.shape[1] == 1
-
-
-def is_pointwise(node: onnx.NodeProto) -> bool:
-    """Tell whether a node is a 1x1 convolution that was written as a matrix product of integers."""
-    return node.domain == CONTRIBUTED and branch_of(node.name) == "cnn" and node.name.endswith(POINTWISE)

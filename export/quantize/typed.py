@@ -14,19 +14,16 @@ import onnx
 from onnx import TensorProto
 
 from ...calib import Range
-from ..convert.build import IR_VERSION, OPSET, set_versions
+from ..convert.build import IR_VERSION, OPSET, QUANTIZED_IR_VERSION, QUANTIZED_OPSET, set_versions
 from ..convert.layers import WEIGHT_AXIS, arrays, branch_of, layer_of, range_key
 from ..convert.types import float_tensors
 from ..convert.writer import GraphWriter
 from .rounding import Rounder
 from .scales import QuantizedWeight, bias_correction, quantize_weight, signed_scale
 
-__all__ = ["FP16_MAX", "QUANTIZED_IR_VERSION", "QUANTIZED_OPSET", "TypedGraph", "too_large_weights"]
+__all__ = ["FP16_MAX", "TypedGraph", "too_large_weights"]
 
 FP16_MAX = 65504.0
-# QuantizeLinear takes FP16 from opset 19 on, whose files are IR 9
-QUANTIZED_OPSET = 19
-QUANTIZED_IR_VERSION = 9
 
 FLOAT, FLOAT16 = int(TensorProto.FLOAT), int(TensorProto.FLOAT16)
 OTHER = int(TensorProto.UNDEFINED)  # shapes and indices, which stay as they are
