@@ -20,7 +20,6 @@ __all__ = ["SURVEYED", "Survey", "survey"]
 
 SURVEYED = 100  # images: so many settle the channels' peaks and the RMS, but not the ranges
 
-Float32 = npt.NDArray[np.float32]
 Float64 = npt.NDArray[np.float64]
 
 

@@ -23,7 +23,6 @@ __all__ = ["Affine", "Form", "LstmWeights", "write_recurrent"]
 
 Form = Literal["lstm", "unrolled"]
 
-Float32 = npt.NDArray[np.float32]
 Float64 = npt.NDArray[np.float64]
 
 KERAS_TO_ONNX = (0, 3, 1, 2)  # gates: Keras i, f, c, o; ONNX i, o, f, c

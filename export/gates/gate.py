@@ -21,7 +21,6 @@ from .rows import Rows
 
 __all__ = ["SIMULATED_IMAGES", "Limits", "Measured", "measure", "measure_drift"]
 
-Tensor = npt.NDArray[np.float32]
 
 SIMULATED_IMAGES = 300  # a simulation runs one operator at a time, many times slower than the target
 MAX_DROP = 0.005

@@ -19,7 +19,6 @@ from .scales import LEVELS, QuantizedWeight, partner_limits, quantize_weight
 
 __all__ = ["Rounder", "round_for_inputs"]
 
-Float32 = npt.NDArray[np.float32]
 
 DAMPING = 0.01  # of the mean square of an input: what was never seen to vary is not taken for constant
 BLOCK = 128  # inputs whose errors are passed on among themselves before the rest is told
