@@ -8,7 +8,7 @@ from importlib.metadata import PackageNotFoundError, version
 
 from ... import __version__
 from ...runtime.manifest import Provenance
-from ..request import ExportRequest
+from ..export_request import ExportRequest
 
 __all__ = ["made_by", "provenance"]
 

@@ -12,8 +12,8 @@ from typing import Any
 
 from ...runtime.errors import BundleError
 from ...train.files import sweep
-from ..gates.compare import Flip
-from ..gates.flips import write_flips
+from ..gates.comparison import Flip
+from ..gates.contact_sheet import write_flips
 from .report import Entry, write_report
 from .writer import writing
 

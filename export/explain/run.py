@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ...runtime.canvas.draw import percent
 from ...train.model_file import load_model
-from ..steps import Steps
+from ..step_log import StepLog
 from .draw import write_picture
 from .insides import look_inside
 from .request import PictureRequest
@@ -12,7 +12,7 @@ from .request import PictureRequest
 __all__ = ["draw_picture"]
 
 
-def draw_picture(request: PictureRequest, steps: Steps | None = None) -> str:
+def draw_picture(request: PictureRequest, steps: StepLog | None = None) -> str:
     """Load the model, classify the image with Keras and draw what happened.
 
     Args:
@@ -25,7 +25,7 @@ def draw_picture(request: PictureRequest, steps: Steps | None = None) -> str:
     Raises:
         ModelFileError: the file is not a model that hybrid-train wrote.
     """
-    steps = steps or Steps(quiet=True)
+    steps = steps or StepLog(quiet=True)
     with steps.step("load the model"):
         model, spec = load_model(request.model)
     with steps.step("classify and draw"):

@@ -14,9 +14,8 @@ import numpy.typing as npt
 from ...calib import read_batches
 from ...runtime.backends.base import Backend
 from ...runtime.backends.onnxruntime import OnnxRuntimeSimulated
-from ...runtime.spec import ModelSpec
-from ..convert.build import serialize
-from ..quantize.lower import Lowering
+from ..convert.fp32_graph import serialize
+from ..quantize.artifact_graph import ArtifactGraphs
 
 __all__ = ["IMAGES", "LayerSensitivity", "as_records", "group_of", "measure_sensitivity", "ranked_groups"]
 
@@ -56,36 +55,36 @@ def group_of(layer: str) -> str:
 
 
 def measure_sensitivity(
-    lowering: Lowering,
+    graphs: ArtifactGraphs,
     paths: Iterable[Path],
-    spec: ModelSpec,
     *,
     on_layer: Callable[[int], None] = lambda _: None,
 ) -> list[LayerSensitivity]:
     """Quantize one layer after the other, as for TensorRT, simulated on the CPU, and compare with FP32.
 
     Args:
-        lowering: writes the graphs, and says which layers there are; its ranges must be set.
+        graphs: writes the graphs, and says which layers there are; its ranges must be set.
         paths: image files; calibration images, so that the gate's stay unseen.
-        spec: the model's spec.
         on_layer: called after each layer with 1.
 
     Returns:
         One result for each layer, in the order of the graph.
     """
+    spec = graphs.spec
     batches = list(read_batches(paths, spec))
     form = "unrolled" if spec.uses_rnn else "none"
+    evened = graphs.evened(form)
     with tempfile.TemporaryDirectory(prefix="hybrid-edge-") as folder:
         file = Path(folder) / "layer.onnx"
 
         def run(quantized: Sequence[str]) -> Tensor:
-            file.write_bytes(serialize(lowering.quantize_in_fp32(form, quantized)))
+            file.write_bytes(serialize(graphs.quantize_in_fp32(evened, quantized)))
             with OnnxRuntimeSimulated(file, spec) as backend:
                 return _logits(backend, batches)
 
         expected = run(())
         found = []
-        for layer, parameters in lowering.parameters(form).items():
+        for layer, parameters in graphs.parameters(form).items():
             found.append(_compare(layer, parameters, expected, run((layer,))))
             on_layer(1)
     return found

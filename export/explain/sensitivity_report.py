@@ -18,11 +18,10 @@ from rich.table import Table
 from ...runtime.storage import replacing
 from ..bundle.report_folder import check_folder
 from ..bundle.writer import locked, writing
-from ..convert.layers import branch_of
-from ..images import MINIMUM
-from ..quantize.prepare import prepare
-from ..request import ExportRequest
-from ..steps import Steps
+from ..convert.graph_reading import branch_of
+from ..export_request import MIN_IMAGES, ExportRequest
+from ..quantize.prepared_model import prepare
+from ..step_log import StepLog
 from .sensitivity import IMAGES, LayerSensitivity, as_records, measure_sensitivity
 
 __all__ = ["SensitivityReport", "rank_layers", "sensitivity_table"]
@@ -54,7 +53,7 @@ class SensitivityReport:
     stale: str | None
 
 
-def rank_layers(request: ExportRequest, steps: Steps | None = None) -> SensitivityReport:
+def rank_layers(request: ExportRequest, steps: StepLog | None = None) -> SensitivityReport:
     """Measure how sensitive each layer is to INT8; write table and plot to the report's folder, and no bundle.
 
     Args:
@@ -66,25 +65,25 @@ def rank_layers(request: ExportRequest, steps: Steps | None = None) -> Sensitivi
         BundleError: the folder can't be written.
         HybridEdgeError: preparing fails, as ``prepare`` describes it.
     """
-    steps = steps or Steps(quiet=True)
+    steps = steps or StepLog(quiet=True)
     with locked(request.out, lambda: steps.say("another export writes here: waiting for it")):
         check_folder(request.report)
         return _rank(request, steps)
 
 
-def _rank(request: ExportRequest, steps: Steps) -> SensitivityReport:
+def _rank(request: ExportRequest, steps: StepLog) -> SensitivityReport:
     prepared = prepare(request, steps)
-    paths = prepared.calibration_paths[: max(IMAGES, MINIMUM)]
+    paths = prepared.calibration_paths[: max(IMAGES, MIN_IMAGES)]
     form = "unrolled" if prepared.spec.uses_rnn else "none"
-    count = len(prepared.lowering.parameters(form))
+    count = len(prepared.graphs.parameters(form))
     with steps.step(f"quantize {count} layers one by one, {len(paths)} images each", count) as advance:
-        layers = measure_sensitivity(prepared.lowering, paths, prepared.spec, on_layer=advance)
+        layers = measure_sensitivity(prepared.graphs, paths, on_layer=advance)
     folder = request.report
     with writing(folder):
         _write(folder / "sensitivity.json", json.dumps(as_records(layers), indent=2) + "\n")
         _write(folder / "sensitivity.csv", _csv(layers))
         _plot(folder / "sensitivity.png", layers, len(paths))
-    stale = prepared.measurement.stale if prepared.measurement else None
+    stale = prepared.graphs.survey.stale
     return SensitivityReport(tuple(layers), len(paths), folder / "sensitivity.png", folder / "sensitivity.csv", stale)
 
 

@@ -13,9 +13,8 @@ import pytest
 from onnx import numpy_helper
 from support.models.lowered import VARIANTS, Source
 
-from hybrid_edge.export.convert.build import serialize
-from hybrid_edge.export.convert.check import count_operators
-from hybrid_edge.export.convert.describe import operations
+from hybrid_edge.export.convert.fp32_graph import serialize
+from hybrid_edge.export.convert.inspection import count_operators, operations
 from hybrid_edge.runtime.engines.build import inspect_graph
 from hybrid_edge.runtime.engines.library import Library, find_library
 from hybrid_edge.runtime.engines.network import NetworkSummary

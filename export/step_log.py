@@ -9,10 +9,10 @@ from collections.abc import Callable, Iterator
 
 from ..runtime.console import progress, status
 
-__all__ = ["Steps", "peak_memory_mib"]
+__all__ = ["StepLog", "peak_memory_mib"]
 
 
-class Steps:
+class StepLog:
     """Names and times the steps of one command on stderr.
 
     Attributes:

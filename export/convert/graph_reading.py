@@ -2,28 +2,37 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 import onnx
-from onnx import numpy_helper
+from onnx import TensorProto, helper, numpy_helper
+
+from ...runtime.errors import ConversionError
 
 __all__ = [
     "CONTRIBUTED",
     "POINTWISE",
     "WEIGHT_AXIS",
+    "TensorShape",
     "arrays",
     "branch_of",
+    "float_tensors",
     "gives_float",
     "is_pointwise",
     "layer_of",
     "producers",
     "quantizable",
     "range_key",
+    "skeleton",
     "takers",
+    "tensor_shapes",
+    "tensor_types",
 ]
 
 # the axis of a weight along which each index has its own scale: output channels of (O, I, H, W), columns of (I, O)
@@ -126,3 +135,95 @@ class _Arrays(Mapping[str, npt.NDArray[np.generic]]):
 
     def __len__(self) -> int:
         return len(self._tensors)
+
+
+MAX_KEPT = 1024  # values: shapes, axes and other constants that shape inference looks into
+
+
+def skeleton(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Copy a graph with inputs in place of its weights: onnx's tools would copy 400 MB of weights three times."""
+    bare = onnx.ModelProto(ir_version=model.ir_version, opset_import=model.opset_import)
+    graph = bare.graph
+    graph.name = model.graph.name
+    graph.node.extend(model.graph.node)
+    graph.input.extend(model.graph.input)
+    graph.output.extend(model.graph.output)
+    for tensor in model.graph.initializer:
+        if math.prod(tensor.dims) > MAX_KEPT:
+            value = onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims)
+            graph.input.append(value)
+        else:
+            graph.initializer.append(tensor)
+    return bare
+
+
+def tensor_types(model: onnx.ModelProto) -> dict[str, int]:
+    """Infer the element type of every tensor, constants too, by name; a tensor that onnx can't reach is left out."""
+    graph = onnx.shape_inference.infer_shapes(skeleton(model)).graph
+    values = (*graph.input, *graph.value_info, *graph.output)
+    constants = {tensor.name: tensor.data_type for tensor in graph.initializer}
+    return {value.name: value.type.tensor_type.elem_type for value in values} | constants
+
+
+def float_tensors(model: onnx.ModelProto) -> frozenset[str]:
+    """Return the names of the tensors in FP32: inputs, constants, activations and outputs, not shapes and indices."""
+    return frozenset(name for name, kind in tensor_types(model).items() if kind == TensorProto.FLOAT)
+
+
+@dataclass(frozen=True)
+class TensorShape:
+    """The dimensions of one tensor, with 1 for the batch axis, and the bytes of one of its values."""
+
+    dims: tuple[int, ...]
+    itemsize: int
+
+    @property
+    def size(self) -> int:
+        """The number of the tensor's values."""
+        return math.prod(self.dims)
+
+
+def tensor_shapes(model: onnx.ModelProto) -> dict[str, TensorShape]:
+    """Infer the shape of every input, constant and tensor, by name, with a batch of one.
+
+    Raises:
+        ConversionError: shape inference does not reach a tensor.
+    """
+    bare = skeleton(model)
+    for value in bare.graph.input:
+        for dim in value.type.tensor_type.shape.dim:
+            if dim.dim_param:
+                dim.dim_value = 1
+    del bare.graph.output[:]  # they declare the symbolic batch
+    nodes = [part for node in bare.graph.node for part in _standard(node)]
+    del bare.graph.node[:]
+    bare.graph.node.extend(nodes)
+    inferred = onnx.shape_inference.infer_shapes(bare, data_prop=True).graph
+    found = {value.name: _shape(value.type.tensor_type) for value in (*inferred.input, *inferred.value_info)}
+    found |= {
+        tensor.name: TensorShape(tuple(tensor.dims), _itemsize(tensor.data_type)) for tensor in inferred.initializer
+    }
+    missing = [name for node in model.graph.node for name in node.output if name and found.get(name) is None]
+    if missing:
+        raise ConversionError(f"expected a shape for every tensor, found none for {', '.join(missing[:3])}")
+    return {name: shape for name, shape in found.items() if shape is not None}
+
+
+def _standard(node: onnx.NodeProto) -> Iterator[onnx.NodeProto]:
+    """Yield the node, or for ONNX Runtime's own integer product, which shape inference lacks, two that it knows."""
+    if node.domain != CONTRIBUTED:
+        yield node
+        return
+    integers = f"{node.output[0]}:integers"
+    yield helper.make_node("MatMulInteger", node.input[:2], [integers])
+    yield helper.make_node("Cast", [integers], node.output, to=TensorProto.FLOAT)
+
+
+def _shape(tensor: onnx.TypeProto.Tensor) -> TensorShape | None:
+    if not tensor.HasField("shape") or not all(dim.HasField("dim_value") for dim in tensor.shape.dim):
+        return None
+    return TensorShape(tuple(dim.dim_value for dim in tensor.shape.dim), _itemsize(tensor.elem_type))
+
+
+def _itemsize(kind: int) -> int:
+    return int(helper.tensor_dtype_to_np_dtype(kind).itemsize)
