@@ -25,19 +25,21 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ..storage import cache_dir, replacing
+from .engine_options import EngineOptions
 from .gpu import Gpu
-from .library import Kind, Library
-from .options import EngineOptions
+from .library import Library, LibraryKind
 
-__all__ = ["CachedEngine", "EngineCache", "EngineKey", "EngineRecord", "Told"]
+__all__ = ["CachedEngine", "EngineCache", "EngineKey", "EngineRecord", "OnRefusal"]
 
-FORMAT = 1
-LIMIT = 4 * 2**30  # bytes of engines that are kept; the longest unused are dropped first
+RECORD_FORMAT = 1
+MAX_CACHE_SIZE = 4 * 2**30  # bytes of engines that are kept; the longest unused are dropped first
 MAX_RECORD_SIZE = 2**16
-ABANDONED = 600  # seconds after which nobody writes a temporary file any more
-FLAGS = "STRONGLY_TYPED,-TF32"  # the flags that build.py sets; with other flags there these engines must not be found
-USER_ALLOCATION = ",REQUIRE_USER_ALLOCATION"  # where the library has it; not every network allows it
-Told = Callable[[str], object]  # called with one line that says why something was not used or not kept
+ABANDONED_AFTER_S = 600  # seconds after which nobody writes a temporary file any more
+BUILD_FLAGS = (
+    "STRONGLY_TYPED,-TF32"  # the flags that build.py sets; with other flags there these engines must not be found
+)
+USER_ALLOCATION_FLAG = ",REQUIRE_USER_ALLOCATION"  # where the library has it; not every network allows it
+OnRefusal = Callable[[str], object]  # called with one line that says why something was not used or not kept
 
 
 @dataclass(frozen=True)
@@ -45,13 +47,13 @@ class EngineKey:
     """What an engine was built from and for; any difference makes it another engine."""
 
     onnx_sha256: str
-    kind: Kind
+    kind: LibraryKind
     version: str
     gpu: str
     compute_capability: tuple[int, int]
     profile: tuple[int, int, int]
     workspace: int | None  # as asked for, since the default varies with the memory that is free
-    flags: str = FLAGS
+    flags: str = BUILD_FLAGS
     multiprocessors: int = 0
 
     @classmethod
@@ -65,7 +67,7 @@ class EngineKey:
             gpu.compute_capability,
             options.profile,
             options.workspace,
-            FLAGS if library.user_allocation is None else FLAGS + USER_ALLOCATION,
+            BUILD_FLAGS if library.user_allocation is None else BUILD_FLAGS + USER_ALLOCATION_FLAG,
             gpu.multiprocessors,
         )
 
@@ -85,7 +87,7 @@ class EngineRecord(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="ignore", defer_build=True)
 
-    format: int = FORMAT
+    format: int = RECORD_FORMAT
     key: EngineKey
     sha256: str
     size: int = Field(ge=0)
@@ -110,7 +112,7 @@ class EngineCache:
         limit: how many bytes of engines are kept.
     """
 
-    def __init__(self, folder: Path | None = None, *, limit: int = LIMIT) -> None:
+    def __init__(self, folder: Path | None = None, *, limit: int = MAX_CACHE_SIZE) -> None:
         self.folder = folder or cache_dir() / "engines"
         self._limit = limit
 
@@ -118,7 +120,7 @@ class EngineCache:
         """Return the path at which the key's engine is, or would be."""
         return self.folder / f"{key.name}.engine"
 
-    def lookup(self, key: EngineKey, on_refusal: Told = lambda _: None) -> CachedEngine | None:
+    def lookup(self, key: EngineKey, on_refusal: OnRefusal = lambda _: None) -> CachedEngine | None:
         """Return the key's engine if it is there and whole, else None.
 
         Args:
@@ -140,7 +142,7 @@ class EngineCache:
         return CachedEngine(data, record)
 
     def store(
-        self, key: EngineKey, engine: bytes, *, seconds: float, label: str, on_refusal: Told = lambda _: None
+        self, key: EngineKey, engine: bytes, *, seconds: float, label: str, on_refusal: OnRefusal = lambda _: None
     ) -> CachedEngine:
         """Keep an engine, and drop those that are over the limit.
 
@@ -175,7 +177,7 @@ class EngineCache:
         digest, _, content = data.partition(b"\n")
         return content if hashlib.sha256(content).hexdigest().encode() == digest else None
 
-    def keep_note(self, name: str, content: bytes, on_refusal: Told = lambda _: None) -> None:
+    def keep_note(self, name: str, content: bytes, on_refusal: OnRefusal = lambda _: None) -> None:
         """Keep a small file, with its hash in the first line.
 
         Args:
@@ -187,7 +189,9 @@ class EngineCache:
             _write(self.folder / name, hashlib.sha256(content).hexdigest().encode() + b"\n" + content)
 
     @contextlib.contextmanager
-    def locked(self, on_wait: Callable[[], object] = lambda: None, on_refusal: Told = lambda _: None) -> Iterator[None]:
+    def locked(
+        self, on_wait: Callable[[], object] = lambda: None, on_refusal: OnRefusal = lambda _: None
+    ) -> Iterator[None]:
         """Hold the right to build for the time of the block; a killed process gives it up too.
 
         Args:
@@ -209,7 +213,7 @@ class EngineCache:
             else:
                 for partial in self.folder.glob(".*.tmp"):  # a killed process's; young ones may be notes being written
                     with contextlib.suppress(OSError):
-                        if time.time() - partial.stat().st_mtime > ABANDONED:
+                        if time.time() - partial.stat().st_mtime > ABANDONED_AFTER_S:
                             partial.unlink()
             yield
 
@@ -227,7 +231,7 @@ class EngineCache:
                         path.with_suffix(suffix).unlink(missing_ok=True)
 
     @contextlib.contextmanager
-    def _writing(self, on_refusal: Told) -> Iterator[None]:
+    def _writing(self, on_refusal: OnRefusal) -> Iterator[None]:
         try:
             yield
         except OSError as error:
@@ -267,7 +271,7 @@ def _read_record(path: Path) -> EngineRecord:
 
 
 def _check(record: EngineRecord, key: EngineKey, data: bytes) -> None:
-    if record.format != FORMAT or record.key != key:
+    if record.format != RECORD_FORMAT or record.key != key:
         raise ValueError("expected an engine of this graph, TensorRT and GPU, found one made for something else")
     if len(data) != record.size:
         raise ValueError(f"expected {record.size} bytes, found {len(data)}")

@@ -13,8 +13,8 @@ import pytest
 from support.gpu.engine_fixtures import ORIN, another_users
 
 from hybrid_edge.runtime.engines.cache import EngineCache, EngineKey
+from hybrid_edge.runtime.engines.engine_options import EngineOptions
 from hybrid_edge.runtime.engines.library import Library
-from hybrid_edge.runtime.engines.options import EngineOptions
 
 KEY = EngineKey("0" * 64, "tensorrt", "10.3.0", "Orin", (8, 7), (1, 1, 8), None)
 ENGINE = b"ftrt" + bytes(range(256)) * 40
