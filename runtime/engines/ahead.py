@@ -16,7 +16,7 @@ from pathlib import Path
 from ..bundle import Bundle
 from ..errors import EngineError, UsageError
 from ..manifest import Variant
-from ..storage import replacing
+from ..storage import write_bytes, write_json
 from .build import BuiltEngine, build_engine
 from .engine_options import EngineOptions
 from .library import Library, find_library
@@ -129,10 +129,8 @@ def _keep(
         "made": datetime.now(timezone.utc).isoformat(timespec="seconds"),
     }
     path.with_suffix(".json").unlink(missing_ok=True)  # no record while the engine is replaced
-    with replacing(path) as partial:
-        partial.write_bytes(built.engine)
-    with replacing(path.with_suffix(".json")) as partial:
-        partial.write_text(json.dumps(record, indent=2))
+    write_bytes(path, built.engine)
+    write_json(path.with_suffix(".json"), record)
     return RtxEngine(variant.name, architecture, path, len(built.engine), built.seconds)
 
 

@@ -8,11 +8,9 @@ from __future__ import annotations
 import re
 import threading
 import time
-from collections.abc import Callable
-from concurrent.futures import Future, wait
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from ..errors import EngineError, EngineMissingError, Int8EngineError
 from ..frame import OUTPUT_NAMES
@@ -21,13 +19,10 @@ from .cache import CachedEngine, EngineCache, EngineKey, OnRefusal
 from .engine_options import EngineOptions
 from .gpu import Gpu, check_memory, disk_shortage
 from .library import Library, Messages, make_interface
-from .progress import Listener, Reporter, make_monitor
+from .progress import Listener, Reporter, make_monitor, run_interruptibly
 
 __all__ = ["BuildEnvironment", "BuiltEngine", "PreparedEngine", "build_engine", "prepare_engine"]
 
-T = TypeVar("T")
-
-INTERRUPT_POLL_S = 0.1  # between looks for Ctrl-C while TensorRT builds
 # "BuilderFlag::kREQUIRE_USER_ALLOCATION is not compatible with networks that contain data-dependent dynamic shapes"
 USER_ALLOCATION_REFUSED = re.compile("user.?allocation", re.IGNORECASE)
 QUANTIZED_OPERATOR = b"DequantizeLinear"  # an operator's type stands in a protobuf as plain text
@@ -41,13 +36,11 @@ class BuiltEngine:
         engine: the serialized engine, with nothing before or after it: trtexec loads it.
         timing_cache: the times of the kernels that were tried, for the next build; None from TensorRT-RTX.
         seconds: how long parsing and building took.
-        warnings: TensorRT's warnings, each once.
     """
 
     engine: bytes
     timing_cache: bytes | None
     seconds: float
-    warnings: tuple[str, ...]
 
 
 def build_engine(
@@ -82,38 +75,20 @@ def build_engine(
     """
     start = time.perf_counter()
     job = EngineBuild(library, onnx, spec, architecture or (gpu.architecture if gpu else "this GPU"))
-    # TensorRT-RTX needs to be told that the engine may be for this GPU alone, which is faster
-    target = "current" if architecture is None and gpu is not None and library.kind == "rtx" else architecture
-    config = job.configure(options, options.workspace_on(gpu), target)
+    config = job.configure(options, gpu, architecture)
     job.attach_timing_cache(config, timing_cache)
-    if gpu is not None:
-        job.require_user_allocation(config)
     cancel = threading.Event()
     if listener is not None:
         config.progress_monitor = make_monitor(library, listener, cancel)
-    engine = _interruptible(lambda: job.build(config), cancel)
+    engine = run_interruptibly(lambda: job.build(config), cancel)
     times = job.timing_cache(config)
-    seconds = time.perf_counter() - start
-    return BuiltEngine(engine, times, seconds, tuple(job.messages.warnings))
+    return BuiltEngine(engine, times, time.perf_counter() - start)
 
 
 class EngineBuild:
-    """One graph, parsed; it keeps alive what the builder needs until the engine is built.
+    """One graph, parsed as ``network``; it keeps alive what the builder needs until the engine is built.
 
-    Args:
-        library: the TensorRT to build with.
-        onnx: a serialized ONNX model, or its file.
-        spec: the spec whose inputs and outputs the graph has.
-        gpu_name: the GPU that the engine is for, as error messages are to name it.
-
-    Attributes:
-        network: TensorRT's INetworkDefinition of the graph.
-        messages: what TensorRT says meanwhile.
-
-    Raises:
-        BackendUnavailableError: TensorRT does not start here.
-        EngineError: TensorRT refused the graph, or its inputs are not the spec's.
-        Int8EngineError: TensorRT refused a quantized graph.
+    ``gpu_name`` is how errors name the GPU that the engine is for; what is raised is documented at ``build_engine``.
     """
 
     def __init__(self, library: Library, onnx: bytes | Path, spec: ModelSpec, gpu_name: str = "this GPU") -> None:
@@ -132,32 +107,36 @@ class EngineBuild:
         self._builder, self.network, self._parser = builder, network, parser  # the parser owns the weights
         self._check_tensors()
 
-    def configure(self, options: EngineOptions, workspace: int | None, architecture: str | None) -> Any:
-        """Make an IBuilderConfig with the profile, the workspace and the architecture."""
+    def configure(self, options: EngineOptions, gpu: Gpu | None, architecture: str | None) -> Any:
+        """Make an IBuilderConfig for this machine's GPU or another architecture."""
         trt = self._library.module
         config = self._builder.create_builder_config()
         # TF32 keeps 10 bits of FP32's mantissa and is on by default: FP32 is to mean FP32
         config.clear_flag(trt.BuilderFlag.TF32)
         # names and precisions of the fused layers stay in the engine, for its inspector
         config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
+        workspace = options.workspace_on(gpu)
         if workspace is not None:
             config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, workspace)
+        if architecture is None and gpu is not None and self._library.kind == "rtx":
+            architecture = "current"  # TensorRT-RTX is told that the engine may be for this GPU alone, which is faster
         if architecture is not None:
             capability = self._library.compute_capability(architecture)
             config.num_compute_capabilities = 1
             config.set_compute_capability(capability, 0)
+        if gpu is not None and self._library.user_allocation is not None:
+            config.set_flag(self._library.user_allocation)
         self._add_profile(config, options)
         return config
 
     def attach_timing_cache(self, config: Any, data: bytes | None) -> None:
-        """Give the builder a timing cache with the times of earlier builds, to which it adds those of this one."""
+        """Give the builder the times of earlier builds, to which it adds those of this one."""
         if not self._library.has_timing_cache:
             return
-        times = config.create_timing_cache(data or b"")
-        if times is None or not config.set_timing_cache(times, False):  # it is damaged, or of another version or GPU
-            times = config.create_timing_cache(b"")
-            if times is not None:
-                config.set_timing_cache(times, False)
+        for content in (data or b"", b""):  # none is made of one that is damaged, or of another version or GPU
+            times = config.create_timing_cache(content)
+            if times is not None and config.set_timing_cache(times, False):
+                return
 
     def timing_cache(self, config: Any) -> bytes | None:
         """Return the timing cache after the build, serialized; None where there is none."""
@@ -165,12 +144,6 @@ class EngineBuild:
             return None
         times = config.get_timing_cache()
         return None if times is None else bytes(times.serialize())
-
-    def require_user_allocation(self, config: Any) -> None:
-        """Have TensorRT-RTX build an engine that allocates nothing while it runs, if the network allows it."""
-        flag = self._library.user_allocation
-        if flag is not None:
-            config.set_flag(flag)
 
     def build(self, config: Any) -> bytes:
         """Build the engine and return it serialized, or raise TensorRT's reasons."""
@@ -235,29 +208,6 @@ def _parser_error(error: Any) -> str:
     return f"{node}: {text}" if node else text
 
 
-def _interruptible(call: Callable[[], T], cancel: threading.Event) -> T:
-    """Run ``call`` in a thread, so that Ctrl-C reaches us while TensorRT works; ``cancel`` then asks it to stop."""
-    future: Future[T] = Future()
-
-    def work() -> None:
-        try:
-            future.set_result(call())
-        except BaseException as error:  # raised again by result(), in the caller's thread
-            future.set_exception(error)
-
-    thread = threading.Thread(target=work, name="engine build", daemon=True)
-    try:
-        thread.start()
-        while not wait([future], INTERRUPT_POLL_S).done:
-            pass
-    except BaseException:
-        cancel.set()
-        if thread in threading.enumerate():  # Ctrl-C may also come before the thread was started
-            wait([future])
-        raise
-    return future.result()
-
-
 @dataclass(frozen=True)
 class BuildEnvironment:
     """Where engines are built and kept.
@@ -278,11 +228,7 @@ class BuildEnvironment:
     must_keep: bool = False
 
     def not_kept(self, reason: str) -> None:
-        """Report that an engine can't be kept.
-
-        Raises:
-            EngineError: it must be kept.
-        """
+        """Report that an engine can't be kept, or raise EngineError if it must be."""
         if self.must_keep:
             raise EngineError(reason)
         self.reporter.say(f"{reason}; this run has its engine in memory, the next one builds it again")

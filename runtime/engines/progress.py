@@ -1,19 +1,24 @@
-"""The builder reports its progress in phases within phases; a listener hears of them, and bars on stderr show them."""
+"""While TensorRT builds, listeners hear of its phases, bars on stderr show them, and Ctrl-C stops it."""
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, wait
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from .library import Library
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
-__all__ = ["Listener", "Reporter", "make_monitor", "make_reporter", "show_progress"]
+__all__ = ["Listener", "Reporter", "make_monitor", "make_reporter", "run_interruptibly", "show_progress"]
+
+T = TypeVar("T")
+
+INTERRUPT_POLL_S = 0.1  # between looks for Ctrl-C while TensorRT builds
 
 
 class Listener(Protocol):
@@ -123,3 +128,26 @@ def make_monitor(library: Library, listener: Listener, cancel: threading.Event) 
             listener.finish(phase_name)
 
     return Monitor()
+
+
+def run_interruptibly(call: Callable[[], T], cancel: threading.Event) -> T:
+    """Run ``call`` in a thread, so that Ctrl-C reaches us while TensorRT works; ``cancel`` then asks it to stop."""
+    future: Future[T] = Future()
+
+    def work() -> None:
+        try:
+            future.set_result(call())
+        except BaseException as error:  # raised again by result(), in the caller's thread
+            future.set_exception(error)
+
+    thread = threading.Thread(target=work, name="engine build", daemon=True)
+    try:
+        thread.start()
+        while not wait([future], INTERRUPT_POLL_S).done:
+            pass
+    except BaseException:
+        cancel.set()
+        if thread in threading.enumerate():  # Ctrl-C may also come before the thread was started
+            wait([future])
+        raise
+    return future.result()

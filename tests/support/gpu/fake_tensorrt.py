@@ -268,4 +268,4 @@ class _Context:
 def fake_build(onnx: Path, spec: Any, options: EngineOptions, *_: Any, **__: Any) -> BuiltEngine:
     """In place of ``build_engine``: the graph itself, with its profile in front."""
     engine = json.dumps(options.profile).encode() + b"\n" + onnx.read_bytes()
-    return BuiltEngine(engine, b"times", 0.1, ())
+    return BuiltEngine(engine, b"times", 0.1)
