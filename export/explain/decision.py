@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from ...runtime.canvas.draw import percent
+from ...runtime.console import percent
 from .insides import Insides
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from ...runtime.canvas.draw import percent
+from ...runtime.console import percent
 from ...runtime.storage import replacing
 from .branches import draw_feature_maps, draw_input, draw_recurrent
 from .decision import draw_decision

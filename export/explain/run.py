@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ...runtime.canvas.draw import percent
+from ...runtime.console import percent
 from ...train.model_file import load_model
 from ..steps import Steps
 from .draw import write_picture
