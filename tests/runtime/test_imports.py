@@ -33,7 +33,7 @@ def test_a_name_that_is_not_public_is_an_attribute_error() -> None:
         "backends",
         "bundle",
         "backends.cuda",
-        "backends.forms",
+        "backends.fastest_form",
         "backends.tensorrt",
         "classifier",
         "cpu",
