@@ -20,7 +20,7 @@ from .bundle.writer import BundleWriter
 from .convert.build import serialize
 from .convert.check import count_operators
 from .convert.describe import describe
-from .explain.sensitivity import IMAGES, measure_sensitivity, ranked_groups
+from .explain.sensitivity import SENSITIVITY_IMAGES, measure_sensitivity, ranked_groups
 from .gates.compare import Flip
 from .gates.gate import SIMULATED_IMAGES, Limits
 from .gates.prove import Proof, drift, prove

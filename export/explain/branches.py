@@ -20,11 +20,12 @@ __all__ = ["draw_feature_maps", "draw_input", "draw_recurrent"]
 
 Array = npt.NDArray[Any]
 
-MAPS = 12  # feature maps shown of a layer
-GAP = 0.06  # the gap between two maps, as a share of a map's width
-UNITS = 48  # units shown of the hidden state
-LINES = 5  # classes whose probabilities are drawn
-NARROW = 40  # steps; more have no room for a tick each
+MAX_MAPS = 12  # feature maps shown of a layer
+MAP_GAP = 0.06  # the gap between two maps, as a share of a map's width
+MAX_UNITS = 48  # units shown of the hidden state
+MAX_LINES = 5  # classes whose probabilities are drawn
+MAX_TICKED_STEPS = 40  # steps; more have no room for a tick each
+MAX_LABEL_LENGTH = 24
 QUIET = "#6b6b6b"
 
 
@@ -56,7 +57,7 @@ def draw_feature_maps(place: SubFigure, maps: Sequence[FeatureMaps]) -> None:
         height, width, channels = item.values.shape
         axis.imshow(_strip(item.values), cmap="magma", interpolation="nearest", vmin=0, vmax=1)
         axis.axis("off")
-        shown = f", {MAPS} shown" if channels > MAPS else ""
+        shown = f", {MAX_MAPS} shown" if channels > MAX_MAPS else ""
         text = f"{item.layer}: {channels} channels of {width}×{height}{shown}"
         axis.set_title(text, loc="left", size=8, color=QUIET, pad=3, parse_math=False)
 
@@ -86,9 +87,9 @@ def _draw_answers(axis: Axes, insides: Insides, answers: Array) -> None:
     first = insides.ranking[0]
     order = [int(index) for index in np.argsort(-answers.max(axis=0), kind="stable") if index != first]
     steps = np.arange(1, len(answers) + 1)
-    for number, index in enumerate([first, *order[: LINES - 1]]):
+    for number, index in enumerate([first, *order[: MAX_LINES - 1]]):
         style = {"linewidth": 2.5, "color": "#1f4e8c", "zorder": 3} if number == 0 else {"linewidth": 1.1}
-        axis.plot(steps, answers[:, index], label=_short(insides.spec.class_labels[index]), **style)
+        axis.plot(steps, answers[:, index], label=_shortened(insides.spec.class_labels[index]), **style)
     axis.set(xlim=(0.5, len(answers) + 0.5), ylim=(-0.02, 1.02))
     axis.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
     axis.set_title("probability, had the sequence ended after this step", size=8, color=QUIET, loc="left")
@@ -102,7 +103,7 @@ def _draw_answers(axis: Axes, insides: Insides, answers: Array) -> None:
 def _step_axis(axis: Axes, steps: int) -> None:
     axis.set_xlabel("step", color=QUIET, size=8)
     axis.tick_params(labelsize=7)
-    axis.set_xticks(range(1, steps + 1, 1 if steps <= NARROW else 10))
+    axis.set_xticks(range(1, steps + 1, 1 if steps <= MAX_TICKED_STEPS else 10))
 
 
 def _picture(axis: Axes, pixels: Frame | Array, title: str, aspect: Literal["equal", "auto"] = "equal") -> None:
@@ -127,12 +128,12 @@ def _tinted(sequence: Array, colors: Array, size: int) -> Array:
 def _strip(values: Array) -> Array:
     """Put the channels of (H, W, C) that vary most side by side, in their order, with NaN between them."""
     height, width, channels = values.shape
-    chosen = np.sort(np.argsort(-values.reshape(-1, channels).std(axis=0), kind="stable")[:MAPS])
-    gap = np.full((height, max(round(width * GAP), 1)), np.nan)
+    chosen = np.sort(np.argsort(-values.reshape(-1, channels).std(axis=0), kind="stable")[:MAX_MAPS])
+    gap = np.full((height, max(round(width * MAP_GAP), 1)), np.nan)
     parts: list[Array] = []
     for channel in chosen:
         parts += [_stretched(values[:, :, channel]), gap]
-    parts += [np.full((height, width), np.nan), gap] * (MAPS - len(chosen))
+    parts += [np.full((height, width), np.nan), gap] * (MAX_MAPS - len(chosen))
     return np.concatenate(parts[:-1], axis=1)
 
 
@@ -143,10 +144,10 @@ def _stretched(values: Array) -> Array:
 
 def _liveliest(hidden: Array) -> Array:
     """Choose the up to 48 units of (T, H) that vary most, sorted by the step at which each is farthest from zero."""
-    chosen = np.argsort(-hidden.std(axis=0), kind="stable")[:UNITS]
+    chosen = np.argsort(-hidden.std(axis=0), kind="stable")[:MAX_UNITS]
     found = hidden[:, chosen]
     return np.asarray(found[:, np.argsort(np.abs(found).argmax(axis=0), kind="stable")])
 
 
-def _short(label: str, longest: int = 22) -> str:
-    return label if len(label) <= longest else f"{label[: longest - 1]}…"
+def _shortened(label: str) -> str:
+    return label if len(label) <= MAX_LABEL_LENGTH else f"{label[: MAX_LABEL_LENGTH - 1]}…"

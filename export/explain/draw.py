@@ -21,10 +21,10 @@ if TYPE_CHECKING:
 
 __all__ = ["write_picture"]
 
-WIDTH = 12.0  # inches
-DPI = 100
-HEADER = 0.35
-MAPS = 1.32  # inches of a row of feature maps
+PICTURE_WIDTH = 12.0  # inches
+PICTURE_DPI = 100
+HEADER_HEIGHT = 0.35
+MAP_ROW_HEIGHT = 1.32  # inches of a row of feature maps
 
 Section = tuple[float, str, Callable[["SubFigure"], None]]
 
@@ -38,23 +38,23 @@ def write_picture(insides: Insides, name: str, path: Path) -> None:
         path: the PNG to write; it is replaced as a whole.
     """
     sections = _sections(insides)
-    height = sum(section[0] + HEADER for section in sections) + HEADER
-    figure = Figure(figsize=(WIDTH, height))
+    height = sum(section[0] + HEADER_HEIGHT for section in sections) + HEADER_HEIGHT
+    figure = Figure(figsize=(PICTURE_WIDTH, height))
     FigureCanvasAgg(figure)
-    ratios = [HEADER, *(item[0] + HEADER for item in sections)]
+    ratios = [HEADER_HEIGHT, *(item[0] + HEADER_HEIGHT for item in sections)]
     rows = figure.subfigures(len(ratios), 1, squeeze=False, height_ratios=ratios)[:, 0]
     first = insides.ranking[0]
     answer = f"{insides.spec.class_labels[first]}, {percent(float(insides.probabilities[first]))}"
     rows[0].text(0.01, 0.35, f"{name}: {answer}", size=15, weight="bold", va="center", parse_math=False)
     for place, (size, title, draw) in zip(rows[1:], sections, strict=True):
-        share = HEADER / (size + HEADER)
+        share = HEADER_HEIGHT / (size + HEADER_HEIGHT)
         place.text(0.01, 1 - share / 2, title, size=11, weight="bold", va="center", parse_math=False)
         header, body = place.subfigures(2, 1, height_ratios=[share, 1 - share])
         header.set_facecolor("none")
         draw(body)
     with replacing(path, suffix=".png") as partial, warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph")  # a script that the font lacks: boxes, not a page of warnings
-        figure.savefig(partial, dpi=DPI, metadata={"Software": None})
+        figure.savefig(partial, dpi=PICTURE_DPI, metadata={"Software": None})
 
 
 def _sections(insides: Insides) -> list[Section]:
@@ -67,7 +67,7 @@ def _sections(insides: Insides) -> list[Section]:
     sections: list[Section] = [(3.0, given, lambda place: draw_input(place, insides))]
     if insides.maps:
         title = "What the CNN sees: feature maps, those channels that vary most, each scaled to its own range"
-        height = MAPS * len(insides.maps)
+        height = MAP_ROW_HEIGHT * len(insides.maps)
         sections.append((height, title, lambda place: draw_feature_maps(place, insides.maps)))
     recurrent = insides.recurrent
     if recurrent is not None:

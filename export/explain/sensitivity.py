@@ -18,14 +18,14 @@ from ...runtime.spec import ModelSpec
 from ..convert.build import serialize
 from ..quantize.lower import Lowering
 
-__all__ = ["IMAGES", "LayerSensitivity", "as_records", "group_of", "measure_sensitivity", "ranked_groups"]
+__all__ = ["SENSITIVITY_IMAGES", "LayerSensitivity", "as_records", "group_of", "measure_sensitivity", "ranked_groups"]
 
 Tensor = npt.NDArray[np.float32]
 Batches = Sequence[dict[str, Tensor]]
 
-IMAGES = 32
+SENSITIVITY_IMAGES = 32
 # Xception's blocks are groups; in other CNNs, and in the recurrent branch, each layer is a group of its own
-BLOCK = re.compile(r"cnn/block\d+")
+BLOCK_NAME = re.compile(r"cnn/block\d+")
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class LayerSensitivity:
 
 def group_of(layer: str) -> str:
     """Return the block that a layer belongs to; layers are given back a block at a time."""
-    found = BLOCK.match(layer)
+    found = BLOCK_NAME.match(layer)
     return found[0] if found else layer
 
 

@@ -23,16 +23,16 @@ from ..images import MINIMUM
 from ..quantize.prepare import prepare
 from ..request import ExportRequest
 from ..steps import Steps
-from .sensitivity import IMAGES, LayerSensitivity, as_records, measure_sensitivity
+from .sensitivity import SENSITIVITY_IMAGES, LayerSensitivity, as_records, measure_sensitivity
 
 __all__ = ["SensitivityReport", "rank_layers", "sensitivity_table"]
 
-SHOWN = 25
-COLORS = {"cnn": "#2f6fb3", "rnn": "#c0562c"}
-NAMES = {"cnn": "CNN", "rnn": "recurrent branch"}
-SCOPE = re.compile(r"_1/")  # TensorFlow adds it behind each layer's name
-ROW = 0.19  # inches of a bar
-WIDTH = 9.0
+MAX_ROWS = 25
+BRANCH_COLORS = {"cnn": "#2f6fb3", "rnn": "#c0562c"}
+BRANCH_NAMES = {"cnn": "CNN", "rnn": "recurrent branch"}
+NAME_SCOPE = re.compile(r"_1/")  # TensorFlow adds it behind each layer's name
+BAR_HEIGHT = 0.19  # inches of a bar
+PLOT_WIDTH = 9.0
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ def rank_layers(request: ExportRequest, steps: Steps | None = None) -> Sensitivi
 
 def _rank(request: ExportRequest, steps: Steps) -> SensitivityReport:
     prepared = prepare(request, steps)
-    paths = prepared.calibration_paths[: max(IMAGES, MINIMUM)]
+    paths = prepared.calibration_paths[: max(SENSITIVITY_IMAGES, MINIMUM)]
     form = "unrolled" if prepared.spec.uses_rnn else "none"
     count = len(prepared.lowering.parameters(form))
     with steps.step(f"quantize {count} layers one by one, {len(paths)} images each", count) as advance:
@@ -88,7 +88,7 @@ def _rank(request: ExportRequest, steps: Steps) -> SensitivityReport:
     return SensitivityReport(tuple(layers), len(paths), folder / "sensitivity.png", folder / "sensitivity.csv", stale)
 
 
-def sensitivity_table(report: SensitivityReport, shown: int = SHOWN) -> Table:
+def sensitivity_table(report: SensitivityReport, shown: int = MAX_ROWS) -> Table:
     """Make a table of the ``shown`` most sensitive layers, the most sensitive first."""
     title = f"each layer alone in INT8, {report.images} images: the change of the logits"
     table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
@@ -106,7 +106,7 @@ def sensitivity_table(report: SensitivityReport, shown: int = SHOWN) -> Table:
 
 def short_name(layer: str) -> str:
     """Shorten ``cnn/block2_sepconv1_1/separable_conv2d/pointwise`` to ``block2_sepconv1/pointwise``."""
-    return SCOPE.sub("/", layer.removeprefix("cnn/").replace("/separable_conv2d/", "/"))
+    return NAME_SCOPE.sub("/", layer.removeprefix("cnn/").replace("/separable_conv2d/", "/"))
 
 
 def _write(path: Path, text: str) -> None:
@@ -125,11 +125,11 @@ def _csv(layers: Sequence[LayerSensitivity]) -> str:
 
 def _plot(path: Path, layers: Sequence[LayerSensitivity], images: int) -> None:
     """Draw one bar for each layer, in the order of the graph from above to below."""
-    figure = Figure(figsize=(WIDTH, 1.3 + ROW * len(layers)), layout="constrained")
+    figure = Figure(figsize=(PLOT_WIDTH, 1.3 + BAR_HEIGHT * len(layers)), layout="constrained")
     FigureCanvasAgg(figure)
     axis = figure.subplots()
     branches = [branch_of(item.layer) for item in layers]
-    axis.barh(range(len(layers)), [item.error for item in layers], color=[COLORS[name] for name in branches])
+    axis.barh(range(len(layers)), [item.error for item in layers], color=[BRANCH_COLORS[name] for name in branches])
     axis.set_yticks(range(len(layers)), [short_name(item.layer) for item in layers], fontsize=6.5, parse_math=False)
     axis.invert_yaxis()
     axis.margins(y=0.01)
@@ -138,7 +138,7 @@ def _plot(path: Path, layers: Sequence[LayerSensitivity], images: int) -> None:
     axis.grid(axis="x", alpha=0.3)
     axis.spines[["top", "right"]].set_visible(False)
     for name in dict.fromkeys(branches):
-        axis.barh([0], [0], color=COLORS[name], label=NAMES[name])
+        axis.barh([0], [0], color=BRANCH_COLORS[name], label=BRANCH_NAMES[name])
     axis.legend(frameon=False, fontsize=8)
     with replacing(path) as partial:
         figure.savefig(partial, format="png", dpi=110)
