@@ -13,7 +13,7 @@ from support.machines.commands import command as run_command
 from support.models.bundles import make_bundle
 
 from hybrid_edge.export import command, pipeline
-from hybrid_edge.export.explain import sensitivity_report
+from hybrid_edge.export.explain import sensitivity as sensitivity_report
 from hybrid_edge.export.pipeline import export
 from hybrid_edge.export.request import ExportRequest, make_request
 from hybrid_edge.runtime.bundle import Bundle

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from support.models.bundles import SPEC, make_bundle, make_variant, npz, sample_image
 
-from hybrid_edge.export.bundle.writer import BundleWriter, locked
+from hybrid_edge.export.bundle.bundle_writer import BundleWriter, locked
 from hybrid_edge.runtime.bundle import Bundle
 from hybrid_edge.runtime.errors import BundleError
 from hybrid_edge.runtime.manifest import MANIFEST, GoldenImage, GoldenRecord, Manifest, Provenance

@@ -2,6 +2,7 @@
 
 Files are named by their hash and written first, each whole; replacing ``manifest.json`` is the one commit point; what
 no manifest refers to is swept then, or at the next start. A lock file beside the bundle admits one export at a time.
+``pack`` writes the bundle that is there as one tar.
 """
 
 from __future__ import annotations
@@ -12,18 +13,21 @@ import fcntl
 import hashlib
 import os
 import re
-from collections.abc import Callable, Iterator
+import tarfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import datetime, timezone
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import TracebackType
 from typing import IO
 
+from ... import __version__
 from ...runtime.bundle import Bundle
 from ...runtime.errors import BundleError
-from ...runtime.manifest import MANIFEST, FileRecord, Manifest, parse_manifest
-from ...runtime.storage import file_sha256
-from ...train.files import replacing
+from ...runtime.manifest import MANIFEST, FileRecord, Manifest, Provenance, parse_manifest
+from ...runtime.storage import file_sha256, replacing
 
-__all__ = ["BundleWriter", "locked", "writing"]
+__all__ = ["BundleWriter", "locked", "made_by", "pack", "provenance", "writing"]
 
 FOLDERS = ("artifacts", "golden")
 # what a sweep may remove: our own names and our own temporary files, nothing that a user put there
@@ -194,3 +198,65 @@ def _sync(folder: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def pack(bundle: Path) -> Path:
+    """Write a bundle's folder as ``NAME.tar`` beside it: the same bundle gives the same bytes, whenever and wherever.
+
+    Members are sorted, without times, owners or rights of their own; the tar is replaced as a whole.
+
+    Returns:
+        The tar's path.
+
+    Raises:
+        BundleError: there is no bundle, a damaged one, no room, or no right to write.
+    """
+    bundle = bundle.resolve()
+    target = bundle.with_name(f"{bundle.name}.tar")
+    with locked(bundle):
+        opened = Bundle.open(bundle)
+        files = {path: opened.verified(record) for path, record in opened.manifest.files.items()}
+        files[MANIFEST] = bundle / MANIFEST
+        with (
+            writing(target),
+            replacing(target) as partial,
+            tarfile.open(partial, "w", format=tarfile.USTAR_FORMAT) as tar,
+        ):
+            for name in sorted(files):
+                member = tarfile.TarInfo(name)
+                member.size = files[name].stat().st_size
+                with files[name].open("rb") as file:
+                    tar.addfile(member, file)
+    return target
+
+
+MADE_BY = ("tensorflow", "keras", "tf2onnx", "onnx")
+PACKAGES = (*MADE_BY, "onnxruntime", "onnxruntime-gpu", "tensorrt", "tensorrt-rtx", "numpy", "opencv-python")
+
+
+def made_by() -> dict[str, str]:
+    """Return the versions of the packages that made an artifact, by the package's name."""
+    return {"hybrid-edge": __version__, **_versions(MADE_BY)}
+
+
+def provenance(run: str, metrics: Mapping[str, float]) -> Provenance:
+    """Record when, by which packages and from which run of these metrics the bundle is made."""
+    return Provenance(
+        created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        hybrid_edge=__version__,
+        run=run,
+        packages=_versions(PACKAGES),
+        metrics=dict(metrics),
+    )
+
+
+def _versions(packages: Sequence[str]) -> dict[str, str]:
+    found = {package: _version(package) for package in packages}
+    return {package: number for package, number in found.items() if number}
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None  # one of onnxruntime and onnxruntime-gpu, OpenCV under another name, or JetPack's TensorRT

@@ -15,7 +15,7 @@ from ...runtime.engines.prepare import Place, prepare_engine
 from ...runtime.engines.progress import Reporter
 from ...runtime.errors import BackendUnavailableError, BundleError, EngineError, HybridEdgeError, Int8EngineError
 from ...train.files import sweep
-from .writer import locked
+from .bundle_writer import locked
 
 __all__ = ["Engines", "LocalEngine", "build_engines"]
 
