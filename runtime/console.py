@@ -5,11 +5,12 @@ from __future__ import annotations
 import contextlib
 import errno
 import io
+import json
 import os
 import sys
 import threading
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -37,6 +38,7 @@ __all__ = [
     "leave_at_once",
     "main",
     "make_app",
+    "print_json",
     "printable",
     "progress",
     "say",
@@ -209,5 +211,10 @@ def waiting(what: str) -> Iterator[Callable[[], None]]:
 
 
 def say(text: str, style: str = "dim") -> None:
-    """Print one line on stderr."""
+    """Print one line on stderr; control characters in it are escaped, and brackets are no markup."""
     status.print(printable(text), style=style, markup=False, soft_wrap=True)
+
+
+def print_json(content: Mapping[str, Any]) -> None:
+    """Print one JSON object on stdout, as one line."""
+    typer.echo(json.dumps(content))
