@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import hashlib
 import os
 import re
@@ -19,15 +18,14 @@ from datetime import datetime, timezone
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import TracebackType
-from typing import IO
 
 from ... import __version__
 from ...runtime.bundle import Bundle
 from ...runtime.errors import BundleError
 from ...runtime.manifest import MANIFEST, FileRecord, Manifest, Provenance, parse_manifest
-from ...runtime.storage import file_sha256, replacing
+from ...runtime.storage import file_sha256, locked, replacing, write_bytes, write_text
 
-__all__ = ["BundleWriter", "locked", "made_by", "pack", "provenance", "writing"]
+__all__ = ["BundleWriter", "bundle_lock", "made_by", "pack", "provenance", "writing"]
 
 FOLDERS = ("artifacts", "golden")
 # what a sweep may remove: our own names and our own temporary files, nothing that a user put there
@@ -55,7 +53,7 @@ class BundleWriter:
 
     def __enter__(self) -> BundleWriter:
         with contextlib.ExitStack() as stack:
-            stack.enter_context(locked(self.path, self._on_wait))
+            stack.enter_context(bundle_lock(self.path, self._on_wait))
             self._refuse_foreign()
             self.sweep()
             self._stack = stack.pop_all()
@@ -86,8 +84,7 @@ class BundleWriter:
         target = self.path / record.path
         with writing(self.path):
             if not _holds(target, record):
-                with replacing(target) as partial:
-                    partial.write_bytes(data)
+                write_bytes(target, data)
         return record
 
     def commit(self, manifest: Manifest) -> None:
@@ -102,8 +99,7 @@ class BundleWriter:
         with writing(self.path):
             for folder in FOLDERS:
                 _sync(self.path / folder)  # a renamed file is on the disk when its folder is
-            with replacing(self.path / MANIFEST) as partial:
-                partial.write_text(manifest.model_dump_json(indent=2) + "\n", encoding="utf-8")
+            write_text(self.path / MANIFEST, manifest.model_dump_json(indent=2) + "\n")
             _sync(self.path)
 
     def sweep(self) -> None:
@@ -146,21 +142,16 @@ class BundleWriter:
 
 
 @contextlib.contextmanager
-def locked(bundle: Path, on_wait: Callable[[], object] = lambda: None) -> Iterator[None]:
+def bundle_lock(bundle: Path, on_wait: Callable[[], object] = lambda: None) -> Iterator[None]:
     """Hold the lock of a bundle's folder, ``.NAME.lock`` beside it; wait while another process holds it.
-
-    The file stays: if it were removed, two processes could each hold a lock of that name. A process that is killed
-    lets go of it.
 
     Raises:
         BundleError: the lock file can't be made.
     """
-    with _lock_file(bundle.resolve()) as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            on_wait()
-            fcntl.flock(file, fcntl.LOCK_EX)
+    bundle = bundle.resolve()
+    with contextlib.ExitStack() as held:
+        with writing(bundle):
+            held.enter_context(locked(bundle.parent / f".{bundle.name}.lock", on_wait))
         yield
 
 
@@ -177,12 +168,6 @@ def writing(path: Path) -> Iterator[None]:
         raise BundleError(
             f"{path}: can't be written: {error.strerror or error}; {remedy}. A bundle that was there is unchanged"
         ) from error
-
-
-def _lock_file(bundle: Path) -> IO[bytes]:
-    with writing(bundle):
-        bundle.parent.mkdir(parents=True, exist_ok=True)
-        return (bundle.parent / f".{bundle.name}.lock").open("wb")
 
 
 def _holds(path: Path, record: FileRecord) -> bool:
@@ -213,7 +198,7 @@ def pack(bundle: Path) -> Path:
     """
     bundle = bundle.resolve()
     target = bundle.with_name(f"{bundle.name}.tar")
-    with locked(bundle):
+    with bundle_lock(bundle):
         opened = Bundle.open(bundle)
         files = {path: opened.verified(record) for path, record in opened.manifest.files.items()}
         files[MANIFEST] = bundle / MANIFEST

@@ -19,8 +19,7 @@ from rich.text import Text
 from ...runtime import console
 from ...runtime.errors import BundleError
 from ...runtime.manifest import Accuracy, Check, Parity, Precision, RecurrentForm, Target, Variant
-from ...runtime.storage import replacing
-from ...train.files import sweep
+from ...runtime.storage import sweep, write_bytes
 from ..gates.compare import Flip
 from ..gates.flips import write_flips
 from .bundle_writer import writing
@@ -127,8 +126,7 @@ def write_report(path: Path, entries: Sequence[ReportEntry], content: Mapping[st
         "variants": [_record(entry) for entry in entries],
         **(content or {}),
     }
-    with replacing(path) as partial:
-        partial.write_bytes(to_json(data, indent=2, inf_nan_mode="null") + b"\n")
+    write_bytes(path, to_json(data, indent=2, inf_nan_mode="null") + b"\n")
 
 
 def gates_table(entries: Sequence[ReportEntry]) -> Table:

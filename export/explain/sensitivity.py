@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import re
 import tempfile
 from collections.abc import Callable, Iterable, Sequence
@@ -26,8 +25,8 @@ from ...calib import read_batches
 from ...runtime.backends.base import Backend
 from ...runtime.backends.onnxruntime import OnnxRuntimeSimulated
 from ...runtime.spec import ModelSpec
-from ...runtime.storage import replacing
-from ..bundle.bundle_writer import locked, writing
+from ...runtime.storage import replacing, write_json, write_text
+from ..bundle.bundle_writer import bundle_lock, writing
 from ..bundle.report import check_folder
 from ..convert.build import serialize
 from ..convert.layers import branch_of
@@ -192,7 +191,7 @@ def rank_layers(request: ExportRequest, steps: Steps | None = None) -> Sensitivi
         HybridEdgeError: preparing fails, as ``prepare`` describes it.
     """
     steps = steps or Steps(quiet=True)
-    with locked(request.out, lambda: steps.say("another export writes here: waiting for it")):
+    with bundle_lock(request.out, lambda: steps.say("another export writes here: waiting for it")):
         check_folder(request.report)
         return _rank(request, steps)
 
@@ -206,8 +205,8 @@ def _rank(request: ExportRequest, steps: Steps) -> SensitivityReport:
         layers = measure_sensitivity(prepared.lowering, paths, prepared.spec, on_layer=advance)
     folder = request.report
     with writing(folder):
-        _write(folder / "sensitivity.json", json.dumps(as_records(layers), indent=2) + "\n")
-        _write(folder / "sensitivity.csv", _csv(layers))
+        write_json(folder / "sensitivity.json", as_records(layers))
+        write_text(folder / "sensitivity.csv", _csv(layers))
         _plot(folder / "sensitivity.png", layers, len(paths))
     stale = prepared.measurement.stale if prepared.measurement else None
     return SensitivityReport(tuple(layers), len(paths), folder / "sensitivity.png", folder / "sensitivity.csv", stale)
@@ -232,11 +231,6 @@ def sensitivity_table(report: SensitivityReport, shown: int = MAX_ROWS) -> Table
 def short_name(layer: str) -> str:
     """Shorten ``cnn/block2_sepconv1_1/separable_conv2d/pointwise`` to ``block2_sepconv1/pointwise``."""
     return NAME_SCOPE.sub("/", layer.removeprefix("cnn/").replace("/separable_conv2d/", "/"))
-
-
-def _write(path: Path, text: str) -> None:
-    with replacing(path) as partial:
-        partial.write_text(text, encoding="utf-8")
 
 
 def _csv(layers: Sequence[LayerSensitivity]) -> str:
