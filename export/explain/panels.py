@@ -21,7 +21,7 @@ import numpy.typing as npt
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from ...runtime.canvas.draw import percent
+from ...runtime.console import percent
 from ...runtime.preprocess import Frame
 from ...runtime.storage import replacing
 from .insides import FeatureMaps, Insides, Recurrent

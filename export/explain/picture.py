@@ -74,7 +74,7 @@ def draw_picture(request: PictureRequest, steps: Steps | None = None) -> str:
     Raises:
         ModelFileError: the file is not a model that hybrid-train wrote.
     """
-    from ...runtime.canvas.draw import percent  # noqa: PLC0415  # these load Keras and matplotlib
+    from ...runtime.console import percent  # noqa: PLC0415  # these load Keras and matplotlib
     from ...train.model_file import load_model  # noqa: PLC0415
     from .insides import look_inside  # noqa: PLC0415
     from .panels import write_picture  # noqa: PLC0415

@@ -12,8 +12,7 @@ from rich.cells import cell_len
 from rich.text import Text
 
 from .. import console
-from ..canvas.draw import percent
-from ..console import printable
+from ..console import percent, printable
 from ..frame import Frame
 from ..tables import NONE, TextTable
 from .models import Model
