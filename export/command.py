@@ -10,7 +10,7 @@ import typer
 from ..runtime import console
 from ..runtime.commands.options import refuse_others
 from ..runtime.engines.ahead import parse_architectures
-from ..runtime.engines.options import EngineOptions, parse_profile
+from ..runtime.engines.engine_options import EngineOptions, parse_profile
 from ..runtime.engines.progress import Reporter, show_progress
 from ..train.quiet import import_tensorflow
 from .bundle.engine_files import build_engines

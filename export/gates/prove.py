@@ -15,7 +15,7 @@ from ...runtime.backends import ENGINES
 from ...runtime.backends.base import Backend
 from ...runtime.backends.onnxruntime import OnnxRuntimeSimulated, TensorSession
 from ...runtime.backends.tensorrt import TensorRtBackend
-from ...runtime.engines.options import EngineOptions
+from ...runtime.engines.engine_options import EngineOptions
 from ...runtime.errors import BackendUnavailableError
 from ...runtime.manifest import Parity, Target
 from ...runtime.spec import ModelSpec

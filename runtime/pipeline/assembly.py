@@ -11,7 +11,7 @@ import numpy as np
 from ... import runtime
 from ..bundle import Bundle
 from ..console import say, waiting
-from ..engines.options import MIB, EngineOptions, parse_profile
+from ..engines.engine_options import MIB, EngineOptions, parse_profile
 from ..engines.progress import make_reporter
 from ..outputs.choice import ChosenSinks, check_outputs
 from ..service.heartbeat import Heartbeat

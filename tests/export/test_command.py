@@ -17,7 +17,7 @@ from hybrid_edge.export.explain import sensitivity as sensitivity_report
 from hybrid_edge.export.pipeline import export
 from hybrid_edge.export.request import ExportRequest, make_request
 from hybrid_edge.runtime.bundle import Bundle
-from hybrid_edge.runtime.engines.options import EngineOptions
+from hybrid_edge.runtime.engines.engine_options import EngineOptions
 from hybrid_edge.runtime.errors import ModelFileError, UsageError
 from hybrid_edge.train.data import LabelledImage, write_list
 from hybrid_edge.train.run_folder import RunFolder

@@ -18,7 +18,7 @@ from hybrid_edge.runtime import Classifier
 from hybrid_edge.runtime import console as terminal
 from hybrid_edge.runtime.bundle import Bundle
 from hybrid_edge.runtime.commands import infer as command
-from hybrid_edge.runtime.engines.options import EngineOptions
+from hybrid_edge.runtime.engines.engine_options import EngineOptions
 from hybrid_edge.runtime.engines.progress import Reporter, make_reporter
 from hybrid_edge.runtime.manifest import MANIFEST
 from hybrid_edge.runtime.outputs import result_lines
