@@ -10,8 +10,9 @@ from pathlib import Path
 
 import numpy as np
 
-from ..canvas.draw import Box, fit, percent
+from ..canvas.draw import Box, fit
 from ..canvas.text import Color, Pixels, default_font
+from ..console import percent
 from ..errors import UsageError
 from ..opencv import cv2
 from ..storage import write_bytes

@@ -12,8 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from .. import console
-from ..canvas.draw import percent
-from ..console import print_json, printable
+from ..console import percent, print_json, printable
 from ..frame import Frame
 from .answers import Answers, ComparedModel
 
