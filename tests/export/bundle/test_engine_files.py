@@ -10,8 +10,8 @@ import pytest
 from support.gpu.engine_fixtures import ADA, Builds
 from support.models.bundles import make_bundle
 
-from hybrid_edge.export.bundle import engines
-from hybrid_edge.export.bundle.engines import build_engines
+from hybrid_edge.export.bundle import engine_files as engines
+from hybrid_edge.export.bundle.engine_files import build_engines
 from hybrid_edge.runtime.engines.library import find_library
 from hybrid_edge.runtime.errors import BackendUnavailableError, BundleError, EngineError, Int8EngineError
 
@@ -134,5 +134,5 @@ def test_a_bundle_without_a_tensorrt_variant_is_refused(tmp_path: Path) -> None:
 
 def test_it_needs_no_tensorflow() -> None:
     absent = {"tensorflow", "keras", "onnx", "tf2onnx"}
-    code = f"import sys, hybrid_edge.export.bundle.engines; print({absent} & set(sys.modules))"
+    code = f"import sys, hybrid_edge.export.bundle.engine_files; print({absent} & set(sys.modules))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "set()\n"

@@ -14,8 +14,8 @@ from ...runtime.engines.cache import EngineCache
 from ...runtime.engines.engine_options import EngineOptions
 from ...runtime.engines.progress import Reporter
 from ...runtime.errors import BackendUnavailableError, BundleError, EngineError, HybridEdgeError, Int8EngineError
-from ...train.files import sweep
-from .writer import locked
+from ...runtime.storage import sweep
+from .bundle_writer import bundle_lock
 
 __all__ = ["Engines", "LocalEngine", "build_engines"]
 
@@ -94,7 +94,7 @@ def _build_ahead(
     """Build engines for desktop cards under the bundle's lock: two exports would sweep each other's partial files."""
     home = _home(bundle, path)
     folder = home.parent / "engines"
-    with locked(home, lambda: reporter.say("another export writes beside this bundle: waiting for it")):
+    with bundle_lock(home, lambda: reporter.say("another export writes beside this bundle: waiting for it")):
         for name in ("*-rtx-sm*.engine", "*-rtx-sm*.json"):
             sweep(folder, name)
         return build_rtx(bundle, architectures, folder, options, reporter)
