@@ -8,8 +8,8 @@ from typing import Annotated, NoReturn
 import typer
 
 from .. import console
-from ..pipeline.request import Request
-from ..service.watch import HANG_TIMEOUT
+from ..pipeline.infer_request import InferRequest
+from ..service.heartbeat import HANG_TIMEOUT
 
 __all__ = ["app", "infer", "main"]
 
@@ -224,7 +224,7 @@ def infer(
         return
     named = (*(sources or ()), *(f"/dev/video{number}" for number in camera or ()))
     code = _run(
-        Request(
+        InferRequest(
             named,
             bundle=bundle,
             top_k=top_k,
@@ -257,7 +257,7 @@ def infer(
         raise typer.Exit(code)
 
 
-def _run(request: Request, others: tuple[Path, ...], sheet: Path | None) -> int:
+def _run(request: InferRequest, others: tuple[Path, ...], sheet: Path | None) -> int:
     """Classify, or compare bundles where several are named; imports are late so that --help does not wait for them."""
     if others or sheet is not None:
         from ..compare.request import CompareRequest  # noqa: PLC0415
@@ -266,7 +266,7 @@ def _run(request: Request, others: tuple[Path, ...], sheet: Path | None) -> int:
         from ..compare.run import compare  # noqa: PLC0415
 
         return compare(comparison)
-    from ..service.run import run  # noqa: PLC0415
+    from ..pipeline.launch import run  # noqa: PLC0415
 
     return run(request)
 

@@ -15,7 +15,7 @@ from ..console import say, waiting
 from ..engines.progress import make_reporter
 from ..errors import BundleError, UsageError
 from ..manifest import MANIFEST
-from ..pipeline.assembly import engine_options
+from ..pipeline.classify import engine_options
 from .request import CompareRequest
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 
 from ..errors import UsageError
-from ..pipeline.request import Request
+from ..pipeline.infer_request import InferRequest
 
 __all__ = ["CompareRequest"]
 
@@ -31,7 +31,7 @@ class CompareRequest:
             can't have that name or folder.
     """
 
-    run: Request
+    run: InferRequest
     others: tuple[Path, ...]
     sheet: Path | None = None
 
@@ -45,7 +45,7 @@ class CompareRequest:
             )
         foreign = [
             item.name
-            for item in fields(Request)
+            for item in fields(InferRequest)
             if item.name not in TAKEN and getattr(self.run, item.name) != item.default
         ]
         if foreign:

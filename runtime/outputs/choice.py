@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from .. import console
 from ..console import say
-from ..pipeline.request import Request
+from ..pipeline.infer_request import InferRequest
 from ..sources.events import Events
 from .display import default_headless, require_display
 from .jsonlines import LiveJson
@@ -30,7 +30,7 @@ __all__ = ["Outputs", "check_outputs"]
 FILE_FPS = 25.0  # frames a second of a recording, where neither the video file nor --fps says how many
 
 
-def check_outputs(request: Request, labels: tuple[str, ...] | None = None) -> None:
+def check_outputs(request: InferRequest, labels: tuple[str, ...] | None = None) -> None:
     """Refuse outputs that can't be opened, before minutes are spent on an engine for them.
 
     Args:
@@ -71,7 +71,7 @@ class Outputs:
 
     def __init__(
         self,
-        request: Request,
+        request: InferRequest,
         labels: tuple[str, ...],
         captures: Sequence[Capture],
         events: Events,

@@ -302,7 +302,7 @@ def test_a_supervisor_loads_neither_opencv_nor_numpy_nor_an_engine() -> None:
     code = """
 import sys
 from hybrid_edge.runtime import command
-from hybrid_edge.runtime.commands import run
+from hybrid_edge.runtime.pipeline import launch as run
 run.Supervisor.run = lambda self: print(sorted({"cv2", "numpy", "onnxruntime"} & set(sys.modules))) or 0
 sys.argv = ["hybrid-infer", "--camera", "0"]
 command.main()
