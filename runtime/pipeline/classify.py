@@ -15,22 +15,22 @@ from .. import console
 from ..background import start_in_background
 from ..bundle import Bundle
 from ..console import say, waiting
-from ..engines.options import MIB, EngineOptions, parse_profile
+from ..engines.engine_options import EngineOptions
 from ..engines.progress import make_reporter
-from ..outputs.choice import Outputs, check_outputs
-from ..outputs.result import Result, Status
+from ..outputs.choice import ChosenSinks, check_outputs
+from ..outputs.sink import Sink, Status
 from ..service.heartbeat import Heartbeat
 from ..service.signals import StopSignals
 from ..service.supervisor import REPLACED
 from ..sources import CaptureOptions, open_captures, reading_note
-from ..sources.events import Event, Events
+from ..sources.events import Events
 from .dataflow import Pipeline, PipelineOptions
 from .infer_request import InferRequest
 
 if TYPE_CHECKING:
     from ..classifier import Classifier
 
-__all__ = ["classify", "closed_in_time", "engine_options"]
+__all__ = ["classify", "closed_in_time"]
 
 
 def classify(request: InferRequest, signals: StopSignals, heartbeat: Heartbeat | None) -> int:
@@ -66,7 +66,7 @@ def classify(request: InferRequest, signals: StopSignals, heartbeat: Heartbeat |
         announce(classifier)
         if request.live or heartbeat is not None:
             _warm_up(classifier, request.batch_size)
-        outputs = Outputs(request, classifier.labels, captures, events, opened)
+        outputs = ChosenSinks(request, classifier.labels, captures, events, opened)
         latest_status = LatestStatus()
         pipeline = Pipeline(classifier, captures, [*outputs.sinks, latest_status], plan, events)
         opened.pop_all()  # from here on the pipeline closes the sinks
@@ -82,16 +82,6 @@ def classify(request: InferRequest, signals: StopSignals, heartbeat: Heartbeat |
         code = outputs.summary()
     signals.leave()
     return code
-
-
-def engine_options(profile: str | None, workspace: int | None, *, build: bool = True) -> EngineOptions:
-    """Make the options that ``--profile MIN,OPT,MAX``, ``--workspace MIB`` and ``--no-build`` ask for, or the defaults.
-
-    Raises:
-        UsageError: the profile is not three batch sizes in ascending order, or the workspace is too small.
-    """
-    sizes = {} if profile is None else {"profile": parse_profile(profile)}
-    return EngineOptions(**sizes, workspace=None if workspace is None else workspace * MIB, build=build)
 
 
 @contextmanager
@@ -119,7 +109,7 @@ def closed_in_time(classifier: Classifier, seconds: float | None) -> Iterator[li
             console.leave_at_once()
 
 
-class LatestStatus:
+class LatestStatus(Sink):
     """This sink remembers the last status, whose counts a heartbeat carries to ``systemctl status``."""
 
     def __init__(self) -> None:
@@ -135,26 +125,13 @@ class LatestStatus:
         }
         return {"results/s": round(self._last.fps, 1), **totals}
 
-    def write(self, result: Result) -> None:
-        """Do nothing: the status has the counts."""
-
-    def event(self, event: Event) -> None:
-        """Do nothing: the status has the counts."""
-
     def status(self, status: Status) -> None:
         """Remember this status in place of the one before."""
         self._last = status
 
-    def poll(self) -> bool:
-        """Return False: nobody can ask this sink to stop."""
-        return False
-
-    def close(self) -> None:
-        """Do nothing: the last status can still be asked for."""
-
 
 def _open(request: InferRequest, heartbeat: Heartbeat | None) -> Classifier:
-    engine = engine_options(request.profile, request.workspace, build=request.build)
+    engine = EngineOptions.from_flags(request.profile, request.workspace, build=request.build)
     with waiting("opening the bundle") as stop:
         bundle = Bundle.open(request.bundle)
         check_outputs(request, bundle.labels)

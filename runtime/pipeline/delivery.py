@@ -10,7 +10,7 @@ from contextlib import contextmanager
 import numpy as np
 
 from ..classifier import Prediction
-from ..outputs.result import LiveSink, Result, SourceStatus, Status
+from ..outputs.sink import Result, Sink, SourceStatus, Status
 from ..sources.events import Event
 from .handover import OUT_OF_MEMORY, Batch, Links, is_shortage, one_line
 from .mailbox import PendingFrame
@@ -77,7 +77,7 @@ class Delivery:
         closed: whether the user asked to stop: closed the window, or pressed Q.
     """
 
-    def __init__(self, links: Links, sinks: Sequence[LiveSink], labels: tuple[str, ...]) -> None:
+    def __init__(self, links: Links, sinks: Sequence[Sink], labels: tuple[str, ...]) -> None:
         self.broken = self.closed = False
         self._intake = links.intake
         self._events = links.events
@@ -154,7 +154,7 @@ class Delivery:
         if errors:
             raise errors[0]
 
-    def _close(self, sink: LiveSink) -> BaseException | None:
+    def _close(self, sink: Sink) -> BaseException | None:
         try:
             with self._clock:
                 sink.close()
@@ -177,7 +177,7 @@ class Delivery:
         for sink in self._sinks:
             sink.status(status)
 
-    def _write(self, sink: LiveSink, result: Result) -> None:
+    def _write(self, sink: Sink, result: Result) -> None:
         """Write one result; a sink that lacks the memory for it (a large picture to draw or encode) is passed over."""
         try:
             sink.write(result)

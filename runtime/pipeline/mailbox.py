@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from ..frame import Frame
-from ..outputs.result import SourceStatus
+from ..outputs.sink import SourceStatus
 
 __all__ = ["WAKE_FRAMES", "Intake", "Mailbox", "PendingFrame"]
 

@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping, MutableMapping
 from dataclasses import asdict, dataclass, field
 from typing import Literal
 
-from ..sources.calls import CALL, CALLS
+from ..sources.blocking import BLOCKING_CALLS, CALL_PREFIX
 from .signals import takes
 
 __all__ = ["HANG_TIMEOUT", "START_TIMEOUT", "VARIABLE", "Beat", "Heartbeat", "find_overdue"]
@@ -129,7 +129,9 @@ class Heartbeat:
         phase, most = self._phase, now - awake
         since = min(now - self._since, most)
         stages = {name: min(seconds, most) for name, seconds in self._stages().items()}
-        calls = {name.removeprefix(f"{CALL} "): min(seconds, most) for name, seconds in CALLS.busy().items()}
+        calls = {
+            name.removeprefix(f"{CALL_PREFIX} "): min(seconds, most) for name, seconds in BLOCKING_CALLS.busy().items()
+        }
         silence = min(SILENCE_TIMEOUT, self._hang_timeout)
         within = {"starting": START_TIMEOUT, "running": silence, "stopping": self._hang_timeout}[phase]
         overdue = find_overdue(phase, since, stages, calls, self._hang_timeout)

@@ -18,8 +18,8 @@ from hybrid_edge.runtime.backends.cuda import Event, Stream
 from hybrid_edge.runtime.backends.onnxruntime import OnnxRuntimeCpu
 from hybrid_edge.runtime.backends.tensorrt import TensorRtBackend, execution
 from hybrid_edge.runtime.bench.stages import branch_shares
-from hybrid_edge.runtime.engines import headroom
-from hybrid_edge.runtime.engines.options import EngineOptions
+from hybrid_edge.runtime.engines import gpu
+from hybrid_edge.runtime.engines.engine_options import EngineOptions
 from hybrid_edge.runtime.engines.progress import Reporter
 from hybrid_edge.runtime.errors import BackendError, EngineError
 from hybrid_edge.runtime.frame import Outputs
@@ -278,7 +278,7 @@ def test_of_a_memory_that_is_shared_what_files_can_give_is_free(
 ) -> None:
     """A Jetson that has read a bundle has little that nothing uses, and CUDA names that alone."""
     meminfo = tmp_path / "meminfo"
-    monkeypatch.setattr(headroom, "MEMINFO", meminfo)
+    monkeypatch.setattr(gpu, "MEMINFO", meminfo)
     graphs = []
     for available in (512, 128):
         meminfo.write_text(f"MemFree: 1024 kB\nMemAvailable: {available * 1024} kB\n")

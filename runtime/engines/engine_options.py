@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ..errors import UsageError
-from .gpu import Gpu
-from .headroom import MIB, available_memory
+from .gpu import MIB, Gpu, available_memory
 
 __all__ = ["MIB", "EngineOptions", "parse_profile"]
 
@@ -48,6 +47,16 @@ class EngineOptions:
             raise UsageError(
                 f"expected a workspace of at least {LEAST_WORKSPACE // MIB} MiB, found {self.workspace / MIB:g} MiB"
             )
+
+    @classmethod
+    def from_flags(cls, profile: str | None, workspace: int | None, *, build: bool = True) -> EngineOptions:
+        """Make the options that ``--profile MIN,OPT,MAX``, ``--workspace MIB`` and ``--no-build`` ask for.
+
+        Raises:
+            UsageError: the profile is not three batch sizes in ascending order, or the workspace is too small.
+        """
+        sizes = {} if profile is None else {"profile": parse_profile(profile)}
+        return cls(**sizes, workspace=None if workspace is None else workspace * MIB, build=build)
 
     def workspace_on(self, gpu: Gpu | None) -> int | None:
         """Return the bytes of scratch memory on this GPU; None, without a GPU, leaves them to TensorRT."""
