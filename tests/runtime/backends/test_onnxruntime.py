@@ -189,7 +189,7 @@ from pathlib import Path
 from hybrid_edge.runtime import BackendUnavailableError, ModelSpec
 from hybrid_edge.runtime.backends.onnxruntime import OnnxRuntimeCpu
 try:
-    OnnxRuntimeCpu(Path({str(model)!r}), ModelSpec.from_json({SPEC.to_json()!r}))
+    OnnxRuntimeCpu(Path({str(model)!r}), ModelSpec.from_json({SPEC.model_dump_json()!r}))
 except BackendUnavailableError as error:
     print(error)
 """
