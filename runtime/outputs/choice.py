@@ -7,7 +7,7 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING, TypeVar
 
 from ..console import say
-from ..pipeline.request import Request
+from ..pipeline.infer_request import InferRequest
 from ..sources.events import Events
 from .display import default_headless, require_display
 from .recorder import Recorder, check_recording
@@ -28,7 +28,7 @@ FILE_FPS = 25.0  # frames a second of a recording, where neither the video file 
 Opened = TypeVar("Opened", bound=Sink)
 
 
-def check_outputs(request: Request, labels: tuple[str, ...] | None = None) -> None:
+def check_outputs(request: InferRequest, labels: tuple[str, ...] | None = None) -> None:
     """Refuse outputs that can't be opened, before minutes are spent on an engine for them.
 
     Args:
@@ -69,7 +69,7 @@ class ChosenSinks:
 
     def __init__(
         self,
-        request: Request,
+        request: InferRequest,
         labels: tuple[str, ...],
         captures: Sequence[Capture],
         events: Events,

@@ -10,13 +10,13 @@ from typing import get_args
 
 import numpy as np
 import pytest
+from hybrid_edge.runtime.pipeline.request import Request
 from support.live.results import make_result, make_status
 
 from hybrid_edge.runtime.errors import UsageError
 from hybrid_edge.runtime.outputs.result_lines import JsonLines
 from hybrid_edge.runtime.outputs.sink import Result, Sink, Status
 from hybrid_edge.runtime.outputs.smoothing import Smoothing
-from hybrid_edge.runtime.pipeline.request import Request
 from hybrid_edge.runtime.sources.events import Event, Kind
 
 CAT = (1.0, 0, 0, 0, 0)
