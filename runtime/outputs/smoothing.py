@@ -16,7 +16,7 @@ from .sink import Result, Sink, Status
 
 __all__ = ["Smoothing"]
 
-FILE_FPS = 25  # frames of a video file that count as a second
+VIDEO_FPS = 25  # frames of a video file that count as a second
 MAX_SOURCES = 256  # sources that are remembered; far more than run at once
 BREAKS: frozenset[Kind] = frozenset({"lost", "stalled", "reconnected", "resized"})
 
@@ -70,7 +70,7 @@ class Smoothing(Sink):
         prediction, frame = result.prediction, result.frame
         if prediction is None or not frame.video:
             return result
-        time = frame.captured if frame.source in self._live else frame.index / FILE_FPS
+        time = frame.captured if frame.source in self._live else frame.index / VIDEO_FPS
         probabilities = self._average(frame.source, time, prediction.probabilities)
         return replace(result, prediction=replace(prediction, probabilities=probabilities), smoothed_s=self._seconds)
 
