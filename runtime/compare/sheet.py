@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..canvas.draw import Box, fit
+from ..canvas.pictures import Box, fit
 from ..canvas.text import Color, Pixels, default_font
 from ..errors import UsageError
 from ..opencv import cv2

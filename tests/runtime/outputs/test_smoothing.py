@@ -13,9 +13,9 @@ import pytest
 from support.live.results import make_result, make_status
 
 from hybrid_edge.runtime.errors import UsageError
+from hybrid_edge.runtime.outputs.choice import Smoothing
 from hybrid_edge.runtime.outputs.result_lines import JsonLines
 from hybrid_edge.runtime.outputs.sink import Result, Sink, Status
-from hybrid_edge.runtime.outputs.smoothing import Smoothing
 from hybrid_edge.runtime.pipeline.request import Request
 from hybrid_edge.runtime.sources.events import Event, Kind
 
