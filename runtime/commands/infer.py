@@ -8,8 +8,8 @@ from typing import Annotated, NoReturn
 import typer
 
 from .. import console
-from ..pipeline.request import Request
-from ..service.watch import HANG_TIMEOUT
+from ..pipeline.infer_request import InferRequest
+from ..service.heartbeat import HANG_TIMEOUT
 
 __all__ = ["app", "infer", "main"]
 
@@ -202,7 +202,7 @@ def infer(
         print_cameras(as_json=as_json)
         return
     named = (*(sources or ()), *(f"/dev/video{number}" for number in camera or ()))
-    request = Request(
+    request = InferRequest(
         named,
         bundle=bundle,
         top_k=top_k,
@@ -228,7 +228,7 @@ def infer(
         hang_timeout=hang_timeout,
         supervise=supervise,
     )
-    from ..service.run import run  # noqa: PLC0415  # --help should not wait for it
+    from ..pipeline.launch import run  # noqa: PLC0415  # --help should not wait for it
 
     if code := run(request):
         raise typer.Exit(code)

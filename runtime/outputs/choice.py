@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..console import say
-from ..pipeline.request import Request
+from ..pipeline.infer_request import InferRequest
 from ..sources.events import Event, Events, Kind
 from .display import display_problem, require_display
 from .recorder import Recorder, check_recording
@@ -36,7 +36,7 @@ BREAKS: frozenset[Kind] = frozenset({"lost", "stalled", "reconnected", "resized"
 Opened = TypeVar("Opened", bound=Sink)
 
 
-def check_outputs(request: Request, labels: tuple[str, ...] | None = None) -> None:
+def check_outputs(request: InferRequest, labels: tuple[str, ...] | None = None) -> None:
     """Refuse outputs that can't be opened, before minutes are spent on an engine for them.
 
     Args:
@@ -77,7 +77,7 @@ class ChosenSinks:
 
     def __init__(
         self,
-        request: Request,
+        request: InferRequest,
         labels: tuple[str, ...],
         captures: Sequence[Capture],
         events: Events,
