@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import UsageError
-from ..service.watch import HANG_TIMEOUT
+from ..service.heartbeat import HANG_TIMEOUT
 from ..sources.names import parse_live
 
-__all__ = ["Request", "is_live"]
+__all__ = ["InferRequest", "is_live"]
 
 FILES_BATCH = 8
 
@@ -25,7 +25,7 @@ def is_live(name: str) -> bool:
 
 
 @dataclass(frozen=True)
-class Request:
+class InferRequest:
     """This class holds the sources, the bundle, how frames go through it, and where results go.
 
     Attributes:

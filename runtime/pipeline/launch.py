@@ -12,21 +12,16 @@ import typer
 from .. import console
 from ..console import say
 from ..errors import BackendError
-from ..pipeline.request import Request
+from ..service.heartbeat import Heartbeat
+from ..service.signals import StopSignals
+from ..service.supervisor import Supervisor
 from ..sources.events import Event
-from .heartbeat import Heartbeat
-from .signals import StopSignals
-from .supervisor import Supervisor
-from .watch import Limits
-from .worker import die_with_parent, own_command
+from .infer_request import InferRequest
 
-__all__ = ["INTERRUPTED", "run"]
-
-INTERRUPTED = 130
-MODULE = "hybrid_edge.runtime.commands.infer"
+__all__ = ["run"]
 
 
-def run(request: Request) -> int:
+def run(request: InferRequest) -> int:
     """Do what a call of the command asks for.
 
     Returns:
@@ -37,30 +32,28 @@ def run(request: Request) -> int:
         KeyboardInterrupt: SIGINT came, and what was in the model was finished.
         SystemExit: SIGTERM came; or this process supervised, and the worker, which has said everything, is gone.
     """
-    heartbeat = Heartbeat.from_environment()
+    heartbeat = Heartbeat.from_environment(request.hang_timeout)
     if heartbeat is None and request.supervised:
         raise SystemExit(_supervise(request))
-    if heartbeat is not None:
-        die_with_parent()
-    with StopSignals(stop_codes(request)) as signals:
-        from ..pipeline.assembly import classify  # noqa: PLC0415  # a supervisor loads neither OpenCV nor an engine
+    with StopSignals(_stop_codes(request)) as signals:
+        from .classify import classify  # noqa: PLC0415  # a supervisor loads neither OpenCV nor an engine
 
         return classify(request, signals, heartbeat)
 
 
-def stop_codes(request: Request) -> Mapping[int, int]:
+def _stop_codes(request: InferRequest) -> Mapping[int, int]:
     """Return the exit code for each signal: SIGTERM is the ordinary end of a camera's run, and not of a folder's."""
-    ordinary = 0 if request.live else INTERRUPTED
-    return {signal.SIGINT: INTERRUPTED, signal.SIGTERM: ordinary, signal.SIGHUP: ordinary}
+    ordinary = 0 if request.live else console.INTERRUPTED
+    return {signal.SIGINT: console.INTERRUPTED, signal.SIGTERM: ordinary, signal.SIGHUP: ordinary}
 
 
-def _supervise(request: Request) -> int:
+def _supervise(request: InferRequest) -> int:
     supervisor = Supervisor(
-        own_command(MODULE, sys.argv[1:]),
-        codes=stop_codes(request),
-        say=_tell,
+        [sys.executable, *sys.orig_argv[1:]],
+        codes=_stop_codes(request),
+        say=_say_below_status,
         report=_print_event if request.as_json else lambda _: None,
-        limits=Limits.of(request.hang_timeout),
+        hang_timeout=request.hang_timeout,
         replaces=request.live,
     )
     try:
@@ -76,7 +69,7 @@ def _supervise(request: Request) -> int:
         console.status.show_cursor()  # a worker that was killed during its status line has left it hidden
 
 
-def _tell(text: str) -> None:
+def _say_below_status(text: str) -> None:
     if console.status.is_terminal:
         console.status.line()  # below the status line of a worker that was killed
     say(text, style="yellow")

@@ -12,7 +12,7 @@ import math
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -20,29 +20,22 @@ from ..errors import UsageError
 from ..outputs.sink import Sink, SourceStatus, Status
 from ..preprocess import Preprocessor
 from ..sources.events import Events
-from .batch import Batch
-from .capturing import Capturing
-from .channel import Channel
-from .delivery import POLL, Delivery
-from .inference import Inference
-from .lines import Lines
-from .mailbox import ENOUGH, Intake, Mailbox
-from .memory import keep_frame_memory
-from .meters import Activity
-from .pace import Pace
-from .preparation import Preparation
+from .delivery import LOOK_INTERVAL, Delivery
+from .handover import Batch, Channel, Links, Pace, keep_frame_memory
+from .mailbox import WAKE_FRAMES, Intake, Mailbox
+from .stages import Capturing, Inference, Preparation
 
 if TYPE_CHECKING:
     from ..backends.base import Backend
     from ..classifier import Classifier
     from ..sources.capture import Capture
 
-__all__ = ["DRAIN", "Pipeline", "PipelineOptions", "Summary"]
+__all__ = ["Pipeline", "PipelineOptions", "Summary"]
 
-DRAIN = 1.8  # seconds from the wish to stop to the end of ``run``, without the time to close the sinks
-FLOAT = 4  # bytes of a float32
-SMALL = 2**18  # bytes of a frame's tensors whose engine may take no longer than waking the next stage's thread
-LAST = 0.1  # seconds that ``run`` waits for each thread at least
+DRAIN_TIME = 1.8  # seconds from the wish to stop to the end of ``run``, without the time to close the sinks
+JOIN_TIME = 0.1  # seconds that ``run`` waits for each thread at least
+FLOAT_BYTES = 4
+SMALL_BYTES = 2**18  # of a frame's tensors whose engine may take no longer than waking the next stage's thread
 
 Ending = Literal["finished", "stopped", "closed"]
 
@@ -87,74 +80,6 @@ class Summary:
     ending: Ending
     unfinished: tuple[str, ...] = ()
 
-    @property
-    def classified(self) -> int:
-        """The number of frames that went through the model."""
-        return sum(source.classified for source in self.status.sources)
-
-    @property
-    def dropped(self) -> int:
-        """The number of frames that were given up."""
-        return sum(source.dropped for source in self.status.sources)
-
-    @property
-    def unreadable(self) -> int:
-        """The number of frames that could not be read."""
-        return sum(source.unreadable for source in self.status.sources)
-
-
-@dataclass(frozen=True)
-class _Plan:
-    """This class holds what the options come to for these captures and this backend.
-
-    Attributes:
-        batch: the most rows of a batch.
-        newest: for each capture, whether its newest frame wins.
-        max_wait: seconds for which a batch waits for more frames; None: until it is full.
-        depth: the most batches in the engine at once.
-        backend: the engine, whose input memory is used.
-    """
-
-    batch: int
-    newest: tuple[bool, ...]
-    max_wait: float | None
-    depth: int
-    backend: Backend
-
-    @classmethod
-    def make(cls, captures: Sequence[Capture], options: PipelineOptions, backend: Backend) -> _Plan:
-        newest = tuple(capture.live if options.latest is None else options.latest for capture in captures)
-        patient = not any(newest) and not any(capture.live for capture in captures)
-        # a second batch in the engine would be fed with frames that are old when it gets to them
-        depth = 1 if any(newest) else backend.depth
-        return cls(options.batch, newest, None if patient else options.max_wait_ms / 1000, depth, backend)
-
-    def lines(self, captures: Sequence[Capture], events: Events) -> Lines:
-        """Make the channels between the stages, with the engine's input memory in them."""
-        fresh = any(self.newest)
-        together = 1 if fresh else self._together()
-        # preprocessing writes one batch; where every frame counts, others must be ready when the engine is
-        slots = self.backend.buffers(self.batch, self.depth + (1 if fresh else 2 * together))
-        boxes = [
-            Mailbox(item.name, live=item.live, newest=wins) for item, wins in zip(captures, self.newest, strict=True)
-        ]
-        return Lines(
-            intake=Intake(boxes, fresh=self.batch == 1, patient=self.max_wait is None),
-            free=Channel(len(slots), slots),
-            ready=Channel(1 if together > 1 else len(slots)),
-            done=Channel(1 if fresh else 2),
-            together=together,
-            pace=Pace(self.max_wait or 0.0) if fresh else None,
-            events=events,
-            halt=threading.Event(),
-        )
-
-    def _together(self) -> int:
-        """Return how many batches go on at a time: several only of one small frame each that nobody waits for alone."""
-        size = sum(math.prod(shape) for shape in self.backend.spec.inputs.values()) * FLOAT
-        alone = self.batch == self.depth == 1
-        return ENOUGH if alone and self.max_wait is None and size <= SMALL else 1
-
 
 class Pipeline:
     """Runs captures through a classifier, once.
@@ -167,7 +92,7 @@ class Pipeline:
         events: where the pipeline and the captures report faults.
 
     Attributes:
-        activity: what each stage is doing: ``capture NAME``, ``preprocess``, ``infer``, ``output``; for any thread.
+        closing: whether ``run`` has come to closing the sinks, which must not be cut short; for any thread.
         unfinished: the threads that hang, known after ``run``, also where it raised; see ``Summary``.
 
     Raises:
@@ -185,32 +110,39 @@ class Pipeline:
     ) -> None:
         if not captures:
             raise UsageError("expected at least one source, found none")
-        self.activity = Activity()
+        self.closing = False
         self.unfinished: tuple[str, ...] = ()
         self._error: BaseException | None = None
         self._undelivered: deque[Batch] = deque()
         self._lock = threading.Lock()
-        plan = _Plan.make(captures, options, classifier.selection.backend)
-        self._lines = plan.lines(captures, events)
-        self._inference = Inference(self._lines, self.activity.stage("infer"), plan.backend, plan.depth)
-        self._threads = [
-            threading.Thread(target=self._guard, args=(work,), name=name, daemon=True)
-            for name, work in self._stages(classifier, captures, plan)
+        backend = classifier.selection.backend
+        newest = [capture.live if options.latest is None else options.latest for capture in captures]
+        patient = not any(newest) and not any(capture.live for capture in captures)
+        max_wait = None if patient else options.max_wait_ms / 1000
+        # a second batch in the engine would be fed with frames that are old when it gets to them
+        depth = 1 if any(newest) else backend.depth
+        boxes = [Mailbox(item.name, live=item.live, newest=wins) for item, wins in zip(captures, newest, strict=True)]
+        self._links = _make_links(boxes, backend, options.batch, depth, max_wait, events)
+        self._inference = Inference(self._links, backend, depth)
+        preparation = Preparation(self._links, Preprocessor(classifier.spec), options.batch, max_wait)
+        stages = [
+            (f"capture {box.name}", Capturing(self._links, capture, box).run)
+            for capture, box in zip(captures, boxes, strict=True)
         ]
-        output = self.activity.stage("output")
-        self._delivery = Delivery(sinks, classifier.labels, self._lines.intake, events, output)
+        stages += [("preprocess", preparation.run), ("infer", self._inference.run)]
+        self._threads = [
+            threading.Thread(target=self._guard, args=(run,), name=name, daemon=True) for name, run in stages
+        ]
+        self._delivery = Delivery(self._links, sinks, classifier.labels)
 
-    def _stages(
-        self, classifier: Classifier, captures: Sequence[Capture], plan: _Plan
-    ) -> Iterator[tuple[str, Callable[[], None]]]:
-        """Yield each thread's name and what it runs."""
-        lines, stage = self._lines, self.activity.stage
-        for capture, box in zip(captures, lines.intake.boxes, strict=True):
-            name = f"capture {box.name}"
-            yield name, Capturing(capture, box, lines, stage(name)).run
-        preprocessor = Preprocessor(classifier.spec)
-        yield "preprocess", Preparation(lines, stage("preprocess"), preprocessor, plan.batch, plan.max_wait).run
-        yield "infer", self._inference.run
+    def busy(self) -> Mapping[str, float]:
+        """Return for how many seconds ``preprocess``, ``infer`` and ``output`` have been in one call, 0 while waiting.
+
+        Any thread may call it, while the stages work or hang.
+        """
+        now = time.monotonic()
+        clocks = self._links.clocks.items()
+        return {name: max(0.0, now - since) if (since := clock.since) else 0.0 for name, clock in clocks}
 
     def sources(self) -> tuple[SourceStatus, ...]:
         """Return every source's counts at this moment; any thread may call it."""
@@ -235,21 +167,24 @@ class Pipeline:
             ending = self._serve(stop)
         except BaseException as error:  # raised below, when everything is closed
             self._fail(error)
-        deadline = time.monotonic() + DRAIN
+        deadline = time.monotonic() + DRAIN_TIME
         try:
             self._drain(deadline)
         except BaseException as error:  # raised below too
             self._fail(error)
         self.unfinished = self._join(deadline)
-        status = self._close()
+        self.closing = True
+        status = self._delivery.status()
+        for last in (lambda: self._delivery.finish(status), self._delivery.close):
+            self._guard(last)
         if self._error is not None:
             raise self._error
         return Summary(status, ending, self.unfinished)
 
     def _serve(self, stop: threading.Event) -> Ending:
-        delivery, done = self._delivery, self._lines.done
+        delivery, done = self._delivery, self._links.done
         while not stop.is_set():
-            batch = self._finished(POLL)
+            batch = self._next_finished(LOOK_INTERVAL)
             if batch is not None:
                 delivery.deliver(batch)
             elif done.over or self._error is not None:
@@ -263,42 +198,30 @@ class Pipeline:
 
     def _drain(self, deadline: float) -> None:
         """Stop what is before the engine, and write what comes out of it until ``deadline``."""
-        self._lines.stop()
-        while (self._undelivered or not self._lines.done.over) and (remaining := deadline - time.monotonic()) > 0:
-            batch = self._finished(remaining)
+        self._links.stop()
+        while (self._undelivered or not self._links.done.over) and (remaining := deadline - time.monotonic()) > 0:
+            batch = self._next_finished(remaining)
             if batch is not None and not self._delivery.broken:
                 self._delivery.deliver(batch)
 
-    def _finished(self, timeout: float) -> Batch | None:
+    def _next_finished(self, timeout: float) -> Batch | None:
         """Return the next batch that the engine is done with, or None where none comes within ``timeout`` seconds."""
         if not self._undelivered:
-            self._undelivered.extend(self._lines.done.get(timeout) or ())
+            self._undelivered.extend(self._links.done.get(timeout) or ())
         return self._undelivered.popleft() if self._undelivered else None
-
-    def _close(self) -> Status:
-        """Tell the sinks how the run ended, when nothing moves any more, and close them; return that last status."""
-        status = self._delivery.status()
-        try:
-            self._delivery.finish(status)
-        except BaseException as error:  # raised by run, unless there was another before
-            self._fail(error)
-        try:
-            self._delivery.close()
-        except BaseException as error:  # raised by run on the same condition
-            self._fail(error)
-        return status
 
     def _join(self, deadline: float) -> tuple[str, ...]:
         """Wait for the threads until ``deadline``, count the frames they left, and name those that still run."""
-        self._lines.done.end()  # an engine that waits for the outputs need not wait for them any more
+        self._links.done.end()  # an engine that waits for the outputs need not wait for them any more
         for thread in self._threads:
             if thread.ident is not None:
-                thread.join(max(LAST, deadline - time.monotonic()))
-        for batches in (*self._lines.ready.remains(), self._inference.remains()):
-            self._lines.give_up(batches)
+                thread.join(max(JOIN_TIME, deadline - time.monotonic()))
+        for batches in (*self._links.ready.remains(), self._inference.remains()):
+            self._links.give_up(batches)
         return tuple(thread.name for thread in self._threads if thread.is_alive())
 
     def _guard(self, work: Callable[[], None]) -> None:
+        """Do some work; an error of it ends the pipeline, and ``run`` raises the first one at its end."""
         try:
             work()
         except BaseException as error:  # raised by run, on the caller's thread
@@ -308,4 +231,25 @@ class Pipeline:
         with self._lock:
             if self._error is None:
                 self._error = error
-        self._lines.stop()
+        self._links.stop()
+
+
+def _make_links(
+    boxes: Sequence[Mailbox], backend: Backend, batch: int, depth: int, max_wait: float | None, events: Events
+) -> Links:
+    """Make the channels between the stages, with the engine's input memory in them."""
+    fresh = any(box.newest for box in boxes)
+    # several batches go on at a time where each is one small frame that nobody waits for alone
+    size = sum(math.prod(shape) for shape in backend.spec.inputs.values()) * FLOAT_BYTES
+    together = WAKE_FRAMES if batch == depth == 1 and max_wait is None and size <= SMALL_BYTES else 1
+    # preprocessing writes one batch; where every frame counts, others must be ready when the engine is
+    slots = backend.buffers(batch, depth + (1 if fresh else 2 * together))
+    return Links(
+        intake=Intake(boxes, fresh=batch == 1, patient=max_wait is None),
+        free=Channel(len(slots), slots),
+        ready=Channel(1 if together > 1 else len(slots)),
+        done=Channel(1 if fresh else 2),
+        together=together,
+        pace=Pace(max_wait or 0.0) if fresh else None,
+        events=events,
+    )
