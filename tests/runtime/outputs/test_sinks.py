@@ -8,10 +8,10 @@ import pytest
 from rich.cells import cell_len
 from rich.console import Console
 
+from hybrid_edge.runtime import Frame
 from hybrid_edge.runtime.classifier import Prediction
 from hybrid_edge.runtime.console import printable
 from hybrid_edge.runtime.outputs.sink import JsonLines, Table
-from hybrid_edge.runtime.sources import Frame
 
 LABELS = ("cat", "dog", "a lighthouse at the end of the world")
 
