@@ -13,7 +13,7 @@ from typing import get_args
 import numpy as np
 
 from ..calib import METHODS, Method
-from ..runtime.engines.options import EngineOptions
+from ..runtime.engines.engine_options import EngineOptions
 from ..runtime.errors import DataError, ImageError, RunError, UsageError
 from ..runtime.manifest import Precision
 from ..runtime.preprocess import IMAGE_SUFFIXES, read_image

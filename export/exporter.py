@@ -17,12 +17,9 @@ from ..runtime.errors import ParityError
 from ..runtime.manifest import Manifest, Variant
 from ..runtime.preprocess import contract
 from .artifacts import plan_artifacts
-from .bundle.golden import Golden, keep_golden, make_golden
-from .bundle.pack import pack
-from .bundle.provenance import provenance
-from .bundle.report import Entry
-from .bundle.report_folder import REPORT, check_folder, fill_folder, withdraw_report
-from .bundle.writer import BundleWriter
+from .bundle.bundle_writer import BundleWriter, pack, provenance
+from .bundle.golden_examples import Golden, keep_golden, make_golden
+from .bundle.report import REPORT, ReportEntry, check_folder, fill_folder, withdraw_report
 from .export_request import MIN_IMAGES, ExportRequest
 from .quantize.prepared_model import PreparedModel, prepare
 from .step_log import StepLog, peak_memory_mib
@@ -50,7 +47,7 @@ class ExportResult:
     tar: Path | None
     manifest: Manifest | None
     written: tuple[str, ...]
-    entries: tuple[Entry, ...]
+    entries: tuple[ReportEntry, ...]
     report: Path
     seconds: dict[str, float]
     peak_memory: float
@@ -150,7 +147,7 @@ def _commit(
         weights_sha256=prepared.weights,
         variants=(*passed, *(item for item in golden.kept if item.name not in names)),
         golden=golden.record,
-        provenance=provenance(request),
+        provenance=provenance(request.run, request.metrics),
     )
     with log.step("commit the bundle"):
         writer.commit(manifest)

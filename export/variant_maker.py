@@ -18,15 +18,13 @@ from ..runtime.errors import EngineError, Int8EngineError, ParityError
 from ..runtime.manifest import FileRecord, Precision, Target, Variant
 from ..runtime.roofline.cost import Cost
 from .artifacts import Artifact, plan_artifacts
+from .bundle.bundle_writer import BundleWriter, made_by
 from .bundle.cost import measure_cost
-from .bundle.golden import Golden, add_arrays
-from .bundle.provenance import made_by
-from .bundle.report import Entry
-from .bundle.report_folder import flips_name
-from .bundle.writer import BundleWriter
+from .bundle.golden_examples import Golden, add_arrays
+from .bundle.report import ReportEntry, flips_name
 from .convert.fp32_graph import serialize
 from .convert.inspection import count_operators, describe
-from .explain.sensitivity import IMAGES, measure_sensitivity, ranked_groups
+from .explain.sensitivity import SENSITIVITY_IMAGES, measure_sensitivity, ranked_groups
 from .export_request import ExportSettings
 from .gates.comparison import Flip
 from .gates.gate import SIMULATED_IMAGES
@@ -57,14 +55,14 @@ class TriedVariant:
         flips: the images whose first label is not Keras's.
     """
 
-    tried: Entry
+    tried: ReportEntry
     variant: Variant | None = None
     flips: tuple[Flip, ...] = ()
 
     @property
-    def entry(self) -> Entry:
+    def entry(self) -> ReportEntry:
         """What the report says of the variant as it stands."""
-        return Entry.of(self.variant, flips=self.tried.flips) if self.variant else self.tried
+        return ReportEntry.of(self.variant, flips=self.tried.flips) if self.variant else self.tried
 
     def with_warning(self, warning: str) -> TriedVariant:
         """Return the same with one more warning in front of the others; a refused one stays as it is."""
@@ -195,7 +193,7 @@ class VariantMaker:
         form = "unrolled" if self._prepared.spec.uses_rnn else "none"
         count = len(self._graphs.parameters(form))
         with self._log.step(f"measure the sensitivity of {count} layers", count) as advance:
-            paths = self._prepared.calibration_paths[:IMAGES]
+            paths = self._prepared.calibration_paths[:SENSITIVITY_IMAGES]
             return ranked_groups(measure_sensitivity(self._graphs, paths, on_layer=advance))
 
     def _write_described(self, artifact: Artifact, wider: Sequence[str]) -> _Written:
@@ -223,7 +221,7 @@ class VariantMaker:
             entry = self._refused(written, name, str(error))
             return TriedVariant(entry.model_copy(update={"parity": proof.parity, "flips": sheet}), flips=flips)
         variant = self._variant(written, proof)
-        return TriedVariant(Entry.of(variant, flips=sheet), variant, flips)
+        return TriedVariant(ReportEntry.of(variant, flips=sheet), variant, flips)
 
     def _variant(self, written: _Written, proof: Proof) -> Variant:
         artifact = written.artifact
@@ -260,9 +258,9 @@ class VariantMaker:
         peaks = None if artifact.runs_integers_on_cpu else self._graphs.peaks(artifact.precision)
         return (*self._prepared.warnings, *(peaks.warnings if peaks else ()))
 
-    def _refused(self, written: _Written, name: str, reason: str) -> Entry:
+    def _refused(self, written: _Written, name: str, reason: str) -> ReportEntry:
         artifact = written.artifact
-        return Entry(
+        return ReportEntry(
             name=name,
             precision=artifact.precision,
             targets=tuple(target for target, own in artifact.names.items() if own == name),
@@ -275,7 +273,7 @@ class VariantMaker:
         )
 
 
-def _gave_back(wider: Sequence[str], first: Entry, last: Entry, ratio: float | None) -> str:
+def _gave_back(wider: Sequence[str], first: ReportEntry, last: ReportEntry, ratio: float | None) -> str:
     """Say what giving layers back cost: the artifact's size and, where its target is on this machine, its time."""
     time = "" if ratio is None else f", and {ratio:.2f} times the time of all of them in INT8"
     return (

@@ -5,11 +5,12 @@ from __future__ import annotations
 import contextlib
 import errno
 import io
+import json
 import os
 import sys
 import threading
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -37,6 +38,8 @@ __all__ = [
     "leave_at_once",
     "main",
     "make_app",
+    "percent",
+    "print_json",
     "printable",
     "progress",
     "say",
@@ -198,6 +201,14 @@ def printable(text: str) -> str:
     return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
 
 
+def percent(probability: float) -> str:
+    """Return a probability as people read it, such as ``99.9 %``; ``100.0 %`` stands for certainty alone."""
+    shown = round(100 * probability, 1)
+    if shown >= 100 and probability < 1:
+        shown = 99.9
+    return f"{shown:.1f} %"
+
+
 @contextmanager
 def waiting(what: str) -> Iterator[Callable[[], None]]:
     """Show a spinner on stderr, if that is a terminal, for the time of the block; yield a call that ends it early."""
@@ -209,5 +220,10 @@ def waiting(what: str) -> Iterator[Callable[[], None]]:
 
 
 def say(text: str, style: str = "dim") -> None:
-    """Print one line on stderr."""
+    """Print one line on stderr; control characters in it are escaped, and brackets are no markup."""
     status.print(printable(text), style=style, markup=False, soft_wrap=True)
+
+
+def print_json(content: Mapping[str, Any]) -> None:
+    """Print one JSON object on stdout, as one line."""
+    typer.echo(json.dumps(content))

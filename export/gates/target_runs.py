@@ -16,13 +16,13 @@ from ...runtime.backends import ENGINES
 from ...runtime.backends.base import Backend
 from ...runtime.backends.onnxruntime import OnnxRuntimeSimulated
 from ...runtime.backends.tensorrt import TensorRtBackend
-from ...runtime.engines.options import EngineOptions
+from ...runtime.engines.engine_options import EngineOptions
 from ...runtime.errors import BackendUnavailableError
 from ...runtime.manifest import Parity, Precision, Target
 from ...runtime.spec import ModelSpec
 from ...runtime.timing import Timing, compare, time_interleaved
 from ..artifacts import PRECISIONS, Artifact
-from ..bundle.golden import Golden, golden_outputs
+from ..bundle.golden_examples import Golden, golden_outputs
 from .comparison import Flip
 from .gate import run_gate
 from .reference import Reference

@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from support.gpu.network_summary import inspect_graph
 from support.models.fullsize import FullExport, Rebuilder
 from support.models.standin import FULL, write_crops
 
@@ -17,9 +18,9 @@ from hybrid_edge.export.quantize.artifact_graph import ArtifactGraphs, Int8Range
 from hybrid_edge.export.quantize.calibration_graph import choose_ranges
 from hybrid_edge.export.quantize.prepared_model import ActivationMeasurer
 from hybrid_edge.export.step_log import StepLog
-from hybrid_edge.runtime.engines.build import build_engine, inspect_graph
+from hybrid_edge.runtime.engines.build import build_engine
+from hybrid_edge.runtime.engines.engine_options import EngineOptions
 from hybrid_edge.runtime.engines.library import find_library
-from hybrid_edge.runtime.engines.options import EngineOptions
 from hybrid_edge.train.data import LabelledImage
 
 pytestmark = pytest.mark.fullsize

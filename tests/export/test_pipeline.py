@@ -15,7 +15,7 @@ from hybrid_edge.calib import choose_images
 from hybrid_edge.export.export_request import ExportSettings, make_request
 from hybrid_edge.export.quantize.prepared_model import ActivationMeasurer, prepare
 from hybrid_edge.export.step_log import StepLog
-from hybrid_edge.runtime.backends import SLOWER
+from hybrid_edge.runtime.backends.selection import MAX_SLOWDOWN
 from hybrid_edge.runtime.bundle import Bundle
 from hybrid_edge.runtime.classifier import Classifier
 from hybrid_edge.runtime.errors import CalibrationError, DataError, UsageError
@@ -150,7 +150,7 @@ def test_a_cpu_takes_what_was_faster_where_it_was_exported(whole: Whole) -> None
     ratio = whole.variants["int8-cpu-unrolled"].time_ratio
     assert ratio is not None
     with Classifier.load(whole.result.bundle, backend="cpu") as classifier:
-        assert classifier.selection.variant.name == ("fp32-cpu" if ratio > SLOWER else "int8-cpu-unrolled")
+        assert classifier.selection.variant.name == ("fp32-cpu" if ratio > MAX_SLOWDOWN else "int8-cpu-unrolled")
     assert {item.time_ratio for item in whole.variants.values() if item.target != "cpu" and item.parity.simulated} <= {
         None
     }
@@ -205,7 +205,8 @@ def test_ranges_are_measured_again_for_anything_else(whole: Whole, tmp_path: Pat
         spec = spec.replace(resize="center-crop")
     weights = "0" * 64 if changed == "weights" else prepared.weights
     graph = prepared.graphs.evened("unrolled").graph
-    found, _ = ActivationMeasurer(spec, images, (), QUIET).quantized(graph, weights, tmp_path)
+    gate_paths = (prepared.reference.images[0].path,)
+    found, _ = ActivationMeasurer(spec, images, gate_paths, QUIET).quantized(graph, weights, tmp_path)
     assert not found.reused
     assert found.reason == (f"measured again: {changed} differ from those that ranges.npz was measured on")
 

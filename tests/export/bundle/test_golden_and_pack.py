@@ -12,9 +12,8 @@ import pytest
 from support.models.standin import crops
 
 from hybrid_edge.export import exporter
-from hybrid_edge.export.bundle.golden import add_arrays, make_golden
-from hybrid_edge.export.bundle.pack import pack
-from hybrid_edge.export.bundle.writer import BundleWriter
+from hybrid_edge.export.bundle.bundle_writer import BundleWriter, pack
+from hybrid_edge.export.bundle.golden_examples import add_arrays, make_golden
 from hybrid_edge.export.export_request import ExportSettings, make_request
 from hybrid_edge.runtime.bundle import Bundle
 from hybrid_edge.runtime.classifier import Classifier

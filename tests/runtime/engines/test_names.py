@@ -14,11 +14,12 @@ from support.models.small_graphs import SPEC, lstm_graph
 
 import hybrid_edge.runtime
 from hybrid_edge.runtime.engines.build import build_engine
+from hybrid_edge.runtime.engines.engine_options import EngineOptions
 from hybrid_edge.runtime.engines.library import Library
-from hybrid_edge.runtime.engines.options import EngineOptions
 from hybrid_edge.runtime.errors import UsageError
 
 RUNTIME = Path(hybrid_edge.runtime.__file__).parent
+CUDA_MODULE = "backends/cuda.py"
 
 # which variables hold objects of which TensorRT class, in the modules that use them
 HOLDERS: dict[str, dict[str, str]] = {
@@ -30,7 +31,8 @@ HOLDERS: dict[str, dict[str, str]] = {
         "error": "ParserError",
         "config": "IBuilderConfig",
         "profile": "IOptimizationProfile",
-        "cache": "ITimingCache",
+        "times": "ITimingCache",
+        "tensor": "ITensor",
     },
     "engines/library.py": {
         "context": "IExecutionContext",
@@ -38,8 +40,6 @@ HOLDERS: dict[str, dict[str, str]] = {
         "config": "IRuntimeConfig",
         "cache": "IRuntimeCache",
     },
-    "engines/messages.py": {},
-    "engines/network.py": {"network": "INetworkDefinition", "layer": "ILayer", "tensor": "ITensor"},
     "engines/progress.py": {},
     "backends/tensorrt/engine.py": {
         "runtime": "Runtime",
@@ -48,7 +48,6 @@ HOLDERS: dict[str, dict[str, str]] = {
         "context": "IExecutionContext",
         "inspector": "EngineInspector",
     },
-    "backends/tensorrt/layers.py": {},
     "backends/tensorrt/execution.py": {"context": "IExecutionContext", "_plain": "IExecutionContext"},
 }
 # names of ours on such variables: a cached engine's bytes, a loaded engine's contexts
@@ -72,13 +71,12 @@ IN_10_3 = {
     "ICudaEngine": "create_engine_inspector create_execution_context device_memory_size_v2 get_tensor_dtype "
     "get_tensor_name get_tensor_shape num_io_tensors",
     "IExecutionContext": "execute_async_v3 profiler set_device_memory set_input_shape set_tensor_address",
-    "ILayer": "get_input get_output name num_inputs num_outputs type",
     "ILogger": "INFO VERBOSE log",
-    "INetworkDefinition": "get_input get_layer get_output num_inputs num_layers num_outputs",
+    "INetworkDefinition": "get_input get_output num_inputs num_outputs",
     "IOptimizationProfile": "set_shape",
     "IProfiler": "report_layer_time",
     "IProgressMonitor": "phase_finish phase_start step_complete",
-    "ITensor": "dtype name shape",
+    "ITensor": "name shape",
     "ITimingCache": "serialize",
     "LayerInformationFormat": "JSON",
     "MemoryPoolType": "WORKSPACE",
@@ -112,16 +110,16 @@ OF_RTX = {
 }
 
 
-def used(module: str) -> Iterator[tuple[str, ast.AST]]:
+def used(module: str) -> Iterator[str]:
     """Names of TensorRT in one of our modules: ``BuilderFlag``, ``BuilderFlag.TF32``, ``ITensor.shape``."""
     for node in ast.walk(ast.parse((RUNTIME / module).read_text())):
         if isinstance(node, ast.Attribute):
-            yield from ((name, node) for name in _attribute(module, node))
+            yield from _attribute(module, node)
         if isinstance(node, ast.ClassDef):
             for base in node.bases:
                 if _dotted(base).startswith("trt."):
                     methods = [item.name for item in node.body if isinstance(item, ast.FunctionDef)]
-                    yield from ((f"{_dotted(base)[4:]}.{name}", node) for name in methods if name != "__init__")
+                    yield from (f"{_dotted(base)[4:]}.{name}" for name in methods if name != "__init__")
 
 
 def _attribute(module: str, node: ast.Attribute) -> Iterator[str]:
@@ -141,38 +139,31 @@ def _dotted(node: ast.AST) -> str:
 
 
 def all_used() -> set[str]:
-    return {name for module in HOLDERS for name, _ in used(module)}
+    return {name for module in HOLDERS for name in used(module)}
 
 
-def test_the_walk_finds_what_the_code_is_known_to_use() -> None:
-    found = all_used()
-    assert len(found) > 50
-    assert {
-        "Builder",
-        "BuilderFlag.TF32",
-        "OnnxParser.parse",
-        "ITensor.dtype",
-        "IProgressMonitor.step_complete",
-    } <= found
-    assert {"Runtime.deserialize_cuda_engine", "IExecutionContext.execute_async_v3", "ParserError.desc"} <= found
-
-
-def test_no_other_module_uses_tensorrt() -> None:
+def test_no_other_module_uses_tensorrt_or_cuda_python() -> None:
     for path in RUNTIME.rglob("*.py"):
         module = path.relative_to(RUNTIME).as_posix()
-        tree = ast.parse(path.read_text())
-        uses = any(isinstance(node, ast.Name) and node.id == "trt" for node in ast.walk(tree))
-        assert not uses or module in HOLDERS, module
-        imports = any(isinstance(node, ast.Constant) and node.value == "tensorrt_rtx" for node in ast.walk(tree))
-        assert not imports or module == "engines/library.py", module
+        nodes = list(ast.walk(ast.parse(path.read_text())))
+        constants = {node.value for node in nodes if isinstance(node, ast.Constant)}
+        assert module in HOLDERS or not any(isinstance(node, ast.Name) and node.id == "trt" for node in nodes), module
+        assert module == "engines/library.py" or "tensorrt_rtx" not in constants, module
+        assert module == CUDA_MODULE or not {"cuda.bindings.runtime", "cuda.cudart"} & constants, module
+
+
+def find(module: Any, name: str) -> None:
+    for part in name.split("."):
+        assert hasattr(module, part), name
+        module = getattr(module, part)
 
 
 def test_every_name_is_in_the_installed_bindings(rtx: Library) -> None:
-    for name in sorted(all_used()):
-        found: Any = rtx.module
-        for part in name.split("."):
-            assert hasattr(found, part), name
-            found = getattr(found, part)
+    names = all_used()
+    assert len(names) > 50
+    assert {"BuilderFlag.TF32", "OnnxParser.parse", "IProgressMonitor.step_complete", "ParserError.desc"} <= names
+    for name in sorted(names):
+        find(rtx.module, name)
 
 
 def test_every_name_is_in_tensorrt_10_3_or_guarded() -> None:
@@ -181,36 +172,12 @@ def test_every_name_is_in_tensorrt_10_3_or_guarded() -> None:
     assert all_used() >= GUARDED | OF_RTX
 
 
-def test_guarded_names_come_after_their_guard() -> None:
-    """In the one block that asks ``compute_capability`` first."""
-    source = ast.parse((RUNTIME / "engines/build.py").read_text())
-    blocks = [node for node in ast.walk(source) if isinstance(node, ast.If) and "compute_capability" in ast.dump(node)]
-    assert len(blocks) == 1
-    first, *rest = blocks[0].body
-    assert "self._library.compute_capability(architecture)" in ast.unparse(first)
-    inside = {name for item in rest for node in ast.walk(item) for name in _names(node)}
-    assert inside >= GUARDED
-    everywhere = [name for module in HOLDERS for name, _ in used(module) if name in GUARDED]
-    assert len(everywhere) == len(GUARDED)
-
-
-def test_what_tensorrt_rtx_alone_has_is_used_where_it_alone_comes(rtx: Library) -> None:
-    tree = ast.parse((RUNTIME / "engines/library.py").read_text())
-    owner = next(node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == "EagerContexts")
-    places = [(module, node) for module in HOLDERS for name, node in used(module) if name in OF_RTX]
-    assert len(places) == len(OF_RTX)
-    for module, node in places:
-        assert module == "engines/library.py"
-        assert isinstance(node, ast.Attribute)
-        assert owner.lineno < node.lineno <= (owner.end_lineno or 0)
+def test_what_tensorrt_rtx_alone_has_is_used_for_it_alone(rtx: Library) -> None:
+    assert {module for module in HOLDERS for name in used(module) if name in OF_RTX} == {"engines/library.py"}
     has_all = types.SimpleNamespace(create_runtime_config=lambda: None)
     assert Library(rtx.module, "tensorrt", "11.0").eager_contexts(has_all, None) is None  # which has one since 10.13
     assert rtx.eager_contexts(object(), None) is None
     assert rtx.eager_contexts(has_all, None) is not None
-
-
-def _names(node: ast.AST) -> Iterator[str]:
-    return _attribute("engines/build.py", node) if isinstance(node, ast.Attribute) else iter(())
 
 
 class Older(types.ModuleType):
@@ -245,24 +212,25 @@ IN_CUDA_12 = (
 )
 
 
-CONSTANTS = {
-    "cudaEventBlockingSync",
-    "cudaEventDisableTiming",
-    "cudaHostAllocDefault",
-    "cudaHostAllocMapped",
-    "cudaMemcpyKind",
-    "cudaStreamCaptureMode",
-    "cudaStreamNonBlocking",
-}
+def cuda_tree() -> ast.AST:
+    return ast.parse((RUNTIME / CUDA_MODULE).read_text())
 
 
-def cuda_trees() -> list[ast.AST]:
-    return [ast.parse(path.read_text()) for path in sorted((RUNTIME / "backends/cuda").glob("*.py"))]
+def called() -> set[str]:
+    """CUDA's functions by the names that ``call`` is given, which looks at their error codes."""
+    tree = cuda_tree()
+    calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call) and _dotted(node.func) == "call"]
+    releases = [
+        node for node in ast.walk(tree) if isinstance(node, ast.Assign) and _dotted(node.targets[0]) == "release"
+    ]
+    named = [*(node.args[0] for node in calls), *(node.value for node in releases)]
+    assert sum(not isinstance(node, ast.Constant) for node in named) == 1  # the releases themselves
+    return {str(node.value) for node in named if isinstance(node, ast.Constant)}
 
 
 def cuda_names() -> set[str]:
-    dotted = (_dotted(node) for tree in cuda_trees() for node in ast.walk(tree))
-    return {name[3:] for name in dotted if name.startswith("rt.")}
+    dotted = (_dotted(node) for node in ast.walk(cuda_tree()))
+    return called() | {name[3:] for name in dotted if name.startswith("rt.")}
 
 
 def test_every_cuda_name_is_in_the_installed_bindings() -> None:
@@ -271,12 +239,9 @@ def test_every_cuda_name_is_in_the_installed_bindings() -> None:
     assert len(names) > 30
     assert {"cudaMalloc", "cudaMemcpyAsync", "cudaMemcpyKind.cudaMemcpyHostToDevice", "cudaStreamSynchronize"} <= names
     for name in sorted(names):
-        found: Any = runtime
-        for part in name.split("."):
-            assert hasattr(found, part), name
-            found = getattr(found, part)
-    driver = importlib.import_module("hybrid_edge.runtime.backends.cuda.driver")
-    assert all(hasattr(runtime.cudaError_t, name) for name in driver.UNAVAILABLE)
+        find(runtime, name)
+    cuda = importlib.import_module("hybrid_edge.runtime.backends.cuda")
+    assert all(hasattr(runtime.cudaError_t, name) for name in cuda.UNAVAILABLE_ERRORS)
 
 
 def test_every_cuda_name_is_in_cuda_python_12() -> None:
@@ -284,53 +249,19 @@ def test_every_cuda_name_is_in_cuda_python_12() -> None:
 
 
 def test_every_cuda_call_is_checked() -> None:
-    """Named by ``rt.``, and called by ``driver.call`` alone, which looks at the error code."""
-    calls = [node for tree in cuda_trees() for node in ast.walk(tree) if isinstance(node, ast.Call)]
+    """Made by ``call`` alone, which looks at the error code."""
+    calls = [node for node in ast.walk(cuda_tree()) if isinstance(node, ast.Call)]
     unchecked = {_dotted(node.func) for node in calls if _dotted(node.func).startswith("rt.")}
     assert unchecked == {"rt.cudaGetErrorString", "rt.cudaGetLastError"}  # what is called after an error
-    checked = {_dotted(node.args[0])[3:] for node in calls if _dotted(node.func) in ("call", "driver.call")}
-    assert len(checked) >= 24
-    answers = (
-        "rt.cudaEvent",
-        "rt.cudaStream",
-        "rt.cudaGraph",
-        "rt.cudaHost",
-        "rt.cudaMem",
-        "rt.cudaFree",
-        "rt.cudaMalloc",
-    )
-    functions = {name for name in cuda_names() if f"rt.{name}".startswith(answers) and name not in CONSTANTS}
-    assert {name for name in functions if "." not in name} <= checked
-
-
-def test_every_refusal_of_tensorrts_is_looked_at() -> None:
-    """What answers with False or None is in a condition, or its answer is compared with None."""
-    for module in ("backends/tensorrt/engine.py", "backends/tensorrt/execution.py"):
-        tree = ast.parse((RUNTIME / module).read_text())
-        lost = {
-            node.value.func.attr
-            for node in ast.walk(tree)
-            if isinstance(node, ast.Expr)
-            and isinstance(node.value, ast.Call)
-            and isinstance(node.value.func, ast.Attribute)
-        }
-        assert not lost & {"execute_async_v3", "set_input_shape", "set_tensor_address", "create_execution_context"}
+    assert len(called()) >= 24
 
 
 def test_what_is_asked_of_a_gpus_properties_is_there() -> None:
     runtime = pytest.importorskip("cuda.bindings.runtime", reason="cuda-python is not installed")
-    nodes = (node for tree in cuda_trees() for node in ast.walk(tree) if isinstance(node, ast.Attribute))
+    nodes = (node for node in ast.walk(cuda_tree()) if isinstance(node, ast.Attribute))
     fields = {node.attr for node in nodes if _dotted(node.value) == "properties"}
     assert fields >= {"name", "major", "minor", "integrated", "multiProcessorCount"}
     assert all(hasattr(runtime.cudaDeviceProp, name) for name in fields)
-
-
-def test_no_other_module_knows_cuda_python() -> None:
-    for path in RUNTIME.rglob("*.py"):
-        if path.parent.name != "cuda":
-            tree = ast.parse(path.read_text())
-            constants = {node.value for node in ast.walk(tree) if isinstance(node, ast.Constant)}
-            assert not {"cuda.bindings.runtime", "cuda.cudart"} & constants, path
 
 
 def test_what_only_some_versions_have_is_asked_for_and_missed_by_nobody(rtx: Library) -> None:

@@ -1,0 +1,139 @@
+"""Watch calls into drivers and decoders, which can't be interrupted, and wait no longer for them than one wants to.
+
+``BLOCKING_CALLS`` knows which such call is under way and since when, so that a supervisor sees one that never returns.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future, wait
+from contextlib import contextmanager, nullcontext
+from typing import TYPE_CHECKING, TypeVar
+
+from ..errors import SourceError
+
+if TYPE_CHECKING:  # the supervisor uses this module without OpenCV
+    from ..opencv import cv2
+
+__all__ = ["BLOCKING_CALLS", "CALL_PREFIX", "READ_WAIT", "BlockingCalls", "open_capture", "run_aside"]
+
+CALL_PREFIX = "call"  # in front of the descriptions that ``busy`` gives
+POLL_INTERVAL = 0.05  # seconds between two looks at ``stop``
+READ_WAIT = 1.0  # seconds that one read of a live source waits at most; a stop is noticed by then
+
+T = TypeVar("T")
+
+
+class BlockingCalls:
+    """This registry holds the calls that a process's threads have not returned from; it is thread-safe.
+
+    Waiting is no call, be it for a camera that is gone, for the next try to reach it, or for a turn.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._running: dict[object, tuple[str, float]] = {}
+
+    @contextmanager
+    def noted(self, what: str) -> Iterator[None]:
+        """Note one call for as long as the context lasts.
+
+        Args:
+            what: a description for messages, as in ``open /dev/video0``, without passwords.
+        """
+        key = object()
+        with self._lock:
+            self._running[key] = (what, time.monotonic())
+        try:
+            yield
+        finally:
+            with self._lock:
+                del self._running[key]
+
+    def busy(self) -> Mapping[str, float]:
+        """Return each call's seconds so far, by ``call`` and its description; of several alike the longest."""
+        now = time.monotonic()
+        with self._lock:
+            running = list(self._running.values())
+        return {f"{CALL_PREFIX} {what}": now - since for what, since in sorted(running, key=lambda item: -item[1])}
+
+
+BLOCKING_CALLS = BlockingCalls()
+"""Those of this process, which hangs as a whole."""
+
+
+def run_aside(
+    function: Callable[[], T],
+    release: Callable[[T], object],
+    stop: threading.Event,
+    *,
+    deadline: float = math.inf,
+    turn: threading.Lock | None = None,
+) -> T:
+    """Call a function that takes seconds in C on a thread of its own, so that whoever stops does not wait for it.
+
+    Args:
+        function: opens something, and has to end by itself.
+        release: gives back what was opened, where nobody waits for it any more.
+        stop: an event that, once set, ends the wait.
+        deadline: the ``time.monotonic()`` at which the wait ends.
+        turn: a lock that is held during the call; waiting for it is part of the wait.
+
+    Returns:
+        What the function returned; what it raised is raised here.
+
+    Raises:
+        SourceError: ``stop`` was set.
+        TimeoutError: the deadline passed.
+    """
+    future = Future[T]()
+
+    def run() -> None:
+        with turn or nullcontext():
+            if not future.set_running_or_notify_cancel():
+                return
+            try:
+                future.set_result(function())
+            except BaseException as error:  # raised by whoever waits
+                future.set_exception(error)
+
+    threading.Thread(target=run, name="opening", daemon=True).start()
+    while not wait([future], POLL_INTERVAL).done:
+        if stop.is_set() or time.monotonic() > deadline:
+            if not future.cancel():
+                future.add_done_callback(lambda late: None if late.exception() else release(late.result()))
+            raise SourceError("stopped") if stop.is_set() else TimeoutError("not done in time")
+    return future.result()
+
+
+def open_capture(
+    opener: Callable[[], cv2.VideoCapture], stop: threading.Event, what: str, turn: threading.Lock | None = None
+) -> cv2.VideoCapture:
+    """Open a capture aside; a supervisor sees a call that does not end.
+
+    Args:
+        opener: opens the capture.
+        stop: an event that, once set, ends the wait; the capture is then released when its opener returns.
+        what: the name of what is opened, for messages and without passwords.
+        turn: a lock held while the capture is opened, where OpenCV opens one at a time: waiting for others is then not
+            taken for a call that hangs.
+
+    Returns:
+        The capture that the opener returned, open or not.
+
+    Raises:
+        SourceError: ``stop`` was set.
+    """
+
+    def opened() -> cv2.VideoCapture:
+        with BLOCKING_CALLS.noted(f"open {what}"):
+            return opener()
+
+    def release(capture: cv2.VideoCapture) -> None:
+        with BLOCKING_CALLS.noted(f"release {what}"):
+            capture.release()
+
+    return run_aside(opened, release, stop, turn=turn)
