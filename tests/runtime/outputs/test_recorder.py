@@ -18,7 +18,7 @@ from hybrid_edge.runtime.opencv import cv2
 from hybrid_edge.runtime.outputs.mp4 import Mp4Writer
 from hybrid_edge.runtime.outputs.recorder import Recorder
 from hybrid_edge.runtime.outputs.sink import Result
-from hybrid_edge.runtime.sources import open_sources
+from hybrid_edge.runtime.sources.files import open_sources
 
 RED, GREEN, BLUE = (0, 0, 255), (0, 255, 0), (255, 0, 0)
 UNEVEN = [100.0, 100.03, 100.4, 101.9, 102.0]  # as live sources are

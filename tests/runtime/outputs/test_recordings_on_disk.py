@@ -26,7 +26,7 @@ from hybrid_edge.runtime.opencv import cv2
 from hybrid_edge.runtime.outputs import recorder as module
 from hybrid_edge.runtime.outputs.mp4 import Mp4Writer
 from hybrid_edge.runtime.outputs.recorder import Recorder
-from hybrid_edge.runtime.sources import open_sources
+from hybrid_edge.runtime.sources.files import open_sources
 
 ENVIRONMENT = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
 

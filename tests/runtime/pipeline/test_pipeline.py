@@ -19,7 +19,7 @@ from hybrid_edge.runtime.pipeline.dataflow import Pipeline, PipelineOptions
 from hybrid_edge.runtime.pipeline.mailbox import QUEUE, WAKE_FRAMES
 from hybrid_edge.runtime.sources.capture import open_captures
 from hybrid_edge.runtime.sources.events import Events
-from hybrid_edge.runtime.sources.options import CaptureOptions
+from hybrid_edge.runtime.sources.names import CaptureOptions
 
 
 def logits(sink: Sink, name: str) -> np.ndarray:
