@@ -24,7 +24,7 @@ from ..manifest import MANIFEST
 from ..sources import open_sources
 from ..sources.names import parse_live
 from .answers import Answers, ComparedModel, ComparisonTally
-from .contact_sheet import Differences, check_sheet
+from .difference_sheet import Differences, check_sheet
 from .printing import JsonReport, TextReport
 
 __all__ = ["answer", "compare_bundles", "find_bundles"]

@@ -13,9 +13,10 @@ import pytest
 from support.models.bundles import encode, sample_image
 
 from hybrid_edge.runtime.errors import SourceError, UsageError
+from hybrid_edge.runtime.frame import Frame
 from hybrid_edge.runtime.opencv import cv2
-from hybrid_edge.runtime.sources import Frame, open_sources
 from hybrid_edge.runtime.sources import files as sources_module
+from hybrid_edge.runtime.sources import open_sources
 
 FRAMES = 20
 

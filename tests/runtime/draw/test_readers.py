@@ -15,10 +15,9 @@ from support.models.bundles import make_bundle
 
 from hybrid_edge.runtime import Classifier
 from hybrid_edge.runtime.draw.digits import drawn_frame
-from hybrid_edge.runtime.draw.models import answers, open_models
-from hybrid_edge.runtime.draw.newest import newest_bundles
-from hybrid_edge.runtime.draw.request import Request
-from hybrid_edge.runtime.draw.save import save_drawing
+from hybrid_edge.runtime.draw.paper import save_drawing
+from hybrid_edge.runtime.draw.readers import newest_bundles, open_readers, read_drawing
+from hybrid_edge.runtime.draw.session import DrawRequest
 from hybrid_edge.runtime.errors import BundleError, UsageError
 
 
@@ -64,20 +63,20 @@ def test_without_any_the_error_says_where_was_looked(tmp_path: Path, monkeypatch
 def test_models_are_named_by_what_tells_them_apart(kinds: tuple[str, str], names: list[str], tmp_path: Path) -> None:
     paths = [make_run(tmp_path, f"run{number}", kind, age=0) for number, kind in enumerate(kinds)]
     with ExitStack() as opened:
-        models = open_models(Request(threads=1, check=False), paths, opened)
+        models = open_readers(DrawRequest(threads=1, check=False), paths, opened)
         assert [model.name for model in models] == names
         assert {model.variant for model in models} == {"fp32-cpu"}
 
 
 def test_more_bundles_than_the_window_can_show_are_refused_with_how_many_it_can(folder: Path) -> None:
-    assert len(Request((folder,) * 8).bundles) == 8
+    assert len(DrawRequest((folder,) * 8).bundles) == 8
     with pytest.raises(UsageError, match="at most 8 bundles, found 9"):
-        Request((folder,) * 9)
+        DrawRequest((folder,) * 9)
 
 
 def test_the_same_folder_twice_is_told_apart_by_number(folder: Path) -> None:
     with ExitStack() as opened:
-        models = open_models(Request(threads=1, check=False), [folder, folder], opened)
+        models = open_readers(DrawRequest(threads=1, check=False), [folder, folder], opened)
         assert [model.name[:2] for model in models] == ["1:", "2:"]
 
 
@@ -87,8 +86,8 @@ def test_the_answer_is_the_most_probable_label_also_under_one_half(
     frame = drawn_frame(drawings[0].ink(170))
     faint = (frame * 0.05).astype(np.uint8)  # nearly nothing to see: no class gets half of the probability
     with ExitStack() as opened:
-        models = open_models(Request(threads=1), [reader], opened)
-        prediction = answers(models, faint)[0].prediction
+        models = open_readers(DrawRequest(threads=1), [reader], opened)
+        prediction = read_drawing(models, faint)[0].prediction
     assert prediction.probability < 0.5
     assert prediction.label == "0"
 
@@ -102,7 +101,7 @@ def test_a_saved_drawing_is_read_by_the_classifier_as_in_the_window(
     assert said == f"saved {whole.name}"
     assert np.array_equal(cv2.imread(str(whole), cv2.IMREAD_UNCHANGED), ink)
     with ExitStack() as opened:
-        shown = answers(open_models(Request(threads=1), [reader], opened), drawn_frame(ink))[0].prediction
+        shown = read_drawing(open_readers(DrawRequest(threads=1), [reader], opened), drawn_frame(ink))[0].prediction
     with Classifier.load(reader, threads=1) as classifier:
         again = classifier.predict([seen])[0]
     assert np.array_equal(again.probabilities, shown.probabilities)

@@ -5,13 +5,22 @@ from __future__ import annotations
 import errno
 import re
 import struct
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from hybrid_edge.runtime.errors import SourceError
-from hybrid_edge.runtime.sources import Camera, capture, list_cameras, names
-from hybrid_edge.runtime.sources.cameras import CameraFormat, inspect_camera, sensor_number
+from hybrid_edge.runtime.sources import camera as module
+from hybrid_edge.runtime.sources import names
+from hybrid_edge.runtime.sources.camera import (
+    Camera,
+    CameraFormat,
+    inspect_camera,
+    list_cameras,
+    reading_note,
+    sensor_number,
+)
 
 VIDEO, METADATA, STREAMING = 0x1, 0x00800000, 0x04000000
 C920 = [
@@ -123,14 +132,29 @@ def test_a_bare_sensor_is_said_to_be_read_through_the_image_processor(
     dev: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     node = str(dev / "video10")
-    monkeypatch.setattr(capture, "inspect_camera", lambda name: inspect_camera(name, recorded))
-    monkeypatch.setattr(capture, "list_cameras", lambda: list_cameras(dev, recorded))
+    monkeypatch.setattr(module, "inspect_camera", lambda name, _=None: inspect_camera(name, recorded))
+    monkeypatch.setattr(module, "list_cameras", lambda: list_cameras(dev, recorded))
     monkeypatch.setattr(names, "DEVICE", re.compile(r".*/video(\d+)$"))
-    note = capture.reading_note(node)
+    note = reading_note(node)
     assert note is not None
     assert "nvarguscamerasrc" in note
     assert "csi://1" in note
-    assert capture.reading_note(str(dev / "video0")) is None
-    assert capture.reading_note(str(dev / "video3")) is None  # can't be asked now: no reason not to begin
-    assert capture.reading_note("rtsp://host/a") is None
-    assert capture.reading_note("photos") is None
+    assert reading_note(str(dev / "video0")) is None
+    assert reading_note(str(dev / "video3")) is None  # can't be asked now: no reason not to begin
+    assert reading_note("rtsp://host/a") is None
+    assert reading_note("photos") is None
+
+
+def test_a_sensor_that_is_named_by_a_link_is_found_among_the_cameras(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nodes = [tmp_path / f"video{number}" for number in range(3)]
+    for node in nodes:
+        node.touch()
+    link = tmp_path / "by-path"
+    link.symlink_to(nodes[2])
+    bayer = (CameraFormat("RG10", "10-bit Bayer", ()),)
+    sensors = [Camera(str(node), "imx219", "tegra-video", bayer) for node in nodes]
+    monkeypatch.setattr(module, "inspect_camera", lambda node: replace(sensors[2], node=str(node)))
+    monkeypatch.setattr(module, "list_cameras", lambda: sensors)
+    assert module._sensor(str(link)) == module._sensor(str(nodes[2])) == 2

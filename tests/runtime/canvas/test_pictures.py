@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from hybrid_edge.runtime.canvas.draw import ACCENT, MUTED, TRACK, Bars, canvas, caption, dimmed, fit, row
+from hybrid_edge.runtime.canvas.pictures import ACCENT, MUTED, TRACK, Bars, blank, caption, dim, fit, text_row
 from hybrid_edge.runtime.canvas.text import Font, Pixels, StrokeFont, TrueTypeFont, default_font
 from hybrid_edge.runtime.console import percent
 from hybrid_edge.runtime.opencv import cv2
@@ -73,7 +73,7 @@ def test_text_is_as_wide_as_measured_and_no_higher_than_its_size(make: type[Font
 
 def test_bars_begin_in_one_column_whatever_the_labels_are_and_are_as_long_as_their_probability() -> None:
     labels = ("cat", "Größe", "猫", "a label that is longer than all of the others, and than half of the picture")
-    picture = canvas(500, 120)
+    picture = blank(500, 120)
     Bars(labels).draw(picture, [(labels[3], 0.6), (labels[0], 0.3), (labels[2], 0.1), (labels[1], 0.0)], 16, 30)
     starts, lengths = [], []
     for line in range(4):
@@ -96,7 +96,7 @@ def test_only_certainty_is_a_hundred_percent() -> None:
     ("size", "expected"), [((100, 50), (200, 100)), ((50, 100), (75, 150)), ((800, 100), (200, 25))]
 )
 def test_pictures_keep_their_proportions(size: tuple[int, int], expected: tuple[int, int]) -> None:
-    picture = canvas(200, 150)
+    picture = blank(200, 150)
     box = fit(np.full((size[1], size[0], 3), 255, np.uint8), picture)
     assert (box.width, box.height) == expected
     assert (picture == 255).all(axis=2).sum() == expected[0] * expected[1]
@@ -106,7 +106,7 @@ def test_pictures_keep_their_proportions(size: tuple[int, int], expected: tuple[
 def test_a_tiny_picture_grows_in_sharp_squares() -> None:
     rng = np.random.default_rng(0)
     image = rng.integers(0, 256, (8, 8, 3), dtype=np.uint8)
-    picture = canvas(100, 100)
+    picture = blank(100, 100)
     box = fit(image, picture)
     assert (box.width, box.height) == (96, 96)
     assert np.array_equal(box.of(picture)[5::12, 5::12], image)
@@ -114,15 +114,15 @@ def test_a_tiny_picture_grows_in_sharp_squares() -> None:
 
 def test_dimming_takes_color_and_light() -> None:
     picture = np.full((4, 4, 3), (0, 0, 255), np.uint8)
-    dimmed(picture)
+    dim(picture)
     assert (picture == picture[0, 0, 0]).all()
     assert picture.max() < 60
 
 
 @pytest.mark.parametrize("width", [60, 100, 800])
 def test_lines_fit_pictures_of_any_width(width: int) -> None:
-    picture = canvas(width, 60)
-    row(picture[:30], "rtsp://a/very/long/address/of/a/stream", "frame 123456", 14)
+    picture = blank(width, 60)
+    text_row(picture[:30], "rtsp://a/very/long/address/of/a/stream", "frame 123456", 14)
     caption(picture, "golden retriever", 0.941, "2026-11-22 04:09:13  #77", 14)
     assert picture.max() > 100
     assert default_font() is default_font()

@@ -1,4 +1,4 @@
-"""Draws for the window and the recorder: pictures fitted to their place, the top labels with bars, notices."""
+"""Draws in pictures: other pictures fitted to their place, the top labels with bars, lines of text, notices."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 
 from ..console import percent
 from ..opencv import cv2
-from .text import Color, Pixels, default_font
+from .text import BOLD, Color, Pixels, default_font
 
 __all__ = [
     "ACCENT",
@@ -20,13 +20,13 @@ __all__ = [
     "WARNING",
     "Bars",
     "Box",
-    "canvas",
+    "blank",
     "caption",
-    "dimmed",
+    "dim",
     "fill",
     "fit",
     "notice",
-    "row",
+    "text_row",
 ]
 
 BACKGROUND: Color = (30, 27, 25)
@@ -37,9 +37,8 @@ ACCENT: Color = (222, 190, 62)
 MUTED: Color = (148, 130, 74)
 WARNING: Color = (72, 178, 255)
 
-SQUARES = 4  # a picture that grows to more than so many times its size is tiny, some thirty pixels, and stays sharp
-LARGEST_LABEL = 0.4  # of the width is the most that labels get: bars need the rest
-BOLD = 600  # a font's weight
+MIN_SQUARE = 4  # a picture that grows to more than so many times its size is tiny, some thirty pixels, and stays sharp
+MAX_LABEL_SHARE = 0.4  # of the width is the most that labels get: bars need the rest
 
 
 @dataclass(frozen=True)
@@ -56,7 +55,7 @@ class Box:
         return pixels[self.y : self.y + self.height, self.x : self.x + self.width]
 
 
-def canvas(width: int, height: int) -> Pixels:
+def blank(width: int, height: int) -> Pixels:
     """Return an empty picture, (height, width, 3) uint8, BGR."""
     pixels = np.empty((height, width, 3), np.uint8)
     fill(pixels, BACKGROUND)
@@ -76,7 +75,7 @@ def fit(image: Pixels, pixels: Pixels) -> Box:
     """
     height, width = pixels.shape[:2]
     scale = min(width / image.shape[1], height / image.shape[0])
-    tiny = scale > SQUARES
+    tiny = scale > MIN_SQUARE
     if tiny:  # a whole number keeps squares equal
         scale = int(scale)
     size = max(round(image.shape[1] * scale), 1), max(round(image.shape[0] * scale), 1)
@@ -96,13 +95,13 @@ def _shrunk(image: Pixels, size: tuple[int, int]) -> Pixels:
     return np.asarray(cv2.resize(kept, whole, interpolation=cv2.INTER_AREA), np.uint8)
 
 
-def dimmed(pixels: Pixels) -> None:
+def dim(pixels: Pixels) -> None:
     """Take light and colour out of a picture, in place, as a sign that what it shows is not live."""
     gray = cv2.cvtColor(pixels, cv2.COLOR_BGR2GRAY)
     pixels[:] = (gray * np.float32(0.35)).astype(np.uint8)[:, :, None]
 
 
-def row(pixels: Pixels, left: str, right: str, size: int, colors: tuple[Color, Color] = (TEXT, DIM)) -> None:
+def text_row(pixels: Pixels, left: str, right: str, size: int, colors: tuple[Color, Color] = (TEXT, DIM)) -> None:
     """Draw a line of text across a picture; the left part is cut at its start where the right one needs the room."""
     font, bold = default_font(), default_font(BOLD)
     margin, height = size // 2, pixels.shape[0]
@@ -155,7 +154,7 @@ class Bars:
         if (size, width) not in self._columns:
             font = default_font(BOLD)
             widest = max((font.width(font.drawable(label), size) for label in self._labels), default=0)
-            self._columns = {(size, width): min(widest, int(width * LARGEST_LABEL))}
+            self._columns = {(size, width): min(widest, int(width * MAX_LABEL_SHARE))}
         return self._columns[size, width]
 
 

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from hybrid_edge.runtime import Prediction, UsageError, read_image
-from hybrid_edge.runtime.compare import contact_sheet
+from hybrid_edge.runtime.compare import difference_sheet
 from hybrid_edge.runtime.compare.answers import Answers
-from hybrid_edge.runtime.compare.contact_sheet import GREEN, RED, Cell, Differences, Line, draw_sheet, write_sheet
+from hybrid_edge.runtime.compare.difference_sheet import GREEN, RED, Cell, Differences, Line, draw_sheet, write_sheet
 from hybrid_edge.runtime.frame import Frame
 
 LABELS = ("cat", "dog", "cow")
@@ -91,6 +91,6 @@ def test_a_place_where_nothing_may_be_written_is_a_usage_error(tmp_path: Path, m
     def refuse(path: Path, data: bytes) -> None:  # as in a folder of another user, which root does not have
         raise PermissionError(13, "Permission denied", str(path))
 
-    monkeypatch.setattr(contact_sheet, "write_bytes", refuse)
+    monkeypatch.setattr(difference_sheet, "write_bytes", refuse)
     with pytest.raises(UsageError, match=r"expected a place for the contact sheet, found: Permission denied"):
         write_sheet(tmp_path / "sheet.png", solid((0, 0, 0)))

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import importlib
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import numpy as np
 import pytest
 from support.gpu.fake_gpu import Error, FakeCuda
-from support.models.bundles import SPEC, make_graph, make_weights, sample_image
+from support.models.bundles import SPEC, sample_image
 
-from hybrid_edge.runtime.backends import cuda, onnxruntime_cuda
+from hybrid_edge.runtime.backends import cuda, onnxruntime, onnxruntime_cuda
 from hybrid_edge.runtime.backends.onnxruntime import CPU_PROVIDER, OnnxRuntimeCpu
 from hybrid_edge.runtime.backends.onnxruntime_cuda import OnnxRuntimeCuda
 from hybrid_edge.runtime.errors import BackendError, BackendUnavailableError
@@ -43,13 +46,6 @@ class Claims:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._session, name)
-
-
-@pytest.fixture
-def model(tmp_path: Path) -> Path:
-    path = tmp_path / "model.onnx"
-    path.write_bytes(make_graph(SPEC, make_weights(SPEC)))
-    return path
 
 
 def tensors(count: int, first: int = 0) -> dict[str, Any]:
@@ -128,6 +124,18 @@ def test_memory_is_kept_for_some_sizes_and_no_more(model: Path, monkeypatch: pyt
         assert len(backend._bindings) == 2
 
 
+def test_the_copy_of_the_inputs_alone_is_what_bench_times(model: Path) -> None:
+    with OnTheCpu(model, SPEC) as backend:
+        buffers = backend.buffers(2, 1)[0]
+        for name, tensor in tensors(2, first=5).items():
+            buffers.tensors[name][:] = tensor
+        copies = backend.copies(buffers, 2)
+        assert list(copies) == ["copy in"]
+        copies["copy in"]()
+        for name, value in backend._bindings[2]._inputs.items():
+            np.testing.assert_array_equal(value.numpy(), buffers.tensors[name])
+
+
 def test_a_failure_is_ours_with_onnxruntimes_words(model: Path) -> None:
     def fails(_: Any) -> None:
         raise RuntimeError("CUDA failure 2: out of memory ; GPU=0 ; expr=cudaMalloc")
@@ -142,3 +150,52 @@ def test_a_closed_backend_lets_go_of_its_session(model: Path) -> None:
     backend = OnTheCpu(model, SPEC)
     backend.close()
     assert (backend._bindings, backend._session) == ({}, None)
+
+
+def with_library(monkeypatch: pytest.MonkeyPatch, **replaced: Any) -> None:
+    """The real onnxruntime, some of it replaced."""
+    real = importlib.import_module("onnxruntime")
+    for module in (onnxruntime, onnxruntime_cuda):
+        monkeypatch.setattr(module, "import_onnxruntime", lambda: SimpleNamespace(**{**vars(real), **replaced}))
+
+
+def test_cuda_is_refused_where_onnxruntime_has_none(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with_library(monkeypatch, get_available_providers=lambda: ["CPUExecutionProvider"])
+    with pytest.raises(BackendUnavailableError, match=r"built without CUDA.*hybrid-edge\[gpu\]"):
+        OnnxRuntimeCuda(model, SPEC)
+
+
+def test_cuda_is_refused_where_onnxruntime_quietly_takes_the_cpu(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = importlib.import_module("onnxruntime")
+
+    def session(path: str, options: Any, providers: list[Any], **rest: Any) -> Any:
+        provider, settings = providers[0]
+        assert provider == "CUDAExecutionProvider"
+        assert settings == {"use_tf32": "0", "cudnn_conv_algo_search": "HEURISTIC"}
+        return real.InferenceSession(path, options, providers=["CPUExecutionProvider"], **rest)
+
+    with_library(
+        monkeypatch,
+        get_available_providers=lambda: ["CUDAExecutionProvider", "CPUExecutionProvider"],
+        InferenceSession=session,
+        preload_dlls=lambda: None,
+    )
+    with pytest.raises(BackendUnavailableError, match=r"expected ONNX Runtime to run on CUDA.*took \['CPU.*nvidia-smi"):
+        OnnxRuntimeCuda(model, SPEC)
+
+
+def test_what_onnxruntime_prints_about_cuda_stays_off_stdout(
+    model: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def stop(*arguments: Any, **rest: Any) -> None:
+        raise RuntimeError("no GPU")
+
+    with_library(
+        monkeypatch,
+        get_available_providers=lambda: ["CUDAExecutionProvider"],
+        InferenceSession=stop,
+        preload_dlls=lambda: sys.stdout.write("libcudnn.so.9 not found"),
+    )
+    with pytest.raises(BackendError, match="no GPU"):
+        OnnxRuntimeCuda(model, SPEC)
+    assert capsys.readouterr().out == ""

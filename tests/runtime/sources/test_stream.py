@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -16,17 +17,21 @@ from support.streams.reading import BACK, Reading, lose_and_find_again, resource
 from support.streams.relay import Deaf
 from support.streams.servers import MjpegStream, RtspStream, rtsp_missing
 
+from hybrid_edge.runtime.errors import ImageError, SourceError
 from hybrid_edge.runtime.opencv import cv2
-from hybrid_edge.runtime.sources import CaptureOptions, open_sources, rtsp
-from hybrid_edge.runtime.sources.ffmpeg_options import STREAMS, VARIABLE
+from hybrid_edge.runtime.sources import CaptureOptions, open_sources
+from hybrid_edge.runtime.sources import stream as module
+from hybrid_edge.runtime.sources.stream import CLOSE_TIMEOUT, MAX_FAILED_READS, OPTIONS_VARIABLE, RtspConnection
 
-pytestmark = pytest.mark.skipif(rtsp_missing() is not None, reason=str(rtsp_missing()))
+needs_server = pytest.mark.skipif(rtsp_missing() is not None, reason=str(rtsp_missing()))
 
 WAIT = 1.5  # seconds that a read may take, and a stop
 
 
 @pytest.fixture(scope="module")
 def stream() -> Iterator[RtspStream]:
+    if rtsp_missing() is not None:
+        pytest.skip(str(rtsp_missing()))
     with RtspStream() as running:
         yield running
 
@@ -48,7 +53,7 @@ def test_every_loss_is_said_and_overcome_and_leaves_nothing(
     stream: RtspStream, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Stalled, killed and black-holed: each read ends, frames flow soon after the stream is back, nothing leaks."""
-    monkeypatch.setattr(rtsp, "READ", 2.5)  # seconds that FFmpeg holds on to a silent session
+    monkeypatch.setattr(module, "READ_TIMEOUT", 2.5)  # seconds that FFmpeg holds on to a silent session
     before = resources()
     with Reading(stream.url) as reading:
         reading.wait()
@@ -143,6 +148,7 @@ def test_a_stop_in_the_middle_of_opening_ends_at_once_and_the_process_too() -> N
     assert time.monotonic() - start < 7.5  # less than the opening would have taken
 
 
+@needs_server
 def test_streams_that_come_back_together_do_not_wait_for_each_other() -> None:
     """OpenCV opens one capture at a time; where it waits for key frames, the fifth comes after seven seconds."""
     with RtspStream(fps=10, gop=15) as slow, ExitStack() as stack:
@@ -169,7 +175,7 @@ def test_a_server_that_tells_the_resolution_with_the_frames_alone(stream: RtspSt
     finally:
         stream.relay.edit = lambda data: data
     assert reading.told == []
-    assert os.environ[VARIABLE] == STREAMS
+    assert OPTIONS_VARIABLE not in os.environ
 
 
 def test_every_frame_can_be_asked_for(stream: RtspStream) -> None:
@@ -188,7 +194,83 @@ def test_files_are_opened_without_the_options_of_streams(stream: RtspStream, tmp
     writer.release()
     with Reading(stream.url) as reading:
         reading.wait()
-        assert os.environ[VARIABLE] == STREAMS
+        assert OPTIONS_VARIABLE not in os.environ
         frames = list(open_sources([clip]))
-        assert os.environ[VARIABLE] == STREAMS
+        assert OPTIONS_VARIABLE not in os.environ
     assert [frame.error for frame in frames] == [None] * 50
+
+
+FRAME = np.zeros((4, 6, 3), np.uint8)
+
+
+class Scripted:
+    """A capture whose reads are given: a frame, None for a read without one, an exception, or an event to wait for."""
+
+    def __init__(self, script: Sequence[object]) -> None:
+        self._script: Iterator[object] = iter(script)
+        self.reads = 0
+        self.released = threading.Event()
+
+    def read(self) -> tuple[bool, object]:
+        self.reads += 1
+        step = next(self._script, None)
+        if isinstance(step, threading.Event):
+            step.wait()
+            return False, None
+        if isinstance(step, Exception):
+            raise step
+        return step is not None, step
+
+    def release(self) -> None:
+        self.released.set()
+
+
+def connected(*script: object, stop: threading.Event | None = None) -> tuple[RtspConnection, Scripted]:
+    scripted = Scripted(script)
+    return RtspConnection(scripted, stop or threading.Event(), 2), scripted
+
+
+def test_damage_costs_what_is_damaged_and_the_end_is_said_once() -> None:
+    connection, scripted = connected(FRAME, None, FRAME, cv2.error("bits"), MemoryError(), FRAME)
+    assert connection.read() is not None
+    with pytest.raises(ImageError, match=r"1 damaged frame$"):
+        connection.read()
+    assert connection.read() is not None
+    with pytest.raises(ImageError, match="the video decoder failed"):
+        connection.read()
+    with pytest.raises(MemoryError):
+        connection.read()
+    assert connection.read() is not None
+    with pytest.raises(SourceError, match="the server ended the stream"):
+        connection.read()
+    assert connection.read() is None
+    connection.close()
+    assert scripted.released.wait(5)
+    assert scripted.reads == 6 + MAX_FAILED_READS
+
+
+def test_a_read_that_hangs_keeps_nobody_waiting_and_gives_the_capture_back_in_the_end() -> None:
+    hangs = threading.Event()
+    connection, scripted = connected(FRAME, hangs)
+    assert connection.patience > 2  # for the first frame
+    assert connection.read() is not None
+    assert connection.patience == 2
+    start = time.monotonic()
+    assert connection.read() is None
+    connection.close()
+    assert time.monotonic() - start < WAIT + CLOSE_TIMEOUT + 1
+    assert not scripted.released.is_set()
+    hangs.set()
+    assert scripted.released.wait(5)
+    assert scripted.reads == 2
+
+
+def test_one_frame_is_read_ahead_and_no_more() -> None:
+    connection, scripted = connected(*[FRAME] * 10)
+    time.sleep(0.1)
+    assert scripted.reads == 1
+    connection.read()
+    time.sleep(0.1)
+    assert scripted.reads == 2
+    connection.close()
+    assert scripted.released.wait(5)

@@ -6,8 +6,11 @@ import os
 from pathlib import Path
 
 import numpy as np
-import onnxruntime
 import pytest
+
+onnxruntime = pytest.importorskip("onnxruntime")
+pytest.importorskip("onnx", reason="the graphs are made here")
+
 from support.models.bundles import SPEC, make_graph, make_weights, sample_image
 
 from hybrid_edge.runtime.backends.cuda import find_gpu

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..canvas.draw import Box, fit
+from ..canvas.pictures import Box, fit
 from ..canvas.text import Color, Pixels, default_font
 from ..console import percent
 from ..errors import UsageError

@@ -1,12 +1,13 @@
-"""Open the models that look at a drawing, give each a name of its own, and ask one after the other."""
+"""Finds and opens the models that read a drawing, gives each a name of its own, and asks one after the other."""
 
 from __future__ import annotations
 
-from collections import Counter
+import json
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -16,15 +17,21 @@ from ..bundle import Bundle
 from ..classifier import Classifier, Prediction, announce
 from ..console import waiting
 from ..engines.progress import make_reporter
+from ..errors import BundleError
+from ..manifest import MANIFEST
 from ..opencv import cv2
-from .request import Request
+from .session import DrawRequest
 
-__all__ = ["Answer", "Model", "answers", "open_models"]
+__all__ = ["Reader", "Reading", "newest_bundles", "open_readers", "read_drawing"]
+
+RUNS = Path("runs")
+KINDS = ("cnn", "rnn", "hybrid")  # the order in which the window shows them
+BACKBONE = "digits"
 
 
 @dataclass(frozen=True)
-class Model:
-    """This is an open bundle under the name that the window shows."""
+class Reader:
+    """This class holds an open bundle under the name that the window shows."""
 
     name: str
     classifier: Classifier
@@ -36,15 +43,47 @@ class Model:
 
 
 @dataclass(frozen=True)
-class Answer:
-    """This is what one model says about a drawing."""
+class Reading:
+    """This class holds what one model says about a drawing: its name, its variant and its prediction."""
 
-    model: str
+    reader: str
     variant: str
     prediction: Prediction
 
 
-def open_models(request: Request, paths: Sequence[Path], opened: ExitStack) -> list[Model]:
+def newest_bundles() -> list[Path]:
+    """Return ``./manifest.json`` or ``./bundle`` alone, else the newest digits model of each kind in ``runs/``.
+
+    Raises:
+        BundleError: there is no bundle in any of these places.
+    """
+    for folder in (Path(), Path("bundle")):
+        if (folder / MANIFEST).exists():
+            return [folder]
+    newest: dict[str, Path] = {}
+    for manifest in sorted(RUNS.glob(f"*/bundle/{MANIFEST}"), key=lambda path: path.stat().st_mtime):
+        spec = _spec(manifest)
+        if spec.get("backbone") == BACKBONE:
+            newest[str(spec.get("branches"))] = manifest.parent
+    if not newest:
+        raise BundleError(
+            f"no bundle of a digits model in {Path.cwd()}: looked for {MANIFEST}, bundle/{MANIFEST} and "
+            f"{RUNS}/*/bundle/{MANIFEST}. Make one with hybrid-train DATA --preset digits and hybrid-export, "
+            "or name bundles: hybrid-draw BUNDLE ..."
+        )
+    return [newest[kind] for kind in KINDS if kind in newest]
+
+
+def _spec(manifest: Path) -> dict[str, Any]:
+    """Return a manifest's spec; empty for what is no manifest, as opening a bundle says what is wrong with it."""
+    try:
+        spec = json.loads(manifest.read_bytes())["spec"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
+    return spec if isinstance(spec, dict) else {}
+
+
+def open_readers(request: DrawRequest, paths: Sequence[Path], opened: ExitStack) -> list[Reader]:
     """Open bundles and check them, in their order; ``opened`` closes them.
 
     Raises:
@@ -53,7 +92,7 @@ def open_models(request: Request, paths: Sequence[Path], opened: ExitStack) -> l
         GoldenError: this device computes something else than the exporter did.
     """
     bundles = [Bundle.open(path) for path in paths]
-    models = []
+    readers = []
     for bundle, name in zip(bundles, _names(bundles, paths), strict=True):
         with waiting(f"opening {name}") as stop:
             classifier = runtime.Classifier.load(
@@ -67,18 +106,18 @@ def open_models(request: Request, paths: Sequence[Path], opened: ExitStack) -> l
             )
         opened.enter_context(classifier)
         announce(classifier)
-        models.append(Model(name, classifier))
-    return models
+        readers.append(Reader(name, classifier))
+    return readers
 
 
-def answers(models: Sequence[Model], frame: npt.NDArray[np.uint8]) -> list[Answer]:
+def read_drawing(readers: Sequence[Reader], frame: npt.NDArray[np.uint8]) -> list[Reading]:
     """Ask every model about the same frame, (H, W) uint8 gray.
 
     Raises:
         BackendError: an engine failed.
     """
     image = np.asarray(cv2.cvtColor(frame, cv2.COLOR_GRAY2BGR), np.uint8)
-    return [Answer(model.name, model.variant, model.classifier.predict([image])[0]) for model in models]
+    return [Reading(reader.name, reader.variant, reader.classifier.predict([image])[0]) for reader in readers]
 
 
 def _names(bundles: Sequence[Bundle], paths: Sequence[Path]) -> list[str]:
@@ -91,7 +130,7 @@ def _names(bundles: Sequence[Bundle], paths: Sequence[Path]) -> list[str]:
 
 
 def _differ(names: Sequence[str]) -> bool:
-    return max(Counter(names).values(), default=0) <= 1
+    return len(set(names)) == len(names)
 
 
 def _own_name(path: Path) -> str:
