@@ -20,15 +20,15 @@ from typing import Literal
 from ..sources.blocking import BLOCKING_CALLS, CALL_PREFIX
 from .signals import takes
 
-__all__ = ["HANG_TIMEOUT", "START_TIMEOUT", "VARIABLE", "Beat", "Heartbeat", "find_overdue"]
+__all__ = ["START_TIMEOUT", "VARIABLE", "Beat", "Heartbeat", "find_overdue"]
 
 VARIABLE = "HYBRID_EDGE_HEARTBEAT"  # in the worker's environment it has the number of the pipe's file descriptor
-HANG_TIMEOUT = 8.0  # seconds for one call of a stage, and from the end of the frames to the worker's own
 SOURCE_TIMEOUT = 30.0  # seconds for one call of a source into a driver or decoder, which has shorter limits of its own
 SILENCE_TIMEOUT = 5.0  # seconds between beats while frames flow; a C call that holds the interpreter silences them
 START_TIMEOUT = 900.0  # seconds without progress before frames flow: a step of an engine's build can take minutes
 BEAT_INTERVAL = 0.5  # seconds between two beats
 STOPPED_TIME = 1.5  # seconds without a turn after which this process as a whole was stopped, by Ctrl-Z say
+MAX_NAME = 500  # characters of a call that are told: a pipe takes a short line as a whole or not at all
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 Phase = Literal["starting", "running", "stopping"]
@@ -61,7 +61,7 @@ class Heartbeat:
 
     Args:
         pipe: the pipe's file descriptor; a pipe that nobody reads loses beats and holds nobody up.
-        hang_timeout: seconds for one call of a stage.
+        hang_timeout: seconds for one call of a stage, and from the end of the frames to the worker's own.
     """
 
     def __init__(self, pipe: int, hang_timeout: float) -> None:
@@ -160,7 +160,9 @@ def find_overdue(
         calls: for how many seconds each call of a source has lasted.
         hang_timeout: the limit of a stage, and of the worker's end.
     """
-    watched = [(f"a source's call, {name}, has not returned", calls[name], SOURCE_TIMEOUT, "") for name in calls]
+    watched = [
+        (f"a source's call, {name[:MAX_NAME]}, has not returned", calls[name], SOURCE_TIMEOUT, "") for name in calls
+    ]
     remedy = "; a slower engine needs a larger --hang-timeout"
     watched += [(f"stage {name} has been in one call", stages[name], hang_timeout, remedy) for name in stages]
     if phase == "starting":

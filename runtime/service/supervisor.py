@@ -18,7 +18,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from ..sources.events import Event
-from .heartbeat import HANG_TIMEOUT, START_TIMEOUT, VARIABLE, Beat
+from .heartbeat import START_TIMEOUT, VARIABLE, Beat
 from .notify import Notifier
 from .signals import stop_signals, takes
 
@@ -107,7 +107,7 @@ class Supervisor:
     codes: Mapping[int, int]
     say: Callable[[str], None]
     report: Callable[[Event], None]
-    hang_timeout: float = HANG_TIMEOUT
+    hang_timeout: float
     replaces: bool = True
 
     def run(self) -> int:
