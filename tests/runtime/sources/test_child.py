@@ -18,8 +18,9 @@ from support.streams.reading import Reading, resources, settled
 from support.streams.servers import RtspStream, age_ms, rtsp_missing
 
 from hybrid_edge.runtime.errors import SourceError
-from hybrid_edge.runtime.sources import CaptureOptions, child
+from hybrid_edge.runtime.sources import child
 from hybrid_edge.runtime.sources.child import csi_pipeline, open_child, pnm_frames, rtsp_pipeline
+from hybrid_edge.runtime.sources.names import CaptureOptions
 
 needs_gstreamer = pytest.mark.skipif(shutil.which("gst-launch-1.0") is None, reason="needs gstreamer1.0-tools")
 
@@ -151,7 +152,7 @@ def test_a_sensor_is_asked_for_its_size_and_rate() -> None:
 def test_the_child_dies_with_its_parent() -> None:
     code = f"""
 import os, signal, threading
-from hybrid_edge.runtime.sources import CaptureOptions
+from hybrid_edge.runtime.sources.names import CaptureOptions
 from hybrid_edge.runtime.sources.child import open_child
 connection = open_child({SMPTE[6:]!r}, CaptureOptions(), threading.Event())
 print(connection._process.pid, flush=True)
