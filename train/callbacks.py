@@ -14,9 +14,8 @@ from typing import Any
 import keras
 from rich.progress import Progress, TaskID, TextColumn
 
-from ..runtime.console import status
-from .bars import transient_bar
-from .files import replacing, write_text
+from ..runtime.console import progress, status
+from ..runtime.storage import replacing, write_text
 from .run_folder import RunFolder
 from .settings import PhaseSettings
 
@@ -96,7 +95,7 @@ class ProgressBar(keras.callbacks.Callback):  # type: ignore[misc]  # keras ship
     def on_epoch_begin(self, epoch: int, logs: dict[str, float] | None = None) -> None:
         """Open the epoch's bar."""
         self._started = time.perf_counter()
-        self._bar = transient_bar(TextColumn("{task.fields[numbers]}"))
+        self._bar = progress(TextColumn("{task.fields[numbers]}"), transient=True)
         self._task = self._bar.add_task(self._name(epoch), total=self.steps, numbers="")
         self._bar.start()
 

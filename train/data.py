@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from ..runtime.errors import DataError, UsageError
-from .files import replacing
+from ..runtime.storage import replacing
 from .folders import Classes, find_classes, find_roots
 from .readable import unreadable
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from .bars import transient_bar
+from ..runtime.console import progress
 from .batches import Batches
 from .model import KerasModel
 
@@ -85,7 +85,7 @@ def evaluate(model: KerasModel, batches: Batches, what: str = "validation") -> E
     """
     parts = []
     count = batches.num_batches or 0
-    with transient_bar(unit="batches") as bar:
+    with progress(unit="batches", transient=True) as bar:
         task = bar.add_task(what, total=count)
         for index in range(count):
             parts.append(np.asarray(model.predict_on_batch(batches[index][0]), dtype=np.float32))

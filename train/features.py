@@ -23,9 +23,8 @@ from rich.progress import Progress
 from ..runtime.console import progress
 from ..runtime.preprocess import Preprocessor, contract_hash, read_image
 from ..runtime.spec import ModelSpec
-from ..runtime.storage import cache_dir
+from ..runtime.storage import cache_dir, write_text
 from .data import LabelledImage
-from .files import write_text
 
 __all__ = ["FeatureStore", "Features", "file_key"]
 

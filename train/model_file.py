@@ -22,7 +22,7 @@ import numpy as np
 
 from ..runtime.errors import HybridEdgeError, ModelFileError, SpecError
 from ..runtime.spec import ModelSpec
-from .files import replacing
+from ..runtime.storage import replacing
 from .model import KerasModel, build_model
 
 __all__ = ["load_model", "load_weights", "read_spec", "save_model", "weights_sha256"]

@@ -12,10 +12,9 @@ from typing import Any
 import keras
 import numpy as np
 
-from ..runtime.console import status
+from ..runtime.console import progress, status
 from ..runtime.errors import RunError
 from ..runtime.spec import ModelSpec
-from .bars import transient_bar
 from .batches import Batches, KeptFrames, TrainingBatches
 from .batchnorm import moving_statistics, reestimate, restore_statistics, trained_norms
 from .callbacks import EpochLog, History, PhaseState, ProgressBar
@@ -297,7 +296,7 @@ def _candidate(fit: _Fit, name: str) -> _Candidate:
 def _reestimated(training: Training, fit: _Fit, name: str) -> _Candidate:
     settings = training.settings
     stream = fit.training(augmented=False)
-    with transient_bar(unit="batches") as bar:
+    with progress(unit="batches", transient=True) as bar:
         task = bar.add_task(f"BatchNorm statistics, {name}", total=settings.bn_batches)
         inputs = (stream[index][0] for index in range(settings.bn_batches))
         reestimate(fit.model, bar.track(inputs, task_id=task), settings.bn_momentum)

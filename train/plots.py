@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from matplotlib import pyplot as plt
 
-from .files import replacing
+from ..runtime.storage import replacing
 from .run_folder import RunFolder
 
 if TYPE_CHECKING:

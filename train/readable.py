@@ -13,8 +13,7 @@ from pathlib import Path
 from ..runtime.console import progress
 from ..runtime.errors import ImageError
 from ..runtime.preprocess import read_image
-from ..runtime.storage import cache_dir
-from .files import replacing
+from ..runtime.storage import cache_dir, replacing
 
 __all__ = ["unreadable"]
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ..runtime.errors import RunError
-from .files import write_text
+from ..runtime.storage import write_text
 
 __all__ = ["RunFolder"]
 

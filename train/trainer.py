@@ -16,11 +16,11 @@ import keras
 from ..runtime.console import status
 from ..runtime.errors import DataError, ImageError, RunError
 from ..runtime.spec import ModelSpec
+from ..runtime.storage import replacing
 from .batches import Batches
 from .callbacks import PhaseState
 from .data import DataSet, calibration_sample, scan, write_list
 from .evaluation import evaluate
-from .files import replacing
 from .model import KerasModel, build_model
 from .model_file import load_model, save_model
 from .phase import Training, run_phase

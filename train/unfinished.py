@@ -8,9 +8,9 @@ from typing import Any
 
 from ..runtime.errors import DataError, RunError, UsageError
 from ..runtime.spec import ModelSpec
+from ..runtime.storage import sweep
 from .callbacks import PhaseState
 from .data import LabelledImage, read_list
-from .files import sweep
 from .run_folder import RunFolder
 from .settings import TrainSettings
 

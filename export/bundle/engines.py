@@ -14,7 +14,7 @@ from ...runtime.engines.options import EngineOptions
 from ...runtime.engines.prepare import Place, prepare_engine
 from ...runtime.engines.progress import Reporter
 from ...runtime.errors import BackendUnavailableError, BundleError, EngineError, HybridEdgeError, Int8EngineError
-from ...train.files import sweep
+from ...runtime.storage import sweep
 from .writer import locked
 
 __all__ = ["Engines", "LocalEngine", "build_engines"]

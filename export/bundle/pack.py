@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ...runtime.bundle import Bundle
 from ...runtime.manifest import MANIFEST
-from ...train.files import replacing
+from ...runtime.storage import replacing
 from .writer import locked, writing
 
 __all__ = ["pack"]

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ...runtime.errors import BundleError
-from ...train.files import sweep
+from ...runtime.storage import sweep
 from ..gates.compare import Flip
 from ..gates.flips import write_flips
 from .report import Entry, write_report

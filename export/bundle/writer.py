@@ -20,8 +20,7 @@ from typing import IO
 from ...runtime.bundle import Bundle
 from ...runtime.errors import BundleError
 from ...runtime.manifest import MANIFEST, FileRecord, Manifest, parse_manifest
-from ...runtime.storage import file_sha256
-from ...train.files import replacing
+from ...runtime.storage import file_sha256, replacing
 
 __all__ = ["BundleWriter", "locked", "writing"]
 

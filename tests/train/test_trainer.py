@@ -33,13 +33,13 @@ from hybrid_edge.train.settings import PHASES, TrainSettings
 KILLER = """
 import os, signal, sys
 from pathlib import Path
-from hybrid_edge.runtime import files
+from hybrid_edge.runtime import storage
 from hybrid_edge.train import callbacks, trainer
 from hybrid_edge.train.settings import TrainSettings
 original = callbacks.EpochLog._save_state
 def save_state(self):
     if self.state.epoch == 2:
-        files.os.fsync = lambda _: os.kill(os.getpid(), signal.SIGKILL)
+        storage.os.fsync = lambda _: os.kill(os.getpid(), signal.SIGKILL)
     original(self)
 callbacks.EpochLog._save_state = save_state
 settings = TrainSettings.make(**__import__("json").loads(Path(sys.argv[1]).read_text()))
