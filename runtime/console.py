@@ -38,6 +38,7 @@ __all__ = [
     "leave_at_once",
     "main",
     "make_app",
+    "percent",
     "print_json",
     "printable",
     "progress",
@@ -200,6 +201,14 @@ def progress(*extra: ProgressColumn, unit: str = "", transient: bool = False) ->
 def printable(text: str) -> str:
     """Escape control characters in a text, so that a file's name can't steer the terminal."""
     return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
+
+
+def percent(probability: float) -> str:
+    """Return a probability as people read it, such as ``99.9 %``; ``100.0 %`` stands for certainty alone."""
+    shown = round(100 * probability, 1)
+    if shown >= 100 and probability < 1:
+        shown = 99.9
+    return f"{shown:.1f} %"
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from typing import get_args
 
 from ..backends import Selection, open_variant
 from ..bundle import Bundle
-from ..engines.options import EngineOptions
+from ..engines.engine_options import EngineOptions
 from ..engines.progress import Reporter
 from ..errors import BackendError, BackendUnavailableError, BundleError, GateError, HybridEdgeError, UsageError
 from ..golden import check_golden

@@ -9,7 +9,7 @@ from ..backends import open_variant
 from ..backends.cuda import find_gpu
 from ..bundle import Bundle
 from ..classifier import Classifier
-from ..engines.options import EngineOptions
+from ..engines.engine_options import EngineOptions
 from ..golden import check_golden
 from ..manifest import Target
 from ..preprocess import Preprocessor

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from ..bundle import Bundle
-from ..engines.options import EngineOptions, parse_profile
+from ..engines.engine_options import EngineOptions, parse_profile
 from ..engines.progress import Reporter
 from ..errors import BackendError
 from ..manifest import Target

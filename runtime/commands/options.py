@@ -1,15 +1,75 @@
-"""Options of a command that do not go together are refused here, and never silently ignored."""
+"""The options that several commands have, and the refusal of options that do not go together."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
-from typing import Any
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
 
 from ..errors import UsageError
 
-__all__ = ["refuse_others"]
+__all__ = [
+    "ENGINE",
+    "BackendOption",
+    "BuildOption",
+    "BundleOption",
+    "CheckOption",
+    "PrecisionOption",
+    "ProfileOption",
+    "ThreadsOption",
+    "WorkspaceOption",
+    "refuse_others",
+]
+
+ENGINE = "Engine"  # a panel of --help
+MAX_THREADS = 1024
+
+BundleOption = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="PATH",
+        help="Bundle folder or tar, or a run folder.",
+        show_default="./manifest.json, ./bundle, runs/latest/bundle",
+        rich_help_panel=ENGINE,
+    ),
+]
+BackendOption = Annotated[str, typer.Option(help="auto, tensorrt, cuda or cpu.", rich_help_panel=ENGINE)]
+PrecisionOption = Annotated[str, typer.Option(help="auto, fp32, fp16 or int8.", rich_help_panel=ENGINE)]
+ThreadsOption = Annotated[
+    int | None,
+    typer.Option(
+        min=1, max=MAX_THREADS, help="CPU threads.", show_default="the engine's choice", rich_help_panel=ENGINE
+    ),
+]
+CheckOption = Annotated[
+    bool,
+    typer.Option(
+        "--check/--no-check",
+        help="Run the bundle's golden examples first, and stop if they differ.",
+        rich_help_panel=ENGINE,
+    ),
+]
+BuildOption = Annotated[
+    bool,
+    typer.Option("--build/--no-build", help="Build a TensorRT engine where there is none.", rich_help_panel=ENGINE),
+]
+ProfileOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="MIN,OPT,MAX", help="Batch sizes of a TensorRT engine.", show_default="1,1,8", rich_help_panel=ENGINE
+    ),
+]
+WorkspaceOption = Annotated[
+    int | None,
+    typer.Option(
+        metavar="MIB",
+        help="Scratch memory of a TensorRT engine.",
+        show_default="what is safe here",
+        rich_help_panel=ENGINE,
+    ),
+]
 
 
 def refuse_others(context: typer.Context, option: str, goes_with: Collection[str]) -> None:

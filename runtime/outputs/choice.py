@@ -1,36 +1,42 @@
-"""Opens the sinks that a request asks for, in one list."""
+"""Opens the outputs that a request asks for, in one list, and averages over time what they are told if it asks so."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections import OrderedDict
+from collections.abc import Collection, Sequence
 from contextlib import ExitStack
-from typing import TYPE_CHECKING
+from dataclasses import replace
+from typing import TYPE_CHECKING, TypeVar
 
-from .. import console
+import numpy as np
+import numpy.typing as npt
+
 from ..console import say
-from ..pipeline.request import Request
-from ..sources.events import Events
-from .display import default_headless, require_display
-from .jsonlines import LiveJson
+from ..pipeline.infer_request import InferRequest
+from ..sources.events import Event, Events, Kind
+from .display import display_problem, require_display
 from .recorder import Recorder, check_recording
-from .result import LiveSink
-from .rows import Rows
-from .sink import JsonLines, Sink, Table
-from .smoothing import Smoothing
+from .result_lines import FileProgress, JsonLines, ResultTable
+from .sink import Result, Sink, Status
 from .snapshots import Snapshots, parse_condition, prepare_folder
 from .statusline import StatusLine
-from .table import LiveTable
-from .window import WITHOUT, Window
+from .window import HEADLESS_ADVICE, Window
 
 if TYPE_CHECKING:
-    from ..sources import Capture
+    from ..sources.capture import Capture
 
-__all__ = ["Outputs", "check_outputs"]
+__all__ = ["ChosenSinks", "Smoothing", "check_outputs"]
 
 FILE_FPS = 25.0  # frames a second of a recording, where neither the video file nor --fps says how many
+SMOOTHED_FPS = 25  # frames of a video file that count as a second: the same on every machine
+MAX_SOURCES = 256  # sources whose average is remembered; far more than run at once
+BREAKS: frozenset[Kind] = frozenset({"lost", "stalled", "reconnected", "resized"})
+
+Opened = TypeVar("Opened", bound=Sink)
 
 
-def check_outputs(request: Request, labels: tuple[str, ...] | None = None) -> None:
+def check_outputs(request: InferRequest, labels: tuple[str, ...] | None = None) -> None:
     """Refuse outputs that can't be opened, before minutes are spent on an engine for them.
 
     Args:
@@ -38,7 +44,7 @@ def check_outputs(request: Request, labels: tuple[str, ...] | None = None) -> No
         labels: all labels of the model, to check the condition alone; None: not known yet, everything else is checked.
 
     Raises:
-        UsageError: see ``Outputs``.
+        UsageError: see ``ChosenSinks``.
     """
     if request.when is not None:
         parse_condition(request.when, labels)
@@ -49,10 +55,10 @@ def check_outputs(request: Request, labels: tuple[str, ...] | None = None) -> No
     if request.snapshots is not None:
         prepare_folder(request.snapshots)
     if request.window:
-        require_display(WITHOUT)
+        require_display(HEADLESS_ADVICE)
 
 
-class Outputs:
+class ChosenSinks:
     """Opens and holds the sinks of one run.
 
     Args:
@@ -71,65 +77,126 @@ class Outputs:
 
     def __init__(
         self,
-        request: Request,
+        request: InferRequest,
         labels: tuple[str, ...],
         captures: Sequence[Capture],
         events: Events,
         opened: ExitStack,
     ) -> None:
         self._request = request
-        self._labels = labels
         self._live = [capture.name for capture in captures if capture.live]
-        self._rows: Rows | None = None
-        self._kept_files: dict[str, Recorder | Snapshots] = {}
+        self._progress: FileProgress | None = None
+        self._files: dict[str, Recorder | Snapshots] = {}
         self._opened = opened
         # what only checks comes before what opens a window, and the lines on the terminal come last
-        kept = [*self._files(events), *self._window()]
-        sinks = [*self._results(captures), *kept]
-        self.sinks: list[LiveSink] = sinks
+        self._open_files(labels, events)
+        window = self._window(labels)
+        sinks = [*self._lines(labels, captures), *self._files.values(), *window]
+        self.sinks: list[Sink] = sinks
         if request.smooth is not None:
             self.sinks = [Smoothing(request.smooth, sinks, live=self._live)]
 
     def summary(self) -> int:
         """Say on stderr how a run of files went; return 1 where one could not be read or an output written, else 0."""
-        if self._rows is None:
+        if self._progress is None:
             return 0
-        self._rows.summary()
-        missing = [name for name, sink in self._kept_files.items() if sink.stopped]
+        self._progress.summary()
+        missing = [name for name, sink in self._files.items() if sink.stopped]
         for name in missing:
             say(f"{name} incomplete, for the reason named above", style="bold yellow")
-        return 1 if self._rows.unreadable or missing else 0
+        return 1 if self._progress.unreadable or missing else 0
 
-    def _files(self, events: Events) -> list[LiveSink]:
+    def _open_files(self, labels: tuple[str, ...], events: Events) -> None:
         request = self._request
         if request.save is not None:
             fps = request.fps or FILE_FPS
             recorder = Recorder(request.save, fps, events=events, live=self._live, say=say)
-            self._kept_files["the recording is"] = recorder
+            self._files["the recording is"] = self._closing(recorder)
         if request.snapshots is not None and request.when is not None:
-            condition = parse_condition(request.when, self._labels)
-            self._kept_files["the snapshots are"] = Snapshots(request.snapshots, condition, events=events)
-        return [self._kept(sink) for sink in self._kept_files.values()]
+            condition = parse_condition(request.when, labels)
+            self._files["the snapshots are"] = Snapshots(request.snapshots, condition, events=events)
 
-    def _window(self) -> list[LiveSink]:
+    def _window(self, labels: tuple[str, ...]) -> list[Window]:
         request = self._request
-        wanted = request.live and not default_headless() if request.window is None else request.window
-        return [self._kept(Window(self._labels, request.top_k, live=self._live))] if wanted else []
+        wanted = request.live and not display_problem() if request.window is None else request.window
+        return [self._closing(Window(labels, request.top_k, live=self._live))] if wanted else []
 
-    def _results(self, captures: Sequence[Capture]) -> list[LiveSink]:
+    def _lines(self, labels: tuple[str, ...], captures: Sequence[Capture]) -> list[Sink]:
         request = self._request
-        if request.live:
-            rows: LiveSink = LiveJson(request.top_k) if request.as_json else LiveTable(self._labels, request.top_k)
-            return [rows, self._kept(StatusLine(live=self._live))]
+        lines: Sink = ResultTable(request.top_k, labels, live=request.live)
         if request.as_json:
-            sink: Sink = JsonLines(request.top_k, newest=request.every_frame is False)
-        else:
-            sink = Table(request.top_k, self._labels, console.stdout)
+            lines = JsonLines(request.top_k, live=request.live, newest=request.every_frame is False)
+        if request.live:
+            return [lines, self._closing(StatusLine(live=self._live))]
         totals = [getattr(capture, "total", None) for capture in captures]
         known = [total for total in totals if total is not None]
-        self._rows = Rows(sink, sum(known) if len(known) == len(totals) else None)
-        return [self._kept(self._rows)]
+        self._progress = FileProgress(sum(known) if len(known) == len(totals) else None)
+        return [lines, self._closing(self._progress)]
 
-    def _kept(self, sink: LiveSink) -> LiveSink:
+    def _closing(self, sink: Opened) -> Opened:
         self._opened.callback(sink.close)
         return sink
+
+
+class Smoothing(Sink):
+    """This sink passes results on to other sinks with an exponential average of each source's probabilities.
+
+    What came t seconds before the newest frame keeps exp(-t / ``seconds``) of its weight, so that the average spans the
+    same time however many frames the engine leaves out. Of a video file, where nobody knows when a frame was taken, 25
+    frames count as a second: the same on every machine. After a break (lost, stalled, another resolution) the average
+    starts anew. Single images are passed on as they are.
+    """
+
+    def __init__(self, seconds: float, sinks: Sequence[Sink], *, live: Collection[str] = ()) -> None:
+        """Average over about ``seconds``; ``live`` names the cameras and streams, as their frames carry them."""
+        self._seconds = seconds
+        self._live = frozenset(live)
+        self._sinks = tuple(sinks)
+        self._averages: OrderedDict[str, tuple[float, npt.NDArray[np.float32]]] = OrderedDict()  # with their times
+
+    def write(self, result: Result) -> None:
+        """Pass a result on with its averaged probabilities."""
+        smoothed = self._smooth(result)
+        for sink in self._sinks:
+            sink.write(smoothed)
+
+    def event(self, event: Event) -> None:
+        """Pass an event on; a break ends the source's average."""
+        if event.kind in BREAKS:
+            self._averages.pop(event.source, None)
+        for sink in self._sinks:
+            sink.event(event)
+
+    def status(self, status: Status) -> None:
+        """Pass a status on."""
+        for sink in self._sinks:
+            sink.status(status)
+
+    def poll(self) -> bool:
+        """Poll every sink; return whether one was asked to stop."""
+        asked = [sink.poll() for sink in self._sinks]  # any() over them would stop at the first, and a window freeze
+        return any(asked)
+
+    def close(self) -> None:
+        """Close every sink, also after one that fails: the others have files to finish."""
+        with ExitStack() as closing:
+            for sink in reversed(self._sinks):
+                closing.callback(sink.close)
+
+    def _smooth(self, result: Result) -> Result:
+        prediction, frame = result.prediction, result.frame
+        if prediction is None or not frame.video:
+            return result
+        time = frame.captured if frame.source in self._live else frame.index / SMOOTHED_FPS
+        probabilities = self._average(frame.source, time, prediction.probabilities)
+        return replace(result, prediction=replace(prediction, probabilities=probabilities), smoothed_s=self._seconds)
+
+    def _average(self, source: str, time: float, new: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        before, average = self._averages.pop(source, (math.inf, new))
+        if time > before:  # a source whose time goes back is another stream
+            kept = math.exp((before - time) / self._seconds)
+            new = (kept * average + (1 - kept) * new).astype(np.float32)
+        self._averages[source] = time, new
+        while len(self._averages) > MAX_SOURCES:
+            self._averages.popitem(last=False)
+        return new

@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING
 
 from ..errors import UsageError
 from ..opencv import cv2
-from ..sources.events import Event, Events
-from ..storage import replacing
-from .result import Result, Status
+from ..sources.events import Events
+from ..storage import write_bytes
+from .sink import Result, Sink
 
 if TYPE_CHECKING:
     from ..classifier import Prediction
@@ -26,10 +26,10 @@ if TYPE_CHECKING:
 __all__ = ["Condition", "Snapshots", "parse_condition", "prepare_folder"]
 
 QUALITY = 95  # JPEG's, from 0 to 100
-LARGEST_JPEG = 65_500  # pixels of a side, the most that OpenCV's encoder takes
+MAX_JPEG_SIDE = 65_500  # pixels of a side, the most that OpenCV's encoder takes
 SPACING = 30  # frames of one source, from one snapshot to the next: about a second of a camera
-SOURCES = 256  # sources that are remembered; far more than run at once
-LONGEST_PART = 60  # bytes of a source's or label's name in a file's name
+MAX_SOURCES = 256  # sources that are remembered; far more than run at once
+MAX_PART_BYTES = 60  # bytes of a source's or label's name in a file's name
 COMPARISONS: dict[str, Callable[[float, float], bool]] = {
     ">=": operator.ge,
     "<=": operator.le,
@@ -90,8 +90,8 @@ def _offer(label: str, labels: Sequence[str]) -> str:
     return f"found {label!r}; {'near it' if near else 'some of them'}: {', '.join(some)}"
 
 
-class Snapshots:
-    """This ``LiveSink`` writes captured frames on which a condition holds as JPEGs, or PNGs beyond that format's size.
+class Snapshots(Sink):
+    """This sink writes captured frames on which a condition holds as JPEGs, or PNGs beyond that format's size.
 
     It writes at most one in 30 frames of a camera, stream or video: a condition that holds all day must not fill the
     disk at once. A name has the time of capture, where there is one, the source, the frame's number, the label and its
@@ -124,29 +124,15 @@ class Snapshots:
             return
         if frame.video and not self._due(frame.source, frame.index):
             return
-        suffix = ".jpg" if max(frame.image.shape) <= LARGEST_JPEG else ".png"
+        suffix = ".jpg" if max(frame.image.shape) <= MAX_JPEG_SIDE else ".png"
         _, data = cv2.imencode(suffix, frame.image, [cv2.IMWRITE_JPEG_QUALITY, QUALITY] if suffix == ".jpg" else [])
         try:
-            with replacing(self._path(result, self._condition.probability(prediction), suffix), suffix) as path:
-                path.write_bytes(data.tobytes())
+            write_bytes(self._path(result, self._condition.probability(prediction), suffix), data.tobytes())
             self.count += 1
         except OSError as error:
             self.stopped = True
             detail = f"--snapshots {self._folder}: {error.strerror or error}; no more are written"
             self._events.report("disk-full", frame.source, detail)
-
-    def event(self, event: Event) -> None:
-        """Do nothing: snapshots show frames alone."""
-
-    def status(self, status: Status) -> None:
-        """Do nothing: snapshots show frames alone."""
-
-    def poll(self) -> bool:
-        """Return False: nobody can ask this sink to stop."""
-        return False
-
-    def close(self) -> None:
-        """Do nothing: each file is whole."""
 
     def _due(self, source: str, index: int) -> bool:
         last = self._last.get(source)
@@ -154,7 +140,7 @@ class Snapshots:
             return False
         self._last[source] = index
         self._last.move_to_end(source)
-        while len(self._last) > SOURCES:
+        while len(self._last) > MAX_SOURCES:
             self._last.popitem(last=False)
         return True
 
@@ -197,4 +183,4 @@ def _source_name(source: str) -> str:
 def _part(text: str) -> str:
     """Return text as a part of a file's name: letters, digits and little else, in any script."""
     plain = re.sub(r"[^\w.-]+", "-", text).strip("-.")
-    return plain.encode()[:LONGEST_PART].decode(errors="ignore") or "x"  # a whole name has room for 255
+    return plain.encode()[:MAX_PART_BYTES].decode(errors="ignore") or "x"  # a whole name has room for 255

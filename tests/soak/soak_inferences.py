@@ -19,8 +19,8 @@ from figures import Samples, digits_bundle, verdict
 from support.models.bundles import sample_image
 
 from hybrid_edge.runtime import Classifier, Frame
-from hybrid_edge.runtime.outputs.result import Result, Status
-from hybrid_edge.runtime.pipeline.pipeline import Pipeline, PipelineOptions
+from hybrid_edge.runtime.outputs.sink import Result, Sink, Status
+from hybrid_edge.runtime.pipeline.dataflow import Pipeline, PipelineOptions
 from hybrid_edge.runtime.sources.events import Event, Events
 
 SLOPE = 1.0  # MiB for each 100,000 inferences
@@ -47,7 +47,7 @@ class Source:
             yield Frame(self.name, index, pictures[index % 16].copy(), None, True, time.monotonic(), time.time())
 
 
-class Judge:
+class Judge(Sink):
     """Notes memory, threads and descriptors over the number of results, up to ``last``."""
 
     def __init__(self, last: int) -> None:
@@ -70,13 +70,6 @@ class Judge:
         if int(status.seconds) % 60 == 0 and self.samples.memory:
             typer.echo(f"{self.results} inferences, {status.fps:.0f}/s, {self.samples.memory[-1]:.2f} MiB", err=True)
 
-    def poll(self) -> bool:
-        """Never asks to stop."""
-        return False
-
-    def close(self) -> None:
-        """Nothing to close."""
-
 
 def main(count: int = 200_000, batch: int = 1, bundle: Path | None = None, backend: str = "auto") -> None:
     """Classify so many frames, and judge."""
@@ -98,7 +91,7 @@ def main(count: int = 200_000, batch: int = 1, bundle: Path | None = None, backe
             "descriptors": f"{min(kept.descriptors)} to {max(kept.descriptors)}",
         },
         {
-            "inferences": judge.results == count == summary.classified,
+            "inferences": judge.results == count == summary.status.sources[0].classified,
             "memory": slope <= SLOPE,
             "threads": len(set(kept.threads)) == 1,
             "descriptors": len(set(kept.descriptors)) == 1,

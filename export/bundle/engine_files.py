@@ -1,0 +1,144 @@
+"""Builds an exported bundle's TensorRT engines, for this machine or ahead for desktop RTX cards, without TensorFlow."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ...runtime.backends.tensorrt import find_tensorrt
+from ...runtime.bundle import Bundle
+from ...runtime.engines.ahead import RtxEngine, build_rtx
+from ...runtime.engines.build import BuildEnvironment, prepare_engine
+from ...runtime.engines.cache import EngineCache
+from ...runtime.engines.engine_options import EngineOptions
+from ...runtime.engines.progress import Reporter
+from ...runtime.errors import BackendUnavailableError, BundleError, EngineError, HybridEdgeError, Int8EngineError
+from ...runtime.storage import sweep
+from .bundle_writer import bundle_lock
+
+__all__ = ["Engines", "LocalEngine", "build_engines"]
+
+
+@dataclass(frozen=True)
+class LocalEngine:
+    """An engine for this machine.
+
+    Attributes:
+        variant: the name of the bundle's variant that it was built from.
+        path: the engine's file in the cache.
+        size: the size of the file, bytes.
+        seconds: how long parsing and building took, whenever that was.
+        built: whether it was built now; else it was found in the cache.
+    """
+
+    variant: str
+    path: Path
+    size: int
+    seconds: float
+    built: bool
+
+
+@dataclass(frozen=True)
+class Engines:
+    """The engines that ``build_engines`` built or found.
+
+    Attributes:
+        local: the engines for this machine, in the cache.
+        ahead: the engines for desktop RTX cards, beside the bundle.
+        advice: where no engine is for this machine, one line that says why and what to run on the device.
+    """
+
+    local: tuple[LocalEngine, ...] = ()
+    ahead: tuple[RtxEngine, ...] = ()
+    advice: str = ""
+
+
+def build_engines(
+    path: Path | None,
+    architectures: Sequence[str] = (),
+    options: EngineOptions | None = None,
+    reporter: Reporter | None = None,
+) -> Engines:
+    """Build every TensorRT variant of a bundle: for this machine if it has TensorRT and a GPU, and for architectures.
+
+    Args:
+        path: the bundle, as ``Bundle.open`` takes it.
+        architectures: desktop RTX cards to build for with TensorRT-RTX, from ``parse_architectures``; their engines are
+            written to ``engines`` beside the bundle.
+        options: the batch profile and workspace of the engines.
+        reporter: is told what is being done.
+
+    Raises:
+        BundleError: there is no bundle, a damaged one, or one without a TensorRT variant.
+        BackendUnavailableError: architectures were asked for, and TensorRT-RTX is not installed.
+        EngineError: an engine does not build; the others are built first.
+        Int8EngineError: an INT8 engine does not build; the others are built first.
+    """
+    bundle = Bundle.open(path)
+    options, reporter = options or EngineOptions(), reporter or Reporter()
+    if not any(item.target == "tensorrt" for item in bundle.manifest.variants):
+        raise BundleError(f"{bundle.root}: expected a variant for tensorrt, found none; hybrid-export adds one")
+    ahead = _build_ahead(bundle, path, architectures, options, reporter) if architectures else []
+    try:
+        environment = BuildEnvironment(*find_tensorrt(), EngineCache(), reporter, must_keep=True)
+        local = _build_local(bundle, options, environment)
+    except BackendUnavailableError as error:
+        return Engines(ahead=tuple(ahead), advice=_advice(bundle, path, options, error))
+    return Engines(local=tuple(local), ahead=tuple(ahead))
+
+
+def _build_ahead(
+    bundle: Bundle, path: Path | None, architectures: Sequence[str], options: EngineOptions, reporter: Reporter
+) -> list[RtxEngine]:
+    """Build engines for desktop cards under the bundle's lock: two exports would sweep each other's partial files."""
+    home = _home(bundle, path)
+    folder = home.parent / "engines"
+    with bundle_lock(home, lambda: reporter.say("another export writes beside this bundle: waiting for it")):
+        for name in ("*-rtx-sm*.engine", "*-rtx-sm*.json"):
+            sweep(folder, name)
+        return build_rtx(bundle, architectures, folder, options, reporter)
+
+
+def _build_local(bundle: Bundle, options: EngineOptions, environment: BuildEnvironment) -> list[LocalEngine]:
+    """Build every TensorRT variant that builds; then raise the worst error, if there was one."""
+    engines, errors = [], []
+    for variant in bundle.manifest.variants:
+        if variant.target != "tensorrt":
+            continue
+        try:
+            made = prepare_engine(bundle.verified(variant.file), variant.file.sha256, bundle.spec, options, environment)
+        except (EngineError, Int8EngineError) as error:
+            errors.append(error)
+            environment.reporter.say(f"{variant.name} does not build here: {error}")
+            continue
+        record = made.engine.record
+        engines.append(LocalEngine(variant.name, made.path, record.size, record.seconds, made.built))
+    if errors:
+        raise _worst(errors)
+    return engines
+
+
+def _worst(errors: Sequence[HybridEdgeError]) -> HybridEdgeError:
+    """Choose the error to raise: the first that is no INT8 refusal, since that one leaves other precisions to use."""
+    return next((error for error in errors if not isinstance(error, Int8EngineError)), errors[0])
+
+
+def _home(bundle: Bundle, path: Path | None) -> Path:
+    """Return the bundle's folder or its tar: ``engines`` lies beside it."""
+    return path.resolve() if path is not None and path.is_file() and path.suffix == ".tar" else bundle.root
+
+
+def _advice(bundle: Bundle, path: Path | None, options: EngineOptions, reason: BackendUnavailableError) -> str:
+    name = (path or bundle.root).name
+    shapes = [
+        f"--{kind}Shapes=" + ",".join(f"{item}:{'x'.join(map(str, (batch, *shape)))}" for item, shape in inputs)
+        for kind, batch in zip(("min", "opt", "max"), options.profile, strict=True)
+        for inputs in [bundle.spec.inputs.items()]
+    ]
+    file = next(item.file.path for item in bundle.manifest.variants if item.target == "tensorrt")
+    return (
+        f"no engine was built for this machine ({str(reason).split(';')[0]}); on the device the first "
+        f"hybrid-infer --bundle {name} builds it, or hybrid-export --engine-only {name}, or in the bundle's folder "
+        f"trtexec --onnx={file} --stronglyTyped --noTF32 {' '.join(shapes)} --saveEngine=model.engine"
+    )

@@ -1,0 +1,89 @@
+"""Draws one image on its way through a Keras model: the request is checked first, and only then is Keras loaded."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from ...runtime.errors import RunError, UsageError
+from ...runtime.preprocess import read_image
+from ...train.run_folder import RunFolder
+from ..steps import Steps
+
+__all__ = ["PictureRequest", "draw_picture", "make_picture_request"]
+
+
+@dataclass(frozen=True, eq=False)
+class PictureRequest:
+    """An image, (H, W, 3) uint8 BGR, with the name of its file; the model file; and the PNG to write."""
+
+    frame: npt.NDArray[np.uint8]
+    name: str
+    model: Path
+    out: Path
+
+
+def make_picture_request(
+    image: Path, out: Path, model: Path | None = None, runs: Path = Path("runs")
+) -> PictureRequest:
+    """Find what to draw, and read the image.
+
+    Args:
+        image: any image file.
+        out: the PNG to write.
+        model: a run folder or a ``.keras`` file; by default the newest run of ``runs``.
+        runs: the folder of all runs.
+
+    Raises:
+        ImageError: the image can't be read.
+        UsageError: ``out`` is no PNG's name, or in a folder that is not there or can't be written to.
+        RunError: there is no run, or one without a trained model.
+    """
+    if out.suffix.lower() != ".png" or out.is_dir():
+        raise UsageError(f"--picture: expected IMAGE and the name of a PNG to write, found {out} for the PNG")
+    if not out.parent.is_dir():
+        raise UsageError(f"--picture: expected the folder {out.parent} to exist, found none; create it")
+    if not os.access(out.parent, os.W_OK | os.X_OK):
+        raise UsageError(f"--picture: expected a folder that can be written to, found {out.parent}; choose another")
+    return PictureRequest(read_image(image), image.name, _model_file(model, runs), out)
+
+
+def _model_file(model: Path | None, runs: Path) -> Path:
+    if model is not None and model.is_file():
+        return model
+    run = RunFolder.find(model, runs)
+    if not run.model.is_file():
+        raise RunError(f"{run.path}: expected a trained model.keras, found none; finish the training with --resume")
+    return run.model
+
+
+def draw_picture(request: PictureRequest, steps: Steps | None = None) -> str:
+    """Load the model, classify the image with Keras and draw what happened.
+
+    Args:
+        request: what to draw, from ``make_picture_request``.
+        steps: reports what is being done.
+
+    Returns:
+        One line: the picture's path and the model's answer.
+
+    Raises:
+        ModelFileError: the file is not a model that hybrid-train wrote.
+    """
+    from ...runtime.console import percent  # noqa: PLC0415  # these load Keras and matplotlib
+    from ...train.model_file import load_model  # noqa: PLC0415
+    from .insides import look_inside  # noqa: PLC0415
+    from .panels import write_picture  # noqa: PLC0415
+
+    steps = steps or Steps(quiet=True)
+    with steps.step("load the model"):
+        model, spec = load_model(request.model)
+    with steps.step("classify and draw"):
+        insides = look_inside(model, spec, request.frame)
+        write_picture(insides, request.name, request.out)
+    first = insides.ranking[0]
+    return f"picture {request.out}: {spec.class_labels[first]}, {percent(float(insides.probabilities[first]))}"

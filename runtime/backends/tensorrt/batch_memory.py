@@ -1,0 +1,215 @@
+"""BatchMemory is a batch's memory on the CPU's side and on the GPU's, and takes the batch there and back.
+
+On a GPU with its own memory three streams share the work, so that one batch's copies overlap another's computing:
+
+    upload      inputs of batch 2 ──┐                     inputs of batch 3
+    compute     batch 1             └► batch 2 ──┐
+    download                outputs of batch 1   └► outputs of batch 2
+
+Each arrow is an event. On a GPU that shares the CPU's memory (Jetson) nothing is copied: the engine reads
+and writes the CPU's pages.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
+
+import numpy as np
+import numpy.typing as npt
+
+from ...errors import BackendError
+from ...frame import OUTPUT_NAMES
+from ...spec import ModelSpec
+from ..cuda import FLOAT32_SIZE, CudaEvent, CudaStream, DeviceMemory, HostMemory
+from .engine import tensor_shapes
+from .execution import RunBatch
+
+__all__ = ["BatchMemory", "EngineStreams"]
+
+Tensor = npt.NDArray[np.float32]
+Tensors = Mapping[str, Tensor]
+
+
+class EngineStreams:
+    """The three streams, for uploads, computing and downloads; ``close`` gives them back.
+
+    Raises:
+        BackendUnavailableError: there is no cuda-python, no driver, or no GPU.
+    """
+
+    def __init__(self) -> None:
+        with ExitStack() as stack:
+            self.upload = stack.enter_context(CudaStream())
+            self.compute = stack.enter_context(CudaStream())
+            self.download = stack.enter_context(CudaStream())
+            self._stack = stack.pop_all()
+
+    def settle(self) -> None:
+        """Wait until all work that was begun is over, and ignore how it ends."""
+        for stream in (self.upload, self.compute, self.download):
+            with contextlib.suppress(BackendError):  # whoever waits for the work hears of it
+                stream.synchronize()
+
+    def close(self) -> None:
+        """Give the streams back."""
+        self._stack.close()
+
+
+class BatchMemory:
+    """The memory of one batch, used again and again.
+
+    Args:
+        spec: the spec whose inputs and outputs the memory holds.
+        capacity: the most rows that a batch may have.
+        profile: smallest, usual and largest batch of the engine. Fewer rows than the smallest are filled up by what was
+            there before, more than the largest are split.
+        streams: the streams to work on.
+        mapped: whether the GPU reads and writes the CPU's memory in place. A batch that may be split is copied all the
+            same: its later parts would begin at addresses that TensorRT does not take.
+
+    Raises:
+        BackendError: there is not enough memory.
+    """
+
+    def __init__(
+        self, spec: ModelSpec, capacity: int, profile: tuple[int, int, int], streams: EngineStreams, *, mapped: bool
+    ) -> None:
+        smallest, _, largest = profile
+        self.capacity = capacity
+        self._profile = profile
+        self._streams = streams
+        self._mapped = mapped and capacity <= largest
+        self._busy = False
+        rows = max(capacity, smallest)
+        with ExitStack() as stack:
+            self._done = stack.enter_context(CudaEvent())
+            host = {
+                name: stack.enter_context(HostMemory((rows, *shape), mapped=self._mapped))
+                for name, shape in tensor_shapes(spec).items()
+            }
+            self._inputs = {name: host[name].array for name in spec.inputs}
+            self._outputs = {name: host[name].array for name in OUTPUT_NAMES}
+            self._addresses = {name: item.address for name, item in host.items()} if self._mapped else {}
+            sizes = [] if self._mapped else [min(largest, capacity - first) for first in range(0, capacity, largest)]
+            self._parts = [stack.enter_context(_GpuPart(spec, max(size, smallest), streams)) for size in sizes]
+            self._stack = stack.pop_all()
+
+    @property
+    def inputs(self) -> dict[str, Tensor]:
+        """The input tensors that preprocessing writes, (capacity, ...) float32 each."""
+        return {name: array[: self.capacity] for name, array in self._inputs.items()}
+
+    def start(self, rows: int, run: RunBatch) -> None:
+        """Put the first rows on their way; leave ``inputs`` alone until ``finish``.
+
+        Raises:
+            BackendError: the batch before was not finished, there are too many rows, or the GPU refused.
+        """
+        if self._busy or not 1 <= rows <= self.capacity:
+            found = "one that is under way" if self._busy else f"{rows} rows"
+            raise BackendError(f"expected a free buffer and 1 to {self.capacity} rows, found {found}; collect it first")
+        try:
+            for part, taken in self._slices(rows):
+                self._run(part, taken, run)
+            self._last.record(self._done)
+        except BaseException:
+            self._streams.settle()  # work that was begun still reads and writes this memory
+            raise
+        self._busy = True
+
+    def finish(self, rows: int) -> tuple[Tensor, Tensor]:
+        """Wait for the batch and return copies of its logits and probabilities, (rows, C) float32.
+
+        Raises:
+            BackendError: something failed on the GPU.
+        """
+        self._busy = False
+        self._done.synchronize()
+        logits, probabilities = (self._outputs[name][:rows].copy() for name in OUTPUT_NAMES)
+        return logits, probabilities
+
+    def copies(self, rows: int) -> dict[str, Callable[[], None]]:
+        """Return the calls that copy the first rows there, or back, and wait; none where nothing is copied."""
+        if self._mapped:
+            return {}
+
+        def copy_in() -> None:
+            for part, taken in self._slices(rows):
+                self._parts[part].upload({name: array[taken] for name, array in self._inputs.items()})
+            self._streams.upload.synchronize()
+
+        def copy_out() -> None:
+            for part, taken in self._slices(rows):
+                self._parts[part].download({name: array[taken] for name, array in self._outputs.items()})
+            self._streams.download.synchronize()
+
+        return {"copy in": copy_in, "copy out": copy_out}
+
+    def close(self) -> None:
+        """Give the memory back once the streams are done; calling it again does nothing."""
+        self._stack.close()
+
+    @property
+    def _last(self) -> CudaStream:
+        """The stream on which a batch ends."""
+        return self._streams.compute if self._mapped else self._streams.download
+
+    def _slices(self, rows: int) -> Iterator[tuple[int, slice]]:
+        largest = self._profile[2]
+        return enumerate(slice(first, min(first + largest, rows)) for first in range(0, rows, largest))
+
+    def _run(self, part: int, rows: slice, run: RunBatch) -> None:
+        batch = max(rows.stop - rows.start, self._profile[0])
+        if self._mapped:
+            run(self._addresses, batch)
+            return
+        inputs = {name: array[rows] for name, array in self._inputs.items()}
+        outputs = {name: array[rows] for name, array in self._outputs.items()}
+        self._parts[part].run(inputs, outputs, batch, run)
+
+
+class _GpuPart:
+    """The GPU's side of at most the profile's largest batch, where memory is copied."""
+
+    def __init__(self, spec: ModelSpec, rows: int, streams: EngineStreams) -> None:
+        self._streams = streams
+        with ExitStack() as stack:
+            self._uploaded = stack.enter_context(CudaEvent())
+            self._computed = stack.enter_context(CudaEvent())
+            memory = {
+                name: stack.enter_context(DeviceMemory(FLOAT32_SIZE * rows * int(np.prod(shape))))
+                for name, shape in tensor_shapes(spec).items()
+            }
+            for item in memory.values():
+                streams.upload.zero(item)  # rows that fill up a batch are to be finite
+            self._addresses = {name: item.address for name, item in memory.items()}
+            self._stack = stack.pop_all()
+
+    def run(self, inputs: Tensors, outputs: Tensors, batch: int, run: RunBatch) -> None:
+        """Copy the inputs there, compute, copy the outputs back: each on its own stream, after the step before."""
+        streams = self._streams
+        self.upload(inputs)
+        streams.upload.record(self._uploaded)
+        streams.compute.wait(self._uploaded)
+        run(self._addresses, batch)
+        streams.compute.record(self._computed)
+        streams.download.wait(self._computed)
+        self.download(outputs)
+
+    def upload(self, inputs: Tensors) -> None:
+        """Put the copy of the inputs to the GPU on the upload stream."""
+        for name, tensor in inputs.items():
+            self._streams.upload.upload(tensor, self._addresses[name])
+
+    def download(self, outputs: Tensors) -> None:
+        """Put the copy of the outputs from the GPU on the download stream."""
+        for name, tensor in outputs.items():
+            self._streams.download.download(self._addresses[name], tensor)
+
+    def __enter__(self) -> _GpuPart:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
