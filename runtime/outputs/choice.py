@@ -24,7 +24,7 @@ from .statusline import StatusLine
 from .window import HEADLESS_ADVICE, Window
 
 if TYPE_CHECKING:
-    from ..sources import Capture
+    from ..sources.capture import Capture
 
 __all__ = ["ChosenSinks", "Smoothing", "check_outputs"]
 

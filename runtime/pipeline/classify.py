@@ -22,8 +22,10 @@ from ..outputs.sink import Sink, Status
 from ..service.heartbeat import Heartbeat
 from ..service.signals import StopSignals
 from ..service.supervisor import REPLACED
-from ..sources import CaptureOptions, open_captures, reading_note
+from ..sources.camera import reading_note
+from ..sources.capture import open_captures
 from ..sources.events import Events
+from ..sources.names import CaptureOptions
 from .dataflow import Pipeline, PipelineOptions
 from .infer_request import InferRequest
 

@@ -17,9 +17,9 @@ from hybrid_edge.runtime import Classifier, Frame
 from hybrid_edge.runtime.errors import UsageError
 from hybrid_edge.runtime.pipeline.dataflow import Pipeline, PipelineOptions
 from hybrid_edge.runtime.pipeline.mailbox import QUEUE, WAKE_FRAMES
-from hybrid_edge.runtime.sources import CaptureOptions
 from hybrid_edge.runtime.sources.capture import open_captures
 from hybrid_edge.runtime.sources.events import Events
+from hybrid_edge.runtime.sources.names import CaptureOptions
 
 
 def logits(sink: Sink, name: str) -> np.ndarray:

@@ -14,9 +14,11 @@ import numpy as np
 import pytest
 
 from hybrid_edge.runtime.errors import SourceError
-from hybrid_edge.runtime.sources import CaptureOptions, camera, child, open_captures
+from hybrid_edge.runtime.sources import camera, child
 from hybrid_edge.runtime.sources.blocking import BLOCKING_CALLS, open_capture
+from hybrid_edge.runtime.sources.capture import open_captures
 from hybrid_edge.runtime.sources.events import Events
+from hybrid_edge.runtime.sources.names import CaptureOptions
 from hybrid_edge.runtime.sources.stream import RtspConnection
 
 PATIENCE = 10.0  # seconds that a busy machine may take for what takes none

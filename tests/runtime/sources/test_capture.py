@@ -11,9 +11,9 @@ from support.streams.servers import MjpegStream
 from hybrid_edge.runtime.errors import SourceError, UsageError
 from hybrid_edge.runtime.frame import Frame
 from hybrid_edge.runtime.opencv import cv2
-from hybrid_edge.runtime.sources import Capture, CaptureOptions, open_captures
-from hybrid_edge.runtime.sources.capture import FileCapture
+from hybrid_edge.runtime.sources.capture import Capture, FileCapture, open_captures
 from hybrid_edge.runtime.sources.events import Events
+from hybrid_edge.runtime.sources.names import CaptureOptions
 
 
 def opened(*names: str | Path, options: CaptureOptions = CaptureOptions()) -> list[Capture]:  # noqa: B008 - frozen

@@ -15,8 +15,9 @@ from support.streams.servers import MjpegStream, picture
 
 from hybrid_edge.runtime.errors import SourceError
 from hybrid_edge.runtime.opencv import cv2
-from hybrid_edge.runtime.sources import CaptureOptions, capture, mjpeg
+from hybrid_edge.runtime.sources import capture, mjpeg
 from hybrid_edge.runtime.sources.mjpeg import MJPEG_PATIENCE, JpegCutter, open_mjpeg
+from hybrid_edge.runtime.sources.names import CaptureOptions
 
 WAIT = 1.5  # seconds that a stop may take
 JPEGS = [cv2.imencode(".jpg", picture(64, 48, moment))[1].tobytes() for moment in (1, 2, 3)]

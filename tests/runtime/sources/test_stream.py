@@ -19,8 +19,9 @@ from support.streams.servers import MjpegStream, RtspStream, rtsp_missing
 
 from hybrid_edge.runtime.errors import ImageError, SourceError
 from hybrid_edge.runtime.opencv import cv2
-from hybrid_edge.runtime.sources import CaptureOptions, open_sources
 from hybrid_edge.runtime.sources import stream as module
+from hybrid_edge.runtime.sources.files import open_sources
+from hybrid_edge.runtime.sources.names import CaptureOptions
 from hybrid_edge.runtime.sources.stream import CLOSE_TIMEOUT, MAX_FAILED_READS, OPTIONS_VARIABLE, RtspConnection
 
 needs_server = pytest.mark.skipif(rtsp_missing() is not None, reason=str(rtsp_missing()))
@@ -115,7 +116,8 @@ def test_a_host_that_does_not_answer_keeps_nobody_waiting() -> None:
 HALF_DEAD = """
 import socket, threading, time
 from hybrid_edge.runtime.sources.events import Events
-from hybrid_edge.runtime.sources import CaptureOptions, open_captures
+from hybrid_edge.runtime.sources.capture import open_captures
+from hybrid_edge.runtime.sources.names import CaptureOptions
 ears = socket.create_server(("127.0.0.1", 0))
 ends = []
 def serve():
