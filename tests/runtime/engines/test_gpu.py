@@ -8,7 +8,7 @@ import pytest
 from support.gpu.engine_fixtures import ADA, ORIN, another_users
 
 from hybrid_edge.runtime.engines import gpu
-from hybrid_edge.runtime.engines.gpu import MIB, available_memory, check_memory, disk_shortage
+from hybrid_edge.runtime.engines.gpu import MIB, Gpu, available_memory, check_memory, disk_shortage
 from hybrid_edge.runtime.errors import EngineError
 
 GRAPH = 400 * MIB
@@ -86,3 +86,24 @@ def test_a_gpu_that_others_have_filled_is_named(meminfo: Path) -> None:
     ):
         check_memory(GRAPH, full)
     check_memory(GRAPH, dataclasses.replace(full, integrated=True))
+
+
+@pytest.mark.parametrize(
+    ("capability", "integrated", "jetson"),
+    [
+        ((8, 9), False, False),
+        ((12, 0), False, False),
+        ((8, 7), True, True),
+        ((8, 7), False, True),
+        ((11, 0), True, True),
+    ],
+)
+def test_a_jetson_is_known_by_its_gpu(
+    monkeypatch: pytest.MonkeyPatch, capability: tuple[int, int], integrated: bool, jetson: bool
+) -> None:
+    monkeypatch.setattr("platform.machine", lambda: "x86_64")
+    gpu = Gpu("GPU", capability, integrated, 2**33, 2**32)
+    assert gpu.is_jetson is jetson
+    assert gpu.architecture == f"sm{capability[0]}{capability[1]}"
+    monkeypatch.setattr("platform.machine", lambda: "aarch64")
+    assert gpu.is_jetson
