@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from .errors import BundleError
-from .roofline.cost import Cost
+from .roofline import Cost
 from .spec import ModelSpec
 
 __all__ = [

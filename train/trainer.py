@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import csv
-import resource
 import shutil
 import time
 from collections.abc import Iterator
@@ -15,6 +14,7 @@ import keras
 
 from ..runtime.console import status
 from ..runtime.errors import DataError, ImageError, RunError
+from ..runtime.process import peak_mib
 from ..runtime.spec import ModelSpec
 from .batches import Batches
 from .callbacks import PhaseState
@@ -241,7 +241,7 @@ def _report(training: Training, seconds: float) -> None:
         "training_images": len(training.train),
         "seconds": training.state.seconds,
         "seconds_this_start": seconds,
-        "peak_memory_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        "peak_memory_mib": peak_mib(),
         "phases": training.state.results,
         "classes": rates,
     }

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from hybrid_edge.runtime.bench.places import without_places
 from interleave import OUT, Report, Timings
 
-from hybrid_edge.runtime.bench.places import without_places
 from hybrid_edge.runtime.bundle import Bundle
 from hybrid_edge.runtime.errors import UsageError
 from hybrid_edge.runtime.spec import ModelSpec

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
 from .. import console
-from ..bench.request import BenchRequest, parse_batches, parse_names
-from .options import refuse_others
+from ..errors import UsageError
+
+if TYPE_CHECKING:
+    from ..bench.bench_report import BenchReport
+    from ..bench.rounds import BenchProgress
 
 __all__ = ["app", "bench", "main"]
 
 WHAT, HOW, RESULTS, LIMITS = "What", "How long", "Results", "Limits"  # panels of --help
-CHOICE = ("BUNDLE", "--batch", "--backend", "--precision", "--variant")  # what --predict-for may stand beside
+BESIDE_PREDICT_FOR = ("BUNDLE", "--batch", "--backend", "--precision", "--variant")
 
 
 def bench(
@@ -129,20 +135,25 @@ def bench(
 
     Example: hybrid-bench --predict-for orin-nano-super
     """
-    from ..bench import command  # noqa: PLC0415  # --help should not wait for it
+    from ..bench.bench_report import BenchReport, write_csv  # noqa: PLC0415  # --help should not wait for these
+    from ..bench.cases import BenchRequest, predict_limits  # noqa: PLC0415
+    from ..bench.report_changes import compare_reports  # noqa: PLC0415
+    from ..bench.report_plot import write_plot  # noqa: PLC0415
+    from ..bench.report_tables import show_changes, show_predictions, show_report  # noqa: PLC0415
+    from ..bench.rounds import bench as measure  # noqa: PLC0415
 
     if compare is not None:
-        refuse_others(context, "--compare", ())
-        command.compare(*compare)
+        _refuse_others(context, "--compare", ())
+        show_changes(compare_reports(*map(BenchReport.load, compare)))
         return
     if predict_for is not None:
-        refuse_others(context, "--predict-for", CHOICE)
+        _refuse_others(context, "--predict-for", BESIDE_PREDICT_FOR)
     request = BenchRequest(
         bundle,
-        batches=parse_batches(batch),
-        backends=parse_names(backend),
-        precisions=parse_names(precision),
-        variants=parse_names(variant),
+        batches=_numbers(batch),
+        backends=_names(backend),
+        precisions=_names(precision),
+        variants=_names(variant),
         seconds=seconds,
         rounds=rounds,
         threads=threads,
@@ -152,9 +163,100 @@ def bench(
         profile=profile,
     )
     if predict_for is not None:
-        command.predict(request, predict_for)
+        show_predictions(*predict_limits(request, predict_for))
         return
-    command.measure(request, command.Files(json, csv, plot))
+    files = {name: path for name, path in (("json", json), ("csv", csv), ("plot", plot)) if path is not None}
+    _check_files(files)
+    with _progress() as progress:
+        report = measure(request, progress)
+    show_report(report)
+    writers: dict[str, Callable[[BenchReport, Path], None]] = {
+        "json": BenchReport.save,
+        "csv": write_csv,
+        "plot": write_plot,
+    }
+    for name, path in files.items():
+        writers[name](report, path)
+        console.say(f"written: {path}")
+
+
+def _refuse_others(context: typer.Context, option: str, goes_with: Collection[str]) -> None:
+    """Refuse every option and argument that was given beside one that leaves no use for it."""
+    found = [name for name in _on_command_line(context) if name != option and name not in goes_with]
+    if found:
+        expected = f"nothing beside it but {', '.join(goes_with)}" if goes_with else "nothing beside it"
+        raise UsageError(f"{option}: expected {expected}, found {', '.join(found)}; leave out one or the other")
+
+
+def _on_command_line(context: typer.Context) -> list[str]:
+    """Name what the command line gave: options by their longest name, arguments by what --help calls them."""
+    names: list[str] = []
+    parameters: Iterable[Any] = context.command.params  # Click's classes, whose place depends on Typer's version
+    for parameter in parameters:
+        source = context.get_parameter_source(parameter.name)
+        if source is not None and source.name == "COMMANDLINE":
+            argument = parameter.param_type_name == "argument"
+            names.append(parameter.metavar or parameter.name.upper() if argument else max(parameter.opts, key=len))
+    return names
+
+
+def _numbers(text: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(item) for item in text.split(","))
+    except ValueError:
+        raise UsageError(f"expected --batch as numbers such as 1,2,4,8, found {text!r}") from None
+
+
+def _names(text: str | None) -> tuple[str, ...]:
+    return tuple(item.strip() for item in (text or "").split(",") if item.strip())
+
+
+def _check_files(files: Mapping[str, Path]) -> None:
+    """Refuse, before minutes of measuring, files that could not be written after them."""
+    for path in files.values():
+        fault = None
+        if path.is_dir():
+            fault = "a folder of that name"
+        elif not path.parent.is_dir():
+            fault = f"no folder {path.parent}"
+        elif not os.access(path.parent, os.W_OK | os.X_OK):
+            fault = f"{path.parent}, which can't be written to"
+        if fault:
+            raise UsageError(f"{path}: expected a file in a folder that is there, found {fault}")
+    if len({path.resolve() for path in files.values()}) < len(files):
+        found = ", ".join(map(str, files.values()))
+        raise UsageError(f"expected a file of its own for each of --json, --csv and --plot, found {found}")
+    if "plot" in files:
+        if files["plot"].suffix.lower() != ".png":
+            raise UsageError(f"expected --plot with a name that ends in .png, found {files['plot']}")
+        from ..bench.report_plot import require_matplotlib  # noqa: PLC0415
+
+        require_matplotlib()
+
+
+@contextmanager
+def _progress() -> Iterator[BenchProgress]:
+    """Show a bar of the part of the work under way, drawn between measurements and never during one."""
+    from ..bench.rounds import BenchProgress  # noqa: PLC0415
+    from ..engines.progress import make_reporter  # noqa: PLC0415
+
+    bar = console.progress(transient=True)
+    bar.live.auto_refresh = False  # a thread that draws ten times a second would disturb the measurement
+    task = bar.add_task("", visible=False)
+
+    def begin(name: str, count: int) -> None:
+        bar.start()  # building an engine shows its own bar in this one's place
+        bar.reset(task, total=count, description=name, visible=True)
+        bar.refresh()
+
+    def step() -> None:
+        bar.advance(task)
+        bar.refresh()
+
+    try:
+        yield BenchProgress(begin, step, make_reporter(bar.stop))
+    finally:
+        bar.stop()
 
 
 app = console.make_app(bench)

@@ -9,13 +9,13 @@ from typing import Any, Protocol
 
 import typer
 from rich.cells import cell_len
+from rich.table import Table
 from rich.text import Text
 
 from .. import console
 from ..canvas.draw import percent
-from ..console import printable
+from ..console import ABSENT, make_table, printable, show_table
 from ..frame import Frame
-from ..tables import NONE, TextTable
 from .models import Model
 from .tally import Answers, Comparison
 
@@ -58,7 +58,7 @@ class Silent:
 
     def end(self, comparison: Comparison, sheet: str | None) -> None:
         """Print the table and the path of the contact sheet."""
-        comparison_table(self._models, comparison, self._batch).show()
+        show_table(comparison_table(self._models, comparison, self._batch))
         if sheet:
             console.stdout.print(f"where they differ: {sheet}", soft_wrap=True, markup=False)
 
@@ -90,7 +90,7 @@ class Rows(Silent):
         mark = Text("=", "dim") if answers.same else Text("≠", "bold yellow")
         frame = answers.frame
         source = f"{frame.source} #{frame.index}" if frame.video else frame.source
-        self._print(mark, cells, Text(printable(answers.truth or NONE)), source)
+        self._print(mark, cells, Text(printable(answers.truth or ABSENT)), source)
 
     def end(self, comparison: Comparison, sheet: str | None) -> None:
         """Print the table below the rows."""
@@ -150,24 +150,18 @@ class Json:
         _line({"comparison": content})
 
 
-def comparison_table(models: Sequence[Model], comparison: Comparison, batch: int) -> TextTable:
+def comparison_table(models: Sequence[Model], comparison: Comparison, batch: int) -> Table:
     """Return a table of a row a model: variant, accuracy, ms an image, size, and agreement with each other model."""
     names = [printable(model.name) for model in models]
     short = _short_names(models, LONG if len(models) < MANY else 0)
     numbered = short != names
     figures = ("accuracy", "only it\nis right") if comparison.labelled else ()
-    table = TextTable(
-        _title(comparison),
-        ("" if numbered else "model",),
-        ("model",) if numbered else (),
-        ("", *figures, "ms an\nimage", "MB"),
-        [f"same as\n{name}" for name in short],
-        left=("model", ""),
-        style="bold",
-    )
+    keys = ("", "model") if numbered else ("model",)
+    heads = (*keys, "", *figures, "ms an\nimage", "MB", *(f"same as\n{name}" for name in short))
+    caption = f"{_caption(comparison)}\n{TIMES.format(batch)}"
+    table = make_table(_title(comparison), heads, text=("model", ""), caption=caption)
     for model, name, key in zip(models, names, short, strict=True):
-        table.add(key, *((name,) if numbered else ()), *_cells(model, models, comparison))
-    table.caption = f"{_caption(comparison)}\n{TIMES.format(batch)}"
+        table.add_row(key, *((name,) if numbered else ()), *_cells(model, models, comparison))
     return table
 
 
@@ -202,13 +196,13 @@ def _cells(model: Model, models: Sequence[Model], comparison: Comparison) -> lis
     cells = [f"{variant.precision} {variant.target}"]
     if comparison.labelled:
         cells += [_percent(comparison.accuracy(model.name)), str(figures.alone)]
-    time = NONE if isnan(figures.p50_ms) else f"{figures.p50_ms:.2f}"
+    time = ABSENT if isnan(figures.p50_ms) else f"{figures.p50_ms:.2f}"
     same = [_percent(None if other is model else figures.agreement[other.name]) for other in models]
     return [*cells, time, f"{model.size / MB:.2f}", *same]
 
 
 def _percent(share: float | None) -> str:
-    return NONE if share is None else f"{100 * share:.1f} %"
+    return ABSENT if share is None else f"{100 * share:.1f} %"
 
 
 def _record(model: Model, comparison: Comparison) -> dict[str, Any]:

@@ -3,10 +3,10 @@ from __future__ import annotations
 import io
 
 import pytest
+from hybrid_edge.runtime.tables import TextTable
 from rich.console import Console
 
 from hybrid_edge.runtime import console as terminal
-from hybrid_edge.runtime.tables import TextTable
 
 
 def shown(table: TextTable, monkeypatch: pytest.MonkeyPatch, width: int, *, watched: bool = True) -> list[str]:

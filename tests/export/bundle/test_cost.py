@@ -7,6 +7,7 @@ from typing import Any
 
 import onnx
 import pytest
+from hybrid_edge.runtime.roofline.cost import BranchCost, Moved
 from onnx import TensorProto, helper
 from support.models.lowered import VARIANTS, Source
 from support.models.whole import Whole
@@ -14,7 +15,6 @@ from support.models.whole import Whole
 from hybrid_edge.export.bundle.cost import measure_cost
 from hybrid_edge.export.convert.shapes import tensor_shapes
 from hybrid_edge.runtime.errors import ConversionError
-from hybrid_edge.runtime.roofline.cost import BranchCost, Moved
 
 FORMS = ("lstm", "unrolled")
 # 3x3 convolutions of 32, 64 and 128 channels at 28, 14 and 7 pixels, and a Dense layer of 128

@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 import pytest
+from hybrid_edge.runtime.roofline.product_graph import product_graph
 from onnx import TensorProto, helper, numpy_helper
 from support.models.lowered import logits_of
 
@@ -24,7 +25,6 @@ from hybrid_edge.export.convert.build import serialize
 from hybrid_edge.export.quantize.cpu import CpuGraph
 from hybrid_edge.export.quantize.rounding import round_for_inputs
 from hybrid_edge.export.quantize.scales import quantize_weight
-from hybrid_edge.runtime.roofline.product_graph import product_graph
 
 if TYPE_CHECKING:
     from support.models.whole import Whole

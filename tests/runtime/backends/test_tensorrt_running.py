@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import onnxruntime
 import pytest
+from hybrid_edge.runtime.bench.stages import branch_shares
 from support.gpu.fake_gpu import Error
 from support.gpu.fake_tensorrt import _Context, _Engine
 from support.models.small_graphs import SPEC
@@ -17,7 +18,6 @@ from support.models.small_graphs import SPEC
 from hybrid_edge.runtime.backends.cuda import Event, Stream
 from hybrid_edge.runtime.backends.onnxruntime import OnnxRuntimeCpu
 from hybrid_edge.runtime.backends.tensorrt import TensorRtBackend, execution
-from hybrid_edge.runtime.bench.stages import branch_shares
 from hybrid_edge.runtime.engines import headroom
 from hybrid_edge.runtime.engines.options import EngineOptions
 from hybrid_edge.runtime.engines.progress import Reporter

@@ -8,6 +8,10 @@ from pathlib import Path
 
 import onnx
 import pytest
+from hybrid_edge.runtime.bench.report import BenchReport, Case, Stats
+from hybrid_edge.runtime.bench.request import BenchRequest
+from hybrid_edge.runtime.bench.run import bench
+from hybrid_edge.runtime.roofline.cost import BranchCost, Cost, Moved
 from support.models.bundles import (
     SPEC,
     make_bundle,
@@ -19,11 +23,7 @@ from support.models.bundles import (
     write_manifest,
 )
 
-from hybrid_edge.runtime.bench.report import BenchReport, Case, Stats
-from hybrid_edge.runtime.bench.request import BenchRequest
-from hybrid_edge.runtime.bench.run import bench
 from hybrid_edge.runtime.bundle import Bundle
-from hybrid_edge.runtime.roofline.cost import BranchCost, Cost, Moved
 
 COST = Cost(
     head=BranchCost({"fp32": 1_000}, (Moved(4_000, 1),), ()),

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hybrid_edge.runtime.bench.report import BenchReport
 
 from hybrid_edge.runtime.bench import plot
-from hybrid_edge.runtime.bench.report import BenchReport
 from hybrid_edge.runtime.commands import bench as bench_command
 from hybrid_edge.runtime.opencv import cv2
 

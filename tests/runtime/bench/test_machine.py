@@ -3,10 +3,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from hybrid_edge.runtime.bench.report import Clocks
 
 from hybrid_edge.runtime.bench import machine as module
 from hybrid_edge.runtime.bench.machine import busy_before, read_clocks, record_machine, slowed_down
-from hybrid_edge.runtime.bench.report import Clocks
 
 
 @pytest.fixture

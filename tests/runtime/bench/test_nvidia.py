@@ -5,7 +5,6 @@ import time
 from pathlib import Path
 
 import pytest
-
 from hybrid_edge.runtime.bench.energy import PowerMeter, joules_per_frame
 from hybrid_edge.runtime.bench.nvidia import board_watts, power_mode, query_gpu
 

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import pytest
-
 from hybrid_edge.runtime.bench.places import command_line, without_places
 
 

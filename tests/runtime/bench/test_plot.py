@@ -7,9 +7,9 @@ from itertools import combinations
 from typing import TYPE_CHECKING
 
 import pytest
-
 from hybrid_edge.runtime.bench.plot import draw_report
 from hybrid_edge.runtime.bench.report import BenchReport, Case, Limit
+
 from hybrid_edge.runtime.errors import BenchError
 
 if TYPE_CHECKING:

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-
 from hybrid_edge.runtime.bench.report import BenchReport, Limit, Stats
 from hybrid_edge.runtime.bench.rows import rows_of, write_csv
+
 from hybrid_edge.runtime.errors import BenchError
 
 

@@ -8,21 +8,21 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hybrid_edge.runtime.bench.first import peak_mib
+from hybrid_edge.runtime.bench.report import BenchReport, Clocks
+from hybrid_edge.runtime.bench.request import BenchRequest, parse_batches, parse_names
+from hybrid_edge.runtime.bench.run import Steps, bench
+from hybrid_edge.runtime.bench.starts import measure_starts
+from hybrid_edge.runtime.roofline.devices import predict_for
+from hybrid_edge.runtime.roofline.rates import Rates
 from support.models.bundles import make_bundle, store, write_manifest
 
 from hybrid_edge.runtime.backends import open_variant
 from hybrid_edge.runtime.backends.tensorrt import find_tensorrt
 from hybrid_edge.runtime.bench import run as module
 from hybrid_edge.runtime.bench.cases import make_frames, prepare
-from hybrid_edge.runtime.bench.first import peak_mib
-from hybrid_edge.runtime.bench.report import BenchReport, Clocks
-from hybrid_edge.runtime.bench.request import BenchRequest, parse_batches, parse_names
-from hybrid_edge.runtime.bench.run import Steps, bench
-from hybrid_edge.runtime.bench.starts import measure_starts
 from hybrid_edge.runtime.bundle import Bundle
 from hybrid_edge.runtime.errors import BackendError, BundleError, GateError, UsageError
-from hybrid_edge.runtime.roofline.devices import predict_for
-from hybrid_edge.runtime.roofline.rates import Rates
 
 QUICK: dict[str, Any] = {"batches": (1,), "seconds": 1e-4, "rounds": 2, "warm_up": 0.0, "threads": 1, "starts": 0}
 

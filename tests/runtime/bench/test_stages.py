@@ -1,9 +1,8 @@
 from __future__ import annotations
 
 import pytest
-from support.models.bundles import SPEC
-
 from hybrid_edge.runtime.bench.stages import branch_of, branch_shares
+from support.models.bundles import SPEC
 
 CNN = SPEC.replace(branches="cnn")
 RNN = SPEC.replace(branches="rnn")

@@ -9,16 +9,16 @@ from dataclasses import asdict
 from pathlib import Path
 
 import pytest
-from rich.console import Console
-
-from hybrid_edge.runtime import console as terminal
 from hybrid_edge.runtime.bench.compare import compare_reports
 from hybrid_edge.runtime.bench.limits import Prediction
 from hybrid_edge.runtime.bench.report import BenchReport, Limit, Start
 from hybrid_edge.runtime.bench.tables import show_comparison, show_predictions, show_report
-from hybrid_edge.runtime.bundle import Bundle
 from hybrid_edge.runtime.roofline.devices import predict_for
 from hybrid_edge.runtime.roofline.rates import Rates
+from rich.console import Console
+
+from hybrid_edge.runtime import console as terminal
+from hybrid_edge.runtime.bundle import Bundle
 
 OWN = Rates("this machine", {"fp32": 235.2, "int8": 876.6}, 52.94, None, None, "by hand", measured=True)
 NAMES = ("int8-cpu-unrolled", "int8-tensorrt-unrolled")

@@ -6,11 +6,11 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-
-from hybrid_edge.runtime.errors import UsageError
 from hybrid_edge.runtime.roofline.bound import bound
 from hybrid_edge.runtime.roofline.cost import BranchCost, Cost, Moved
 from hybrid_edge.runtime.roofline.rates import PREDICTED, Rates
+
+from hybrid_edge.runtime.errors import UsageError
 
 # 1e6 MAC at 1 GMAC/s take 1 ms, and so do 1e6 bytes at 1 GB/s
 RATES = Rates("a machine", {"fp32": 1.0, "int8": 4.0}, 1.0, None, None, "made up", measured=True)

@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hybrid_edge.runtime.roofline.cost import BranchCost, Cost, Moved
 from support.models.bundles import make_bundle
 
 from hybrid_edge.runtime.bundle import Bundle
 from hybrid_edge.runtime.errors import BundleError
 from hybrid_edge.runtime.manifest import MANIFEST, Manifest, parse_manifest
-from hybrid_edge.runtime.roofline.cost import BranchCost, Cost, Moved
 
 COST = Cost(
     head=BranchCost({"fp32": 40}, (Moved(100, 1),), (Moved(8, 2),)),

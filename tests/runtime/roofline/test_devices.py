@@ -5,12 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-
-from hybrid_edge.runtime.errors import UsageError
 from hybrid_edge.runtime.roofline.bound import bound
 from hybrid_edge.runtime.roofline.cost import BranchCost, Cost, Moved
 from hybrid_edge.runtime.roofline.devices import ALIASES, DEVICES, predict_for
 from hybrid_edge.runtime.roofline.rates import PREDICTED
+
+from hybrid_edge.runtime.errors import UsageError
 
 # INT8 TOPS and FP16 TFLOPS without sparsity and without DLA, FP32 TFLOPS, GB/s: as printed, a multiply-add is two
 PRINTED = {

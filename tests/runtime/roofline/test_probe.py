@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-
-from hybrid_edge.runtime.backends.onnxruntime import TensorSession
-from hybrid_edge.runtime.errors import UsageError
 from hybrid_edge.runtime.roofline.caches import data_caches, usable_cpus
 from hybrid_edge.runtime.roofline.probe import best_of, probe, rates_apart
 from hybrid_edge.runtime.roofline.product_graph import product_graph
 from hybrid_edge.runtime.roofline.rates import Rates
+
+from hybrid_edge.runtime.backends.onnxruntime import TensorSession
+from hybrid_edge.runtime.errors import UsageError
 
 
 def test_the_probe_measures_every_rate_of_this_machine() -> None:
