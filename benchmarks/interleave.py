@@ -17,9 +17,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from hybrid_edge.runtime.bench.places import command_line
 from rich.console import Console
 from rich.table import Table
+
+from hybrid_edge.runtime.bench.machine import command_line
 
 __all__ = ["RESULTS", "Report", "Timings", "interleave"]
 

@@ -36,9 +36,9 @@ from photographs import frame
 
 from hybrid_edge.runtime import Classifier, Frame, Preprocessor, open_sources
 from hybrid_edge.runtime.backends.base import Buffers
-from hybrid_edge.runtime.outputs.result import Result, Status
+from hybrid_edge.runtime.outputs.sink import Result, Sink
 from hybrid_edge.runtime.pipeline.pipeline import Pipeline, PipelineOptions
-from hybrid_edge.runtime.sources.events import Event, Events
+from hybrid_edge.runtime.sources.events import Events
 
 PHOTOGRAPH = "motorcycle_left.png"
 FPS = 30
@@ -79,7 +79,7 @@ class FileCapture:
         return iter(open_sources([self.path]))
 
 
-class Count:
+class Count(Sink):
     """A sink that counts."""
 
     def __init__(self) -> None:
@@ -88,19 +88,6 @@ class Count:
     def write(self, result: Result) -> None:
         """One more."""
         self.results += result.prediction is not None
-
-    def event(self, event: Event) -> None:
-        """Nothing of interest."""
-
-    def status(self, status: Status) -> None:
-        """Nothing of interest."""
-
-    def poll(self) -> bool:
-        """Never asks to stop."""
-        return False
-
-    def close(self) -> None:
-        """Nothing to close."""
 
 
 def main(

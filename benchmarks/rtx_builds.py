@@ -13,12 +13,12 @@ from typing import Annotated
 
 import typer
 from interleave import RESULTS, Report
+from support.gpu.network_summary import Product, inspect_graph
 
 from hybrid_edge.runtime.bundle import Bundle
 from hybrid_edge.runtime.engines.build import build_engine
+from hybrid_edge.runtime.engines.engine_options import EngineOptions
 from hybrid_edge.runtime.engines.library import find_library
-from hybrid_edge.runtime.engines.network import Product
-from hybrid_edge.runtime.engines.options import EngineOptions
 
 ARCHITECTURES = "sm80,sm86,sm89,sm120"
 
@@ -36,9 +36,9 @@ def main(
         if variant.target != "tensorrt":
             continue
         graph = opened.verified(variant.file).read_bytes()
+        network = inspect_graph(graph, opened.spec, library)
         for architecture in architectures.split(","):
             built = build_engine(graph, opened.spec, EngineOptions(), library, architecture=architecture)
-            network = built.network
             report.add_facts(
                 f"{variant.name} for {architecture}",
                 seconds=round(built.seconds, 1),

@@ -10,10 +10,10 @@ import typer
 from ..runtime import console
 from ..runtime.commands.options import refuse_others
 from ..runtime.engines.ahead import parse_architectures
-from ..runtime.engines.options import EngineOptions, parse_profile
+from ..runtime.engines.engine_options import EngineOptions, parse_profile
 from ..runtime.engines.progress import Reporter, show_progress
 from ..train.quiet import import_tensorflow
-from .bundle.engines import build_engines
+from .bundle.engine_files import build_engines
 from .bundle.report import show_report
 from .request import ExportRequest, make_request
 from .settings import ExportSettings, choose_precisions
@@ -145,19 +145,17 @@ def start_tensorflow(steps: Steps) -> None:
 
 def draw(image: Path, out: Path, model: Path | None, runs: Path) -> None:
     """Draw what is inside a model while it classifies an image, and print its answer and where the picture is."""
-    from .explain.request import make_picture_request  # noqa: PLC0415  # OpenCV: --help should not wait for it
+    from .explain.picture import draw_picture, make_picture_request  # noqa: PLC0415  # OpenCV
 
     request = make_picture_request(image, out, model, runs)
     steps = Steps()
     start_tensorflow(steps)
-    from .explain import run  # noqa: PLC0415  # needs Keras
-
-    console.stdout.print(run.draw_picture(request, steps), soft_wrap=True, markup=False)
+    console.stdout.print(draw_picture(request, steps), soft_wrap=True, markup=False)
 
 
 def rank(request: ExportRequest, steps: Steps) -> None:
     """Measure the sensitivity of the layers, and print the table and where the plot is."""
-    from .explain.sensitivity_report import rank_layers, sensitivity_table  # noqa: PLC0415  # needs Keras
+    from .explain.sensitivity import rank_layers, sensitivity_table  # noqa: PLC0415  # needs Keras
 
     report = rank_layers(request, steps)
     console.stdout.print(sensitivity_table(report))

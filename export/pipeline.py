@@ -15,12 +15,9 @@ from ..runtime.errors import ParityError
 from ..runtime.manifest import Manifest, Precision, Target, Variant
 from ..runtime.preprocess import contract
 from ..runtime.process import peak_mib
-from .bundle.golden import Golden, keep_golden, make_golden
-from .bundle.pack import pack
-from .bundle.provenance import provenance
-from .bundle.report import Entry
-from .bundle.report_folder import REPORT, check_folder, fill_folder, withdraw_report
-from .bundle.writer import BundleWriter
+from .bundle.bundle_writer import BundleWriter, pack, provenance
+from .bundle.golden_examples import Golden, keep_golden, make_golden
+from .bundle.report import REPORT, ReportEntry, check_folder, fill_folder, withdraw_report
 from .gates.speed import AgainstWider, against_wider
 from .images import MINIMUM
 from .plan import Artifact, plan_artifacts
@@ -52,7 +49,7 @@ class ExportResult:
     tar: Path | None
     manifest: Manifest | None
     written: tuple[str, ...]
-    entries: tuple[Entry, ...]
+    entries: tuple[ReportEntry, ...]
     report: Path
     seconds: dict[str, float]
     peak_memory: float
@@ -194,7 +191,7 @@ class _Export:
             weights_sha256=self._prepared.weights,
             variants=(*passed, *(item for item in golden.kept if item.name not in names)),
             golden=golden.record,
-            provenance=provenance(self._request),
+            provenance=provenance(self._request.run, self._request.metrics),
         )
         with self._steps.step("commit the bundle"):
             self._writer.commit(manifest)

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from ..calib import METHODS, Method
-from ..runtime.engines.options import EngineOptions
+from ..runtime.engines.engine_options import EngineOptions
 from ..runtime.errors import UsageError
 from ..runtime.manifest import Precision
 from .plan import PRECISIONS, Recurrent

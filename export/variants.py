@@ -11,16 +11,14 @@ import onnx
 from ..runtime.errors import EngineError, Int8EngineError, ParityError
 from ..runtime.manifest import FileRecord, Variant
 from ..runtime.roofline import Cost
+from .bundle.bundle_writer import BundleWriter, made_by
 from .bundle.cost import measure_cost
-from .bundle.golden import Golden, add_arrays
-from .bundle.provenance import made_by
-from .bundle.report import Entry
-from .bundle.report_folder import flips_name
-from .bundle.writer import BundleWriter
+from .bundle.golden_examples import Golden, add_arrays
+from .bundle.report import ReportEntry, flips_name
 from .convert.build import serialize
 from .convert.check import count_operators
 from .convert.describe import describe
-from .explain.sensitivity import IMAGES, measure_sensitivity, ranked_groups
+from .explain.sensitivity import SENSITIVITY_IMAGES, measure_sensitivity, ranked_groups
 from .gates.compare import Flip
 from .gates.gate import SIMULATED_IMAGES, Limits
 from .gates.prove import Proof, drift, prove
@@ -46,7 +44,7 @@ MB = 1e6
 class Candidate:
     """A variant that was tried: its entry for the report, its flipped images, and if it passed, itself."""
 
-    entry: Entry
+    entry: ReportEntry
     variant: Variant | None = None
     flips: tuple[Flip, ...] = ()
 
@@ -60,7 +58,7 @@ class Candidate:
         """Return the candidate with ``variant`` in place of its own; with None it stays as it is."""
         if variant is None:
             return self
-        return replace(self, entry=Entry.of(variant, flips=self.entry.flips), variant=variant)
+        return replace(self, entry=ReportEntry.of(variant, flips=self.entry.flips), variant=variant)
 
 
 @dataclass(frozen=True)
@@ -164,7 +162,7 @@ class VariantMaker:
             form = "unrolled" if self._reference.spec.uses_rnn else "none"
             count = len(self._lowering.parameters(form))
             with self._steps.step(f"measure the sensitivity of {count} layers", count) as advance:
-                paths = self._calibration_paths[:IMAGES]
+                paths = self._calibration_paths[:SENSITIVITY_IMAGES]
                 found = measure_sensitivity(self._lowering, paths, self._reference.spec, on_layer=advance)
             self._ranked = ranked_groups(found)
         return self._ranked
@@ -194,7 +192,7 @@ class VariantMaker:
             entry = self._entry(written, name, str(error))
             return Candidate(entry.model_copy(update={"parity": proof.parity, "flips": sheet}), flips=flips)
         variant = self._variant(written, proof)
-        return Candidate(Entry.of(variant, flips=sheet), variant, flips)
+        return Candidate(ReportEntry.of(variant, flips=sheet), variant, flips)
 
     def _variant(self, written: _Written, proof: Proof) -> Variant:
         artifact, parity = written.artifact, proof.parity
@@ -232,9 +230,9 @@ class VariantMaker:
         half = () if artifact.runs_integers_on_cpu or activations is None else activations.warnings
         return (*self._measurement.warnings, *half)
 
-    def _entry(self, written: _Written, name: str, refused: str) -> Entry:
+    def _entry(self, written: _Written, name: str, refused: str) -> ReportEntry:
         artifact = written.artifact
-        return Entry(
+        return ReportEntry(
             name=name,
             precision=artifact.precision,
             targets=tuple(target for target, own in artifact.names.items() if own == name),
@@ -247,7 +245,7 @@ class VariantMaker:
         )
 
 
-def gave_back(wider: Sequence[str], first: Entry, last: Entry, ratio: float | None) -> str:
+def gave_back(wider: Sequence[str], first: ReportEntry, last: ReportEntry, ratio: float | None) -> str:
     """Say what giving layers back cost: the artifact's size and, where its target is on this machine, its time."""
     time = "" if ratio is None else f", and {ratio:.2f} times the time of all of them in INT8"
     return (

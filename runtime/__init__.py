@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from .backends import Backend, Selection, open_backend
     from .bundle import Bundle
     from .classifier import Classifier, Prediction
-    from .engines.options import EngineOptions
+    from .engines.engine_options import EngineOptions
     from .engines.progress import Reporter
     from .frame import Frame, Outputs
     from .golden import GoldenResult, check_golden
@@ -86,7 +86,7 @@ _HOMES = {
     "Backend": "backends",
     "Bundle": "bundle",
     "Classifier": "classifier",
-    "EngineOptions": "engines.options",
+    "EngineOptions": "engines.engine_options",
     "Frame": "frame",
     "GoldenResult": "golden",
     "ModelSpec": "spec",

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from .backends import Selection, open_backend
 from .bundle import Bundle
 from .console import say
-from .engines.options import EngineOptions
+from .engines.engine_options import EngineOptions
 from .engines.progress import Reporter
 from .errors import BackendError, InputError, UsageError
 from .frame import Frame

@@ -5,11 +5,12 @@ from __future__ import annotations
 import contextlib
 import errno
 import io
+import json
 import os
 import sys
 import threading
 import traceback
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -43,6 +44,8 @@ __all__ = [
     "main",
     "make_app",
     "make_table",
+    "percent",
+    "print_json",
     "printable",
     "progress",
     "say",
@@ -206,6 +209,14 @@ def printable(text: str) -> str:
     return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
 
 
+def percent(probability: float) -> str:
+    """Return a probability as people read it, such as ``99.9 %``; ``100.0 %`` stands for certainty alone."""
+    shown = round(100 * probability, 1)
+    if shown >= 100 and probability < 1:
+        shown = 99.9
+    return f"{shown:.1f} %"
+
+
 @contextmanager
 def waiting(what: str) -> Iterator[Callable[[], None]]:
     """Show a spinner on stderr, if that is a terminal, for the time of the block; yield a call that ends it early."""
@@ -217,8 +228,13 @@ def waiting(what: str) -> Iterator[Callable[[], None]]:
 
 
 def say(text: str, style: str = "dim") -> None:
-    """Print one line on stderr."""
+    """Print one line on stderr; control characters in it are escaped, and brackets are no markup."""
     status.print(printable(text), style=style, markup=False, soft_wrap=True)
+
+
+def print_json(content: Mapping[str, Any]) -> None:
+    """Print one JSON object on stdout, as one line."""
+    typer.echo(json.dumps(content))
 
 
 def make_table(title: str, heads: Iterable[str], *, text: Collection[str] = (), caption: str = "") -> Table:
@@ -234,11 +250,12 @@ def make_table(title: str, heads: Iterable[str], *, text: Collection[str] = (), 
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=0, title_justify="left", caption_justify="left")
     table.title = Text(title, "table.title")
     table.caption = Text(caption, "table.caption") if caption else None
+    heads = list(heads)
+    lines = max(head.count("\n") for head in heads)
     for number, head in enumerate(heads):
         words = number == 0 or head in text
-        table.add_column(
-            Text(head), justify="left" if words else "right", vertical="bottom", no_wrap=not words, overflow="fold"
-        )
+        lowered = Text("\n" * (lines - head.count("\n")) + head)  # heads stand on the line, cells at their row's top
+        table.add_column(lowered, justify="left" if words else "right", no_wrap=not words, overflow="fold")
     return table
 
 

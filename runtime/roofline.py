@@ -143,7 +143,7 @@ class Limit(BaseModel):
     measured: bool
 
 
-def limit_of(cost: Cost, rates: Rates, batch: int) -> Limit:
+def limit_of(cost: Cost, rates: Rates, batch: int = 1) -> Limit:
     """Compute the least time for one batch of so many images, at least 1."""
     branches = cost.branches
     weights = sum(branch.weight_bytes for branch in branches.values())

@@ -1,15 +1,21 @@
-"""Files are written beside their place and renamed into it, so that a reader finds the old or the new one, whole."""
+"""Everything kept on disk: files are replaced as a whole, folders are locked, and one cache folder is found.
+
+A file is written beside its place and renamed into it, so that a reader finds the old one or the new one, whole.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import hashlib
+import json
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
-__all__ = ["cache_dir", "file_sha256", "replacing"]
+__all__ = ["cache_dir", "file_sha256", "locked", "replacing", "sweep", "write_bytes", "write_json", "write_text"]
 
 
 @contextlib.contextmanager
@@ -31,6 +37,67 @@ def replacing(path: Path, suffix: str = "") -> Iterator[Path]:
         partial.unlink(missing_ok=True)
 
 
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write a file's bytes, replacing the old file as a whole."""
+    with replacing(path) as partial:
+        partial.write_bytes(data)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a UTF-8 text file, replacing the old one as a whole."""
+    write_bytes(path, text.encode())
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write a file of indented JSON, replacing the old one as a whole."""
+    write_text(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+
+
+def sweep(folder: Path, name: str) -> None:
+    """Remove the temporary files that a kill inside ``replacing`` left of the files ``name``, which may hold ``*``."""
+    for partial in folder.glob(f".{name}-*.tmp*"):
+        partial.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def locked(path: Path, on_wait: Callable[[], object] = lambda: None) -> Iterator[None]:
+    """Hold the lock of a file, which is made where there is none, or of a folder, for the time of the block.
+
+    A process that is killed lets go of it. The file stays: if it were removed, two processes could each hold a lock of
+    that name.
+
+    Args:
+        path: the lock file, or a folder that is there.
+        on_wait: is called once if another process holds the lock, before it is waited for; an error that it raises
+            ends the waiting.
+
+    Raises:
+        OSError: the file can't be made, or the disk knows no locks.
+    """
+    descriptor = _open_lock(path)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            on_wait()
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _open_lock(path: Path) -> int:
+    if path.is_dir():
+        return os.open(path, os.O_RDONLY)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        return os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    except PermissionError:
+        if not path.exists():
+            raise
+        return os.open(path, os.O_RDONLY)  # a file of another user can be locked, and waited for, as well
+
+
 def cache_dir() -> Path:
     """Return the path of the cache folder, which may not exist yet.
 
@@ -44,9 +111,6 @@ def cache_dir() -> Path:
     return base / "hybrid-edge"
 
 
-CHUNK = 2**20
-
-
 def file_sha256(path: Path) -> str:
     """Return the SHA-256 of a file's bytes, in hexadecimal.
 
@@ -55,6 +119,6 @@ def file_sha256(path: Path) -> str:
     """
     digest = hashlib.sha256()
     with path.open("rb") as file:
-        while chunk := file.read(CHUNK):
+        while chunk := file.read(2**20):
             digest.update(chunk)
     return digest.hexdigest()

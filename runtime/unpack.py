@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import fcntl
 import shutil
 import tarfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 
 from .errors import BundleError
 from .manifest import MANIFEST, MAX_MANIFEST_SIZE, parse_manifest
-from .storage import cache_dir, file_sha256
+from .storage import cache_dir, file_sha256, locked
 
 __all__ = ["unpack"]
 
@@ -37,7 +34,7 @@ def unpack(path: Path) -> Path:
         folder = cache_dir() / "bundles"
         folder.mkdir(parents=True, exist_ok=True)
         target = folder / file_sha256(path)
-        with _locked(target.with_suffix(".lock")):
+        with locked(target.with_suffix(".lock")):
             if not _complete(target):
                 _replace(target, path)
     except OSError as error:
@@ -45,13 +42,6 @@ def unpack(path: Path) -> Path:
             f"{path}: can't be unpacked into {cache_dir()}: {error}; HYBRID_EDGE_CACHE names another cache folder"
         ) from error
     return target
-
-
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    with path.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)  # released with the file, also by a killed process
-        yield
 
 
 def _complete(folder: Path) -> bool:

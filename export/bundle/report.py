@@ -1,4 +1,8 @@
-"""Reports an export: for every variant the figures of its gate, as tables and as ``report.json``."""
+"""Reports an export: for every variant the figures of its gate, as tables and in ``NAME-report/`` beside the bundle.
+
+``report.json`` is removed before the manifest is replaced and written anew after it. Whenever an export is killed, the
+report is that of the bundle, or is not there.
+"""
 
 from __future__ import annotations
 
@@ -13,10 +17,26 @@ from rich.table import Table
 from rich.text import Text
 
 from ...runtime import console
+from ...runtime.errors import BundleError
 from ...runtime.manifest import Accuracy, Check, Parity, Precision, RecurrentForm, Target, Variant
-from ...runtime.storage import replacing
+from ...runtime.storage import sweep, write_bytes
+from ..gates.compare import Flip
+from ..gates.flips import write_flips
+from .bundle_writer import writing
 
-__all__ = ["Entry", "checks_table", "differences_table", "gates_table", "show_report", "write_report"]
+__all__ = [
+    "REPORT",
+    "ReportEntry",
+    "check_folder",
+    "checks_table",
+    "differences_table",
+    "fill_folder",
+    "flips_name",
+    "gates_table",
+    "show_report",
+    "withdraw_report",
+    "write_report",
+]
 
 Justify = Literal["left", "right"]
 
@@ -24,7 +44,7 @@ MB = 1e6
 NONE = "–"
 
 
-class Entry(BaseModel):
+class ReportEntry(BaseModel):
     """A variant as the report has it, also one that was refused and so is in no manifest.
 
     ``size`` is the artifact's size in bytes; ``refused`` says why the variant is not in the bundle, and is empty where
@@ -47,7 +67,7 @@ class Entry(BaseModel):
     flips: str = ""
 
     @classmethod
-    def of(cls, variant: Variant, *, flips: str = "") -> Entry:
+    def of(cls, variant: Variant, *, flips: str = "") -> ReportEntry:
         """Make the entry of a variant that passed; ``flips`` names its contact sheet, if it has one."""
         return cls(
             name=variant.name,
@@ -73,7 +93,7 @@ class Entry(BaseModel):
         return f"{self.precision} unrolled" if self.recurrent == "unrolled" else self.precision
 
 
-def show_report(entries: Iterable[Entry]) -> None:
+def show_report(entries: Iterable[ReportEntry]) -> None:
     """Print the tables and the branches' precisions on stdout, the warnings and what was refused on stderr.
 
     Args:
@@ -93,7 +113,7 @@ def show_report(entries: Iterable[Entry]) -> None:
             console.status.print(f"refused: {entry.refused}", style="red", markup=False, soft_wrap=True)
 
 
-def write_report(path: Path, entries: Sequence[Entry], content: Mapping[str, Any] | None = None) -> None:
+def write_report(path: Path, entries: Sequence[ReportEntry], content: Mapping[str, Any] | None = None) -> None:
     """Write the report as JSON, the file replaced as a whole; NaN and infinity become null.
 
     Args:
@@ -106,11 +126,10 @@ def write_report(path: Path, entries: Sequence[Entry], content: Mapping[str, Any
         "variants": [_record(entry) for entry in entries],
         **(content or {}),
     }
-    with replacing(path) as partial:
-        partial.write_bytes(to_json(data, indent=2, inf_nan_mode="null") + b"\n")
+    write_bytes(path, to_json(data, indent=2, inf_nan_mode="null") + b"\n")
 
 
-def gates_table(entries: Sequence[Entry]) -> Table:
+def gates_table(entries: Sequence[ReportEntry]) -> Table:
     """Make a table of one row for each entry: size, agreement with Keras, accuracy of both, and whether it passed."""
     names = ("MB", "images", "same\nlabel", "margin\n> 0.1")
     table = _table("variants beside Keras", dict.fromkeys(names, "right"))
@@ -122,7 +141,7 @@ def gates_table(entries: Sequence[Entry]) -> Table:
     return table
 
 
-def differences_table(entries: Sequence[Entry]) -> Table:
+def differences_table(entries: Sequence[ReportEntry]) -> Table:
     """Make a table of one row for each entry that was run: how far its numbers are from Keras's."""
     names = ("top-5\noverlap", "max\n|Δp|", "mean\n|Δp|", "logits", "drift", "neigh-\nbours")
     table = _table("differences from Keras", dict.fromkeys(names, "right"))
@@ -136,7 +155,7 @@ def differences_table(entries: Sequence[Entry]) -> Table:
     return table
 
 
-def checks_table(entry: Entry, parity: Parity) -> Table:
+def checks_table(entry: ReportEntry, parity: Parity) -> Table:
     """Make a table of every figure of one entry that has a limit, beside that limit."""
     title = f"{entry.form} for {', '.join(entry.targets)} on {parity.images} images"
     table = _table(title, {"found": "right", "limit": "right", "": "left"})
@@ -152,7 +171,7 @@ def checks_table(entry: Entry, parity: Parity) -> Table:
     return table
 
 
-def _tables(entries: Sequence[Entry]) -> Iterator[Table]:
+def _tables(entries: Sequence[ReportEntry]) -> Iterator[Table]:
     yield gates_table(entries)
     if any(entry.parity for entry in entries):
         yield differences_table(entries)
@@ -182,7 +201,7 @@ def _table(title: str, columns: Mapping[str, Justify]) -> Table:
     return table
 
 
-def _title(entry: Entry) -> str:
+def _title(entry: ReportEntry) -> str:
     """Title a row in two lines: the precision and form, and the targets."""
     simulated = ", simulated" if entry.parity and entry.parity.simulated else ""
     return f"{entry.form}\n{', '.join(entry.targets)}{simulated}"
@@ -217,9 +236,9 @@ def _difference_cells(parity: Parity) -> tuple[str, ...]:
     )
 
 
-def _joined(entries: Iterable[Entry]) -> list[Entry]:
+def _joined(entries: Iterable[ReportEntry]) -> list[ReportEntry]:
     """Join entries that differ in their target alone into one entry of all these targets."""
-    joined: list[Entry] = []
+    joined: list[ReportEntry] = []
     for entry in entries:
         for place, other in enumerate(joined):
             if _artifact(other) == _artifact(entry):
@@ -230,22 +249,22 @@ def _joined(entries: Iterable[Entry]) -> list[Entry]:
     return joined
 
 
-def _artifact(entry: Entry) -> tuple[object, ...]:
+def _artifact(entry: ReportEntry) -> tuple[object, ...]:
     return entry.form, entry.size, entry.parity, entry.refused, entry.branches, entry.operators
 
 
-def _facts(entry: Entry) -> Iterator[str]:
+def _facts(entry: ReportEntry) -> Iterator[str]:
     if entry.branches:
         yield "; ".join(entry.branches)
     if entry.flips and entry.parity:
         yield f"{entry.parity.flips} of {entry.parity.images} labels flipped, shown in {entry.flips}"
 
 
-def _warnings(entry: Entry) -> tuple[str, ...]:
+def _warnings(entry: ReportEntry) -> tuple[str, ...]:
     return (*(entry.parity.warnings if entry.parity else ()), *entry.warnings)
 
 
-def _record(entry: Entry) -> dict[str, Any]:
+def _record(entry: ReportEntry) -> dict[str, Any]:
     checks = entry.parity.checks if entry.parity else ()
     return {
         **entry.model_dump(),
@@ -269,3 +288,60 @@ def _small(value: float) -> str:
 def _is_share(check: Check) -> bool:
     """Tell whether a check's figures read better in per cent."""
     return not check.at_most or check.name == "accuracy drop"
+
+
+REPORT = "report.json"
+FLIPS = "flips-{}.png"
+FILES = (REPORT, "ranges.npz", FLIPS.format("*"), "sensitivity.*")
+
+
+def flips_name(variant: str) -> str:
+    """Return the file name of a variant's contact sheet."""
+    return FLIPS.format(variant)
+
+
+def check_folder(folder: Path) -> None:
+    """Remove what a killed export left unfinished; the bundle's lock must be held.
+
+    Raises:
+        BundleError: a file is in the folder's place, or there is no right to write.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise BundleError(f"{folder}: expected a folder for the report, found a file; name another bundle with --out")
+    with writing(folder):
+        for name in FILES:
+            sweep(folder, name)
+
+
+def withdraw_report(folder: Path) -> None:
+    """Remove the report of the bundle that is about to be replaced.
+
+    The measured ranges stay: their file says what they were measured on.
+
+    Raises:
+        BundleError: there is no right to write.
+    """
+    with writing(folder):
+        (folder / REPORT).unlink(missing_ok=True)
+        for sheet in folder.glob(FLIPS.format("*")):
+            sheet.unlink()
+
+
+def fill_folder(
+    folder: Path, entries: Sequence[ReportEntry], flips: Mapping[str, Sequence[Flip]], content: Mapping[str, Any]
+) -> None:
+    """Draw the contact sheets, then write ``report.json``.
+
+    Args:
+        folder: the report's folder.
+        entries: one entry for each variant.
+        flips: the flipped images by the variant's name.
+        content: what else belongs to the report, by name.
+
+    Raises:
+        OSError: a file can't be written.
+    """
+    for entry in entries:
+        if entry.parity is not None:
+            write_flips(folder / flips_name(entry.name), flips.get(entry.name, ()), entry.name, entry.parity.images)
+    write_report(folder / REPORT, entries, content)

@@ -15,11 +15,11 @@ from ...runtime.backends import ENGINES
 from ...runtime.backends.base import Backend
 from ...runtime.backends.onnxruntime import OnnxRuntimeSimulated, TensorSession
 from ...runtime.backends.tensorrt import TensorRtBackend
-from ...runtime.engines.options import EngineOptions
+from ...runtime.engines.engine_options import EngineOptions
 from ...runtime.errors import BackendUnavailableError
 from ...runtime.manifest import Parity, Target
 from ...runtime.spec import ModelSpec
-from ..bundle.golden import Golden, golden_outputs
+from ..bundle.golden_examples import Golden, golden_outputs
 from ..convert.build import serialize
 from ..plan import Artifact
 from .gate import Limits, Measured, measure, measure_drift

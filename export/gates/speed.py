@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ...runtime.engines.options import EngineOptions
+from ...runtime.engines.engine_options import EngineOptions
 from ...runtime.manifest import Precision, Target
 from ...runtime.spec import ModelSpec
 from ...runtime.timing import Timing, time_interleaved

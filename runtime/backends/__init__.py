@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import get_args
 
 from ..bundle import Bundle
-from ..engines.options import EngineOptions
+from ..engines.engine_options import EngineOptions
 from ..engines.progress import Reporter
 from ..errors import BackendError, BackendUnavailableError, BundleError, EngineMissingError, Int8EngineError, UsageError
 from ..manifest import Precision, Target, Variant

@@ -12,7 +12,7 @@ import numpy as np
 
 from ..bundle import Bundle
 from ..engines.cache import EngineCache
-from ..engines.options import EngineOptions
+from ..engines.engine_options import EngineOptions
 from ..engines.progress import Reporter
 from ..errors import (
     BackendError,

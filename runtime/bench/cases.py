@@ -14,7 +14,7 @@ import numpy.typing as npt
 from ..backends import Selection, open_variant
 from ..bundle import Bundle
 from ..classifier import Classifier
-from ..engines.options import EngineOptions
+from ..engines.engine_options import EngineOptions
 from ..engines.progress import Reporter
 from ..errors import BackendError, BackendUnavailableError, BundleError, GateError, UsageError
 from ..golden import check_golden

@@ -102,7 +102,7 @@ def classify_first(request: dict[str, Any], moment: Callable[[], None]) -> float
     from ..backends.cuda import find_gpu  # noqa: PLC0415
     from ..bundle import Bundle  # noqa: PLC0415
     from ..classifier import Classifier  # noqa: PLC0415
-    from ..engines.options import EngineOptions  # noqa: PLC0415
+    from ..engines.engine_options import EngineOptions  # noqa: PLC0415
     from ..golden import check_golden  # noqa: PLC0415
     from ..preprocess import Preprocessor  # noqa: PLC0415
 

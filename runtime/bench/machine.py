@@ -23,9 +23,11 @@ from .bench_report import Clocks, Machine
 
 __all__ = [
     "PowerMeter",
+    "board_watts",
     "busy_before",
     "command_line",
     "joules_per_frame",
+    "query_gpu",
     "read_clocks",
     "record_machine",
     "slowed_down",
@@ -76,7 +78,7 @@ def record_machine(before: Clocks, root: Path = ROOT) -> Machine:
         before: the clocks when measuring began, from ``read_clocks``.
         root: the folder that /proc and /sys are in.
     """
-    gpu = _query_gpu()
+    gpu = query_gpu()
     found = POWER_MODE.search(_tool_output(["nvpmodel", "-q"]))
     limit = f"{gpu['power.limit']} W limit" if "power.limit" in gpu else None
     return Machine(
@@ -96,7 +98,7 @@ def record_machine(before: Clocks, root: Path = ROOT) -> Machine:
 def read_clocks(root: Path = ROOT) -> Clocks:
     """Return load, clocks and temperature of now, the CPU's read first, as it rests while nvidia-smi answers."""
     load, cpu_mhz = round(os.getloadavg()[0], 2), _cpu_mhz(root)
-    gpu = _query_gpu()
+    gpu = query_gpu()
     names = {"gpu_mhz": "clocks.sm", "gpu_memory_mhz": "clocks.mem", "gpu_celsius": "temperature.gpu"}
     found = {name: float(gpu[fact]) for name, fact in names.items() if fact in gpu}
     return Clocks(load=load, cpu_mhz=cpu_mhz, **found)
@@ -173,7 +175,7 @@ class PowerMeter:
             return
         with self._process.stdout as lines:
             for line in lines:
-                watts = _board_watts(line)
+                watts = board_watts(line)
                 if watts is not None:
                     self._samples.append((time.monotonic(), watts))
 
@@ -207,7 +209,7 @@ def _repeat(call: Callable[[], object], seconds: float) -> int:
     return count
 
 
-def _board_watts(line: str) -> float | None:
+def board_watts(line: str) -> float | None:
     """Return the whole module's watts from a line of tegrastats; None where the line has no rail that tells them."""
     rails = {name: int(value) for name, value in RAIL.findall(line)}
     for name in INPUT_RAILS:
@@ -230,7 +232,7 @@ def _tool_output(command: Sequence[str]) -> str:
     return done.stdout
 
 
-def _query_gpu() -> dict[str, str]:
+def query_gpu() -> dict[str, str]:
     """Return nvidia-smi's ``GPU_FACTS`` of the first GPU; those it does not know are left out."""
     text = _tool_output(["nvidia-smi", f"--query-gpu={','.join(GPU_FACTS)}", "--format=csv,noheader,nounits"])
     values = [item.strip() for item in text.partition("\n")[0].split(",")]

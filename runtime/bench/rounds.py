@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from ..bundle import Bundle
-from ..engines.options import EngineOptions, parse_profile
+from ..engines.engine_options import EngineOptions, parse_profile
 from ..engines.progress import Reporter
 from ..errors import BackendError
 from ..roofline import Rates, rates_of

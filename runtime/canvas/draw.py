@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ..console import percent
 from ..opencv import cv2
 from .text import Color, Pixels, default_font
 
@@ -25,7 +26,6 @@ __all__ = [
     "fill",
     "fit",
     "notice",
-    "percent",
     "row",
 ]
 
@@ -100,14 +100,6 @@ def dimmed(pixels: Pixels) -> None:
     """Take light and colour out of a picture, in place, as a sign that what it shows is not live."""
     gray = cv2.cvtColor(pixels, cv2.COLOR_BGR2GRAY)
     pixels[:] = (gray * np.float32(0.35)).astype(np.uint8)[:, :, None]
-
-
-def percent(probability: float) -> str:
-    """Return a probability as people read it, such as ``99.9 %``; ``100.0 %`` stands for certainty alone."""
-    shown = round(100 * probability, 1)
-    if shown >= 100 and probability < 1:
-        shown = 99.9
-    return f"{shown:.1f} %"
 
 
 def row(pixels: Pixels, left: str, right: str, size: int, colors: tuple[Color, Color] = (TEXT, DIM)) -> None:

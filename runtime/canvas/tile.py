@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import time
 
-from ..outputs.result import Result
-from ..outputs.smoothing import SmoothedPrediction
+from ..outputs.sink import Result
 from ..sources.events import Event
 from .draw import BACKGROUND, DIM, TEXT, WARNING, Bars, Box, dimmed, fill, fit, notice, row
 from .text import Pixels
@@ -87,7 +86,7 @@ class Tile:
         frame = f"frame {result.frame.index}" if result.frame.video else ""
         age = f"{result.age_ms:.0f} ms old" if result.frame.captured else ""
         dropped = f"{result.dropped} dropped" if result.dropped else ""
-        smoothed = "smoothed" if isinstance(result.prediction, SmoothedPrediction) else ""
+        smoothed = "smoothed" if result.smoothed_s else ""
         return "  ".join(part for part in (smoothed, frame, dropped, age) if part)
 
     def _draw_silence(self, view: Pixels, below: Pixels, silence: float, size: int) -> None:

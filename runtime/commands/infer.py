@@ -14,7 +14,7 @@ from ..service.watch import HANG_TIMEOUT
 __all__ = ["app", "infer", "main"]
 
 # panels of --help
-FRAMES, OUTPUTS, ENGINE, RUNNING, COMPARING = "Frames", "Outputs", "Engine", "Running", "Comparing"
+FRAMES, OUTPUTS, ENGINE, RUNNING = "Frames", "Outputs", "Engine", "Running"
 MOST_FRAMES = 4096  # frames that a batch may have
 MOST_THREADS = 1024
 HOUR = 3600.0  # seconds
@@ -121,25 +121,6 @@ def infer(
             rich_help_panel=ENGINE,
         ),
     ] = None,
-    others: Annotated[
-        list[Path] | None,
-        typer.Option(
-            "--with",
-            metavar="BUNDLE",
-            help="Compare with this bundle on the same images; may be repeated.",
-            show_default=False,
-            rich_help_panel=COMPARING,
-        ),
-    ] = None,
-    sheet: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE.png",
-            help="Write the images on which the bundles differ.",
-            show_default="differences.png for class folders",
-            rich_help_panel=COMPARING,
-        ),
-    ] = None,
     backend: Annotated[str, typer.Option(help="auto, tensorrt, cuda or cpu.", rich_help_panel=ENGINE)] = "auto",
     precision: Annotated[str, typer.Option(help="auto, fp32, fp16 or int8.", rich_help_panel=ENGINE)] = "auto",
     threads: Annotated[
@@ -214,8 +195,6 @@ def infer(
     Example: hybrid-infer photos/ clip.mp4 --top-k 3
 
     Example: hybrid-infer rtsp://camera/stream --json > predictions.jsonl
-
-    Example: hybrid-infer photos/test --bundle runs/cnn --with runs/rnn --with runs/hybrid
     """
     if list_cameras:
         from .cameras import print_cameras  # noqa: PLC0415  # needs OpenCV's part of the package
@@ -223,52 +202,36 @@ def infer(
         print_cameras(as_json=as_json)
         return
     named = (*(sources or ()), *(f"/dev/video{number}" for number in camera or ()))
-    code = _run(
-        Request(
-            named,
-            bundle=bundle,
-            top_k=top_k,
-            as_json=as_json,
-            batch=batch,
-            max_wait=max_wait,
-            backend=backend,
-            precision=precision,
-            threads=threads,
-            check=check,
-            profile=profile,
-            workspace=workspace,
-            build=build,
-            width=width,
-            height=height,
-            fps=fps,
-            every_frame=every_frame,
-            window=window,
-            save=save,
-            snapshots=snapshots,
-            when=when,
-            smooth=smooth,
-            hang_timeout=hang_timeout,
-            supervise=supervise,
-        ),
-        tuple(others or ()),
-        sheet,
+    request = Request(
+        named,
+        bundle=bundle,
+        top_k=top_k,
+        as_json=as_json,
+        batch=batch,
+        max_wait=max_wait,
+        backend=backend,
+        precision=precision,
+        threads=threads,
+        check=check,
+        profile=profile,
+        workspace=workspace,
+        build=build,
+        width=width,
+        height=height,
+        fps=fps,
+        every_frame=every_frame,
+        window=window,
+        save=save,
+        snapshots=snapshots,
+        when=when,
+        smooth=smooth,
+        hang_timeout=hang_timeout,
+        supervise=supervise,
     )
-    if code:
+    from ..service.run import run  # noqa: PLC0415  # --help should not wait for it
+
+    if code := run(request):
         raise typer.Exit(code)
-
-
-def _run(request: Request, others: tuple[Path, ...], sheet: Path | None) -> int:
-    """Classify, or compare bundles where several are named; imports are late so that --help does not wait for them."""
-    if others or sheet is not None:
-        from ..compare.request import CompareRequest  # noqa: PLC0415
-
-        comparison = CompareRequest(request, others, sheet)
-        from ..compare.run import compare  # noqa: PLC0415
-
-        return compare(comparison)
-    from ..service.run import run  # noqa: PLC0415
-
-    return run(request)
 
 
 app = console.make_app(infer)

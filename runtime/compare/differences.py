@@ -6,7 +6,7 @@ import heapq
 from itertools import count
 from pathlib import Path
 
-from ..canvas.draw import percent
+from ..console import percent
 from .sheet import GREEN, INK, RED, Cell, Line, draw_sheet, thumbnail, write_sheet
 from .tally import Answers
 

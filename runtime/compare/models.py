@@ -81,7 +81,7 @@ def open_models(request: CompareRequest) -> Iterator[list[Model]]:
     Raises:
         HybridEdgeError: as ``find_bundles`` and ``Classifier.load`` raise it.
     """
-    bundles = find_bundles(request.run.bundle, request.others)
+    bundles = find_bundles(request.bundle, request.others)
     with ExitStack() as opened:
         models = []
         for name, (path, bundle) in bundles.items():
@@ -92,16 +92,15 @@ def open_models(request: CompareRequest) -> Iterator[list[Model]]:
 
 
 def _load(request: CompareRequest, bundle: Bundle) -> Classifier:
-    run = request.run
     with waiting("opening the bundle") as stop:
         return runtime.Classifier.load(
             bundle,
-            backend=run.backend,
-            precision=run.precision,
-            batch_size=run.batch_size,
-            threads=run.threads,
-            check=run.check,
-            engine=engine_options(run.profile, run.workspace, build=run.build),
+            backend=request.backend,
+            precision=request.precision,
+            batch_size=request.batch,
+            threads=request.threads,
+            check=request.check,
+            engine=engine_options(request.profile, request.workspace, build=request.build),
             reporter=make_reporter(stop),
         )
 

@@ -13,8 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from .. import console
-from ..canvas.draw import percent
-from ..console import ABSENT, make_table, printable, show_table
+from ..console import ABSENT, make_table, percent, printable, show_table
 from ..frame import Frame
 from .models import Model
 from .tally import Answers, Comparison

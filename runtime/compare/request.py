@@ -1,56 +1,62 @@
-"""Define what ``hybrid-infer SOURCE --with BUNDLE`` asks for; imports are light, so that mistakes are told at once."""
+"""Define what a call of ``hybrid-compare`` asks for; imports are light, so that mistakes are told at once."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import UsageError
-from ..pipeline.request import Request
+from ..sources.names import parse_live
 
 __all__ = ["CompareRequest"]
-
-TAKEN = frozenset(
-    {"sources", "bundle", "top_k", "as_json", "batch", "backend", "precision", "threads", "check"}
-    | {"profile", "workspace", "build"}
-)
 
 
 @dataclass(frozen=True)
 class CompareRequest:
-    """This request applies one run's settings to each of several bundles.
+    """This request applies the same settings to each of several bundles.
 
     Attributes:
-        run: the sources and settings, as for one bundle; its ``bundle`` is the first of those compared.
-        others: the paths of the further bundles.
+        sources: images, folders, globs and videos, as they were named.
+        bundle: the first of the compared bundles; None looks in the usual places.
+        others: the paths of the further bundles, at least one.
         sheet: the PNG of images on which the models differ; None means ``differences.png`` for class folders, and no
             PNG for other sources.
+        top_k: how many labels of each answer the JSON has.
+        as_json: whether stdout gets JSON lines in place of rows and a table.
+        batch: the number of images that go through a model at once.
+        backend, precision, threads, check: see ``Classifier.load``.
+        profile, workspace, build: see ``engine_options``.
 
     Raises:
-        UsageError: there is nothing to compare with, a source is live, a setting is for one bundle alone, or the sheet
-            can't have that name or folder.
+        UsageError: there is no source or nothing to compare with, a source is live, or the sheet can't have that name
+            or folder.
     """
 
-    run: Request
+    sources: tuple[str, ...]
+    bundle: Path | None
     others: tuple[Path, ...]
     sheet: Path | None = None
+    top_k: int = 5
+    as_json: bool = False
+    batch: int = 8
+    backend: str = "auto"
+    precision: str = "auto"
+    threads: int | None = None
+    check: bool = True
+    profile: str | None = None
+    workspace: int | None = None
+    build: bool = True
 
     def __post_init__(self) -> None:
+        if not self.sources:
+            raise UsageError("Missing argument 'IMAGES': expected at least one image, folder, glob or video")
         if not self.others:
-            raise UsageError("--sheet: expected at least one further bundle to compare with, found none: --with BUNDLE")
-        if self.run.live:
+            raise UsageError("expected at least one further bundle to compare with, found none: --with BUNDLE")
+        if any(parse_live(name) is not None for name in self.sources):
             raise UsageError(
-                "--with: expected images, folders, globs or videos, which every bundle can be given; found a camera "
-                "or a stream; record it first with --save FILE.mp4"
+                "expected images, folders, globs or videos, which every bundle can be given; found a camera or a "
+                "stream; record it first with hybrid-infer --save FILE.mp4"
             )
-        foreign = [
-            item.name
-            for item in fields(Request)
-            if item.name not in TAKEN and getattr(self.run, item.name) != item.default
-        ]
-        if foreign:
-            names = ", ".join(f"--{name.replace('_', '-')}" for name in foreign)
-            raise UsageError(f"--with: expected settings that go with several bundles, found {names}; leave them out")
         if self.sheet is not None:
             _check_sheet(self.sheet)
 

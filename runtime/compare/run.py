@@ -32,7 +32,7 @@ def compare(request: CompareRequest) -> int:
     Raises:
         HybridEdgeError: a source or bundle can't be opened, the bundles can't be compared, or an engine failed.
     """
-    sources = open_sources(request.run.sources)
+    sources = open_sources(request.sources)
     with open_models(request) as models:
         labels = frozenset(models[0].classifier.labels)
         frames = iter(sources)
@@ -42,8 +42,8 @@ def compare(request: CompareRequest) -> int:
         listing = _listing(request, models, listed=listed)
         sheet = request.sheet or (DEFAULT_SHEET if folders else None)
         tally, differences = Tally([model.name for model in models]), Differences()
-        with _progress(sources, listed=listed or request.run.as_json) as shown:
-            for item in answer(chain(seen, frames), models, request.run.batch_size):
+        with _progress(sources, listed=listed or request.as_json) as shown:
+            for item in answer(chain(seen, frames), models, request.batch):
                 _take(item, tally, differences, listing)
                 shown()
         _finish(tally, differences, listing, sheet)
@@ -113,9 +113,9 @@ def _truth(frame: Frame, labels: frozenset[str]) -> str | None:
 
 
 def _listing(request: CompareRequest, models: Sequence[Model], *, listed: bool) -> Listing:
-    batch = request.run.batch_size
-    if request.run.as_json:
-        return Json(models, batch, request.run.top_k)
+    batch = request.batch
+    if request.as_json:
+        return Json(models, batch, request.top_k)
     return Rows(models, batch) if listed else Silent(models, batch)
 
 

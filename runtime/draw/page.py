@@ -8,9 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from ..canvas.draw import ACCENT, DIM, TEXT, TRACK, Box, canvas, fill, percent
+from ..canvas.draw import ACCENT, DIM, TEXT, TRACK, Box, canvas, fill
 from ..canvas.text import Color, Pixels, default_font
 from ..classifier import Prediction
+from ..console import percent
 from ..opencv import cv2
 from .canvas import SIDE
 from .models import Answer

@@ -16,18 +16,17 @@ from pathlib import Path
 from ..bundle import Bundle
 from ..errors import EngineError, UsageError
 from ..manifest import Variant
-from ..storage import replacing
+from ..storage import write_bytes, write_json
 from .build import BuiltEngine, build_engine
+from .engine_options import EngineOptions
 from .library import Library, find_library
-from .network import NetworkSummary
-from .options import EngineOptions
 from .progress import Reporter
 
 __all__ = ["ARCHITECTURES", "RtxEngine", "build_rtx", "parse_architectures"]
 
 # desktop cards: Ampere (A100 with sm80), Ada, Blackwell
 ARCHITECTURES = ("sm80", "sm86", "sm89", "sm120")
-REFUSED = {
+REFUSED_ARCHITECTURES = {
     "sm75": "TensorRT-RTX has no FP32 matrix product for it (Turing), and every variant has one",
     "sm87": "that is a Jetson Orin, on which TensorRT-RTX does not run: build there, with hybrid-export --engine-only",
 }
@@ -43,7 +42,6 @@ class RtxEngine:
         path: the engine's file; its record lies beside it and ends in ``.json``.
         size: the engine's size, bytes.
         seconds: how long parsing and building took.
-        network: a summary of what was built.
     """
 
     variant: str
@@ -51,7 +49,6 @@ class RtxEngine:
     path: Path
     size: int
     seconds: float
-    network: NetworkSummary
 
 
 def parse_architectures(text: str) -> tuple[str, ...]:
@@ -63,7 +60,7 @@ def parse_architectures(text: str) -> tuple[str, ...]:
     names = tuple(dict.fromkeys(part.strip().lower() for part in text.split(",")))
     for name in names:
         if name not in ARCHITECTURES:
-            reason = f": {REFUSED[name]}" if name in REFUSED else ""
+            reason = f": {REFUSED_ARCHITECTURES[name]}" if name in REFUSED_ARCHITECTURES else ""
             raise UsageError(f"expected RTX architectures among {', '.join(ARCHITECTURES)}, found {name!r}{reason}")
     return names
 
@@ -132,11 +129,9 @@ def _keep(
         "made": datetime.now(timezone.utc).isoformat(timespec="seconds"),
     }
     path.with_suffix(".json").unlink(missing_ok=True)  # no record while the engine is replaced
-    with replacing(path) as partial:
-        partial.write_bytes(built.engine)
-    with replacing(path.with_suffix(".json")) as partial:
-        partial.write_text(json.dumps(record, indent=2))
-    return RtxEngine(variant.name, architecture, path, len(built.engine), built.seconds, built.network)
+    write_bytes(path, built.engine)
+    write_json(path.with_suffix(".json"), record)
+    return RtxEngine(variant.name, architecture, path, len(built.engine), built.seconds)
 
 
 def _remove_stale(out: Path, current: set[str]) -> None:

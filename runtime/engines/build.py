@@ -1,33 +1,31 @@
-"""Turns ONNX bytes into engine bytes; this is the one place that drives TensorRT's builder."""
+"""Gets the engine of a graph on this machine from the cache, or builds it and keeps it there.
+
+This is the one environment that drives TensorRT's builder, which turns an ONNX graph into an engine's bytes.
+"""
 
 from __future__ import annotations
 
 import re
 import threading
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-from ..errors import EngineError, Int8EngineError
+from ..errors import EngineError, EngineMissingError, Int8EngineError
 from ..frame import OUTPUT_NAMES
 from ..spec import ModelSpec
-from .gpu import Gpu
-from .library import Library
-from .messages import Messages, connect
-from .network import NetworkSummary, summarize
-from .options import EngineOptions
-from .progress import Listener, make_monitor
+from .cache import CachedEngine, EngineCache, EngineKey, OnRefusal
+from .engine_options import EngineOptions
+from .gpu import Gpu, check_memory, disk_shortage
+from .library import Library, Messages, make_interface
+from .progress import Listener, Reporter, make_monitor, run_interruptibly
 
-__all__ = ["BuiltEngine", "build_engine", "inspect_graph"]
+__all__ = ["BuildEnvironment", "BuiltEngine", "PreparedEngine", "build_engine", "prepare_engine"]
 
-T = TypeVar("T")
-
-POLL = 0.1  # seconds between looks for Ctrl-C while TensorRT builds
 # "BuilderFlag::kREQUIRE_USER_ALLOCATION is not compatible with networks that contain data-dependent dynamic shapes"
-USER_ALLOCATION = re.compile("user.?allocation", re.IGNORECASE)
-QUANTIZED = b"DequantizeLinear"  # an operator's type stands in a protobuf as plain text
+USER_ALLOCATION_REFUSED = re.compile("user.?allocation", re.IGNORECASE)
+QUANTIZED_OPERATOR = b"DequantizeLinear"  # an operator's type stands in a protobuf as plain text
 
 
 @dataclass(frozen=True)
@@ -38,15 +36,11 @@ class BuiltEngine:
         engine: the serialized engine, with nothing before or after it: trtexec loads it.
         timing_cache: the times of the kernels that were tried, for the next build; None from TensorRT-RTX.
         seconds: how long parsing and building took.
-        network: a summary of what was built.
-        warnings: TensorRT's warnings, each once.
     """
 
     engine: bytes
     timing_cache: bytes | None
     seconds: float
-    network: NetworkSummary
-    warnings: tuple[str, ...]
 
 
 def build_engine(
@@ -80,91 +74,76 @@ def build_engine(
         Int8EngineError: TensorRT refused a quantized graph or could not build it.
     """
     start = time.perf_counter()
-    job = _Job(library, onnx, spec, architecture or (gpu.architecture if gpu else "this GPU"))
-    # TensorRT-RTX needs to be told that the engine may be for this GPU alone, which is faster
-    target = "current" if architecture is None and gpu is not None and library.kind == "rtx" else architecture
-    config = job.configure(options, options.workspace_on(gpu), target)
+    job = EngineBuild(library, onnx, spec, architecture or (gpu.architecture if gpu else "this GPU"))
+    config = job.configure(options, gpu, architecture)
     job.attach_timing_cache(config, timing_cache)
-    if gpu is not None:
-        job.require_user_allocation(config)
     cancel = threading.Event()
     if listener is not None:
         config.progress_monitor = make_monitor(library, listener, cancel)
-    engine = _interruptible(lambda: job.build(config), cancel)
+    engine = run_interruptibly(lambda: job.build(config), cancel)
     times = job.timing_cache(config)
-    seconds = time.perf_counter() - start
-    return BuiltEngine(engine, times, seconds, summarize(job.network), tuple(job.messages.warnings))
+    return BuiltEngine(engine, times, time.perf_counter() - start)
 
 
-def inspect_graph(onnx: bytes, spec: ModelSpec, library: Library) -> NetworkSummary:
-    """Parse a graph as ``build_engine`` would, and summarize it without building an engine.
+class EngineBuild:
+    """One graph, parsed as ``network``; it keeps alive what the builder needs until the engine is built.
 
-    Raises:
-        BackendUnavailableError: TensorRT does not start here.
-        EngineError: TensorRT refused the graph, or its inputs are not the spec's.
-        Int8EngineError: TensorRT refused a quantized graph.
+    ``gpu_name`` is how errors name the GPU that the engine is for; what is raised is documented at ``build_engine``.
     """
-    return summarize(_Job(library, onnx, spec, "this GPU").network)
 
-
-class _Job:
-    """One graph, parsed; it keeps alive what the builder needs until the engine is built."""
-
-    def __init__(self, library: Library, onnx: bytes | Path, spec: ModelSpec, place: str) -> None:
+    def __init__(self, library: Library, onnx: bytes | Path, spec: ModelSpec, gpu_name: str = "this GPU") -> None:
         self._library = library
         self._spec = spec
-        self._place = place
+        self._gpu_name = gpu_name
         self.messages = Messages()
         trt = library.module
-        builder, logger = connect(library, trt.Builder, self.messages)
+        builder, logger = make_interface(library, trt.Builder, self.messages)
         network = builder.create_network(library.network_flags)
         parser = trt.OnnxParser(network, logger)
         graph = onnx if isinstance(onnx, bytes) else onnx.read_bytes()  # dropped after parsing, as the parser copies it
-        self._quantized = QUANTIZED in graph
+        self._quantized = QUANTIZED_OPERATOR in graph
         if not parser.parse(graph):
             raise self._refused("refused the graph", _parser_errors(parser), "export the bundle again")
         self._builder, self.network, self._parser = builder, network, parser  # the parser owns the weights
         self._check_tensors()
 
-    def configure(self, options: EngineOptions, workspace: int | None, architecture: str | None) -> Any:
-        """Make an IBuilderConfig with the profile, the workspace and the architecture."""
+    def configure(self, options: EngineOptions, gpu: Gpu | None, architecture: str | None) -> Any:
+        """Make an IBuilderConfig for this machine's GPU or another architecture."""
         trt = self._library.module
         config = self._builder.create_builder_config()
         # TF32 keeps 10 bits of FP32's mantissa and is on by default: FP32 is to mean FP32
         config.clear_flag(trt.BuilderFlag.TF32)
         # names and precisions of the fused layers stay in the engine, for its inspector
         config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
+        workspace = options.workspace_on(gpu)
         if workspace is not None:
             config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, workspace)
+        if architecture is None and gpu is not None and self._library.kind == "rtx":
+            architecture = "current"  # TensorRT-RTX is told that the engine may be for this GPU alone, which is faster
         if architecture is not None:
             capability = self._library.compute_capability(architecture)
             config.num_compute_capabilities = 1
             config.set_compute_capability(capability, 0)
+        if gpu is not None and self._library.user_allocation is not None:
+            config.set_flag(self._library.user_allocation)
         self._add_profile(config, options)
         return config
 
     def attach_timing_cache(self, config: Any, data: bytes | None) -> None:
-        """Give the builder a timing cache with the times of earlier builds, to which it adds those of this one."""
+        """Give the builder the times of earlier builds, to which it adds those of this one."""
         if not self._library.has_timing_cache:
             return
-        cache = config.create_timing_cache(data or b"")
-        if cache is None or not config.set_timing_cache(cache, False):  # it is damaged, or of another version or GPU
-            cache = config.create_timing_cache(b"")
-            if cache is not None:
-                config.set_timing_cache(cache, False)
+        for content in (data or b"", b""):  # none is made of one that is damaged, or of another version or GPU
+            times = config.create_timing_cache(content)
+            if times is not None and config.set_timing_cache(times, False):
+                return
 
     def timing_cache(self, config: Any) -> bytes | None:
         """Return the timing cache after the build, serialized; None where there is none."""
         if not self._library.has_timing_cache:
             return None
-        cache = config.get_timing_cache()
-        return None if cache is None else bytes(cache.serialize())
-
-    def require_user_allocation(self, config: Any) -> None:
-        """Have TensorRT-RTX build an engine that allocates nothing while it runs, if the network allows it."""
-        flag = self._library.user_allocation
-        if flag is not None:
-            config.set_flag(flag)
+        times = config.get_timing_cache()
+        return None if times is None else bytes(times.serialize())
 
     def build(self, config: Any) -> bytes:
         """Build the engine and return it serialized, or raise TensorRT's reasons."""
@@ -183,7 +162,7 @@ class _Job:
     @property
     def _needs_allocation(self) -> bool:
         """Whether the builder refused the flag for user allocation, and did not run out of memory or get stopped."""
-        return any(USER_ALLOCATION.search(line) for line in (*self.messages.errors, *self.messages.warnings))
+        return any(USER_ALLOCATION_REFUSED.search(line) for line in (*self.messages.errors, *self.messages.warnings))
 
     def _add_profile(self, config: Any, options: EngineOptions) -> None:
         profile = self._builder.create_optimization_profile()
@@ -209,12 +188,12 @@ class _Job:
     def _refused(self, what: str, reasons: str, remedy: str) -> EngineError | Int8EngineError:
         if self._quantized:
             return Int8EngineError(
-                f"{self._library.label} {what} in INT8 for {self._place}: {reasons}; take FP16 here: --precision fp16 "
-                "(hybrid-export --fp16 adds it to a bundle without)"
+                f"{self._library.label} {what} in INT8 for {self._gpu_name}: {reasons}; take FP16 here: "
+                "--precision fp16 (hybrid-export --fp16 adds it to a bundle without)"
             )
         return EngineError(
-            f"{self._library.label} {what} for {self._place}: {reasons}; {remedy}, or run the bundle without TensorRT: "
-            "--backend cuda or cpu"
+            f"{self._library.label} {what} for {self._gpu_name}: {reasons}; {remedy}, or run the bundle without "
+            "TensorRT: --backend cuda or cpu"
         )
 
 
@@ -229,30 +208,117 @@ def _parser_error(error: Any) -> str:
     return f"{node}: {text}" if node else text
 
 
-def _interruptible(call: Callable[[], T], cancel: threading.Event) -> T:
-    """Run ``call`` in a thread, so that Ctrl-C reaches us while TensorRT works; ``cancel`` then asks it to stop."""
-    results: list[T] = []
-    errors: list[BaseException] = []
-    done = threading.Event()  # not join, which takes a thread that runs on for finished if Ctrl-C interrupts it
+@dataclass(frozen=True)
+class BuildEnvironment:
+    """Where engines are built and kept.
 
-    def work() -> None:
-        try:
-            results.append(call())
-        except BaseException as error:  # raised again below, in the caller's thread
-            errors.append(error)
-        finally:
-            done.set()
+    Attributes:
+        library: the TensorRT that builds.
+        gpu: this machine's GPU.
+        cache: the cache in which engines are kept.
+        reporter: is told meanwhile.
+        must_keep: whether an engine that can't be kept is an error, as for someone who builds now and runs another day;
+            otherwise it is used from memory, and a line says so.
+    """
 
-    thread = threading.Thread(target=work, name="engine build", daemon=True)
-    try:
-        thread.start()
-        while not done.wait(POLL):
-            pass
-    except BaseException:
-        cancel.set()
-        if thread in threading.enumerate():  # Ctrl-C may also come before the thread was started
-            done.wait()
-        raise
-    if errors:
-        raise errors[0]
-    return results[0]
+    library: Library
+    gpu: Gpu
+    cache: EngineCache
+    reporter: Reporter = field(default_factory=Reporter)
+    must_keep: bool = False
+
+    def not_kept(self, reason: str) -> None:
+        """Report that an engine can't be kept, or raise EngineError if it must be."""
+        if self.must_keep:
+            raise EngineError(reason)
+        self.reporter.say(f"{reason}; this run has its engine in memory, the next one builds it again")
+
+
+@dataclass(frozen=True)
+class PreparedEngine:
+    """An engine, and whether it was built just now."""
+
+    engine: CachedEngine
+    built: bool
+    path: Path
+    cache: EngineCache
+
+    @property
+    def kernels(self) -> bytes | None:
+        """The kernels that TensorRT-RTX compiled for the engine at an earlier start, or None if none were kept."""
+        return self.cache.read_note(self.path.with_suffix(".kernels").name)
+
+    def keep_kernels(self, kernels: bytes, on_refusal: OnRefusal) -> None:
+        """Keep compiled kernels beside the engine; ``on_refusal`` is told why that is not possible."""
+        self.cache.keep_note(self.path.with_suffix(".kernels").name, kernels, on_refusal)
+
+
+def prepare_engine(
+    onnx: Path, sha256: str, spec: ModelSpec, options: EngineOptions, environment: BuildEnvironment, *, stale: str = ""
+) -> PreparedEngine:
+    """Return the engine of a graph; build it if the cache has none that is whole and was made for exactly this.
+
+    Several processes may call it at once: one builds, the others wait for it.
+
+    Args:
+        onnx: the graph's file, already verified; it is read only if the engine must be built.
+        sha256: the SHA-256 of that file.
+        spec: the spec whose inputs the graph has.
+        options: batch profile and workspace, and whether an engine may be built.
+        environment: the TensorRT, the GPU and the cache.
+        stale: the hash of an engine in the cache that TensorRT does not take any more.
+
+    Raises:
+        BackendUnavailableError: TensorRT does not start here.
+        EngineError: TensorRT could not build it, there is too little memory, or it can't be kept where it must be.
+        EngineMissingError: the engine is not in the cache, and the options say not to build it.
+        Int8EngineError: TensorRT does not build this quantized graph here.
+    """
+    cache, say = environment.cache, environment.reporter.say
+    key = EngineKey.of(sha256, environment.library, environment.gpu, options)
+    path = cache.path(key)
+
+    def kept(on_refusal: OnRefusal = lambda _: None) -> PreparedEngine | None:
+        found = cache.lookup(key, on_refusal)
+        if found is None or found.record.sha256 == stale:
+            return None
+        return PreparedEngine(found, built=False, path=path, cache=cache)
+
+    if engine := kept():
+        return engine
+    if not options.build:
+        raise EngineMissingError(
+            f"expected an engine for {environment.library.label} on {environment.gpu.name} and these options in "
+            f"{cache.folder}, found none that is whole"
+        )
+    with cache.locked(lambda: say("another process builds an engine: waiting for it"), say):
+        if engine := kept(say):  # the other process may have built this very engine
+            return engine
+        built = _build(onnx, key, spec, options, environment)
+        return PreparedEngine(built, built=True, path=path, cache=cache)
+
+
+def _build(
+    onnx: Path, key: EngineKey, spec: ModelSpec, options: EngineOptions, environment: BuildEnvironment
+) -> CachedEngine:
+    library, gpu, cache = environment.library, environment.gpu, environment.cache
+    size = onnx.stat().st_size
+    shortage = disk_shortage(size, cache.folder)
+    if shortage is not None:
+        environment.not_kept(shortage)
+    check_memory(size, gpu)
+    environment.reporter.say(f"building an engine with {library.label} for {gpu.name}: minutes, once on this machine")
+    times = f"{key.timing_name}.timing"
+    with environment.reporter.show() as listener:
+        built = build_engine(
+            onnx, spec, options, library, gpu=gpu, timing_cache=cache.read_note(times), listener=listener
+        )
+    if built.timing_cache is not None:
+        cache.keep_note(times, built.timing_cache)
+    return cache.store(
+        key,
+        built.engine,
+        seconds=built.seconds,
+        label=f"{library.label} on {gpu.name}",
+        on_refusal=environment.not_kept if shortage is None else lambda _: None,
+    )

@@ -11,7 +11,6 @@ An engine that was built runs without this cache, so what can't be written or lo
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import json
 import os
@@ -24,20 +23,21 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from ..storage import cache_dir, replacing
+from ..storage import cache_dir, locked, write_bytes
+from .engine_options import EngineOptions
 from .gpu import Gpu
-from .library import Kind, Library
-from .options import EngineOptions
+from .library import Library, LibraryKind
 
-__all__ = ["CachedEngine", "EngineCache", "EngineKey", "EngineRecord", "Told"]
+__all__ = ["CachedEngine", "EngineCache", "EngineKey", "EngineRecord", "OnRefusal"]
 
-FORMAT = 1
-LIMIT = 4 * 2**30  # bytes of engines that are kept; the longest unused are dropped first
+RECORD_FORMAT = 1
+MAX_CACHE_SIZE = 4 * 2**30  # bytes of engines that are kept; the longest unused are dropped first
 MAX_RECORD_SIZE = 2**16
-ABANDONED = 600  # seconds after which nobody writes a temporary file any more
-FLAGS = "STRONGLY_TYPED,-TF32"  # the flags that build.py sets; with other flags there these engines must not be found
-USER_ALLOCATION = ",REQUIRE_USER_ALLOCATION"  # where the library has it; not every network allows it
-Told = Callable[[str], object]  # called with one line that says why something was not used or not kept
+ABANDONED_AFTER_S = 600  # nobody writes a temporary file for longer
+# the flags that build.py sets; with other flags there these engines must not be found
+BUILD_FLAGS = "STRONGLY_TYPED,-TF32"
+USER_ALLOCATION_FLAG = ",REQUIRE_USER_ALLOCATION"  # where the library has it; not every network allows it
+OnRefusal = Callable[[str], object]  # called with one line that says why something was not used or not kept
 
 
 @dataclass(frozen=True)
@@ -45,13 +45,13 @@ class EngineKey:
     """What an engine was built from and for; any difference makes it another engine."""
 
     onnx_sha256: str
-    kind: Kind
+    kind: LibraryKind
     version: str
     gpu: str
     compute_capability: tuple[int, int]
     profile: tuple[int, int, int]
     workspace: int | None  # as asked for, since the default varies with the memory that is free
-    flags: str = FLAGS
+    flags: str = BUILD_FLAGS
     multiprocessors: int = 0
 
     @classmethod
@@ -65,7 +65,7 @@ class EngineKey:
             gpu.compute_capability,
             options.profile,
             options.workspace,
-            FLAGS if library.user_allocation is None else FLAGS + USER_ALLOCATION,
+            BUILD_FLAGS if library.user_allocation is None else BUILD_FLAGS + USER_ALLOCATION_FLAG,
             gpu.multiprocessors,
         )
 
@@ -85,7 +85,7 @@ class EngineRecord(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="ignore", defer_build=True)
 
-    format: int = FORMAT
+    format: int = RECORD_FORMAT
     key: EngineKey
     sha256: str
     size: int = Field(ge=0)
@@ -107,18 +107,16 @@ class EngineCache:
 
     Args:
         folder: the folder; by default ``engines`` in the cache folder.
-        limit: how many bytes of engines are kept.
     """
 
-    def __init__(self, folder: Path | None = None, *, limit: int = LIMIT) -> None:
+    def __init__(self, folder: Path | None = None) -> None:
         self.folder = folder or cache_dir() / "engines"
-        self._limit = limit
 
     def path(self, key: EngineKey) -> Path:
         """Return the path at which the key's engine is, or would be."""
         return self.folder / f"{key.name}.engine"
 
-    def lookup(self, key: EngineKey, on_refusal: Told = lambda _: None) -> CachedEngine | None:
+    def lookup(self, key: EngineKey, on_refusal: OnRefusal = lambda _: None) -> CachedEngine | None:
         """Return the key's engine if it is there and whole, else None.
 
         Args:
@@ -140,7 +138,7 @@ class EngineCache:
         return CachedEngine(data, record)
 
     def store(
-        self, key: EngineKey, engine: bytes, *, seconds: float, label: str, on_refusal: Told = lambda _: None
+        self, key: EngineKey, engine: bytes, *, seconds: float, label: str, on_refusal: OnRefusal = lambda _: None
     ) -> CachedEngine:
         """Keep an engine, and drop those that are over the limit.
 
@@ -160,8 +158,8 @@ class EngineCache:
         path = self.path(key)
         with self._writing(on_refusal):
             path.with_suffix(".json").unlink(missing_ok=True)  # no record while the engine is replaced
-            _write(path, engine)
-            _write(path.with_suffix(".json"), record.model_dump_json(indent=2).encode())
+            write_bytes(path, engine)
+            write_bytes(path.with_suffix(".json"), record.model_dump_json(indent=2).encode())
         with contextlib.suppress(OSError):
             self._prune(path)
         return CachedEngine(engine, record)
@@ -175,7 +173,7 @@ class EngineCache:
         digest, _, content = data.partition(b"\n")
         return content if hashlib.sha256(content).hexdigest().encode() == digest else None
 
-    def keep_note(self, name: str, content: bytes, on_refusal: Told = lambda _: None) -> None:
+    def keep_note(self, name: str, content: bytes, on_refusal: OnRefusal = lambda _: None) -> None:
         """Keep a small file, with its hash in the first line.
 
         Args:
@@ -184,10 +182,12 @@ class EngineCache:
             on_refusal: is told why the file can't be kept: no room, or no right to write.
         """
         with self._writing(on_refusal):
-            _write(self.folder / name, hashlib.sha256(content).hexdigest().encode() + b"\n" + content)
+            write_bytes(self.folder / name, hashlib.sha256(content).hexdigest().encode() + b"\n" + content)
 
     @contextlib.contextmanager
-    def locked(self, on_wait: Callable[[], object] = lambda: None, on_refusal: Told = lambda _: None) -> Iterator[None]:
+    def locked(
+        self, on_wait: Callable[[], object] = lambda: None, on_refusal: OnRefusal = lambda _: None
+    ) -> Iterator[None]:
         """Hold the right to build for the time of the block; a killed process gives it up too.
 
         Args:
@@ -197,26 +197,27 @@ class EngineCache:
         """
         with contextlib.ExitStack() as stack:
             try:
-                self.folder.mkdir(parents=True, exist_ok=True)
-                descriptor = _open_lock(self.folder / ".lock")
-                stack.callback(os.close, descriptor)
-                _lock(descriptor, on_wait)
+                stack.enter_context(locked(self.folder / ".lock", on_wait))
             except OSError as error:
                 on_refusal(
                     f"{self.folder}: can't be locked ({error.strerror or error}); another process may build "
                     "meanwhile, and spoil the times by which kernels are chosen"
                 )
             else:
-                for partial in self.folder.glob(".*.tmp"):  # a killed process's; young ones may be notes being written
-                    with contextlib.suppress(OSError):
-                        if time.time() - partial.stat().st_mtime > ABANDONED:
-                            partial.unlink()
+                self._sweep()
             yield
+
+    def _sweep(self) -> None:
+        """Remove what a killed process left half written; notes are written without the lock, so young files stay."""
+        for partial in self.folder.glob(".*.tmp"):
+            with contextlib.suppress(OSError):
+                if time.time() - partial.stat().st_mtime > ABANDONED_AFTER_S:
+                    partial.unlink()
 
     def _prune(self, newest: Path) -> None:
         """Drop the engines that were used longest ago, down to the limit, but never the one just made."""
         engines = sorted(self.folder.glob("*.engine"), key=lambda path: path.stat().st_mtime)
-        excess = sum(path.stat().st_size for path in engines) - self._limit
+        excess = sum(path.stat().st_size for path in engines) - MAX_CACHE_SIZE
         for path in engines:
             if excess <= 0:
                 break
@@ -227,7 +228,7 @@ class EngineCache:
                         path.with_suffix(suffix).unlink(missing_ok=True)
 
     @contextlib.contextmanager
-    def _writing(self, on_refusal: Told) -> Iterator[None]:
+    def _writing(self, on_refusal: OnRefusal) -> Iterator[None]:
         try:
             yield
         except OSError as error:
@@ -235,24 +236,6 @@ class EngineCache:
                 f"{self.folder}: engines can't be kept here ({error.strerror or error}); HYBRID_EDGE_CACHE names "
                 "another cache folder"
             )
-
-
-def _open_lock(path: Path) -> int:
-    try:
-        return os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
-    except PermissionError:
-        if not path.exists():
-            raise
-        # a file of another user can be locked, and waited for, as well
-        return os.open(path, os.O_RDONLY)
-
-
-def _lock(descriptor: int, on_wait: Callable[[], object]) -> None:
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        on_wait()
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
 
 
 def _read_record(path: Path) -> EngineRecord:
@@ -267,17 +250,12 @@ def _read_record(path: Path) -> EngineRecord:
 
 
 def _check(record: EngineRecord, key: EngineKey, data: bytes) -> None:
-    if record.format != FORMAT or record.key != key:
+    if record.format != RECORD_FORMAT or record.key != key:
         raise ValueError("expected an engine of this graph, TensorRT and GPU, found one made for something else")
     if len(data) != record.size:
         raise ValueError(f"expected {record.size} bytes, found {len(data)}")
     if hashlib.sha256(data).hexdigest() != record.sha256:
         raise ValueError("expected the bytes that were written, found others")
-
-
-def _write(path: Path, data: bytes) -> None:
-    with replacing(path) as partial:
-        partial.write_bytes(data)
 
 
 def _digest(value: Any) -> str:

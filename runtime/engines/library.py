@@ -1,6 +1,7 @@
-"""Only this module imports TensorRT and TensorRT-RTX; the same code serves TensorRT 10.3 to 11 and RTX.
+"""This module alone imports TensorRT and TensorRT-RTX; the same code serves TensorRT 10.3 to 11 and RTX.
 
-The two have the same Python API. What one version has and another lacks is looked up by name here and nowhere else:
+It also gathers what they say while they work, so that a failure is shown in their own words. The two have the same
+Python API. What one version has and another lacks is looked up by name here and nowhere else:
 
     NetworkDefinitionCreationFlag.EXPLICIT_BATCH    not in 11 and RTX; 10.x ignores it
     ComputeCapability, IBuilderConfig.num_compute_capabilities, .set_compute_capability    RTX alone
@@ -24,20 +25,20 @@ from typing import Any, Literal
 
 from ..errors import BackendUnavailableError, UsageError
 
-__all__ = ["EagerContexts", "Kind", "Library", "find_library", "installed"]
+__all__ = ["EagerContexts", "Library", "LibraryKind", "Messages", "find_library", "installed", "make_interface"]
 
-Kind = Literal["tensorrt", "rtx"]
+LibraryKind = Literal["tensorrt", "rtx"]
 
-MODULES: dict[Kind, str] = {"tensorrt": "tensorrt", "rtx": "tensorrt_rtx"}
-NAMES: dict[Kind, str] = {"tensorrt": "TensorRT", "rtx": "TensorRT-RTX"}
-REMEDIES: dict[Kind, str] = {
+MODULE_NAMES: dict[LibraryKind, str] = {"tensorrt": "tensorrt", "rtx": "tensorrt_rtx"}
+PRODUCT_NAMES: dict[LibraryKind, str] = {"tensorrt": "TensorRT", "rtx": "TensorRT-RTX"}
+REMEDIES: dict[LibraryKind, str] = {
     "tensorrt": "pip install 'hybrid-edge[tensorrt]'; on a Jetson it comes with JetPack (sudo apt install "
     "python3-libnvinfer), and a virtual environment sees it if made with --system-site-packages",
     "rtx": "pip install 'hybrid-edge[rtx]'",
 }
 # TensorRT 10.3 is JetPack 6.1's, whose strongly typed networks are meant to take every exported graph: its parser's
 # source was read against those graphs (onnx-tensorrt 10.1 and 10.6), and none was built there yet
-OLDEST: dict[Kind, tuple[int, int]] = {"tensorrt": (10, 3), "rtx": (1, 0)}
+OLDEST_VERSIONS: dict[LibraryKind, tuple[int, int]] = {"tensorrt": (10, 3), "rtx": (1, 0)}
 
 
 @dataclass(frozen=True)
@@ -51,13 +52,13 @@ class Library:
     """
 
     module: Any
-    kind: Kind
+    kind: LibraryKind
     version: str
 
     @property
     def label(self) -> str:
         """Name and version for messages, such as ``TensorRT-RTX 1.7.1.116``."""
-        return f"{NAMES[self.kind]} {self.version}"
+        return f"{PRODUCT_NAMES[self.kind]} {self.version}"
 
     @property
     def network_flags(self) -> int:
@@ -92,9 +93,8 @@ class Library:
         known = getattr(self.module, "ComputeCapability", None)
         value = getattr(known, architecture.upper(), None)
         if value is None:
-            names = (
-                ", ".join(name.lower() for name in dir(known) if name.startswith("SM")) or "this machine's GPU alone"
-            )
+            names = ", ".join(name.lower() for name in dir(known) if name.startswith("SM"))
+            names = names or "this machine's GPU alone"
             raise UsageError(f"expected an architecture that {self.label} builds for ({names}), found {architecture!r}")
         return value
 
@@ -163,7 +163,7 @@ class EagerContexts:
             return b""
 
     def close(self) -> None:
-        """Drop everything, after the contexts and before the engine; calling it again does nothing."""
+        """Drop everything, after the contexts and before the engine."""
         self._cache = self._engine = None
         self._configs.clear()
 
@@ -176,22 +176,24 @@ class EagerContexts:
         return config
 
 
-def installed(kind: Kind) -> bool:
+def installed(kind: LibraryKind) -> bool:
     """Return whether the package is there, in microseconds and without importing it."""
-    return importlib.util.find_spec(MODULES[kind]) is not None
+    return importlib.util.find_spec(MODULE_NAMES[kind]) is not None
 
 
 @cache
-def find_library(kind: Kind) -> Library:
+def find_library(kind: LibraryKind) -> Library:
     """Import TensorRT or TensorRT-RTX.
 
     Raises:
         BackendUnavailableError: the library is not installed, broken, or older than 10.3 (RTX: 1.0).
     """
     try:
-        module = importlib.import_module(MODULES[kind])
+        module = importlib.import_module(MODULE_NAMES[kind])
     except (ImportError, OSError) as error:  # OSError: one of its shared libraries is missing
-        raise BackendUnavailableError(f"{NAMES[kind]} can't be imported here ({error}); {REMEDIES[kind]}") from error
+        raise BackendUnavailableError(
+            f"{PRODUCT_NAMES[kind]} can't be imported here ({error}); {REMEDIES[kind]}"
+        ) from error
     return check_library(Library(module, kind, str(module.__version__)))
 
 
@@ -201,15 +203,100 @@ def check_library(library: Library) -> Library:
     Raises:
         BackendUnavailableError: the library is older than 10.3 (RTX: 1.0), or has no strongly typed networks.
     """
-    oldest = OLDEST[library.kind]
+    oldest = OLDEST_VERSIONS[library.kind]
     flags = getattr(library.module, "NetworkDefinitionCreationFlag", None)
     if _numbers(library.version) < oldest or not hasattr(flags, "STRONGLY_TYPED"):
         raise BackendUnavailableError(
-            f"expected {NAMES[library.kind]} {oldest[0]}.{oldest[1]} or later, found {library.version}; on a Jetson "
-            "JetPack 6.1 brings it. An older one runs the bundle on ONNX Runtime: --backend cuda or cpu"
+            f"expected {PRODUCT_NAMES[library.kind]} {oldest[0]}.{oldest[1]} or later, found {library.version}; on a "
+            "Jetson JetPack 6.1 brings it. An older one runs the bundle on ONNX Runtime: --backend cuda or cpu"
         )
     return library
 
 
 def _numbers(version: str) -> tuple[int, ...]:
     return tuple(int(number) for number in re.findall(r"\d+", version)[:2])
+
+
+MAX_SHOWN_MESSAGES = 12  # messages that an error shows: the first is the cause, the rest follow from it
+MAX_KEPT_MESSAGES = (
+    200  # different messages that are kept; an engine that runs for a year says the same again and again
+)
+ERROR_SEVERITIES = ("ERROR", "INTERNAL_ERROR")
+# a warning about each builder and runtime after a process's first, although each of them has its own logger
+FOREIGN_LOGGER = "The logger passed into create"
+
+_first_loggers: dict[LibraryKind, Any] = {}
+
+
+class Messages:
+    """The messages of one builder or runtime, by severity, each once; verbose and informative ones are dropped."""
+
+    def __init__(self) -> None:
+        self.errors: list[str] = []
+        self.warnings: list[str] = []
+
+    def add(self, severity: str, text: str) -> None:
+        """Keep a message; TensorRT calls this from any thread."""
+        kept = self.errors if severity in ERROR_SEVERITIES else self.warnings if severity == "WARNING" else None
+        if kept is None or len(kept) >= MAX_KEPT_MESSAGES or FOREIGN_LOGGER in text:
+            return
+        line = _line(text)
+        if line not in kept:
+            kept.append(line)
+
+    def clear(self) -> None:
+        """Forget the messages so far: those that come next have other reasons."""
+        self.errors.clear()
+        self.warnings.clear()
+
+    @property
+    def summary(self) -> str:
+        """The first errors in one line, or the first warnings where there are no errors."""
+        found = self.errors or self.warnings
+        more = [f"and {len(found) - MAX_SHOWN_MESSAGES} more"] if len(found) > MAX_SHOWN_MESSAGES else []
+        return "; ".join([*found[:MAX_SHOWN_MESSAGES], *more]) or "it gave no reason"
+
+
+def make_interface(library: Library, interface: Any, messages: Messages) -> tuple[Any, Any]:
+    """Make a Builder or a Runtime that writes into ``messages``, and return it with its ILogger.
+
+    Args:
+        library: the TensorRT to use.
+        interface: TensorRT's class ``Builder`` or ``Runtime``.
+        messages: where this object's messages are gathered, and no other's.
+
+    Raises:
+        BackendUnavailableError: TensorRT made none, most often because the driver is too old for its CUDA.
+    """
+    logger = _make_logger(library, messages)
+    # TensorRT takes the first logger that it is given as its global one, for as long as the process lasts
+    _first_loggers.setdefault(library.kind, logger)
+    try:
+        return interface(logger), logger
+    except (TypeError, RuntimeError) as error:  # what pybind11 raises for a constructor that gave nothing
+        reason = messages.summary if messages.errors or messages.warnings else _line(str(error))
+        raise BackendUnavailableError(
+            f"{library.label} does not start here: {reason}; where that is CUDA's initialization, the NVIDIA driver is "
+            "older than this TensorRT's CUDA (nvidia-smi shows both versions): update it, or install TensorRT for its "
+            "CUDA version"
+        ) from error
+
+
+def _make_logger(library: Library, messages: Messages) -> Any:
+    """Make an ILogger that writes into ``messages``; its class is made here, as its base has to be imported first."""
+    trt = library.module
+    chatter = {trt.ILogger.INFO, trt.ILogger.VERBOSE}
+
+    class Logger(trt.ILogger):  # type: ignore[misc, name-defined]
+        def __init__(self) -> None:
+            trt.ILogger.__init__(self)  # pybind11 wants this call, not super()'s
+
+        def log(self, severity: Any, text: str) -> None:
+            if severity not in chatter:  # a large build has a million of those, and each holds up every thread
+                messages.add(severity.name, text)
+
+    return Logger()
+
+
+def _line(text: str) -> str:
+    return " ".join(text.split()).rstrip(".")

@@ -1,19 +1,24 @@
-"""The builder's progress comes in phases within phases, which a listener hears of and a bar shows."""
+"""While TensorRT builds, listeners hear of its phases, bars on stderr show them, and Ctrl-C stops it."""
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, wait
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from .library import Library
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
-__all__ = ["Bar", "Listener", "Reporter", "make_monitor", "make_reporter", "show_progress"]
+__all__ = ["Listener", "Reporter", "make_monitor", "make_reporter", "run_interruptibly", "show_progress"]
+
+T = TypeVar("T")
+
+INTERRUPT_POLL_S = 0.1  # between looks for Ctrl-C while TensorRT builds
 
 
 class Listener(Protocol):
@@ -29,37 +34,6 @@ class Listener(Protocol):
         """Hear that a phase is over, done or not."""
 
 
-class Bar:
-    """Shows a bar for each phase that is under way; the phases within another are indented."""
-
-    def __init__(self, progress: Progress) -> None:
-        self._progress = progress
-        self._tasks: dict[str, TaskID] = {}
-        self._lock = threading.Lock()
-
-    def start(self, phase: str, parent: str | None, steps: int) -> None:
-        """Add the phase's line, indented below its parent's."""
-        indent = "" if parent is None else "  "
-        with self._lock:
-            self._tasks[phase] = self._progress.add_task(f"{indent}{phase}", total=steps or None)
-
-    def step(self, phase: str, number: int) -> None:
-        """Move the phase's bar."""
-        with self._lock:
-            if phase in self._tasks:
-                self._progress.update(self._tasks[phase], completed=number + 1)
-
-    def finish(self, phase: str) -> None:
-        """Take the phase's line away."""
-        with self._lock:
-            if phase in self._tasks:
-                self._progress.remove_task(self._tasks.pop(phase))
-
-
-def _silent() -> AbstractContextManager[Listener | None]:
-    return nullcontext()
-
-
 @dataclass(frozen=True)
 class Reporter:
     """Is told while engines are prepared; by default it drops what it is told.
@@ -70,16 +44,69 @@ class Reporter:
     """
 
     say: Callable[[str], object] = lambda _: None
-    show: Callable[[], AbstractContextManager[Listener | None]] = _silent
+    show: Callable[[], AbstractContextManager[Listener | None]] = nullcontext
+
+
+class _PhaseBars:
+    """Shows a bar for each phase that is under way; the phases within another are indented."""
+
+    def __init__(self, progress: Progress, on_progress: Callable[[], None]) -> None:
+        self._progress = progress
+        self._on_progress = on_progress
+        self._tasks: dict[str, TaskID] = {}
+        self._lock = threading.Lock()
+
+    def start(self, phase: str, parent: str | None, steps: int) -> None:
+        self._on_progress()
+        indent = "" if parent is None else "  "
+        with self._lock:
+            self._tasks[phase] = self._progress.add_task(f"{indent}{phase}", total=steps or None)
+
+    def step(self, phase: str, number: int) -> None:
+        self._on_progress()
+        with self._lock:
+            if phase in self._tasks:
+                self._progress.update(self._tasks[phase], completed=number + 1)
+
+    def finish(self, phase: str) -> None:
+        self._on_progress()
+        with self._lock:
+            if phase in self._tasks:
+                self._progress.remove_task(self._tasks.pop(phase))
 
 
 @contextmanager
-def show_progress() -> Iterator[Listener]:
-    """Show bars on stderr while an engine is built, or nothing where stderr is no terminal; yield their listener."""
+def show_progress(on_progress: Callable[[], None] = lambda: None) -> Iterator[Listener]:
+    """Show bars on stderr while an engine is built, or nothing where stderr is no terminal; yield their listener.
+
+    ``on_progress`` is called whenever the listener hears something.
+    """
     from .. import console  # noqa: PLC0415  # rich takes 50 ms, and few starts build an engine
 
     with console.progress(transient=True) as progress:
-        yield Bar(progress)
+        yield _PhaseBars(progress, on_progress)
+
+
+def make_reporter(stop: Callable[[], None], progress: Callable[[], None] = lambda: None) -> Reporter:
+    """Make a Reporter that ends the spinner and then says on stderr what is being built, with a bar.
+
+    Args:
+        stop: ends the spinner.
+        progress: is called at each line and each step of the build.
+    """
+    from ..console import say  # noqa: PLC0415  # rich takes 50 ms, and few starts build an engine
+
+    def tell(text: str) -> None:
+        progress()
+        say(text)
+
+    @contextmanager
+    def show() -> Iterator[Listener]:
+        stop()
+        with show_progress(progress) as bars:
+            yield bars
+
+    return Reporter(tell, show)
 
 
 def make_monitor(library: Library, listener: Listener, cancel: threading.Event) -> Any:
@@ -103,43 +130,24 @@ def make_monitor(library: Library, listener: Listener, cancel: threading.Event) 
     return Monitor()
 
 
-def make_reporter(stop: Callable[[], None], progress: Callable[[], None] = lambda: None) -> Reporter:
-    """Make a Reporter that ends the spinner and then says on stderr what is being built, with a bar.
+def run_interruptibly(call: Callable[[], T], cancel: threading.Event) -> T:
+    """Run ``call`` in a thread, so that Ctrl-C reaches us while TensorRT works; ``cancel`` then asks it to stop."""
+    future: Future[T] = Future()
 
-    Args:
-        stop: ends the spinner.
-        progress: is called at each line and each step of the build.
-    """
-    from ..console import say  # noqa: PLC0415  # rich takes 50 ms, and few starts build an engine
+    def work() -> None:
+        try:
+            future.set_result(call())
+        except BaseException as error:  # raised again by result(), in the caller's thread
+            future.set_exception(error)
 
-    def tell(text: str) -> None:
-        progress()
-        say(text)
-
-    @contextmanager
-    def show() -> Iterator[Listener]:
-        stop()
-        with show_progress() as bar:
-            yield _Progress(bar, progress)
-
-    return Reporter(tell, show)
-
-
-class _Progress:
-    """A listener that passes everything on to a bar, and reports each call as progress."""
-
-    def __init__(self, bar: Listener, progress: Callable[[], None]) -> None:
-        self._bar = bar
-        self._progress = progress
-
-    def start(self, phase: str, parent: str | None, steps: int) -> None:
-        self._progress()
-        self._bar.start(phase, parent, steps)
-
-    def step(self, phase: str, number: int) -> None:
-        self._progress()
-        self._bar.step(phase, number)
-
-    def finish(self, phase: str) -> None:
-        self._progress()
-        self._bar.finish(phase)
+    thread = threading.Thread(target=work, name="engine build", daemon=True)
+    try:
+        thread.start()
+        while not wait([future], INTERRUPT_POLL_S).done:
+            pass
+    except BaseException:
+        cancel.set()
+        if thread in threading.enumerate():  # Ctrl-C may also come before the thread was started
+            wait([future])
+        raise
+    return future.result()

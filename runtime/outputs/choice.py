@@ -1,33 +1,31 @@
-"""Opens the sinks that a request asks for, in one list."""
+"""Opens the outputs that a request asks for, in one list."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import ExitStack
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
-from .. import console
 from ..console import say
 from ..pipeline.request import Request
 from ..sources.events import Events
 from .display import default_headless, require_display
-from .jsonlines import LiveJson
 from .recorder import Recorder, check_recording
-from .result import LiveSink
-from .rows import Rows
-from .sink import JsonLines, Sink, Table
+from .result_lines import FileProgress, JsonLines, ResultTable
+from .sink import Sink
 from .smoothing import Smoothing
 from .snapshots import Snapshots, parse_condition, prepare_folder
 from .statusline import StatusLine
-from .table import LiveTable
 from .window import WITHOUT, Window
 
 if TYPE_CHECKING:
     from ..sources import Capture
 
-__all__ = ["Outputs", "check_outputs"]
+__all__ = ["ChosenSinks", "check_outputs"]
 
 FILE_FPS = 25.0  # frames a second of a recording, where neither the video file nor --fps says how many
+
+Opened = TypeVar("Opened", bound=Sink)
 
 
 def check_outputs(request: Request, labels: tuple[str, ...] | None = None) -> None:
@@ -38,7 +36,7 @@ def check_outputs(request: Request, labels: tuple[str, ...] | None = None) -> No
         labels: all labels of the model, to check the condition alone; None: not known yet, everything else is checked.
 
     Raises:
-        UsageError: see ``Outputs``.
+        UsageError: see ``ChosenSinks``.
     """
     if request.when is not None:
         parse_condition(request.when, labels)
@@ -52,7 +50,7 @@ def check_outputs(request: Request, labels: tuple[str, ...] | None = None) -> No
         require_display(WITHOUT)
 
 
-class Outputs:
+class ChosenSinks:
     """Opens and holds the sinks of one run.
 
     Args:
@@ -78,58 +76,55 @@ class Outputs:
         opened: ExitStack,
     ) -> None:
         self._request = request
-        self._labels = labels
         self._live = [capture.name for capture in captures if capture.live]
-        self._rows: Rows | None = None
-        self._kept_files: dict[str, Recorder | Snapshots] = {}
+        self._progress: FileProgress | None = None
+        self._files: dict[str, Recorder | Snapshots] = {}
         self._opened = opened
         # what only checks comes before what opens a window, and the lines on the terminal come last
-        kept = [*self._files(events), *self._window()]
-        sinks = [*self._results(captures), *kept]
-        self.sinks: list[LiveSink] = sinks
+        self._open_files(labels, events)
+        window = self._window(labels)
+        sinks = [*self._lines(labels, captures), *self._files.values(), *window]
+        self.sinks: list[Sink] = sinks
         if request.smooth is not None:
             self.sinks = [Smoothing(request.smooth, sinks, live=self._live)]
 
     def summary(self) -> int:
         """Say on stderr how a run of files went; return 1 where one could not be read or an output written, else 0."""
-        if self._rows is None:
+        if self._progress is None:
             return 0
-        self._rows.summary()
-        missing = [name for name, sink in self._kept_files.items() if sink.stopped]
+        self._progress.summary()
+        missing = [name for name, sink in self._files.items() if sink.stopped]
         for name in missing:
             say(f"{name} incomplete, for the reason named above", style="bold yellow")
-        return 1 if self._rows.unreadable or missing else 0
+        return 1 if self._progress.unreadable or missing else 0
 
-    def _files(self, events: Events) -> list[LiveSink]:
+    def _open_files(self, labels: tuple[str, ...], events: Events) -> None:
         request = self._request
         if request.save is not None:
             fps = request.fps or FILE_FPS
             recorder = Recorder(request.save, fps, events=events, live=self._live, say=say)
-            self._kept_files["the recording is"] = recorder
+            self._files["the recording is"] = self._closing(recorder)
         if request.snapshots is not None and request.when is not None:
-            condition = parse_condition(request.when, self._labels)
-            self._kept_files["the snapshots are"] = Snapshots(request.snapshots, condition, events=events)
-        return [self._kept(sink) for sink in self._kept_files.values()]
+            condition = parse_condition(request.when, labels)
+            self._files["the snapshots are"] = Snapshots(request.snapshots, condition, events=events)
 
-    def _window(self) -> list[LiveSink]:
+    def _window(self, labels: tuple[str, ...]) -> list[Window]:
         request = self._request
         wanted = request.live and not default_headless() if request.window is None else request.window
-        return [self._kept(Window(self._labels, request.top_k, live=self._live))] if wanted else []
+        return [self._closing(Window(labels, request.top_k, live=self._live))] if wanted else []
 
-    def _results(self, captures: Sequence[Capture]) -> list[LiveSink]:
+    def _lines(self, labels: tuple[str, ...], captures: Sequence[Capture]) -> list[Sink]:
         request = self._request
-        if request.live:
-            rows: LiveSink = LiveJson(request.top_k) if request.as_json else LiveTable(self._labels, request.top_k)
-            return [rows, self._kept(StatusLine(live=self._live))]
+        lines: Sink = ResultTable(request.top_k, labels, live=request.live)
         if request.as_json:
-            sink: Sink = JsonLines(request.top_k, newest=request.every_frame is False)
-        else:
-            sink = Table(request.top_k, self._labels, console.stdout)
+            lines = JsonLines(request.top_k, live=request.live, newest=request.every_frame is False)
+        if request.live:
+            return [lines, self._closing(StatusLine(live=self._live))]
         totals = [getattr(capture, "total", None) for capture in captures]
         known = [total for total in totals if total is not None]
-        self._rows = Rows(sink, sum(known) if len(known) == len(totals) else None)
-        return [self._kept(self._rows)]
+        self._progress = FileProgress(sum(known) if len(known) == len(totals) else None)
+        return [lines, self._closing(self._progress)]
 
-    def _kept(self, sink: LiveSink) -> LiveSink:
+    def _closing(self, sink: Opened) -> Opened:
         self._opened.callback(sink.close)
         return sink

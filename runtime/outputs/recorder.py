@@ -17,10 +17,9 @@ from ..canvas.draw import canvas, caption, fit, notice
 from ..canvas.text import Pixels
 from ..errors import UsageError
 from ..opencv import cv2
-from ..sources.events import Event, Events
+from ..sources.events import Events
 from .mp4 import Mp4Writer
-from .result import Result, Status
-from .smoothing import SmoothedPrediction
+from .sink import Result, Sink
 
 __all__ = ["Recorder", "check_recording"]
 
@@ -69,8 +68,8 @@ class _Part:
         return self.start, seconds / frames if frames > 0 and seconds > 0 else interval
 
 
-class Recorder:
-    """This ``LiveSink`` writes each source's classified frames to a file of its own.
+class Recorder(Sink):
+    """This sink writes each source's classified frames to a file of its own.
 
     The first file has the name that was asked for, further ones (another source, another resolution, a name that is
     taken: nothing is written over; 4 GB that are full) a number in it: ``out-2.mp4``. A file can be played at every
@@ -131,12 +130,6 @@ class Recorder:
             self._record(result, result.frame.image)
         except OSError as error:
             self._give_up(error, result.frame.source)
-
-    def event(self, event: Event) -> None:
-        """Do nothing: the recording shows gaps by itself."""
-
-    def status(self, status: Status) -> None:
-        """Do nothing: each frame is written when it comes."""
 
     def poll(self) -> bool:
         """Free the space of removed files whose source gives nothing; return False: nobody can ask for a stop here."""
@@ -268,7 +261,7 @@ def _label(picture: Pixels, result: Result) -> None:
     if prediction is None:
         return
     clock = f"{time.strftime('%Y-%m-%d %H:%M:%S', time.localtime(frame.timestamp))}  " if frame.timestamp else ""
-    smoothed = "smoothed  " if isinstance(prediction, SmoothedPrediction) else ""
+    smoothed = "smoothed  " if result.smoothed_s else ""
     (label, probability), *_ = prediction.top(1)
     details = f"{smoothed}{clock}#{frame.index}"
     caption(picture, label, probability, details, _text_size(picture.shape[0]))

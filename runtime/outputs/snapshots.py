@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING
 
 from ..errors import UsageError
 from ..opencv import cv2
-from ..sources.events import Event, Events
+from ..sources.events import Events
 from ..storage import replacing
-from .result import Result, Status
+from .sink import Result, Sink
 
 if TYPE_CHECKING:
     from ..classifier import Prediction
@@ -90,8 +90,8 @@ def _offer(label: str, labels: Sequence[str]) -> str:
     return f"found {label!r}; {'near it' if near else 'some of them'}: {', '.join(some)}"
 
 
-class Snapshots:
-    """This ``LiveSink`` writes captured frames on which a condition holds as JPEGs, or PNGs beyond that format's size.
+class Snapshots(Sink):
+    """This sink writes captured frames on which a condition holds as JPEGs, or PNGs beyond that format's size.
 
     It writes at most one in 30 frames of a camera, stream or video: a condition that holds all day must not fill the
     disk at once. A name has the time of capture, where there is one, the source, the frame's number, the label and its
@@ -134,19 +134,6 @@ class Snapshots:
             self.stopped = True
             detail = f"--snapshots {self._folder}: {error.strerror or error}; no more are written"
             self._events.report("disk-full", frame.source, detail)
-
-    def event(self, event: Event) -> None:
-        """Do nothing: snapshots show frames alone."""
-
-    def status(self, status: Status) -> None:
-        """Do nothing: snapshots show frames alone."""
-
-    def poll(self) -> bool:
-        """Return False: nobody can ask this sink to stop."""
-        return False
-
-    def close(self) -> None:
-        """Do nothing: each file is whole."""
 
     def _due(self, source: str, index: int) -> bool:
         last = self._last.get(source)

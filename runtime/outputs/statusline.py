@@ -16,7 +16,7 @@ from rich.text import Text
 from .. import console
 from ..console import printable
 from ..sources.events import Event
-from .result import Result, SourceStatus, Status
+from .sink import Result, Sink, SourceStatus, Status
 
 __all__ = ["StatusLine"]
 
@@ -38,8 +38,8 @@ class _Repeats:
     last: Event | None = None
 
 
-class StatusLine:
-    """This ``LiveSink`` shows each source's label, rates, ages and counts, and names files that could not be read.
+class StatusLine(Sink):
+    """This sink shows each source's label, rates, ages and counts, and names files that could not be read.
 
     A fault that repeats within five seconds is counted and told once: a broken camera must not fill a journal.
     """

@@ -11,7 +11,7 @@ from ..canvas.tile import Tile
 from ..opencv import cv2
 from ..sources.events import Event
 from .display import require_display
-from .result import Result, Status
+from .sink import Result, Sink, Status
 
 __all__ = ["QUIT_KEYS", "WITHOUT", "Window", "is_visible", "pressed_key"]
 
@@ -31,8 +31,8 @@ QUIT_KEYS = frozenset({"q", "\x1b"})
 TROUBLE = frozenset({"lost", "stalled"})
 
 
-class Window:
-    """This ``LiveSink`` shows the newest result of each source; Q, Esc or closing the window asks to stop.
+class Window(Sink):
+    """This sink shows the newest result of each source; Q, Esc or closing the window asks to stop.
 
     Files share one place, each camera or stream has its own. A picture whose source gave nothing for two seconds, or
     was reported as lost or stalled, is dimmed, says so, and has no label.

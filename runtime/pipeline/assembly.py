@@ -11,9 +11,9 @@ import numpy as np
 from ... import runtime
 from ..bundle import Bundle
 from ..console import say, waiting
-from ..engines.options import MIB, EngineOptions, parse_profile
+from ..engines.engine_options import MIB, EngineOptions, parse_profile
 from ..engines.progress import make_reporter
-from ..outputs.choice import Outputs, check_outputs
+from ..outputs.choice import ChosenSinks, check_outputs
 from ..service.heartbeat import Heartbeat
 from ..service.signals import StopSignals
 from ..service.worker import REPLACED
@@ -58,7 +58,7 @@ def classify(request: Request, signals: StopSignals, heartbeat: Heartbeat | None
         announce(classifier)
         if request.live or heartbeat is not None:
             _warm_up(classifier, request.batch_size)
-        outputs = Outputs(request, classifier.labels, captures, events, opened)
+        outputs = ChosenSinks(request, classifier.labels, captures, events, opened)
         tally = Tally()
         pipeline = Pipeline(classifier, captures, [*outputs.sinks, tally], plan, events)
         opened.pop_all()  # from here on the pipeline closes the sinks

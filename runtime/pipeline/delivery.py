@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 
 from ..classifier import Prediction
-from ..outputs.result import LiveSink, Result, SourceStatus, Status
+from ..outputs.sink import Result, Sink, SourceStatus, Status
 from ..sources.events import Event, Events
 from .batch import Batch, Entry
 from .lines import one_line
@@ -34,7 +34,7 @@ class Delivery:
     """
 
     def __init__(
-        self, sinks: Sequence[LiveSink], labels: tuple[str, ...], intake: Intake, events: Events, stage: Stage
+        self, sinks: Sequence[Sink], labels: tuple[str, ...], intake: Intake, events: Events, stage: Stage
     ) -> None:
         self._sinks = sinks
         self._labels = labels
@@ -73,7 +73,7 @@ class Delivery:
             if time.monotonic() >= self.due:
                 self.look()
 
-    def _write(self, sink: LiveSink, result: Result) -> None:
+    def _write(self, sink: Sink, result: Result) -> None:
         """Write one result; a sink that lacks the memory for it (a large picture to draw or encode) is passed over."""
         try:
             sink.write(result)

@@ -15,7 +15,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 
 from ..frame import Frame
-from ..outputs.result import SourceStatus
+from ..outputs.sink import SourceStatus
 from .batch import Entry
 
 __all__ = ["Intake", "Mailbox"]

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from ..errors import UsageError
-from ..outputs.result import LiveSink, SourceStatus, Status
+from ..outputs.sink import Sink, SourceStatus, Status
 from ..preprocess import Preprocessor
 from ..sources.events import Events
 from .batch import Batch
@@ -179,7 +179,7 @@ class Pipeline:
         self,
         classifier: Classifier,
         captures: Sequence[Capture],
-        sinks: Sequence[LiveSink],
+        sinks: Sequence[Sink],
         options: PipelineOptions,
         events: Events,
     ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -87,7 +88,7 @@ class Request:
                 f"expected --snapshots DIR and --when 'LABEL>0.8' together, found --snapshots {self.snapshots} and "
                 f"--when {self.when}"
             )
-        if self.smooth is not None and not self.smooth > 0:
+        if self.smooth is not None and not 0 < self.smooth < math.inf:
             raise UsageError(f"expected --smooth to be more than 0 seconds, found {self.smooth}; leave it out for none")
 
     @property

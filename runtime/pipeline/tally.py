@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from ..outputs.result import Result, Status
-from ..sources.events import Event
+from ..outputs.sink import Sink, Status
 
 __all__ = ["Tally"]
 
 
-class Tally:
-    """This ``LiveSink`` remembers the last status."""
+class Tally(Sink):
+    """This sink remembers the last status."""
 
     def __init__(self) -> None:
         self._last: Status | None = None
@@ -28,19 +27,6 @@ class Tally:
             "reconnects": sum(source.reconnects for source in status.sources),
         }
 
-    def write(self, result: Result) -> None:
-        """Do nothing: the status has the counts."""
-
-    def event(self, event: Event) -> None:
-        """Do nothing: the status has the counts."""
-
     def status(self, status: Status) -> None:
         """Remember this status in place of the one before."""
         self._last = status
-
-    def poll(self) -> bool:
-        """Return False: nobody can ask this sink to stop."""
-        return False
-
-    def close(self) -> None:
-        """Do nothing: the last status can still be asked for."""

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Literal
 
 from ..errors import UsageError
-from ..sources.calls import CALLS
+from ..sources.blocking import BLOCKING_CALLS
 
 __all__ = ["INTERVAL", "VARIABLE", "Beat", "Heartbeat", "Phase", "Reading"]
 
@@ -31,7 +31,7 @@ class Beat:
     Attributes:
         phase: ``starting`` until the pipeline runs, ``stopping`` once it ended.
         busy: for how many seconds each stage has been in its current call, 0 where it waits; and each call into a
-            driver or decoder of a source (``sources.calls``), in all phases.
+            driver or decoder of a source (``sources.blocking``), in all phases.
         counts: what was counted so far, by name, for ``systemctl status``.
     """
 
@@ -121,7 +121,7 @@ class Heartbeat:
     def _run(self) -> None:
         while True:
             stages, counts = self._reading()
-            busy = {name: round(seconds, 2) for name, seconds in {**stages, **CALLS.busy()}.items()}
+            busy = {name: round(seconds, 2) for name, seconds in {**stages, **BLOCKING_CALLS.busy()}.items()}
             self._write(Beat(self._phase, busy, counts).line())
             self._changed.wait(self._interval)
             self._changed.clear()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from ..sources.calls import CALL
+from ..sources.blocking import CALL_PREFIX
 from .heartbeat import Beat
 
 __all__ = ["HANG_TIMEOUT", "Limits", "Verdict", "Watch"]
@@ -119,8 +119,8 @@ class Watch:
             return None
         name, seconds = max(over, key=lambda item: item[1])
         limit, kind = self._limit(name), name.split()[0]
-        if kind == CALL:
-            what = name.removeprefix(CALL).strip()
+        if kind == CALL_PREFIX:
+            what = name.removeprefix(CALL_PREFIX).strip()
             return Verdict(
                 f"a source's call, {what}, has not returned for {seconds:.1f} s (limit {limit:g} s)", seconds, True
             )
@@ -132,7 +132,7 @@ class Watch:
 
     def _limit(self, name: str) -> float:
         kind = name.split(maxsplit=1)[0]
-        if kind == CALL:
+        if kind == CALL_PREFIX:
             return self._limits.call
         if kind == CAPTURE:
             return math.inf

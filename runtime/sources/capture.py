@@ -14,7 +14,7 @@ from typing import Protocol
 from ..errors import SourceError, UsageError
 from ..frame import Frame
 from ..opencv import cv2
-from .calls import CALLS
+from .blocking import BLOCKING_CALLS
 from .cameras import inspect_camera, list_cameras, sensor_number
 from .events import Events
 from .files import Sources, check_names, open_sources
@@ -183,7 +183,7 @@ def _open_node(node: str, options: CaptureOptions, stop: threading.Event) -> Con
 
 def _sensor(node: str) -> int | None:
     """Return a bare sensor's number, or None for a camera."""
-    with CALLS.noted(f"ask {node}"):
+    with BLOCKING_CALLS.noted(f"ask {node}"):
         camera = inspect_camera(node)
         if camera is None or not camera.bare_sensor:
             return None

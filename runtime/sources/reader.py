@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from ..errors import ImageError, SourceError
 from ..opencv import cv2
-from .calls import CALLS
+from .blocking import BLOCKING_CALLS
 
 __all__ = ["Reader"]
 
@@ -76,7 +76,7 @@ class Reader:
                 if self._closed.is_set():
                     return
         finally:
-            with CALLS.noted("release a stream"):
+            with BLOCKING_CALLS.noted("release a stream"):
                 self._capture.release()
 
     def _read(self) -> Iterator[Image | Exception]:
@@ -85,7 +85,7 @@ class Reader:
         while in_vain < ENDED and not self._closed.is_set():
             start = time.monotonic()
             try:
-                with CALLS.noted("read a stream"):
+                with BLOCKING_CALLS.noted("read a stream"):
                     there, image = self._capture.read()
             except (cv2.error, MemoryError) as error:
                 yield ImageError(f"the video decoder failed: {error.err}") if isinstance(error, cv2.error) else error

@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from ..errors import SourceError
 from ..opencv import cv2
-from .aside import open_aside
+from .blocking import open_capture
 from .ffmpeg_options import probing, set_stream_options
 from .live import READ_WAIT
 from .names import display_name, split_url
@@ -96,7 +96,7 @@ def _open(url: str, stop: threading.Event, seconds: float, *, newest: bool) -> c
     settings = [cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, int(seconds * 1000), cv2.CAP_PROP_READ_TIMEOUT_MSEC, int(READ * 1000)]
     if newest and hasattr(cv2, "CAP_PROP_N_THREADS"):  # from OpenCV 4.7 on; each thread holds a frame back
         settings += [cv2.CAP_PROP_N_THREADS, 1]
-    return open_aside(lambda: cv2.VideoCapture(url, cv2.CAP_FFMPEG, settings), stop, display_name(url), TURN)
+    return open_capture(lambda: cv2.VideoCapture(url, cv2.CAP_FFMPEG, settings), stop, display_name(url), TURN)
 
 
 def _ask(url: str, stop: threading.Event) -> str:

@@ -11,8 +11,7 @@ import numpy.typing as npt
 
 from ..errors import ImageError, SourceError
 from ..opencv import V4L2_WAIT, cv2
-from .aside import open_aside
-from .calls import CALLS
+from .blocking import BLOCKING_CALLS, open_capture
 from .options import CaptureOptions
 from .paths import is_there
 
@@ -38,7 +37,7 @@ class CameraConnection:
         """
         start = time.monotonic()
         try:
-            with CALLS.noted(f"read {self._node}"):
+            with BLOCKING_CALLS.noted(f"read {self._node}"):
                 grabbed = self._capture.grab()
                 there, image = self._capture.retrieve() if grabbed else (False, None)
         except cv2.error as error:
@@ -53,7 +52,7 @@ class CameraConnection:
 
     def close(self) -> None:
         """Close the device."""
-        with CALLS.noted(f"release {self._node}"):
+        with BLOCKING_CALLS.noted(f"release {self._node}"):
             self._capture.release()
 
 
@@ -71,7 +70,7 @@ def open_camera(node: str, options: CaptureOptions, stop: threading.Event) -> Ca
     path = Path(node)
     if not is_there(path):
         raise SourceError("no such camera; hybrid-infer --list-cameras names those there are")
-    capture = open_aside(lambda: _open(path, options), stop, node)
+    capture = open_capture(lambda: _open(path, options), stop, node)
     if not capture.isOpened():
         capture.release()
         raise SourceError("can't be opened: another program has it, or you are not in the group video")

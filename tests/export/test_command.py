@@ -13,11 +13,11 @@ from support.machines.commands import command as run_command
 from support.models.bundles import make_bundle
 
 from hybrid_edge.export import command, pipeline
-from hybrid_edge.export.explain import sensitivity_report
+from hybrid_edge.export.explain import sensitivity as sensitivity_report
 from hybrid_edge.export.pipeline import export
 from hybrid_edge.export.request import ExportRequest, make_request
 from hybrid_edge.runtime.bundle import Bundle
-from hybrid_edge.runtime.engines.options import EngineOptions
+from hybrid_edge.runtime.engines.engine_options import EngineOptions
 from hybrid_edge.runtime.errors import ModelFileError, UsageError
 from hybrid_edge.train.data import LabelledImage, write_list
 from hybrid_edge.train.run_folder import RunFolder
@@ -159,11 +159,11 @@ def test_engines_alone_need_neither_tensorflow_nor_onnx(tmp_path: Path) -> None:
     bundle = make_bundle(tmp_path / "bundle", variants=(("fp32", "tensorrt"),))
     script = (
         "import sys; sys.argv = ['hybrid-export', '--engine-only', sys.argv[1]]\n"
-        "from hybrid_edge.export import engines\n"
+        "from hybrid_edge.export.bundle import engine_files\n"
         "from hybrid_edge.export.command import main\n"
         "from hybrid_edge.runtime.errors import BackendUnavailableError\n"
         "def nothing(): raise BackendUnavailableError('no GPU here; install one')\n"
-        "engines.find_tensorrt = nothing\n"
+        "engine_files.find_tensorrt = nothing\n"
         "try: main()\n"
         "finally: assert not {'tensorflow', 'keras', 'tf2onnx', 'onnx'} & set(sys.modules)"
     )

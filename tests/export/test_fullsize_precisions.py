@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from support.gpu.network_summary import inspect_graph
 from support.models.fullsize import FullExport, Rebuilder
 from support.models.standin import FULL, write_crops
 
@@ -18,9 +19,9 @@ from hybrid_edge.export.plan import Artifact
 from hybrid_edge.export.quantize.lower import Lowering, choose_ranges
 from hybrid_edge.export.quantize.measure import Measurer
 from hybrid_edge.export.steps import Steps
-from hybrid_edge.runtime.engines.build import build_engine, inspect_graph
+from hybrid_edge.runtime.engines.build import build_engine
+from hybrid_edge.runtime.engines.engine_options import EngineOptions
 from hybrid_edge.runtime.engines.library import find_library
-from hybrid_edge.runtime.engines.options import EngineOptions
 from hybrid_edge.train.data import LabelledImage
 
 pytestmark = pytest.mark.fullsize

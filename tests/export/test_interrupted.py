@@ -25,9 +25,9 @@ import pytest
 from support.models.whole import NAMES
 
 from hybrid_edge.export import pipeline, variants
-from hybrid_edge.export.bundle import report_folder
-from hybrid_edge.export.bundle.report_folder import REPORT, check_folder
-from hybrid_edge.export.bundle.writer import BundleWriter
+from hybrid_edge.export.bundle import report as report_folder
+from hybrid_edge.export.bundle.bundle_writer import BundleWriter
+from hybrid_edge.export.bundle.report import REPORT, check_folder
 from hybrid_edge.export.gates.compare import Flip
 from hybrid_edge.export.gates.gate import Measured
 from hybrid_edge.export.gates.prove import Proof

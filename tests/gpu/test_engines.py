@@ -19,11 +19,10 @@ from hybrid_edge.runtime.backends.cuda import find_gpu
 from hybrid_edge.runtime.backends.onnxruntime import OnnxRuntimeSimulated
 from hybrid_edge.runtime.backends.tensorrt import TensorRtBackend
 from hybrid_edge.runtime.bundle import Bundle
-from hybrid_edge.runtime.engines import prepare
 from hybrid_edge.runtime.engines.cache import EngineCache, EngineKey
+from hybrid_edge.runtime.engines.engine_options import EngineOptions
 from hybrid_edge.runtime.engines.gpu import Gpu
 from hybrid_edge.runtime.engines.library import Library
-from hybrid_edge.runtime.engines.options import EngineOptions
 from hybrid_edge.runtime.errors import Int8EngineError
 from hybrid_edge.runtime.golden import check_golden
 from hybrid_edge.runtime.manifest import Variant
@@ -79,7 +78,7 @@ def test_batches_beyond_the_profile_are_split_or_filled_up(bundle: Bundle, varia
 def test_the_second_start_builds_nothing(bundle: Bundle, variant: Variant, monkeypatch: pytest.MonkeyPatch) -> None:
     with opened(bundle, variant):
         pass
-    monkeypatch.setattr(prepare, "build_engine", lambda *_, **__: pytest.fail("built again"))
+    monkeypatch.setattr("hybrid_edge.runtime.engines.build.build_engine", lambda *_, **__: pytest.fail("built again"))
     with opened(bundle, variant) as backend:
         backend.run(tensors(bundle, 1))
 
@@ -175,7 +174,7 @@ def test_auto_takes_tensorrt_and_remembers_the_faster_form(
     with first.backend:
         assert first.variant in offered
         assert "TensorRT" in first.description
-    monkeypatch.setattr(prepare, "build_engine", lambda *_, **__: pytest.fail("built again"))
+    monkeypatch.setattr("hybrid_edge.runtime.engines.build.build_engine", lambda *_, **__: pytest.fail("built again"))
     second = open_backend(bundle, precision=precision)
     with second.backend:
         assert second.variant == first.variant

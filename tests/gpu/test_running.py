@@ -16,9 +16,9 @@ from hybrid_edge.runtime.backends.base import Backend
 from hybrid_edge.runtime.backends.cuda import find_gpu
 from hybrid_edge.runtime.backends.tensorrt import TensorRtBackend
 from hybrid_edge.runtime.bundle import Bundle
+from hybrid_edge.runtime.engines.engine_options import EngineOptions
 from hybrid_edge.runtime.engines.gpu import Gpu
 from hybrid_edge.runtime.engines.library import Library
-from hybrid_edge.runtime.engines.options import EngineOptions
 from hybrid_edge.runtime.engines.progress import Reporter
 from hybrid_edge.runtime.errors import BackendError, EngineMissingError
 from hybrid_edge.runtime.manifest import Variant

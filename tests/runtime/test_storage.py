@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import json
+import threading
 from pathlib import Path
 
 import pytest
 
-from hybrid_edge.runtime.storage import cache_dir
+from hybrid_edge.runtime.storage import cache_dir, locked, replacing, sweep, write_json
 
 
 def test_the_cache_is_where_the_environment_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -32,3 +34,44 @@ def test_asking_for_the_cache_creates_nothing(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setenv("HYBRID_EDGE_CACHE", str(tmp_path / "mine"))
     cache_dir()
     assert not list(tmp_path.iterdir())
+
+
+def test_a_file_is_replaced_as_a_whole_or_not_at_all(tmp_path: Path) -> None:
+    path = tmp_path / "a" / "figures.json"
+    write_json(path, {"ä": 1})
+    assert json.loads(path.read_text(encoding="utf-8")) == {"ä": 1}
+    assert path.stat().st_mode & 0o044  # as readable as any other file
+    with pytest.raises(InterruptedError), replacing(path) as partial:
+        _give_up(partial.write_text("half"))
+    assert [path] == list(path.parent.iterdir())
+    assert "ä" in path.read_text(encoding="utf-8")
+
+
+def test_what_a_kill_left_half_written_is_swept(tmp_path: Path) -> None:
+    for name in (".a.json-x1.tmp", ".a.json-x2.tmp.png", ".b.json-x3.tmp", "a.json"):
+        (tmp_path / name).touch()
+    sweep(tmp_path, "a.json")
+    assert {path.name for path in tmp_path.iterdir()} == {".b.json-x3.tmp", "a.json"}
+
+
+@pytest.mark.parametrize("name", ["new/lock", ""])
+def test_a_lock_of_a_file_or_a_folder_is_waited_for(name: str, tmp_path: Path) -> None:
+    waiting, entered = threading.Event(), threading.Event()
+
+    def wait() -> None:
+        with locked(tmp_path / name, waiting.set):
+            entered.set()
+
+    with locked(tmp_path / name, lambda: pytest.fail("nobody holds it")):
+        other = threading.Thread(target=wait)
+        other.start()
+        assert waiting.wait(5)
+        assert not entered.is_set()
+        with pytest.raises(InterruptedError), locked(tmp_path / name, _give_up):
+            pass
+    other.join(5)
+    assert entered.is_set()
+
+
+def _give_up(*_: object) -> None:
+    raise InterruptedError

@@ -15,10 +15,10 @@ from pathlib import Path
 from support.streams.servers import MjpegStream, RtspStream, Stream, rtsp_missing
 
 from hybrid_edge.runtime import Classifier, Frame
-from hybrid_edge.runtime.outputs.result import Result, Status
+from hybrid_edge.runtime.outputs.sink import Result, Sink
 from hybrid_edge.runtime.pipeline.pipeline import Pipeline, PipelineOptions, Summary
 from hybrid_edge.runtime.sources import CaptureOptions, open_captures
-from hybrid_edge.runtime.sources.events import Event, Events
+from hybrid_edge.runtime.sources.events import Events
 
 __all__ = ["damage"]
 
@@ -30,7 +30,7 @@ PATIENCE = 60  # seconds for what takes one
 BACK = 5.0  # seconds within which a good frame is classified
 
 
-class Judge:
+class Judge(Sink):
     """A sink that keeps the newest classified frame of each source."""
 
     def __init__(self) -> None:
@@ -40,19 +40,6 @@ class Judge:
         """One result."""
         if result.prediction is not None:
             self.newest[result.frame.source] = result.frame
-
-    def event(self, event: Event) -> None:
-        """Counted by the events."""
-
-    def status(self, status: Status) -> None:
-        """Read at the end."""
-
-    def poll(self) -> bool:
-        """Never asks to stop."""
-        return False
-
-    def close(self) -> None:
-        """Nothing to close."""
 
 
 class Spoiler:

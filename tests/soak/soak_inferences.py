@@ -19,7 +19,7 @@ from figures import Samples, digits_bundle, verdict
 from support.models.bundles import sample_image
 
 from hybrid_edge.runtime import Classifier, Frame
-from hybrid_edge.runtime.outputs.result import Result, Status
+from hybrid_edge.runtime.outputs.sink import Result, Sink, Status
 from hybrid_edge.runtime.pipeline.pipeline import Pipeline, PipelineOptions
 from hybrid_edge.runtime.sources.events import Event, Events
 
@@ -47,7 +47,7 @@ class Source:
             yield Frame(self.name, index, pictures[index % 16].copy(), None, True, time.monotonic(), time.time())
 
 
-class Judge:
+class Judge(Sink):
     """Notes memory, threads and descriptors over the number of results, up to ``last``."""
 
     def __init__(self, last: int) -> None:
@@ -69,13 +69,6 @@ class Judge:
         """A line a minute."""
         if int(status.seconds) % 60 == 0 and self.samples.memory:
             typer.echo(f"{self.results} inferences, {status.fps:.0f}/s, {self.samples.memory[-1]:.2f} MiB", err=True)
-
-    def poll(self) -> bool:
-        """Never asks to stop."""
-        return False
-
-    def close(self) -> None:
-        """Nothing to close."""
 
 
 def main(count: int = 200_000, batch: int = 1, bundle: Path | None = None, backend: str = "auto") -> None:

@@ -20,7 +20,7 @@ from support.live.pipelines import slowed
 from support.models.bundles import make_bundle, sample_image
 
 from hybrid_edge.runtime import Classifier, Frame
-from hybrid_edge.runtime.outputs.result import Result, Status
+from hybrid_edge.runtime.outputs.sink import Result, Sink, Status
 from hybrid_edge.runtime.pipeline.pipeline import Pipeline, PipelineOptions
 from hybrid_edge.runtime.sources.events import Event, Events
 from hybrid_edge.runtime.spec import preset
@@ -54,7 +54,7 @@ class Source:
             due = max(due + PERIOD, time.monotonic())
 
 
-class Judge:
+class Judge(Sink):
     """Notes ages, counts and memory as results come."""
 
     def __init__(self) -> None:
@@ -94,9 +94,6 @@ class Judge:
             self.wrong += source.captured != done
         self.samples.note(time.monotonic() - self.begun)
         return False
-
-    def close(self) -> None:
-        """Nothing to close."""
 
 
 def main(minutes: float = 10.0) -> None:

@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from ...engines.build import BuildEnvironment, PreparedEngine, prepare_engine
 from ...engines.cache import EngineCache
-from ...engines.options import EngineOptions
-from ...engines.prepare import Place, Prepared, prepare_engine
+from ...engines.engine_options import EngineOptions
 from ...engines.progress import Reporter
 from ...errors import BackendError, EngineMissingError
 from ...frame import Outputs
@@ -160,9 +160,9 @@ class TensorRtBackend(Backend):
 
     def _load(self, model: Path, threads: int | None) -> None:  # noqa: ARG002  # nothing runs on the CPU
         self._library, self._gpu = find_tensorrt()
-        place = Place(self._library, self._gpu, EngineCache(), self._reporter)
+        environment = BuildEnvironment(self._library, self._gpu, EngineCache(), self._reporter)
         sha256 = self._sha256 or file_sha256(model)
-        prepared = prepare_engine(model, sha256, self.spec, self._options, place)
+        prepared = prepare_engine(model, sha256, self.spec, self._options, environment)
         try:
             self._open(prepared)
         except StaleEngineError as error:
@@ -172,9 +172,9 @@ class TensorRtBackend(Backend):
                 raise EngineMissingError(str(error)) from None
             self._reporter.say(f"{error}; building it again")
             stale = prepared.engine.record.sha256
-            self._open(prepare_engine(model, sha256, self.spec, self._options, place, stale=stale))
+            self._open(prepare_engine(model, sha256, self.spec, self._options, environment, stale=stale))
 
-    def _open(self, prepared: Prepared) -> None:
+    def _open(self, prepared: PreparedEngine) -> None:
         with ExitStack() as stack:
             self._streams = Streams()
             stack.callback(self._streams.close)

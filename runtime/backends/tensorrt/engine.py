@@ -8,10 +8,9 @@ import re
 from contextlib import ExitStack
 from typing import Any
 
+from ...engines.build import PreparedEngine
 from ...engines.gpu import Gpu
-from ...engines.library import Library
-from ...engines.messages import Messages, connect
-from ...engines.prepare import Prepared
+from ...engines.library import Library, Messages, make_interface
 from ...engines.progress import Reporter
 from ...errors import EngineError
 from ...frame import OUTPUT_NAMES
@@ -53,13 +52,13 @@ class LoadedEngine:
         BackendError: there is too little memory.
     """
 
-    def __init__(self, prepared: Prepared, spec: ModelSpec, library: Library, gpu: Gpu) -> None:
+    def __init__(self, prepared: PreparedEngine, spec: ModelSpec, library: Library, gpu: Gpu) -> None:
         self.device = f"{library.label} on {gpu.name}"
         self.integrated = gpu.integrated
         self._library = library
         self._messages = Messages()
         trt = library.module
-        runtime, _ = connect(library, trt.Runtime, self._messages)
+        runtime, _ = make_interface(library, trt.Runtime, self._messages)
         engine = runtime.deserialize_cuda_engine(prepared.engine.data)
         if engine is None:
             raise self._not_loaded(prepared)
@@ -152,7 +151,7 @@ class LoadedEngine:
         self._runtime = None
         self._activations.close()
 
-    def _not_loaded(self, prepared: Prepared) -> EngineError:
+    def _not_loaded(self, prepared: PreparedEngine) -> EngineError:
         """Make the error for an engine that was refused: too little memory, which no build would change, or stale."""
         text = f"{self.device} does not load {prepared.path} (deserialize_cuda_engine: {self._messages.summary})"
         if OUT_OF_MEMORY.search(text):

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from ...engines.headroom import MIB, available_memory
+from ...engines.gpu import MIB, available_memory
 from ...engines.progress import Reporter
 from ...errors import BackendError
 from ...spec import ModelSpec

@@ -17,7 +17,7 @@ sys.path[:0] = [os.fspath(Path(__file__).parent), os.fspath(Path(__file__).paren
 
 from test_bundle_writer import check_whole, files, write
 
-from hybrid_edge.export.bundle.writer import BundleWriter
+from hybrid_edge.export.bundle.bundle_writer import BundleWriter
 from hybrid_edge.runtime.errors import BundleError
 
 FOLDER = Path(sys.argv[2])

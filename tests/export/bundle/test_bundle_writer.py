@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from support.models.bundles import SPEC, make_bundle, make_variant, npz, sample_image
 
-from hybrid_edge.export.bundle.writer import BundleWriter, locked
+from hybrid_edge.export.bundle.bundle_writer import BundleWriter, bundle_lock
 from hybrid_edge.runtime.bundle import Bundle
 from hybrid_edge.runtime.errors import BundleError
 from hybrid_edge.runtime.manifest import MANIFEST, GoldenImage, GoldenRecord, Manifest, Provenance
@@ -162,10 +162,10 @@ def test_a_second_export_waits_for_the_first_and_says_so(tmp_path: Path) -> None
     order = []
 
     def second() -> None:
-        with locked(tmp_path / "bundle", waited.set):
+        with bundle_lock(tmp_path / "bundle", waited.set):
             order.append("second")
 
-    with locked(tmp_path / "bundle"):
+    with bundle_lock(tmp_path / "bundle"):
         thread = threading.Thread(target=second)
         thread.start()
         assert waited.wait(10)

@@ -12,9 +12,8 @@ import pytest
 from support.models.standin import crops
 
 from hybrid_edge.export import pipeline
-from hybrid_edge.export.bundle.golden import add_arrays, make_golden
-from hybrid_edge.export.bundle.pack import pack
-from hybrid_edge.export.bundle.writer import BundleWriter
+from hybrid_edge.export.bundle.bundle_writer import BundleWriter, pack
+from hybrid_edge.export.bundle.golden_examples import add_arrays, make_golden
 from hybrid_edge.export.request import make_request
 from hybrid_edge.export.settings import ExportSettings
 from hybrid_edge.runtime.bundle import Bundle

@@ -8,7 +8,7 @@ import pytest
 from rich.console import Console
 from support.models.bundles import make_variant
 
-from hybrid_edge.export.bundle.report import Entry, show_report, write_report
+from hybrid_edge.export.bundle.report import ReportEntry, show_report, write_report
 from hybrid_edge.runtime import console as terminal
 from hybrid_edge.runtime.manifest import Accuracy, FileRecord, Parity
 
@@ -35,7 +35,7 @@ PARITY: dict[str, Any] = {
 }
 
 
-def entry(name: str = "int8-tensorrt-unrolled", **changes: Any) -> Entry:
+def entry(name: str = "int8-tensorrt-unrolled", **changes: Any) -> ReportEntry:
     precision, target, *_ = name.split("-")
     fields: dict[str, Any] = {
         "name": name,
@@ -46,7 +46,7 @@ def entry(name: str = "int8-tensorrt-unrolled", **changes: Any) -> Entry:
         "parity": Parity(**PARITY),
         "branches": ("CNN 74/74 convolutions INT8", "recurrent branch FP16"),
     }
-    return Entry(**{**fields, **changes})
+    return ReportEntry(**{**fields, **changes})
 
 
 @pytest.fixture
@@ -76,7 +76,7 @@ def test_one_row_has_every_figure_of_a_variant_unbroken_at_100_columns(shown: tu
 
 def test_targets_that_share_an_artifact_share_a_row_and_fp32_shows_its_limits(shown: tuple[Console, Console]) -> None:
     variants = [make_variant("fp32", target, FILE, FILE) for target in ("tensorrt", "cuda", "cpu")]  # type: ignore[arg-type]
-    show_report([Entry.of(variant) for variant in variants])
+    show_report([ReportEntry.of(variant) for variant in variants])
     text = shown[0].export_text()
     assert text.count("412.3") == 1
     assert "tensorrt, cuda, cpu" in text

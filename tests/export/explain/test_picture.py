@@ -11,8 +11,8 @@ import pytest
 from support.models.bundles import encode, sample_image
 
 from hybrid_edge.export import command
-from hybrid_edge.export.explain.draw import write_picture
 from hybrid_edge.export.explain.insides import Insides, look_inside
+from hybrid_edge.export.explain.panels import write_picture
 from hybrid_edge.runtime import Preprocessor, read_image
 from hybrid_edge.runtime.spec import ModelSpec
 from hybrid_edge.train.model import build_model
@@ -169,7 +169,7 @@ def test_a_folder_that_can_not_be_written_to_is_refused_before_the_model_is_load
     main: Main, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("os.access", lambda path, _mode: Path(path).resolve() != tmp_path)  # root may write everywhere
-    monkeypatch.setattr("hybrid_edge.export.explain.run.load_model", lambda _: pytest.fail("loaded"))
+    monkeypatch.setattr("hybrid_edge.train.model_file.load_model", lambda _: pytest.fail("loaded"))
     code, out, err = main("photo.png", "out.png", "photo.png")
     assert (code, out) == (2, "")
     assert "--picture: expected a folder that can be written to, found ." in err

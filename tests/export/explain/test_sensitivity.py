@@ -13,9 +13,16 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from hybrid_edge.export.explain import sensitivity_report
-from hybrid_edge.export.explain.sensitivity import LayerSensitivity, group_of, ranked_groups
-from hybrid_edge.export.explain.sensitivity_report import SensitivityReport, rank_layers, sensitivity_table, short_name
+from hybrid_edge.export.explain import sensitivity as sensitivity_report
+from hybrid_edge.export.explain.sensitivity import (
+    LayerSensitivity,
+    SensitivityReport,
+    group_of,
+    rank_layers,
+    ranked_groups,
+    sensitivity_table,
+    short_name,
+)
 from hybrid_edge.runtime.errors import BundleError
 
 if TYPE_CHECKING:

@@ -11,14 +11,13 @@ import numpy as np
 import onnx
 import pytest
 from onnx import numpy_helper
+from support.gpu.network_summary import NetworkSummary, inspect_graph, layers_of, makers_of
 from support.models.lowered import VARIANTS, Source
 
 from hybrid_edge.export.convert.build import serialize
 from hybrid_edge.export.convert.check import count_operators
 from hybrid_edge.export.convert.describe import operations
-from hybrid_edge.runtime.engines.build import inspect_graph
 from hybrid_edge.runtime.engines.library import Library, find_library
-from hybrid_edge.runtime.engines.network import NetworkSummary
 from hybrid_edge.runtime.errors import EngineError
 
 FORMS = ("lstm", "unrolled")
@@ -104,15 +103,6 @@ def parsed(model: onnx.ModelProto, rtx: Library) -> Iterator[Any]:
     parser = trt.OnnxParser(network, logger)
     assert parser.parse(serialize(model))
     yield network
-
-
-def layers_of(network: Any) -> list[Any]:
-    return [network.get_layer(index) for index in range(network.num_layers)]
-
-
-def makers_of(network: Any) -> dict[str, Any]:
-    """The layer that makes each tensor."""
-    return {layer.get_output(index).name: layer for layer in layers_of(network) for index in range(layer.num_outputs)}
 
 
 def quantized(network: NetworkSummary) -> set[str]:

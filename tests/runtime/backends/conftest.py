@@ -15,8 +15,7 @@ from support.models.small_graphs import SPEC, lstm_graph
 
 from hybrid_edge.runtime.backends.cuda import driver
 from hybrid_edge.runtime.backends.tensorrt import backend as module
-from hybrid_edge.runtime.engines import prepare
-from hybrid_edge.runtime.engines.library import Kind, Library
+from hybrid_edge.runtime.engines.library import Library, LibraryKind
 
 
 class Machine:
@@ -32,7 +31,7 @@ class Machine:
 def make_machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., Machine]:
     """One of them, in the place of this one: of which schedule and TensorRT; its GPU may share the CPU's memory."""
 
-    def make(schedule: Schedule = "lazy", *, integrated: bool = False, kind: Kind = "tensorrt") -> Machine:
+    def make(schedule: Schedule = "lazy", *, integrated: bool = False, kind: LibraryKind = "tensorrt") -> Machine:
         made = Machine(schedule, integrated=integrated)
         monkeypatch.setattr(driver, "runtime", lambda: made.cuda)
         library = Library(made.trt, kind, "10.3.0" if kind == "tensorrt" else "1.7.1")
@@ -40,7 +39,7 @@ def make_machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..
         return made
 
     monkeypatch.setenv("HYBRID_EDGE_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(prepare, "build_engine", fake_build)
+    monkeypatch.setattr("hybrid_edge.runtime.engines.build.build_engine", fake_build)
     return make
 
 

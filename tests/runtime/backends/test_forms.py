@@ -14,8 +14,8 @@ from hybrid_edge.runtime.backends import forms
 from hybrid_edge.runtime.backends.forms import open_form
 from hybrid_edge.runtime.backends.onnxruntime import OnnxRuntimeCpu
 from hybrid_edge.runtime.bundle import Bundle
+from hybrid_edge.runtime.engines.engine_options import EngineOptions
 from hybrid_edge.runtime.engines.library import Library
-from hybrid_edge.runtime.engines.options import EngineOptions
 from hybrid_edge.runtime.engines.progress import Reporter
 from hybrid_edge.runtime.errors import (
     BackendUnavailableError,

@@ -19,13 +19,11 @@ from hybrid_edge.runtime.backends.cuda import find_gpu
 from hybrid_edge.runtime.backends.tensorrt import TensorRtBackend, find, find_tensorrt
 from hybrid_edge.runtime.backends.tensorrt.engine import LoadedEngine, StaleEngineError
 from hybrid_edge.runtime.bundle import Bundle
-from hybrid_edge.runtime.engines import prepare
 from hybrid_edge.runtime.engines.build import BuiltEngine, build_engine
 from hybrid_edge.runtime.engines.cache import EngineCache
+from hybrid_edge.runtime.engines.engine_options import EngineOptions
 from hybrid_edge.runtime.engines.gpu import Gpu
-from hybrid_edge.runtime.engines.library import Library, find_library
-from hybrid_edge.runtime.engines.messages import Messages, connect
-from hybrid_edge.runtime.engines.options import EngineOptions
+from hybrid_edge.runtime.engines.library import Library, Messages, find_library, make_interface
 from hybrid_edge.runtime.engines.progress import Reporter
 from hybrid_edge.runtime.errors import BackendError, BackendUnavailableError, EngineError, EngineMissingError
 from hybrid_edge.runtime.storage import cache_dir
@@ -149,7 +147,7 @@ def test_an_engine_that_tensorrt_takes_no_more_is_built_again_once(
         machine.trt.refuses = ""
         return fake_build(*arguments, **settings)
 
-    monkeypatch.setattr(prepare, "build_engine", build)
+    monkeypatch.setattr("hybrid_edge.runtime.engines.build.build_engine", build)
     machine.trt.refuses = "engine"
     with TensorRtBackend(graph, SPEC, reporter=Reporter(said.append)) as backend:
         backend.run(inputs(2))
@@ -167,7 +165,7 @@ def test_such_an_engine_in_another_users_cache_is_built_and_used_from_memory(
         machine.trt.refuses = ""
         return fake_build(*arguments, **settings)
 
-    monkeypatch.setattr(prepare, "build_engine", build)
+    monkeypatch.setattr("hybrid_edge.runtime.engines.build.build_engine", build)
     machine.trt.refuses = "engine"
     said: list[str] = []
     with (
@@ -194,10 +192,10 @@ def test_where_tensorrt_does_not_start_auto_goes_on_to_the_next_engine(
     machine: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fails: str
 ) -> None:
     def build(*_: Any, **__: Any) -> None:
-        connect(Library(machine.trt, "tensorrt", "10.3.0"), machine.trt.Runtime, Messages())
+        make_interface(Library(machine.trt, "tensorrt", "10.3.0"), machine.trt.Runtime, Messages())
 
     monkeypatch.setattr(TensorRtBackend, "require", lambda: None)
-    monkeypatch.setattr(prepare, "build_engine", build if fails == "builder" else fake_build)
+    monkeypatch.setattr("hybrid_edge.runtime.engines.build.build_engine", build if fails == "builder" else fake_build)
     machine.trt.refuses = "runtime"
     bundle = Bundle.open(make_bundle(tmp_path / "bundle", variants=(("fp32", "tensorrt"), ("fp32", "cpu"))))
     found = open_backend(bundle)
@@ -323,7 +321,7 @@ def test_an_engine_that_finds_too_little_memory_is_not_built_again(
         machine.trt.logger.log(machine.trt.ILogger.ERROR, "Error Code 2: OutOfMemory (Requested size was 4 bytes.)")
 
     TensorRtBackend(graph, SPEC).close()
-    monkeypatch.setattr(prepare, "build_engine", lambda *_, **__: pytest.fail("built again"))
+    monkeypatch.setattr("hybrid_edge.runtime.engines.build.build_engine", lambda *_, **__: pytest.fail("built again"))
     with monkeypatch.context() as patch:
         patch.setattr(machine.trt, "_engine", fails)
         with pytest.raises(EngineError, match=r"does not load .*OutOfMemory.*; end other programs"):
@@ -379,7 +377,8 @@ def test_an_engine_of_another_tensorrt_or_gpu_never_reaches_it(
         TensorRtBackend(graph, SPEC, options=EngineOptions(build=False))
     builds: list[bytes] = []
     monkeypatch.setattr(
-        prepare, "build_engine", lambda onnx, *rest, **more: builds.append(onnx) or fake_build(onnx, *rest, **more)
+        "hybrid_edge.runtime.engines.build.build_engine",
+        lambda onnx, *rest, **more: builds.append(onnx) or fake_build(onnx, *rest, **more),
     )
     assert len(loaded(machine, graph, monkeypatch)) == len(builds) == 1
 

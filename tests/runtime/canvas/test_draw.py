@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from hybrid_edge.runtime.canvas.draw import ACCENT, MUTED, TRACK, Bars, canvas, caption, dimmed, fit, percent, row
+from hybrid_edge.runtime.canvas.draw import ACCENT, MUTED, TRACK, Bars, canvas, caption, dimmed, fit, row
 from hybrid_edge.runtime.canvas.text import Font, Pixels, StrokeFont, TrueTypeFont, default_font
+from hybrid_edge.runtime.console import percent
 from hybrid_edge.runtime.opencv import cv2
 
 needs_truetype = pytest.mark.skipif(not hasattr(cv2, "FontFace"), reason="OpenCV 4 has no TrueType fonts")

@@ -18,10 +18,10 @@ from hybrid_edge.runtime import Classifier
 from hybrid_edge.runtime import console as terminal
 from hybrid_edge.runtime.bundle import Bundle
 from hybrid_edge.runtime.commands import infer as command
-from hybrid_edge.runtime.engines.options import EngineOptions
+from hybrid_edge.runtime.engines.engine_options import EngineOptions
 from hybrid_edge.runtime.engines.progress import Reporter, make_reporter
 from hybrid_edge.runtime.manifest import MANIFEST
-from hybrid_edge.runtime.outputs import rows
+from hybrid_edge.runtime.outputs import result_lines
 
 KEYS = {"source", "frame", "labels", "probabilities", "preprocess_ms", "inference_ms"}
 ENGINE = ("--profile", "1,2,4", "--workspace", 512)
@@ -220,10 +220,10 @@ def test_a_bar_appears_when_it_takes_long_and_only_where_rows_do_not_scroll_by( 
     text = io.StringIO()
     monkeypatch.setattr(terminal, "status", Console(file=text, force_terminal=status, width=100))
     monkeypatch.setattr(terminal, "stdout", Console(file=io.StringIO(), force_terminal=stdout, width=100))
-    monkeypatch.setattr(rows, "PATIENCE", 3600)
+    monkeypatch.setattr(result_lines, "BAR_DELAY", 3600)
     infer(photos)
     assert "classifying" not in text.getvalue()
-    monkeypatch.setattr(rows, "PATIENCE", 0)
+    monkeypatch.setattr(result_lines, "BAR_DELAY", 0)
     infer(photos)
     assert ("classifying" in text.getvalue()) == expected
 

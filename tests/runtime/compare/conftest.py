@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from support.models.bundles import LABELS, SPEC, encode, make_bundle, sample_image
 
-from hybrid_edge.runtime.commands import infer as command
+from hybrid_edge.runtime.commands import compare as command
 
 BRANCHES = ("hybrid", "cnn", "rnn")
 COUNT = 80
@@ -38,7 +38,7 @@ class Done:
         return found
 
 
-Infer = Callable[..., Done]
+Compare = Callable[..., Done]
 
 
 @pytest.fixture(scope="session")
@@ -63,12 +63,12 @@ def folders(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def infer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Infer:
-    """Calls hybrid-infer in a folder where no bundle is found by default."""
+def compare(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Compare:
+    """Calls hybrid-compare in a folder where no bundle is found by default."""
     monkeypatch.chdir(tmp_path)
 
     def call(*arguments: object) -> Done:
-        monkeypatch.setattr(sys, "argv", ["hybrid-infer", *map(str, arguments)])
+        monkeypatch.setattr(sys, "argv", ["hybrid-compare", *map(str, arguments)])
         with pytest.raises(SystemExit) as leaving:
             command.main()
         return Done(int(leaving.value.code or 0), *capfd.readouterr())

@@ -17,7 +17,7 @@ from hybrid_edge.runtime import console as terminal
 if TYPE_CHECKING:
     from .conftest import Done
 
-    Infer = Callable[..., Done]
+    Compare = Callable[..., Done]
 
 NAMES = ("hybrid", "cnn", "rnn")
 
@@ -33,10 +33,10 @@ def by_itself(bundle: Path, files: list[Path]) -> list[str]:
         return [prediction.label for prediction in classifier.predict(files)]
 
 
-def test_the_figures_are_those_of_each_bundle_by_itself(infer: Infer, runs: Path, folders: Path) -> None:
+def test_the_figures_are_those_of_each_bundle_by_itself(compare: Compare, runs: Path, folders: Path) -> None:
     damaged = folders / LABELS[0] / "img0.png"
     damaged.write_bytes(b"damaged")
-    done = infer(folders, *named(runs), "--json", "--batch", 3)
+    done = compare(folders, *named(runs), "--json", "--batch", 3)
     assert done.code == 1
     assert f"unreadable: {damaged}: not an image" in done.err
     images = [line for line in done.lines if "answers" in line]
@@ -67,10 +67,12 @@ def test_the_figures_are_those_of_each_bundle_by_itself(infer: Infer, runs: Path
         assert model["bytes"] == next((runs / model["name"] / "bundle" / "artifacts").iterdir()).stat().st_size
 
 
-def test_class_folders_become_one_table_and_a_sheet(infer: Infer, runs: Path, folders: Path, tmp_path: Path) -> None:
-    result = infer(folders, *named(runs), "--json").comparison
+def test_class_folders_become_one_table_and_a_sheet(
+    compare: Compare, runs: Path, folders: Path, tmp_path: Path
+) -> None:
+    result = compare(folders, *named(runs), "--json").comparison
     (tmp_path / "differences.png").unlink()
-    done = infer(folders, *named(runs))
+    done = compare(folders, *named(runs))
     assert done.code == 0
     assert "80 images in class folders" in done.out
     for model in result["models"]:
@@ -85,11 +87,11 @@ def test_class_folders_become_one_table_and_a_sheet(infer: Infer, runs: Path, fo
 
 
 def test_images_without_a_class_are_listed_side_by_side(
-    infer: Infer, runs: Path, folders: Path, tmp_path: Path
+    compare: Compare, runs: Path, folders: Path, tmp_path: Path
 ) -> None:
     photos = tmp_path / "photos"
     (folders / LABELS[1]).rename(photos)
-    done = infer(photos, *named(runs), "--top-k", 1)
+    done = compare(photos, *named(runs), "--top-k", 1)
     rows = done.out.split("\n\n")[0].splitlines()
     files = [Path(row.split()[-1]) for row in rows[1:]]
     labels = [by_itself(runs / name, files) for name in NAMES]
@@ -100,60 +102,60 @@ def test_images_without_a_class_are_listed_side_by_side(
     assert "16 images, their classes not known" in done.out
     assert "accuracy" not in done.out
     assert not (tmp_path / "differences.png").exists()
-    assert "where they differ: mine.png" in infer(photos, *named(runs), "--sheet", "mine.png").out
+    assert "where they differ: mine.png" in compare(photos, *named(runs), "--sheet", "mine.png").out
     assert read_image(tmp_path / "mine.png").size
 
 
-def test_few_images_are_listed_with_their_true_class(infer: Infer, runs: Path, folders: Path) -> None:
-    done = infer(folders / LABELS[2], *named(runs))
+def test_few_images_are_listed_with_their_true_class(compare: Compare, runs: Path, folders: Path) -> None:
+    done = compare(folders / LABELS[2], *named(runs))
     assert done.out.splitlines()[0].split() == [*NAMES, "true", "source"]
     assert re.search(rf"{LABELS[2]} +{re.escape(str(folders / LABELS[2]))}/img2.png", done.out)
     assert "16 images in class folders" in done.out
 
 
-def test_images_of_unknown_class_beside_others_are_told_apart(infer: Infer, runs: Path, folders: Path) -> None:
+def test_images_of_unknown_class_beside_others_are_told_apart(compare: Compare, runs: Path, folders: Path) -> None:
     (folders / "stray.png").write_bytes((folders / LABELS[0] / "img0.png").read_bytes())
-    result = infer(folders, *named(runs), "--json").comparison
+    result = compare(folders, *named(runs), "--json").comparison
     assert (result["images"], result["labelled"]) == (81, 80)
-    done = infer(folders, *named(runs))
+    done = compare(folders, *named(runs))
     assert "81 images, of which 80 are in folders named after a class" in done.out
     assert f"{result['same']} of 81 images; all are right on {result['same_right']} of the 80 whose class" in done.out
 
 
 def test_a_bar_shows_how_far_it_is_unless_rows_scroll_by(
-    infer: Infer, runs: Path, folders: Path, monkeypatch: pytest.MonkeyPatch
+    compare: Compare, runs: Path, folders: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for source, rows in ((folders, False), (folders / LABELS[0], True)):
         status, stdout = (Console(file=io.StringIO(), force_terminal=True, width=100) for _ in range(2))
         monkeypatch.setattr(terminal, "status", status)
         monkeypatch.setattr(terminal, "stdout", stdout)
-        infer(source, *named(runs))
+        compare(source, *named(runs))
         assert ("comparing" in status.file.getvalue()) != rows  # type: ignore[attr-defined]
         assert "all agree on" in stdout.file.getvalue()  # type: ignore[attr-defined]
 
 
 def test_answers_are_compared_by_label_whatever_the_order(
-    infer: Infer, runs: Path, folders: Path, tmp_path: Path
+    compare: Compare, runs: Path, folders: Path, tmp_path: Path
 ) -> None:
     other = make_bundle(tmp_path / "turned", SPEC.replace(class_labels=LABELS[::-1]))
-    turned = infer(folders, "--bundle", runs / "hybrid", "--with", other, "--json").comparison
+    turned = compare(folders, "--bundle", runs / "hybrid", "--with", other, "--json").comparison
     files = sorted(folders.rglob("*.png"))
     same = sum(map(str.__eq__, by_itself(runs / "hybrid", files), by_itself(other, files)))
     assert turned["same"] == same < 80
     alike = make_bundle(tmp_path / "alike")
-    assert infer(folders, "--bundle", runs / "hybrid", "--with", alike, "--json").comparison["same"] == 80
-    assert infer(folders, "--bundle", runs / "hybrid", "--with", alike).out.splitlines()[-1].startswith("ms: median")
+    assert compare(folders, "--bundle", runs / "hybrid", "--with", alike, "--json").comparison["same"] == 80
+    assert compare(folders, "--bundle", runs / "hybrid", "--with", alike).out.splitlines()[-1].startswith("ms: median")
 
 
-def test_no_image_but_damaged_ones_is_not_a_crash(infer: Infer, runs: Path, tmp_path: Path) -> None:
+def test_no_image_but_damaged_ones_is_not_a_crash(compare: Compare, runs: Path, tmp_path: Path) -> None:
     (tmp_path / "bad.png").write_bytes(b"")
-    done = infer("bad.png", *named(runs), "--json")
+    done = compare("bad.png", *named(runs), "--json")
     assert done.code == 1
     assert done.lines[0]["error"] == "the file is empty"
     model = done.comparison["models"][0]
     assert (model["p50_ms"], model["accuracy"]) == (None, None)
     assert model["agreement"] == dict.fromkeys(NAMES)
-    table = infer("bad.png", *named(runs)).out
+    table = compare("bad.png", *named(runs)).out
     assert "0 images" in table
     assert "nan" not in table
     assert "%" not in table
@@ -162,22 +164,22 @@ def test_no_image_but_damaged_ones_is_not_a_crash(infer: Infer, runs: Path, tmp_
 
 
 def test_no_name_and_no_number_is_cut_on_a_narrow_terminal(
-    infer: Infer, runs: Path, folders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    compare: Compare, runs: Path, folders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     names = [f"digits-{branches}-baseline" for branches in NAMES]
     for branches, name in zip(NAMES, names, strict=True):
         shutil.copytree(runs / branches, tmp_path / "runs" / name)
     options = ["--bundle", f"runs/{names[0]}", "--with", f"runs/{names[1]}", "--with", f"runs/{names[2]}"]
     for source, width in ((folders, 80), (folders, 40), (folders / LABELS[0], 80)):
-        piped = infer(source, *options).out
+        piped = compare(source, *options).out
         screen = io.StringIO()
         with monkeypatch.context() as patch:
             patch.setattr(terminal, "stdout", Console(file=screen, force_terminal=True, width=width, color_system=None))
-            infer(source, *options)
+            compare(source, *options)
         for text in (piped, screen.getvalue()):
             assert "…" not in text
             assert all(re.search(f"^ *{n} +{name}\\b", text, re.MULTILINE) for n, name in enumerate(names, start=1))
-            agreement = infer(source, *options, "--json").comparison["models"][0]["agreement"]
+            agreement = compare(source, *options, "--json").comparison["models"][0]["agreement"]
             assert all(f"{100 * agreement[name]:.1f} %" in text for name in names[1:])
         table = re.split(r"\d+ images in class folders", screen.getvalue())[1].split("where they differ")[0]
         assert max(map(len, table.splitlines())) <= width
@@ -189,8 +191,7 @@ def test_no_name_and_no_number_is_cut_on_a_narrow_terminal(
         (["--sheet", "out.png"], 2, "found none: --with BUNDLE"),
         (["--with", "RUNS/cnn", "--sheet", "out.jpg"], 2, "expected the name of a PNG to write, found out.jpg"),
         (["--with", "RUNS/cnn", "--sheet", "no/out.png"], 2, "expected the folder no to exist"),
-        (["--with", "RUNS/cnn", "--camera", "0"], 2, "found a camera or a stream"),
-        (["--with", "RUNS/cnn", "--headless", "--smooth", "2"], 2, "found --window, --smooth; leave them out"),
+        (["--with", "RUNS/cnn", "/dev/video0"], 2, "found a camera or a stream"),
         (["--with", "RUNS/cnn"], 1, "no bundle here"),
         (["--with", "nowhere", "--bundle", "RUNS/cnn"], 1, "nowhere: expected a bundle"),
         (["--with", "RUNS/cnn", "--bundle", "RUNS/cnn/bundle"], 2, "expected another bundle than --bundle, found the"),
@@ -203,11 +204,11 @@ def test_no_name_and_no_number_is_cut_on_a_narrow_terminal(
     ],
 )
 def test_a_mistake_is_told_before_an_engine_is_opened(
-    infer: Infer, runs: Path, folders: Path, tmp_path: Path, arguments: list[str], code: int, message: str
+    compare: Compare, runs: Path, folders: Path, tmp_path: Path, arguments: list[str], code: int, message: str
 ) -> None:
     labels = tuple("shoe" if label == "dog" else label for label in LABELS)
     make_bundle(tmp_path / "OTHER", SPEC.replace(class_labels=labels))
-    done = infer(folders, *(argument.replace("RUNS", str(runs)) for argument in arguments))
+    done = compare(folders, *(argument.replace("RUNS", str(runs)) for argument in arguments))
     assert (done.code, done.out) == (code, "")
     assert message in done.err
     assert "backend:" not in done.err

@@ -1,4 +1,4 @@
-"""Fixtures of the engines' tests: TensorRT-RTX, which builds without a GPU, and a place to build in."""
+"""Fixtures of the engines' tests: TensorRT-RTX, which builds without a GPU, and an environment to build in."""
 
 from __future__ import annotations
 
@@ -7,10 +7,9 @@ from pathlib import Path
 import pytest
 from support.gpu.engine_fixtures import ADA, Builds
 
-from hybrid_edge.runtime.engines import prepare
+from hybrid_edge.runtime.engines.build import BuildEnvironment
 from hybrid_edge.runtime.engines.cache import EngineCache
 from hybrid_edge.runtime.engines.library import Library, find_library
-from hybrid_edge.runtime.engines.prepare import Place
 
 
 @pytest.fixture(scope="session")
@@ -24,11 +23,11 @@ def rtx() -> Library:
 def builds(monkeypatch: pytest.MonkeyPatch) -> Builds:
     """``prepare_engine`` builds for an architecture instead of a GPU that is not there."""
     found = Builds()
-    monkeypatch.setattr(prepare, "build_engine", found)
+    monkeypatch.setattr("hybrid_edge.runtime.engines.build.build_engine", found)
     return found
 
 
 @pytest.fixture
-def place(rtx: Library, builds: Builds, tmp_path: Path) -> Place:
+def environment(rtx: Library, builds: Builds, tmp_path: Path) -> BuildEnvironment:
     """TensorRT-RTX, a GPU, and a cache of the test's own."""
-    return Place(rtx, ADA, EngineCache(tmp_path / "engines"))
+    return BuildEnvironment(rtx, ADA, EngineCache(tmp_path / "engines"))

@@ -13,8 +13,8 @@ import pytest
 from support.gpu.engine_fixtures import ORIN, another_users
 
 from hybrid_edge.runtime.engines.cache import EngineCache, EngineKey
+from hybrid_edge.runtime.engines.engine_options import EngineOptions
 from hybrid_edge.runtime.engines.library import Library
-from hybrid_edge.runtime.engines.options import EngineOptions
 
 KEY = EngineKey("0" * 64, "tensorrt", "10.3.0", "Orin", (8, 7), (1, 1, 8), None)
 ENGINE = b"ftrt" + bytes(range(256)) * 40
@@ -135,8 +135,11 @@ def test_a_refused_engine_is_replaced_by_the_next_one(cache: EngineCache, stored
     assert found.data == ENGINE[::-1]
 
 
-def test_the_engines_unused_for_longest_go_when_there_are_too_many(tmp_path: Path) -> None:
-    cache = EngineCache(tmp_path, limit=3 * len(ENGINE))
+def test_the_engines_unused_for_longest_go_when_there_are_too_many(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache = EngineCache(tmp_path)
+    monkeypatch.setattr("hybrid_edge.runtime.engines.cache.MAX_CACHE_SIZE", 3 * len(ENGINE))
     keys = [dataclasses.replace(KEY, onnx_sha256=f"{number:064}") for number in range(4)]
     for number, key in enumerate(keys[:3]):
         cache.store(key, ENGINE, seconds=1, label="")
@@ -147,8 +150,9 @@ def test_the_engines_unused_for_longest_go_when_there_are_too_many(tmp_path: Pat
     assert len(list(tmp_path.iterdir())) == 6
 
 
-def test_an_engine_larger_than_the_limit_is_kept_alone(tmp_path: Path) -> None:
-    cache = EngineCache(tmp_path, limit=10)
+def test_an_engine_larger_than_the_limit_is_kept_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cache = EngineCache(tmp_path)
+    monkeypatch.setattr("hybrid_edge.runtime.engines.cache.MAX_CACHE_SIZE", 10)
     other = dataclasses.replace(KEY, version="11.0")
     cache.store(other, ENGINE, seconds=1, label="")
     cache.store(KEY, ENGINE, seconds=1, label="")
@@ -237,8 +241,9 @@ def test_a_disk_that_knows_no_locks_is_told_and_built_on(
     assert cache.lookup(KEY) is not None
 
 
-def test_what_was_compiled_for_an_engine_goes_with_it(tmp_path: Path) -> None:
-    cache = EngineCache(tmp_path, limit=len(ENGINE))
+def test_what_was_compiled_for_an_engine_goes_with_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cache = EngineCache(tmp_path)
+    monkeypatch.setattr("hybrid_edge.runtime.engines.cache.MAX_CACHE_SIZE", len(ENGINE))
     cache.store(KEY, ENGINE, seconds=1, label="")
     cache.keep_note(f"{KEY.name}.kernels", b"compiled")
     other = dataclasses.replace(KEY, version="11.0")

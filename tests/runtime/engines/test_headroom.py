@@ -7,8 +7,8 @@ from types import SimpleNamespace
 import pytest
 from support.gpu.engine_fixtures import ADA, ORIN, another_users
 
-from hybrid_edge.runtime.engines import headroom
-from hybrid_edge.runtime.engines.headroom import MIB, available_memory, check_memory, disk_shortage
+from hybrid_edge.runtime.engines import gpu
+from hybrid_edge.runtime.engines.gpu import MIB, available_memory, check_memory, disk_shortage
 from hybrid_edge.runtime.errors import EngineError
 
 GRAPH = 400 * MIB
@@ -19,7 +19,7 @@ def meminfo(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     """What the system says of its memory: 8 GiB free, and no swap."""
     path = tmp_path / "meminfo"
     path.write_text(f"MemTotal: 16000000 kB\nMemAvailable:  {8 * 2**20} kB\nSwapFree: 0 kB\nHugePages_Total:  0\n")
-    monkeypatch.setattr(headroom, "MEMINFO", path)
+    monkeypatch.setattr(gpu, "MEMINFO", path)
     return path
 
 
@@ -47,8 +47,8 @@ def test_a_system_that_does_not_say_gives_what_was_assumed(meminfo: Path, text: 
 
 def test_enough_is_enough(meminfo: Path, disk: SimpleNamespace, tmp_path: Path) -> None:
     assert disk_shortage(GRAPH, tmp_path) is None
-    for gpu in (ADA, ORIN):
-        check_memory(GRAPH, gpu)
+    check_memory(GRAPH, ADA)
+    check_memory(GRAPH, ORIN)
 
 
 def test_a_disk_that_is_nearly_full_is_said_before_the_minutes_begin(disk: SimpleNamespace, tmp_path: Path) -> None:

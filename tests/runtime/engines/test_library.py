@@ -45,9 +45,9 @@ def test_a_supported_tensorrt_is_taken(version: str) -> None:
     ("kind", "hint"), [("tensorrt", r"hybrid-edge\[tensorrt\].*JetPack"), ("rtx", r"hybrid-edge\[rtx\]")]
 )
 def test_a_missing_library_names_the_extra_to_install(
-    monkeypatch: pytest.MonkeyPatch, kind: library.Kind, hint: str
+    monkeypatch: pytest.MonkeyPatch, kind: library.LibraryKind, hint: str
 ) -> None:
-    monkeypatch.setitem(sys.modules, library.MODULES[kind], None)
+    monkeypatch.setitem(sys.modules, library.MODULE_NAMES[kind], None)
     find_library.cache_clear()
     with pytest.raises(BackendUnavailableError, match=hint):
         find_library(kind)

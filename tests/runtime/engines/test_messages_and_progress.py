@@ -10,8 +10,7 @@ from rich.console import Console
 from support.gpu.fake_tensorrt import FakeTensorRt
 
 from hybrid_edge.runtime import console as terminal
-from hybrid_edge.runtime.engines.library import Library
-from hybrid_edge.runtime.engines.messages import KEPT, SHOWN, Messages, connect
+from hybrid_edge.runtime.engines.library import MAX_KEPT_MESSAGES, MAX_SHOWN_MESSAGES, Library, Messages, make_interface
 from hybrid_edge.runtime.engines.progress import show_progress
 from hybrid_edge.runtime.errors import BackendUnavailableError
 
@@ -42,21 +41,21 @@ def test_what_is_said_for_a_year_takes_no_more_memory_than_what_is_said_in_a_min
     messages = Messages()
     for number in range(100_000):
         messages.add("WARNING", f"number {number % 1000}")
-    assert len(messages.warnings) == KEPT
+    assert len(messages.warnings) == MAX_KEPT_MESSAGES
     messages.clear()
     assert messages.summary == "it gave no reason"
 
 
 def test_a_flood_of_errors_is_cut() -> None:
     messages = Messages()
-    for number in range(SHOWN + 5):
+    for number in range(MAX_SHOWN_MESSAGES + 5):
         messages.add("ERROR", f"error {number}")
     assert messages.summary.endswith("and 5 more")
 
 
 def test_tensorrts_logger_writes_into_them(rtx: Library) -> None:
     messages = Messages()
-    _, logger = connect(rtx, rtx.module.Builder, messages)
+    _, logger = make_interface(rtx, rtx.module.Builder, messages)
     logger.log(rtx.module.ILogger.ERROR, "an error")
     logger.log(rtx.module.ILogger.VERBOSE, "chatter")
     assert messages.errors == ["an error"]
@@ -68,7 +67,7 @@ def test_chatter_is_dropped_before_anything_is_done_with_it(
 ) -> None:
     """A large build has a million such messages, and holds the interpreter up with each."""
     messages = Messages()
-    _, logger = connect(rtx, rtx.module.Builder, messages)
+    _, logger = make_interface(rtx, rtx.module.Builder, messages)
     monkeypatch.setattr(messages, "add", lambda *_: pytest.fail("handed on"))
     logger.log(getattr(rtx.module.ILogger, severity), "Tactic: 0x01 Time: 0.3")
 
@@ -77,7 +76,7 @@ def test_each_builder_has_its_own_messages_and_none_of_another_ones_logger(rtx: 
     """TensorRT warns of every logger but the first, and uses it all the same."""
     first, second = Messages(), Messages()
     for messages in (first, second):
-        builder, logger = connect(rtx, rtx.module.Builder, messages)
+        builder, logger = make_interface(rtx, rtx.module.Builder, messages)
         assert not rtx.module.OnnxParser(builder.create_network(rtx.network_flags), logger).parse(b"no graph")
     assert "Failed to parse" in second.summary
     assert first.errors == second.errors
@@ -89,14 +88,14 @@ def test_the_logger_that_tensorrt_was_given_first_lives_as_long_as_the_process(r
     code = """
 import gc
 from hybrid_edge.runtime.engines.library import find_library
-from hybrid_edge.runtime.engines.messages import Messages, connect
+from hybrid_edge.runtime.engines.library import Messages, make_interface
 library, messages = find_library("rtx"), Messages()
-connect(library, library.module.Builder, messages)
+make_interface(library, library.module.Builder, messages)
 gc.collect()
 library.module.get_plugin_registry()
 loggers = [item for item in gc.get_objects() if isinstance(item, library.module.ILogger)]
 print(len(loggers))
-connect(library, library.module.Runtime, Messages())
+make_interface(library, library.module.Runtime, Messages())
 gc.collect()
 print(len([item for item in gc.get_objects() if isinstance(item, library.module.ILogger)]))
 """
@@ -121,7 +120,7 @@ def test_a_tensorrt_that_does_not_start_is_not_available_in_its_own_words(said: 
 
     library = Library(FakeTensorRt, "tensorrt", "11.4.1")
     with pytest.raises(BackendUnavailableError, match=r"TensorRT 11\.4\.1 does not start here") as caught:
-        connect(library, builder, Messages())
+        make_interface(library, builder, Messages())
     assert f"start here: {reason}; where that is CUDA's initialization, the NVIDIA driver is older" in str(caught.value)
 
 

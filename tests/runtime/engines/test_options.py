@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 from support.gpu.engine_fixtures import ADA, ORIN
 
-from hybrid_edge.runtime.engines import headroom
-from hybrid_edge.runtime.engines.options import EngineOptions, parse_profile
+from hybrid_edge.runtime.engines import gpu
+from hybrid_edge.runtime.engines.engine_options import EngineOptions, parse_profile
 from hybrid_edge.runtime.errors import UsageError
 
 
@@ -39,7 +39,7 @@ def test_a_desktop_gpu_gives_half_of_its_memory() -> None:
 def test_a_jetson_gives_a_quarter_of_what_the_system_has_free(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     meminfo = tmp_path / "meminfo"
     meminfo.write_text("MemTotal: 7800000 kB\nMemFree: 100000 kB\nMemAvailable:    4194304 kB\n")
-    monkeypatch.setattr(headroom, "MEMINFO", meminfo)
+    monkeypatch.setattr(gpu, "MEMINFO", meminfo)
     assert EngineOptions().workspace_on(ORIN) == 2**30
     meminfo.write_text("MemAvailable: 1000 kB\n")
     assert EngineOptions().workspace_on(ORIN) == 64 * 2**20  # less would build nothing at all

@@ -13,11 +13,11 @@ import pytest
 from support.gpu.engine_fixtures import Builds, another_users
 from support.models.small_graphs import SPEC, lstm_graph
 
-from hybrid_edge.runtime.engines import build, headroom
+from hybrid_edge.runtime.engines import build, gpu
+from hybrid_edge.runtime.engines.build import BuildEnvironment, PreparedEngine, prepare_engine
 from hybrid_edge.runtime.engines.cache import EngineCache
+from hybrid_edge.runtime.engines.engine_options import EngineOptions
 from hybrid_edge.runtime.engines.library import Library
-from hybrid_edge.runtime.engines.options import EngineOptions
-from hybrid_edge.runtime.engines.prepare import Place, Prepared, prepare_engine
 from hybrid_edge.runtime.engines.progress import Reporter
 from hybrid_edge.runtime.errors import EngineError, EngineMissingError
 
@@ -29,45 +29,45 @@ def onnx(tmp_path: Path) -> Path:
     return path
 
 
-def prepare(onnx: Path, place: Place, options: EngineOptions | None = None) -> Prepared:
+def prepare(onnx: Path, environment: BuildEnvironment, options: EngineOptions | None = None) -> PreparedEngine:
     digest = hashlib.sha256(onnx.read_bytes()).hexdigest()
-    return prepare_engine(onnx, digest, SPEC, options or EngineOptions(), place)
+    return prepare_engine(onnx, digest, SPEC, options or EngineOptions(), environment)
 
 
-def test_an_engine_is_built_once(onnx: Path, place: Place, builds: Builds) -> None:
-    first, second = prepare(onnx, place), prepare(onnx, place)
+def test_an_engine_is_built_once(onnx: Path, environment: BuildEnvironment, builds: Builds) -> None:
+    first, second = prepare(onnx, environment), prepare(onnx, environment)
     assert (first.built, second.built) == (True, False)
     assert second.engine.data == builds.made[0].engine == first.path.read_bytes()
     assert len(builds.made) == 1
 
 
-def test_other_options_make_another_engine(onnx: Path, place: Place, builds: Builds) -> None:
-    prepare(onnx, place)
-    assert prepare(onnx, place, EngineOptions((1, 2, 4))).built
-    assert prepare(onnx, place, EngineOptions(workspace=2**28)).built
-    assert not prepare(onnx, place).built
+def test_other_options_make_another_engine(onnx: Path, environment: BuildEnvironment, builds: Builds) -> None:
+    prepare(onnx, environment)
+    assert prepare(onnx, environment, EngineOptions((1, 2, 4))).built
+    assert prepare(onnx, environment, EngineOptions(workspace=2**28)).built
+    assert not prepare(onnx, environment).built
 
 
 @pytest.mark.parametrize("damage", ["truncate", "alter"])
 def test_a_damaged_engine_is_never_handed_out_but_built_again(
-    onnx: Path, place: Place, builds: Builds, damage: str
+    onnx: Path, environment: BuildEnvironment, builds: Builds, damage: str
 ) -> None:
     said: list[str] = []
-    place = dataclasses.replace(place, reporter=Reporter(said.append))
-    path = prepare(onnx, place).path
+    environment = dataclasses.replace(environment, reporter=Reporter(said.append))
+    path = prepare(onnx, environment).path
     whole = path.read_bytes()
     path.write_bytes(whole[:-100] if damage == "truncate" else whole[:5000] + b"\0" * 64 + whole[5064:])
-    again = prepare(onnx, place)
+    again = prepare(onnx, environment)
     assert again.built
     assert again.engine.data == builds.made[1].engine == path.read_bytes()
     assert any(f"{path}: expected" in line and "building it again" in line for line in said)
 
 
-def test_two_at_once_build_one_engine(onnx: Path, place: Place, builds: Builds) -> None:
+def test_two_at_once_build_one_engine(onnx: Path, environment: BuildEnvironment, builds: Builds) -> None:
     said: list[str] = []
-    made: list[Prepared] = []
-    place = dataclasses.replace(place, reporter=Reporter(said.append))
-    threads = [threading.Thread(target=lambda: made.append(prepare(onnx, place))) for _ in range(3)]
+    made: list[PreparedEngine] = []
+    environment = dataclasses.replace(environment, reporter=Reporter(said.append))
+    threads = [threading.Thread(target=lambda: made.append(prepare(onnx, environment))) for _ in range(3)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -78,75 +78,78 @@ def test_two_at_once_build_one_engine(onnx: Path, place: Place, builds: Builds) 
     assert "another process builds an engine: waiting for it" in said
 
 
-def test_a_build_that_fails_leaves_the_cache_as_it_was_and_the_lock_free(place: Place, tmp_path: Path) -> None:
+def test_a_build_that_fails_leaves_the_cache_as_it_was_and_the_lock_free(
+    environment: BuildEnvironment, tmp_path: Path
+) -> None:
     broken = tmp_path / "broken.onnx"
     broken.write_bytes(b"no graph")
     for _ in range(2):
         with pytest.raises(EngineError):
-            prepare(broken, place)
-    assert [path.name for path in place.cache.folder.iterdir()] == [".lock"]
+            prepare(broken, environment)
+    assert [path.name for path in environment.cache.folder.iterdir()] == [".lock"]
 
 
 @pytest.mark.filterwarnings("ignore:.*TensorRT-RTX:DeprecationWarning")
 def test_the_times_of_kernels_are_kept_for_the_next_build(
-    onnx: Path, place: Place, builds: Builds, rtx: Library, tmp_path: Path
+    onnx: Path, environment: BuildEnvironment, builds: Builds, rtx: Library, tmp_path: Path
 ) -> None:
     """TensorRT's own way, walked with TensorRT-RTX, whose timing caches hold nothing."""
-    place = dataclasses.replace(place, library=Library(rtx.module, "tensorrt", "10.3.0"))
-    prepare(onnx, place)
+    environment = dataclasses.replace(environment, library=Library(rtx.module, "tensorrt", "10.3.0"))
+    prepare(onnx, environment)
     other = tmp_path / "other.onnx"
     other.write_bytes(lstm_graph(seed=4))
-    prepare(other, place)
-    elsewhere = dataclasses.replace(place.gpu, name="NVIDIA GeForce RTX 4090")
-    prepare(onnx, dataclasses.replace(place, gpu=elsewhere))
+    prepare(other, environment)
+    elsewhere = dataclasses.replace(environment.gpu, name="NVIDIA GeForce RTX 4090")
+    prepare(onnx, dataclasses.replace(environment, gpu=elsewhere))
     assert builds.timing_caches == [None, builds.made[0].timing_cache, None]
     assert builds.made[0].timing_cache
 
 
-def test_what_is_built_where_is_said_before_the_minutes_begin(onnx: Path, place: Place) -> None:
+def test_what_is_built_where_is_said_before_the_minutes_begin(onnx: Path, environment: BuildEnvironment) -> None:
     said: list[str] = []
-    prepare(onnx, dataclasses.replace(place, reporter=Reporter(said.append)))
-    assert said == [
-        f"building an engine with {place.library.label} for NVIDIA GeForce RTX 4070: minutes, once on this machine"
-    ]
+    prepare(onnx, dataclasses.replace(environment, reporter=Reporter(said.append)))
+    label = environment.library.label
+    assert said == [f"building an engine with {label} for NVIDIA GeForce RTX 4070: minutes, once on this machine"]
 
 
-def test_without_leave_to_build_only_what_is_there_is_given(onnx: Path, place: Place, builds: Builds) -> None:
+def test_without_leave_to_build_only_what_is_there_is_given(
+    onnx: Path, environment: BuildEnvironment, builds: Builds
+) -> None:
     with pytest.raises(
         EngineMissingError,
         match=r"expected an engine for TensorRT-RTX .* on NVIDIA GeForce RTX 4070.*none that is whole",
     ):
-        prepare(onnx, place, EngineOptions(build=False))
-    assert not place.cache.folder.exists()
-    made = prepare(onnx, place)
-    assert prepare(onnx, place, EngineOptions(build=False)).engine.data == made.engine.data
+        prepare(onnx, environment, EngineOptions(build=False))
+    assert not environment.cache.folder.exists()
+    made = prepare(onnx, environment)
+    assert prepare(onnx, environment, EngineOptions(build=False)).engine.data == made.engine.data
     made.path.write_bytes(b"damaged")
     with pytest.raises(EngineMissingError):
-        prepare(onnx, place, EngineOptions(build=False))
+        prepare(onnx, environment, EngineOptions(build=False))
     assert len(builds.made) == 1
 
 
 def test_without_memory_nothing_is_begun(
-    onnx: Path, place: Place, builds: Builds, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    onnx: Path, environment: BuildEnvironment, builds: Builds, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "meminfo").write_text("MemAvailable: 1 kB\n")
-    monkeypatch.setattr(headroom, "MEMINFO", tmp_path / "meminfo")
+    monkeypatch.setattr(gpu, "MEMINFO", tmp_path / "meminfo")
     said: list[str] = []
     with pytest.raises(EngineError, match="building an engine: expected at least 1 MiB of memory"):
-        prepare(onnx, dataclasses.replace(place, reporter=Reporter(said.append)))
+        prepare(onnx, dataclasses.replace(environment, reporter=Reporter(said.append)))
     assert (said, builds.made) == ([], [])
-    assert [path.name for path in place.cache.folder.iterdir()] == [".lock"]
+    assert [path.name for path in environment.cache.folder.iterdir()] == [".lock"]
 
 
 @pytest.fixture
-def unwritable(place: Place, tmp_path: Path) -> Place:
+def unwritable(environment: BuildEnvironment, tmp_path: Path) -> BuildEnvironment:
     """Its cache can't even be made."""
     (tmp_path / "file").touch()
-    return dataclasses.replace(place, cache=EngineCache(tmp_path / "file" / "engines"))
+    return dataclasses.replace(environment, cache=EngineCache(tmp_path / "file" / "engines"))
 
 
 def test_an_engine_that_can_not_be_kept_is_used_from_memory_and_a_line_says_so(
-    onnx: Path, unwritable: Place, builds: Builds
+    onnx: Path, unwritable: BuildEnvironment, builds: Builds
 ) -> None:
     said: list[str] = []
     made = prepare(onnx, dataclasses.replace(unwritable, reporter=Reporter(said.append)))
@@ -161,42 +164,44 @@ def test_an_engine_that_can_not_be_kept_is_used_from_memory_and_a_line_says_so(
     assert begun.startswith("building an engine")
 
 
-def test_a_disk_that_runs_full_meanwhile_costs_no_engine(onnx: Path, place: Place, builds: Builds) -> None:
+def test_a_disk_that_runs_full_meanwhile_costs_no_engine(
+    onnx: Path, environment: BuildEnvironment, builds: Builds
+) -> None:
     said: list[str] = []
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (2**20, limits[1]))
     try:
-        made = prepare(onnx, dataclasses.replace(place, reporter=Reporter(said.append)))
+        made = prepare(onnx, dataclasses.replace(environment, reporter=Reporter(said.append)))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert made.engine.data == builds.made[0].engine
     assert "engines can't be kept here (File too large)" in said[-1]
-    assert [path.name for path in place.cache.folder.iterdir()] == [".lock"]
+    assert [path.name for path in environment.cache.folder.iterdir()] == [".lock"]
 
 
 def test_who_builds_now_and_runs_another_day_is_refused_before_the_build(
-    onnx: Path, unwritable: Place, builds: Builds
+    onnx: Path, unwritable: BuildEnvironment, builds: Builds
 ) -> None:
     with pytest.raises(EngineError, match=r"can't be kept here .*HYBRID_EDGE_CACHE names another cache folder$"):
-        prepare(onnx, dataclasses.replace(unwritable, keep=True))
+        prepare(onnx, dataclasses.replace(unwritable, must_keep=True))
     assert builds.made == []
 
 
 def test_an_engine_that_tensorrt_takes_no_more_is_replaced_also_where_nothing_can_be_written(
-    onnx: Path, place: Place, builds: Builds
+    onnx: Path, environment: BuildEnvironment, builds: Builds
 ) -> None:
-    stale = prepare(onnx, place)
+    stale = prepare(onnx, environment)
     digest = hashlib.sha256(onnx.read_bytes()).hexdigest()
-    with another_users(place.cache.folder):
-        fresh = prepare_engine(onnx, digest, SPEC, EngineOptions(), place, stale=stale.engine.record.sha256)
+    with another_users(environment.cache.folder):
+        fresh = prepare_engine(onnx, digest, SPEC, EngineOptions(), environment, stale=stale.engine.record.sha256)
     assert fresh.built
     assert fresh.engine.data == builds.made[1].engine
-    assert not prepare(onnx, place).built  # who does not know better takes the one that is there
-    assert prepare_engine(onnx, digest, SPEC, EngineOptions(), place, stale=stale.engine.record.sha256).built
+    assert not prepare(onnx, environment).built  # who does not know better takes the one that is there
+    assert prepare_engine(onnx, digest, SPEC, EngineOptions(), environment, stale=stale.engine.record.sha256).built
 
 
 def test_the_graph_is_not_kept_in_memory_while_its_engine_is_built(
-    place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    environment: BuildEnvironment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """On a Jetson it would lie there beside the parser's copy, the builder's and the engine."""
     graph = onnx_model.load_from_string(lstm_graph())
@@ -204,17 +209,17 @@ def test_the_graph_is_not_kept_in_memory_while_its_engine_is_built(
     path = tmp_path / "large.onnx"
     onnx_model.save(graph, path)
     held: list[int] = []
-    real = build._Job.build
+    real = build.EngineBuild.build
 
     def watched(job: Any, config: Any) -> bytes:
         held.append(tracemalloc.get_traced_memory()[0])
         return real(job, config)
 
-    monkeypatch.setattr(build._Job, "build", watched)
+    monkeypatch.setattr(build.EngineBuild, "build", watched)
     del graph
     tracemalloc.start()
     try:
-        prepare(path, place)
+        prepare(path, environment)
     finally:
         tracemalloc.stop()
     assert len(held) == 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import struct
 import subprocess
@@ -101,7 +102,7 @@ def test_a_killed_process_leaves_a_video_that_plays_to_its_last_frame(tmp_path: 
         [sys.executable, recorder_process.__file__, "killed", tmp_path],
         stdout=subprocess.PIPE,
         text=True,
-        env={"PYTHONPATH": str(Path(recorder_process.__file__).parents[2])},
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
     )
     assert process.stdout is not None
     for line in process.stdout:
@@ -131,7 +132,7 @@ def fill_disk(mode: str, folder: Path) -> list[str]:
         text=True,
         timeout=60,
         check=True,
-        env={"PYTHONPATH": str(Path(recorder_process.__file__).parents[2])},
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
     )
     played = len(play(folder / "out.mp4"))
     assert 2 <= played < 100

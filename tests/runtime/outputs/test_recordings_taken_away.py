@@ -177,6 +177,7 @@ def test_a_folder_that_may_not_be_entered_is_refused_before_the_run(tmp_path: Pa
     process = subprocess.run(
         [sys.executable, recorder_process.__file__, "closed", folder / name],
         capture_output=True,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
         text=True,
         check=True,
         timeout=60,

@@ -13,16 +13,17 @@ import pytest
 from support.live.results import make_result, make_status
 
 from hybrid_edge.runtime.errors import UsageError
-from hybrid_edge.runtime.outputs.jsonlines import LiveJson
-from hybrid_edge.runtime.outputs.result import Result, Status
-from hybrid_edge.runtime.outputs.smoothing import SmoothedPrediction, Smoothing
+from hybrid_edge.runtime.outputs.result_lines import JsonLines
+from hybrid_edge.runtime.outputs.sink import Result, Sink, Status
+from hybrid_edge.runtime.outputs.smoothing import Smoothing
+from hybrid_edge.runtime.pipeline.request import Request
 from hybrid_edge.runtime.sources.events import Event, Kind
 
 CAT = (1.0, 0, 0, 0, 0)
 DOG = (0, 1.0, 0, 0, 0)
 
 
-class Kept:
+class Kept(Sink):
     """A sink that keeps what it is given."""
 
     def __init__(self, error: str = "", *, asked: bool = False) -> None:
@@ -61,8 +62,8 @@ def test_an_average_follows_the_time_between_captured_frames() -> None:
         smoothing.write(make_result(index=index, captured=moment, probabilities=probabilities))
     assert kept.cats() == pytest.approx([1, math.exp(-0.5), math.exp(-0.5) * math.exp(-2)], abs=1e-6)
     for result in kept.results:
-        assert isinstance(result.prediction, SmoothedPrediction)
-        assert result.prediction.smoothed_s == 2.0
+        assert result.prediction is not None
+        assert result.smoothed_s == 2.0
         assert result.prediction.probabilities.dtype == np.float32
         assert result.prediction.probabilities.sum() == pytest.approx(1, abs=1e-6)
     first = kept.results[1].prediction
@@ -129,9 +130,9 @@ def test_an_unreadable_frame_passes_and_the_result_itself_is_left_alone() -> Non
 
 def test_json_lines_say_that_they_are_smoothed() -> None:
     stream = io.StringIO()
-    smoothing = Smoothing(1.5, [LiveJson(1, stream)], live=["cam0"])
+    smoothing = Smoothing(1.5, [JsonLines(1, stream)], live=["cam0"])
     smoothing.write(make_result())
-    LiveJson(1, stream).write(make_result())
+    JsonLines(1, stream).write(make_result())
     smoothed, plain = (json.loads(line) for line in stream.getvalue().splitlines())
     assert smoothed.pop("smoothed_s") == 1.5
     assert smoothed.keys() == plain.keys()
@@ -153,4 +154,4 @@ def test_everything_is_passed_on_and_every_sink_is_closed_though_one_fails() -> 
 @pytest.mark.parametrize("seconds", [0, -1, math.nan, math.inf])
 def test_a_time_that_is_none_is_refused(seconds: float) -> None:
     with pytest.raises(UsageError, match="more than 0 seconds"):
-        Smoothing(seconds, [])
+        Request(("0",), smooth=seconds)

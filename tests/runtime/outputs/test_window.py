@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import time
@@ -41,7 +42,7 @@ class Shown:
         self.display = display
         self.kept = folder / "picture.npy"
         self.command = [sys.executable, window_process.__file__, str(self.kept), *sources]
-        self.environment = {**display.environment, "PYTHONPATH": str(Path(window_process.__file__).parents[2])}
+        self.environment = {**display.environment, "PYTHONPATH": os.pathsep.join(sys.path)}
         self.process = subprocess.Popen(self.command, env=self.environment)
 
     def __enter__(self) -> Shown:

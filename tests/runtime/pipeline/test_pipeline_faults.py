@@ -12,7 +12,7 @@ from support.live.pipelines import Camera, Clip, Sink, images, run, settled, slo
 
 from hybrid_edge.runtime import Classifier, Frame
 from hybrid_edge.runtime.opencv import cv2
-from hybrid_edge.runtime.outputs.result import Result
+from hybrid_edge.runtime.outputs.sink import Result
 from hybrid_edge.runtime.pipeline.pipeline import Pipeline, PipelineOptions
 from hybrid_edge.runtime.preprocess import Preprocessor
 from hybrid_edge.runtime.sources.events import Events

@@ -10,7 +10,7 @@ import pytest
 from support.live.pipelines import Camera, Clip, Sink, balanced, images, run, slowed, stage_threads
 
 from hybrid_edge.runtime import Classifier
-from hybrid_edge.runtime.outputs.result import Status
+from hybrid_edge.runtime.outputs.sink import Status
 from hybrid_edge.runtime.pipeline.mailbox import Intake
 from hybrid_edge.runtime.sources.events import Events
 

@@ -12,7 +12,7 @@ from hybrid_edge.runtime.canvas.text import Pixels
 from hybrid_edge.runtime.opencv import cv2
 from hybrid_edge.runtime.outputs.mp4 import TIMESCALE
 from hybrid_edge.runtime.outputs.recorder import Recorder
-from hybrid_edge.runtime.outputs.result import Result
+from hybrid_edge.runtime.outputs.sink import Result
 from support.live.results import make_result
 
 __all__ = ["at", "lasts", "play", "record"]

@@ -23,8 +23,7 @@ import numpy as np
 import onnxruntime
 
 from hybrid_edge.runtime.engines.build import BuiltEngine
-from hybrid_edge.runtime.engines.network import NetworkSummary
-from hybrid_edge.runtime.engines.options import EngineOptions
+from hybrid_edge.runtime.engines.engine_options import EngineOptions
 from support.gpu.fake_gpu import ALIGNMENT, DEVICE, FakeCuda, Op
 
 OUTPUTS = ("logits", "probabilities")
@@ -269,4 +268,4 @@ class _Context:
 def fake_build(onnx: Path, spec: Any, options: EngineOptions, *_: Any, **__: Any) -> BuiltEngine:
     """In place of ``build_engine``: the graph itself, with its profile in front."""
     engine = json.dumps(options.profile).encode() + b"\n" + onnx.read_bytes()
-    return BuiltEngine(engine, b"times", 0.1, NetworkSummary((), (), {}, 0, ()), ())
+    return BuiltEngine(engine, b"times", 0.1)

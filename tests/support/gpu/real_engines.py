@@ -11,7 +11,7 @@ import pytest
 
 from hybrid_edge.runtime.backends.tensorrt import TensorRtBackend
 from hybrid_edge.runtime.bundle import Bundle
-from hybrid_edge.runtime.engines.options import EngineOptions
+from hybrid_edge.runtime.engines.engine_options import EngineOptions
 from hybrid_edge.runtime.engines.progress import Reporter
 from hybrid_edge.runtime.errors import Int8EngineError
 from hybrid_edge.runtime.manifest import Variant

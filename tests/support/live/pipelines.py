@@ -16,7 +16,7 @@ from hybrid_edge.runtime import Classifier, Frame
 from hybrid_edge.runtime.backends.base import Backend, Buffers, Ticket
 from hybrid_edge.runtime.errors import BackendError
 from hybrid_edge.runtime.frame import Outputs
-from hybrid_edge.runtime.outputs.result import Result, Status
+from hybrid_edge.runtime.outputs.sink import Result, Status
 from hybrid_edge.runtime.pipeline.pipeline import Pipeline, PipelineOptions, Summary
 from hybrid_edge.runtime.sources.events import Event, Events
 from support.models.bundles import sample_image

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from hybrid_edge.runtime.classifier import Prediction
 from hybrid_edge.runtime.frame import Frame
-from hybrid_edge.runtime.outputs.result import Result, SourceStatus, Status
+from hybrid_edge.runtime.outputs.sink import Result, SourceStatus, Status
 from hybrid_edge.runtime.sources.events import Kind
 
 LABELS = ("cat", "dog", "a lighthouse on a rock in the sea, seen from a ship that is far away", "Größe", "猫")

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import time
 
-from hybrid_edge.runtime.outputs.jsonlines import LiveJson
+from hybrid_edge.runtime.outputs.result_lines import JsonLines
 from hybrid_edge.runtime.outputs.statusline import StatusLine
 from hybrid_edge.runtime.sources.events import Event
 from support.live.results import make_result, make_status
 
 if __name__ == "__main__":
-    sinks = (LiveJson(2), StatusLine())
+    sinks = (JsonLines(2), StatusLine())
     for index in range(10):
         for sink in sinks:
             sink.write(make_result(index=index))

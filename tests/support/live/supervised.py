@@ -23,7 +23,7 @@ from hybrid_edge.runtime.service.signals import StopSignals
 from hybrid_edge.runtime.service.supervisor import Supervisor
 from hybrid_edge.runtime.service.watch import Limits
 from hybrid_edge.runtime.service.worker import REPLACED, die_with_parent
-from hybrid_edge.runtime.sources.calls import CALLS
+from hybrid_edge.runtime.sources.blocking import BLOCKING_CALLS
 from hybrid_edge.runtime.sources.events import Event
 
 SCRIPT = Path(__file__)
@@ -54,7 +54,7 @@ class Stage:
 
 def hang_in_a_source() -> None:
     """What a dead camera's driver does to the thread that reads it; everything else goes on."""
-    with CALLS.noted("read /dev/video0"):
+    with BLOCKING_CALLS.noted("read /dev/video0"):
         hang(holding=False)
 
 

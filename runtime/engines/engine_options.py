@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ..errors import UsageError
-from .gpu import Gpu
-from .headroom import MIB, available_memory
+from .gpu import MIB, Gpu, available_memory
 
 __all__ = ["MIB", "EngineOptions", "parse_profile"]
 

@@ -17,7 +17,7 @@ from ...runtime.opencv import cv2
 from ...runtime.preprocess import Frame, Preprocessor, contract, decode_image, read_image
 from ...runtime.spec import ModelSpec
 from ...train.data import LabelledImage
-from .writer import BundleWriter
+from .bundle_writer import BundleWriter
 
 __all__ = ["Golden", "add_arrays", "golden_outputs", "keep_golden", "make_golden"]
 

@@ -2,28 +2,30 @@
 
 Files are named by their hash and written first, each whole; replacing ``manifest.json`` is the one commit point; what
 no manifest refers to is swept then, or at the next start. A lock file beside the bundle admits one export at a time.
+``pack`` writes the bundle that is there as one tar.
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import hashlib
 import os
 import re
-from collections.abc import Callable, Iterator
+import tarfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import datetime, timezone
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import TracebackType
-from typing import IO
 
+from ... import __version__
 from ...runtime.bundle import Bundle
 from ...runtime.errors import BundleError
-from ...runtime.manifest import MANIFEST, FileRecord, Manifest, parse_manifest
-from ...runtime.storage import file_sha256
-from ...train.files import replacing
+from ...runtime.manifest import MANIFEST, FileRecord, Manifest, Provenance, parse_manifest
+from ...runtime.storage import file_sha256, locked, replacing, write_bytes, write_text
 
-__all__ = ["BundleWriter", "locked", "writing"]
+__all__ = ["BundleWriter", "bundle_lock", "made_by", "pack", "provenance", "writing"]
 
 FOLDERS = ("artifacts", "golden")
 # what a sweep may remove: our own names and our own temporary files, nothing that a user put there
@@ -51,7 +53,7 @@ class BundleWriter:
 
     def __enter__(self) -> BundleWriter:
         with contextlib.ExitStack() as stack:
-            stack.enter_context(locked(self.path, self._on_wait))
+            stack.enter_context(bundle_lock(self.path, self._on_wait))
             self._refuse_foreign()
             self.sweep()
             self._stack = stack.pop_all()
@@ -82,8 +84,7 @@ class BundleWriter:
         target = self.path / record.path
         with writing(self.path):
             if not _holds(target, record):
-                with replacing(target) as partial:
-                    partial.write_bytes(data)
+                write_bytes(target, data)
         return record
 
     def commit(self, manifest: Manifest) -> None:
@@ -98,8 +99,7 @@ class BundleWriter:
         with writing(self.path):
             for folder in FOLDERS:
                 _sync(self.path / folder)  # a renamed file is on the disk when its folder is
-            with replacing(self.path / MANIFEST) as partial:
-                partial.write_text(manifest.model_dump_json(indent=2) + "\n", encoding="utf-8")
+            write_text(self.path / MANIFEST, manifest.model_dump_json(indent=2) + "\n")
             _sync(self.path)
 
     def sweep(self) -> None:
@@ -142,21 +142,16 @@ class BundleWriter:
 
 
 @contextlib.contextmanager
-def locked(bundle: Path, on_wait: Callable[[], object] = lambda: None) -> Iterator[None]:
+def bundle_lock(bundle: Path, on_wait: Callable[[], object] = lambda: None) -> Iterator[None]:
     """Hold the lock of a bundle's folder, ``.NAME.lock`` beside it; wait while another process holds it.
-
-    The file stays: if it were removed, two processes could each hold a lock of that name. A process that is killed
-    lets go of it.
 
     Raises:
         BundleError: the lock file can't be made.
     """
-    with _lock_file(bundle.resolve()) as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            on_wait()
-            fcntl.flock(file, fcntl.LOCK_EX)
+    bundle = bundle.resolve()
+    with contextlib.ExitStack() as held:
+        with writing(bundle):
+            held.enter_context(locked(bundle.parent / f".{bundle.name}.lock", on_wait))
         yield
 
 
@@ -175,12 +170,6 @@ def writing(path: Path) -> Iterator[None]:
         ) from error
 
 
-def _lock_file(bundle: Path) -> IO[bytes]:
-    with writing(bundle):
-        bundle.parent.mkdir(parents=True, exist_ok=True)
-        return (bundle.parent / f".{bundle.name}.lock").open("wb")
-
-
 def _holds(path: Path, record: FileRecord) -> bool:
     """Tell whether a file is there with the bytes that its name promises."""
     if not path.is_file() or path.is_symlink() or path.stat().st_size != record.size:
@@ -194,3 +183,65 @@ def _sync(folder: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def pack(bundle: Path) -> Path:
+    """Write a bundle's folder as ``NAME.tar`` beside it: the same bundle gives the same bytes, whenever and wherever.
+
+    Members are sorted, without times, owners or rights of their own; the tar is replaced as a whole.
+
+    Returns:
+        The tar's path.
+
+    Raises:
+        BundleError: there is no bundle, a damaged one, no room, or no right to write.
+    """
+    bundle = bundle.resolve()
+    target = bundle.with_name(f"{bundle.name}.tar")
+    with bundle_lock(bundle):
+        opened = Bundle.open(bundle)
+        files = {path: opened.verified(record) for path, record in opened.manifest.files.items()}
+        files[MANIFEST] = bundle / MANIFEST
+        with (
+            writing(target),
+            replacing(target) as partial,
+            tarfile.open(partial, "w", format=tarfile.USTAR_FORMAT) as tar,
+        ):
+            for name in sorted(files):
+                member = tarfile.TarInfo(name)
+                member.size = files[name].stat().st_size
+                with files[name].open("rb") as file:
+                    tar.addfile(member, file)
+    return target
+
+
+MADE_BY = ("tensorflow", "keras", "tf2onnx", "onnx")
+PACKAGES = (*MADE_BY, "onnxruntime", "onnxruntime-gpu", "tensorrt", "tensorrt-rtx", "numpy", "opencv-python")
+
+
+def made_by() -> dict[str, str]:
+    """Return the versions of the packages that made an artifact, by the package's name."""
+    return {"hybrid-edge": __version__, **_versions(MADE_BY)}
+
+
+def provenance(run: str, metrics: Mapping[str, float]) -> Provenance:
+    """Record when, by which packages and from which run of these metrics the bundle is made."""
+    return Provenance(
+        created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        hybrid_edge=__version__,
+        run=run,
+        packages=_versions(PACKAGES),
+        metrics=dict(metrics),
+    )
+
+
+def _versions(packages: Sequence[str]) -> dict[str, str]:
+    found = {package: _version(package) for package in packages}
+    return {package: number for package, number in found.items() if number}
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None  # one of onnxruntime and onnxruntime-gpu, OpenCV under another name, or JetPack's TensorRT

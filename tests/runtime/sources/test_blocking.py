@@ -15,8 +15,7 @@ import pytest
 
 from hybrid_edge.runtime.errors import SourceError
 from hybrid_edge.runtime.sources import CaptureOptions, capture, child, open_captures, v4l2
-from hybrid_edge.runtime.sources.aside import open_aside
-from hybrid_edge.runtime.sources.calls import CALLS
+from hybrid_edge.runtime.sources.blocking import BLOCKING_CALLS, open_capture
 from hybrid_edge.runtime.sources.events import Events
 from hybrid_edge.runtime.sources.reader import Reader
 from hybrid_edge.runtime.sources.v4l2 import open_camera
@@ -63,9 +62,9 @@ class Driver:
 
 @pytest.fixture(autouse=True)
 def nothing_is_left_noted() -> Iterator[None]:
-    assert CALLS.busy() == {}
+    assert BLOCKING_CALLS.busy() == {}
     yield
-    assert soon(lambda: CALLS.busy() == {})
+    assert soon(lambda: BLOCKING_CALLS.busy() == {})
 
 
 def soon(condition: Callable[[], bool]) -> bool:
@@ -102,11 +101,11 @@ def test_a_camera_whose_driver_hangs_is_noted_with_the_call(
     using = threading.Thread(target=use)
     using.start()
     name = f"call {noted} {node}"
-    assert soon(lambda: CALLS.busy().get(name, 0) > 0.1)
-    assert list(CALLS.busy()) == [name]
+    assert soon(lambda: BLOCKING_CALLS.busy().get(name, 0) > 0.1)
+    assert list(BLOCKING_CALLS.busy()) == [name]
     driver.let_go.set()
     using.join(PATIENCE)
-    assert CALLS.busy() == {}
+    assert BLOCKING_CALLS.busy() == {}
 
 
 def test_a_node_that_hangs_when_it_is_asked_what_it_is_is_noted(
@@ -116,7 +115,7 @@ def test_a_node_that_hangs_when_it_is_asked_what_it_is_is_noted(
     monkeypatch.setattr(capture, "inspect_camera", lambda _: driver._call("ask"))
     asking = threading.Thread(target=capture._sensor, args=(str(node),))
     asking.start()
-    assert soon(lambda: f"call ask {node}" in CALLS.busy())
+    assert soon(lambda: f"call ask {node}" in BLOCKING_CALLS.busy())
     driver.let_go.set()
     asking.join(PATIENCE)
 
@@ -126,7 +125,7 @@ def test_a_stream_whose_decoder_hangs_is_noted_though_nobody_waits_for_it(hangs_
     driver = Driver(hangs_in)
     reader = Reader(driver, threading.Event())
     reader.close()
-    assert soon(lambda: f"call {noted}" in CALLS.busy())
+    assert soon(lambda: f"call {noted}" in BLOCKING_CALLS.busy())
     driver.let_go.set()
 
 
@@ -134,7 +133,7 @@ def test_a_frame_that_nobody_takes_is_no_call() -> None:
     driver = Driver()
     reader = Reader(driver, threading.Event())
     assert soon(lambda: driver.reads == 1)
-    assert soon(lambda: CALLS.busy() == {})
+    assert soon(lambda: BLOCKING_CALLS.busy() == {})
     reader.close()
 
 
@@ -145,26 +144,26 @@ def test_the_wait_for_a_camera_that_is_gone_is_no_call() -> None:
     reading.start()
     assert soon(lambda: bool(events.count("lost", "/dev/video987")))
     time.sleep(0.1)
-    assert CALLS.busy() == {}
+    assert BLOCKING_CALLS.busy() == {}
     stop.set()
     reading.join()
 
 
 def test_the_wait_for_another_ones_turn_is_no_call_and_ends_without_opening_where_it_is_given_up() -> None:
     turn, stop, opened, hangs = threading.Lock(), threading.Event(), list[str](), threading.Event()
-    first = threading.Thread(target=open_aside, args=(lambda: hangs.wait() and Driver(), stop, "first", turn))
+    first = threading.Thread(target=open_capture, args=(lambda: hangs.wait() and Driver(), stop, "first", turn))
     first.start()
-    assert soon(lambda: "call open first" in CALLS.busy())
+    assert soon(lambda: "call open first" in BLOCKING_CALLS.busy())
 
     def give_up() -> None:
         with pytest.raises(SourceError, match="stopped"):
-            open_aside(lambda: opened.append("second") or Driver(), gone, "second", turn)
+            open_capture(lambda: opened.append("second") or Driver(), gone, "second", turn)
 
     gone = threading.Event()
     second = threading.Thread(target=give_up)
     second.start()
     time.sleep(0.1)
-    assert list(CALLS.busy()) == ["call open first"]
+    assert list(BLOCKING_CALLS.busy()) == ["call open first"]
     gone.set()
     second.join(PATIENCE)
     hangs.set()
@@ -174,10 +173,10 @@ def test_the_wait_for_another_ones_turn_is_no_call_and_ends_without_opening_wher
 
 
 def test_of_several_calls_alike_the_longest_counts() -> None:
-    with CALLS.noted("read a stream"):
+    with BLOCKING_CALLS.noted("read a stream"):
         time.sleep(0.1)
-        with CALLS.noted("read a stream"), CALLS.noted("open it"):
-            busy = CALLS.busy()
+        with BLOCKING_CALLS.noted("read a stream"), BLOCKING_CALLS.noted("open it"):
+            busy = BLOCKING_CALLS.busy()
     assert busy["call read a stream"] >= 0.1
     assert busy["call open it"] < 0.1
 

@@ -10,9 +10,8 @@ import pytest
 from support.gpu.engine_fixtures import ADA, Builds
 from support.models.bundles import make_bundle
 
-from hybrid_edge.export.bundle import engines
-from hybrid_edge.export.bundle.engines import build_engines
-from hybrid_edge.runtime.engines import prepare
+from hybrid_edge.export.bundle import engine_files as engines
+from hybrid_edge.export.bundle.engine_files import build_engines
 from hybrid_edge.runtime.engines.library import find_library
 from hybrid_edge.runtime.errors import BackendUnavailableError, BundleError, EngineError, Int8EngineError
 
@@ -36,7 +35,7 @@ def builds(monkeypatch: pytest.MonkeyPatch) -> Builds:
     """A machine whose TensorRT is TensorRT-RTX, building for a GPU that is not there."""
     pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX is not installed: pip install 'hybrid-edge[rtx]'")
     found = Builds()
-    monkeypatch.setattr(prepare, "build_engine", found)
+    monkeypatch.setattr("hybrid_edge.runtime.engines.build.build_engine", found)
     monkeypatch.setattr(engines, "find_tensorrt", lambda: (find_library("rtx"), ADA))
     return found
 
@@ -122,7 +121,7 @@ def test_a_tensorrt_that_does_not_start_is_as_good_as_none(
     def fails(*_: object, **__: object) -> None:
         raise BackendUnavailableError("TensorRT 11.4.1 does not start here: error: 35; the driver is older")
 
-    monkeypatch.setattr(prepare, "build_engine", fails)
+    monkeypatch.setattr("hybrid_edge.runtime.engines.build.build_engine", fails)
     found = build_engines(folder)
     assert found.local == ()
     assert "TensorRT 11.4.1 does not start here: error: 35" in found.advice
@@ -135,5 +134,5 @@ def test_a_bundle_without_a_tensorrt_variant_is_refused(tmp_path: Path) -> None:
 
 def test_it_needs_no_tensorflow() -> None:
     absent = {"tensorflow", "keras", "onnx", "tf2onnx"}
-    code = f"import sys, hybrid_edge.export.bundle.engines; print({absent} & set(sys.modules))"
+    code = f"import sys, hybrid_edge.export.bundle.engine_files; print({absent} & set(sys.modules))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "set()\n"

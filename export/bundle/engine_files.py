@@ -9,13 +9,13 @@ from pathlib import Path
 from ...runtime.backends.tensorrt import find_tensorrt
 from ...runtime.bundle import Bundle
 from ...runtime.engines.ahead import RtxEngine, build_rtx
+from ...runtime.engines.build import BuildEnvironment, prepare_engine
 from ...runtime.engines.cache import EngineCache
-from ...runtime.engines.options import EngineOptions
-from ...runtime.engines.prepare import Place, prepare_engine
+from ...runtime.engines.engine_options import EngineOptions
 from ...runtime.engines.progress import Reporter
 from ...runtime.errors import BackendUnavailableError, BundleError, EngineError, HybridEdgeError, Int8EngineError
-from ...train.files import sweep
-from .writer import locked
+from ...runtime.storage import sweep
+from .bundle_writer import bundle_lock
 
 __all__ = ["Engines", "LocalEngine", "build_engines"]
 
@@ -81,8 +81,8 @@ def build_engines(
         raise BundleError(f"{bundle.root}: expected a variant for tensorrt, found none; hybrid-export adds one")
     ahead = _build_ahead(bundle, path, architectures, options, reporter) if architectures else []
     try:
-        place = Place(*find_tensorrt(), EngineCache(), reporter, keep=True)
-        local = _build_local(bundle, options, place)
+        environment = BuildEnvironment(*find_tensorrt(), EngineCache(), reporter, must_keep=True)
+        local = _build_local(bundle, options, environment)
     except BackendUnavailableError as error:
         return Engines(ahead=tuple(ahead), advice=_advice(bundle, path, options, error))
     return Engines(local=tuple(local), ahead=tuple(ahead))
@@ -94,23 +94,23 @@ def _build_ahead(
     """Build engines for desktop cards under the bundle's lock: two exports would sweep each other's partial files."""
     home = _home(bundle, path)
     folder = home.parent / "engines"
-    with locked(home, lambda: reporter.say("another export writes beside this bundle: waiting for it")):
+    with bundle_lock(home, lambda: reporter.say("another export writes beside this bundle: waiting for it")):
         for name in ("*-rtx-sm*.engine", "*-rtx-sm*.json"):
             sweep(folder, name)
         return build_rtx(bundle, architectures, folder, options, reporter)
 
 
-def _build_local(bundle: Bundle, options: EngineOptions, place: Place) -> list[LocalEngine]:
+def _build_local(bundle: Bundle, options: EngineOptions, environment: BuildEnvironment) -> list[LocalEngine]:
     """Build every TensorRT variant that builds; then raise the worst error, if there was one."""
     engines, errors = [], []
     for variant in bundle.manifest.variants:
         if variant.target != "tensorrt":
             continue
         try:
-            made = prepare_engine(bundle.verified(variant.file), variant.file.sha256, bundle.spec, options, place)
+            made = prepare_engine(bundle.verified(variant.file), variant.file.sha256, bundle.spec, options, environment)
         except (EngineError, Int8EngineError) as error:
             errors.append(error)
-            place.reporter.say(f"{variant.name} does not build here: {error}")
+            environment.reporter.say(f"{variant.name} does not build here: {error}")
             continue
         record = made.engine.record
         engines.append(LocalEngine(variant.name, made.path, record.size, record.seconds, made.built))

@@ -1,4 +1,4 @@
-"""Finds and checks what to draw before TensorFlow is imported."""
+"""Draws one image on its way through a Keras model: the request is checked first, and only then is Keras loaded."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ import numpy.typing as npt
 from ...runtime.errors import RunError, UsageError
 from ...runtime.preprocess import read_image
 from ...train.run_folder import RunFolder
+from ..steps import Steps
 
-__all__ = ["PictureRequest", "make_picture_request"]
+__all__ = ["PictureRequest", "draw_picture", "make_picture_request"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,3 +59,31 @@ def _model_file(model: Path | None, runs: Path) -> Path:
     if not run.model.is_file():
         raise RunError(f"{run.path}: expected a trained model.keras, found none; finish the training with --resume")
     return run.model
+
+
+def draw_picture(request: PictureRequest, steps: Steps | None = None) -> str:
+    """Load the model, classify the image with Keras and draw what happened.
+
+    Args:
+        request: what to draw, from ``make_picture_request``.
+        steps: reports what is being done.
+
+    Returns:
+        One line: the picture's path and the model's answer.
+
+    Raises:
+        ModelFileError: the file is not a model that hybrid-train wrote.
+    """
+    from ...runtime.console import percent  # noqa: PLC0415  # these load Keras and matplotlib
+    from ...train.model_file import load_model  # noqa: PLC0415
+    from .insides import look_inside  # noqa: PLC0415
+    from .panels import write_picture  # noqa: PLC0415
+
+    steps = steps or Steps(quiet=True)
+    with steps.step("load the model"):
+        model, spec = load_model(request.model)
+    with steps.step("classify and draw"):
+        insides = look_inside(model, spec, request.frame)
+        write_picture(insides, request.name, request.out)
+    first = insides.ranking[0]
+    return f"picture {request.out}: {spec.class_labels[first]}, {percent(float(insides.probabilities[first]))}"

@@ -1,4 +1,4 @@
-"""Lines: JSON for machines, rows and a status line for people."""
+"""The status line on a terminal and in a log."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ import pty
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
 from rich.console import Console
@@ -18,91 +17,8 @@ from support.live import statusline_process
 from support.live.results import LABELS, make_result, make_status
 
 from hybrid_edge.runtime.outputs import statusline
-from hybrid_edge.runtime.outputs.jsonlines import LiveJson
 from hybrid_edge.runtime.outputs.statusline import StatusLine
-from hybrid_edge.runtime.outputs.table import LiveTable
 from hybrid_edge.runtime.sources.events import Event
-
-
-def json_lines(*results: object, top_k: int = 2) -> list[dict[str, object]]:
-    stream = io.StringIO()
-    sink = LiveJson(top_k, stream)
-    for item in results:
-        sink.event(item) if isinstance(item, Event) else sink.write(item)  # type: ignore[arg-type]
-    assert not sink.poll()
-    sink.close()
-    return [json.loads(line) for line in stream.getvalue().splitlines()]
-
-
-def test_a_line_of_a_stream_has_all_that_is_known() -> None:
-    assert json_lines(make_result("rtsp://camera", 7, captured=100.5)) == [
-        {
-            "source": "rtsp://camera",
-            "frame": 7,
-            "captured": 1_800_000_100.75,
-            "age_ms": 31.4,
-            "labels": ["cat", "dog"],
-            "probabilities": [0.75, 0.2],
-            "preprocess_ms": 0.5,
-            "inference_ms": 12.25,
-            "batch": 2,
-            "dropped": 3,
-            "reconnects": 1,
-        }
-    ]
-
-
-def test_a_line_of_an_image_claims_no_age_and_no_drops() -> None:
-    (line,) = json_lines(make_result("cat.jpg", video=False, captured=0), top_k=1)
-    assert line.keys() == {"source", "frame", "labels", "probabilities", "preprocess_ms", "inference_ms", "batch"}
-
-
-def test_an_unreadable_frame_has_its_error_and_no_label() -> None:
-    (line,) = json_lines(make_result(index=3, error="the decoder gave up"))
-    assert line["error"] == "the decoder gave up"
-    assert not line.keys() & {"labels", "probabilities"}
-
-
-def test_events_are_lines_of_their_own() -> None:
-    event = Event("reconnected", "cam0", "frames flow again", 1_800_000_000.25, 2.5)
-    assert json_lines(event, Event("corrupt", "cam0", "a\nb", 1.0)) == [
-        {
-            "event": "reconnected",
-            "source": "cam0",
-            "detail": "frames flow again",
-            "time": 1_800_000_000.25,
-            "seconds": 2.5,
-        },
-        {"event": "corrupt", "source": "cam0", "detail": "a\nb", "time": 1.0, "seconds": None},
-    ]
-
-
-def test_a_reader_that_is_gone_is_an_error_and_not_silence() -> None:
-    reading, writing = os.pipe()
-    os.close(reading)
-    with os.fdopen(writing, "w") as stream:
-        with pytest.raises(BrokenPipeError):
-            LiveJson(1, stream).write(make_result())
-        os.dup2(os.open(os.devnull, os.O_WRONLY), writing)  # what is buffered can be flushed at the end
-
-
-def rows(*, terminal: bool) -> str:
-    stream = io.StringIO()
-    console = Console(file=stream, force_terminal=terminal, width=100, soft_wrap=True, color_system=None)
-    sink = LiveTable(LABELS, 2, console)
-    sink.write(make_result("cam0", 12))
-    sink.write(make_result("photo.jpg", video=False))
-    sink.write(make_result("cam0", 13, error="torn"))
-    sink.close()
-    return stream.getvalue()
-
-
-def test_rows_of_a_stream_go_to_a_file_and_leave_a_terminal_to_the_status_line() -> None:
-    assert "cam0 #12" in rows(terminal=False)
-    assert "photo.jpg" in rows(terminal=False)
-    assert "cam0" not in rows(terminal=True)
-    assert "photo.jpg" in rows(terminal=True)
-    assert "#13" not in rows(terminal=False)
 
 
 def make_log(*live: str) -> tuple[StatusLine, io.StringIO]:
@@ -198,7 +114,7 @@ def test_on_a_terminal_json_stays_on_stdout_and_the_lines_on_stderr() -> None:
         [sys.executable, statusline_process.__file__],
         stdout=subprocess.PIPE,
         stderr=follower,
-        env={**os.environ, "PYTHONPATH": str(Path(statusline_process.__file__).parents[2]), "TERM": "xterm"},
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "TERM": "xterm"},
     )
     os.close(follower)
     shown = b""
