@@ -267,4 +267,7 @@ def show_table(table: Table) -> None:
     """
     widths = Measurement.get(stdout, stdout.options.update(max_width=sys.maxsize, markup=False), table)
     table.width = max(widths.minimum, min(widths.maximum, stdout.width)) if stdout.is_terminal else widths.maximum
+    caption, table.caption = table.caption, None  # rich would wrap it where the table ends
     stdout.print(table, markup=False, crop=False, soft_wrap=False)
+    if caption:
+        stdout.print(caption)

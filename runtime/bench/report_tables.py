@@ -117,15 +117,14 @@ def _show_limits(report: BenchReport) -> None:
         return
     branches = _limited_branches(case.limit for case, _ in limited)
     heads = ("", "batch", "p50", "limit", "of it", *branches.values())
-    caption = "limit: the least time that the inference could take; of it: limit / p50"
+    rates = dict.fromkeys(_rates_line(report.rates[case.target]) for case, _ in limited)
+    caption = "\n".join(("limit: the least time that the inference could take; of it: limit / p50", *rates))
     table = make_table("the limit, ms a batch", heads, text=branches.values(), caption=caption)
     for case, name in limited:
         if case.limit and case.of_limit is not None:
             times = (_time(case.inference.p50), _time(case.limit.ms), f"{case.of_limit:.0%}")
             table.add_row(name, str(case.batch), *times, *_limited_by(case.limit, branches))
     show_table(table)
-    for line in dict.fromkeys(_rates_line(report.rates[case.target]) for case, _ in limited):
-        console.stdout.print(line, markup=False, soft_wrap=True)
 
 
 def _show_starts(report: BenchReport) -> None:

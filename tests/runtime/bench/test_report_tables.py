@@ -71,8 +71,8 @@ def test_no_number_is_cut_whatever_the_terminal_and_a_name_is_wrapped(
     show_report(report)
     text = out.getvalue()
     assert "…" not in text
-    lines = [line for line in text.partition(report.machine.title)[0].splitlines() if "GMAC/s" not in line]
-    assert width == 60 or max(map(len, lines)) <= width, "numbers alone need more than 60"
+    widest = max(map(len, text.partition(report.machine.title)[0].splitlines()))
+    assert width == 60 or widest <= width, "numbers alone need more than 60"
     for case in report.cases:
         numbers = (case.inference.p50, case.inference.p99, case.whole.p50, case.stages["cnn"])
         assert all(f"{number:.3f}" in text or f"{number:.2f}" in text for number in numbers)
