@@ -82,30 +82,21 @@ __all__ = [
     "read_image",
 ]
 
-_HOMES = {
-    "Backend": "backends",
-    "Bundle": "bundle",
-    "Classifier": "classifier",
-    "EngineOptions": "engines.engine_options",
-    "Frame": "frame",
-    "GoldenResult": "golden",
-    "ModelSpec": "spec",
-    "Outputs": "frame",
-    "Prediction": "classifier",
-    "Preprocessor": "preprocess",
-    "Reporter": "engines.progress",
-    "Selection": "backends",
-    "Sources": "sources",
-    "check_golden": "golden",
-    "decode_image": "preprocess",
-    "open_backend": "backends",
-    "open_sources": "sources",
-    "read_image": "preprocess",
+_MODULES = {
+    "backends": ("Backend", "Selection", "open_backend"),
+    "bundle": ("Bundle",),
+    "classifier": ("Classifier", "Prediction"),
+    "engines.engine_options": ("EngineOptions",),
+    "engines.progress": ("Reporter",),
+    "frame": ("Frame", "Outputs"),
+    "golden": ("GoldenResult", "check_golden"),
+    "preprocess": ("Preprocessor", "decode_image", "read_image"),
+    "sources.files": ("Sources", "open_sources"),
+    "spec": ("ModelSpec",),
 }
 
-
 if not TYPE_CHECKING:  # a type checker is to see the names above, and no others
-    __getattr__ = lazy_names(__name__, _HOMES)
+    __getattr__ = lazy_names(__name__, {name: module for module, names in _MODULES.items() for name in names})
 
 
 def __dir__() -> list[str]:

@@ -1,13 +1,18 @@
-"""A bundle is what a device gets; it is opened from a folder or a tar, and no file is parsed before it is verified."""
+"""A bundle is what a device gets; it is opened from a folder or a tar, and no file is parsed before it is verified.
+
+A tar is unpacked once into the cache: only the regular files that its manifest names, of the sizes it says.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import io
+import shutil
+import tarfile
 import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 import numpy.typing as npt
@@ -17,14 +22,16 @@ from .frame import OUTPUT_NAMES, Outputs
 from .manifest import MANIFEST, MAX_MANIFEST_SIZE, FileRecord, Manifest, Variant, parse_manifest
 from .preprocess import contract, decode_image
 from .spec import ModelSpec
-from .storage import file_sha256
-from .unpack import unpack
+from .storage import cache_dir, file_sha256, locked
 
 __all__ = ["Bundle"]
 
-NPY_HEADER = 4096  # bytes an .npy may have before its values; NumPy writes 128
-SEARCHED = ("manifest.json", "bundle/manifest.json", "runs/latest/bundle/manifest.json")
-AGAIN = "copy the bundle again, or export it again with hybrid-export"
+USUAL_PLACES = ("manifest.json", "bundle/manifest.json", "runs/latest/bundle/manifest.json")
+REMEDY = "copy the bundle again, or export it again with hybrid-export"
+MAX_NPY_HEADER = 4096  # bytes; NumPy writes 128
+MAX_MEMBERS = 10_000  # of a tar: a bundle has some hundred files; a tar of headers alone could hold millions
+# what tarfile raises for headers that lie: of a length that no memory holds, or a number that no field holds
+TAR_FAULTS = (tarfile.TarError, MemoryError, OverflowError, ValueError, EOFError, RecursionError)
 
 
 class Bundle:
@@ -54,7 +61,7 @@ class Bundle:
         """
         found = _locate(None if path is None else Path(path))
         if found.is_file():
-            found = unpack(found)
+            found = _unpack(found)
         manifest = _read_manifest(_contained(found, MANIFEST))
         _check_contract(manifest)
         return cls(found.resolve(), manifest)
@@ -79,9 +86,8 @@ class Bundle:
         path = _contained(self.root, record.path)
         if record not in self._verified:
             with _reading(path):
-                _check_size(path, path.stat().st_size, record)
-                digest = file_sha256(path)
-            _check_hash(path, digest, record)
+                size = path.stat().st_size
+                _check(path, record, size, file_sha256(path) if size == record.size else "")
             self._verified.add(record)
         return path
 
@@ -94,10 +100,8 @@ class Bundle:
         """
         path = _contained(self.root, record.path)
         with _reading(path), path.open("rb") as file:
-            _check_size(path, path.stat().st_size, record)
             data = file.read(record.size + 1)
-        _check_size(path, len(data), record)
-        _check_hash(path, hashlib.sha256(data).hexdigest(), record)
+            _check(path, record, path.stat().st_size, hashlib.sha256(data).hexdigest())
         return data
 
     def golden_images(self) -> list[npt.NDArray[np.uint8]]:
@@ -109,7 +113,7 @@ class Bundle:
         try:
             return [decode_image(self.read(item.file), item.file.path) for item in self.manifest.golden.images]
         except ImageError as error:
-            raise BundleError(f"{self.root}: a golden example can't be decoded: {error}; {AGAIN}") from None
+            raise BundleError(f"{self.root}: a golden example can't be decoded: {error}; {REMEDY}") from None
 
     def golden_tensors(self) -> dict[str, npt.NDArray[np.float32]]:
         """Read what preprocessing gave for the golden examples where the bundle was exported.
@@ -137,12 +141,25 @@ class Bundle:
     def _arrays(
         self, record: FileRecord, expected: Mapping[str, tuple[int, ...]]
     ) -> dict[str, npt.NDArray[np.float32]]:
+        """Read an npz whose arrays' names and shapes are known; sizes are compared before anything is unpacked."""
+        data = io.BytesIO(self.read(record))
+        arrays = {}
         try:
-            return _load_arrays(self.read(record), expected)
+            with zipfile.ZipFile(data) as archive:
+                sizes = {item.filename.removesuffix(".npy"): item.file_size for item in archive.infolist()}
+            with np.load(data, allow_pickle=False) as stored:
+                for name, shape in expected.items():
+                    if sizes.get(name, 0) > MAX_NPY_HEADER + 4 * int(np.prod(shape)):
+                        raise ValueError(f"{name} of {sizes[name]} bytes")
+                    array = stored[name]
+                    if array.dtype != np.float32 or array.shape != shape or not np.isfinite(array).all():
+                        raise ValueError(f"{name} of shape {array.shape}, {array.dtype}, or not finite")
+                    arrays[name] = array
         except (ValueError, KeyError, EOFError, OSError, MemoryError, zipfile.BadZipFile) as error:
             raise BundleError(
-                f"{self.root / record.path}: expected float32 arrays {dict(expected)}, found: {error}; {AGAIN}"
+                f"{self.root / record.path}: expected float32 arrays {dict(expected)}, found: {error}; {REMEDY}"
             ) from None
+        return arrays
 
 
 def _read_manifest(path: Path) -> Manifest:
@@ -166,7 +183,14 @@ def _check_contract(manifest: Manifest) -> None:
 def _locate(path: Path | None) -> Path:
     """Find the bundle's folder or tar at a path, or in the usual places where none is given."""
     if path is None:
-        return _search()
+        with _reading(Path()):
+            for place in map(Path, USUAL_PLACES):
+                if place.exists():
+                    return place.parent
+            raise BundleError(
+                f"no bundle here: looked for {', '.join(USUAL_PLACES)} in {Path.cwd()}. "
+                "Make one with hybrid-export, or name one with --bundle PATH"
+            )
     with _reading(path):
         for folder in (path, path / "bundle"):
             if (folder / MANIFEST).exists():
@@ -180,20 +204,6 @@ def _locate(path: Path | None) -> Path:
     )
 
 
-def _search() -> Path:
-    """Return the folder of the first manifest in the usual places."""
-    for name in SEARCHED:
-        with _reading(Path(name)):
-            if Path(name).exists():
-                return Path(name).parent
-    with _reading(Path()):
-        here = Path.cwd()
-    raise BundleError(
-        f"no bundle here: looked for {', '.join(SEARCHED)} in {here}. "
-        "Make one with hybrid-export, or name one with --bundle PATH"
-    )
-
-
 def _contained(root: Path, name: str) -> Path:
     """Return the path of a bundle's file, which must be a regular file inside the bundle and no link."""
     root = root.resolve()
@@ -201,9 +211,9 @@ def _contained(root: Path, name: str) -> Path:
     try:
         real = path.resolve(strict=True)
     except (OSError, RuntimeError) as error:  # RuntimeError: Python 3.10 to 3.12 on a loop of links
-        raise BundleError(f"{path}: missing or unreadable ({error}); {AGAIN}") from None
+        raise BundleError(f"{path}: missing or unreadable ({error}); {REMEDY}") from None
     if real != path or not path.is_file():
-        raise BundleError(f"{path}: expected a regular file inside the bundle, found a link or a folder; {AGAIN}")
+        raise BundleError(f"{path}: expected a regular file inside the bundle, found a link or a folder; {REMEDY}")
     return path
 
 
@@ -216,33 +226,101 @@ def _reading(path: Path) -> Iterator[None]:
         raise BundleError(f"{path}: can't be read: {error.strerror or error}") from None
 
 
-def _check_size(path: Path, size: int, record: FileRecord) -> None:
+def _check(path: Path, record: FileRecord, size: int, digest: str) -> None:
     if size != record.size:
-        raise ArtifactHashError(f"{path}: expected {record.size} bytes, found {size}: damaged or replaced; {AGAIN}")
-
-
-def _check_hash(path: Path, digest: str, record: FileRecord) -> None:
+        raise ArtifactHashError(f"{path}: expected {record.size} bytes, found {size}: damaged or replaced; {REMEDY}")
     if digest != record.sha256:
         raise ArtifactHashError(
-            f"{path}: expected SHA-256 {record.sha256[:16]}…, found {digest[:16]}…: damaged or replaced; {AGAIN}"
+            f"{path}: expected SHA-256 {record.sha256[:16]}…, found {digest[:16]}…: damaged or replaced; {REMEDY}"
         )
 
 
-def _load_arrays(data: bytes, expected: Mapping[str, tuple[int, ...]]) -> dict[str, npt.NDArray[np.float32]]:
-    """Read an npz whose arrays' names, sizes, shapes and dtypes are known beforehand.
+def _unpack(path: Path) -> Path:
+    """Unpack a bundle's tar into ``bundles/SHA256`` of the cache, unless it is there already, and return that folder.
 
-    Raises:
-        ValueError: an array differs; its size is compared before it is unpacked.
+    Several processes may call it at once: one unpacks, the others wait for it. The files' hashes are left to whoever
+    uses the files.
     """
-    with zipfile.ZipFile(io.BytesIO(data)) as archive:
-        sizes = {item.filename.removesuffix(".npy"): item.file_size for item in archive.infolist()}
-    arrays = {}
-    with np.load(io.BytesIO(data), allow_pickle=False) as stored:
-        for name, shape in expected.items():
-            if sizes.get(name, 0) > NPY_HEADER + 4 * int(np.prod(shape)):
-                raise ValueError(f"{name} of {sizes[name]} bytes")
-            array = stored[name]
-            if array.dtype != np.float32 or array.shape != shape or not np.isfinite(array).all():
-                raise ValueError(f"{name} of shape {array.shape}, {array.dtype}, or not finite")
-            arrays[name] = array
-    return arrays
+    try:
+        target = cache_dir() / "bundles" / file_sha256(path)
+        with locked(target.with_suffix(".lock")):
+            if not _is_complete(target):
+                _replace(target, path)
+    except OSError as error:
+        raise BundleError(
+            f"{path}: can't be unpacked into {cache_dir()}: {error}; HYBRID_EDGE_CACHE names another cache folder"
+        ) from error
+    return target
+
+
+def _is_complete(folder: Path) -> bool:
+    """Return whether an unpacked copy still has all its files, in their sizes."""
+    try:
+        files = parse_manifest((folder / MANIFEST).read_bytes()).files.values()
+        return all((folder / record.path).stat().st_size == record.size for record in files)
+    except (OSError, BundleError):
+        return False
+
+
+def _replace(target: Path, path: Path) -> None:
+    """Unpack beside the target, then rename: a killed process leaves no half bundle, and the next one clears up."""
+    temporary = target.with_suffix(".unpacking")
+    shutil.rmtree(temporary, ignore_errors=True)
+    try:
+        temporary.mkdir()
+        _extract(path, temporary)
+        shutil.rmtree(target, ignore_errors=True)
+        temporary.rename(target)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _extract(path: Path, folder: Path) -> None:
+    try:
+        with tarfile.open(path, "r:") as tar:
+            members = _members(tar)
+            _copy(tar, _member(members, MANIFEST), folder / MANIFEST, MAX_MANIFEST_SIZE)
+            manifest = parse_manifest((folder / MANIFEST).read_bytes(), f"{path}: {MANIFEST}")
+            for record in manifest.files.values():
+                member = _member(members, record.path)
+                if member.size != record.size:
+                    raise ValueError(f"{record.path} of {member.size} bytes, while the manifest says {record.size}")
+                _copy(tar, member, folder / record.path, record.size)
+    except TAR_FAULTS as error:
+        raise BundleError(
+            f"{path}: expected a bundle's tar (hybrid-export --pack), found: {error or 'a header that lies'}"
+        ) from None
+
+
+def _members(tar: tarfile.TarFile) -> dict[str, tarfile.TarInfo]:
+    """Return the members by their path below the manifest's folder: the tar's top, or the one folder in it."""
+    members = {}
+    for count, member in enumerate(tar):
+        if count >= MAX_MEMBERS:
+            raise ValueError(f"more than {MAX_MEMBERS} files")
+        members[PurePosixPath(member.name).as_posix()] = member
+    manifests = [name for name in members if name == MANIFEST or name.endswith(f"/{MANIFEST}")]
+    if not manifests:
+        raise ValueError(f"no {MANIFEST} in it")
+    prefix = min(manifests, key=len).removesuffix(MANIFEST)
+    return {name.removeprefix(prefix): member for name, member in members.items() if name.startswith(prefix)}
+
+
+def _member(members: dict[str, tarfile.TarInfo], name: str) -> tarfile.TarInfo:
+    member = members.get(name)
+    if member is None:
+        raise ValueError(f"no {name} in it")
+    if not member.isreg() or member.issparse():  # a sparse file of a few bytes unpacks to terabytes
+        raise ValueError(f"{name} is a link, a sparse file or a device, not a regular file")
+    return member
+
+
+def _copy(tar: tarfile.TarFile, member: tarfile.TarInfo, destination: Path, limit: int) -> None:
+    if member.size > limit:
+        raise ValueError(f"{member.name} of {member.size} bytes, over the {limit} it may have")
+    source = tar.extractfile(member)
+    if source is None:
+        raise ValueError(f"{member.name} has no content")
+    destination.parent.mkdir(exist_ok=True)
+    with source, destination.open("xb") as file:
+        shutil.copyfileobj(source, file)

@@ -10,10 +10,11 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic_core import from_json
 
 from .errors import BundleError
 from .roofline import Cost
-from .spec import ModelSpec
+from .spec import ModelSpec, describe_faults
 
 __all__ = [
     "FORMAT_VERSION",
@@ -46,12 +47,12 @@ Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 RelativePath = Annotated[str, Field(pattern=r"^(?:[A-Za-z0-9_-]+/)?[A-Za-z0-9_-][A-Za-z0-9._-]*$")]
 
 
-class _Record(BaseModel):
+class _ManifestRecord(BaseModel):
     # a later minor version may add fields; validators are built when first used, so that importing is faster
     model_config = ConfigDict(frozen=True, extra="ignore", defer_build=True)
 
 
-class FileRecord(_Record):
+class FileRecord(_ManifestRecord):
     """A file of the bundle: its path inside, its size in bytes and its SHA-256."""
 
     path: RelativePath
@@ -73,7 +74,7 @@ class Check(NamedTuple):
         return self.found <= self.limit if self.at_most else self.found >= self.limit
 
 
-class Accuracy(_Record):
+class Accuracy(_ManifestRecord):
     """Top-1 accuracy of Keras and of the variant on the same labelled images, 0 to 1.
 
     ``drop`` is Keras's minus the variant's; ``drop_low`` and ``drop_high`` are its paired 95 % interval.
@@ -87,7 +88,7 @@ class Accuracy(_Record):
     max_drop: float | None = None
 
 
-class Parity(_Record):
+class Parity(_ManifestRecord):
     """How far a variant's outputs are from the Keras model's, on real images; a figure without a limit is not judged.
 
     ``max_logit_error`` is max |difference| / max |logit|. ``batch_error`` is the largest difference between the same
@@ -151,7 +152,7 @@ class Parity(_Record):
         return all(check.passed for check in self.checks)
 
 
-class Variant(_Record):
+class Variant(_ManifestRecord):
     """One artifact for one target: its precision, its form of the recurrent branch, its making and its parity.
 
     Two variants may share a file: FP32 is one graph for every target. ``branches`` says in which precision each branch
@@ -182,21 +183,21 @@ class Variant(_Record):
     golden_tolerance: float = Field(gt=0, description="largest |difference| of a probability that a device may show")
 
 
-class GoldenImage(_Record):
+class GoldenImage(_ManifestRecord):
     """A golden example: a PNG and the class it belongs to."""
 
     file: FileRecord
     label: str
 
 
-class GoldenRecord(_Record):
+class GoldenRecord(_ManifestRecord):
     """The examples by which a device checks itself."""
 
     images: tuple[GoldenImage, ...]
     tensors: FileRecord = Field(description="npz: image (G, S, S, 3) and/or sequence (G, T, S*S/T), float32")
 
 
-class Provenance(_Record):
+class Provenance(_ManifestRecord):
     """Where a bundle comes from; nothing of it is needed to run the bundle."""
 
     created: str
@@ -206,7 +207,7 @@ class Provenance(_Record):
     metrics: dict[str, float] = Field(default_factory=dict)
 
 
-class Manifest(_Record):
+class Manifest(_ManifestRecord):
     """The content of ``manifest.json``."""
 
     format: Literal["hybrid-edge-bundle"] = "hybrid-edge-bundle"
@@ -240,11 +241,12 @@ def parse_manifest(data: bytes, name: str = MANIFEST) -> Manifest:
     if len(data) > MAX_MANIFEST_SIZE:
         raise BundleError(f"{name}: expected a manifest of at most {MAX_MANIFEST_SIZE} bytes, found {len(data)}")
     try:
-        _check_header(name, _Header.model_validate_json(data))
+        _check_format(name, from_json(data))
         manifest = Manifest.model_validate_json(data)
-    except ValidationError as error:
+    except ValueError as error:
+        faults = describe_faults(error) if isinstance(error, ValidationError) else error
         raise BundleError(
-            f"{name}: expected a hybrid-edge manifest, found: {_faults(error)}; copy or export the bundle again"
+            f"{name}: expected a hybrid-edge manifest, found: {faults}; copy or export the bundle again"
         ) from None
     if not manifest.spec.class_labels or not manifest.golden.images:
         missing = "golden examples" if manifest.spec.class_labels else "class labels"
@@ -252,30 +254,19 @@ def parse_manifest(data: bytes, name: str = MANIFEST) -> Manifest:
     return manifest
 
 
-class _Header(BaseModel):
-    """The fields that tell another format or a newer version from a malformed manifest; they are looked at first."""
-
-    format: str = "none"
-    format_version: int = 0
-
-
-def _check_header(name: str, header: _Header) -> None:
-    if header.format != "hybrid-edge-bundle":
+def _check_format(name: str, content: Any) -> None:
+    """Tell another format or a newer version from a malformed manifest."""
+    found = content.get("format") if isinstance(content, dict) else None
+    if found != "hybrid-edge-bundle":
         raise BundleError(
-            f"{name}: expected format 'hybrid-edge-bundle', found {header.format!r}; "
-            "name the bundle's folder or tar with --bundle"
+            f"{name}: expected format 'hybrid-edge-bundle', found {found!r}; name the bundle's folder or tar with "
+            "--bundle"
         )
-    if header.format_version > FORMAT_VERSION:
+    version = content.get("format_version")
+    if not isinstance(version, int) or version < 1:
+        raise BundleError(f"{name}: expected a format version from 1 on, found {version!r}; export the bundle again")
+    if version > FORMAT_VERSION:
         raise BundleError(
-            f"{name}: expected format version {FORMAT_VERSION} or older, found {header.format_version}, made by a "
-            "newer hybrid-edge; upgrade here (pip install -U hybrid-edge), or export the bundle again with this version"
+            f"{name}: expected format version {FORMAT_VERSION} or older, found {version}, made by a newer hybrid-edge; "
+            "upgrade here (pip install -U hybrid-edge), or export the bundle again with this version"
         )
-    if header.format_version < 1:
-        raise BundleError(f"{name}: expected a format version from 1 on, found {header.format_version}")
-
-
-def _faults(error: ValidationError) -> str:
-    items = error.errors(include_url=False, include_input=False)
-    listed = [f"{'.'.join(map(str, item['loc']))}: {item['msg']}".removeprefix(": ") for item in items[:5]]
-    more = [f"and {len(items) - 5} more"] if len(items) > 5 else []
-    return "; ".join(listed + more)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+import reprlib
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from .errors import SpecError
 
-__all__ = ["PRESETS", "Backbone", "Branches", "Interpolation", "ModelSpec", "ResizePolicy", "preset"]
+__all__ = ["PRESETS", "Backbone", "Branches", "Interpolation", "ModelSpec", "ResizePolicy", "describe_faults", "preset"]
 
 Backbone = Literal["xception", "digits"]
 Branches = Literal["hybrid", "cnn", "rnn"]
@@ -17,6 +17,7 @@ ResizePolicy = Literal["stretch", "center-crop", "letterbox"]
 Interpolation = Literal["linear-exact", "nearest-exact"]
 
 MAX_IMAGE_SIZE = 4096  # a frame of 4096x4096x3 float32 is 192 MiB; more is a typing error, not a model
+MAX_FAULTS = 5  # that an error lists
 SPATIAL_MINIMUM = {"xception": 71, "digits": 8}  # Xception's five stride-2 stages; the digits CNN's three poolings
 
 
@@ -68,7 +69,7 @@ class ModelSpec(BaseModel):
         try:
             return cls(**fields)
         except ValidationError as error:
-            raise SpecError(_describe(error)) from None
+            raise SpecError(f"invalid model spec: {describe_faults(error)}") from None
 
     @classmethod
     def from_json(cls, text: str | bytes) -> ModelSpec:
@@ -76,16 +77,7 @@ class ModelSpec(BaseModel):
         try:
             return cls.model_validate_json(text)
         except ValidationError as error:
-            raise SpecError(_describe(error)) from None
-
-    @classmethod
-    def load(cls, path: Path) -> ModelSpec:
-        """Read a spec from a JSON file."""
-        return cls.from_json(path.read_bytes())
-
-    def to_json(self) -> str:
-        """Return the spec as indented JSON, which ``from_json`` reads back to an equal spec."""
-        return self.model_dump_json(indent=2)
+            raise SpecError(f"invalid model spec: {describe_faults(error)}") from None
 
     def replace(self, **fields: Any) -> ModelSpec:
         """Return a copy with some fields changed, validated as a whole."""
@@ -127,14 +119,16 @@ class ModelSpec(BaseModel):
         return shapes
 
 
-def _describe(error: ValidationError) -> str:
-    lines = []
-    for item in error.errors(include_url=False):
-        where = ".".join(str(part) for part in item["loc"])
+def describe_faults(error: ValidationError) -> str:
+    """Return a line that names the first five faults that pydantic found, each with its place and the value there."""
+    faults = []
+    for item in error.errors(include_url=False)[:MAX_FAULTS]:
+        place = ".".join(map(str, item["loc"]))
         message = item["msg"].removeprefix("Value error, ")
-        found = "" if item["type"] == "value_error" else f" (found {item['input']!r})"
-        lines.append(f"{where}: {message}{found}" if where else f"{message}{found}")
-    return "invalid model spec: " + "; ".join(lines)
+        found = "" if item["type"] == "value_error" else f" (found {reprlib.repr(item['input'])})"
+        faults.append(f"{place}: {message}{found}".removeprefix(": "))
+    more = error.error_count() - len(faults)
+    return "; ".join(faults + ([f"and {more} more"] if more else []))
 
 
 PRESETS: dict[str, ModelSpec] = {

@@ -84,16 +84,6 @@ def absolute(module: str, node: ast.ImportFrom) -> str:
     return ".".join([*base, *([node.module] if node.module else [])])
 
 
-def test_importing_the_runtime_loads_nothing_heavy() -> None:
-    code = f"""
-import sys, hybrid_edge.runtime
-print([name for name in {HEAVY!r} if name in sys.modules])
-from hybrid_edge.runtime import *
-print([name for name in {HEAVY!r} if name in sys.modules])
-"""
-    assert run(code).split("\n")[:2] == ["[]", "[]"]
-
-
 def test_tensorflow_starts_without_what_keras_alone_wants_and_which_is_there_afterwards() -> None:
     code = """
 import sys

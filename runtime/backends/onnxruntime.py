@@ -1,14 +1,15 @@
-"""Runs graphs with ONNX Runtime on the CPU and on an NVIDIA GPU; no other module imports onnxruntime."""
+"""Runs graphs with ONNX Runtime on the CPU; no other module imports onnxruntime."""
 
 from __future__ import annotations
 
-import contextlib
 import importlib
-import sys
+import json
 import tempfile
-from collections.abc import Callable, Mapping
+from collections import defaultdict
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
+from statistics import median
 from types import ModuleType, TracebackType
 from typing import Any, ClassVar
 
@@ -17,51 +18,48 @@ import numpy.typing as npt
 
 from ..errors import BackendError, BackendUnavailableError, BundleError
 from ..frame import OUTPUT_NAMES
-from .base import Backend, Buffers
-from .bound import BoundSession
-from .cuda import HostMemory
-from .profile import read_trace
+from .base import Backend
 
-__all__ = ["OnnxRuntimeCpu", "OnnxRuntimeCuda", "OnnxRuntimeSimulated", "TensorSession"]
+__all__ = ["CPU_PROVIDER", "OnnxRuntimeCpu", "OnnxRuntimeSimulated", "TensorSession", "import_onnxruntime"]
 
 Tensor = npt.NDArray[np.float32]
 
-CUDA = "CUDAExecutionProvider"
-CPU = "CPUExecutionProvider"
-LOG_ERRORS = 3  # ONNX Runtime's severities: 2 warning, 3 error, 4 fatal
-LOG_FATAL = 4
+CPU_PROVIDER = "CPUExecutionProvider"
+LOG_FATAL = 4  # of ONNX Runtime's severities: 2 warning, 3 error, 4 fatal
 # bytes of a graph whose operators are too small to share: the digits networks (0.4 to 1.8 MB) take 0.10 ms an image on
 # one thread and 0.12 on two (batch 8, two cores), and threads that wait for work would take the core from decoding
-SMALL = 4 * 2**20
+SINGLE_THREAD_GRAPH_SIZE = 4 * 2**20
+TRACE_KERNEL = "_kernel_time"  # the end of the name of a node's event
+TRACE_RUN_END = "model_run"  # the event that ends the events of each run
 
 
 class OnnxRuntimeCpu(Backend):
-    """Runs a graph with ONNX Runtime's CPU provider; the other backends of this module derive from it."""
+    """Runs a graph with ONNX Runtime's CPU provider; ONNX Runtime's other backends derive from it."""
 
-    providers: ClassVar[list[Any]] = [CPU]
-    place: ClassVar[str] = "CPU"
+    providers: ClassVar[list[Any]] = [CPU_PROVIDER]
+    device_name: ClassVar[str] = "CPU"
     log_severity: ClassVar[int] = LOG_FATAL  # ONNX Runtime's errors come as exceptions, with the same text
-    entries: ClassVar[dict[str, str]] = {}
-    disabled: ClassVar[list[str]] = []
+    session_entries: ClassVar[dict[str, str]] = {}
+    disabled_optimizers: ClassVar[list[str]] = []
 
     @property
     def device(self) -> str:
         """Engine, version and device for messages: ``ONNX Runtime VERSION on CPU``, or ``on CUDA``."""
-        return f"ONNX Runtime {_library().__version__} on {self.place}"
+        return f"ONNX Runtime {import_onnxruntime().__version__} on {self.device_name}"
 
     def _load(self, model: Path, threads: int | None) -> None:
-        self._require(_library())
+        self._require(import_onnxruntime())
         self._model = model
-        self._options = _options(threads if threads is not None else self._threads(model), self.log_severity)
-        for entry, value in self.entries.items():
-            self._options.add_session_config_entry(entry, value)
+        if threads is None and model.stat().st_size < SINGLE_THREAD_GRAPH_SIZE:
+            threads = 1
+        self._options = _make_options(type(self), threads)
         self._session: Any = self._open(model)
         self._check_session(model)
 
     def _open(self, model: Path) -> Any:
         try:
-            return _library().InferenceSession(
-                str(model), self._options, providers=self.providers, disabled_optimizers=self.disabled
+            return import_onnxruntime().InferenceSession(
+                str(model), self._options, providers=self.providers, disabled_optimizers=self.disabled_optimizers
             )
         except _faults() as error:
             raise BackendError(
@@ -82,15 +80,11 @@ class OnnxRuntimeCpu(Backend):
                 session = self._open(self._model)
                 for _ in range(1 + runs):  # the first warms up
                     session.run(list(OUTPUT_NAMES), dict(tensors))
-                return read_trace(Path(session.end_profiling()), runs=runs)
+                return _read_trace(Path(session.end_profiling()), runs)
             except _faults() as error:
                 raise BackendError(f"{self.device} failed: {_line(error)}") from error
             finally:
                 self._options.enable_profiling = False
-
-    def _threads(self, model: Path) -> int | None:
-        """Return the number of threads where nobody says it; None leaves it to ONNX Runtime: one for each core."""
-        return 1 if model.stat().st_size < SMALL else None
 
     def _require(self, library: ModuleType) -> None:
         """Refuse an onnxruntime that lacks what this backend needs; the CPU provider needs nothing."""
@@ -98,15 +92,14 @@ class OnnxRuntimeCpu(Backend):
     def _check_session(self, model: Path) -> None:
         """Compare the graph's declared inputs and outputs with the spec's."""
         expected = {name: ["N", *shape] for name, shape in self.spec.inputs.items()}
-        found = {
-            item.name: ["N" if _symbolic(item.shape) else "?", *item.shape[1:]] for item in self._session.get_inputs()
-        }
-        types = {item.type for item in (*self._session.get_inputs(), *self._session.get_outputs())}
-        outputs = [item.name for item in self._session.get_outputs()]
-        if found != expected or types != {"tensor(float)"} or not set(OUTPUT_NAMES) <= set(outputs):
+        inputs, outputs = self._session.get_inputs(), self._session.get_outputs()
+        found = {item.name: ["N", *item.shape[1:]] if _is_batch(item.shape) else item.shape for item in inputs}
+        types = {item.type for item in (*inputs, *outputs)}
+        names = [item.name for item in outputs]
+        if found != expected or types != {"tensor(float)"} or not set(OUTPUT_NAMES) <= set(names):
             raise BundleError(
                 f"{model}: expected float32 inputs {expected} and outputs {list(OUTPUT_NAMES)}, found {found}, "
-                f"{outputs}, {sorted(types)}; the graph is not the one its spec describes: export it again"
+                f"{names}, {sorted(types)}; the graph is not the one its spec describes: export it again"
             )
 
     def _infer(self, tensors: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
@@ -124,77 +117,6 @@ class OnnxRuntimeCpu(Backend):
         self._session = None
 
 
-class OnnxRuntimeCuda(OnnxRuntimeCpu):
-    """Runs a graph with ONNX Runtime's CUDA provider; refuses where ONNX Runtime would quietly take the CPU instead.
-
-    Inputs and outputs are bound to memory that stays where it is; one batch runs at a time.
-    """
-
-    # TF32 would keep 10 bits of FP32's mantissa: FP32 is to mean FP32. EXHAUSTIVE, the default, times the algorithms of
-    # every convolution again for each batch size that comes up, in the middle of a video: PaddleX#5057 measured 10.1 s
-    # for 16 sizes against HEURISTIC's 0.03 s, and no batch after that was slower
-    providers: ClassVar[list[Any]] = [(CUDA, {"use_tf32": "0", "cudnn_conv_algo_search": "HEURISTIC"}), CPU]
-    place: ClassVar[str] = "CUDA"
-    memory: ClassVar[str] = "cuda"  # the device in whose memory the inputs are bound
-    log_severity: ClassVar[int] = LOG_ERRORS  # only ONNX Runtime's log says why CUDA could not start
-
-    def _require(self, library: ModuleType) -> None:
-        if CUDA not in library.get_available_providers():
-            raise BackendUnavailableError(
-                "the onnxruntime installed here is built without CUDA; for an NVIDIA GPU: pip uninstall onnxruntime && "
-                "pip install 'hybrid-edge[gpu]' ('hybrid-edge[gpu-cu12]' below driver 580, on a Jetson NVIDIA's own "
-                "wheel for its JetPack)"
-            )
-        preload = getattr(library, "preload_dlls", None)  # 1.21 and later: finds the CUDA that pip installed
-        if preload is not None:
-            with contextlib.redirect_stdout(sys.stderr):  # preloading prints what it doesn't find
-                preload()
-
-    def _check_session(self, model: Path) -> None:
-        taken = self._session.get_providers()
-        if CUDA not in taken:
-            raise BackendUnavailableError(
-                f"expected ONNX Runtime to run on {CUDA}, found that it took {taken}: the driver, CUDA or cuDNN is "
-                "missing or does not fit; nvidia-smi shows the driver, pip install 'hybrid-edge[gpu]' brings the rest"
-            )
-        super()._check_session(model)
-        self._bound: Any = BoundSession(_library(), self._session, self.spec, self.memory)
-        self._locked: list[HostMemory] = []
-
-    def _compute(self, tensors: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-        logits, probabilities = self._bound.run(tensors)
-        return logits, probabilities
-
-    def profile(self, tensors: Mapping[str, Tensor], *, runs: int = 5) -> dict[str, float]:  # noqa: ARG002
-        """Return nothing: ONNX Runtime notes when a kernel was put on the GPU's stream, not how long it took there."""
-        self._check_open()
-        return {}
-
-    def copies(self, buffers: Buffers, rows: int) -> dict[str, Callable[[], None]]:
-        """Return the call that copies the inputs; the outputs' copy is part of ONNX Runtime's run."""
-        self._check_open()
-        tensors = {name: tensor[:rows] for name, tensor in buffers.tensors.items()}
-        return {"copy in": lambda: self._bound.upload(tensors)}
-
-    def _allocate_inputs(self, capacity: int, slot: int) -> dict[str, Tensor]:
-        """Allocate page-locked memory, which copies at full speed, or plain memory where cuda-python is missing."""
-        tensors = {}
-        for name, shape in self.spec.inputs.items():
-            try:
-                memory = HostMemory((capacity, *shape))
-            except BackendUnavailableError:
-                return super()._allocate_inputs(capacity, slot)
-            self._locked.append(memory)
-            tensors[name] = memory.array
-        return tensors
-
-    def _release(self) -> None:
-        self._bound = None
-        super()._release()
-        for memory in self._locked:
-            memory.close()
-
-
 class OnnxRuntimeSimulated(OnnxRuntimeCpu):
     """Simulates another target's graph on the CPU: its results are right, its speed is not the target's.
 
@@ -202,10 +124,10 @@ class OnnxRuntimeSimulated(OnnxRuntimeCpu):
     values, but an operator may compute in FP32 and does not show an overflow inside it.
     """
 
-    place: ClassVar[str] = "CPU (simulated)"
-    entries: ClassVar[dict[str, str]] = {"session.disable_quant_qdq": "1"}
+    device_name: ClassVar[str] = "CPU (simulated)"
+    session_entries: ClassVar[dict[str, str]] = {"session.disable_quant_qdq": "1"}
     # ONNX Runtime 1.31 ends with a segmentation fault where its blocked layout meets the casts of an FP16 graph
-    disabled: ClassVar[list[str]] = ["NchwcTransformer"]
+    disabled_optimizers: ClassVar[list[str]] = ["NchwcTransformer"]
 
 
 class TensorSession:
@@ -226,12 +148,10 @@ class TensorSession:
     def __init__(self, model: Path | bytes, *, threads: int | None = None, simulated: bool = False) -> None:
         source = str(model) if isinstance(model, Path) else model
         kind = OnnxRuntimeSimulated if simulated else OnnxRuntimeCpu
-        options = _options(threads, LOG_FATAL)
-        for entry, value in kind.entries.items():
-            options.add_session_config_entry(entry, value)
+        options = _make_options(kind, threads)
         try:
-            self._session: Any = _library().InferenceSession(
-                source, options, providers=[CPU], disabled_optimizers=kind.disabled
+            self._session: Any = import_onnxruntime().InferenceSession(
+                source, options, providers=[CPU_PROVIDER], disabled_optimizers=kind.disabled_optimizers
             )
         except _faults() as error:
             raise BackendError(f"ONNX Runtime refused the graph to be measured: {_line(error)}") from error
@@ -263,17 +183,21 @@ class TensorSession:
         self.close()
 
 
-def _options(threads: int | None, log_severity: int) -> Any:
-    options = _library().SessionOptions()
-    options.log_severity_level = log_severity
+def _make_options(kind: type[OnnxRuntimeCpu], threads: int | None) -> Any:
+    """Make the options of a session; where ``threads`` is None ONNX Runtime takes one for each core."""
+    options = import_onnxruntime().SessionOptions()
+    options.log_severity_level = kind.log_severity
     if threads is not None:
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
+    for entry, value in kind.session_entries.items():
+        options.add_session_config_entry(entry, value)
     return options
 
 
 @cache
-def _library() -> ModuleType:
+def import_onnxruntime() -> ModuleType:
+    """Import ONNX Runtime, or raise BackendUnavailableError with the extra to install."""
     try:
         return importlib.import_module("onnxruntime")
     except ImportError as error:
@@ -291,9 +215,28 @@ def _faults() -> tuple[type[Exception], ...]:
     return (*own, RuntimeError, ValueError, MemoryError)
 
 
-def _symbolic(shape: list[Any]) -> bool:
-    return bool(shape) and not isinstance(shape[0], int)
+def _is_batch(shape: list[Any]) -> bool:
+    return bool(shape) and not isinstance(shape[0], int)  # a symbolic size has a name, or None
 
 
 def _line(error: Exception) -> str:
     return " ".join(str(error).split())
+
+
+def _read_trace(path: Path, runs: int) -> dict[str, float]:
+    """Return each node's milliseconds in one run, the median of the last ``runs``; runs before them were warm-up.
+
+    The trace has Chrome's format, an event for each node of each run, with its duration in microseconds.
+    """
+    taken: list[dict[str, float]] = [defaultdict(float)]
+    for event in json.loads(path.read_bytes()):
+        if event["name"] == TRACE_RUN_END:
+            taken.append(defaultdict(float))
+        elif event.get("cat") == "Node" and event["name"].endswith(TRACE_KERNEL) and _operator(event) != "Scan":
+            taken[-1][event["name"].removesuffix(TRACE_KERNEL)] += event["dur"] / 1000
+    counted = taken[:-1][-runs:]
+    return {name: median(run[name] for run in counted) for name in counted[-1]}
+
+
+def _operator(event: dict[str, Any]) -> str:
+    return str(event.get("args", {}).get("op_name", ""))

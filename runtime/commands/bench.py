@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
 from .. import console
 from ..errors import UsageError
+from .options import ProfileOption, ThreadsOption, refuse_others
 
 if TYPE_CHECKING:
     from ..bench.bench_report import BenchReport
@@ -19,7 +21,10 @@ if TYPE_CHECKING:
 
 __all__ = ["app", "bench", "main"]
 
-WHAT, HOW, RESULTS, LIMITS = "What", "How long", "Results", "Limits"  # panels of --help
+# options of each panel of --help
+WHAT, HOW, RESULTS, LIMITS = (
+    partial(typer.Option, rich_help_panel=panel) for panel in ("What", "How long", "Results", "Limits")
+)
 BESIDE_PREDICT_FOR = ("BUNDLE", "--batch", "--backend", "--precision", "--variant")
 
 
@@ -33,90 +38,46 @@ def bench(
             show_default="./manifest.json, ./bundle, runs/latest/bundle",
         ),
     ] = None,
-    batch: Annotated[
-        str, typer.Option(metavar="N,N,…", help="Batch sizes, each a case of its own.", rich_help_panel=WHAT)
-    ] = "1,2,4,8",
+    batch: Annotated[str, WHAT(metavar="N,N,…", help="Batch sizes, each a case of its own.")] = "1,2,4,8",
     backend: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAMES", help="tensorrt, cuda, cpu: only these.", show_default="all", rich_help_panel=WHAT
-        ),
+        str | None, WHAT(metavar="NAMES", help="tensorrt, cuda, cpu: only these.", show_default="all")
     ] = None,
     precision: Annotated[
-        str | None,
-        typer.Option(metavar="NAMES", help="fp32, fp16, int8: only these.", show_default="all", rich_help_panel=WHAT),
+        str | None, WHAT(metavar="NAMES", help="fp32, fp16, int8: only these.", show_default="all")
     ] = None,
     variant: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAMES", help="Variants of the bundle: only these.", show_default="all", rich_help_panel=WHAT
-        ),
+        str | None, WHAT(metavar="NAMES", help="Variants of the bundle: only these.", show_default="all")
     ] = None,
-    threads: Annotated[
-        int | None,
-        typer.Option(min=1, help="CPU threads.", show_default="the engine's choice", rich_help_panel=WHAT),
-    ] = None,
-    profile: Annotated[
-        str | None,
-        typer.Option(
-            metavar="MIN,OPT,MAX",
-            help="Batch sizes of a TensorRT engine.",
-            show_default="1,1,8",
-            rich_help_panel=WHAT,
-        ),
-    ] = None,
-    seconds: Annotated[
-        float, typer.Option(help="For which each part of a case is measured.", rich_help_panel=HOW)
-    ] = 2.0,
-    rounds: Annotated[
-        int, typer.Option(min=1, help="In how many rounds, each through all cases.", rich_help_panel=HOW)
-    ] = 12,
+    threads: ThreadsOption = None,
+    profile: ProfileOption = None,
+    seconds: Annotated[float, HOW(help="For which each part of a case is measured.")] = 2.0,
+    rounds: Annotated[int, HOW(min=1, help="In how many rounds, each through all cases.")] = 12,
     starts: Annotated[
-        int,
-        typer.Option(
-            min=0, help="Fresh processes of each variant, for memory and time to first prediction.", rich_help_panel=HOW
-        ),
+        int, HOW(min=0, help="Fresh processes of each variant, for memory and time to first prediction.")
     ] = 3,
-    json: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE", help="All of it, for machines and --compare.", rich_help_panel=RESULTS),
-    ] = None,
-    csv: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="A flat row for each case.", rich_help_panel=RESULTS)
-    ] = None,
-    plot: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE.png", help="Latency by batch, split by branch.", rich_help_panel=RESULTS),
-    ] = None,
+    json: Annotated[Path | None, RESULTS(metavar="FILE", help="All of it, for machines and --compare.")] = None,
+    csv: Annotated[Path | None, RESULTS(metavar="FILE", help="A flat row for each case.")] = None,
+    plot: Annotated[Path | None, RESULTS(metavar="FILE.png", help="Latency by batch, split by branch.")] = None,
     compare: Annotated[
         tuple[Path, Path] | None,
-        typer.Option(
+        RESULTS(
             metavar="A.json B.json",
             help="Measure nothing: what got faster or slower from A to B, beyond the noise.",
             show_default=False,
-            rich_help_panel=RESULTS,
         ),
     ] = None,
     probe: Annotated[
-        bool,
-        typer.Option(
-            "--probe", help="Measure this CPU's peak rates: the limit beside its numbers.", rich_help_panel=LIMITS
-        ),
+        bool, LIMITS("--probe", help="Measure this CPU's peak rates: the limit beside its numbers.")
     ] = False,
     rates: Annotated[
         str | None,
-        typer.Option(
-            metavar="DEVICE",
-            help="The limit beside the numbers, from this device's published rates.",
-            rich_help_panel=LIMITS,
-        ),
+        LIMITS(metavar="DEVICE", help="The limit beside the numbers, from this device's published rates."),
     ] = None,
     predict_for: Annotated[
         str | None,
-        typer.Option(
+        LIMITS(
             metavar="DEVICE",
             help="Measure nothing: the bound on a device that isn't here: orin-nano, orin-nano-super, agx-orin, ….",
-            rich_help_panel=LIMITS,
         ),
     ] = None,
 ) -> None:
@@ -143,11 +104,11 @@ def bench(
     from ..bench.rounds import bench as measure  # noqa: PLC0415
 
     if compare is not None:
-        _refuse_others(context, "--compare", ())
+        refuse_others(context, "--compare", ())
         show_changes(compare_reports(*map(BenchReport.load, compare)))
         return
     if predict_for is not None:
-        _refuse_others(context, "--predict-for", BESIDE_PREDICT_FOR)
+        refuse_others(context, "--predict-for", BESIDE_PREDICT_FOR)
     request = BenchRequest(
         bundle,
         batches=_numbers(batch),
@@ -178,26 +139,6 @@ def bench(
     for name, path in files.items():
         writers[name](report, path)
         console.say(f"written: {path}")
-
-
-def _refuse_others(context: typer.Context, option: str, goes_with: Collection[str]) -> None:
-    """Refuse every option and argument that was given beside one that leaves no use for it."""
-    found = [name for name in _on_command_line(context) if name != option and name not in goes_with]
-    if found:
-        expected = f"nothing beside it but {', '.join(goes_with)}" if goes_with else "nothing beside it"
-        raise UsageError(f"{option}: expected {expected}, found {', '.join(found)}; leave out one or the other")
-
-
-def _on_command_line(context: typer.Context) -> list[str]:
-    """Name what the command line gave: options by their longest name, arguments by what --help calls them."""
-    names: list[str] = []
-    parameters: Iterable[Any] = context.command.params  # Click's classes, whose place depends on Typer's version
-    for parameter in parameters:
-        source = context.get_parameter_source(parameter.name)
-        if source is not None and source.name == "COMMANDLINE":
-            argument = parameter.param_type_name == "argument"
-            names.append(parameter.metavar or parameter.name.upper() if argument else max(parameter.opts, key=len))
-    return names
 
 
 def _numbers(text: str) -> tuple[int, ...]:

@@ -8,76 +8,40 @@ from typing import Annotated, NoReturn
 import typer
 
 from .. import console
-from ..compare.request import CompareRequest
+from .options import (
+    ENGINE,
+    BackendOption,
+    BuildOption,
+    BundleOption,
+    CheckOption,
+    PrecisionOption,
+    ProfileOption,
+    ThreadsOption,
+    WorkspaceOption,
+)
 
 __all__ = ["app", "compare", "main"]
 
-BUNDLES, ENGINE, RESULTS = "Bundles", "Engine", "Results"  # panels of --help
+RESULTS = "Results"  # a panel of --help
 
 
 def compare(
-    sources: Annotated[
-        list[str] | None,
+    images: Annotated[
+        list[str],
         typer.Argument(metavar="IMAGES", help="Images, folders, globs, videos; any, mixed.", show_default=False),
-    ] = None,
-    bundle: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="PATH",
-            help="The first bundle: folder or tar, or a run folder.",
-            show_default="./manifest.json, ./bundle, runs/latest/bundle",
-            rich_help_panel=BUNDLES,
-        ),
-    ] = None,
-    others: Annotated[
-        list[Path] | None,
-        typer.Option(
-            "--with",
-            metavar="BUNDLE",
-            help="A further bundle; may be repeated.",
-            show_default=False,
-            rich_help_panel=BUNDLES,
-        ),
-    ] = None,
+    ],
+    others: Annotated[list[Path], typer.Option("--with", metavar="BUNDLE", help="A further bundle; may be repeated.")],
+    bundle: BundleOption = None,
     batch: Annotated[
         int, typer.Option(min=1, max=4096, help="Images that go through a model at once.", rich_help_panel=ENGINE)
     ] = 8,
-    backend: Annotated[str, typer.Option(help="auto, tensorrt, cuda or cpu.", rich_help_panel=ENGINE)] = "auto",
-    precision: Annotated[str, typer.Option(help="auto, fp32, fp16 or int8.", rich_help_panel=ENGINE)] = "auto",
-    threads: Annotated[
-        int | None,
-        typer.Option(min=1, max=1024, help="CPU threads.", show_default="the engine's choice", rich_help_panel=ENGINE),
-    ] = None,
-    check: Annotated[
-        bool,
-        typer.Option(
-            "--check/--no-check",
-            help="Run the bundles' golden examples first, and stop if they differ.",
-            rich_help_panel=ENGINE,
-        ),
-    ] = True,
-    build: Annotated[
-        bool,
-        typer.Option("--build/--no-build", help="Build a TensorRT engine where there is none.", rich_help_panel=ENGINE),
-    ] = True,
-    profile: Annotated[
-        str | None,
-        typer.Option(
-            metavar="MIN,OPT,MAX",
-            help="Batch sizes of a TensorRT engine.",
-            show_default="1,1,8",
-            rich_help_panel=ENGINE,
-        ),
-    ] = None,
-    workspace: Annotated[
-        int | None,
-        typer.Option(
-            metavar="MIB",
-            help="Scratch memory of a TensorRT engine.",
-            show_default="what is safe here",
-            rich_help_panel=ENGINE,
-        ),
-    ] = None,
+    backend: BackendOption = "auto",
+    precision: PrecisionOption = "auto",
+    threads: ThreadsOption = None,
+    check: CheckOption = True,
+    build: BuildOption = True,
+    profile: ProfileOption = None,
+    workspace: WorkspaceOption = None,
     top_k: Annotated[int, typer.Option(min=1, help="Labels for each image in the JSON.", rich_help_panel=RESULTS)] = 5,
     as_json: Annotated[
         bool, typer.Option("--json", help="JSON lines on stdout in place of rows and table.", rich_help_panel=RESULTS)
@@ -102,25 +66,24 @@ def compare(
 
     Example: hybrid-compare photos/test --bundle runs/cnn --with runs/rnn --with runs/hybrid
     """
-    request = CompareRequest(
-        tuple(sources or ()),
+    from ..compare.comparison import compare_bundles  # noqa: PLC0415  # --help should not wait for it
+    from ..pipeline.assembly import engine_options  # noqa: PLC0415
+
+    code = compare_bundles(
+        images,
         bundle,
-        tuple(others or ()),
+        others,
         sheet=sheet,
-        top_k=top_k,
         as_json=as_json,
-        batch=batch,
+        top_k=top_k,
+        batch_size=batch,
         backend=backend,
         precision=precision,
         threads=threads,
         check=check,
-        profile=profile,
-        workspace=workspace,
-        build=build,
+        engine=engine_options(profile, workspace, build=build),
     )
-    from ..compare.run import compare as run  # noqa: PLC0415  # --help should not wait for it
-
-    if code := run(request):
+    if code:
         raise typer.Exit(code)
 
 

@@ -17,7 +17,7 @@ from hybrid_edge.export.quantize.prepare import prepare
 from hybrid_edge.export.request import make_request
 from hybrid_edge.export.settings import ExportSettings
 from hybrid_edge.export.steps import Steps
-from hybrid_edge.runtime.backends import SLOWER
+from hybrid_edge.runtime.backends.selection import MAX_SLOWDOWN
 from hybrid_edge.runtime.bundle import Bundle
 from hybrid_edge.runtime.classifier import Classifier
 from hybrid_edge.runtime.errors import CalibrationError, DataError, UsageError
@@ -152,7 +152,7 @@ def test_a_cpu_takes_what_was_faster_where_it_was_exported(whole: Whole) -> None
     ratio = whole.variants["int8-cpu-unrolled"].time_ratio
     assert ratio is not None
     with Classifier.load(whole.result.bundle, backend="cpu") as classifier:
-        assert classifier.selection.variant.name == ("fp32-cpu" if ratio > SLOWER else "int8-cpu-unrolled")
+        assert classifier.selection.variant.name == ("fp32-cpu" if ratio > MAX_SLOWDOWN else "int8-cpu-unrolled")
     assert {item.time_ratio for item in whole.variants.values() if item.target != "cpu" and item.parity.simulated} <= {
         None
     }

@@ -163,9 +163,9 @@ def test_a_jetson_copies_nothing(
 ) -> None:
     if not machine[1].integrated:
         pytest.skip("this GPU has memory of its own")
-    from hybrid_edge.runtime.backends.cuda import Stream
+    from hybrid_edge.runtime.backends.cuda import CudaStream
 
-    monkeypatch.setattr(Stream, "_copy", lambda *_: pytest.fail("copied"))
+    monkeypatch.setattr(CudaStream, "_copy", lambda *_: pytest.fail("copied"))
     with opened(bundle, variant) as backend:
         backend.run(tensors(bundle, 8))
 

@@ -41,7 +41,7 @@ def test_a_newer_format_is_refused_with_the_way_to_upgrade(content: dict[str, An
         parse({"format": content["format"], "format_version": FORMAT_VERSION + 1, "all": "different"})
 
 
-@pytest.mark.parametrize("version", [0, -1, "one", None, 1.5])
+@pytest.mark.parametrize("version", [0, -1, "one", None, 1.5, []])
 def test_a_format_version_that_never_was_is_refused(content: dict[str, Any], version: object) -> None:
     with pytest.raises(BundleError, match="version"):
         parse({**content, "format_version": version})

@@ -25,7 +25,7 @@ def test_the_digits_preset_has_an_lstm_as_wide_as_the_cnn_and_a_smaller_one_alon
 
 def test_json_gives_an_equal_spec_back() -> None:
     spec = ModelSpec(image_size=100, timesteps=50, class_labels=("ä", "b"), resize="letterbox")
-    assert ModelSpec.from_json(spec.to_json()) == spec
+    assert ModelSpec.from_json(spec.model_dump_json(indent=2)) == spec
 
 
 def test_timesteps_that_do_not_divide_the_image_are_refused_with_those_that_would() -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from support.models.bundles import make_bundle
 
-from hybrid_edge.runtime import unpack as unpack_module
+from hybrid_edge.runtime import bundle as bundle_module
 from hybrid_edge.runtime.bundle import Bundle
 from hybrid_edge.runtime.errors import ArtifactHashError, BundleError
 from hybrid_edge.runtime.manifest import MANIFEST
@@ -154,7 +154,7 @@ def test_a_manifest_beyond_all_measure_is_refused_before_unpacking(folder: Path,
 
 
 def test_a_tar_of_countless_members_is_refused(packed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(unpack_module, "MAX_MEMBERS", 5)
+    monkeypatch.setattr(bundle_module, "MAX_MEMBERS", 5)
     with pytest.raises(BundleError, match="more than 5 files"):
         Bundle.open(packed)
 

@@ -14,6 +14,6 @@ backend      the Backend: batches in, outputs out
 from __future__ import annotations
 
 from .backend import TensorRtBackend
-from .find import find_tensorrt
+from .engine import find_tensorrt
 
 __all__ = ["TensorRtBackend", "find_tensorrt"]

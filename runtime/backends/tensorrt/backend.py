@@ -19,16 +19,17 @@ from ...frame import Outputs
 from ...spec import ModelSpec
 from ...storage import file_sha256
 from ..base import Backend, Buffers, Ticket
-from .engine import LoadedEngine, StaleEngineError
-from .execution import Execution, Run
-from .find import find_tensorrt
-from .lane import Lane, Streams
+from .batch_memory import BatchMemory, EngineStreams
+from .engine import LoadedEngine, StaleEngineError, find_tensorrt
+from .execution import Execution, RunBatch
 
 __all__ = ["TensorRtBackend"]
 
 Tensor = npt.NDArray[np.float32]
 
-MOST_TRIED = 32  # batch sizes for which TensorRT-RTX compiles before frames flow; larger ones compile as they come up
+MAX_WARMED_SIZES = (
+    32  # batch sizes for which TensorRT-RTX compiles before frames flow; larger ones compile as they come up
+)
 
 
 class TensorRtBackend(Backend):
@@ -66,7 +67,7 @@ class TensorRtBackend(Backend):
         self._reporter = reporter or Reporter()
         self._graphs = graphs
         self._stack = ExitStack()
-        self._lanes: list[Lane] = []
+        self._memories: list[BatchMemory] = []
         self._pending: deque[Ticket] = deque()
         super().__init__(model, spec, threads=threads)
 
@@ -96,15 +97,15 @@ class TensorRtBackend(Backend):
         self._check_open()
         made = []
         for _ in range(count):
-            lane = self._lane(capacity)
-            self._lanes.append(lane)
-            made.append(Buffers(lane.inputs, len(self._lanes) - 1))
+            memory = self._allocate(capacity)
+            self._memories.append(memory)
+            made.append(Buffers(memory.inputs, len(self._memories) - 1))
             for _ in range(2 if self._graphs else 1):  # the second run is captured
-                self._try(lane, capacity)
+                self._warm_up(memory, capacity)
         if made and self._engine.compiles:
             smallest, _, largest = self._options.profile
-            for rows in range(min(smallest, capacity), min(largest, capacity, MOST_TRIED) + 1):
-                self._try(self._lane_of(made[0]), rows)
+            for rows in range(min(smallest, capacity), min(largest, capacity, MAX_WARMED_SIZES) + 1):
+                self._warm_up(self._memory_of(made[0]), rows)
         self._engine.keep_kernels(self._reporter)  # now, as a process that runs for a year may be killed in the end
         return made
 
@@ -115,8 +116,8 @@ class TensorRtBackend(Backend):
             BackendError: the buffers are another backend's or under way, or the engine failed or was closed.
         """
         self._check_open()
-        lane = self._lane_of(buffers)
-        lane.start(rows, self._execution.run)
+        memory = self._memory_of(buffers)
+        memory.start(rows, self._execution.run)
         ticket = Ticket(buffers, rows)
         self._pending.append(ticket)
         return ticket
@@ -134,7 +135,7 @@ class TensorRtBackend(Backend):
                 "batches in the order in which they were submitted, each once"
             )
         self._pending.popleft()
-        return self._checked(*self._lane_of(ticket.buffers).finish(ticket.rows), ticket.rows)
+        return self._checked(*self._memory_of(ticket.buffers).finish(ticket.rows), ticket.rows)
 
     def profile(self, tensors: Mapping[str, Tensor], *, runs: int = 5) -> dict[str, float]:
         """Measure how long the engine's layers take, in a separate context and without CUDA graphs.
@@ -151,12 +152,12 @@ class TensorRtBackend(Backend):
             for _ in range(runs):
                 self._run_all(tensors, run)
             nodes = describe()
-            return {f"{layer} {nodes.get(layer, '')}".rstrip(): ms / runs for layer, ms in times.ms.items()}
+            return {f"{layer} {nodes.get(layer, '')}".rstrip(): ms / runs for layer, ms in times.items()}
 
     def copies(self, buffers: Buffers, rows: int) -> dict[str, Callable[[], None]]:
         """Return the calls that copy there and back; a Jetson has none, as its GPU reads and writes in place."""
         self._check_open()
-        return self._lane_of(buffers).copies(rows)
+        return self._memory_of(buffers).copies(rows)
 
     def _load(self, model: Path, threads: int | None) -> None:  # noqa: ARG002  # nothing runs on the CPU
         self._library, self._gpu = find_tensorrt()
@@ -176,7 +177,7 @@ class TensorRtBackend(Backend):
 
     def _open(self, prepared: PreparedEngine) -> None:
         with ExitStack() as stack:
-            self._streams = Streams()
+            self._streams = EngineStreams()
             stack.callback(self._streams.close)
             engine = LoadedEngine(prepared, self.spec, self._library, self._gpu)
             stack.callback(engine.close)
@@ -186,27 +187,27 @@ class TensorRtBackend(Backend):
             )
             stack.callback(self._execution.close)
             self._stack = stack
-            self._single = self._lane(self._options.profile[2])
+            self._single = self._allocate(self._options.profile[2])
             self._stack = stack.pop_all()
 
-    def _lane(self, capacity: int) -> Lane:
-        lane = Lane(self.spec, capacity, self._options.profile, self._streams, mapped=self._gpu.integrated)
-        self._stack.callback(lane.close)
-        return lane
+    def _allocate(self, capacity: int) -> BatchMemory:
+        memory = BatchMemory(self.spec, capacity, self._options.profile, self._streams, mapped=self._gpu.integrated)
+        self._stack.callback(memory.close)
+        return memory
 
-    def _try(self, lane: Lane, rows: int) -> None:
-        lane.start(rows, self._execution.run)
-        lane.finish(rows)
+    def _warm_up(self, memory: BatchMemory, rows: int) -> None:
+        memory.start(rows, self._execution.run)
+        memory.finish(rows)
 
-    def _lane_of(self, buffers: Buffers) -> Lane:
-        if buffers.slot >= len(self._lanes):
+    def _memory_of(self, buffers: Buffers) -> BatchMemory:
+        if buffers.slot >= len(self._memories):
             raise BackendError(f"{self.device}: expected buffers that this backend gave, found another's")
-        return self._lanes[buffers.slot]
+        return self._memories[buffers.slot]
 
     def _infer(self, tensors: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         return self._run_all(tensors, self._execution.run)
 
-    def _run_all(self, tensors: Mapping[str, Tensor], run: Run) -> tuple[Tensor, Tensor]:
+    def _run_all(self, tensors: Mapping[str, Tensor], run: RunBatch) -> tuple[Tensor, Tensor]:
         batch = len(next(iter(tensors.values())))
         largest = self._single.capacity
         parts = []

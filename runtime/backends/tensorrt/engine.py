@@ -1,26 +1,50 @@
-"""Loads an engine, compares it with its spec, and makes the contexts in which it runs."""
+"""Finds TensorRT and the GPU, loads an engine, compares it with its spec, and makes the contexts in which it runs."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import re
+from collections import defaultdict
 from contextlib import ExitStack
 from typing import Any
 
 from ...engines.build import PreparedEngine
 from ...engines.gpu import Gpu
-from ...engines.library import Library, Messages, make_interface
+from ...engines.library import Library, Messages, find_library, installed, make_interface
 from ...engines.progress import Reporter
-from ...errors import EngineError
+from ...errors import BackendUnavailableError, EngineError
 from ...frame import OUTPUT_NAMES
 from ...spec import ModelSpec
-from ..cuda import DeviceMemory
-from .layers import LayerTimes, make_profiler
+from ..cuda import DeviceMemory, find_gpu
 
-__all__ = ["LoadedEngine", "StaleEngineError", "tensor_shapes"]
+__all__ = ["LayerTimes", "LoadedEngine", "StaleEngineError", "find_tensorrt", "make_profiler", "tensor_shapes"]
+
+LayerTimes = defaultdict[str, float]  # milliseconds by the layer's name, added up over all executions
 
 OUT_OF_MEMORY = re.compile("out ?of ?memory", re.IGNORECASE)  # "OutOfMemory" of TensorRT's codes, and CUDA's own text
+
+
+def find_tensorrt() -> tuple[Library, Gpu]:
+    """Find TensorRT and the GPU; take TensorRT-RTX where TensorRT is not installed, but never on a Jetson.
+
+    Raises:
+        BackendUnavailableError: TensorRT or the GPU is missing, or TensorRT is too old.
+    """
+    if not (installed("tensorrt") or installed("rtx")):
+        raise BackendUnavailableError(
+            "TensorRT is not installed here; pip install 'hybrid-edge[tensorrt]', or 'hybrid-edge[rtx]' for a desktop "
+            "RTX card; on a Jetson it comes with JetPack"
+        )
+    gpu = find_gpu()
+    if installed("tensorrt"):
+        return find_library("tensorrt"), gpu
+    if gpu.is_jetson:
+        raise BackendUnavailableError(
+            f"TensorRT is not installed here, and TensorRT-RTX, which is, is for desktop RTX cards, not for {gpu.name} "
+            "(a Jetson, or a GPU that shares its memory): take JetPack's TensorRT (apt install python3-libnvinfer)"
+        )
+    return find_library("rtx"), gpu
 
 
 class StaleEngineError(EngineError):
@@ -67,16 +91,16 @@ class LoadedEngine:
         self._profilers: list[Any] = []
         self._prepared = prepared
         kernels = prepared.kernels
-        self._kept = _digest(kernels or b"")
+        self._kept_digest = _digest(kernels or b"")
         with ExitStack() as stack:
             self._activations = stack.enter_context(DeviceMemory(max(1, int(engine.device_memory_size_v2))))
-            self._eager = library.eager_contexts(engine, kernels)
+            self._eager_contexts = library.eager_contexts(engine, kernels)
             stack.pop_all()
 
     @property
     def compiles(self) -> bool:
         """Whether kernels are compiled for a batch size when it first runs."""
-        return self._eager is not None
+        return self._eager_contexts is not None
 
     def context(self) -> Any:
         """Make an execution context, which must be dropped before the engine is closed.
@@ -85,8 +109,8 @@ class LoadedEngine:
             EngineError: TensorRT gave none.
         """
         trt = self._library.module
-        if self._eager is not None:
-            context = self._eager.context()
+        if self._eager_contexts is not None:
+            context = self._eager_contexts.context()
         else:
             context = self._engine.create_execution_context(trt.ExecutionContextAllocationStrategy.USER_MANAGED)
         if context is None:
@@ -96,7 +120,7 @@ class LoadedEngine:
 
     def note_layers(self, context: Any) -> LayerTimes:
         """Have a context report each layer's time; TensorRT then waits for each of its executions."""
-        times = LayerTimes()
+        times: LayerTimes = defaultdict(float)
         profiler = make_profiler(self._library, times)
         context.profiler = profiler
         self._profilers.append(profiler)  # the context holds only the profiler's address
@@ -119,10 +143,10 @@ class LoadedEngine:
 
     def keep_kernels(self, reporter: Reporter) -> None:
         """Keep what TensorRT-RTX compiled beside the engine, if that became more; do nothing with TensorRT."""
-        kernels = b"" if self._eager is None else self._eager.kernels()
+        kernels = b"" if self._eager_contexts is None else self._eager_contexts.kernels()
         digest = _digest(kernels)
-        if kernels and digest != self._kept:
-            self._kept = digest
+        if kernels and digest != self._kept_digest:
+            self._kept_digest = digest
             self._prepared.keep_kernels(
                 kernels, lambda reason: reporter.say(f"{reason}; the next start compiles its kernels again")
             )
@@ -130,7 +154,7 @@ class LoadedEngine:
     def can_capture(self, context: Any, stream: int) -> bool:
         """Return whether a CUDA graph may capture the context's next execution, as far as TensorRT says so."""
         # without eager contexts TensorRT-RTX exchanges kernels later, and a graph would keep the old ones
-        lazy = self._library.kind == "rtx" and self._eager is None
+        lazy = self._library.kind == "rtx" and self._eager_contexts is None
         return not lazy and self._library.can_capture(context, stream)
 
     def failure(self, call: str, remedy: str) -> EngineError:
@@ -145,8 +169,8 @@ class LoadedEngine:
 
     def close(self) -> None:
         """Drop the engine before its runtime, then the activations; calling it again does nothing."""
-        if self._eager is not None:
-            self._eager.close()
+        if self._eager_contexts is not None:
+            self._eager_contexts.close()
         self._engine = None
         self._runtime = None
         self._activations.close()
@@ -177,3 +201,17 @@ def _digest(data: bytes) -> str:
 
 def _shapes(tensors: dict[str, tuple[tuple[int, ...], Any]]) -> str:
     return ", ".join(f"{name} {shape}" for name, (shape, _) in sorted(tensors.items()))
+
+
+def make_profiler(library: Library, times: LayerTimes) -> Any:
+    """Make an IProfiler that adds to ``times``; its class is made here, as its base has to be imported first."""
+    trt = library.module
+
+    class Profiler(trt.IProfiler):  # type: ignore[misc, name-defined]
+        def __init__(self) -> None:
+            trt.IProfiler.__init__(self)  # pybind11 wants this call, not super()'s
+
+        def report_layer_time(self, layer_name: str, ms: float) -> None:
+            times[layer_name] += ms
+
+    return Profiler()

@@ -17,16 +17,17 @@ from ...engines.gpu import MIB, available_memory
 from ...engines.progress import Reporter
 from ...errors import BackendError
 from ...spec import ModelSpec
-from ..cuda import Graph, Stream, capture, free_memory
-from .engine import LoadedEngine
-from .layers import LayerTimes
+from ..cuda import CudaGraph, CudaStream, capture, free_memory
+from .engine import LayerTimes, LoadedEngine
 
-__all__ = ["Execution", "Run"]
+__all__ = ["Execution", "RunBatch"]
 
-Run = Callable[[Mapping[str, int], int], None]  # puts a batch on the compute stream, given addresses and number of rows
+RunBatch = Callable[
+    [Mapping[str, int], int], None
+]  # puts a batch on the compute stream, given addresses and number of rows
 
-MOST_GRAPHS = 24  # three buffers of eight sizes; a graph has a context, with its own memory on the CPU and on the GPU
-GRAPH_ROOM = 256 * MIB  # stays free for others; what a graph takes can't be measured while they allocate
+MAX_GRAPHS = 24  # three buffers of eight sizes; a graph has a context, with its own memory on the CPU and on the GPU
+GRAPH_HEADROOM = 256 * MIB  # stays free for others; what a graph takes can't be measured while they allocate
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,7 +35,7 @@ class _Captured:
     """A graph, and the context that it was captured from, which must live as long."""
 
     context: Any
-    graph: Graph
+    graph: CudaGraph
 
 
 class Execution:
@@ -52,7 +53,7 @@ class Execution:
     """
 
     def __init__(
-        self, engine: LoadedEngine, spec: ModelSpec, stream: Stream, *, graphs: bool, reporter: Reporter
+        self, engine: LoadedEngine, spec: ModelSpec, stream: CudaStream, *, graphs: bool, reporter: Reporter
     ) -> None:
         self._engine = engine
         self._inputs = spec.inputs
@@ -63,7 +64,7 @@ class Execution:
         self._seen: set[tuple[int, ...]] = set()
         self._captured: dict[tuple[int, ...], _Captured] = {}
         self._spent: list[Any] = []  # contexts without a graph: their work may be under way
-        self._most = MOST_GRAPHS
+        self._max_graphs = MAX_GRAPHS
         # TensorRT has a CUDA runtime of its own, and only cuda-python's can be cleared of its last error: the one that
         # a failure leaves in TensorRT's fails the next execution, and is gone with it
         self._tries = 1  # how often the next execution is tried
@@ -89,7 +90,7 @@ class Execution:
         captured = self._captured.get(key)
         if captured is not None:
             captured.graph.launch(self._stream)
-        elif self._capturing and key in self._seen and len(self._captured) < self._most:
+        elif self._capturing and key in self._seen and len(self._captured) < self._max_graphs:
             self._run_and_capture(key, addresses, batch)
         else:
             self._seen.add(key)
@@ -97,7 +98,7 @@ class Execution:
             self._enqueue(self._plain)
 
     @contextmanager
-    def profiled(self) -> Iterator[tuple[Run, LayerTimes, Callable[[], dict[str, str]]]]:
+    def profiled(self) -> Iterator[tuple[RunBatch, LayerTimes, Callable[[], dict[str, str]]]]:
         """Yield a separate ``run`` for the time of the block, which waits for its batch and notes each layer's time.
 
         With it come the notes, and a call that returns after a run the ONNX nodes of each layer, by the layer's name.
@@ -134,9 +135,9 @@ class Execution:
             self._bind(context, addresses, batch)
             self._enqueue(context)
         except BackendError as error:
-            self._most, self._tries = len(self._captured), 2
+            self._max_graphs, self._tries = len(self._captured), 2
             self._reporter.say(
-                f"no more than {self._most} CUDA graphs, other batches are launched kernel by kernel: {error}"
+                f"no more than {self._max_graphs} CUDA graphs, other batches are launched kernel by kernel: {error}"
             )
             self.run(addresses, batch)
             return
@@ -150,13 +151,13 @@ class Execution:
 
     def _check_room(self) -> None:
         # where GPU and CPU share memory, CUDA counts only what nothing uses; the system also counts its page cache
-        free = available_memory(GRAPH_ROOM) if self._engine.integrated else free_memory()
-        if free < GRAPH_ROOM:
+        free = available_memory(GRAPH_HEADROOM) if self._engine.integrated else free_memory()
+        if free < GRAPH_HEADROOM:
             raise BackendError(
-                f"expected {GRAPH_ROOM // MIB} MiB of the GPU's memory to be free, found {free // MIB} MiB"
+                f"expected {GRAPH_HEADROOM // MIB} MiB of the GPU's memory to be free, found {free // MIB} MiB"
             )
 
-    def _capture(self, context: Any) -> Graph:
+    def _capture(self, context: Any) -> CudaGraph:
         if not self._engine.can_capture(context, self._stream.handle):
             raise self._engine.failure("is_stream_capturable", "nothing to do: it runs without")
         return capture(self._stream, lambda: self._enqueue(context))

@@ -101,7 +101,7 @@ def test_another_process_gives_the_same_bytes(tmp_path: Path) -> None:
         "Path(sys.argv[2]).write_bytes(serialize(build_graph(build_model(spec), spec)))\n"
     )
     file = tmp_path / "other.onnx"
-    subprocess.run([sys.executable, "-c", script, DIGITS.to_json(), str(file)], check=True, capture_output=True)
+    subprocess.run([sys.executable, "-c", script, DIGITS.model_dump_json(), str(file)], check=True, capture_output=True)
     keras.utils.clear_session()  # layers are numbered from the start, as in a new process
     keras.utils.set_random_seed(3)
     assert serialize(build_graph(build_model(DIGITS), DIGITS)) == file.read_bytes()

@@ -13,7 +13,7 @@ from support.gpu.fake_gpu import FakeCuda, Schedule
 from support.gpu.fake_tensorrt import FakeTensorRt, fake_build
 from support.models.small_graphs import SPEC, lstm_graph
 
-from hybrid_edge.runtime.backends.cuda import driver
+from hybrid_edge.runtime.backends import cuda
 from hybrid_edge.runtime.backends.tensorrt import backend as module
 from hybrid_edge.runtime.engines.library import Library, LibraryKind
 
@@ -33,7 +33,7 @@ def make_machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..
 
     def make(schedule: Schedule = "lazy", *, integrated: bool = False, kind: LibraryKind = "tensorrt") -> Machine:
         made = Machine(schedule, integrated=integrated)
-        monkeypatch.setattr(driver, "runtime", lambda: made.cuda)
+        monkeypatch.setattr(cuda, "runtime", lambda: made.cuda)
         library = Library(made.trt, kind, "10.3.0" if kind == "tensorrt" else "1.7.1")
         monkeypatch.setattr(module, "find_tensorrt", lambda: (library, made.gpu))
         return made

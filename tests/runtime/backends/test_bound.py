@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -11,10 +10,9 @@ import pytest
 from support.gpu.fake_gpu import Error, FakeCuda
 from support.models.bundles import SPEC, make_graph, make_weights, sample_image
 
-from hybrid_edge.runtime.backends import bound
-from hybrid_edge.runtime.backends.bound import BoundSession
-from hybrid_edge.runtime.backends.cuda import driver
-from hybrid_edge.runtime.backends.onnxruntime import CPU, OnnxRuntimeCpu, OnnxRuntimeCuda
+from hybrid_edge.runtime.backends import cuda, onnxruntime_cuda
+from hybrid_edge.runtime.backends.onnxruntime import CPU_PROVIDER, OnnxRuntimeCpu
+from hybrid_edge.runtime.backends.onnxruntime_cuda import OnnxRuntimeCuda
 from hybrid_edge.runtime.errors import BackendError, BackendUnavailableError
 from hybrid_edge.runtime.preprocess import Preprocessor
 
@@ -22,7 +20,7 @@ from hybrid_edge.runtime.preprocess import Preprocessor
 class OnTheCpu(OnnxRuntimeCuda):
     """Where this machine's memory stands for the GPU's."""
 
-    providers: ClassVar[list[Any]] = [CPU]
+    providers: ClassVar[list[Any]] = [CPU_PROVIDER]
     memory: ClassVar[str] = "cpu"
 
     def _require(self, library: Any) -> None:
@@ -61,7 +59,7 @@ def tensors(count: int, first: int = 0) -> dict[str, Any]:
 @pytest.fixture
 def locked(monkeypatch: pytest.MonkeyPatch) -> FakeCuda:
     made = FakeCuda()
-    monkeypatch.setattr(driver, "runtime", lambda: made)
+    monkeypatch.setattr(cuda, "runtime", lambda: made)
     return made
 
 
@@ -111,7 +109,7 @@ def test_without_cuda_python_plain_memory_will_do(model: Path, monkeypatch: pyte
     def missing() -> Any:
         raise BackendUnavailableError("no cuda-python")
 
-    monkeypatch.setattr(driver, "runtime", missing)
+    monkeypatch.setattr(cuda, "runtime", missing)
     with OnTheCpu(model, SPEC) as backend:
         buffers = backend.buffers(2, 1)[0]
         assert buffers.tensors["image"].shape == (2, *SPEC.inputs["image"])
@@ -119,16 +117,15 @@ def test_without_cuda_python_plain_memory_will_do(model: Path, monkeypatch: pyte
 
 
 def test_memory_is_kept_for_some_sizes_and_no_more(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bound, "MOST_SIZES", 2)
+    monkeypatch.setattr(onnxruntime_cuda, "MAX_BOUND_SIZES", 2)
     made: list[int] = []
-    real = bound._Bound
-    monkeypatch.setattr(bound, "_Bound", lambda *arguments: made.append(arguments[-1]) or real(*arguments))
-    library = importlib.import_module("onnxruntime")
-    session = BoundSession(library, library.InferenceSession(str(model), providers=[CPU]), SPEC, "cpu")
-    for count in (1, 2, 1, 2, 3, 2, 1):
-        session.run(tensors(count))
-    assert made == [1, 2, 3, 1]
-    assert len(session._sizes) == 2
+    real = onnxruntime_cuda._Binding
+    monkeypatch.setattr(onnxruntime_cuda, "_Binding", lambda *arguments: made.append(arguments[-1]) or real(*arguments))
+    with OnTheCpu(model, SPEC) as backend:
+        for count in (1, 2, 1, 2, 3, 2, 1):
+            backend.run(tensors(count))
+        assert made == [1, 2, 3, 1]
+        assert len(backend._bindings) == 2
 
 
 def test_a_failure_is_ours_with_onnxruntimes_words(model: Path) -> None:
@@ -144,4 +141,4 @@ def test_a_failure_is_ours_with_onnxruntimes_words(model: Path) -> None:
 def test_a_closed_backend_lets_go_of_its_session(model: Path) -> None:
     backend = OnTheCpu(model, SPEC)
     backend.close()
-    assert (backend._bound, backend._session) == (None, None)
+    assert (backend._bindings, backend._session) == ({}, None)

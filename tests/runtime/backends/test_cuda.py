@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 from support.gpu.fake_gpu import Error, FakeCuda
 
+from hybrid_edge.runtime.backends import cuda
 from hybrid_edge.runtime.backends.cuda import (
+    CudaEvent,
+    CudaStream,
     DeviceMemory,
-    Event,
     HostMemory,
-    Stream,
     capture,
-    driver,
     find_gpu,
     free_memory,
 )
@@ -25,8 +25,8 @@ from hybrid_edge.runtime.errors import BackendError, BackendUnavailableError
 @pytest.fixture
 def fake(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> FakeCuda:
     made = FakeCuda()
-    monkeypatch.setattr(driver, "runtime", lambda: made)
-    monkeypatch.setattr(driver, "BOARD", tmp_path / "model")
+    monkeypatch.setattr(cuda, "runtime", lambda: made)
+    monkeypatch.setattr(cuda, "BOARD_MODEL_FILE", tmp_path / "model")
     return made
 
 
@@ -42,8 +42,8 @@ def skip_on_a_gpu() -> None:
     ("make", "name"),
     [
         (find_gpu, "cudaGetDeviceCount"),
-        (Stream, "cudaStreamCreateWithFlags"),
-        (Event, "cudaEventCreateWithFlags"),
+        (CudaStream, "cudaStreamCreateWithFlags"),
+        (CudaEvent, "cudaEventCreateWithFlags"),
         (lambda: DeviceMemory(1000), "cudaMalloc"),
         (lambda: HostMemory((3, 4)), "cudaHostAlloc"),
         (lambda: HostMemory((3, 4), mapped=True), "cudaHostAlloc"),
@@ -100,7 +100,7 @@ def test_the_real_bindings_take_what_the_code_gives_them(name: str, arguments: t
     rt = pytest.importorskip("cuda.bindings.runtime", reason="cuda-python is not installed")
     skip_on_a_gpu()
     with pytest.raises(BackendUnavailableError, match=rf"from {name}"):
-        driver.call(getattr(rt, name), *(_real(rt, item) for item in arguments))
+        cuda.call(name, *(_real(rt, item) for item in arguments))
 
 
 def _real(rt: Any, item: Any) -> Any:
@@ -113,44 +113,51 @@ def _real(rt: Any, item: Any) -> Any:
 
 def test_the_address_behind_a_real_stream_is_found() -> None:
     rt = pytest.importorskip("cuda.bindings.runtime", reason="cuda-python is not installed")
-    assert driver.handle(rt.cudaStream_t(4711)) == 4711
+    assert cuda.handle(rt.cudaStream_t(4711)) == 4711
 
 
 def test_an_older_cuda_python_without_that_function_has_it_too(monkeypatch: pytest.MonkeyPatch) -> None:
     rt = pytest.importorskip("cuda.bindings.runtime", reason="cuda-python is not installed")
     monkeypatch.setitem(sys.modules, "cuda.bindings.utils", None)
-    assert driver.handle(rt.cudaStream_t(4711)) == 4711
+    assert cuda.handle(rt.cudaStream_t(4711)) == 4711
 
 
 def test_without_cuda_python_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("cuda.bindings.runtime", "cuda.cudart"):
         monkeypatch.setitem(sys.modules, name, None)
-    driver.runtime.cache_clear()
+    cuda.runtime.cache_clear()
     with pytest.raises(
         BackendUnavailableError, match=r"hybrid-edge\[tensorrt\].*hybrid-edge\[tensorrt-cu12\].*hybrid-edge\[jetson\]"
     ):
         find_gpu()
-    driver.runtime.cache_clear()
+    cuda.runtime.cache_clear()
 
 
-def test_any_other_error_carries_the_call_and_cudas_own_name_number_and_text() -> None:
-    rt = pytest.importorskip("cuda.bindings.runtime", reason="cuda-python is not installed")
-    with pytest.raises(
-        BackendError,
-        # cuda-python 12.6 asks the driver for the text
-        match=r"cudaMalloc failed \(cudaErrorMemoryAllocation, code 2(: out of memory)?\); a smaller --batch",
-    ):
-        driver.call(_answering("cudaMalloc", (rt.cudaError_t.cudaErrorMemoryAllocation, None)))
-    text = r"cudaMalloc failed \(cudaErrorIllegalAddress, code 700(: an illegal memory|\))"
+def test_any_other_error_carries_the_call_and_cudas_own_name_number_and_text(monkeypatch: pytest.MonkeyPatch) -> None:
+    rt = answering(monkeypatch, lambda rt: (rt.cudaError_t.cudaErrorMemoryAllocation, None))
+    # cuda-python 12.6 asks the driver for the text
+    text = r"cudaMalloc failed \(cudaErrorMemoryAllocation, code 2(: out of memory)?\); a smaller --batch"
     with pytest.raises(BackendError, match=text):
-        driver.call(_answering("cudaMalloc", (rt.cudaError_t.cudaErrorIllegalAddress, None)))
+        cuda.call("cudaMalloc", 1)
+    rt.cudaMalloc = lambda _: (rt.cudaError_t.cudaErrorIllegalAddress, None)
+    with pytest.raises(
+        BackendError, match=r"cudaMalloc failed \(cudaErrorIllegalAddress, code 700(: an illegal memory|\))"
+    ):
+        cuda.call("cudaMalloc", 1)
 
 
-def test_answers_come_without_their_error_code() -> None:
-    success = pytest.importorskip("cuda.bindings.runtime").cudaError_t.cudaSuccess
-    assert driver.call(_answering("cudaMemGetInfo", (success, 3, 4))) == (3, 4)
-    assert driver.call(_answering("cudaMemGetInfo", (success, 3))) == 3
-    assert driver.call(_answering("cudaMemGetInfo", (success,))) == ()
+@pytest.mark.parametrize(("values", "answer"), [((3, 4), (3, 4)), ((3,), 3), ((), ())])
+def test_answers_come_without_their_error_code(monkeypatch: pytest.MonkeyPatch, values: Any, answer: Any) -> None:
+    answering(monkeypatch, lambda rt: (rt.cudaError_t.cudaSuccess, *values))
+    assert cuda.call("cudaMalloc", 1) == answer
+
+
+def answering(monkeypatch: pytest.MonkeyPatch, answer: Any) -> SimpleNamespace:
+    """The real bindings, but for cudaMalloc."""
+    rt = pytest.importorskip("cuda.bindings.runtime", reason="cuda-python is not installed")
+    replaced = SimpleNamespace(**{**vars(rt), "cudaMalloc": lambda _: answer(rt)})
+    monkeypatch.setattr(cuda, "runtime", lambda: replaced)
+    return replaced
 
 
 def test_a_gpu_is_described(fake: FakeCuda) -> None:
@@ -162,11 +169,11 @@ def test_a_gpu_is_described(fake: FakeCuda) -> None:
 
 def test_boards_whose_gpus_have_one_name_are_told_apart(fake: FakeCuda) -> None:
     """Orin NX and Orin Nano: the same chip and multiprocessors at other clocks."""
-    driver.BOARD.write_bytes(b"NVIDIA Jetson Orin Nano Developer Kit\0")
+    cuda.BOARD_MODEL_FILE.write_bytes(b"NVIDIA Jetson Orin Nano Developer Kit\0")
     assert find_gpu().name == "Orin (NVIDIA Jetson Orin Nano Developer Kit)"
     fake.properties = SimpleNamespace(**{**vars(fake.properties), "integrated": 0})
     assert find_gpu().name == "Orin"  # a card in a board is a card
-    driver.BOARD.write_bytes(b"\0")
+    cuda.BOARD_MODEL_FILE.write_bytes(b"\0")
     assert find_gpu().name == "Orin"
 
 
@@ -198,7 +205,7 @@ def test_locked_memory_is_a_zeroed_array(fake: FakeCuda, mapped: bool) -> None:
             assert fake.resolve(memory.address, memory.array.nbytes) == memory.array.ctypes.data
     assert fake.live == {}
     memory.close()
-    with pytest.raises(BackendError, match="this CUDA HostMemory was given back"):
+    with pytest.raises(BackendError, match="this HostMemory was given back to CUDA"):
         _ = memory.address
 
 
@@ -206,7 +213,7 @@ def test_what_raises_during_a_capture_ends_it_and_comes_through(fake: FakeCuda) 
     def fails() -> None:
         raise ZeroDivisionError
 
-    with Stream() as stream:
+    with CudaStream() as stream:
         with pytest.raises(ZeroDivisionError):
             capture(stream, fails)
         with pytest.raises(BackendError, match="cudaStreamSynchronize failed"):
@@ -215,11 +222,3 @@ def test_what_raises_during_a_capture_ends_it_and_comes_through(fake: FakeCuda) 
         assert fake.last_error == Error.cudaSuccess
         stream.synchronize()
     assert fake.live == {}
-
-
-def _answering(name: str, answer: tuple[object, ...]) -> Any:
-    def call() -> tuple[object, ...]:
-        return answer
-
-    call.__name__ = name
-    return call

@@ -10,8 +10,8 @@ import pytest
 from support.gpu.engine_fixtures import ADA
 from support.models.bundles import make_bundle, make_graph, make_weights, store, write_manifest
 
-from hybrid_edge.runtime.backends import forms
-from hybrid_edge.runtime.backends.forms import open_form
+from hybrid_edge.runtime.backends import fastest_form as forms
+from hybrid_edge.runtime.backends.fastest_form import open_fastest_form
 from hybrid_edge.runtime.backends.onnxruntime import OnnxRuntimeCpu
 from hybrid_edge.runtime.bundle import Bundle
 from hybrid_edge.runtime.engines.engine_options import EngineOptions
@@ -81,7 +81,7 @@ def bundle(tmp_path: Path) -> Bundle:
 
 def take(bundle: Bundle, said: list[str] | None = None) -> str:
     reporter = Reporter((said if said is not None else []).append)
-    backend, variant = open_form(bundle, bundle.manifest.variants, EngineOptions(), reporter)
+    backend, variant = open_fastest_form(bundle, bundle.manifest.variants, EngineOptions(), reporter)
     backend.close()
     return variant.name
 
@@ -95,7 +95,7 @@ def test_the_faster_form_is_taken_and_the_other_closed(bundle: Bundle, faster: s
     slower = next(name for name in FORMS if name != faster)
     Engine.delays[hash_of(bundle, slower)] = 0.01
     said: list[str] = []
-    backend, variant = open_form(bundle, bundle.manifest.variants, EngineOptions(), Reporter(said.append))
+    backend, variant = open_fastest_form(bundle, bundle.manifest.variants, EngineOptions(), Reporter(said.append))
     assert variant.name == faster
     assert Engine.closed == [hash_of(bundle, slower)]
     backend.close()
@@ -128,7 +128,7 @@ def test_a_choice_that_can_not_be_kept_costs_a_line(
 def test_it_is_made_again_for_other_engines(bundle: Bundle) -> None:
     take(bundle)
     Engine.opened.clear()
-    backend, _ = open_form(bundle, bundle.manifest.variants, EngineOptions((1, 2, 4)), Reporter())
+    backend, _ = open_fastest_form(bundle, bundle.manifest.variants, EngineOptions((1, 2, 4)), Reporter())
     backend.close()
     assert len(Engine.opened) == 2
 
@@ -155,7 +155,7 @@ def test_a_form_that_computes_something_else_is_said_and_closed_and_the_other_ta
         for item in bundle.manifest.variants
     ]
     said: list[str] = []
-    backend, variant = open_form(bundle, strict, EngineOptions(), Reporter(said.append))
+    backend, variant = open_fastest_form(bundle, strict, EngineOptions(), Reporter(said.append))
     backend.close()
     assert variant.name == FORMS[0]
     assert said[0].startswith(f"passed over {FORMS[1]}: ONNX Runtime")
@@ -192,7 +192,7 @@ def test_a_tensorrt_that_does_not_start_is_no_fault_of_the_form(bundle: Bundle, 
 
 def test_a_single_form_is_opened_without_timing(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(forms, "time_interleaved", lambda _: pytest.fail("timed"))
-    backend, variant = open_form(bundle, bundle.manifest.variants[:1], EngineOptions(), Reporter())
+    backend, variant = open_fastest_form(bundle, bundle.manifest.variants[:1], EngineOptions(), Reporter())
     backend.close()
     assert variant.name == FORMS[0]
 
@@ -202,7 +202,7 @@ def test_forms_that_may_not_be_built_are_refused_with_the_command(bundle: Bundle
         Engine.errors[hash_of(bundle, name)] = EngineMissingError("expected an engine, found none")
     options = EngineOptions((1, 2, 4), workspace=2**28, build=False)
     with pytest.raises(EngineMissingError) as caught:
-        open_form(bundle, bundle.manifest.variants, options, Reporter())
+        open_fastest_form(bundle, bundle.manifest.variants, options, Reporter())
     command = f"hybrid-export --engine-only {bundle.root} --profile 1,2,4 --workspace 256"
     assert str(caught.value) == f"expected an engine, found none; {command} builds it, or leave out --no-build"
 

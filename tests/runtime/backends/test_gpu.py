@@ -11,7 +11,8 @@ import pytest
 from support.models.bundles import SPEC, make_graph, make_weights, sample_image
 
 from hybrid_edge.runtime.backends.cuda import find_gpu
-from hybrid_edge.runtime.backends.onnxruntime import OnnxRuntimeCpu, OnnxRuntimeCuda
+from hybrid_edge.runtime.backends.onnxruntime import OnnxRuntimeCpu
+from hybrid_edge.runtime.backends.onnxruntime_cuda import OnnxRuntimeCuda
 from hybrid_edge.runtime.errors import BackendUnavailableError
 from hybrid_edge.runtime.preprocess import Preprocessor
 from hybrid_edge.runtime.spec import ModelSpec

@@ -14,7 +14,9 @@ from onnx import TensorProto, helper
 from support.models.bundles import SPEC, make_graph, make_weights, reference_outputs, sample_image
 
 from hybrid_edge.runtime.backends import onnxruntime as ours
-from hybrid_edge.runtime.backends.onnxruntime import OnnxRuntimeCpu, OnnxRuntimeCuda
+from hybrid_edge.runtime.backends import onnxruntime_cuda
+from hybrid_edge.runtime.backends.onnxruntime import OnnxRuntimeCpu
+from hybrid_edge.runtime.backends.onnxruntime_cuda import OnnxRuntimeCuda
 from hybrid_edge.runtime.errors import BackendError, BackendUnavailableError, BundleError
 from hybrid_edge.runtime.preprocess import Preprocessor
 from hybrid_edge.runtime.spec import ModelSpec
@@ -30,7 +32,8 @@ def model(tmp_path: Path) -> Path:
 def with_library(monkeypatch: pytest.MonkeyPatch, **replaced: Any) -> None:
     """The real onnxruntime, some of it replaced."""
     real = importlib.import_module("onnxruntime")
-    monkeypatch.setattr(ours, "_library", lambda: SimpleNamespace(**{**vars(real), **replaced}))
+    for module in (ours, onnxruntime_cuda):
+        monkeypatch.setattr(module, "import_onnxruntime", lambda: SimpleNamespace(**{**vars(real), **replaced}))
 
 
 @pytest.mark.parametrize("branches", ["hybrid", "cnn", "rnn"])
@@ -73,7 +76,7 @@ def test_the_number_of_threads_reaches_the_session(model: Path, monkeypatch: pyt
     with_library(monkeypatch, InferenceSession=session)
     OnnxRuntimeCpu(model, SPEC, threads=3).close()
     OnnxRuntimeCpu(model, SPEC).close()  # a graph of a few kilobytes: one
-    monkeypatch.setattr(ours, "SMALL", 0)
+    monkeypatch.setattr(ours, "SINGLE_THREAD_GRAPH_SIZE", 0)
     OnnxRuntimeCpu(model, SPEC).close()  # a large one: as many as ONNX Runtime takes
     assert seen == [(3, 1), (1, 1), (0, 0)]
 
@@ -189,7 +192,7 @@ from pathlib import Path
 from hybrid_edge.runtime import BackendUnavailableError, ModelSpec
 from hybrid_edge.runtime.backends.onnxruntime import OnnxRuntimeCpu
 try:
-    OnnxRuntimeCpu(Path({str(model)!r}), ModelSpec.from_json({SPEC.to_json()!r}))
+    OnnxRuntimeCpu(Path({str(model)!r}), ModelSpec.from_json({SPEC.model_dump_json()!r}))
 except BackendUnavailableError as error:
     print(error)
 """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,11 +14,10 @@ from support.gpu import fake_tensorrt
 from support.gpu.fake_tensorrt import FakeTensorRt
 from support.models.small_graphs import SPEC
 
-from hybrid_edge.runtime.backends.bound import BoundSession
-from hybrid_edge.runtime.backends.onnxruntime import OnnxRuntimeCpu
-from hybrid_edge.runtime.backends.profile import read_trace
+from hybrid_edge.runtime.backends.onnxruntime import OnnxRuntimeCpu, _read_trace
+from hybrid_edge.runtime.backends.onnxruntime_cuda import _Binding
 from hybrid_edge.runtime.backends.tensorrt import TensorRtBackend
-from hybrid_edge.runtime.backends.tensorrt.layers import LayerTimes, make_profiler
+from hybrid_edge.runtime.backends.tensorrt.engine import LayerTimes, make_profiler
 from hybrid_edge.runtime.engines.library import find_library
 from hybrid_edge.runtime.errors import BackendError
 
@@ -56,7 +56,7 @@ def test_a_node_counts_with_its_median_and_the_runs_that_warm_up_do_not(tmp_path
     events = [part for slow, fast in runs for part in (node("a", slow), node("b", fast), node("b", fast), end)]
     path = tmp_path / "trace.json"
     path.write_text(f"[{', '.join([loading, *events])}]")
-    assert read_trace(path, runs=3) == {"a": 3.0, "b": pytest.approx(0.02)}
+    assert _read_trace(path, 3) == {"a": 3.0, "b": pytest.approx(0.02)}
 
 
 @pytest.fixture
@@ -90,11 +90,11 @@ def test_tensorrt_reports_its_layers_in_a_context_of_their_own(machine: Any, gra
 def test_the_real_tensorrts_profiler_takes_our_class() -> None:
     if importlib.util.find_spec("tensorrt_rtx") is None:
         pytest.skip("tensorrt_rtx is not installed")
-    times = LayerTimes()
+    times: LayerTimes = defaultdict(float)
     profiler = make_profiler(find_library("rtx"), times)
     profiler.report_layer_time("cnn/conv", 0.5)
     profiler.report_layer_time("cnn/conv", 0.25)
-    assert dict(times.ms) == {"cnn/conv": 0.75}
+    assert dict(times) == {"cnn/conv": 0.75}
     assert isinstance(profiler, find_library("rtx").module.IProfiler)
 
 
@@ -122,8 +122,8 @@ def test_where_nothing_is_copied_there_is_nothing_to_time(make_machine: Callable
 def test_a_bound_sessions_inputs_are_copied_alone(graph: Path, inputs: Any) -> None:
     library = pytest.importorskip("onnxruntime", reason="ONNX Runtime is not installed")
     session = library.InferenceSession(str(graph), providers=["CPUExecutionProvider"])
-    bound = BoundSession(library, session, SPEC, "cpu")
+    bound = _Binding(session, SPEC, "cpu", 2)
     bound.run(inputs(2))
     bound.upload(inputs(2, seed=5))
-    for name, value in bound._sizes[2]._inputs.items():
+    for name, value in bound._inputs.items():
         np.testing.assert_array_equal(value.numpy(), inputs(2, seed=5)[name])

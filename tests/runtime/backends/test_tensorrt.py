@@ -16,7 +16,7 @@ from support.models.small_graphs import SPEC, lstm_graph
 
 from hybrid_edge.runtime.backends import open_backend
 from hybrid_edge.runtime.backends.cuda import find_gpu
-from hybrid_edge.runtime.backends.tensorrt import TensorRtBackend, find, find_tensorrt
+from hybrid_edge.runtime.backends.tensorrt import TensorRtBackend, engine, find_tensorrt
 from hybrid_edge.runtime.backends.tensorrt.engine import LoadedEngine, StaleEngineError
 from hybrid_edge.runtime.bundle import Bundle
 from hybrid_edge.runtime.engines.build import BuiltEngine, build_engine
@@ -31,9 +31,9 @@ from hybrid_edge.runtime.storage import cache_dir
 
 def has(monkeypatch: pytest.MonkeyPatch, *kinds: str, gpu: Gpu = ADA) -> None:
     """A machine with these libraries and this GPU."""
-    monkeypatch.setattr(find, "installed", lambda kind: kind in kinds)
-    monkeypatch.setattr(find, "find_library", lambda kind: kind)
-    monkeypatch.setattr(find, "find_gpu", lambda: gpu)
+    monkeypatch.setattr(engine, "installed", lambda kind: kind in kinds)
+    monkeypatch.setattr(engine, "find_library", lambda kind: kind)
+    monkeypatch.setattr(engine, "find_gpu", lambda: gpu)
     monkeypatch.setattr("platform.machine", lambda: "x86_64")
 
 
@@ -54,7 +54,7 @@ def test_rtx_is_never_offered_to_a_jetson(monkeypatch: pytest.MonkeyPatch) -> No
 
 def test_without_either_the_extras_are_named_and_no_gpu_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     has(monkeypatch)
-    monkeypatch.setattr(find, "find_gpu", lambda: pytest.fail("asked for the GPU"))
+    monkeypatch.setattr(engine, "find_gpu", lambda: pytest.fail("asked for the GPU"))
     with pytest.raises(BackendUnavailableError, match=r"hybrid-edge\[tensorrt\].*hybrid-edge\[rtx\].*JetPack"):
         find_tensorrt()
 

@@ -14,7 +14,7 @@ from support.gpu.fake_gpu import Error
 from support.gpu.fake_tensorrt import _Context, _Engine
 from support.models.small_graphs import SPEC
 
-from hybrid_edge.runtime.backends.cuda import Event, Stream
+from hybrid_edge.runtime.backends.cuda import CudaEvent, CudaStream
 from hybrid_edge.runtime.backends.onnxruntime import OnnxRuntimeCpu
 from hybrid_edge.runtime.backends.tensorrt import TensorRtBackend, execution
 from hybrid_edge.runtime.bench.rounds import branch_shares
@@ -103,7 +103,7 @@ def test_batches_that_overlap_come_out_as_each_alone(
     assert machine.cuda.launches > 0
 
 
-@pytest.mark.parametrize(("kind", "method"), [(Event, "synchronize"), (Stream, "wait"), (Stream, "record")])
+@pytest.mark.parametrize(("kind", "method"), [(CudaEvent, "synchronize"), (CudaStream, "wait"), (CudaStream, "record")])
 def test_without_one_of_the_waits_the_results_are_wrong(
     machine: Any,
     graph: Path,
@@ -361,7 +361,7 @@ def test_a_layer_is_told_with_the_nodes_that_it_was_made_of(
 def test_there_are_never_more_graphs_than_can_be_kept(
     machine: Any, graph: Path, inputs: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(execution, "MOST_GRAPHS", 2)
+    monkeypatch.setattr(execution, "MAX_GRAPHS", 2)
     with TensorRtBackend(graph, SPEC) as backend:
         for _ in range(3):
             for rows in (1, 2, 3, 4):

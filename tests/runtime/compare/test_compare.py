@@ -1,25 +1,86 @@
+"""hybrid-compare: three bundles of the same classes, images in class folders, and the command in this process."""
+
 from __future__ import annotations
 
 import io
+import json
 import re
 import shutil
+import sys
+import tarfile
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 import pytest
 from rich.console import Console
-from support.models.bundles import LABELS, SPEC, make_bundle
+from support.models.bundles import LABELS, SPEC, encode, make_bundle, sample_image
 
 from hybrid_edge.runtime import Classifier, read_image
 from hybrid_edge.runtime import console as terminal
-
-if TYPE_CHECKING:
-    from .conftest import Done
-
-    Compare = Callable[..., Done]
+from hybrid_edge.runtime.commands import compare as command
+from hybrid_edge.runtime.compare.comparison import find_bundles
 
 NAMES = ("hybrid", "cnn", "rnn")
+
+
+@dataclass(frozen=True)
+class Done:
+    """What a call of the command left."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def lines(self) -> list[dict[str, Any]]:
+        """Stdout's JSON lines."""
+        return [json.loads(line) for line in self.out.splitlines()]
+
+    @property
+    def comparison(self) -> dict[str, Any]:
+        """The last line's figures."""
+        found: dict[str, Any] = self.lines[-1]["comparison"]
+        return found
+
+
+Compare = Callable[..., Done]
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Run folders ``hybrid``, ``cnn`` and ``rnn``, each with a bundle that answers in its own way."""
+    runs = tmp_path_factory.mktemp("runs")
+    for branches in NAMES:
+        (runs / branches).mkdir()
+        make_bundle(runs / branches / "bundle", SPEC.replace(branches=branches))
+    return runs
+
+
+@pytest.fixture
+def folders(tmp_path: Path) -> Path:
+    """Eighty images in class folders; which class is which means nothing."""
+    folders = tmp_path / "test"
+    for number in range(80):
+        folder = folders / LABELS[number % len(LABELS)]
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / f"img{number}.png").write_bytes(encode(sample_image(number, 16 + number, 90 - number)))
+    return folders
+
+
+@pytest.fixture
+def compare(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Compare:
+    """Calls hybrid-compare in a folder where no bundle is found by default."""
+    monkeypatch.chdir(tmp_path)
+
+    def call(*arguments: object) -> Done:
+        monkeypatch.setattr(sys, "argv", ["hybrid-compare", *map(str, arguments)])
+        with pytest.raises(SystemExit) as leaving:
+            command.main()
+        return Done(int(leaving.value.code or 0), *capfd.readouterr())
+
+    return call
 
 
 def named(runs: Path) -> list[object]:
@@ -170,7 +231,7 @@ def test_no_name_and_no_number_is_cut_on_a_narrow_terminal(
     for branches, name in zip(NAMES, names, strict=True):
         shutil.copytree(runs / branches, tmp_path / "runs" / name)
     options = ["--bundle", f"runs/{names[0]}", "--with", f"runs/{names[1]}", "--with", f"runs/{names[2]}"]
-    for source, width in ((folders, 80), (folders, 40), (folders / LABELS[0], 80)):
+    for source, width in ((folders, 80), (folders / LABELS[0], 80)):
         piped = compare(source, *options).out
         screen = io.StringIO()
         with monkeypatch.context() as patch:
@@ -188,18 +249,18 @@ def test_no_name_and_no_number_is_cut_on_a_narrow_terminal(
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        (["--sheet", "out.png"], 2, "found none: --with BUNDLE"),
+        ([], 2, "Missing option"),
         (["--with", "RUNS/cnn", "--sheet", "out.jpg"], 2, "expected the name of a PNG to write, found out.jpg"),
         (["--with", "RUNS/cnn", "--sheet", "no/out.png"], 2, "expected the folder no to exist"),
         (["--with", "RUNS/cnn", "/dev/video0"], 2, "found a camera or a stream"),
         (["--with", "RUNS/cnn"], 1, "no bundle here"),
         (["--with", "nowhere", "--bundle", "RUNS/cnn"], 1, "nowhere: expected a bundle"),
-        (["--with", "RUNS/cnn", "--bundle", "RUNS/cnn/bundle"], 2, "expected another bundle than --bundle, found the"),
-        (["--with", "RUNS/cnn", "--with", "RUNS/cnn/bundle"], 2, "found one that was named before"),
+        (["--with", "RUNS/cnn", "--bundle", "RUNS/cnn/bundle"], 2, "expected two different bundles or more"),
+        (["--with", "RUNS/cnn", "--with", "RUNS/cnn/bundle"], 1, "no bundle here"),
         (
             ["--with", "RUNS/cnn", "--bundle", "OTHER"],
             2,
-            "5 in OTHER and 5 in cnn; only in OTHER: shoe; only in cnn: dog",
+            "5 in OTHER and 5 in cnn, of which one of them alone has: dog, shoe",
         ),
     ],
 )
@@ -212,3 +273,38 @@ def test_a_mistake_is_told_before_an_engine_is_opened(
     assert (done.code, done.out) == (code, "")
     assert message in done.err
     assert "backend:" not in done.err
+
+
+def copied(run: Path, target: Path) -> Path:
+    shutil.copytree(run / "bundle", target)
+    return target
+
+
+def test_a_bundle_is_called_as_its_run_or_its_tar(runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HYBRID_EDGE_CACHE", str(tmp_path / "cache"))
+    with tarfile.open(tmp_path / "small.tar", "w") as tar:
+        tar.add(runs / "cnn" / "bundle", ".")
+    (tmp_path / "latest").symlink_to(runs / "rnn")
+    found = find_bundles(runs / "hybrid" / "bundle" / "manifest.json", [tmp_path / "small.tar", tmp_path / "latest"])
+    assert list(found) == ["hybrid", "small", "rnn"]
+    assert found["small"][0] == tmp_path / "small.tar"
+    assert [bundle.spec.branches for _, bundle in found.values()] == ["hybrid", "cnn", "rnn"]
+
+
+def test_bundles_of_one_name_are_told_apart_by_their_folders(runs: Path, tmp_path: Path) -> None:
+    other = copied(runs / "cnn", tmp_path / "old" / "cnn" / "bundle")
+    assert list(find_bundles(runs / "cnn", [other.parent])) == [f"{runs.name}/cnn", "old/cnn"]
+
+
+def test_the_usual_bundle_is_the_first_unless_the_others_do_without(
+    runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    others = [runs / "cnn", runs / "rnn"]
+    assert list(find_bundles(None, others)) == ["cnn", "rnn"]
+    assert "only the bundles of --with: no bundle here" in capfd.readouterr().err
+    copied(runs / "hybrid", tmp_path / "bundle")
+    assert list(find_bundles(None, others)) == [tmp_path.name, "cnn", "rnn"]
+    monkeypatch.chdir(runs / "rnn")
+    assert list(find_bundles(None, others)) == ["cnn", "rnn"]
+    assert capfd.readouterr().err == ""

@@ -1,4 +1,4 @@
-"""A lane is a batch's memory on the CPU's side and on the GPU's, and the batch's way there and back.
+"""BatchMemory is a batch's memory on the CPU's side and on the GPU's, and takes the batch there and back.
 
 On a GPU with its own memory three streams share the work, so that one batch's copies overlap another's computing:
 
@@ -22,19 +22,17 @@ import numpy.typing as npt
 from ...errors import BackendError
 from ...frame import OUTPUT_NAMES
 from ...spec import ModelSpec
-from ..cuda import DeviceMemory, Event, HostMemory, Stream
+from ..cuda import FLOAT32_SIZE, CudaEvent, CudaStream, DeviceMemory, HostMemory
 from .engine import tensor_shapes
-from .execution import Run
+from .execution import RunBatch
 
-__all__ = ["Lane", "Streams"]
+__all__ = ["BatchMemory", "EngineStreams"]
 
 Tensor = npt.NDArray[np.float32]
 Tensors = Mapping[str, Tensor]
 
-ITEM_SIZE = 4  # bytes: inputs and outputs are float32 whatever the precision inside
 
-
-class Streams:
+class EngineStreams:
     """The three streams, for uploads, computing and downloads; ``close`` gives them back.
 
     Raises:
@@ -43,9 +41,9 @@ class Streams:
 
     def __init__(self) -> None:
         with ExitStack() as stack:
-            self.upload = stack.enter_context(Stream())
-            self.compute = stack.enter_context(Stream())
-            self.download = stack.enter_context(Stream())
+            self.upload = stack.enter_context(CudaStream())
+            self.compute = stack.enter_context(CudaStream())
+            self.download = stack.enter_context(CudaStream())
             self._stack = stack.pop_all()
 
     def settle(self) -> None:
@@ -59,7 +57,7 @@ class Streams:
         self._stack.close()
 
 
-class Lane:
+class BatchMemory:
     """The memory of one batch, used again and again.
 
     Args:
@@ -76,7 +74,7 @@ class Lane:
     """
 
     def __init__(
-        self, spec: ModelSpec, capacity: int, profile: tuple[int, int, int], streams: Streams, *, mapped: bool
+        self, spec: ModelSpec, capacity: int, profile: tuple[int, int, int], streams: EngineStreams, *, mapped: bool
     ) -> None:
         smallest, _, largest = profile
         self.capacity = capacity
@@ -86,7 +84,7 @@ class Lane:
         self._busy = False
         rows = max(capacity, smallest)
         with ExitStack() as stack:
-            self._done = stack.enter_context(Event())
+            self._done = stack.enter_context(CudaEvent())
             host = {
                 name: stack.enter_context(HostMemory((rows, *shape), mapped=self._mapped))
                 for name, shape in tensor_shapes(spec).items()
@@ -95,7 +93,7 @@ class Lane:
             self._outputs = {name: host[name].array for name in OUTPUT_NAMES}
             self._addresses = {name: item.address for name, item in host.items()} if self._mapped else {}
             sizes = [] if self._mapped else [min(largest, capacity - first) for first in range(0, capacity, largest)]
-            self._parts = [stack.enter_context(_Part(spec, max(size, smallest), streams)) for size in sizes]
+            self._parts = [stack.enter_context(_GpuPart(spec, max(size, smallest), streams)) for size in sizes]
             self._stack = stack.pop_all()
 
     @property
@@ -103,7 +101,7 @@ class Lane:
         """The input tensors that preprocessing writes, (capacity, ...) float32 each."""
         return {name: array[: self.capacity] for name, array in self._inputs.items()}
 
-    def start(self, rows: int, run: Run) -> None:
+    def start(self, rows: int, run: RunBatch) -> None:
         """Put the first rows on their way; leave ``inputs`` alone until ``finish``.
 
         Raises:
@@ -154,7 +152,7 @@ class Lane:
         self._stack.close()
 
     @property
-    def _last(self) -> Stream:
+    def _last(self) -> CudaStream:
         """The stream on which a batch ends."""
         return self._streams.compute if self._mapped else self._streams.download
 
@@ -162,7 +160,7 @@ class Lane:
         largest = self._profile[2]
         return enumerate(slice(first, min(first + largest, rows)) for first in range(0, rows, largest))
 
-    def _run(self, part: int, rows: slice, run: Run) -> None:
+    def _run(self, part: int, rows: slice, run: RunBatch) -> None:
         batch = max(rows.stop - rows.start, self._profile[0])
         if self._mapped:
             run(self._addresses, batch)
@@ -172,16 +170,16 @@ class Lane:
         self._parts[part].run(inputs, outputs, batch, run)
 
 
-class _Part:
+class _GpuPart:
     """The GPU's side of at most the profile's largest batch, where memory is copied."""
 
-    def __init__(self, spec: ModelSpec, rows: int, streams: Streams) -> None:
+    def __init__(self, spec: ModelSpec, rows: int, streams: EngineStreams) -> None:
         self._streams = streams
         with ExitStack() as stack:
-            self._uploaded = stack.enter_context(Event())
-            self._computed = stack.enter_context(Event())
+            self._uploaded = stack.enter_context(CudaEvent())
+            self._computed = stack.enter_context(CudaEvent())
             memory = {
-                name: stack.enter_context(DeviceMemory(ITEM_SIZE * rows * int(np.prod(shape))))
+                name: stack.enter_context(DeviceMemory(FLOAT32_SIZE * rows * int(np.prod(shape))))
                 for name, shape in tensor_shapes(spec).items()
             }
             for item in memory.values():
@@ -189,7 +187,7 @@ class _Part:
             self._addresses = {name: item.address for name, item in memory.items()}
             self._stack = stack.pop_all()
 
-    def run(self, inputs: Tensors, outputs: Tensors, batch: int, run: Run) -> None:
+    def run(self, inputs: Tensors, outputs: Tensors, batch: int, run: RunBatch) -> None:
         """Copy the inputs there, compute, copy the outputs back: each on its own stream, after the step before."""
         streams = self._streams
         self.upload(inputs)
@@ -210,7 +208,7 @@ class _Part:
         for name, tensor in outputs.items():
             self._streams.download.download(self._addresses[name], tensor)
 
-    def __enter__(self) -> _Part:
+    def __enter__(self) -> _GpuPart:
         return self
 
     def __exit__(self, *_: object) -> None:

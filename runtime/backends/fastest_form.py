@@ -30,10 +30,10 @@ from ..timing import Timing, time_interleaved
 from .base import Backend, Tensor
 from .tensorrt import TensorRtBackend, find_tensorrt
 
-__all__ = ["open_form"]
+__all__ = ["open_fastest_form"]
 
 
-def open_form(
+def open_fastest_form(
     bundle: Bundle, variants: Sequence[Variant], options: EngineOptions, reporter: Reporter
 ) -> tuple[Backend, Variant]:
     """Open the TensorRT variants of one precision, and keep the fastest that passes its golden check.

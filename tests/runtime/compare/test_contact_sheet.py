@@ -6,10 +6,9 @@ import numpy as np
 import pytest
 
 from hybrid_edge.runtime import Prediction, UsageError, read_image
-from hybrid_edge.runtime.compare import sheet
-from hybrid_edge.runtime.compare.differences import Differences
-from hybrid_edge.runtime.compare.sheet import GREEN, RED, Cell, Line, draw_sheet, thumbnail, write_sheet
-from hybrid_edge.runtime.compare.tally import Answers
+from hybrid_edge.runtime.compare import contact_sheet
+from hybrid_edge.runtime.compare.answers import Answers
+from hybrid_edge.runtime.compare.contact_sheet import GREEN, RED, Cell, Differences, Line, draw_sheet, write_sheet
 from hybrid_edge.runtime.frame import Frame
 
 LABELS = ("cat", "dog", "cow")
@@ -51,14 +50,16 @@ def test_a_sheet_is_wide_enough_for_its_title_and_has_as_many_rows_as_it_needs()
     assert draw_sheet([], "none").size
 
 
-@pytest.mark.parametrize(
-    ("height", "width", "expected"), [(400, 200, (50, 25)), (20, 30, (20, 30)), (1, 5000, (1, 50))]
-)
-def test_a_thumbnail_keeps_the_shape_and_is_a_copy(height: int, width: int, expected: tuple[int, int]) -> None:
-    image = solid((1, 2, 3), height, width)
-    small = thumbnail(image, 50)
-    assert small.shape[:2] == expected
-    assert not np.shares_memory(small, image)
+@pytest.mark.parametrize(("height", "width"), [(400, 200), (20, 30), (1, 5000)])
+def test_a_picture_of_any_size_is_kept_small(height: int, width: int, tmp_path: Path) -> None:
+    differences = Differences()
+    predictions = {"one": prediction(0.9, 0.05, 0.05), "two": prediction(0.1, 0.6, 0.3)}
+    differences.add(Answers(Frame("a.png", 0, solid((255, 0, 0), height, width)), None, predictions))
+    differences.write(tmp_path / "sheet.png", 1)
+    blue = np.argwhere((read_image(tmp_path / "sheet.png") == (255, 0, 0)).all(axis=2))
+    shape = np.ptp(blue, axis=0) + 1
+    assert 0 < max(shape) <= 156  # the width of a cell
+    assert shape[0] / shape[1] == pytest.approx(height / width, rel=0.02, abs=0.01)
 
 
 def test_the_surest_contradictions_are_kept_and_come_first(tmp_path: Path) -> None:
@@ -87,11 +88,9 @@ def test_a_contradiction_is_as_sure_as_the_less_sure_of_its_two_sides() -> None:
 
 
 def test_a_place_where_nothing_may_be_written_is_a_usage_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(path: Path) -> None:
-        raise PermissionError(
-            13, "Permission denied", str(path)
-        )  # what a folder of another user's gives; root has none
+    def refuse(path: Path, data: bytes) -> None:  # as in a folder of another user, which root does not have
+        raise PermissionError(13, "Permission denied", str(path))
 
-    monkeypatch.setattr(sheet, "replacing", refuse)
+    monkeypatch.setattr(contact_sheet, "write_bytes", refuse)
     with pytest.raises(UsageError, match=r"expected a place for the contact sheet, found: Permission denied"):
         write_sheet(tmp_path / "sheet.png", solid((0, 0, 0)))

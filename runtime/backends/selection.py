@@ -1,0 +1,295 @@
+"""Chooses the engine and the variant that run a bundle on this machine, and opens them.
+
+What ``auto`` tries, in this order, until something opens; what it passes over is kept with the reason:
+
+    tensorrt ──► cuda ──► cpu            an engine that is not on this machine, or has no variant, gives way to the next
+       │           │        │
+     int8        int8     int8, but behind a wider one that was clearly faster where the bundle was exported
+     fp16        fp16     fp16           the next where INT8 does not build, or the CPU lacks its instructions
+     fp32        fp32     fp32
+
+An engine or a precision that was asked for by name is never replaced by another one.
+"""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+
+from ..bundle import Bundle
+from ..engines.engine_options import EngineOptions
+from ..engines.progress import Reporter
+from ..errors import BackendError, BackendUnavailableError, BundleError, EngineMissingError, Int8EngineError, UsageError
+from ..manifest import Precision, Target, Variant
+from .base import Backend
+from .fastest_form import open_fastest_form
+from .onnxruntime import OnnxRuntimeCpu
+from .onnxruntime_cuda import OnnxRuntimeCuda
+from .tensorrt import TensorRtBackend
+
+__all__ = ["ENGINES", "MAX_SLOWDOWN", "Selection", "open_backend", "open_variant"]
+
+AUTO = "auto"
+NARROWEST_FIRST: tuple[Precision, ...] = ("int8", "fp16", "fp32")
+# the ratio of times above which `auto` takes the wider precision; below, a variant's size counts for more
+MAX_SLOWDOWN = 1.1
+# the engines in the order in which `auto` tries them
+ENGINES: dict[Target, type[Backend]] = {"tensorrt": TensorRtBackend, "cuda": OnnxRuntimeCuda, "cpu": OnnxRuntimeCpu}
+
+CPUINFO_FILE = Path("/proc/cpuinfo")
+ARM_MACHINES = ("aarch64", "arm64")
+# x86's instructions for 8-bit dot products, by the names that Linux gives them
+INT8_FLAGS = frozenset({"avx512_vnni", "avx_vnni", "amx_int8"})
+
+
+@dataclass(frozen=True)
+class Selection:
+    """The backend that was opened, the variant it runs, and what ``auto`` passed over, with the reasons.
+
+    ``passed_over`` is keyed by target (``cuda``), or by target and precision (``tensorrt int8``) where another
+    precision was taken there.
+    """
+
+    backend: Backend
+    variant: Variant
+    passed_over: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def description(self) -> str:
+        """One line for messages, such as ``ONNX Runtime 1.31.1 on CPU, variant fp32-cpu (fp32)``."""
+        return f"{self.backend.device}, variant {self.variant.name} ({self.variant.precision})"
+
+
+@dataclass(frozen=True)
+class _Request:
+    """What the user asked for; notes of what was passed over are collected in ``passed_over``."""
+
+    bundle: Bundle
+    backend: str
+    precision: str
+    threads: int | None
+    engine: EngineOptions
+    reporter: Reporter
+    passed_over: dict[str, str] = field(default_factory=dict)
+
+
+def open_backend(
+    bundle: Bundle,
+    backend: str = AUTO,
+    precision: str = AUTO,
+    *,
+    threads: int | None = None,
+    engine: EngineOptions | None = None,
+    reporter: Reporter | None = None,
+) -> Selection:
+    """Open the engine and the variant that fit this machine; TensorRT builds its engine on first use.
+
+    Args:
+        bundle: the bundle that holds the variants; the variant taken is verified before the engine parses it.
+        backend: ``tensorrt``, ``cuda`` or ``cpu``; ``auto`` takes the first of them that works here and that the bundle
+            has a variant for. One asked for by name is never replaced by another.
+        precision: ``fp32``, ``fp16`` or ``int8``; ``auto`` takes the narrowest that passed its parity gate, that this
+            CPU has the instructions for, and that TensorRT builds here; on the CPU the wider one where the exporter
+            found it faster.
+        threads: the CPU threads that the engine may use for one batch; None leaves it to the engine.
+        engine: how TensorRT engines are built, and whether they may be.
+        reporter: is told while an engine is built.
+
+    Raises:
+        UsageError: there is no such backend or precision, or fewer than one thread was asked for.
+        BundleError: the bundle has no such variant, or its file is damaged.
+        BackendUnavailableError: the engine asked for, or under ``auto`` every engine, is not on this machine.
+        BackendError: the engine refused the graph.
+        EngineMissingError: TensorRT is here, has none of its engines yet, and ``engine`` says not to build one; another
+            backend is then not taken instead.
+        Int8EngineError: TensorRT does not build the INT8 graph here, and nothing else may be taken.
+    """
+    _check_arguments(backend, precision, threads)
+    request = _Request(bundle, backend, precision, threads, engine or EngineOptions(), reporter or Reporter())
+    tried = False
+    for target, kind in ENGINES.items():
+        groups = _groups(bundle.manifest.variants, target, precision) if backend in (AUTO, target) else []
+        if target == "cpu" and precision == AUTO:
+            groups = _fastest_first(groups, request.passed_over)
+        tried = tried or bool(groups)
+        selection = _open_target(request, target, kind, groups) if groups else None
+        if selection is not None:
+            return selection
+    if tried:
+        reasons = "; ".join(f"{name}: {reason}" for name, reason in request.passed_over.items())
+        raise BackendUnavailableError(f"no engine here runs this bundle: {reasons}")
+    raise BundleError(_no_variant(bundle, backend, precision))
+
+
+def open_variant(
+    bundle: Bundle,
+    variant: Variant,
+    *,
+    threads: int | None = None,
+    engine: EngineOptions | None = None,
+    reporter: Reporter | None = None,
+) -> Selection:
+    """Open this variant on the engine that it was made for, and on no other.
+
+    Args:
+        bundle: the bundle that holds the variant's file, which is verified before the engine parses it.
+        variant: a variant of the bundle's manifest.
+        threads: the CPU threads that the engine may use for one batch; None leaves it to the engine.
+        engine: how a TensorRT engine is built, and whether it may be.
+        reporter: is told while an engine is built.
+
+    Raises:
+        BundleError: the variant's file is damaged.
+        BackendUnavailableError: the engine, or the CPU's instructions for this variant, are not on this machine.
+        BackendError: the engine refused the graph.
+        EngineMissingError: TensorRT has no engine of the variant yet, and ``engine`` says not to build one.
+        Int8EngineError: TensorRT does not build this INT8 graph here.
+    """
+    request = _Request(
+        bundle, variant.target, variant.precision, threads, engine or EngineOptions(), reporter or Reporter()
+    )
+    kind = ENGINES[variant.target]
+    kind.require()
+    _check_cpu(variant)
+    return Selection(*_open(request, kind, [variant]))
+
+
+def _open_target(
+    request: _Request, target: Target, kind: type[Backend], groups: list[list[Variant]]
+) -> Selection | None:
+    """Open the first precision that works on a target; where ``auto`` may go on, note the reasons and return None."""
+    missing: list[EngineMissingError] = []
+    try:
+        kind.require()
+        for variants in groups:
+            selection = _open_precision(request, kind, variants, missing, last=variants is groups[-1])
+            if selection is not None:
+                return selection
+    except BackendError as error:
+        if request.backend != AUTO:
+            raise
+        request.passed_over[target] = str(error)
+    if missing:  # `auto` must not take a slower engine because this one was not built yet
+        raise missing[0]
+    return None
+
+
+def _open_precision(
+    request: _Request, kind: type[Backend], variants: list[Variant], missing: list[EngineMissingError], *, last: bool
+) -> Selection | None:
+    """Open one precision on one target; where ``auto`` may take another, note the reason and return None."""
+    is_final = last and request.backend != AUTO
+    try:
+        _check_cpu(variants[0])
+        opened, variant = _open(request, kind, variants)
+    except EngineMissingError as error:
+        missing.append(error)
+        request.passed_over[f"{variants[0].target} {variants[0].precision}"] = str(error)
+        return None
+    except (_UnfitCpuError, Int8EngineError) as error:
+        # INT8 asked for by name is not to become INT8 on another engine: FP16 on this one is the better offer
+        if is_final or (isinstance(error, Int8EngineError) and request.precision != AUTO):
+            raise
+        request.passed_over[f"{variants[0].target} {variants[0].precision}"] = str(error)
+        return None
+    return Selection(opened, variant, request.passed_over)
+
+
+def _open(request: _Request, kind: type[Backend], variants: list[Variant]) -> tuple[Backend, Variant]:
+    if kind is TensorRtBackend:
+        return open_fastest_form(request.bundle, variants, request.engine, request.reporter)
+    file = request.bundle.verified(variants[0].file)
+    return kind(file, request.bundle.spec, threads=request.threads), variants[0]
+
+
+class _UnfitCpuError(BackendUnavailableError):
+    """The CPU has none of the instructions of which a variant needs one."""
+
+
+def _check_cpu(variant: Variant) -> None:
+    """Refuse an INT8 variant of an older bundle where this CPU is known to have none of the instructions it needs.
+
+    x86 without VNNI adds pairs of U8 × S8 products in 16 bits and saturates; with it, and on every ARM, nothing does
+    (ONNX Runtime, "Quantize ONNX models", on U8S8). An export used to write weights that saturate, and named the
+    instructions; the weights that it writes now fit, and name none. Where the system does not say what the CPU has, the
+    golden check decides.
+    """
+    flags = x86_flags()
+    if not variant.cpu_features or flags is None or flags & set(variant.cpu_features):
+        return
+    found = ", ".join(sorted(flags & INT8_FLAGS))
+    raise _UnfitCpuError(
+        f"variant {variant.name}: expected a CPU with one of {', '.join(variant.cpu_features)}, found "
+        f"{platform.machine()} {f'with {found}' if found else 'without INT8 dot products'}; take --precision fp32, or "
+        "export the bundle again: INT8 now runs on every CPU"
+    )
+
+
+@cache
+def x86_flags() -> frozenset[str] | None:
+    """Return the instructions that every core of this x86 CPU has; None where the system does not say, and on ARM."""
+    if platform.machine() in ARM_MACHINES:  # where it is emulated it may be shown its x86 host's
+        return None
+    try:
+        lines = CPUINFO_FILE.read_text().splitlines()
+    except OSError:
+        return None
+    found = [set(line.partition(":")[2].split()) for line in lines if line.partition(":")[0].strip() == "flags"]
+    return frozenset(set.intersection(*found)) if found else None
+
+
+def _check_arguments(backend: str, precision: str, threads: int | None) -> None:
+    if backend not in (AUTO, *ENGINES):
+        raise UsageError(f"expected a backend of {AUTO}, {', '.join(ENGINES)}, found {backend!r}")
+    if precision not in (AUTO, *NARROWEST_FIRST):
+        raise UsageError(f"expected a precision of {AUTO}, {', '.join(NARROWEST_FIRST)}, found {precision!r}")
+    if threads is not None and threads < 1:
+        raise UsageError(f"expected at least 1 thread, found {threads}")
+
+
+def _groups(variants: Sequence[Variant], target: Target, precision: str) -> list[list[Variant]]:
+    """Group a target's variants by precision: the one asked for, or those within their parity limits, narrowest first.
+
+    TensorRT may have two forms of one precision; which of them is faster is found out on the device.
+    """
+    ours = [item for item in variants if item.target == target]
+    if precision == AUTO:
+        ours = [item for item in ours if item.parity.passed]
+    wanted = NARROWEST_FIRST if precision == AUTO else (precision,)
+    groups = [[item for item in ours if item.precision == name] for name in wanted]
+    return [group for group in groups if group]
+
+
+def _fastest_first(groups: list[list[Variant]], passed_over: dict[str, str]) -> list[list[Variant]]:
+    """Order the CPU's precisions, and put one behind the next wider one if it took clearly longer when exported.
+
+    The unrolled steps of a small recurrent branch do: their operators cost more than INT8 saves.
+    """
+    ordered: list[list[Variant]] = []
+    for group in reversed(groups):  # the widest first
+        (variant, *_), ratio = group, group[0].time_ratio or 0.0
+        if ordered and ratio > MAX_SLOWDOWN:
+            passed_over[f"{variant.target} {variant.precision}"] = (
+                f"{variant.name} took {ratio:.2f} times as long as {ordered[0][0].name} where it was exported; "
+                f"--precision {variant.precision} takes it all the same"
+            )
+            ordered.append(group)
+        else:
+            ordered.insert(0, group)
+    return ordered
+
+
+def _no_variant(bundle: Bundle, backend: str, precision: str) -> str:
+    found = ", ".join(f"{item.precision} for {item.target}{_remark(item)}" for item in bundle.manifest.variants)
+    precisions = "any precision" if precision == AUTO else precision
+    wanted = f"{precisions} for {' or '.join(ENGINES) if backend == AUTO else backend}"
+    return (
+        f"{bundle.root}: expected a variant of {wanted}, found {found}; hybrid-export adds one (--fp32, --fp16, --int8)"
+    )
+
+
+def _remark(variant: Variant) -> str:
+    return "" if variant.parity.passed else " (over its parity limits: name its precision)"
