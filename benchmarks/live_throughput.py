@@ -37,7 +37,7 @@ from photographs import frame
 from hybrid_edge.runtime import Classifier, Frame, Preprocessor, open_sources
 from hybrid_edge.runtime.backends.base import Buffers
 from hybrid_edge.runtime.outputs.sink import Result, Sink
-from hybrid_edge.runtime.pipeline.pipeline import Pipeline, PipelineOptions
+from hybrid_edge.runtime.pipeline.dataflow import Pipeline, PipelineOptions
 from hybrid_edge.runtime.sources.events import Events
 
 PHOTOGRAPH = "motorcycle_left.png"

@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.table import Table
 
 from hybrid_edge.runtime import read_image
-from hybrid_edge.runtime.compare.contact_sheet import GREEN, RED, Cell, Line, draw_sheet, write_sheet
+from hybrid_edge.runtime.compare.difference_sheet import GREEN, RED, Cell, Line, draw_sheet, write_sheet
 
 MODELS = ("hybrid", "cnn", "rnn")
 SEED = "0"

@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from .frame import Frame, Outputs
     from .golden import GoldenResult, check_golden
     from .preprocess import Preprocessor, decode_image, read_image
-    from .sources import Sources, open_sources
+    from .sources.files import Sources, open_sources
     from .spec import ModelSpec
 
 __all__ = [

@@ -131,7 +131,7 @@ class Backend(ABC):
         Raises:
             BackendError: there is not enough memory.
         """
-        return [Buffers(self._allocate_inputs(capacity, slot), slot) for slot in range(count)]
+        return [Buffers(self._allocate_inputs(capacity), slot) for slot in range(count)]
 
     def submit(self, buffers: Buffers, rows: int) -> Ticket:
         """Start to compute the first ``rows`` rows; leave the buffers alone until ``collect``.
@@ -183,7 +183,7 @@ class Backend(ABC):
         self._check_open()
         return {}
 
-    def _allocate_inputs(self, capacity: int, slot: int) -> dict[str, Tensor]:  # noqa: ARG002  # engines keep slots apart
+    def _allocate_inputs(self, capacity: int) -> dict[str, Tensor]:
         return {name: np.zeros((capacity, *shape), np.float32) for name, shape in self.spec.inputs.items()}
 
     def _check_open(self) -> None:

@@ -1,6 +1,7 @@
 """This module alone knows cuda-python: what the GPU is, its memory, and the work that is put on it.
 
-Whatever CUDA gives is an object that gives it back when it is closed, and an error code becomes a BackendError.
+Whatever CUDA gives is an object that gives it back when it is closed. Each call may raise BackendUnavailableError
+where there is no cuda-python, no driver or no GPU, and BackendError with CUDA's own words for anything else.
 
     HostMemory     memory of the CPU ──► copied, or read in place ──► DeviceMemory     memory of the GPU
     CudaStream     copies and an engine's work, done one after the other, beside what other streams do
@@ -46,12 +47,7 @@ FLOAT32_SIZE = 4  # bytes
 
 
 def find_gpu() -> Gpu:
-    """Find the first NVIDIA GPU, on which everything here runs (CUDA_VISIBLE_DEVICES says which one is first).
-
-    Raises:
-        BackendUnavailableError: there is no cuda-python, no driver, or no GPU.
-        BackendError: the driver failed.
-    """
+    """Find the first NVIDIA GPU, on which everything here runs (CUDA_VISIBLE_DEVICES says which one is first)."""
     if call("cudaGetDeviceCount") < 1:
         raise BackendUnavailableError("no NVIDIA GPU is visible here; nvidia-smi and CUDA_VISIBLE_DEVICES say why")
     properties = call("cudaGetDeviceProperties", 0)
@@ -69,21 +65,13 @@ def find_gpu() -> Gpu:
 
 
 def free_memory() -> int:
-    """Return how many bytes of the GPU's memory are free now.
-
-    Raises:
-        BackendError: the driver failed.
-    """
+    """Return how many bytes of the GPU's memory are free now."""
     return int(call("cudaMemGetInfo")[0])
 
 
 @cache
 def runtime() -> Any:
-    """Import the module with CUDA's runtime functions, once.
-
-    Raises:
-        BackendUnavailableError: cuda-python is not installed.
-    """
+    """Import the module with CUDA's runtime functions, once."""
     for name in MODULE_NAMES:
         with contextlib.suppress(ImportError):
             return importlib.import_module(name)
@@ -129,11 +117,7 @@ class CudaResource:
 
     @property
     def item(self) -> Any:
-        """CUDA's own object, or an address.
-
-        Raises:
-            BackendError: the object was given back.
-        """
+        """CUDA's own object, or an address; BackendError if it was given back."""
         if self._item is None:
             raise BackendError(f"this {type(self).__name__} was given back to CUDA; open the backend again")
         return self._item
@@ -154,14 +138,7 @@ class CudaResource:
 
 
 class DeviceMemory(CudaResource):
-    """Memory on the GPU, whose first content is unknown.
-
-    Args:
-        size: the number of bytes, at least 1.
-
-    Raises:
-        BackendError: not that much memory is free.
-    """
+    """``size`` bytes of the GPU's memory, at least 1, whose first content is unknown."""
 
     release = "cudaFree"
 
@@ -183,9 +160,6 @@ class HostMemory(CudaResource):
     Args:
         shape: the array's shape.
         mapped: whether the GPU is to read and write the array in place.
-
-    Raises:
-        BackendError: not that much memory is free, or may be locked.
     """
 
     release = "cudaFreeHost"
@@ -207,11 +181,7 @@ class HostMemory(CudaResource):
 
 
 class CudaEvent(CudaResource):
-    """A point in a stream's work that another stream or the CPU can wait for.
-
-    Raises:
-        BackendError: the driver failed.
-    """
+    """A point in a stream's work that another stream or the CPU can wait for."""
 
     release = "cudaEventDestroy"
 
@@ -221,11 +191,7 @@ class CudaEvent(CudaResource):
         super().__init__(call("cudaEventCreateWithFlags", rt.cudaEventDisableTiming | rt.cudaEventBlockingSync))
 
     def synchronize(self) -> None:
-        """Wait until the work before the event on its stream is done; return at once if it was never recorded.
-
-        Raises:
-            BackendError: something on the GPU failed.
-        """
+        """Wait until the work before the event on its stream is done; return at once if it was never recorded."""
         call("cudaEventSynchronize", self.item)
 
 
@@ -234,10 +200,6 @@ class CudaStream(CudaResource):
 
     Attributes:
         handle: the stream's address, by which TensorRT knows it.
-
-    Raises:
-        BackendUnavailableError: there is no cuda-python, no driver, or no GPU.
-        BackendError: the driver failed.
     """
 
     release = "cudaStreamDestroy"
@@ -270,11 +232,7 @@ class CudaStream(CudaResource):
         call("cudaStreamWaitEvent", self.item, event.item, 0)
 
     def synchronize(self) -> None:
-        """Wait until everything on the stream is done.
-
-        Raises:
-            BackendError: something on the stream failed.
-        """
+        """Wait until everything on the stream is done."""
         call("cudaStreamSynchronize", self.item)
 
     def _copy(self, target: int, source: int, size: int, direction: Any) -> None:
@@ -287,11 +245,7 @@ class CudaGraph(CudaResource):
     release = "cudaGraphExecDestroy"
 
     def launch(self, stream: CudaStream) -> None:
-        """Put the graph's work on a stream.
-
-        Raises:
-            BackendError: the driver refused the graph.
-        """
+        """Put the graph's work on a stream."""
         call("cudaGraphLaunch", self.item, stream.item)
 
 

@@ -86,34 +86,24 @@ def _open_all(
     opened: dict[str, Backend] = {}
     refused: dict[str, HybridEdgeError] = {}
     for variant in variants:
-        answer = _open_checked(bundle, variant, options, reporter, preprocessor)
-        if isinstance(answer, Backend):
-            opened[variant.name] = stack.enter_context(answer)
-        else:
-            refused[variant.name] = answer
-            reporter.say(f"passed over {variant.name}: {answer}")
+        with ExitStack() as attempt:
+            try:
+                backend = attempt.enter_context(_open(bundle, variant, options, reporter))
+                check_golden(bundle, variant, backend, preprocessor)
+            except BackendUnavailableError:
+                raise  # TensorRT does not start here, and would not for the other form
+            except (BackendError, GateError) as error:
+                refused[variant.name] = error
+                reporter.say(f"passed over {variant.name}: {error}")
+            else:
+                opened[variant.name] = backend
+                stack.push(attempt.pop_all())
     if not opened:
-        raise _none(refused)
+        raise _refusal(refused)
     return opened, refused
 
 
-def _open_checked(
-    bundle: Bundle, variant: Variant, options: EngineOptions, reporter: Reporter, preprocessor: Preprocessor
-) -> Backend | BackendError | GateError:
-    """Open the variant if it builds and passes its golden check; else return the error that says why not."""
-    with ExitStack() as stack:
-        try:
-            backend = stack.enter_context(_open(bundle, variant, options, reporter))
-            check_golden(bundle, variant, backend, preprocessor)
-        except BackendUnavailableError:
-            raise  # TensorRT does not start here, and would not for the other form
-        except (BackendError, GateError) as error:
-            return error
-        stack.pop_all()
-    return backend
-
-
-def _none(refused: dict[str, HybridEdgeError]) -> HybridEdgeError:
+def _refusal(refused: dict[str, HybridEdgeError]) -> HybridEdgeError:
     """Make the error where no form is left, of the kind that the user can do most about."""
     missing = [error for error in refused.values() if isinstance(error, EngineMissingError)]
     if missing:

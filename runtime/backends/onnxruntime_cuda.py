@@ -91,14 +91,14 @@ class OnnxRuntimeCuda(OnnxRuntimeCpu):
         tensors = {name: tensor[:rows] for name, tensor in buffers.tensors.items()}
         return {"copy in": lambda: self._binding(tensors).upload(tensors)}
 
-    def _allocate_inputs(self, capacity: int, slot: int) -> dict[str, Tensor]:
+    def _allocate_inputs(self, capacity: int) -> dict[str, Tensor]:
         """Allocate page-locked memory, which copies at full speed, or plain memory where cuda-python is missing."""
         tensors = {}
         for name, shape in self.spec.inputs.items():
             try:
                 memory = HostMemory((capacity, *shape))
             except BackendUnavailableError:
-                return super()._allocate_inputs(capacity, slot)
+                return super()._allocate_inputs(capacity)
             self._locked.append(memory)
             tensors[name] = memory.array
         return tensors

@@ -1,5 +1,5 @@
-"""This room draws text, bars and pictures on pictures: for a window, a recording, a sheet or the digits' page.
+"""This room draws text and pictures on pictures, for the live window, recordings, hybrid-draw and comparison sheets.
 
-A BGR picture and what is to be said come in; the same picture with it goes out. The room must not know where pictures
-come from or where they are shown.
+Pictures, texts and colours come in; all is drawn into (H, W, 3) uint8 arrays, BGR, in place. It must not know who shows
+or keeps them.
 """

@@ -8,9 +8,9 @@ spelled out: accents are taken off where that leaves ASCII, and anything else be
 from __future__ import annotations
 
 import unicodedata
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from functools import lru_cache
-from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -18,45 +18,41 @@ import numpy.typing as npt
 from ..console import printable
 from ..opencv import cv2
 
-__all__ = ["Color", "Font", "Pixels", "StrokeFont", "TrueTypeFont", "default_font"]
+__all__ = ["BOLD", "Color", "Font", "Pixels", "StrokeFont", "TrueTypeFont", "default_font"]
 
 Pixels = npt.NDArray[np.uint8]
 Color = tuple[int, int, int]  # blue, green, red
-PROBE = 24  # pixels: where a character is drawn on its own, to see whether the font has it
-ASCII = str.maketrans(  # letters that Unicode doesn't take apart
+BOLD = 600  # a font's weight, from 100 to 900
+PROBE_SIZE = 24  # pixels: where a character is drawn on its own, to see whether the font has it
+ASCII_LETTERS = str.maketrans(  # letters that Unicode doesn't take apart
     {"ß": "ss", "ẞ": "SS", "Ł": "L", "ł": "l", "Ø": "O", "ø": "o", "Æ": "AE", "æ": "ae", "Œ": "OE", "œ": "oe"}
     | {"Đ": "D", "đ": "d", "Þ": "Th", "þ": "th", "ð": "d", "ı": "i", "’": "'", "–": "-", "—": "-", "…": "..."}
 )
-KEPT = 4096  # measured or probed texts: far more than one run has labels
+CACHED_TEXTS = 4096  # measured or probed texts: far more than one run has labels
 
 
-class Font(Protocol):
-    """Draws one line of text."""
+class Font(ABC):
+    """This class measures, cuts and spells out one line of text; what draws it is a subclass.
 
-    def drawable(self, text: str) -> str:
-        """Return the text as this font will show it: one line, nothing in it that would come out as ``?``."""
+    Attributes:
+        ellipsis: what stands for text that is cut off.
+        drawable: returns a text as this font will show it: one line, nothing in it that would come out as ``?``.
+        width: returns how wide drawable text is at a height of so many pixels, in pixels.
+    """
 
-    def width(self, text: str, size: int) -> int:
-        """Return how wide drawable text is at a height of ``size`` pixels, in pixels."""
+    ellipsis = "…"
 
+    def __init__(self) -> None:
+        self.drawable: Callable[[str], str] = lru_cache(CACHED_TEXTS)(self._drawable)
+        self.width: Callable[[str, int], int] = lru_cache(CACHED_TEXTS)(self._width)
+        self._has: Callable[[str], bool] = lru_cache(CACHED_TEXTS)(self._probe)
+
+    @abstractmethod
     def draw(self, pixels: Pixels, text: str, place: tuple[int, int], size: int, color: Color) -> None:
         """Draw drawable text with the left end of its baseline at ``place`` (x, y)."""
 
     def cut(self, text: str, size: int, room: int, *, keep_end: bool = False) -> str:
         """Return the text, made drawable, cut with an ellipsis to at most ``room`` pixels, at its end or its start."""
-
-
-class _BaseFont:
-    """Measures, cuts and spells out text; the two fonts draw it."""
-
-    ellipsis = "…"
-
-    def __init__(self) -> None:
-        self.drawable: Callable[[str], str] = lru_cache(KEPT)(self._drawable)
-        self.width: Callable[[str, int], int] = lru_cache(KEPT)(self._width)
-        self._has: Callable[[str], bool] = lru_cache(KEPT)(self._probe)
-
-    def cut(self, text: str, size: int, room: int, *, keep_end: bool = False) -> str:
         text = self.drawable(text)
         if self.width(text, size) <= room:
             return text
@@ -68,14 +64,11 @@ class _BaseFont:
         cut = self._shortened(text, short, keep_end=keep_end)
         return cut if self.width(cut, size) <= room else ""
 
-    def draw(self, pixels: Pixels, text: str, place: tuple[int, int], size: int, color: Color) -> None:
-        raise NotImplementedError
-
     def _shortened(self, text: str, length: int, *, keep_end: bool) -> str:
         return self.ellipsis + text[len(text) - length :] if keep_end else text[:length].rstrip() + self.ellipsis
 
-    def _width(self, text: str, size: int) -> int:
-        raise NotImplementedError
+    @abstractmethod
+    def _width(self, text: str, size: int) -> int: ...
 
     def _drawable(self, text: str) -> str:
         composed = unicodedata.normalize("NFC", printable(text))
@@ -84,19 +77,19 @@ class _BaseFont:
     def _character(self, character: str) -> str:
         if character.isascii() or self._has(character):
             return character
-        base = unicodedata.normalize("NFKD", character.translate(ASCII))
+        base = unicodedata.normalize("NFKD", character.translate(ASCII_LETTERS))
         plain = "".join(part for part in base if not unicodedata.combining(part))
         return plain if plain and plain.isascii() else character.encode("unicode_escape").decode()
 
     def _probe(self, character: str) -> bool:
         """Return whether the font has a character: OpenCV draws a question mark for one that it lacks."""
-        drawn, question = np.zeros((2, PROBE * 2, PROBE * 2, 3), np.uint8)
-        self.draw(drawn, character, (4, 30), PROBE, (255, 255, 255))
-        self.draw(question, "?", (4, 30), PROBE, (255, 255, 255))
+        drawn, question = np.zeros((2, PROBE_SIZE * 2, PROBE_SIZE * 2, 3), np.uint8)
+        self.draw(drawn, character, (4, 30), PROBE_SIZE, (255, 255, 255))
+        self.draw(question, "?", (4, 30), PROBE_SIZE, (255, 255, 255))
         return bool(drawn.any()) and not np.array_equal(drawn, question)
 
 
-class TrueTypeFont(_BaseFont):
+class TrueTypeFont(Font):
     """Draws with OpenCV 5's built-in font."""
 
     def __init__(self, weight: int = 400) -> None:
@@ -114,7 +107,7 @@ class TrueTypeFont(_BaseFont):
         return int(width)
 
 
-class StrokeFont(_BaseFont):
+class StrokeFont(Font):
     """Draws with the Hershey strokes of OpenCV 4, which cover ASCII alone."""
 
     ellipsis = "..."
@@ -122,7 +115,7 @@ class StrokeFont(_BaseFont):
     def __init__(self, weight: int = 400) -> None:
         """Take a weight from 100 to 900: from 600 on strokes are two pixels thick instead of one."""
         super().__init__()
-        self._thickness = 2 if weight >= 600 else 1
+        self._thickness = 2 if weight >= BOLD else 1
 
     def draw(self, pixels: Pixels, text: str, place: tuple[int, int], size: int, color: Color) -> None:
         """Draw drawable text; see ``Font.draw``."""

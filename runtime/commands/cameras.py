@@ -9,7 +9,7 @@ from dataclasses import asdict
 import typer
 
 from ..console import printable, say
-from ..sources.cameras import Camera, CameraFormat, list_cameras, sensor_number
+from ..sources.camera import Camera, CameraFormat, list_cameras, sensor_number
 
 __all__ = ["print_cameras"]
 

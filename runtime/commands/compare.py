@@ -67,7 +67,7 @@ def compare(
     Example: hybrid-compare photos/test --bundle runs/cnn --with runs/rnn --with runs/hybrid
     """
     from ..compare.comparison import compare_bundles  # noqa: PLC0415  # --help should not wait for it
-    from ..pipeline.assembly import engine_options  # noqa: PLC0415
+    from ..engines.engine_options import EngineOptions  # noqa: PLC0415
 
     code = compare_bundles(
         images,
@@ -81,7 +81,7 @@ def compare(
         precision=precision,
         threads=threads,
         check=check,
-        engine=engine_options(profile, workspace, build=build),
+        engine=EngineOptions.from_flags(profile, workspace, build=build),
     )
     if code:
         raise typer.Exit(code)

@@ -8,7 +8,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from .. import console
-from ..draw.request import MOST_BUNDLES, Request
+from ..draw.session import MAX_BUNDLES, DrawRequest
 
 __all__ = ["app", "draw", "main"]
 
@@ -18,7 +18,7 @@ def draw(
         list[Path] | None,
         typer.Argument(
             metavar="BUNDLE",
-            help=f"Bundle folders or tars, or run folders; 1 to {MOST_BUNDLES}.",
+            help=f"Bundle folders or tars, or run folders; 1 to {MAX_BUNDLES}.",
             show_default="./manifest.json, ./bundle, else runs/'s newest digits models: CNN, RNN and hybrid",
         ),
     ] = None,
@@ -47,10 +47,10 @@ def draw(
 
     Example: hybrid-draw runs/cnn runs/rnn runs/hybrid --live
     """
-    from ..draw.run import draw as run  # noqa: PLC0415  # --help should not wait for it
+    from ..draw.session import draw as run  # noqa: PLC0415  # --help should not wait for it
 
     run(
-        Request(
+        DrawRequest(
             tuple(bundles or ()),
             backend=backend,
             precision=precision,

@@ -8,15 +8,24 @@ from typing import Annotated, NoReturn
 import typer
 
 from .. import console
-from ..pipeline.request import Request
-from ..service.watch import HANG_TIMEOUT
+from ..pipeline.infer_request import InferRequest
+from ..service.heartbeat import HANG_TIMEOUT
+from .options import (
+    BackendOption,
+    BuildOption,
+    BundleOption,
+    CheckOption,
+    PrecisionOption,
+    ProfileOption,
+    ThreadsOption,
+    WorkspaceOption,
+)
 
 __all__ = ["app", "infer", "main"]
 
 # panels of --help
-FRAMES, OUTPUTS, ENGINE, RUNNING = "Frames", "Outputs", "Engine", "Running"
+FRAMES, OUTPUTS, RUNNING = "Frames", "Outputs", "Running"
 MOST_FRAMES = 4096  # frames that a batch may have
-MOST_THREADS = 1024
 HOUR = 3600.0  # seconds
 
 
@@ -112,53 +121,14 @@ def infer(
             rich_help_panel=OUTPUTS,
         ),
     ] = None,
-    bundle: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="PATH",
-            help="Bundle folder or tar, or a run folder.",
-            show_default="./manifest.json, ./bundle, runs/latest/bundle",
-            rich_help_panel=ENGINE,
-        ),
-    ] = None,
-    backend: Annotated[str, typer.Option(help="auto, tensorrt, cuda or cpu.", rich_help_panel=ENGINE)] = "auto",
-    precision: Annotated[str, typer.Option(help="auto, fp32, fp16 or int8.", rich_help_panel=ENGINE)] = "auto",
-    threads: Annotated[
-        int | None,
-        typer.Option(
-            min=1, max=MOST_THREADS, help="CPU threads.", show_default="the engine's choice", rich_help_panel=ENGINE
-        ),
-    ] = None,
-    check: Annotated[
-        bool,
-        typer.Option(
-            "--check/--no-check",
-            help="Run the bundle's golden examples first, and stop if they differ.",
-            rich_help_panel=ENGINE,
-        ),
-    ] = True,
-    build: Annotated[
-        bool,
-        typer.Option("--build/--no-build", help="Build a TensorRT engine where there is none.", rich_help_panel=ENGINE),
-    ] = True,
-    profile: Annotated[
-        str | None,
-        typer.Option(
-            metavar="MIN,OPT,MAX",
-            help="Batch sizes of a TensorRT engine.",
-            show_default="1,1,8",
-            rich_help_panel=ENGINE,
-        ),
-    ] = None,
-    workspace: Annotated[
-        int | None,
-        typer.Option(
-            metavar="MIB",
-            help="Scratch memory of a TensorRT engine.",
-            show_default="what is safe here",
-            rich_help_panel=ENGINE,
-        ),
-    ] = None,
+    bundle: BundleOption = None,
+    backend: BackendOption = "auto",
+    precision: PrecisionOption = "auto",
+    threads: ThreadsOption = None,
+    check: CheckOption = True,
+    build: BuildOption = True,
+    profile: ProfileOption = None,
+    workspace: WorkspaceOption = None,
     supervise: Annotated[
         bool | None,
         typer.Option(
@@ -202,7 +172,7 @@ def infer(
         print_cameras(as_json=as_json)
         return
     named = (*(sources or ()), *(f"/dev/video{number}" for number in camera or ()))
-    request = Request(
+    request = InferRequest(
         named,
         bundle=bundle,
         top_k=top_k,
@@ -228,7 +198,7 @@ def infer(
         hang_timeout=hang_timeout,
         supervise=supervise,
     )
-    from ..service.run import run  # noqa: PLC0415  # --help should not wait for it
+    from ..pipeline.launch import run  # noqa: PLC0415  # --help should not wait for it
 
     if code := run(request):
         raise typer.Exit(code)

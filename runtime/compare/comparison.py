@@ -21,10 +21,10 @@ from ..engines.progress import make_reporter
 from ..errors import BundleError, UsageError
 from ..frame import Frame
 from ..manifest import MANIFEST
-from ..sources import open_sources
+from ..sources.files import open_sources
 from ..sources.names import parse_live
 from .answers import Answers, ComparedModel, ComparisonTally
-from .contact_sheet import Differences, check_sheet
+from .difference_sheet import Differences, check_sheet
 from .printing import JsonReport, TextReport
 
 __all__ = ["answer", "compare_bundles", "find_bundles"]

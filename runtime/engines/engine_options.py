@@ -48,6 +48,16 @@ class EngineOptions:
                 f"expected a workspace of at least {LEAST_WORKSPACE // MIB} MiB, found {self.workspace / MIB:g} MiB"
             )
 
+    @classmethod
+    def from_flags(cls, profile: str | None, workspace: int | None, *, build: bool = True) -> EngineOptions:
+        """Make the options that ``--profile MIN,OPT,MAX``, ``--workspace MIB`` and ``--no-build`` ask for.
+
+        Raises:
+            UsageError: the profile is not three batch sizes in ascending order, or the workspace is too small.
+        """
+        sizes = {} if profile is None else {"profile": parse_profile(profile)}
+        return cls(**sizes, workspace=None if workspace is None else workspace * MIB, build=build)
+
     def workspace_on(self, gpu: Gpu | None) -> int | None:
         """Return the bytes of scratch memory on this GPU; None, without a GPU, leaves them to TensorRT."""
         if self.workspace is not None or gpu is None:

@@ -1,9 +1,10 @@
 """Writes MP4 files of JPEG pictures that can be played at every moment: each picture is a fragment of its own.
 
 OpenCV's writer keeps the index for the end, so that a killed process leaves a file that nothing plays; it has no
-encoder that every build shares, says nothing when the disk is full, and knows one constant frame rate. Motion JPEG in
-fragments (ISO/IEC 14496-12, 8.8; codec 0x6C of 14496-1) needs none of that: whatever was written can be read, and each
-picture is shown when it was taken. FFmpeg, and with it OpenCV, and GStreamer play it; browsers don't.
+encoder that every build shares, says nothing when the disk is full, and knows one constant frame rate. PyAV writes
+fragments, and would bring all of FFmpeg to every device. Motion JPEG in fragments (ISO/IEC 14496-12, 8.8; codec 0x6C of
+14496-1) needs none of that: whatever was written can be read, and each picture is shown when it was taken. FFmpeg, and
+with it OpenCV, and GStreamer play it; browsers don't.
 """
 
 from __future__ import annotations
@@ -11,21 +12,17 @@ from __future__ import annotations
 import os
 import struct
 from pathlib import Path
-from typing import Literal
 
-__all__ = ["TIMESCALE", "Mp4Writer", "State"]
-
-State = Literal["whole", "emptied", "gone"]
+__all__ = ["TIMESCALE", "Mp4Writer"]
 
 TIMESCALE = 90_000  # ticks a second: the usual one, all common frame rates are whole in it
 MATRIX = struct.pack(">9i", 0x10000, 0, 0, 0, 0x10000, 0, 0, 0, 0x40000000)
 KEY_FRAME = 0x02000000  # the flag of a picture that depends on no other
-LONGEST = 2**32 - 1  # ticks of one picture, 13 hours: a fragment has 32 bits for them
+MAX_TICKS = 2**32 - 1  # ticks of one picture, 13 hours: a fragment has 32 bits for them
 MDAT_HEAD = 8
 RUN_TAIL = 8  # bytes of a picture's duration and size, with which its moof ends
 JPEG = 0x6C  # object type of ISO/IEC 10918-1
 UNDETERMINED = 0x55C4  # language "und"
-HEAD = 8  # bytes at a file's start that tell whether it is still there
 
 
 class Mp4Writer:
@@ -60,32 +57,26 @@ class Mp4Writer:
         """The number of bytes written so far."""
         return self._size
 
-    def state(self) -> State:
-        """Look at what others made of the file, as people clear away files that grow.
-
-        Returns:
-            ``whole``: all that was written is there. ``emptied`` (``: > out.mp4``, copytruncate): nothing of it is, and
-            ``restart`` can go on. ``gone``: the file was removed, moved, replaced, changed or closed, and must not be
-            written to any more.
+    def is_gone(self) -> bool:
+        """Return whether the file was closed, removed or moved, and must not be written to any more.
 
         Raises:
             OSError: the device is gone.
         """
-        if self._file < 0:
-            return "gone"
-        written = named = os.fstat(self._file)
         try:
-            named = self.path.stat()
-        except (FileNotFoundError, NotADirectoryError):
-            return "gone"
-        except OSError:  # the name can't be looked at: writing to the open file goes on
-            pass
-        if not os.path.samestat(written, named):
-            return "gone"
-        # what was written after the emptying and before this look leaves a hole of zeros at the start, and a whole size
-        if not any(os.pread(self._file, HEAD, 0)):
-            return "emptied"
-        return "whole" if written.st_size == self._size else "gone"
+            return self._file < 0 or not os.path.samestat(os.fstat(self._file), self.path.stat())
+        except FileNotFoundError:
+            return True
+
+    def is_emptied(self) -> bool:
+        """Return whether somebody emptied the file (``: > out.mp4``, copytruncate), so that it needs a ``restart``.
+
+        What was written after that and before this look leaves a hole of zeros where the file's head was.
+
+        Raises:
+            OSError: the device is gone.
+        """
+        return not any(os.pread(self._file, 8, 0))
 
     def restart(self) -> None:
         """Begin the file anew, as if nothing had been written.
@@ -111,7 +102,7 @@ class Mp4Writer:
         length = max(round(duration * TIMESCALE), 1)
         self._sequence += 1
         if self._duration_at is not None and ticks != self._end:  # players take gaps for missing frames
-            os.pwrite(self._file, struct.pack(">I", min(ticks - self._start, LONGEST)), self._duration_at)
+            os.pwrite(self._file, struct.pack(">I", min(ticks - self._start, MAX_TICKS)), self._duration_at)
         head = _fragment(self._sequence, ticks, length, len(jpeg))
         duration_at = self._size + len(head) - MDAT_HEAD - RUN_TAIL
         self._append(head + jpeg)

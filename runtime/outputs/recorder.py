@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import math
 import os
-import stat
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Collection
@@ -13,7 +12,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..canvas.draw import canvas, caption, fit, notice
+from ..canvas.pictures import blank, caption, fit, notice
 from ..canvas.text import Pixels
 from ..errors import UsageError
 from ..opencv import cv2
@@ -24,14 +23,14 @@ from .sink import Result, Sink
 __all__ = ["Recorder", "check_recording"]
 
 QUALITY = 80  # JPEG's, from 0 to 100
-LARGEST = 1920  # pixels that the longer side of a recorded frame has at most
-SMALLEST = 240  # pixels below which the shorter side is enlarged: a label is not readable there
+MAX_SIDE = 1920  # pixels that the longer side of a recorded frame has at most
+MIN_SIDE = 240  # pixels below which the shorter side is enlarged: a label is not readable there
 IMAGE_SECONDS = 1.0  # seconds for which a single image is shown
-GAP = 2.0  # seconds without a classified frame after which the video says so, not showing the last one any longer
-LARGEST_FILE = 4_000_000_000  # bytes after which another file is begun: FAT32 and many players end at 2**32
-MOST_FILES = 999_999  # files of one name, which must leave room for so large a number
-LOOK = 1.0  # seconds between two looks at files that nothing is written to
-OPEN_FILES = 32  # files open at a time; with more sources, the one that gave nothing for longest is closed
+MAX_PAUSE = 2.0  # seconds without a classified frame after which the video says so, not showing the last one any longer
+MAX_FILE_SIZE = 4_000_000_000  # bytes after which another file is begun: FAT32 and many players end at 2**32
+MAX_FILES = 999_999  # files of one name, which must leave room for so large a number
+LOOK_EVERY = 1.0  # seconds between two looks at files that nothing is written to
+MAX_OPEN_FILES = 32  # files open at a time; with more sources, the one that gave nothing for longest is closed
 
 
 @dataclass
@@ -94,7 +93,7 @@ class Recorder(Sink):
         *,
         events: Events | None = None,
         live: Collection[str] = (),
-        largest: int = LARGEST_FILE,
+        largest: int = MAX_FILE_SIZE,
         say: Callable[[str], None] = lambda _: None,
     ) -> None:
         """Check the path; no file is created before the first frame.
@@ -133,11 +132,11 @@ class Recorder(Sink):
 
     def poll(self) -> bool:
         """Free the space of removed files whose source gives nothing; return False: nobody can ask for a stop here."""
-        if time.monotonic() - self._looked >= LOOK:
+        if time.monotonic() - self._looked >= LOOK_EVERY:
             self._looked = time.monotonic()
             for part in self._parts.values():
                 with suppress(OSError):  # told when the next frame can't be written
-                    if part.writer.state() == "gone":
+                    if part.writer.is_gone():
                         part.writer.close()
         return False
 
@@ -159,11 +158,11 @@ class Recorder(Sink):
         start, seconds = part.writer.end, IMAGE_SECONDS
         if live:
             start, seconds = now - part.begun, self._interval
-            if start > part.writer.end + GAP:
+            if start > part.writer.end + MAX_PAUSE:
                 self._write_gap(part.writer, part.writer.end + self._interval, start)
         elif frame.video:
             start, seconds = part.place(frame.index, now, self._interval)
-        picture = canvas(part.writer.width, part.writer.height)
+        picture = blank(part.writer.width, part.writer.height)
         fit(image, picture)
         _label(picture, result)
         part.writer.write(_encode(picture), start, seconds)
@@ -173,20 +172,18 @@ class Recorder(Sink):
         frame, size = result.frame, (image.shape[1], image.shape[0])
         key = frame.source if frame.video else ""
         part, free = self._parts.get(key), None
-        if part is not None:
-            state = part.writer.state()
-            if state == "gone":
-                free = part.writer.path
-                self._say(f"{free} was removed, moved or changed: the recording begins anew")
-            if state == "gone" or part.writer.size >= self._largest or (frame.video and part.frame != size):
-                self._parts.pop(key).writer.close()
-                part = None
-            elif state == "emptied":
-                self._say(f"{part.writer.path} was emptied: the recording begins anew in it")
-                part.writer.restart()
-                part = _Part(part.writer, part.frame, now)
+        if part is not None and part.writer.is_gone():
+            free = part.writer.path
+            self._say(f"{free} was removed or moved: the recording begins anew")
+        if part is not None and (free or part.writer.size >= self._largest or (frame.video and part.frame != size)):
+            self._parts.pop(key).writer.close()
+            part = None
+        if part is not None and part.writer.is_emptied():
+            self._say(f"{part.writer.path} was emptied: the recording begins anew in it")
+            part.writer.restart()
+            part = _Part(part.writer, part.frame, now)
         if part is None:
-            while len(self._parts) >= OPEN_FILES:
+            while len(self._parts) >= MAX_OPEN_FILES:
                 self._parts.popitem(last=False)[1].writer.close()
             part = _Part(self._create(*_recorded(*size), free), size, now)
         self._parts[key] = part
@@ -209,7 +206,7 @@ class Recorder(Sink):
             return writer
 
     def _write_gap(self, writer: Mp4Writer, start: float, end: float) -> None:
-        picture = canvas(writer.width, writer.height)
+        picture = blank(writer.width, writer.height)
         notice(picture, [f"nothing classified for {end - start:.0f} s"], _text_size(writer.height))
         writer.write(_encode(picture), start, self._interval)
 
@@ -229,25 +226,16 @@ def check_recording(path: Path) -> None:
     """
     if path.suffix.lower() != ".mp4":
         raise UsageError(f"--save {path}: expected a name that ends in .mp4, found {path.suffix or 'no suffix'}")
-    try:
-        there = stat.S_ISDIR(path.parent.stat().st_mode)
-    except (FileNotFoundError, NotADirectoryError):
-        there = False
-    except OSError as error:
-        raise UsageError(
-            f"--save {path}: expected a folder that may be entered, found {path.parent}: {error.strerror}"
-        ) from error
-    if not there:
-        raise UsageError(f"--save {path}: expected the folder {path.parent} to exist, found none; create it")
+    if not os.path.isdir(path.parent):  # noqa: PTH112  # Path.is_dir raises where a folder above may not be entered
+        raise UsageError(f"--save {path}: expected the folder {path.parent} to exist, found none that may be entered")
     if not os.access(path.parent, os.W_OK | os.X_OK):
         raise UsageError(f"--save {path}: expected to be allowed to write into {path.parent}, found that it is not")
     try:
-        _numbered(path, MOST_FILES).lstat()
-    except FileNotFoundError:
-        pass
+        with suppress(FileNotFoundError):
+            _numbered(path, MAX_FILES).lstat()
     except OSError as error:
         raise UsageError(
-            f"--save {path}: expected a name that can be written, with room for a further file's -{MOST_FILES}, found: "
+            f"--save {path}: expected a name that can be written, with room for a further file's -{MAX_FILES}, found: "
             f"{error.strerror}"
         ) from error
 
@@ -273,9 +261,9 @@ def _text_size(height: int) -> int:
 
 def _recorded(width: int, height: int) -> tuple[int, int]:
     """Return a recorded frame's width and height: even, as other codecs expect, neither too large nor too small."""
-    scale = min(LARGEST / max(width, height), 1)
-    if scale == 1 and min(width, height) < SMALLEST:
-        scale = min(-(-SMALLEST // min(width, height)), LARGEST // max(width, height))
+    scale = min(MAX_SIDE / max(width, height), 1)
+    if scale == 1 and min(width, height) < MIN_SIDE:
+        scale = min(-(-MIN_SIDE // min(width, height)), MAX_SIDE // max(width, height))
     return _even(width * scale), _even(height * scale)
 
 

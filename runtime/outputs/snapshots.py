@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from ..errors import UsageError
 from ..opencv import cv2
 from ..sources.events import Events
-from ..storage import replacing
+from ..storage import write_bytes
 from .sink import Result, Sink
 
 if TYPE_CHECKING:
@@ -26,10 +26,10 @@ if TYPE_CHECKING:
 __all__ = ["Condition", "Snapshots", "parse_condition", "prepare_folder"]
 
 QUALITY = 95  # JPEG's, from 0 to 100
-LARGEST_JPEG = 65_500  # pixels of a side, the most that OpenCV's encoder takes
+MAX_JPEG_SIDE = 65_500  # pixels of a side, the most that OpenCV's encoder takes
 SPACING = 30  # frames of one source, from one snapshot to the next: about a second of a camera
-SOURCES = 256  # sources that are remembered; far more than run at once
-LONGEST_PART = 60  # bytes of a source's or label's name in a file's name
+MAX_SOURCES = 256  # sources that are remembered; far more than run at once
+MAX_PART_BYTES = 60  # bytes of a source's or label's name in a file's name
 COMPARISONS: dict[str, Callable[[float, float], bool]] = {
     ">=": operator.ge,
     "<=": operator.le,
@@ -124,11 +124,10 @@ class Snapshots(Sink):
             return
         if frame.video and not self._due(frame.source, frame.index):
             return
-        suffix = ".jpg" if max(frame.image.shape) <= LARGEST_JPEG else ".png"
+        suffix = ".jpg" if max(frame.image.shape) <= MAX_JPEG_SIDE else ".png"
         _, data = cv2.imencode(suffix, frame.image, [cv2.IMWRITE_JPEG_QUALITY, QUALITY] if suffix == ".jpg" else [])
         try:
-            with replacing(self._path(result, self._condition.probability(prediction), suffix), suffix) as path:
-                path.write_bytes(data.tobytes())
+            write_bytes(self._path(result, self._condition.probability(prediction), suffix), data.tobytes())
             self.count += 1
         except OSError as error:
             self.stopped = True
@@ -141,7 +140,7 @@ class Snapshots(Sink):
             return False
         self._last[source] = index
         self._last.move_to_end(source)
-        while len(self._last) > SOURCES:
+        while len(self._last) > MAX_SOURCES:
             self._last.popitem(last=False)
         return True
 
@@ -184,4 +183,4 @@ def _source_name(source: str) -> str:
 def _part(text: str) -> str:
     """Return text as a part of a file's name: letters, digits and little else, in any script."""
     plain = re.sub(r"[^\w.-]+", "-", text).strip("-.")
-    return plain.encode()[:LONGEST_PART].decode(errors="ignore") or "x"  # a whole name has room for 255
+    return plain.encode()[:MAX_PART_BYTES].decode(errors="ignore") or "x"  # a whole name has room for 255

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 import time
-from collections import OrderedDict
 from collections.abc import Collection
 from dataclasses import dataclass
 
@@ -14,18 +13,17 @@ from rich.table import Table as Grid
 from rich.text import Text
 
 from .. import console
-from ..console import printable
+from ..console import percent, printable
 from ..sources.events import Event
 from .sink import Result, Sink, SourceStatus, Status
 
 __all__ = ["StatusLine"]
 
-REFRESH = 0.25  # seconds between two updates of the lines on a terminal
+REFRESH_EVERY = 0.25  # seconds between two updates of the lines on a terminal
 LOG_EVERY = 60.0  # seconds between lines where stderr is a file or a journal
-REPEAT = 5.0  # seconds for which the same fault of the same source is only counted
-REMEMBERED = 256  # faults, and sources, that are remembered
-MOST_SOURCES = 12  # sources that have a line on a terminal
-END_OF_TROUBLE = "reconnected"
+REPEAT_EVERY = 5.0  # seconds for which the same fault of the same source is only counted
+MAX_LINES = 12  # sources that have a line on a terminal
+FILES = ""  # the name under which the label of all files is kept
 UNREADABLE = "frame unreadable"  # in a label's place: the label before is not what this frame shows
 
 
@@ -48,8 +46,8 @@ class StatusLine(Sink):
         """Write to a console; None: to stderr's. ``live`` has the names of cameras and streams, as their frames do."""
         self._streams = frozenset(live)
         self._console = console.status if screen is None else screen
-        self._labels: OrderedDict[str, tuple[str, float | None]] = OrderedDict()
-        self._repeats: OrderedDict[tuple[str, str], _Repeats] = OrderedDict()
+        self._labels: dict[str, tuple[str, float | None]] = {}
+        self._repeats: dict[tuple[str, str], _Repeats] = {}
         self._status: Status | None = None
         self._logged = time.monotonic()
         self._refreshed = 0.0
@@ -66,27 +64,21 @@ class StatusLine(Sink):
         """Remember what this source shows; name a file that could not be read on stderr, as a run of files does."""
         prediction = result.prediction
         if prediction is None and result.frame.source not in self._streams:  # a stream's faults are events
-            text = f"unreadable: {result.frame.source}: {result.frame.error}"
-            self._console.print(printable(text), style="yellow", markup=False, soft_wrap=True)
-        shown = (UNREADABLE, None) if prediction is None else (prediction.label, prediction.probability)
-        self._labels[result.frame.source] = shown
-        self._labels.move_to_end(result.frame.source)
-        while len(self._labels) > REMEMBERED:
-            self._labels.popitem(last=False)
+            self._print(f"unreadable: {result.frame.source}: {result.frame.error}", "yellow")
+        label = (UNREADABLE, None) if prediction is None else (prediction.label, prediction.probability)
+        self._labels[self._kept_as(result.frame.source)] = label
 
     def event(self, event: Event) -> None:
         """Print an event, or only count it where the same kind of the same source was printed a moment ago."""
         key = event.source, event.kind
         now = time.monotonic()
         before = self._repeats.get(key)
-        if before is not None and now - before.printed < REPEAT:
+        if before is not None and now - before.printed < REPEAT_EVERY:
             before.more += 1
             before.last = event
             return
         self._print_event(event, before.more if before else 0)
         self._repeats[key] = _Repeats(now)
-        while len(self._repeats) > REMEMBERED:
-            self._tell_repeats(self._repeats.popitem(last=False)[1])
 
     def status(self, status: Status) -> None:
         """Keep the status for the next ``poll`` to show; in a log, write it once a minute."""
@@ -97,11 +89,11 @@ class StatusLine(Sink):
     def poll(self) -> bool:
         """Bring the lines up to date; return False: nobody can ask this sink to stop."""
         now = time.monotonic()
-        if now - self._refreshed < REFRESH:
+        if now - self._refreshed < REFRESH_EVERY:
             return False
         self._refreshed = now
         for key, repeats in list(self._repeats.items()):
-            if now - repeats.printed >= REPEAT:
+            if now - repeats.printed >= REPEAT_EVERY:
                 self._tell_repeats(repeats)
                 del self._repeats[key]
         if self._live is not None and self._status is not None:
@@ -118,6 +110,10 @@ class StatusLine(Sink):
         if self._status is not None:
             self._log()
 
+    def _kept_as(self, source: str) -> str:
+        """Return a stream's name, and one for all files: their line shows the file that came last."""
+        return source if source in self._streams else FILES
+
     def _tell_repeats(self, repeats: _Repeats) -> None:
         if repeats.last is not None:
             self._print_event(repeats.last, repeats.more - 1)
@@ -128,16 +124,18 @@ class StatusLine(Sink):
         text = f"{clock} {event.kind}: {': '.join(part for part in parts if part)}"
         if more > 0:
             text += f" ({more} more of the kind)"
-        style = "green" if event.kind == END_OF_TROUBLE else "yellow"
-        self._console.print(printable(text), style=style, markup=False, soft_wrap=True)
+        style = "green" if event.kind == "reconnected" else "yellow"
+        self._print(text, style)
 
     def _log(self) -> None:
         self._logged = time.monotonic()
         if self._status is None:
             return
-        sources = [f"{printable(source.name)}: {_counts(source)}" for source in self._status.sources]
-        text = "; ".join([_totals(self._status), *sources])
-        self._console.print(text, style="dim", markup=False, soft_wrap=True)
+        sources = [f"{source.name}: {_counts(source)}" for source in self._status.sources]
+        self._print("; ".join([_totals(self._status), *sources]), "dim")
+
+    def _print(self, text: str, style: str) -> None:
+        self._console.print(printable(text), style=style, markup=False, soft_wrap=True)
 
     def _render(self, status: Status) -> RenderableType:
         grid = Grid.grid(padding=(0, 2))
@@ -146,14 +144,12 @@ class StatusLine(Sink):
         grid.add_column(no_wrap=True, justify="right", min_width=7, style="bold cyan")
         grid.add_column(no_wrap=True, overflow="ellipsis", ratio=4, style="dim")
         grid.expand = True
-        for source in status.sources[:MOST_SOURCES]:
-            label, probability = self._labels.get(source.name, ("", None))
-            if probability is None and len(status.sources) == 1 and self._labels:
-                label, probability = next(reversed(self._labels.values()))  # a folder: the file that came last
-            shown = "" if probability is None or not source.flowing else f"{100 * probability:.1f} %"
+        for source in status.sources[:MAX_LINES]:
+            label, probability = self._labels.get(self._kept_as(source.name), ("", None))
+            shown = "" if probability is None or not source.flowing else percent(probability)
             state = Text(printable(label)) if source.flowing else Text("no frames", style="yellow")
             grid.add_row(printable(source.name), state, shown, _counts(source))
-        hidden = len(status.sources) - MOST_SOURCES
+        hidden = len(status.sources) - MAX_LINES
         rest = [Text(f"and {hidden} more sources", style="dim")] if hidden > 0 else []
         return Group(grid, *rest, Text(_totals(status), no_wrap=True, overflow="ellipsis"))
 

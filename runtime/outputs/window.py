@@ -2,39 +2,42 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Collection, Sequence
 
-from ..canvas.draw import BACKGROUND, DIM, TEXT, Bars, Box, canvas, fill, row
+from ..canvas.pictures import BACKGROUND, DIM, TEXT, WARNING, Bars, Box, blank, dim, fill, fit, notice, text_row
 from ..canvas.text import Pixels
-from ..canvas.tile import Tile
 from ..opencv import cv2
 from ..sources.events import Event
-from .display import require_display
+from .display import QUIT_KEYS, close_window, is_visible, pressed_key, require_display
 from .sink import Result, Sink, Status
 
-__all__ = ["QUIT_KEYS", "WITHOUT", "Window", "is_visible", "pressed_key"]
+__all__ = ["HEADLESS_ADVICE", "Tile", "Window"]
 
 REDRAW = 1 / 25  # seconds between two drawings; more of them would take time from the model
-SHARE = 4  # the pause after a drawing is at least so many times as long as it: sixteen large pictures take long
+DRAW_PAUSE = 4  # the pause after a drawing is at least so many times as long as it: sixteen large pictures take long
 IDLE_REDRAW = 0.5  # seconds between two drawings where nothing came: they show for how long it has been silent
-SINGLE = (880, 720)  # pixels; fits the 1280x800 screens that devices have
-LARGEST = (1280, 760)
-SMALLEST_TILE = (300, 240)
-MOST_TILES = 16
-GAP = 2  # pixels between places
+SINGLE_SIZE = (880, 720)  # pixels; fits the 1280x800 screens that devices have
+MAX_SIZE = (1280, 760)
+MIN_TILE_SIZE = (300, 240)
+MAX_TILES = 16
+TILE_GAP = 2  # pixels
 BORDER = (8, 7, 6)
-FILES = ""  # the name of the place that all files share
-WAIT = 1  # milliseconds that OpenCV handles the window's events for
-WITHOUT = "leave the window out with --headless"
-QUIT_KEYS = frozenset({"q", "\x1b"})
+FILES = ""  # the name of the tile that all files share
+KEY_WAIT = 1  # milliseconds that OpenCV handles the window's events for
+HEADLESS_ADVICE = "leave the window out with --headless"
 TROUBLE = frozenset({"lost", "stalled"})
+
+MAX_SILENCE = 2.0  # seconds without a result before a picture is no longer shown as live
+MAX_INTERVALS = 4.0  # usual intervals without a result, where these are longer: an engine may take seconds for a frame
+MAX_PANEL = 0.35  # of the height is the most that labels get: the picture needs the rest
 
 
 class Window(Sink):
     """This sink shows the newest result of each source; Q, Esc or closing the window asks to stop.
 
-    Files share one place, each camera or stream has its own. A picture whose source gave nothing for two seconds, or
+    Files share one tile, each camera or stream has its own. A picture whose source gave nothing for two seconds, or
     was reported as lost or stalled, is dimmed, says so, and has no label.
 
     Attributes:
@@ -48,14 +51,14 @@ class Window(Sink):
 
         Args:
             labels: all labels of the model.
-            top_k: how many labels to show; fewer where a source's place is too small.
+            top_k: how many labels to show; fewer where a source's tile is too small.
             title: the window's title, by which OpenCV knows it.
-            live: names of the cameras and streams, as their frames carry them, in the order of their places.
+            live: names of the cameras and streams, as their frames carry them, in the order of their tiles.
 
         Raises:
             UsageError: no window can be opened here.
         """
-        require_display(WITHOUT)
+        require_display(HEADLESS_ADVICE)
         self._title = title
         self._top_k = top_k
         self._bars = Bars(labels)
@@ -66,10 +69,10 @@ class Window(Sink):
         self._drawn = 0.0
         self._pause = REDRAW
         self._stopped = False
-        self.picture = canvas(*SINGLE)
+        self.picture = blank(*SINGLE_SIZE)
         # no tool bar; the picture keeps its proportions when the window is resized
         cv2.namedWindow(title, cv2.WINDOW_NORMAL | cv2.WINDOW_KEEPRATIO | cv2.WINDOW_GUI_NORMAL)
-        cv2.resizeWindow(title, *SINGLE)
+        cv2.resizeWindow(title, *SINGLE_SIZE)
         self._draw()
 
     def write(self, result: Result) -> None:
@@ -94,15 +97,13 @@ class Window(Sink):
         """Draw what is new and handle keys; return whether the user asked to stop."""
         if time.monotonic() >= self._drawn + (self._pause if self._changed else IDLE_REDRAW):
             self._draw()
-        if pressed_key(WAIT) in QUIT_KEYS or not is_visible(self._title):
+        if pressed_key(KEY_WAIT) in QUIT_KEYS or not is_visible(self._title):
             self._stopped = True
         return self._stopped
 
     def close(self) -> None:
         """Close the window, unless the user has."""
-        if is_visible(self._title):
-            cv2.destroyWindow(self._title)
-            cv2.waitKey(WAIT)  # lets the window system carry out the closing
+        close_window(self._title)
 
     def _tile(self, source: str) -> Tile:
         name = source if source in self._live else FILES
@@ -112,22 +113,22 @@ class Window(Sink):
 
     def _draw(self) -> None:
         start = time.monotonic()
-        tiles = list(self._tiles.values())[:MOST_TILES]
+        tiles = list(self._tiles.values())[:MAX_TILES]
         columns, rows, (width, height) = _grid(len(tiles))
         size = max(min(height // 36, 18), 12)
         foot = 2 * size
         if self.picture.shape != (rows * height + foot, columns * width, 3):
-            self.picture = canvas(columns * width, rows * height + foot)
+            self.picture = blank(columns * width, rows * height + foot)
             cv2.resizeWindow(self._title, self.picture.shape[1], self.picture.shape[0])
         fill(self.picture, BORDER)
-        gap = GAP if len(tiles) > 1 else 0
+        gap = TILE_GAP if len(tiles) > 1 else 0
         for number, tile in enumerate(tiles):
             place = Box(number % columns * width, number // columns * height, width - gap, height - gap)
             tile.draw(place.of(self.picture), size)
         self._draw_foot(self.picture[-foot:], size, len(self._tiles) - len(tiles))
         cv2.imshow(self._title, self.picture)
         self._drawn, self._changed = time.monotonic(), False
-        self._pause = max(REDRAW, SHARE * (self._drawn - start))
+        self._pause = max(REDRAW, DRAW_PAUSE * (self._drawn - start))
 
     def _draw_foot(self, pixels: Pixels, size: int, hidden: int) -> None:
         fill(pixels, BACKGROUND)
@@ -138,40 +139,100 @@ class Window(Sink):
             right = f"inference {status.inference_ms:.1f} ms"
         if hidden:
             right = f"{hidden} more sources not shown   {right}"
-        row(pixels, left, right, size, (TEXT, DIM))
+        text_row(pixels, left, right, size, (TEXT, DIM))
 
 
-def pressed_key(wait: int) -> str:
-    """Wait for a key and return its character, a capital as its small letter; empty if none or another key came.
+class Tile:
+    """This class holds what one source showed last and when, and draws it.
 
-    ``waitKey`` gives only the lowest eight bits, which make a Q of the left arrow (X11's 0xff51). All are needed, but
-    for those from the seventeenth on: there GTK has Shift, Caps Lock and Num Lock.
-
-    Args:
-        wait: for how long to wait, milliseconds.
+    Attributes:
+        name: the source's name.
+        seen: when the source's last result came, ``time.monotonic()`` seconds.
     """
-    code = cv2.waitKeyEx(wait) & 0xFFFF
-    return chr(code).lower() if 0 < code < 256 else ""
 
+    def __init__(self, name: str, bars: Bars, top_k: int) -> None:
+        self.name = name
+        self.seen = time.monotonic()
+        self._bars = bars
+        self._top_k = top_k
+        self._result: Result | None = None
+        self._shown: Result | None = None  # the last one with a picture
+        self._trouble: Event | None = None
+        self._interval = 0.0
 
-def is_visible(title: str) -> bool:
-    """Return whether this process has a window of that title open."""
-    try:
-        visible = cv2.getWindowProperty(title, cv2.WND_PROP_VISIBLE)
-        if visible < 0:  # GTK, which a Jetson's OpenCV has, never knows; but other properties it knows of open ones
-            return bool(cv2.getWindowProperty(title, cv2.WND_PROP_AUTOSIZE) >= 0)
-        return bool(visible >= 1)
-    except cv2.error:  # some builds raise for a window that is gone
-        return False
+    def take(self, result: Result) -> None:
+        """Show this result from now on; a source that gives pictures is no longer in trouble."""
+        now = time.monotonic()
+        if self._result is not None:  # the wait for the first one says nothing
+            self._interval += 0.2 * (now - self.seen - self._interval)
+        self.seen = now
+        self._result = result
+        if result.frame.image is not None:
+            self._shown = result
+            self._trouble = None
+
+    def trouble(self, event: Event) -> None:
+        """Show that something is wrong with this source, until its next picture."""
+        self._trouble = event
+
+    def silence(self) -> float | None:
+        """Return for how many seconds nothing could be shown as live; None while something can."""
+        quiet = time.monotonic() - self.seen
+        return quiet if self._trouble or quiet > max(MAX_SILENCE, MAX_INTERVALS * self._interval) else None
+
+    def draw(self, pixels: Pixels, size: int) -> None:
+        """Draw over a picture, with text ``size`` pixels high: a line with the source, its image, the top labels."""
+        fill(pixels, BACKGROUND)
+        height, width = pixels.shape[:2]
+        head, step = round(size * 2), round(size * 1.7)
+        rows = min(self._top_k, max(int(height * MAX_PANEL - size) // step, 1))
+        panel = rows * step + size
+        view = Box(0, head, width, max(height - head - panel, 1)).of(pixels)
+        silence = self.silence()
+        if self._shown is not None and self._shown.frame.image is not None:
+            fit(self._shown.frame.image, view)
+        text_row(pixels[:head], self.name, self._right(silence), size, (TEXT, DIM if silence is None else WARNING))
+        below = pixels[height - panel + size // 2 :]
+        if silence is not None:
+            self._draw_silence(view, below[:step], silence, size)
+        elif self._result is not None and self._result.prediction is not None:
+            self._bars.draw(below, self._result.prediction.top(rows), size, step)
+        elif self._result is not None:
+            dim(view)
+            notice(view, [f"frame {self._result.frame.index} unreadable", self._result.frame.error or ""], size)
+        else:
+            notice(view, ["waiting for the first frame"], size, TEXT)
+
+    def _right(self, silence: float | None) -> str:
+        result = self._shown
+        if silence is not None:
+            return "not live"
+        if result is None:
+            return ""
+        frame = f"frame {result.frame.index}" if result.frame.video else ""
+        age = f"{result.age_ms:.0f} ms old" if result.frame.captured else ""
+        dropped = f"{result.dropped} dropped" if result.dropped else ""
+        smoothed = "smoothed" if result.smoothed_s else ""
+        return "  ".join(part for part in (smoothed, frame, dropped, age) if part)
+
+    def _draw_silence(self, view: Pixels, below: Pixels, silence: float, size: int) -> None:
+        dim(view)
+        what = self._trouble.kind if self._trouble else "no frames"
+        lines = [f"{what} for {silence:.0f} s" if silence >= 1 else what]
+        if self._trouble is not None and self._trouble.detail:
+            lines.append(self._trouble.detail)
+        notice(view, lines, round(size * 1.2))
+        shown = self._shown
+        if shown is not None and shown.frame.timestamp:
+            clock = time.strftime("%H:%M:%S", time.localtime(shown.frame.timestamp))
+            text_row(below, f"the picture is from {clock}", "", size, (DIM, DIM))
 
 
 def _grid(count: int) -> tuple[int, int, tuple[int, int]]:
-    """Return columns, rows and the (width, height) of one place, pixels: as many columns as rows, or one more."""
+    """Return columns, rows and the (width, height) of one tile, pixels: as many columns as rows, or one more."""
     if count <= 1:
-        return 1, 1, SINGLE
-    columns = 1
-    while columns * columns < count:
-        columns += 1
+        return 1, 1, SINGLE_SIZE
+    columns = math.isqrt(count - 1) + 1
     rows = -(-count // columns)
-    size = max(LARGEST[0] // columns, SMALLEST_TILE[0]), max(LARGEST[1] // rows, SMALLEST_TILE[1])
+    size = max(MAX_SIZE[0] // columns, MIN_TILE_SIZE[0]), max(MAX_SIZE[1] // rows, MIN_TILE_SIZE[1])
     return columns, rows, size

@@ -5,49 +5,94 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import numpy as np
 
 from ..classifier import Prediction
 from ..outputs.sink import Result, Sink, SourceStatus, Status
-from ..sources.events import Event, Events
-from .batch import Batch, Entry
-from .lines import one_line
-from .mailbox import Intake
-from .memory import OUT_OF_MEMORY, is_shortage
-from .meters import Meter, Stage
+from ..sources.events import Event
+from .handover import OUT_OF_MEMORY, Batch, Links, is_shortage, one_line
+from .mailbox import PendingFrame
 
-__all__ = ["POLL", "Delivery"]
+__all__ = ["LOOK_INTERVAL", "Delivery", "Meter"]
 
-POLL = 0.02  # seconds between two calls of ``look``, which tells events and polls the sinks
-STATUS = 1.0  # seconds between two statuses
-EVENTS = 1000  # events that wait to be told; the oldest beyond them are only counted
+LOOK_INTERVAL = 0.02  # seconds between two calls of ``look``, which tells events and polls the sinks
+STATUS_INTERVAL = 1.0  # seconds between two statuses
+MAX_EVENTS = 1000  # events that wait to be told; the oldest beyond them are only counted
+RATE_TIME = 5.0  # seconds over which results a second are counted
+MARK_INTERVAL = 0.5  # seconds between two marks of that count: ten are enough, however often the rate is asked for
+MAX_TIMES = 1024  # results, and batches, whose times are kept
+
+
+class Meter:
+    """Measures how fast and how fresh results are; only one thread may use it."""
+
+    def __init__(self) -> None:
+        self.begun = time.monotonic()
+        self._total = 0
+        self._marks: deque[tuple[float, int]] = deque([(self.begun, 0)])
+        self._ages: deque[float] = deque(maxlen=MAX_TIMES)
+        self._engine: deque[float] = deque(maxlen=MAX_TIMES)
+
+    def result(self, age_ms: float) -> None:
+        """Count one result of that age, milliseconds."""
+        self._total += 1
+        self._ages.append(age_ms)
+
+    def batch(self, inference_ms: float) -> None:
+        """Note one batch's time in the engine, milliseconds."""
+        self._engine.append(inference_ms)
+
+    def rate(self) -> float:
+        """Return results a second over the last five seconds; callers ask about once a second."""
+        now = time.monotonic()
+        while len(self._marks) > 1 and now - self._marks[1][0] >= RATE_TIME:
+            self._marks.popleft()
+        then, before = self._marks[0]
+        if now - self._marks[-1][0] >= MARK_INTERVAL:
+            self._marks.append((now, self._total))
+        return (self._total - before) / (now - then) if now > then else 0.0
+
+    def ages(self) -> tuple[float, float]:
+        """Return median and 99th percentile of the last results' ages, milliseconds; 0 before the first."""
+        median, high = np.percentile(self._ages or [0.0], (50, 99))
+        return float(median), float(high)
+
+    def inference_ms(self) -> float:
+        """Return the mean time of the last batches in the engine, milliseconds; 0 before the first."""
+        return float(np.mean(self._engine or [0.0]))
 
 
 class Delivery:
     """Turns batches into results and hands everything to the sinks; only one thread may use it.
 
     Args:
+        links: the mailboxes, whose counts a status reports, and the events to pass on until ``close``.
         sinks: the sinks, told in this order.
         labels: the labels of the model's outputs.
-        intake: the mailboxes, whose counts a status reports.
-        events: the events to pass on from now on, until ``close``.
-        stage: where this stage notes its work.
+
+    Attributes:
+        broken: whether a sink has failed; no sink is written to any more then.
+        closed: whether the user asked to stop: closed the window, or pressed Q.
     """
 
-    def __init__(
-        self, sinks: Sequence[Sink], labels: tuple[str, ...], intake: Intake, events: Events, stage: Stage
-    ) -> None:
+    def __init__(self, links: Links, sinks: Sequence[Sink], labels: tuple[str, ...]) -> None:
+        self.broken = self.closed = False
+        self._intake = links.intake
+        self._events = links.events
+        self._clock = links.clocks["output"]
         self._sinks = sinks
         self._labels = labels
-        self._intake = intake
-        self._events = events
-        self._stage = stage
         self._meter = Meter()
-        self._news: deque[Event] = deque(maxlen=EVENTS)
+        self._untold: deque[Event] = deque(maxlen=MAX_EVENTS)
         self._looked = self._told = 0.0
-        self._broken = False
-        self.closed = False
-        """Whether the user asked to stop: closed the window, or pressed Q."""
-        events.subscribe(self._news.append)
+        self._events.subscribe(self._untold.append)
+
+    @property
+    def due(self) -> float:
+        """When to call ``look`` again, ``time.monotonic()`` seconds."""
+        return self._looked + LOOK_INTERVAL
 
     def begin(self) -> None:
         """Start measuring rates and ages: frames flow from here on."""
@@ -61,17 +106,76 @@ class Delivery:
         for result in self._results(batch):
             if result.prediction is not None:
                 self._meter.result(result.age_ms)
-            self._stage.enter()
-            try:
+            with self._telling():
                 for sink in self._sinks:
                     self._write(sink, result)
-            except BaseException:
-                self._broken = True
-                raise
-            finally:
-                self._stage.leave()
             if time.monotonic() >= self.due:
                 self.look()
+
+    def look(self) -> None:
+        """Tell events and, once a second, the status; ask every sink whether the user wants to stop."""
+        with self._telling():
+            self._looked = now = time.monotonic()
+            while self._untold:
+                event = self._untold.popleft()
+                for sink in self._sinks:
+                    sink.event(event)
+            if now - self._told >= STATUS_INTERVAL:
+                self._tell(self.status())
+            for sink in self._sinks:
+                self.closed = sink.poll() or self.closed
+
+    def status(self) -> Status:
+        """Return how the pipeline stands at this moment."""
+        median, high = self._meter.ages()
+        seconds = time.monotonic() - self._meter.begun
+        faults = self._events.counts()
+        return Status(self._meter.rate(), median, high, self._meter.inference_ms(), self.sources(), faults, seconds)
+
+    def sources(self) -> tuple[SourceStatus, ...]:
+        """Return every source's counts at this moment; any thread may call it."""
+        return self._intake.status(lambda name: self._events.count("reconnected", name))
+
+    def finish(self, status: Status) -> None:
+        """Tell the last events and the last status, unless a sink has failed."""
+        if not self.broken:
+            self._told = time.monotonic()  # so that look tells no status before the given one
+            self.look()
+            self._tell(status)
+
+    def close(self) -> None:
+        """Close every sink, also after one that fails.
+
+        Raises:
+            BaseException: the first error that a sink raised, once all are closed.
+        """
+        self._events.unsubscribe(self._untold.append)
+        errors = [error for sink in self._sinks if (error := self._close(sink)) is not None]
+        if errors:
+            raise errors[0]
+
+    def _close(self, sink: Sink) -> BaseException | None:
+        try:
+            with self._clock:
+                sink.close()
+        except BaseException as error:  # raised by close, when the others are closed
+            return error
+        return None
+
+    @contextmanager
+    def _telling(self) -> Iterator[None]:
+        """Note that the sinks are being called, and whether one fails."""
+        try:
+            with self._clock:
+                yield
+        except BaseException:
+            self.broken = True
+            raise
+
+    def _tell(self, status: Status) -> None:
+        self._told = time.monotonic()
+        for sink in self._sinks:
+            sink.status(status)
 
     def _write(self, sink: Sink, result: Result) -> None:
         """Write one result; a sink that lacks the memory for it (a large picture to draw or encode) is passed over."""
@@ -82,99 +186,20 @@ class Delivery:
                 raise
             self._events.report("memory-short", result.frame.source, one_line(error) or "writing a result")
 
-    def look(self) -> None:
-        """Tell events and, once a second, the status; ask every sink whether the user wants to stop."""
-        self._stage.enter()
-        try:
-            self._look()
-        except BaseException:
-            self._broken = True
-            raise
-        finally:
-            self._stage.leave()
-
-    def _look(self) -> None:
-        self._looked = now = time.monotonic()
-        while self._news:
-            event = self._news.popleft()
-            for sink in self._sinks:
-                sink.event(event)
-        if now - self._told >= STATUS:
-            self._told = now
-            status = self.status()
-            for sink in self._sinks:
-                sink.status(status)
-        for sink in self._sinks:
-            self.closed = sink.poll() or self.closed
-
-    def status(self) -> Status:
-        """Return how the pipeline stands at this moment."""
-        median, high = self._meter.ages()
-        return Status(
-            self._meter.rate(),
-            median,
-            high,
-            self._meter.inference_ms(),
-            self.sources(),
-            self._events.counts(),
-            self._meter.seconds,
-        )
-
-    def sources(self) -> tuple[SourceStatus, ...]:
-        """Return every source's counts at this moment; any thread may call it."""
-        return self._intake.status(lambda name: self._events.count("reconnected", name))
-
-    def finish(self, status: Status) -> None:
-        """Tell the last events and the last status, unless a sink has failed."""
-        if not self._broken:
-            self._told = time.monotonic()  # so that look tells no status before the given one
-            self.look()
-            for sink in self._sinks:
-                sink.status(status)
-
-    def close(self) -> None:
-        """Close every sink, also after one that fails.
-
-        Raises:
-            BaseException: the first error that a sink raised, once all are closed.
-        """
-        self._events.unsubscribe(self._news.append)
-        first: BaseException | None = None
-        for sink in self._sinks:
-            self._stage.enter()
-            try:
-                sink.close()
-            except BaseException as error:  # raised below, when the others are closed
-                first = first or error
-            finally:
-                self._stage.leave()
-        if first is not None:
-            raise first
-
-    @property
-    def due(self) -> float:
-        """When to call ``look`` again, ``time.monotonic()`` seconds."""
-        return self._looked + POLL
-
-    @property
-    def broken(self) -> bool:
-        """Whether a sink has failed; no sink is written to any more then."""
-        return self._broken
-
     def _results(self, batch: Batch) -> Iterator[Result]:
-        boxes = {entry.box for entry in batch.entries if entry.box.live}
+        boxes = {pending.box for pending in batch.frames if pending.box.live}
         reconnects = {box: self._events.count("reconnected", box.name) for box in boxes}
-        for entry in batch.entries:
-            captured = entry.frame.captured
+        for pending in batch.frames:
+            captured = pending.frame.captured
             age = (batch.finished - captured) * 1000 if captured else 0.0
-            prediction = self._prediction(batch, entry) if entry.row >= 0 else None
-            rows = batch.rows if entry.row >= 0 else 0
-            yield Result(entry.frame, prediction, age, entry.dropped, reconnects.get(entry.box, 0), rows)
+            prediction = self._prediction(batch, pending) if pending.row >= 0 else None
+            rows = batch.rows if pending.row >= 0 else 0
+            yield Result(pending.frame, prediction, age, pending.dropped, reconnects.get(pending.box, 0), rows)
 
-    def _prediction(self, batch: Batch, entry: Entry) -> Prediction:
+    def _prediction(self, batch: Batch, pending: PendingFrame) -> Prediction:
         outputs = batch.outputs
         if outputs is None:
             raise TypeError("expected a batch that went through the model")
         share = batch.inference_ms / batch.rows
-        probabilities, logits = outputs.probabilities[entry.row], outputs.logits[entry.row]
-        return Prediction(self._labels, probabilities, logits, entry.preprocess_ms, share)
+        probabilities, logits = outputs.probabilities[pending.row], outputs.logits[pending.row]
+        return Prediction(self._labels, probabilities, logits, pending.preprocess_ms, share)

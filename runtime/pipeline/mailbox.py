@@ -1,5 +1,8 @@
 """Keeps captured frames that wait for the model, and counts every one of them.
 
+    capture thread A ──put──► Mailbox A (the newest frame)  ─┐
+    capture thread B ──put──► Mailbox B (up to QUEUE frames) ─┴─► Intake.take, in turn ──► a batch ──► settle, give_up
+
 One lock guards all mailboxes of a pipeline, so that at every moment, for every source,
 
     captured == classified + dropped + unreadable + waiting
@@ -13,18 +16,18 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 
 from ..frame import Frame
 from ..outputs.sink import SourceStatus
-from .batch import Entry
 
-__all__ = ["Intake", "Mailbox"]
+__all__ = ["WAKE_FRAMES", "Intake", "Mailbox", "PendingFrame"]
 
 QUEUE = 8  # decoded frames that wait, of a source whose every frame counts; enough to bridge uneven decoding
-ENOUGH = QUEUE // 2  # frames to wake a thread for: each waking costs as much as preprocessing a small frame
+WAKE_FRAMES = QUEUE // 2  # frames to wake a thread for: each waking costs as much as preprocessing a small frame
 QUEUE_BYTES = 2**26  # 64 MiB of frames that wait: no more than one photograph of 100 megapixels
-ERRORS = 64  # unreadable frames of a live source that wait to be written; all are counted
-SILENCE = 2.0  # seconds without a frame after which a live source no longer flows
+MAX_ERRORS = 64  # unreadable frames of a live source that wait to be written; all are counted
+FLOW_TIMEOUT = 2.0  # seconds without a frame after which a live source no longer flows
 
 
 class Mailbox:
@@ -41,11 +44,11 @@ class Mailbox:
         self.live = live
         self.newest = newest
         self.frames: deque[Frame] = deque()
-        self.errors: deque[Frame] = deque(maxlen=ERRORS)
+        self.errors: deque[Frame] = deque(maxlen=MAX_ERRORS)
         self.size = 0  # bytes of the frames that wait
         self.inside = 0  # frames taken and not yet settled
         self.captured = self.classified = self.dropped = self.unreadable = 0
-        self.latest = -SILENCE
+        self.latest = -FLOW_TIMEOUT
         self.ended = False
 
     @property
@@ -56,7 +59,7 @@ class Mailbox:
     @property
     def worth_taking(self) -> bool:
         """Whether so many frames wait that waking a thread in no hurry pays."""
-        return len(self.frames) >= ENOUGH or self.full
+        return len(self.frames) >= WAKE_FRAMES or self.full
 
     def push(self, frame: Frame) -> Frame | None:
         """Add a captured frame; return the frame that it replaced, or None."""
@@ -88,7 +91,7 @@ class Mailbox:
 
     def status(self, reconnects: int) -> SourceStatus:
         """Return the counts as they are now, with ``reconnects``, how often the source's frames flowed again."""
-        flowing = not self.ended and (not self.live or time.monotonic() - self.latest < SILENCE)
+        flowing = not self.ended and (not self.live or time.monotonic() - self.latest < FLOW_TIMEOUT)
         return SourceStatus(
             self.name,
             self.captured,
@@ -99,6 +102,27 @@ class Mailbox:
             reconnects,
             flowing,
         )
+
+
+@dataclass(eq=False, slots=True)
+class PendingFrame:
+    """This class holds one frame that was taken from its mailbox.
+
+    Attributes:
+        box: the mailbox that the frame came from.
+        frame: what was captured, or what could not be read.
+        row: the frame's row in the batch's tensors; -1 for a frame that could not be read.
+        counted: whether the mailbox has counted the frame as unreadable already.
+        preprocess_ms: time from the decoded frame to its tensors, milliseconds.
+        dropped: how many frames of the source were given up by the time the batch was done.
+    """
+
+    box: Mailbox
+    frame: Frame
+    row: int = -1
+    counted: bool = False
+    preprocess_ms: float = 0.0
+    dropped: int = 0
 
 
 class Intake:
@@ -147,7 +171,7 @@ class Intake:
             box.ended = True
             self._filled.notify()
 
-    def take(self, deadline: float | None) -> Entry | None:
+    def take(self, deadline: float | None) -> PendingFrame | None:
         """Take the next frame of the next source that has one; it counts as on its way until it is settled.
 
         Args:
@@ -168,7 +192,7 @@ class Intake:
                 self._filled.wait(remaining)
                 self._hungry = False
 
-    def settle(self, entries: Iterable[Entry], *, failed: bool = False) -> None:
+    def settle(self, entries: Iterable[PendingFrame], *, failed: bool = False) -> None:
         """Count frames whose batch is done as classified, or as dropped where it failed; unreadable ones as such."""
         with self._filled:
             for entry in entries:
@@ -185,7 +209,7 @@ class Intake:
             if self._hungry:
                 self._filled.notify()
 
-    def give_up(self, entries: Iterable[Entry]) -> None:
+    def give_up(self, entries: Iterable[PendingFrame]) -> None:
         """Count frames that will go no further as dropped, readable or not."""
         with self._filled:
             for entry in entries:
@@ -217,22 +241,22 @@ class Intake:
     def _drained(self) -> bool:
         return all(box.ended and not box.frames and not box.errors for box in self.boxes)
 
-    def _next(self) -> Entry | None:
+    def _next(self) -> PendingFrame | None:
         count = len(self.boxes)
         for offset in range(count):
             place = (self._turn + offset) % count
             box = self.boxes[place]
             if box.errors:
-                return Entry(box, box.errors.popleft(), counted=True)
+                return PendingFrame(box, box.errors.popleft(), counted=True)
             if box.frames and not (self._fresh and box.newest and box.inside):
                 self._turn = (place + 1) % count
                 return self._taken(box)
         return None
 
-    def _taken(self, box: Mailbox) -> Entry:
-        entry = Entry(box, box.pop())
+    def _taken(self, box: Mailbox) -> PendingFrame:
+        entry = PendingFrame(box, box.pop())
         box.inside += 1
-        if not box.newest and len(box.frames) <= QUEUE - ENOUGH:
+        if not box.newest and len(box.frames) <= QUEUE - WAKE_FRAMES:
             self._emptied.notify_all()
         return entry
 

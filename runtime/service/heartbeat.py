@@ -1,141 +1,175 @@
-"""Sends and parses heartbeats, by which a worker tells the supervisor twice a second what each stage is doing."""
+"""Sends the worker's heartbeats, and ends them where a call of the worker lasts for too long.
+
+worker:  a beat twice a second, and a last one that says why once anything is overdue
+parent:  a last beat, or none within what the one before allows ──► the worker is killed and replaced
+"""
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import signal
-import stat
+import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, MutableMapping
 from dataclasses import asdict, dataclass, field
 from typing import Literal
 
-from ..errors import UsageError
-from ..sources.blocking import BLOCKING_CALLS
+from ..sources.blocking import BLOCKING_CALLS, CALL_PREFIX
+from .signals import takes
 
-__all__ = ["INTERVAL", "VARIABLE", "Beat", "Heartbeat", "Phase", "Reading"]
+__all__ = ["HANG_TIMEOUT", "START_TIMEOUT", "VARIABLE", "Beat", "Heartbeat", "find_overdue"]
 
 VARIABLE = "HYBRID_EDGE_HEARTBEAT"  # in the worker's environment it has the number of the pipe's file descriptor
-INTERVAL = 0.5  # seconds between two beats
-START = "start"  # the name of the only stage that there is before frames flow
+HANG_TIMEOUT = 8.0  # seconds for one call of a stage, and from the end of the frames to the worker's own
+SOURCE_TIMEOUT = 30.0  # seconds for one call of a source into a driver or decoder, which has shorter limits of its own
+SILENCE_TIMEOUT = 5.0  # seconds between beats while frames flow; a C call that holds the interpreter silences them
+START_TIMEOUT = 900.0  # seconds without progress before frames flow: a step of an engine's build can take minutes
+BEAT_INTERVAL = 0.5  # seconds between two beats
+STOPPED_TIME = 2.0  # seconds without a turn after which this process as a whole was stopped, by Ctrl-Z say
+PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 Phase = Literal["starting", "running", "stopping"]
+Readings = Callable[[], Mapping[str, float]]
 
 
 @dataclass(frozen=True)
 class Beat:
-    """This class holds one heartbeat, which is a JSON line on the pipe.
+    """This class holds one heartbeat, a JSON line on the pipe.
 
     Attributes:
         phase: ``starting`` until the pipeline runs, ``stopping`` once it ended.
-        busy: for how many seconds each stage has been in its current call, 0 where it waits; and each call into a
-            driver or decoder of a source (``sources.blocking``), in all phases.
+        within: the seconds within which the next beat comes, unless the worker hangs.
         counts: what was counted so far, by name, for ``systemctl status``.
+        overdue: why the worker hangs and no beat follows; empty otherwise.
+        seconds: for how long it has hung.
+        source: whether that is a source's fault, and not the engine's or an output's.
     """
 
     phase: Phase
-    busy: Mapping[str, float] = field(default_factory=dict)
+    within: float
     counts: Mapping[str, float] = field(default_factory=dict)
-
-    def line(self) -> bytes:
-        """Return the heartbeat as a line, with its line end."""
-        return json.dumps(asdict(self)).encode() + b"\n"
-
-    @classmethod
-    def parse(cls, line: bytes) -> Beat | None:
-        """Read a heartbeat from a line; return None where a worker was killed while it wrote."""
-        try:
-            return cls(**json.loads(line))
-        except (ValueError, TypeError):
-            return None
-
-
-Reading = Callable[[], tuple[Mapping[str, float], Mapping[str, float]]]
-"""What a running pipeline is asked for: seconds that each stage has been busy, and counts."""
+    overdue: str = ""
+    seconds: float = 0.0
+    source: bool = False
 
 
 class Heartbeat:
     """Writes the worker's beats on a thread of its own, for as long as the thread gets the interpreter.
 
-    Where the supervisor is gone, the thread ends this process and those that it started.
-
     Args:
-        pipe: the pipe's file descriptor, owned from now on; a pipe that nobody reads loses beats and holds nobody up.
-        interval: seconds between two beats.
+        pipe: the pipe's file descriptor; a pipe that nobody reads loses beats and holds nobody up.
+        hang_timeout: seconds for one call of a stage.
     """
 
-    def __init__(self, pipe: int, interval: float = INTERVAL) -> None:
+    def __init__(self, pipe: int, hang_timeout: float) -> None:
         self._pipe = pipe
-        self._interval = interval
-        self._phase: Phase = "starting"
-        self._progress = time.monotonic()
-        self._reading: Reading = self._starting
+        self._hang_timeout = hang_timeout
+        self._stages: Readings = dict
+        self._counts: Readings = dict
         self._changed = threading.Event()
+        self._enter("starting")
         os.set_inheritable(pipe, False)
         os.set_blocking(pipe, False)
         threading.Thread(target=self._run, name="heartbeat", daemon=True).start()
 
     @classmethod
-    def from_environment(cls, environment: MutableMapping[str, str] = os.environ) -> Heartbeat | None:
+    def from_environment(
+        cls, hang_timeout: float, environment: MutableMapping[str, str] = os.environ
+    ) -> Heartbeat | None:
         """Start the heartbeat that a supervisor asked for; return None where this process is nobody's worker.
 
-        The variable is taken out, so that no process started from here takes itself for the worker.
-
-        Raises:
-            UsageError: the variable names something other than an open pipe.
+        The variable is taken out, so that no process started from here takes itself for the worker. The kernel is asked
+        to end this process with its supervisor: a worker that hangs would not see that by itself.
         """
-        value = environment.pop(VARIABLE, None)
-        if value is None:
+        pipe = environment.pop(VARIABLE, None)
+        if pipe is None:
             return None
-        try:
-            mode = os.fstat(int(value)).st_mode
-        except (ValueError, OSError) as error:
-            raise UsageError(f"{VARIABLE}: expected an open file descriptor, found {value!r}; unset it") from error
-        if not stat.S_ISFIFO(mode):
-            raise UsageError(f"{VARIABLE}: expected a pipe, found another kind of file at {value}; unset it")
-        return cls(int(value))
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+        return cls(int(pipe), hang_timeout)
 
     def progress(self) -> None:
         """Note progress while starting, such as a step of an engine's build."""
-        self._progress = time.monotonic()
+        self._since = time.monotonic()
 
-    def running(self, reading: Reading) -> None:
-        """Note that frames flow from here on; the heartbeat's thread calls ``reading`` for each beat."""
-        self._reading = reading
+    def running(self, stages: Readings, counts: Readings) -> None:
+        """Note that frames flow from here on; the heartbeat's thread calls both for each beat.
+
+        Args:
+            stages: returns for how many seconds each stage has been in its current call, by name.
+            counts: returns what was counted so far, by name.
+        """
+        self._stages, self._counts = stages, counts
         self._enter("running")
 
     def stopping(self) -> None:
         """Note that the pipeline ended, and only engine, memory and files are left to give back."""
-        self._reading = _nothing
+        self._stages = self._counts = dict
         self._enter("stopping")
 
     def _enter(self, phase: Phase) -> None:
+        self._since = time.monotonic()
         self._phase = phase
         self._changed.set()
 
-    def _starting(self) -> tuple[Mapping[str, float], Mapping[str, float]]:
-        return {START: time.monotonic() - self._progress}, {}
-
     def _run(self) -> None:
-        while True:
-            stages, counts = self._reading()
-            busy = {name: round(seconds, 2) for name, seconds in {**stages, **BLOCKING_CALLS.busy()}.items()}
-            self._write(Beat(self._phase, busy, counts).line())
-            self._changed.wait(self._interval)
+        beat, awake, turn = None, 0.0, time.monotonic()
+        while beat is None or not beat.overdue:
             self._changed.clear()
+            before, turn = turn, time.monotonic()
+            if turn - before > STOPPED_TIME:
+                awake = turn  # what is under way was stopped too, and its time begins anew
+            beat = self._beat(turn, awake)
+            self._write(json.dumps(asdict(beat)).encode() + b"\n")
+            self._changed.wait(BEAT_INTERVAL)
+
+    def _beat(self, now: float, awake: float) -> Beat:
+        phase, most = self._phase, now - awake
+        since = min(now - self._since, most)
+        stages = {name: min(seconds, most) for name, seconds in self._stages().items()}
+        calls = {
+            name.removeprefix(f"{CALL_PREFIX} "): min(seconds, most) for name, seconds in BLOCKING_CALLS.busy().items()
+        }
+        silence = min(SILENCE_TIMEOUT, self._hang_timeout)
+        within = {"starting": START_TIMEOUT, "running": silence, "stopping": self._hang_timeout}[phase]
+        overdue = find_overdue(phase, since, stages, calls, self._hang_timeout)
+        if phase != "stopping" and not (takes(sys.stdout) and takes(sys.stderr)):
+            overdue = "", 0.0, False  # a stage that waits for whoever reads is not hung
+        return Beat(phase, within, self._counts(), *overdue)
 
     def _write(self, line: bytes) -> None:
         try:
             os.write(self._pipe, line)
         except BlockingIOError:  # nobody reads now: the supervisor is stopped, by Ctrl-Z say
             return
-        except OSError:  # nobody will ever read: the supervisor is gone
-            if os.getpgrp() == os.getpid():
-                os.killpg(os.getpid(), signal.SIGKILL)
-            os.kill(os.getpid(), signal.SIGKILL)
+        except OSError:  # nobody will ever read: the supervisor was gone before the kernel knew of its worker
+            os._exit(1)
 
 
-def _nothing() -> tuple[Mapping[str, float], Mapping[str, float]]:
-    return {}, {}
+def find_overdue(
+    phase: Phase, since: float, stages: Mapping[str, float], calls: Mapping[str, float], hang_timeout: float
+) -> tuple[str, float, bool]:
+    """Return ``overdue``, ``seconds`` and ``source`` of a ``Beat``.
+
+    Args:
+        phase: what the worker is doing.
+        since: for how many seconds it has been doing that; while it starts, since its last progress.
+        stages: for how many seconds each stage has been in one call.
+        calls: for how many seconds each call of a source has lasted.
+        hang_timeout: seconds for one call of a stage.
+    """
+    if phase == "stopping" and since > hang_timeout:
+        return f"it was done and did not end within {since:.1f} s", since, False
+    if phase == "starting" and since > START_TIMEOUT:
+        return f"it made no progress for {since:.1f} s while it started", since, False
+    for name, seconds in stages.items():
+        if seconds > hang_timeout:
+            remedy = f"limit {hang_timeout:g} s; a slower engine needs a larger --hang-timeout"
+            return f"stage {name} has been in one call for {seconds:.1f} s ({remedy})", seconds, False
+    for name, seconds in calls.items():
+        if seconds > SOURCE_TIMEOUT:
+            limit = f"limit {SOURCE_TIMEOUT:g} s"
+            return f"a source's call, {name}, has not returned for {seconds:.1f} s ({limit})", seconds, True
+    return "", 0.0, False

@@ -4,79 +4,82 @@ from __future__ import annotations
 
 import contextlib
 import os
+import select
 import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from queue import SimpleQueue
-from types import FrameType, TracebackType
-from typing import Any, NoReturn
+from types import FrameType
+from typing import Any, NoReturn, TextIO
 
-from .streams import takes
+__all__ = ["StopSignals", "stop_signals", "takes"]
 
-__all__ = ["STOPPING", "StopSignals", "asked_for"]
-
-STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-PATIENCE = 2.5  # seconds from a signal to the end: the pipeline drains for 1.8, and then closes its outputs
-CLOSING = 3.0  # seconds more, while an output is being closed: a disk may be slow
-TICK = 0.1  # seconds between two looks at whether the end is held up
-OUTPUTS = "hybrid_edge.runtime.outputs."
+END_TIMEOUT = 2.5  # seconds from a signal to the end: the pipeline drains for 1.8, and then closes its outputs
+CLOSE_TIMEOUT = 3.0  # seconds more, while outputs are being closed: a disk may be slow
+LOOK_INTERVAL = 0.1  # seconds between two looks at whether the end is held up
 
 
-def asked_for(*signals: signal.Signals) -> frozenset[signal.Signals]:
-    """Return the signals that whoever started this process did not have ignored (nohup, a shell's ``&``)."""
-    return frozenset(item for item in signals if signal.getsignal(item) is not signal.SIG_IGN)
+def takes(stream: TextIO | None) -> bool:
+    """Return whether a stream takes a line without waiting for its reader, who may be slow, or stopped by Ctrl-S."""
+    poll = select.poll()
+    try:
+        poll.register(stream.fileno(), select.POLLOUT)  # type: ignore[union-attr]
+        return bool(poll.poll(0))
+    except (AttributeError, OSError, ValueError):  # there is no stream, it is closed, or no file that can be polled
+        return True
+
+
+def stop_signals() -> set[signal.Signals]:
+    """Return the signals to handle: those that whoever started this process did not have ignored (nohup, ``&``)."""
+    known = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    return {item for item in known if signal.getsignal(item) is not signal.SIG_IGN}
 
 
 class StopSignals:
-    """This context manager handles the signals for as long as its context lasts.
+    """This context manager of the main thread handles the signals for as long as its context lasts.
 
-    Before frames flow a signal ends what is being done by an exception; while they flow (``draining``) it sets
-    ``event``, and the pipeline finishes what is in the model. A second signal ends the process there and then; so does
-    a thread of its own where stdout or stderr is not read and holds up the end.
+    Before frames flow a signal ends what is being done by an exception; while they flow (``draining``) it sets an
+    event, and the pipeline finishes what is in the model. A second signal ends the process there and then; so does a
+    timer where the main thread waits for whoever does not read stdout or stderr.
 
     Args:
         codes: the exit code for each signal.
-
-    Attributes:
-        event: the event that is set once a signal came.
-        code: the exit code for the first signal that came; None before.
     """
 
     def __init__(self, codes: Mapping[int, int]) -> None:
-        self.event = threading.Event()
-        self.code: int | None = None
         self._codes = codes
+        self._code: int | None = None  # that of the first signal that came
+        self._came = 0.0  # when it came, ``time.monotonic()`` seconds
+        self._stop = threading.Event()
         self._draining = False
+        self._closing: Callable[[], bool] = lambda: False
         self._before: dict[signal.Signals, Any] = {}
-        self._told: SimpleQueue[int | None] = SimpleQueue()  # a handler may put into one at any moment
-        self._over = threading.Event()
 
     def __enter__(self) -> StopSignals:
-        if threading.current_thread() is threading.main_thread():  # Python lets no other thread set handlers
-            threading.Thread(target=self._watch, name="signals", daemon=True).start()
-            for item in asked_for(*STOPPING):
-                self._before[item] = signal.signal(item, self._handle)
-            # a supervisor starts its worker with these held back until they are handled
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, (*STOPPING, signal.SIGTSTP))
+        self._before = {item: signal.signal(item, self._handle) for item in stop_signals()}
+        self._before[signal.SIGALRM] = signal.signal(signal.SIGALRM, self._end_if_unread)
+        # a supervisor starts its worker with these held back until they are handled
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {*self._before, signal.SIGTSTP})
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._over.set()
-        self._told.put(None)
+    def __exit__(self, *_: object) -> None:
+        signal.setitimer(signal.ITIMER_REAL, 0)
         for item, handler in self._before.items():
             signal.signal(item, handler)
 
     @contextmanager
-    def draining(self) -> Iterator[threading.Event]:
-        """Yield ``event``; within this context the first signal sets it and raises nothing."""
+    def draining(self, closing: Callable[[], bool]) -> Iterator[threading.Event]:
+        """Yield the event that the first signal sets, without raising anything, within this context.
+
+        Args:
+            closing: returns whether outputs are being closed, which may take longer.
+        """
+        self._closing = closing
         self._draining = True
         try:
-            yield self.event
+            yield self._stop
         finally:
             self._draining = False
 
@@ -87,42 +90,31 @@ class StopSignals:
             KeyboardInterrupt: the exit code is that of an interrupt.
             SystemExit: the exit code is another one.
         """
-        if self.code == self._codes[signal.SIGINT]:
+        if self._code == self._codes[signal.SIGINT]:
             raise KeyboardInterrupt
-        if self.code is not None:
-            raise SystemExit(self.code)
+        if self._code is not None:
+            raise SystemExit(self._code)
 
-    def _handle(self, signum: int, frame: FrameType | None) -> None:  # noqa: ARG002  # Python fixes the arguments
-        if self.code is not None:
-            _leave(self.code)
-        self.code = self._codes.get(signum, 1)
-        self._told.put(self.code)
-        self.event.set()
+    def _handle(self, signum: int, _frame: FrameType | None) -> None:
+        if self._code is not None:
+            _leave_at_once(self._code)
+        self._code = self._codes.get(signum, 1)
+        self._came = time.monotonic()
+        self._stop.set()
+        # its handler runs within a write of the main thread too, which goes on where the handler returns
+        signal.setitimer(signal.ITIMER_REAL, END_TIMEOUT, LOOK_INTERVAL)
         if not self._draining:
             self.leave()
 
-    def _watch(self) -> None:
-        """After the first signal, end the process where the main thread waits for a reader who does not read."""
-        code = self._told.get()
-        begun = time.monotonic()
-        while code is not None and not self._over.wait(TICK):
-            limit = PATIENCE + CLOSING if _closes(threading.main_thread().ident) else PATIENCE
-            if time.monotonic() - begun > limit and not (takes(sys.stdout) and takes(sys.stderr)):
-                _leave(code)
+    def _end_if_unread(self, _signum: int, _frame: FrameType | None) -> None:
+        limit = END_TIMEOUT + CLOSE_TIMEOUT if self._closing() else END_TIMEOUT
+        late = time.monotonic() - self._came >= limit
+        if late and self._code is not None and not (takes(sys.stdout) and takes(sys.stderr)):
+            _leave_at_once(self._code)
 
 
-def _closes(thread: int | None) -> bool:
-    """Return whether a thread is in an output's ``close``, where it must not be cut short."""
-    frame = None if thread is None else sys._current_frames().get(thread)
-    while frame is not None:
-        if frame.f_code.co_name == "close" and frame.f_globals.get("__name__", "").startswith(OUTPUTS):
-            return True
-        frame = frame.f_back
-    return False
-
-
-def _leave(code: int) -> NoReturn:
-    """End this process at once with an exit code, without unwinding anything."""
+def _leave_at_once(code: int) -> NoReturn:
+    """End this process with an exit code, without unwinding anything."""
     with contextlib.suppress(OSError):  # the terminal is gone
         if os.isatty(2) and takes(sys.stderr):
             os.write(2, b"\x1b[?25h\n")  # a status line hides the cursor

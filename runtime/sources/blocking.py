@@ -5,21 +5,24 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import TYPE_CHECKING, Generic, TypeVar
+from concurrent.futures import Future, wait
+from contextlib import contextmanager, nullcontext
+from typing import TYPE_CHECKING, TypeVar
 
 from ..errors import SourceError
 
 if TYPE_CHECKING:  # the supervisor uses this module without OpenCV
     from ..opencv import cv2
 
-__all__ = ["BLOCKING_CALLS", "CALL_PREFIX", "BlockingCalls", "open_capture", "run_aside"]
+__all__ = ["BLOCKING_CALLS", "CALL_PREFIX", "READ_WAIT", "BlockingCalls", "open_capture", "run_aside"]
 
 CALL_PREFIX = "call"  # in front of the descriptions that ``busy`` gives
 POLL_INTERVAL = 0.05  # seconds between two looks at ``stop``
+READ_WAIT = 1.0  # seconds that one read of a live source waits at most; a stop is noticed by then
 
 T = TypeVar("T")
 
@@ -62,56 +65,12 @@ BLOCKING_CALLS = BlockingCalls()
 """Those of this process, which hangs as a whole."""
 
 
-class _Aside(Generic[T]):
-    """This is one call on a thread; if it is abandoned, caller or thread releases its result, whoever comes last."""
-
-    def __init__(
-        self, function: Callable[[], T], release: Callable[[T], object], turn: AbstractContextManager[object]
-    ) -> None:
-        self.done = threading.Event()
-        self.results: list[T] = []
-        self.error: BaseException | None = None
-        self._function = function
-        self._release = release
-        self._turn = turn
-        self._abandoned = False
-        self._lock = threading.Lock()
-        threading.Thread(target=self._run, name="opening", daemon=True).start()
-
-    def _run(self) -> None:
-        results: list[T] = []
-        with self._turn:
-            given_up = self._abandoned
-            if given_up:
-                return
-            try:
-                results.append(self._function())
-            except BaseException as error:  # handed to whoever waits
-                self.error = error
-        with self._lock:
-            self.results = results
-            abandoned = self._abandoned
-            self.done.set()
-        if abandoned:
-            self._release_all(results)
-
-    def abandon(self) -> None:
-        with self._lock:
-            self._abandoned = True
-            results = self.results
-        self._release_all(results)
-
-    def _release_all(self, results: list[T]) -> None:
-        for result in results:
-            self._release(result)
-
-
 def run_aside(
     function: Callable[[], T],
     release: Callable[[T], object],
     stop: threading.Event,
     *,
-    deadline: float | None = None,
+    deadline: float = math.inf,
     turn: threading.Lock | None = None,
 ) -> T:
     """Call a function that takes seconds in C on a thread of its own, so that whoever stops does not wait for it.
@@ -120,7 +79,7 @@ def run_aside(
         function: opens something, and has to end by itself.
         release: gives back what was opened, where nobody waits for it any more.
         stop: an event that, once set, ends the wait.
-        deadline: the ``time.monotonic()`` at which the wait ends; None: never.
+        deadline: the ``time.monotonic()`` at which the wait ends.
         turn: a lock that is held during the call; waiting for it is part of the wait.
 
     Returns:
@@ -130,15 +89,24 @@ def run_aside(
         SourceError: ``stop`` was set.
         TimeoutError: the deadline passed.
     """
-    aside = _Aside(function, release, turn or nullcontext())
-    while not aside.done.wait(POLL_INTERVAL):
-        late = deadline is not None and time.monotonic() > deadline
-        if stop.is_set() or late:
-            aside.abandon()
+    future = Future[T]()
+
+    def run() -> None:
+        with turn or nullcontext():
+            if not future.set_running_or_notify_cancel():
+                return
+            try:
+                future.set_result(function())
+            except BaseException as error:  # raised by whoever waits
+                future.set_exception(error)
+
+    threading.Thread(target=run, name="opening", daemon=True).start()
+    while not wait([future], POLL_INTERVAL).done:
+        if stop.is_set() or time.monotonic() > deadline:
+            if not future.cancel():
+                future.add_done_callback(lambda late: None if late.exception() else release(late.result()))
             raise SourceError("stopped") if stop.is_set() else TimeoutError("not done in time")
-    if aside.error is not None:
-        raise aside.error
-    return aside.results[0]
+    return future.result()
 
 
 def open_capture(

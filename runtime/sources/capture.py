@@ -1,36 +1,186 @@
-"""Make of each source that was named a capture, which gives frames: files to their end, live sources until a stop."""
+"""Make of each source that was named a capture, which gives frames: files to their end, live sources until a stop.
+
+A live source's capture reports when frames stop to flow, and connects again.
+"""
 
 from __future__ import annotations
 
 import itertools
-import os
+import random
+import re
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
-from ..errors import SourceError, UsageError
+import numpy as np
+import numpy.typing as npt
+
+from ..errors import ImageError, SourceError, UsageError
 from ..frame import Frame
 from ..opencv import cv2
-from .blocking import BLOCKING_CALLS
-from .cameras import inspect_camera, list_cameras, sensor_number
-from .events import Events
+from .camera import open_node
+from .child import csi_pipeline, open_child, rtsp_pipeline
+from .events import Events, Kind
 from .files import Sources, check_names, open_sources
-from .gstreamer import csi_pipeline, open_child, rtsp_pipeline
-from .live import Connection, LiveCapture, Opener
-from .mjpeg import PATIENCE, open_mjpeg
-from .names import LiveName, parse_live
-from .options import CaptureOptions
-from .paths import is_there
-from .rtsp import PATIENCE as RTSP_PATIENCE
-from .rtsp import open_rtsp
-from .v4l2 import open_camera
+from .mjpeg import MJPEG_PATIENCE, open_mjpeg
+from .names import CaptureOptions, LiveName, display_name, parse_live
+from .stream import RTSP_PATIENCE, open_rtsp
 
-__all__ = ["Capture", "FileCapture", "open_captures", "opener", "reading_note"]
+__all__ = ["Capture", "Connection", "FileCapture", "LiveCapture", "Opener", "open_captures", "opener"]
 
-LONGEST = 10.0  # seconds between two frames of a played video: more means that its clock jumped, as at a damaged place
+MAX_FRAME_GAP = 10.0  # seconds between two frames of a played video: more means that its clock jumped
+UNEXPECTED = (OSError, ValueError, RuntimeError)  # errors that are the loss of the one source they come from
+FIRST_DELAY = 0.5  # seconds before the first try to come back, doubling
+MAX_DELAY = 3.0
+LONG_TRY = 2.0  # seconds: a try that took so long has waited already
+JITTER = 0.3  # share of a delay taken off at random, so that cameras lost together are not tried in step
+SIGNAL_LAG = 0.2  # seconds by which Ctrl-C may reach a child process before this one
+STEADY_FLOW = 3.0  # seconds of frames after which delays start small again
+
+Image = npt.NDArray[np.uint8]
+
+
+class Connection(Protocol):
+    """This protocol is what every open camera or stream offers."""
+
+    @property
+    def patience(self) -> float:
+        """The seconds without a frame after which it is given up, asked each time; 0: at the first empty read."""
+
+    def read(self) -> Image | None:
+        """Return the next frame, (H, W, 3) uint8 BGR; None if none came for about ``READ_WAIT``, or on a stop.
+
+        Raises:
+            ImageError: a frame came that can't be decoded; the next may be good.
+            SourceError: the stream ended.
+        """
+
+    def close(self) -> None:
+        """Release the connection's resources, without waiting for the other side."""
+
+
+Opener = Callable[[threading.Event], Connection]
+
+
+class LiveCapture:
+    """This capture gives a camera's or stream's frames until it is stopped, and connects again after every loss.
+
+    Attributes:
+        name: the source as the user named it, passwords masked.
+        live: True, as frames are lost when nobody takes them.
+    """
+
+    live = True
+
+    def __init__(self, name: str, opener: Opener, events: Events) -> None:
+        self.name = name
+        self._opener = opener
+        self._events = events
+        self._index = 0
+        self._size: tuple[int, int] | None = None
+        self._last = time.monotonic()  # when the last good frame came, or when it all began
+        self._reported: set[tuple[Kind, str]] = set()  # what was reported of this outage; empty while frames flow
+
+    def frames(self, stop: threading.Event) -> Iterator[Frame]:
+        """Yield frames until ``stop`` is set, and at most 1.5 s longer; may be called once.
+
+        A frame that can't be decoded is yielded with an ``error``. Losses, stalls, returns, damaged frames and
+        changed resolutions go to the events.
+        """
+        self._last = time.monotonic()
+        delay = FIRST_DELAY
+        while not stop.is_set():
+            started, before = time.monotonic(), self._index
+            try:
+                with self._connected(stop) as connection:
+                    yield from self._flow(connection, stop)
+            except SourceError as error:
+                # a child process that Ctrl-C ended is no loss, but the end of the run
+                if stop.wait(SIGNAL_LAG):
+                    return
+                self._report_outage("lost", str(error))
+            if self._index > before:  # frames came, so the delay counts from the loss
+                delay = FIRST_DELAY if time.monotonic() - started > STEADY_FLOW else delay
+                started = time.monotonic()
+            pause = delay * (1 - JITTER * random.random())  # noqa: S311 - no secret
+            taken = time.monotonic() - started
+            stop.wait(0 if taken >= LONG_TRY else max(pause - taken, 0))
+            delay = min(2 * delay, MAX_DELAY)
+
+    @contextmanager
+    def _connected(self, stop: threading.Event) -> Iterator[Connection]:
+        with _guarded():
+            connection = self._opener(stop)
+        try:
+            yield connection
+        finally:
+            with suppress(*UNEXPECTED):  # it is given up in any case
+                connection.close()
+
+    def _flow(self, connection: Connection, stop: threading.Event) -> Iterator[Frame]:
+        """Yield one connection's frames until it stalls, or ends with a SourceError."""
+        since = time.monotonic()
+        while not stop.is_set():
+            frame = self._read(connection)
+            if frame is not None:
+                yield frame
+                since = time.monotonic()  # whoever took the frame may have kept it for long
+            elif time.monotonic() - since >= connection.patience and not stop.is_set():
+                self._report_outage("stalled", f"no frame for {time.monotonic() - since:.1f} s")
+                return
+
+    def _read(self, connection: Connection) -> Frame | None:
+        try:
+            with _guarded():
+                image = connection.read()
+        except ImageError as error:
+            return self._damaged("corrupt", str(error))
+        except MemoryError:
+            return self._damaged("memory-short", "not enough memory for a frame")
+        if image is None:
+            return None
+        self._report_flow(image)
+        return self._frame(image)
+
+    def _frame(self, image: Image | None, error: str | None = None) -> Frame:
+        self._index += 1
+        return Frame(self.name, self._index - 1, image, error, True, time.monotonic(), time.time())
+
+    def _damaged(self, kind: Kind, reason: str) -> Frame:
+        self._events.report(kind, self.name, reason)
+        return self._frame(None, reason)
+
+    def _report_flow(self, image: Image) -> None:
+        """Report what a good frame shows: that the source is back, or that its resolution has changed."""
+        now = time.monotonic()
+        if self._reported:
+            self._reported.clear()
+            self._events.report("reconnected", self.name, "frames flow again", seconds=now - self._last)
+        self._last = now
+        size = (image.shape[1], image.shape[0])
+        if self._size not in (None, size):
+            self._events.report("resized", self.name, f"from {self._size[0]}x{self._size[1]} to {size[0]}x{size[1]}")
+        self._size = size
+
+    def _report_outage(self, kind: Kind, detail: str) -> None:
+        """Report an outage once for each reason: a camera that is gone for a day is tried 30,000 times."""
+        reason = (kind, re.sub(r"\d+", "", detail))
+        if reason not in self._reported:
+            self._reported.add(reason)
+            self._events.report(kind, self.name, display_name(detail))
+
+
+@contextmanager
+def _guarded() -> Iterator[None]:
+    """Turn an error that nobody foresaw into the loss of its source."""
+    try:
+        yield
+    except UNEXPECTED as error:
+        raise SourceError(f"an error that was not expected: {type(error).__name__}: {error}") from error
 
 
 class Capture(Protocol):
@@ -97,7 +247,7 @@ class _Playing:
         if self._due is None or frame.index == 0:
             self._due = now
         else:
-            self._due += min(frame.position - self._position, LONGEST)
+            self._due += min(frame.position - self._position, MAX_FRAME_GAP)
         self._position = frame.position
         self._stop.wait(max(self._due - now, 0))
 
@@ -125,7 +275,7 @@ def open_captures(names: Sequence[str | Path], options: CaptureOptions, events: 
     captures: list[Capture] = []
     for name, live in understood:
         if live is not None:
-            captures.append(LiveCapture(_told_apart(live.display, captures), opener(live, options), events))
+            captures.append(LiveCapture(_unique_name(live.display, captures), opener(live, options), events))
         elif files:
             shown = name if len(files) == 1 else f"{len(files)} files"
             captures.append(FileCapture(open_sources(files), shown, played=options.every_frame is False))
@@ -133,7 +283,7 @@ def open_captures(names: Sequence[str | Path], options: CaptureOptions, events: 
     return captures
 
 
-def _told_apart(name: str, captures: Sequence[Capture]) -> str:
+def _unique_name(name: str, captures: Sequence[Capture]) -> str:
     """Return a name that no capture has yet: two cameras may differ in a password alone, which is not shown."""
     taken = {capture.name for capture in captures}
     names = (name if number == 1 else f"{name} ({number})" for number in itertools.count(1))
@@ -143,48 +293,15 @@ def _told_apart(name: str, captures: Sequence[Capture]) -> str:
 def opener(live: LiveName, options: CaptureOptions) -> Opener:
     """Return the function that connects to a live source, each time anew."""
     if live.kind == "v4l2":
-        return lambda stop: _open_node(live.address, options, stop)
+        return lambda stop: open_node(live.address, options, stop)
     if live.kind == "csi":
         return lambda stop: open_child(csi_pipeline(int(live.address), options), options, stop)
     if live.kind == "gst":
         return lambda stop: open_child(live.address, options, stop)
     if live.kind == "mjpeg":
-        return lambda stop: open_mjpeg(live.address, stop, options.patience(PATIENCE))
+        return lambda stop: open_mjpeg(live.address, stop, options.patience(MJPEG_PATIENCE))
     if cv2.videoio_registry.hasBackend(cv2.CAP_FFMPEG):
         return lambda stop: open_rtsp(
             live.address, stop, newest=not options.every_frame, patience=options.patience(RTSP_PATIENCE)
         )
     return lambda stop: open_child(rtsp_pipeline(live.address), options, stop)
-
-
-def reading_note(name: str | Path) -> str | None:
-    """Return what the user should know of how a source is read: that /dev/videoN is a bare sensor; else None."""
-    live = parse_live(str(name))
-    if live is None or live.kind != "v4l2" or not is_there(live.address):
-        return None
-    try:
-        sensor = _sensor(live.address)
-    except SourceError:  # not told here: opening may work by then, and else reports a loss
-        return None
-    return (
-        None
-        if sensor is None
-        else (f"{live.address} is a bare sensor (Bayer formats only): read through nvarguscamerasrc, as csi://{sensor}")
-    )
-
-
-def _open_node(node: str, options: CaptureOptions, stop: threading.Event) -> Connection:
-    """Open a /dev/videoN as what it is, a camera, or a bare sensor that needs the image processor."""
-    sensor = _sensor(node) if is_there(node) else None
-    if sensor is None:
-        return open_camera(node, options, stop)
-    return open_child(csi_pipeline(sensor, options), options, stop)
-
-
-def _sensor(node: str) -> int | None:
-    """Return a bare sensor's number, or None for a camera."""
-    with BLOCKING_CALLS.noted(f"ask {node}"):
-        camera = inspect_camera(node)
-        if camera is None or not camera.bare_sensor:
-            return None
-        return sensor_number(os.path.realpath(node), list_cameras())  # these know no names but /dev/videoN

@@ -1,4 +1,8 @@
-"""Run ``gst-launch-1.0`` as a child process: frames come through one pipe, its messages through another."""
+"""Read frames from ``gst-launch-1.0`` in a child process, as pip's OpenCV has no GStreamer inside.
+
+Frames come through one pipe as PNM, where each states its own size, so that a change of size is never missed; the
+child's messages come through another.
+"""
 
 from __future__ import annotations
 
@@ -10,64 +14,83 @@ import select
 import shlex
 import shutil
 import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import numpy.typing as npt
 
 from ..errors import SourceError
-from .names import display_name
+from ..opencv import MAX_PIXELS, cv2
+from .blocking import READ_WAIT
+from .names import CaptureOptions, display_name
 
-__all__ = ["Child"]
+__all__ = ["ChildConnection", "csi_pipeline", "open_child", "pnm_frames", "rtsp_pipeline"]
 
-PIPE = 2**20  # bytes, the most that Linux allows any user: a frame then takes fewer system calls
-TAIL = 2000  # bytes that are kept of the child's messages, the last ones
-KILLED = 1.0  # seconds from SIGKILL to the child's end; only a call that hangs inside a driver takes longer
-GRACE = 0.5  # seconds from the last frame to the child's own end and its last words
-WRONG = re.compile(r"^.*(?:ERROR|rror:|erroneous).*$", re.MULTILINE)
-JETSON = re.compile(r"no element \"nv")
-JETPACK = "it is for a Jetson and comes with JetPack: apt install nvidia-l4t-gstreamer"
-PACKAGES = "apt install gstreamer1.0-tools gstreamer1.0-plugins-good gstreamer1.0-plugins-bad"
+FIRST_FRAME_TIMEOUT = 8.0  # seconds: a sensor has to start, or a slow camera to send a key frame
+PIPELINE_PATIENCE = 2.0  # seconds without a frame after which the pipeline has stalled
+POLL_INTERVAL = 0.1  # seconds between two looks at ``stop``
+KILL_TIMEOUT = 1.0  # seconds from SIGKILL to the child's end; only a call that hangs inside a driver takes longer
+EXIT_TIMEOUT = 0.5  # seconds from the last frame to the child's own end and its last words
+PIPE_SIZE = 2**20  # bytes, the most that Linux allows any user: a frame then takes fewer system calls
+MAX_MESSAGES = 2000  # bytes that are kept of the child's messages, the last ones
+ERROR_LINE = re.compile(r"^.*(?:ERROR|rror:|erroneous).*$", re.MULTILINE)
+JETSON_ELEMENT = re.compile(r"no element \"nv")
+JETPACK_HINT = "it is for a Jetson and comes with JetPack: apt install nvidia-l4t-gstreamer"
+PACKAGES_HINT = "apt install gstreamer1.0-tools gstreamer1.0-plugins-good gstreamer1.0-plugins-bad"
+PNM_HEADER = re.compile(rb"P6\s(?:#[^\n]*\n)*(\d{1,6})\s(\d{1,6})\s255\s")
+MIN_PNM_HEADER = len(b"P6 1 1 255 ")
+MAX_PNM_HEADER = 256
+
+Image = npt.NDArray[np.uint8]
 
 
-class Child:
-    """This is a pipeline that runs in a process of its own.
+class ChildConnection:
+    """This connection reads a pipeline that runs in a process of its own.
 
     The process stays in our process group, and dies with the thread that started it, so that no camera stays taken.
     """
 
-    def __init__(self, pipeline: str) -> None:
-        """Start the process.
-
-        Args:
-            pipeline: elements in ``gst-launch-1.0``'s language that end in bytes.
-
-        Raises:
-            SourceError: GStreamer's tools are not installed, the pipeline can't be split into words, or no process
-                can be started.
-        """
-        self._said = b""
-        self._process = _launch(f"{pipeline} ! fdsink fd=1 sync=false")
-        self._bytes, self._words = (
+    def __init__(self, pipeline: str, options: CaptureOptions, stop: threading.Event) -> None:
+        """Start the child process; ``open_child`` describes the arguments and errors."""
+        self.patience = options.patience(PIPELINE_PATIENCE)
+        self._stop = stop
+        self._deadline = 0.0
+        self._messages = b""
+        self._first: Image | None = None
+        self._frames = pnm_frames(self._fill)
+        self._process = _launch(f"{pipeline} ! {_tail(options)} ! fdsink fd=1 sync=false")
+        self._frames_pipe, self._messages_pipe = (
             -1 if end is None else end.fileno() for end in (self._process.stdout, self._process.stderr)
         )
         with contextlib.suppress(OSError):  # a smaller pipe works too, only slower
-            fcntl.fcntl(self._bytes, fcntl.F_SETPIPE_SZ, PIPE)
+            fcntl.fcntl(self._frames_pipe, fcntl.F_SETPIPE_SZ, PIPE_SIZE)
         self._poll = select.poll()
-        self._poll.register(self._bytes, select.POLLIN)
-        self._poll.register(self._words, select.POLLIN)
+        self._poll.register(self._frames_pipe, select.POLLIN)
+        self._poll.register(self._messages_pipe, select.POLLIN)
 
-    def read(self, buffer: memoryview, seconds: float) -> int:
-        """Put bytes into a buffer as soon as there are some; return how many, 0 if none came within ``seconds``.
+    def wait_for_first(self) -> None:
+        """Wait for the first frame, ``FIRST_FRAME_TIMEOUT`` seconds at most.
+
+        Raises:
+            SourceError: no frame came, the pipeline ended, or ``stop`` was set.
+        """
+        self._first = self._next(FIRST_FRAME_TIMEOUT)
+        if self._first is None:
+            missing = f"no frame within {FIRST_FRAME_TIMEOUT:.0f} s of its start"
+            raise SourceError("stopped" if self._stop.is_set() else missing)
+
+    def read(self) -> Image | None:
+        """Return the next frame, (H, W, 3) uint8 BGR; None if none was complete within ``READ_WAIT``, or on a stop.
 
         Raises:
             SourceError: the pipeline ended; the message quotes the first line that it said about an error.
         """
-        ready = [end for end, _ in self._poll.poll(1000 * seconds)]
-        if self._words in ready:  # its messages are taken, so that the child never waits for us
-            self._listen()
-        if self._bytes not in ready:
-            return 0
-        count = os.readv(self._bytes, [buffer])
-        if not count:
-            raise SourceError(f"the pipeline ended: {self._reason()}")
-        return count
+        if self._first is not None:
+            first, self._first = self._first, None
+            return first
+        return self._next(READ_WAIT)
 
     def close(self) -> None:
         """Kill the process and reap it; one held by a driver, so that not even SIGKILL ends it, is left to itself."""
@@ -76,32 +99,129 @@ class Child:
             if end is not None:
                 end.close()
         with contextlib.suppress(subprocess.TimeoutExpired):  # Popen then tries to reap it at each new child
-            self._process.wait(KILLED)
+            self._process.wait(KILL_TIMEOUT)
+
+    def _next(self, seconds: float) -> Image | None:
+        self._deadline = time.monotonic() + seconds
+        return next(self._frames)
+
+    def _fill(self, buffer: memoryview) -> int:
+        """Put bytes into a buffer as soon as there are some; return how many, 0 at the deadline or on a stop."""
+        while not self._stop.is_set() and (left := self._deadline - time.monotonic()) > 0:
+            ready = [end for end, _ in self._poll.poll(1000 * min(POLL_INTERVAL, left))]
+            if self._messages_pipe in ready:  # its messages are taken, so that the child never waits for us
+                self._read_messages()
+            if self._frames_pipe in ready:
+                count = os.readv(self._frames_pipe, [buffer])
+                if not count:
+                    raise SourceError(f"the pipeline ended: {self._reason()}")
+                return count
+        return 0
 
     def _reason(self) -> str:
         with contextlib.suppress(subprocess.TimeoutExpired):
-            self._process.wait(GRACE)
-        while select.select([self._words], [], [], 0)[0] and self._listen():
+            self._process.wait(EXIT_TIMEOUT)
+        while select.select([self._messages_pipe], [], [], 0)[0] and self._read_messages():
             pass
-        wrong = WRONG.search(self._said.decode("utf-8", "replace"))
-        reason = display_name(wrong[0].strip()) if wrong else "there were no more frames"
+        line = ERROR_LINE.search(self._messages.decode("utf-8", "replace"))
+        reason = display_name(line[0].strip()) if line else "there were no more frames"
         if "no element" not in reason:
             return reason
-        return f"{reason}; {JETPACK if JETSON.search(reason) else PACKAGES}"
+        return f"{reason}; {JETPACK_HINT if JETSON_ELEMENT.search(reason) else PACKAGES_HINT}"
 
-    def _listen(self) -> bool:
-        said = os.read(self._words, TAIL)
-        self._said = (self._said + said)[-TAIL:]
-        if not said:
+    def _read_messages(self) -> bool:
+        piece = os.read(self._messages_pipe, MAX_MESSAGES)
+        self._messages = (self._messages + piece)[-MAX_MESSAGES:]
+        if not piece:
             with contextlib.suppress(KeyError):  # the messages had ended before
-                self._poll.unregister(self._words)
-        return bool(said)
+                self._poll.unregister(self._messages_pipe)
+        return bool(piece)
+
+
+def pnm_frames(fill: Callable[[memoryview], int]) -> Iterator[Image | None]:
+    """Yield frames, (H, W, 3) uint8 BGR, that come as PNM; None each time that no bytes came.
+
+    Args:
+        fill: puts the bytes that have come into a buffer and returns their number.
+
+    Raises:
+        SourceError: the bytes are no PNM frames, or a frame has more than ``MAX_PIXELS`` pixels.
+    """
+    while True:
+        header = bytearray()
+        while (match := PNM_HEADER.fullmatch(header)) is None:
+            if len(header) > MAX_PNM_HEADER:
+                raise SourceError(f"expected frames as PNM from the pipeline, found {bytes(header[:40])!r}")
+            piece = bytearray(max(MIN_PNM_HEADER - len(header), 1))  # its end byte by byte, as pixels follow
+            count = fill(memoryview(piece))
+            header += piece[:count]
+            if not count:
+                yield None
+        width, height = int(match[1]), int(match[2])
+        if not 0 < width * height <= MAX_PIXELS:
+            raise SourceError(f"expected frames of 1 to {MAX_PIXELS} pixels, found {width}x{height}")
+        image = np.empty((height, width, 3), np.uint8)
+        missing = memoryview(image.reshape(-1).data)
+        while missing:
+            count = fill(missing)
+            missing = missing[count:]
+            if not count:
+                yield None
+        yield np.asarray(cv2.cvtColor(image, cv2.COLOR_RGB2BGR, dst=image), dtype=np.uint8)
+
+
+def open_child(pipeline: str, options: CaptureOptions, stop: threading.Event) -> ChildConnection:
+    """Start a pipeline and wait for its first frame.
+
+    Args:
+        pipeline: elements in ``gst-launch-1.0``'s language that end in raw video.
+        options: the size and rate to convert to; whether every frame is wanted.
+        stop: an event that, once set, ends the wait early.
+
+    Raises:
+        SourceError: GStreamer is not installed, the pipeline is wrong or ended, or no frame came.
+    """
+    connection = ChildConnection(pipeline, options, stop)
+    try:
+        connection.wait_for_first()
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def csi_pipeline(sensor: int, options: CaptureOptions) -> str:
+    """Return the pipeline that reads a Jetson's CSI sensor through its image processor."""
+    caps = "video/x-raw(memory:NVMM)"
+    if options.size:
+        caps += ",width={},height={}".format(*options.size)
+    if options.fps:
+        caps += f",framerate={_rate(options.fps)}"
+    return f"nvarguscamerasrc sensor-id={sensor} ! {shlex.quote(caps)} ! nvvidconv ! video/x-raw,format=I420"
+
+
+def rtsp_pipeline(url: str) -> str:
+    """Return the pipeline that reads RTSP where OpenCV has no FFmpeg; it holds no frame back to smooth the stream."""
+    return f"rtspsrc location={shlex.quote(url)} protocols=tcp latency=0 ! decodebin"
+
+
+def _tail(options: CaptureOptions) -> str:
+    """Return the elements that turn raw video into PNM frames, scaled and thinned only if the options ask for it."""
+    rate = f"videorate drop-only=true ! video/x-raw,framerate={_rate(options.fps)} ! " if options.fps else ""
+    limits = "max-size-buffers=1 max-size-bytes=0 max-size-time=0 leaky=downstream"
+    newest = "" if options.every_frame else f"queue {limits} ! "
+    scale = "videoscale ! video/x-raw,width={},height={} ! ".format(*options.size) if options.size else ""
+    return f"{rate}{newest}{scale}videoconvert ! video/x-raw,format=RGB ! pnmenc"
+
+
+def _rate(fps: float) -> str:
+    return f"{round(fps * 1000)}/1000"
 
 
 def _launch(pipeline: str) -> subprocess.Popen[bytes]:
     program = shutil.which("gst-launch-1.0")
     if program is None:
-        raise SourceError(f"expected gst-launch-1.0, which reads this source, found none: {PACKAGES}")
+        raise SourceError(f"expected gst-launch-1.0, which reads this source, found none: {PACKAGES_HINT}")
     setpriv = shutil.which("setpriv")  # of util-linux
     guard = [setpriv, "--pdeathsig", "KILL"] if setpriv else []
     try:

@@ -17,15 +17,16 @@ from ..frame import Frame
 from ..opencv import cv2
 from ..preprocess import IMAGE_SUFFIXES, read_image
 from ..process import usable_cpus
-from .ffmpeg_options import file_options
-from .paths import is_file, is_folder
+from .names import parse_live
+from .stream import OPENING_TURN
 
 __all__ = ["VIDEO_SUFFIXES", "Sources", "check_names", "open_sources"]
 
 VIDEO_SUFFIXES = frozenset({".mp4", ".avi", ".mkv", ".mov", ".webm", ".m4v", ".mpg", ".mpeg", ".ts", ".wmv", ".flv"})
-LIVE = re.compile(r"^(?:[a-z][a-z0-9+.-]*://|/dev/(?:video|v4l/)|\d+$)", re.IGNORECASE)
-ENOUGH = 0.9  # least share of the announced frames in a whole video; a count guessed from a duration is a little off
-LAST = 0.5  # seconds for which a video's last frame may be shown
+MIN_SHARE_OF_FRAMES = (
+    0.9  # least share of the announced frames in a whole video; a count guessed from a duration is a little off
+)
+LAST_FRAME_TIME = 0.5  # seconds for which a video's last frame may be shown
 
 
 class Sources:
@@ -49,7 +50,7 @@ class Sources:
 
     def _files(self) -> Iterator[Path | Frame]:
         for root in self._roots:
-            yield from _walk(root) if is_folder(root) else (root,)
+            yield from _walk(root) if os.path.isdir(root) else (root,)
 
 
 def open_sources(patterns: Sequence[str | Path]) -> Sources:
@@ -90,12 +91,12 @@ def check_names(names: Sequence[str | Path]) -> None:
 def _expand(pattern: str) -> list[Path]:
     """Return the files and folders that a source names, which all exist."""
     path = Path(pattern)
-    if LIVE.match(pattern) and not is_file(path) and not is_folder(path):
+    if parse_live(pattern) is not None:
         raise UsageError(
             f"{pattern}: open_sources does not read live sources (cameras, streams), open_captures does; "
             "expected an image, a folder, a glob or a video file"
         )
-    if is_folder(path):
+    if os.path.isdir(path):
         first = next(_walk(path), None)
         if isinstance(first, Frame) and first.source == str(path):
             raise SourceError(f"{pattern}: {first.error}")
@@ -110,9 +111,11 @@ def _expand(pattern: str) -> list[Path]:
     names = glob.glob(pattern, recursive=True)  # noqa: PTH207 - Path.glob takes no absolute pattern
     matches = [Path(name) for name in sorted(names, key=_natural)]
     # a folder among the matches of ** is walked by ** itself
-    files = [match for match in matches if not is_folder(match)]
+    files = [match for match in matches if not os.path.isdir(match)]
     found = (
-        files if "**" in pattern else [match for match in matches if not is_folder(match) or next(_walk(match), None)]
+        files
+        if "**" in pattern
+        else [match for match in matches if not os.path.isdir(match) or next(_walk(match), None)]
     )
     if not found:
         raise SourceError(
@@ -180,7 +183,7 @@ def _frames(path: Path) -> Iterator[Frame]:
         frame = Frame(str(path), 0, read_image(path))
     except ImageError as error:
         reason = str(error).removeprefix(f"{path}: ")
-        if suffix not in IMAGE_SUFFIXES and is_file(path):
+        if suffix not in IMAGE_SUFFIXES and os.path.isfile(path):
             yield from _video(path, f"neither an image nor a video that OpenCV reads ({reason})")
             return
         frame = Frame(str(path), 0, None, reason)
@@ -194,7 +197,7 @@ def _video(path: Path, otherwise: str) -> Iterator[Frame]:
     except ImageError as unusable:
         yield Frame(str(path), 0, None, str(unusable), video=True)
         return
-    with file_options():
+    with OPENING_TURN:
         capture = cv2.VideoCapture(name, _reader(), _decoding_threads())
     try:
         index, reached, position = 0, 0.0, None
@@ -262,6 +265,10 @@ def _incomplete(capture: cv2.VideoCapture, read: int, seconds: float) -> str | N
     """
     announced = capture.get(cv2.CAP_PROP_FRAME_COUNT)
     rate = capture.get(cv2.CAP_PROP_FPS)
-    if rate > 0 and read < ENOUGH * announced and seconds < min(ENOUGH * announced / rate, announced / rate - LAST):
+    if (
+        rate > 0
+        and read < MIN_SHARE_OF_FRAMES * announced
+        and seconds < min(MIN_SHARE_OF_FRAMES * announced / rate, announced / rate - LAST_FRAME_TIME)
+    ):
         return f"the video ends after {read} of {announced:.0f} frames: truncated or damaged"
     return None

@@ -1,16 +1,24 @@
-"""Tell from a name which kind of live source it means, and how it may be shown."""
+"""Tell what a user's name for a source means, how it may be shown, and how the source is to be read."""
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import dataclass
 from typing import Literal
 from urllib.parse import SplitResult, urlsplit
 
 from ..errors import UsageError
-from .paths import is_there
 
-__all__ = ["LiveKind", "LiveName", "camera_node", "display_name", "parse_live", "split_url"]
+__all__ = [
+    "CaptureOptions",
+    "LiveKind",
+    "LiveName",
+    "camera_node",
+    "display_name",
+    "parse_live",
+    "split_url",
+]
 
 LiveKind = Literal["v4l2", "csi", "rtsp", "mjpeg", "gst"]
 SCHEMES: dict[str, LiveKind] = {"csi": "csi", "rtsp": "rtsp", "http": "mjpeg", "https": "mjpeg", "gst": "gst"}
@@ -20,7 +28,7 @@ DEVICE = re.compile(r"^/dev/(?:video\d+|v4l/by-(?:id|path)/[^/]+)$")  # udev's l
 USERINFO = re.compile(r"(://[^\s/:@]*:)(?:[^\s/]*|(?!\d{1,5}/)\S*)(?=@)")
 # many cameras take the password among the parameters, some in the path
 PARAMETER = re.compile(r"(\b[\w-]*(?:pass|passwd|password|pwd?|secret|token|api_?key|auth)=)[^\s&;#/]+", re.IGNORECASE)
-MOST_DIGITS = 9  # digits of a camera's or sensor's number
+MAX_DIGITS = 9  # digits of a camera's or sensor's number
 PORTS = {"rtsp": 554, "http": 80, "https": 443}
 
 
@@ -46,22 +54,22 @@ def parse_live(name: str) -> LiveName | None:
         UsageError: the name is a URL of another kind than ``csi://N``, ``rtsp://``, ``http(s)://`` and
             ``gst://PIPELINE``, or one without a host, with a bad port or no sensor's number, or is not UTF-8.
     """
-    if name.isdecimal() and not is_there(name):
-        if len(name) > MOST_DIGITS:
-            raise UsageError(f"{name[:MOST_DIGITS]}…: expected a camera's number, found one of {len(name)} digits")
+    if name.isdecimal() and not os.path.exists(name):
+        if len(name) > MAX_DIGITS:
+            raise UsageError(f"{name[:MAX_DIGITS]}…: expected a camera's number, found one of {len(name)} digits")
         name = camera_node(int(name))
     if DEVICE.match(name):
         _check_utf8(name)
         return LiveName("v4l2", name, name)
     match = SCHEME.match(name)
-    if match is None or is_there(name):
+    if match is None or os.path.exists(name):
         return None
     display = display_name(name)
     kind = SCHEMES.get(match[1].lower())
     if kind is None:
         known = ", ".join(f"{scheme}://" for scheme in SCHEMES)
         raise UsageError(f"{display}: expected one of {known}, a camera's number or /dev/videoN, or a file")
-    if kind == "csi" and not (match[2].isdecimal() and len(match[2]) <= MOST_DIGITS):
+    if kind == "csi" and not (match[2].isdecimal() and len(match[2]) <= MAX_DIGITS):
         raise UsageError(f"{display}: expected the number of a sensor, as in csi://0")
     if kind == "gst" and not match[2].strip():
         raise UsageError(f"{display}: expected a pipeline, as in 'gst://videotestsrc ! videoconvert'")
@@ -107,3 +115,38 @@ def _check_utf8(name: str) -> None:
     except UnicodeEncodeError:
         shown = display_name(name).encode(errors="backslashreplace").decode()
         raise UsageError(f"{shown}: expected a name in UTF-8; write other bytes of a URL as %FF") from None
+
+
+@dataclass(frozen=True)
+class CaptureOptions:
+    """These options are asked of every source that can fulfil them.
+
+    Attributes:
+        width: the frames' width, pixels; only together with ``height``. A camera takes the nearest it has, a GStreamer
+            pipeline is scaled, an IP camera's stream stays as the camera makes it.
+        height: the frames' height, pixels.
+        fps: frames a second. Below 1.5 it is also how long a stream may go without a frame: three of them.
+        every_frame: whether no frame may be left out; None: every frame of a file, the newest of a live source.
+    """
+
+    width: int | None = None
+    height: int | None = None
+    fps: float | None = None
+    every_frame: bool | None = None
+
+    def __post_init__(self) -> None:
+        if (self.width is None) != (self.height is None):
+            raise UsageError("expected a width and a height together, found one of them")
+        for name in ("width", "height", "fps"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value <= 2**15:
+                raise UsageError(f"expected a {name} above 0 and up to {2**15}, found {value}")
+
+    @property
+    def size(self) -> tuple[int, int] | None:
+        """The width and height asked for, pixels; None where none are."""
+        return None if self.width is None or self.height is None else (self.width, self.height)
+
+    def patience(self, usual: float) -> float:
+        """Return the seconds without a frame after which a live source has stalled: ``usual``, or three slow frames."""
+        return usual if self.fps is None else max(usual, 3 / self.fps)

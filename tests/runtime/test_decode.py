@@ -47,12 +47,6 @@ def test_lossless_formats_give_the_frame_back(suffix: str) -> None:
     np.testing.assert_array_equal(decode_image(encode(frame, suffix)), frame)
 
 
-@pytest.mark.parametrize("suffix", [".jpg", ".webp"])
-def test_lossy_formats_give_nearly_the_frame_back(suffix: str) -> None:
-    frame = sample_image(1)
-    assert np.abs(decode_image(encode(frame, suffix)).astype(int) - frame).mean() < 8
-
-
 def test_the_exif_orientation_is_applied() -> None:
     jpeg = encode(sample_image(1, 40, 64), ".jpg")
     upright = decode_image(jpeg)
@@ -179,31 +173,25 @@ def test_random_bytes_and_random_damage_never_raise_anything_else() -> None:
         assert frame.dtype == np.uint8
 
 
-def test_an_empty_file_is_named_as_such(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("empty.png", r"empty\.png: the file is empty"),
+        (".", "found a folder"),
+        ("missing.png", "No such file"),
+        ("a\0b", "null character"),
+        ("/dev/zero", "a device, pipe or socket"),
+        ("pipe", "a device, pipe or socket"),
+        ("huge.png", "at most"),
+    ],
+)
+def test_a_path_that_is_no_readable_file_is_refused_with_the_reason(tmp_path: Path, name: str, message: str) -> None:
     (tmp_path / "empty.png").touch()
-    with pytest.raises(ImageError, match=r"empty\.png: the file is empty"):
-        read_image(tmp_path / "empty.png")
-
-
-def test_a_path_that_is_no_readable_file_is_refused_with_the_reason(tmp_path: Path) -> None:
-    with pytest.raises(ImageError, match="found a folder"):
-        read_image(tmp_path)
-    with pytest.raises(ImageError, match="No such file"):
-        read_image(tmp_path / "missing.png")
-    with pytest.raises(ImageError, match="null character"):
-        read_image("a\0b")
-    with pytest.raises(ImageError, match="a device, pipe or socket"):
-        read_image("/dev/zero")
     os.mkfifo(tmp_path / "pipe")
-    with pytest.raises(ImageError, match="a device, pipe or socket"):
-        read_image(tmp_path / "pipe")
-
-
-def test_a_file_beyond_all_measure_is_refused_without_reading_it(tmp_path: Path) -> None:
     with (tmp_path / "huge.png").open("wb") as file:
         file.truncate(2**40)
-    with pytest.raises(ImageError, match="at most"):
-        read_image(tmp_path / "huge.png")
+    with pytest.raises(ImageError, match=message):
+        read_image(tmp_path / name)
 
 
 def test_bad_images_leave_nothing_on_stderr(tmp_path: Path) -> None:

@@ -59,13 +59,9 @@ def test_a_branch_alone_is_checked_too(bundle: Bundle, tmp_path: Path, branches:
 
 
 def test_other_preprocessing_is_blamed_on_preprocessing(bundle: Bundle) -> None:
-    with pytest.raises(GoldenError, match=r"preprocessing .* expected a difference of at most 1e-06, found .*OpenCV"):
-        check(bundle, Swapped(bundle.spec))
-
-
-def test_another_interpolation_is_noticed(bundle: Bundle) -> None:
-    with pytest.raises(GoldenError, match="preprocessing"):
-        check(bundle, Preprocessor(bundle.spec.replace(interpolation="nearest-exact")))
+    for other in (Swapped(bundle.spec), Preprocessor(bundle.spec.replace(interpolation="nearest-exact"))):
+        with pytest.raises(GoldenError, match=r"preprocessing .* a difference of at most 1e-06, found .*OpenCV"):
+            check(bundle, other)
 
 
 def test_a_probability_beyond_the_tolerance_is_refused_with_both_numbers(bundle: Bundle) -> None:
@@ -77,7 +73,3 @@ def test_a_probability_beyond_the_tolerance_is_refused_with_both_numbers(bundle:
 
 def test_a_probability_within_the_tolerance_passes(bundle: Bundle) -> None:
     assert check(with_probabilities(bundle, 5e-6)).probability_error == pytest.approx(5e-6, abs=1e-6)
-
-
-def test_a_refused_check_is_a_gate_error() -> None:
-    assert GoldenError.exit_code == 3

@@ -16,9 +16,10 @@ from support.streams.servers import MjpegStream, RtspStream, Stream, rtsp_missin
 
 from hybrid_edge.runtime import Classifier, Frame
 from hybrid_edge.runtime.outputs.sink import Result, Sink
-from hybrid_edge.runtime.pipeline.pipeline import Pipeline, PipelineOptions, Summary
-from hybrid_edge.runtime.sources import CaptureOptions, open_captures
+from hybrid_edge.runtime.pipeline.dataflow import Pipeline, PipelineOptions, Summary
+from hybrid_edge.runtime.sources.capture import open_captures
 from hybrid_edge.runtime.sources.events import Events
+from hybrid_edge.runtime.sources.names import CaptureOptions
 
 __all__ = ["damage"]
 

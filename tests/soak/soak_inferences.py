@@ -20,7 +20,7 @@ from support.models.bundles import sample_image
 
 from hybrid_edge.runtime import Classifier, Frame
 from hybrid_edge.runtime.outputs.sink import Result, Sink, Status
-from hybrid_edge.runtime.pipeline.pipeline import Pipeline, PipelineOptions
+from hybrid_edge.runtime.pipeline.dataflow import Pipeline, PipelineOptions
 from hybrid_edge.runtime.sources.events import Event, Events
 
 SLOPE = 1.0  # MiB for each 100,000 inferences
@@ -91,7 +91,7 @@ def main(count: int = 200_000, batch: int = 1, bundle: Path | None = None, backe
             "descriptors": f"{min(kept.descriptors)} to {max(kept.descriptors)}",
         },
         {
-            "inferences": judge.results == count == summary.classified,
+            "inferences": judge.results == count == summary.status.sources[0].classified,
             "memory": slope <= SLOPE,
             "threads": len(set(kept.threads)) == 1,
             "descriptors": len(set(kept.descriptors)) == 1,

@@ -21,7 +21,7 @@ from support.models.bundles import make_bundle, sample_image
 
 from hybrid_edge.runtime import Classifier, Frame
 from hybrid_edge.runtime.outputs.sink import Result, Sink, Status
-from hybrid_edge.runtime.pipeline.pipeline import Pipeline, PipelineOptions
+from hybrid_edge.runtime.pipeline.dataflow import Pipeline, PipelineOptions
 from hybrid_edge.runtime.sources.events import Event, Events
 from hybrid_edge.runtime.spec import preset
 

@@ -68,6 +68,7 @@ class LoadedEngine:
     Attributes:
         device: engine, version and device for messages, such as ``TensorRT 10.3.0 on Orin``.
         integrated: whether the GPU shares the CPU's memory.
+        messages: what TensorRT said of this engine so far.
 
     Raises:
         BackendUnavailableError: TensorRT does not start here.
@@ -80,9 +81,9 @@ class LoadedEngine:
         self.device = f"{library.label} on {gpu.name}"
         self.integrated = gpu.integrated
         self._library = library
-        self._messages = Messages()
+        self.messages = Messages()
         trt = library.module
-        runtime, _ = make_interface(library, trt.Runtime, self._messages)
+        runtime, _ = make_interface(library, trt.Runtime, self.messages)
         engine = runtime.deserialize_cuda_engine(prepared.engine.data)
         if engine is None:
             raise self._not_loaded(prepared)
@@ -103,11 +104,7 @@ class LoadedEngine:
         return self._eager_contexts is not None
 
     def context(self) -> Any:
-        """Make an execution context, which must be dropped before the engine is closed.
-
-        Raises:
-            EngineError: TensorRT gave none.
-        """
+        """Make an execution context, to be dropped before the engine is closed; EngineError if TensorRT gives none."""
         trt = self._library.module
         if self._eager_contexts is not None:
             context = self._eager_contexts.context()
@@ -159,13 +156,9 @@ class LoadedEngine:
 
     def failure(self, call: str, remedy: str) -> EngineError:
         """Make the error for a call that TensorRT answered with False or None, from its messages, and clear those."""
-        text = self._messages.summary
-        self._messages.clear()
+        text = self.messages.summary
+        self.messages.clear()
         return EngineError(f"{self.device}: {call} failed: {text}; {remedy}")
-
-    def forget(self) -> None:
-        """Forget what TensorRT said so far: errors that come next have other reasons."""
-        self._messages.clear()
 
     def close(self) -> None:
         """Drop the engine before its runtime, then the activations; calling it again does nothing."""
@@ -177,7 +170,7 @@ class LoadedEngine:
 
     def _not_loaded(self, prepared: PreparedEngine) -> EngineError:
         """Make the error for an engine that was refused: too little memory, which no build would change, or stale."""
-        text = f"{self.device} does not load {prepared.path} (deserialize_cuda_engine: {self._messages.summary})"
+        text = f"{self.device} does not load {prepared.path} (deserialize_cuda_engine: {self.messages.summary})"
         if OUT_OF_MEMORY.search(text):
             return EngineError(f"{text}; end other programs, or take a narrower --precision")
         return StaleEngineError(text)

@@ -1,9 +1,14 @@
-"""Puts a batch on the GPU's stream, as a CUDA graph where the engine allows it, else call by call.
+"""Puts a batch on the GPU's stream, as a CUDA graph where the engine allows it, else kernel by kernel.
 
-A graph has addresses and batch size inside it, so there is one for each buffer and each size that comes up more than
-once. TensorRT's guide ("CUDA Graphs", in its performance chapter): what a captured context was set to must not change
-afterwards, so each graph has a context of its own, and all of them share the memory of their activations; one execution
-in advance settles what depends on the shapes.
+    a size of batch in a buffer      how it runs
+    comes up for the first time      in the context that is there from the start, kernel by kernel
+    comes up again                   once more in a new context, from which a graph is then captured
+    comes up from then on            the graph is launched, by one call
+
+A graph has addresses and batch size inside it, so there is one for each buffer and size. TensorRT's guide ("CUDA
+Graphs", in its performance chapter): what a captured context was set to must not change afterwards, so each graph has a
+context of its own, and all share the memory of their activations; one execution in advance settles what depends on the
+shapes.
 """
 
 from __future__ import annotations
@@ -102,9 +107,6 @@ class Execution:
         """Yield a separate ``run`` for the time of the block, which waits for its batch and notes each layer's time.
 
         With it come the notes, and a call that returns after a run the ONNX nodes of each layer, by the layer's name.
-
-        Raises:
-            EngineError: TensorRT gave no context.
         """
         context = self._engine.context()
         times = self._engine.note_layers(context)
@@ -176,4 +178,4 @@ class Execution:
         if not any(context.execute_async_v3(self._stream.handle) for _ in range(tries)):
             raise self._engine.failure("execute_async_v3", "a smaller --batch needs less memory")
         if tries > 1:
-            self._engine.forget()
+            self._engine.messages.clear()

@@ -1,4 +1,4 @@
-"""A machine with a GPU and TensorRT, in the CPU's memory."""
+"""A machine with a GPU and TensorRT, in the CPU's memory, and graphs to run there."""
 
 from __future__ import annotations
 
@@ -11,35 +11,59 @@ import pytest
 from support.gpu.engine_fixtures import ADA, ORIN
 from support.gpu.fake_gpu import FakeCuda, Schedule
 from support.gpu.fake_tensorrt import FakeTensorRt, fake_build
+from support.models import bundles
 from support.models.small_graphs import SPEC, lstm_graph
 
 from hybrid_edge.runtime.backends import cuda
+from hybrid_edge.runtime.backends.tensorrt import TensorRtBackend
 from hybrid_edge.runtime.backends.tensorrt import backend as module
+from hybrid_edge.runtime.engines.build import BuiltEngine
+from hybrid_edge.runtime.engines.engine_options import EngineOptions
 from hybrid_edge.runtime.engines.library import Library, LibraryKind
+from hybrid_edge.runtime.engines.progress import Reporter
 
 
 class Machine:
-    """What is in it, and what it said."""
+    """What is in it, a graph to run there, and what was said."""
 
-    def __init__(self, schedule: Schedule, *, integrated: bool) -> None:
+    def __init__(self, graph: Path, schedule: Schedule, kind: LibraryKind, *, integrated: bool) -> None:
         self.cuda = FakeCuda(schedule=schedule)
         self.trt = FakeTensorRt(self.cuda)
         self.gpu = ORIN if integrated else ADA
+        self.library = Library(self.trt, kind, "10.3.0" if kind == "tensorrt" else "1.7.1")
+        self.said: list[str] = []
+        self.builds = 0
+        self.on_build: Callable[[], object] = lambda: None
+        self._graph = graph
+
+    def open(
+        self, profile: tuple[int, int, int] = (1, 1, 8), *, build: bool = True, **settings: Any
+    ) -> TensorRtBackend:
+        """A backend; ``said`` has what it says from its opening on."""
+        self.said = []
+        spec = settings.pop("spec", SPEC)
+        reporter, options = Reporter(self.said.append), EngineOptions(profile, build=build)
+        return TensorRtBackend(self._graph, spec, options=options, reporter=reporter, **settings)
 
 
 @pytest.fixture
-def make_machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., Machine]:
+def make_machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, graph: Path) -> Callable[..., Machine]:
     """One of them, in the place of this one: of which schedule and TensorRT; its GPU may share the CPU's memory."""
 
     def make(schedule: Schedule = "lazy", *, integrated: bool = False, kind: LibraryKind = "tensorrt") -> Machine:
-        made = Machine(schedule, integrated=integrated)
+        made = Machine(graph, schedule, kind, integrated=integrated)
+
+        def build(*arguments: Any, **settings: Any) -> BuiltEngine:
+            made.builds += 1
+            made.on_build()
+            return fake_build(*arguments, **settings)
+
+        monkeypatch.setattr("hybrid_edge.runtime.engines.build.build_engine", build)
         monkeypatch.setattr(cuda, "runtime", lambda: made.cuda)
-        library = Library(made.trt, kind, "10.3.0" if kind == "tensorrt" else "1.7.1")
-        monkeypatch.setattr(module, "find_tensorrt", lambda: (library, made.gpu))
+        monkeypatch.setattr(module, "find_tensorrt", lambda: (made.library, made.gpu))
         return made
 
     monkeypatch.setenv("HYBRID_EDGE_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr("hybrid_edge.runtime.engines.build.build_engine", fake_build)
     return make
 
 
@@ -67,3 +91,11 @@ def tensors(batch: int, seed: int = 0) -> dict[str, Any]:
 def inputs() -> Callable[..., dict[str, Any]]:
     """``tensors``."""
     return tensors
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    """The graph of the small bundles."""
+    path = tmp_path / "model.onnx"
+    path.write_bytes(bundles.make_graph(bundles.SPEC, bundles.make_weights(bundles.SPEC)))
+    return path

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import importlib
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -11,29 +12,14 @@ import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper
+from support.models import small_graphs
 from support.models.bundles import SPEC, make_graph, make_weights, reference_outputs, sample_image
 
 from hybrid_edge.runtime.backends import onnxruntime as ours
-from hybrid_edge.runtime.backends import onnxruntime_cuda
 from hybrid_edge.runtime.backends.onnxruntime import OnnxRuntimeCpu
-from hybrid_edge.runtime.backends.onnxruntime_cuda import OnnxRuntimeCuda
-from hybrid_edge.runtime.errors import BackendError, BackendUnavailableError, BundleError
+from hybrid_edge.runtime.errors import BackendError, BundleError
 from hybrid_edge.runtime.preprocess import Preprocessor
 from hybrid_edge.runtime.spec import ModelSpec
-
-
-@pytest.fixture
-def model(tmp_path: Path) -> Path:
-    path = tmp_path / "model.onnx"
-    path.write_bytes(make_graph(SPEC, make_weights(SPEC)))
-    return path
-
-
-def with_library(monkeypatch: pytest.MonkeyPatch, **replaced: Any) -> None:
-    """The real onnxruntime, some of it replaced."""
-    real = importlib.import_module("onnxruntime")
-    for module in (ours, onnxruntime_cuda):
-        monkeypatch.setattr(module, "import_onnxruntime", lambda: SimpleNamespace(**{**vars(real), **replaced}))
 
 
 @pytest.mark.parametrize("branches", ["hybrid", "cnn", "rnn"])
@@ -73,7 +59,8 @@ def test_the_number_of_threads_reaches_the_session(model: Path, monkeypatch: pyt
         seen.append((options.intra_op_num_threads, options.inter_op_num_threads))
         return real.InferenceSession(path, options, **rest)
 
-    with_library(monkeypatch, InferenceSession=session)
+    library = SimpleNamespace(**{**vars(real), "InferenceSession": session})
+    monkeypatch.setattr(ours, "import_onnxruntime", lambda: library)
     OnnxRuntimeCpu(model, SPEC, threads=3).close()
     OnnxRuntimeCpu(model, SPEC).close()  # a graph of a few kilobytes: one
     monkeypatch.setattr(ours, "SINGLE_THREAD_GRAPH_SIZE", 0)
@@ -142,48 +129,6 @@ def test_a_failure_while_running_is_ours_and_silent(tmp_path: Path, capfd: pytes
     assert capfd.readouterr() == ("", "")
 
 
-def test_cuda_is_refused_where_onnxruntime_has_none(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with_library(monkeypatch, get_available_providers=lambda: ["CPUExecutionProvider"])
-    with pytest.raises(BackendUnavailableError, match=r"built without CUDA.*hybrid-edge\[gpu\]"):
-        OnnxRuntimeCuda(model, SPEC)
-
-
-def test_cuda_is_refused_where_onnxruntime_quietly_takes_the_cpu(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = importlib.import_module("onnxruntime")
-
-    def session(path: str, options: Any, providers: list[Any], **rest: Any) -> Any:
-        provider, settings = providers[0]
-        assert provider == "CUDAExecutionProvider"
-        assert settings == {"use_tf32": "0", "cudnn_conv_algo_search": "HEURISTIC"}
-        return real.InferenceSession(path, options, providers=["CPUExecutionProvider"], **rest)
-
-    with_library(
-        monkeypatch,
-        get_available_providers=lambda: ["CUDAExecutionProvider", "CPUExecutionProvider"],
-        InferenceSession=session,
-        preload_dlls=lambda: None,
-    )
-    with pytest.raises(BackendUnavailableError, match=r"expected ONNX Runtime to run on CUDA.*took \['CPU.*nvidia-smi"):
-        OnnxRuntimeCuda(model, SPEC)
-
-
-def test_what_onnxruntime_prints_about_cuda_stays_off_stdout(
-    model: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    def stop(*arguments: Any, **rest: Any) -> None:
-        raise RuntimeError("no GPU")
-
-    with_library(
-        monkeypatch,
-        get_available_providers=lambda: ["CUDAExecutionProvider"],
-        InferenceSession=stop,
-        preload_dlls=lambda: sys.stdout.write("libcudnn.so.9 not found"),
-    )
-    with pytest.raises(BackendError, match="no GPU"):
-        OnnxRuntimeCuda(model, SPEC)
-    assert capsys.readouterr().out == ""
-
-
 def test_a_missing_onnxruntime_names_the_extra_to_install(model: Path) -> None:
     code = f"""
 import sys
@@ -204,3 +149,36 @@ def test_every_exception_of_onnxruntime_is_known() -> None:
     state: ModuleType = importlib.import_module("onnxruntime.capi.onnxruntime_pybind11_state")
     for name in ("Fail", "InvalidArgument", "InvalidGraph", "InvalidProtobuf", "NoSuchFile", "NotImplemented"):
         assert getattr(state, name) in ours._faults()
+
+
+def test_nodes_are_timed_and_no_file_is_left(
+    graph: Path, inputs: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    before = sorted(tmp_path.rglob("*"))
+    backend = OnnxRuntimeCpu(graph, small_graphs.SPEC, threads=1)
+    with backend:
+        expected = backend.run(inputs(2)).logits
+        times = backend.profile(inputs(2), runs=3)
+        backend.profile(inputs(1), runs=1)
+        np.testing.assert_array_equal(backend.run(inputs(2)).logits, expected)
+        assert backend.copies(backend.buffers(1, 1)[0], 1) == {}  # nothing is copied on the CPU
+    # a node in blocks of channels, as many as fit into a register of this CPU, has that behind its name
+    assert {"pooled", "features"} <= {name.removesuffix("_nchwc") for name in times}
+    assert sum(times.values()) > 0
+    assert min(times.values()) >= 0
+    assert sorted(tmp_path.rglob("*")) == before
+    with pytest.raises(BackendError, match="was closed"):
+        backend.profile(inputs(1))
+
+
+def test_a_node_counts_with_its_median_and_the_runs_that_warm_up_do_not(tmp_path: Path) -> None:
+    def node(name: str, duration: int) -> dict[str, Any]:
+        return {"cat": "Node", "name": f"{name}_kernel_time", "dur": duration}
+
+    end = {"cat": "Session", "name": "model_run", "dur": 1}
+    runs = [[9000, 9000], [1000, 10], [3000, 10], [90000, 40]]
+    events = [part for slow, fast in runs for part in (node("a", slow), node("b", fast), node("b", fast), end)]
+    path = tmp_path / "trace.json"
+    path.write_text(json.dumps([{"cat": "Session", "name": "model_loading_uri"}, *events]))
+    assert ours._read_trace(path, 3) == {"a": 3.0, "b": pytest.approx(0.02)}

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from support.gpu.engine_fixtures import ADA, ORIN, another_users
 from support.gpu.fake_gpu import Error
-from support.gpu.fake_tensorrt import _Engine, _RuntimeCache, fake_build
+from support.gpu.fake_tensorrt import _Engine, _RuntimeCache
 from support.models.bundles import make_bundle
 from support.models.small_graphs import SPEC, lstm_graph
 
@@ -19,12 +19,11 @@ from hybrid_edge.runtime.backends.cuda import find_gpu
 from hybrid_edge.runtime.backends.tensorrt import TensorRtBackend, engine, find_tensorrt
 from hybrid_edge.runtime.backends.tensorrt.engine import LoadedEngine, StaleEngineError
 from hybrid_edge.runtime.bundle import Bundle
-from hybrid_edge.runtime.engines.build import BuiltEngine, build_engine
+from hybrid_edge.runtime.engines.build import build_engine
 from hybrid_edge.runtime.engines.cache import EngineCache
 from hybrid_edge.runtime.engines.engine_options import EngineOptions
 from hybrid_edge.runtime.engines.gpu import Gpu
-from hybrid_edge.runtime.engines.library import Library, Messages, find_library, make_interface
-from hybrid_edge.runtime.engines.progress import Reporter
+from hybrid_edge.runtime.engines.library import Messages, find_library, make_interface
 from hybrid_edge.runtime.errors import BackendError, BackendUnavailableError, EngineError, EngineMissingError
 from hybrid_edge.runtime.storage import cache_dir
 
@@ -59,27 +58,23 @@ def test_without_either_the_extras_are_named_and_no_gpu_is_asked_for(monkeypatch
         find_tensorrt()
 
 
-def test_a_backend_without_a_gpu_is_unavailable(tmp_path: Path) -> None:
+def test_a_backend_without_a_gpu_is_unavailable(graph: Path) -> None:
     try:
         find_tensorrt()
     except BackendUnavailableError:
-        pass
+        with pytest.raises(BackendUnavailableError):
+            TensorRtBackend(graph, SPEC)
     else:
         pytest.skip("this machine has TensorRT and a GPU")
-    path = tmp_path / "model.onnx"
-    path.write_bytes(lstm_graph())
-    with pytest.raises(BackendUnavailableError):
-        TensorRtBackend(path, SPEC)
 
 
 @pytest.mark.parametrize("integrated", [False, True])
-def test_everything_is_given_back(make_machine: Callable[..., Any], graph: Path, inputs: Any, integrated: bool) -> None:
+def test_everything_is_given_back(make_machine: Callable[..., Any], inputs: Any, integrated: bool) -> None:
     machine = make_machine(integrated=integrated)
     before = machine.cuda.free
-    backend = TensorRtBackend(graph, SPEC)
+    backend = machine.open()
     buffers = backend.buffers(3, 2)
-    ticket = backend.submit(buffers[0], 2)
-    backend.collect(ticket)
+    backend.collect(backend.submit(buffers[0], 2))
     backend.run(inputs(9))
     backend.submit(buffers[1], 3)  # still under way
     assert machine.cuda.live["streams"] == 3
@@ -94,33 +89,41 @@ def test_everything_is_given_back(make_machine: Callable[..., Any], graph: Path,
 
 
 @pytest.mark.parametrize(
-    ("refuses", "message"),
+    ("refuses", "kind", "message"),
     [
-        ("engine", r"does not load .*\.engine \(deserialize_cuda_engine: the engine plan file is not compatible\)"),
-        ("context", "create_execution_context failed: it gave no reason; a smaller --profile"),
+        (
+            "runtime",
+            BackendUnavailableError,
+            r"TensorRT 10\.3\.0 does not start here: CUDA initialization .* error: 35;",
+        ),
+        (
+            "engine",
+            EngineError,
+            r"not load .*\.engine \(deserialize_cuda_engine: the engine plan file is not compatible\)",
+        ),
+        ("context", EngineError, "create_execution_context failed: it gave no reason; a smaller --profile"),
     ],
 )
 def test_an_engine_that_does_not_load_leaves_nothing_behind(
-    machine: Any, graph: Path, refuses: str, message: str
+    machine: Any, refuses: str, kind: type[Exception], message: str
 ) -> None:
     machine.trt.refuses = refuses
-    with pytest.raises(EngineError, match=message):
-        TensorRtBackend(graph, SPEC)
+    with pytest.raises(kind, match=message):
+        machine.open()
     assert machine.cuda.live == {}
 
 
 @pytest.mark.parametrize("call", ["cudaMalloc", "cudaHostAlloc", "cudaEventCreateWithFlags", "cudaMemsetAsync"])
-def test_a_gpu_with_too_little_memory_says_so_and_leaves_nothing_behind(machine: Any, graph: Path, call: str) -> None:
+def test_a_gpu_with_too_little_memory_says_so_and_leaves_nothing_behind(machine: Any, call: str) -> None:
     machine.cuda.fails[call] = Error.cudaErrorMemoryAllocation
-    with pytest.raises(
-        BackendError, match=rf"CUDA's {call} failed \(cudaErrorMemoryAllocation, code 2: out of memory\); a smaller"
-    ):
-        TensorRtBackend(graph, SPEC)
+    message = rf"CUDA's {call} failed \(cudaErrorMemoryAllocation, code 2: out of memory\); a smaller"
+    with pytest.raises(BackendError, match=message):
+        machine.open()
     assert machine.cuda.live == {}
 
 
-def test_buffers_that_do_not_fit_are_refused_and_what_was_there_goes_on(machine: Any, graph: Path, inputs: Any) -> None:
-    with TensorRtBackend(graph, SPEC) as backend:
+def test_buffers_that_do_not_fit_are_refused_and_what_was_there_goes_on(machine: Any, inputs: Any) -> None:
+    with machine.open() as backend:
         before = machine.cuda.live
         machine.cuda.free = 100_000
         with pytest.raises(BackendError, match="cudaMalloc failed"):
@@ -129,73 +132,58 @@ def test_buffers_that_do_not_fit_are_refused_and_what_was_there_goes_on(machine:
         backend.run(inputs(2))
 
 
-def test_an_engine_of_another_shape_is_refused(machine: Any, graph: Path) -> None:
+def test_an_engine_of_another_shape_is_refused(machine: Any) -> None:
     with pytest.raises(EngineError, match=r"expected an engine with the tensors .*logits \(-1, 3\)"):
-        TensorRtBackend(graph, SPEC.replace(class_labels=("a", "b", "c")))
+        machine.open(spec=SPEC.replace(class_labels=("a", "b", "c")))
     assert machine.cuda.live == {}
 
 
-def test_an_engine_that_tensorrt_takes_no_more_is_built_again_once(
-    machine: Any, graph: Path, monkeypatch: pytest.MonkeyPatch, inputs: Any
-) -> None:
-    TensorRtBackend(graph, SPEC).close()
-    builds: list[bool] = []
-    said: list[str] = []
-
-    def build(*arguments: Any, **settings: Any) -> BuiltEngine:
-        builds.append(True)
-        machine.trt.refuses = ""
-        return fake_build(*arguments, **settings)
-
-    monkeypatch.setattr("hybrid_edge.runtime.engines.build.build_engine", build)
+def test_an_engine_that_tensorrt_takes_no_more_is_built_again_once(machine: Any, inputs: Any) -> None:
+    machine.open().close()
     machine.trt.refuses = "engine"
-    with TensorRtBackend(graph, SPEC, reporter=Reporter(said.append)) as backend:
+    with pytest.raises(EngineMissingError, match="the engine plan file is not compatible"):
+        machine.open(build=False)
+    machine.on_build = lambda: setattr(machine.trt, "refuses", "")
+    with machine.open() as backend:
         backend.run(inputs(2))
-    assert len(builds) == 1
-    assert "the engine plan file is not compatible); building it again" in said[0]
+    assert machine.builds == 2
+    assert "the engine plan file is not compatible); building it again" in machine.said[0]
     assert machine.cuda.live == {}
+    machine.open(build=False).close()
 
 
-def test_such_an_engine_in_another_users_cache_is_built_and_used_from_memory(
-    machine: Any, graph: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, inputs: Any
-) -> None:
-    TensorRtBackend(graph, SPEC).close()
-
-    def build(*arguments: Any, **settings: Any) -> BuiltEngine:
-        machine.trt.refuses = ""
-        return fake_build(*arguments, **settings)
-
-    monkeypatch.setattr("hybrid_edge.runtime.engines.build.build_engine", build)
+def test_such_an_engine_in_another_users_cache_is_built_and_used_from_memory(machine: Any, inputs: Any) -> None:
+    machine.open().close()
     machine.trt.refuses = "engine"
-    said: list[str] = []
-    with (
-        another_users(tmp_path / "cache" / "engines"),
-        TensorRtBackend(graph, SPEC, reporter=Reporter(said.append)) as backend,
-    ):
+    machine.on_build = lambda: setattr(machine.trt, "refuses", "")
+    with another_users(EngineCache().folder), machine.open() as backend:
         backend.run(inputs(2))
-    assert "the engine plan file is not compatible); building it again" in said[0]
-    assert any("this run has its engine in memory, the next one builds it again" in line for line in said)
+    assert "the engine plan file is not compatible); building it again" in machine.said[0]
+    assert any("this run has its engine in memory, the next one builds it again" in line for line in machine.said)
 
 
-def test_a_tensorrt_that_does_not_start_is_not_available(machine: Any, graph: Path) -> None:
-    machine.trt.refuses = "runtime"
-    with pytest.raises(
-        BackendUnavailableError,
-        match=r"TensorRT 10\.3\.0 does not start here: CUDA initialization failure with error: 35;",
-    ):
-        TensorRtBackend(graph, SPEC)
-    assert machine.cuda.live == {}
+def test_an_engine_that_finds_too_little_memory_is_not_built_again(
+    machine: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(_: bytes) -> None:
+        machine.trt.logger.log(machine.trt.ILogger.ERROR, "Error Code 2: OutOfMemory (Requested size was 4 bytes.)")
+
+    machine.open().close()
+    with monkeypatch.context() as patch:
+        patch.setattr(machine.trt, "_engine", fails)
+        with pytest.raises(EngineError, match=r"does not load .*OutOfMemory.*; end other programs"):
+            machine.open()
+    machine.open().close()
+    assert machine.builds == 1
 
 
 @pytest.mark.parametrize("fails", ["runtime", "builder"])
 def test_where_tensorrt_does_not_start_auto_goes_on_to_the_next_engine(
     machine: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fails: str
 ) -> None:
-    def build(*_: Any, **__: Any) -> None:
-        make_interface(Library(machine.trt, "tensorrt", "10.3.0"), machine.trt.Runtime, Messages())
-
     monkeypatch.setattr(TensorRtBackend, "require", lambda: None)
-    monkeypatch.setattr("hybrid_edge.runtime.engines.build.build_engine", build if fails == "builder" else fake_build)
+    if fails == "builder":
+        machine.on_build = lambda: make_interface(machine.library, machine.trt.Runtime, Messages())
     machine.trt.refuses = "runtime"
     bundle = Bundle.open(make_bundle(tmp_path / "bundle", variants=(("fp32", "tensorrt"), ("fp32", "cpu"))))
     found = open_backend(bundle)
@@ -204,189 +192,129 @@ def test_where_tensorrt_does_not_start_auto_goes_on_to_the_next_engine(
     assert "does not start here: CUDA initialization failure with error: 35" in found.passed_over["tensorrt"]
 
 
-def opened_twice(graph: Path, batch: dict[str, Any], between: Callable[[Path], object]) -> list[str]:
-    """What is said by a backend that finds what an earlier one kept, after something was done to that."""
-    with TensorRtBackend(graph, SPEC) as backend:
-        backend.buffers(3, 1)
-        backend.run(batch)
-    between(next((cache_dir() / "engines").glob("*.kernels")))
-    said: list[str] = []
-    with TensorRtBackend(graph, SPEC, reporter=Reporter(said.append)) as backend:
-        backend.run(batch)
-    return said
+def kept_kernels() -> Path:
+    return next((cache_dir() / "engines").glob("*.kernels"))
 
 
-def test_what_tensorrt_rtx_compiled_is_kept_beside_the_engine(
-    make_machine: Callable[..., Any], graph: Path, inputs: Any
-) -> None:
+def compiled_sizes() -> bytes | None:
+    """What is kept of TensorRT-RTX's kernels; the stand-in's are the sizes of batches."""
+    return EngineCache().read_note(kept_kernels().name)
+
+
+@pytest.fixture
+def rtx_machine(make_machine: Callable[..., Any], inputs: Any) -> Any:
+    """A card with TensorRT-RTX, whose cache has an engine that ran and what was compiled for it."""
     machine = make_machine(kind="rtx")
-    compiled: list[int] = []
+    with machine.open() as backend:
+        backend.buffers(3, 1)
+        assert compiled_sizes() == b"[1, 2, 3]"  # kept at once: who runs for a year may be killed in the end
+        backend.run(inputs(2))
+    assert machine.trt.compiled == [3, 1, 2]  # each size once, though each graph has a context of its own
+    machine.trt.compiled.clear()
+    return machine
 
-    def between(kernels: Path) -> None:
-        assert kernels.with_suffix(".engine").exists()
-        compiled.extend(machine.trt.compiled)
-        machine.trt.compiled.clear()
 
-    assert opened_twice(graph, inputs(2), between) == []
-    assert compiled == [3, 1, 2]  # each size once, though each graph has a context of its own
-    assert machine.trt.compiled == []
-    with TensorRtBackend(graph, SPEC) as backend:
+def test_what_tensorrt_rtx_compiled_is_kept_beside_the_engine(rtx_machine: Any, inputs: Any) -> None:
+    assert kept_kernels().with_suffix(".engine").exists()
+    with rtx_machine.open() as backend:
+        backend.run(inputs(2))
+    assert (rtx_machine.trt.compiled, rtx_machine.said) == ([], [])
+    with rtx_machine.open() as backend:
         backend.run(inputs(5))
-    assert EngineCache().read_note(next((cache_dir() / "engines").glob("*.kernels")).name) == b"[1, 2, 3, 5]"
-
-
-def test_buffers_that_were_tried_out_have_their_kernels_kept_at_once(
-    make_machine: Callable[..., Any], graph: Path
-) -> None:
-    """Who runs for a year may be killed in the end."""
-    make_machine(kind="rtx")
-    with TensorRtBackend(graph, SPEC) as backend:
-        backend.buffers(3, 2)
-        assert EngineCache().read_note(next((cache_dir() / "engines").glob("*.kernels")).name) == b"[1, 2, 3]"
+    assert compiled_sizes() == b"[1, 2, 3, 5]"
 
 
 @pytest.mark.parametrize("damage", ["truncated", "of another driver"])
-def test_kernels_that_are_damaged_or_do_not_fit_are_compiled_again(
-    make_machine: Callable[..., Any], graph: Path, inputs: Any, damage: str
-) -> None:
-    machine = make_machine(kind="rtx")
-
-    def between(kernels: Path) -> None:
-        machine.trt.compiled.clear()
-        if damage == "truncated":
-            kernels.write_bytes(kernels.read_bytes()[:-1])
-        else:
-            EngineCache().keep_note(kernels.name, b"{}")
-
-    assert opened_twice(graph, inputs(2), between) == []
-    assert machine.trt.compiled == [2]
-    assert EngineCache().read_note(next((cache_dir() / "engines").glob("*.kernels")).name) == b"[2]"
-
-
-def test_kernels_that_can_not_be_kept_cost_a_line(
-    make_machine: Callable[..., Any], graph: Path, tmp_path: Path, inputs: Any
-) -> None:
-    make_machine(kind="rtx")
-    TensorRtBackend(graph, SPEC).close()
-    said: list[str] = []
-    with (
-        another_users(tmp_path / "cache" / "engines"),
-        TensorRtBackend(graph, SPEC, reporter=Reporter(said.append)) as backend,
-    ):
+def test_kernels_that_are_damaged_or_do_not_fit_are_compiled_again(rtx_machine: Any, inputs: Any, damage: str) -> None:
+    kernels = kept_kernels()
+    if damage == "truncated":
+        kernels.write_bytes(kernels.read_bytes()[:-1])
+    else:
+        EngineCache().keep_note(kernels.name, b"{}")
+    with rtx_machine.open() as backend:
         backend.run(inputs(2))
-    assert len(said) == 1
-    assert "can't be kept here (Permission denied)" in said[0]
-    assert said[0].endswith("; the next start compiles its kernels again")
+    assert (rtx_machine.trt.compiled, rtx_machine.said) == ([2], [])
+    assert compiled_sizes() == b"[2]"
+
+
+def test_kernels_that_can_not_be_kept_cost_a_line(rtx_machine: Any, inputs: Any) -> None:
+    with another_users(EngineCache().folder), rtx_machine.open() as backend:
+        backend.run(inputs(5))
+    assert len(rtx_machine.said) == 1
+    assert "can't be kept here (Permission denied)" in rtx_machine.said[0]
+    assert rtx_machine.said[0].endswith("; the next start compiles its kernels again")
 
 
 def raising(*_: Any) -> None:
     raise RuntimeError("pybind11's")
 
 
-@pytest.mark.parametrize("call", ["serialize", "deserialize"])
+@pytest.mark.parametrize(("call", "compiled"), [("serialize", []), ("deserialize", [2])])
 def test_kernels_that_can_not_be_had_or_taken_cost_nothing_but_time(
-    make_machine: Callable[..., Any], graph: Path, inputs: Any, monkeypatch: pytest.MonkeyPatch, call: str
+    rtx_machine: Any, inputs: Any, monkeypatch: pytest.MonkeyPatch, call: str, compiled: list[int]
 ) -> None:
-    machine = make_machine(kind="rtx")
-
-    def between(_: Path) -> None:
-        machine.trt.compiled.clear()
-        monkeypatch.setattr(_RuntimeCache, call, raising)
-
-    assert opened_twice(graph, inputs(2), between) == []
-    assert machine.trt.compiled == ([2] if call == "deserialize" else [])
-    assert machine.cuda.live == {}
+    monkeypatch.setattr(_RuntimeCache, call, raising)
+    with rtx_machine.open() as backend:
+        backend.run(inputs(2))
+    assert (rtx_machine.trt.compiled, rtx_machine.said) == (compiled, [])
+    assert rtx_machine.cuda.live == {}
 
 
 def test_contexts_that_can_not_be_configured_leave_nothing_behind(
-    make_machine: Callable[..., Any], graph: Path, monkeypatch: pytest.MonkeyPatch
+    make_machine: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     machine = make_machine(kind="rtx")
     monkeypatch.setattr(_Engine, "create_runtime_config", raising)
     with pytest.raises(RuntimeError, match="pybind11's"):
-        TensorRtBackend(graph, SPEC)
+        machine.open()
     assert machine.cuda.live == {}
 
 
-def test_tensorrt_has_no_kernels_to_keep(machine: Any, graph: Path) -> None:
-    with TensorRtBackend(graph, SPEC) as backend:
+def test_tensorrt_has_no_kernels_to_keep(machine: Any) -> None:
+    with machine.open() as backend:
         backend.buffers(3, 2)
     assert not list((cache_dir() / "engines").glob("*.kernels"))
-
-
-def test_an_engine_that_finds_too_little_memory_is_not_built_again(
-    machine: Any, graph: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def fails(_: bytes) -> None:
-        machine.trt.logger.log(machine.trt.ILogger.ERROR, "Error Code 2: OutOfMemory (Requested size was 4 bytes.)")
-
-    TensorRtBackend(graph, SPEC).close()
-    monkeypatch.setattr("hybrid_edge.runtime.engines.build.build_engine", lambda *_, **__: pytest.fail("built again"))
-    with monkeypatch.context() as patch:
-        patch.setattr(machine.trt, "_engine", fails)
-        with pytest.raises(EngineError, match=r"does not load .*OutOfMemory.*; end other programs"):
-            TensorRtBackend(graph, SPEC)
-    TensorRtBackend(graph, SPEC).close()
 
 
 @pytest.mark.parametrize("bytes_kept", [None, 5000, 10])
 def test_the_real_bindings_refuse_an_engine_without_a_gpu_in_their_own_words(bytes_kept: int | None) -> None:
     """TensorRT-RTX builds here, and loads only where there is a GPU."""
     pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX is not installed")
+    library = find_library("rtx")
     try:
         find_gpu()
     except BackendUnavailableError:
-        pass
+        data = build_engine(lstm_graph(), SPEC, EngineOptions(), library, architecture="sm89").engine[:bytes_kept]
     else:
         pytest.skip("this machine has a GPU")
-    library = find_library("rtx")
-    data = build_engine(lstm_graph(), SPEC, EngineOptions(), library, architecture="sm89").engine[:bytes_kept]
-    prepared = SimpleNamespace(engine=SimpleNamespace(data=data), path=Path("KEY.engine"), kernels=None)
-    with pytest.raises(
-        StaleEngineError,
-        match=rf"{library.label} on .* does not load KEY\.engine \(deserialize_cuda_engine: .*Error Code",
-    ):
-        LoadedEngine(prepared, SPEC, library, ADA)  # type: ignore[arg-type]
+    prepared: Any = SimpleNamespace(engine=SimpleNamespace(data=data), path=Path("KEY.engine"), kernels=None)
+    message = rf"{library.label} on .* does not load KEY\.engine \(deserialize_cuda_engine: .*Error Code"
+    with pytest.raises(StaleEngineError, match=message):
+        LoadedEngine(prepared, SPEC, library, ADA)
 
 
-def test_without_leave_to_build_such_an_engine_stays_and_is_refused(machine: Any, graph: Path) -> None:
-    TensorRtBackend(graph, SPEC).close()
-    machine.trt.refuses = "engine"
-    with pytest.raises(EngineMissingError, match="the engine plan file is not compatible"):
-        TensorRtBackend(graph, SPEC, options=EngineOptions(build=False))
-    machine.trt.refuses = ""
-    TensorRtBackend(graph, SPEC, options=EngineOptions(build=False)).close()
-
-
-def test_a_damaged_engine_never_reaches_tensorrt(
-    machine: Any, graph: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    TensorRtBackend(graph, SPEC).close()
-    engine = next((tmp_path / "cache" / "engines").glob("*.engine"))
-    whole = engine.read_bytes()
-    engine.write_bytes(whole[:-7])
-    assert loaded(machine, graph, monkeypatch) == [whole]
+def test_a_damaged_engine_never_reaches_tensorrt(machine: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    machine.open().close()
+    path = next(EngineCache().folder.glob("*.engine"))
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-7])
+    assert loaded(machine, monkeypatch) == [whole]
 
 
 def test_an_engine_of_another_tensorrt_or_gpu_never_reaches_it(
-    make_machine: Callable[..., Any], graph: Path, monkeypatch: pytest.MonkeyPatch
+    make_machine: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    TensorRtBackend(graph, SPEC, options=EngineOptions()).close() if make_machine() else None
+    make_machine().open().close()
     machine = make_machine(integrated=True)
     with pytest.raises(EngineMissingError, match=r"expected an engine for TensorRT 10\.3\.0 on Orin"):
-        TensorRtBackend(graph, SPEC, options=EngineOptions(build=False))
-    builds: list[bytes] = []
-    monkeypatch.setattr(
-        "hybrid_edge.runtime.engines.build.build_engine",
-        lambda onnx, *rest, **more: builds.append(onnx) or fake_build(onnx, *rest, **more),
-    )
-    assert len(loaded(machine, graph, monkeypatch)) == len(builds) == 1
+        machine.open(build=False)
+    assert len(loaded(machine, monkeypatch)) == machine.builds == 1
 
 
-def loaded(machine: Any, graph: Path, monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
+def loaded(machine: Any, monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
     """What TensorRT is given when the backend is opened."""
     seen: list[bytes] = []
     real = machine.trt._engine
     monkeypatch.setattr(machine.trt, "_engine", lambda data: seen.append(data) or real(data))
-    TensorRtBackend(graph, SPEC).close()
+    machine.open().close()
     return seen

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -17,10 +18,10 @@ from support.models.small_graphs import SPEC
 from hybrid_edge.runtime.backends.cuda import CudaEvent, CudaStream
 from hybrid_edge.runtime.backends.onnxruntime import OnnxRuntimeCpu
 from hybrid_edge.runtime.backends.tensorrt import TensorRtBackend, execution
+from hybrid_edge.runtime.backends.tensorrt.engine import LayerTimes, make_profiler
 from hybrid_edge.runtime.bench.rounds import branch_shares
 from hybrid_edge.runtime.engines import gpu
-from hybrid_edge.runtime.engines.engine_options import EngineOptions
-from hybrid_edge.runtime.engines.progress import Reporter
+from hybrid_edge.runtime.engines.library import find_library
 from hybrid_edge.runtime.errors import BackendError, EngineError
 from hybrid_edge.runtime.frame import Outputs
 
@@ -70,15 +71,13 @@ def pipelined(backend: TensorRtBackend, batches: list[dict[str, Any]], capacity:
 @pytest.mark.parametrize("integrated", [False, True])
 def test_every_batch_comes_out_as_the_graph_computes_it(
     make_machine: Callable[..., Any],
-    graph: Path,
     reference: OnnxRuntimeCpu,
     inputs: Any,
     batch: int,
     profile: tuple[int, int, int],
     integrated: bool,
 ) -> None:
-    make_machine(integrated=integrated)
-    with TensorRtBackend(graph, SPEC, options=EngineOptions(profile)) as backend:
+    with make_machine(integrated=integrated).open(profile) as backend:
         for seed in range(4):  # what the one before left in the buffers must not show, as a graph or without
             assert_equal(backend.run(inputs(batch, seed)), reference.run(inputs(batch, seed)))
 
@@ -88,7 +87,6 @@ def test_every_batch_comes_out_as_the_graph_computes_it(
 @pytest.mark.parametrize(("capacity", "profile"), [(2, (1, 2, 3)), (5, (1, 2, 3)), (6, (4, 4, 5))])
 def test_batches_that_overlap_come_out_as_each_alone(
     make_machine: Callable[..., Any],
-    graph: Path,
     reference: OnnxRuntimeCpu,
     inputs: Any,
     schedule: Any,
@@ -98,7 +96,7 @@ def test_batches_that_overlap_come_out_as_each_alone(
 ) -> None:
     machine = make_machine(schedule, integrated=integrated)
     batches = [inputs(rows, seed) for seed, rows in enumerate([capacity, 1, capacity, capacity, 2, 1, capacity, 2])]
-    with TensorRtBackend(graph, SPEC, options=EngineOptions(profile)) as backend:
+    with machine.open(profile) as backend:
         assert_all_equal(pipelined(backend, batches, capacity), batches, reference)
     assert machine.cuda.launches > 0
 
@@ -106,7 +104,6 @@ def test_batches_that_overlap_come_out_as_each_alone(
 @pytest.mark.parametrize(("kind", "method"), [(CudaEvent, "synchronize"), (CudaStream, "wait"), (CudaStream, "record")])
 def test_without_one_of_the_waits_the_results_are_wrong(
     machine: Any,
-    graph: Path,
     reference: OnnxRuntimeCpu,
     inputs: Any,
     monkeypatch: pytest.MonkeyPatch,
@@ -116,12 +113,12 @@ def test_without_one_of_the_waits_the_results_are_wrong(
     """That the GPU these tests run on notices what they are there for."""
     monkeypatch.setattr(kind, method, lambda *_: None)
     batches = [inputs(2, seed) for seed in range(4)]
-    with TensorRtBackend(graph, SPEC) as backend, pytest.raises((BackendError, AssertionError)):
+    with machine.open() as backend, pytest.raises((BackendError, AssertionError)):
         assert_all_equal(pipelined(backend, batches, 2), batches, reference)
 
 
-def test_copies_and_computing_are_on_streams_of_their_own(machine: Any, graph: Path) -> None:
-    with TensorRtBackend(graph, SPEC) as backend:
+def test_copies_and_computing_are_on_streams_of_their_own(machine: Any) -> None:
+    with machine.open() as backend:
         machine.cuda.copies.clear()
         tickets = [backend.submit(buffers, 1) for buffers in backend.buffers(1, 2)]
         streams = backend._streams
@@ -131,18 +128,19 @@ def test_copies_and_computing_are_on_streams_of_their_own(machine: Any, graph: P
             backend.collect(ticket)
 
 
-def test_a_jetson_copies_nothing(make_machine: Callable[..., Any], graph: Path, inputs: Any) -> None:
+def test_a_jetson_copies_nothing(make_machine: Callable[..., Any], inputs: Any) -> None:
     machine = make_machine(integrated=True)
-    with TensorRtBackend(graph, SPEC) as backend:
+    with machine.open() as backend:
         backend.run(inputs(8))
         for buffers in backend.buffers(8, 2):
             backend.collect(backend.submit(buffers, 8))
+        assert backend.copies(backend.buffers(1, 1)[0], 1) == {}  # so there is nothing to time
         assert machine.cuda.copies == []
         assert machine.cuda.live["blocks"] == 1  # the engine's activations
 
 
-def test_a_size_that_comes_up_again_is_launched_as_a_graph(machine: Any, graph: Path, inputs: Any) -> None:
-    with TensorRtBackend(graph, SPEC) as backend:
+def test_a_size_that_comes_up_again_is_launched_as_a_graph(machine: Any, inputs: Any) -> None:
+    with machine.open() as backend:
         for expected in [(1, 0), (2, 0), (2, 1), (2, 2)]:
             backend.run(inputs(3))
             assert (machine.trt.executions, machine.cuda.launches) == expected
@@ -150,8 +148,8 @@ def test_a_size_that_comes_up_again_is_launched_as_a_graph(machine: Any, graph: 
         assert (machine.trt.executions, machine.cuda.launches) == (3, 2)
 
 
-def test_buffers_are_tried_out_before_frames_flow(machine: Any, graph: Path) -> None:
-    with TensorRtBackend(graph, SPEC) as backend:
+def test_buffers_are_tried_out_before_frames_flow(machine: Any) -> None:
+    with machine.open() as backend:
         buffers = backend.buffers(4, 2)
         executions = machine.trt.executions
         for item in buffers:
@@ -161,13 +159,11 @@ def test_buffers_are_tried_out_before_frames_flow(machine: Any, graph: Path) -> 
 
 
 @pytest.mark.parametrize("schedule", ["lazy", "eager"])
-def test_graphs_and_the_plain_path_give_the_same(
-    make_machine: Callable[..., Any], graph: Path, inputs: Any, schedule: Any
-) -> None:
+def test_graphs_and_the_plain_path_give_the_same(make_machine: Callable[..., Any], inputs: Any, schedule: Any) -> None:
     found = []
     for graphs in (False, True):
         machine = make_machine(schedule)
-        with TensorRtBackend(graph, SPEC, graphs=graphs) as backend:
+        with machine.open(graphs=graphs) as backend:
             found.append([backend.run(inputs(rows, rows)).logits for rows in (1, 3, 1, 3, 1, 3)])
         assert (machine.cuda.launches > 0) == graphs
     for plain, launched in zip(*found, strict=True):
@@ -176,31 +172,30 @@ def test_graphs_and_the_plain_path_give_the_same(
 
 @pytest.mark.parametrize("refuses", ["capture", "cudaStreamBeginCapture", "cudaGraphInstantiate", "not capturable"])
 def test_an_engine_that_can_not_be_captured_runs_plainly_and_says_so_once(
-    machine: Any, graph: Path, reference: OnnxRuntimeCpu, inputs: Any, refuses: str, monkeypatch: pytest.MonkeyPatch
+    machine: Any, reference: OnnxRuntimeCpu, inputs: Any, refuses: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    said: list[str] = []
     machine.trt.refuses = refuses
     if refuses.startswith("cuda"):
         machine.cuda.fails[refuses] = Error.cudaErrorStreamCaptureUnsupported
     if refuses == "not capturable":  # TensorRT-RTX says so beforehand
         monkeypatch.setattr(_Context, "is_stream_capturable", lambda *_: False, raising=False)
-    with TensorRtBackend(graph, SPEC, reporter=Reporter(said.append)) as backend:
+    with machine.open() as backend:
         for seed in range(4):
             assert_equal(backend.run(inputs(2, seed)), reference.run(inputs(2, seed)))
         assert machine.cuda.launches == 0
         assert machine.cuda.last_error == Error.cudaSuccess  # TensorRT would take it for its own
         assert machine.cuda.live.get("graphs") is None
-    assert [line for line in said if "no CUDA graphs for this engine" in line] == said[1:]
-    assert len(said) == 2
+    assert [line for line in machine.said if "no CUDA graphs for this engine" in line] == machine.said[1:]
+    assert len(machine.said) == 2
     assert machine.cuda.live == {}
 
 
 def test_after_a_capture_that_failed_inside_tensorrt_no_batch_is_lost(
-    machine: Any, graph: Path, reference: OnnxRuntimeCpu, inputs: Any
+    machine: Any, reference: OnnxRuntimeCpu, inputs: Any
 ) -> None:
     """Its own CUDA runtime remembers the error, which fails the next execution, once; another error is one."""
     machine.trt.refuses = "capture"
-    with TensorRtBackend(graph, SPEC) as backend:
+    with machine.open() as backend:
         for seed in range(2):  # the second is captured, in vain
             backend.run(inputs(2, seed))
         assert machine.trt.last_error
@@ -216,11 +211,11 @@ def test_after_a_capture_that_failed_inside_tensorrt_no_batch_is_lost(
 
 @pytest.mark.parametrize("graphs", [True, False])
 def test_tensorrt_rtx_gives_the_same_from_the_first_batch_on(
-    make_machine: Callable[..., Any], graph: Path, reference: OnnxRuntimeCpu, inputs: Any, graphs: bool
+    make_machine: Callable[..., Any], reference: OnnxRuntimeCpu, inputs: Any, graphs: bool
 ) -> None:
     """It would exchange its kernels while it runs, and a graph would keep the ones for any size."""
     machine = make_machine(kind="rtx")
-    with TensorRtBackend(graph, SPEC, graphs=graphs) as backend:
+    with machine.open(graphs=graphs) as backend:
         first, *rest = [backend.run(inputs(3)) for _ in range(6)]
     assert_equal(first, reference.run(inputs(3)))
     for later in rest:
@@ -233,10 +228,10 @@ def test_tensorrt_rtx_gives_the_same_from_the_first_batch_on(
     [((1, 1, 8), 3, [3, 1, 2]), ((2, 2, 8), 3, [3, 2]), ((4, 4, 8), 3, [4]), ((1, 1, 3), 5, [3, 2, 1])],
 )
 def test_tensorrt_rtx_compiles_for_every_size_of_batch_before_frames_flow(
-    make_machine: Callable[..., Any], graph: Path, profile: tuple[int, int, int], capacity: int, sizes: list[int]
+    make_machine: Callable[..., Any], profile: tuple[int, int, int], capacity: int, sizes: list[int]
 ) -> None:
     machine = make_machine(kind="rtx")
-    with TensorRtBackend(graph, SPEC, options=EngineOptions(profile)) as backend:
+    with machine.open(profile) as backend:
         buffers = backend.buffers(capacity, 2)
         assert machine.trt.compiled == sizes
         for item in buffers:
@@ -246,35 +241,34 @@ def test_tensorrt_rtx_compiles_for_every_size_of_batch_before_frames_flow(
 
 
 def test_kernels_that_are_to_be_exchanged_are_not_captured(
-    make_machine: Callable[..., Any], graph: Path, inputs: Any, monkeypatch: pytest.MonkeyPatch
+    make_machine: Callable[..., Any], inputs: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     machine = make_machine(kind="rtx")
     monkeypatch.delattr(_Engine, "create_runtime_config")  # a TensorRT-RTX that takes no word on it
-    with TensorRtBackend(graph, SPEC) as backend:
+    with machine.open() as backend:
         for _ in range(4):
             backend.run(inputs(2))
     assert machine.cuda.launches == 0
 
 
-def test_graphs_leave_the_gpu_memory_for_others(machine: Any, graph: Path, inputs: Any) -> None:
+def test_graphs_leave_the_gpu_memory_for_others(machine: Any, inputs: Any) -> None:
     """A context has memory on the GPU for itself: on a small board 24 of them may be too many."""
     machine.trt.context_memory = 2**20
-    said: list[str] = []
-    with TensorRtBackend(graph, SPEC, reporter=Reporter(said.append)) as backend:
+    with machine.open() as backend:
         machine.cuda.free = 258 * 2**20
-        said.clear()
+        machine.said.clear()
         for rows in (1, 2, 3, 4, 5):
             for _ in range(3):
                 backend.run(inputs(rows))
         assert backend._execution.graphs == 3  # 258, 257 and 256 MiB were free
-    assert said == [
+    assert machine.said == [
         "no more than 3 CUDA graphs, other batches are launched kernel by kernel: expected 256 MiB of the GPU's memory "
         "to be free, found 255 MiB"
     ]
 
 
 def test_of_a_memory_that_is_shared_what_files_can_give_is_free(
-    make_machine: Callable[..., Any], graph: Path, inputs: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    make_machine: Callable[..., Any], inputs: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A Jetson that has read a bundle has little that nothing uses, and CUDA names that alone."""
     meminfo = tmp_path / "meminfo"
@@ -283,7 +277,7 @@ def test_of_a_memory_that_is_shared_what_files_can_give_is_free(
     for available in (512, 128):
         meminfo.write_text(f"MemFree: 1024 kB\nMemAvailable: {available * 1024} kB\n")
         machine = make_machine(integrated=True)
-        with TensorRtBackend(graph, SPEC) as backend:
+        with machine.open() as backend:
             machine.cuda.free = 2**20
             for _ in range(3):
                 backend.run(inputs(1))
@@ -294,17 +288,15 @@ def test_of_a_memory_that_is_shared_what_files_can_give_is_free(
 @pytest.mark.parametrize("refuses", ["context", "execution", "cudaMemGetInfo"])
 def test_a_graph_for_which_there_is_no_context_costs_no_batch(
     machine: Any,
-    graph: Path,
     reference: OnnxRuntimeCpu,
     inputs: Any,
     refuses: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    said: list[str] = []
-    with TensorRtBackend(graph, SPEC, reporter=Reporter(said.append)) as backend:
+    with machine.open() as backend:
         for seed in range(3):
             assert_equal(backend.run(inputs(1, seed)), reference.run(inputs(1, seed)))
-        plain, said[:] = backend._execution._plain, []
+        plain, machine.said[:] = backend._execution._plain, []
         if refuses.startswith("cuda"):
             monkeypatch.setattr(machine.cuda, refuses, lambda: (Error.cudaErrorIllegalAddress, None, None))
         elif refuses == "context":
@@ -319,12 +311,11 @@ def test_a_graph_for_which_there_is_no_context_costs_no_batch(
             assert_equal(backend.run(inputs(1, seed)), reference.run(inputs(1, seed)))
         assert backend._execution.graphs == 1
         assert machine.cuda.launches == 4
-    assert len(said) == 1
-    assert said[0].startswith("no more than 1 CUDA graphs, other batches are launched kernel by kernel: ")
+    assert len(machine.said) == 1
+    assert machine.said[0].startswith("no more than 1 CUDA graphs, other batches are launched kernel by kernel: ")
     assert machine.cuda.live == {}
 
 
-KERNELS = {"__myl_FcMul_myl3_7": 3.0, "cnn/conv_1/Conv2D": 1.0}
 TOLD = json.dumps(
     {
         "Layers": [
@@ -348,21 +339,52 @@ TOLD = json.dumps(
     ],
 )
 def test_a_layer_is_told_with_the_nodes_that_it_was_made_of(
-    machine: Any, graph: Path, inputs: Any, inspector: str, shares: dict[str, float]
+    machine: Any, inputs: Any, inspector: str, shares: dict[str, float]
 ) -> None:
     """TensorRT names the kernels that it compiles itself after what they do; its inspector knows what they are from."""
-    machine.trt.layers, machine.trt.inspector = KERNELS, inspector
-    with TensorRtBackend(graph, SPEC) as backend:
+    machine.trt.layers, machine.trt.inspector = {"__myl_FcMul_myl3_7": 3.0, "cnn/conv_1/Conv2D": 1.0}, inspector
+    with machine.open() as backend:
         times = backend.profile(inputs(2), runs=3)
     assert sum(times.values()) == pytest.approx(4)
     assert branch_shares(times, SPEC) == pytest.approx(shares)
 
 
+def test_layers_are_timed_in_a_context_of_their_own(machine: Any, inputs: Any) -> None:
+    machine.trt.layers = {"cnn/a": 1.0, "rnn/b": 2.5}
+    with machine.open() as backend:
+        expected = backend.run(inputs(2)).logits
+        contexts = machine.trt.contexts
+        assert backend.profile(inputs(2), runs=4) == {"cnn/a": 1.0, "rnn/b": 2.5}
+        assert backend.profile(inputs(11), runs=2)["cnn/a"] == 2.0  # over the profile's 8: two parts
+        assert machine.trt.contexts == contexts + 2
+        np.testing.assert_array_equal(backend.run(inputs(2)).logits, expected)
+    assert machine.cuda.live == {}
+
+
+def test_the_real_tensorrts_profiler_takes_our_class() -> None:
+    pytest.importorskip("tensorrt_rtx", reason="tensorrt_rtx is not installed")
+    times: LayerTimes = defaultdict(float)
+    profiler = make_profiler(find_library("rtx"), times)
+    profiler.report_layer_time("cnn/conv", 0.5)
+    profiler.report_layer_time("cnn/conv", 0.25)
+    assert dict(times) == {"cnn/conv": 0.75}
+    assert isinstance(profiler, find_library("rtx").module.IProfiler)
+
+
+def test_the_copies_alone_move_what_a_batch_moves(machine: Any) -> None:
+    with machine.open() as backend:
+        copies = backend.copies(backend.buffers(3, 1)[0], 2)
+        for name, way, count in (("copy in", "up", len(SPEC.inputs)), ("copy out", "down", 2)):
+            machine.cuda.copies.clear()
+            copies[name]()
+            assert [found for found, _ in machine.cuda.copies] == [way] * count
+
+
 def test_there_are_never_more_graphs_than_can_be_kept(
-    machine: Any, graph: Path, inputs: Any, monkeypatch: pytest.MonkeyPatch
+    machine: Any, inputs: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(execution, "MAX_GRAPHS", 2)
-    with TensorRtBackend(graph, SPEC) as backend:
+    with machine.open() as backend:
         for _ in range(3):
             for rows in (1, 2, 3, 4):
                 backend.run(inputs(rows))
@@ -371,11 +393,9 @@ def test_there_are_never_more_graphs_than_can_be_kept(
 
 
 @pytest.mark.parametrize("schedule", ["lazy", 5])
-def test_a_thousand_batches_leave_nothing_behind(
-    make_machine: Callable[..., Any], graph: Path, inputs: Any, schedule: Any
-) -> None:
+def test_a_thousand_batches_leave_nothing_behind(make_machine: Callable[..., Any], inputs: Any, schedule: Any) -> None:
     machine = make_machine(schedule)
-    with TensorRtBackend(graph, SPEC) as backend:
+    with machine.open() as backend:
         free = backend.buffers(2, 3)
         for item in free:
             for rows in (1, 1, 2, 2):
@@ -399,9 +419,9 @@ def test_a_thousand_batches_leave_nothing_behind(
     ],
 )
 def test_a_call_that_tensorrt_refuses_is_named_with_its_own_words(
-    machine: Any, graph: Path, inputs: Any, refuses: str, message: str
+    machine: Any, inputs: Any, refuses: str, message: str
 ) -> None:
-    with TensorRtBackend(graph, SPEC) as backend:
+    with machine.open() as backend:
         machine.trt.refuses = refuses
         for _ in range(2):
             with pytest.raises(EngineError, match=rf"^TensorRT 10\.3\.0 on NVIDIA GeForce RTX 4070: {message}"):
@@ -410,8 +430,8 @@ def test_a_call_that_tensorrt_refuses_is_named_with_its_own_words(
         backend.run(inputs(1))
 
 
-def test_what_tensorrt_said_of_an_earlier_failure_is_not_said_again(machine: Any, graph: Path, inputs: Any) -> None:
-    with TensorRtBackend(graph, SPEC) as backend:
+def test_what_tensorrt_said_of_an_earlier_failure_is_not_said_again(machine: Any, inputs: Any) -> None:
+    with machine.open() as backend:
         machine.trt.refuses = "shape"
         with pytest.raises(EngineError, match="outside of the profile"):
             backend.run(inputs(1))
@@ -422,7 +442,7 @@ def test_what_tensorrt_said_of_an_earlier_failure_is_not_said_again(machine: Any
 
 @pytest.mark.parametrize("integrated", [False, True])
 def test_rows_that_fill_a_batch_up_are_finite(
-    make_machine: Callable[..., Any], graph: Path, inputs: Any, integrated: bool, monkeypatch: pytest.MonkeyPatch
+    make_machine: Callable[..., Any], inputs: Any, integrated: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     machine = make_machine(integrated=integrated)
     seen: list[Any] = []
@@ -432,7 +452,7 @@ def test_rows_that_fill_a_batch_up_are_finite(
         seen.append(feeds)
         return real(session, names, feeds, *rest)
 
-    with TensorRtBackend(graph, SPEC, options=EngineOptions((4, 4, 5))) as backend:
+    with machine.open((4, 4, 5)) as backend:
         monkeypatch.setattr(onnxruntime.InferenceSession, "run", run)
         backend.run(inputs(1))
     assert [len(feeds["image"]) for feeds in seen] == [4]
@@ -445,9 +465,9 @@ def test_rows_that_fill_a_batch_up_are_finite(
     ["cudaMemcpyAsync", "cudaEventRecord", "cudaStreamWaitEvent", "cudaEventSynchronize", "cudaGraphLaunch"],
 )
 def test_every_cuda_call_is_checked_and_named_with_its_code(
-    machine: Any, graph: Path, reference: OnnxRuntimeCpu, inputs: Any, call: str
+    machine: Any, reference: OnnxRuntimeCpu, inputs: Any, call: str
 ) -> None:
-    with TensorRtBackend(graph, SPEC) as backend:
+    with machine.open() as backend:
         buffers = backend.buffers(2, 1)[0]
         machine.cuda.fails[call] = Error.cudaErrorIllegalAddress
         with pytest.raises(BackendError, match=rf"CUDA's {call} failed \(cudaErrorIllegalAddress, code 700: something"):
@@ -458,20 +478,20 @@ def test_every_cuda_call_is_checked_and_named_with_its_code(
         assert_equal(backend.collect(backend.submit(buffers, 2)), reference.run(inputs(2)))
 
 
-def test_an_error_of_the_caller_is_not_hidden_by_one_of_the_clean_up(machine: Any, graph: Path) -> None:
+def test_an_error_of_the_caller_is_not_hidden_by_one_of_the_clean_up(machine: Any) -> None:
     def fail() -> None:
         machine.cuda.fails["cudaFreeHost"] = Error.cudaErrorIllegalAddress
         raise KeyError("the caller's")
 
-    with pytest.raises(KeyError, match="the caller's"), TensorRtBackend(graph, SPEC):
+    with pytest.raises(KeyError, match="the caller's"), machine.open():
         fail()
-    backend = TensorRtBackend(graph, SPEC)
+    backend = machine.open()
     with pytest.raises(BackendError, match="cudaFreeHost"):
         backend.close()
 
 
-def test_outputs_are_the_callers_own(machine: Any, graph: Path, inputs: Any) -> None:
-    with TensorRtBackend(graph, SPEC) as backend:
+def test_outputs_are_the_callers_own(machine: Any, inputs: Any) -> None:
+    with machine.open() as backend:
         buffers = backend.buffers(2, 1)[0]
         fill(buffers, inputs(2))
         first = backend.collect(backend.submit(buffers, 2))
@@ -482,8 +502,8 @@ def test_outputs_are_the_callers_own(machine: Any, graph: Path, inputs: Any) -> 
     assert not np.array_equal(second.logits, kept)
 
 
-def test_buffers_and_tickets_out_of_order_are_refused(machine: Any, graph: Path) -> None:
-    with TensorRtBackend(graph, SPEC) as backend:
+def test_buffers_and_tickets_out_of_order_are_refused(machine: Any) -> None:
+    with machine.open() as backend:
         one, two = backend.buffers(2, 2)
         assert (one.slot, two.slot, one.capacity) == (0, 1, 2)
         first, second = backend.submit(one, 1), backend.submit(two, 2)
@@ -499,8 +519,8 @@ def test_buffers_and_tickets_out_of_order_are_refused(machine: Any, graph: Path)
             backend.submit(one, 3)
 
 
-def test_nan_from_the_gpu_is_refused(machine: Any, graph: Path) -> None:
-    with TensorRtBackend(graph, SPEC) as backend:
+def test_nan_from_the_gpu_is_refused(machine: Any) -> None:
+    with machine.open() as backend:
         buffers = backend.buffers(2, 1)[0]
         buffers.tensors["image"][1] = np.nan
         with pytest.raises(BackendError, match=r"expected finite logits, found NaN or infinity in rows \[1\] of 2"):

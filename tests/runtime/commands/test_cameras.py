@@ -5,7 +5,7 @@ import json
 import pytest
 
 from hybrid_edge.runtime.commands.cameras import print_cameras
-from hybrid_edge.runtime.sources.cameras import Camera, CameraFormat
+from hybrid_edge.runtime.sources.camera import Camera, CameraFormat
 
 USB = Camera(
     "/dev/video2",

@@ -14,7 +14,7 @@ import pytest
 from support.data.drawings import Drawing
 from support.live.display import Display, open_display
 
-from hybrid_edge.runtime.canvas.draw import ACCENT, BACKGROUND, TRACK
+from hybrid_edge.runtime.canvas.pictures import ACCENT, BACKGROUND, TRACK
 from hybrid_edge.runtime.canvas.text import Pixels
 
 TITLE = "hybrid-draw"

@@ -12,9 +12,9 @@ import pytest
 
 from hybrid_edge.runtime.canvas.text import Pixels
 from hybrid_edge.runtime.classifier import Prediction
-from hybrid_edge.runtime.draw import window
-from hybrid_edge.runtime.draw.models import Answer
+from hybrid_edge.runtime.draw import draw_window as window
 from hybrid_edge.runtime.draw.page import View
+from hybrid_edge.runtime.draw.readers import Reading
 
 TURN = 0.01  # seconds
 PREDICTION = Prediction(("0", "1"), np.float32([0.2, 0.8]), np.float32([0, 1]), 0.1, 0.1)
@@ -39,10 +39,10 @@ class Stage:
             monkeypatch.setattr(cv2, name, lambda *_: None)
         monkeypatch.setattr(cv2, "setMouseCallback", lambda _, mouse: setattr(self, "_mouse", mouse))
         patched: dict[str, Any] = {
-            "require_display": lambda _: None,
             "is_visible": lambda _: True,
             "pressed_key": self._key,
-            "answers": self._answers,
+            "close_window": lambda _: None,
+            "read_drawing": self._answers,
             "draw_page": self._draw,
             "time": SimpleNamespace(monotonic=lambda: self.now),
         }
@@ -54,7 +54,7 @@ class Stage:
         self._steps = [*steps, lambda _: "q"]
         model: Any = SimpleNamespace(name="cnn", variant="fp32-cpu")
         window.DrawWindow([model], lambda _: None, live=live).run()
-        return [("gray" if view.outdated else "full") if view.answers else "" for view in self.views[1:]]
+        return [("gray" if view.outdated else "full") if view.readings else "" for view in self.views[1:]]
 
     def mouse(self, event: int, x: int, y: int) -> None:
         """A point of the canvas."""
@@ -66,9 +66,9 @@ class Stage:
         self.now += TURN
         return self._steps.pop(0)(self)
 
-    def _answers(self, _: Sequence[object], __: Pixels) -> list[Answer]:
+    def _answers(self, _: Sequence[object], __: Pixels) -> list[Reading]:
         self.now += self.duration
-        return [Answer("cnn", "fp32-cpu", PREDICTION)]
+        return [Reading("cnn", "fp32-cpu", PREDICTION)]
 
     def _draw(self, view: View) -> None:
         self._view = view

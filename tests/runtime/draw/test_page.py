@@ -5,20 +5,20 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from hybrid_edge.runtime.canvas.draw import ACCENT, TRACK
+from hybrid_edge.runtime.canvas.pictures import ACCENT, TRACK
 from hybrid_edge.runtime.canvas.text import Color, Pixels
 from hybrid_edge.runtime.classifier import Prediction
-from hybrid_edge.runtime.draw.models import Answer
-from hybrid_edge.runtime.draw.page import CANVAS, HEIGHT, WIDTH, View, draw_page
+from hybrid_edge.runtime.draw.page import HEIGHT, PAPER_BOX, WIDTH, View, draw_page
+from hybrid_edge.runtime.draw.readers import Reading
 
 LABELS = tuple("0123456789")
 NAMES = [("cnn", "fp32-cpu"), ("rnn", "fp32-cpu"), ("hybrid", "int8-cpu")]
 
 
-def answer(best: int, share: float, labels: tuple[str, ...] = LABELS, name: str = "cnn") -> Answer:
+def answer(best: int, share: float, labels: tuple[str, ...] = LABELS, name: str = "cnn") -> Reading:
     probabilities = np.full(len(labels), (1 - share) / (len(labels) - 1), np.float32)
     probabilities[best] = share
-    return Answer(name, "fp32-cpu", Prediction(labels, probabilities, np.log(probabilities), 0.1, 0.2))
+    return Reading(name, "fp32-cpu", Prediction(labels, probabilities, np.log(probabilities), 0.1, 0.2))
 
 
 def view(count: int = 1, **changes: object) -> View:
@@ -35,7 +35,7 @@ def test_the_canvas_lies_in_the_middle_of_a_square_of_600() -> None:
     ink[0, 0] = ink[-1, -1] = 255
     page = draw_page(view(ink=ink))
     assert page.shape == (HEIGHT, WIDTH, 3) == (600, 940, 3)
-    assert CANVAS.of(page)[:, :, 0].sum() == 2 * 255
+    assert PAPER_BOX.of(page)[:, :, 0].sum() == 2 * 255
     assert tuple(page[100, 100]) == tuple(page[499, 499]) == (255, 255, 255)
 
 
@@ -48,20 +48,20 @@ def test_the_frame_that_the_models_see_is_shown_pixel_for_pixel() -> None:
 @pytest.mark.parametrize("count", [1, 2, 3])
 def test_a_bar_is_as_long_as_its_probability(count: int) -> None:
     answers = [answer(3, 0.9), answer(3, 0.9), answer(3, 0.9)][:count]
-    nearly, half = draw_page(view(count, answers=answers)), [answer(3, 0.45)] * count
-    assert bright(nearly) > 1.5 * bright(draw_page(view(count, answers=half)))
+    nearly, half = draw_page(view(count, readings=answers)), [answer(3, 0.45)] * count
+    assert bright(nearly) > 1.5 * bright(draw_page(view(count, readings=half)))
 
 
 def test_the_best_label_is_marked_also_under_one_half() -> None:
-    assert bright(draw_page(view(answers=[answer(7, 0.3)]))) > bright(draw_page(view())) == 0
+    assert bright(draw_page(view(readings=[answer(7, 0.3)]))) > bright(draw_page(view())) == 0
 
 
 def test_many_models_and_many_labels_fit() -> None:
     labels = tuple(f"a rather long label number {number}" for number in range(200))
-    page = draw_page(view(2, answers=[answer(150, 0.9, labels), answer(7, 0.5)]))
+    page = draw_page(view(2, readings=[answer(150, 0.9, labels), answer(7, 0.5)]))
     assert bright(page) > 0
     names = [(f"model {number}", "fp32-cpu") for number in range(6)]
-    assert bright(draw_page(view(names=names, answers=[answer(1, 0.9)] * 6))) > 0
+    assert bright(draw_page(view(names=names, readings=[answer(1, 0.9)] * 6))) > 0
 
 
 def tops(page: Pixels, color: Color, least: int) -> list[int]:
@@ -73,7 +73,7 @@ def tops(page: Pixels, color: Color, least: int) -> list[int]:
 @pytest.mark.parametrize("count", [1, 3, 4, 6, 8])
 def test_rows_are_high_enough_to_be_read_and_show_the_best_labels_where_not_all_fit(count: int) -> None:
     names = [(f"model {number}", "fp32-cpu") for number in range(count)]
-    page = draw_page(view(names=names, answers=[answer(7, 0.9)] * count))
+    page = draw_page(view(names=names, readings=[answer(7, 0.9)] * count))
     rows = tops(page, TRACK, 10)
     assert len(rows) == count * {1: 10, 3: 10, 4: 10, 6: 5, 8: 3}[count]
     assert np.diff(rows).min() >= 11
@@ -82,7 +82,7 @@ def test_rows_are_high_enough_to_be_read_and_show_the_best_labels_where_not_all_
 
 def test_outdated_answers_are_gray_and_darker() -> None:
     names = NAMES[:2]
-    fresh, old = (draw_page(view(names=names, answers=[answer(3, 0.9)] * 2, outdated=old)) for old in (False, True))
+    fresh, old = (draw_page(view(names=names, readings=[answer(3, 0.9)] * 2, outdated=old)) for old in (False, True))
     assert bright(fresh) > 1000
     assert bright(old) == 0
     assert (np.ptp(old[:, 600:].astype(int), axis=2) < 20).all()  # no colour
@@ -91,7 +91,7 @@ def test_outdated_answers_are_gray_and_darker() -> None:
 
 
 def test_the_pointer_is_drawn_as_wide_as_the_brush() -> None:
-    page = CANVAS.of(draw_page(view(thickness=41, pointer=(200, 200))))
+    page = PAPER_BOX.of(draw_page(view(thickness=41, pointer=(200, 200))))
     rows, columns = np.nonzero(page.any(axis=2))
     assert np.ptp(rows) == pytest.approx(41, abs=2)
     assert (columns.min() + columns.max()) / 2 == pytest.approx(200, abs=1)

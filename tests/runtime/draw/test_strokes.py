@@ -13,7 +13,7 @@ from support.data.drawings import PLACES, SIZE, STROKES, Drawing
 
 from hybrid_edge.runtime import Classifier
 from hybrid_edge.runtime.draw.digits import drawn_frame
-from hybrid_edge.runtime.draw.models import Model, answers
+from hybrid_edge.runtime.draw.readers import Reader, read_drawing
 
 # as they were committed, before any training
 SHA256 = "27d9cfbf6ba1f6e23ed1672fda8e782f262b72e0d74b716c82b546fe9e5e1fa9"
@@ -35,9 +35,9 @@ def test_there_are_four_drawings_of_each_digit_each_in_its_own_box(drawings: lis
 def read(drawings: list[Drawing], reader: Path) -> dict[str, list[str]]:
     """What a classifier reads in all drawings, at each place."""
     with Classifier.load(reader, threads=1) as classifier:
-        models = [Model("reader", classifier)]
+        models = [Reader("reader", classifier)]
         return {
-            name: [answers(models, drawn_frame(drawing.ink(*place)))[0].prediction.label for drawing in drawings]
+            name: [read_drawing(models, drawn_frame(drawing.ink(*place)))[0].prediction.label for drawing in drawings]
             for name, place in PLACES.items()
         }
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import io
 import re
 import signal
 import threading
@@ -8,16 +9,18 @@ from typing import Any
 
 import pytest
 from onnx import helper
+from rich.console import Console
 from support.gpu.engine_fixtures import ADA
 from support.gpu.fake_tensorrt import FakeTensorRt
 from support.gpu.network_summary import inspect_graph
 from support.models.small_graphs import SPEC, lstm_graph
 
+from hybrid_edge.runtime import console as terminal
 from hybrid_edge.runtime.backends.cuda import find_gpu
-from hybrid_edge.runtime.engines import build
-from hybrid_edge.runtime.engines.build import build_engine
+from hybrid_edge.runtime.engines.build import BuiltEngine, EngineBuild, build_engine
 from hybrid_edge.runtime.engines.engine_options import EngineOptions
 from hybrid_edge.runtime.engines.library import Library
+from hybrid_edge.runtime.engines.progress import show_progress
 from hybrid_edge.runtime.errors import BackendUnavailableError, EngineError, Int8EngineError, UsageError
 
 ONNX = lstm_graph()
@@ -42,22 +45,18 @@ class Heard:
         self.finished.append(phase)
 
 
+def build(rtx: Library, onnx: bytes = ONNX, options: EngineOptions = OPTIONS, **settings: Any) -> BuiltEngine:
+    return build_engine(onnx, settings.pop("spec", SPEC), options, rtx, **{"architecture": "sm89", **settings})
+
+
+@pytest.mark.parametrize("quantized", [False, True])
 @pytest.mark.parametrize("architecture", ["sm80", "sm86", "sm89", "sm120"])
-def test_an_lstm_graph_builds_for_every_desktop_architecture(rtx: Library, architecture: str) -> None:
-    built = build_engine(ONNX, SPEC, OPTIONS, rtx, architecture=architecture)
+def test_an_lstm_graph_builds_for_every_desktop_architecture(rtx: Library, architecture: str, quantized: bool) -> None:
+    built = build(rtx, lstm_graph(quantized=quantized), architecture=architecture)
     assert len(built.engine) > 2**16
     assert built.engine[1:4] == b"trt"  # nothing stands before the engine itself
     assert built.seconds > 0
     assert built.timing_cache is None
-    network = inspect_graph(ONNX, SPEC, rtx)
-    assert [(item.name, item.dtype, item.shape) for item in network.inputs] == [
-        ("image", "FLOAT", (-1, 28, 28, 3)),
-        ("sequence", "FLOAT", (-1, 28, 28)),
-    ]
-    assert {item.name: item.shape for item in network.outputs} == {"logits": (-1, 10), "probabilities": (-1, 10)}
-    assert network.loops == 1
-    assert len(network.convolutions) == 1
-    assert len(network.matrix_products) == 3  # the head, and two in the loop
 
 
 def test_for_this_machines_gpu_tensorrt_rtx_asks_the_driver(rtx: Library) -> None:
@@ -67,48 +66,34 @@ def test_for_this_machines_gpu_tensorrt_rtx_asks_the_driver(rtx: Library) -> Non
         find_gpu()
     except BackendUnavailableError:
         with pytest.raises(EngineError, match=r"(?i)driver"):
-            build_engine(ONNX, SPEC, OPTIONS, rtx, gpu=ADA)
+            build(rtx, gpu=ADA, architecture=None)
     else:
         pytest.skip("this machine has a GPU")
 
 
 def test_engines_differ_by_architecture_and_by_profile(rtx: Library) -> None:
-    ada = build_engine(ONNX, SPEC, OPTIONS, rtx, architecture="sm89").engine
-    assert ada != build_engine(ONNX, SPEC, OPTIONS, rtx, architecture="sm120").engine
-    assert ada != build_engine(ONNX, SPEC, EngineOptions((1, 4, 16)), rtx, architecture="sm89").engine
+    ada = build(rtx).engine
+    assert ada != build(rtx, architecture="sm120").engine
+    assert ada != build(rtx, options=EngineOptions((1, 4, 16))).engine
 
 
-def test_both_inputs_of_a_quantized_product_are_found_through_layers_that_only_move_values(rtx: Library) -> None:
-    network = inspect_graph(lstm_graph(quantized=True), SPEC, rtx)
-    quantized = {item.name: item.quantized for item in network.products}
-    assert quantized.pop("convolved")
-    assert quantized.pop("logits")
-    assert list(quantized.values()) == [False, False]  # the LSTM's own
-    assert network.is_quantized
-    assert network.layers["DEQUANTIZE"] == 4
-    plain = inspect_graph(ONNX, SPEC, rtx)
-    assert not plain.is_quantized
-    assert not any(item.quantized for item in plain.products)
-
-
-def test_a_product_with_one_quantized_input_does_not_count(rtx: Library) -> None:
-    extra = [
-        helper.make_node("MatMul", ["logits_input", "product_weights"], ["half"], name="half"),
-        helper.make_node("Constant", [], ["product_weights"], value_floats=[1.0] * 8),
-        helper.make_node("Identity", ["half"], ["unused"]),
+@pytest.mark.parametrize("quantized", [False, True])
+def test_what_is_parsed_is_the_graph_with_its_types_loops_and_quantized_products(rtx: Library, quantized: bool) -> None:
+    """The products' dequantized inputs come through layers that only move values."""
+    network = inspect_graph(lstm_graph(quantized=quantized), SPEC, rtx)
+    assert [(item.name, item.dtype, item.shape) for item in network.inputs] == [
+        ("image", "FLOAT", (-1, 28, 28, 3)),
+        ("sequence", "FLOAT", (-1, 28, 28)),
     ]
-    network = inspect_graph(lstm_graph(quantized=True, extra=extra[1::-1] + extra[2:]), SPEC, rtx)
-    assert [item.quantized for item in network.products if item.name == "half"] == [False]
-
-
-def test_a_quantized_graph_builds(rtx: Library) -> None:
-    built = build_engine(lstm_graph(quantized=True), SPEC, OPTIONS, rtx, architecture="sm89")
-    assert len(built.engine) > 2**16
+    assert {item.name: item.shape for item in network.outputs} == {"logits": (-1, 10), "probabilities": (-1, 10)}
+    assert (network.loops, len(network.convolutions), len(network.matrix_products)) == (1, 1, 3)  # two in the loop
+    assert [item.name for item in network.products if item.quantized] == ["convolved", "logits"] * quantized
+    assert network.layers.get("DEQUANTIZE", 0) == 4 * quantized
 
 
 def test_the_builders_progress_is_heard(rtx: Library) -> None:
     heard = Heard()
-    build_engine(ONNX, SPEC, OPTIONS, rtx, architecture="sm89", listener=heard)
+    build(rtx, listener=heard)
     phases = [phase for phase, _, _ in heard.started]
     assert phases[0] == heard.finished[-1]  # the outermost
     assert heard.started[0][1] is None
@@ -129,9 +114,9 @@ def test_ctrl_c_stops_the_builder_at_its_next_step(rtx: Library) -> None:
 
     pause = threading.Event()
     whole, heard = Heard(), Interrupts()
-    build_engine(ONNX, SPEC, OPTIONS, rtx, architecture="sm89", listener=whole)
+    build(rtx, listener=whole)
     with pytest.raises(KeyboardInterrupt):
-        build_engine(ONNX, SPEC, OPTIONS, rtx, architecture="sm89", listener=heard)
+        build(rtx, listener=heard)
     assert len(heard.steps) < len(whole.steps)
     assert heard.finished  # the builder had left its phases when we were told
     steps = len(heard.steps)
@@ -141,7 +126,7 @@ def test_ctrl_c_stops_the_builder_at_its_next_step(rtx: Library) -> None:
 
 def test_a_file_that_is_no_graph_is_refused_in_tensorrts_own_words(rtx: Library) -> None:
     with pytest.raises(EngineError, match=r"TensorRT-RTX [\d.]+ refused the graph.*Failed to parse the ONNX model"):
-        build_engine(ONNX[:1000], SPEC, OPTIONS, rtx, architecture="sm89")
+        build(rtx, ONNX[:1000])
 
 
 def test_an_operator_that_tensorrt_lacks_is_named(rtx: Library) -> None:
@@ -152,12 +137,12 @@ def test_an_operator_that_tensorrt_lacks_is_named(rtx: Library) -> None:
 
 def test_a_build_that_fails_says_so_in_tensorrts_own_words(rtx: Library) -> None:
     with pytest.raises(EngineError, match=r"could not build the engine for sm75: .*FP32 GEMM is not supported"):
-        build_engine(ONNX, SPEC, OPTIONS, rtx, architecture="sm75")
+        build(rtx, architecture="sm75")
 
 
 def test_int8_that_does_not_build_offers_fp16_and_ends_with_3(rtx: Library) -> None:
     with pytest.raises(Int8EngineError, match=r"in INT8 for sm75: .*take FP16 here: --precision fp16") as caught:
-        build_engine(lstm_graph(quantized=True), SPEC, OPTIONS, rtx, architecture="sm75")
+        build(rtx, lstm_graph(quantized=True), architecture="sm75")
     assert caught.value.exit_code == 3
 
 
@@ -166,11 +151,11 @@ def test_a_graph_with_other_inputs_than_its_spec_is_refused(rtx: Library, change
     spec = SPEC.replace(**changes)
     shapes = re.escape(str({name: (-1, *shape) for name, shape in spec.inputs.items()}))
     with pytest.raises(EngineError, match=rf"expected a graph with the inputs {shapes}.*found .*\(-1, 28, 28, 3\)"):
-        build_engine(ONNX, spec, OPTIONS, rtx, architecture="sm89")
+        build(rtx, spec=spec)
 
 
 def test_a_profile_that_tensorrt_does_not_take_is_refused_in_its_own_words(rtx: Library) -> None:
-    job = build.EngineBuild(rtx, ONNX, SPEC)
+    job = EngineBuild(rtx, ONNX, SPEC)
     profile = job._builder.create_optimization_profile()
     negative = SimpleNamespace(set_shape=lambda name, _, *rest: profile.set_shape(name, (-1, 28, 28, 3), *rest))
     job._builder = SimpleNamespace(create_optimization_profile=lambda: negative)
@@ -189,20 +174,29 @@ def test_a_builder_that_does_not_start_is_not_available(kind: Any) -> None:
         kind(ONNX, SPEC, *rest)
 
 
+@pytest.fixture
+def configured(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, Any]]:
+    """The builds and their configurations, each as it was when building began."""
+    found: list[tuple[Any, Any]] = []
+    real = EngineBuild.build
+    monkeypatch.setattr(EngineBuild, "build", lambda job, config: found.append((job, config)) or real(job, config))
+    return found
+
+
 @pytest.mark.filterwarnings("ignore:.*TensorRT-RTX:DeprecationWarning")
-def test_an_engine_of_this_machine_allocates_nothing_while_it_runs(rtx: Library, built_with: list[Any]) -> None:
+def test_an_engine_of_this_machine_allocates_nothing_while_it_runs(rtx: Library, configured: list[Any]) -> None:
     """Else TensorRT-RTX allows no CUDA graphs; one for programs of other people may let TensorRT-RTX allocate."""
     flag = rtx.module.BuilderFlag.REQUIRE_USER_ALLOCATION
-    build_engine(ONNX, SPEC, OPTIONS, rtx, gpu=ADA, architecture="sm89")  # has a loop, of a known number of steps
-    build_engine(ONNX, SPEC, OPTIONS, rtx, architecture="sm89")
-    build_engine(ONNX, SPEC, OPTIONS, Library(rtx.module, "tensorrt", "10.3.0"), gpu=ADA, architecture="sm89")
-    assert [config.get_flag(flag) for config in built_with] == [True, False, False]
+    build(rtx, gpu=ADA)  # has a loop, of a known number of steps
+    build(rtx)
+    build(Library(rtx.module, "tensorrt", "10.3.0"), gpu=ADA)
+    assert [config.get_flag(flag) for _, config in configured] == [True, False, False]
 
 
 def test_a_network_that_does_not_allow_it_is_built_without(rtx: Library, monkeypatch: pytest.MonkeyPatch) -> None:
     """As the builder refuses it for sizes that depend on data; it parses no such layer of ONNX's today."""
     flags = refuse(rtx, monkeypatch, "BuilderFlag::kREQUIRE_USER_ALLOCATION is not compatible with networks that")
-    built = build_engine(ONNX, SPEC, OPTIONS, rtx, gpu=ADA, architecture="sm89")
+    built = build(rtx, gpu=ADA)
     assert flags == [True, False]
     assert len(built.engine) > 2**16
 
@@ -213,14 +207,14 @@ def test_a_build_that_fails_for_another_reason_is_not_begun_again(
 ) -> None:
     flags = refuse(rtx, monkeypatch, reason)
     with pytest.raises(EngineError, match=f"could not build the engine for sm89: .*{reason}"):
-        build_engine(ONNX, SPEC, OPTIONS, rtx, gpu=ADA, architecture="sm89")
+        build(rtx, gpu=ADA)
     assert flags == [True]
 
 
 def refuse(rtx: Library, monkeypatch: pytest.MonkeyPatch, reason: str) -> list[bool]:
     """Have the builder refuse engines that must not allocate; gives whether each that was asked for must not."""
     flags: list[bool] = []
-    real = build.EngineBuild.build
+    real = EngineBuild.build
 
     def refusing(job: Any, config: Any) -> bytes:
         builder = job._builder
@@ -235,39 +229,25 @@ def refuse(rtx: Library, monkeypatch: pytest.MonkeyPatch, reason: str) -> list[b
         job._builder = SimpleNamespace(build_serialized_network=serialized)
         return real(job, config)
 
-    monkeypatch.setattr(build.EngineBuild, "build", refusing)
+    monkeypatch.setattr(EngineBuild, "build", refusing)
     return flags
-
-
-@pytest.fixture
-def built_with(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """The builder's configurations, each as it was when building began."""
-    found: list[Any] = []
-    real = build.EngineBuild.build
-
-    def noted(job: Any, config: Any) -> bytes:
-        found.append(config)
-        return real(job, config)
-
-    monkeypatch.setattr(build.EngineBuild, "build", noted)
-    return found
 
 
 @pytest.mark.parametrize("architecture", ["sm87", "sm99", "Ada"])
 def test_an_architecture_that_the_library_can_not_build_for_is_wrong_usage(rtx: Library, architecture: str) -> None:
     with pytest.raises(UsageError, match=rf"sm89.*found '{architecture}'"):
-        build_engine(ONNX, SPEC, OPTIONS, rtx, architecture=architecture)
+        build(rtx, architecture=architecture)
 
 
 @pytest.mark.filterwarnings("ignore:.*TensorRT-RTX:DeprecationWarning")
 def test_a_timing_cache_comes_back_and_one_that_does_not_fit_is_left_aside(rtx: Library) -> None:
     """TensorRT's own way, walked with TensorRT-RTX, whose timing caches hold nothing."""
     library = Library(rtx.module, "tensorrt", "10.3.0")
-    first = build_engine(ONNX, SPEC, OPTIONS, library, architecture="sm89")
+    first = build(library)
     assert first.timing_cache
-    second = build_engine(ONNX, SPEC, OPTIONS, library, architecture="sm89", timing_cache=first.timing_cache)
+    second = build(library, timing_cache=first.timing_cache)
     assert second.timing_cache
-    third = build_engine(ONNX, SPEC, OPTIONS, library, architecture="sm89", timing_cache=b"of another machine")
+    third = build(library, timing_cache=b"of another machine")
     assert third.timing_cache
 
 
@@ -275,7 +255,7 @@ def test_a_timing_cache_comes_back_and_one_that_does_not_fit_is_left_aside(rtx: 
 @pytest.mark.parametrize("none_of", [(b"damaged",), (b"damaged", b"")])
 def test_a_timing_cache_that_tensorrt_does_not_make_costs_no_build(rtx: Library, none_of: tuple[bytes, ...]) -> None:
     """Its header does not promise one; None where one is expected is a TypeError of the bindings."""
-    job = build.EngineBuild(Library(rtx.module, "tensorrt", "10.3.0"), ONNX, SPEC)
+    job = EngineBuild(Library(rtx.module, "tensorrt", "10.3.0"), ONNX, SPEC)
     config = job.configure(OPTIONS, None, None)
     attached: list[Any] = []
 
@@ -293,17 +273,31 @@ def test_a_timing_cache_that_tensorrt_does_not_make_costs_no_build(rtx: Library,
     assert (job.timing_cache(sparing) is None) == (not attached)
 
 
-def test_the_workspace_reaches_the_builder(rtx: Library, monkeypatch: pytest.MonkeyPatch) -> None:
-    limits: list[int] = []
-    real = build.EngineBuild.configure
+def test_the_workspace_reaches_the_builder_and_fp32_is_fp32(rtx: Library, configured: list[Any]) -> None:
+    build(rtx, options=EngineOptions(workspace=100 * 2**20))
+    job, config = configured[0]
+    assert config.get_memory_pool_limit(rtx.module.MemoryPoolType.WORKSPACE) == 100 * 2**20
+    assert not config.get_flag(rtx.module.BuilderFlag.TF32)
+    assert job.network.get_flag(rtx.module.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
 
-    def configure(job: Any, *arguments: Any) -> Any:
-        config = real(job, *arguments)
-        limits.append(config.get_memory_pool_limit(rtx.module.MemoryPoolType.WORKSPACE))
-        assert not config.get_flag(rtx.module.BuilderFlag.TF32)
-        assert job.network.get_flag(rtx.module.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
-        return config
 
-    monkeypatch.setattr(build.EngineBuild, "configure", configure)
-    build_engine(ONNX, SPEC, EngineOptions(workspace=100 * 2**20), rtx, architecture="sm89")
-    assert limits == [100 * 2**20]
+def test_phases_are_shown_as_bars_and_go_when_they_are_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    console = Console(file=io.StringIO(), force_terminal=True, width=100)
+    monkeypatch.setattr(terminal, "status", console)
+    with show_progress() as bar:
+        bar.start("Building engine", None, 6)
+        bar.start("Timing kernels", "Building engine", 40)
+        bar.step("Timing kernels", 9)
+        bar.step("unheard of", 1)
+        progress = bar._progress  # type: ignore[attr-defined]
+        progress.refresh()
+        assert [(task.description, task.completed, task.total) for task in progress.tasks] == [
+            ("Building engine", 0, 6),
+            ("  Timing kernels", 10, 40),
+        ]
+        bar.finish("Timing kernels")
+        bar.finish("unheard of")
+        assert [task.description for task in progress.tasks] == ["Building engine"]
+    shown = console.file.getvalue()  # type: ignore[attr-defined]
+    assert "Timing kernels" in shown
+    assert "10/40" in shown

@@ -1,13 +1,24 @@
 from __future__ import annotations
 
+import subprocess
 import sys
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
+from support.gpu.fake_tensorrt import FakeTensorRt
 
 from hybrid_edge.runtime.engines import library
-from hybrid_edge.runtime.engines.gpu import Gpu
-from hybrid_edge.runtime.engines.library import Library, check_library, find_library, installed
+from hybrid_edge.runtime.engines.library import (
+    MAX_KEPT_MESSAGES,
+    MAX_SHOWN_MESSAGES,
+    Library,
+    Messages,
+    check_library,
+    find_library,
+    installed,
+    make_interface,
+)
 from hybrid_edge.runtime.errors import BackendUnavailableError
 
 
@@ -61,22 +72,110 @@ def test_the_installed_rtx_is_what_it_says(rtx: Library) -> None:
     assert not rtx.has_timing_cache
 
 
+def test_errors_are_kept_in_order_each_once_and_in_one_line() -> None:
+    messages = Messages()
+    for severity, text in [
+        ("VERBOSE", "chatter"),
+        ("ERROR", "the\n  cause."),
+        ("INFO", "more chatter"),
+        ("WARNING", "careful"),
+        ("INTERNAL_ERROR", "what follows"),
+        ("ERROR", "the cause"),
+    ]:
+        messages.add(severity, text)
+    assert messages.summary == "the cause; what follows"
+    assert messages.warnings == ["careful"]
+
+
+def test_without_errors_the_warnings_speak() -> None:
+    messages = Messages()
+    assert messages.summary == "it gave no reason"
+    messages.add("WARNING", "no memory for this tactic")
+    assert messages.summary == "no memory for this tactic"
+
+
+def test_what_is_said_for_a_year_takes_no_more_memory_than_what_is_said_in_a_minute() -> None:
+    messages = Messages()
+    for number in range(100_000):
+        messages.add("WARNING", f"number {number % 1000}")
+    assert len(messages.warnings) == MAX_KEPT_MESSAGES
+    messages.clear()
+    assert messages.summary == "it gave no reason"
+
+
+def test_a_flood_of_errors_is_cut() -> None:
+    messages = Messages()
+    for number in range(MAX_SHOWN_MESSAGES + 5):
+        messages.add("ERROR", f"error {number}")
+    assert messages.summary.endswith("and 5 more")
+
+
+def test_tensorrts_logger_writes_into_them(rtx: Library) -> None:
+    messages = Messages()
+    _, logger = make_interface(rtx, rtx.module.Builder, messages)
+    logger.log(rtx.module.ILogger.ERROR, "an error")
+    logger.log(rtx.module.ILogger.VERBOSE, "chatter")
+    assert messages.errors == ["an error"]
+
+
+@pytest.mark.parametrize("severity", ["VERBOSE", "INFO"])
+def test_chatter_is_dropped_before_anything_is_done_with_it(
+    rtx: Library, severity: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A large build has a million such messages, and holds the interpreter up with each."""
+    messages = Messages()
+    _, logger = make_interface(rtx, rtx.module.Builder, messages)
+    monkeypatch.setattr(messages, "add", lambda *_: pytest.fail("handed on"))
+    logger.log(getattr(rtx.module.ILogger, severity), "Tactic: 0x01 Time: 0.3")
+
+
+def test_each_builder_has_its_own_messages_and_none_of_another_ones_logger(rtx: Library) -> None:
+    """TensorRT warns of every logger but the first, and uses it all the same."""
+    first, second = Messages(), Messages()
+    for messages in (first, second):
+        builder, logger = make_interface(rtx, rtx.module.Builder, messages)
+        assert not rtx.module.OnnxParser(builder.create_network(rtx.network_flags), logger).parse(b"no graph")
+    assert "Failed to parse" in second.summary
+    assert first.errors == second.errors
+    assert (first.warnings, second.warnings) == ([], [])
+
+
+def test_the_logger_that_tensorrt_was_given_first_lives_as_long_as_the_process(rtx: Library) -> None:
+    """As the library's own global one: it would be called also when nothing of ours is left."""
+    code = """
+import gc
+from hybrid_edge.runtime.engines.library import find_library
+from hybrid_edge.runtime.engines.library import Messages, make_interface
+library, messages = find_library("rtx"), Messages()
+make_interface(library, library.module.Builder, messages)
+gc.collect()
+library.module.get_plugin_registry()
+loggers = [item for item in gc.get_objects() if isinstance(item, library.module.ILogger)]
+print(len(loggers))
+make_interface(library, library.module.Runtime, Messages())
+gc.collect()
+print(len([item for item in gc.get_objects() if isinstance(item, library.module.ILogger)]))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["1", "1"]
+
+
 @pytest.mark.parametrize(
-    ("capability", "integrated", "jetson"),
+    ("said", "reason"),
     [
-        ((8, 9), False, False),
-        ((12, 0), False, False),
-        ((8, 7), True, True),
-        ((8, 7), False, True),
-        ((11, 0), True, True),
+        ("CUDA initialization failure with error: 35.", "CUDA initialization failure with error: 35"),
+        ("", "pybind11::init(): factory function returned nullptr"),
     ],
 )
-def test_a_jetson_is_known_by_its_gpu(
-    monkeypatch: pytest.MonkeyPatch, capability: tuple[int, int], integrated: bool, jetson: bool
-) -> None:
-    monkeypatch.setattr("platform.machine", lambda: "x86_64")
-    gpu = Gpu("GPU", capability, integrated, 2**33, 2**32)
-    assert gpu.is_jetson is jetson
-    assert gpu.architecture == f"sm{capability[0]}{capability[1]}"
-    monkeypatch.setattr("platform.machine", lambda: "aarch64")
-    assert gpu.is_jetson
+def test_a_tensorrt_that_does_not_start_is_not_available_in_its_own_words(said: str, reason: str) -> None:
+    """As its bindings answer where the driver is older than its CUDA (NVIDIA/TensorRT#2913)."""
+
+    def builder(logger: Any) -> None:
+        if said:
+            logger.log(FakeTensorRt.ILogger.WARNING, said)
+        raise TypeError("pybind11::init(): factory function returned nullptr")
+
+    library = Library(FakeTensorRt, "tensorrt", "11.4.1")
+    with pytest.raises(BackendUnavailableError, match=r"TensorRT 11\.4\.1 does not start here") as caught:
+        make_interface(library, builder, Messages())
+    assert f"start here: {reason}; where that is CUDA's initialization, the NVIDIA driver is older" in str(caught.value)

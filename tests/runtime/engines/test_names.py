@@ -19,6 +19,7 @@ from hybrid_edge.runtime.engines.library import Library
 from hybrid_edge.runtime.errors import UsageError
 
 RUNTIME = Path(hybrid_edge.runtime.__file__).parent
+CUDA_MODULE = "backends/cuda.py"
 
 # which variables hold objects of which TensorRT class, in the modules that use them
 HOLDERS: dict[str, dict[str, str]] = {
@@ -109,16 +110,16 @@ OF_RTX = {
 }
 
 
-def used(module: str) -> Iterator[tuple[str, ast.AST]]:
+def used(module: str) -> Iterator[str]:
     """Names of TensorRT in one of our modules: ``BuilderFlag``, ``BuilderFlag.TF32``, ``ITensor.shape``."""
     for node in ast.walk(ast.parse((RUNTIME / module).read_text())):
         if isinstance(node, ast.Attribute):
-            yield from ((name, node) for name in _attribute(module, node))
+            yield from _attribute(module, node)
         if isinstance(node, ast.ClassDef):
             for base in node.bases:
                 if _dotted(base).startswith("trt."):
                     methods = [item.name for item in node.body if isinstance(item, ast.FunctionDef)]
-                    yield from ((f"{_dotted(base)[4:]}.{name}", node) for name in methods if name != "__init__")
+                    yield from (f"{_dotted(base)[4:]}.{name}" for name in methods if name != "__init__")
 
 
 def _attribute(module: str, node: ast.Attribute) -> Iterator[str]:
@@ -138,38 +139,31 @@ def _dotted(node: ast.AST) -> str:
 
 
 def all_used() -> set[str]:
-    return {name for module in HOLDERS for name, _ in used(module)}
+    return {name for module in HOLDERS for name in used(module)}
 
 
-def test_the_walk_finds_what_the_code_is_known_to_use() -> None:
-    found = all_used()
-    assert len(found) > 50
-    assert {
-        "Builder",
-        "BuilderFlag.TF32",
-        "OnnxParser.parse",
-        "ITensor.shape",
-        "IProgressMonitor.step_complete",
-    } <= found
-    assert {"Runtime.deserialize_cuda_engine", "IExecutionContext.execute_async_v3", "ParserError.desc"} <= found
-
-
-def test_no_other_module_uses_tensorrt() -> None:
+def test_no_other_module_uses_tensorrt_or_cuda_python() -> None:
     for path in RUNTIME.rglob("*.py"):
         module = path.relative_to(RUNTIME).as_posix()
-        tree = ast.parse(path.read_text())
-        uses = any(isinstance(node, ast.Name) and node.id == "trt" for node in ast.walk(tree))
-        assert not uses or module in HOLDERS, module
-        imports = any(isinstance(node, ast.Constant) and node.value == "tensorrt_rtx" for node in ast.walk(tree))
-        assert not imports or module == "engines/library.py", module
+        nodes = list(ast.walk(ast.parse(path.read_text())))
+        constants = {node.value for node in nodes if isinstance(node, ast.Constant)}
+        assert module in HOLDERS or not any(isinstance(node, ast.Name) and node.id == "trt" for node in nodes), module
+        assert module == "engines/library.py" or "tensorrt_rtx" not in constants, module
+        assert module == CUDA_MODULE or not {"cuda.bindings.runtime", "cuda.cudart"} & constants, module
+
+
+def find(module: Any, name: str) -> None:
+    for part in name.split("."):
+        assert hasattr(module, part), name
+        module = getattr(module, part)
 
 
 def test_every_name_is_in_the_installed_bindings(rtx: Library) -> None:
-    for name in sorted(all_used()):
-        found: Any = rtx.module
-        for part in name.split("."):
-            assert hasattr(found, part), name
-            found = getattr(found, part)
+    names = all_used()
+    assert len(names) > 50
+    assert {"BuilderFlag.TF32", "OnnxParser.parse", "IProgressMonitor.step_complete", "ParserError.desc"} <= names
+    for name in sorted(names):
+        find(rtx.module, name)
 
 
 def test_every_name_is_in_tensorrt_10_3_or_guarded() -> None:
@@ -178,36 +172,12 @@ def test_every_name_is_in_tensorrt_10_3_or_guarded() -> None:
     assert all_used() >= GUARDED | OF_RTX
 
 
-def test_guarded_names_come_after_their_guard() -> None:
-    """In the one block that asks ``compute_capability`` first."""
-    source = ast.parse((RUNTIME / "engines/build.py").read_text())
-    blocks = [node for node in ast.walk(source) if isinstance(node, ast.If) and "compute_capability" in ast.dump(node)]
-    assert len(blocks) == 1
-    first, *rest = blocks[0].body
-    assert "self._library.compute_capability(architecture)" in ast.unparse(first)
-    inside = {name for item in rest for node in ast.walk(item) for name in _names(node)}
-    assert inside >= GUARDED
-    everywhere = [name for module in HOLDERS for name, _ in used(module) if name in GUARDED]
-    assert len(everywhere) == len(GUARDED)
-
-
-def test_what_tensorrt_rtx_alone_has_is_used_where_it_alone_comes(rtx: Library) -> None:
-    tree = ast.parse((RUNTIME / "engines/library.py").read_text())
-    owner = next(node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == "EagerContexts")
-    places = [(module, node) for module in HOLDERS for name, node in used(module) if name in OF_RTX]
-    assert len(places) == len(OF_RTX)
-    for module, node in places:
-        assert module == "engines/library.py"
-        assert isinstance(node, ast.Attribute)
-        assert owner.lineno < node.lineno <= (owner.end_lineno or 0)
+def test_what_tensorrt_rtx_alone_has_is_used_for_it_alone(rtx: Library) -> None:
+    assert {module for module in HOLDERS for name in used(module) if name in OF_RTX} == {"engines/library.py"}
     has_all = types.SimpleNamespace(create_runtime_config=lambda: None)
     assert Library(rtx.module, "tensorrt", "11.0").eager_contexts(has_all, None) is None  # which has one since 10.13
     assert rtx.eager_contexts(object(), None) is None
     assert rtx.eager_contexts(has_all, None) is not None
-
-
-def _names(node: ast.AST) -> Iterator[str]:
-    return _attribute("engines/build.py", node) if isinstance(node, ast.Attribute) else iter(())
 
 
 class Older(types.ModuleType):
@@ -243,7 +213,7 @@ IN_CUDA_12 = (
 
 
 def cuda_tree() -> ast.AST:
-    return ast.parse((RUNTIME / "backends/cuda.py").read_text())
+    return ast.parse((RUNTIME / CUDA_MODULE).read_text())
 
 
 def called() -> set[str]:
@@ -269,10 +239,7 @@ def test_every_cuda_name_is_in_the_installed_bindings() -> None:
     assert len(names) > 30
     assert {"cudaMalloc", "cudaMemcpyAsync", "cudaMemcpyKind.cudaMemcpyHostToDevice", "cudaStreamSynchronize"} <= names
     for name in sorted(names):
-        found: Any = runtime
-        for part in name.split("."):
-            assert hasattr(found, part), name
-            found = getattr(found, part)
+        find(runtime, name)
     cuda = importlib.import_module("hybrid_edge.runtime.backends.cuda")
     assert all(hasattr(runtime.cudaError_t, name) for name in cuda.UNAVAILABLE_ERRORS)
 
@@ -289,34 +256,12 @@ def test_every_cuda_call_is_checked() -> None:
     assert len(called()) >= 24
 
 
-def test_every_refusal_of_tensorrts_is_looked_at() -> None:
-    """What answers with False or None is in a condition, or its answer is compared with None."""
-    for module in ("backends/tensorrt/engine.py", "backends/tensorrt/execution.py"):
-        tree = ast.parse((RUNTIME / module).read_text())
-        lost = {
-            node.value.func.attr
-            for node in ast.walk(tree)
-            if isinstance(node, ast.Expr)
-            and isinstance(node.value, ast.Call)
-            and isinstance(node.value.func, ast.Attribute)
-        }
-        assert not lost & {"execute_async_v3", "set_input_shape", "set_tensor_address", "create_execution_context"}
-
-
 def test_what_is_asked_of_a_gpus_properties_is_there() -> None:
     runtime = pytest.importorskip("cuda.bindings.runtime", reason="cuda-python is not installed")
     nodes = (node for node in ast.walk(cuda_tree()) if isinstance(node, ast.Attribute))
     fields = {node.attr for node in nodes if _dotted(node.value) == "properties"}
     assert fields >= {"name", "major", "minor", "integrated", "multiProcessorCount"}
     assert all(hasattr(runtime.cudaDeviceProp, name) for name in fields)
-
-
-def test_no_other_module_knows_cuda_python() -> None:
-    for path in RUNTIME.rglob("*.py"):
-        if path.name != "cuda.py":
-            tree = ast.parse(path.read_text())
-            constants = {node.value for node in ast.walk(tree) if isinstance(node, ast.Constant)}
-            assert not {"cuda.bindings.runtime", "cuda.cudart"} & constants, path
 
 
 def test_what_only_some_versions_have_is_asked_for_and_missed_by_nobody(rtx: Library) -> None:

@@ -13,8 +13,8 @@ import pytest
 from support.gpu.engine_fixtures import Builds, another_users
 from support.models.small_graphs import SPEC, lstm_graph
 
-from hybrid_edge.runtime.engines import build, gpu
-from hybrid_edge.runtime.engines.build import BuildEnvironment, PreparedEngine, prepare_engine
+from hybrid_edge.runtime.engines import gpu
+from hybrid_edge.runtime.engines.build import BuildEnvironment, EngineBuild, PreparedEngine, prepare_engine
 from hybrid_edge.runtime.engines.cache import EngineCache
 from hybrid_edge.runtime.engines.engine_options import EngineOptions
 from hybrid_edge.runtime.engines.library import Library
@@ -29,31 +29,38 @@ def onnx(tmp_path: Path) -> Path:
     return path
 
 
-def prepare(onnx: Path, environment: BuildEnvironment, options: EngineOptions | None = None) -> PreparedEngine:
+def prepare(
+    onnx: Path, environment: BuildEnvironment, options: EngineOptions | None = None, **more: Any
+) -> PreparedEngine:
     digest = hashlib.sha256(onnx.read_bytes()).hexdigest()
-    return prepare_engine(onnx, digest, SPEC, options or EngineOptions(), environment)
+    return prepare_engine(onnx, digest, SPEC, options or EngineOptions(), environment, **more)
 
 
-def test_an_engine_is_built_once(onnx: Path, environment: BuildEnvironment, builds: Builds) -> None:
+@pytest.fixture
+def said() -> list[str]:
+    return []
+
+
+@pytest.fixture
+def environment(environment: BuildEnvironment, said: list[str]) -> BuildEnvironment:
+    return dataclasses.replace(environment, reporter=Reporter(said.append))
+
+
+def test_an_engine_is_built_once_and_that_is_said_before_the_minutes_begin(
+    onnx: Path, environment: BuildEnvironment, builds: Builds, said: list[str]
+) -> None:
     first, second = prepare(onnx, environment), prepare(onnx, environment)
     assert (first.built, second.built) == (True, False)
     assert second.engine.data == builds.made[0].engine == first.path.read_bytes()
     assert len(builds.made) == 1
-
-
-def test_other_options_make_another_engine(onnx: Path, environment: BuildEnvironment, builds: Builds) -> None:
-    prepare(onnx, environment)
-    assert prepare(onnx, environment, EngineOptions((1, 2, 4))).built
-    assert prepare(onnx, environment, EngineOptions(workspace=2**28)).built
-    assert not prepare(onnx, environment).built
+    label = environment.library.label
+    assert said == [f"building an engine with {label} for NVIDIA GeForce RTX 4070: minutes, once on this machine"]
 
 
 @pytest.mark.parametrize("damage", ["truncate", "alter"])
 def test_a_damaged_engine_is_never_handed_out_but_built_again(
-    onnx: Path, environment: BuildEnvironment, builds: Builds, damage: str
+    onnx: Path, environment: BuildEnvironment, builds: Builds, damage: str, said: list[str]
 ) -> None:
-    said: list[str] = []
-    environment = dataclasses.replace(environment, reporter=Reporter(said.append))
     path = prepare(onnx, environment).path
     whole = path.read_bytes()
     path.write_bytes(whole[:-100] if damage == "truncate" else whole[:5000] + b"\0" * 64 + whole[5064:])
@@ -63,10 +70,10 @@ def test_a_damaged_engine_is_never_handed_out_but_built_again(
     assert any(f"{path}: expected" in line and "building it again" in line for line in said)
 
 
-def test_two_at_once_build_one_engine(onnx: Path, environment: BuildEnvironment, builds: Builds) -> None:
-    said: list[str] = []
+def test_two_at_once_build_one_engine(
+    onnx: Path, environment: BuildEnvironment, builds: Builds, said: list[str]
+) -> None:
     made: list[PreparedEngine] = []
-    environment = dataclasses.replace(environment, reporter=Reporter(said.append))
     threads = [threading.Thread(target=lambda: made.append(prepare(onnx, environment))) for _ in range(3)]
     for thread in threads:
         thread.start()
@@ -105,13 +112,6 @@ def test_the_times_of_kernels_are_kept_for_the_next_build(
     assert builds.made[0].timing_cache
 
 
-def test_what_is_built_where_is_said_before_the_minutes_begin(onnx: Path, environment: BuildEnvironment) -> None:
-    said: list[str] = []
-    prepare(onnx, dataclasses.replace(environment, reporter=Reporter(said.append)))
-    label = environment.library.label
-    assert said == [f"building an engine with {label} for NVIDIA GeForce RTX 4070: minutes, once on this machine"]
-
-
 def test_without_leave_to_build_only_what_is_there_is_given(
     onnx: Path, environment: BuildEnvironment, builds: Builds
 ) -> None:
@@ -130,13 +130,17 @@ def test_without_leave_to_build_only_what_is_there_is_given(
 
 
 def test_without_memory_nothing_is_begun(
-    onnx: Path, environment: BuildEnvironment, builds: Builds, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    onnx: Path,
+    environment: BuildEnvironment,
+    builds: Builds,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    said: list[str],
 ) -> None:
     (tmp_path / "meminfo").write_text("MemAvailable: 1 kB\n")
     monkeypatch.setattr(gpu, "MEMINFO", tmp_path / "meminfo")
-    said: list[str] = []
     with pytest.raises(EngineError, match="building an engine: expected at least 1 MiB of memory"):
-        prepare(onnx, dataclasses.replace(environment, reporter=Reporter(said.append)))
+        prepare(onnx, environment)
     assert (said, builds.made) == ([], [])
     assert [path.name for path in environment.cache.folder.iterdir()] == [".lock"]
 
@@ -149,10 +153,9 @@ def unwritable(environment: BuildEnvironment, tmp_path: Path) -> BuildEnvironmen
 
 
 def test_an_engine_that_can_not_be_kept_is_used_from_memory_and_a_line_says_so(
-    onnx: Path, unwritable: BuildEnvironment, builds: Builds
+    onnx: Path, unwritable: BuildEnvironment, builds: Builds, said: list[str]
 ) -> None:
-    said: list[str] = []
-    made = prepare(onnx, dataclasses.replace(unwritable, reporter=Reporter(said.append)))
+    made = prepare(onnx, unwritable)
     assert made.built
     assert made.engine.data == builds.made[0].engine
     lock, line, begun = said
@@ -165,13 +168,12 @@ def test_an_engine_that_can_not_be_kept_is_used_from_memory_and_a_line_says_so(
 
 
 def test_a_disk_that_runs_full_meanwhile_costs_no_engine(
-    onnx: Path, environment: BuildEnvironment, builds: Builds
+    onnx: Path, environment: BuildEnvironment, builds: Builds, said: list[str]
 ) -> None:
-    said: list[str] = []
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (2**20, limits[1]))
     try:
-        made = prepare(onnx, dataclasses.replace(environment, reporter=Reporter(said.append)))
+        made = prepare(onnx, environment)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert made.engine.data == builds.made[0].engine
@@ -191,13 +193,12 @@ def test_an_engine_that_tensorrt_takes_no_more_is_replaced_also_where_nothing_ca
     onnx: Path, environment: BuildEnvironment, builds: Builds
 ) -> None:
     stale = prepare(onnx, environment)
-    digest = hashlib.sha256(onnx.read_bytes()).hexdigest()
     with another_users(environment.cache.folder):
-        fresh = prepare_engine(onnx, digest, SPEC, EngineOptions(), environment, stale=stale.engine.record.sha256)
+        fresh = prepare(onnx, environment, stale=stale.engine.record.sha256)
     assert fresh.built
     assert fresh.engine.data == builds.made[1].engine
     assert not prepare(onnx, environment).built  # who does not know better takes the one that is there
-    assert prepare_engine(onnx, digest, SPEC, EngineOptions(), environment, stale=stale.engine.record.sha256).built
+    assert prepare(onnx, environment, stale=stale.engine.record.sha256).built
 
 
 def test_the_graph_is_not_kept_in_memory_while_its_engine_is_built(
@@ -209,13 +210,13 @@ def test_the_graph_is_not_kept_in_memory_while_its_engine_is_built(
     path = tmp_path / "large.onnx"
     onnx_model.save(graph, path)
     held: list[int] = []
-    real = build.EngineBuild.build
+    real = EngineBuild.build
 
     def watched(job: Any, config: Any) -> bytes:
         held.append(tracemalloc.get_traced_memory()[0])
         return real(job, config)
 
-    monkeypatch.setattr(build.EngineBuild, "build", watched)
+    monkeypatch.setattr(EngineBuild, "build", watched)
     del graph
     tracemalloc.start()
     try:

@@ -20,7 +20,7 @@ from hybrid_edge.runtime.errors import UsageError
 from hybrid_edge.runtime.opencv import cv2
 from hybrid_edge.runtime.outputs.mp4 import Mp4Writer
 from hybrid_edge.runtime.outputs.recorder import Recorder
-from hybrid_edge.runtime.sources import open_sources
+from hybrid_edge.runtime.sources.files import open_sources
 
 RED, GREEN, BLUE = (0, 0, 255), (0, 255, 0), (255, 0, 0)
 

@@ -13,10 +13,10 @@ import pytest
 from support.live.results import make_result, make_status
 
 from hybrid_edge.runtime.errors import UsageError
+from hybrid_edge.runtime.outputs.choice import Smoothing
 from hybrid_edge.runtime.outputs.result_lines import JsonLines
 from hybrid_edge.runtime.outputs.sink import Result, Sink, Status
-from hybrid_edge.runtime.outputs.smoothing import Smoothing
-from hybrid_edge.runtime.pipeline.request import Request
+from hybrid_edge.runtime.pipeline.infer_request import InferRequest
 from hybrid_edge.runtime.sources.events import Event, Kind
 
 CAT = (1.0, 0, 0, 0, 0)
@@ -154,4 +154,4 @@ def test_everything_is_passed_on_and_every_sink_is_closed_though_one_fails() -> 
 @pytest.mark.parametrize("seconds", [0, -1, math.nan, math.inf])
 def test_a_time_that_is_none_is_refused(seconds: float) -> None:
     with pytest.raises(UsageError, match="more than 0 seconds"):
-        Request(("0",), smooth=seconds)
+        InferRequest(("0",), smooth=seconds)

@@ -75,13 +75,13 @@ def test_on_a_terminal_an_unreadable_frame_takes_the_label_away() -> None:
 
 
 def test_repeated_faults_are_told_once_their_time_is_over(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(statusline, "REFRESH", 0.0)
+    monkeypatch.setattr(statusline, "REFRESH_EVERY", 0.0)
     line, stream = make_log()
     for number in range(3):
         line.event(Event("corrupt", "cam0", f"frame {number}", time.time()))
     line.poll()
     assert len(stream.getvalue().splitlines()) == 1
-    monkeypatch.setattr(statusline, "REPEAT", 0.0)
+    monkeypatch.setattr(statusline, "REPEAT_EVERY", 0.0)
     line.poll()
     line.poll()
     assert stream.getvalue().splitlines()[1].endswith("frame 2 (1 more of the kind)")

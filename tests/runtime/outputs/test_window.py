@@ -16,13 +16,12 @@ from support.live.display import Display, open_display
 from support.live.results import LABELS, make_result
 from support.live.window_process import TITLE
 
-from hybrid_edge.runtime.canvas.draw import ACCENT, TRACK, Bars, canvas
+from hybrid_edge.runtime.canvas.pictures import ACCENT, TRACK, Bars, blank
 from hybrid_edge.runtime.canvas.text import Pixels
-from hybrid_edge.runtime.canvas.tile import Tile
 from hybrid_edge.runtime.errors import UsageError
 from hybrid_edge.runtime.opencv import cv2
-from hybrid_edge.runtime.outputs.display import default_headless, display_problem
-from hybrid_edge.runtime.outputs.window import Window, pressed_key
+from hybrid_edge.runtime.outputs.display import display_problem, pressed_key
+from hybrid_edge.runtime.outputs.window import Tile, Window
 from hybrid_edge.runtime.sources.events import Event
 
 RED, GREEN = (0, 0, 255), (0, 255, 0)
@@ -135,9 +134,9 @@ def test_keys_of_other_systems_windows(monkeypatch: pytest.MonkeyPatch, code: in
 def test_a_display_that_is_there_and_one_that_is_not(display: Display, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("WAYLAND_DISPLAY", raising=False)
     monkeypatch.setenv("DISPLAY", display.name)
-    assert not default_headless()
+    assert display_problem() is None
     monkeypatch.setenv("DISPLAY", ":9876")  # Qt would end the process here
-    assert default_headless()
+    assert display_problem() is not None
     with pytest.raises(UsageError, match=r"DISPLAY=:9876: expected a display, found none .*--headless"):
         Window(LABELS)
 
@@ -151,7 +150,7 @@ def test_without_a_display_nothing_is_tried(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def draw(tile: Tile, width: int = 640, height: int = 480, size: int = 14) -> Pixels:
-    picture = canvas(width, height)
+    picture = blank(width, height)
     tile.draw(picture, size)
     return picture
 

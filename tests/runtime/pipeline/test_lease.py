@@ -12,7 +12,7 @@ import atexit, sys, threading
 import typer
 from hybrid_edge.runtime import console
 from hybrid_edge.runtime.errors import BackendError, UsageError
-from hybrid_edge.runtime.pipeline.lease import Lease
+from hybrid_edge.runtime.pipeline.classify import closed_in_time
 
 atexit.register(print, "torn down")
 
@@ -22,12 +22,9 @@ class Classifier:
         {closing}
 
 def command():
-    lease = Lease(Classifier(), {seconds})
-    with lease:
-        try:
-            {work}
-        finally:
-            lease.leave_behind({left})
+    with closed_in_time(Classifier(), {seconds}) as unfinished:
+        unfinished.extend({left})
+        {work}
         print("done")
 
 console.main(console.make_app(command))

@@ -13,11 +13,9 @@ import pytest
 from support.models.bundles import sample_image
 
 from hybrid_edge.runtime import Frame
-from hybrid_edge.runtime.pipeline.batch import Entry
-from hybrid_edge.runtime.pipeline.channel import Channel
-from hybrid_edge.runtime.pipeline.mailbox import ENOUGH, QUEUE, Intake, Mailbox
-from hybrid_edge.runtime.pipeline.meters import Activity, Meter
-from hybrid_edge.runtime.pipeline.pace import Pace
+from hybrid_edge.runtime.pipeline.delivery import Meter
+from hybrid_edge.runtime.pipeline.handover import Channel, Pace
+from hybrid_edge.runtime.pipeline.mailbox import QUEUE, WAKE_FRAMES, Intake, Mailbox, PendingFrame
 from hybrid_edge.runtime.sources.events import Event, Events
 
 
@@ -97,7 +95,7 @@ def test_counts_add_up_after_any_order_of_events(seed: int) -> None:
     rng = random.Random(seed)
     boxes = [Mailbox("camera", live=True, newest=True), Mailbox("file", live=False, newest=False)]
     intake = Intake(boxes, fresh=bool(seed % 2))
-    taken: list[Entry] = []
+    taken: list[PendingFrame] = []
     for index in range(2000):
         match rng.randrange(6):
             case 0 | 1:
@@ -142,14 +140,14 @@ def test_sources_take_turns() -> None:
 def test_who_is_in_no_hurry_is_woken_for_several_frames(patient: bool) -> None:
     box = Mailbox("file", live=False, newest=False)
     intake = Intake([box], fresh=False, patient=patient)
-    taken: list[Entry | None] = []
+    taken: list[PendingFrame | None] = []
     taker = threading.Thread(target=lambda: taken.append(intake.take(None)))
     taker.start()
     time.sleep(0.05)
     intake.put(box, frame(0))
     taker.join(0.3)
     assert len(taken) == (0 if patient else 1)
-    for index in range(1, ENOUGH):
+    for index in range(1, WAKE_FRAMES):
         intake.put(box, frame(index))
     taker.join(10)
     assert taken[0] is not None
@@ -159,7 +157,7 @@ def test_who_is_in_no_hurry_is_woken_for_several_frames(patient: bool) -> None:
 def test_the_last_frames_of_a_file_are_not_waited_for() -> None:
     box = Mailbox("file", live=False, newest=False)
     intake = Intake([box], fresh=False, patient=True)
-    taken: list[Entry | None] = []
+    taken: list[PendingFrame | None] = []
     taker = threading.Thread(target=lambda: taken.append(intake.take(None)))
     taker.start()
     time.sleep(0.05)
@@ -187,7 +185,7 @@ def test_a_fresh_intake_gives_no_second_frame_of_a_source_before_the_first_is_do
 
 
 def test_a_live_source_flows_while_frames_come(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("hybrid_edge.runtime.pipeline.mailbox.SILENCE", 0.05)
+    monkeypatch.setattr("hybrid_edge.runtime.pipeline.mailbox.FLOW_TIMEOUT", 0.05)
     box = Mailbox("camera", live=True, newest=True)
     intake = Intake([box], fresh=True)
     flowing = [intake.status(lambda _: 3)[0].flowing]
@@ -256,19 +254,7 @@ def test_ages_and_rates_are_those_of_the_last_results() -> None:
     assert meter.ages() == (50.0, 99.0)
     assert meter.inference_ms() == 5.0
     time.sleep(0.05)
-    assert meter.rate() == pytest.approx(101 / meter.seconds, rel=0.2)
-
-
-def test_stages_of_one_name_are_told_apart() -> None:
-    activity = Activity()
-    first, second = activity.stage("capture a"), activity.stage("capture a")
-    first.enter()
-    time.sleep(0.01)
-    assert activity.busy()["capture a"] >= 0.01
-    assert activity.busy()["capture a (2)"] == 0
-    first.leave()
-    second.enter()
-    assert (activity.busy()["capture a"], activity.counts()["capture a"]) == (0, 1)
+    assert meter.rate() == pytest.approx(101 / (time.monotonic() - meter.begun), rel=0.2)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="counts page faults")
@@ -276,7 +262,7 @@ def test_memory_of_frames_is_used_again_and_not_cleared_each_time() -> None:
     code = """
 import resource, sys
 import numpy as np
-from hybrid_edge.runtime.pipeline.memory import keep_frame_memory
+from hybrid_edge.runtime.pipeline.handover import keep_frame_memory
 print(keep_frame_memory() if sys.argv[1:] else "")
 def work():
     for _ in range(50):

@@ -15,11 +15,11 @@ from support.models.bundles import sample_image
 
 from hybrid_edge.runtime import Classifier, Frame
 from hybrid_edge.runtime.errors import UsageError
-from hybrid_edge.runtime.pipeline.mailbox import ENOUGH, QUEUE
-from hybrid_edge.runtime.pipeline.pipeline import Pipeline, PipelineOptions
+from hybrid_edge.runtime.pipeline.dataflow import Pipeline, PipelineOptions
+from hybrid_edge.runtime.pipeline.mailbox import QUEUE, WAKE_FRAMES
 from hybrid_edge.runtime.sources.capture import open_captures
 from hybrid_edge.runtime.sources.events import Events
-from hybrid_edge.runtime.sources.options import CaptureOptions
+from hybrid_edge.runtime.sources.names import CaptureOptions
 
 
 def logits(sink: Sink, name: str) -> np.ndarray:
@@ -83,15 +83,15 @@ def test_what_is_finished_is_told_while_a_source_makes_the_engine_wait(
             for frame in super().frames(stop):
                 yield frame
                 told, deadline = frame.index + 1, time.monotonic() + 5
-                while told % ENOUGH == 0 and len(sink.results) < told:
+                while told % WAKE_FRAMES == 0 and len(sink.results) < told:
                     if time.monotonic() > deadline:
                         missing.append(told - len(sink.results))
                         return
                     time.sleep(0.001)
 
-    run(classifier, [Halting(images(5 * ENOUGH))], sink)
+    run(classifier, [Halting(images(5 * WAKE_FRAMES))], sink)
     assert not missing
-    assert [result.frame.index for result in sink.results] == list(range(5 * ENOUGH))
+    assert [result.frame.index for result in sink.results] == list(range(5 * WAKE_FRAMES))
 
 
 def test_two_files_are_read_in_turn_and_share_batches(classifier: Classifier) -> None:
@@ -165,7 +165,7 @@ def test_a_slow_output_holds_the_source_up_and_nothing_grows(classifier: Classif
 
 def test_one_huge_photograph_at_a_time_waits(classifier: Classifier, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("hybrid_edge.runtime.pipeline.mailbox.QUEUE_BYTES", 1000)
-    monkeypatch.setattr("hybrid_edge.runtime.pipeline.preparation.BATCH_BYTES", 1000)
+    monkeypatch.setattr("hybrid_edge.runtime.pipeline.stages.BATCH_BYTES", 1000)
     engine = slowed(classifier)
     sink = Sink()
     run(classifier, [Clip(images(30))], sink, batch=8)

@@ -10,13 +10,10 @@ from support.live.pipelines import Camera, Clip, Refusing, Sink, balanced, image
 
 from hybrid_edge.runtime import Classifier, Frame, Preprocessor
 from hybrid_edge.runtime.errors import BackendError
-from hybrid_edge.runtime.pipeline.batch import Batch
-from hybrid_edge.runtime.pipeline.channel import Channel
-from hybrid_edge.runtime.pipeline.inference import Inference
-from hybrid_edge.runtime.pipeline.lines import Lines
+from hybrid_edge.runtime.pipeline.dataflow import Pipeline, PipelineOptions
+from hybrid_edge.runtime.pipeline.handover import Batch, Channel, Links
 from hybrid_edge.runtime.pipeline.mailbox import Intake, Mailbox
-from hybrid_edge.runtime.pipeline.meters import Stage
-from hybrid_edge.runtime.pipeline.pipeline import Pipeline, PipelineOptions
+from hybrid_edge.runtime.pipeline.stages import Inference
 from hybrid_edge.runtime.sources.events import Events
 
 pytestmark = pytest.mark.usefixtures("every_thread_ends")
@@ -88,7 +85,7 @@ def test_an_engine_that_hangs_is_left_behind_in_time_and_named(classifier: Class
     summary = pipeline.run(stop)
     assert time.monotonic() - begun < 0.3 + 2.2
     assert summary.unfinished == ("infer",)
-    assert pipeline.activity.busy()["infer"] > 1
+    assert pipeline.busy()["infer"] > 1
     assert sink.closed == 1
     assert balanced(summary.status)
     release.set()
@@ -126,19 +123,19 @@ def test_what_the_engine_has_finished_is_told_before_it_waits_for_more(classifie
     backend = classifier.selection.backend
     box = Mailbox("clip", live=False, newest=False)
     intake = Intake([box], fresh=False, patient=True)
-    lines = Lines(intake, Channel(2), Channel(2), Channel(2), 4, None, Events(), threading.Event())
+    links = Links(intake, Channel(2), Channel(2), Channel(2), 4, None, Events())
     batch = Batch(backend.buffers(1, 1)[0])
     intake.put(box, Frame("clip", 0, images(1)[0]))
     entry = intake.take(None)
     assert entry is not None
     Preprocessor(classifier.spec).fill(images(1)[0], batch.buffers.tensors, 0)
     batch.add(entry)
-    thread = threading.Thread(target=Inference(lines, Stage(), backend, 1).run)
+    thread = threading.Thread(target=Inference(links, backend, 1).run)
     thread.start()
-    lines.ready.put([batch])
+    links.ready.put([batch])
     try:
-        assert lines.done.get(5) == [batch]
+        assert links.done.get(5) == [batch]
     finally:
-        lines.ready.end()
+        links.ready.end()
         thread.join(5)
     assert not thread.is_alive()

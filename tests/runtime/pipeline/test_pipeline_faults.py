@@ -13,7 +13,7 @@ from support.live.pipelines import Camera, Clip, Sink, images, run, settled, slo
 from hybrid_edge.runtime import Classifier, Frame
 from hybrid_edge.runtime.opencv import cv2
 from hybrid_edge.runtime.outputs.sink import Result
-from hybrid_edge.runtime.pipeline.pipeline import Pipeline, PipelineOptions
+from hybrid_edge.runtime.pipeline.dataflow import Pipeline, PipelineOptions
 from hybrid_edge.runtime.preprocess import Preprocessor
 from hybrid_edge.runtime.sources.events import Events
 
@@ -135,24 +135,19 @@ def test_the_activity_tells_a_stage_that_works_from_one_that_waits(classifier: C
 
     def watch() -> None:
         time.sleep(0.3)
-        seen.append(dict(pipeline.activity.busy()))
+        seen.append(dict(pipeline.busy()))
         time.sleep(1.1)
-        seen.append(dict(pipeline.activity.busy()))
+        seen.append(dict(pipeline.busy()))
         stop.set()
 
     watcher = threading.Thread(target=watch)
     watcher.start()
     pipeline.run(stop)
     watcher.join()
-    assert set(seen[0]) == {"capture file", "capture camera", "preprocess", "infer", "output"}
+    assert set(seen[0]) == {"preprocess", "infer", "output"}
     assert 0.05 < seen[0]["infer"] < 0.4
     assert seen[0]["preprocess"] == 0
     assert seen[1]["infer"] == 0
-    assert seen[1]["capture camera"] > 1
-    busy, counts = pipeline.activity.reading()
-    assert set(busy) == set(counts)
-    assert counts["infer"] == 6  # submitted and collected
-    assert counts["preprocess"] == 3
 
 
 def raising(error: Exception, at: int) -> Callable[..., None]:
@@ -256,7 +251,7 @@ def test_a_camera_whose_reading_died_of_memory_is_opened_again(
                 if self.lives == 1 and number == 3:
                     raise MemoryError
 
-    monkeypatch.setattr("hybrid_edge.runtime.pipeline.capturing.RETRY", 0.05)
+    monkeypatch.setattr("hybrid_edge.runtime.pipeline.stages.REOPEN_PAUSE", 0.05)
     events, camera, sink = Events(), Dying(100), Sink()
     summary = run(classifier, [camera], sink, after=0.5, events=events)
     assert camera.lives == 2

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from hybrid_edge.runtime.errors import UsageError
-from hybrid_edge.runtime.pipeline.request import Request, is_live
+from hybrid_edge.runtime.pipeline.infer_request import InferRequest, is_live
 
 
 @pytest.mark.parametrize(
@@ -15,13 +15,13 @@ from hybrid_edge.runtime.pipeline.request import Request, is_live
 )
 def test_cameras_and_streams_are_live(name: str) -> None:
     assert is_live(name)
-    assert Request((name,)).supervised
+    assert InferRequest((name,)).supervised
 
 
 @pytest.mark.parametrize("name", ["photo.png", "photos", "**/*.jpg", "clip.mp4", "missing.avi"])
 def test_files_are_not(name: str) -> None:
     assert not is_live(name)
-    assert not Request((name,)).supervised
+    assert not InferRequest((name,)).supervised
 
 
 def test_a_number_that_is_a_file_is_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -32,14 +32,14 @@ def test_a_number_that_is_a_file_is_a_file(tmp_path: Path, monkeypatch: pytest.M
 
 
 def test_files_go_in_batches_of_eight_and_live_frames_alone() -> None:
-    assert Request(("a.png",)).batch_size == 8
-    assert Request(("a.png", "0")).batch_size == 1
-    assert Request(("0", "1"), batch=2).batch_size == 2
+    assert InferRequest(("a.png",)).batch_size == 8
+    assert InferRequest(("a.png", "0")).batch_size == 1
+    assert InferRequest(("0", "1"), batch=2).batch_size == 2
 
 
 def test_who_asks_for_a_supervisor_gets_one_and_who_does_not_want_one_has_none() -> None:
-    assert Request(("a.png",), supervise=True).supervised
-    assert not Request(("0",), supervise=False).supervised
+    assert InferRequest(("a.png",), supervise=True).supervised
+    assert not InferRequest(("0",), supervise=False).supervised
 
 
 @pytest.mark.parametrize(
@@ -54,4 +54,4 @@ def test_who_asks_for_a_supervisor_gets_one_and_who_does_not_want_one_has_none()
 )
 def test_settings_that_do_not_go_together_are_refused(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(UsageError, match=message):
-        _ = Request(**{"sources": ("0",), **settings}).live
+        _ = InferRequest(**{"sources": ("0",), **settings}).live

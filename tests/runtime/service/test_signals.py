@@ -15,37 +15,41 @@ import os, signal, sys, time
 from pathlib import Path
 from hybrid_edge.runtime.service import signals
 
-signals.PATIENCE, signals.CLOSING = 0.5, 6.0
+signals.END_TIMEOUT, signals.CLOSE_TIMEOUT = 0.5, 6.0
 os.set_blocking(1, False)
 try:
     while sys.argv[1] == "full":
         os.write(1, b"x" * 4096)
 except BlockingIOError:
     os.set_blocking(1, True)
-output = {"__name__": sys.argv[2], "time": time}
-exec("def close(seconds, mark): time.sleep(seconds), mark.touch()", output)
+
+def work(seconds):
+    if seconds > 30 and sys.argv[1] == "full":
+        os.write(1, b"x" * 4096)  # nobody reads it
+    time.sleep(seconds)
+
 with signals.StopSignals({signal.SIGINT: 130, signal.SIGTERM: 0, signal.SIGHUP: 0}) as stopping:
-    with stopping.draining():
+    with stopping.draining(lambda: sys.argv[2] == "closing"):
         os.kill(os.getpid(), getattr(signal, sys.argv[4]))
-        output["close"](float(sys.argv[3]), Path(sys.argv[5]))
+        work(float(sys.argv[3]))
+        Path(sys.argv[5]).touch()
     stopping.leave()
 """
-RECORDER, OTHER = "hybrid_edge.runtime.outputs.recorder", "hybrid_edge.runtime.pipeline.pipeline"
 
 
 @pytest.mark.parametrize(
-    ("stdout", "module", "seconds", "finished"),
+    ("stdout", "doing", "seconds", "finished"),
     [
-        ("full", OTHER, 40, False),  # as a write that nobody reads
-        ("free", OTHER, 1.5, True),  # slow, and held up by nobody: an engine that is being closed
-        ("full", RECORDER, 1.5, True),
-        ("full", RECORDER, 40, False),
+        ("full", "writing", 40, False),
+        ("free", "writing", 1.5, True),  # slow, and held up by nobody: an engine that is being closed
+        ("full", "closing", 1.5, True),
+        ("full", "closing", 40, False),
     ],
 )
 def test_an_end_that_an_unread_stdout_holds_up_is_cut_short_and_no_other(
-    tmp_path: Path, stdout: str, module: str, seconds: float, finished: bool
+    tmp_path: Path, stdout: str, doing: str, seconds: float, finished: bool
 ) -> None:
-    code, took = leave(tmp_path / "closed", stdout, module, seconds, "SIGTERM")
+    code, took = leave(tmp_path / "closed", stdout, doing, seconds, "SIGTERM")
     assert code == 0
     assert took < 30
     assert (tmp_path / "closed").exists() is finished
@@ -53,13 +57,13 @@ def test_an_end_that_an_unread_stdout_holds_up_is_cut_short_and_no_other(
 
 @pytest.mark.parametrize(("name", "code"), [("SIGINT", 130), ("SIGTERM", 0), ("SIGHUP", 0)])
 def test_what_is_cut_short_ends_with_the_signals_code(tmp_path: Path, name: str, code: int) -> None:
-    assert leave(tmp_path / "closed", "full", OTHER, 40, name)[0] == code
+    assert leave(tmp_path / "closed", "full", "writing", 40, name)[0] == code
 
 
-def leave(mark: Path, stdout: str, module: str, seconds: float, name: str) -> tuple[int, float]:
+def leave(mark: Path, stdout: str, doing: str, seconds: float, name: str) -> tuple[int, float]:
     """Exit code (of a KeyboardInterrupt 130), and seconds that it took."""
     begun = time.monotonic()
-    arguments = [sys.executable, "-c", PROGRAM, stdout, module, str(seconds), name, str(mark)]
+    arguments = [sys.executable, "-c", PROGRAM, stdout, doing, str(seconds), name, str(mark)]
     with subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         try:
             code = process.wait(60)

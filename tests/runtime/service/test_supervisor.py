@@ -301,11 +301,11 @@ def test_a_machine_that_starts_no_more_processes_is_an_error_with_the_reason() -
 def test_a_supervisor_loads_neither_opencv_nor_numpy_nor_an_engine() -> None:
     code = """
 import sys
-from hybrid_edge.runtime import command
-from hybrid_edge.runtime.commands import run
-run.Supervisor.run = lambda self: print(sorted({"cv2", "numpy", "onnxruntime"} & set(sys.modules))) or 0
+from hybrid_edge.runtime.commands import infer
+from hybrid_edge.runtime.pipeline import launch
+launch.Supervisor.run = lambda self: print(sorted({"cv2", "numpy", "onnxruntime"} & set(sys.modules))) or 0
 sys.argv = ["hybrid-infer", "--camera", "0"]
-command.main()
+infer.main()
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"

@@ -14,11 +14,12 @@ import numpy as np
 import pytest
 
 from hybrid_edge.runtime.errors import SourceError
-from hybrid_edge.runtime.sources import CaptureOptions, capture, child, open_captures, v4l2
+from hybrid_edge.runtime.sources import camera, child
 from hybrid_edge.runtime.sources.blocking import BLOCKING_CALLS, open_capture
+from hybrid_edge.runtime.sources.capture import open_captures
 from hybrid_edge.runtime.sources.events import Events
-from hybrid_edge.runtime.sources.reader import Reader
-from hybrid_edge.runtime.sources.v4l2 import open_camera
+from hybrid_edge.runtime.sources.names import CaptureOptions
+from hybrid_edge.runtime.sources.stream import RtspConnection
 
 PATIENCE = 10.0  # seconds that a busy machine may take for what takes none
 
@@ -75,13 +76,14 @@ def soon(condition: Callable[[], bool]) -> bool:
 
 
 @pytest.fixture
-def camera(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], tuple[Driver, Path]]:
+def usb_camera(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], tuple[Driver, Path]]:
     """A camera of that driver, and its node."""
 
     def make(hangs_in: str) -> tuple[Driver, Path]:
         driver, node = Driver(hangs_in), tmp_path / "video0"
         node.touch()
-        monkeypatch.setattr(v4l2.cv2, "VideoCapture", driver)
+        monkeypatch.setattr(camera, "inspect_camera", lambda _: None)
+        monkeypatch.setattr(camera.cv2, "VideoCapture", driver)
         return driver, node
 
     return make
@@ -89,12 +91,12 @@ def camera(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], t
 
 @pytest.mark.parametrize(("hangs_in", "noted"), [("open", "open"), ("grab", "read"), ("release", "release")])
 def test_a_camera_whose_driver_hangs_is_noted_with_the_call(
-    camera: Callable[[str], tuple[Driver, Path]], hangs_in: str, noted: str
+    usb_camera: Callable[[str], tuple[Driver, Path]], hangs_in: str, noted: str
 ) -> None:
-    driver, node = camera(hangs_in)
+    driver, node = usb_camera(hangs_in)
 
     def use() -> None:
-        connection = open_camera(str(node), CaptureOptions(), threading.Event())
+        connection = camera.open_node(str(node), CaptureOptions(), threading.Event())
         assert connection.read() is not None
         connection.close()
 
@@ -109,11 +111,11 @@ def test_a_camera_whose_driver_hangs_is_noted_with_the_call(
 
 
 def test_a_node_that_hangs_when_it_is_asked_what_it_is_is_noted(
-    camera: Callable[[str], tuple[Driver, Path]], monkeypatch: pytest.MonkeyPatch
+    usb_camera: Callable[[str], tuple[Driver, Path]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    driver, node = camera("ask")
-    monkeypatch.setattr(capture, "inspect_camera", lambda _: driver._call("ask"))
-    asking = threading.Thread(target=capture._sensor, args=(str(node),))
+    driver, node = usb_camera("ask")
+    monkeypatch.setattr(camera, "inspect_camera", lambda _: driver._call("ask"))
+    asking = threading.Thread(target=camera.open_node, args=(str(node), CaptureOptions(), threading.Event()))
     asking.start()
     assert soon(lambda: f"call ask {node}" in BLOCKING_CALLS.busy())
     driver.let_go.set()
@@ -123,7 +125,7 @@ def test_a_node_that_hangs_when_it_is_asked_what_it_is_is_noted(
 @pytest.mark.parametrize(("hangs_in", "noted"), [("grab", "read a stream"), ("release", "release a stream")])
 def test_a_stream_whose_decoder_hangs_is_noted_though_nobody_waits_for_it(hangs_in: str, noted: str) -> None:
     driver = Driver(hangs_in)
-    reader = Reader(driver, threading.Event())
+    reader = RtspConnection(driver, threading.Event(), 2)
     reader.close()
     assert soon(lambda: f"call {noted}" in BLOCKING_CALLS.busy())
     driver.let_go.set()
@@ -131,7 +133,7 @@ def test_a_stream_whose_decoder_hangs_is_noted_though_nobody_waits_for_it(hangs_
 
 def test_a_frame_that_nobody_takes_is_no_call() -> None:
     driver = Driver()
-    reader = Reader(driver, threading.Event())
+    reader = RtspConnection(driver, threading.Event(), 2)
     assert soon(lambda: driver.reads == 1)
     assert soon(lambda: BLOCKING_CALLS.busy() == {})
     reader.close()
@@ -188,7 +190,7 @@ def test_a_child_that_not_even_a_sigkill_ends_is_left_to_itself(monkeypatch: pyt
         return process
 
     monkeypatch.setattr(child, "_launch", launch)
-    pipeline = child.Child("none")
+    pipeline = child.ChildConnection("none", CaptureOptions(), threading.Event())
     begun = time.monotonic()
     pipeline.close()
     assert time.monotonic() - begun < PATIENCE

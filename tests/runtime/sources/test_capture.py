@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import threading
 import time
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,11 +9,11 @@ from support.models.bundles import encode, sample_image
 from support.streams.servers import MjpegStream
 
 from hybrid_edge.runtime.errors import SourceError, UsageError
+from hybrid_edge.runtime.frame import Frame
 from hybrid_edge.runtime.opencv import cv2
-from hybrid_edge.runtime.sources import Capture, CaptureOptions, Frame, capture, open_captures
-from hybrid_edge.runtime.sources.cameras import Camera, CameraFormat
-from hybrid_edge.runtime.sources.capture import FileCapture
+from hybrid_edge.runtime.sources.capture import Capture, FileCapture, open_captures
 from hybrid_edge.runtime.sources.events import Events
+from hybrid_edge.runtime.sources.names import CaptureOptions
 
 
 def opened(*names: str | Path, options: CaptureOptions = CaptureOptions()) -> list[Capture]:  # noqa: B008 - frozen
@@ -172,21 +171,6 @@ def test_a_camera_that_is_not_there_is_waited_for_and_said() -> None:
     stop.set()
     reading.join()
     assert events.counts() == {"lost": 1}
-
-
-def test_a_sensor_that_is_named_by_a_link_is_found_among_the_cameras(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    nodes = [tmp_path / f"video{number}" for number in range(3)]
-    for node in nodes:
-        node.touch()
-    link = tmp_path / "by-path"
-    link.symlink_to(nodes[2])
-    bayer = (CameraFormat("RG10", "10-bit Bayer", ()),)
-    sensors = [Camera(str(node), "imx219", "tegra-video", bayer) for node in nodes]
-    monkeypatch.setattr(capture, "inspect_camera", lambda node: replace(sensors[2], node=str(node)))
-    monkeypatch.setattr(capture, "list_cameras", lambda: sensors)
-    assert capture._sensor(str(link)) == capture._sensor(str(nodes[2])) == 2
 
 
 def test_a_live_capture_gives_frames_as_opened() -> None:

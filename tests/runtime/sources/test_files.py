@@ -13,9 +13,10 @@ import pytest
 from support.models.bundles import encode, sample_image
 
 from hybrid_edge.runtime.errors import SourceError, UsageError
+from hybrid_edge.runtime.frame import Frame
 from hybrid_edge.runtime.opencv import cv2
-from hybrid_edge.runtime.sources import Frame, open_sources
 from hybrid_edge.runtime.sources import files as sources_module
+from hybrid_edge.runtime.sources.files import open_sources
 
 FRAMES = 20
 
@@ -290,7 +291,7 @@ def test_a_video_whose_name_is_not_utf8_is_a_frame_with_a_reason_and_the_rest_is
     shutil.copy(video, os.fsencode(photos) + b"/caf\xe9.avi")
     shutil.copy(photos / "img1.png", os.fsencode(photos) + b"/caf\xe9.png")
     code = (
-        "import sys; from hybrid_edge.runtime.sources import open_sources\n"
+        "import sys; from hybrid_edge.runtime.sources.files import open_sources\n"
         "for frame in open_sources(sys.argv[1:]): print(ascii(frame.source), frame.image is None, frame.error)"
     )
     ran = subprocess.run([sys.executable, "-c", code, photos], capture_output=True, text=True, check=True)

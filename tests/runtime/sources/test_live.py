@@ -11,9 +11,9 @@ import pytest
 
 from hybrid_edge.runtime.errors import ImageError, SourceError
 from hybrid_edge.runtime.frame import Frame
-from hybrid_edge.runtime.sources import live
+from hybrid_edge.runtime.sources import capture as module
+from hybrid_edge.runtime.sources.capture import LiveCapture
 from hybrid_edge.runtime.sources.events import Event, Events
-from hybrid_edge.runtime.sources.live import LiveCapture
 
 IMAGE = np.zeros((6, 8, 3), np.uint8)
 
@@ -65,8 +65,8 @@ def read(*scripts: list[object] | Exception, until: Callable[[list[Frame], list[
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("FIRST_DELAY", "LAST_DELAY", "SIGNAL_LAG"):
-        monkeypatch.setattr(live, name, getattr(live, name) / 50)
+    for name in ("FIRST_DELAY", "MAX_DELAY", "SIGNAL_LAG"):
+        monkeypatch.setattr(module, name, getattr(module, name) / 50)
 
 
 def test_every_connection_is_closed_and_frames_are_numbered_on() -> None:
@@ -122,12 +122,12 @@ def test_another_resolution_is_said_also_over_a_loss() -> None:
 
 def test_delays_double_up_to_three_seconds_with_chance_in_them_and_begin_anew(monkeypatch: pytest.MonkeyPatch) -> None:
     waits: list[float] = []
-    for name in ("FIRST_DELAY", "LAST_DELAY", "SIGNAL_LAG"):
-        monkeypatch.setattr(live, name, getattr(live, name) * 50)
+    for name in ("FIRST_DELAY", "MAX_DELAY", "SIGNAL_LAG"):
+        monkeypatch.setattr(module, name, getattr(module, name) * 50)
 
     class Clock(threading.Event):
         def wait(self, timeout: float | None = None) -> bool:
-            if timeout != live.SIGNAL_LAG:
+            if timeout != module.SIGNAL_LAG:
                 waits.append(timeout or 0)
             return self.is_set()
 

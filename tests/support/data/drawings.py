@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from hybrid_edge.runtime.draw.canvas import SIDE, Canvas
+from hybrid_edge.runtime.draw.paper import PAPER_SIDE, Paper
 
 __all__ = ["PLACES", "SIZE", "STROKES", "Drawing", "read_drawings"]
 
@@ -44,14 +44,14 @@ class Drawing:
         """Drawn on a canvas as by the mouse; ``corner`` is 0 for left or top, 1 for right or bottom."""
         margin = thickness / 2 + 2
         extent = np.max([point for line in self.strokes for point in line], axis=0) * size
-        place = margin + (SIDE - 2 * margin - extent) * corner
-        canvas = Canvas(thickness)
+        place = margin + (PAPER_SIDE - 2 * margin - extent) * corner
+        paper = Paper(thickness)
         for line in self.points(size, (float(place[0]), float(place[1]))):
-            canvas.press(line[0])
+            paper.press(line[0])
             for point in line[1:]:
-                canvas.move(point)
-            canvas.release()
-        return canvas.ink
+                paper.move(point)
+            paper.release()
+        return paper.ink
 
 
 def read_drawings() -> list[Drawing]:

@@ -15,7 +15,7 @@ import numpy.typing as npt
 import pytest
 
 from hybrid_edge.runtime.opencv import cv2
-from hybrid_edge.runtime.outputs.x11 import LIBRARY, keep_events
+from hybrid_edge.runtime.outputs.display import X11_LIBRARY, keep_events
 
 TOOLS = ("Xvfb", "xdotool", "import")
 CLIENT_MESSAGE = 33
@@ -112,7 +112,7 @@ def open_display(size: str = "1280x900x24") -> Iterator[Display]:
     """Start an X server on a number that is free, and end it; the test is skipped where its tools are not installed."""
     missing = [tool for tool in TOOLS if shutil.which(tool) is None]
     if not keep_events():  # without it one new window in fifty stays empty
-        missing.append(LIBRARY)
+        missing.append(X11_LIBRARY)
     if missing:
         pytest.skip(f"not installed here: {', '.join(missing)} (apt install xvfb xdotool imagemagick libx11-xcb1)")
     reading, writing = os.pipe()

@@ -17,7 +17,7 @@ from hybrid_edge.runtime.backends.base import Backend, Buffers, Ticket
 from hybrid_edge.runtime.errors import BackendError
 from hybrid_edge.runtime.frame import Outputs
 from hybrid_edge.runtime.outputs.sink import Result, Status
-from hybrid_edge.runtime.pipeline.pipeline import Pipeline, PipelineOptions, Summary
+from hybrid_edge.runtime.pipeline.dataflow import Pipeline, PipelineOptions, Summary
 from hybrid_edge.runtime.sources.events import Event, Events
 from support.models.bundles import sample_image
 
@@ -196,6 +196,22 @@ def images(count: int, seed: int = 0) -> list[Image]:
     return [sample_image(seed + number, 20 + number % 7, 31 - number % 5) for number in range(count)]
 
 
+class Counted(Summary):
+    """A run's end with the sums over its sources."""
+
+    @property
+    def classified(self) -> int:
+        return sum(source.classified for source in self.status.sources)
+
+    @property
+    def dropped(self) -> int:
+        return sum(source.dropped for source in self.status.sources)
+
+    @property
+    def unreadable(self) -> int:
+        return sum(source.unreadable for source in self.status.sources)
+
+
 def run(
     classifier: Classifier,
     captures: Sequence[object],
@@ -204,14 +220,15 @@ def run(
     after: float | None = None,
     events: Events | None = None,
     **options: object,
-) -> Summary:
+) -> Counted:
     """Run a pipeline to its end, or until ``after`` seconds."""
     stop = stop or threading.Event()
     pipeline = Pipeline(classifier, captures, sinks, PipelineOptions(**options), events or Events())  # type: ignore[arg-type]
     timer = threading.Timer(after or 60, stop.set)
     timer.start()
     try:
-        return pipeline.run(stop)
+        summary = pipeline.run(stop)
+        return Counted(summary.status, summary.ending, summary.unfinished)
     finally:
         timer.cancel()
         timer.join()

@@ -18,11 +18,10 @@ import threading
 import time
 from pathlib import Path
 
+from hybrid_edge.runtime.service import heartbeat as beats
 from hybrid_edge.runtime.service.heartbeat import Heartbeat
 from hybrid_edge.runtime.service.signals import StopSignals
-from hybrid_edge.runtime.service.supervisor import Supervisor
-from hybrid_edge.runtime.service.watch import Limits
-from hybrid_edge.runtime.service.worker import REPLACED, die_with_parent
+from hybrid_edge.runtime.service.supervisor import REPLACED, Supervisor
 from hybrid_edge.runtime.sources.blocking import BLOCKING_CALLS
 from hybrid_edge.runtime.sources.events import Event
 
@@ -47,9 +46,11 @@ class Stage:
         self.since: float | None = None
         self.done = 0
 
-    def __call__(self) -> tuple[dict[str, float], dict[str, float]]:
-        busy = 0.0 if self.since is None else time.monotonic() - self.since
-        return {self.name: busy, "capture camera": 3600.0}, {"classified": self.done}
+    def busy(self) -> dict[str, float]:
+        return {self.name: 0.0 if self.since is None else time.monotonic() - self.since}
+
+    def counts(self) -> dict[str, float]:
+        return {"classified": self.done}
 
 
 def hang_in_a_source() -> None:
@@ -75,11 +76,12 @@ def misbehave(mode: str, stage: Stage) -> None:
         os._exit(int(mode[4:]))
 
 
-def work(mode: str) -> int:
+def work(mode: str, limits: str) -> int:
     """Be a worker."""
-    heartbeat = Heartbeat.from_environment()
+    busy, silence, _ = map(float, limits.split(","))
+    beats.SOURCE_TIMEOUT, beats.SILENCE_TIMEOUT = busy, silence
+    heartbeat = Heartbeat.from_environment(busy)
     assert heartbeat is not None
-    die_with_parent()
     stage = Stage()
     with StopSignals(CODES) as signals:
         print("worker", os.getpid(), mode, flush=True)
@@ -88,8 +90,8 @@ def work(mode: str) -> int:
         if mode == "parent":  # one that has a child of its own, as a capture through gst-launch has
             child = subprocess.Popen(["sleep", "3600"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
             print("child", child.pid, flush=True)
-        heartbeat.running(stage)
-        with signals.draining() as stop:
+        heartbeat.running(stage.busy, stage.counts)
+        with signals.draining(lambda: False) as stop:
             while not stop.wait(PERIOD):
                 stage.done += 1
                 print("frame", stage.done, flush=True)
@@ -106,17 +108,18 @@ def work(mode: str) -> int:
 
 def supervise(limits: str, modes: list[str]) -> int:
     """Be the supervisor."""
-    busy, silence, grace = map(float, limits.split(","))
+    busy, _, grace = map(float, limits.split(","))
 
     def report(event: Event) -> None:
         print("event", event.kind, event.detail, flush=True)
 
     supervisor = Supervisor(
-        [sys.executable, str(SCRIPT), "worker", *modes],
+        [sys.executable, str(SCRIPT), "worker", limits, *modes],
         codes=CODES,
         say=lambda text: print(text, file=sys.stderr, flush=True),
         report=report,
-        limits=Limits(busy=busy, call=busy, silence=silence, grace=grace),
+        hang_timeout=busy,
+        grace=grace,
         replaces="no-replacing" not in modes,
     )
     return supervisor.run()
@@ -124,6 +127,6 @@ def supervise(limits: str, modes: list[str]) -> int:
 
 if __name__ == "__main__":
     if sys.argv[1] == "worker":
-        wanted = sys.argv[2:]
-        sys.exit(work(wanted[min(int(os.environ[REPLACED]), len(wanted) - 1)]))
+        wanted = sys.argv[3:]
+        sys.exit(work(wanted[min(int(os.environ[REPLACED]), len(wanted) - 1)], sys.argv[2]))
     sys.exit(supervise(sys.argv[1], sys.argv[2:]))

@@ -33,7 +33,7 @@ ANSWERS = ("tests/runtime/test_made_elsewhere.py", "-k", "golden_check or export
 LEFT_OUT = (
     *("draw", "pipeline", "service", "commands/test_live_command.py"),
     *("outputs/test_recordings_taken_away.py", "outputs/test_window.py", "outputs/test_x11.py"),
-    *("sources/test_gstreamer.py", "sources/test_live.py", "sources/test_mjpeg.py", "sources/test_rtsp.py"),
+    *("sources/test_child.py", "sources/test_live.py", "sources/test_mjpeg.py", "sources/test_stream.py"),
     *("test_imports.py", "test_standard_streams.py"),
 )
 # as /proc/cpuinfo shows them: with dot products of 8 bits (Jetson Orin's A78AE is its successor), and without

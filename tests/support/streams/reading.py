@@ -13,11 +13,9 @@ import numpy as np
 import numpy.typing as npt
 
 from hybrid_edge.runtime.frame import Frame
-from hybrid_edge.runtime.sources import CaptureOptions
-from hybrid_edge.runtime.sources.capture import opener
+from hybrid_edge.runtime.sources.capture import Connection, LiveCapture, Opener, opener
 from hybrid_edge.runtime.sources.events import Event, Events, Kind
-from hybrid_edge.runtime.sources.live import Connection, LiveCapture, Opener
-from hybrid_edge.runtime.sources.names import parse_live
+from hybrid_edge.runtime.sources.names import CaptureOptions, parse_live
 from support.streams.servers import Stream, age_ms, stamp
 
 __all__ = ["BACK", "Reading", "lose_and_find_again", "resources", "settled"]

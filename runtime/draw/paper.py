@@ -1,0 +1,115 @@
+"""Holds the ink that the mouse draws and erases, and saves it."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from ..console import say
+from ..opencv import cv2
+from ..storage import write_bytes
+from .digits import drawn_frame
+
+__all__ = ["PAPER_SIDE", "THICKNESS", "Paper", "save_drawing"]
+
+PAPER_SIDE = 400  # pixels
+THICKNESS = 15
+THINNEST, THICKEST = 1, 61
+ERASER = 2  # the eraser is so many times as wide as the brush, as one seldom hits a line exactly
+BLANK, INK = 0, 255
+
+Point = tuple[int, int]
+
+
+class Paper:
+    """This class is a square of paper with a round brush.
+
+    Attributes:
+        ink: (400, 400) uint8, 255 = ink, 0 = paper.
+        changes: the number of changes so far; two equal numbers mean the same picture.
+        thickness: the thickness of the brush, pixels.
+    """
+
+    def __init__(self, thickness: int = THICKNESS) -> None:
+        """Begin with empty paper and a brush of ``thickness`` pixels, limited to 1 to 61."""
+        self.ink: npt.NDArray[np.uint8] = np.full((PAPER_SIDE, PAPER_SIDE), BLANK, np.uint8)
+        self.changes = 0
+        self.thickness = 0
+        self._last: Point | None = None
+        self._erases = False
+        self.change_thickness(thickness)
+
+    @property
+    def drawing(self) -> bool:
+        """Whether the brush is down, as while a mouse button is pressed."""
+        return self._last is not None
+
+    @property
+    def empty(self) -> bool:
+        """Whether there is no ink at all."""
+        return not self.ink.any()
+
+    def press(self, point: Point, *, erase: bool = False) -> None:
+        """Put the brush (or the eraser, twice as wide) down at a point (x, y); it leaves a dot."""
+        self._erases = erase
+        self._last = point
+        self.move(point)
+
+    def move(self, point: Point) -> None:
+        """Draw a line from where the brush was, if it is down; what lies outside the paper is clipped."""
+        if self._last is None:
+            return
+        color, width = (BLANK, ERASER * self.thickness) if self._erases else (INK, self.thickness)
+        cv2.line(self.ink, self._last, point, color, width, cv2.LINE_AA)
+        self._last = point
+        self.changes += 1
+
+    def release(self) -> None:
+        """Lift the brush."""
+        self._last = None
+
+    def clear(self) -> None:
+        """Clear the paper of all ink."""
+        self.ink[:] = BLANK
+        self.changes += 1
+
+    def change_thickness(self, by: int) -> None:
+        """Make the brush thicker by so many pixels, or thinner where they are negative, within 1 to 61."""
+        self.thickness = min(max(self.thickness + by, THINNEST), THICKEST)
+
+
+def save_drawing(ink: npt.NDArray[np.uint8], folder: Path) -> str:
+    """Write ``drawing-TIME.png`` and, as the models saw it, ``drawing-TIME-28x28.png``; nothing is overwritten.
+
+    For the second, ``hybrid-infer`` gives the same answer. If the folder can't be written to, that is said and does not
+    end the window.
+
+    Args:
+        ink: the drawing, (H, W) uint8, 255 = ink.
+        folder: the folder to save in, made where it is missing.
+
+    Returns:
+        A message for the window about what happened; stderr gets it with the path.
+    """
+    stem = _free(folder, time.strftime("drawing-%Y%m%d-%H%M%S"))
+    try:
+        for suffix, picture in (("", ink), ("-28x28", drawn_frame(ink))):
+            path = folder / f"{stem}{suffix}.png"
+            write_bytes(path, bytes(cv2.imencode(".png", picture)[1]))
+            say(f"saved {path}")
+    except OSError as error:
+        say(f"{folder}: can't save there: {error.strerror or error}", style="yellow")
+        return f"not saved: {error.strerror or error}"
+    return f"saved {stem}.png"
+
+
+def _free(folder: Path, stem: str) -> str:
+    """Return a file name, without suffix, that is not taken: two drawings may be saved within a second."""
+    name, number = stem, 1
+    while (folder / f"{name}.png").exists():
+        number += 1
+        name = f"{stem}-{number}"
+    return name

@@ -1,0 +1,155 @@
+"""Opens what a request names (sources, bundle, outputs), and runs a pipeline from one to the other in this process."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from concurrent.futures import TimeoutError as NotInTime
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ... import runtime
+from .. import console
+from ..background import start_in_background
+from ..bundle import Bundle
+from ..console import say, waiting
+from ..engines.engine_options import EngineOptions
+from ..engines.progress import make_reporter
+from ..outputs.choice import ChosenSinks, check_outputs
+from ..outputs.sink import Sink, Status
+from ..service.heartbeat import Heartbeat
+from ..service.signals import StopSignals
+from ..service.supervisor import REPLACED
+from ..sources.camera import reading_note
+from ..sources.capture import open_captures
+from ..sources.events import Events
+from ..sources.names import CaptureOptions
+from .dataflow import Pipeline, PipelineOptions
+from .infer_request import InferRequest
+
+if TYPE_CHECKING:
+    from ..classifier import Classifier
+
+__all__ = ["classify", "closed_in_time"]
+
+
+def classify(request: InferRequest, signals: StopSignals, heartbeat: Heartbeat | None) -> int:
+    """Classify until the sources end, a signal comes or the window is closed.
+
+    Args:
+        request: what to do.
+        signals: the handlers, already set up; they are told when a signal is no longer to interrupt but to drain.
+        heartbeat: tells the supervisor what goes on; None where no supervisor watches.
+
+    Returns:
+        the exit code: 1 where a file could not be read or an output not written, else 0.
+
+    Raises:
+        HybridEdgeError: the request can't be met: sources, bundle, engine, outputs, or three failed batches in a row.
+        KeyboardInterrupt: SIGINT came.
+        SystemExit: another signal came.
+    """
+    events = Events()
+    for _ in range(int(os.environ.pop(REPLACED, "0"))):  # the workers that were given up before this one
+        events.report("engine-hung")
+    options = CaptureOptions(request.width, request.height, request.fps, request.every_frame)
+    captures = open_captures(request.sources, options, events)
+    for note in filter(None, map(reading_note, request.sources)):
+        say(note)
+    latest = None if request.every_frame is None else not request.every_frame
+    plan = PipelineOptions(request.batch_size, request.max_wait, latest)
+    check_outputs(request)
+    classifier = _open(request, heartbeat)
+    with closed_in_time(classifier, None if heartbeat else request.hang_timeout) as unfinished, ExitStack() as opened:
+        from ..classifier import announce  # noqa: PLC0415  # loaded by now, and not before the spinner turns
+
+        announce(classifier)
+        if request.live or heartbeat is not None:
+            _warm_up(classifier, request.batch_size)
+        outputs = ChosenSinks(request, classifier.labels, captures, events, opened)
+        latest_status = LatestStatus()
+        pipeline = Pipeline(classifier, captures, [*outputs.sinks, latest_status], plan, events)
+        opened.pop_all()  # from here on the pipeline closes the sinks
+        try:
+            if heartbeat is not None:
+                heartbeat.running(pipeline.busy, latest_status.counts)
+            with signals.draining(lambda: pipeline.closing) as stop:
+                pipeline.run(stop)
+        finally:
+            unfinished.extend(pipeline.unfinished)
+            if heartbeat is not None:
+                heartbeat.stopping()  # after an error too: the time that closing takes is limited then
+        code = outputs.summary()
+    signals.leave()
+    return code
+
+
+@contextmanager
+def closed_in_time(classifier: Classifier, seconds: float | None) -> Iterator[list[str]]:
+    """Close a classifier at the end; where it can't be closed, the command leaves without tearing anything down.
+
+    Yields a list for the names of threads that hang in a decoder or an engine, which then is not closed under them.
+
+    Args:
+        classifier: the classifier to close.
+        seconds: how long closing may take; None: as long as it needs, because a supervisor watches.
+    """
+    unfinished: list[str] = []
+    try:
+        yield unfinished
+    finally:
+        if not unfinished:
+            # an engine waits for what was begun on its device before it gives the memory back, and some never answer
+            try:
+                start_in_background(classifier.close, "closing").result(seconds)
+            except NotInTime:
+                unfinished.append("closing the engine")
+        if unfinished:
+            say(f"{', '.join(unfinished)} did not end in time and was left behind", style="yellow")
+            console.leave_at_once()
+
+
+class LatestStatus(Sink):
+    """This sink remembers the last status, whose counts a heartbeat carries to ``systemctl status``."""
+
+    def __init__(self) -> None:
+        self._last: Status | None = None
+
+    def counts(self) -> Mapping[str, float]:
+        """Return the frames of all sources so far and the results a second, by name; any thread may call it."""
+        if self._last is None:
+            return {}
+        sources = self._last.sources
+        totals = {
+            name: sum(getattr(item, name) for item in sources) for name in ("classified", "dropped", "reconnects")
+        }
+        return {"results/s": round(self._last.fps, 1), **totals}
+
+    def status(self, status: Status) -> None:
+        """Remember this status in place of the one before."""
+        self._last = status
+
+
+def _open(request: InferRequest, heartbeat: Heartbeat | None) -> Classifier:
+    engine = EngineOptions.from_flags(request.profile, request.workspace, build=request.build)
+    with waiting("opening the bundle") as stop:
+        bundle = Bundle.open(request.bundle)
+        check_outputs(request, bundle.labels)
+        return runtime.Classifier.load(
+            bundle,
+            backend=request.backend,
+            precision=request.precision,
+            batch_size=request.batch_size,
+            threads=request.threads,
+            check=request.check,
+            engine=engine,
+            reporter=make_reporter(stop, heartbeat.progress if heartbeat else lambda: None),
+        )
+
+
+def _warm_up(classifier: Classifier, batch: int) -> None:
+    """Run a batch of zeros: engines load and choose kernels at a size's first one, which must not look like a hang."""
+    tensors = {name: np.zeros((batch, *shape), np.float32) for name, shape in classifier.spec.inputs.items()}
+    classifier.selection.backend.run(tensors)

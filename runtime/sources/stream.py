@@ -1,0 +1,200 @@
+"""Read RTSP through OpenCV's FFmpeg, on other threads, once the server has been asked whether it is there.
+
+What FFmpeg does was measured (OpenCV 5). A read that meets FFmpeg's time limit drains the decoder, gives an old frame
+or none, and never another one: the connection is over. That limit is therefore longer than ours. OpenCV opens one
+capture at a time, whatever the thread, so opening must not include the wait for a key frame, which takes seconds. The
+resolution of a session is that of its first frame: OpenCV scales what comes after a change.
+"""
+
+from __future__ import annotations
+
+import os
+import queue
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+
+import numpy as np
+import numpy.typing as npt
+
+from ..errors import ImageError, SourceError
+from ..opencv import cv2
+from .blocking import BLOCKING_CALLS, READ_WAIT, open_capture
+from .names import display_name, split_url
+from .network import connect
+
+__all__ = ["OPENING_TURN", "RTSP_PATIENCE", "RtspConnection", "open_rtsp"]
+
+ANSWER_TIMEOUT = 2.5  # seconds to the server's first answer, below what connecting again may take
+OPEN_TIMEOUT = 5.0  # seconds to open where a server answers, perhaps slow and far away; other streams wait meanwhile
+FIRST_FRAME_TIMEOUT = 8.0  # seconds, as a key frame may be long in coming
+RTSP_PATIENCE = 2.0  # seconds without a frame after which the stream has stalled
+READ_TIMEOUT = FIRST_FRAME_TIMEOUT + 1.0  # seconds after which FFmpeg gives up a read
+CLOSE_TIMEOUT = 0.3  # seconds that closing waits for the read under way: enough where frames flow
+POLL_INTERVAL = 0.1  # seconds between two looks at ``stop``
+MAX_FAILED_READS = 8  # reads in a row that fail at once, after which the stream has ended
+INSTANT = 0.005  # seconds within which a read fails at once; after a stream's end it took less than 0.0001
+# held while FFmpeg opens anything. OpenCV has such a lock too; a wait for this one is not taken for a call that hangs,
+# and files are opened without the streams' options: an MPEG-TS whose rate is not looked for announces twice its frames
+OPENING_TURN = threading.Lock()
+OPTIONS_VARIABLE = "OPENCV_FFMPEG_CAPTURE_OPTIONS"  # what OpenCV hands to FFmpeg
+# TCP, as UDP loses packets for good; no sound; and no reading of a second of frames only to guess their rate
+OPTIONS = "rtsp_transport;tcp|allowed_media_types;video|fpsprobesize;0"
+# no key frame is awaited: OpenCV opens one capture at a time, and the others would wait for it too
+FAST_OPTIONS = f"{OPTIONS}|probesize;32"
+
+Image = npt.NDArray[np.uint8]
+
+
+class RtspConnection:
+    """This connection reads one session on a thread of its own, so that nobody who waits for a frame waits for C.
+
+    One frame is handed over at a time; while nobody takes it, the following ones wait in the network.
+
+    Attributes:
+        patience: seconds without a frame after which the session is to be given up; more before the first frame.
+    """
+
+    def __init__(self, capture: cv2.VideoCapture, stop: threading.Event, patience: float) -> None:
+        """Start the thread that reads.
+
+        Args:
+            capture: an open capture, which is released when the reading ends.
+            stop: an event that, once set, ends every wait early.
+            patience: seconds without a frame, once frames flow.
+        """
+        self.patience = max(FIRST_FRAME_TIMEOUT, patience)
+        self._patience = patience
+        self._capture = capture
+        self._stop = stop
+        self._closed = threading.Event()
+        self._taken = threading.Semaphore(0)  # one frame waits at most
+        self._frames = queue.SimpleQueue[Image | Exception]()
+        self._thread = threading.Thread(target=self._run, name="reading a stream", daemon=True)
+        self._thread.start()
+
+    def read(self) -> Image | None:
+        """Return the next frame, (H, W, 3) uint8 BGR; None if none came within ``READ_WAIT``, or on a stop.
+
+        Raises:
+            ImageError: the decoder failed, and the next frame may be good.
+            MemoryError: the memory did not suffice for a frame, and the next one may be good.
+            SourceError: the stream ended.
+        """
+        deadline = time.monotonic() + READ_WAIT
+        while not self._stop.is_set() and (left := deadline - time.monotonic()) > 0:
+            with suppress(queue.Empty):
+                frame = self._frames.get(timeout=min(POLL_INTERVAL, left))
+                self._taken.release()
+                if isinstance(frame, Exception):
+                    raise frame
+                self.patience = self._patience
+                return frame
+        return None
+
+    def close(self) -> None:
+        """Close the session; one that is silent ends by itself, in ``READ_TIMEOUT`` seconds at most."""
+        self._closed.set()
+        self._taken.release()
+        self._thread.join(CLOSE_TIMEOUT)
+
+    def _run(self) -> None:
+        try:
+            for frame in self._decode():
+                self._frames.put(frame)
+                self._taken.acquire()
+                if self._closed.is_set():
+                    return
+        finally:
+            with BLOCKING_CALLS.noted("release a stream"):
+                self._capture.release()
+
+    def _decode(self) -> Iterator[Image | Exception]:
+        """Yield frames, an error for damaged ones, and at the end of the stream a last error."""
+        bad = in_vain = 0  # reads without a frame: damage, or the stream's end, after which every read fails at once
+        while in_vain < MAX_FAILED_READS and not self._closed.is_set():
+            start = time.monotonic()
+            try:
+                with BLOCKING_CALLS.noted("read a stream"):
+                    there, image = self._capture.read()
+            except (cv2.error, MemoryError) as error:
+                yield ImageError(f"the video decoder failed: {error.err}") if isinstance(error, cv2.error) else error
+                continue
+            waited = time.monotonic() - start > INSTANT
+            if bad and (there or waited):
+                yield ImageError(f"{bad} damaged frame{'s' * (bad > 1)}")
+                bad = 0
+            if there:
+                in_vain = 0
+                yield np.asarray(image, dtype=np.uint8)
+            else:
+                bad, in_vain = bad + 1, 0 if waited else in_vain + 1
+        yield SourceError("the server ended the stream")
+
+
+def open_rtsp(url: str, stop: threading.Event, *, newest: bool, patience: float = RTSP_PATIENCE) -> RtspConnection:
+    """Open a stream, H.264 or whatever else FFmpeg decodes, over TCP.
+
+    Args:
+        url: the address, ``rtsp://``.
+        stop: an event that, once set, ends the wait; a session being opened then closes itself, in ``OPEN_TIMEOUT``
+            seconds.
+        newest: whether to decode without delay, on one thread; otherwise several threads decode, each a frame later.
+        patience: seconds without a frame after which the connection is to be given up.
+
+    Raises:
+        SourceError: the server is not there or does not answer in time, has no such stream, refuses the password, or
+            ``stop`` was set.
+    """
+    numeric = _ask(url, stop)
+    capture = _open(numeric, stop, FAST_OPTIONS, OPEN_TIMEOUT, newest=newest)
+    if capture.isOpened() and not capture.get(cv2.CAP_PROP_FRAME_WIDTH):  # this server tells it only with the frames
+        capture.release()
+        capture = _open(numeric, stop, OPTIONS, FIRST_FRAME_TIMEOUT, newest=newest)
+    if not capture.isOpened():
+        capture.release()
+        raise SourceError(
+            "the server answers, and gives no video: wrong path, name or password, or a codec that FFmpeg lacks"
+        )
+    return RtspConnection(capture, stop, patience)
+
+
+def _open(url: str, stop: threading.Event, options: str, seconds: float, *, newest: bool) -> cv2.VideoCapture:
+    """Return a capture, open or not, after so many seconds at most."""
+    settings = [cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, int(seconds * 1000)]
+    settings += [cv2.CAP_PROP_READ_TIMEOUT_MSEC, int(READ_TIMEOUT * 1000)]
+    if newest and hasattr(cv2, "CAP_PROP_N_THREADS"):  # from OpenCV 4.7 on; each thread holds a frame back
+        settings += [cv2.CAP_PROP_N_THREADS, 1]
+
+    def opened() -> cv2.VideoCapture:
+        if OPTIONS_VARIABLE in os.environ:  # the user's own stay as they are
+            return cv2.VideoCapture(url, cv2.CAP_FFMPEG, settings)
+        os.environ[OPTIONS_VARIABLE] = options
+        try:
+            return cv2.VideoCapture(url, cv2.CAP_FFMPEG, settings)
+        finally:
+            del os.environ[OPTIONS_VARIABLE]
+
+    return open_capture(opened, stop, display_name(url), turn=OPENING_TURN)
+
+
+def _ask(url: str, stop: threading.Event) -> str:
+    """Return the URL with the server's numeric address once it has answered there.
+
+    FFmpeg's own wait can't be ended and would keep other streams waiting, its look-up of a name could take half a
+    minute, and its errors can't be told apart.
+    """
+    parts, host, port = split_url(url)
+    user, at, bare = parts.netloc.rpartition("@")
+    target = parts._replace(netloc=bare).geturl()
+    with connect(host, port, stop, time.monotonic() + ANSWER_TIMEOUT) as stream:
+        stream.send(f"OPTIONS {target} RTSP/1.0\r\nCSeq: 1\r\nUser-Agent: hybrid-edge\r\n\r\n".encode())
+        try:
+            answer = stream.read(40) or b""
+        except TimeoutError:
+            raise SourceError(f"no answer from the server within {ANSWER_TIMEOUT} s") from None
+    if not answer.startswith(b"RTSP/"):
+        raise SourceError(f"expected an RTSP server, found one that answers {answer!r}")
+    numeric = f"[{stream.address}]" if ":" in stream.address else stream.address
+    return parts._replace(netloc=f"{user}{at}{numeric}:{port}").geturl()

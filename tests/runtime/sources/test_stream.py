@@ -1,0 +1,278 @@
+"""RTSP from GStreamer's server, a child process, through a relay that fails on request."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+
+import numpy as np
+import pytest
+from support.streams.reading import BACK, Reading, lose_and_find_again, resources, settled
+from support.streams.relay import Deaf
+from support.streams.servers import MjpegStream, RtspStream, rtsp_missing
+
+from hybrid_edge.runtime.errors import ImageError, SourceError
+from hybrid_edge.runtime.opencv import cv2
+from hybrid_edge.runtime.sources import stream as module
+from hybrid_edge.runtime.sources.files import open_sources
+from hybrid_edge.runtime.sources.names import CaptureOptions
+from hybrid_edge.runtime.sources.stream import CLOSE_TIMEOUT, MAX_FAILED_READS, OPTIONS_VARIABLE, RtspConnection
+
+needs_server = pytest.mark.skipif(rtsp_missing() is not None, reason=str(rtsp_missing()))
+
+WAIT = 1.5  # seconds that a read may take, and a stop
+
+
+@pytest.fixture(scope="module")
+def stream() -> Iterator[RtspStream]:
+    if rtsp_missing() is not None:
+        pytest.skip(str(rtsp_missing()))
+    with RtspStream() as running:
+        yield running
+
+
+def test_frames_come_with_the_delay_of_one_frame(stream: RtspStream) -> None:
+    with Reading(stream.url) as reading:
+        reading.wait(30)
+        assert reading.last is not None
+        assert reading.last.image is not None
+        assert reading.last.image.shape == (240, 320, 3)
+        assert reading.last.source == stream.url
+        ages = list(reading.ages)[-15:]
+        assert sorted(ages)[7] < 80  # ms: one period is 40, and FFmpeg's threads would add one each
+        assert reading.end() < WAIT
+    assert reading.told == []
+
+
+def test_every_loss_is_said_and_overcome_and_leaves_nothing(
+    stream: RtspStream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Stalled, killed and black-holed: each read ends, frames flow soon after the stream is back, nothing leaks."""
+    monkeypatch.setattr(module, "READ_TIMEOUT", 2.5)  # seconds that FFmpeg holds on to a silent session
+    before = resources()
+    with Reading(stream.url) as reading:
+        reading.wait()
+        stream.stall(1)
+        time.sleep(1)
+        assert reading.wait() < time.monotonic() + BACK
+
+        lose_and_find_again(reading, stream, losses=1)
+
+        assert max(reading.waits) < WAIT
+        stream.black_hole()
+        time.sleep(0.1)
+        assert reading.end() < WAIT
+    stream.restore()
+    assert all(now <= then for now, then in zip(settled(before), before, strict=True)), (resources(), before)
+
+
+def test_a_server_that_died_and_has_another_resolution_when_it_is_back(stream: RtspStream) -> None:
+    with Reading(stream.url) as reading:
+        reading.wait()
+        stream.kill_server()
+        reading.wait_for("lost")
+        stream.size = (480, 272)
+        stream.start_server()
+        started = time.monotonic()
+        assert reading.wait() < started + BACK
+        assert reading.last is not None
+        assert reading.last.image is not None
+        assert reading.last.image.shape == (272, 480, 3)
+        assert reading.events.count("resized") == 1
+        stream.resize(320, 240)  # within the session: goes on
+        reading.wait(30)
+        stream.corrupt(10)  # pieces of the RTP packets
+        reading.wait(60)
+
+
+def test_a_wrong_path_is_said_without_the_password(stream: RtspStream, capfd: pytest.CaptureFixture[str]) -> None:
+    with Reading(stream.url.replace("//", "//anna:geheim@").replace("/live", "/other")) as reading:
+        reading.wait_for("lost")
+    (event,) = reading.told
+    assert event.detail.startswith("the server answers, and gives no video: wrong path, name or password")
+    assert "geheim" not in f"{event}"
+    assert "***" in event.source
+    assert capfd.readouterr().err == ""
+
+
+def test_another_kind_of_server_is_said() -> None:
+    with MjpegStream() as web, Reading(web.url.replace("http", "rtsp")) as reading:
+        reading.wait_for("lost")
+    assert "expected an RTSP server, found one that answers" in reading.told[0].detail
+
+
+def test_a_host_that_does_not_answer_keeps_nobody_waiting() -> None:
+    with Deaf() as deaf, Reading(f"rtsp://127.0.0.1:{deaf.port}/live") as reading:
+        time.sleep(0.3)
+        assert reading.end() < WAIT
+
+
+HALF_DEAD = """
+import socket, threading, time
+from hybrid_edge.runtime.sources.events import Events
+from hybrid_edge.runtime.sources.names import CaptureOptions
+from hybrid_edge.runtime.sources.capture import open_captures
+ears = socket.create_server(("127.0.0.1", 0))
+ends = []
+def serve():
+    while True:
+        end, _ = ears.accept()
+        ends.append(end)
+        end.recv(1000)
+        if len(ends) == 1:
+            end.send(b"RTSP/1.0 200 OK\\r\\nCSeq: 1\\r\\n\\r\\n")
+threading.Thread(target=serve, daemon=True).start()
+stop = threading.Event()
+(capture,) = open_captures([f"rtsp://127.0.0.1:{ears.getsockname()[1]}/live"], CaptureOptions(), Events())
+reading = threading.Thread(target=lambda: list(capture.frames(stop)))
+reading.start()
+while len(ends) < 2:
+    time.sleep(0.01)
+time.sleep(0.3)
+start = time.monotonic()
+stop.set()
+reading.join()
+print(time.monotonic() - start)
+"""
+
+
+def test_a_stop_in_the_middle_of_opening_ends_at_once_and_the_process_too() -> None:
+    start = time.monotonic()
+    ended = subprocess.run([sys.executable, "-c", HALF_DEAD], capture_output=True, text=True, check=False, timeout=60)
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert float(ended.stdout) < WAIT
+    assert time.monotonic() - start < 7.5  # less than the opening would have taken
+
+
+@needs_server
+def test_streams_that_come_back_together_do_not_wait_for_each_other() -> None:
+    """OpenCV opens one capture at a time; where it waits for key frames, the fifth comes after seven seconds."""
+    with RtspStream(fps=10, gop=15) as slow, ExitStack() as stack:
+        readings = [stack.enter_context(Reading(slow.url)) for _ in range(5)]
+        for reading in readings:
+            reading.wait()
+        slow.kill()
+        for reading in readings:
+            reading.wait_for("lost")
+        slow.restart()
+        restarted = time.monotonic()
+        assert max(reading.fresh(restarted) for reading in readings) < restarted + BACK
+
+
+def test_a_server_that_tells_the_resolution_with_the_frames_alone(stream: RtspStream) -> None:
+    stream.relay.edit = lambda data: data.replace(b"sprop-parameter-sets", b"xprop-parameter-sets")
+    try:
+        with Reading(stream.url) as reading:
+            reading.wait()
+            assert reading.last is not None
+            assert reading.last.image is not None
+            assert reading.last.image.shape[2] == 3
+            assert reading.last.image.size > 0
+    finally:
+        stream.relay.edit = lambda data: data
+    assert reading.told == []
+    assert OPTIONS_VARIABLE not in os.environ
+
+
+def test_every_frame_can_be_asked_for(stream: RtspStream) -> None:
+    with Reading(stream.url, CaptureOptions(every_frame=True)) as reading:
+        reading.wait(20)
+    assert reading.told == []
+
+
+def test_files_are_opened_without_the_options_of_streams(stream: RtspStream, tmp_path: Path) -> None:
+    """With them FFmpeg says that an MPEG-TS has twice as many frames as it has."""
+    clip = tmp_path / "clip.ts"
+    writer = cv2.VideoWriter(str(clip), cv2.CAP_FFMPEG, cv2.VideoWriter.fourcc(*"mp2v"), 25, (320, 240))
+    assert writer.isOpened()
+    for number in range(50):
+        writer.write(np.random.default_rng(number).integers(0, 256, (240, 320, 3), np.uint8))
+    writer.release()
+    with Reading(stream.url) as reading:
+        reading.wait()
+        assert OPTIONS_VARIABLE not in os.environ
+        frames = list(open_sources([clip]))
+        assert OPTIONS_VARIABLE not in os.environ
+    assert [frame.error for frame in frames] == [None] * 50
+
+
+FRAME = np.zeros((4, 6, 3), np.uint8)
+
+
+class Scripted:
+    """A capture whose reads are given: a frame, None for a read without one, an exception, or an event to wait for."""
+
+    def __init__(self, script: Sequence[object]) -> None:
+        self._script: Iterator[object] = iter(script)
+        self.reads = 0
+        self.released = threading.Event()
+
+    def read(self) -> tuple[bool, object]:
+        self.reads += 1
+        step = next(self._script, None)
+        if isinstance(step, threading.Event):
+            step.wait()
+            return False, None
+        if isinstance(step, Exception):
+            raise step
+        return step is not None, step
+
+    def release(self) -> None:
+        self.released.set()
+
+
+def connected(*script: object, stop: threading.Event | None = None) -> tuple[RtspConnection, Scripted]:
+    scripted = Scripted(script)
+    return RtspConnection(scripted, stop or threading.Event(), 2), scripted
+
+
+def test_damage_costs_what_is_damaged_and_the_end_is_said_once() -> None:
+    connection, scripted = connected(FRAME, None, FRAME, cv2.error("bits"), MemoryError(), FRAME)
+    assert connection.read() is not None
+    with pytest.raises(ImageError, match=r"1 damaged frame$"):
+        connection.read()
+    assert connection.read() is not None
+    with pytest.raises(ImageError, match="the video decoder failed"):
+        connection.read()
+    with pytest.raises(MemoryError):
+        connection.read()
+    assert connection.read() is not None
+    with pytest.raises(SourceError, match="the server ended the stream"):
+        connection.read()
+    assert connection.read() is None
+    connection.close()
+    assert scripted.released.wait(5)
+    assert scripted.reads == 6 + MAX_FAILED_READS
+
+
+def test_a_read_that_hangs_keeps_nobody_waiting_and_gives_the_capture_back_in_the_end() -> None:
+    hangs = threading.Event()
+    connection, scripted = connected(FRAME, hangs)
+    assert connection.patience > 2  # for the first frame
+    assert connection.read() is not None
+    assert connection.patience == 2
+    start = time.monotonic()
+    assert connection.read() is None
+    connection.close()
+    assert time.monotonic() - start < WAIT + CLOSE_TIMEOUT + 1
+    assert not scripted.released.is_set()
+    hangs.set()
+    assert scripted.released.wait(5)
+    assert scripted.reads == 2
+
+
+def test_one_frame_is_read_ahead_and_no_more() -> None:
+    connection, scripted = connected(*[FRAME] * 10)
+    time.sleep(0.1)
+    assert scripted.reads == 1
+    connection.read()
+    time.sleep(0.1)
+    assert scripted.reads == 2
+    connection.close()
+    assert scripted.released.wait(5)
