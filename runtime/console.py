@@ -196,12 +196,14 @@ def progress(*extra: ProgressColumn, unit: str = "", transient: bool = False) ->
     Args:
         extra: columns between the count and the times.
         unit: the name of what is counted.
-        transient: whether the bar leaves nothing behind when it ends.
+        transient: whether the bar leaves nothing behind when it ends; it is not drawn where stderr is no terminal, in
+            which rich would leave an empty line.
     """
     columns: list[ProgressColumn] = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()]
     if unit:
         columns.append(TextColumn(unit))
-    return Progress(*columns, *extra, TimeElapsedColumn(), TimeRemainingColumn(), console=status, transient=transient)
+    columns += [*extra, TimeElapsedColumn(), TimeRemainingColumn()]
+    return Progress(*columns, console=status, transient=transient, disable=transient and not status.is_terminal)
 
 
 def printable(text: str) -> str:

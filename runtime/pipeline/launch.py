@@ -12,11 +12,11 @@ import typer
 from .. import console
 from ..console import say
 from ..errors import BackendError
+from ..infer_request import InferRequest
 from ..service.heartbeat import Heartbeat
 from ..service.signals import StopSignals
 from ..service.supervisor import Supervisor
 from ..sources.events import Event
-from .infer_request import InferRequest
 
 __all__ = ["run"]
 

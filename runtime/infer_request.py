@@ -6,48 +6,26 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..errors import UsageError
-from ..service.heartbeat import HANG_TIMEOUT
-from ..sources.names import parse_live
+from .errors import UsageError
+from .sources.names import parse_live
 
-__all__ = ["InferRequest", "is_live"]
+__all__ = ["HANG_TIMEOUT", "InferRequest"]
 
+HANG_TIMEOUT = 8.0  # seconds for one batch in the engine, after which a live run's worker is replaced
 FILES_BATCH = 8
-
-
-def is_live(name: str) -> bool:
-    """Return whether a source is a camera or a stream: a number, a video device or a URL, and no file of that name.
-
-    Raises:
-        UsageError: the name is a URL of a kind that can't be read.
-    """
-    return parse_live(name) is not None
 
 
 @dataclass(frozen=True)
 class InferRequest:
-    """This class holds the sources, the bundle, how frames go through it, and where results go.
+    """This class holds what a command line asks for; each field is the option of that name, which ``--help`` explains.
+
+    A field that is None takes the option's default, which for some depends on whether a source is live.
 
     Attributes:
-        sources: files, folders, globs, cameras, streams, as they were named.
-        bundle: a bundle's folder or tar, or a run folder; None looks in the usual places.
-        top_k: how many labels each result has.
-        as_json: whether stdout gets JSON lines in place of rows.
-        batch: the most frames that go through the model at once; None is 8 for files and 1 for live sources.
-        max_wait: milliseconds for which a frame waits for others to fill its batch.
-        backend, precision, threads, check: see ``Classifier.load``.
-        profile, workspace, build: a TensorRT engine's batch sizes and MiB of scratch memory as they were given, and
-            whether it may be built here.
-        width, height, fps: pixels and frames a second that a live source is asked for; None takes what it gives.
+        sources: files, folders, globs, cameras and streams, as they were named.
         every_frame: True classifies every frame, False the newest one and drops those before; None: every frame of
             files, the newest of live sources.
-        window: whether to open a window; None: for live sources, where there is a display.
-        save: the video file that classified frames are written to.
-        snapshots, when: the folder for single frames, and the condition (``cat>0.8``) on which they are written.
-        smooth: seconds over which probabilities are averaged; None leaves them as they are.
-        hang_timeout: seconds that the engine may take for one batch before the worker is replaced; unsupervised, for
-            closing it.
-        supervise: whether a parent process watches the one that classifies; None: for live sources.
+        profile, workspace: a TensorRT engine's batch sizes and MiB of scratch memory, as they were given.
 
     Raises:
         UsageError: there is no source, or settings don't go together.
@@ -94,7 +72,7 @@ class InferRequest:
     @property
     def live(self) -> bool:
         """Whether a camera or a stream is among the sources, so that the run ends only when it is told to."""
-        return any(is_live(name) for name in self.sources)
+        return any(parse_live(name) is not None for name in self.sources)
 
     @property
     def supervised(self) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -29,10 +30,13 @@ class PhaseSettings(BaseModel):
     schedule: Literal["constant", "cosine"] = Field(default="constant", description="cosine: to 0 at the phase's end")
     freeze_cnn: bool = False
 
-    @property
-    def higher_is_better(self) -> bool:
-        """Whether a higher value of the monitored number is better."""
-        return self.monitor != "val_loss"
+    def cost(self, value: float) -> float:
+        """Return a number that is smaller the better the value of the monitored number is."""
+        return value if self.monitor == "val_loss" else -value
+
+    def improves(self, value: float, best: float | None) -> bool:
+        """Return whether a monitored value beats the best so far; NaN and infinity never do."""
+        return math.isfinite(value) and (best is None or self.cost(value) < self.cost(best))
 
 
 # The reference training: RMSprop with its defaults on a frozen CNN, then Adam at 1e-4 on all layers.

@@ -11,11 +11,11 @@ pytest.importorskip("keras")
 
 from hybrid_edge.runtime.errors import DataError, RunError
 from hybrid_edge.runtime.spec import preset
-from hybrid_edge.train.callbacks import PhaseState
+from hybrid_edge.runtime.storage import write_json
+from hybrid_edge.train.checkpoints import TrainingState, read_stopped
 from hybrid_edge.train.data import LabelledImage, write_list
 from hybrid_edge.train.run_folder import RunFolder
-from hybrid_edge.train.settings import PHASES, TrainSettings
-from hybrid_edge.train.unfinished import read_unfinished
+from hybrid_edge.train.training_settings import PHASES, TrainSettings
 
 SPEC = preset("digits").replace(class_labels=("a", "b"))
 
@@ -26,9 +26,9 @@ def run(tmp_path: Path) -> RunFolder:
     run = RunFolder.create(tmp_path / "runs", "stopped", "hybrid")
     run.checkpoints.mkdir()
     settings = TrainSettings.make(data=str(tmp_path / "data"), spec=preset("digits"), phases=PHASES["digits"])
-    run.write_json(run.settings, settings.model_dump())
-    run.write_json(run.spec, SPEC.model_dump())
-    run.write_json(run.state, vars(PhaseState(epoch=1, weights="phase1-epoch1.weights.h5")))
+    write_json(run.settings, settings.model_dump())
+    write_json(run.spec, SPEC.model_dump())
+    write_json(run.state, vars(TrainingState(epoch=1, weights="phase1-epoch1.weights.h5")))
     for kind in ("train", "validation"):
         path = tmp_path / "data" / f"{kind}.png"
         path.parent.mkdir(exist_ok=True)
@@ -38,23 +38,23 @@ def run(tmp_path: Path) -> RunFolder:
 
 
 def test_a_stopped_run_is_read_back(run: RunFolder) -> None:
-    found = read_unfinished(run)
-    assert (found.spec, found.state.epoch) == (SPEC, 1)
-    assert [image.path.name for image in found.train + found.validation] == ["train.png", "validation.png"]
+    training, state = read_stopped(run)
+    assert (training.spec, state.epoch) == (SPEC, 1)
+    assert [image.path.name for image in training.train + training.validation] == ["train.png", "validation.png"]
 
 
 def test_data_that_moved_is_named_before_anything_starts(run: RunFolder) -> None:
     data = run.path.parent.parent / "data"
     data.rename(data.with_name("moved"))
     with pytest.raises(DataError, match=r"2 of the run's 2 images are no longer there.*put DATA back where it was"):
-        read_unfinished(run)
+        read_stopped(run)
 
 
 @pytest.mark.parametrize("name", ["settings.json", "spec.json", "state.json", "train.txt", "validation.txt"])
 def test_what_is_missing_is_named(run: RunFolder, name: str) -> None:
     (run.path / name).unlink()
     with pytest.raises(RunError, match=f"{name}.*not a complete run"):
-        read_unfinished(run)
+        read_stopped(run)
 
 
 @pytest.mark.parametrize("name", ["settings.json", "spec.json", "state.json"])
@@ -62,7 +62,7 @@ def test_what_is_missing_is_named(run: RunFolder, name: str) -> None:
 def test_a_file_of_another_version_is_named(run: RunFolder, name: str, content: object) -> None:
     (run.path / name).write_text(json.dumps(content))
     with pytest.raises(RunError, match=f"{name} is damaged, or of another version"):
-        read_unfinished(run)
+        read_stopped(run)
 
 
 def test_what_a_kill_left_behind_is_swept_and_nothing_else(run: RunFolder) -> None:
@@ -81,5 +81,5 @@ def test_what_a_kill_left_behind_is_swept_and_nothing_else(run: RunFolder) -> No
     ]
     for path in kept + swept:
         path.touch()
-    read_unfinished(run)
+    read_stopped(run)
     assert [path.name for path in kept + swept if path.exists()] == [path.name for path in kept]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import time
 import types
 from collections.abc import Callable
 from pathlib import Path
@@ -15,8 +14,8 @@ from support.data.tiny_imagenet import contents, run
 
 from hybrid_edge.runtime.errors import DataError
 from hybrid_edge.runtime.preprocess import read_image
-from hybrid_edge.train import prepare
-from hybrid_edge.train.prepare import prepare_digits, prepare_mnist
+from hybrid_edge.train import handwritten_digits
+from hybrid_edge.train.handwritten_digits import prepare_digits, prepare_mnist
 
 
 @pytest.fixture(scope="module")
@@ -77,31 +76,19 @@ def test_digits_into_a_folder_of_other_things_are_refused(tmp_path: Path) -> Non
 
 def fake_mnist(monkeypatch: pytest.MonkeyPatch, load_data: Callable[[], object]) -> None:
     """Keras's data set without importing TensorFlow."""
-    monkeypatch.setattr(prepare, "import_tensorflow", lambda: None)
+    monkeypatch.setattr(handwritten_digits, "import_tensorflow", lambda: None)
     datasets = types.ModuleType("keras.datasets")
     datasets.mnist = types.SimpleNamespace(load_data=load_data)  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "keras", types.ModuleType("keras"))
     monkeypatch.setitem(sys.modules, "keras.datasets", datasets)
 
 
-@pytest.fixture
-def placed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Where mnist.npz lies after a download, so that the network isn't asked."""
-    monkeypatch.setenv("KERAS_HOME", str(tmp_path / "keras"))
-    place = tmp_path / "keras/datasets/mnist.npz"
-    place.parent.mkdir(parents=True)
-    place.touch()
-    return place
-
-
-def test_mnist_is_written_unchanged_with_its_own_test_set(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, placed: Path
-) -> None:
+def test_mnist_is_written_unchanged_with_its_own_test_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     random = np.random.default_rng(0)
     x, x_test = (random.integers(0, 256, (count, 28, 28)).astype(np.uint8) for count in (200, 30))
     y, y_test = (np.arange(200) % 10).astype(np.uint8), (np.arange(30) % 10).astype(np.uint8)
     fake_mnist(monkeypatch, lambda: ((x, y), (x_test, y_test)))
-    monkeypatch.setattr(prepare, "MNIST_VAL", 50)
+    monkeypatch.setattr(handwritten_digits, "MNIST_VAL", 50)
     made = prepare_mnist(tmp_path / "out")
     assert {split: counts.total() for split, counts in made.counts.items()} == {"train": 150, "val": 50, "test": 30}
     assert made.counts["val"] == {str(digit): 5 for digit in range(10)}
@@ -111,26 +98,11 @@ def test_mnist_is_written_unchanged_with_its_own_test_set(
     assert prepare_mnist(tmp_path / "out").kept == 230
 
 
-def test_a_failed_download_of_mnist_names_the_file_its_place_and_the_alternative(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, placed: Path
-) -> None:
-    def fail() -> object:
-        raise Exception("URL fetch failure: None -- timed out")  # what keras.utils.get_file raises
-
-    fake_mnist(monkeypatch, fail)
-    with pytest.raises(
-        DataError, match=r"mnist\.npz.*timed out.*keras/datasets/mnist\.npz by hand.*hybrid-prepare digits"
-    ):
-        prepare_mnist(tmp_path / "out")
-
-
-def test_mnist_without_a_network_fails_within_seconds_and_without_a_traceback(tmp_path: Path) -> None:
-    begin = time.monotonic()
+def test_mnist_without_a_network_names_the_file_its_place_and_the_alternative(tmp_path: Path) -> None:
     dead = "http://127.0.0.1:9"
     ended = run("mnist", tmp_path / "out", KERAS_HOME=str(tmp_path), https_proxy=dead, HTTPS_PROXY=dead, no_proxy="")
-    assert time.monotonic() - begin < 10
-    assert ended.returncode == 1
-    assert ended.stderr.startswith("error: MNIST can't be downloaded from https://storage.googleapis.com/")
+    assert (ended.returncode, ended.stdout) == (1, "")
+    assert "error: MNIST can't be loaded from https://storage.googleapis.com/" in ended.stderr
     assert "hybrid-prepare digits" in ended.stderr
     assert f"{tmp_path}/datasets/mnist.npz" in ended.stderr.replace("\n", "")
     assert "Traceback" not in ended.stderr

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from hybrid_edge.runtime.errors import UsageError
-from hybrid_edge.runtime.pipeline.infer_request import InferRequest, is_live
+from hybrid_edge.runtime.infer_request import InferRequest
 
 
 @pytest.mark.parametrize(
@@ -14,21 +14,23 @@ from hybrid_edge.runtime.pipeline.infer_request import InferRequest, is_live
     ["0", "/dev/video0", "csi://0", "rtsp://user:secret@camera/live", "http://camera/mjpeg", "gst://videotestsrc"],
 )
 def test_cameras_and_streams_are_live(name: str) -> None:
-    assert is_live(name)
-    assert InferRequest((name,)).supervised
+    request = InferRequest((name,))
+    assert request.live
+    assert request.supervised
 
 
 @pytest.mark.parametrize("name", ["photo.png", "photos", "**/*.jpg", "clip.mp4", "missing.avi"])
 def test_files_are_not(name: str) -> None:
-    assert not is_live(name)
-    assert not InferRequest((name,)).supervised
+    request = InferRequest((name,))
+    assert not request.live
+    assert not request.supervised
 
 
 def test_a_number_that_is_a_file_is_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    assert is_live("7")
+    assert InferRequest(("7",)).live
     (tmp_path / "7").touch()
-    assert not is_live("7")
+    assert not InferRequest(("7",)).live
 
 
 def test_files_go_in_batches_of_eight_and_live_frames_alone() -> None:

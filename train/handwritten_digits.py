@@ -1,13 +1,11 @@
-"""Makes the class folders that hybrid-train reads out of public data sets."""
+"""Class folders are made of scikit-learn's and of MNIST's handwritten digits."""
 
 from __future__ import annotations
 
 import contextlib
 import os
 import socket
-import urllib.error
-import urllib.request
-from collections.abc import Iterator
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +16,10 @@ from ..runtime.console import progress
 from ..runtime.draw.digits import mnist_frame
 from ..runtime.errors import DataError
 from ..runtime.opencv import cv2
-from .class_folders import ClassFolders, Prepared
-from .quiet import import_tensorflow
-from .tiny_imagenet import prepare_tiny_imagenet
+from .class_folders import ClassFolderWriter, WrittenFolders
+from .tensorflow_import import import_tensorflow
 
-__all__ = ["prepare_digits", "prepare_mnist", "prepare_tiny_imagenet"]
+__all__ = ["prepare_digits", "prepare_mnist"]
 
 SEED = 0
 DIGITS_TEST = 360  # a fifth of 1797, rounded up
@@ -35,7 +32,7 @@ Images = npt.NDArray[np.uint8]
 Indices = npt.NDArray[np.int64]
 
 
-def prepare_digits(dst: Path) -> Prepared:
+def prepare_digits(dst: Path) -> WrittenFolders:
     """Write scikit-learn's 1,797 handwritten digits as 28 x 28 gray PNGs, centred and scaled as MNIST's are.
 
     The split is seeded and stratified: 360 images in ``DST/test/DIGIT``, 1,150 in ``train/``, 287 in ``val/``. A file's
@@ -60,7 +57,7 @@ def prepare_digits(dst: Path) -> Prepared:
     return _write_frames(dst, plan, normalise=True)
 
 
-def prepare_mnist(dst: Path) -> Prepared:
+def prepare_mnist(dst: Path) -> WrittenFolders:
     """Write MNIST as 28 x 28 gray PNGs: its test set in ``DST/test/``, 5,000 of its training images in ``val/``.
 
     The images come through ``keras.datasets``, which downloads 11 MB the first time. The split is seeded and
@@ -81,8 +78,8 @@ def prepare_mnist(dst: Path) -> Prepared:
     return _write_frames(dst, plan, normalise=False)
 
 
-def _write_frames(dst: Path, plan: dict[str, Images], *, normalise: bool) -> Prepared:
-    folders = ClassFolders(dst, plan.keys())
+def _write_frames(dst: Path, plan: dict[str, Images], *, normalise: bool) -> WrittenFolders:
+    folders = ClassFolderWriter(dst, plan.keys())
     with progress(unit="images") as bar:
         for name, image in bar.track(plan.items(), description="writing"):
             folders.write(name, _png(mnist_frame(image) if normalise else image))
@@ -102,42 +99,20 @@ def _stratified(indices: Indices, labels: npt.NDArray[Any], held_out: int) -> tu
 
 
 def _load_mnist() -> tuple[tuple[Images, Images], tuple[Images, Images]]:
-    place = Path(os.environ.get("KERAS_HOME", Path.home() / ".keras")) / "datasets" / "mnist.npz"
-    remedy = (
-        f"put that file at {place} by hand, or use scikit-learn's digits, which need no network: "
-        "hybrid-prepare digits DST"
-    )
-    if not place.exists():
-        _check_network(remedy)
     import_tensorflow()
     from keras.datasets import mnist  # noqa: PLC0415  takes seconds
 
-    with _timeout(NETWORK_TIMEOUT):
-        try:
-            data: tuple[tuple[Images, Images], tuple[Images, Images]] = mnist.load_data()
-        except Exception as error:  # keras.utils.get_file raises a bare Exception when a download fails
-            raise DataError(f"MNIST can't be loaded from {MNIST_URL}: {error}; {remedy}") from None
-    return data
-
-
-def _check_network(remedy: str) -> None:
-    """Fail before Keras is imported where there is no network."""
-    request = urllib.request.Request(MNIST_URL, method="HEAD")
-    try:
-        urllib.request.urlopen(request, timeout=NETWORK_TIMEOUT).close()  # noqa: S310  our own https address
-    except urllib.error.HTTPError:
-        return  # a server answers, and the download's own error says more
-    except OSError as error:
-        reason = getattr(error, "reason", error)
-        raise DataError(f"MNIST can't be downloaded from {MNIST_URL}: {reason}; {remedy}") from None
-
-
-@contextlib.contextmanager
-def _timeout(seconds: float) -> Iterator[None]:
-    """Limit how long sockets that the block opens wait, seconds."""
     before = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(seconds)
+    socket.setdefaulttimeout(NETWORK_TIMEOUT)
     try:
-        yield
+        with contextlib.redirect_stdout(sys.stderr):  # Keras draws the download's progress on stdout
+            data: tuple[tuple[Images, Images], tuple[Images, Images]] = mnist.load_data()
+    except Exception as error:  # keras.utils.get_file raises a bare Exception when a download fails
+        place = Path(os.environ.get("KERAS_HOME", Path.home() / ".keras")) / "datasets" / "mnist.npz"
+        raise DataError(
+            f"MNIST can't be loaded from {MNIST_URL}: {error}; put that file at {place} by hand, or use scikit-learn's "
+            "digits, which need no network: hybrid-prepare digits DST"
+        ) from None
     finally:
         socket.setdefaulttimeout(before)
+    return data
