@@ -16,6 +16,7 @@ from ..errors import ImageError, SourceError, UsageError
 from ..frame import Frame
 from ..opencv import cv2
 from ..preprocess import IMAGE_SUFFIXES, read_image
+from ..process import usable_cpus
 from .names import parse_live
 from .stream import OPENING_TURN
 
@@ -223,8 +224,7 @@ def _open_video(path: Path) -> cv2.VideoCapture:
     ffmpeg = cv2.videoio_registry.hasBackend(cv2.CAP_FFMPEG)
     settings: list[int] = []
     if ffmpeg and "OPENCV_FFMPEG_THREADS" not in os.environ and hasattr(cv2, "CAP_PROP_N_THREADS"):
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        settings = [cv2.CAP_PROP_N_THREADS, max(1, cores - 1)]
+        settings = [cv2.CAP_PROP_N_THREADS, max(1, len(usable_cpus()) - 1)]
     with OPENING_TURN:
         return cv2.VideoCapture(name, cv2.CAP_FFMPEG if ffmpeg else cv2.CAP_ANY, settings)
 
