@@ -17,8 +17,8 @@ from ..runtime.engines.engine_options import EngineOptions
 from ..runtime.errors import DataError, ImageError, RunError, UsageError
 from ..runtime.manifest import Precision
 from ..runtime.preprocess import IMAGE_SUFFIXES, read_image
+from ..train.class_folders import find_classes, find_roots
 from ..train.data import LabelledImage, read_list
-from ..train.folders import find_classes, find_roots
 from ..train.run_folder import RunFolder
 from .artifacts import PRECISIONS, Recurrent
 

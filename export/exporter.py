@@ -16,13 +16,14 @@ from typing import Any
 from ..runtime.errors import ParityError
 from ..runtime.manifest import Manifest, Variant
 from ..runtime.preprocess import contract
+from ..runtime.process import peak_mib
 from .artifacts import plan_artifacts
 from .bundle.bundle_writer import BundleWriter, pack, provenance
 from .bundle.golden_examples import Golden, keep_golden, make_golden
 from .bundle.report import REPORT, ReportEntry, check_folder, fill_folder, withdraw_report
 from .export_request import MIN_IMAGES, ExportRequest
 from .quantize.prepared_model import PreparedModel, prepare
-from .step_log import StepLog, peak_memory_mib
+from .step_log import StepLog
 from .variant_maker import TriedVariant, VariantMaker
 
 __all__ = ["ExportResult", "export"]
@@ -111,7 +112,7 @@ def export(request: ExportRequest, *, tar: bool = False, log: StepLog | None = N
         entries=tuple(item.entry for item in tried),
         report=request.report,
         seconds=log.seconds,
-        peak_memory=peak_memory_mib(),
+        peak_memory=peak_mib(),
     )
 
 

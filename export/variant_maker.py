@@ -16,7 +16,7 @@ import onnx
 
 from ..runtime.errors import EngineError, Int8EngineError, ParityError
 from ..runtime.manifest import FileRecord, Precision, Target, Variant
-from ..runtime.roofline.cost import Cost
+from ..runtime.roofline import Cost
 from .artifacts import Artifact, plan_artifacts
 from .bundle.bundle_writer import BundleWriter, made_by
 from .bundle.cost import measure_cost

@@ -15,7 +15,17 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-__all__ = ["cache_dir", "file_sha256", "locked", "replacing", "sweep", "write_bytes", "write_json", "write_text"]
+__all__ = [
+    "cache_dir",
+    "file_sha256",
+    "free_path",
+    "locked",
+    "replacing",
+    "sweep",
+    "write_bytes",
+    "write_json",
+    "write_text",
+]
 
 
 @contextlib.contextmanager
@@ -51,6 +61,15 @@ def write_text(path: Path, text: str) -> None:
 def write_json(path: Path, content: Any) -> None:
     """Write a file of indented JSON, replacing the old one as a whole."""
     write_text(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+
+
+def free_path(path: Path) -> Path:
+    """Return a path that nothing has: the given one or, where it is taken, with a number behind its stem."""
+    found, number = path, 1
+    while found.exists():
+        number += 1
+        found = path.with_name(f"{path.stem}-{number}{path.suffix}")
+    return found
 
 
 def sweep(folder: Path, name: str) -> None:

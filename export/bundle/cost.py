@@ -14,7 +14,7 @@ from collections.abc import Iterator
 
 import onnx
 
-from ...runtime.roofline.cost import Arithmetic, BranchCost, Cost, Moved
+from ...runtime.roofline import Arithmetic, BranchCost, Cost, Moved
 from ..convert.graph_reading import branch_of, producers, takers, tensor_shapes
 from ..convert.inspection import operations
 

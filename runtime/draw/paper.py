@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from ..console import say
 from ..opencv import cv2
-from ..storage import write_bytes
+from ..storage import free_path, write_bytes
 from .digits import drawn_frame
 
 __all__ = ["PAPER_SIDE", "THICKNESS", "Paper", "save_drawing"]
@@ -94,22 +94,12 @@ def save_drawing(ink: npt.NDArray[np.uint8], folder: Path) -> str:
     Returns:
         A message for the window about what happened; stderr gets it with the path.
     """
-    stem = _free(folder, time.strftime("drawing-%Y%m%d-%H%M%S"))
+    drawn = free_path(folder / time.strftime("drawing-%Y%m%d-%H%M%S.png"))  # two may be saved within a second
     try:
-        for suffix, picture in (("", ink), ("-28x28", drawn_frame(ink))):
-            path = folder / f"{stem}{suffix}.png"
+        for path, picture in ((drawn, ink), (drawn.with_stem(f"{drawn.stem}-28x28"), drawn_frame(ink))):
             write_bytes(path, bytes(cv2.imencode(".png", picture)[1]))
             say(f"saved {path}")
     except OSError as error:
         say(f"{folder}: can't save there: {error.strerror or error}", style="yellow")
         return f"not saved: {error.strerror or error}"
-    return f"saved {stem}.png"
-
-
-def _free(folder: Path, stem: str) -> str:
-    """Return a file name, without suffix, that is not taken: two drawings may be saved within a second."""
-    name, number = stem, 1
-    while (folder / f"{name}.png").exists():
-        number += 1
-        name = f"{stem}-{number}"
-    return name
+    return f"saved {drawn.name}"

@@ -7,13 +7,13 @@ from collections import OrderedDict
 from collections.abc import Collection, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
 from ..console import say
-from ..pipeline.infer_request import InferRequest
+from ..infer_request import InferRequest
 from ..sources.events import Event, Events, Kind
 from .display import display_problem, require_display
 from .recorder import Recorder, check_recording
@@ -32,8 +32,6 @@ FILE_FPS = 25.0  # frames a second of a recording, where neither the video file 
 SMOOTHED_FPS = 25  # frames of a video file that count as a second: the same on every machine
 MAX_SOURCES = 256  # sources whose average is remembered; far more than run at once
 BREAKS: frozenset[Kind] = frozenset({"lost", "stalled", "reconnected", "resized"})
-
-Opened = TypeVar("Opened", bound=Sink)
 
 
 def check_outputs(request: InferRequest, labels: tuple[str, ...] | None = None) -> None:
@@ -66,7 +64,6 @@ class ChosenSinks:
         labels: all labels of the model.
         captures: the sources.
         events: where a sink reports that the disk is full.
-        opened: gets the ``close`` of each sink, to call if a later one can't be opened.
 
     Attributes:
         sinks: the sinks for the pipeline, which closes them.
@@ -76,66 +73,44 @@ class ChosenSinks:
     """
 
     def __init__(
-        self,
-        request: InferRequest,
-        labels: tuple[str, ...],
-        captures: Sequence[Capture],
-        events: Events,
-        opened: ExitStack,
+        self, request: InferRequest, labels: tuple[str, ...], captures: Sequence[Capture], events: Events
     ) -> None:
-        self._request = request
-        self._live = [capture.name for capture in captures if capture.live]
+        live = [capture.name for capture in captures if capture.live]
+        self._files = dict[str, Recorder | Snapshots]()
         self._progress: FileProgress | None = None
-        self._files: dict[str, Recorder | Snapshots] = {}
-        self._opened = opened
-        # what only checks comes before what opens a window, and the lines on the terminal come last
-        self._open_files(labels, events)
-        window = self._window(labels)
-        sinks = [*self._lines(labels, captures), *self._files.values(), *window]
-        self.sinks: list[Sink] = sinks
+        # what only checks comes before what opens a window
+        if request.save is not None:
+            recorder = Recorder(request.save, request.fps or FILE_FPS, events=events, live=live, say=say)
+            self._files["the recording is"] = recorder
+        if request.snapshots is not None and request.when is not None:
+            condition = parse_condition(request.when, labels)
+            self._files["the snapshots are"] = Snapshots(request.snapshots, condition, events=events)
+        shown = request.live and not display_problem() if request.window is None else request.window
+        window = [Window(labels, request.top_k, live=live)] if shown else []
+        self.sinks: list[Sink] = [*self._lines(request, labels, captures), *self._files.values(), *window]
         if request.smooth is not None:
-            self.sinks = [Smoothing(request.smooth, sinks, live=self._live)]
+            self.sinks = [Smoothing(request.smooth, self.sinks, live=live)]
+
+    def _lines(self, request: InferRequest, labels: tuple[str, ...], captures: Sequence[Capture]) -> list[Sink]:
+        lines: Sink = ResultTable(request.top_k, labels, live=request.live)
+        if request.as_json:
+            lines = JsonLines(request.top_k, live=request.live, newest=request.every_frame is False)
+        if request.live:
+            return [lines, StatusLine(live=[capture.name for capture in captures if capture.live])]
+        totals = [getattr(capture, "total", None) for capture in captures]
+        known = [total for total in totals if total is not None]
+        self._progress = FileProgress(sum(known) if len(known) == len(totals) else None)
+        return [lines, self._progress]
 
     def summary(self) -> int:
         """Say on stderr how a run of files went; return 1 where one could not be read or an output written, else 0."""
         if self._progress is None:
             return 0
-        self._progress.summary()
-        missing = [name for name, sink in self._files.items() if sink.stopped]
-        for name in missing:
+        readable = self._progress.summary()
+        incomplete = [name for name, sink in self._files.items() if sink.stopped]
+        for name in incomplete:
             say(f"{name} incomplete, for the reason named above", style="bold yellow")
-        return 1 if self._progress.unreadable or missing else 0
-
-    def _open_files(self, labels: tuple[str, ...], events: Events) -> None:
-        request = self._request
-        if request.save is not None:
-            fps = request.fps or FILE_FPS
-            recorder = Recorder(request.save, fps, events=events, live=self._live, say=say)
-            self._files["the recording is"] = self._closing(recorder)
-        if request.snapshots is not None and request.when is not None:
-            condition = parse_condition(request.when, labels)
-            self._files["the snapshots are"] = Snapshots(request.snapshots, condition, events=events)
-
-    def _window(self, labels: tuple[str, ...]) -> list[Window]:
-        request = self._request
-        wanted = request.live and not display_problem() if request.window is None else request.window
-        return [self._closing(Window(labels, request.top_k, live=self._live))] if wanted else []
-
-    def _lines(self, labels: tuple[str, ...], captures: Sequence[Capture]) -> list[Sink]:
-        request = self._request
-        lines: Sink = ResultTable(request.top_k, labels, live=request.live)
-        if request.as_json:
-            lines = JsonLines(request.top_k, live=request.live, newest=request.every_frame is False)
-        if request.live:
-            return [lines, self._closing(StatusLine(live=self._live))]
-        totals = [getattr(capture, "total", None) for capture in captures]
-        known = [total for total in totals if total is not None]
-        self._progress = FileProgress(sum(known) if len(known) == len(totals) else None)
-        return [lines, self._closing(self._progress)]
-
-    def _closing(self, sink: Opened) -> Opened:
-        self._opened.callback(sink.close)
-        return sink
+        return 1 if incomplete or not readable else 0
 
 
 class Smoothing(Sink):

@@ -38,10 +38,12 @@ class Mp4Writer:
         self.path = path
         self.width, self.height = width, height
         self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
-        self._sequence = self._size = self._start = self._end = 0
-        self._duration_at: int | None = None
+        self._sequence = 0
+        self._size = 0  # bytes of whole boxes
+        self._start = self._end = 0  # ticks at which the last picture starts and ends
+        self._duration_at: int | None = None  # offset of the last picture's duration in the file
         try:
-            self._begin()
+            self._append(_header(width, height))
         except OSError:
             self.close()
             path.unlink(missing_ok=True)
@@ -57,35 +59,24 @@ class Mp4Writer:
         """The number of bytes written so far."""
         return self._size
 
-    def is_gone(self) -> bool:
-        """Return whether the file was closed, removed or moved, and must not be written to any more.
+    def is_taken_away(self) -> bool:
+        """Return whether the file was removed, moved, emptied or closed, so that it must not be written to any more.
+
+        An emptied one (``: > out.mp4``, copytruncate) is removed: its name is then free for the next. What was written
+        after the emptying and before this look leaves a hole of zeros where the file's head was.
 
         Raises:
             OSError: the device is gone.
         """
         try:
-            return self._file < 0 or not os.path.samestat(os.fstat(self._file), self.path.stat())
+            if self._file < 0 or not os.path.samestat(os.fstat(self._file), self.path.stat()):
+                return True
         except FileNotFoundError:
             return True
-
-    def is_emptied(self) -> bool:
-        """Return whether somebody emptied the file (``: > out.mp4``, copytruncate), so that it needs a ``restart``.
-
-        What was written after that and before this look leaves a hole of zeros where the file's head was.
-
-        Raises:
-            OSError: the device is gone.
-        """
-        return not any(os.pread(self._file, 8, 0))
-
-    def restart(self) -> None:
-        """Begin the file anew, as if nothing had been written.
-
-        Raises:
-            OSError: the disk is full or gone; the file is then empty.
-        """
-        os.ftruncate(self._file, 0)
-        self._begin()
+        if any(os.pread(self._file, 8, 0)):
+            return False
+        self.path.unlink(missing_ok=True)
+        return True
 
     def write(self, jpeg: bytes, start: float, duration: float) -> None:
         """Append one picture; the one before is shown until ``start``, whatever duration was given for it.
@@ -113,13 +104,6 @@ class Mp4Writer:
         if self._file >= 0:
             file, self._file = self._file, -1
             os.close(file)
-
-    def _begin(self) -> None:
-        self._sequence = 0
-        self._size = 0  # bytes of whole boxes
-        self._start = self._end = 0  # ticks at which the last picture starts and ends
-        self._duration_at = None  # offset of the last picture's duration in the file
-        self._append(_header(self.width, self.height))
 
     def _append(self, data: bytes) -> None:
         """Append all of the data or, where that raises, none of it."""

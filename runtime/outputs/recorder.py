@@ -6,7 +6,6 @@ import itertools
 import math
 import os
 import time
-from collections import OrderedDict
 from collections.abc import Callable, Collection
 from contextlib import suppress
 from dataclasses import dataclass
@@ -28,7 +27,6 @@ MIN_SIDE = 240  # pixels below which the shorter side is enlarged: a label is no
 IMAGE_SECONDS = 1.0  # seconds for which a single image is shown
 MAX_PAUSE = 2.0  # seconds without a classified frame after which the video says so, not showing the last one any longer
 MAX_FILE_SIZE = 4_000_000_000  # bytes after which another file is begun: FAT32 and many players end at 2**32
-MAX_FILES = 999_999  # files of one name, which must leave room for so large a number
 LOOK_EVERY = 1.0  # seconds between two looks at files that nothing is written to
 MAX_OPEN_FILES = 32  # files open at a time; with more sources, the one that gave nothing for longest is closed
 
@@ -118,7 +116,7 @@ class Recorder(Sink):
         self._live = frozenset(live)
         self._largest = largest
         self._say = say
-        self._parts: OrderedDict[str, _Part] = OrderedDict()  # the one that was written last stands at the end
+        self._parts: dict[str, _Part] = {}  # the one that was written last stands at the end
         self._looked = time.monotonic()
 
     def write(self, result: Result) -> None:
@@ -136,7 +134,7 @@ class Recorder(Sink):
             self._looked = time.monotonic()
             for part in self._parts.values():
                 with suppress(OSError):  # told when the next frame can't be written
-                    if part.writer.is_gone():
+                    if part.writer.is_taken_away():
                         part.writer.close()
         return False
 
@@ -171,23 +169,18 @@ class Recorder(Sink):
         """Return the file that a frame goes to: a new one where its size changed or the old is full or taken away."""
         frame, size = result.frame, (image.shape[1], image.shape[0])
         key = frame.source if frame.video else ""
-        part, free = self._parts.get(key), None
-        if part is not None and part.writer.is_gone():
+        part, free = self._parts.pop(key, None), None
+        if part is not None and part.writer.is_taken_away():
             free = part.writer.path
-            self._say(f"{free} was removed or moved: the recording begins anew")
+            self._say(f"{free} was removed, moved or emptied: the recording begins anew")
         if part is not None and (free or part.writer.size >= self._largest or (frame.video and part.frame != size)):
-            self._parts.pop(key).writer.close()
+            part.writer.close()
             part = None
-        if part is not None and part.writer.is_emptied():
-            self._say(f"{part.writer.path} was emptied: the recording begins anew in it")
-            part.writer.restart()
-            part = _Part(part.writer, part.frame, now)
         if part is None:
             while len(self._parts) >= MAX_OPEN_FILES:
-                self._parts.popitem(last=False)[1].writer.close()
+                self._parts.pop(next(iter(self._parts))).writer.close()
             part = _Part(self._create(*_recorded(*size), free), size, now)
         self._parts[key] = part
-        self._parts.move_to_end(key)
         return part
 
     def _create(self, width: int, height: int, free: Path | None) -> Mp4Writer:
@@ -221,8 +214,7 @@ def check_recording(path: Path) -> None:
     """Refuse a file that can't be recorded to.
 
     Raises:
-        UsageError: the file is not an .mp4, its name is too long for the file system once it is numbered, or its folder
-            is not there, may not be entered or not be written to.
+        UsageError: the file is not an .mp4, or its folder is not there, may not be entered or not be written to.
     """
     if path.suffix.lower() != ".mp4":
         raise UsageError(f"--save {path}: expected a name that ends in .mp4, found {path.suffix or 'no suffix'}")
@@ -230,14 +222,6 @@ def check_recording(path: Path) -> None:
         raise UsageError(f"--save {path}: expected the folder {path.parent} to exist, found none that may be entered")
     if not os.access(path.parent, os.W_OK | os.X_OK):
         raise UsageError(f"--save {path}: expected to be allowed to write into {path.parent}, found that it is not")
-    try:
-        with suppress(FileNotFoundError):
-            _numbered(path, MAX_FILES).lstat()
-    except OSError as error:
-        raise UsageError(
-            f"--save {path}: expected a name that can be written, with room for a further file's -{MAX_FILES}, found: "
-            f"{error.strerror}"
-        ) from error
 
 
 def _numbered(path: Path, number: int) -> Path:

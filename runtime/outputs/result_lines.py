@@ -14,7 +14,7 @@ from rich.text import Text
 from .. import console
 from ..console import percent, printable, say
 from ..sources.events import Event
-from .sink import Result, Sink, Status
+from .sink import Result, Sink, SourceStatus, Status
 
 if TYPE_CHECKING:
     from ..classifier import Prediction
@@ -165,30 +165,23 @@ class ResultTable(Sink):
 
 
 class FileProgress(Sink):
-    """This sink counts the results of files, names unreadable ones on stderr, and shows a bar where it takes long.
+    """This sink names unreadable files on stderr, shows a bar where a run takes long, and sums it up.
 
     The bar appears once ``BAR_DELAY`` is over; rows that scroll by on the same terminal are progress enough.
-
-    Attributes:
-        unreadable: how many frames could not be read so far.
     """
 
     def __init__(self, total: int | None) -> None:
-        """Begin to count; ``total`` is how many frames there will be, or None where nobody knows."""
-        self.unreadable = 0
-        self._classified = self._dropped = 0
+        """Begin to measure the time; ``total`` is how many frames there will be, or None where nobody knows."""
+        self._sources: tuple[SourceStatus, ...] = ()
         self._start = time.monotonic()
         self._wanted = console.status.is_terminal and not console.stdout.is_terminal
         self._bar = console.progress(unit="images")
         self._task = self._bar.add_task("classifying", total=total)
 
     def write(self, result: Result) -> None:
-        """Count one result; name a frame that could not be read on stderr."""
+        """Advance the bar; name a frame that could not be read on stderr."""
         if result.prediction is None:
-            self.unreadable += 1
             say(f"unreadable: {result.frame.source}: {result.frame.error}", style="yellow")
-        else:
-            self._classified += 1
         self._bar.advance(self._task)
         if self._wanted and not self._bar.live.is_started and time.monotonic() - self._start > BAR_DELAY:
             self._bar.start()
@@ -198,22 +191,25 @@ class FileProgress(Sink):
         say(f"{event.kind}: {event.detail}", style="yellow")
 
     def status(self, status: Status) -> None:
-        """Remember how many frames were dropped, which no result tells."""
-        self._dropped = sum(source.dropped for source in status.sources)
+        """Keep the counts for the summary."""
+        self._sources = status.sources
 
     def close(self) -> None:
         """Take the bar away."""
         if self._bar.live.is_started:
             self._bar.stop()
 
-    def summary(self) -> None:
-        """Say on stderr how many were classified and dropped, how fast, and how many could not be read."""
+    def summary(self) -> bool:
+        """Say on stderr how many frames were classified and dropped, how fast; return whether all could be read."""
         seconds = time.monotonic() - self._start
-        rate = self._classified / max(seconds, 1e-9)
-        counts = f"{self._classified} classified" + (f", {self._dropped} dropped" if self._dropped else "")
-        say(f"{counts} in {seconds:.1f} s, {rate:.1f} images/s, reading included")
-        if self.unreadable:
-            say(f"{self.unreadable} could not be read, named above", style="bold yellow")
+        classified = sum(source.classified for source in self._sources)
+        dropped = sum(source.dropped for source in self._sources)
+        unreadable = sum(source.unreadable for source in self._sources)
+        counts = f"{classified} classified" + (f", {dropped} dropped" if dropped else "")
+        say(f"{counts} in {seconds:.1f} s, {classified / max(seconds, 1e-9):.1f} images/s, reading included")
+        if unreadable:
+            say(f"{unreadable} could not be read, named above", style="bold yellow")
+        return not unreadable
 
 
 def _fit(text: str, width: int, *, cut: bool, keep_end: bool = False) -> str:

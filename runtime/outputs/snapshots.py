@@ -8,7 +8,6 @@ import operator
 import os
 import re
 import time
-from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +16,7 @@ from typing import TYPE_CHECKING
 from ..errors import UsageError
 from ..opencv import cv2
 from ..sources.events import Events
-from ..storage import write_bytes
+from ..storage import free_path, write_bytes
 from .sink import Result, Sink
 
 if TYPE_CHECKING:
@@ -28,7 +27,6 @@ __all__ = ["Condition", "Snapshots", "parse_condition", "prepare_folder"]
 QUALITY = 95  # JPEG's, from 0 to 100
 MAX_JPEG_SIDE = 65_500  # pixels of a side, the most that OpenCV's encoder takes
 SPACING = 30  # frames of one source, from one snapshot to the next: about a second of a camera
-MAX_SOURCES = 256  # sources that are remembered; far more than run at once
 MAX_PART_BYTES = 60  # bytes of a source's or label's name in a file's name
 COMPARISONS: dict[str, Callable[[float, float], bool]] = {
     ">=": operator.ge,
@@ -99,7 +97,6 @@ class Snapshots(Sink):
     and no more files are written.
 
     Attributes:
-        count: how many snapshots were written.
         stopped: whether one could not be written, so that some are missing.
     """
 
@@ -110,12 +107,11 @@ class Snapshots(Sink):
             UsageError: the folder can't be created, is no folder, or is not writable.
         """
         prepare_folder(folder)
-        self.count = 0
         self.stopped = False
         self._folder = folder
         self._condition = condition
         self._events = events or Events()
-        self._last: OrderedDict[str, int] = OrderedDict()  # the number of each source's last snapshot
+        self._last: dict[str, int] = {}  # the number of each video's last snapshot
 
     def write(self, result: Result) -> None:
         """Write this frame, if the condition holds and, of a video, the last snapshot is at least 30 frames back."""
@@ -128,7 +124,6 @@ class Snapshots(Sink):
         _, data = cv2.imencode(suffix, frame.image, [cv2.IMWRITE_JPEG_QUALITY, QUALITY] if suffix == ".jpg" else [])
         try:
             write_bytes(self._path(result, self._condition.probability(prediction), suffix), data.tobytes())
-            self.count += 1
         except OSError as error:
             self.stopped = True
             detail = f"--snapshots {self._folder}: {error.strerror or error}; no more are written"
@@ -139,25 +134,21 @@ class Snapshots(Sink):
         if last is not None and last <= index < last + SPACING:
             return False
         self._last[source] = index
-        self._last.move_to_end(source)
-        while len(self._last) > MAX_SOURCES:
-            self._last.popitem(last=False)
         return True
 
     def _path(self, result: Result, probability: float, suffix: str) -> Path:
         """Return a path for this snapshot that nothing has yet."""
         frame = result.frame
-        parts = [_part(_source_name(frame.source)), *([f"{frame.index:06d}"] if frame.video else [])]
+        _, is_address, address = frame.source.partition("://")
+        parts = [
+            _part(address if is_address else Path(frame.source).stem),
+            *([f"{frame.index:06d}"] if frame.video else []),
+        ]
         if frame.timestamp:
             moment = time.strftime("%Y%m%dT%H%M%S", time.gmtime(frame.timestamp))
             parts.insert(0, f"{moment}.{int(frame.timestamp * 1000) % 1000:03d}Z")
         name = "_".join([*parts, _part(self._condition.label), f"{probability:.3f}"])
-        path = self._folder / f"{name}{suffix}"
-        number = 1
-        while path.exists():
-            number += 1
-            path = self._folder / f"{name}-{number}{suffix}"
-        return path
+        return free_path(self._folder / f"{name}{suffix}")
 
 
 def prepare_folder(folder: Path) -> None:
@@ -172,12 +163,6 @@ def prepare_folder(folder: Path) -> None:
         raise UsageError(f"--snapshots {folder}: expected a folder, or to create one: {error.strerror}") from error
     if not os.access(folder, os.W_OK | os.X_OK):
         raise UsageError(f"--snapshots {folder}: expected to be allowed to write into it, found that it is not")
-
-
-def _source_name(source: str) -> str:
-    """Return what tells a source apart: a file's name without its suffix, all of an address but its scheme."""
-    _, separator, address = source.partition("://")
-    return address if separator else Path(source).stem
 
 
 def _part(text: str) -> str:

@@ -58,7 +58,6 @@ class StatusLine(Sink):
             self._live = Live(
                 console=self._console, auto_refresh=False, transient=True, redirect_stdout=both, redirect_stderr=both
             )
-            self._live.start()
 
     def write(self, result: Result) -> None:
         """Remember what this source shows; name a file that could not be read on stderr, as a run of files does."""
@@ -97,6 +96,7 @@ class StatusLine(Sink):
                 self._tell_repeats(repeats)
                 del self._repeats[key]
         if self._live is not None and self._status is not None:
+            self._live.start()  # does nothing but the first time, when frames flow: it hides the cursor
             self._live.update(self._render(self._status), refresh=True)
         return False
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping
 from concurrent.futures import TimeoutError as NotInTime
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -17,6 +17,7 @@ from ..bundle import Bundle
 from ..console import say, waiting
 from ..engines.engine_options import EngineOptions
 from ..engines.progress import make_reporter
+from ..infer_request import InferRequest
 from ..outputs.choice import ChosenSinks, check_outputs
 from ..outputs.sink import Sink, Status
 from ..service.heartbeat import Heartbeat
@@ -27,7 +28,6 @@ from ..sources.capture import open_captures
 from ..sources.events import Events
 from ..sources.names import CaptureOptions
 from .dataflow import Pipeline, PipelineOptions
-from .infer_request import InferRequest
 
 if TYPE_CHECKING:
     from ..classifier import Classifier
@@ -62,16 +62,15 @@ def classify(request: InferRequest, signals: StopSignals, heartbeat: Heartbeat |
     plan = PipelineOptions(request.batch_size, request.max_wait, latest)
     check_outputs(request)
     classifier = _open(request, heartbeat)
-    with closed_in_time(classifier, None if heartbeat else request.hang_timeout) as unfinished, ExitStack() as opened:
+    with closed_in_time(classifier, None if heartbeat else request.hang_timeout) as unfinished:
         from ..classifier import announce  # noqa: PLC0415  # loaded by now, and not before the spinner turns
 
         announce(classifier)
         if request.live or heartbeat is not None:
             _warm_up(classifier, request.batch_size)
-        outputs = ChosenSinks(request, classifier.labels, captures, events, opened)
+        outputs = ChosenSinks(request, classifier.labels, captures, events)
         latest_status = LatestStatus()
         pipeline = Pipeline(classifier, captures, [*outputs.sinks, latest_status], plan, events)
-        opened.pop_all()  # from here on the pipeline closes the sinks
         try:
             if heartbeat is not None:
                 heartbeat.running(pipeline.busy, latest_status.counts)

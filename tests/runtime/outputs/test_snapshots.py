@@ -62,15 +62,9 @@ def test_what_can_not_be_meant_is_refused_with_what_was_found(text: str, message
         parse_condition(text, LABELS)
 
 
-@pytest.mark.parametrize(
-    ("comparison", "limit", "holds"), [(">", 0.75, False), (">=", 0.75, True), ("<", 0.75, False), ("<=", 0.75, True)]
-)
-def test_limits_count_as_written(comparison: str, limit: float, holds: bool) -> None:
-    assert Condition("cat", comparison, limit).holds(make_prediction((0.75, 0.25, 0, 0, 0))) is holds
-
-
-def test_the_label_need_not_be_the_first() -> None:
-    assert parse_condition("dog>0.15", LABELS).holds(make_prediction((0.8, 0.2, 0, 0, 0)))
+@pytest.mark.parametrize(("comparison", "holds"), [(">", False), (">=", True), ("<", False), ("<=", True)])
+def test_limits_count_as_written_and_the_label_need_not_be_the_first(comparison: str, holds: bool) -> None:
+    assert Condition("dog", comparison, 0.25).holds(make_prediction((0.75, 0.25, 0, 0, 0))) is holds
 
 
 def test_frames_on_which_it_holds_are_kept_as_they_were_captured(tmp_path: Path) -> None:
@@ -82,7 +76,6 @@ def test_frames_on_which_it_holds_are_kept_as_they_were_captured(tmp_path: Path)
     snapshots.write(make_result("rtsp://camera/stream", 12, image=np.asarray(image), probabilities=CAT, captured=10.5))
     snapshots.close()
     assert names(tmp_path / "new" / "kept") == ["20270115T080010.750Z_camera-stream_000012_cat_0.900.jpg"]
-    assert snapshots.count == 1
     kept = cv2.imread(str(next((tmp_path / "new" / "kept").iterdir())))
     assert kept is not None
     assert np.abs(kept.astype(int) - image).mean() < 3  # nothing is drawn into it
@@ -96,7 +89,7 @@ def test_a_condition_that_holds_all_day_gives_one_snapshot_in_thirty_frames_of_e
     kept = [f"{source}_{index:06d}_cat_0.900.jpg" for source in ("cam0", "cam1") for index in (1, 31, 61, 91)]
     assert names(tmp_path) == kept
     snapshots.write(make_result("cam0", 0, probabilities=CAT))  # numbers start anew
-    assert snapshots.count == 9
+    assert len(names(tmp_path)) == 9
 
 
 def test_every_image_on_which_it_holds_is_kept_also_under_one_name(tmp_path: Path) -> None:
@@ -107,7 +100,7 @@ def test_every_image_on_which_it_holds_is_kept_also_under_one_name(tmp_path: Pat
 
 
 def test_names_hold_no_character_that_a_file_must_not_have(tmp_path: Path) -> None:
-    label = "cats/dogs: *?\n" + "x" * 300
+    label = "cats/dogs: *?\n" + "猫" * 300
     snapshots = Snapshots(tmp_path, Condition(label, ">", 0.5))
     result = make_result("http://10.0.0.7:8080/?action=stream&x=..", 3, captured=0)
     prediction = make_prediction(CAT)
@@ -115,15 +108,7 @@ def test_names_hold_no_character_that_a_file_must_not_have(tmp_path: Path) -> No
     object.__setattr__(result, "prediction", prediction)
     snapshots.write(result)
     (name,) = names(tmp_path)
-    assert name.startswith("10.0.0.7-8080-action-stream-x_000003_cats-dogs-xxxx")
-    assert len(name) < 200
-
-
-def test_a_name_fits_into_a_folder_in_every_script(tmp_path: Path) -> None:
-    snapshots = Snapshots(tmp_path, Condition("猫", ">=", 0.0))
-    snapshots.write(make_result(f"{'猫' * 80}.jpg", video=False))
-    assert snapshots.count == 1
-    (name,) = names(tmp_path)
+    assert name.startswith("10.0.0.7-8080-action-stream-x_000003_cats-dogs-猫猫猫")
     assert len(name.encode()) < 200
 
 

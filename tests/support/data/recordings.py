@@ -15,7 +15,7 @@ from hybrid_edge.runtime.outputs.recorder import Recorder
 from hybrid_edge.runtime.outputs.sink import Result
 from support.live.results import make_result
 
-__all__ = ["at", "lasts", "play", "record"]
+__all__ = ["at", "lasts", "play", "record", "times"]
 
 
 def play(path: Path) -> list[tuple[float, Pixels]]:
@@ -50,3 +50,8 @@ def at(position: float, index: int, source: str = "clip.mp4", **settings: object
     """A classified frame of a video file, and where it stands in it."""
     result = make_result(source, index, **settings)  # type: ignore[arg-type]
     return replace(result, frame=replace(result.frame, position=position))
+
+
+def times(path: Path) -> list[float]:
+    """When each picture of a video is shown, seconds."""
+    return [moment for moment, _ in play(path)]

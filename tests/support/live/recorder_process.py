@@ -50,7 +50,6 @@ def full(folder: Path) -> None:
     snapshots.write(make_result(index=200))
     for sink in (recorder, snapshots):
         sink.close()
-    say(f"kept {snapshots.count}")
 
 
 def closed(path: Path) -> None:
