@@ -16,6 +16,7 @@ from ..errors import ImageError, SourceError, UsageError
 from ..frame import Frame
 from ..opencv import cv2
 from ..preprocess import IMAGE_SUFFIXES, read_image
+from ..process import usable_cpus
 from .names import parse_live
 from .stream import OPENING_TURN
 
@@ -254,8 +255,7 @@ def _decoding_threads() -> list[int]:
     """Return options that give a thread to every core but one, left to the engine, unless the user set a number."""
     if "OPENCV_FFMPEG_THREADS" in os.environ or _reader() != cv2.CAP_FFMPEG or not hasattr(cv2, "CAP_PROP_N_THREADS"):
         return []
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return [cv2.CAP_PROP_N_THREADS, max(1, cores - 1)]
+    return [cv2.CAP_PROP_N_THREADS, max(1, len(usable_cpus()) - 1)]
 
 
 def _incomplete(capture: cv2.VideoCapture, read: int, seconds: float) -> str | None:
