@@ -23,8 +23,8 @@ from photographs import write_crops
 
 from hybrid_edge.runtime.spec import ModelSpec
 from hybrid_edge.train.data import DataSet, scan
-from hybrid_edge.train.quiet import import_tensorflow
-from hybrid_edge.train.settings import PHASES, TrainSettings
+from hybrid_edge.train.tensorflow_import import import_tensorflow
+from hybrid_edge.train.training_settings import PHASES, TrainSettings
 
 CROPS, CLASSES = 240, 100
 SIZES = {
@@ -84,33 +84,34 @@ def prepare(spec: ModelSpec, images: DataSet) -> Prepared:
     """Phase 1 prepared twice by the trainer's own code, on one model with random weights."""
     import keras
 
-    from hybrid_edge.train import phase
-    from hybrid_edge.train.callbacks import PhaseState
+    from hybrid_edge.train.checkpoints import Training, TrainingState
     from hybrid_edge.train.model import build_model
+    from hybrid_edge.train.model_file import weights_sha256
+    from hybrid_edge.train.phase import frozen_features, prepare_phase
     from hybrid_edge.train.run_folder import RunFolder
 
     keras.utils.set_random_seed(0)
     model = build_model(spec)
 
-    def training(feature_cache: bool) -> phase.Training:
+    def training(feature_cache: bool) -> Training:
         phases = PHASES["xception-lstm"]
         settings = TrainSettings.make(data="crops", spec=spec, phases=phases, feature_cache=feature_cache)
         lists = list(images.train), list(images.validation)
-        return phase.Training(RunFolder(Path("none")), settings, spec, *lists, model, PhaseState())
+        return Training(RunFolder(Path("none")), settings, spec, *lists)
 
     cnn = model.get_layer("cnn")
     cnn.trainable = False
     cnn.predict_on_batch(np.zeros((16, *spec.image_shape), np.float32))  # what tracing costs is paid here
     started = time.perf_counter()
-    phase._frozen_features(training(feature_cache=True))
+    frozen_features(training(feature_cache=True), cnn, weights_sha256(cnn))
     seconds = time.perf_counter() - started
-    fits = {
-        "cached": phase._prepare(training(feature_cache=True), 1, PHASES["xception-lstm"][0]),
-        "computed again": phase._prepare(training(feature_cache=False), 1, PHASES["xception-lstm"][0]),
+    phases = {
+        "cached": prepare_phase(training(feature_cache=True), model, TrainingState()),
+        "computed again": prepare_phase(training(feature_cache=False), model, TrainingState()),
     }
     total = len(images.train) + len(images.validation)
-    steps = {name: _step(fit.model, fit.training(), count()) for name, fit in fits.items()}
-    return Prepared(steps, seconds / total, total, fits["cached"].phase.batch_size)
+    steps = {name: _step(one.fitted, one.training_batches(), count()) for name, one in phases.items()}
+    return Prepared(steps, seconds / total, total, phases["cached"].settings.batch_size)
 
 
 def _step(model: Any, stream: Any, numbers: Iterator[int]) -> Callable[[], None]:

@@ -19,7 +19,7 @@ from photographs import QUALITY, frame
 
 from hybrid_edge.runtime.preprocess import Preprocessor, decode_image, read_image
 from hybrid_edge.runtime.spec import ModelSpec
-from hybrid_edge.train.quiet import import_tensorflow
+from hybrid_edge.train.tensorflow_import import import_tensorflow
 
 WIDTH, HEIGHT = 1280, 720
 PHOTOGRAPH = "motorcycle_left.png"

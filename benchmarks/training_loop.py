@@ -23,8 +23,8 @@ from photographs import write_crops
 
 from hybrid_edge.runtime.spec import ModelSpec, preset
 from hybrid_edge.train.data import DataSet, scan
-from hybrid_edge.train.quiet import import_tensorflow
-from hybrid_edge.train.settings import PHASES, PhaseSettings, TrainSettings
+from hybrid_edge.train.tensorflow_import import import_tensorflow
+from hybrid_edge.train.training_settings import PHASES, PhaseSettings, TrainSettings
 
 CROPS, CLASSES = 600, 10
 OURS, PLAIN, DEFAULTS = "hybrid-train", "plain Keras", "plain Keras, jit_compile as it is by default"
@@ -54,7 +54,7 @@ def _large_photographs(folder: Path) -> Path:
 
 def _digits(folder: Path) -> Path:
     """scikit-learn's digits as hybrid-prepare writes them: PNGs of 28 x 28."""
-    from hybrid_edge.train.prepare import prepare_digits
+    from hybrid_edge.train.handwritten_digits import prepare_digits
 
     prepare_digits(folder)
     return folder / "train"
@@ -128,23 +128,24 @@ def _ours(setting: Setting, images: DataSet, folder: Path) -> Callable[[], float
     """Seconds a step of phase 2, prepared by the trainer."""
     import keras
 
-    from hybrid_edge.train import phase
-    from hybrid_edge.train.callbacks import PhaseState, ProgressBar
+    from hybrid_edge.train.checkpoints import Training, TrainingState
+    from hybrid_edge.train.phase import ProgressBar, prepare_phase
     from hybrid_edge.train.run_folder import RunFolder
 
     spec = setting.spec.replace(class_labels=images.labels)
     settings = TrainSettings.make(data="crops", spec=spec, phases=(_phase(setting), _phase(setting)), augment=False)
     lists = list(images.train), list(images.validation)
-    training = phase.Training(RunFolder(Path("none")), settings, spec, *lists, _model(spec), PhaseState())
-    fit = phase._prepare(training, 2, settings.phases[1])
-    fit.model.optimizer.build(fit.model.trainable_variables)
+    training = Training(RunFolder(Path("none")), settings, spec, *lists)
+    prepared = prepare_phase(training, _model(spec), TrainingState(phase=2))
+    model = prepared.fitted
+    model.optimizer.build(model.trainable_variables)
 
     def case() -> float:
         clock = _clock()
-        bar = ProgressBar("phase 2", 1, fit.steps, 0)
+        bar = ProgressBar("phase 2", 1, prepared.steps, 0)
         log = keras.callbacks.TensorBoard(folder / "tensorboard", write_graph=False)
-        options: dict[str, Any] = {"steps_per_epoch": fit.steps, "verbose": 0, "shuffle": False}
-        fit.model.fit(fit.training(), callbacks=[bar, log, clock], **options)
+        options: dict[str, Any] = {"steps_per_epoch": prepared.steps, "verbose": 0, "shuffle": False}
+        model.fit(prepared.training_batches(), callbacks=[bar, log, clock], **options)
         bar.close()
         return clock.seconds_a_step
 

@@ -23,8 +23,8 @@ from interleave import RESULTS, Report
 from photographs import write_crops
 
 from hybrid_edge.runtime.spec import ModelSpec
-from hybrid_edge.train.quiet import import_tensorflow
-from hybrid_edge.train.settings import PHASES
+from hybrid_edge.train.tensorflow_import import import_tensorflow
+from hybrid_edge.train.training_settings import PHASES
 
 WEIGHTS = "random.keras"
 EPOCHS = 2  # the first for tracing, the last for timing

@@ -19,7 +19,8 @@ from rich.console import Console
 from rich.table import Table
 
 from hybrid_edge.runtime import read_image
-from hybrid_edge.runtime.compare.difference_sheet import GREEN, RED, Cell, Line, draw_sheet, write_sheet
+from hybrid_edge.runtime.canvas.sheet import GREEN, RED, Cell, Line, draw_sheet
+from hybrid_edge.runtime.opencv import cv2
 
 MODELS = ("hybrid", "cnn", "rnn")
 SEED = "0"
@@ -98,7 +99,7 @@ def draw_answers(answers: list[dict[str, Any]], path: Path, count: int = 100) ->
     ]
     mistakes = sum(map(wrong, answers))
     title = f"{mistakes} mistakes in {len(answers)} held-out digits, then digits that were read right"
-    write_sheet(path, draw_sheet(cells, title, columns=COLUMNS, picture=CELL, width=CELL + 20))
+    cv2.imwrite(str(path), draw_sheet(cells, title, columns=COLUMNS, picture=CELL, width=CELL + 20))
     return path
 
 

@@ -12,7 +12,7 @@ from ..runtime.commands.options import refuse_others
 from ..runtime.engines.ahead import parse_architectures
 from ..runtime.engines.engine_options import EngineOptions, parse_profile
 from ..runtime.engines.progress import Reporter, show_progress
-from ..train.quiet import import_tensorflow
+from ..train.tensorflow_import import import_tensorflow
 from .bundle.engine_files import build_engines
 from .bundle.report import show_report
 from .request import ExportRequest, make_request

@@ -10,8 +10,8 @@ import numpy as np
 
 from ..runtime.errors import DataError, ImageError, UsageError
 from ..runtime.preprocess import IMAGE_SUFFIXES, read_image
+from ..train.class_folders import find_classes, find_roots
 from ..train.data import LabelledImage, read_list
-from ..train.folders import find_classes, find_roots
 from ..train.run_folder import RunFolder
 
 __all__ = ["MINIMUM", "ChosenImages", "choose_images", "folder_images", "run_images"]

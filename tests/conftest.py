@@ -53,7 +53,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 @pytest.fixture(scope="session")
 def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """scikit-learn's 1,797 digits as train/, val/ and test/ class folders."""
-    from hybrid_edge.train.prepare import prepare_digits
+    from hybrid_edge.train.handwritten_digits import prepare_digits
 
     folder = tmp_path_factory.mktemp("digits")
     prepare_digits(folder)

@@ -87,7 +87,7 @@ def absolute(module: str, node: ast.ImportFrom) -> str:
 def test_tensorflow_starts_without_what_keras_alone_wants_and_which_is_there_afterwards() -> None:
     code = """
 import sys
-from hybrid_edge.train.quiet import import_tensorflow
+from hybrid_edge.train.tensorflow_import import import_tensorflow
 import_tensorflow()
 import keras.wrappers
 print([name for name in sys.modules if name.partition(".")[0] in ("sklearn", "matplotlib")])

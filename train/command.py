@@ -1,10 +1,11 @@
-"""The ``hybrid-train`` command trains a model from images in class folders."""
+"""The commands ``hybrid-train``, which trains a model from class folders, and ``hybrid-prepare``, which makes those."""
 
 from __future__ import annotations
 
 import inspect
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NoReturn
 
 import typer
 from pydantic import ValidationError
@@ -14,34 +15,31 @@ from rich.table import Table
 from ..runtime import console
 from ..runtime.errors import UsageError
 from ..runtime.spec import Branches, Interpolation, ModelSpec, ResizePolicy, preset
-from .quiet import import_tensorflow
+from .class_folders import WrittenFolders
+from .handwritten_digits import prepare_digits, prepare_mnist
 from .run_folder import RunFolder
-from .settings import PHASES, Monitor, Optimizer, PhaseSettings, TrainSettings, describe
+from .tensorflow_import import import_tensorflow
+from .tiny_imagenet import prepare_tiny_imagenet
+from .training_settings import PHASES, Monitor, Optimizer, PhaseSettings, TrainSettings, describe
 
-__all__ = ["main"]
-
-Data = Annotated[
-    Path | None,
-    typer.Argument(metavar="DATA", help="train/CLASS/* and val/CLASS/*, or CLASS/*; not needed with --resume"),
-]
-PRESETS = "default: the preset's"
-MODEL, PHASE_1, PHASE_2, RUN = f"Model ({PRESETS})", f"Phase 1 ({PRESETS})", f"Phase 2 ({PRESETS})", "Run"
+__all__ = ["main", "prepare_main", "show"]
 
 
-def _model(help_text: str, *names: str) -> Any:
-    return typer.Option(*names, help=help_text, rich_help_panel=MODEL)
-
-
-def _phase(panel: str, help_text: str, *names: str) -> Any:
+def _option(panel: str, help_text: str, *names: str) -> Any:
     return typer.Option(*names, help=help_text, rich_help_panel=panel)
 
 
-def _run(help_text: str, *names: str) -> Any:
-    return typer.Option(*names, help=help_text, rich_help_panel=RUN)
+_model = partial(_option, "Model (default: the preset's)")
+_phase1 = partial(_option, "Phase 1 (default: the preset's)")
+_phase2 = partial(_option, "Phase 2 (default: the preset's)")
+_run = partial(_option, "Run")
 
 
 def train(
-    data: Data = None,
+    data: Annotated[
+        Path | None,
+        typer.Argument(metavar="DATA", help="train/CLASS/* and val/CLASS/*, or CLASS/*; not needed with --resume"),
+    ] = None,
     preset_name: Annotated[
         Literal["xception-lstm", "digits"], typer.Option("--preset", help="the reference hybrid, or the small one")
     ] = "xception-lstm",
@@ -62,26 +60,22 @@ def train(
     ] = None,
     resize: Annotated[ResizePolicy | None, _model("how a frame becomes a square")] = None,
     interpolation: Annotated[Interpolation | None, _model("how a frame is resized")] = None,
-    phase1_epochs: Annotated[int | None, _phase(PHASE_1, "epochs; 0 leaves the phase out")] = None,
-    phase1_steps: Annotated[int | None, _phase(PHASE_1, "batches an epoch; 0: one pass")] = None,
-    phase1_batch: Annotated[int | None, _phase(PHASE_1, "images a batch")] = None,
-    phase1_optimizer: Annotated[Optimizer | None, _phase(PHASE_1, "optimizer")] = None,
-    phase1_lr: Annotated[float | None, _phase(PHASE_1, "learning rate")] = None,
-    phase1_monitor: Annotated[Monitor | None, _phase(PHASE_1, "number that chooses the best epoch")] = None,
+    phase1_epochs: Annotated[int | None, _phase1("epochs; 0 leaves the phase out")] = None,
+    phase1_steps: Annotated[int | None, _phase1("batches an epoch; 0: one pass")] = None,
+    phase1_batch: Annotated[int | None, _phase1("images a batch")] = None,
+    phase1_optimizer: Annotated[Optimizer | None, _phase1("optimizer")] = None,
+    phase1_lr: Annotated[float | None, _phase1("learning rate")] = None,
+    phase1_monitor: Annotated[Monitor | None, _phase1("number that chooses the best epoch")] = None,
     phase1_freeze: Annotated[
         bool | None,
-        typer.Option(
-            "--phase1-freeze/--no-phase1-freeze",
-            help="freeze the CNN (default: only when it has pretrained weights)",
-            rich_help_panel=PHASE_1,
-        ),
+        _phase1("freeze the CNN (default: only when it has pretrained weights)", "--phase1-freeze/--no-phase1-freeze"),
     ] = None,
-    phase2_epochs: Annotated[int | None, _phase(PHASE_2, "epochs; 0 leaves the phase out")] = None,
-    phase2_steps: Annotated[int | None, _phase(PHASE_2, "batches an epoch; 0: one pass")] = None,
-    phase2_batch: Annotated[int | None, _phase(PHASE_2, "images a batch")] = None,
-    phase2_optimizer: Annotated[Optimizer | None, _phase(PHASE_2, "optimizer")] = None,
-    phase2_lr: Annotated[float | None, _phase(PHASE_2, "learning rate")] = None,
-    phase2_monitor: Annotated[Monitor | None, _phase(PHASE_2, "number that chooses the best epoch")] = None,
+    phase2_epochs: Annotated[int | None, _phase2("epochs; 0 leaves the phase out")] = None,
+    phase2_steps: Annotated[int | None, _phase2("batches an epoch; 0: one pass")] = None,
+    phase2_batch: Annotated[int | None, _phase2("images a batch")] = None,
+    phase2_optimizer: Annotated[Optimizer | None, _phase2("optimizer")] = None,
+    phase2_lr: Annotated[float | None, _phase2("learning rate")] = None,
+    phase2_monitor: Annotated[Monitor | None, _phase2("number that chooses the best epoch")] = None,
     augment: Annotated[
         bool | None,
         _run(
@@ -114,52 +108,50 @@ def train(
 
     Example: [bold]hybrid-train photos --weights none --image-size 71 --timesteps 71 --rnn-units 128[/bold]
     """
-    given = dict(locals())
+    flags = dict(locals())
     if resume:
-        _refuse_beside_resume(given)
-        _train_or_resume(None, runs, name)
-        return
-    if data is None:
+        _refuse_beside_resume(flags)
+    elif data is None:
         raise UsageError("expected DATA, a folder of class folders, or --resume; see hybrid-train --help")
-    _train_or_resume(_settings(given), runs, name)
+    settings = None if resume else _settings(flags)
+    import_tensorflow()
+    from . import trainer  # noqa: PLC0415  # TensorFlow takes seconds; --help and wrong usage should not wait for it
+
+    if settings is None:
+        show(trainer.resume(runs / name if name else None, runs))
+    else:
+        show(trainer.train(settings, runs, name))
 
 
-def _refuse_beside_resume(given: dict[str, Any]) -> None:
+def _refuse_beside_resume(flags: dict[str, Any]) -> None:
     """Refuse settings beside --resume, which would be ignored, as the run has its own."""
     defaults = {key: parameter.default for key, parameter in inspect.signature(train).parameters.items()}
-    changed = [key for key, value in given.items() if value != defaults[key] and key not in ("resume", "runs", "name")]
+    changed = [key for key, value in flags.items() if value != defaults[key] and key not in ("resume", "runs", "name")]
     if changed:
         names = {"data": "DATA", "preset_name": "--preset"}
         found = ", ".join(names.get(key, "--" + key.replace("_", "-")) for key in changed)
         raise UsageError(f"--resume continues a run with the data and settings it began with; leave out {found}")
 
 
-def _settings(given: dict[str, Any]) -> TrainSettings:
+def _settings(flags: dict[str, Any]) -> TrainSettings:
     """Take the preset's settings, and replace those that were given on the command line."""
-    spec = preset(given["preset_name"], given["branches"])
+    spec = preset(flags["preset_name"], flags["branches"])
     fields = ("image_size", "timesteps", "rnn_units", "rnn_layers", "rnn_batch_norm", "resize", "interpolation")
-    spec = spec.replace(**{field: given[field] for field in fields if given[field] is not None})
-    weights = given["weights"] or _default_weights(spec)
+    spec = spec.replace(**{field: flags[field] for field in fields if flags[field] is not None})
+    weights = flags["weights"] or _default_weights(spec)
     if weights not in ("none", "imagenet"):
         weights = str(Path(weights).absolute())  # --resume may be called from another folder
-    phases = [_phase_settings(given, number, weights != "none" and spec.uses_cnn) for number in (1, 2)]
-    same = (
-        "mixed_precision",
-        "val_fraction",
-        "seed",
-        "feature_cache",
-        "bn_batches",
-        "bn_momentum",
-    )
+    phases = [_phase_settings(flags, number, weights != "none" and spec.uses_cnn) for number in (1, 2)]
+    unchanged = ("mixed_precision", "val_fraction", "seed", "feature_cache", "bn_batches", "bn_momentum")
     return TrainSettings.make(
-        data=str(given["data"].absolute()),
+        data=str(flags["data"].absolute()),
         spec=spec,
         phases=phases,
         weights=weights,
-        augment=spec.backbone == "digits" if given["augment"] is None else given["augment"],
+        augment=spec.backbone == "digits" if flags["augment"] is None else flags["augment"],
         # one thread keeps up with small pictures, and for several Keras waits a tenth of a second at each epoch's end
-        workers=(1 if spec.backbone == "digits" else 2) if given["workers"] is None else given["workers"],
-        **{key: given[key] for key in same},
+        workers=(1 if spec.backbone == "digits" else 2) if flags["workers"] is None else flags["workers"],
+        **{key: flags[key] for key in unchanged},
     )
 
 
@@ -167,18 +159,18 @@ def _default_weights(spec: ModelSpec) -> str:
     return "imagenet" if spec.backbone == "xception" and spec.uses_cnn else "none"
 
 
-def _phase_settings(given: dict[str, Any], number: int, pretrained: bool) -> PhaseSettings:
-    name = given["preset_name"]
-    chosen = PHASES.get(f"{name}-{given['branches']}", PHASES[name])[number - 1].model_dump()
+def _phase_settings(flags: dict[str, Any], number: int, pretrained: bool) -> PhaseSettings:
+    name = flags["preset_name"]
+    chosen = PHASES.get(f"{name}-{flags['branches']}", PHASES[name])[number - 1].model_dump()
     names = {"epochs": "epochs", "steps": "steps", "batch": "batch_size", "optimizer": "optimizer"}
     names |= {"lr": "learning_rate", "monitor": "monitor"}
     for option, field in names.items():
-        if given[f"phase{number}_{option}"] is not None:
-            chosen[field] = given[f"phase{number}_{option}"]
+        if flags[f"phase{number}_{option}"] is not None:
+            chosen[field] = flags[f"phase{number}_{option}"]
     if number == 1:
         chosen["freeze_cnn"] = chosen["freeze_cnn"] and pretrained
-        if given["phase1_freeze"] is not None:
-            chosen["freeze_cnn"] = given["phase1_freeze"]
+        if flags["phase1_freeze"] is not None:
+            chosen["freeze_cnn"] = flags["phase1_freeze"]
     return _validated(number, chosen)
 
 
@@ -187,17 +179,6 @@ def _validated(number: int, fields: dict[str, Any]) -> PhaseSettings:
         return PhaseSettings(**fields)
     except ValidationError as error:
         raise UsageError(f"phase {number}: {describe(error)}") from None
-
-
-def _train_or_resume(settings: TrainSettings | None, runs: Path, name: str | None) -> None:
-    import_tensorflow()
-    from . import trainer  # noqa: PLC0415  # TensorFlow takes seconds; --help and wrong usage should not wait for it
-
-    if settings is None:
-        run = trainer.resume(runs / name if name else None, runs)
-    else:
-        run = trainer.train(settings, runs, name)
-    show(run)
 
 
 def show(run: RunFolder) -> None:
@@ -224,6 +205,73 @@ def _percent(rate: float | None) -> str:
     return "-" if rate is None else f"{rate:.1%}"
 
 
-def main() -> None:
+def main() -> NoReturn:
     """Run ``hybrid-train`` and leave the process with its exit code."""
     console.main(console.make_app(train))
+
+
+prepare_app = typer.Typer(
+    add_completion=False, rich_markup_mode="rich", pretty_exceptions_enable=False, no_args_is_help=True
+)
+
+Destination = Annotated[Path, typer.Argument(help="New or empty folder, or one that an earlier call began.")]
+
+
+@prepare_app.callback()
+def prepare() -> None:
+    """Make class folders, DST/train/CLASS/* and DST/val/CLASS/*, of a public data set.
+
+    Example: [bold]hybrid-prepare digits data/digits[/bold]
+    """
+
+
+@prepare_app.command("tiny-imagenet")
+def tiny_imagenet(
+    src: Annotated[Path, typer.Argument(help="tiny-imagenet as published: the folder, or the .tar.gz or .zip of it.")],
+    dst: Destination,
+    classes: Annotated[int | None, typer.Option(help="Only the first N classes of wnids.txt.", metavar="N")] = None,
+    wnids: Annotated[Path | None, typer.Option(help="Only the classes in this file, one wnid a line.")] = None,
+    link: Annotated[bool, typer.Option("--link", help="Link the images of a folder instead of copying them.")] = False,
+) -> None:
+    """tiny-imagenet, with readable class names; images are copied byte for byte.
+
+    Example: [bold]hybrid-prepare tiny-imagenet tiny-imagenet-200.zip data/tiny --classes 20[/bold]
+    """
+    _show_folders(prepare_tiny_imagenet(src, dst, classes=classes, wnids=wnids, link=link))
+
+
+@prepare_app.command()
+def digits(dst: Destination) -> None:
+    """scikit-learn's 1,797 handwritten digits at 28 x 28, centred and scaled as MNIST's; needs no network.
+
+    Example: [bold]hybrid-prepare digits data/digits[/bold]
+    """
+    _show_folders(prepare_digits(dst))
+
+
+@prepare_app.command()
+def mnist(dst: Destination) -> None:
+    """MNIST's 70,000 handwritten digits, downloaded through Keras the first time.
+
+    Example: [bold]hybrid-prepare mnist data/mnist[/bold]
+    """
+    _show_folders(prepare_mnist(dst))
+
+
+def _show_folders(made: WrittenFolders) -> None:
+    splits = list(made.counts)
+    table = Table("class", title=f"images in {made.dst}", title_justify="left")
+    for split in splits:
+        table.add_column(split, justify="right", footer=str(made.counts[split].total()))
+    for label in sorted(set().union(*made.counts.values())):
+        table.add_row(label, *(str(made.counts[split][label]) for split in splits))
+    table.add_section()
+    table.add_row("all", *(str(made.counts[split].total()) for split in splits))
+    console.stdout.print(table)
+    if made.kept:
+        console.status.print(f"{made.kept} were there already, {made.written} written")
+
+
+def prepare_main() -> NoReturn:
+    """Run ``hybrid-prepare`` and leave the process with its exit code."""
+    console.main(prepare_app)

@@ -9,24 +9,33 @@ Only paths and labels are kept, so memory does not grow with the images.
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import os
 import re
+import time
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from ..runtime.errors import DataError, UsageError
-from .files import replacing
-from .folders import Classes, find_classes, find_roots
-from .readable import unreadable
+from ..runtime.console import progress
+from ..runtime.errors import DataError, ImageError, UsageError
+from ..runtime.preprocess import read_image
+from ..runtime.storage import cache_dir, write_bytes
+from .class_folders import Classes, find_classes, find_roots
 
-__all__ = ["DataSet", "LabelledImage", "Skipped", "calibration_sample", "read_list", "scan", "write_list"]
+__all__ = ["DataSet", "LabelledImage", "Skipped", "calibration_sample", "file_key", "read_list", "scan", "write_list"]
 
-ESCAPES = {"\\": r"\\", "\t": r"\t", "\n": r"\n", "\r": r"\r"}
-UNESCAPES = {written: char for char, written in ESCAPES.items()}
+ESCAPES = str.maketrans({"\\": r"\\", "\t": r"\t", "\n": r"\n", "\r": r"\r"})
+UNESCAPES = {r"\\": "\\", r"\t": "\t", r"\n": "\n", r"\r": "\r"}
+KEY_BYTES = 16  # of each image in the record of those that could be read
+SECONDS_BEFORE_BAR = 1.5  # a check that ends sooner shows no progress bar
+THREADS = min(os.cpu_count() or 1, 8)  # decoding leaves the GIL; more threads only hold more decoded images
+CHUNK = 16 * THREADS
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,8 +69,11 @@ class DataSet:
     warnings: tuple[str, ...] = ()
 
 
-def scan(data: Path, *, val_fraction: float = 0.2, seed: int = 0, check: bool = True) -> DataSet:
+def scan(data: Path, *, val_fraction: float = 0.2, seed: int = 0) -> DataSet:
     """Find the images of a data set in class folders, and split them where there is no ``val/``.
+
+    Every image is read once, and those that can't be read in full are left out. What was read is remembered in the
+    cache, so that the next start on the same files is quick.
 
     The split is stratified: every class of two images or more has at least one on each side. It depends on the seed
     and the files' names alone, class by class, so a new class leaves the split of the others as it was.
@@ -70,8 +82,6 @@ def scan(data: Path, *, val_fraction: float = 0.2, seed: int = 0, check: bool = 
         data: a folder laid out as the module's docstring shows; images may lie in sub-folders of their class.
         val_fraction: share of each class that goes to validation when there is no ``val/``, in (0, 1).
         seed: the seed of the split.
-        check: whether to read every image once and skip those that can't be read in full. What was read is remembered
-            in the cache, so that the next start on the same files is quick.
 
     Raises:
         UsageError: ``val_fraction`` is out of range.
@@ -87,11 +97,9 @@ def scan(data: Path, *, val_fraction: float = 0.2, seed: int = 0, check: bool = 
     except OSError as error:
         raise DataError(f"{error.filename or data}: can't be looked at: {error.strerror or error}") from None
     _refuse_foreign_classes(train, val, train_root)
-    skipped: dict[Path, str] = {}
-    if check:
-        skipped = unreadable([path for classes in (train, val) for paths in classes.values() for path in paths], data)
-        train = _readable_classes(train, skipped, train_root)
-        val = _readable_classes(val, skipped, val_root or train_root)
+    skipped = _find_unreadable([path for classes in (train, val) for paths in classes.values() for path in paths], data)
+    train = _readable_classes(train, skipped, train_root)
+    val = _readable_classes(val, skipped, val_root or train_root)
     if val_root is None:
         train, val = _split(train, val_fraction, seed)
     if not val:
@@ -130,9 +138,8 @@ def write_list(path: Path, images: Iterable[LabelledImage]) -> None:
     line breaks and backslash in a name are written ``\t``, ``\n``, ``\r``, ``\\``; a name that is not UTF-8 keeps
     its bytes.
     """
-    lines = (f"{_escape(i.label)}\t{_escape(os.path.abspath(i.path))}\n" for i in images)  # noqa: PTH100  links stay
-    with replacing(path) as partial:
-        partial.write_bytes("".join(lines).encode(errors="surrogateescape"))
+    lines = (f"{i.label.translate(ESCAPES)}\t{os.path.abspath(i.path).translate(ESCAPES)}\n" for i in images)  # noqa: PTH100  links stay
+    write_bytes(path, "".join(lines).encode(errors="surrogateescape"))
 
 
 def read_list(path: Path) -> list[LabelledImage]:
@@ -169,7 +176,7 @@ def _refuse_foreign_classes(train: Classes, val: Classes, train_root: Path) -> N
         )
     if foreign:
         raise DataError(
-            f"{train_root.parent}: val/ has classes that train/ lacks: {_names(foreign)}; "
+            f"{train_root.parent}: val/ has classes that train/ lacks: {_quoted(foreign)}; "
             "a model can't learn them: add them to train/ or remove them from val/"
         )
 
@@ -203,7 +210,7 @@ def _warnings(train: Classes, val: Classes) -> tuple[str, ...]:
     missing = [label for label in train if label not in val]
     if not missing:
         return ()
-    return (f"no validation image of: {_names(missing)}; such classes are trained on and not validated",)
+    return (f"no validation image of: {_quoted(missing)}; such classes are trained on and not validated",)
 
 
 def _random(seed: int, label: str) -> np.random.Generator:
@@ -215,14 +222,91 @@ def _flatten(classes: Classes) -> tuple[LabelledImage, ...]:
     return tuple(LabelledImage(path, label) for label, paths in classes.items() for path in paths)
 
 
-def _names(labels: Sequence[str], most: int = 5) -> str:
+def _quoted(labels: Sequence[str], most: int = 5) -> str:
     more = f" and {len(labels) - most} more" if len(labels) > most else ""
     return ", ".join(map(repr, labels[:most])) + more
 
 
-def _escape(text: str) -> str:
-    return re.sub(r"[\\\t\n\r]", lambda match: ESCAPES[match.group()], text)
-
-
 def _unescape(text: str) -> str:
     return re.sub(r"\\[\\tnr]", lambda match: UNESCAPES[match.group()], text)
+
+
+def _find_unreadable(paths: Sequence[Path], data: Path) -> dict[Path, str]:
+    """Read every image in full and return those that can't be, with the reason, in the order given.
+
+    Files found readable before, of the same path, size and modification time, are not read again: ``CACHE/checked/``
+    has a file of their keys for each data set. A fault is looked at anew.
+    """
+    name = hashlib.sha256(os.fsencode(os.path.abspath(data))).hexdigest()[:32]  # noqa: PTH100  links stay
+    record = cache_dir() / "checked" / f"{name}.bin"
+    known = _read_keys(record)
+    keys = {path: _short_key(path) for path in paths}
+    unknown = [path for path in paths if keys[path] not in known]
+    good = [key for key in keys.values() if key in known]
+    bad: dict[Path, str] = {}
+    try:
+        for path, fault in _read_all(unknown):
+            if fault:
+                bad[path] = fault
+            else:
+                good.append(keys[path])
+    finally:  # an interrupted check keeps what it has seen
+        if unknown:
+            # a cache that can't be written costs time at the next start and nothing else
+            with contextlib.suppress(OSError):
+                write_bytes(record, b"".join(good))
+    return bad
+
+
+def _read_all(paths: Sequence[Path]) -> Iterator[tuple[Path, str]]:
+    """Yield each path with the reason why it can't be read, or an empty string; show a bar if that takes long."""
+    began = time.monotonic()
+    bar = progress(unit="images")
+    task = bar.add_task("checking images", total=len(paths))
+    with contextlib.ExitStack() as stack:
+        pool = stack.enter_context(ThreadPoolExecutor(THREADS))
+        shown = False
+        for start in range(0, len(paths), CHUNK):  # in chunks, so that Ctrl-C waits for few
+            chunk = paths[start : start + CHUNK]
+            yield from zip(chunk, pool.map(_fault, chunk), strict=True)
+            bar.update(task, completed=start + len(chunk))
+            if not shown and time.monotonic() - began > SECONDS_BEFORE_BAR:
+                stack.enter_context(bar)
+                shown = True
+
+
+def _fault(path: Path) -> str:
+    try:
+        read_image(path)
+    except ImageError as error:
+        return str(error).removeprefix(f"{path}: ")
+    return ""
+
+
+def file_key(path: Path) -> bytes:
+    """Identify a file without reading it, by the SHA-256 of its absolute path, size and time of change.
+
+    Raises:
+        OSError: the file is not there.
+    """
+    state = path.stat()
+    text = f"{path.absolute()}\0{state.st_size}\0{state.st_mtime_ns}"
+    return hashlib.sha256(text.encode("utf-8", "surrogateescape")).digest()
+
+
+def _short_key(path: Path) -> bytes:
+    """Return the beginning of a file's key; nothing for a file that is not there, which no record holds."""
+    try:
+        return file_key(path)[:KEY_BYTES]
+    except OSError:
+        return b""
+
+
+def _read_keys(record: Path) -> set[bytes]:
+    try:
+        data = record.read_bytes()
+    except OSError:
+        return set()
+    if len(data) % KEY_BYTES:  # a file that is not ours counts as absent
+        return set()
+    return {data[i : i + KEY_BYTES] for i in range(0, len(data), KEY_BYTES)}

@@ -7,30 +7,24 @@ to a file (path, size, time of change). Rows are appended and the index last, so
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import hashlib
-import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, TextIO
 
 import numpy as np
 import numpy.typing as npt
-from rich.progress import Progress
 
 from ..runtime.console import progress
 from ..runtime.preprocess import Preprocessor, contract_hash, read_image
 from ..runtime.spec import ModelSpec
-from ..runtime.storage import cache_dir
-from .data import LabelledImage
-from .files import write_text
+from ..runtime.storage import cache_dir, locked, write_text
+from .data import LabelledImage, file_key
 
-__all__ = ["FeatureStore", "Features", "file_key"]
+__all__ = ["FeatureStore", "Features"]
 
 Extract = Callable[[npt.NDArray[np.float32]], npt.NDArray[np.float32]]
-BATCH = 16
+BATCH_SIZE = 16
 
 
 @dataclass(frozen=True)
@@ -45,21 +39,12 @@ class Features:
         return np.asarray(self.table[self.index[chosen]])
 
 
-def file_key(path: Path) -> str:
-    """Identify a file without reading it, by a hash of its absolute path, size and time of change."""
-    state = path.stat()
-    text = f"{path.absolute()}\0{state.st_size}\0{state.st_mtime_ns}"
-    return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()
-
-
 class FeatureStore:
     """The features of one CNN under one preprocessing, in ``<cache>/features/KEY/``."""
 
-    def __init__(
-        self, weights_sha256: str, spec: ModelSpec, width: int, root: Path | None = None, precision: str = "float32"
-    ) -> None:
+    def __init__(self, weights_sha256: str, spec: ModelSpec, width: int, precision: str = "float32") -> None:
         key = hashlib.sha256(f"{weights_sha256}{contract_hash(spec)}{width}{precision}".encode()).hexdigest()
-        self.folder = (root or cache_dir()) / "features" / key[:32]
+        self.folder = cache_dir() / "features" / key[:32]
         self.spec = spec
         self.width = width
         self._row_bytes = 4 * width
@@ -75,12 +60,12 @@ class FeatureStore:
             The features, and how many were computed now.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
-        keys = [file_key(image.path) for image in images]
-        with self._locked():
+        keys = [file_key(image.path).hex() for image in images]
+        with locked(self.folder / "lock"):
             known = self._read_index()
             todo = {key: image for key, image in zip(keys, images, strict=True) if key not in known}
             if todo:
-                self._append(todo, len(known), extract)
+                self._append(todo, known, extract)
                 known = self._read_index()
         table = np.memmap(self._rows, dtype=np.float32, mode="r", shape=(len(known), self.width))
         return Features(table, np.array([known[key] for key in keys], dtype=np.int64)), len(todo)
@@ -93,12 +78,6 @@ class FeatureStore:
     def _index(self) -> Path:
         return self.folder / "index.txt"
 
-    @contextlib.contextmanager
-    def _locked(self) -> Iterator[None]:
-        with (self.folder / "lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            yield
-
     def _read_index(self) -> dict[str, int]:
         """Read the rows' numbers by key; a line that a killed run left unfinished does not count."""
         if not self._index.exists() or not self._rows.exists():
@@ -106,35 +85,27 @@ class FeatureStore:
         keys = [line for line in self._index.read_text().split("\n") if len(line) == 64]
         return {key: row for row, key in enumerate(keys[: self._rows.stat().st_size // self._row_bytes])}
 
-    def _append(self, todo: dict[str, LabelledImage], start: int, extract: Extract) -> None:
-        index = list(self._read_index())
-        write_text(self._index, "".join(f"{key}\n" for key in index))
-        with self._rows.open("ab") as rows, self._index.open("a") as lines, progress(unit="images") as bar:
-            rows.truncate(start * self._row_bytes)
-            rows.seek(0, os.SEEK_END)
-            self._compute(todo, extract, bar, lambda values, keys: _write(rows, lines, values, keys))
+    def _append(self, todo: dict[str, LabelledImage], known: dict[str, int], extract: Extract) -> None:
+        write_text(self._index, "".join(f"{key}\n" for key in known))  # without the line that a kill left unfinished
+        with self._rows.open("ab") as rows, self._index.open("a") as index:
+            rows.truncate(len(known) * self._row_bytes)
+            for keys, values in self._compute(todo, extract):
+                rows.write(np.ascontiguousarray(values, dtype=np.float32).tobytes())
+                rows.flush()  # the rows first: an index line promises that its row is there
+                index.write("".join(f"{key}\n" for key in keys))
+                index.flush()
 
     def _compute(
-        self,
-        todo: dict[str, LabelledImage],
-        extract: Extract,
-        bar: Progress,
-        write: Callable[[npt.NDArray[np.float32], list[str]], None],
-    ) -> None:
-        task = bar.add_task("features of the frozen CNN", total=len(todo))
+        self, todo: dict[str, LabelledImage], extract: Extract
+    ) -> Iterator[tuple[list[str], npt.NDArray[np.float32]]]:
         preprocessor = Preprocessor(self.spec)
         keys = list(todo)
-        for start in range(0, len(keys), BATCH):
-            batch = keys[start : start + BATCH]
-            tensors = {"image": np.empty((len(batch), *self.spec.image_shape), dtype=np.float32)}
-            for row, key in enumerate(batch):
-                preprocessor.fill(read_image(todo[key].path), tensors, row)
-            write(extract(tensors["image"]), batch)
-            bar.advance(task, len(batch))
-
-
-def _write(rows: BinaryIO, lines: TextIO, values: npt.NDArray[np.float32], keys: list[str]) -> None:
-    rows.write(np.ascontiguousarray(values, dtype=np.float32).tobytes())
-    rows.flush()  # the rows first: an index line promises that its row is there
-    lines.write("".join(f"{key}\n" for key in keys))
-    lines.flush()
+        with progress(unit="images") as bar:
+            task = bar.add_task("features of the frozen CNN", total=len(keys))
+            for start in range(0, len(keys), BATCH_SIZE):
+                batch = keys[start : start + BATCH_SIZE]
+                tensors = {"image": np.empty((len(batch), *self.spec.image_shape), dtype=np.float32)}
+                for row, key in enumerate(batch):
+                    preprocessor.fill(read_image(todo[key].path), tensors, row)
+                yield batch, extract(tensors["image"])
+                bar.advance(task, len(batch))

@@ -2,13 +2,16 @@
 
 Keras's own loader rebuilds a model from the configuration inside the file, which has been a way to run code. Here the
 configuration is never read: the ModelSpec builds the model, and from the file come only arrays, whose shapes must fit.
+A model's CNN can also start from the weights of such a file, of a ``.h5`` of Keras, or of ImageNet.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import shutil
+import sys
 import tempfile
 import warnings
 import zipfile
@@ -20,12 +23,12 @@ import h5py
 import keras
 import numpy as np
 
-from ..runtime.errors import HybridEdgeError, ModelFileError, SpecError
+from ..runtime.errors import HybridEdgeError, ModelFileError, SpecError, WeightsError
 from ..runtime.spec import ModelSpec
-from .files import replacing
+from ..runtime.storage import replacing
 from .model import KerasModel, build_model
 
-__all__ = ["load_model", "load_weights", "read_spec", "save_model", "weights_sha256"]
+__all__ = ["first_line", "load_model", "load_pretrained", "load_weights", "read_spec", "save_model", "weights_sha256"]
 
 SPEC_MEMBER = "hybrid_edge.json"
 WEIGHTS_MEMBER = "model.weights.h5"
@@ -35,6 +38,8 @@ FORMAT = "hybrid-edge-model"
 SPEC_FAULTS = (ValueError, LookupError, TypeError, EOFError, RuntimeError, SpecError, zipfile.BadZipFile, zlib.error)
 MAX_SPEC_BYTES = 2**24  # a spec with 100,000 long labels; more is not a spec
 OTHER_WEIGHTS = 2**27  # Xception's 83 MB and HDF5's bookkeeping beside the LSTMs, the projection and the head
+ALTERNATIVES = "--weights none starts from random weights; --weights FILE takes a .keras file of hybrid-train or an .h5"
+XCEPTION_FILE = "xception_weights_tf_dim_ordering_tf_kernels_notop.h5"
 
 
 def save_model(model: KerasModel, spec: ModelSpec, path: Path) -> None:
@@ -82,8 +87,9 @@ def load_model(path: Path, into: KerasModel | None = None) -> tuple[KerasModel, 
             raise
         except Exception as error:
             # zipfile, h5py and Keras raise a dozen unrelated types on damaged files
-            reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-            raise ModelFileError(f"{path}: the weights are damaged or don't fit the spec inside: {reason}") from error
+            raise ModelFileError(
+                f"{path}: the weights are damaged or don't fit the spec inside: {first_line(error)}"
+            ) from error
     if weights_sha256(model) != digest:
         raise ModelFileError(
             f"{path}: its weights are not those that were saved (their SHA-256 differs); copy it again"
@@ -110,6 +116,12 @@ def weights_sha256(model: KerasModel) -> str:
         digest.update(f"{values.dtype.str}{values.shape}".encode())
         digest.update(values.data)
     return digest.hexdigest()
+
+
+def first_line(error: Exception) -> str:
+    """Return the first line of what a library said, at most 200 characters; its type where it said nothing."""
+    text = str(error).strip()
+    return text.splitlines()[0][:200] if text else type(error).__name__
 
 
 def _bare(model: KerasModel) -> KerasModel:
@@ -194,3 +206,73 @@ def _refuse_links(weights: Path, path: Path) -> None:
 
     with h5py.File(weights, "r") as file:
         visit(file)
+
+
+def load_pretrained(model: KerasModel, spec: ModelSpec, weights: str) -> None:
+    """Fill the CNN branch of a model with pretrained weights.
+
+    Args:
+        model: a model from ``build_model``, whose ``cnn`` is filled in place.
+        spec: the model's spec.
+        weights: ``none``, ``imagenet`` (Keras's own, downloaded or from ``~/.keras/models``), or a file: a ``.keras``
+            of hybrid-train, whose CNN is taken, or Keras's ``.h5`` / ``.weights.h5`` of the CNN alone.
+
+    Raises:
+        WeightsError: the download fails, the file is absent or does not fit; the message names the alternatives.
+    """
+    if weights == "none":
+        return
+    if weights == "imagenet":
+        _load_imagenet(model.get_layer("cnn"), spec)
+    else:
+        _load_file(model.get_layer("cnn"), spec, Path(weights))
+
+
+def _load_imagenet(cnn: KerasModel, spec: ModelSpec) -> None:
+    try:
+        with contextlib.redirect_stdout(sys.stderr):  # Keras draws the download's progress on stdout
+            source = keras.applications.Xception(
+                weights="imagenet", include_top=False, pooling="avg", input_shape=spec.image_shape
+            )
+    except Exception as error:
+        # urllib, socket and Keras's own hash check all raise types of their own here
+        raise WeightsError(
+            f"Keras's ImageNet weights of Xception can't be downloaded ({first_line(error)}). Place {XCEPTION_FILE} in "
+            f"{Path('~/.keras/models')}, or: {ALTERNATIVES}"
+        ) from error
+    cnn.set_weights(source.get_weights())
+
+
+def _load_file(cnn: KerasModel, spec: ModelSpec, path: Path) -> None:
+    if not path.is_file():
+        raise WeightsError(
+            f"--weights expected imagenet, none or a file, found {str(path)!r}, which is no file. {ALTERNATIVES}"
+        )
+    if zipfile.is_zipfile(path):
+        _copy_cnn(cnn, path)
+        return
+    if path.suffix != ".h5":
+        raise WeightsError(f"{path}: expected a .keras file of hybrid-train or an .h5 file of weights. {ALTERNATIVES}")
+    try:
+        load_weights(cnn, path)
+    except Exception as error:
+        # h5py and Keras raise OSError, ValueError, KeyError and others on files that don't fit
+        raise WeightsError(
+            f"{path}: these weights don't fit the {spec.backbone} branch at {spec.image_size}x{spec.image_size} "
+            f"without its top layer ({first_line(error)}). {ALTERNATIVES}"
+        ) from error
+
+
+def _copy_cnn(cnn: KerasModel, path: Path) -> None:
+    try:
+        source, found = load_model(path)
+    except ModelFileError as error:
+        raise WeightsError(f"{error}. {ALTERNATIVES}") from error
+    if not found.uses_cnn:
+        raise WeightsError(f"{path}: expected a CNN branch inside, found branches={found.branches}. {ALTERNATIVES}")
+    try:
+        cnn.set_weights(source.get_layer("cnn").get_weights())
+    except ValueError as error:
+        raise WeightsError(
+            f"{path}: its {found.backbone} CNN does not fit ({first_line(error)}). {ALTERNATIVES}"
+        ) from error

@@ -1,110 +1,88 @@
-"""Runs a phase of the training: fit, keep the best epoch, re-estimate BatchNorm, keep the better of the two."""
+"""One phase of a training is prepared, which decides what trains and on which batches, and fitted epoch by epoch."""
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import keras
 import numpy as np
+from rich.progress import Progress, TaskID, TextColumn
 
-from ..runtime.console import status
+from ..runtime.console import progress, say
 from ..runtime.errors import RunError
 from ..runtime.spec import ModelSpec
-from .bars import transient_bar
-from .batches import Batches, KeptFrames, TrainingBatches
-from .batchnorm import moving_statistics, reestimate, restore_statistics, trained_norms
-from .callbacks import EpochLog, History, PhaseState, ProgressBar
-from .data import LabelledImage
-from .evaluation import Evaluation, evaluate
+from .batches import Batches, TrainingBatches
+from .checkpoints import EpochRecorder, Training, TrainingState
 from .features import Features, FeatureStore
 from .model import KerasModel, build_head_model
-from .model_file import load_model, load_weights, save_model, weights_sha256
-from .run_folder import RunFolder
-from .settings import PhaseSettings, TrainSettings
+from .model_file import first_line, load_weights, weights_sha256
+from .training_settings import PhaseSettings
 
-__all__ = ["Training", "run_phase"]
+__all__ = ["PreparedPhase", "ProgressBar", "fit_phase", "frozen_features", "prepare_phase"]
 
-
-@dataclass
-class Training:
-    """A training under way: its settings, its images, its model, and where it stands."""
-
-    run: RunFolder
-    settings: TrainSettings
-    spec: ModelSpec
-    train: list[LabelledImage]
-    validation: list[LabelledImage]
-    model: KerasModel
-    state: PhaseState
-    kept: KeptFrames = field(default_factory=KeptFrames)
+OPTIMIZERS = {
+    "rmsprop": keras.optimizers.RMSprop,
+    "adam": keras.optimizers.Adam,
+    "adamw": keras.optimizers.AdamW,
+    "sgd": lambda rate: keras.optimizers.SGD(rate, momentum=0.9),
+}
 
 
-@dataclass
-class _Fit:
-    """A phase ready to run: its batches and the model that trains, all of it or the part behind a frozen CNN."""
+@dataclass(frozen=True)
+class PreparedPhase:
+    """A phase that is ready to be fitted.
 
-    number: int
-    phase: PhaseSettings
-    model: KerasModel
-    training: Callable[..., TrainingBatches]
-    validation: Batches
+    ``fitted`` is the model that trains: ``whole``, or the part of it behind a frozen CNN, on that CNN's features.
+    ``state`` is where the phase begins, or goes on after an interruption.
+    """
+
+    training: Training
+    settings: PhaseSettings
+    state: TrainingState
+    whole: KerasModel
+    fitted: KerasModel
     steps: int
+    features: Features | None
+    validation: Batches
+
+    def training_batches(self, *, first: int = 0, augmented: bool | None = None) -> TrainingBatches:
+        """Make the stream of training batches from number ``first`` on, varied as the training's settings say."""
+        settings = self.training.settings
+        return TrainingBatches(
+            self.training.train,
+            self.training.spec,
+            self.settings.batch_size,
+            seed=settings.seed * 10 + self.state.phase,
+            first=first,
+            augmented=settings.augment if augmented is None else augmented,
+            workers=settings.workers,
+            features=self.features,
+            kept=self.training.kept,
+        )
 
 
-def run_phase(training: Training, number: int) -> None:
-    """Run phase ``number`` from where ``training.state`` stands, and save its result as ``checkpoints/phaseN.keras``.
-
-    Afterwards ``training.model`` holds the phase's result and ``training.state`` points at the next phase.
+def prepare_phase(training: Training, model: KerasModel, state: TrainingState) -> PreparedPhase:
+    """Prepare the phase at which ``state`` stands: freeze or unfreeze the model's CNN, and compile what trains.
 
     Raises:
-        RunError: no epoch of the first phase had a finite loss, or a file that --resume needs is damaged.
+        RunError: the frozen CNN's weights are not those with which the run began.
     """
-    phase = training.settings.phases[number - 1]
-    if phase.epochs:
-        fit = _prepare(training, number, phase)
-        _fit(training, fit)
-        if training.state.best_epoch:
-            training.state.results.append(_settle(training, fit))
-        else:
-            _go_back(training, number)
-    save_model(training.model, training.spec, training.run.checkpoints / f"phase{number}.keras")
-    state = training.state
-    old, state.weights = state.weights, ""
-    state.phase, state.epoch, state.best, state.best_epoch = number + 1, 0, None, 0
-    training.run.write_json(training.run.state, vars(state))
-    if old:
-        (training.run.checkpoints / old).unlink(missing_ok=True)
-
-
-def _prepare(training: Training, number: int, phase: PhaseSettings) -> _Fit:
-    settings, spec, model = training.settings, training.spec, training.model
-    train_features = validation_features = None
+    settings, spec = training.settings, training.spec
+    phase = settings.phases[state.phase - 1]
     frozen = phase.freeze_cnn and spec.uses_cnn
     if spec.uses_cnn:
         model.get_layer("cnn").trainable = not frozen
+    fitted, train_features, validation_features = model, None, None
     if frozen and settings.feature_cache and not settings.augment:
-        train_features, validation_features = _frozen_features(training)
-        model = build_head_model(model, spec)
+        cnn = model.get_layer("cnn")
+        state = _with_cnn(training.run.name, cnn, state)
+        train_features, validation_features = frozen_features(training, cnn, state.cnn_sha256)
+        fitted = build_head_model(model, spec)
     steps = phase.steps or math.ceil(len(training.train) / phase.batch_size)
-
-    def batches(first: int = 0, augmented: bool = settings.augment) -> TrainingBatches:
-        return TrainingBatches(
-            training.train,
-            spec,
-            phase.batch_size,
-            seed=settings.seed * 10 + number,
-            first=first,
-            augmented=augmented,
-            workers=settings.workers,
-            features=train_features,
-            kept=training.kept,
-        )
-
     validation = Batches(
         training.validation,
         spec,
@@ -113,29 +91,31 @@ def _prepare(training: Training, number: int, phase: PhaseSettings) -> _Fit:
         features=validation_features,
         kept=training.kept,
     )
-    _compile(model, phase, spec, steps)
-    return _Fit(number, phase, model, batches, validation, steps)
+    _compile(fitted, phase, spec, steps)
+    return PreparedPhase(training, phase, state, model, fitted, steps, train_features, validation)
 
 
-def _frozen_features(training: Training) -> tuple[Features, Features]:
-    """Get the frozen CNN's features of training and validation images; only those the store lacks are computed."""
-    cnn = training.model.get_layer("cnn")
+def _with_cnn(run: str, cnn: KerasModel, state: TrainingState) -> TrainingState:
+    """Note the frozen CNN's weights in the state; refuse others than those that a resumed run began with."""
     digest = weights_sha256(cnn)
-    if training.state.cnn_sha256 not in ("", digest):
+    if state.cnn_sha256 not in ("", digest):
         raise RunError(
-            f"the frozen CNN of run {training.run.name} had weights {training.state.cnn_sha256[:12]}, now they are "
+            f"the frozen CNN of run {run} had weights {state.cnn_sha256[:12]}, now they are "
             f"{digest[:12]}: the file behind --weights changed; start a new run"
         )
-    training.state.cnn_sha256 = digest
-    store = FeatureStore(digest, training.spec, int(cnn.output_shape[-1]), precision=cnn.dtype_policy.name)
+    return replace(state, cnn_sha256=digest)
+
+
+def frozen_features(training: Training, cnn: KerasModel, cnn_sha256: str) -> tuple[Features, Features]:
+    """Get the frozen CNN's features of training and validation images; only those the store lacks are computed."""
+    store = FeatureStore(cnn_sha256, training.spec, int(cnn.output_shape[-1]), cnn.dtype_policy.name)
     started = time.perf_counter()
     images = [*training.train, *training.validation]
     features, computed = store.features(images, lambda image: np.asarray(cnn.predict_on_batch(image), np.float32))
-    status.print(
+    say(
         f"features of the frozen CNN: {computed} computed, {len(images) - computed} from {store.folder} "
         f"({time.perf_counter() - started:.1f} s)",
-        markup=False,
-        soft_wrap=True,
+        "",
     )
     split = len(training.train)
     return Features(features.table, features.index[:split]), Features(features.table, features.index[split:])
@@ -145,14 +125,8 @@ def _compile(model: KerasModel, phase: PhaseSettings, spec: ModelSpec, steps: in
     rate: Any = phase.learning_rate
     if phase.schedule == "cosine":
         rate = keras.optimizers.schedules.CosineDecay(rate, phase.epochs * steps)
-    makers = {
-        "rmsprop": keras.optimizers.RMSprop,
-        "adam": keras.optimizers.Adam,
-        "adamw": keras.optimizers.AdamW,
-        "sgd": lambda rate: keras.optimizers.SGD(rate, momentum=0.9),
-    }
     model.compile(
-        optimizer=makers[phase.optimizer](rate),
+        optimizer=OPTIMIZERS[phase.optimizer](rate),
         loss="categorical_crossentropy",
         metrics=[
             keras.metrics.CategoricalAccuracy(name="accuracy"),
@@ -162,143 +136,114 @@ def _compile(model: KerasModel, phase: PhaseSettings, spec: ModelSpec, steps: in
     )
 
 
-def _fit(training: Training, fit: _Fit) -> None:
-    run, state = training.run, training.state
+def fit_phase(prepared: PreparedPhase) -> TrainingState:
+    """Fit a phase from the epoch at which its state stands to its last one; return where it stands then.
+
+    Raises:
+        RunError: a file that --resume needs is missing or damaged.
+        ImageError: an image can't be read any more.
+    """
+    training, model, state = prepared.training, prepared.fitted, prepared.state
     # variables that are first made inside the training step would have it traced twice: 15 s with Xception
-    fit.model.optimizer.build(fit.model.trainable_variables)
+    model.optimizer.build(model.trainable_variables)
     if state.epoch:
-        _load_checkpoint(fit.model, run.checkpoints / state.weights)
-    bar = ProgressBar(f"phase {fit.number}", fit.phase.epochs, fit.steps, fit.validation.num_batches or 0)
-    log = EpochLog(
-        run,
-        state,
-        fit.phase,
-        History.load(run, fit.number, state.epoch),
-        save_best=lambda path: save_model(training.model, training.spec, path),
-        clock=_lap_timer(),
-    )
-    batches = fit.training(first=state.epoch * fit.steps)
+        _load_checkpoint(model, training.run.checkpoints / state.weights)
+    name = f"phase {state.phase}"
+    bar = ProgressBar(name, prepared.settings.epochs, prepared.steps, prepared.validation.num_batches or 0)
+    recorder = EpochRecorder(training, prepared.whole, state)
+    tensorboard = keras.callbacks.TensorBoard(training.run.tensorboard / f"phase{state.phase}", write_graph=False)
+    batches = prepared.training_batches(first=state.epoch * prepared.steps)
     try:
-        fit.model.fit(
+        model.fit(
             batches,
-            epochs=fit.phase.epochs,
+            epochs=prepared.settings.epochs,
             initial_epoch=state.epoch,
-            steps_per_epoch=fit.steps,
-            validation_data=fit.validation,
-            callbacks=[
-                bar,
-                log,
-                keras.callbacks.TensorBoard(run.tensorboard / f"phase{fit.number}", write_graph=False),
-            ],
+            steps_per_epoch=prepared.steps,
+            validation_data=prepared.validation,
+            callbacks=[bar, recorder, tensorboard],
             verbose=0,
             shuffle=False,
         )
     except Exception as error:
-        if fault := batches.fault or fit.validation.fault:
+        if fault := batches.fault or prepared.validation.fault:
             raise fault from error
         raise
     finally:
         bar.close()
+    return recorder.state
 
 
 def _load_checkpoint(model: KerasModel, path: Path) -> None:
     try:
         load_weights(model, path)
     except Exception as error:  # h5py and Keras raise a dozen unrelated types on missing or damaged files
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise RunError(f"{path} is missing or damaged ({reason}), the run can't go on; start a new one") from error
+        raise RunError(
+            f"{path} is missing or damaged ({first_line(error)}), the run can't go on; start a new one"
+        ) from error
 
 
-def _lap_timer() -> Callable[[], float]:
-    last = time.perf_counter()
+class ProgressBar(keras.callbacks.Callback):  # type: ignore[misc]  # keras ships no types
+    """Shows a bar for each epoch and its validation, with loss, top-1 and top-5, then prints a line of all numbers."""
 
-    def lap() -> float:
-        nonlocal last
-        before, last = last, time.perf_counter()
-        return last - before
+    def __init__(self, title: str, epochs: int, steps: int, validation_steps: int) -> None:
+        super().__init__()
+        self.title = title
+        self.epochs = epochs
+        self.steps = steps
+        self.validation_steps = validation_steps
+        self._bar: Progress | None = None
+        self._task = TaskID(0)
+        self._started = 0.0
 
-    return lap
+    def on_epoch_begin(self, epoch: int, logs: dict[str, float] | None = None) -> None:
+        """Open the epoch's bar."""
+        self._started = time.perf_counter()
+        self._bar = progress(TextColumn("{task.fields[numbers]}"), transient=True)
+        self._task = self._bar.add_task(self._name(epoch), total=self.steps, numbers="")
+        self._bar.start()
 
+    def on_train_batch_end(self, batch: int, logs: dict[str, float] | None = None) -> None:
+        """Advance the bar, and show the running means."""
+        if self._bar is not None:
+            self._bar.update(self._task, completed=batch + 1, numbers=_numbers(logs or {}, ""))
 
-@dataclass
-class _Candidate:
-    """Weights that could be the phase's result, what they measured, and the call that restores them."""
+    def on_test_begin(self, logs: dict[str, float] | None = None) -> None:
+        """Turn the bar into that of the epoch's validation, which can take as long as its training."""
+        if self._bar is not None:
+            self._bar.reset(self._task, total=self.validation_steps, description="validation", numbers="")
 
-    name: str
-    evaluation: Evaluation
-    restore: Callable[[], object]
+    on_test_batch_end = on_train_batch_end
 
-    def record(self) -> dict[str, Any]:
-        measured = self.evaluation
-        return {"weights": self.name, "loss": measured.loss, "top1": measured.top(1), "top5": measured.top(5)}
-
-
-def _settle(training: Training, fit: _Fit) -> dict[str, Any]:
-    """Leave the phase's best weights in the model, the best or the last epoch's, and return the phase's record."""
-    state = training.state
-    best = training.run.checkpoints / f"phase{fit.number}-best.keras"
-    last = training.run.checkpoints / f"phase{fit.number}-last.keras"
-    candidates = []
-    norms = trained_norms(fit.model) if training.settings.bn_batches else []
-    if norms and state.best_epoch != state.epoch:
-        candidates.append(_reestimated(training, fit, "last epoch"))
-        save_model(training.model, training.spec, last)
-        candidates[-1].restore = lambda: load_model(last, into=training.model)
-        if not math.isfinite(candidates[-1].evaluation.loss):
-            candidates.clear()
-    load_model(best, into=training.model)
-    candidates.append(_candidate(fit, "best epoch"))
-    if norms:
-        candidates.append(_reestimated(training, fit, "best epoch"))
-    chosen = min(candidates, key=lambda candidate: _cost(candidate, fit.phase))
-    for candidate in candidates:
-        mark = " <- kept" if candidate is chosen and len(candidates) > 1 else ""
-        values = candidate.record()
-        status.print(
-            f"phase {fit.number}, {values['weights']}: loss {values['loss']:.3f} top-1 {values['top1']:.1%} "
-            f"top-5 {values['top5']:.1%}{mark}",
-            soft_wrap=True,
+    def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
+        """Close the bar and print the epoch's line."""
+        self.close()
+        logs = logs or {}
+        seconds = time.perf_counter() - self._started
+        left = self.epochs - epoch - 1
+        say(
+            f"{self._name(epoch)}: {_numbers(logs, '')} | validation: {_numbers(logs, 'val_')} | {_duration(seconds)}"
+            + (f", about {_duration(seconds * left)} left in this phase" if left else ""),
+            "",
         )
-    if chosen is not candidates[-1]:
-        chosen.restore()
-    last.unlink(missing_ok=True)
-    return {
-        "phase": fit.number,
-        "epochs": state.epoch,
-        "best_epoch": state.best_epoch,
-        "kept": chosen.name,
-        "candidates": [candidate.record() for candidate in candidates],
-    }
+
+    def close(self) -> None:
+        """Stop drawing the bar; this is called after an interrupted epoch too."""
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
+
+    def _name(self, epoch: int) -> str:
+        return f"{self.title} epoch {epoch + 1}/{self.epochs}"
 
 
-def _go_back(training: Training, number: int) -> None:
-    """Go back to the result of the phase before, after a phase in which no epoch had a finite loss."""
-    fault = f"phase {number}: no epoch had a finite loss"
-    if not training.state.results:
-        rate = training.settings.phases[number - 1].learning_rate
-        remedy = f"start a new run with a smaller --phase{number}-lr than {rate:g}"
-        half = training.settings.mixed_precision != "off"
-        raise RunError(f"{fault}; {remedy}{', or without --mixed-precision' if half else ''}")
-    status.print(f"{fault}: the weights of the phase before it are kept", style="yellow")
-    load_model(training.run.checkpoints / f"phase{number - 1}.keras", into=training.model)
+def _duration(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes:02} min"
+    return f"{minutes} min {seconds:02} s" if minutes else f"{seconds} s"
 
 
-def _cost(candidate: _Candidate, phase: PhaseSettings) -> tuple[float, float]:
-    value = candidate.evaluation.value(phase.monitor)
-    return (-value if phase.higher_is_better else value, candidate.evaluation.loss)
-
-
-def _candidate(fit: _Fit, name: str) -> _Candidate:
-    statistics = moving_statistics(fit.model)
-    evaluation = evaluate(fit.model, fit.validation, f"validation, {name}")
-    return _Candidate(name, evaluation, lambda: restore_statistics(fit.model, statistics))
-
-
-def _reestimated(training: Training, fit: _Fit, name: str) -> _Candidate:
-    settings = training.settings
-    stream = fit.training(augmented=False)
-    with transient_bar(unit="batches") as bar:
-        task = bar.add_task(f"BatchNorm statistics, {name}", total=settings.bn_batches)
-        inputs = (stream[index][0] for index in range(settings.bn_batches))
-        reestimate(fit.model, bar.track(inputs, task_id=task), settings.bn_momentum)
-    return _candidate(fit, f"{name}, BatchNorm re-estimated")
+def _numbers(logs: dict[str, float], prefix: str) -> str:
+    shown = (("loss", "loss", ".3f"), ("accuracy", "top-1", ".1%"), ("top5", "top-5", ".1%"))
+    return " ".join(f"{name} {logs[prefix + key]:{form}}" for key, name, form in shown if prefix + key in logs)

@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
+import csv
 import itertools
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from ..runtime.errors import RunError
-from .files import write_text
+from ..runtime.storage import locked, write_text
 
 __all__ = ["RunFolder"]
 
 LATEST = "latest"
+HISTORY_COLUMNS = ("phase", "epoch", "loss", "accuracy", "top5", "val_loss", "val_accuracy", "val_top5", "seconds")
 
 
 @dataclass(frozen=True)
@@ -82,12 +83,13 @@ class RunFolder:
         Raises:
             RunError: another process is training in it.
         """
-        handle = os.open(self.path, os.O_RDONLY)
-        try:
-            _lock(handle, self.path)
+        with contextlib.ExitStack() as stack:
+            with contextlib.suppress(OSError):  # a file system without locks
+                stack.enter_context(locked(self.path, self._refuse_second))
             yield
-        finally:
-            os.close(handle)
+
+    def _refuse_second(self) -> None:
+        raise RunError(f"{self.path}: another process trains in this run; wait for it, or stop it")
 
     @property
     def name(self) -> str:
@@ -129,6 +131,10 @@ class RunFolder:
         """The path of ``checkpoints/``, with the best of each phase and what --resume needs."""
         return self.path / "checkpoints"
 
+    def checkpoint(self, phase: int, kind: str = "") -> Path:
+        """Return the path of a phase's result, or with a ``kind`` of its ``best`` or ``last`` epoch's weights."""
+        return self.checkpoints / (f"phase{phase}-{kind}.keras" if kind else f"phase{phase}.keras")
+
     @property
     def tensorboard(self) -> Path:
         """The path of ``tensorboard/``, with a folder of event files for each phase."""
@@ -143,9 +149,18 @@ class RunFolder:
         """Return the path of a list of images: ``kind`` is ``train``, ``validation`` or ``calibration``."""
         return self.path / f"{kind}.txt"
 
-    def write_json(self, path: Path, content: Any) -> None:
-        """Write ``content`` as a JSON file of the run folder, replacing the old one as a whole."""
-        write_text(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+    def read_history(self) -> list[dict[str, float]]:
+        """Read the rows of ``history.csv``, none where it is not there yet."""
+        if not self.history.exists():
+            return []
+        rows = csv.DictReader(self.history.read_text(encoding="utf-8").splitlines())
+        return [{key: float(value) for key, value in row.items()} for row in rows]
+
+    def write_history(self, rows: Iterable[dict[str, float]]) -> None:
+        """Write ``history.csv``, which is replaced as a whole: each row has a value for each of ``HISTORY_COLUMNS``."""
+        lines = [",".join(HISTORY_COLUMNS)]
+        lines += [",".join(f"{row[column]:.6g}" for column in HISTORY_COLUMNS) for row in rows]
+        write_text(self.history, "\n".join(lines) + "\n")
 
     def read_json(self, path: Path) -> Any:
         """Read a JSON file of the run folder.
@@ -179,12 +194,3 @@ def _dated(runs: Path, label: str) -> Path:
         except FileExistsError:
             path = start.with_name(f"{start.name}-{number}")
     return path
-
-
-def _lock(handle: int, path: Path) -> None:
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise RunError(f"{path}: another process trains in this run; wait for it, or stop it") from None
-    except OSError:
-        return  # a file system without locks

@@ -1,4 +1,6 @@
-"""Makes class folders of tiny-imagenet, whose published layout is as follows.
+"""Class folders are made of tiny-imagenet as it was downloaded: a folder, a tar or a zip, which is not unpacked first.
+
+Its published layout is:
 
 wnids.txt                          one WordNet id (wnid) a line, the classes
 words.txt                          wnid<TAB>name, synonym, ...
@@ -9,26 +11,41 @@ val/val_annotations.txt            file<TAB>wnid<TAB>box, four numbers
 
 from __future__ import annotations
 
+import lzma
+import os
 import re
+import stat
+import tarfile
+import zipfile
+import zlib
 from collections import Counter
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path, PurePosixPath
+from typing import IO
 
 from ..runtime.console import progress
 from ..runtime.errors import DataError, UsageError
 from ..runtime.preprocess import IMAGE_SUFFIXES
-from .class_folders import ClassFolders, Prepared
-from .published import Published, open_published
+from .class_folders import ClassFolderWriter, WrittenFolders
 
 __all__ = ["prepare_tiny_imagenet"]
 
 WNIDS, WORDS, ANNOTATIONS = "wnids.txt", "words.txt", "val/val_annotations.txt"
-KEPT = (WNIDS, WORDS, PurePosixPath(ANNOTATIONS).name)
+LISTS = (WNIDS, WORDS, PurePosixPath(ANNOTATIONS).name)
 WNID = re.compile(r"[A-Za-z0-9_-]+")  # it becomes part of a folder's name
+MAX_MEMBER_BYTES = 64 * 2**20  # for an image or a list; more is a bomb, or not an image
+# zipfile raises RuntimeError for an encrypted member, and NotImplementedError, its subclass, for an unknown compression
+ARCHIVE_FAULTS = (tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, RuntimeError)
+
+Opener = Callable[[], IO[bytes] | None]
 
 
 def prepare_tiny_imagenet(
     src: Path, dst: Path, *, classes: int | None = None, wnids: Path | None = None, link: bool = False
-) -> Prepared:
+) -> WrittenFolders:
     """Make class folders of tiny-imagenet's published layout: ``DST/train/NAME/*.JPEG`` and ``DST/val/NAME/*.JPEG``.
 
     Images are copied byte for byte, never decoded; the source is only read. An interrupted call is completed by the
@@ -51,19 +68,19 @@ def prepare_tiny_imagenet(
     _check_arguments(src, dst, classes, wnids, link)
     with progress(unit="files", transient=True) as bar:  # how many files there are is known only at the end
         bar.add_task(f"reading {src.name}", total=None)
-        published = open_published(src, WNIDS, KEPT)
-    known = _read_wnids(published.text(WNIDS), f"{src}: {WNIDS}")
-    plan = _plan(published, _choose(known, classes, wnids), _class_names(published, known), set(known))
-    folders = ClassFolders(dst, plan.values())
+        source = _read_source(src)
+    known = _read_wnids(source.text(WNIDS), f"{src}: {WNIDS}")
+    plan = _plan(source, _choose(known, classes, wnids), _class_names(source, known))
+    folders = ClassFolderWriter(dst, plan.values())
     with progress(unit="images") as bar:
         task = bar.add_task("linking" if link else "copying", total=len(plan))
         if link:
-            for source, name in plan.items():
-                folders.link(name, src / source)
+            for original, name in plan.items():
+                folders.link(name, src / original)
                 bar.advance(task)
         else:
-            for source, data in published.read(plan):
-                folders.write(plan[source], data)
+            for original, data in source.read(plan):
+                folders.write(plan[original], data)
                 bar.advance(task)
     return folders.summary()
 
@@ -75,6 +92,111 @@ def _check_arguments(src: Path, dst: Path, classes: int | None, wnids: Path | No
         raise UsageError(f"--link needs an unpacked folder to link to, found the archive {src}: leave --link out")
     if src.is_dir() and dst.resolve().is_relative_to(src.resolve()):
         raise UsageError(f"{dst} lies inside the source {src}, which is only read: choose a folder outside of it")
+
+
+@dataclass(frozen=True)
+class _Source:
+    """The published files: where they lie in the folder or archive, their names below it, and the content of lists."""
+
+    src: Path
+    root: PurePosixPath
+    names: tuple[str, ...]
+    lists: dict[str, bytes]
+
+    def text(self, name: str) -> str:
+        """Return the text of one of the lists."""
+        try:
+            return self.lists[name].decode()
+        except KeyError:
+            raise DataError(f"{self.src}: expected {name} in it, found none: is this the published layout?") from None
+        except UnicodeDecodeError as error:
+            raise DataError(f"{self.src}: {name} is not UTF-8 text: {error.reason} at byte {error.start}") from None
+
+    def read(self, names: Collection[str]) -> Iterator[tuple[str, bytes]]:
+        """Yield the named files with their bytes, in one pass, in the order in which they are stored."""
+        stored = {(self.root / name).as_posix(): name for name in names}
+        with _named_failure(self.src):
+            for member, opener in _members(self.src, stored):
+                yield stored[member], _read_member(member, opener)
+
+
+def _read_source(src: Path) -> _Source:
+    """List the published files, in an archive those below the place where wnids.txt lies least deep."""
+    if not src.exists():
+        raise DataError(f"{src}: no such file or folder; expected a published data set: a folder, .tar.gz or .zip")
+    members: dict[PurePosixPath, bytes | None] = {}
+    with _named_failure(src):
+        for name, opener in _members(src, None):
+            path = PurePosixPath(name)
+            members[path] = _read_member(name, opener) if path.name in LISTS else None
+    roots = [path.parent for path in members if path.name == WNIDS]
+    if src.is_dir():
+        roots = [root for root in roots if not root.parts]
+    if not roots:
+        raise DataError(f"{src}: expected {WNIDS} in it, found none: is this the published layout?")
+    root = min(roots, key=lambda root: (len(root.parts), str(root)))
+    below = {path.relative_to(root).as_posix(): data for path, data in members.items() if path.is_relative_to(root)}
+    return _Source(src, root, tuple(below), {name: data for name, data in below.items() if data is not None})
+
+
+def _members(src: Path, wanted: Collection[str] | None) -> Iterator[tuple[str, Opener]]:
+    """Yield the regular files of a folder, a tar or a zip, or the wanted ones: the path, and what opens the file.
+
+    Nothing is ever written to a path that an archive names, so an archive can't write outside anything; links and
+    devices in it are left out.
+    """
+    if src.is_dir():
+        for name in _walk(src) if wanted is None else wanted:
+            yield name, partial(_open, src / name)
+    elif zipfile.is_zipfile(src):
+        with zipfile.ZipFile(src) as archive:
+            for entry in archive.infolist():
+                name = PurePosixPath(entry.filename).as_posix()
+                regular = not entry.is_dir() and not stat.S_ISLNK(entry.external_attr >> 16)
+                if regular and (wanted is None or name in wanted):
+                    yield name, partial(archive.open, entry)
+    elif tarfile.is_tarfile(src):
+        with tarfile.open(src) as packed:
+            for member in packed:
+                name = PurePosixPath(member.name).as_posix()
+                if member.isreg() and (wanted is None or name in wanted):
+                    yield name, partial(packed.extractfile, member)
+    else:
+        raise DataError(f"{src}: expected a folder, a tar or a zip; found a file that is none of them")
+
+
+def _open(path: Path) -> IO[bytes]:
+    return path.open("rb")
+
+
+def _walk(src: Path) -> Iterator[str]:
+    for folder, _, files in os.walk(src, followlinks=True):
+        for file in files:
+            path = Path(folder) / file
+            if path.is_file():
+                yield path.relative_to(src).as_posix()
+
+
+def _read_member(name: str, opener: Opener) -> bytes:
+    stream = opener()
+    if stream is None:  # tarfile's answer for what is no regular file, and those were left out
+        return b""
+    with stream:
+        data = stream.read(MAX_MEMBER_BYTES + 1)
+    if len(data) > MAX_MEMBER_BYTES:
+        raise DataError(f"{name}: expected an image or a list of at most {MAX_MEMBER_BYTES >> 20} MiB, found more")
+    return data
+
+
+@contextmanager
+def _named_failure(src: Path) -> Iterator[None]:
+    """Turn what the archive libraries raise into one error that names the file."""
+    try:
+        yield
+    except ARCHIVE_FAULTS as error:
+        raise DataError(f"{src}: damaged, or not an archive that can be read: {error}; download it again") from None
+    except OSError as error:
+        raise DataError(f"{src}: can't be read: {error.strerror or error}") from None
 
 
 def _read_wnids(text: str, where: str) -> list[str]:
@@ -105,12 +227,12 @@ def _choose(known: list[str], classes: int | None, wnids: Path | None) -> list[s
     return chosen
 
 
-def _class_names(published: Published, known: list[str]) -> dict[str, str]:
+def _class_names(source: _Source, known: list[str]) -> dict[str, str]:
     """Name each wnid's folder; the names depend on all of wnids.txt, so a larger choice of classes renames nothing."""
-    words = dict(line.split("\t", 1) for line in published.text(WORDS).splitlines() if "\t" in line)
+    words = dict(line.split("\t", 1) for line in source.text(WORDS).splitlines() if "\t" in line)
     nameless = [wnid for wnid in known if wnid not in words]
     if nameless:
-        raise DataError(f"{published.src}: {WORDS} has no name for {', '.join(nameless[:5])} of {WNIDS}")
+        raise DataError(f"{source.src}: {WORDS} has no name for {', '.join(nameless[:5])} of {WNIDS}")
     names = {wnid: _folder_name(words[wnid]) or wnid for wnid in known}
     shared = Counter(name.casefold() for name in names.values())  # some file systems don't tell upper from lower case
     return {wnid: f"{name}_{wnid}" if shared[name.casefold()] > 1 else name for wnid, name in names.items()}
@@ -121,38 +243,38 @@ def _folder_name(words: str) -> str:
     return re.sub(r"[^\w.'-]+", "_", first).strip("._")
 
 
-def _plan(published: Published, chosen: list[str], names: dict[str, str], known: set[str]) -> dict[str, str]:
+def _plan(source: _Source, chosen: list[str], names: dict[str, str]) -> dict[str, str]:
     """Map the source path of every image that is to be written to its ``SPLIT/CLASS/NAME``."""
     plan: dict[str, str] = {}
     counts = Counter[str]()
-    for source in published.names:
-        path = PurePosixPath(source)
+    for original in source.names:
+        path = PurePosixPath(original)
         if len(path.parts) != 4 or path.suffix.lower() not in IMAGE_SUFFIXES or path.name.startswith("."):
             continue
         split, wnid, folder, _ = path.parts
-        if split == "train" and folder == "images" and wnid in set(chosen):
-            plan[source] = f"train/{names[wnid]}/{path.name}"
+        if split == "train" and folder == "images" and wnid in chosen:
+            plan[original] = f"train/{names[wnid]}/{path.name}"
             counts[wnid] += 1
     empty = [wnid for wnid in chosen if not counts[wnid]]
     if empty:
-        raise DataError(f"{published.src}: no images in train/WNID/images/ of {', '.join(empty[:5])}")
-    return plan | _plan_validation(published, chosen, names, known)
+        raise DataError(f"{source.src}: no images in train/WNID/images/ of {', '.join(empty[:5])}")
+    return plan | _plan_validation(source, chosen, names)
 
 
-def _plan_validation(published: Published, chosen: list[str], names: dict[str, str], known: set[str]) -> dict[str, str]:
-    present = set(published.names)
+def _plan_validation(source: _Source, chosen: list[str], names: dict[str, str]) -> dict[str, str]:
+    present = set(source.names)
     plan: dict[str, str] = {}
-    for number, line in enumerate(published.text(ANNOTATIONS).splitlines(), start=1):
+    for number, line in enumerate(source.text(ANNOTATIONS).splitlines(), start=1):
         if not line.strip():
             continue
-        where = f"{published.src}: {ANNOTATIONS}, line {number}"
+        where = f"{source.src}: {ANNOTATIONS}, line {number}"
         file, tab, rest = line.partition("\t")
         wnid = rest.partition("\t")[0].strip()
-        if not tab or wnid not in known:
+        if not tab or wnid not in names:
             raise DataError(f"{where}: expected file, tab, a wnid of {WNIDS}; found {line[:60]!r}")
-        source = f"val/images/{file}"
-        if source not in present or PurePosixPath(file).name != file:
+        original = f"val/images/{file}"
+        if original not in present or PurePosixPath(file).name != file:
             raise DataError(f"{where}: {file[:60]!r} is not in val/images/: download the data set again")
         if wnid in chosen:
-            plan[source] = f"val/{names[wnid]}/{file}"
+            plan[original] = f"val/{names[wnid]}/{file}"
     return plan

@@ -1,39 +1,36 @@
-"""Runs a whole training: it checks the data, runs two phases, measures the best weights and fills the run folder."""
+"""A whole training runs here: the data is checked, the phases run, the best weights are measured and put in place."""
 
 from __future__ import annotations
 
 import contextlib
-import csv
-import resource
 import shutil
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import keras
 
-from ..runtime.console import status
+from ..runtime.console import say
 from ..runtime.errors import DataError, ImageError, RunError
+from ..runtime.process import peak_mib
 from ..runtime.spec import ModelSpec
+from ..runtime.storage import replacing, write_json
 from .batches import Batches
-from .callbacks import PhaseState
-from .data import DataSet, calibration_sample, scan, write_list
-from .evaluation import evaluate
-from .files import replacing
+from .best_weights import choose_weights
+from .checkpoints import Training, TrainingState, read_stopped, record_start
+from .data import DataSet, scan
+from .evaluation import evaluate, plot_class_rates, plot_confusion, plot_curves
 from .model import KerasModel, build_model
-from .model_file import load_model, save_model
-from .phase import Training, run_phase
-from .plots import plot_class_rates, plot_confusion, plot_curves
-from .pretrained import load_pretrained
+from .model_file import load_model, load_pretrained, save_model
+from .phase import fit_phase, prepare_phase
 from .run_folder import RunFolder
-from .settings import TrainSettings
-from .unfinished import read_unfinished
+from .training_settings import TrainSettings
 
 __all__ = ["resume", "train"]
 
-CALIBRATION_IMAGES = 500
-SHOWN = 20
+MAX_SKIPPED_SHOWN = 20
 
 
 def train(settings: TrainSettings, runs: Path = Path("runs"), name: str | None = None) -> RunFolder:
@@ -58,15 +55,17 @@ def train(settings: TrainSettings, runs: Path = Path("runs"), name: str | None =
     _show_faults(data)
     spec = settings.spec.replace(class_labels=data.labels)
     with _precision(settings):
-        model = _fresh_model(settings, spec)
+        model = _starting_model(settings, spec)
         run = RunFolder.create(runs, name, spec.branches)
         with run.locked(), _named_failures(run):
-            _describe(run, settings, spec, data)
-            _say(
+            training = record_start(run, settings, spec, data)
+            say(
                 f"{run.path}: {len(data.train)} training and {len(data.validation)} validation images of "
-                f"{spec.num_classes} classes, {len(data.skipped)} skipped; {model.count_params():,} parameters"
+                f"{spec.num_classes} classes, {len(data.skipped)} skipped; {model.count_params():,} parameters",
+                "",
             )
-            return _run(Training(run, settings, spec, list(data.train), list(data.validation), model, PhaseState()))
+            _run_to_the_end(training, model, TrainingState())
+    return run
 
 
 def resume(path: Path | None = None, runs: Path = Path("runs")) -> RunFolder:
@@ -82,36 +81,41 @@ def resume(path: Path | None = None, runs: Path = Path("runs")) -> RunFolder:
     """
     run = RunFolder.find(path, runs)
     with run.locked(), _named_failures(run):
-        found = read_unfinished(run)
-        settings, spec, state = found.settings, found.spec, found.state
-        with _precision(settings):
+        training, state = read_stopped(run)
+        phases = training.settings.phases
+        with _precision(training.settings):
             if state.phase > 1:
-                model, _ = load_model(run.checkpoints / f"phase{state.phase - 1}.keras")
+                model, _ = load_model(run.checkpoint(state.phase - 1))
             else:
-                model = _fresh_model(settings, spec)
-            left = settings.phases[state.phase - 1 :]
-            where = (
-                f"phase {state.phase}, {state.epoch} of {left[0].epochs} epochs done" if left else "after the phases"
-            )
-            _say(f"{run.path}: continuing, {where}")
-            return _run(Training(run, settings, spec, found.train, found.validation, model, state))
+                model = _starting_model(training.settings, training.spec)
+            where = "after the phases"
+            if state.phase <= len(phases):
+                where = f"phase {state.phase}, {state.epoch} of {phases[state.phase - 1].epochs} epochs done"
+            say(f"{run.path}: continuing, {where}", "")
+            _run_to_the_end(training, model, state)
+    return run
 
 
-def _describe(run: RunFolder, settings: TrainSettings, spec: ModelSpec, data: DataSet) -> None:
-    """Write what the training is into the run folder; ``state.json`` comes last, as --resume refuses without it."""
-    run.write_json(run.settings, settings.model_dump())
-    run.write_json(run.spec, spec.model_dump())
-    write_list(run.images("train"), data.train)
-    write_list(run.images("validation"), data.validation)
-    write_list(run.images("calibration"), calibration_sample(data.train, CALIBRATION_IMAGES, settings.seed))
-    skipped = [{"path": str(item.path), "reason": item.reason} for item in data.skipped]
-    run.write_json(run.path / "skipped.json", skipped)
-    run.write_json(run.state, vars(PhaseState()))
+def _show_faults(data: DataSet) -> None:
+    """Print the warnings and the skipped images; a long list is cut, and the run's ``skipped.json`` has all of it."""
+    for warning in data.warnings:
+        say(f"warning: {warning}", "yellow")
+    for item in data.skipped[:MAX_SKIPPED_SHOWN]:
+        say(f"skipped {item.path}: {item.reason}", "yellow")
+    if len(data.skipped) > MAX_SKIPPED_SHOWN:
+        say(f"and {len(data.skipped) - MAX_SKIPPED_SHOWN} more; all are in the run's skipped.json", "yellow")
 
 
-def _say(text: str, style: str = "") -> None:
-    """Print a line on stderr, in which brackets of a path are no markup, and which is not broken in a log."""
-    status.print(text, style=style, markup=False, soft_wrap=True)
+@contextlib.contextmanager
+def _precision(settings: TrainSettings) -> Iterator[None]:
+    """Set Keras's precision for models that are built inside the block, and put the old one back afterwards."""
+    before = keras.mixed_precision.global_policy()
+    policy = "float32" if settings.mixed_precision == "off" else f"mixed_{settings.mixed_precision}"
+    keras.mixed_precision.set_global_policy(policy)
+    try:
+        yield
+    finally:
+        keras.mixed_precision.set_global_policy(before)
 
 
 @contextlib.contextmanager
@@ -129,29 +133,7 @@ def _named_failures(run: RunFolder) -> Iterator[None]:
         ) from error
 
 
-def _show_faults(data: DataSet) -> None:
-    """Print the warnings and the skipped images; a long list is cut, and the run's ``skipped.json`` has all of it."""
-    for warning in data.warnings:
-        _say(f"warning: {warning}", "yellow")
-    for item in data.skipped[:SHOWN]:
-        _say(f"skipped {item.path}: {item.reason}", "yellow")
-    if len(data.skipped) > SHOWN:
-        _say(f"and {len(data.skipped) - SHOWN} more; all are in the run's skipped.json", "yellow")
-
-
-@contextlib.contextmanager
-def _precision(settings: TrainSettings) -> Iterator[None]:
-    """Set Keras's precision for models that are built inside the block, and put the old one back afterwards."""
-    before = keras.mixed_precision.global_policy()
-    policy = "float32" if settings.mixed_precision == "off" else f"mixed_{settings.mixed_precision}"
-    keras.mixed_precision.set_global_policy(policy)
-    try:
-        yield
-    finally:
-        keras.mixed_precision.set_global_policy(before)
-
-
-def _fresh_model(settings: TrainSettings, spec: ModelSpec) -> KerasModel:
+def _starting_model(settings: TrainSettings, spec: ModelSpec) -> KerasModel:
     """Build the starting model, by the seed the same again when a run is resumed before its first checkpoint."""
     keras.utils.set_random_seed(settings.seed)
     model = build_model(spec)
@@ -159,78 +141,73 @@ def _fresh_model(settings: TrainSettings, spec: ModelSpec) -> KerasModel:
     return model
 
 
-def _run(training: Training) -> RunFolder:
-    started = time.perf_counter()
-    training.run.checkpoints.mkdir(exist_ok=True)
+def _run_to_the_end(training: Training, model: KerasModel, state: TrainingState) -> None:
+    """Run the phases that are left, one after the other, and finish the run with the best one's weights."""
+    began = time.perf_counter()
     try:
-        while training.state.phase <= len(training.settings.phases):
-            run_phase(training, training.state.phase)
-        training.model = _best_phase(training)
-        save_model(training.model, training.spec, training.run.model)
-        if training.settings.mixed_precision != "off":  # report on the model as it was saved, in float32
-            keras.mixed_precision.set_global_policy("float32")
-            training.model = load_model(training.run.model)[0]
-        _report(training, time.perf_counter() - started)
+        while state.phase <= len(training.settings.phases):
+            state = _run_phase(training, model, state)
+        _take_best_phase(training, model, state)
+        _finish(training, model, state, began)
     except KeyboardInterrupt:
-        _keep_best_so_far(training)
+        _keep_best_so_far(training.run)
         raise
-    return training.run
 
 
-def _best_phase(training: Training) -> KerasModel:
-    """Return the model of the phase with the best top-1, the later one of two that are equal."""
-    best = max(_measured(training))[1]
-    if best == training.state.results[-1]["phase"]:
-        return training.model
-    _say(f"phase {best} had the better top-1: its weights are the result")
-    return load_model(training.run.checkpoints / f"phase{best}.keras", into=training.model)[0]
+def _run_phase(training: Training, model: KerasModel, state: TrainingState) -> TrainingState:
+    """Run the phase at which ``state`` stands; leave its weights in ``model``, and return where the next one begins."""
+    run, results = training.run, state.results
+    if training.settings.phases[state.phase - 1].epochs:
+        prepared = prepare_phase(training, model, state)
+        state = fit_phase(prepared)
+        if state.best_epoch:
+            results = [*results, choose_weights(prepared, state)]
+        else:
+            _go_back(training, model, state)
+    save_model(model, training.spec, run.checkpoint(state.phase))
+    after = replace(state, phase=state.phase + 1, epoch=0, best=None, best_epoch=0, weights="", results=results)
+    after.write(run, state)
+    return after
 
 
-def _measured(training: Training) -> list[tuple[float, int, str]]:
-    """List each finished phase's top-1 on validation, its number and its checkpoint's file name."""
+def _go_back(training: Training, model: KerasModel, state: TrainingState) -> None:
+    """Go back to the result of the phase before, after a phase in which no epoch had a finite loss."""
+    fault = f"phase {state.phase}: no epoch had a finite loss"
+    if not state.results:
+        rate = training.settings.phases[state.phase - 1].learning_rate
+        remedy = f"start a new run with a smaller --phase{state.phase}-lr than {rate:g}"
+        half = training.settings.mixed_precision != "off"
+        raise RunError(f"{fault}; {remedy}{', or without --mixed-precision' if half else ''}")
+    say(f"{fault}: the weights of the phase before it are kept", "yellow")
+    load_model(training.run.checkpoint(state.phase - 1), into=model)
+
+
+def _take_best_phase(training: Training, model: KerasModel, state: TrainingState) -> None:
+    """Leave the weights of the phase with the best top-1 in ``model``, of the later one where two are equal."""
+    _, best = max(_measured_phases(state))
+    if best != state.results[-1]["phase"]:
+        say(f"phase {best} had the better top-1: its weights are the result", "")
+        load_model(training.run.checkpoint(best), into=model)
+
+
+def _measured_phases(state: TrainingState) -> list[tuple[float, int]]:
+    """List the top-1 on validation and the number of each finished phase."""
     found = []
-    for result in training.state.results:
+    for result in state.results:
         kept = next(item for item in result["candidates"] if item["weights"] == result["kept"])
-        found.append((kept["top1"], result["phase"], f"phase{result['phase']}.keras"))
+        found.append((kept["top1"], result["phase"]))
     return found
 
 
-def _best_epoch(training: Training) -> list[tuple[float, int, str]]:
-    """List top-1, phase number and checkpoint of the current phase's best epoch; nothing before its first epoch."""
-    state = training.state
-    if not state.best_epoch:
-        return []
-    with training.run.history.open(encoding="utf-8") as file:
-        rows = {(float(row["phase"]), float(row["epoch"])): row for row in csv.DictReader(file)}
-    top1 = float(rows[state.phase, state.best_epoch]["val_accuracy"])
-    return [(top1, state.phase, f"phase{state.phase}-best.keras")]
-
-
-def _keep_best_so_far(training: Training) -> None:
-    """Make the best checkpoint ``model.keras`` after Ctrl-C, so that the run can be exported as it is."""
-    run, state = training.run, training.state
-    if run.metrics.exists() and not run.read_json(run.metrics)["interrupted"]:
-        return  # the run was finished before it was resumed, and what it measured stays
-    measured = _measured(training) + _best_epoch(training)
-    found = [item for item in measured if (run.checkpoints / item[2]).exists()]  # Ctrl-C can come before it is written
-    if not found:
-        _say(f"{run.path}: no epoch was finished yet; hybrid-train --resume starts it again", "yellow")
-        return
-    top1, phase, name = max(found)
-    with replacing(run.model) as partial:
-        shutil.copyfile(run.checkpoints / name, partial)
-    run.write_json(
-        run.metrics, {"interrupted": True, "from": name, "top1": top1, "phase": state.phase, "epoch": state.epoch}
-    )
-    plot_curves(run)
-    _say(f"{run.model} holds the best weights so far, of phase {phase}; hybrid-train --resume continues", "yellow")
-
-
-def _report(training: Training, seconds: float) -> None:
-    run, spec = training.run, training.spec
-    size = training.settings.phases[1].batch_size
-    batches = Batches(training.validation, spec, size, kept=training.kept)
-    measured = evaluate(training.model, batches, "final validation")
+def _finish(training: Training, model: KerasModel, state: TrainingState, began: float) -> None:
+    """Put the model in place and measure it, as it was saved, on the validation images."""
+    run, spec, settings = training.run, training.spec, training.settings
+    save_model(model, spec, run.model)
+    if settings.mixed_precision != "off":
+        keras.mixed_precision.set_global_policy("float32")
+        model = load_model(run.model)[0]
+    batches = Batches(training.validation, spec, settings.phases[1].batch_size, kept=training.kept)
+    measured = evaluate(model, batches, "final validation")
     rates = measured.class_rates(spec.class_labels)
     metrics: dict[str, Any] = {
         "interrupted": False,
@@ -239,13 +216,37 @@ def _report(training: Training, seconds: float) -> None:
         "loss": measured.loss,
         "validation_images": len(training.validation),
         "training_images": len(training.train),
-        "seconds": training.state.seconds,
-        "seconds_this_start": seconds,
-        "peak_memory_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
-        "phases": training.state.results,
+        "seconds": state.seconds,
+        "seconds_this_start": time.perf_counter() - began,
+        "peak_memory_mib": peak_mib(),
+        "phases": state.results,
         "classes": rates,
     }
-    run.write_json(run.metrics, metrics)
+    write_json(run.metrics, metrics)
     plot_curves(run)
     plot_confusion(measured.confusion, spec.class_labels, run.path / "confusion.png")
     plot_class_rates(rates, run.path / "classes.png")
+
+
+def _keep_best_so_far(run: RunFolder) -> None:
+    """Make the best checkpoint ``model.keras`` after Ctrl-C, so that the run can be exported as it is."""
+    if run.metrics.exists() and not run.read_json(run.metrics)["interrupted"]:
+        return  # the run was finished before it was resumed, and what it measured stays
+    state = TrainingState(**run.read_json(run.state))
+    best = [(top1, phase, run.checkpoint(phase)) for top1, phase in _measured_phases(state)]
+    if state.best_epoch:
+        rows = {(row["phase"], row["epoch"]): row for row in run.read_history()}
+        top1 = rows[state.phase, state.best_epoch]["val_accuracy"]
+        best.append((top1, state.phase, run.checkpoint(state.phase, "best")))
+    if not best:
+        say(f"{run.path}: no epoch was finished yet; hybrid-train --resume starts it again", "yellow")
+        return
+    top1, phase, checkpoint = max(best)
+    with replacing(run.model) as partial:
+        shutil.copyfile(checkpoint, partial)
+    write_json(
+        run.metrics,
+        {"interrupted": True, "from": checkpoint.name, "top1": top1, "phase": state.phase, "epoch": state.epoch},
+    )
+    plot_curves(run)
+    say(f"{run.model} holds the best weights so far, of phase {phase}; hybrid-train --resume continues", "yellow")

@@ -17,7 +17,7 @@ def open_engine(options: dict[str, Any], threads: int) -> Engine:
 
     The model computes its sequence itself, so ``image`` is all that it gets.
     """
-    from hybrid_edge.train.quiet import import_tensorflow
+    from hybrid_edge.train.tensorflow_import import import_tensorflow
 
     import_tensorflow()
     import keras

@@ -23,7 +23,7 @@ SUBSET = 100  # what TensorFlow's documentation suggests: 100 to 500 samples
 
 def main(kind: str, model_file: str, batch: str, calibration: str, out: str) -> None:
     """Convert."""
-    from hybrid_edge.train.quiet import import_tensorflow
+    from hybrid_edge.train.tensorflow_import import import_tensorflow
 
     import_tensorflow()
     import tensorflow as tf

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import cv2
 
-from hybrid_edge.train.quiet import import_tensorflow
+from hybrid_edge.train.tensorflow_import import import_tensorflow
 
 __all__ = ["Run", "standin_run"]
 

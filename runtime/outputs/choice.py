@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..console import say
-from ..pipeline.infer_request import InferRequest
+from ..infer_request import InferRequest
 from ..sources.events import Event, Events, Kind
 from .display import display_problem, require_display
 from .recorder import Recorder, check_recording

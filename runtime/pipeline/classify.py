@@ -17,6 +17,7 @@ from ..bundle import Bundle
 from ..console import say, waiting
 from ..engines.engine_options import EngineOptions
 from ..engines.progress import make_reporter
+from ..infer_request import InferRequest
 from ..outputs.choice import ChosenSinks, check_outputs
 from ..outputs.sink import Sink, Status
 from ..service.heartbeat import Heartbeat
@@ -27,7 +28,6 @@ from ..sources.capture import open_captures
 from ..sources.events import Events
 from ..sources.names import CaptureOptions
 from .dataflow import Pipeline, PipelineOptions
-from .infer_request import InferRequest
 
 if TYPE_CHECKING:
     from ..classifier import Classifier

@@ -244,12 +244,15 @@ def _make_links(
     together = WAKE_FRAMES if batch == depth == 1 and max_wait is None and size <= SMALL_BYTES else 1
     # preprocessing writes one batch; where every frame counts, others must be ready when the engine is
     slots = backend.buffers(batch, depth + (1 if fresh else 2 * together))
+    pace = Pace(max_wait or 0.0)
+    if not fresh:
+        pace.close()
     return Links(
         intake=Intake(boxes, fresh=batch == 1, patient=max_wait is None),
         free=Channel(len(slots), slots),
         ready=Channel(1 if together > 1 else len(slots)),
         done=Channel(1 if fresh else 2),
         together=together,
-        pace=Pace(max_wait or 0.0) if fresh else None,
+        pace=pace,
         events=events,
     )

@@ -241,7 +241,7 @@ class Links:
         ready: preprocessed batches for the engine, up to ``together`` in one item.
         done: finished batches for the outputs, up to ``together`` in one item.
         together: the most batches that one stage hands to the next at a time.
-        pace: says when to take live frames; None where every frame counts.
+        pace: says when to take live frames; it is closed where every frame counts.
         events: where faults are reported.
         halt: set when the pipeline is to end before its sources do.
         clocks: what ``preprocess``, ``infer`` and ``output`` are doing, by these names.
@@ -252,7 +252,7 @@ class Links:
     ready: Channel[list[Batch]]
     done: Channel[list[Batch]]
     together: int
-    pace: Pace | None
+    pace: Pace
     events: Events
     halt: threading.Event = field(default_factory=threading.Event)
     clocks: Mapping[str, StageClock] = field(
@@ -270,8 +270,7 @@ class Links:
         self.intake.close()
         self.free.end()
         self.ready.end()
-        if self.pace is not None:
-            self.pace.close()
+        self.pace.close()
 
 
 def keep_frame_memory() -> bool:

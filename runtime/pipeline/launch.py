@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import signal
 import sys
 from collections.abc import Mapping
 
-import typer
-
 from .. import console
 from ..console import say
 from ..errors import BackendError
+from ..infer_request import InferRequest
 from ..service.heartbeat import Heartbeat
 from ..service.signals import StopSignals
 from ..service.supervisor import Supervisor
 from ..sources.events import Event
-from .infer_request import InferRequest
 
 __all__ = ["run"]
 
@@ -78,4 +75,4 @@ def _say_below_status(text: str) -> None:
 def _print_event(event: Event) -> None:
     """Write an event as the JSON line that the worker, which is gone, would have written."""
     line = {"event": event.kind, "source": event.source, "detail": event.detail, "time": event.timestamp}
-    typer.echo(json.dumps({**line, "seconds": event.seconds}))
+    console.print_json({**line, "seconds": event.seconds})

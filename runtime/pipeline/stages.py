@@ -113,50 +113,38 @@ class Preparation:
         """Return the next batch and those behind it that need no waiting; an empty list at the end."""
         batches: list[Batch] = []
         try:
-            batch = self._wait_for_batch()
-            while batch is not None:
+            while (batch := self._make_batch(wait=not batches)) is not None:
                 batches.append(batch)
-                full = len(batches) >= self._links.together or sum(item.size for item in batches) >= GROUP_BYTES
-                batch = None if full else self._batch_that_is_there()
+                if len(batches) >= self._links.together or sum(item.size for item in batches) >= GROUP_BYTES:
+                    break
         except BaseException:
             self._links.give_up(batches)
             raise
         return batches
 
-    def _wait_for_batch(self) -> Batch | None:
-        buffers = self._links.free.get()
+    def _make_batch(self, *, wait: bool) -> Batch | None:
+        """Return a batch of the next frames; None where none will come or, unless it may wait, none is there now."""
+        buffers = self._links.free.get(None if wait else 0)
         if buffers is None:
             return None
         batch = Batch(buffers)
         while not batch.frames:
-            if self._links.pace is not None:
+            if wait:
                 self._links.pace.wait()
-            self._fill(batch)
-            if not batch.frames and self._links.intake.over:
+            self._fill(batch, None if wait else 0.0)
+            if not batch.frames and (not wait or self._links.intake.over):
+                self._links.free.put(buffers)
                 return None
-        return batch
-
-    def _batch_that_is_there(self) -> Batch | None:
-        """Return a batch of frames that wait already; None where there are none, or no input memory."""
-        buffers = self._links.free.get(0)
-        if buffers is None:
-            return None
-        batch = Batch(buffers)
-        self._fill(batch, deadline=0.0)
-        if not batch.frames:
-            self._links.free.put(buffers)
-            return None
         return batch
 
     def _hand_over(self, batches: list[Batch]) -> bool:
         if self._links.halt.is_set():
             return False
-        if self._links.pace is not None:
-            for batch in batches:
-                self._links.pace.hand_over(sum(pending.preprocess_ms for pending in batch.frames) / 1000)
+        for batch in batches:
+            self._links.pace.hand_over(sum(pending.preprocess_ms for pending in batch.frames) / 1000)
         return self._links.ready.put(batches)
 
-    def _fill(self, batch: Batch, deadline: float | None = None) -> None:
+    def _fill(self, batch: Batch, deadline: float | None) -> None:
         most = FRAMES_A_ROW * self._capacity
         while batch.rows < self._capacity and len(batch.frames) < most and batch.size < BATCH_BYTES:
             pending = self._links.intake.take(deadline)
@@ -251,8 +239,7 @@ class Inference:
         if self._links.halt.is_set():
             self._links.intake.give_up(batch.frames)
             return
-        if self._links.pace is not None:
-            self._links.pace.start()
+        self._links.pace.start()
         ticket: Ticket | BackendError | None
         with self._clock as begun:
             try:
@@ -306,8 +293,7 @@ class Inference:
             self._links.done.put(deliverable)
         for batch in batches:
             self._links.free.put(batch.buffers)
-            if self._links.pace is not None:
-                self._links.pace.finish(batch.inference_ms / 1000 if batch.rows else None)
+            self._links.pace.finish(batch.inference_ms / 1000 if batch.rows else None)
 
     def _abandon(self) -> None:
         """Count what will not be finished as given up, hand on what is finished, and end both channels."""

@@ -20,15 +20,15 @@ from typing import Literal
 from ..sources.blocking import BLOCKING_CALLS, CALL_PREFIX
 from .signals import takes
 
-__all__ = ["HANG_TIMEOUT", "START_TIMEOUT", "VARIABLE", "Beat", "Heartbeat", "find_overdue"]
+__all__ = ["START_TIMEOUT", "VARIABLE", "Beat", "Heartbeat", "find_overdue"]
 
 VARIABLE = "HYBRID_EDGE_HEARTBEAT"  # in the worker's environment it has the number of the pipe's file descriptor
-HANG_TIMEOUT = 8.0  # seconds for one call of a stage, and from the end of the frames to the worker's own
 SOURCE_TIMEOUT = 30.0  # seconds for one call of a source into a driver or decoder, which has shorter limits of its own
 SILENCE_TIMEOUT = 5.0  # seconds between beats while frames flow; a C call that holds the interpreter silences them
 START_TIMEOUT = 900.0  # seconds without progress before frames flow: a step of an engine's build can take minutes
 BEAT_INTERVAL = 0.5  # seconds between two beats
-STOPPED_TIME = 2.0  # seconds without a turn after which this process as a whole was stopped, by Ctrl-Z say
+STOPPED_TIME = 1.5  # seconds without a turn after which this process as a whole was stopped, by Ctrl-Z say
+MAX_NAME = 500  # characters of a call that are told: a pipe takes a short line as a whole or not at all
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 Phase = Literal["starting", "running", "stopping"]
@@ -61,7 +61,7 @@ class Heartbeat:
 
     Args:
         pipe: the pipe's file descriptor; a pipe that nobody reads loses beats and holds nobody up.
-        hang_timeout: seconds for one call of a stage.
+        hang_timeout: seconds for one call of a stage, and from the end of the frames to the worker's own.
     """
 
     def __init__(self, pipe: int, hang_timeout: float) -> None:
@@ -158,18 +158,18 @@ def find_overdue(
         since: for how many seconds it has been doing that; while it starts, since its last progress.
         stages: for how many seconds each stage has been in one call.
         calls: for how many seconds each call of a source has lasted.
-        hang_timeout: seconds for one call of a stage.
+        hang_timeout: the limit of a stage, and of the worker's end.
     """
-    if phase == "stopping" and since > hang_timeout:
-        return f"it was done and did not end within {since:.1f} s", since, False
-    if phase == "starting" and since > START_TIMEOUT:
-        return f"it made no progress for {since:.1f} s while it started", since, False
-    for name, seconds in stages.items():
-        if seconds > hang_timeout:
-            remedy = f"limit {hang_timeout:g} s; a slower engine needs a larger --hang-timeout"
-            return f"stage {name} has been in one call for {seconds:.1f} s ({remedy})", seconds, False
-    for name, seconds in calls.items():
-        if seconds > SOURCE_TIMEOUT:
-            limit = f"limit {SOURCE_TIMEOUT:g} s"
-            return f"a source's call, {name}, has not returned for {seconds:.1f} s ({limit})", seconds, True
+    watched = [
+        (f"a source's call, {name[:MAX_NAME]}, has not returned", calls[name], SOURCE_TIMEOUT, "") for name in calls
+    ]
+    remedy = "; a slower engine needs a larger --hang-timeout"
+    watched += [(f"stage {name} has been in one call", stages[name], hang_timeout, remedy) for name in stages]
+    if phase == "starting":
+        watched.append(("it made no progress while it started", since, START_TIMEOUT, ""))
+    if phase == "stopping":
+        watched.append(("it was done and did not end", since, hang_timeout, ""))
+    for number, (what, seconds, limit, hint) in enumerate(watched):
+        if seconds > limit:
+            return f"{what} for {seconds:.1f} s (limit {limit:g} s{hint})", seconds, number < len(calls)
     return "", 0.0, False

@@ -14,12 +14,11 @@ import signal
 import subprocess
 import sys
 import time
-from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from ..sources.events import Event
-from .heartbeat import HANG_TIMEOUT, START_TIMEOUT, VARIABLE, Beat
+from .heartbeat import START_TIMEOUT, VARIABLE, Beat
 from .notify import Notifier
 from .signals import stop_signals, takes
 
@@ -27,18 +26,16 @@ __all__ = ["REPLACED", "Supervisor"]
 
 REPLACED = "HYBRID_EDGE_REPLACED"  # in a worker's environment it says how many workers there were before
 LOOK_INTERVAL = 0.1  # seconds, at most, until a signal or the worker's end is seen
+STOP_TIMEOUT = 2.0  # seconds from a signal to the worker's end
 KILL_TIMEOUT = 5.0  # seconds from SIGKILL to the worker's end; only a call that hangs inside a driver takes longer
 MAX_FAILURES = 3  # workers given up within a minute or, where hangs take longer to notice, within six of their timeouts
 PIPE_BYTES = 1 << 16
 
 
-class Worker:
-    """Starts a child in a session of its own, which makes its children one group with it, and reads its heartbeats.
+class _Worker:
+    """A child in a session of its own, which makes one process group of it and all that it starts; and its heartbeats.
 
-    The child's stdout and stderr are this process's; it reads nothing from stdin, and systemd hears nothing of it.
-
-    Raises:
-        OSError: the child can't be started.
+    It shares stdout and stderr with this process, reads nothing from stdin, and tells systemd nothing.
     """
 
     def __init__(self, command: Sequence[str], replaced: int) -> None:
@@ -56,9 +53,10 @@ class Worker:
         finally:
             os.close(theirs)
         self.pid = self._process.pid
+        self.send = self._process.send_signal
 
     def wait(self, seconds: float) -> list[Beat]:
-        """Wait for heartbeats, at most so many seconds, and return those that came; the first one ends the wait."""
+        """Return the heartbeats that come within so many seconds; the first one ends the wait."""
         select.select([self._beats], [], [], seconds)
         try:
             data = os.read(self._beats, PIPE_BYTES)
@@ -68,28 +66,22 @@ class Worker:
             time.sleep(seconds)
         return [Beat(**json.loads(line)) for line in data.splitlines()]
 
+    def send_group(self, signum: int) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.pid, signum)
+
     def code(self) -> int | None:
         """Return the child's exit code, or minus the number of the signal that ended it; None while it runs."""
-        if self._process.returncode is None:
-            # the child is not reaped yet, so that its id still stands for its group and for nothing else
-            if os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
-                return None
-            self.send(signal.SIGKILL, group=True)
-            self._process.wait()
-        return self._process.returncode
-
-    def send(self, signum: int, *, group: bool = False) -> None:
-        """Send a signal to the child, or to all that it started too; do nothing where it has ended."""
-        if self._process.returncode is None:
-            with contextlib.suppress(ProcessLookupError):
-                (os.killpg if group else os.kill)(self.pid, signum)
+        code = self._process.poll()
+        if code is not None:
+            self.send_group(signal.SIGKILL)  # what it left; while anything is, the group's number is nobody else's
+        return code
 
     def end(self) -> bool:
         """End the child and all that it started with SIGKILL; return False where a call in a driver keeps it."""
-        deadline = time.monotonic() + KILL_TIMEOUT
-        self.send(signal.SIGKILL, group=True)
-        while self.code() is None and time.monotonic() < deadline:
-            time.sleep(0.005)
+        self.send_group(signal.SIGKILL)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(KILL_TIMEOUT)
         if self._beats >= 0:
             os.close(self._beats)
             self._beats = -1
@@ -109,22 +101,14 @@ class Supervisor:
         report: called with an event for each worker that was given up.
         hang_timeout: seconds that a worker's stage may take for one call.
         replaces: False where a new worker would repeat what the old one did (files): the first fault ends the run.
-        grace: seconds from a signal to the worker's end.
     """
 
     command: Sequence[str]
     codes: Mapping[int, int]
     say: Callable[[str], None]
     report: Callable[[Event], None]
-    hang_timeout: float = HANG_TIMEOUT
+    hang_timeout: float
     replaces: bool = True
-    grace: float = 2.0
-    _notifier: Notifier = field(default_factory=Notifier, init=False)
-    _failures: deque[float] = field(default_factory=deque, init=False)
-    _replaced: int = field(default=0, init=False)
-    _ready: bool = field(default=False, init=False)
-    _stop_code: int | None = field(default=None, init=False)  # the exit code, once a signal came
-    _deadline: float = field(default=0.0, init=False)
 
     def run(self) -> int:
         """Supervise until the end; no process that was started is left then.
@@ -135,29 +119,30 @@ class Supervisor:
         Raises:
             OSError: a worker can't be started.
         """
+        self._notifier = Notifier()
+        self._failures: list[float] = []
+        self._replaced = 0
+        self._ready = False
+        self._stop_code: int | None = None  # the exit code, once a signal came
         # the signals are held back and asked for, so that none passes by a worker that is just being started
         self._signals = {*stop_signals(), signal.SIGTSTP}
         before = signal.pthread_sigmask(signal.SIG_BLOCK, self._signals)
         try:
             self._start()
-            return self._watch()
+            try:
+                while (code := self._look()) is None:
+                    pass
+                return code
+            finally:
+                self._worker.end()
         finally:
             self._notifier.close()
             while signal.sigtimedwait(self._signals, 0):
                 pass  # it asks for an end that is here already
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
-    def _watch(self) -> int:
-        code = None
-        try:
-            while code is None:
-                code = self._look()
-        finally:
-            self._worker.end()
-        return code
-
     def _start(self) -> None:
-        self._worker = Worker(self.command, self._replaced)
+        self._worker = _Worker(self.command, self._replaced)
         self._hear(Beat("starting", START_TIMEOUT))
 
     def _look(self) -> int | None:
@@ -166,21 +151,25 @@ class Supervisor:
             self._hear(beat)
         self._notifier.alive()
         while (signalled := signal.sigtimedwait(self._signals, 0)) is not None:
-            if signalled.si_signo != signal.SIGTSTP and self._stop_code is not None:
+            if signalled.si_signo == signal.SIGTSTP:
+                self._pause()
+            elif self._stop_code is not None:
                 return self._stop_code  # the second signal ends everything at once
-            self._pass_on(signalled.si_signo)
-        code, silent = self._worker.code(), time.monotonic() - self._heard
+            else:
+                self._stop(signalled.si_signo)
+        code, now = self._worker.code(), time.monotonic()
         if self._stop_code is not None:
-            return self._stop_code if code is not None else self._draining(self._stop_code)
+            if code is None and now >= self._deadline:
+                self._tell(f"the worker did not stop within {STOP_TIMEOUT:g} s and was killed")
+            return self._stop_code if code is not None or now >= self._deadline else None
         if code is not None and code < 0:
             name = {item.value: item.name for item in signal.Signals}.get(-code, f"signal {-code}")
             return self._give_up(f"it was ended by {name}", 0.0)
         if code is None and self._beat.overdue:
             return self._give_up(self._beat.overdue, self._beat.seconds, source=self._beat.source)
-        if code is None and silent > self._beat.within:
-            return self._give_up(
-                f"no heartbeat for {silent:.1f} s: a call into C keeps the interpreter to itself", silent
-            )
+        if code is None and (silent := now - self._heard) > self._beat.within:
+            reason = f"no heartbeat for {silent:.1f} s: a call into C keeps the interpreter to itself"
+            return self._give_up(reason, silent)
         return code
 
     def _hear(self, beat: Beat) -> None:
@@ -191,52 +180,45 @@ class Supervisor:
         counts = ", ".join(f"{name} {value:g}" for name, value in beat.counts.items())
         self._notifier.status(f"{beat.phase}{': ' if counts else ''}{counts}; workers replaced {self._replaced}")
 
-    def _pass_on(self, signum: int) -> None:
-        if signum == signal.SIGTSTP:  # Ctrl-Z, which the terminal sends to this process alone
-            self._worker.send(signal.SIGSTOP, group=True)
-            os.kill(os.getpid(), signal.SIGSTOP)
-            self._worker.send(signal.SIGCONT, group=True)
-            self._heard = time.monotonic()
-            return
+    def _pause(self) -> None:
+        """Stop the worker on Ctrl-Z, which the terminal sends to this process alone, then this process; later go on."""
+        self._worker.send_group(signal.SIGSTOP)
+        os.kill(os.getpid(), signal.SIGSTOP)
+        self._worker.send_group(signal.SIGCONT)
+        self._heard = time.monotonic()
+
+    def _stop(self, signum: int) -> None:
         self._stop_code = self.codes.get(signum, 1)
-        self._deadline = time.monotonic() + self.grace
+        self._deadline = time.monotonic() + STOP_TIMEOUT
         self._notifier.stopping()
         self._worker.send(signum)
 
-    def _draining(self, code: int) -> int | None:
-        if time.monotonic() < self._deadline:
-            return None
-        self._tell(f"the worker did not stop within {self.grace:g} s and was killed")
-        return code
-
     def _give_up(self, reason: str, seconds: float, *, source: bool = False) -> int | None:
         """Kill the worker, say why, and start another; return 1 where that can't be done or is not worth it."""
-        if not self._worker.end():
+        gone, now, window = self._worker.end(), time.monotonic(), max(60.0, 6 * self.hang_timeout)
+        self._failures = [then for then in self._failures if now - then <= window]
+        if not source:  # a camera whose driver hangs is tried again for ever, like one that is gone
+            self._failures.append(now)
+        if takes(sys.stdout):
+            self.report(Event("engine-hung", "", f"worker given up: {reason}", time.time(), seconds))
+        if not gone:
             self._tell(
                 f"error: the worker hangs ({reason}) and SIGKILL does not end process {self._worker.pid}: "
                 "a driver holds it; restart the device"
             )
-            return 1
-        now, window = time.monotonic(), max(60.0, 6 * self.hang_timeout)
-        if not source:  # a camera whose driver hangs is tried again for ever, like one that is gone
-            self._failures.append(now)
-        while self._failures and now - self._failures[0] > window:
-            self._failures.popleft()
-        if takes(sys.stdout):
-            self.report(Event("engine-hung", "", f"worker given up: {reason}", time.time(), seconds))
-        if not self.replaces:
+        elif not self.replaces:
             self._tell(f"error: the worker was given up: {reason}")
-            return 1
-        if len(self._failures) >= MAX_FAILURES:
+        elif len(self._failures) >= MAX_FAILURES:
             self._tell(
                 f"error: {len(self._failures)} workers had to be given up within {window:g} s, the last because "
                 f"{reason}; try another --backend, or --hang-timeout where the engine is only slow"
             )
-            return 1
-        self._replaced += 1
-        self._tell(f"worker given up: {reason}; starting another")
-        self._start()
-        return None
+        else:
+            self._replaced += 1
+            self._tell(f"worker given up: {reason}; starting another")
+            self._start()
+            return None
+        return 1
 
     def _tell(self, text: str) -> None:
         if takes(sys.stderr):

@@ -10,7 +10,7 @@ from batch_curve import recurrent_bytes
 from training_loop import SIZES, _phase, title
 
 from hybrid_edge.runtime.spec import preset
-from hybrid_edge.train.settings import PHASES
+from hybrid_edge.train.training_settings import PHASES
 
 
 def test_the_recurrent_weights_are_read_at_each_timestep_but_the_first() -> None:

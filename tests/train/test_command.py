@@ -15,9 +15,10 @@ from support.machines.commands import command
 
 from hybrid_edge.runtime.errors import UsageError
 from hybrid_edge.runtime.spec import preset
+from hybrid_edge.runtime.storage import write_json
 from hybrid_edge.train.command import _settings, main, show, train
 from hybrid_edge.train.run_folder import RunFolder
-from hybrid_edge.train.settings import PHASES
+from hybrid_edge.train.training_settings import PHASES
 
 
 def given(**options: object) -> dict[str, object]:
@@ -92,7 +93,7 @@ def test_the_table_shows_class_names_as_they_are(tmp_path: Path, capsys: pytest.
     run = RunFolder.create(tmp_path, "[bold]", "x")
     classes = [{"label": "[red]car", "images": 2, "top1": 0.5, "top5": 1.0}]
     totals = {"validation_images": 2, "top1": 0.5, "top5": 1.0, "seconds": 60.0, "peak_memory_mib": 9.0}
-    run.write_json(run.metrics, {**totals, "classes": classes})
+    write_json(run.metrics, {**totals, "classes": classes})
     show(run)
     printed = capsys.readouterr().out
     assert "[red]car" in printed

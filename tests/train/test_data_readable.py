@@ -9,7 +9,7 @@ import pytest
 from support.data.image_folders import add, by_label, numbered
 
 from hybrid_edge.runtime.errors import DataError
-from hybrid_edge.train import readable
+from hybrid_edge.train import data
 from hybrid_edge.train.data import scan
 
 pytestmark = pytest.mark.usefixtures("own_cache")
@@ -19,13 +19,13 @@ pytestmark = pytest.mark.usefixtures("own_cache")
 def reads(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     """The images that were decoded, in any order."""
     seen: list[Path] = []
-    real = readable.read_image
+    real = data.read_image
 
     def spy(path: Path) -> object:
         seen.append(path)
         return real(path)
 
-    monkeypatch.setattr(readable, "read_image", spy)
+    monkeypatch.setattr(data, "read_image", spy)
     return seen
 
 
@@ -60,14 +60,6 @@ def test_a_class_of_which_nothing_is_readable_is_refused_with_the_first_reason(t
         scan(tmp_path)
 
 
-def test_without_the_check_no_image_is_opened(flat: Path, reads: list[Path]) -> None:
-    (flat / "cat/bad.jpg").write_bytes(b"x")
-    found = scan(flat, check=False)
-    assert reads == []
-    assert found.skipped == ()
-    assert len(found.train) + len(found.validation) == 18
-
-
 def test_the_second_check_reads_only_what_is_new_changed_or_was_bad(flat: Path, reads: list[Path]) -> None:
     bad = flat / "cat/bad.jpg"
     bad.write_bytes(b"x")
@@ -92,20 +84,20 @@ def test_an_image_that_became_unreadable_is_found_although_it_was_good_before(fl
 def test_an_interrupted_check_keeps_what_it_has_seen(
     flat: Path, reads: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(readable, "CHUNK", 4)
-    spy = readable.read_image
+    monkeypatch.setattr(data, "CHUNK", 4)
+    spy = data.read_image
 
     def interrupt(path: Path) -> object:
         if len(reads) >= 8:
             raise KeyboardInterrupt
         return spy(path)
 
-    monkeypatch.setattr(readable, "read_image", interrupt)
+    monkeypatch.setattr(data, "read_image", interrupt)
     with pytest.raises(KeyboardInterrupt):
         scan(flat)
     assert len(reads) == 8
     reads.clear()
-    monkeypatch.setattr(readable, "read_image", spy)
+    monkeypatch.setattr(data, "read_image", spy)
     scan(flat)
     assert len(reads) == 17 - 8
 
@@ -130,7 +122,7 @@ def test_a_long_check_shows_its_progress_on_stderr(
 ) -> None:
     scan(flat)
     assert capfd.readouterr().err == ""
-    monkeypatch.setattr(readable, "QUIET_SECONDS", -1.0)
+    monkeypatch.setattr(data, "SECONDS_BEFORE_BAR", -1.0)
     add(flat / "cat", "new.jpg")
     scan(flat)
     out, err = capfd.readouterr()

@@ -16,6 +16,8 @@ from hybrid_edge.train.features import FeatureStore
 SPEC = preset("digits").replace(class_labels=("0", "3", "7"))
 WEIGHTS = "a" * 64
 
+pytestmark = pytest.mark.usefixtures("own_cache")
+
 
 def extract(image: np.ndarray) -> np.ndarray:
     return image.mean(axis=(1, 2)).astype(np.float32)
@@ -29,7 +31,7 @@ def images(few_digits: Path, tmp_path: Path) -> list[LabelledImage]:
 
 
 def test_features_are_computed_once(images: list[LabelledImage], tmp_path: Path) -> None:
-    store = FeatureStore(WEIGHTS, SPEC, 3, tmp_path)
+    store = FeatureStore(WEIGHTS, SPEC, 3)
     first, computed = store.features(images, extract)
     again, recomputed = store.features(images[::-1], lambda _: pytest.fail("computed twice"))
     assert (computed, recomputed) == (72, 0)
@@ -39,7 +41,7 @@ def test_features_are_computed_once(images: list[LabelledImage], tmp_path: Path)
 
 
 def test_a_changed_file_is_computed_again_and_the_others_are_not(images: list[LabelledImage], tmp_path: Path) -> None:
-    store = FeatureStore(WEIGHTS, SPEC, 3, tmp_path)
+    store = FeatureStore(WEIGHTS, SPEC, 3)
     before, _ = store.features(images, extract)
     shutil.copy(images[40].path, images[0].path)
     after, computed = store.features(images, extract)
@@ -52,16 +54,16 @@ def test_a_changed_file_is_computed_again_and_the_others_are_not(images: list[La
 def test_other_weights_or_preprocessing_have_a_store_of_their_own(
     images: list[LabelledImage], tmp_path: Path, change: str
 ) -> None:
-    FeatureStore(WEIGHTS, SPEC, 3, tmp_path).features(images, extract)
+    FeatureStore(WEIGHTS, SPEC, 3).features(images, extract)
     weights = "b" * 64 if change == "weights" else WEIGHTS
     spec = SPEC.replace(resize="letterbox") if change == "preprocessing" else SPEC
-    _, computed = FeatureStore(weights, spec, 3, tmp_path).features(images, extract)
+    _, computed = FeatureStore(weights, spec, 3).features(images, extract)
     assert computed == 72
 
 
 def test_half_precision_has_a_store_of_its_own(images: list[LabelledImage], tmp_path: Path) -> None:
-    FeatureStore(WEIGHTS, SPEC, 3, tmp_path, precision="mixed_float16").features(images, extract)
-    _, computed = FeatureStore(WEIGHTS, SPEC, 3, tmp_path).features(images, extract)
+    FeatureStore(WEIGHTS, SPEC, 3, precision="mixed_float16").features(images, extract)
+    _, computed = FeatureStore(WEIGHTS, SPEC, 3).features(images, extract)
     assert computed == 72
 
 
@@ -77,7 +79,7 @@ def test_a_killed_computation_keeps_what_it_finished(images: list[LabelledImage]
             raise KilledError
         return extract(image)
 
-    store = FeatureStore(WEIGHTS, SPEC, 3, tmp_path)
+    store = FeatureStore(WEIGHTS, SPEC, 3)
     with pytest.raises(KilledError):
         store.features(images, dies)
     with (store.folder / "rows.float32").open("ab") as rows:
@@ -86,6 +88,6 @@ def test_a_killed_computation_keeps_what_it_finished(images: list[LabelledImage]
         index.write("0123")
     features, computed = store.features(images, extract)
     assert computed == 72 - sum(calls[:2])
-    clean, _ = FeatureStore("c" * 64, SPEC, 3, tmp_path).features(images, extract)
+    clean, _ = FeatureStore("c" * 64, SPEC, 3).features(images, extract)
     everything = np.arange(72)
     np.testing.assert_array_equal(features.rows(everything), clean.rows(everything))

@@ -8,7 +8,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from hybrid_edge.train.plots import plot_class_rates, plot_confusion
+from hybrid_edge.train.evaluation import plot_class_rates, plot_confusion
 
 LABELS = ("a$_$b", "猫", "plain")
 

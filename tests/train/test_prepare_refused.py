@@ -11,8 +11,8 @@ import pytest
 from support.data.tiny_imagenet import archive, contents, expected
 
 from hybrid_edge.runtime.errors import DataError, UsageError
-from hybrid_edge.train import published
-from hybrid_edge.train.prepare import prepare_tiny_imagenet
+from hybrid_edge.train import tiny_imagenet
+from hybrid_edge.train.tiny_imagenet import prepare_tiny_imagenet
 
 
 def test_an_archive_cannot_be_linked_to(source: Path, tmp_path: Path) -> None:
@@ -163,7 +163,7 @@ def test_links_and_names_that_climb_out_of_an_archive_write_nothing_outside(sour
 def test_a_member_too_large_to_be_an_image_is_refused(
     source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(published, "MAX_MEMBER_BYTES", 2**20)
+    monkeypatch.setattr(tiny_imagenet, "MAX_MEMBER_BYTES", 2**20)
     (source / "train/n01443537/images/n01443537_0.JPEG").write_bytes(bytes(2**20 + 1))
     with pytest.raises(DataError, match="at most 1 MiB, found more"):
         prepare_tiny_imagenet(archive(source, ".zip"), tmp_path / "out")

@@ -13,9 +13,9 @@ from support.data.tiny_imagenet import CLASSES, NAMES, TRAIN, VAL, archive, cont
 
 from hybrid_edge.runtime.errors import DataError, UsageError
 from hybrid_edge.train import class_folders
-from hybrid_edge.train.class_folders import ClassFolders
+from hybrid_edge.train.class_folders import ClassFolderWriter
 from hybrid_edge.train.data import scan
-from hybrid_edge.train.prepare import prepare_tiny_imagenet
+from hybrid_edge.train.tiny_imagenet import prepare_tiny_imagenet
 
 
 @pytest.mark.parametrize("kind", ["folder", ".tar", ".tar.gz", ".zip"])
@@ -72,7 +72,7 @@ def test_a_kill_in_the_middle_leaves_no_torn_file_and_the_next_run_completes_it(
 ) -> None:
     files, out, before = expected(source), tmp_path / "out", state(source)
     script = (
-        "import os, signal, pathlib; from hybrid_edge.train.prepare import prepare_tiny_imagenet\n"
+        "import os, signal, pathlib; from hybrid_edge.train.tiny_imagenet import prepare_tiny_imagenet\n"
         "real, calls = pathlib.Path.replace, []\n"
         "def replace(self, target):\n"
         "    calls.append(target)\n"
@@ -84,7 +84,7 @@ def test_a_kill_in_the_middle_leaves_no_torn_file_and_the_next_run_completes_it(
     killed = subprocess.run([sys.executable, "-c", script], capture_output=True, check=False, timeout=60)
     assert killed.returncode == -signal.SIGKILL
     left = contents(out)
-    parts = {name for name in left if name.endswith(class_folders.PART_SUFFIX)}
+    parts = {name for name in left if name.endswith(".part")}
     assert len(parts) == 1
     assert len(left) == after
     assert all(files[name] == data for name, data in left.items() if name not in parts)
@@ -99,7 +99,7 @@ def test_a_link_left_by_a_killed_run_is_never_written_through(tmp_path: Path) ->
     precious.write_bytes(b"precious")
     folder = tmp_path / "out/train/a"
     folder.mkdir(parents=True)
-    folders = ClassFolders(tmp_path / "out", ["train/a/1.png"])
+    folders = ClassFolderWriter(tmp_path / "out", ["train/a/1.png"])
     (folder / ".1.png.part").hardlink_to(precious)
     folders.write("train/a/1.png", b"new")
     assert precious.read_bytes() == b"precious"
@@ -197,9 +197,9 @@ def test_the_command_ends_with_one_on_bad_data_and_two_on_wrong_usage(source: Pa
 @pytest.mark.parametrize("command", [[], ["tiny-imagenet"], ["digits"], ["mnist"]])
 def test_help_gives_an_example_and_loads_nothing_heavy(command: list[str]) -> None:
     script = (
-        "import sys, atexit; from hybrid_edge.train.prepare_command import main\n"
+        "import sys, atexit; from hybrid_edge.train.command import prepare_main\n"
         "atexit.register(lambda: print('heavy:', sorted({'tensorflow', 'keras', 'sklearn'} & set(sys.modules))))\n"
-        "main()\n"
+        "prepare_main()\n"
     )
     ended = subprocess.run(
         [sys.executable, "-c", script, *command, "--help"], capture_output=True, text=True, check=True

@@ -12,9 +12,8 @@ keras = pytest.importorskip("keras")
 from hybrid_edge.runtime.errors import UsageError, WeightsError
 from hybrid_edge.runtime.spec import ModelSpec, preset
 from hybrid_edge.train.model import build_model
-from hybrid_edge.train.model_file import save_model
-from hybrid_edge.train.pretrained import load_pretrained
-from hybrid_edge.train.settings import PHASES, TrainSettings
+from hybrid_edge.train.model_file import load_pretrained, save_model
+from hybrid_edge.train.training_settings import PHASES, TrainSettings
 
 SPEC = preset("digits").replace(class_labels=("0", "1"))
 

@@ -19,7 +19,7 @@ from hybrid_edge.runtime.spec import ModelSpec
 from hybrid_edge.train import trainer
 from hybrid_edge.train.model import build_model
 from hybrid_edge.train.model_file import save_model
-from hybrid_edge.train.settings import PHASES, TrainSettings
+from hybrid_edge.train.training_settings import PHASES, TrainSettings
 
 CNN = 20_861_480  # parameters of Xception without its top
 SPEC = ModelSpec(image_size=71, timesteps=71, rnn_units=16)

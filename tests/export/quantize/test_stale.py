@@ -16,7 +16,7 @@ from hybrid_edge.export.convert.build import build_graph
 from hybrid_edge.export.quantize.stale import LIMIT, StaleReport, batch_norm_outputs, stale_layers
 from hybrid_edge.runtime.preprocess import Preprocessor, read_image
 from hybrid_edge.runtime.spec import ModelSpec
-from hybrid_edge.train.batchnorm import reestimate
+from hybrid_edge.train.best_weights import reestimate
 
 SPEC = ModelSpec(image_size=16, timesteps=16, branches="cnn", backbone="digits", class_labels=tuple("abc"))
 NORMS = ("first_bn", "second_bn", "shortcut_bn")

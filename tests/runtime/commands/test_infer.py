@@ -22,6 +22,8 @@ from hybrid_edge.runtime.engines.engine_options import EngineOptions
 from hybrid_edge.runtime.engines.progress import Reporter, make_reporter
 from hybrid_edge.runtime.manifest import MANIFEST
 from hybrid_edge.runtime.outputs import result_lines
+from hybrid_edge.runtime.sources import camera
+from hybrid_edge.runtime.sources.camera import Camera, CameraFormat
 
 KEYS = {"source", "frame", "labels", "probabilities", "preprocess_ms", "inference_ms"}
 ENGINE = ("--profile", "1,2,4", "--workspace", 512)
@@ -329,3 +331,50 @@ def test_a_label_that_the_model_lacks_is_told_before_an_engine_is_opened(infer, 
     done = infer(photos, "--snapshots", "kept", "--when", "caat>0.5")
     assert done.code == 2
     assert "found 'caat'; near it: cat" in done.err
+
+
+USB = Camera(
+    "/dev/video2",
+    "A \x1b[31mred webcam",
+    "uvcvideo",
+    (
+        CameraFormat("MJPG", "Motion-JPEG", tuple((160 * n, 120 * n) for n in range(1, 12))),
+        CameraFormat("YUYV", "YUYV 4:2:2", ()),
+    ),
+)
+CSI = Camera(
+    "/dev/video0", "vi-output, imx219", "tegra-video", (CameraFormat("RG10", "10-bit Bayer", ((3280, 2464),)),)
+)
+
+
+@pytest.fixture
+def cameras(monkeypatch: pytest.MonkeyPatch) -> list[Camera]:
+    """Takes the place of this machine's cameras."""
+    found = [CSI, USB]
+    monkeypatch.setattr(camera, "list_cameras", lambda: found)
+    return found
+
+
+@pytest.mark.usefixtures("cameras")
+def test_a_camera_is_listed_by_the_name_that_opens_it_with_its_formats(infer) -> None:  # type: ignore[no-untyped-def]
+    lines = infer("--list-cameras").out.splitlines()
+    assert lines[0].startswith("csi://0  vi-output, imx219 (tegra-video), /dev/video0: a CSI sensor")
+    assert lines[1].split() == ["RG10", "10-bit", "Bayer:", "3280x2464"]
+    assert lines[2].startswith("/dev/video2  A \\x1b[31mred webcam (uvcvideo)")
+    assert lines[3].endswith("1280x960 and 3 more")
+    assert lines[4].endswith("any size")
+
+
+@pytest.mark.usefixtures("cameras")
+def test_json_has_one_object_a_camera(infer) -> None:  # type: ignore[no-untyped-def]
+    csi, usb = infer("--list-cameras", "--json").lines
+    assert (csi["source"], csi["node"]) == ("csi://0", "/dev/video0")
+    mjpg = usb["formats"][0]
+    assert (usb["source"], mjpg["fourcc"], mjpg["sizes"][0]) == ("/dev/video2", "MJPG", [160, 120])
+
+
+def test_no_camera_is_said_on_stderr(infer, cameras: list[Camera]) -> None:  # type: ignore[no-untyped-def]
+    cameras.clear()
+    done = infer("--list-cameras")
+    assert (done.code, done.out) == (0, "")
+    assert "no camera found" in done.err

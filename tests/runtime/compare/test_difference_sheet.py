@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 
 from hybrid_edge.runtime import Prediction, UsageError, read_image
+from hybrid_edge.runtime.canvas.sheet import GREEN, RED, Cell, Line, draw_sheet
 from hybrid_edge.runtime.compare import difference_sheet
 from hybrid_edge.runtime.compare.answers import Answers
-from hybrid_edge.runtime.compare.difference_sheet import GREEN, RED, Cell, Differences, Line, draw_sheet, write_sheet
+from hybrid_edge.runtime.compare.difference_sheet import Differences
 from hybrid_edge.runtime.frame import Frame
 
 LABELS = ("cat", "dog", "cow")
@@ -93,4 +94,4 @@ def test_a_place_where_nothing_may_be_written_is_a_usage_error(tmp_path: Path, m
 
     monkeypatch.setattr(difference_sheet, "write_bytes", refuse)
     with pytest.raises(UsageError, match=r"expected a place for the contact sheet, found: Permission denied"):
-        write_sheet(tmp_path / "sheet.png", solid((0, 0, 0)))
+        Differences().write(tmp_path / "sheet.png", 0)

@@ -13,10 +13,10 @@ import pytest
 from support.live.results import make_result, make_status
 
 from hybrid_edge.runtime.errors import UsageError
+from hybrid_edge.runtime.infer_request import InferRequest
 from hybrid_edge.runtime.outputs.choice import Smoothing
 from hybrid_edge.runtime.outputs.result_lines import JsonLines
 from hybrid_edge.runtime.outputs.sink import Result, Sink, Status
-from hybrid_edge.runtime.pipeline.infer_request import InferRequest
 from hybrid_edge.runtime.sources.events import Event, Kind
 
 CAT = (1.0, 0, 0, 0, 0)

@@ -11,7 +11,7 @@ from support.live.pipelines import Camera, Clip, Refusing, Sink, balanced, image
 from hybrid_edge.runtime import Classifier, Frame, Preprocessor
 from hybrid_edge.runtime.errors import BackendError
 from hybrid_edge.runtime.pipeline.dataflow import Pipeline, PipelineOptions
-from hybrid_edge.runtime.pipeline.handover import Batch, Channel, Links
+from hybrid_edge.runtime.pipeline.handover import Batch, Channel, Links, Pace
 from hybrid_edge.runtime.pipeline.mailbox import Intake, Mailbox
 from hybrid_edge.runtime.pipeline.stages import Inference
 from hybrid_edge.runtime.sources.events import Events
@@ -123,7 +123,7 @@ def test_what_the_engine_has_finished_is_told_before_it_waits_for_more(classifie
     backend = classifier.selection.backend
     box = Mailbox("clip", live=False, newest=False)
     intake = Intake([box], fresh=False, patient=True)
-    links = Links(intake, Channel(2), Channel(2), Channel(2), 4, None, Events())
+    links = Links(intake, Channel(2), Channel(2), Channel(2), 4, Pace(), Events())
     batch = Batch(backend.buffers(1, 1)[0])
     intake.put(box, Frame("clip", 0, images(1)[0]))
     entry = intake.take(None)

@@ -197,7 +197,7 @@ def test_a_worker_that_is_done_and_does_not_end_is_given_up(run: type[Run]) -> N
     os.kill(watched.pids[0], signal.SIGTERM)  # the worker alone: it stops by itself
     code, err = watched.end()
     assert code == 1
-    assert "it was done and did not end within 1." in err
+    assert "it was done and did not end for 1." in err
 
 
 @pytest.mark.parametrize(("mode", "line"), [("fine", "frame 3"), ("hang-holding", "frame 5"), ("start", "worker")])

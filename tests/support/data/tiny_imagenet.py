@@ -22,7 +22,7 @@ CLASSES = {  # wnid -> words.txt, photograph
 }
 NAMES = ["goldfish", "crane_n02012849", "crane_n03126707", "jinrikisha", "jack-o'-lantern_Été_pumpkin"]
 TRAIN, VAL = 6, 2
-COMMAND = [sys.executable, "-c", "from hybrid_edge.train.prepare_command import main; main()"]
+COMMAND = [sys.executable, "-c", "from hybrid_edge.train.command import prepare_main; prepare_main()"]
 
 
 def jpeg(photo: np.ndarray, place: int) -> bytes:

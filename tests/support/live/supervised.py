@@ -19,6 +19,7 @@ import time
 from pathlib import Path
 
 from hybrid_edge.runtime.service import heartbeat as beats
+from hybrid_edge.runtime.service import supervisor as parent
 from hybrid_edge.runtime.service.heartbeat import Heartbeat
 from hybrid_edge.runtime.service.signals import StopSignals
 from hybrid_edge.runtime.service.supervisor import REPLACED, Supervisor
@@ -64,6 +65,8 @@ def misbehave(mode: str, stage: Stage) -> None:
     if mode == "source":
         threading.Thread(target=hang_in_a_source, daemon=True).start()
         return
+    if mode == "fine":
+        return
     stage.since = time.monotonic()
     if mode.startswith("hang"):
         hang(holding=mode.endswith("holding"))
@@ -108,7 +111,7 @@ def work(mode: str, limits: str) -> int:
 
 def supervise(limits: str, modes: list[str]) -> int:
     """Be the supervisor."""
-    busy, _, grace = map(float, limits.split(","))
+    busy, _, parent.STOP_TIMEOUT = map(float, limits.split(","))
 
     def report(event: Event) -> None:
         print("event", event.kind, event.detail, flush=True)
@@ -119,7 +122,6 @@ def supervise(limits: str, modes: list[str]) -> int:
         say=lambda text: print(text, file=sys.stderr, flush=True),
         report=report,
         hang_timeout=busy,
-        grace=grace,
         replaces="no-replacing" not in modes,
     )
     return supervisor.run()

@@ -1,0 +1,103 @@
+"""Draws a contact sheet: small pictures in rows, with coloured lines of text below each."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..opencv import cv2
+from .pictures import Box, fit
+from .text import BOLD, Color, Pixels, default_font
+
+__all__ = ["GREEN", "INK", "PICTURE_SIDE", "RED", "Cell", "Line", "draw_sheet", "thumbnail"]
+
+PAPER: Color = (255, 255, 255)
+INK: Color = (40, 40, 40)
+QUIET_INK: Color = (120, 120, 120)
+GREEN: Color = (45, 125, 25)
+RED: Color = (40, 40, 205)
+
+PICTURE_SIDE = 128  # pixels, the longer side of a picture
+MARGIN = 8  # pixels around everything
+CELL_GAP = 20  # pixels
+TITLE_SIZE, TEXT_SIZE = 17, 13  # pixels
+LINE_STEP = 17  # pixels from line to line
+HEAD_HEIGHT = 56  # pixels for two lines above the cells
+
+
+@dataclass(frozen=True)
+class Line:
+    """This is a line below a picture, with text at its left and at its right, one of which may be empty."""
+
+    left: str
+    right: str = ""
+    color: Color = INK
+
+
+@dataclass(frozen=True, eq=False)
+class Cell:
+    """This is a picture, (H, W, 3) uint8 BGR of any size, and the lines below it."""
+
+    picture: Pixels
+    lines: tuple[Line, ...]
+
+
+def thumbnail(image: Pixels) -> Pixels:
+    """Return a copy of an image, (H, W, 3) uint8 BGR, no larger than ``PICTURE_SIDE`` pixels each way."""
+    factor = min(PICTURE_SIDE / max(image.shape[:2]), 1)
+    size = max(round(image.shape[1] * factor), 1), max(round(image.shape[0] * factor), 1)
+    return np.array(cv2.resize(image, size, interpolation=cv2.INTER_AREA), np.uint8)
+
+
+def draw_sheet(
+    cells: Sequence[Cell],
+    title: str,
+    note: str = "",
+    *,
+    columns: int = 6,
+    picture: int = PICTURE_SIDE,
+    width: int = 176,
+) -> Pixels:
+    """Draw cells in rows under a title.
+
+    Args:
+        cells: the cells in their order; the one with the most lines sets the height of all.
+        title: the first line of text, bold.
+        note: the second line, smaller.
+        columns: cells a row; fewer cells make a narrower sheet, never so narrow that the title is cut.
+        picture: the height of the pictures, pixels.
+        width: the width of a cell, pixels.
+
+    Returns:
+        The sheet, (H, W, 3) uint8 BGR.
+    """
+    lines = max((len(cell.lines) for cell in cells), default=0)
+    height = picture + lines * LINE_STEP + 2 * MARGIN
+    columns = min(columns, max(len(cells), 1))
+    bold, font = default_font(BOLD), default_font()
+    title, note = bold.drawable(title), font.drawable(note)
+    text_width = max(bold.width(title, TITLE_SIZE), font.width(note, TEXT_SIZE)) + 2 * MARGIN
+    sheet_width = max(2 * MARGIN + columns * width - CELL_GAP, text_width)
+    sheet = np.full((HEAD_HEIGHT + -(-len(cells) // columns) * height, sheet_width, 3), PAPER, np.uint8)
+    bold.draw(sheet, title, (MARGIN, 24), TITLE_SIZE, INK)
+    font.draw(sheet, note, (MARGIN, 44), TEXT_SIZE, QUIET_INK)
+    for number, cell in enumerate(cells):
+        row, column = divmod(number, columns)
+        place = Box(MARGIN + column * width, HEAD_HEIGHT + row * height, width - CELL_GAP, height)
+        _draw_cell(place.view(sheet), cell, picture)
+    return sheet
+
+
+def _draw_cell(place: Pixels, cell: Cell, picture: int) -> None:
+    width = place.shape[1]
+    fit(cell.picture, place[:picture])
+    font = default_font()
+    for number, line in enumerate(cell.lines, start=1):
+        baseline = picture + number * LINE_STEP
+        right = font.cut(line.right, TEXT_SIZE, width)
+        taken = font.width(right, TEXT_SIZE)
+        left = font.cut(line.left, TEXT_SIZE, width - taken - (MARGIN if right else 0))
+        font.draw(place, left, (0, baseline), TEXT_SIZE, line.color)
+        font.draw(place, right, (width - taken, baseline), TEXT_SIZE, line.color)

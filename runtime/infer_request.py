@@ -1,0 +1,87 @@
+"""Describes what a call of ``hybrid-infer`` asks for, without OpenCV or NumPy: the supervisor reads it too."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+from .errors import UsageError
+from .sources.names import parse_live
+
+__all__ = ["HANG_TIMEOUT", "InferRequest"]
+
+HANG_TIMEOUT = 8.0  # seconds for one batch in the engine, after which a live run's worker is replaced
+FILES_BATCH = 8
+
+
+@dataclass(frozen=True)
+class InferRequest:
+    """This class holds what a command line asks for; each field is the option of that name, which ``--help`` explains.
+
+    A field that is None takes the option's default, which for some depends on whether a source is live.
+
+    Attributes:
+        sources: files, folders, globs, cameras and streams, as they were named.
+        every_frame: True classifies every frame, False the newest one and drops those before; None: every frame of
+            files, the newest of live sources.
+        profile, workspace: a TensorRT engine's batch sizes and MiB of scratch memory, as they were given.
+
+    Raises:
+        UsageError: there is no source, or settings don't go together.
+    """
+
+    sources: tuple[str, ...]
+    bundle: Path | None = None
+    top_k: int = 5
+    as_json: bool = False
+    batch: int | None = None
+    max_wait: float = 0.0
+    backend: str = "auto"
+    precision: str = "auto"
+    threads: int | None = None
+    check: bool = True
+    profile: str | None = None
+    workspace: int | None = None
+    build: bool = True
+    width: int | None = None
+    height: int | None = None
+    fps: float | None = None
+    every_frame: bool | None = None
+    window: bool | None = None
+    save: Path | None = None
+    snapshots: Path | None = None
+    when: str | None = None
+    smooth: float | None = None
+    hang_timeout: float = HANG_TIMEOUT
+    supervise: bool | None = None
+
+    def __post_init__(self) -> None:
+        if not self.sources:
+            raise UsageError(
+                "Missing argument 'SOURCE': expected at least one image, folder, glob, video or stream, or --camera N"
+            )
+        if (self.snapshots is None) != (self.when is None):
+            raise UsageError(
+                f"expected --snapshots DIR and --when 'LABEL>0.8' together, found --snapshots {self.snapshots} and "
+                f"--when {self.when}"
+            )
+        if self.smooth is not None and not 0 < self.smooth < math.inf:
+            raise UsageError(f"expected --smooth to be more than 0 seconds, found {self.smooth}; leave it out for none")
+
+    @property
+    def live(self) -> bool:
+        """Whether a camera or a stream is among the sources, so that the run ends only when it is told to."""
+        return any(parse_live(name) is not None for name in self.sources)
+
+    @property
+    def supervised(self) -> bool:
+        """Whether a parent process is to watch the one that classifies."""
+        return self.live if self.supervise is None else self.supervise
+
+    @property
+    def batch_size(self) -> int:
+        """The most frames that go through the model at once, with the default filled in."""
+        if self.batch is not None:
+            return self.batch
+        return 1 if self.live else FILES_BATCH
