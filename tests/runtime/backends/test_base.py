@@ -55,8 +55,8 @@ def test_a_batch_of_any_size_gives_as_many_rows(backend: Recorder, batch: int) -
 
 def test_an_engine_is_released_once_however_often_it_is_closed_and_not_asked_again(backend: Recorder) -> None:
     buffers = backend.buffers(2, 1)[0]
+    backend.run(inputs())
     with pytest.raises(KeyError), backend:
-        backend.run(inputs())
         raise KeyError
     backend.close()
     with pytest.raises(BackendError, match="was closed"):
