@@ -10,11 +10,10 @@ import pytest
 from hybrid_edge.runtime.bench import machine as module
 from hybrid_edge.runtime.bench.bench_report import Clocks
 from hybrid_edge.runtime.bench.machine import (
-    PowerMeter,
     board_watts,
     busy_before,
     command_line,
-    joules_per_frame,
+    measure_power,
     query_gpu,
     read_clocks,
     record_machine,
@@ -186,20 +185,24 @@ def test_an_nvidia_smi_without_a_driver_says_nothing(tools: Tools, script: str) 
     assert query_gpu() == {}
 
 
-def test_joules_of_a_frame_are_the_modules_power_times_its_time(tools: Tools) -> None:
+def test_power_is_the_modules_while_a_call_is_repeated(tools: Tools) -> None:
     tools("tegrastats", f"while true; do echo '{ORIN_NANO}'; sleep 0.02; done")
     start = time.monotonic()
-    with PowerMeter() as meter:
-        assert meter.present
-        joules = joules_per_frame(meter, lambda: time.sleep(0.1), 4, seconds=0.35)
-    assert joules is not None
-    assert 0.1 <= 4 * joules / 12.479 <= time.monotonic() - start  # seconds of a call: a sleep of 0.1 s, or longer
+    watts, seconds = measure_power(lambda: time.sleep(0.1), 0.35)
+    assert watts == pytest.approx(12.479)
+    assert 0.1 <= seconds <= time.monotonic() - start  # a sleep of 0.1 s, or longer
 
 
-def test_a_machine_without_tegrastats_has_no_joules(tools: Tools) -> None:
-    with PowerMeter() as meter:
-        assert not meter.present
-        assert joules_per_frame(meter, lambda: None, 1, seconds=0) is None
+def test_a_call_that_fails_does_not_leave_tegrastats_running(tools: Tools, tmp_path: Path) -> None:
+    tools("tegrastats", f"trap 'touch {tmp_path}/ended; exit' TERM; while true; do sleep 0.02; done")
+    calls = iter((None, None))  # one while the sensors settle, one while tegrastats runs
+    with pytest.raises(StopIteration):
+        measure_power(lambda: (next(calls), time.sleep(0.6)), 1)
+    assert (tmp_path / "ended").exists()
+
+
+def test_a_machine_without_tegrastats_has_no_power(tools: Tools) -> None:
+    assert measure_power(lambda: pytest.fail("called")) == (None, 0)
 
 
 @pytest.mark.parametrize(
