@@ -34,7 +34,7 @@ __all__ = [
 
 GIB = 2**30
 ROOT = Path("/")
-PACKAGES = (
+RECORDED_PACKAGES = (
     "hybrid-edge",
     "numpy",
     "opencv-python",
@@ -218,11 +218,11 @@ def _cpu_mhz(root: Path) -> float | None:
 
 
 def _versions(gpu: dict[str, str], root: Path) -> dict[str, str]:
-    """Return the versions of Python, of installed ``PACKAGES``, of NVIDIA's driver and of the Jetson's Linux."""
+    """Return the versions of Python, installed ``RECORDED_PACKAGES``, NVIDIA's driver and the Jetson's Linux."""
     release = _text(root / "etc/nv_tegra_release").partition(", GCID")[0].lstrip("# ")
     every = {
         "python": platform.python_version(),
-        **{name: _version(name) for name in PACKAGES},
+        **{name: _version(name) for name in RECORDED_PACKAGES},
         "NVIDIA driver": gpu.get("driver_version", ""),
         "Jetson Linux": release,
     }
