@@ -12,13 +12,12 @@ from rich.table import Table
 from rich.text import Text
 
 from .. import console
-from ..console import percent, print_json, printable
+from ..console import ABSENT, percent, print_json, printable
 from ..frame import Frame
 from .answers import Answers, ComparedModel
 
 __all__ = ["JsonReport", "TextReport"]
 
-ABSENT = "–"  # stands where there is no figure
 COLUMN_GAP = "  "
 MAX_LABEL_WIDTH = 24  # terminal cells
 PERCENT_WIDTH = 8  # terminal cells
