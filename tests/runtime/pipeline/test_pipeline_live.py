@@ -209,16 +209,3 @@ def test_a_frame_given_up_for_another_is_not_kept(classifier: Classifier) -> Non
     run(classifier, [camera], Sink(keep_images=False), after=0.5)
     assert camera.alive.most <= 5
     assert not stage_threads()
-
-
-def test_a_change_of_resolution_goes_on(classifier: Classifier) -> None:
-    class Changing(Camera):
-        def _frame(self, index: int):  # type: ignore[no-untyped-def]
-            self.size = (48, 64) if index < 10 else (30, 30)
-            return super()._frame(index)
-
-    sink = until(lambda sink: len(sink.results) >= 20)
-    summary = run(classifier, [Changing(100, limit=20)], sink, after=30, latest=False)
-    assert summary.classified == 20
-    alone = classifier.predict([np.full((30, 30, 3), 19, np.uint8)])[0]
-    np.testing.assert_allclose(sink.results[-1].prediction.logits, alone.logits, rtol=1e-4)  # type: ignore[union-attr]
