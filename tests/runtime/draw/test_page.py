@@ -1,4 +1,4 @@
-"""What the window shows, as pixels; no window is needed for it."""
+"""What the window shows, as pixels, and the paper that is drawn on; no window is needed for it."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from hybrid_edge.runtime.canvas.pictures import ACCENT, TRACK
 from hybrid_edge.runtime.canvas.text import Color, Pixels
 from hybrid_edge.runtime.classifier import Prediction
 from hybrid_edge.runtime.draw.page import HEIGHT, PAPER_BOX, WIDTH, View, draw_page
+from hybrid_edge.runtime.draw.paper import PAPER_SIDE, THICKNESS, Paper
 from hybrid_edge.runtime.draw.readers import Reading
 
 LABELS = tuple("0123456789")
@@ -35,7 +36,7 @@ def test_the_canvas_lies_in_the_middle_of_a_square_of_600() -> None:
     ink[0, 0] = ink[-1, -1] = 255
     page = draw_page(view(ink=ink))
     assert page.shape == (HEIGHT, WIDTH, 3) == (600, 940, 3)
-    assert PAPER_BOX.of(page)[:, :, 0].sum() == 2 * 255
+    assert PAPER_BOX.view(page)[:, :, 0].sum() == 2 * 255
     assert tuple(page[100, 100]) == tuple(page[499, 499]) == (255, 255, 255)
 
 
@@ -91,7 +92,76 @@ def test_outdated_answers_are_gray_and_darker() -> None:
 
 
 def test_the_pointer_is_drawn_as_wide_as_the_brush() -> None:
-    page = PAPER_BOX.of(draw_page(view(thickness=41, pointer=(200, 200))))
+    page = PAPER_BOX.view(draw_page(view(thickness=41, pointer=(200, 200))))
     rows, columns = np.nonzero(page.any(axis=2))
     assert np.ptp(rows) == pytest.approx(41, abs=2)
     assert (columns.min() + columns.max()) / 2 == pytest.approx(200, abs=1)
+
+
+def stroke(paper: Paper, *points: tuple[int, int], erase: bool = False) -> None:
+    paper.press(points[0], erase=erase)
+    for point in points[1:]:
+        paper.move(point)
+    paper.release()
+
+
+def test_a_stroke_is_as_wide_as_the_brush_and_joined_between_far_points() -> None:
+    paper = Paper()
+    stroke(paper, (100, 50), (100, 350))
+    assert paper.ink.shape == (PAPER_SIDE, PAPER_SIDE)
+    widths = (paper.ink[60:340] > 127).sum(axis=1)
+    assert set(widths.tolist()) <= {THICKNESS, THICKNESS + 1, THICKNESS + 2}  # its edges are soft
+
+
+def test_a_click_leaves_a_dot() -> None:
+    paper = Paper(9)
+    stroke(paper, (200, 200))
+    assert (paper.ink > 127).sum() == pytest.approx(np.pi * 4.5**2, rel=0.4)
+
+
+def test_nothing_is_drawn_while_the_button_is_up() -> None:
+    paper = Paper()
+    paper.move((10, 10))
+    stroke(paper, (50, 50))
+    before = paper.ink.copy()
+    paper.move((300, 300))
+    assert np.array_equal(paper.ink, before)
+    assert not paper.drawing
+
+
+def test_a_stroke_that_leaves_the_paper_ends_at_its_edge() -> None:
+    paper = Paper()
+    stroke(paper, (200, 200), (900, 200))
+    assert paper.ink[200, -1] == 255
+
+
+def test_the_eraser_takes_ink_away_and_is_wider_than_the_brush() -> None:
+    paper = Paper()
+    stroke(paper, (50, 200), (350, 200))
+    stroke(paper, (200, 100), (200, 300), erase=True)
+    assert not paper.ink[:, 190:210].any()
+    assert paper.ink[200, 100] == 255
+    stroke(paper, (200, 200))  # the next stroke draws again
+    assert paper.ink[200, 200] == 255
+
+
+def test_clearing_leaves_empty_paper_and_counts_as_a_change() -> None:
+    paper = Paper()
+    assert paper.empty
+    stroke(paper, (50, 200), (350, 200))
+    changes = paper.changes
+    assert not paper.empty
+    paper.clear()
+    assert paper.empty
+    assert paper.changes > changes
+
+
+def test_the_thickness_stays_within_its_limits() -> None:
+    paper = Paper()
+    for _ in range(100):
+        paper.change_thickness(2)
+    assert paper.thickness == 61
+    for _ in range(100):
+        paper.change_thickness(-2)
+    assert paper.thickness == 1
+    assert Paper(1000).thickness == 61

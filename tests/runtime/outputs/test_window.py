@@ -1,8 +1,9 @@
-"""The window: what a real one shows under Xvfb, its keys, and its answer where there is no display."""
+"""The window: what a real one shows under Xvfb, its keys, its events, and its answer where there is no display."""
 
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import time
@@ -20,7 +21,7 @@ from hybrid_edge.runtime.canvas.pictures import ACCENT, TRACK, Bars, blank
 from hybrid_edge.runtime.canvas.text import Pixels
 from hybrid_edge.runtime.errors import UsageError
 from hybrid_edge.runtime.opencv import cv2
-from hybrid_edge.runtime.outputs.display import display_problem, pressed_key
+from hybrid_edge.runtime.outputs.display import X11_LIBRARY, display_problem, keep_events, pressed_key
 from hybrid_edge.runtime.outputs.window import Tile, Window
 from hybrid_edge.runtime.sources.events import Event
 
@@ -219,3 +220,43 @@ def test_any_picture_fits_any_place(width: int, height: int, size: tuple[int, in
     tile = make_tile()
     tile.take(make_result(size=size))
     assert is_color(draw(tile, width, height, 12), RED).any()
+
+
+SYMBOL = "XSetEventQueueOwner"
+WHEEL = Path(cv2.__file__).resolve().parents[1] / "opencv_python.libs"
+PROGRAM = """
+import cv2
+from hybrid_edge.runtime.outputs.display import require_display
+require_display("no window")
+cv2.namedWindow("one")
+cv2.waitKey(1)
+"""
+
+
+def owner(display: Display, folder: Path, program: str) -> Path:
+    """Which library a program's Qt takes the function from that says who reads events."""
+    environment = {**display.environment, "LD_DEBUG": "bindings", "LD_DEBUG_OUTPUT": str(folder / "bindings")}
+    child = subprocess.Popen([sys.executable, "-c", program], env=environment)
+    assert child.wait(60) == 0
+    text = (folder / f"bindings.{child.pid}").read_text(errors="replace")
+    found = re.findall(rf"binding file \S*libQt5XcbQpa\S* \[0\] to (\S+) \[0\]: normal symbol `{SYMBOL}'", text)
+    assert len(found) == 1, found
+    return Path(found[0])
+
+
+@pytest.mark.skipif(not WHEEL.is_dir(), reason="OpenCV is not pip's wheel here, which brings a libX11-xcb of its own")
+def test_qt_asks_the_installed_library_which_fits_the_installed_xlib(tmp_path: Path) -> None:
+    if not keep_events():
+        pytest.skip(f"{X11_LIBRARY} is not installed here (apt install libx11-xcb1)")
+    with open_display() as display:
+        ours = owner(display, tmp_path, PROGRAM)
+        without = owner(display, tmp_path, PROGRAM.replace('require_display("no window")', ""))
+    assert ours.name == X11_LIBRARY
+    if without.name == X11_LIBRARY:
+        pytest.skip("this wheel takes the installed library by itself")
+    assert without.parent.resolve() == WHEEL
+
+
+def test_it_is_harmless_where_the_library_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hybrid_edge.runtime.outputs.display.X11_LIBRARY", "libno-such-library.so.1")
+    assert not keep_events()
