@@ -211,18 +211,11 @@ def predict_limits(request: BenchRequest, device: str) -> tuple[list[tuple[str, 
     if all(group[0].cost is None for group in shared.values()):
         raise BundleError(f"{bundle.root}: expected a variant whose cost is recorded, found none; {NO_COST}")
     found = [
-        (", ".join(item.name for item in group), batch, limit_beside(group[0], {group[0].target: rates}, batch))
+        (", ".join(item.name for item in group), batch, _limit(group[0], {group[0].target: rates}, batch))
         for group in shared.values()
         for batch in request.batches
     ]
     return found, rates
-
-
-def limit_beside(variant: Variant, rates: Mapping[str, Rates], batch: int) -> Limit | None:
-    """Return the least time for a batch of a variant at its target's rates; None without rates or recorded cost."""
-    if variant.cost is None or variant.target not in rates:
-        return None
-    return limit_of(variant.cost, rates[variant.target], batch)
 
 
 Frames = list[npt.NDArray[np.uint8]]
@@ -250,8 +243,14 @@ class TimedCase:
         """The name of the case in the report, as in ``int8-cpu b8``."""
         return f"{self.selection.variant.name} b{self.batch}"
 
-    def result(self, times: Mapping[str, list[Milliseconds]]) -> Case:
-        """Return the report's case, made of the times of its calls by round, milliseconds."""
+    def result(
+        self,
+        times: Mapping[str, list[Milliseconds]],
+        shares: dict[str, float],
+        joules: float | None,
+        rates: Mapping[str, Rates],
+    ) -> Case:
+        """Return the report's case, made of the times of its calls by round, milliseconds, and rates by target."""
         stats = {part: Stats.of(rounds) for part, rounds in times.items()}
         variant = self.selection.variant
         return Case(
@@ -260,6 +259,9 @@ class TimedCase:
             precision=variant.precision,
             device=self.selection.backend.device,
             batch=self.batch,
+            shares=shares,
+            joules_per_frame=joules,
+            limit=_limit(variant, rates, self.batch),
             file_sha256=variant.file.sha256,
             inference=stats["inference"],
             preprocess=stats["preprocess"],
@@ -308,6 +310,13 @@ def make_case(bundle: Bundle, selection: Selection, batch: int, frames: Frames) 
     tensors = {name: tensor[:batch] for name, tensor in buffers.tensors.items()}
     copies = backend.copies(buffers, batch)
     return TimedCase(selection, batch, calls | copies, lambda runs: backend.profile(tensors, runs=runs))
+
+
+def _limit(variant: Variant, rates: Mapping[str, Rates], batch: int) -> Limit | None:
+    """Return the least time for a batch of a variant at its target's rates; None without rates or recorded cost."""
+    if variant.cost is None or variant.target not in rates:
+        return None
+    return limit_of(variant.cost, rates[variant.target], batch)
 
 
 def _check_names(what: str, wanted: Collection[str], known: Collection[str]) -> None:

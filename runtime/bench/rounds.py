@@ -27,17 +27,15 @@ from .cases import (
     OpenVariants,
     TimedCase,
     choose_variants,
-    limit_beside,
     make_case,
     make_frames,
     open_variants,
 )
 from .fresh_process import measure_starts
 from .machine import (
-    PowerMeter,
     busy_before,
     command_line,
-    joules_per_frame,
+    measure_power,
     read_clocks,
     record_machine,
     slowed_down,
@@ -48,7 +46,6 @@ from .probe import better_rates, probe
 __all__ = ["BenchProgress", "bench", "branch_shares"]
 
 PROBE_SECONDS = 2.0  # of probing before the rounds, and again after them
-IDLE_SECONDS = 2.0  # for which a Jetson's power at rest is measured
 PROFILE_SECONDS = 0.5  # of profiled runs for each case, as far as these are from MIN_RUNS to MAX_RUNS
 MIN_RUNS, MAX_RUNS = 5, 100
 
@@ -120,14 +117,7 @@ def bench(request: BenchRequest, progress: BenchProgress | None = None) -> Bench
         joules, idle_watts = _measure_power(cases, progress)
         machine = machine.model_copy(update={"idle_watts": idle_watts})
         results = tuple(
-            case.result(times[case.name]).model_copy(
-                update={
-                    "shares": shares[case.name],
-                    "joules_per_frame": joules.get(case.name),
-                    "limit": limit_beside(case.selection.variant, rates, case.batch),
-                }
-            )
-            for case in cases
+            case.result(times[case.name], shares[case.name], joules.get(case.name), rates) for case in cases
         )
         return BenchReport(
             created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
@@ -245,19 +235,16 @@ def _profile(
 
 def _measure_power(cases: Sequence[TimedCase], progress: BenchProgress) -> tuple[dict[str, float], float | None]:
     """Return the joules a frame by case, and the watts at rest; nothing and None where there is no tegrastats."""
+    idle, _ = measure_power(lambda: time.sleep(0.1))
+    if idle is None:
+        return {}, None
+    progress.begin("power", len(cases))
     joules: dict[str, float] = {}
-    with PowerMeter() as meter:
-        if not meter.present:
-            return joules, None
-        progress.begin("power", len(cases))
-        start = time.monotonic()
-        time.sleep(IDLE_SECONDS)
-        idle = meter.watts(start, time.monotonic())
-        for case in cases:
-            found = joules_per_frame(meter, case.calls["whole"], case.batch)
-            if found is not None:
-                joules[case.name] = found
-            progress.step()
+    for case in cases:
+        watts, seconds = measure_power(case.calls["whole"])
+        if watts is not None:
+            joules[case.name] = watts * seconds / case.batch
+        progress.step()
     return joules, idle
 
 

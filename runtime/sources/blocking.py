@@ -9,10 +9,11 @@ import math
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import Future, wait
-from contextlib import contextmanager, nullcontext
+from concurrent.futures import wait
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, TypeVar
 
+from ..background import start_in_background
 from ..errors import SourceError
 
 if TYPE_CHECKING:  # the supervisor uses this module without OpenCV
@@ -89,18 +90,7 @@ def run_aside(
         SourceError: ``stop`` was set.
         TimeoutError: the deadline passed.
     """
-    future = Future[T]()
-
-    def run() -> None:
-        with turn or nullcontext():
-            if not future.set_running_or_notify_cancel():
-                return
-            try:
-                future.set_result(function())
-            except BaseException as error:  # raised by whoever waits
-                future.set_exception(error)
-
-    threading.Thread(target=run, name="opening", daemon=True).start()
+    future = start_in_background(function, "opening", turn)
     while not wait([future], POLL_INTERVAL).done:
         if stop.is_set() or time.monotonic() > deadline:
             if not future.cancel():

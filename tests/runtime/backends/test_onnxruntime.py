@@ -12,6 +12,7 @@ import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper
+from support.gpu.engine_fixtures import inputs
 from support.models import small_graphs
 from support.models.bundles import SPEC, make_graph, make_weights, reference_outputs, sample_image
 
@@ -151,9 +152,7 @@ def test_every_exception_of_onnxruntime_is_known() -> None:
         assert getattr(state, name) in ours._faults()
 
 
-def test_nodes_are_timed_and_no_file_is_left(
-    graph: Path, inputs: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_nodes_are_timed_and_no_file_is_left(graph: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     before = sorted(tmp_path.rglob("*"))
     backend = OnnxRuntimeCpu(graph, small_graphs.SPEC, threads=1)

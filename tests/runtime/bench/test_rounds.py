@@ -34,7 +34,9 @@ def gpu_is_here() -> bool:
     return True
 
 
-def test_every_variant_that_runs_here_is_a_case_at_every_batch_size(measured: BenchReport, bench_bundle: Path) -> None:
+def test_every_variant_that_runs_here_is_a_case_at_every_batch_size_with_its_branches_shares(
+    measured: BenchReport, bench_bundle: Path
+) -> None:
     assert [case.name for case in measured.cases] == ["fp32-cpu b1", "fp32-cpu b3"]
     for case in measured.cases:
         parts = (case.inference, case.preprocess, case.whole)
@@ -43,10 +45,6 @@ def test_every_variant_that_runs_here_is_a_case_at_every_batch_size(measured: Be
         assert case.device.startswith("ONNX Runtime")
         assert (case.copy_in, case.copy_out) == (None, None)
         assert case.file_sha256 == Bundle.open(bench_bundle).manifest.variants[0].file.sha256
-
-
-def test_the_branches_share_the_inference_as_the_engine_profiles_them(measured: BenchReport) -> None:
-    for case in measured.cases:
         assert set(case.shares) == {"cnn", "recurrent", "head"}
         assert sum(case.shares.values()) == pytest.approx(1)
         assert min(case.shares.values()) > 0

@@ -18,7 +18,6 @@ from hybrid_edge.runtime.engines.build import BuildEnvironment, EngineBuild, Pre
 from hybrid_edge.runtime.engines.cache import EngineCache
 from hybrid_edge.runtime.engines.engine_options import EngineOptions
 from hybrid_edge.runtime.engines.library import Library
-from hybrid_edge.runtime.engines.progress import Reporter
 from hybrid_edge.runtime.errors import EngineError, EngineMissingError
 
 
@@ -36,16 +35,6 @@ def prepare(
     return prepare_engine(onnx, digest, SPEC, options or EngineOptions(), environment, **more)
 
 
-@pytest.fixture
-def said() -> list[str]:
-    return []
-
-
-@pytest.fixture
-def environment(environment: BuildEnvironment, said: list[str]) -> BuildEnvironment:
-    return dataclasses.replace(environment, reporter=Reporter(said.append))
-
-
 def test_an_engine_is_built_once_and_that_is_said_before_the_minutes_begin(
     onnx: Path, environment: BuildEnvironment, builds: Builds, said: list[str]
 ) -> None:
@@ -57,13 +46,11 @@ def test_an_engine_is_built_once_and_that_is_said_before_the_minutes_begin(
     assert said == [f"building an engine with {label} for NVIDIA GeForce RTX 4070: minutes, once on this machine"]
 
 
-@pytest.mark.parametrize("damage", ["truncate", "alter"])
 def test_a_damaged_engine_is_never_handed_out_but_built_again(
-    onnx: Path, environment: BuildEnvironment, builds: Builds, damage: str, said: list[str]
+    onnx: Path, environment: BuildEnvironment, builds: Builds, said: list[str]
 ) -> None:
     path = prepare(onnx, environment).path
-    whole = path.read_bytes()
-    path.write_bytes(whole[:-100] if damage == "truncate" else whole[:5000] + b"\0" * 64 + whole[5064:])
+    path.write_bytes(path.read_bytes()[:-100])
     again = prepare(onnx, environment)
     assert again.built
     assert again.engine.data == builds.made[1].engine == path.read_bytes()
