@@ -15,9 +15,8 @@ from collections.abc import Iterator
 import onnx
 
 from ...runtime.roofline import Arithmetic, BranchCost, Cost, Moved
-from ..convert.describe import operations
-from ..convert.layers import branch_of, producers, takers
-from ..convert.shapes import tensor_shapes
+from ..convert.graph_reading import branch_of, producers, takers, tensor_shapes
+from ..convert.inspection import operations
 
 __all__ = ["measure_cost"]
 

@@ -14,6 +14,7 @@ import pytest
 from support.gpu.engine_fixtures import inputs
 from support.gpu.fake_gpu import Error
 from support.gpu.fake_tensorrt import _Context, _Engine
+from support.gpu.real_engines import fill, pipelined
 from support.models.small_graphs import SPEC
 
 from hybrid_edge.runtime.backends.cuda import CudaEvent, CudaStream
@@ -27,27 +28,8 @@ from hybrid_edge.runtime.errors import BackendError, EngineError
 SCHEDULES = ("lazy", "eager", 1, 2, 3)
 
 
-def fill(buffers: Any, tensors: dict[str, Any]) -> None:
-    for name, tensor in tensors.items():
-        buffers.tensors[name][: len(tensor)] = tensor
-
-
 def check_pipelined(machine: Any, backend: TensorRtBackend, batches: list[dict[str, Any]], capacity: int) -> None:
-    """All batches with two under way, as a file goes through: the next is written while the others are on the GPU."""
-    free = backend.buffers(capacity, 3)
-    tickets: list[Any] = []
-    found = []
-    for batch in batches:
-        buffers = free.pop(0)
-        fill(buffers, batch)
-        tickets.append(backend.submit(buffers, len(batch["image"])))
-        if len(tickets) == backend.depth:
-            found.append(backend.collect(tickets[0]))
-            free.append(tickets.pop(0).buffers)
-            for array in free[-1].tensors.values():
-                array.fill(np.nan)  # what preprocessing does next must not reach a batch under way
-    found += [backend.collect(ticket) for ticket in tickets]
-    for outputs, batch in zip(found, batches, strict=True):
+    for outputs, batch in zip(pipelined(backend, batches, capacity), batches, strict=True):
         machine.check(outputs, batch)
 
 
