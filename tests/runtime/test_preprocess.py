@@ -7,8 +7,8 @@ import numpy.typing as npt
 import pytest
 from support.models.bundles import SPEC, sample_image
 
-from hybrid_edge.runtime.frame import Pixels
 from hybrid_edge.runtime.errors import InputError
+from hybrid_edge.runtime.frame import Pixels
 from hybrid_edge.runtime.preprocess import Preprocessor, contract, contract_hash
 from hybrid_edge.runtime.spec import ModelSpec
 
