@@ -28,6 +28,10 @@ LANGUAGE_UNDETERMINED = 0x55C4  # language "und"
 class Mp4Writer:
     """Writes one file, a picture at a time; each ``write`` leaves a whole file behind.
 
+    Attributes:
+        path, width, height: as they were given.
+        size: the number of bytes written so far.
+
     Raises:
         FileExistsError: the file exists; it is never written over.
         OSError: the file can't be created.
@@ -39,7 +43,7 @@ class Mp4Writer:
         self.width, self.height = width, height
         self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
         self._sequence = 0
-        self._size = 0  # bytes of whole boxes
+        self.size = 0  # bytes of whole boxes
         self._start = self._end = 0  # ticks at which the last picture starts and ends
         self._duration_at: int | None = None  # offset of the last picture's duration in the file
         try:
@@ -53,11 +57,6 @@ class Mp4Writer:
     def end(self) -> float:
         """The time at which the last picture ends, seconds from the start of the file."""
         return self._end / TIMESCALE
-
-    @property
-    def size(self) -> int:
-        """The number of bytes written so far."""
-        return self._size
 
     def is_taken_away(self) -> bool:
         """Return whether the file was removed, moved, emptied or closed, so that it must not be written to any more.
@@ -97,7 +96,7 @@ class Mp4Writer:
         if self._duration_at is not None and ticks != self._end:  # players take gaps for missing frames
             os.pwrite(self._file, struct.pack(">I", min(ticks - self._start, MAX_TICKS)), self._duration_at)
         head = _fragment(self._sequence, ticks, length, len(jpeg))
-        duration_at = self._size + len(head) - MDAT_HEAD_SIZE - MOOF_TAIL_SIZE
+        duration_at = self.size + len(head) - MDAT_HEAD_SIZE - MOOF_TAIL_SIZE
         self._append(head + jpeg)
         self._start, self._end, self._duration_at = ticks, ticks + length, duration_at
 
@@ -112,11 +111,11 @@ class Mp4Writer:
         done = 0
         try:
             while done < len(data):
-                done += os.pwrite(self._file, memoryview(data)[done:], self._size + done)
+                done += os.pwrite(self._file, memoryview(data)[done:], self.size + done)
         except OSError:
-            os.ftruncate(self._file, self._size)
+            os.ftruncate(self._file, self.size)
             raise
-        self._size += len(data)
+        self.size += len(data)
 
 
 def _box(kind: bytes, *parts: bytes) -> bytes:

@@ -1,0 +1,60 @@
+"""Draws a contact sheet of the images whose first label a variant changed, to look into a gate's refusal."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from ...runtime.canvas.sheet import DARK_INK, GREEN, PICTURE_SIDE, RED, Cell, Line, draw_sheet, thumbnail
+from ...runtime.console import percent
+from ...runtime.errors import ImageError
+from ...runtime.opencv import cv2
+from ...runtime.preprocess import read_image
+from ...runtime.storage import write_bytes
+from .comparison import Flip
+
+__all__ = ["MAX_IMAGES", "write_flips"]
+
+MAX_IMAGES = 48
+UNREADABLE = np.full((PICTURE_SIDE, PICTURE_SIDE, 3), 225, np.uint8)
+
+
+def write_flips(path: Path, flips: Sequence[Flip], variant: str, images: int) -> Path | None:
+    """Draw the flipped images with their true label, Keras's answer and the variant's.
+
+    Args:
+        path: the PNG to write; it is replaced as a whole, or removed where nothing flipped.
+        flips: the flipped images, the worst first, as ``run_gate`` gives them; the first 48 are drawn.
+        variant: the variant's name.
+        images: how many images were compared.
+
+    Returns:
+        The path, or None where nothing flipped.
+    """
+    if not flips:
+        path.unlink(missing_ok=True)  # it would be an earlier export's
+        return None
+    hidden = len(flips) - MAX_IMAGES
+    more = f"; the first {MAX_IMAGES} are shown, {hidden} more are not" if hidden > 0 else ""
+    note = f"{len(flips)} of {images} images with another first label than Keras's, the widest margin first{more}"
+    cells = [_cell(flip, variant.partition("-")[0].upper()) for flip in flips[:MAX_IMAGES]]
+    write_bytes(path, cv2.imencode(".png", draw_sheet(cells, variant, note))[1].tobytes())
+    return path
+
+
+def _cell(flip: Flip, precision: str) -> Cell:
+    try:
+        picture = thumbnail(read_image(flip.image.path))
+    except ImageError:  # it is gone since it was compared: the sheet has a gray square for it
+        picture = UNREADABLE
+    true = flip.image.label
+    lines = [Line(f"true: {true or 'unknown'}")]
+    for name, label, probability in (
+        ("Keras", flip.keras_label, flip.keras_probability),
+        (precision, flip.variant_label, flip.variant_probability),
+    ):
+        color = DARK_INK if not true else GREEN if label == true else RED
+        lines.append(Line(f"{name}: {label}", percent(probability), color))
+    return Cell(picture, tuple(lines))
