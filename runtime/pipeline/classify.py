@@ -31,7 +31,7 @@ from .dataflow import Pipeline, PipelineOptions
 
 if TYPE_CHECKING:
     from ..classifier import Classifier
-    from ..sources import Capture
+    from ..sources.capture import Capture
 
 __all__ = ["classify", "closed_in_time"]
 
