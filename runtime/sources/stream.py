@@ -158,7 +158,7 @@ def _open(url: str, stop: threading.Event, options: str, seconds: float, *, newe
     if newest and hasattr(cv2, "CAP_PROP_N_THREADS"):  # from OpenCV 4.7 on; each thread holds a frame back
         settings += [cv2.CAP_PROP_N_THREADS, 1]
 
-    def opened() -> cv2.VideoCapture:
+    def open_with_options() -> cv2.VideoCapture:
         if OPTIONS_VARIABLE in os.environ:  # the user's own stay as they are
             return cv2.VideoCapture(url, cv2.CAP_FFMPEG, settings)
         os.environ[OPTIONS_VARIABLE] = options
@@ -167,7 +167,7 @@ def _open(url: str, stop: threading.Event, options: str, seconds: float, *, newe
         finally:
             del os.environ[OPTIONS_VARIABLE]
 
-    return open_capture(opened, stop, display_name(url), turn=OPENING_TURN)
+    return open_capture(open_with_options, stop, display_name(url), turn=OPENING_TURN)
 
 
 def _ask(url: str, stop: threading.Event) -> str:
