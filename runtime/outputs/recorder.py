@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..canvas.pictures import blank, caption, fit, notice
-from ..canvas.text import Pixels
+from ..classifier import Prediction
 from ..errors import UsageError
+from ..frame import Pixels
 from ..opencv import cv2
 from ..sources.events import Events
 from .mp4 import Mp4Writer
@@ -120,7 +121,7 @@ class Recorder(Sink):
         if self.stopped or result.prediction is None or result.frame.image is None:
             return
         try:
-            self._record(result, result.frame.image)
+            self._record(result, result.prediction, result.frame.image)
         except OSError as error:
             self._give_up(error, result.frame.source)
 
@@ -144,7 +145,7 @@ class Recorder(Sink):
                 self.stopped = True
                 self._say(f"--save {writer.path}: {error.strerror or error}; its end may be missing")
 
-    def _record(self, result: Result, image: Pixels) -> None:
+    def _record(self, result: Result, prediction: Prediction, image: Pixels) -> None:
         frame = result.frame
         live = frame.source in self._live
         now = frame.captured if live else frame.index * self._interval if frame.position is None else frame.position
@@ -158,7 +159,7 @@ class Recorder(Sink):
             start, seconds = file.place(frame.index, now, self._interval)
         picture = blank(file.writer.width, file.writer.height)
         fit(image, picture)
-        _label(picture, result)
+        _label(picture, result, prediction)
         file.writer.write(_encode(picture), start, seconds)
 
     def _file_for(self, result: Result, image: Pixels, now: float) -> _SourceFile:
@@ -226,10 +227,8 @@ def _numbered(path: Path, number: int) -> Path:
     return path if number == 1 else path.with_name(f"{path.stem}-{number}{path.suffix}")
 
 
-def _label(picture: Pixels, result: Result) -> None:
-    prediction, frame = result.prediction, result.frame
-    if prediction is None:
-        return
+def _label(picture: Pixels, result: Result, prediction: Prediction) -> None:
+    frame = result.frame
     clock = f"{time.strftime('%Y-%m-%d %H:%M:%S', time.localtime(frame.timestamp))}  " if frame.timestamp else ""
     smoothed = "smoothed  " if result.smoothed_s else ""
     (label, probability), *_ = prediction.top(1)

@@ -18,11 +18,11 @@ from support.data.drawings import Drawing
 from support.live.display import Display, open_display
 
 from hybrid_edge.runtime.canvas.pictures import BACKGROUND
-from hybrid_edge.runtime.canvas.text import Pixels
 from hybrid_edge.runtime.classifier import Prediction
 from hybrid_edge.runtime.draw import draw_window as window
 from hybrid_edge.runtime.draw.page import View
 from hybrid_edge.runtime.draw.readers import Reading
+from hybrid_edge.runtime.frame import Pixels
 
 TITLE = "hybrid-draw"
 PATIENCE = 60.0
@@ -44,15 +44,9 @@ class Drawn:
         self.display = display
         self.said = said or folder / "stdout.txt"
         self.errors = folder / "stderr.txt"
-        self.command = [*COMMAND, *map(str, arguments)]
-        self.folder = folder
-        self.start()
-
-    def start(self) -> None:
+        command = [*COMMAND, *map(str, arguments)]
         with self.said.open("w") as out, self.errors.open("w") as errors:
-            self.process = subprocess.Popen(
-                self.command, env=self.display.environment, cwd=self.folder, stdout=out, stderr=errors
-            )
+            self.process = subprocess.Popen(command, env=display.environment, cwd=folder, stdout=out, stderr=errors)
 
     def __enter__(self) -> Drawn:
         until = time.monotonic() + PATIENCE

@@ -18,10 +18,11 @@ from support.live.results import LABELS, make_result
 from support.live.window_process import TITLE
 
 from hybrid_edge.runtime.canvas.pictures import ACCENT, TRACK, Bars, blank
-from hybrid_edge.runtime.canvas.text import Pixels
 from hybrid_edge.runtime.errors import UsageError
+from hybrid_edge.runtime.frame import Pixels
 from hybrid_edge.runtime.opencv import cv2
 from hybrid_edge.runtime.outputs.display import X11_LIBRARY, display_problem, keep_events, pressed_key
+from hybrid_edge.runtime.outputs.sink import Result
 from hybrid_edge.runtime.outputs.window import Tile, Window
 from hybrid_edge.runtime.sources.events import Event
 
@@ -156,37 +157,37 @@ def draw(tile: Tile, width: int = 640, height: int = 480, size: int = 14) -> Pix
     return picture
 
 
-def make_tile() -> Tile:
-    return Tile("cam0", Bars(LABELS), 5)
+def make_tile(*results: Result) -> Tile:
+    tile = Tile("cam0", Bars(LABELS), 5)
+    for result in results:
+        tile.take(result)
+    return tile
 
 
-def has_labels(picture: Pixels) -> bool:
-    return bool(is_color(picture, ACCENT).any())
+def is_live(tile: Tile) -> bool:
+    """Whether a tile has a picture in its colours and labels; it must have both or neither."""
+    picture = draw(tile)
+    live = bool(is_color(picture, ACCENT).any())
+    assert is_color(picture, RED).any() == live
+    return live
 
 
 def test_a_stalled_source_is_not_shown_as_live() -> None:
-    tile = make_tile()
-    tile.take(make_result())
-    live = draw(tile)
-    assert is_color(live, RED).mean() > 0.2
-    assert has_labels(live)
+    tile = make_tile(make_result())
+    assert is_color(draw(tile), RED).mean() > 0.2
+    assert is_live(tile)
     tile.trouble(Event("stalled", "cam0", "no frame for 1.5 s", time.time()))
-    stalled = draw(tile)
-    assert not is_color(stalled, RED).any()
-    assert not has_labels(stalled)
+    assert not is_live(tile)
     tile.take(make_result(index=1))
-    assert has_labels(draw(tile))
+    assert is_live(tile)
 
 
 def test_a_silent_source_is_not_shown_as_live_though_nobody_reported_it() -> None:
-    tile = make_tile()
-    tile.take(make_result())
+    tile = make_tile(make_result())
     tile.seen -= 1.5
-    assert has_labels(draw(tile))
+    assert is_live(tile)
     tile.seen -= 1.0
-    silent = draw(tile)
-    assert not has_labels(silent)
-    assert not is_color(silent, RED).any()
+    assert not is_live(tile)
 
 
 def test_a_slow_engine_is_not_called_silent() -> None:
@@ -194,32 +195,21 @@ def test_a_slow_engine_is_not_called_silent() -> None:
     for index in range(12):
         tile.take(make_result(index=index))
         tile.seen -= 3  # a frame every three seconds
-    assert tile.silence() is None
+    assert is_live(tile)
     tile.seen -= 12
-    assert tile.silence() is not None
+    assert not is_live(tile)
 
 
-def test_an_unreadable_frame_has_no_label() -> None:
-    tile = make_tile()
-    tile.take(make_result())
-    tile.take(make_result(index=1, error="the decoder gave up"))
-    picture = draw(tile)
-    assert not has_labels(picture)
-    assert not is_color(picture, RED).any()
-
-
-def test_before_the_first_frame_there_is_a_notice_and_no_label() -> None:
-    picture = draw(make_tile())
-    assert (picture > 200).any()  # its text
-    assert not has_labels(picture)
+def test_an_unreadable_frame_has_no_label_and_before_the_first_one_there_is_a_notice() -> None:
+    assert not is_live(make_tile(make_result(), make_result(index=1, error="the decoder gave up")))
+    assert not is_live(make_tile())
+    assert (draw(make_tile()) > 200).any()  # its text
 
 
 @pytest.mark.parametrize(("width", "height"), [(60, 50), (300, 240), (1280, 760)])
 @pytest.mark.parametrize("size", [(1, 1), (28, 28), (4000, 30), (30, 3000), (1920, 1080)])
 def test_any_picture_fits_any_place(width: int, height: int, size: tuple[int, int]) -> None:
-    tile = make_tile()
-    tile.take(make_result(size=size))
-    assert is_color(draw(tile, width, height, 12), RED).any()
+    assert is_color(draw(make_tile(make_result(size=size)), width, height, 12), RED).any()
 
 
 SYMBOL = "XSetEventQueueOwner"

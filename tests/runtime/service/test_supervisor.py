@@ -239,26 +239,6 @@ def test_ctrl_z_stops_the_worker_too_and_is_held_against_nobody(run: Start) -> N
     assert len(watched.workers) == 1
 
 
-def test_systemd_is_told_ready_watchdog_status_and_stopping_at_an_abstract_address(run: Start) -> None:
-    address = f"\0hybrid-edge-{os.getpid()}"
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
-        systemd.bind(address)
-        systemd.settimeout(PATIENCE)
-        environment = {"NOTIFY_SOCKET": address.replace("\0", "@"), "WATCHDOG_USEC": "400000"}
-        watched = run("fine", environment=environment)
-        told = [systemd.recv(4096).decode()]
-        while told[-1] != "READY=1":
-            told.append(systemd.recv(4096).decode())
-        told += [systemd.recv(4096).decode() for _ in range(5)]
-        watched.process.send_signal(signal.SIGTERM)
-        while told[-1] != "STOPPING=1":
-            told.append(systemd.recv(4096).decode())
-        assert watched.end()[0] == 0
-    assert told.count("READY=1") == 1
-    assert told.count("WATCHDOG=1") >= 4
-    assert any(re.fullmatch(r"STATUS=\w+.*; workers replaced 0", item) for item in told)
-
-
 def test_another_process_watchdog_is_left_alone(run: Start, tmp_path: Path) -> None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
         systemd.bind(str(tmp_path / "notify"))
