@@ -9,9 +9,10 @@ import numpy as np
 import numpy.typing as npt
 
 from ..canvas.pictures import ACCENT, DIM, TEXT, TRACK, Box, blank, fill
-from ..canvas.text import BOLD, Color, Pixels, default_font
+from ..canvas.text import BOLD, Color, default_font
 from ..classifier import Prediction
 from ..console import percent
+from ..frame import Pixels
 from ..opencv import cv2
 from .paper import PAPER_SIDE
 from .readers import Reading

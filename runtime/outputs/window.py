@@ -7,7 +7,7 @@ import time
 from collections.abc import Collection, Sequence
 
 from ..canvas.pictures import BACKGROUND, DIM, TEXT, WARNING, Bars, Box, blank, dim, fill, fit, notice, text_row
-from ..canvas.text import Pixels
+from ..frame import Pixels
 from ..opencv import cv2
 from ..sources.events import Event
 from .display import QUIT_KEYS, close_window, is_visible, pressed_key, require_display
