@@ -15,9 +15,9 @@ from hybrid_edge.runtime.backends import open_variant
 from hybrid_edge.runtime.backends.tensorrt import find_tensorrt
 from hybrid_edge.runtime.bench import rounds as module
 from hybrid_edge.runtime.bench.bench_report import BenchReport, Clocks
-from hybrid_edge.runtime.bench.cases import BenchRequest, make_case, make_frames
+from hybrid_edge.runtime.bench.cases import BenchProgress, BenchRequest, make_case, make_frames
 from hybrid_edge.runtime.bench.fresh_process import measure_starts
-from hybrid_edge.runtime.bench.rounds import BenchProgress, bench, branch_shares
+from hybrid_edge.runtime.bench.rounds import bench, branch_shares
 from hybrid_edge.runtime.bundle import Bundle
 from hybrid_edge.runtime.errors import BackendError, BundleError, GateError, UsageError
 from hybrid_edge.runtime.roofline import Rates, rates_of
@@ -224,7 +224,7 @@ def test_a_start_that_fails_is_an_error_that_says_what_it_said(bundle: Bundle) -
     with pytest.raises(
         BackendError, match=r"expected a fresh process to classify one frame, found: .*ArtifactHashError"
     ):
-        measure_starts(bundle, [bundle.manifest.variants[0].name], count=1, threads=1, profile=(1, 1, 8))
+        measure_starts({"bundle": str(bundle.root), "threads": 1, "profile": (1, 1, 8)}, ["fp32-cpu"], 1)
 
 
 def test_frames_are_a_cameras_and_the_whole_path_ends_in_labels(bench_bundle: Path) -> None:
