@@ -15,7 +15,6 @@ from support.models.bundles import make_bundle
 from support.models.small_graphs import SPEC, lstm_graph
 
 from hybrid_edge.runtime.backends import open_backend
-from hybrid_edge.runtime.backends.cuda import find_gpu
 from hybrid_edge.runtime.backends.tensorrt import TensorRtBackend, engine, find_tensorrt
 from hybrid_edge.runtime.backends.tensorrt.engine import LoadedEngine, StaleEngineError
 from hybrid_edge.runtime.bundle import Bundle

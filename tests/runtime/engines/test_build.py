@@ -16,7 +16,6 @@ from support.gpu.network_summary import inspect_graph
 from support.models.small_graphs import SPEC, lstm_graph
 
 from hybrid_edge.runtime import console as terminal
-from hybrid_edge.runtime.backends.cuda import find_gpu
 from hybrid_edge.runtime.engines.build import BuiltEngine, EngineBuild, build_engine
 from hybrid_edge.runtime.engines.engine_options import EngineOptions
 from hybrid_edge.runtime.engines.library import Library
