@@ -7,9 +7,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ..frame import Pixels
 from ..opencv import cv2
 from .pictures import Box, fit
-from .text import BOLD, Color, Pixels, default_font
+from .text import BOLD, Color, default_font
 
 __all__ = ["DARK_INK", "GREEN", "PICTURE_SIDE", "RED", "Cell", "Line", "draw_sheet", "thumbnail"]
 

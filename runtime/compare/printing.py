@@ -146,10 +146,8 @@ def _print_table(models: Sequence[ComparedModel], figures: Mapping[str, Any]) ->
 
 
 def _table(figures: Mapping[str, Any], columns: Mapping[str, Sequence[str]], caption: str) -> Table:
-    table = make_table(_title(figures), columns, text=("model", "variant"), caption=caption)
-    for row in zip(*columns.values(), strict=True):
-        table.add_row(*row)
-    return table
+    rows = zip(*columns.values(), strict=True)
+    return make_table(_title(figures), columns, rows, text=("model", "variant"), caption=caption)
 
 
 def _variant(model: ComparedModel) -> str:

@@ -110,7 +110,7 @@ def open_capture(
         SourceError: ``stop`` was set.
     """
 
-    def opened() -> cv2.VideoCapture:
+    def open_noted() -> cv2.VideoCapture:
         with BLOCKING_CALLS.noted(f"open {what}"):
             return opener()
 
@@ -118,4 +118,4 @@ def open_capture(
         with BLOCKING_CALLS.noted(f"release {what}"):
             capture.release()
 
-    return run_aside(opened, release, stop, turn=turn)
+    return run_aside(open_noted, release, stop, turn=turn)
