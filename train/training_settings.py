@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
+from collections.abc import Iterator
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -10,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from ..runtime.errors import UsageError
 from ..runtime.spec import ModelSpec
 
-__all__ = ["PHASES", "Monitor", "Optimizer", "PhaseSettings", "TrainSettings", "describe"]
+__all__ = ["PHASES", "Monitor", "Optimizer", "PhaseSettings", "TrainSettings", "named_faults"]
 
 Optimizer = Literal["rmsprop", "adam", "adamw", "sgd"]
 Monitor = Literal["val_loss", "val_accuracy", "val_top5"]
@@ -103,13 +105,20 @@ class TrainSettings(BaseModel):
     @classmethod
     def make(cls, **fields: Any) -> TrainSettings:
         """Build settings from keyword fields, with UsageError in place of pydantic's error."""
-        try:
+        with named_faults():
             return cls(**fields)
-        except ValidationError as error:
-            raise UsageError(describe(error)) from None
 
 
-def describe(error: ValidationError) -> str:
+@contextlib.contextmanager
+def named_faults(where: str = "") -> Iterator[None]:
+    """Turn pydantic's error of the block into a UsageError, which begins with ``where``."""
+    try:
+        yield
+    except ValidationError as error:
+        raise UsageError(where + _describe(error)) from None
+
+
+def _describe(error: ValidationError) -> str:
     """Say on one line what pydantic found: each field with what was expected and what was found."""
     parts = []
     for item in error.errors(include_url=False):
