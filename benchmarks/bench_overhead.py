@@ -14,7 +14,7 @@ import numpy as np
 from interleave import Report, interleave
 
 from hybrid_edge.runtime.backends import open_variant
-from hybrid_edge.runtime.bench.cases import Prepared, make_frames, prepare
+from hybrid_edge.runtime.bench.cases import TimedCase, make_case, make_frames
 from hybrid_edge.runtime.bundle import Bundle
 from hybrid_edge.runtime.frame import OUTPUT_NAMES
 from hybrid_edge.runtime.manifest import Variant
@@ -37,7 +37,7 @@ def main() -> None:
     with ExitStack() as stack:
         selection = open_variant(bundle, variant, threads=1)
         stack.enter_context(selection.backend)
-        case = prepare(bundle, selection, arguments.batch, make_frames(bundle, arguments.batch))
+        case = make_case(bundle, selection, arguments.batch, make_frames(bundle, arguments.batch))
         compare(bundle, case, arguments.rounds, arguments.burst)
 
 
@@ -46,7 +46,7 @@ def find_variant(bundle: Bundle, precision: str) -> Variant:
     return next(item for item in bundle.manifest.variants if item.target == "cpu" and item.precision == precision)
 
 
-def compare(bundle: Bundle, case: Prepared, rounds: int, burst: float) -> None:
+def compare(bundle: Bundle, case: TimedCase, rounds: int, burst: float) -> None:
     """Time both loops, print and write the report.
 
     Measured is the CPU time of the thread, which other programs add little to. What the bench reports as a call's time

@@ -20,7 +20,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from hybrid_edge.runtime.bench.places import command_line
+from hybrid_edge.runtime.bench.machine import command_line
 
 __all__ = ["RESULTS", "Report", "Timings", "interleave"]
 

@@ -14,6 +14,7 @@ from typing import Any
 from ..runtime.errors import ParityError
 from ..runtime.manifest import Manifest, Precision, Target, Variant
 from ..runtime.preprocess import contract
+from ..runtime.process import peak_mib
 from .bundle.bundle_writer import BundleWriter, pack, provenance
 from .bundle.golden_examples import Golden, keep_golden, make_golden
 from .bundle.report import REPORT, ReportEntry, check_folder, fill_folder, withdraw_report
@@ -23,7 +24,7 @@ from .plan import Artifact, plan_artifacts
 from .quantize.measure import Measurement
 from .quantize.prepare import prepare
 from .request import ExportRequest
-from .steps import Steps, peak_memory_mib
+from .steps import Steps
 from .variants import Candidate, VariantMaker
 
 __all__ = ["ExportResult", "export"]
@@ -132,7 +133,7 @@ class _Export:
         entries = tuple(item.entry for item in self._candidates)
         seconds = self._steps.seconds
         return ExportResult(
-            self._writer.path, packed, manifest, written, entries, self._request.report, seconds, peak_memory_mib()
+            self._writer.path, packed, manifest, written, entries, self._request.report, seconds, peak_mib()
         )
 
     def _golden(self) -> Golden:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import resource
 import time
 from collections.abc import Callable, Iterator
 
 from ..runtime.console import progress, status
 
-__all__ = ["Steps", "peak_memory_mib"]
+__all__ = ["Steps"]
 
 
 class Steps:
@@ -55,8 +54,3 @@ class Steps:
             with progress(unit="images", transient=True) as bar:
                 task = bar.add_task(name, total=total)
                 yield lambda count: bar.advance(task, count)
-
-
-def peak_memory_mib() -> float:
-    """Return the most memory that this process has held so far, MiB."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024  # Linux gives it in KiB

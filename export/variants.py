@@ -10,7 +10,7 @@ import onnx
 
 from ..runtime.errors import EngineError, Int8EngineError, ParityError
 from ..runtime.manifest import FileRecord, Variant
-from ..runtime.roofline.cost import Cost
+from ..runtime.roofline import Cost
 from .bundle.bundle_writer import BundleWriter, made_by
 from .bundle.cost import measure_cost
 from .bundle.golden_examples import Golden, add_arrays

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from types import TracebackType
 
@@ -163,16 +164,12 @@ class Classifier:
             InputError: a frame's image is not (H, W, 3) uint8.
             BackendError: the engine failed, or the classifier was closed.
         """
-        pending: list[Frame] = []
-        readable = 0
-        for frame in frames:
-            pending.append(frame)
-            readable += frame.image is not None
-            # frames with errors wait for their place in the order, but never without end
-            if readable == self._batch_size or len(pending) >= 4 * self._batch_size:
-                yield from self._classify(pending)
-                pending, readable = [], 0
-        yield from self._classify(pending)
+        frames = iter(frames)
+        while batch := list(islice(frames, self._batch_size)):
+            images = [frame.image for frame in batch if frame.image is not None]
+            predictions = iter(self._classify(images) if images else [])
+            for frame in batch:
+                yield frame, None if frame.image is None else next(predictions)
 
     def close(self) -> None:
         """Give the engine's memory back; calling it again does nothing."""
@@ -186,13 +183,7 @@ class Classifier:
     ) -> None:
         self.close()
 
-    def _classify(self, frames: list[Frame]) -> Iterator[tuple[Frame, Prediction | None]]:
-        images = [frame.image for frame in frames if frame.image is not None]
-        predictions = iter(self._batch(images) if images else [])
-        for frame in frames:
-            yield frame, None if frame.image is None else next(predictions)
-
-    def _batch(self, images: list[npt.NDArray[np.uint8]]) -> list[Prediction]:
+    def _classify(self, images: list[npt.NDArray[np.uint8]]) -> list[Prediction]:
         times = [time.perf_counter()]
         for row, image in enumerate(images):
             self._preprocessor.fill(image, self._tensors, row)

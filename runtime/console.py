@@ -10,12 +10,14 @@ import os
 import sys
 import threading
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import typer
+from rich import box
 from rich.console import Console
+from rich.measure import Measurement
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -25,6 +27,8 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.table import Table
+from rich.text import Text
 
 from .errors import HybridEdgeError
 
@@ -33,22 +37,26 @@ if TYPE_CHECKING:
 
 
 __all__ = [
+    "ABSENT",
     "FULL",
     "INTERRUPTED",
     "leave_at_once",
     "main",
     "make_app",
+    "make_table",
     "percent",
     "print_json",
     "printable",
     "progress",
     "say",
+    "show_table",
     "status",
     "stdout",
     "waiting",
 ]
 
 INTERRUPTED = 130
+ABSENT = "–"  # stands in a cell that has no figure
 FULL = (errno.ENOSPC, errno.EDQUOT)
 ESCAPED = "backslashreplace"  # a character that a stream can't encode is escaped, and does not end a run
 
@@ -229,3 +237,39 @@ def say(text: str, style: str = "dim") -> None:
 def print_json(content: Mapping[str, Any]) -> None:
     """Print one JSON object on stdout, as one line."""
     typer.echo(json.dumps(content))
+
+
+def make_table(title: str, heads: Iterable[str], *, text: Collection[str] = (), caption: str = "") -> Table:
+    """Make an empty table for ``show_table``.
+
+    Args:
+        title: the line above it.
+        heads: a head for each column, of several lines perhaps.
+        text: heads of the columns of words, which begin on the left and may be wrapped; the first is one unnamed. The
+            others are of numbers, which end on the right and are never cut.
+        caption: what stands below it.
+    """
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=0, title_justify="left", caption_justify="left")
+    table.title = Text(title, "table.title")
+    table.caption = Text(caption, "table.caption") if caption else None
+    heads = list(heads)
+    lines = max(head.count("\n") for head in heads)
+    for number, head in enumerate(heads):
+        words = number == 0 or head in text
+        lowered = Text("\n" * (lines - head.count("\n")) + head)  # heads stand on the line, cells at their row's top
+        table.add_column(lowered, justify="left" if words else "right", no_wrap=not words, overflow="fold")
+    return table
+
+
+def show_table(table: Table) -> None:
+    """Print a table on stdout; brackets in it are no markup.
+
+    A terminal that is narrower than the table wraps its words, and lines only where the numbers alone are too wide; in
+    a file or a pipe a row is one line.
+    """
+    widths = Measurement.get(stdout, stdout.options.update(max_width=sys.maxsize, markup=False), table)
+    table.width = max(widths.minimum, min(widths.maximum, stdout.width)) if stdout.is_terminal else widths.maximum
+    caption, table.caption = table.caption, None  # rich would wrap it where the table ends
+    stdout.print(table, markup=False, crop=False, soft_wrap=False)
+    if caption:
+        stdout.print(caption)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 __all__ = ["TENSOR_TOLERANCE", "GoldenResult", "check_golden"]
 
 TENSOR_TOLERANCE = 1e-6  # the mean over channels may round differently in its last bit; anything else is a fault
-BATCH = 2  # a full-size INT8 process peaks at 430 MB, and at 520 MB with eight in a batch
+EXAMPLES_AT_ONCE = 2  # a full-size INT8 process peaks at 430 MB, and at 520 MB with eight in a batch
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ def check_golden(bundle: Bundle, variant: Variant, backend: Backend, preprocesso
     tensors = preprocessor(bundle.golden_images())
     tensor_error = _compare_tensors(tensors, bundle.golden_tensors())
     count = len(bundle.manifest.golden.images)
-    batches = [slice(first, first + BATCH) for first in range(0, count, BATCH)]
+    batches = [slice(first, first + EXAMPLES_AT_ONCE) for first in range(0, count, EXAMPLES_AT_ONCE)]
     runs = [backend.run({name: tensor[rows] for name, tensor in tensors.items()}) for rows in batches]
     probabilities = np.concatenate([outputs.probabilities for outputs in runs])
     difference = np.abs(probabilities - bundle.golden_outputs(variant).probabilities).max(axis=1)

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic_core import from_json
 
 from .errors import BundleError
-from .roofline.cost import Cost
+from .roofline import Cost
 from .spec import ModelSpec, describe_faults
 
 __all__ = [

@@ -39,13 +39,13 @@ IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".
 LETTERBOX_VALUE = 128
 INTERPOLATIONS = {"linear-exact": cv2.INTER_LINEAR_EXACT, "nearest-exact": cv2.INTER_NEAREST_EXACT}
 # float32 throughout, in Keras's order of operations, so that the table equals preprocess_input to the bit
-SCALED = (np.arange(256, dtype=np.float32) / np.float32(127.5) - np.float32(1.0)).astype(np.float32)
-MEAN = np.full((1, 3), 1.0 / 3.0, dtype=np.float32)
+SCALED_VALUES = (np.arange(256, dtype=np.float32) / np.float32(127.5) - np.float32(1.0)).astype(np.float32)
+CHANNEL_MEAN = np.full((1, 3), 1.0 / 3.0, dtype=np.float32)
 MAX_FILE_SIZE = 2**30 + 2**20  # 1 GiB: MAX_PIXELS of uncompressed 16-bit RGBA, and its header
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 JPEG_START = b"\xff\xd8\xff"
-JPEG_SCAN = 0xDA  # start of scan: the compressed pixels follow
-JPEG_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # the markers whose segment has height and width
+JPEG_SCAN_MARKER = 0xDA  # start of scan: the compressed pixels follow
+JPEG_SIZE_MARKERS = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # the markers whose segment has height and width
 JPEG_END = b"\xff\xd9"
 
 
@@ -148,8 +148,8 @@ def _check_jpeg(data: bytes, name: str) -> None:
     The segments before the pixels are skipped by their lengths, as a thumbnail inside them has an end marker too.
     """
     position = 2
-    while position + 4 <= len(data) and data[position] == 0xFF and data[position + 1] != JPEG_SCAN:
-        if data[position + 1] in JPEG_FRAMES:
+    while position + 4 <= len(data) and data[position] == 0xFF and data[position + 1] != JPEG_SCAN_MARKER:
+        if data[position + 1] in JPEG_SIZE_MARKERS:
             _check_pixels(data[position + 5 : position + 7], data[position + 7 : position + 9], name)
         fill = data[position + 1] == 0xFF  # any number of these may stand before a marker
         position += 1 if fill else 2 + int.from_bytes(data[position + 2 : position + 4], "big")
@@ -212,10 +212,10 @@ class Preprocessor:
             )
         cv2.cvtColor(self._resize(frame), cv2.COLOR_BGR2RGB, dst=self._rgb)
         image = tensors["image"][row] if "image" in tensors else self._scaled
-        cv2.LUT(self._rgb, SCALED, dst=image)
+        cv2.LUT(self._rgb, SCALED_VALUES, dst=image)
         if "sequence" in tensors:
             size = self.spec.image_size
-            cv2.transform(image, MEAN, dst=tensors["sequence"][row].reshape(size, size, 1))
+            cv2.transform(image, CHANNEL_MEAN, dst=tensors["sequence"][row].reshape(size, size, 1))
 
     def resized(self, frame: Frame) -> Frame:
         """Resize a frame to a new (S, S, 3) uint8 BGR array, of which ``fill`` makes the same tensors.

@@ -1,4 +1,4 @@
-"""The timing loop times several things side by side, so that a noisy machine disturbs all of them alike."""
+"""Time several things side by side, so that a noisy machine disturbs all of them alike."""
 
 from __future__ import annotations
 
@@ -9,11 +9,10 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from .errors import UsageError
-
-__all__ = ["Comparison", "Timing", "compare", "summarize_times", "time_bursts", "time_interleaved"]
+__all__ = ["Milliseconds", "Timing", "summarize_times", "time_bursts", "time_interleaved"]
 
 Milliseconds = npt.NDArray[np.float64]
+MAX_ROUNDS = 10_000  # of single calls, however short they are
 
 
 @dataclass(frozen=True)
@@ -24,7 +23,6 @@ class Timing:
         p50: the median; p90 and p99 are percentiles likewise, linearly interpolated (NumPy's default).
         mean: the arithmetic mean.
         count: how many calls were measured.
-        times: every one of them, (count,) float64, in the order in which they were taken.
     """
 
     p50: float
@@ -32,22 +30,6 @@ class Timing:
     p99: float
     mean: float
     count: int
-    times: Milliseconds
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """How much faster one thing is than another: ``ratio`` > 1 says that the second takes longer.
-
-    Attributes:
-        ratio: the median of the second's times over the median of the first's.
-        low: 5th percentile of the ratio over the rounds, in each of which both were measured next to each other.
-        high: the 95th percentile of that ratio.
-    """
-
-    ratio: float
-    low: float
-    high: float
 
 
 def time_interleaved(
@@ -56,7 +38,6 @@ def time_interleaved(
     warm_up_s: float = 0.5,
     min_seconds: float = 2.0,
     min_rounds: int = 20,
-    max_rounds: int = 10_000,
     clock: Callable[[], float] = time.perf_counter,
 ) -> dict[str, Timing]:
     """Time several callables in turn: one call of each a round, the order reversed from one round to the next.
@@ -69,25 +50,16 @@ def time_interleaved(
             and engines load their kernels in that time.
         min_seconds: the time that all rounds take together at least, seconds.
         min_rounds: the fewest rounds.
-        max_rounds: the most rounds, however little time they took.
         clock: a monotonic clock, in seconds.
 
     Returns:
         Times by name, milliseconds a call.
-
-    Raises:
-        UsageError: there is nothing to time, or fewer rounds than one.
     """
-    if not calls or not 1 <= min_rounds <= max_rounds:
-        raise UsageError(
-            f"expected something to time and 1 <= min_rounds <= max_rounds, found {len(calls)} callables, "
-            f"{min_rounds} and {max_rounds} rounds"
-        )
     for call in calls.values():
         _warm_up(call, warm_up_s, clock)
     times: dict[str, list[float]] = {name: [] for name in calls}
     start = clock()
-    for number in range(max_rounds):
+    for number in range(MAX_ROUNDS):
         if number >= min_rounds and clock() - start >= min_seconds:
             break
         for name in list(calls) if number % 2 == 0 else reversed(list(calls)):
@@ -125,12 +97,7 @@ def time_bursts(
 
     Returns:
         By case and part, for each round the times of its calls, (count,) float64, milliseconds.
-
-    Raises:
-        UsageError: there is nothing to time, or fewer rounds than one.
     """
-    if not cases or not all(cases.values()) or rounds < 1:
-        raise UsageError(f"expected cases with parts and at least 1 round, found {len(cases)} cases, {rounds} rounds")
     for parts in cases.values():
         for number, call in enumerate(parts.values()):
             _warm_up(call, 0 if number else warm_up_s, clock)
@@ -148,22 +115,7 @@ def time_bursts(
 def summarize_times(times: Milliseconds) -> Timing:
     """Compute percentiles and mean of (count,) times in milliseconds, count >= 1."""
     p50, p90, p99 = (float(value) for value in np.percentile(times, (50, 90, 99)))
-    return Timing(p50, p90, p99, float(times.mean()), len(times), times)
-
-
-def compare(first: Timing, second: Timing) -> Comparison:
-    """Compare how much longer the second takes than the first, both from one call of ``time_interleaved``.
-
-    Raises:
-        UsageError: the numbers of rounds differ: the two were not timed together.
-    """
-    if first.count != second.count:
-        raise UsageError(
-            f"expected two timings of one interleaved run, found {first.count} and {second.count} rounds; time both "
-            "with one call of time_interleaved"
-        )
-    low, high = (float(value) for value in np.percentile(second.times / first.times, (5, 95)))
-    return Comparison(second.p50 / first.p50, low, high)
+    return Timing(p50, p90, p99, float(times.mean()), len(times))
 
 
 def _burst(call: Callable[[], object], seconds: float, clock: Callable[[], float]) -> Milliseconds:

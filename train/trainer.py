@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import resource
 import shutil
 import time
 from collections.abc import Iterator
@@ -15,6 +14,7 @@ import keras
 
 from ..runtime.console import say
 from ..runtime.errors import DataError, ImageError, RunError
+from ..runtime.process import peak_mib
 from ..runtime.spec import ModelSpec
 from ..runtime.storage import replacing, write_json
 from .batches import Batches
@@ -218,7 +218,7 @@ def _finish(training: Training, model: KerasModel, state: TrainingState, began: 
         "training_images": len(training.train),
         "seconds": state.seconds,
         "seconds_this_start": time.perf_counter() - began,
-        "peak_memory_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        "peak_memory_mib": peak_mib(),
         "phases": state.results,
         "classes": rates,
     }

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from interleave import OUT, Report, Timings
 
-from hybrid_edge.runtime.bench.places import without_places
+from hybrid_edge.runtime.bench.machine import without_folders
 from hybrid_edge.runtime.bundle import Bundle
 from hybrid_edge.runtime.errors import UsageError
 from hybrid_edge.runtime.spec import ModelSpec
@@ -172,7 +172,7 @@ def _fill(report: Report, plan: Plan, spec: ModelSpec, inputs: Inputs, found: _M
             }
             for name, worker in workers.items()
         ],
-        "skipped": {name: without_places(reason) for name, reason in found.started.skipped.items()},
+        "skipped": {name: without_folders(reason) for name, reason in found.started.skipped.items()},
         "comparisons": compare({name: worker.peer for name, worker in workers.items()}, found.timings, judged),
     }
     for row in report.content["comparisons"]:

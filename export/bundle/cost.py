@@ -14,7 +14,7 @@ from collections.abc import Iterator
 
 import onnx
 
-from ...runtime.roofline.cost import Arithmetic, BranchCost, Cost, Moved
+from ...runtime.roofline import Arithmetic, BranchCost, Cost, Moved
 from ..convert.describe import operations
 from ..convert.layers import branch_of, producers, takers
 from ..convert.shapes import tensor_shapes

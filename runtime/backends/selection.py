@@ -109,16 +109,14 @@ def open_backend(
     """
     _check_arguments(backend, precision, threads)
     request = _Request(bundle, backend, precision, threads, engine or EngineOptions(), reporter or Reporter())
-    tried = False
     for target, kind in ENGINES.items():
         groups = _groups(bundle.manifest.variants, target, precision) if backend in (AUTO, target) else []
         if target == "cpu" and precision == AUTO:
             groups = _fastest_first(groups, request.passed_over)
-        tried = tried or bool(groups)
         selection = _open_target(request, target, kind, groups) if groups else None
         if selection is not None:
             return selection
-    if tried:
+    if request.passed_over:
         reasons = "; ".join(f"{name}: {reason}" for name, reason in request.passed_over.items())
         raise BackendUnavailableError(f"no engine here runs this bundle: {reasons}")
     raise BundleError(_no_variant(bundle, backend, precision))
@@ -185,13 +183,11 @@ def _open_precision(
     try:
         _check_cpu(variants[0])
         opened, variant = _open(request, kind, variants)
-    except EngineMissingError as error:
-        missing.append(error)
-        request.passed_over[f"{variants[0].target} {variants[0].precision}"] = str(error)
-        return None
-    except (_UnfitCpuError, Int8EngineError) as error:
+    except (EngineMissingError, _UnfitCpuError, Int8EngineError) as error:
+        if isinstance(error, EngineMissingError):
+            missing.append(error)
         # INT8 asked for by name is not to become INT8 on another engine: FP16 on this one is the better offer
-        if is_final or (isinstance(error, Int8EngineError) and request.precision != AUTO):
+        elif is_final or (isinstance(error, Int8EngineError) and request.precision != AUTO):
             raise
         request.passed_over[f"{variants[0].target} {variants[0].precision}"] = str(error)
         return None

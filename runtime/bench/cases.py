@@ -1,36 +1,236 @@
-"""Prepare a case, one variant at one batch size: what of it is called and timed, and the frames that go through it."""
+"""Say what is to be measured, open the variants that run here, and make a case of each variant at each batch size."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import numpy.typing as npt
 
-from ..backends import Selection
+from ..backends import Selection, open_variant
 from ..bundle import Bundle
 from ..classifier import Classifier
+from ..engines.engine_options import EngineOptions
+from ..engines.progress import Reporter
+from ..errors import BackendError, BackendUnavailableError, BundleError, GateError, UsageError
+from ..golden import check_golden
+from ..manifest import Precision, Target, Variant
 from ..preprocess import Preprocessor
+from ..roofline import Limit, Rates, limit_of, rates_of
 from ..timing import Milliseconds
-from .report import Case, Limit, Stats
+from .bench_report import NO_COST, Case, Stats
 
-__all__ = ["FRAME", "Prepared", "make_frames", "prepare"]
+__all__ = [
+    "BenchRequest",
+    "OpenVariants",
+    "TimedCase",
+    "choose_variants",
+    "make_case",
+    "make_frames",
+    "open_variants",
+    "predict_limits",
+]
 
-FRAME = (720, 1280)  # height and width of the frames, pixels: a common camera's
+MAX_BATCH = 4096  # more is a typing error: the reference model's inputs alone would be 5 GiB
+MAX_SECONDS = 86_400  # a day for each part of each case: more is a typing error
+MAX_ROUNDS = 10_000
+MAX_STARTS = 1_000
+FRAME_SIZE = (720, 1280)  # height and width of the frames, pixels: a common camera's
+
+
+@dataclass(frozen=True)
+class BenchRequest:
+    """Name a bundle, what of it to measure, and for how long.
+
+    Attributes:
+        bundle: a bundle's folder or tar, or a run folder; None looks in the usual places.
+        batches: the numbers of frames that go through the model at once, each a case of its own.
+        backends, precisions, variants: measure only these; empty means all. One that is named and can't run here is an
+            error; one that is not named and can't is left out, with the reason.
+        seconds: how long each part of a case (inference, preprocess, whole, copies) is measured, all rounds together.
+        rounds: the number of bursts that this time is divided into.
+        warm_up: seconds for which each case runs before anything counts.
+        threads: CPU threads for one batch; None leaves the number to the engine.
+        seed: the seed of the order of the cases in a round.
+        probe: whether to measure this CPU's peak rates, for the limit beside its numbers.
+        rates: the device whose published rates give the limit beside the numbers of its targets, a GPU's mostly; None
+            for no limit there. On the CPU, measured rates are taken before published ones.
+        starts: the number of fresh processes for each variant, for memory and the time to the first prediction.
+        profile: a TensorRT engine's batch sizes as they were given; None takes those of ``hybrid-infer``, and so its
+            engine. Larger batches are split.
+
+    Raises:
+        UsageError: a value makes no sense.
+    """
+
+    bundle: Path | str | None = None
+    batches: tuple[int, ...] = (1, 2, 4, 8)
+    backends: tuple[str, ...] = ()
+    precisions: tuple[str, ...] = ()
+    variants: tuple[str, ...] = ()
+    seconds: float = 2.0
+    rounds: int = 12
+    warm_up: float = 0.5
+    threads: int | None = None
+    seed: int = 0
+    probe: bool = False
+    rates: str | None = None
+    starts: int = 3
+    profile: str | None = None
+
+    def __post_init__(self) -> None:
+        listed = ",".join(map(str, self.batches)) or "none"
+        if not self.batches or not all(1 <= batch <= MAX_BATCH for batch in self.batches):
+            raise UsageError(f"expected batch sizes from 1 to {MAX_BATCH}, found {listed}")
+        if len(set(self.batches)) != len(self.batches):
+            raise UsageError(f"expected each batch size once, found {listed}")
+        if not 0 < self.seconds <= MAX_SECONDS or not 0 <= self.warm_up <= MAX_SECONDS:
+            raise UsageError(
+                f"expected more than 0 seconds, no negative warm-up, and neither over {MAX_SECONDS}, found "
+                f"{self.seconds} and {self.warm_up}"
+            )
+        if not 1 <= self.rounds <= MAX_ROUNDS or not 0 <= self.starts <= MAX_STARTS:
+            raise UsageError(
+                f"expected 1 to {MAX_ROUNDS} rounds and 0 to {MAX_STARTS} starts, found {self.rounds} and {self.starts}"
+            )
+
+
+@dataclass
+class OpenVariants:
+    """The variants that are open, in the manifest's order, and by name the reasons why others were left out."""
+
+    selections: list[Selection] = field(default_factory=list)
+    skipped: dict[str, str] = field(default_factory=dict)
+
+
+def choose_variants(bundle: Bundle, request: BenchRequest) -> list[Variant]:
+    """Return the bundle's variants that a request names; all of them where it names none.
+
+    Raises:
+        UsageError: the request names an unknown backend or precision, or a variant that the bundle does not have.
+        BundleError: the bundle has no variant of these backends and precisions.
+    """
+    every = bundle.manifest.variants
+    names = tuple(item.name for item in every)
+    _check_names("backend", request.backends, get_args(Target))
+    _check_names("precision", request.precisions, get_args(Precision))
+    _check_names("variant", request.variants, names)
+    chosen = [
+        item
+        for item in every
+        if (not request.backends or item.target in request.backends)
+        and (not request.precisions or item.precision in request.precisions)
+        and (not request.variants or item.name in request.variants)
+    ]
+    if not chosen:
+        wanted = ", ".join((*request.backends, *request.precisions, *request.variants))
+        raise BundleError(
+            f"{bundle.root}: expected a variant that is {wanted}, found {', '.join(names)}; hybrid-export adds one"
+        )
+    return chosen
+
+
+def open_variants(
+    bundle: Bundle,
+    request: BenchRequest,
+    options: EngineOptions,
+    reporter: Reporter,
+    stack: ExitStack,
+    *,
+    after: Callable[[], object] = lambda: None,
+) -> OpenVariants:
+    """Open every chosen variant that runs here and passes its golden check; they are closed with the stack.
+
+    Args:
+        bundle: the bundle that has the variants.
+        request: says which of them to open, and on how many threads.
+        options: the options of TensorRT's engines, which are built where there are none.
+        reporter: told of the progress of such a build.
+        stack: closes the variants.
+        after: called after each variant.
+
+    Raises:
+        UsageError, BundleError: as ``choose_variants`` raises them.
+        BackendError: a variant whose backend or own name was asked for does not run here; or none does.
+        GateError: a variant asked for like this computes something else than the exporter did.
+    """
+    found = OpenVariants()
+    absent: dict[Target, str] = {}
+    preprocessor = Preprocessor(bundle.spec)
+    for variant in choose_variants(bundle, request):
+        if variant.target in absent:
+            found.skipped[variant.name] = absent[variant.target]
+            continue
+        try:
+            selection = open_variant(bundle, variant, threads=request.threads, engine=options, reporter=reporter)
+            stack.enter_context(selection.backend)
+            check_golden(bundle, variant, selection.backend, preprocessor)
+            found.selections.append(selection)
+        except (BackendError, GateError) as error:
+            if variant.target in request.backends or variant.name in request.variants:
+                raise
+            found.skipped[variant.name] = str(error)
+            if isinstance(error, BackendUnavailableError) and not variant.cpu_features:
+                absent[variant.target] = str(error)
+        after()
+    if not found.selections:
+        reasons = "; ".join(f"{name}: {reason}" for name, reason in found.skipped.items())
+        raise BackendUnavailableError(f"expected a variant that runs here, found none: {reasons}")
+    return found
+
+
+def predict_limits(request: BenchRequest, device: str) -> tuple[list[tuple[str, int, Limit | None]], Rates]:
+    """Compute the bounds of the chosen variants on a device that isn't here; without a choice, of all that it runs.
+
+    Returns:
+        One bound for each artifact and batch size: the names of the variants that share the artifact, the batch size,
+        and the limit, None where its cost was not recorded; and the device's rates.
+
+    Raises:
+        UsageError: there is no such device, backend, precision or variant.
+        BundleError: there is no bundle; or none of its variants, or of those chosen, is for such a device, or has its
+            cost recorded.
+    """
+    rates = rates_of(device)
+    if not request.backends and not request.variants:
+        request = replace(request, backends=rates.targets)
+    bundle = Bundle.open(request.bundle)
+    variants = choose_variants(bundle, request)
+    shared: dict[str, list[Variant]] = {}
+    for variant in (item for item in variants if item.target in rates.targets):
+        shared.setdefault(variant.file.sha256, []).append(variant)
+    if not shared:
+        raise BundleError(
+            f"{bundle.root}: expected a variant for {' or '.join(rates.targets)}, which {device} runs, found "
+            f"{', '.join(item.name for item in variants)}; choose others, or another device"
+        )
+    if all(group[0].cost is None for group in shared.values()):
+        raise BundleError(f"{bundle.root}: expected a variant whose cost is recorded, found none; {NO_COST}")
+    found = [
+        (", ".join(item.name for item in group), batch, limit_beside(group[0], {group[0].target: rates}, batch))
+        for group in shared.values()
+        for batch in request.batches
+    ]
+    return found, rates
+
+
+def limit_beside(variant: Variant, rates: Mapping[str, Rates], batch: int) -> Limit | None:
+    """Return the least time for a batch of a variant at its target's rates; None without rates or recorded cost."""
+    if variant.cost is None or variant.target not in rates:
+        return None
+    return limit_of(variant.cost, rates[variant.target], batch)
+
 
 Frames = list[npt.NDArray[np.uint8]]
 
 
-def make_frames(bundle: Bundle, count: int, size: tuple[int, int] = FRAME) -> Frames:
-    """Return ``count`` frames, (height, width, 3) uint8 BGR: the golden examples, enlarged and repeated."""
-    examples = bundle.golden_images()
-    return [_enlarged(examples[index % len(examples)], size) for index in range(count)]
-
-
 @dataclass
-class Prepared:
-    """This is a case whose memory is allocated.
+class TimedCase:
+    """A variant at a batch size, with its memory allocated.
 
     Attributes:
         selection: the backend and the variant.
@@ -50,13 +250,7 @@ class Prepared:
         """The name of the case in the report, as in ``int8-cpu b8``."""
         return f"{self.selection.variant.name} b{self.batch}"
 
-    def result(
-        self,
-        times: Mapping[str, list[Milliseconds]],
-        shares: dict[str, float],
-        joules: float | None,
-        limit: Limit | None,
-    ) -> Case:
+    def result(self, times: Mapping[str, list[Milliseconds]]) -> Case:
         """Return the report's case, made of the times of its calls by round, milliseconds."""
         stats = {part: Stats.of(rounds) for part, rounds in times.items()}
         variant = self.selection.variant
@@ -66,18 +260,22 @@ class Prepared:
             precision=variant.precision,
             device=self.selection.backend.device,
             batch=self.batch,
+            file_sha256=variant.file.sha256,
             inference=stats["inference"],
             preprocess=stats["preprocess"],
             whole=stats["whole"],
             copy_in=stats.get("copy in"),
             copy_out=stats.get("copy out"),
-            shares=shares,
-            joules_per_frame=joules,
-            limit=limit,
         )
 
 
-def prepare(bundle: Bundle, selection: Selection, batch: int, frames: Frames) -> Prepared:
+def make_frames(bundle: Bundle, count: int) -> Frames:
+    """Return ``count`` frames, (720, 1280, 3) uint8 BGR: the golden examples, enlarged and repeated."""
+    examples = bundle.golden_images()
+    return [_enlarged(examples[index % len(examples)]) for index in range(count)]
+
+
+def make_case(bundle: Bundle, selection: Selection, batch: int, frames: Frames) -> TimedCase:
     """Allocate a case's buffers and name its calls.
 
     Args:
@@ -106,17 +304,21 @@ def prepare(bundle: Bundle, selection: Selection, batch: int, frames: Frames) ->
         return [prediction.label for prediction in classifier.predict(taken)]
 
     preprocess()  # inference is then timed on frames, and not on zeros
-    calls: dict[str, Callable[[], object]] = {
-        "inference": infer,
-        "preprocess": preprocess,
-        "whole": classify,
-        **backend.copies(buffers, batch),
-    }
+    calls: dict[str, Callable[[], object]] = {"inference": infer, "preprocess": preprocess, "whole": classify}
     tensors = {name: tensor[:batch] for name, tensor in buffers.tensors.items()}
-    return Prepared(selection, batch, calls, lambda runs: backend.profile(tensors, runs=runs))
+    copies = backend.copies(buffers, batch)
+    return TimedCase(selection, batch, calls | copies, lambda runs: backend.profile(tensors, runs=runs))
 
 
-def _enlarged(image: npt.NDArray[np.uint8], size: tuple[int, int]) -> npt.NDArray[np.uint8]:
+def _check_names(what: str, wanted: Collection[str], known: Collection[str]) -> None:
+    unknown = [item for item in wanted if item not in known]
+    if unknown:
+        raise UsageError(f"expected a {what} of {', '.join(known)}, found {', '.join(map(repr, unknown))}")
+
+
+def _enlarged(image: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
     """Return an image enlarged by repeating its nearest pixels, as for timing looks don't matter."""
-    rows, columns = (np.arange(length) * have // length for length, have in zip(size, image.shape[:2], strict=True))
+    rows, columns = (
+        np.arange(length) * have // length for length, have in zip(FRAME_SIZE, image.shape[:2], strict=True)
+    )
     return np.ascontiguousarray(image[rows[:, None], columns])

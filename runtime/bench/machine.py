@@ -1,17 +1,38 @@
-"""Record the machine that numbers were measured on; nothing in the record names this one machine."""
+"""Record the machine that numbers were measured on, and its power; nothing in the record names this one machine.
+
+What Linux does not tell comes from NVIDIA's own tools, none of which is needed: nvidia-smi, nvpmodel, tegrastats.
+"""
 
 from __future__ import annotations
 
 import os
 import platform
+import re
+import shlex
+import shutil
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterable, Sequence
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
+from pathlib import Path, PurePosixPath
+from types import TracebackType
 
-from ..roofline.caches import usable_cpus
-from .nvidia import GpuFacts, power_mode, query_gpu
-from .report import Clocks, Machine
+from ..process import usable_cpus
+from .bench_report import Clocks, Machine
 
-__all__ = ["busy_before", "read_clocks", "record_machine", "slowed_down"]
+__all__ = [
+    "PowerMeter",
+    "board_watts",
+    "busy_before",
+    "command_line",
+    "joules_per_frame",
+    "query_gpu",
+    "read_clocks",
+    "record_machine",
+    "slowed_down",
+    "without_folders",
+]
 
 GIB = 2**30
 ROOT = Path("/")
@@ -26,8 +47,28 @@ PACKAGES = (
     "tensorrt-rtx",
     "cuda-python",
 )
-FREE = 0.5  # load below which a machine is free: a desktop uses half a core by itself
-SLOWER = 0.9
+BUSY_LOAD = 0.5  # from which on a machine is busy: a desktop uses less than half a core by itself
+FALLEN_CLOCK = 0.9  # share of the first reading below which a clock fell
+
+TOOL_TIMEOUT = 10.0  # seconds for a tool: nvidia-smi takes 1 to 3 where the driver is not kept loaded
+GPU_FACTS = ("name", "driver_version", "clocks.sm", "clocks.mem", "temperature.gpu", "power.limit")
+POWER_MODE = re.compile(r"NV Power Mode: *(\S+)")
+
+# the first of these on a board is all of its input. Nano: "POM_5V_IN measures the overall 5V input to the
+# board"; Xavier NX, Orin NX, Orin Nano, TX2: VDD_IN (NVIDIA, Jetson Linux Developer Guide, "Platform Power and
+# Performance"); Thor: VIN, of module and carrier board ("total VIN monitoring", NVIDIA's developer forum, topic 366461)
+INPUT_RAILS = ("VDD_IN", "POM_5V_IN", "VIN")
+# on boards without one, the rails at the module's inputs are summed; those behind them would count twice
+SUMMED_RAILS = ({"VDD_GPU_SOC", "VDD_CPU_CV", "VIN_SYS_5V0"}, {"GPU", "CPU", "SOC", "CV", "VDDRQ", "SYS5V"})
+# "VDD_IN 12479mW/12300mW", before JetPack 5 "VDD_IN 4067/4067": milliwatts now and on average; JetPack 7.2 has a third
+RAIL = re.compile(r"(?<!\S)([A-Z][A-Z0-9_]*) (\d+)(?:mW)?(?:/\d+(?:mW)?){1,2}(?!\S)")
+SAMPLE_MS = 100  # between two lines of tegrastats
+POWER_SECONDS = 3.0  # for each case, which give thirty samples
+SETTLING = 0.5  # seconds before samples count, as the sensors average over some tenths of a second
+
+# after any of these characters a slash is part of a relative path, an address or "images/s", not an absolute path
+ABSOLUTE_PATH = re.compile(r"""(?<![\w.~/)\]-])/[^\s/:;,'"`()<>\[\]{}|][^\s:;,'"`()<>\[\]{}|]*""")
+OPTION_PATH = re.compile(r"([^/]*=)?(/.+)", re.DOTALL)  # --json=/home/me/a b.json: the whole word is one path
 
 
 def record_machine(before: Clocks, root: Path = ROOT) -> Machine:
@@ -38,15 +79,17 @@ def record_machine(before: Clocks, root: Path = ROOT) -> Machine:
         root: the folder that /proc and /sys are in.
     """
     gpu = query_gpu()
+    found = POWER_MODE.search(_tool_output(["nvpmodel", "-q"]))
+    limit = f"{gpu['power.limit']} W limit" if "power.limit" in gpu else None
     return Machine(
         cpu=_cpu(root),
         cores=len(usable_cpus()),
         memory_gib=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / GIB,
         system=f"{platform.system()} {platform.release()} {platform.machine()}",
-        governor=_text(root / "sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"),
-        model=_board(root),
+        governor=_text(root / "sys/devices/system/cpu/cpu0/cpufreq/scaling_governor") or None,
+        model=_text(root / "proc/device-tree/model").rstrip("\0") or None,
         gpu=gpu.get("name"),
-        power_mode=power_mode() or (f"{gpu['power.limit']} W limit" if "power.limit" in gpu else None),
+        power_mode=found[1] if found else limit,
         versions=_versions(gpu, root),
         before=before,
     )
@@ -56,18 +99,14 @@ def read_clocks(root: Path = ROOT) -> Clocks:
     """Return load, clocks and temperature of now, the CPU's read first, as it rests while nvidia-smi answers."""
     load, cpu_mhz = round(os.getloadavg()[0], 2), _cpu_mhz(root)
     gpu = query_gpu()
-    return Clocks(
-        load=load,
-        cpu_mhz=cpu_mhz,
-        gpu_mhz=_number(gpu, "clocks.sm"),
-        gpu_memory_mhz=_number(gpu, "clocks.mem"),
-        gpu_celsius=_number(gpu, "temperature.gpu"),
-    )
+    names = {"gpu_mhz": "clocks.sm", "gpu_memory_mhz": "clocks.mem", "gpu_celsius": "temperature.gpu"}
+    found = {name: float(gpu[fact]) for name, fact in names.items() if fact in gpu}
+    return Clocks(load=load, cpu_mhz=cpu_mhz, **found)
 
 
 def busy_before(machine: Machine) -> str | None:
     """Return a note if the machine was busy before anything was measured, else None."""
-    if machine.before.load < FREE:
+    if machine.before.load < BUSY_LOAD:
         return None
     return f"the machine was busy when it began: load {machine.before.load:.1f} on {machine.cores} cores"
 
@@ -75,63 +114,174 @@ def busy_before(machine: Machine) -> str | None:
 def slowed_down(before: Clocks, after: Clocks) -> str | None:
     """Return a note if clocks fell during the measurement, by heat or a power limit, else None."""
     pairs = {"CPU": (before.cpu_mhz, after.cpu_mhz), "GPU": (before.gpu_mhz, after.gpu_mhz)}
-    known = {name: (first, last) for name, (first, last) in pairs.items() if first and last}
-    fallen = [f"{name} {first:.0f} to {last:.0f} MHz" for name, (first, last) in known.items() if last < SLOWER * first]
+    fallen = [
+        f"{name} {first:.0f} to {last:.0f} MHz"
+        for name, (first, last) in pairs.items()
+        if first and last and last < FALLEN_CLOCK * first
+    ]
     return f"clocks fell while it was measured: {', '.join(fallen)}" if fallen else None
+
+
+def without_folders(text: str) -> str:
+    """Return a text, an error's message say, in which each absolute path is reduced to its name."""
+    return ABSOLUTE_PATH.sub(lambda found: PurePosixPath(found.group()).name, text)
+
+
+def command_line(words: Iterable[str]) -> str:
+    """Return a command as typed, its absolute paths reduced to their names, those after ``=`` too."""
+    paths = ((word, OPTION_PATH.fullmatch(word)) for word in words)
+    return shlex.join(
+        f"{path[1] or ''}{PurePosixPath(path[2]).name}" if path else without_folders(word) for word, path in paths
+    )
+
+
+class PowerMeter:
+    """Sample a Jetson's power with tegrastats while this context lasts; without that tool there are no samples."""
+
+    def __init__(self) -> None:
+        self._samples: list[tuple[float, float]] = []
+        self._process: subprocess.Popen[str] | None = None
+        self._thread = threading.Thread(target=self._read, daemon=True)
+
+    @property
+    def present(self) -> bool:
+        """Whether tegrastats is running."""
+        return self._process is not None
+
+    def watts(self, start: float, end: float) -> float | None:
+        """Return the mean watts between two moments of ``time.monotonic``; None without a sample in between."""
+        found = [watts for moment, watts in list(self._samples) if start <= moment <= end]
+        return sum(found) / len(found) if found else None
+
+    def __enter__(self) -> PowerMeter:
+        program = shutil.which("tegrastats")
+        if program is not None:
+            self._process = subprocess.Popen(  # noqa: S603  # NVIDIA's own tool
+                [program, "--interval", str(SAMPLE_MS)], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+            )
+            self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._process is not None:
+            self._process.terminate()
+            self._thread.join()
+            self._process.wait()
+
+    def _read(self) -> None:
+        if self._process is None or self._process.stdout is None:
+            return
+        with self._process.stdout as lines:
+            for line in lines:
+                watts = board_watts(line)
+                if watts is not None:
+                    self._samples.append((time.monotonic(), watts))
+
+
+def joules_per_frame(
+    meter: PowerMeter, call: Callable[[], object], frames: int, *, seconds: float = POWER_SECONDS
+) -> float | None:
+    """Return the whole module's joules a frame while ``call`` is repeated, idle power included; None without samples.
+
+    Args:
+        meter: a meter whose context was entered.
+        call: classifies ``frames`` frames.
+        frames: the number of frames in one call.
+        seconds: how long the call is repeated, at least once, after half a second in which the sensors settle.
+    """
+    _repeat(call, SETTLING)
+    start = time.monotonic()
+    count = _repeat(call, seconds)
+    end = time.monotonic()
+    watts = meter.watts(start, end)
+    return None if watts is None else watts * (end - start) / (count * frames)
+
+
+def _repeat(call: Callable[[], object], seconds: float) -> int:
+    """Repeat a call for so many seconds, at least once, and return how often it was made."""
+    end = time.monotonic() + seconds
+    count = 0
+    while count == 0 or time.monotonic() < end:
+        call()
+        count += 1
+    return count
+
+
+def board_watts(line: str) -> float | None:
+    """Return the whole module's watts from a line of tegrastats; None where the line has no rail that tells them."""
+    rails = {name: int(value) for name, value in RAIL.findall(line)}
+    for name in INPUT_RAILS:
+        if name in rails:
+            return rails[name] / 1000
+    return next((sum(map(rails.__getitem__, names)) / 1000 for names in SUMMED_RAILS if names <= rails.keys()), None)
+
+
+def _tool_output(command: Sequence[str]) -> str:
+    """Return what a tool prints on stdout; an empty text where it is not installed, fails or hangs."""
+    program = shutil.which(command[0])
+    if program is None:
+        return ""
+    try:
+        done = subprocess.run(  # noqa: S603  # NVIDIA's tools, with arguments of ours
+            [program, *command[1:]], capture_output=True, text=True, timeout=TOOL_TIMEOUT, check=True
+        )
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    return done.stdout
+
+
+def query_gpu() -> dict[str, str]:
+    """Return nvidia-smi's ``GPU_FACTS`` of the first GPU; those it does not know are left out."""
+    text = _tool_output(["nvidia-smi", f"--query-gpu={','.join(GPU_FACTS)}", "--format=csv,noheader,nounits"])
+    values = [item.strip() for item in text.partition("\n")[0].split(",")]
+    return {
+        name: value
+        for name, value in zip(GPU_FACTS, values, strict=False)
+        if value and not value.startswith(("[", "N/A"))
+    }
 
 
 def _cpu(root: Path) -> str:
     """Return the CPU's name, or its architecture on ARM, whose kernels give none: there ``model`` names the board."""
-    for line in _lines(root / "proc/cpuinfo"):
+    for line in _text(root / "proc/cpuinfo").splitlines():
         name, _, value = line.partition(":")
         if name.strip() in ("model name", "Hardware"):
             return value.strip()
     return platform.machine()
 
 
-def _board(root: Path) -> str | None:
-    text = _text(root / "proc/device-tree/model")
-    return text.rstrip("\0") if text else None
-
-
 def _cpu_mhz(root: Path) -> float | None:
     """Return the cores' mean MHz, from the scaling driver, else from what x86 kernels list; None if neither tells."""
     files = (root / "sys/devices/system/cpu").glob("cpu[0-9]*/cpufreq/scaling_cur_freq")
     clocks = [int(text) / 1000 for text in map(_text, files) if text]
-    listed = [line.partition(":")[2] for line in _lines(root / "proc/cpuinfo") if line.startswith("cpu MHz")]
-    found = clocks or [float(text) for text in listed]
+    lines = _text(root / "proc/cpuinfo").splitlines()
+    found = clocks or [float(line.partition(":")[2]) for line in lines if line.startswith("cpu MHz")]
     return round(sum(found) / len(found), 1) if found else None
 
 
-def _versions(gpu: GpuFacts, root: Path) -> dict[str, str]:
+def _versions(gpu: dict[str, str], root: Path) -> dict[str, str]:
     """Return the versions of Python, of installed ``PACKAGES``, of NVIDIA's driver and of the Jetson's Linux."""
-    release = (_text(root / "etc/nv_tegra_release") or "").partition(", GCID")[0].lstrip("# ")
+    release = _text(root / "etc/nv_tegra_release").partition(", GCID")[0].lstrip("# ")
     every = {
         "python": platform.python_version(),
         **{name: _version(name) for name in PACKAGES},
-        "NVIDIA driver": gpu.get("driver_version"),
+        "NVIDIA driver": gpu.get("driver_version", ""),
         "Jetson Linux": release,
     }
     return {name: text for name, text in every.items() if text}
 
 
-def _version(package: str) -> str | None:
+def _version(package: str) -> str:
     try:
         return version(package)
     except PackageNotFoundError:
-        return None
+        return ""
 
 
-def _number(facts: GpuFacts, name: str) -> float | None:
-    return float(facts[name]) if name in facts else None
-
-
-def _text(path: Path) -> str | None:
+def _text(path: Path) -> str:
     try:
         return path.read_text(errors="replace").strip()
     except OSError:
-        return None
-
-
-def _lines(path: Path) -> list[str]:
-    return (_text(path) or "").splitlines()
+        return ""

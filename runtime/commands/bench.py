@@ -2,19 +2,30 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
 from .. import console
-from ..bench.request import BenchRequest, parse_batches, parse_names
-from .options import refuse_others
+from ..errors import UsageError
+from .options import ProfileOption, ThreadsOption, refuse_others
+
+if TYPE_CHECKING:
+    from ..bench.bench_report import BenchReport
+    from ..bench.rounds import BenchProgress
 
 __all__ = ["app", "bench", "main"]
 
-WHAT, HOW, RESULTS, LIMITS = "What", "How long", "Results", "Limits"  # panels of --help
-CHOICE = ("BUNDLE", "--batch", "--backend", "--precision", "--variant")  # what --predict-for may stand beside
+# options of each panel of --help
+WHAT, HOW, RESULTS, LIMITS = (
+    partial(typer.Option, rich_help_panel=panel) for panel in ("What", "How long", "Results", "Limits")
+)
+BESIDE_PREDICT_FOR = ("BUNDLE", "--batch", "--backend", "--precision", "--variant")
 
 
 def bench(
@@ -27,90 +38,46 @@ def bench(
             show_default="./manifest.json, ./bundle, runs/latest/bundle",
         ),
     ] = None,
-    batch: Annotated[
-        str, typer.Option(metavar="N,N,…", help="Batch sizes, each a case of its own.", rich_help_panel=WHAT)
-    ] = "1,2,4,8",
+    batch: Annotated[str, WHAT(metavar="N,N,…", help="Batch sizes, each a case of its own.")] = "1,2,4,8",
     backend: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAMES", help="tensorrt, cuda, cpu: only these.", show_default="all", rich_help_panel=WHAT
-        ),
+        str | None, WHAT(metavar="NAMES", help="tensorrt, cuda, cpu: only these.", show_default="all")
     ] = None,
     precision: Annotated[
-        str | None,
-        typer.Option(metavar="NAMES", help="fp32, fp16, int8: only these.", show_default="all", rich_help_panel=WHAT),
+        str | None, WHAT(metavar="NAMES", help="fp32, fp16, int8: only these.", show_default="all")
     ] = None,
     variant: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAMES", help="Variants of the bundle: only these.", show_default="all", rich_help_panel=WHAT
-        ),
+        str | None, WHAT(metavar="NAMES", help="Variants of the bundle: only these.", show_default="all")
     ] = None,
-    threads: Annotated[
-        int | None,
-        typer.Option(min=1, help="CPU threads.", show_default="the engine's choice", rich_help_panel=WHAT),
-    ] = None,
-    profile: Annotated[
-        str | None,
-        typer.Option(
-            metavar="MIN,OPT,MAX",
-            help="Batch sizes of a TensorRT engine.",
-            show_default="1,1,8",
-            rich_help_panel=WHAT,
-        ),
-    ] = None,
-    seconds: Annotated[
-        float, typer.Option(help="For which each part of a case is measured.", rich_help_panel=HOW)
-    ] = 2.0,
-    rounds: Annotated[
-        int, typer.Option(min=1, help="In how many rounds, each through all cases.", rich_help_panel=HOW)
-    ] = 12,
+    threads: ThreadsOption = None,
+    profile: ProfileOption = None,
+    seconds: Annotated[float, HOW(help="For which each part of a case is measured.")] = 2.0,
+    rounds: Annotated[int, HOW(min=1, help="In how many rounds, each through all cases.")] = 12,
     starts: Annotated[
-        int,
-        typer.Option(
-            min=0, help="Fresh processes of each variant, for memory and time to first prediction.", rich_help_panel=HOW
-        ),
+        int, HOW(min=0, help="Fresh processes of each variant, for memory and time to first prediction.")
     ] = 3,
-    json: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE", help="All of it, for machines and --compare.", rich_help_panel=RESULTS),
-    ] = None,
-    csv: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="A flat row for each case.", rich_help_panel=RESULTS)
-    ] = None,
-    plot: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE.png", help="Latency by batch, split by branch.", rich_help_panel=RESULTS),
-    ] = None,
+    json: Annotated[Path | None, RESULTS(metavar="FILE", help="All of it, for machines and --compare.")] = None,
+    csv: Annotated[Path | None, RESULTS(metavar="FILE", help="A flat row for each case.")] = None,
+    plot: Annotated[Path | None, RESULTS(metavar="FILE.png", help="Latency by batch, split by branch.")] = None,
     compare: Annotated[
         tuple[Path, Path] | None,
-        typer.Option(
+        RESULTS(
             metavar="A.json B.json",
             help="Measure nothing: what got faster or slower from A to B, beyond the noise.",
             show_default=False,
-            rich_help_panel=RESULTS,
         ),
     ] = None,
     probe: Annotated[
-        bool,
-        typer.Option(
-            "--probe", help="Measure this CPU's peak rates: the limit beside its numbers.", rich_help_panel=LIMITS
-        ),
+        bool, LIMITS("--probe", help="Measure this CPU's peak rates: the limit beside its numbers.")
     ] = False,
     rates: Annotated[
         str | None,
-        typer.Option(
-            metavar="DEVICE",
-            help="The limit beside the numbers, from this device's published rates.",
-            rich_help_panel=LIMITS,
-        ),
+        LIMITS(metavar="DEVICE", help="The limit beside the numbers, from this device's published rates."),
     ] = None,
     predict_for: Annotated[
         str | None,
-        typer.Option(
+        LIMITS(
             metavar="DEVICE",
             help="Measure nothing: the bound on a device that isn't here: orin-nano, orin-nano-super, agx-orin, ….",
-            rich_help_panel=LIMITS,
         ),
     ] = None,
 ) -> None:
@@ -129,20 +96,25 @@ def bench(
 
     Example: hybrid-bench --predict-for orin-nano-super
     """
-    from ..bench import command  # noqa: PLC0415  # --help should not wait for it
+    from ..bench.bench_report import BenchReport, write_csv  # noqa: PLC0415  # --help should not wait for these
+    from ..bench.cases import BenchRequest, predict_limits  # noqa: PLC0415
+    from ..bench.report_changes import compare_reports  # noqa: PLC0415
+    from ..bench.report_plot import write_plot  # noqa: PLC0415
+    from ..bench.report_tables import show_changes, show_predictions, show_report  # noqa: PLC0415
+    from ..bench.rounds import bench as measure  # noqa: PLC0415
 
     if compare is not None:
         refuse_others(context, "--compare", ())
-        command.compare(*compare)
+        show_changes(compare_reports(*map(BenchReport.load, compare)))
         return
     if predict_for is not None:
-        refuse_others(context, "--predict-for", CHOICE)
+        refuse_others(context, "--predict-for", BESIDE_PREDICT_FOR)
     request = BenchRequest(
         bundle,
-        batches=parse_batches(batch),
-        backends=parse_names(backend),
-        precisions=parse_names(precision),
-        variants=parse_names(variant),
+        batches=_numbers(batch),
+        backends=_names(backend),
+        precisions=_names(precision),
+        variants=_names(variant),
         seconds=seconds,
         rounds=rounds,
         threads=threads,
@@ -152,9 +124,80 @@ def bench(
         profile=profile,
     )
     if predict_for is not None:
-        command.predict(request, predict_for)
+        show_predictions(*predict_limits(request, predict_for))
         return
-    command.measure(request, command.Files(json, csv, plot))
+    files = {name: path for name, path in (("json", json), ("csv", csv), ("plot", plot)) if path is not None}
+    _check_files(files)
+    with _progress() as progress:
+        report = measure(request, progress)
+    show_report(report)
+    writers: dict[str, Callable[[BenchReport, Path], None]] = {
+        "json": BenchReport.save,
+        "csv": write_csv,
+        "plot": write_plot,
+    }
+    for name, path in files.items():
+        writers[name](report, path)
+        console.say(f"written: {path}")
+
+
+def _numbers(text: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(item) for item in text.split(","))
+    except ValueError:
+        raise UsageError(f"expected --batch as numbers such as 1,2,4,8, found {text!r}") from None
+
+
+def _names(text: str | None) -> tuple[str, ...]:
+    return tuple(item.strip() for item in (text or "").split(",") if item.strip())
+
+
+def _check_files(files: Mapping[str, Path]) -> None:
+    """Refuse, before minutes of measuring, files that could not be written after them."""
+    for path in files.values():
+        fault = None
+        if path.is_dir():
+            fault = "a folder of that name"
+        elif not path.parent.is_dir():
+            fault = f"no folder {path.parent}"
+        elif not os.access(path.parent, os.W_OK | os.X_OK):
+            fault = f"{path.parent}, which can't be written to"
+        if fault:
+            raise UsageError(f"{path}: expected a file in a folder that is there, found {fault}")
+    if len({path.resolve() for path in files.values()}) < len(files):
+        found = ", ".join(map(str, files.values()))
+        raise UsageError(f"expected a file of its own for each of --json, --csv and --plot, found {found}")
+    if "plot" in files:
+        if files["plot"].suffix.lower() != ".png":
+            raise UsageError(f"expected --plot with a name that ends in .png, found {files['plot']}")
+        from ..bench.report_plot import require_matplotlib  # noqa: PLC0415
+
+        require_matplotlib()
+
+
+@contextmanager
+def _progress() -> Iterator[BenchProgress]:
+    """Show a bar of the part of the work under way, drawn between measurements and never during one."""
+    from ..bench.rounds import BenchProgress  # noqa: PLC0415
+    from ..engines.progress import make_reporter  # noqa: PLC0415
+
+    bar = console.progress(transient=True)
+    bar.live.auto_refresh = False  # a thread that draws ten times a second would disturb the measurement
+    task = bar.add_task("", visible=False)
+
+    def begin(name: str, count: int) -> None:
+        bar.start()  # building an engine shows its own bar in this one's place
+        bar.reset(task, total=count, description=name, visible=True)
+        bar.refresh()
+
+    def step() -> None:
+        bar.advance(task)
+        bar.refresh()
+
+    try:
+        yield BenchProgress(begin, step, make_reporter(bar.stop))
+    finally:
+        bar.stop()
 
 
 app = console.make_app(bench)

@@ -71,7 +71,6 @@ def build_rtx(
     out: Path,
     options: EngineOptions | None = None,
     reporter: Reporter | None = None,
-    library: Library | None = None,
 ) -> list[RtxEngine]:
     """Build every TensorRT variant of a bundle for every architecture; engines of graphs that are gone are removed.
 
@@ -81,7 +80,6 @@ def build_rtx(
         out: the folder for the engines; by custom ``engines`` beside the bundle.
         options: batch profile and workspace.
         reporter: is told while engines are built.
-        library: TensorRT-RTX; by default the one that is installed.
 
     Raises:
         BackendUnavailableError: TensorRT-RTX is not installed.
@@ -89,7 +87,7 @@ def build_rtx(
         EngineError: an engine does not build, or can't be written; those before it are kept.
         Int8EngineError: an engine of a quantized graph does not build.
     """
-    library = library or find_library("rtx")
+    library = find_library("rtx")
     options, reporter = options or EngineOptions(), reporter or Reporter()
     variants = [item for item in bundle.manifest.variants if item.target == "tensorrt"]
     built = []

@@ -39,6 +39,13 @@ REMEDIES: dict[LibraryKind, str] = {
 # TensorRT 10.3 is JetPack 6.1's, whose strongly typed networks are meant to take every exported graph: its parser's
 # source was read against those graphs (onnx-tensorrt 10.1 and 10.6), and none was built there yet
 OLDEST_VERSIONS: dict[LibraryKind, tuple[int, int]] = {"tensorrt": (10, 3), "rtx": (1, 0)}
+MAX_SHOWN_MESSAGES = 12  # in an error: the first is the cause, the rest follow from it
+MAX_KEPT_MESSAGES = 200  # different ones; an engine that runs for a year says the same again and again
+ERROR_SEVERITIES = ("ERROR", "INTERNAL_ERROR")
+# a warning about each builder and runtime after a process's first, although each of them has its own logger
+FOREIGN_LOGGER = "The logger passed into create"
+
+_first_loggers: dict[LibraryKind, Any] = {}
 
 
 @dataclass(frozen=True)
@@ -215,17 +222,6 @@ def check_library(library: Library) -> Library:
 
 def _numbers(version: str) -> tuple[int, ...]:
     return tuple(int(number) for number in re.findall(r"\d+", version)[:2])
-
-
-MAX_SHOWN_MESSAGES = 12  # messages that an error shows: the first is the cause, the rest follow from it
-MAX_KEPT_MESSAGES = (
-    200  # different messages that are kept; an engine that runs for a year says the same again and again
-)
-ERROR_SEVERITIES = ("ERROR", "INTERNAL_ERROR")
-# a warning about each builder and runtime after a process's first, although each of them has its own logger
-FOREIGN_LOGGER = "The logger passed into create"
-
-_first_loggers: dict[LibraryKind, Any] = {}
 
 
 class Messages:

@@ -13,7 +13,8 @@ import re
 import struct
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,7 +24,7 @@ import numpy.typing as npt
 from ..errors import ImageError, SourceError
 from ..opencv import V4L2_WAIT, cv2
 from .blocking import BLOCKING_CALLS, open_capture
-from .child import ChildConnection, csi_pipeline, open_child
+from .child import ChildConnection, csi_pipeline
 from .names import CaptureOptions, parse_live
 
 __all__ = [
@@ -47,8 +48,7 @@ DEVICE_CAPS = 0x80000000  # V4L2_CAP_DEVICE_CAPS: device_caps says what this nod
 # the formats that are a sensor's raw mosaic of 8 to 16 bits, plain, packed or compressed
 BAYER = re.compile(r"^(?:BA81|GBRG|GRBG|RGGB|BYR2|BD10|(?:BG|GB|BA|GR|RG)1[0246]|[pab][BGRg](?:AA|CC|EE|A8))$")
 MAX_ENTRIES = 1000  # entries read of one list, as a faulty driver might never end it
-
-Ioctl = Callable[[int, int, bytearray], object]
+DEVICES = Path("/dev")
 
 
 @dataclass(frozen=True)
@@ -88,26 +88,17 @@ class Camera:
         return bool(self.formats) and all(BAYER.match(entry.fourcc) for entry in self.formats)
 
 
-def list_cameras(folder: Path | str = "/dev", ioctl: Ioctl = fcntl.ioctl) -> list[Camera]:
-    """Return every camera that can be opened, in the order of their numbers.
-
-    Args:
-        folder: the folder that holds the nodes ``videoN``.
-        ioctl: the function that asks a device, ``fcntl.ioctl`` or a recording.
-    """
-    nodes = [path for path in Path(folder).glob("video*") if path.name[5:].isdecimal()]
+def list_cameras() -> list[Camera]:
+    """Return every camera that can be opened, in the order of their numbers."""
+    nodes = [path for path in DEVICES.glob("video*") if path.name[5:].isdecimal()]
     found = []
     for node in sorted(nodes, key=lambda path: int(path.name[5:])):
-        try:
-            camera = inspect_camera(node, ioctl)
-        except SourceError:
-            continue
-        if camera is not None:
-            found.append(camera)
-    return found
+        with suppress(SourceError):
+            found.append(inspect_camera(node))
+    return [camera for camera in found if camera is not None]
 
 
-def inspect_camera(node: Path | str, ioctl: Ioctl = fcntl.ioctl) -> Camera | None:
+def inspect_camera(node: Path | str) -> Camera | None:
     """Return the camera behind a node; None if it captures no video: many have a second node for metadata.
 
     Raises:
@@ -119,11 +110,11 @@ def inspect_camera(node: Path | str, ioctl: Ioctl = fcntl.ioctl) -> Camera | Non
         raise SourceError(f"{node} can't be opened: {(error.strerror or str(error)).lower()}") from None
     try:
         capability = bytearray(CAPABILITY.size)
-        ioctl(device, QUERYCAP, capability)
+        fcntl.ioctl(device, QUERYCAP, capability)
         driver, card, _, _, whole, own = CAPABILITY.unpack(capability)
         if not (own if whole & DEVICE_CAPS else whole) & CAPTURE:
             return None
-        return Camera(str(node), _text(card), _text(driver), tuple(_formats(device, ioctl)))
+        return Camera(str(node), _text(card), _text(driver), tuple(_formats(device)))
     except OSError as error:
         raise SourceError(f"{node} is no V4L2 device: {(error.strerror or str(error)).lower()}") from None
     finally:
@@ -142,19 +133,19 @@ def sensor_number(node: str, cameras: list[Camera]) -> int:
     return sensors.index(node)
 
 
-def _formats(device: int, ioctl: Ioctl) -> Iterator[CameraFormat]:
+def _formats(device: int) -> Iterator[CameraFormat]:
     for index in range(MAX_ENTRIES):
         entry = bytearray(FORMAT.pack(index, CAPTURE, 0, b"", b"", 0))
-        if not _asked(device, ENUM_FMT, entry, ioctl):
+        if not _asked(device, ENUM_FMT, entry):
             return
         _, _, _, description, fourcc, _ = FORMAT.unpack(entry)
-        yield CameraFormat(_text(fourcc), _text(description), tuple(_sizes(device, fourcc, ioctl)))
+        yield CameraFormat(_text(fourcc), _text(description), tuple(_sizes(device, fourcc)))
 
 
-def _sizes(device: int, fourcc: bytes, ioctl: Ioctl) -> Iterator[tuple[int, int]]:
+def _sizes(device: int, fourcc: bytes) -> Iterator[tuple[int, int]]:
     for index in range(MAX_ENTRIES):
         entry = bytearray(SIZE.pack(index, fourcc, 0, b""))
-        if not _asked(device, ENUM_FRAMESIZES, entry, ioctl):
+        if not _asked(device, ENUM_FRAMESIZES, entry):
             return
         _, _, kind, numbers = SIZE.unpack(entry)
         if kind == DISCRETE:
@@ -165,10 +156,10 @@ def _sizes(device: int, fourcc: bytes, ioctl: Ioctl) -> Iterator[tuple[int, int]
         return
 
 
-def _asked(device: int, request: int, entry: bytearray, ioctl: Ioctl) -> bool:
+def _asked(device: int, request: int, entry: bytearray) -> bool:
     """Ask for one entry of a list and return whether there was one; False after the list's end."""
     try:
-        ioctl(device, request, entry)
+        fcntl.ioctl(device, request, entry)
     except OSError as error:
         if error.errno in (errno.EINVAL, errno.ENOTTY):
             return False
@@ -258,7 +249,7 @@ def open_node(node: str, options: CaptureOptions, stop: threading.Event) -> Came
         raise SourceError("no such camera; hybrid-infer --list-cameras names those there are")
     sensor = _sensor(node)
     if sensor is not None:
-        return open_child(csi_pipeline(sensor, options), options, stop)
+        return ChildConnection(csi_pipeline(sensor, options), options, stop)
     capture = open_capture(lambda: _open_v4l2(node, options), stop, node)
     if not capture.isOpened():
         capture.release()

@@ -19,11 +19,11 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from ..errors import ImageError, SourceError, UsageError
+from ..errors import ImageError, SourceError
 from ..frame import Frame
 from ..opencv import cv2
 from .camera import open_node
-from .child import csi_pipeline, open_child, rtsp_pipeline
+from .child import ChildConnection, csi_pipeline, rtsp_pipeline
 from .events import Events, Kind
 from .files import Sources, check_names, open_sources
 from .mjpeg import MJPEG_PATIENCE, open_mjpeg
@@ -221,35 +221,20 @@ class FileCapture:
 
     def frames(self, stop: threading.Event) -> Iterator[Frame]:
         """Yield every frame in order; ``open_sources`` says what becomes of files that can't be read."""
-        playing = _Playing(stop)
+        due = 0.0  # when the frame before was due
+        position: float | None = None  # the place of the frame before in its video
         for frame in self._sources:
-            if self._played:
-                playing.wait(frame)
+            if self._played and frame.position is not None:
+                now = time.monotonic()
+                if position is None or frame.index == 0:
+                    due = now
+                else:
+                    due += min(frame.position - position, MAX_FRAME_GAP)
+                stop.wait(max(due - now, 0))
+            position = frame.position
             if stop.is_set():
                 return
             yield replace(frame, captured=time.monotonic(), timestamp=time.time())
-
-
-class _Playing:
-    """This class waits for the moments at which a video's frames are due, counted from its first one."""
-
-    def __init__(self, stop: threading.Event) -> None:
-        self._stop = stop
-        self._due: float | None = None
-        self._position = 0.0
-
-    def wait(self, frame: Frame) -> None:
-        """Return when a frame is due or ``stop`` is set; at once if the frame has no position."""
-        if frame.position is None:
-            self._due = None
-            return
-        now = time.monotonic()
-        if self._due is None or frame.index == 0:
-            self._due = now
-        else:
-            self._due += min(frame.position - self._position, MAX_FRAME_GAP)
-        self._position = frame.position
-        self._stop.wait(max(self._due - now, 0))
 
 
 def open_captures(names: Sequence[str | Path], options: CaptureOptions, events: Events) -> list[Capture]:
@@ -267,8 +252,6 @@ def open_captures(names: Sequence[str | Path], options: CaptureOptions, events: 
         UsageError: there is no name, an empty one, or one that can't be any of these.
         SourceError: a file does not exist, or a folder or glob gives none.
     """
-    if not names:
-        raise UsageError("expected at least one source: a camera, a stream, an image, a folder, a glob or a video")
     check_names(names)
     understood = [(str(name), parse_live(str(name)) if isinstance(name, str) else None) for name in names]
     files = [name for name, live in understood if live is None]
@@ -295,13 +278,13 @@ def opener(live: LiveName, options: CaptureOptions) -> Opener:
     if live.kind == "v4l2":
         return lambda stop: open_node(live.address, options, stop)
     if live.kind == "csi":
-        return lambda stop: open_child(csi_pipeline(int(live.address), options), options, stop)
+        return lambda stop: ChildConnection(csi_pipeline(int(live.address), options), options, stop)
     if live.kind == "gst":
-        return lambda stop: open_child(live.address, options, stop)
+        return lambda stop: ChildConnection(live.address, options, stop)
     if live.kind == "mjpeg":
         return lambda stop: open_mjpeg(live.address, stop, options.patience(MJPEG_PATIENCE))
     if cv2.videoio_registry.hasBackend(cv2.CAP_FFMPEG):
         return lambda stop: open_rtsp(
             live.address, stop, newest=not options.every_frame, patience=options.patience(RTSP_PATIENCE)
         )
-    return lambda stop: open_child(rtsp_pipeline(live.address), options, stop)
+    return lambda stop: ChildConnection(rtsp_pipeline(live.address), options, stop)

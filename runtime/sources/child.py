@@ -26,7 +26,7 @@ from ..opencv import MAX_PIXELS, cv2
 from .blocking import READ_WAIT
 from .names import CaptureOptions, display_name
 
-__all__ = ["ChildConnection", "csi_pipeline", "open_child", "pnm_frames", "rtsp_pipeline"]
+__all__ = ["ChildConnection", "csi_pipeline", "pnm_frames", "rtsp_pipeline"]
 
 FIRST_FRAME_TIMEOUT = 8.0  # seconds: a sensor has to start, or a slow camera to send a key frame
 PIPELINE_PATIENCE = 2.0  # seconds without a frame after which the pipeline has stalled
@@ -50,15 +50,27 @@ class ChildConnection:
     """This connection reads a pipeline that runs in a process of its own.
 
     The process stays in our process group, and dies with the thread that started it, so that no camera stays taken.
+
+    Attributes:
+        patience: seconds without a frame after which the pipeline is to be given up; more before the first frame.
     """
 
     def __init__(self, pipeline: str, options: CaptureOptions, stop: threading.Event) -> None:
-        """Start the child process; ``open_child`` describes the arguments and errors."""
-        self.patience = options.patience(PIPELINE_PATIENCE)
+        """Start the child process.
+
+        Args:
+            pipeline: elements in ``gst-launch-1.0``'s language that end in raw video.
+            options: the size and rate to convert to; whether every frame is wanted.
+            stop: an event that, once set, ends every wait early.
+
+        Raises:
+            SourceError: GStreamer is not installed, or the pipeline can't be split into words.
+        """
+        self._patience = options.patience(PIPELINE_PATIENCE)
+        self.patience = max(FIRST_FRAME_TIMEOUT, self._patience)
         self._stop = stop
         self._deadline = 0.0
         self._messages = b""
-        self._first: Image | None = None
         self._frames = pnm_frames(self._fill)
         self._process = _launch(f"{pipeline} ! {_tail(options)} ! fdsink fd=1 sync=false")
         self._frames_pipe, self._messages_pipe = (
@@ -70,27 +82,17 @@ class ChildConnection:
         self._poll.register(self._frames_pipe, select.POLLIN)
         self._poll.register(self._messages_pipe, select.POLLIN)
 
-    def wait_for_first(self) -> None:
-        """Wait for the first frame, ``FIRST_FRAME_TIMEOUT`` seconds at most.
-
-        Raises:
-            SourceError: no frame came, the pipeline ended, or ``stop`` was set.
-        """
-        self._first = self._next(FIRST_FRAME_TIMEOUT)
-        if self._first is None:
-            missing = f"no frame within {FIRST_FRAME_TIMEOUT:.0f} s of its start"
-            raise SourceError("stopped" if self._stop.is_set() else missing)
-
     def read(self) -> Image | None:
         """Return the next frame, (H, W, 3) uint8 BGR; None if none was complete within ``READ_WAIT``, or on a stop.
 
         Raises:
             SourceError: the pipeline ended; the message quotes the first line that it said about an error.
         """
-        if self._first is not None:
-            first, self._first = self._first, None
-            return first
-        return self._next(READ_WAIT)
+        self._deadline = time.monotonic() + READ_WAIT
+        image = next(self._frames)
+        if image is not None:
+            self.patience = self._patience
+        return image
 
     def close(self) -> None:
         """Kill the process and reap it; one held by a driver, so that not even SIGKILL ends it, is left to itself."""
@@ -100,10 +102,6 @@ class ChildConnection:
                 end.close()
         with contextlib.suppress(subprocess.TimeoutExpired):  # Popen then tries to reap it at each new child
             self._process.wait(KILL_TIMEOUT)
-
-    def _next(self, seconds: float) -> Image | None:
-        self._deadline = time.monotonic() + seconds
-        return next(self._frames)
 
     def _fill(self, buffer: memoryview) -> int:
         """Put bytes into a buffer as soon as there are some; return how many, 0 at the deadline or on a stop."""
@@ -168,26 +166,6 @@ def pnm_frames(fill: Callable[[memoryview], int]) -> Iterator[Image | None]:
             if not count:
                 yield None
         yield np.asarray(cv2.cvtColor(image, cv2.COLOR_RGB2BGR, dst=image), dtype=np.uint8)
-
-
-def open_child(pipeline: str, options: CaptureOptions, stop: threading.Event) -> ChildConnection:
-    """Start a pipeline and wait for its first frame.
-
-    Args:
-        pipeline: elements in ``gst-launch-1.0``'s language that end in raw video.
-        options: the size and rate to convert to; whether every frame is wanted.
-        stop: an event that, once set, ends the wait early.
-
-    Raises:
-        SourceError: GStreamer is not installed, the pipeline is wrong or ended, or no frame came.
-    """
-    connection = ChildConnection(pipeline, options, stop)
-    try:
-        connection.wait_for_first()
-    except BaseException:
-        connection.close()
-        raise
-    return connection
 
 
 def csi_pipeline(sensor: int, options: CaptureOptions) -> str:

@@ -16,15 +16,14 @@ from ..errors import ImageError, SourceError, UsageError
 from ..frame import Frame
 from ..opencv import cv2
 from ..preprocess import IMAGE_SUFFIXES, read_image
+from ..process import usable_cpus
 from .names import parse_live
 from .stream import OPENING_TURN
 
 __all__ = ["VIDEO_SUFFIXES", "Sources", "check_names", "open_sources"]
 
 VIDEO_SUFFIXES = frozenset({".mp4", ".avi", ".mkv", ".mov", ".webm", ".m4v", ".mpg", ".mpeg", ".ts", ".wmv", ".flv"})
-MIN_SHARE_OF_FRAMES = (
-    0.9  # least share of the announced frames in a whole video; a count guessed from a duration is a little off
-)
+MIN_SHARE = 0.9  # of the announced frames in a whole video; a count guessed from a duration is a little off
 LAST_FRAME_TIME = 0.5  # seconds for which a video's last frame may be shown
 
 
@@ -68,8 +67,6 @@ def open_sources(patterns: Sequence[str | Path]) -> Sources:
             nothing.
         UsageError: there is no source, an empty name, or the name of a live source.
     """
-    if not patterns:
-        raise UsageError("expected at least one source: an image, a folder, a glob or a video; found none")
     check_names(patterns)
     return Sources(patterns)
 
@@ -78,8 +75,10 @@ def check_names(names: Sequence[str | Path]) -> None:
     """Refuse an empty name, which would mean the whole current folder.
 
     Raises:
-        UsageError: a name is empty or blank.
+        UsageError: there is no name, or one is empty or blank.
     """
+    if not names:
+        raise UsageError("expected at least one source: a camera, a stream, an image, a folder, a glob or a video")
     if not all(str(name).strip() for name in names):
         raise UsageError(
             "expected the name of a source, found an empty one: is a variable of the shell not set? "
@@ -109,13 +108,8 @@ def _expand(pattern: str) -> list[Path]:
         raise SourceError(f"{pattern}: expected a file, a folder or a glob, found nothing of that name")
     names = glob.glob(pattern, recursive=True)  # noqa: PTH207 - Path.glob takes no absolute pattern
     matches = [Path(name) for name in sorted(names, key=_natural)]
-    # a folder among the matches of ** is walked by ** itself
-    files = [match for match in matches if not os.path.isdir(match)]
-    found = (
-        files
-        if "**" in pattern
-        else [match for match in matches if not os.path.isdir(match) or next(_walk(match), None)]
-    )
+    walked = "**" not in pattern  # else a folder among the matches is walked by ** itself
+    found = [match for match in matches if not os.path.isdir(match) or (walked and next(_walk(match), None))]
     if not found:
         raise SourceError(
             f"{pattern}: expected files, found none that match; quote a glob so that the shell leaves it alone"
@@ -154,16 +148,17 @@ def _walk(folder: Path) -> Iterator[Path | Frame]:
         yield Frame(str(folder), 0, None, f"the folder can't be read: {error.strerror or error}")
         return
     for entry in visible:
-        if _leads_to_folder(entry, follow=False):
+        if not _leads_to_folder(entry):
+            if Path(entry.name).suffix.lower() in IMAGE_SUFFIXES | VIDEO_SUFFIXES:
+                yield folder / entry.name
+        elif not entry.is_symlink():
             yield from _walk(folder / entry.name)
-        elif Path(entry.name).suffix.lower() in IMAGE_SUFFIXES | VIDEO_SUFFIXES and not _leads_to_folder(entry):
-            yield folder / entry.name
 
 
-def _leads_to_folder(entry: os.DirEntry[str], *, follow: bool = True) -> bool:
+def _leads_to_folder(entry: os.DirEntry[str]) -> bool:
     """Return whether an entry is a folder; one that can't be looked at counts as a file, whose reading says why."""
     try:
-        return entry.is_dir(follow_symlinks=follow)
+        return entry.is_dir()
     except OSError:  # a link to itself, or into a folder that may not be entered
         return False
 
@@ -191,15 +186,14 @@ def _frames(path: Path) -> Iterator[Frame]:
 
 def _video(path: Path, otherwise: str) -> Iterator[Frame]:
     """Yield every frame of a video file in order; where there is none, one with ``otherwise`` as its error."""
+    index, reached, position = 0, 0.0, None
     try:
-        name = _full_name(path)
-    except ImageError as unusable:
-        yield Frame(str(path), 0, None, str(unusable), video=True)
+        capture = _open_video(path)
+    except (UnicodeEncodeError, OSError) as cause:
+        reason = "its name is not UTF-8: rename it" if isinstance(cause, UnicodeError) else f"can't be read: {cause}"
+        yield Frame(str(path), 0, None, reason, video=True)
         return
-    with OPENING_TURN:
-        capture = cv2.VideoCapture(name, _reader(), _decoding_threads())
     try:
-        index, reached, position = 0, 0.0, None
         while True:
             there, image = capture.read()
             if not there:
@@ -217,20 +211,22 @@ def _video(path: Path, otherwise: str) -> Iterator[Frame]:
         capture.release()
 
 
-def _full_name(path: Path) -> str:
-    """Return the absolute path, so that no name is taken for a camera, a protocol or an option.
+def _open_video(path: Path) -> cv2.VideoCapture:
+    """Open a video, decoded by every core but one, which is left to the engine, unless the user set a number.
 
     Raises:
-        ImageError: the path is not UTF-8, at which OpenCV crashes, or is relative to a folder that is gone.
+        OSError: the name is relative to a folder that is gone.
+        UnicodeEncodeError: the name is not UTF-8, at which OpenCV crashes.
     """
-    try:
-        name = str(path.absolute())
-        name.encode()
-    except UnicodeEncodeError:
-        raise ImageError("its name is not UTF-8: rename it") from None
-    except OSError as error:
-        raise ImageError(f"can't be read: {error.strerror or error}") from None
-    return name
+    name = str(path.absolute())  # so that it is not taken for a camera, a protocol or an option
+    name.encode()
+    # FFmpeg where OpenCV has it: others print on stderr, or take a numbered file for an image sequence
+    ffmpeg = cv2.videoio_registry.hasBackend(cv2.CAP_FFMPEG)
+    settings: list[int] = []
+    if ffmpeg and "OPENCV_FFMPEG_THREADS" not in os.environ and hasattr(cv2, "CAP_PROP_N_THREADS"):
+        settings = [cv2.CAP_PROP_N_THREADS, max(1, len(usable_cpus()) - 1)]
+    with OPENING_TURN:
+        return cv2.VideoCapture(name, cv2.CAP_FFMPEG if ffmpeg else cv2.CAP_ANY, settings)
 
 
 def _position(capture: cv2.VideoCapture, index: int, reached: float, before: float | None) -> float | None:
@@ -245,19 +241,6 @@ def _position(capture: cv2.VideoCapture, index: int, reached: float, before: flo
     return position if before is None else max(position, before)
 
 
-def _reader() -> int:
-    """Choose FFmpeg where OpenCV has it: others print on stderr, or take a numbered file for an image sequence."""
-    return cv2.CAP_FFMPEG if cv2.videoio_registry.hasBackend(cv2.CAP_FFMPEG) else cv2.CAP_ANY
-
-
-def _decoding_threads() -> list[int]:
-    """Return options that give a thread to every core but one, left to the engine, unless the user set a number."""
-    if "OPENCV_FFMPEG_THREADS" in os.environ or _reader() != cv2.CAP_FFMPEG or not hasattr(cv2, "CAP_PROP_N_THREADS"):
-        return []
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return [cv2.CAP_PROP_N_THREADS, max(1, cores - 1)]
-
-
 def _incomplete(capture: cv2.VideoCapture, read: int, seconds: float) -> str | None:
     """Return an error if a video ended well before its header says, by frames and by time; either alone can be a guess.
 
@@ -265,10 +248,8 @@ def _incomplete(capture: cv2.VideoCapture, read: int, seconds: float) -> str | N
     """
     announced = capture.get(cv2.CAP_PROP_FRAME_COUNT)
     rate = capture.get(cv2.CAP_PROP_FPS)
-    if (
-        rate > 0
-        and read < MIN_SHARE_OF_FRAMES * announced
-        and seconds < min(MIN_SHARE_OF_FRAMES * announced / rate, announced / rate - LAST_FRAME_TIME)
-    ):
-        return f"the video ends after {read} of {announced:.0f} frames: truncated or damaged"
-    return None
+    if rate <= 0 or read >= MIN_SHARE * announced:
+        return None
+    if seconds >= min(MIN_SHARE * announced / rate, announced / rate - LAST_FRAME_TIME):
+        return None
+    return f"the video ends after {read} of {announced:.0f} frames: truncated or damaged"

@@ -28,7 +28,7 @@ DEVICE = re.compile(r"^/dev/(?:video\d+|v4l/by-(?:id|path)/[^/]+)$")  # udev's l
 USERINFO = re.compile(r"(://[^\s/:@]*:)(?:[^\s/]*|(?!\d{1,5}/)\S*)(?=@)")
 # many cameras take the password among the parameters, some in the path
 PARAMETER = re.compile(r"(\b[\w-]*(?:pass|passwd|password|pwd?|secret|token|api_?key|auth)=)[^\s&;#/]+", re.IGNORECASE)
-MAX_DIGITS = 9  # digits of a camera's or sensor's number
+NUMBER = re.compile(r"[0-9]{1,9}")  # of a camera or sensor
 PORTS = {"rtsp": 554, "http": 80, "https": 443}
 
 
@@ -54,9 +54,7 @@ def parse_live(name: str) -> LiveName | None:
         UsageError: the name is a URL of another kind than ``csi://N``, ``rtsp://``, ``http(s)://`` and
             ``gst://PIPELINE``, or one without a host, with a bad port or no sensor's number, or is not UTF-8.
     """
-    if name.isdecimal() and not os.path.exists(name):
-        if len(name) > MAX_DIGITS:
-            raise UsageError(f"{name[:MAX_DIGITS]}…: expected a camera's number, found one of {len(name)} digits")
+    if NUMBER.fullmatch(name) and not os.path.exists(name):
         name = camera_node(int(name))
     if DEVICE.match(name):
         _check_utf8(name)
@@ -69,7 +67,7 @@ def parse_live(name: str) -> LiveName | None:
     if kind is None:
         known = ", ".join(f"{scheme}://" for scheme in SCHEMES)
         raise UsageError(f"{display}: expected one of {known}, a camera's number or /dev/videoN, or a file")
-    if kind == "csi" and not (match[2].isdecimal() and len(match[2]) <= MAX_DIGITS):
+    if kind == "csi" and not NUMBER.fullmatch(match[2]):
         raise UsageError(f"{display}: expected the number of a sensor, as in csi://0")
     if kind == "gst" and not match[2].strip():
         raise UsageError(f"{display}: expected a pipeline, as in 'gst://videotestsrc ! videoconvert'")

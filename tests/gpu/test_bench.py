@@ -6,9 +6,9 @@ from collections.abc import Callable
 
 import pytest
 
-from hybrid_edge.runtime.bench.report import BenchReport
-from hybrid_edge.runtime.bench.request import BenchRequest
-from hybrid_edge.runtime.bench.run import bench
+from hybrid_edge.runtime.bench.bench_report import BenchReport
+from hybrid_edge.runtime.bench.cases import BenchRequest
+from hybrid_edge.runtime.bench.rounds import bench
 from hybrid_edge.runtime.bundle import Bundle
 
 pytestmark = pytest.mark.gpu

@@ -5,8 +5,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from hybrid_edge.runtime.errors import UsageError
-from hybrid_edge.runtime.timing import compare, summarize_times, time_interleaved
+from hybrid_edge.runtime.timing import time_bursts, time_interleaved
 
 
 class Clock:
@@ -50,48 +49,50 @@ def test_rounds_go_on_for_so_long_and_so_many() -> None:
     clock = Clock()
     slow = time_interleaved({"x": clock.taking("x", 1.0)}, warm_up_s=0, min_seconds=0.1, min_rounds=7, clock=clock)
     fast = time_interleaved({"x": clock.taking("x", 0.01)}, warm_up_s=0, min_seconds=0.995, min_rounds=7, clock=clock)
-    capped = time_interleaved({"x": clock.taking("x", 1e-9)}, warm_up_s=0, min_seconds=9, max_rounds=50, clock=clock)
-    assert [item["x"].count for item in (slow, fast, capped)] == [7, 100, 50]
+    capped = time_interleaved({"x": clock.taking("x", 1e-9)}, warm_up_s=0, min_seconds=9, clock=clock)
+    assert [item["x"].count for item in (slow, fast, capped)] == [7, 100, 10_000]
 
 
-def test_percentiles_and_mean_are_in_milliseconds_and_every_time_is_kept() -> None:
+def test_percentiles_and_mean_are_in_milliseconds() -> None:
     clock = Clock()
     seconds = [number / 1000 for number in range(1, 102)]
-    timing = time_interleaved(
-        {"x": clock.taking("x", 0.5, *seconds)}, warm_up_s=0, min_seconds=0, min_rounds=101, clock=clock
-    )["x"]
+    calls = {"x": clock.taking("x", 0.5, *seconds)}
+    timing = time_interleaved(calls, warm_up_s=0, min_seconds=0, min_rounds=101, clock=clock)["x"]
     assert (timing.p50, timing.p90, timing.p99) == pytest.approx((51, 91, 100))
     assert timing.mean == pytest.approx(51)
-    np.testing.assert_allclose(timing.times, np.arange(1, 102))
 
 
-def test_a_ratio_comes_with_its_spread() -> None:
-    first = summarize_times(np.array([10.0, 10, 20, 10, 10]))
-    second = summarize_times(np.array([20.0, 20, 40, 30, 20]))
-    found = compare(first, second)
-    assert found.ratio == 2
-    assert (found.low, found.high) == pytest.approx((2, 2.8))  # a machine that slows for a round slows both
+def test_each_visit_begins_with_a_call_that_does_not_count_and_each_part_fills_its_burst() -> None:
+    clock = Clock()
+    cases = {"case": {"inference": clock.taking("i", 0.25), "whole": clock.taking("w", 0.5)}}
+    times = time_bursts(cases, rounds=2, burst_s=1.0, warm_up_s=0.5, clock=clock)
+    assert "".join(clock.called) == "ii" + "w" + 2 * ("i" + "iiii" + "ww")
+    assert [len(taken) for taken in times["case"]["inference"]] == [4, 4]
+    assert set(np.concatenate(times["case"]["whole"])) == {500.0}
 
 
-def test_timings_of_different_runs_are_not_compared() -> None:
-    with pytest.raises(UsageError, match="found 1 and 2 rounds"):
-        compare(summarize_times(np.ones(1)), summarize_times(np.ones(2)))
+def test_a_call_longer_than_the_burst_counts_once() -> None:
+    clock = Clock()
+    times = time_bursts({"x": {"x": clock.taking("x", 9.0)}}, rounds=3, burst_s=0.1, warm_up_s=0, clock=clock)
+    assert [taken.tolist() for taken in times["x"]["x"]] == [[9000.0]] * 3
 
 
-@pytest.mark.parametrize("settings", [{"min_rounds": 0}, {"min_rounds": 5, "max_rounds": 4}])
-def test_no_rounds_are_wrong_usage(settings: dict[str, int]) -> None:
-    with pytest.raises(UsageError, match="1 <= min_rounds <= max_rounds"):
-        time_interleaved({"x": lambda: None}, **settings)  # type: ignore[arg-type]
+def test_every_round_visits_all_cases_in_an_order_that_the_seed_fixes() -> None:
+    orders = []
+    for seed in (0, 0, 1):
+        clock = Clock()
+        cases = {name: {"x": clock.taking(name, 1.0)} for name in "abcd"}
+        time_bursts(cases, rounds=6, burst_s=0.5, warm_up_s=0, seed=seed, clock=clock)
+        visits = "".join(clock.called[4::2])  # the warm-up apart; each visit is a call that counts, and one before it
+        orders.append([visits[start : start + 4] for start in range(0, 24, 4)])
+    assert orders[0] == orders[1] != orders[2]
+    assert all("".join(sorted(order)) == "abcd" for order in orders[0])
+    assert len(set(orders[0])) > 1
 
 
-def test_nothing_to_time_is_wrong_usage() -> None:
-    with pytest.raises(UsageError, match="found 0 callables"):
-        time_interleaved({})
-
-
-def test_real_work_is_told_apart() -> None:
-    small, large = np.ones((16, 16)), np.ones((300, 300))
-    timings = time_interleaved(
-        {"small": lambda: small @ small, "large": lambda: large @ large}, warm_up_s=0.01, min_seconds=0.05
-    )
-    assert compare(timings["small"], timings["large"]).ratio > 2
+def test_what_is_called_after_a_visit_is_outside_of_the_times() -> None:
+    clock = Clock()
+    case = {"x": {"x": clock.taking("x", 1.0)}}
+    times = time_bursts(case, rounds=2, burst_s=0.5, warm_up_s=0, after=clock.taking("after", 100.0), clock=clock)
+    assert clock.called.count("after") == 2
+    assert np.concatenate(times["x"]["x"]).max() == 1000

@@ -27,9 +27,8 @@ __all__ = ["TensorRtBackend"]
 
 Tensor = npt.NDArray[np.float32]
 
-MAX_WARMED_SIZES = (
-    32  # batch sizes for which TensorRT-RTX compiles before frames flow; larger ones compile as they come up
-)
+# batch sizes for which TensorRT-RTX compiles before frames flow; larger ones compile as they come up
+MAX_WARMED_SIZES = 32
 
 
 class TensorRtBackend(Backend):

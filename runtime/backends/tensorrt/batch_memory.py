@@ -22,14 +22,13 @@ import numpy.typing as npt
 from ...errors import BackendError
 from ...frame import OUTPUT_NAMES
 from ...spec import ModelSpec
-from ..cuda import FLOAT32_SIZE, CudaEvent, CudaStream, DeviceMemory, HostMemory
+from ..cuda import CudaEvent, CudaStream, DeviceMemory, HostMemory
 from .engine import tensor_shapes
 from .execution import RunBatch
 
 __all__ = ["BatchMemory", "EngineStreams"]
 
 Tensor = npt.NDArray[np.float32]
-Tensors = Mapping[str, Tensor]
 
 
 class EngineStreams:
@@ -78,28 +77,28 @@ class BatchMemory:
     ) -> None:
         smallest, _, largest = profile
         self.capacity = capacity
-        self._profile = profile
+        self._smallest = smallest
         self._streams = streams
         self._mapped = mapped and capacity <= largest
         self._busy = False
-        rows = max(capacity, smallest)
         with ExitStack() as stack:
             self._done = stack.enter_context(CudaEvent())
             host = {
-                name: stack.enter_context(HostMemory((rows, *shape), mapped=self._mapped))
+                name: stack.enter_context(HostMemory((max(capacity, smallest), *shape), mapped=self._mapped))
                 for name, shape in tensor_shapes(spec).items()
             }
-            self._inputs = {name: host[name].array for name in spec.inputs}
-            self._outputs = {name: host[name].array for name in OUTPUT_NAMES}
-            self._addresses = {name: item.address for name, item in host.items()} if self._mapped else {}
-            sizes = [] if self._mapped else [min(largest, capacity - first) for first in range(0, capacity, largest)]
-            self._parts = [stack.enter_context(_GpuPart(spec, max(size, smallest), streams)) for size in sizes]
+            self._arrays = {name: memory.array[:capacity] for name, memory in host.items()}
+            self._addresses = {name: memory.address for name, memory in host.items()} if self._mapped else {}
+            self._parts: list[_GpuPart] = []
+            for first in range(0, 0 if self._mapped else capacity, largest):
+                arrays = {name: array[first : first + largest] for name, array in self._arrays.items()}
+                self._parts.append(stack.enter_context(_GpuPart(arrays, smallest, streams)))
             self._stack = stack.pop_all()
 
     @property
     def inputs(self) -> dict[str, Tensor]:
         """The input tensors that preprocessing writes, (capacity, ...) float32 each."""
-        return {name: array[: self.capacity] for name, array in self._inputs.items()}
+        return {name: array for name, array in self._arrays.items() if name not in OUTPUT_NAMES}
 
     def start(self, rows: int, run: RunBatch) -> None:
         """Put the first rows on their way; leave ``inputs`` alone until ``finish``.
@@ -111,9 +110,13 @@ class BatchMemory:
             found = "one that is under way" if self._busy else f"{rows} rows"
             raise BackendError(f"expected a free buffer and 1 to {self.capacity} rows, found {found}; collect it first")
         try:
-            for part, taken in self._slices(rows):
-                self._run(part, taken, run)
-            self._last.record(self._done)
+            if self._mapped:
+                run(self._addresses, max(rows, self._smallest))
+                self._streams.compute.record(self._done)
+            else:
+                for part, count in self._split(rows):
+                    part.run(count, run)
+                self._streams.download.record(self._done)
         except BaseException:
             self._streams.settle()  # work that was begun still reads and writes this memory
             raise
@@ -127,7 +130,7 @@ class BatchMemory:
         """
         self._busy = False
         self._done.synchronize()
-        logits, probabilities = (self._outputs[name][:rows].copy() for name in OUTPUT_NAMES)
+        logits, probabilities = (self._arrays[name][:rows].copy() for name in OUTPUT_NAMES)
         return logits, probabilities
 
     def copies(self, rows: int) -> dict[str, Callable[[], None]]:
@@ -136,13 +139,13 @@ class BatchMemory:
             return {}
 
         def copy_in() -> None:
-            for part, taken in self._slices(rows):
-                self._parts[part].upload({name: array[taken] for name, array in self._inputs.items()})
+            for part, count in self._split(rows):
+                part.upload(count)
             self._streams.upload.synchronize()
 
         def copy_out() -> None:
-            for part, taken in self._slices(rows):
-                self._parts[part].download({name: array[taken] for name, array in self._outputs.items()})
+            for part, count in self._split(rows):
+                part.download(count)
             self._streams.download.synchronize()
 
         return {"copy in": copy_in, "copy out": copy_out}
@@ -151,62 +154,56 @@ class BatchMemory:
         """Give the memory back once the streams are done; calling it again does nothing."""
         self._stack.close()
 
-    @property
-    def _last(self) -> CudaStream:
-        """The stream on which a batch ends."""
-        return self._streams.compute if self._mapped else self._streams.download
-
-    def _slices(self, rows: int) -> Iterator[tuple[int, slice]]:
-        largest = self._profile[2]
-        return enumerate(slice(first, min(first + largest, rows)) for first in range(0, rows, largest))
-
-    def _run(self, part: int, rows: slice, run: RunBatch) -> None:
-        batch = max(rows.stop - rows.start, self._profile[0])
-        if self._mapped:
-            run(self._addresses, batch)
-            return
-        inputs = {name: array[rows] for name, array in self._inputs.items()}
-        outputs = {name: array[rows] for name, array in self._outputs.items()}
-        self._parts[part].run(inputs, outputs, batch, run)
+    def _split(self, rows: int) -> Iterator[tuple[_GpuPart, int]]:
+        """Yield the parts that the first rows take, and how many of them each."""
+        for part in self._parts:
+            if rows > 0:
+                yield part, min(rows, part.capacity)
+            rows -= part.capacity
 
 
 class _GpuPart:
-    """The GPU's side of at most the profile's largest batch, where memory is copied."""
+    """The GPU's side of at most the profile's largest batch, where memory is copied.
 
-    def __init__(self, spec: ModelSpec, rows: int, streams: EngineStreams) -> None:
+    ``arrays`` are the CPU's side, (capacity, ...) of each input and output.
+    """
+
+    def __init__(self, arrays: Mapping[str, Tensor], smallest: int, streams: EngineStreams) -> None:
+        self.capacity = len(next(iter(arrays.values())))
+        self._arrays = arrays
+        self._smallest = smallest
         self._streams = streams
+        rows = max(self.capacity, smallest)
         with ExitStack() as stack:
             self._uploaded = stack.enter_context(CudaEvent())
             self._computed = stack.enter_context(CudaEvent())
-            memory = {
-                name: stack.enter_context(DeviceMemory(FLOAT32_SIZE * rows * int(np.prod(shape))))
-                for name, shape in tensor_shapes(spec).items()
-            }
+            memory = {name: stack.enter_context(DeviceMemory(rows * array[0].nbytes)) for name, array in arrays.items()}
             for item in memory.values():
                 streams.upload.zero(item)  # rows that fill up a batch are to be finite
             self._addresses = {name: item.address for name, item in memory.items()}
             self._stack = stack.pop_all()
 
-    def run(self, inputs: Tensors, outputs: Tensors, batch: int, run: RunBatch) -> None:
+    def run(self, rows: int, run: RunBatch) -> None:
         """Copy the inputs there, compute, copy the outputs back: each on its own stream, after the step before."""
         streams = self._streams
-        self.upload(inputs)
+        self.upload(rows)
         streams.upload.record(self._uploaded)
         streams.compute.wait(self._uploaded)
-        run(self._addresses, batch)
+        run(self._addresses, max(rows, self._smallest))
         streams.compute.record(self._computed)
         streams.download.wait(self._computed)
-        self.download(outputs)
+        self.download(rows)
 
-    def upload(self, inputs: Tensors) -> None:
+    def upload(self, rows: int) -> None:
         """Put the copy of the inputs to the GPU on the upload stream."""
-        for name, tensor in inputs.items():
-            self._streams.upload.upload(tensor, self._addresses[name])
+        for name, array in self._arrays.items():
+            if name not in OUTPUT_NAMES:
+                self._streams.upload.upload(array[:rows], self._addresses[name])
 
-    def download(self, outputs: Tensors) -> None:
+    def download(self, rows: int) -> None:
         """Put the copy of the outputs from the GPU on the download stream."""
-        for name, tensor in outputs.items():
-            self._streams.download.download(self._addresses[name], tensor)
+        for name in OUTPUT_NAMES:
+            self._streams.download.download(self._addresses[name], self._arrays[name][:rows])
 
     def __enter__(self) -> _GpuPart:
         return self

@@ -14,7 +14,7 @@ from support.models.whole import Whole
 from hybrid_edge.export.bundle.cost import measure_cost
 from hybrid_edge.export.convert.shapes import tensor_shapes
 from hybrid_edge.runtime.errors import ConversionError
-from hybrid_edge.runtime.roofline.cost import BranchCost, Moved
+from hybrid_edge.runtime.roofline import BranchCost, Moved
 
 FORMS = ("lstm", "unrolled")
 # 3x3 convolutions of 32, 64 and 128 channels at 28, 14 and 7 pixels, and a Dense layer of 128
@@ -51,6 +51,10 @@ def total(branch: BranchCost | None) -> int:
     return sum(branch.macs.values())
 
 
+def moved(branch: BranchCost) -> int:
+    return sum(item.bytes * item.times for item in branch.activations)
+
+
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_a_graph_in_any_precision_and_form_multiplies_as_often_as_its_architecture_says(
@@ -60,7 +64,6 @@ def test_a_graph_in_any_precision_and_form_multiplies_as_often_as_its_architectu
     assert total(cost.cnn) == DIGITS_CNN
     assert total(cost.recurrent) == lstm(28, 28, 16) + lstm(28, 16, 16) + 16 * 128  # and the projection
     assert total(cost.head) == 128 * 5
-    assert cost.macs == total(cost.cnn) + total(cost.recurrent) + total(cost.head)
 
 
 @pytest.mark.parametrize(
@@ -103,10 +106,8 @@ def test_the_reference_recurrent_branch_reads_its_weights_once_a_step() -> None:
     assert recurrent.macs == {"fp32": 23 * 3887 * 8192 + (22 + 23 + 22) * 2048 * 8192}
     state = 4 * 2048 * 8192
     assert [item for item in recurrent.weights if item.times > 1] == [Moved(state, 22)] * 2
-    assert recurrent.weight_reads == 22
     once = 4 * (3887 * 8192 + 2048 * 8192 + 2 * 2 * 8192)  # input weights and biases
     assert recurrent.weight_bytes - 2 * state - once < 64  # axes of the operators around them
-    assert recurrent.weight_traffic - recurrent.weight_bytes == 2 * 21 * state
     assert cost.cnn is None
 
 
@@ -118,7 +119,7 @@ def test_weights_are_counted_as_they_are_stored(digits_source: Source, variant: 
     units = digits_source.spec.rnn_units
     assert cost.recurrent is not None
     assert cost.cnn is not None
-    assert (cost.recurrent.weight_reads, cost.cnn.weight_reads) == (27, 1)
+    assert {item.times for item in cost.cnn.weights} == {1}
     assert Moved(units * 4 * units * width, 27) in cost.recurrent.weights
     kernels = 32 * 27 + 64 * 288 + 128 * 576 + 4 * 4 * 128 * 128
     others = 32 + 64 + 128 + 128 + 16  # biases, of which equal ones are stored once; shapes
@@ -139,7 +140,7 @@ def test_activations_are_written_once_and_read_by_each_operator_that_takes_them(
     sides = [(28, 3), (28, 32), (14, 32), (14, 64), (7, 64), (7, 128), (4, 128)]  # input, then convolution and pooling
     sizes = [4 * side**2 * channels for side, channels in sides]
     # the input is read, everything between is written and read, the Dense layer's 128 values are written
-    assert cnn.activation_bytes == sizes[0] + 2 * sum(sizes[1:]) + 4 * 128
+    assert moved(cnn) == sizes[0] + 2 * sum(sizes[1:]) + 4 * 128
     assert max(item.bytes for item in cnn.activations) == 4 * 28**2 * 32
 
 
@@ -148,14 +149,18 @@ def test_a_quantized_tensor_moves_as_integers(digits_source: Source) -> None:
     assert plain is not None
     assert quantized is not None
     assert max(item.bytes for item in quantized.activations) == 28**2 * 32
-    assert quantized.activation_bytes < 0.3 * plain.activation_bytes
+    assert moved(quantized) < 0.3 * moved(plain)
 
 
 def test_every_variant_of_a_bundle_has_the_cost_of_its_artifact(whole: Whole) -> None:
     for variant in whole.variants.values():
         model = onnx.load(whole.result.bundle / variant.file.path)
         assert variant.cost == measure_cost(model)
-        assert 0.7 * variant.file.size < variant.cost.weight_bytes < variant.file.size
+        assert (
+            0.7 * variant.file.size
+            < sum(branch.weight_bytes for branch in variant.cost.branches.values())
+            < variant.file.size
+        )
 
 
 def test_one_branch_alone_costs_nothing_of_the_other(exported_digits: Any) -> None:

@@ -24,7 +24,6 @@ from hybrid_edge.export.convert.build import serialize
 from hybrid_edge.export.quantize.cpu import CpuGraph
 from hybrid_edge.export.quantize.rounding import round_for_inputs
 from hybrid_edge.export.quantize.scales import quantize_weight
-from hybrid_edge.runtime.roofline.product_graph import product_graph
 
 if TYPE_CHECKING:
     from support.models.whole import Whole
@@ -123,11 +122,21 @@ def products(folder: Path, *, paired: bool) -> dict[str, str]:
     files = {}
     for name, integers in (("product", plain.integers), ("product rounded for its inputs", rounded)):
         for rows in ROWS:
-            graph = onnx.load_from_string(product_graph(rows, integers))
+            graph = product_graph(rows, integers)
             expected = (given[:rows].astype(np.int64) - 128) @ integers.astype(np.int64)
             file = folder / f"{name} {rows} {paired}.npz"
             files[f"{name}, {rows}"] = write_case(file, graph, given[:rows], expected, 255)
     return files
+
+
+def product_graph(rows: int, weight: Array) -> onnx.ModelProto:
+    """A product of uint8 around 128, (rows, K), and a constant of int8, (K, N)."""
+    value = helper.make_tensor_value_info("value", TensorProto.UINT8, (rows, weight.shape[0]))
+    product = helper.make_tensor_value_info("product", TensorProto.INT32, (rows, weight.shape[1]))
+    constants = [numpy_helper.from_array(weight, "weight"), numpy_helper.from_array(np.array(128, np.uint8), "zero")]
+    node = helper.make_node("MatMulInteger", ["value", "weight", "zero"], ["product"])
+    graph = helper.make_graph([node], "product", [value], [product], constants)
+    return helper.make_model(graph, ir_version=8, opset_imports=[helper.make_opsetid("", 17)])
 
 
 def write_case(file: Path, graph: onnx.ModelProto, given: Array, expected: Array, step: float) -> str:

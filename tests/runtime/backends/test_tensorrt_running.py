@@ -19,7 +19,7 @@ from hybrid_edge.runtime.backends.cuda import CudaEvent, CudaStream
 from hybrid_edge.runtime.backends.onnxruntime import OnnxRuntimeCpu
 from hybrid_edge.runtime.backends.tensorrt import TensorRtBackend, execution
 from hybrid_edge.runtime.backends.tensorrt.engine import LayerTimes, make_profiler
-from hybrid_edge.runtime.bench.stages import branch_shares
+from hybrid_edge.runtime.bench.rounds import branch_shares
 from hybrid_edge.runtime.engines import gpu
 from hybrid_edge.runtime.engines.library import find_library
 from hybrid_edge.runtime.errors import BackendError, EngineError

@@ -19,11 +19,10 @@ from support.models.bundles import (
     write_manifest,
 )
 
-from hybrid_edge.runtime.bench.report import BenchReport, Case, Stats
-from hybrid_edge.runtime.bench.request import BenchRequest
-from hybrid_edge.runtime.bench.run import bench
+from hybrid_edge.runtime.bench import BenchReport, BenchRequest, bench
+from hybrid_edge.runtime.bench.bench_report import Case, Stats
 from hybrid_edge.runtime.bundle import Bundle
-from hybrid_edge.runtime.roofline.cost import BranchCost, Cost, Moved
+from hybrid_edge.runtime.roofline import BranchCost, Cost, Moved
 
 COST = Cost(
     head=BranchCost({"fp32": 1_000}, (Moved(4_000, 1),), ()),

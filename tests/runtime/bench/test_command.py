@@ -7,19 +7,20 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pytest
 
-from hybrid_edge.runtime.bench import plot
-from hybrid_edge.runtime.bench.report import BenchReport
+from hybrid_edge.runtime.bench import report_plot as plot
+from hybrid_edge.runtime.bench.bench_report import BenchReport
 from hybrid_edge.runtime.commands import bench as bench_command
-from hybrid_edge.runtime.opencv import cv2
 
 QUICK = ("--batch", "1,2", "--seconds", "0.001", "--rounds", 2, "--threads", 1, "--starts", 0, "--backend", "cpu")
 
 
+Command = Callable[..., tuple[object, str, str]]
+
+
 @pytest.fixture
-def command(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]):  # type: ignore[no-untyped-def]
+def command(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Command:
     """Calls the command in this process: exit code, stdout, stderr."""
 
     def call(*arguments: object) -> tuple[object, str, str]:
@@ -32,7 +33,7 @@ def command(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]):
     return call
 
 
-def test_tables_go_to_stdout_and_files_are_written(command, bench_bundle: Path, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+def test_tables_go_to_stdout_and_files_are_written(command: Command, bench_bundle: Path, tmp_path: Path) -> None:
     files = {name: tmp_path / f"report.{name}" for name in ("json", "csv")}
     code, out, err = command(bench_bundle, *QUICK, "--json", files["json"], "--csv", files["csv"])
     assert code == 0, err
@@ -48,7 +49,9 @@ def test_tables_go_to_stdout_and_files_are_written(command, bench_bundle: Path, 
     assert f"written: {files['json']}" in err
 
 
-def test_a_run_folder_in_the_usual_place_is_found(command, bench_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # type: ignore[no-untyped-def]
+def test_a_run_folder_in_the_usual_place_is_found(
+    command: Command, bench_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(bench_bundle.parent)
     assert command(*QUICK)[0] == 0
 
@@ -93,8 +96,13 @@ def test_a_run_folder_in_the_usual_place_is_found(command, bench_bundle: Path, m
         (("--unknown",), 2, "No such option"),
     ],
 )
-def test_a_mistake_ends_with_its_documented_code_and_one_clear_message(  # type: ignore[no-untyped-def]
-    command, bench_bundle: Path, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...], code: int, message: str
+def test_a_mistake_ends_with_its_documented_code_and_one_clear_message(
+    command: Command,
+    bench_bundle: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    arguments: tuple[str, ...],
+    code: int,
+    message: str,
 ) -> None:
     monkeypatch.chdir(bench_bundle.parent)
     found, out, err = command(*arguments)
@@ -103,18 +111,18 @@ def test_a_mistake_ends_with_its_documented_code_and_one_clear_message(  # type:
     assert "Traceback" not in err
 
 
-def test_a_folder_that_can_not_be_written_to_is_refused_before_anything_is_measured(  # type: ignore[no-untyped-def]
-    command, bench_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_folder_that_can_not_be_written_to_is_refused_before_anything_is_measured(
+    command: Command, bench_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("os.access", lambda path, _mode: Path(path) != tmp_path)  # root may write everywhere
-    monkeypatch.setattr("hybrid_edge.runtime.bench.command.bench", lambda *_: pytest.fail("measured"))
+    monkeypatch.setattr("hybrid_edge.runtime.bench.rounds.bench", lambda *_: pytest.fail("measured"))
     code, out, err = command(bench_bundle, *QUICK, "--csv", tmp_path / "a.csv")
     assert (code, out) == (2, "")
     assert f"found {tmp_path}, which can't be written to" in " ".join(err.split())
 
 
-def test_a_plot_without_matplotlib_is_refused_before_anything_is_measured(  # type: ignore[no-untyped-def]
-    command, bench_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_plot_without_matplotlib_is_refused_before_anything_is_measured(
+    command: Command, bench_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(plot, "find_spec", lambda _: None)
     code, out, err = command(bench_bundle, *QUICK, "--plot", tmp_path / "a.png")
@@ -122,23 +130,8 @@ def test_a_plot_without_matplotlib_is_refused_before_anything_is_measured(  # ty
     assert "pip install 'hybrid-edge[plot]'" in err
 
 
-def test_the_plot_shows_each_variant_with_its_branches(
-    altered: Callable[..., BenchReport], measured: BenchReport, tmp_path: Path
-) -> None:
-    pytest.importorskip("matplotlib", reason="the plot needs matplotlib")
-    shares = {"cnn": 0.5, "recurrent": 0.3, "head": 0.2}
-    cases = tuple(case.model_copy(update={"shares": shares}) for case in measured.cases)
-    plot.write_plot(altered(cases=cases), tmp_path / "a.png")
-    picture = cv2.imread(str(tmp_path / "a.png"))[:, :, ::-1]
-    areas = []
-    for branch in ("cnn", "recurrent", "head"):
-        colour = [int(plot.COLOURS[branch][start : start + 2], 16) for start in (1, 3, 5)]
-        areas.append(int(np.count_nonzero((np.abs(picture.astype(int) - colour) < 3).all(axis=2))))
-    assert areas[0] > areas[1] > areas[2] > 500
-
-
-def test_reports_are_compared_and_what_changed_is_told(  # type: ignore[no-untyped-def]
-    command, altered: Callable[..., BenchReport], tmp_path: Path
+def test_reports_are_compared_and_what_changed_is_told(
+    command: Command, altered: Callable[..., BenchReport], tmp_path: Path
 ) -> None:
     whole = [9.0, 9.01, 9.01, 9.01, 9.02]
     steady = {"fp32-cpu b1": ([5.0, 5.01, 5.01, 5.01, 5.02], whole), "fp32-cpu b3": ([8.0] * 5, [9.0] * 5)}
@@ -150,8 +143,8 @@ def test_reports_are_compared_and_what_changed_is_told(  # type: ignore[no-untyp
     assert re.search(r"fp32-cpu b1 +whole .*same", out)
 
 
-def test_too_few_rounds_are_called_unknown_on_stdout(  # type: ignore[no-untyped-def]
-    command, altered: Callable[..., BenchReport], tmp_path: Path
+def test_too_few_rounds_are_called_unknown_on_stdout(
+    command: Command, altered: Callable[..., BenchReport], tmp_path: Path
 ) -> None:
     for name, time in (("a", 8.0), ("b", 4.0)):
         altered({"fp32-cpu b1": ([time] * 4, [time] * 4)}).save(tmp_path / f"{name}.json")
@@ -160,10 +153,10 @@ def test_too_few_rounds_are_called_unknown_on_stdout(  # type: ignore[no-untyped
     assert len(re.findall(r"fp32-cpu b1 .* 0\.500 .* unknown *$", out, re.MULTILINE)) == 2
 
 
-def test_a_prediction_measures_nothing_and_says_that_it_is_one(  # type: ignore[no-untyped-def]
-    command, bench_bundle: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_prediction_measures_nothing_and_says_that_it_is_one(
+    command: Command, bench_bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("hybrid_edge.runtime.bench.command.bench", lambda *_: pytest.fail("measured"))
+    monkeypatch.setattr("hybrid_edge.runtime.bench.rounds.bench", lambda *_: pytest.fail("measured"))
     code, out, err = command(bench_bundle, "--predict-for", "orin-nano", "--batch", "1,8")
     assert code == 0, err
     assert "predicted bound, not measured" in out
@@ -173,7 +166,7 @@ def test_a_prediction_measures_nothing_and_says_that_it_is_one(  # type: ignore[
     assert "rates:" in out
 
 
-def test_only_variants_that_a_device_runs_are_predicted(command, bench_bundle: Path) -> None:  # type: ignore[no-untyped-def]
+def test_only_variants_that_a_device_runs_are_predicted(command: Command, bench_bundle: Path) -> None:
     _, out, _ = command(bench_bundle, "--predict-for", "h200", "--backend", "cpu,tensorrt", "--batch", "1")
     assert re.search(r"^ *fp16-tensorrt +1 +\d", out, re.MULTILINE)
     assert "fp32-cpu" not in out, "the rates are the GPU's"
@@ -182,7 +175,7 @@ def test_only_variants_that_a_device_runs_are_predicted(command, bench_bundle: P
     assert "tensorrt" not in out
 
 
-def test_a_prediction_without_any_recorded_cost_is_refused(command, folder: Path) -> None:  # type: ignore[no-untyped-def]
+def test_a_prediction_without_any_recorded_cost_is_refused(command: Command, folder: Path) -> None:
     code, out, err = command(folder, "--predict-for", "rpi5")
     assert (code, out) == (1, "")
     assert "expected a variant whose cost is recorded, found none; export again to see the limit" in err

@@ -63,25 +63,27 @@ def recorded(device: int, request: int, entry: bytearray) -> int:
 
 
 @pytest.fixture
-def dev(tmp_path: Path) -> Path:
+def dev(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name in (*NODES, "video3", "video-like", "videodev"):  # video3: no V4L2 device at all
         (tmp_path / name).write_bytes(b"")
+    monkeypatch.setattr(module, "DEVICES", tmp_path)
+    monkeypatch.setattr(module.fcntl, "ioctl", recorded)
     return tmp_path
 
 
 def test_cameras_are_listed_by_number_with_what_they_offer(dev: Path) -> None:
-    webcam, left, right = list_cameras(dev, recorded)
+    webcam, left, right = list_cameras()
     formats = tuple(CameraFormat(fourcc.decode(), text.decode(), tuple(sizes)) for fourcc, text, sizes in C920)
     assert webcam == Camera(str(dev / "video0"), "HD Pro Webcam C920", "uvcvideo", formats)
     assert (left.node, right.node) == (str(dev / "video2"), str(dev / "video10"))
 
 
 def test_a_node_of_metadata_is_no_camera(dev: Path) -> None:
-    assert inspect_camera(dev / "video1", recorded) is None
+    assert inspect_camera(dev / "video1") is None
 
 
 def test_only_bayer_formats_make_a_bare_sensor(dev: Path) -> None:
-    cameras = list_cameras(dev, recorded)
+    cameras = list_cameras()
     assert [camera.bare_sensor for camera in cameras] == [False, True, True]
     assert [sensor_number(camera.node, cameras) for camera in cameras[1:]] == [0, 1]
 
@@ -102,38 +104,38 @@ def test_a_camera_without_formats_is_no_sensor() -> None:
     assert not Camera("", "", "", ()).bare_sensor
 
 
-def test_sizes_within_limits_are_given_by_their_limits(dev: Path) -> None:
+def test_sizes_within_limits_are_given_by_their_limits(dev: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def stepwise(device: int, request: int, entry: bytearray) -> int:
         if request == 0xC02C564A:
             entry[:] = struct.pack("I4sI6I2I", 0, bytes(entry[4:8]), 3, 16, 4096, 16, 16, 2160, 16, 0, 0)
             return 0
         return recorded(device, request, entry)
 
-    camera = inspect_camera(dev / "video2", stepwise)
+    monkeypatch.setattr(module.fcntl, "ioctl", stepwise)
+    camera = inspect_camera(dev / "video2")
     assert camera is not None
     assert camera.formats[0].sizes == ((16, 16), (4096, 2160))
 
 
-def test_what_is_no_camera_is_refused_with_the_reason(dev: Path) -> None:
+def test_what_is_no_camera_is_refused_with_the_reason(dev: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(SourceError, match="video3 is no V4L2 device: inappropriate ioctl"):
-        inspect_camera(dev / "video3", recorded)
+        inspect_camera(dev / "video3")
     with pytest.raises(SourceError, match="video9 can't be opened: no such file"):
-        inspect_camera(dev / "video9", recorded)
+        inspect_camera(dev / "video9")
+    monkeypatch.undo()
     with pytest.raises(SourceError, match="is no V4L2 device"):  # the kernel's own answer
         inspect_camera(dev / "video0")
 
 
 def test_a_sensor_that_went_away_meanwhile_is_an_error_of_the_source(dev: Path) -> None:
     with pytest.raises(SourceError, match=r"video77 is gone"):
-        sensor_number("/dev/video77", list_cameras(dev, recorded))
+        sensor_number("/dev/video77", list_cameras())
 
 
 def test_a_bare_sensor_is_said_to_be_read_through_the_image_processor(
     dev: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     node = str(dev / "video10")
-    monkeypatch.setattr(module, "inspect_camera", lambda name, _=None: inspect_camera(name, recorded))
-    monkeypatch.setattr(module, "list_cameras", lambda: list_cameras(dev, recorded))
     monkeypatch.setattr(names, "DEVICE", re.compile(r".*/video(\d+)$"))
     note = reading_note(node)
     assert note is not None

@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,7 @@ from support.streams.servers import RtspStream, age_ms, rtsp_missing
 
 from hybrid_edge.runtime.errors import SourceError
 from hybrid_edge.runtime.sources import child
-from hybrid_edge.runtime.sources.child import csi_pipeline, open_child, pnm_frames, rtsp_pipeline
+from hybrid_edge.runtime.sources.child import ChildConnection, csi_pipeline, pnm_frames, rtsp_pipeline
 from hybrid_edge.runtime.sources.names import CaptureOptions
 
 needs_gstreamer = pytest.mark.skipif(shutil.which("gst-launch-1.0") is None, reason="needs gstreamer1.0-tools")
@@ -37,8 +38,17 @@ def children() -> list[int]:
 
 def refused(pipeline: str) -> str:
     with pytest.raises(SourceError) as caught:
-        open_child(pipeline, CaptureOptions(), threading.Event())
+        images(pipeline, 1)
     return str(caught.value)
+
+
+def images(pipeline: str, count: int) -> list[np.ndarray]:
+    found: list[np.ndarray] = []
+    with closing(ChildConnection(pipeline, CaptureOptions(every_frame=True), threading.Event())) as connection:
+        while len(found) < count:
+            image = connection.read()
+            found += [] if image is None else [image]
+    return found
 
 
 @needs_gstreamer
@@ -74,27 +84,19 @@ def test_a_size_and_a_rate_are_had_where_they_are_asked_for() -> None:
 
 @needs_gstreamer
 def test_every_frame_is_given_where_none_may_be_left_out() -> None:
-    connection = open_child(
-        "videotestsrc num-buffers=60 ! video/x-raw,width=640,height=480",
-        CaptureOptions(every_frame=True),
-        threading.Event(),
-    )
-    images = [connection.read() for _ in range(60)]
+    pipeline = "videotestsrc num-buffers=60 ! video/x-raw,width=640,height=480"
+    assert len(images(pipeline, 60)) == 60
     with pytest.raises(SourceError, match="there were no more frames"):
-        connection.read()
-    connection.close()
-    assert all(image is not None for image in images)
+        images(pipeline, 61)
 
 
 @needs_gstreamer
 def test_another_resolution_never_mixes_pixels() -> None:
     two = "concat name=c videotestsrc num-buffers=9 pattern=white ! video/x-raw,width=320,height=240 ! c. "
     two += "videotestsrc num-buffers=9 pattern=white ! video/x-raw,width=241,height=319 ! c. c."
-    connection = open_child(two, CaptureOptions(every_frame=True), threading.Event())
-    images = [connection.read() for _ in range(18)]
-    connection.close()
-    assert [image.shape for image in images if image is not None] == [(240, 320, 3)] * 9 + [(319, 241, 3)] * 9
-    assert all(image.min() > 250 for image in images if image is not None)
+    found = images(two, 18)
+    assert [image.shape for image in found] == [(240, 320, 3)] * 9 + [(319, 241, 3)] * 9
+    assert all(image.min() > 250 for image in found)
 
 
 @needs_gstreamer
@@ -153,8 +155,10 @@ def test_the_child_dies_with_its_parent() -> None:
     code = f"""
 import os, signal, threading
 from hybrid_edge.runtime.sources.names import CaptureOptions
-from hybrid_edge.runtime.sources.child import open_child
-connection = open_child({SMPTE[6:]!r}, CaptureOptions(), threading.Event())
+from hybrid_edge.runtime.sources.child import ChildConnection
+connection = ChildConnection({SMPTE[6:]!r}, CaptureOptions(), threading.Event())
+while connection.read() is None:
+    pass
 print(connection._process.pid, flush=True)
 os.kill(connection._process.pid, signal.SIGSTOP)  # it will not notice by itself that nobody reads
 os.kill(os.getpid(), signal.SIGKILL)
@@ -175,14 +179,9 @@ def test_rtsp_is_read_without_ffmpeg_too() -> None:
     if decoder and ffmpeg:
         pytest.skip("needs a decoder of H.264 for GStreamer")
     with RtspStream() as stream:
-        connection = open_child(rtsp_pipeline(stream.url), CaptureOptions(), threading.Event())
-        try:
-            images = [connection.read() for _ in range(30)]
-        finally:
-            connection.close()
-    assert images[-1] is not None
-    assert images[-1].shape == (240, 320, 3)
-    assert age_ms(images[-1]) < 2000
+        last = images(rtsp_pipeline(stream.url), 30)[-1]
+    assert last.shape == (240, 320, 3)
+    assert age_ms(last) < 2000
 
 
 def pnm(width: int, height: int, seed: int, comment: bytes = b"") -> tuple[bytes, np.ndarray]:

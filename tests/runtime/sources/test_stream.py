@@ -116,8 +116,8 @@ def test_a_host_that_does_not_answer_keeps_nobody_waiting() -> None:
 HALF_DEAD = """
 import socket, threading, time
 from hybrid_edge.runtime.sources.events import Events
-from hybrid_edge.runtime.sources.names import CaptureOptions
 from hybrid_edge.runtime.sources.capture import open_captures
+from hybrid_edge.runtime.sources.names import CaptureOptions
 ears = socket.create_server(("127.0.0.1", 0))
 ends = []
 def serve():

@@ -1,11 +1,13 @@
-"""Define the report of a bench run and its JSON: everything that was measured, with the median of each round."""
+"""The report of a bench run, its JSON and its CSV: everything that was measured, with the median of each round."""
 
 # mypy: disable-error-code="prop-decorator"
 # mypy knows no decorator on a property but its own: python/mypy#1362
 
 from __future__ import annotations
 
+import csv
 import math
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,40 +16,43 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, computed_fie
 
 from ..errors import BenchError
 from ..manifest import Precision, Target
-from ..storage import replacing
-from ..timing import Milliseconds
+from ..roofline import Limit, Rates
+from ..storage import replacing, write_text
+from ..timing import Milliseconds, summarize_times
 
 __all__ = [
-    "ENOUGH",
+    "MIN_ROUNDS",
     "NOISY",
+    "NO_COST",
     "STAGES",
     "UNSPLIT",
     "BenchReport",
     "BundleRecord",
     "Case",
     "Clocks",
-    "Limit",
     "Machine",
     "Start",
     "Stats",
+    "write_csv",
 ]
 
-FORMAT: Literal["hybrid-edge-bench"] = "hybrid-edge-bench"
 FORMAT_VERSION = 1
+NO_COST = "export again to see the limit: the bundle is from before its variants' costs were recorded"
 # share of the median: single rounds then vary by 4 %, the ratio of two medians of twelve by 2 %, and 3 % goes unseen
 NOISY = 0.10
-ENOUGH = 5  # rounds: how much fewer of them differ can't be told, and one has none to differ from
+DIGITS = 6  # significant ones of a figure in the CSV, as times are known to three or four
+MIN_ROUNDS = 5  # rounds: how much fewer of them differ can't be told, and one has none to differ from
 BRANCHES = ("cnn", "recurrent", "head")  # as ``cost`` names them
 STAGES = ("preprocess", "copy in", *BRANCHES, "copy out")
 UNSPLIT = "inference"  # stands for the branches where the engine does not tell them apart
 
 
-class _Record(BaseModel):
+class _Part(BaseModel):
     # a later minor version may add fields; what is computed is written and never read; JSON has no NaN, no infinity
     model_config = ConfigDict(frozen=True, extra="ignore", defer_build=True, ser_json_inf_nan="null")
 
 
-class Stats(_Record):
+class Stats(_Part):
     """These are the times of one part of a case, milliseconds a batch.
 
     ``rounds`` are the medians of the single rounds; the other figures are over all calls of all rounds.
@@ -63,10 +68,8 @@ class Stats(_Record):
     @classmethod
     def of(cls, rounds: list[Milliseconds]) -> Stats:
         """Return the statistics of the times of each round's calls, milliseconds."""
-        times = np.concatenate(rounds)
-        p50, p90, p99 = (float(value) for value in np.percentile(times, (50, 90, 99)))
         medians = tuple(float(np.median(item)) for item in rounds)
-        return cls(p50=p50, p90=p90, p99=p99, mean=float(times.mean()), count=len(times), rounds=medians)
+        return cls(**asdict(summarize_times(np.concatenate(rounds))), rounds=medians)
 
     @computed_field
     @property
@@ -78,8 +81,8 @@ class Stats(_Record):
     @computed_field
     @property
     def few(self) -> bool:
-        """Whether there are fewer than ``ENOUGH`` rounds."""
-        return len(self.rounds) < ENOUGH
+        """Whether there are fewer than ``MIN_ROUNDS`` rounds."""
+        return len(self.rounds) < MIN_ROUNDS
 
     @computed_field
     @property
@@ -88,22 +91,7 @@ class Stats(_Record):
         return self.few or self.spread > NOISY
 
 
-class Limit(_Record):
-    """This is the least time that a batch can take at some rates: milliseconds, by branch, and what limits each branch.
-
-    ``overlapped_ms`` is what would be left if the branches ran side by side, one's arithmetic under another's memory
-    traffic. ``rates`` names the machine, ``measured`` says whether its rates were measured there.
-    """
-
-    ms: float
-    overlapped_ms: float
-    by_branch: dict[str, float]
-    limited_by: dict[str, str]
-    rates: str
-    measured: bool
-
-
-class Case(_Record):
+class Case(_Part):
     """This is one variant at one batch size, as it was measured.
 
     ``inference`` is from tensors in the engine's input memory to outputs in the CPU's; ``whole`` from decoded BGR
@@ -183,7 +171,7 @@ class Case(_Record):
         return {"preprocess": self.preprocess.p50, "copy in": before, **branches, "copy out": after}
 
 
-class Start(_Record):
+class Start(_Part):
     """These are the medians of fresh processes up to their first prediction; the files were in the page cache.
 
     ``seconds`` count from the start of the process; parts of them are ``imports``, ``opening`` (hashes, engine),
@@ -201,7 +189,7 @@ class Start(_Record):
     runs: int
 
 
-class Clocks(_Record):
+class Clocks(_Part):
     """These figures change while a machine works: load (1 minute), MHz, °C; None where the machine does not tell."""
 
     load: float
@@ -211,7 +199,7 @@ class Clocks(_Record):
     gpu_celsius: float | None = None
 
 
-class Machine(_Record):
+class Machine(_Part):
     """This is the machine that was measured on, with nothing in it that names this one machine.
 
     ``before`` has the load when measuring began, and the clocks right after the warm-up; ``after`` has both right after
@@ -238,7 +226,7 @@ class Machine(_Record):
         return ", ".join(part for part in parts if part)
 
 
-class BundleRecord(_Record):
+class BundleRecord(_Part):
     """This record says which model was measured."""
 
     weights_sha256: str
@@ -249,11 +237,11 @@ class BundleRecord(_Record):
     run: str = ""
 
 
-class BenchReport(_Record):
+class BenchReport(_Part):
     """This is the whole report. ``skipped`` says why a variant was not run, ``notes`` what a reader must know."""
 
-    format: Literal["hybrid-edge-bench"] = FORMAT
-    format_version: int = FORMAT_VERSION
+    format: Literal["hybrid-edge-bench"] = "hybrid-edge-bench"
+    format_version: int = Field(default=FORMAT_VERSION, ge=1, le=FORMAT_VERSION)
     created: str
     command: str
     settings: dict[str, Any]
@@ -262,7 +250,7 @@ class BenchReport(_Record):
     cases: tuple[Case, ...]
     starts: dict[str, Start] = {}
     skipped: dict[str, str] = {}
-    rates: dict[str, Any] | None = None
+    rates: dict[str, Rates] | None = None
     notes: tuple[str, ...] = ()
 
     @computed_field
@@ -273,8 +261,7 @@ class BenchReport(_Record):
 
     def save(self, path: Path) -> None:
         """Write the report as JSON; the file is replaced as a whole."""
-        with replacing(path) as partial:
-            partial.write_text(self.model_dump_json(indent=2) + "\n", encoding="utf-8")
+        write_text(path, self.model_dump_json(indent=2) + "\n")
 
     @classmethod
     def load(cls, path: Path) -> BenchReport:
@@ -284,17 +271,52 @@ class BenchReport(_Record):
             BenchError: the file is not there, is no such report, or is of a newer version.
         """
         try:
-            data = path.read_bytes()
-            _check_header(path, _Header.model_validate_json(data))
-            return cls.model_validate_json(data)
+            return cls.model_validate_json(path.read_bytes())
         except OSError as error:
             raise BenchError(f"{path}: expected a report of hybrid-bench --json, found: {error.strerror}") from None
         except ValidationError as error:
-            fault = error.errors(include_url=False, include_input=False)[0]
+            fault = error.errors(include_url=False)[0]
             where = ".".join(map(str, fault["loc"]))
             raise BenchError(
-                f"{path}: expected a report of hybrid-bench --json, found: {where}: {fault['msg']}; measure again"
+                f"{path}: expected a report of hybrid-bench --json, format version {FORMAT_VERSION} or older, found: "
+                f"{where}: {fault['msg']}; measure again, or upgrade here (pip install -U hybrid-edge)"
             ) from None
+
+
+def write_csv(report: BenchReport, path: Path) -> None:
+    """Write a flat row for each case, times in milliseconds a batch; the file is replaced as a whole."""
+    rows = [_csv_row(case, report.starts.get(case.variant)) for case in report.cases]
+    with replacing(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, list(rows[0]) if rows else [])
+        writer.writeheader()
+        for row in rows:
+            writer.writerow({name: float(f"{x:.{DIGITS}g}") if isinstance(x, float) else x for name, x in row.items()})
+
+
+def _csv_row(case: Case, start: Start | None) -> dict[str, Any]:
+    """Return a case by column; what was not measured is None, an empty cell."""
+    stages = case.stages
+    timed = {
+        f"{part}_{name}_ms": getattr(stats, name)
+        for part, stats in (("inference", case.inference), ("whole", case.whole))
+        for name in ("p50", "p90", "p99", "mean")
+    }
+    return {
+        **{name: getattr(case, name) for name in ("variant", "target", "precision", "device", "batch")},
+        **timed,
+        "images_per_s": case.images_per_s,
+        "whole_images_per_s": case.whole_images_per_s,
+        "inference_spread": case.inference.spread,
+        "whole_spread": case.whole.spread,
+        "noisy": case.noisy,
+        **{f"{name.replace(' ', '_')}_ms": stages.get(name) for name in (*STAGES, UNSPLIT)},
+        "limit_ms": case.limit.ms if case.limit else None,
+        "of_limit": case.of_limit,
+        "joules_per_frame": case.joules_per_frame,
+        "first_prediction_s": start.seconds if start else None,
+        "peak_mib": start.peak_mib if start else None,
+        "gpu_mib": start.gpu_mib if start else None,
+    }
 
 
 def _ratio(value: float, by: float) -> float:
@@ -302,18 +324,3 @@ def _ratio(value: float, by: float) -> float:
     if by:
         return value / by
     return math.inf if value else 0.0
-
-
-class _Header(BaseModel):
-    format: str = "none"
-    format_version: int = 0
-
-
-def _check_header(path: Path, header: _Header) -> None:
-    if header.format != FORMAT:
-        raise BenchError(f"{path}: expected format {FORMAT!r}, found {header.format!r}; hybrid-bench --json writes one")
-    if not 1 <= header.format_version <= FORMAT_VERSION:
-        raise BenchError(
-            f"{path}: expected format version {FORMAT_VERSION} or older, found {header.format_version}; "
-            "upgrade here (pip install -U hybrid-edge), or measure again"
-        )

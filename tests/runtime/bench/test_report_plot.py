@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from itertools import combinations
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pytest
 
-from hybrid_edge.runtime.bench.plot import draw_report
-from hybrid_edge.runtime.bench.report import BenchReport, Case, Limit
+from hybrid_edge.runtime.bench.bench_report import BenchReport, Case
+from hybrid_edge.runtime.bench.report_plot import STAGE_COLOURS, draw_report, write_plot
 from hybrid_edge.runtime.errors import BenchError
+from hybrid_edge.runtime.opencv import cv2
+from hybrid_edge.runtime.roofline import Limit
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -91,3 +95,15 @@ def test_the_caption_says_whose_rates_the_limit_is_from(altered: Alter, measured
 def test_a_report_without_a_case_can_not_be_drawn(altered: Alter) -> None:
     with pytest.raises(BenchError, match="expected a report with at least one case to plot, found none"):
         draw_report(altered(cases=()))
+
+
+def test_the_plot_shows_each_variant_with_its_branches(altered: Alter, measured: BenchReport, tmp_path: Path) -> None:
+    shares = {"cnn": 0.5, "recurrent": 0.3, "head": 0.2}
+    cases = tuple(case.model_copy(update={"shares": shares}) for case in measured.cases)
+    write_plot(altered(cases=cases), tmp_path / "a.png")
+    picture = cv2.imread(str(tmp_path / "a.png"))[:, :, ::-1]
+    areas = []
+    for branch in ("cnn", "recurrent", "head"):
+        colour = [int(STAGE_COLOURS[branch][start : start + 2], 16) for start in (1, 3, 5)]
+        areas.append(int(np.count_nonzero((np.abs(picture.astype(int) - colour) < 3).all(axis=2))))
+    assert areas[0] > areas[1] > areas[2] > 500

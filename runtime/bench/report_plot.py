@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import BenchError
-from ..roofline.rates import PREDICTED
+from ..roofline import PREDICTED
 from ..storage import replacing
-from .report import STAGES, UNSPLIT, BenchReport, Case
+from .bench_report import STAGES, UNSPLIT, BenchReport, Case
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 __all__ = ["require_matplotlib", "write_plot"]
 
 # colours that people who can't tell red from green still tell apart (Okabe and Ito)
-COLOURS = {
+STAGE_COLOURS = {
     "preprocess": "#999999",
     "copy in": "#CC79A7",
     "cnn": "#0072B2",
@@ -28,10 +28,10 @@ COLOURS = {
     UNSPLIT: "#56B4E9",
     "copy out": "#D55E00",
 }
-LABELS = {"cnn": "CNN", "recurrent": "recurrent branch"}
-WIDTH, HEIGHT = 2.6, 4.2  # inches: the least width of one variant's panel, the height of the figure
-BAR = 0.45  # inches of a panel for each bar, whose text has five characters at most
-SIDES = 2.2  # inches for axis and legend
+STAGE_LABELS = {"cnn": "CNN", "recurrent": "recurrent branch"}
+MIN_PANEL_WIDTH, HEIGHT = 2.6, 4.2  # inches: the least width of one variant's panel, the height of the figure
+BAR_WIDTH = 0.45  # inches of a panel for each bar, whose text has five characters at most
+AXIS_AND_LEGEND = 2.2  # inches
 MARGIN = 0.01  # share of the width that is left free beside title and caption
 
 
@@ -49,9 +49,8 @@ def write_plot(report: BenchReport, path: Path) -> None:
     """Write a PNG: a panel a variant, a bar a batch size, as high as its stages' medians together, the limit as a line.
 
     Raises:
-        BenchError: matplotlib is not installed, or the report has no case.
+        BenchError: the report has no case.
     """
-    require_matplotlib()
     figure = draw_report(report)
     with replacing(path, ".png") as partial:
         figure.savefig(partial, format="png", dpi=150)
@@ -65,15 +64,16 @@ def draw_report(report: BenchReport) -> Figure:
     """
     from matplotlib.figure import Figure  # noqa: PLC0415  # half a second, and not on every device
 
-    variants = list(dict.fromkeys(case.variant for case in report.cases))
+    variants: dict[str, list[Case]] = {}
+    for case in report.cases:
+        variants.setdefault(case.variant, []).append(case)
     if not variants:
         raise BenchError("expected a report with at least one case to plot, found none")
-    batches = max(sum(case.variant == variant for case in report.cases) for variant in variants)
-    width = max(WIDTH, BAR * batches)
-    figure = Figure(figsize=(SIDES + width * len(variants), HEIGHT), layout="constrained")
+    width = max(MIN_PANEL_WIDTH, BAR_WIDTH * max(map(len, variants.values())))
+    figure = Figure(figsize=(AXIS_AND_LEGEND + width * len(variants), HEIGHT), layout="constrained")
     panels = figure.subplots(1, len(variants), sharey=True, squeeze=False)[0]
-    for panel, variant in zip(panels, variants, strict=True):
-        _draw(panel, variant, [case for case in report.cases if case.variant == variant])
+    for panel, (variant, cases) in zip(panels, variants.items(), strict=True):
+        _draw_panel(panel, variant, cases)
     panels[0].set_ylabel("ms a batch, median")
     legends = [zip(*panel.get_legend_handles_labels(), strict=True) for panel in panels]
     handles = {label: handle for legend in legends for handle, label in legend}
@@ -91,29 +91,27 @@ def _caption(cases: Sequence[Case]) -> str:
     return f"limit from the rates of {'; of '.join(said)}" if said else ""
 
 
-def _draw(panel: Axes, variant: str, cases: Sequence[Case]) -> None:
+def _draw_panel(panel: Axes, variant: str, cases: Sequence[Case]) -> None:
     positions = range(len(cases))
-    bottom = [0.0] * len(cases)
+    tops = [0.0] * len(cases)
     for stage in (*STAGES, UNSPLIT):
         heights = [case.stages.get(stage, 0.0) for case in cases]
         if any(heights):
-            label = LABELS.get(stage, stage)
-            panel.bar(positions, heights, bottom=bottom, color=COLOURS[stage], label=label, width=0.7)
-            bottom = [low + height for low, height in zip(bottom, heights, strict=True)]
-    for position, case in zip(positions, cases, strict=True):
+            label = STAGE_LABELS.get(stage, stage)
+            panel.bar(positions, heights, bottom=tops, color=STAGE_COLOURS[stage], label=label, width=0.7)
+            tops = [top + height for top, height in zip(tops, heights, strict=True)]
+    for position, case, top in zip(positions, cases, tops, strict=True):
         if case.limit is not None:
             least = case.stages["preprocess"] + case.limit.ms  # it bounds the inference, which stands on preprocess
-            ends = (position - 0.4, position + 0.4)
-            panel.hlines(least, *ends, color="black", linestyles="dotted", label="limit")
-        each = bottom[position] / case.batch
+            panel.hlines(least, position - 0.4, position + 0.4, color="black", linestyles="dotted", label="limit")
         panel.annotate(
-            _short(each),
-            (position, bottom[position]),
+            _in_five_characters(top / case.batch),
+            (position, top),
+            xytext=(0, 1),
+            textcoords="offset points",
             ha="center",
             va="bottom",
             fontsize=8,
-            xytext=(0, 1),
-            textcoords="offset points",
         )
     panel.set_title(f"{variant}\n(on the bars: ms an image)", fontsize=9)
     panel.set_xticks(list(positions), [str(case.batch) for case in cases])
@@ -122,7 +120,7 @@ def _draw(panel: Axes, variant: str, cases: Sequence[Case]) -> None:
     panel.spines[["top", "right"]].set_visible(False)
 
 
-def _short(value: float) -> str:
+def _in_five_characters(value: float) -> str:
     """Return a value below 100 000 in five characters at most: 0.012, 1.20, 12.3, 123."""
     if value >= 100:
         return f"{value:.0f}"

@@ -4,26 +4,25 @@ from __future__ import annotations
 
 import sys
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from support.models.bundles import make_bundle, store, write_manifest
+from support.models.bundles import SPEC, make_bundle, store, write_manifest
 
 from hybrid_edge.runtime.backends import open_variant
 from hybrid_edge.runtime.backends.tensorrt import find_tensorrt
-from hybrid_edge.runtime.bench import run as module
-from hybrid_edge.runtime.bench.cases import make_frames, prepare
-from hybrid_edge.runtime.bench.first import peak_mib
-from hybrid_edge.runtime.bench.report import BenchReport, Clocks
-from hybrid_edge.runtime.bench.request import BenchRequest, parse_batches, parse_names
-from hybrid_edge.runtime.bench.run import Steps, bench
-from hybrid_edge.runtime.bench.starts import measure_starts
+from hybrid_edge.runtime.bench import rounds as module
+from hybrid_edge.runtime.bench.bench_report import BenchReport, Clocks
+from hybrid_edge.runtime.bench.cases import BenchRequest, make_case, make_frames
+from hybrid_edge.runtime.bench.fresh_process import measure_starts
+from hybrid_edge.runtime.bench.rounds import BenchProgress, bench, branch_shares
 from hybrid_edge.runtime.bundle import Bundle
 from hybrid_edge.runtime.errors import BackendError, BundleError, GateError, UsageError
-from hybrid_edge.runtime.roofline.devices import predict_for
-from hybrid_edge.runtime.roofline.rates import Rates
+from hybrid_edge.runtime.roofline import Rates, rates_of
 
+OWN = Rates("here", {"fp32": 1.0}, 1.0, None, None, "by hand", measured=True)
 QUICK: dict[str, Any] = {"batches": (1,), "seconds": 1e-4, "rounds": 2, "warm_up": 0.0, "threads": 1, "starts": 0}
 
 
@@ -35,7 +34,7 @@ def gpu_is_here() -> bool:
     return True
 
 
-def test_every_variant_that_runs_here_is_a_case_at_every_batch_size(measured: BenchReport) -> None:
+def test_every_variant_that_runs_here_is_a_case_at_every_batch_size(measured: BenchReport, bench_bundle: Path) -> None:
     assert [case.name for case in measured.cases] == ["fp32-cpu b1", "fp32-cpu b3"]
     for case in measured.cases:
         parts = (case.inference, case.preprocess, case.whole)
@@ -43,6 +42,7 @@ def test_every_variant_that_runs_here_is_a_case_at_every_batch_size(measured: Be
         assert all(0 < part.p50 <= part.p90 <= part.p99 for part in parts)
         assert case.device.startswith("ONNX Runtime")
         assert (case.copy_in, case.copy_out) == (None, None)
+        assert case.file_sha256 == Bundle.open(bench_bundle).manifest.variants[0].file.sha256
 
 
 def test_the_branches_share_the_inference_as_the_engine_profiles_them(measured: BenchReport) -> None:
@@ -69,12 +69,6 @@ def test_a_fresh_process_says_its_time_and_its_own_peak_of_memory(measured: Benc
     assert start.gpu_mib is None
 
 
-def test_the_peak_of_memory_is_the_processs_own_and_not_inherited(tmp_path: Path) -> None:
-    (tmp_path / "status").write_text("Name:\tpython\nVmPeak:\t  999999 kB\nVmHWM:\t  110592 kB\nVmRSS:\t   10 kB\n")
-    assert peak_mib(tmp_path / "status") == 108
-    assert peak_mib(tmp_path / "absent") > 1
-
-
 def test_the_record_names_the_model_and_how_it_was_measured_but_no_place(
     measured: BenchReport, bench_bundle: Path
 ) -> None:
@@ -89,8 +83,7 @@ def test_the_record_names_the_model_and_how_it_was_measured_but_no_place(
 def test_the_limit_stands_beside_the_number_where_rates_and_costs_are_known(
     bench_bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    rates = Rates("here", {"fp32": 1.0}, 1.0, None, None, "by hand", measured=True)
-    monkeypatch.setattr(module, "probe", lambda **_: rates)
+    monkeypatch.setattr(module, "probe", lambda *_: OWN)
     limit = bench(BenchRequest(bench_bundle, probe=True, **QUICK)).cases[0].limit
     assert limit is not None
     assert limit.by_branch == {"cnn": 0.2, "recurrent": 0.1, "head": 0.004}  # 10^9 MAC/s and 10^9 bytes/s
@@ -98,52 +91,34 @@ def test_the_limit_stands_beside_the_number_where_rates_and_costs_are_known(
     assert limit.ms == pytest.approx(0.304)
 
 
-def test_the_better_of_the_probes_before_and_after_the_rounds_counts_and_a_difference_is_told(
+def test_the_better_of_the_probes_before_and_after_the_rounds_counts(
     bench_bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     events: list[str] = []
-    probed = [Rates("here", {"fp32": fp32}, 1.0, None, None, "by hand", measured=True) for fp32 in (1.0, 2.0)]
-    pending = iter(probed)
+    pending = iter((OWN, replace(OWN, gmacs={"fp32": 2.0})))
 
-    def probe(**_: object) -> Rates:
+    def probe(*_: object) -> Rates:
         events.append("probe")
         return next(pending)
 
     monkeypatch.setattr(module, "probe", probe)
-    steps = Steps(lambda name, _count: events.append(name))
-    report = bench(BenchRequest(bench_bundle, probe=True, **QUICK), steps)
+    progress = BenchProgress(lambda name, _count: events.append(name))
+    report = bench(BenchRequest(bench_bundle, probe=True, **QUICK), progress)
     assert events[events.index("probing") :] == ["probing", "probe", "measuring", "probing again", "probe", "profiling"]
     limit = report.cases[0].limit
     assert limit is not None
     assert limit.by_branch["cnn"] == 0.1  # at the second's 2 · 10^9 MAC/s
     assert report.rates is not None
-    assert report.rates["cpu"]["gmacs"] == {"fp32": 2.0}
-    assert (
-        "the probed rates differ before and after the rounds, the better counts: FP32 1.0 and 2.0 GMAC/s"
-        in report.notes
-    )
-
-
-def test_each_case_has_its_files_hash(measured: BenchReport, bench_bundle: Path) -> None:
-    file = Bundle.open(bench_bundle).manifest.variants[0].file
-    assert {case.file_sha256 for case in measured.cases} == {file.sha256}
+    assert report.rates["cpu"].gmacs == {"fp32": 2.0}
 
 
 def test_a_bundle_from_before_costs_were_recorded_is_told_to_be_exported_again(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    rates = Rates("here", {"fp32": 1.0}, 1.0, None, None, "by hand", measured=True)
-    monkeypatch.setattr(module, "probe", lambda **_: rates)
+    monkeypatch.setattr(module, "probe", lambda *_: OWN)
     report = bench(BenchRequest(folder, probe=True, **QUICK))
     assert report.cases[0].limit is None
     assert any("export again to see the limit" in note for note in report.notes)
-
-
-def test_noise_is_called_noise(measured: BenchReport) -> None:
-    case = measured.cases[0]
-    inference = case.inference.model_copy(update={"rounds": (1.0, 2.0, 4.0, 5.0, 6.0)})
-    wild = case.model_copy(update={"inference": inference})
-    assert BenchReport.model_validate({**measured.model_dump(), "cases": (wild,)}).noisy == ("fp32-cpu b1",)
 
 
 def test_a_single_round_is_never_called_quiet(bench_bundle: Path) -> None:
@@ -165,7 +140,7 @@ def test_clocks_are_read_at_work_after_the_warm_up_and_after_the_last_round(
         return next(pending)
 
     monkeypatch.setattr(module, "read_clocks", read)
-    steps = Steps(lambda name, _count: events.append(name), lambda: events.append("step"))
+    steps = BenchProgress(lambda name, _count: events.append(name), lambda: events.append("step"))
     report = bench(BenchRequest(bench_bundle, **QUICK), steps)
     assert events[events.index("measuring") :][:5] == ["measuring", "clocks", "step", "step", "clocks"]
     assert (report.machine.before, report.machine.after) == (Clocks(load=0.25, cpu_mhz=4000), readings[2])
@@ -179,9 +154,8 @@ def test_a_devices_rates_are_for_its_targets_and_the_cpus_own_come_first(
         limit = bench(BenchRequest(bench_bundle, **QUICK, **wanted)).cases[0].limit
         return None if limit is None else limit.rates
 
-    own = Rates("here", {"fp32": 1.0}, 1.0, None, None, "by hand", measured=True)
-    monkeypatch.setattr(module, "probe", lambda **_: own)
-    assert limit_rates(rates="rpi5") == predict_for("rpi5").name
+    monkeypatch.setattr(module, "probe", lambda *_: OWN)
+    assert limit_rates(rates="rpi5") == rates_of("rpi5").name
     assert limit_rates(rates="rpi5", probe=True) == "here"
     assert limit_rates(rates="orin-nano") is None
 
@@ -248,13 +222,11 @@ def test_a_variant_that_computes_something_else_here_is_not_measured(folder: Pat
 
 
 def test_a_start_that_fails_is_an_error_that_says_what_it_said(bundle: Bundle) -> None:
-    selection = open_variant(bundle, bundle.manifest.variants[0])
-    selection.backend.close()
     next(bundle.root.rglob("*.onnx")).write_bytes(b"damaged")
     with pytest.raises(
         BackendError, match=r"expected a fresh process to classify one frame, found: .*ArtifactHashError"
     ):
-        measure_starts(bundle, [selection], count=1, threads=1, profile=(1, 1, 8))
+        measure_starts(bundle, [bundle.manifest.variants[0].name], count=1, threads=1, profile=(1, 1, 8))
 
 
 def test_frames_are_a_cameras_and_the_whole_path_ends_in_labels(bench_bundle: Path) -> None:
@@ -265,7 +237,7 @@ def test_frames_are_a_cameras_and_the_whole_path_ends_in_labels(bench_bundle: Pa
     with ExitStack() as stack:
         selection = open_variant(bundle, bundle.manifest.variants[0], threads=1)
         stack.enter_context(selection.backend)
-        case = prepare(bundle, selection, 9, frames)
+        case = make_case(bundle, selection, 9, frames)
         labels = case.calls["whole"]()
     assert len(labels) == 9  # type: ignore[arg-type]
     assert set(labels) <= set(bundle.labels)  # type: ignore[call-overload]
@@ -278,14 +250,63 @@ def test_steps_are_told_as_they_are_done(bench_bundle: Path) -> None:
     def begin(name: str, count: int) -> None:
         begun[name] = count
 
-    bench(BenchRequest(bench_bundle, **QUICK), Steps(begin, lambda: done.append(list(begun)[-1])))
+    bench(BenchRequest(bench_bundle, **QUICK), BenchProgress(begin, lambda: done.append(list(begun)[-1])))
     assert begun == {"opening": 2, "starting": 0, "measuring": 2, "profiling": 1}
     assert done.count("measuring") == 2
 
 
-def test_lists_of_batches_and_names_are_read() -> None:
-    assert parse_batches("1, 2,16") == (1, 2, 16)
-    assert parse_names("cpu, cuda") == ("cpu", "cuda")
-    assert parse_names(None) == ()
-    with pytest.raises(UsageError, match="expected --batch as numbers such as 1,2,4,8, found '1;2'"):
-        parse_batches("1;2")
+@pytest.mark.parametrize(
+    ("node", "branch"),
+    [
+        # as ONNX Runtime 1.31 names them for the digits and the full-size bundle
+        ("cnn/conv_1_1/BiasAdd", "cnn"),
+        ("fused cnn/dense_1/MatMul/MatMulAddFusion", "cnn"),
+        ("image_q", "cnn"),
+        ("ReorderOutput_token_8", "cnn"),
+        ("ReorderInput", "cnn"),
+        ("Transpose_token_277", "cnn"),
+        ("rnn/lstm_1/step_07/hidden", "recurrent"),
+        ("sequence_q", "recurrent"),
+        ("product", "head"),
+        ("logits", "head"),
+        ("probabilities", "head"),
+        # as TensorRT names what it fuses
+        ("{ForeignNode[rnn/time_major...rnn/lstm_2/output]}", "recurrent"),
+        ("cnn/block1_conv1/Conv2D + PWN(PWN(cnn/block1_act/Sigmoid), cnn/mul)", "cnn"),
+        ("__myl_ReshTran_myl0_3", "head"),
+        # and what it says of the kernels that it compiles itself
+        (
+            "__myl_FcSigMul_myl3_7 [ONNX Layer: rnn/lstm_1/step_07/gates] [ONNX Layer: rnn/lstm_1/step_07/hidden]",
+            "recurrent",
+        ),
+        ("__myl_CastConv_myl0_1 [ONNX Layer: image_q] [ONNX Layer: image_dq]", "cnn"),
+        ("__myl_FcMul_myl3_9 [ONNX Layer: product] [ONNX Layer: logits]", "head"),
+        (
+            "__myl_FcFcMul_myl3_8 [ONNX Layer: cnn/dense/MatMul] [ONNX Layer: rnn/fc/MatMul] [ONNX Layer: rnn/fc/Add]",
+            "recurrent",
+        ),
+        ("images_of_cnn", "head"),
+    ],
+)
+def test_a_node_belongs_to_the_branch_that_its_name_says(node: str, branch: str) -> None:
+    found = branch_shares({node: 1.0, "cnn/a": 3.0, "rnn/b": 3.0, "other": 3.0}, SPEC)
+    assert max(found, key=found.__getitem__) == branch
+
+
+def test_a_change_of_layout_in_a_model_without_convolutions_is_the_recurrent_branchs() -> None:
+    assert branch_shares({"Transpose_token_3": 1.0}, SPEC.replace(branches="rnn")) == {"recurrent": 1, "head": 0}
+
+
+def test_shares_add_up_to_one_and_name_the_branches_that_there_are() -> None:
+    nodes = {"cnn/a": 2.0, "cnn/b": 1.0, "rnn/c": 4.0, "logits": 1.0}
+    assert branch_shares(nodes, SPEC) == {"cnn": 3 / 8, "recurrent": 4 / 8, "head": 1 / 8}
+    assert branch_shares({"cnn/a": 3.0, "logits": 1.0}, SPEC.replace(branches="cnn")) == {"cnn": 0.75, "head": 0.25}
+
+
+def test_an_engine_that_is_one_node_has_no_shares() -> None:
+    """Its time can't be told apart; a small node of both branches is given to one of them."""
+    whole = {"{ForeignNode[cnn/conv_1/Conv2D...rnn/lstm_1/output]}": 9.0, "logits": 1.0}
+    assert branch_shares(whole, SPEC) == {}
+    assert branch_shares({"cnn/a": 0.0}, SPEC) == {}, "nor has one without times"
+    fused = {"cnn/a": 4.0, "rnn/b": 5.0, "cnn/dense/MatMul + rnn/fc/MatMul": 1.0}
+    assert branch_shares(fused, SPEC) == {"cnn": 0.5, "recurrent": 0.5, "head": 0.0}

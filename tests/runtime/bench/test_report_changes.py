@@ -5,9 +5,9 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from hybrid_edge.runtime.bench.compare import compare_reports, ratio_interval
+from hybrid_edge.runtime.bench.bench_report import BenchReport, Clocks
 from hybrid_edge.runtime.bench.machine import busy_before, slowed_down
-from hybrid_edge.runtime.bench.report import BenchReport, Clocks
+from hybrid_edge.runtime.bench.report_changes import compare_reports, ratio_interval
 from hybrid_edge.runtime.errors import BenchError
 
 Alter = Callable[..., BenchReport]
