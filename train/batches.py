@@ -1,6 +1,6 @@
 """Worker threads read and preprocess batches for Keras.
 
-Memory holds a few batches, and up to ``KEPT_BYTES`` of large photographs at the model's size, however many images there
+Memory holds a few batches, and up to ``MAX_KEPT_BYTES`` of large photographs at the model's size, however many images there
 are.
 """
 
@@ -24,13 +24,13 @@ from .augment import augment
 from .data import LabelledImage
 from .features import Features
 
-__all__ = ["KEPT_BYTES", "Batches", "KeptFrames", "TrainingBatches"]
+__all__ = ["MAX_KEPT_BYTES", "Batches", "KeptFrames", "TrainingBatches"]
 
 QUEUED_BATCHES = 4  # batches that wait ready: 16 frames of 299x299 are 17 MB, so a few are enough and cheap
 # OpenCV takes twice as long as TensorFlow to decode a large JPEG, 8 ms for 2 megapixels: longer than a small model's
 # step. Photographs of at most this many times the model's pixels are cheap to read again.
 LARGE_PHOTOGRAPH = 4
-KEPT_BYTES = 2**29  # 512 MiB: 2,000 frames of 299x299
+MAX_KEPT_BYTES = 2**29  # 512 MiB: 2,000 frames of 299x299
 
 
 class KeptFrames:
@@ -40,7 +40,7 @@ class KeptFrames:
         budget: the most bytes of all frames together; frames beyond that are not kept.
     """
 
-    def __init__(self, budget: int = KEPT_BYTES) -> None:
+    def __init__(self, budget: int = MAX_KEPT_BYTES) -> None:
         self._frames: dict[Path, Frame] = {}
         self._room = budget
         self._lock = threading.Lock()

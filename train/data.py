@@ -28,7 +28,7 @@ from ..runtime.preprocess import read_image
 from ..runtime.storage import cache_dir, write_bytes, write_text
 from .class_folders import Classes, find_classes, find_roots
 
-__all__ = ["DataSet", "LabelledImage", "Skipped", "calibration_sample", "file_key", "read_list", "scan", "write_list"]
+__all__ = ["DataSet", "LabelledImage", "calibration_sample", "file_key", "read_list", "scan", "write_list"]
 
 ESCAPES = str.maketrans({"\\": r"\\", "\t": r"\t", "\n": r"\n", "\r": r"\r"})
 UNESCAPES = {r"\\": "\\", r"\t": "\t", r"\n": "\n", r"\r": "\r"}
@@ -45,27 +45,19 @@ class LabelledImage:
     label: str
 
 
-@dataclass(frozen=True, slots=True)
-class Skipped:
-    """An image file that was left out, and why."""
-
-    path: Path
-    reason: str
-
-
 @dataclass(frozen=True)
 class DataSet:
     """A data set fit to train on: at least two classes, at least one image of each in ``train``.
 
-    ``labels`` are sorted; both lists of images are in the order of label and name, unshuffled. ``warnings`` are whole
-    sentences for the user about what is unusual and still trainable.
+    ``labels`` are sorted; both lists of images are in the order of label and name, unshuffled. ``skipped`` says why an
+    image was left out; ``warnings`` are whole sentences for the user about what is unusual and still trainable.
     """
 
     labels: tuple[str, ...]
     train: tuple[LabelledImage, ...]
     validation: tuple[LabelledImage, ...]
-    skipped: tuple[Skipped, ...] = ()
-    warnings: tuple[str, ...] = ()
+    skipped: dict[Path, str]
+    warnings: tuple[str, ...]
 
 
 def scan(data: Path, *, val_fraction: float = 0.2, seed: int = 0) -> DataSet:
@@ -103,12 +95,14 @@ def scan(data: Path, *, val_fraction: float = 0.2, seed: int = 0) -> DataSet:
         train, val = _split(train, val_fraction, seed)
     if not val:
         raise DataError(f"{data}: nothing to validate on: each of the {len(train)} classes has one image; add images")
+    missing = [label for label in train if label not in val]
+    unvalidated = f"no validation image of: {_quoted(missing)}; such classes are trained on and not validated"
     return DataSet(
         labels=tuple(train),
         train=_flatten(train),
         validation=_flatten(val),
-        skipped=tuple(Skipped(path, reason) for path, reason in skipped.items()),
-        warnings=_warnings(train, val),
+        skipped=skipped,
+        warnings=(unvalidated,) if missing else (),
     )
 
 
@@ -181,7 +175,6 @@ def _refuse_foreign_classes(train: Classes, val: Classes, train_root: Path) -> N
 
 
 def _readable_classes(classes: Classes, skipped: dict[Path, str], root: Path) -> Classes:
-    """Return the classes without the images that can't be read; refuse a class of which none can be read."""
     kept: Classes = {}
     for label, paths in classes.items():
         kept[label] = [path for path in paths if path not in skipped]
@@ -203,13 +196,6 @@ def _split(classes: Classes, val_fraction: float, seed: int) -> tuple[Classes, C
         if chosen:
             val[label] = [path for i, path in enumerate(paths) if i in chosen]
     return train, val
-
-
-def _warnings(train: Classes, val: Classes) -> tuple[str, ...]:
-    missing = [label for label in train if label not in val]
-    if not missing:
-        return ()
-    return (f"no validation image of: {_quoted(missing)}; such classes are trained on and not validated",)
 
 
 def _random(seed: int, label: str) -> np.random.Generator:

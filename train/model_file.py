@@ -32,7 +32,7 @@ __all__ = ["first_line", "load_model", "load_pretrained", "load_weights", "read_
 
 SPEC_MEMBER = "hybrid_edge.json"
 WEIGHTS_MEMBER = "model.weights.h5"
-FORMAT = "hybrid-edge-model"
+MODEL_FORMAT = "hybrid-edge-model"
 # RuntimeError comes from an encrypted archive or too deep nesting; its subclass NotImplementedError from a compression
 # that zipfile lacks
 SPEC_FAULTS = (ValueError, LookupError, TypeError, EOFError, RuntimeError, SpecError, zipfile.BadZipFile, zlib.error)
@@ -47,7 +47,12 @@ def save_model(model: KerasModel, spec: ModelSpec, path: Path) -> None:
     with replacing(path, suffix=".keras") as partial:
         keras.saving.save_model(_bare(model), partial)  # Keras 3.15 ignores include_optimizer for this format
         with zipfile.ZipFile(partial, "a") as archive:
-            content = {"format": FORMAT, "version": 1, "spec": spec.model_dump(), "weights": weights_sha256(model)}
+            content = {
+                "format": MODEL_FORMAT,
+                "version": 1,
+                "spec": spec.model_dump(),
+                "weights": weights_sha256(model),
+            }
             archive.writestr(SPEC_MEMBER, json.dumps(content))
 
 
@@ -155,9 +160,9 @@ def _read_spec(archive: zipfile.ZipFile, path: Path) -> tuple[ModelSpec, str]:
         raise ModelFileError(f"{path}: its {SPEC_MEMBER} is larger than {MAX_SPEC_BYTES} bytes; refused")
     try:
         content: Any = json.loads(archive.read(SPEC_MEMBER))
-        if content["format"] != FORMAT or content["version"] != 1:
+        if content["format"] != MODEL_FORMAT or content["version"] != 1:
             raise ModelFileError(
-                f"{path}: expected format {FORMAT!r} version 1, found {content['format']!r} version "
+                f"{path}: expected format {MODEL_FORMAT!r} version 1, found {content['format']!r} version "
                 f"{content['version']!r}; a newer hybrid-edge wrote it"
             )
         spec = ModelSpec.from_json(json.dumps(content["spec"]))

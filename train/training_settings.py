@@ -42,6 +42,12 @@ class PhaseSettings(BaseModel):
 
 
 # The reference training: RMSprop with its defaults on a frozen CNN, then Adam at 1e-4 on all layers.
+_REFERENCE = PhaseSettings(
+    epochs=30, steps=140, batch_size=32, optimizer="rmsprop", learning_rate=1e-3, monitor="val_loss", freeze_cnn=True
+)
+_REFERENCE_AFTERWARDS = PhaseSettings(
+    epochs=30, steps=140, batch_size=16, optimizer="adam", learning_rate=1e-4, monitor="val_accuracy"
+)
 # The digits networks are small and start from nothing: 16 passes of Adam at a rate that falls to 0 come within a point
 # of 30 passes at constant rates (docs/digits.md). The RNN alone needs more, and each costs it a third of a CNN's.
 _DIGITS = PhaseSettings(
@@ -49,20 +55,7 @@ _DIGITS = PhaseSettings(
 )
 _DIGITS_AFTERWARDS = _DIGITS.model_copy(update={"epochs": 0, "learning_rate": 2e-4, "schedule": "constant"})
 PHASES: dict[str, tuple[PhaseSettings, PhaseSettings]] = {
-    "xception-lstm": (
-        PhaseSettings(
-            epochs=30,
-            steps=140,
-            batch_size=32,
-            optimizer="rmsprop",
-            learning_rate=1e-3,
-            monitor="val_loss",
-            freeze_cnn=True,
-        ),
-        PhaseSettings(
-            epochs=30, steps=140, batch_size=16, optimizer="adam", learning_rate=1e-4, monitor="val_accuracy"
-        ),
-    ),
+    "xception-lstm": (_REFERENCE, _REFERENCE_AFTERWARDS),
     "digits": (_DIGITS, _DIGITS_AFTERWARDS),
     "digits-rnn": (_DIGITS.model_copy(update={"epochs": 24}), _DIGITS_AFTERWARDS),
 }

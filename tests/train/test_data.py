@@ -27,7 +27,7 @@ def test_train_and_val_folders_are_taken_as_they_are(tmp_path: Path) -> None:
     assert relative(found.train, tmp_path) == ["train/a/1.JPEG", "train/b/1.png", "train/b/2.jpg"]
     assert relative(found.validation, tmp_path) == ["val/a/9.jpg", "val/b/9.jpg"]
     assert [image.label for image in found.train] == ["a", "b", "b"]
-    assert (found.warnings, found.skipped) == ((), ())
+    assert (found.warnings, found.skipped) == ((), {})
 
 
 def test_sub_folders_belong_to_their_class_and_other_files_are_ignored(tmp_path: Path) -> None:
@@ -198,7 +198,7 @@ def test_unreadable_images_are_named_with_the_reason_and_left_out(flat: Path) ->
     (flat / "cat/void.png").touch()
     (flat / "cat/gone.png").symlink_to(flat / "nowhere")
     found = scan(flat)
-    reasons = {skipped.path.name: skipped.reason for skipped in found.skipped}
+    reasons = {path.name: reason for path, reason in found.skipped.items()}
     assert set(reasons) == {"text.jpg", "torn.jpg", "void.png", "gone.png"}
     assert reasons["void.png"] == "the file is empty"
     assert "No such file" in reasons["gone.png"]
@@ -233,7 +233,7 @@ def test_the_second_check_reads_only_what_is_new_changed_or_was_bad(flat: Path, 
     os.utime(flat / "ape/001.jpg", (1, 1))
     add(flat / "bee", "new.jpg")
     (flat / "cat/003.jpg").write_bytes(b"gone bad")
-    assert [skipped.path.name for skipped in scan(flat).skipped] == ["003.jpg", "bad.jpg"]
+    assert [path.name for path in scan(flat).skipped] == ["003.jpg", "bad.jpg"]
     assert {path.name for path in reads} == {"bad.jpg", "001.jpg", "003.jpg", "new.jpg"}
 
 

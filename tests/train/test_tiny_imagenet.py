@@ -42,7 +42,7 @@ def test_the_result_is_a_data_set_that_can_be_trained_on(source: Path, out: Path
     prepare_tiny_imagenet(source, out)
     found = scan(out)
     assert found.labels == tuple(sorted(NAMES))
-    assert (len(found.train), len(found.validation), found.skipped, found.warnings) == (30, 10, (), ())
+    assert (len(found.train), len(found.validation), found.skipped, found.warnings) == (30, 10, {}, ())
 
 
 def test_an_archive_packed_without_a_top_folder_is_read(source: Path, tmp_path: Path, out: Path) -> None:
