@@ -27,7 +27,7 @@ import typer
 from sklearn.linear_model import LogisticRegression
 from support.models.standin import fill_lstms
 
-from hybrid_edge.export.convert.build import build_graph, serialize
+from hybrid_edge.export.convert.fp32_graph import GraphBuilder, serialize
 from hybrid_edge.runtime.preprocess import Preprocessor, read_image
 from hybrid_edge.runtime.spec import ModelSpec
 from hybrid_edge.train.model import build_model
@@ -91,7 +91,7 @@ def reestimate(cnn: Any, spec: ModelSpec, images: Images) -> None:
 
 def features(model: Any, spec: ModelSpec, images: Images) -> Array:
     """What the two branches give on ONNX Runtime, (2, N, F): their product's two inputs."""
-    graph = build_graph(model, spec)
+    graph = GraphBuilder(model, spec).build()
     products = [node for node in graph.graph.node if node.op_type == "Mul" and not node.name.startswith(("cnn", "rnn"))]
     (product,) = products
     graph.graph.output.extend(

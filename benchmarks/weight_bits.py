@@ -39,16 +39,14 @@ Array = npt.NDArray[Any]
 @app.command()
 def make(model: Path, images: Path, calibration: Path, folder: Path, gate_images: int | None = None) -> None:
     """Write ``fp32.onnx``, a graph for each case, and the images' tensors with labels and Keras's logits."""
-    from hybrid_edge.export.convert.build import serialize
-    from hybrid_edge.export.convert.layers import quantizable
-    from hybrid_edge.export.plan import Artifact, plan_artifacts
-    from hybrid_edge.export.quantize.cpu import CpuGraph
-    from hybrid_edge.export.quantize.each_image import each_image
-    from hybrid_edge.export.quantize.lanes import fill_lanes
-    from hybrid_edge.export.quantize.prepare import prepare
-    from hybrid_edge.export.request import make_request
-    from hybrid_edge.export.settings import ExportSettings
-    from hybrid_edge.export.steps import Steps
+    from hybrid_edge.export.artifacts import Artifact, plan_artifacts
+    from hybrid_edge.export.convert.fp32_graph import serialize
+    from hybrid_edge.export.convert.graph_reading import quantizable
+    from hybrid_edge.export.export_request import ExportSettings, make_request
+    from hybrid_edge.export.quantize.cpu_graph import CpuGraph
+    from hybrid_edge.export.quantize.cpu_speed import fill_channels, one_image_at_a_time
+    from hybrid_edge.export.quantize.prepared_model import prepare
+    from hybrid_edge.export.step_log import StepLog
 
     folder.mkdir(parents=True, exist_ok=True)
     request = make_request(
@@ -59,17 +57,18 @@ def make(model: Path, images: Path, calibration: Path, folder: Path, gate_images
         gate_images=gate_images,
         settings=ExportSettings(precisions=("int8",)),
     )
-    prepared = prepare(request, Steps())
-    lowering, reference, spec = prepared.lowering, prepared.reference, prepared.spec
+    prepared = prepare(request, StepLog())
+    graphs, ranges, reference, spec = prepared.graphs, prepared.graphs.int8, prepared.reference, prepared.spec
+    assert ranges is not None  # noqa: S101  # it was asked for
     wide = next(item for item in plan_artifacts(("fp32",), "auto", spec) if "cpu" in item.targets)
-    (folder / "fp32.onnx").write_bytes(serialize(lowering.write(wide)))
+    (folder / "fp32.onnx").write_bytes(serialize(graphs.write(wide)))
     form = "unrolled" if spec.uses_rnn else "none"
-    evened, artifact = lowering.evened(form), Artifact("int8", form, ("cpu",))
-    layers = [layer for layer in quantizable(evened.graph) if layer not in lowering.always_wide(artifact)]
-    filled, means = fill_lanes(evened.graph, evened.means)
+    evened, artifact = graphs.evened(form), Artifact("int8", form, ("cpu",))
+    layers = [layer for layer in quantizable(evened.graph) if layer not in graphs.always_wide(artifact)]
+    filled, means = fill_channels(*evened)
     for name, rule in CASES.items():
-        graph = CpuGraph(filled, lowering.unsigned, layers, means=means, rounder=lowering.rounder, **rule).write()
-        (folder / f"{name}.onnx").write_bytes(serialize(each_image(graph)))
+        graph = CpuGraph(filled, ranges.unsigned, layers, means=means, rounder=ranges.rounder, **rule).write()
+        (folder / f"{name}.onnx").write_bytes(serialize(one_image_at_a_time(graph)))
     batches = list(reference.batches())
     np.savez(
         folder / "data.npz",
@@ -117,9 +116,9 @@ def product(cpu: str, units: int = 2048, threads: int = len(os.sched_getaffinity
 
 def product_graphs(weight: Array) -> dict[str, bytes]:
     """``hidden`` times the weight, in each form; ONNX files."""
-    from hybrid_edge.export.convert.build import set_versions
-    from hybrid_edge.export.convert.writer import GraphWriter
-    from hybrid_edge.export.quantize.scales import quantize_weight
+    from hybrid_edge.export.convert.fp32_graph import set_versions
+    from hybrid_edge.export.convert.graph_writer import GraphWriter
+    from hybrid_edge.export.quantize.int8_weights import quantize_weight
 
     def graph(write: Any) -> bytes:
         writer = GraphWriter("product")

@@ -13,37 +13,37 @@ low, high = choose_range(calibration.statistics["cnn/Conv"], "entropy", symmetri
 
 from __future__ import annotations
 
-from .collect import collect
 from .images import CalibrationImages, choose_images, read_batches
-from .measure import Calibration, calibrate, calibration_bar, measure, measure_peaks
+from .measure import (
+    SURVEYED_IMAGES,
+    Calibration,
+    ChannelStatistics,
+    calibrate,
+    measure_channels,
+    measure_peaks,
+    measure_statistics,
+    second_moments,
+)
 from .methods import METHODS, Method, Range, choose_range
-from .moments import second_moments
-from .ranges import Binding, Measured, images_hash, load_if_same, save
 from .statistics import TensorStatistics
-from .survey import SURVEYED, Survey, survey
+from .statistics_file import Binding
 
 __all__ = [
     "METHODS",
-    "SURVEYED",
+    "SURVEYED_IMAGES",
     "Binding",
     "Calibration",
     "CalibrationImages",
-    "Measured",
+    "ChannelStatistics",
     "Method",
     "Range",
-    "Survey",
     "TensorStatistics",
     "calibrate",
-    "calibration_bar",
     "choose_images",
     "choose_range",
-    "collect",
-    "images_hash",
-    "load_if_same",
-    "measure",
+    "measure_channels",
     "measure_peaks",
+    "measure_statistics",
     "read_batches",
-    "save",
     "second_moments",
-    "survey",
 ]

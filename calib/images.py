@@ -18,15 +18,15 @@ from ..runtime.preprocess import Preprocessor, read_image
 from ..runtime.spec import ModelSpec
 from ..runtime.storage import file_sha256
 
-__all__ = ["BATCH", "COUNT", "CalibrationImages", "Candidate", "choose_images", "read_batches"]
+__all__ = ["BATCH", "MAX_IMAGES", "CalibrationImages", "LabelledFile", "choose_images", "read_batches"]
 
-COUNT = 500
+MAX_IMAGES = 500
 BATCH = 8
 
 Tensor = npt.NDArray[np.float32]
 
 
-class Candidate(Protocol):
+class LabelledFile(Protocol):
     """An image file and its class, as training lists them."""
 
     @property
@@ -58,7 +58,7 @@ class CalibrationImages:
 
 
 def choose_images(
-    candidates: Sequence[Candidate], *, validation: Iterable[Path] = (), count: int = COUNT
+    candidates: Sequence[LabelledFile], *, validation: Iterable[Path] = (), count: int = MAX_IMAGES
 ) -> CalibrationImages:
     """Choose images with distinct contents: first one of each class, then the classes in proportion to their sizes.
 
@@ -72,7 +72,7 @@ def choose_images(
     Raises:
         CalibrationError: no image is left to choose.
     """
-    held_out = _Files(validation)
+    held_out = _HeldOutFiles(validation)
     chosen: dict[str, Path] = {}
     skipped: list[str] = []
     duplicates = excluded = 0
@@ -95,7 +95,7 @@ def choose_images(
 
 
 def read_batches(
-    paths: Iterable[Path], spec: ModelSpec, *, batch: int = BATCH, on_skip: Callable[[str], None] | None = None
+    paths: Iterable[Path], spec: ModelSpec, *, batch: int = BATCH, on_skip: Callable[[str], None] = lambda _: None
 ) -> Iterator[dict[str, Tensor]]:
     """Read and preprocess images, one at a time, into batches.
 
@@ -115,8 +115,7 @@ def read_batches(
         try:
             preprocessor.fill(read_image(path), tensors, row)
         except ImageError as error:
-            if on_skip is not None:
-                on_skip(str(error))
+            on_skip(str(error))
             continue
         row += 1
         if row == batch:
@@ -126,7 +125,7 @@ def read_batches(
         yield {name: tensor[:row] for name, tensor in tensors.items()}
 
 
-class _Files:
+class _HeldOutFiles:
     """A set of files to compare others with by content; only a file of the same size is ever read."""
 
     def __init__(self, paths: Iterable[Path]) -> None:
@@ -156,7 +155,7 @@ def _readable(paths: Iterable[Path], skipped: list[str]) -> Iterator[tuple[Path,
             yield path, facts.st_size, digest
 
 
-def _stratified(candidates: Iterable[Candidate]) -> list[Path]:
+def _stratified(candidates: Iterable[LabelledFile]) -> list[Path]:
     """Order all candidates so that a beginning of any length is stratified by class, randomly within a class."""
     classes: dict[str, list[Path]] = {}
     for candidate in candidates:

@@ -15,14 +15,14 @@ import numpy.typing as npt
 from ..runtime.errors import CalibrationError
 from .statistics import TensorStatistics
 
-__all__ = ["METHODS", "MINIMUM", "PERCENTILE", "Method", "Range", "choose_range", "entropy_threshold"]
+__all__ = ["METHODS", "MIN_RANGE_WIDTH", "PERCENTILE", "Method", "Range", "choose_range", "entropy_threshold"]
 
 Method = Literal["minmax", "entropy", "percentile"]
 METHODS: tuple[Method, ...] = ("minmax", "entropy", "percentile")
 
 PERCENTILE = 99.9995
 # the narrowest range is 127 steps of FP16's smallest number; a tensor that is always zero gets this one
-MINIMUM = 127 * 2.0**-24
+MIN_RANGE_WIDTH = 127 * 2.0**-24
 LEVELS = 128  # steps of |x| in signed 8 bits; unsigned values have twice as many
 
 Array = npt.NDArray[np.float64]
@@ -43,7 +43,7 @@ def choose_range(
     bounds: tuple[float, float] | None = None,
     percentile: float = PERCENTILE,
 ) -> Range:
-    """Choose the range of one tensor; it contains 0, is at least ``MINIMUM`` wide, and lies within what was measured.
+    """Choose the range of one tensor, which contains 0 and lies within what was measured, down to ``MIN_RANGE_WIDTH``.
 
     Args:
         statistics: the tensor's statistics.
@@ -95,9 +95,9 @@ def _ends(statistics: TensorStatistics, method: Method, symmetric: bool, percent
 
 def _proper(low: float, high: float, symmetric: bool) -> Range:
     low, high = min(low, 0.0), max(high, 0.0)
-    if high - low < MINIMUM:
-        high = MINIMUM
-        low = -MINIMUM if symmetric else low
+    if high - low < MIN_RANGE_WIDTH:
+        high = MIN_RANGE_WIDTH
+        low = -MIN_RANGE_WIDTH if symmetric else low
     return Range(low, high)
 
 

@@ -15,15 +15,14 @@ from ..runtime.engines.progress import Reporter, show_progress
 from ..train.tensorflow_import import import_tensorflow
 from .bundle.engine_files import build_engines
 from .bundle.report import show_report
-from .request import ExportRequest, make_request
-from .settings import ExportSettings, choose_precisions
-from .steps import Steps
+from .export_request import ExportRequest, ExportSettings, choose_precisions, make_request
+from .step_log import StepLog
 
 if TYPE_CHECKING:
     from ..calib import Method
     from ..runtime.manifest import Variant
-    from .pipeline import ExportResult
-    from .plan import Recurrent
+    from .artifacts import Recurrent
+    from .exporter import ExportResult
 
 __all__ = ["main"]
 
@@ -118,25 +117,25 @@ def export(
     request = make_request(
         model, images=images, out=out, runs=runs, gate_images=gate_images, calib=calib, settings=settings
     )
-    steps = Steps()
+    log = StepLog()
     for reason in request.images.skipped:
-        steps.say(f"passed over {reason}", style="yellow")
-    start_tensorflow(steps)
-    from . import pipeline  # noqa: PLC0415  # needs Keras
+        log.say(f"passed over {reason}", style="yellow")
+    start_tensorflow(log)
+    from . import exporter  # noqa: PLC0415  # needs Keras
 
     if sensitivity:
-        rank(request, steps)
+        rank(request, log)
         return
-    result = pipeline.export(request, tar=pack, steps=steps)
+    result = exporter.export(request, tar=pack, log=log)
     show(request, result)
     result.require_passed()
     if architectures or any(item.target == "tensorrt" for item in written(result)):
         build(result.bundle, architectures, options)
 
 
-def start_tensorflow(steps: Steps) -> None:
+def start_tensorflow(log: StepLog) -> None:
     """Import TensorFlow and let it see the CPU alone."""
-    with steps.step("start TensorFlow"):
+    with log.step("start TensorFlow"):
         import_tensorflow()
         import tensorflow as tf  # noqa: PLC0415  # seconds: --help and wrong usage should not wait for it
 
@@ -148,16 +147,16 @@ def draw(image: Path, out: Path, model: Path | None, runs: Path) -> None:
     from .explain.picture import draw_picture, make_picture_request  # noqa: PLC0415  # OpenCV
 
     request = make_picture_request(image, out, model, runs)
-    steps = Steps()
-    start_tensorflow(steps)
-    console.stdout.print(draw_picture(request, steps), soft_wrap=True, markup=False)
+    log = StepLog()
+    start_tensorflow(log)
+    console.stdout.print(draw_picture(request, log), soft_wrap=True, markup=False)
 
 
-def rank(request: ExportRequest, steps: Steps) -> None:
+def rank(request: ExportRequest, log: StepLog) -> None:
     """Measure the sensitivity of the layers, and print the table and where the plot is."""
     from .explain.sensitivity import rank_layers, sensitivity_table  # noqa: PLC0415  # needs Keras
 
-    report = rank_layers(request, steps)
+    report = rank_layers(request, log)
     console.stdout.print(sensitivity_table(report))
     console.stdout.print(f"plot {report.plot}\ntable {report.table}", soft_wrap=True, markup=False)
     if report.stale:

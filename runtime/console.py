@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import typer
 from rich import box
+from rich.cells import cell_len
 from rich.console import Console
 from rich.measure import Measurement
 from rich.progress import (
@@ -56,6 +57,7 @@ __all__ = [
 ]
 
 INTERRUPTED = 130
+MIN_NAME_WIDTH = 8  # cells, to which a table wraps its names where the terminal is too narrow for it
 ABSENT = "–"  # stands in a cell that has no figure
 FULL = (errno.ENOSPC, errno.EDQUOT)
 ESCAPED = "backslashreplace"  # a character that a stream can't encode is escaped, and does not end a run
@@ -244,31 +246,33 @@ def make_table(title: str, heads: Iterable[str], *, text: Collection[str] = (), 
 
     Args:
         title: the line above it.
-        heads: a head for each column, of several lines perhaps.
-        text: heads of the columns of words, which begin on the left and may be wrapped; the first is one unnamed. The
-            others are of numbers, which end on the right and are never cut.
+        heads: a head for each column, of several lines perhaps. The first column is for names.
+        text: heads of the columns of words, which begin on the left as names do; figures end on the right.
         caption: what stands below it.
     """
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=0, title_justify="left", caption_justify="left")
-    table.title = Text(title, "table.title")
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=0)
+    table.title, table.title_justify = Text(title, "table.title"), "left"
     table.caption = Text(caption, "table.caption") if caption else None
     heads = list(heads)
     lines = max(head.count("\n") for head in heads)
     for number, head in enumerate(heads):
-        words = number == 0 or head in text
         lowered = Text("\n" * (lines - head.count("\n")) + head)  # heads stand on the line, cells at their row's top
-        table.add_column(lowered, justify="left" if words else "right", no_wrap=not words, overflow="fold")
+        left = number == 0 or head in text
+        table.add_column(lowered, justify="left" if left else "right", no_wrap=number > 0, overflow="fold")
     return table
 
 
 def show_table(table: Table) -> None:
-    """Print a table on stdout; brackets in it are no markup.
+    """Print a table on stdout; brackets in it are no markup, and no figure is ever cut.
 
-    A terminal that is narrower than the table wraps its words, and lines only where the numbers alone are too wide; in
-    a file or a pipe a row is one line.
+    A terminal that is narrower than the table wraps the names in its first column, and lines only where the figures
+    alone are too wide; in a file or a pipe a row is one line.
     """
-    widths = Measurement.get(stdout, stdout.options.update(max_width=sys.maxsize, markup=False), table)
-    table.width = max(widths.minimum, min(widths.maximum, stdout.width)) if stdout.is_terminal else widths.maximum
+    unlimited, names = stdout.options.update(max_width=sys.maxsize, markup=False), table.columns[0]
+    excess = Measurement.get(stdout, unlimited, table).maximum - stdout.width
+    if stdout.is_terminal and excess > 0:
+        names.max_width = max(MIN_NAME_WIDTH, max(cell_len(str(cell)) for cell in names.cells) - excess)
+    table.width = Measurement.get(stdout, unlimited, table).maximum
     caption, table.caption = table.caption, None  # rich would wrap it where the table ends
     stdout.print(table, markup=False, crop=False, soft_wrap=False)
     if caption:

@@ -12,7 +12,7 @@ import numpy.typing as npt
 __all__ = ["Milliseconds", "Timing", "summarize_times", "time_bursts", "time_interleaved"]
 
 Milliseconds = npt.NDArray[np.float64]
-MAX_ROUNDS = 10_000  # of single calls, however short they are
+MAX_INTERLEAVED = 10_000  # of single calls, however short they are
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ def time_interleaved(
         _warm_up(call, warm_up_s, clock)
     times: dict[str, list[float]] = {name: [] for name in calls}
     start = clock()
-    for number in range(MAX_ROUNDS):
+    for number in range(MAX_INTERLEAVED):
         if number >= min_rounds and clock() - start >= min_seconds:
             break
         for name in list(calls) if number % 2 == 0 else reversed(list(calls)):

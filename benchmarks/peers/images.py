@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from hybrid_edge.export.images import choose_images, folder_images
+from hybrid_edge.export.export_request import choose_images, folder_images
 from hybrid_edge.runtime.preprocess import Preprocessor, read_image
 from hybrid_edge.runtime.spec import ModelSpec
 from hybrid_edge.train.data import LabelledImage

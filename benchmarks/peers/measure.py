@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 from interleave import Timings, interleave
 
-from hybrid_edge.export.gates.paired import paired_accuracy
+from hybrid_edge.export.gates.comparison import paired_accuracy
 from hybrid_edge.runtime.storage import file_sha256
 
 from .catalogue import REFERENCE, Peer

@@ -1,4 +1,4 @@
-"""Reads off a graph what it must compute and move at least: products by branch, weights, activations.
+"""Read off a graph what it must compute and move at least: products by branch, weights, activations.
 
 What an engine fuses into its neighbours (a bias, an activation function, quantization, a change of layout) costs
 nothing here. What is left, convolutions, matrix products, LSTMs and poolings, reads tensors and writes one, and these
@@ -15,9 +15,8 @@ from collections.abc import Iterator
 import onnx
 
 from ...runtime.roofline import Arithmetic, BranchCost, Cost, Moved
-from ..convert.describe import operations
-from ..convert.layers import branch_of, producers, takers
-from ..convert.shapes import tensor_shapes
+from ..convert.graph_reading import branch_of, producers, takers, tensor_shapes
+from ..convert.inspection import operations
 
 __all__ = ["measure_cost"]
 
@@ -28,7 +27,7 @@ FORMS = ("Cast", "DequantizeLinear", "Expand", "QuantizeLinear")
 FUSED = (*FORMS, "Add", "LeakyRelu", "Mul", "Relu", "Reshape", "Squeeze", "Transpose")
 ARITHMETIC: dict[str, Arithmetic] = {"FP32": "fp32", "FP16": "fp16", "INT8": "int8"}
 RECURRENT_INPUT = 2  # the place of R among an LSTM operator's inputs: X, W, R, B, and states
-NEAR = 2**16  # bytes; smaller constants, such as scales, stay in the nearest cache after they were read once
+MIN_REREAD = 2**16  # bytes; smaller constants, such as scales, stay in the nearest cache after they were read once
 
 
 def measure_cost(model: onnx.ModelProto) -> Cost:
@@ -64,10 +63,9 @@ class _Graph:
                 macs[ARITHMETIC[self._arithmetic[node.name]]] += self._macs(node)
         moved = Counter(size for node in self._nodes if branch_of(node.name) == name for size in self._moved(node))
         activations = tuple(Moved(size, times) for size, times in sorted(moved.items()))
-        return BranchCost(dict(macs), tuple(self._weights(name)), activations)
+        return BranchCost(dict(macs), self._weights(name), activations)
 
     def _macs(self, node: onnx.NodeProto) -> int:
-        """Count a node's multiply-accumulates for one image."""
         weight = self._shapes[node.input[1]].dims
         if node.op_type == "LSTM":  # X (T, 1, I), W (1, 4H, I), R (1, 4H, H)
             steps = self._shapes[node.input[0]].dims[0]
@@ -94,18 +92,11 @@ class _Graph:
         """Count how often a node reads its third input: an LSTM reads R at each step but the first."""
         return max(1, self._shapes[node.input[0]].dims[0] - 1) if node.op_type == "LSTM" else 1
 
-    def _weights(self, branch: str) -> Iterator[Moved]:
-        once = 0
-        for (home, name), times in self._reads.items():
-            size = self._bytes(name)
-            if home != branch:
-                continue
-            if times > 1 and size >= NEAR:
-                yield Moved(size, times)
-            else:
-                once += size
-        if once:
-            yield Moved(once, 1)
+    def _weights(self, branch: str) -> tuple[Moved, ...]:
+        reads = [(self._bytes(name), times) for (home, name), times in self._reads.items() if home == branch]
+        again = [Moved(size, times) for size, times in reads if times > 1 and size >= MIN_REREAD]
+        once = sum(size for size, _ in reads) - sum(item.bytes for item in again)
+        return (*again, Moved(once, 1)) if once else tuple(again)
 
     def _moved(self, node: onnx.NodeProto) -> Iterator[int]:
         """Yield the bytes of each tensor that a node reads or writes."""

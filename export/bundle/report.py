@@ -20,7 +20,7 @@ from ...runtime import console
 from ...runtime.errors import BundleError
 from ...runtime.manifest import Accuracy, Check, Parity, Precision, RecurrentForm, Target, Variant
 from ...runtime.storage import sweep, write_bytes
-from ..gates.compare import Flip
+from ..gates.comparison import Flip
 from .bundle_writer import writing
 
 __all__ = [
@@ -340,7 +340,7 @@ def fill_folder(
     Raises:
         OSError: a file can't be written.
     """
-    from ..gates.flips import write_flips  # noqa: PLC0415  # --help needs no matplotlib
+    from ..gates.contact_sheet import write_flips  # noqa: PLC0415  # --help needs no matplotlib
 
     for entry in entries:
         if entry.parity is not None:

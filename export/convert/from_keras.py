@@ -20,7 +20,7 @@ import tf2onnx
 from ...runtime.errors import ConversionError
 from ...runtime.spec import ModelSpec
 from ...train.model import KerasModel
-from .writer import GraphWriter
+from .graph_writer import GraphWriter
 
 __all__ = ["write_cnn"]
 

@@ -1,9 +1,18 @@
-"""Writes the recurrent branch straight from the Keras weights, in one of two forms.
+"""Writes one LSTM layer with its steps one after the other, the form that quantization reaches into.
 
-The form ``lstm`` has ONNX LSTM operators. In ``unrolled`` the input's projection is hoisted out of the recurrence into
-one matrix product, and the steps are written out one after the other with one copy of the weights, which quantization
-can reach into. Each form takes the sequence and the layers' weights and gives the last hidden state; what follows is
-the same.
+    x (T, N, I) ──► MatMul W ──► Add b ──► Split
+      ┌───────────────────────┬──────────────┴───────────┐
+      ▼ step 0                ▼ step 1                   ▼ step 2
+    gates                    Add ──► gates              Add ──► gates ...
+      ├─► h_0 ──► MatMul R ───┘        ├─► h_1 ─► MatMul R ┘      ├─► h_2
+      └─► c_0 ─────────────────────────┴─► c_1 ───────────────────┴─► c_2
+
+    projected = x W + b                           (T, N, 4H), one product for all timesteps
+    gates_t   = projected_t + h_{t-1} R           (1, N, 4H)
+    c_t       = f c_{t-1} + i g,  h_t = o tanh(c_t)
+
+with i, f, o = sigmoid and g = tanh of their quarters (Hochreiter & Schmidhuber 1997, Gers et al. 2000; as in Keras).
+R is one initializer that every step refers to. The first step has no product: h and c are zero before it.
 """
 
 from __future__ import annotations
@@ -16,14 +25,108 @@ import numpy.typing as npt
 
 from ...runtime.spec import ModelSpec
 from ...train.model import KerasModel
-from .unrolled import LstmWeights, write_unrolled
-from .writer import GraphWriter
+from .graph_writer import GraphWriter
 
-__all__ = ["Affine", "Form", "LstmWeights", "write_recurrent"]
+__all__ = ["Affine", "Form", "LstmWeights", "write_recurrent", "write_unrolled"]
+
+Float32 = npt.NDArray[np.float32]
+
+KERAS_TO_UNROLLED = (0, 1, 3, 2)  # gates: Keras i, f, c, o; here i, f, o, c, so that one Sigmoid takes three of them
+
+
+def write_unrolled(writer: GraphWriter, weights: LstmWeights, value: str, timesteps: int, *, last: bool) -> str:
+    """Add one layer to a graph.
+
+    Args:
+        writer: the writer of the graph.
+        weights: the layer's weights.
+        value: the name of the layer's input, (T, N, I).
+        timesteps: the number of timesteps, T.
+        last: whether to give only the last hidden state.
+
+    Returns:
+        The name of the hidden states, (T, N, H), or with ``last`` of the last one, (N, H). Either way each step's state
+        is the tensor ``rnn/LAYER/step_TT/hidden``, (1, N, H).
+    """
+    name = f"rnn/{weights.name}"
+    kernel = writer.constant(f"{name}/W", _gates(weights.kernel))
+    product = writer.node("MatMul", [value, kernel], f"{name}/product")
+    projected = writer.node(
+        "Add", [product, writer.constant(f"{name}/b", _gates(weights.bias[None])[0])], f"{name}/projected"
+    )
+    parts = [f"{name}/step_{step:02}/input" for step in range(timesteps)]
+    sizes = writer.constant(f"{name}/steps", np.ones(timesteps, np.int64))
+    writer.node("Split", [projected, sizes], parts, axis=0)
+    layer = _Layer(writer, name, weights)
+    hidden = [layer.step(f"{name}/step_{step:02}", part) for step, part in enumerate(parts)]
+    if last:
+        axis = writer.constant(f"{name}/time", np.array([0], np.int64))
+        return writer.node("Squeeze", [hidden[-1], axis], f"{name}/output")
+    return writer.node("Concat", hidden, f"{name}/output", axis=0)
+
+
+class _Layer:
+    """Writes a layer step after step, and keeps the names of the states between them."""
+
+    def __init__(self, writer: GraphWriter, name: str, weights: LstmWeights) -> None:
+        self._writer = writer
+        self._recurrent = writer.constant(f"{name}/R", _gates(weights.recurrent))
+        units = weights.units
+        self._halves = writer.constant(f"{name}/sigmoids_and_candidate", np.array([3 * units, units], np.int64))
+        self._thirds = writer.constant(f"{name}/input_forget_output", np.array([units] * 3, np.int64))
+        self._hidden = ""
+        self._cell = ""
+
+    def step(self, name: str, projected: str) -> str:
+        """Write one timestep and return the name of its hidden state, (1, N, H)."""
+        node = self._writer.node
+        gates = projected
+        if self._hidden:
+            product = node("MatMul", [self._hidden, self._recurrent], f"{name}/recurrent")
+            gates = node("Add", [product, projected], f"{name}/gates")
+        node("Split", [gates, self._halves], [f"{name}/open", f"{name}/raw"], axis=2)
+        node("Sigmoid", [f"{name}/open"], f"{name}/sigmoids")
+        node("Split", [f"{name}/sigmoids", self._thirds], [f"{name}/i", f"{name}/f", f"{name}/o"], axis=2)
+        node("Tanh", [f"{name}/raw"], f"{name}/candidate")
+        cell = node("Mul", [f"{name}/i", f"{name}/candidate"], f"{name}/new")
+        if self._cell:
+            kept = node("Mul", [f"{name}/f", self._cell], f"{name}/kept")
+            cell = node("Add", [kept, cell], f"{name}/cell")
+        self._cell = cell
+        squashed = node("Tanh", [cell], f"{name}/squashed")
+        self._hidden = node("Mul", [f"{name}/o", squashed], f"{name}/hidden")
+        return self._hidden
+
+
+def _gates(values: Float32) -> Float32:
+    """Reorder Keras's (I, 4H) from gates i, f, c, o to gates i, f, o, c."""
+    quarters = np.split(values, 4, axis=1)
+    return np.concatenate([quarters[gate] for gate in KERAS_TO_UNROLLED], axis=1)
+
+
+@dataclass(frozen=True, eq=False)
+class LstmWeights:
+    """One Keras LSTM's ``kernel`` (I, 4H), ``recurrent`` (H, 4H) and ``bias`` (4H,); gates in its order i, f, c, o."""
+
+    name: str
+    kernel: Float32
+    recurrent: Float32
+    bias: Float32
+
+    @property
+    def units(self) -> int:
+        """The width of the hidden state, H."""
+        return int(self.recurrent.shape[0])
+
+    @classmethod
+    def of(cls, layer: KerasModel) -> LstmWeights:
+        """Read the weights of a Keras LSTM layer."""
+        kernel, recurrent, bias = layer.get_weights()
+        return cls(layer.name, kernel, recurrent, bias)
+
 
 Form = Literal["lstm", "unrolled"]
 
-Float32 = npt.NDArray[np.float32]
 Float64 = npt.NDArray[np.float64]
 
 KERAS_TO_ONNX = (0, 3, 1, 2)  # gates: Keras i, f, c, o; ONNX i, o, f, c

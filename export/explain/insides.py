@@ -12,7 +12,7 @@ import numpy.typing as npt
 from ...runtime.preprocess import Frame, Preprocessor
 from ...runtime.spec import ModelSpec
 from ...train.model import KerasModel
-from ..gates.states import hidden_states
+from ..gates.hidden_states import hidden_states
 
 __all__ = ["FeatureMaps", "Insides", "Recurrent", "look_inside"]
 

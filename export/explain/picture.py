@@ -12,7 +12,7 @@ import numpy.typing as npt
 from ...runtime.errors import RunError, UsageError
 from ...runtime.preprocess import read_image
 from ...train.run_folder import RunFolder
-from ..steps import Steps
+from ..step_log import StepLog
 
 __all__ = ["PictureRequest", "draw_picture", "make_picture_request"]
 
@@ -61,7 +61,7 @@ def _model_file(model: Path | None, runs: Path) -> Path:
     return run.model
 
 
-def draw_picture(request: PictureRequest, steps: Steps | None = None) -> str:
+def draw_picture(request: PictureRequest, steps: StepLog | None = None) -> str:
     """Load the model, classify the image with Keras and draw what happened.
 
     Args:
@@ -79,7 +79,7 @@ def draw_picture(request: PictureRequest, steps: Steps | None = None) -> str:
     from .insides import look_inside  # noqa: PLC0415
     from .panels import write_picture  # noqa: PLC0415
 
-    steps = steps or Steps(quiet=True)
+    steps = steps or StepLog(quiet=True)
     with steps.step("load the model"):
         model, spec = load_model(request.model)
     with steps.step("classify and draw"):

@@ -24,17 +24,15 @@ from rich.table import Table
 from ...calib import read_batches
 from ...runtime.backends.base import Backend
 from ...runtime.backends.onnxruntime import OnnxRuntimeSimulated
-from ...runtime.spec import ModelSpec
 from ...runtime.storage import replacing, write_json, write_text
 from ..bundle.bundle_writer import bundle_lock, writing
 from ..bundle.report import check_folder
-from ..convert.build import serialize
-from ..convert.layers import branch_of
-from ..images import MINIMUM
-from ..quantize.lower import Lowering
-from ..quantize.prepare import prepare
-from ..request import ExportRequest
-from ..steps import Steps
+from ..convert.fp32_graph import serialize
+from ..convert.graph_reading import branch_of
+from ..export_request import MIN_IMAGES, ExportRequest
+from ..quantize.artifact_graph import ArtifactGraphs
+from ..quantize.prepared_model import prepare
+from ..step_log import StepLog
 
 __all__ = [
     "SENSITIVITY_IMAGES",
@@ -84,36 +82,36 @@ def group_of(layer: str) -> str:
 
 
 def measure_sensitivity(
-    lowering: Lowering,
+    graphs: ArtifactGraphs,
     paths: Iterable[Path],
-    spec: ModelSpec,
     *,
     on_layer: Callable[[int], None] = lambda _: None,
 ) -> list[LayerSensitivity]:
     """Quantize one layer after the other, as for TensorRT, simulated on the CPU, and compare with FP32.
 
     Args:
-        lowering: writes the graphs, and says which layers there are; its ranges must be set.
+        graphs: writes the graphs, and says which layers there are; its ranges must be set.
         paths: image files; calibration images, so that the gate's stay unseen.
-        spec: the model's spec.
         on_layer: called after each layer with 1.
 
     Returns:
         One result for each layer, in the order of the graph.
     """
+    spec = graphs.spec
     batches = list(read_batches(paths, spec))
     form = "unrolled" if spec.uses_rnn else "none"
+    evened = graphs.evened(form)
     with tempfile.TemporaryDirectory(prefix="hybrid-edge-") as folder:
         file = Path(folder) / "layer.onnx"
 
         def run(quantized: Sequence[str]) -> Tensor:
-            file.write_bytes(serialize(lowering.quantize_in_fp32(form, quantized)))
+            file.write_bytes(serialize(graphs.quantize_in_fp32(evened, quantized)))
             with OnnxRuntimeSimulated(file, spec) as backend:
                 return _logits(backend, batches)
 
         expected = run(())
         found = []
-        for layer, parameters in lowering.parameters(form).items():
+        for layer, parameters in graphs.parameters(form).items():
             found.append(_compare(layer, parameters, expected, run((layer,))))
             on_layer(1)
     return found
@@ -178,37 +176,37 @@ class SensitivityReport:
     stale: str | None
 
 
-def rank_layers(request: ExportRequest, steps: Steps | None = None) -> SensitivityReport:
+def rank_layers(request: ExportRequest, log: StepLog | None = None) -> SensitivityReport:
     """Measure how sensitive each layer is to INT8; write table and plot to the report's folder, and no bundle.
 
     Args:
         request: what to rank, from ``make_request``, with INT8 among the settings' precisions.
-        steps: reports what is being done.
+        log: reports what is being done.
 
     Raises:
         CalibrationError: there is no image to calibrate on.
         BundleError: the folder can't be written.
         HybridEdgeError: preparing fails, as ``prepare`` describes it.
     """
-    steps = steps or Steps(quiet=True)
-    with bundle_lock(request.out, lambda: steps.say("another export writes here: waiting for it")):
+    log = log or StepLog(quiet=True)
+    with bundle_lock(request.out, lambda: log.say("another export writes here: waiting for it")):
         check_folder(request.report)
-        return _rank(request, steps)
+        return _rank(request, log)
 
 
-def _rank(request: ExportRequest, steps: Steps) -> SensitivityReport:
-    prepared = prepare(request, steps)
-    paths = prepared.calibration_paths[: max(SENSITIVITY_IMAGES, MINIMUM)]
+def _rank(request: ExportRequest, log: StepLog) -> SensitivityReport:
+    prepared = prepare(request, log)
+    paths = prepared.calibration_paths[: max(SENSITIVITY_IMAGES, MIN_IMAGES)]
     form = "unrolled" if prepared.spec.uses_rnn else "none"
-    count = len(prepared.lowering.parameters(form))
-    with steps.step(f"quantize {count} layers one by one, {len(paths)} images each", count) as advance:
-        layers = measure_sensitivity(prepared.lowering, paths, prepared.spec, on_layer=advance)
+    count = len(prepared.graphs.parameters(form))
+    with log.step(f"quantize {count} layers one by one, {len(paths)} images each", count) as advance:
+        layers = measure_sensitivity(prepared.graphs, paths, on_layer=advance)
     folder = request.report
     with writing(folder):
         write_json(folder / "sensitivity.json", as_records(layers))
         write_text(folder / "sensitivity.csv", _csv(layers))
         _plot(folder / "sensitivity.png", layers, len(paths))
-    stale = prepared.measurement.stale if prepared.measurement else None
+    stale = prepared.graphs.survey.stale
     return SensitivityReport(tuple(layers), len(paths), folder / "sensitivity.png", folder / "sensitivity.csv", stale)
 
 

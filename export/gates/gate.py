@@ -1,11 +1,14 @@
-"""Runs a variant against Keras on real images and measures every figure that its gate has a limit for."""
+"""Runs a variant against Keras on real images and measures every figure that its gate has a limit for.
+
+Beside the comparison with Keras it measures how a batch's rows change when they are run in other batches, beside other
+rows, or with other sequences.
+"""
 
 from __future__ import annotations
 
 import platform
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -13,81 +16,109 @@ import numpy.typing as npt
 from ...runtime.backends.base import Backend
 from ...runtime.errors import BackendError, ParityError
 from ...runtime.manifest import Accuracy, Parity, Precision
-from ...runtime.spec import ModelSpec
-from .compare import Comparison, Flip
-from .paired import class_indices, paired_accuracy
-from .reference import Reference
-from .rows import Rows
+from .comparison import Flip, KerasComparison, class_indices, paired_accuracy
+from .reference import BATCH, Reference
+from .verdict import LOGIT_LIMIT, GateLimits
 
-__all__ = ["SIMULATED_IMAGES", "Limits", "Measured", "measure", "measure_drift"]
+__all__ = ["SIMULATED_IMAGES", "BatchRows", "GateFigures", "run_gate"]
 
 Tensor = npt.NDArray[np.float32]
 
+OTHER_BATCHES = (1, 3)
+# factors of an outlier: inputs lie in [-1, 1], and a scale measured over the batch would follow it. The next lower one
+# is taken where FP16 overflows in the outlier's own row, which backends refuse: that is no fault of the graph
+OUTLIERS = (50.0, 10.0, 3.0)
+
+
+class BatchRows:
+    """Eight rows of a batch, run as one batch and in other ways.
+
+    Args:
+        backend: the backend that runs the rows.
+        tensors: the backend's inputs; fewer rows than 8 are repeated from the start, more are cut off.
+    """
+
+    def __init__(self, backend: Backend, tensors: Mapping[str, Tensor]) -> None:
+        self._backend = backend
+        self._tensors = {name: np.resize(tensor, (BATCH, *tensor.shape[1:])) for name, tensor in tensors.items()}
+        self._logits = backend.run(self._tensors).logits
+
+    def batch_error(self) -> float:
+        """Return the largest |difference| of a logit between batches of 1 or 3 and the batch of 8."""
+        return max(
+            _difference(self._backend.run(_part(self._tensors, rows)).logits, self._logits[rows])
+            for size in OTHER_BATCHES
+            for rows in _slices(size, BATCH)
+        )
+
+    def neighbour_error(self) -> float:
+        """Return the largest |difference| of a logit when another row of its batch is far outside the inputs' range.
+
+        Each row has an outlier as its neighbour once: in the first place for those behind it, in the last for those
+        before it.
+        """
+        return max(
+            _difference(self._beside_outlier(place)[others], self._logits[others])
+            for place, others in ((0, slice(1, None)), (-1, slice(None, -1)))
+        )
+
+    def sequence_effect(self) -> float:
+        """Return the largest |difference| of a logit when every image gets its neighbour's sequence."""
+        swapped = {**self._tensors, "sequence": np.roll(self._tensors["sequence"], 1, axis=0)}
+        return _difference(self._backend.run(swapped).logits, self._logits)
+
+    def _beside_outlier(self, place: int) -> Tensor:
+        for factor in OUTLIERS:
+            tensors = {name: tensor.copy() for name, tensor in self._tensors.items()}
+            for tensor in tensors.values():
+                tensor[place] *= factor
+            try:
+                return self._backend.run(tensors).logits
+            except BackendError as error:
+                refused = error
+        raise refused
+
+
+def _difference(found: Tensor, expected: Tensor) -> float:
+    return float(np.abs(found - expected).max())
+
+
+def _part(tensors: Mapping[str, Tensor], rows: slice) -> dict[str, Tensor]:
+    return {name: tensor[rows] for name, tensor in tensors.items()}
+
+
+def _slices(size: int, count: int) -> list[slice]:
+    """Return slices of exactly ``size`` rows that cover ``count`` rows; the last ones may overlap."""
+    return [slice(start, start + size) for start in (min(s, count - size) for s in range(0, count, size))]
+
+
 SIMULATED_IMAGES = 300  # a simulation runs one operator at a time, many times slower than the target
-MAX_DROP = 0.005
-# FP32 carries 1e-7 and loses a factor of some tens over Xception's 74 convolutions; another model shows from 1e-2 on
-LOGIT_LIMIT = 1e-4
-PROBABILITY_LIMITS = {"digits": 1e-5, "xception": 1e-4}
-BATCH_LIMIT = 1e-5  # another batch does the same arithmetic in another order of summation
-NEIGHBOUR_LIMIT = 1e-5  # shapes and kernels are the same: nothing but the neighbour's values changes
-SEQUENCE_LIMIT = 1e-6  # the mean of three values in [-1, 1]: the last bit is 6e-8
-FP16_AGREEMENT = 0.995
-INT8_AGREEMENT = 0.99
 NEARLY_CHANCE = 0.1  # share of the way from chance to certainty; below it the softmax is flat
 ALIKE = 0.01  # standard deviation of a probability over the images; below it all images look the same to the model
 HARDLY_COUNTS = 10 * LOGIT_LIMIT  # the least effect of another image's sequence on the logits, over max |logit|
 
 
 @dataclass(frozen=True)
-class Limits:
-    """The limit of each figure of a Parity; a figure whose limit is None is measured and not judged."""
-
-    logits: float | None = None
-    probabilities: float | None = None
-    agreement: float | None = None
-    confident: float | None = None
-    max_drop: float | None = None
-    batch: float | None = None
-    neighbour: float = NEIGHBOUR_LIMIT
-    sequence: float = SEQUENCE_LIMIT
-
-    @classmethod
-    def for_precision(cls, precision: Precision, spec: ModelSpec, max_drop: float = MAX_DROP) -> Limits:
-        """Return the limits of a precision.
-
-        Args:
-            precision: the variant's precision.
-            spec: the model's spec; FP32's limit of the probabilities depends on its backbone.
-            max_drop: the accuracy that INT8 may lose, 0 to 1.
-        """
-        if precision == "fp32":
-            return cls(logits=LOGIT_LIMIT, probabilities=PROBABILITY_LIMITS[spec.backbone], batch=BATCH_LIMIT)
-        # batches of other sizes sum in another order. The last bit of FP32 that changes stays a last bit in FP32, but
-        # can push a value over the edge between two steps of FP16 or INT8, so only FP32 is judged by it
-        if precision == "fp16":
-            return cls(agreement=FP16_AGREEMENT)
-        return cls(confident=INT8_AGREEMENT, max_drop=max_drop)
-
-
-@dataclass(frozen=True)
-class Measured:
+class GateFigures:
     """A variant's figures beside their limits, and the images whose first label flipped, the worst first."""
 
     parity: Parity
     flips: tuple[Flip, ...]
 
 
-def measure(
+def run_gate(
     reference: Reference,
     backend: Backend,
     *,
     precision: Precision,
     simulated: bool,
-    limits: Limits,
-    count: int | None = None,
+    limits: GateLimits,
     on_batch: Callable[[int], None] | None = None,
-) -> Measured:
+) -> GateFigures:
     """Run a loaded graph on the reference's images, in batches of 8, streamed; nothing is judged yet.
+
+    All images are run, or when simulated 300, and all again if the 300 lost more accuracy than the limit allows and
+    that may be chance.
 
     Args:
         reference: what Keras gives.
@@ -95,60 +126,29 @@ def measure(
         precision: the variant's precision.
         simulated: whether the engine stands in for the variant's target.
         limits: the limits that the figures are recorded with.
-        count: how many images to run, from the first on. By default these are all, or when simulated 300, and all
-            again if the 300 lost more accuracy than the limit allows and that may be chance.
         on_batch: called after each batch with its number of images.
 
     Raises:
         ParityError: the engine refused a batch, or gave NaN or infinity.
     """
-    if count is None and simulated and len(reference) > SIMULATED_IMAGES:
-        options: dict[str, Any] = {
-            "precision": precision,
-            "simulated": simulated,
-            "limits": limits,
-            "on_batch": on_batch,
-        }
-        first = measure(reference, backend, count=SIMULATED_IMAGES, **options)
-        return measure(reference, backend, count=len(reference), **options) if _by_chance(first.parity) else first
-    count = min(len(reference), count or len(reference))
-    try:
-        rows = Rows(backend, next(reference.batches(count)))
-        comparison = _run(reference, backend, count, on_batch)
-        # what overflows inside an operator does not show on a CPU: the weights were FP16 there, the execution was not
-        weights = " with FP16 weights" if simulated and precision == "fp16" else ""
-        parity = _parity(reference, backend.device + weights, simulated, limits, comparison, rows)
-    except BackendError as error:
-        raise ParityError(
-            f"{precision} could not be compared with Keras, expected finite outputs on {count} images: {error}"
-        ) from error
-    return Measured(parity, comparison.flips(reference.images, reference.spec.class_labels))
+    # what overflows inside an operator does not show on a CPU: the weights were FP16 there, the execution was not
+    device = backend.device + (" with FP16 weights" if simulated and precision == "fp16" else "")
 
+    def figures(count: int) -> GateFigures:
+        try:
+            rows = BatchRows(backend, next(reference.batches(count)))
+            comparison = _compare(reference, backend, count, on_batch)
+            parity = _parity(reference, device, simulated, limits, comparison, rows)
+        except BackendError as error:
+            raise ParityError(
+                f"{precision} could not be compared with Keras, expected finite outputs on {count} images: {error}"
+            ) from error
+        return GateFigures(parity, comparison.flips(reference.images, reference.spec.class_labels))
 
-def measure_drift(
-    reference: Reference, hidden: Callable[[Mapping[str, Tensor]], npt.NDArray[Any]]
-) -> tuple[float, ...]:
-    """Measure how far the last LSTM's hidden state drifts from Keras's.
-
-    Args:
-        reference: what Keras gives; its first M images are used.
-        hidden: a function of the spec's inputs (n rows) that gives the last LSTM's hidden states (T, n, H).
-
-    Returns:
-        The RMS difference / RMS of Keras for each timestep; an empty tuple without a recurrent branch.
-    """
-    if reference.hidden is None:
-        return ()
-    timesteps, images, _ = reference.hidden.shape
-    differences, squares = np.zeros(timesteps), np.zeros(timesteps)
-    done = 0
-    for tensors in reference.batches(images):
-        found = np.asarray(hidden(tensors), np.float64)
-        expected = reference.hidden[:, done : done + found.shape[1]]
-        differences += np.square(found - expected).sum(axis=(1, 2))
-        squares += np.square(expected, dtype=np.float64).sum(axis=(1, 2))
-        done += found.shape[1]
-    return tuple(np.sqrt(differences / np.maximum(squares, np.finfo(np.float32).tiny)).tolist())
+    if not simulated or len(reference) <= SIMULATED_IMAGES:
+        return figures(len(reference))
+    first = figures(SIMULATED_IMAGES)
+    return figures(len(reference)) if _by_chance(first.parity) else first
 
 
 def _by_chance(parity: Parity) -> bool:
@@ -159,7 +159,9 @@ def _by_chance(parity: Parity) -> bool:
     return parity.model_copy(update={"accuracy": accuracy.model_copy(update={"max_drop": None})}).passed
 
 
-def _run(reference: Reference, backend: Backend, count: int, on_batch: Callable[[int], None] | None) -> Comparison:
+def _compare(
+    reference: Reference, backend: Backend, count: int, on_batch: Callable[[int], None] | None
+) -> KerasComparison:
     logits, probabilities = [], []
     for tensors in reference.batches(count):
         outputs = backend.run(tensors)
@@ -167,7 +169,7 @@ def _run(reference: Reference, backend: Backend, count: int, on_batch: Callable[
         probabilities.append(outputs.probabilities)
         if on_batch:
             on_batch(len(outputs.logits))
-    return Comparison(
+    return KerasComparison(
         expected_logits=reference.logits[:count],
         found_logits=np.concatenate(logits),
         expected_probabilities=reference.probabilities[:count],
@@ -176,7 +178,7 @@ def _run(reference: Reference, backend: Backend, count: int, on_batch: Callable[
 
 
 def _parity(
-    reference: Reference, device: str, simulated: bool, limits: Limits, comparison: Comparison, rows: Rows
+    reference: Reference, device: str, simulated: bool, limits: GateLimits, comparison: KerasComparison, rows: BatchRows
 ) -> Parity:
     scale, images = comparison.scale, len(comparison.same)
     errors, confident = comparison.probability_errors, comparison.confident
@@ -213,7 +215,7 @@ def _parity(
     )
 
 
-def _accuracy(reference: Reference, comparison: Comparison, max_drop: float | None) -> tuple[Accuracy | None, int]:
+def _accuracy(reference: Reference, comparison: KerasComparison, max_drop: float | None) -> tuple[Accuracy | None, int]:
     """Measure the accuracy on the images whose label is a class of the model; return it and how many these are."""
     count = len(comparison.same)
     truth = class_indices([image.label for image in reference.images[:count]], reference.spec.class_labels)
@@ -224,7 +226,7 @@ def _accuracy(reference: Reference, comparison: Comparison, max_drop: float | No
     return paired_accuracy(*both, truth[known], max_drop), int(known.sum())
 
 
-def _agreement_limit(limits: Limits, accuracy: Accuracy | None, confident: bool) -> float | None:
+def _agreement_limit(limits: GateLimits, accuracy: Accuracy | None, confident: bool) -> float | None:
     """Choose the agreement's limit on all images, which is judged where accuracy and confident agreement can't be."""
     if limits.confident is not None and accuracy is None and not confident:
         return limits.confident
@@ -255,7 +257,7 @@ def _effect_warnings(sequence_effect: float | None) -> Iterator[str]:
         )
 
 
-def _label_warnings(limits: Limits, images: int, labelled: int) -> Iterator[str]:
+def _label_warnings(limits: GateLimits, images: int, labelled: int) -> Iterator[str]:
     """Warn where the limit of the accuracy can't be judged, or on a part of the images only."""
     if limits.max_drop is None or labelled == images:
         return

@@ -20,7 +20,7 @@ from ...runtime.preprocess import Frame, Preprocessor, read_image
 from ...runtime.spec import ModelSpec
 from ...train.data import LabelledImage
 from ...train.model import KerasModel
-from .states import hidden_states
+from .hidden_states import hidden_states
 
 __all__ = ["BATCH", "HIDDEN_IMAGES", "Reference"]
 

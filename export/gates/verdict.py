@@ -1,22 +1,64 @@
-"""Gives a gate's verdict: a variant passes, or is refused with the numbers and the likely cause."""
+"""Gives a gate's verdict by the limits of a precision: a variant passes, or is refused with the likely cause."""
 
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 from ...runtime.errors import ParityError
-from ...runtime.manifest import Check, Parity
+from ...runtime.manifest import Check, Parity, Precision
+from ...runtime.spec import ModelSpec
 
-__all__ = ["require"]
+__all__ = ["LOGIT_LIMIT", "GateLimits", "require_passed"]
 
+MAX_DROP = 0.005
+# FP32 carries 1e-7 and loses a factor of some tens over Xception's 74 convolutions; another model shows from 1e-2 on
+LOGIT_LIMIT = 1e-4
+PROBABILITY_LIMITS = {"digits": 1e-5, "xception": 1e-4}
+BATCH_LIMIT = 1e-5  # another batch does the same arithmetic in another order of summation
+NEIGHBOUR_LIMIT = 1e-5  # shapes and kernels are the same: nothing but the neighbour's values changes
+SEQUENCE_LIMIT = 1e-6  # the mean of three values in [-1, 1]: the last bit is 6e-8
+FP16_AGREEMENT = 0.995
+INT8_AGREEMENT = 0.99
 FP16_ROUNDING = 0.02  # max |difference| / max |logit|: a step of FP16 is 5e-4, and many layers add up several
 
 
-def require(parity: Parity, variant: str, *, stale: str | None = None) -> None:
+@dataclass(frozen=True)
+class GateLimits:
+    """The limit of each figure of a Parity; a figure whose limit is None is measured and not judged."""
+
+    logits: float | None = None
+    probabilities: float | None = None
+    agreement: float | None = None
+    confident: float | None = None
+    max_drop: float | None = None
+    batch: float | None = None
+    neighbour: float = NEIGHBOUR_LIMIT
+    sequence: float = SEQUENCE_LIMIT
+
+    @classmethod
+    def for_precision(cls, precision: Precision, spec: ModelSpec, max_drop: float = MAX_DROP) -> GateLimits:
+        """Return the limits of a precision.
+
+        Args:
+            precision: the variant's precision.
+            spec: the model's spec; FP32's limit of the probabilities depends on its backbone.
+            max_drop: the accuracy that INT8 may lose, 0 to 1.
+        """
+        if precision == "fp32":
+            return cls(logits=LOGIT_LIMIT, probabilities=PROBABILITY_LIMITS[spec.backbone], batch=BATCH_LIMIT)
+        # batches of other sizes sum in another order. The last bit of FP32 that changes stays a last bit in FP32, but
+        # can push a value over the edge between two steps of FP16 or INT8, so only FP32 is judged by it
+        if precision == "fp16":
+            return cls(agreement=FP16_AGREEMENT)
+        return cls(confident=INT8_AGREEMENT, max_drop=max_drop)
+
+
+def require_passed(parity: Parity, variant: str, *, stale: str | None = None) -> None:
     """Raise an error unless every figure that has a limit is within it.
 
     Args:
-        parity: the figures and limits, from ``gate.measure``.
+        parity: the figures and limits, from ``run_gate``.
         variant: the variant's name, ``PRECISION-TARGET``.
         stale: a sentence that BatchNorm's statistics are stale, if they are; then it is named as the cause before the
             quantizer is.

@@ -14,25 +14,26 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import onnx
 
-from ..convert.layers import arrays, gives_float, producers, takers
-from ..convert.writer import GraphWriter
-from .channels import HOMOGENEOUS, ChannelGroup, channel_groups, groups_of
+from ..convert.graph_reading import arrays, gives_float, producers, takers
+from ..convert.graph_writer import GraphWriter
+from .channel_groups import HOMOGENEOUS, ChannelGroup, channel_groups, groups_of
 
-__all__ = ["HALF_STEP", "MOST", "PIXELS", "Equalizer", "channel_tensors"]
+__all__ = ["HALF_STEP", "MAX_WIDENING", "PIXELS", "EvenedGraph", "channel_tensors", "even_channels"]
 
 Float32 = npt.NDArray[np.float32]
 Float64 = npt.NDArray[np.float64]
 
 # a channel is widened by no more than this: behind a ReLU it may have a long negative side that was never measured
-MOST = 64.0
+MAX_WIDENING = 64.0
 PIXELS = "cnn/pixels"  # the image on the grid of signed bytes
 HALF_STEP = 1 / 255
-FEW = 4  # channels; a tensor of fewer is the image, whose channels are alike
+MIN_CHANNELS = 4  # channels; a tensor of fewer is the image, whose channels are alike
 
 
 @dataclass
@@ -44,28 +45,37 @@ class _Convolution:
     depthwise: bool
 
 
-class Equalizer:
-    """Rewrites an FP32 graph so that the channels of what will be quantized have similar ranges.
+class EvenedGraph(NamedTuple):
+    """A graph whose channels were evened out, and the mean of each channel that a convolution takes, by its name."""
+
+    graph: onnx.ModelProto
+    means: Mapping[str, Float64]
+
+
+def even_channels(
+    source: onnx.ModelProto, peaks: Mapping[str, Float32], means: Mapping[str, Float64] | None = None
+) -> EvenedGraph:
+    """Rewrite an FP32 graph so that the channels of what will be quantized have similar ranges.
 
     Args:
-        source: a graph as ``build_graph`` writes it; it is not changed.
+        source: a graph as ``GraphBuilder`` writes it; it is not changed.
         peaks: the largest |value| of each channel, (C,), by the tensors that ``channel_tensors`` names.
         means: the mean of each channel, (C,), by the same tensors.
-
-    Attributes:
-        input_means: the mean of each channel that a written convolution takes, (C,), by the node's name.
     """
+    equalizer = _Equalizer(source, peaks, means or {})
+    return EvenedGraph(equalizer.write(), equalizer.input_means)
 
-    def __init__(
-        self, source: onnx.ModelProto, peaks: Mapping[str, Float32], means: Mapping[str, Float64] | None = None
-    ) -> None:
+
+class _Equalizer:
+    """Scales the convolutions of one graph, and writes them; ``input_means`` follow."""
+
+    def __init__(self, source: onnx.ModelProto, peaks: Mapping[str, Float32], means: Mapping[str, Float64]) -> None:
         self._source = source
         self._peaks = peaks
-        known = means or {}
         self.input_means = {
-            node.name: np.asarray(known[node.input[0]], np.float64)
+            node.name: np.asarray(means[node.input[0]], np.float64)
             for node in source.graph.node
-            if node.op_type == "Conv" and node.input[0] in known
+            if node.op_type == "Conv" and node.input[0] in means
         }
         self._makers = producers(source.graph.node)
         self._takers = takers(source.graph.node)
@@ -155,7 +165,7 @@ class Equalizer:
 
     def _factors(self, tensor: str, weights: Float64 | None) -> Float64 | None:
         """Compute what to divide each channel by, (C,); the widest stays as it is. None: there is nothing to even."""
-        if tensor not in self._peaks or len(self._peaks[tensor]) < FEW:
+        if tensor not in self._peaks or len(self._peaks[tensor]) < MIN_CHANNELS:
             return None
         peaks = np.asarray(self._peaks[tensor], np.float64)
         if not peaks.any():
@@ -165,7 +175,7 @@ class Equalizer:
         # no channel may become wider than the widest one was
         factors = np.where(alive, wide, wide[alive].max(initial=1))
         factors = factors / (factors.max() if weights is None else (peaks / factors).max() ** -1 * peaks.max())
-        return np.asarray(np.maximum(factors, factors.max() / MOST), np.float64)
+        return np.asarray(np.maximum(factors, factors.max() / MAX_WIDENING), np.float64)
 
     def _end(self, tensor: str) -> str:
         """Return the tensor behind the ReLU and pooling that alone take a tensor."""
@@ -212,14 +222,15 @@ class Equalizer:
 
 
 def channel_tensors(source: onnx.ModelProto) -> list[str]:
-    """Name the activations whose channels the equalizer asks for: what convolutions take and make, (N, C, H, W)."""
+    """Name the activations whose channels ``even_channels`` asks for: what convolutions take and make, (N, C, H, W)."""
     names: dict[str, None] = {}
+    made = producers(source.graph.node)
     for node in source.graph.node:
         if node.op_type == "Conv":
             names |= {node.input[0]: None, node.output[0]: None}
         elif node.op_type in HOMOGENEOUS and node.name.startswith("cnn/"):
             names[node.output[0]] = None
-    return [name for name in names if name in producers(source.graph.node)]
+    return [name for name in names if name in made]
 
 
 def _convolution(node: onnx.NodeProto, constants: Mapping[str, npt.NDArray[np.generic]]) -> _Convolution:

@@ -67,11 +67,7 @@ class OnnxRuntimeCpu(Backend):
             ) from error
 
     def profile(self, tensors: Mapping[str, Tensor], *, runs: int = 5) -> dict[str, float]:
-        """Measure how long the nodes take, in a second session of the same file and options.
-
-        Raises:
-            BackendError: ONNX Runtime failed, or the backend was closed.
-        """
+        """Measure how long the nodes take, in a second session of the same file and options."""
         self._check_open()
         with tempfile.TemporaryDirectory() as folder:
             self._options.enable_profiling = True
@@ -142,7 +138,7 @@ class TensorSession:
 
     Raises:
         BackendUnavailableError: ONNX Runtime is not installed.
-        BackendError: ONNX Runtime refused the graph.
+        BackendError: ONNX Runtime refused the graph, or failed.
     """
 
     def __init__(self, model: Path | bytes, *, threads: int | None = None, simulated: bool = False) -> None:
@@ -159,11 +155,7 @@ class TensorSession:
         self.outputs: tuple[str, ...] = tuple(item.name for item in self._session.get_outputs())
 
     def run(self, tensors: Mapping[str, Tensor]) -> dict[str, npt.NDArray[Any]]:
-        """Compute every output of the graph for one batch; ``tensors`` may hold more than the graph's inputs.
-
-        Raises:
-            BackendError: ONNX Runtime failed.
-        """
+        """Compute every output of the graph for one batch; ``tensors`` may hold more than the graph's inputs."""
         try:
             values = self._session.run(None, {name: tensors[name] for name in self.inputs})
         except _faults() as error:

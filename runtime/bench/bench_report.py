@@ -47,12 +47,12 @@ STAGES = ("preprocess", "copy in", *BRANCHES, "copy out")
 UNSPLIT = "inference"  # stands for the branches where the engine does not tell them apart
 
 
-class _Part(BaseModel):
+class _ReportPart(BaseModel):
     # a later minor version may add fields; what is computed is written and never read; JSON has no NaN, no infinity
     model_config = ConfigDict(frozen=True, extra="ignore", defer_build=True, ser_json_inf_nan="null")
 
 
-class Stats(_Part):
+class Stats(_ReportPart):
     """These are the times of one part of a case, milliseconds a batch.
 
     ``rounds`` are the medians of the single rounds; the other figures are over all calls of all rounds.
@@ -91,7 +91,7 @@ class Stats(_Part):
         return self.few or self.spread > NOISY
 
 
-class Case(_Part):
+class Case(_ReportPart):
     """This is one variant at one batch size, as it was measured.
 
     ``inference`` is from tensors in the engine's input memory to outputs in the CPU's; ``whole`` from decoded BGR
@@ -171,7 +171,7 @@ class Case(_Part):
         return {"preprocess": self.preprocess.p50, "copy in": before, **branches, "copy out": after}
 
 
-class Start(_Part):
+class Start(_ReportPart):
     """These are the medians of fresh processes up to their first prediction; the files were in the page cache.
 
     ``seconds`` count from the start of the process; parts of them are ``imports``, ``opening`` (hashes, engine),
@@ -189,7 +189,7 @@ class Start(_Part):
     runs: int
 
 
-class Clocks(_Part):
+class Clocks(_ReportPart):
     """These figures change while a machine works: load (1 minute), MHz, °C; None where the machine does not tell."""
 
     load: float
@@ -199,7 +199,7 @@ class Clocks(_Part):
     gpu_celsius: float | None = None
 
 
-class Machine(_Part):
+class Machine(_ReportPart):
     """This is the machine that was measured on, with nothing in it that names this one machine.
 
     ``before`` has the load when measuring began, and the clocks right after the warm-up; ``after`` has both right after
@@ -226,7 +226,7 @@ class Machine(_Part):
         return ", ".join(part for part in parts if part)
 
 
-class BundleRecord(_Part):
+class BundleRecord(_ReportPart):
     """This record says which model was measured."""
 
     weights_sha256: str
@@ -237,7 +237,7 @@ class BundleRecord(_Part):
     run: str = ""
 
 
-class BenchReport(_Part):
+class BenchReport(_ReportPart):
     """This is the whole report. ``skipped`` says why a variant was not run, ``notes`` what a reader must know."""
 
     format: Literal["hybrid-edge-bench"] = "hybrid-edge-bench"

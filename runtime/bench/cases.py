@@ -25,8 +25,8 @@ from ..timing import Milliseconds
 from .bench_report import NO_COST, Case, Stats
 
 __all__ = [
+    "BenchProgress",
     "BenchRequest",
-    "OpenVariants",
     "TimedCase",
     "choose_variants",
     "make_case",
@@ -99,12 +99,19 @@ class BenchRequest:
             )
 
 
-@dataclass
-class OpenVariants:
-    """The variants that are open, in the manifest's order, and by name the reasons why others were left out."""
+@dataclass(frozen=True)
+class BenchProgress:
+    """The functions that are told how far the work is.
 
-    selections: list[Selection] = field(default_factory=list)
-    skipped: dict[str, str] = field(default_factory=dict)
+    Attributes:
+        begin: called when a part of the work begins, with its name and its number of steps.
+        step: called after each step, outside of what is timed.
+        reporter: told of the progress of TensorRT's builds.
+    """
+
+    begin: Callable[[str, int], None] = lambda _name, _count: None
+    step: Callable[[], None] = lambda: None
+    reporter: Reporter = field(default_factory=Reporter)
 
 
 def choose_variants(bundle: Bundle, request: BenchRequest) -> list[Variant]:
@@ -135,52 +142,46 @@ def choose_variants(bundle: Bundle, request: BenchRequest) -> list[Variant]:
 
 
 def open_variants(
-    bundle: Bundle,
-    request: BenchRequest,
-    options: EngineOptions,
-    reporter: Reporter,
-    stack: ExitStack,
-    *,
-    after: Callable[[], object] = lambda: None,
-) -> OpenVariants:
+    bundle: Bundle, request: BenchRequest, options: EngineOptions, progress: BenchProgress, stack: ExitStack
+) -> tuple[list[Selection], dict[str, str]]:
     """Open every chosen variant that runs here and passes its golden check; they are closed with the stack.
 
-    Args:
-        bundle: the bundle that has the variants.
-        request: says which of them to open, and on how many threads.
-        options: the options of TensorRT's engines, which are built where there are none.
-        reporter: told of the progress of such a build.
-        stack: closes the variants.
-        after: called after each variant.
+    Returns:
+        The open variants in the manifest's order, and by name the reasons why others were left out.
 
     Raises:
         UsageError, BundleError: as ``choose_variants`` raises them.
         BackendError: a variant whose backend or own name was asked for does not run here; or none does.
         GateError: a variant asked for like this computes something else than the exporter did.
     """
-    found = OpenVariants()
+    chosen = choose_variants(bundle, request)
+    progress.begin("opening", len(chosen))
+    selections: list[Selection] = []
+    skipped: dict[str, str] = {}
     absent: dict[Target, str] = {}
     preprocessor = Preprocessor(bundle.spec)
-    for variant in choose_variants(bundle, request):
+    for variant in chosen:
         if variant.target in absent:
-            found.skipped[variant.name] = absent[variant.target]
+            skipped[variant.name] = absent[variant.target]
             continue
         try:
-            selection = open_variant(bundle, variant, threads=request.threads, engine=options, reporter=reporter)
+            selection = open_variant(
+                bundle, variant, threads=request.threads, engine=options, reporter=progress.reporter
+            )
             stack.enter_context(selection.backend)
             check_golden(bundle, variant, selection.backend, preprocessor)
-            found.selections.append(selection)
+            selections.append(selection)
         except (BackendError, GateError) as error:
             if variant.target in request.backends or variant.name in request.variants:
                 raise
-            found.skipped[variant.name] = str(error)
+            skipped[variant.name] = str(error)
             if isinstance(error, BackendUnavailableError) and not variant.cpu_features:
                 absent[variant.target] = str(error)
-        after()
-    if not found.selections:
-        reasons = "; ".join(f"{name}: {reason}" for name, reason in found.skipped.items())
+        progress.step()
+    if not selections:
+        reasons = "; ".join(f"{name}: {reason}" for name, reason in skipped.items())
         raise BackendUnavailableError(f"expected a variant that runs here, found none: {reasons}")
-    return found
+    return selections, skipped
 
 
 def predict_limits(request: BenchRequest, device: str) -> tuple[list[tuple[str, int, Limit | None]], Rates]:
@@ -211,18 +212,11 @@ def predict_limits(request: BenchRequest, device: str) -> tuple[list[tuple[str, 
     if all(group[0].cost is None for group in shared.values()):
         raise BundleError(f"{bundle.root}: expected a variant whose cost is recorded, found none; {NO_COST}")
     found = [
-        (", ".join(item.name for item in group), batch, limit_beside(group[0], {group[0].target: rates}, batch))
+        (", ".join(item.name for item in group), batch, _limit(group[0], {group[0].target: rates}, batch))
         for group in shared.values()
         for batch in request.batches
     ]
     return found, rates
-
-
-def limit_beside(variant: Variant, rates: Mapping[str, Rates], batch: int) -> Limit | None:
-    """Return the least time for a batch of a variant at its target's rates; None without rates or recorded cost."""
-    if variant.cost is None or variant.target not in rates:
-        return None
-    return limit_of(variant.cost, rates[variant.target], batch)
 
 
 Frames = list[npt.NDArray[np.uint8]]
@@ -250,8 +244,14 @@ class TimedCase:
         """The name of the case in the report, as in ``int8-cpu b8``."""
         return f"{self.selection.variant.name} b{self.batch}"
 
-    def result(self, times: Mapping[str, list[Milliseconds]]) -> Case:
-        """Return the report's case, made of the times of its calls by round, milliseconds."""
+    def result(
+        self,
+        times: Mapping[str, list[Milliseconds]],
+        shares: dict[str, float],
+        joules: float | None,
+        rates: Mapping[str, Rates],
+    ) -> Case:
+        """Return the report's case, made of the times of its calls by round, milliseconds, and rates by target."""
         stats = {part: Stats.of(rounds) for part, rounds in times.items()}
         variant = self.selection.variant
         return Case(
@@ -260,6 +260,9 @@ class TimedCase:
             precision=variant.precision,
             device=self.selection.backend.device,
             batch=self.batch,
+            shares=shares,
+            joules_per_frame=joules,
+            limit=_limit(variant, rates, self.batch),
             file_sha256=variant.file.sha256,
             inference=stats["inference"],
             preprocess=stats["preprocess"],
@@ -308,6 +311,13 @@ def make_case(bundle: Bundle, selection: Selection, batch: int, frames: Frames) 
     tensors = {name: tensor[:batch] for name, tensor in buffers.tensors.items()}
     copies = backend.copies(buffers, batch)
     return TimedCase(selection, batch, calls | copies, lambda runs: backend.profile(tensors, runs=runs))
+
+
+def _limit(variant: Variant, rates: Mapping[str, Rates], batch: int) -> Limit | None:
+    """Return the least time for a batch of a variant at its target's rates; None without rates or recorded cost."""
+    if variant.cost is None or variant.target not in rates:
+        return None
+    return limit_of(variant.cost, rates[variant.target], batch)
 
 
 def _check_names(what: str, wanted: Collection[str], known: Collection[str]) -> None:

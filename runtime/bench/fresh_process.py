@@ -12,14 +12,13 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from ..process import peak_mib
 
 if TYPE_CHECKING:
-    from ..bundle import Bundle
     from .bench_report import Start
 
 __all__ = ["classify_first", "main", "measure_starts"]
@@ -31,22 +30,14 @@ MIB = 2**20
 
 
 def measure_starts(
-    bundle: Bundle,
-    variants: Iterable[str],
-    *,
-    count: int,
-    threads: int | None,
-    profile: tuple[int, int, int],
-    after: Callable[[], object] = lambda: None,
+    wanted: Mapping[str, Any], variants: Iterable[str], count: int, after: Callable[[], object] = lambda: None
 ) -> dict[str, Start]:
     """Start ``count`` processes for each variant, in turn, and take the medians.
 
     Args:
-        bundle: the bundle that the processes open.
-        variants: the names of the variants, whose engines are built already.
+        wanted: what ``classify_first`` is asked for, but for the variant; TensorRT's engines are built already.
+        variants: the variants' names.
         count: the number of processes for each variant, 0 for none.
-        threads: CPU threads for one batch; None leaves the number to the engine.
-        profile: the batch sizes of TensorRT's engines.
         after: called after each process.
 
     Raises:
@@ -57,7 +48,7 @@ def measure_starts(
     found: dict[str, list[dict[str, Any]]] = {name: [] for name in variants}
     for _ in range(count):
         for name, runs in found.items():
-            runs.append(_start({"bundle": str(bundle.root), "variant": name, "threads": threads, "profile": profile}))
+            runs.append(_start({**wanted, "variant": name}))
             after()
     return {name: Start(**_medians(runs), runs=count) for name, runs in found.items() if runs}
 

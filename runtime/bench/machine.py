@@ -11,22 +11,20 @@ import re
 import shlex
 import shutil
 import subprocess
-import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path, PurePosixPath
-from types import TracebackType
+from statistics import fmean
 
 from ..process import usable_cpus
 from .bench_report import Clocks, Machine
 
 __all__ = [
-    "PowerMeter",
     "board_watts",
     "busy_before",
     "command_line",
-    "joules_per_frame",
+    "measure_power",
     "query_gpu",
     "read_clocks",
     "record_machine",
@@ -36,7 +34,7 @@ __all__ = [
 
 GIB = 2**30
 ROOT = Path("/")
-PACKAGES = (
+RECORDED_PACKAGES = (
     "hybrid-edge",
     "numpy",
     "opencv-python",
@@ -135,68 +133,26 @@ def command_line(words: Iterable[str]) -> str:
     )
 
 
-class PowerMeter:
-    """Sample a Jetson's power with tegrastats while this context lasts; without that tool there are no samples."""
+def measure_power(call: Callable[[], object], seconds: float = POWER_SECONDS) -> tuple[float | None, float]:
+    """Return a Jetson's watts while ``call`` is repeated, idle power included, and the seconds that a call takes.
 
-    def __init__(self) -> None:
-        self._samples: list[tuple[float, float]] = []
-        self._process: subprocess.Popen[str] | None = None
-        self._thread = threading.Thread(target=self._read, daemon=True)
-
-    @property
-    def present(self) -> bool:
-        """Whether tegrastats is running."""
-        return self._process is not None
-
-    def watts(self, start: float, end: float) -> float | None:
-        """Return the mean watts between two moments of ``time.monotonic``; None without a sample in between."""
-        found = [watts for moment, watts in list(self._samples) if start <= moment <= end]
-        return sum(found) / len(found) if found else None
-
-    def __enter__(self) -> PowerMeter:
-        program = shutil.which("tegrastats")
-        if program is not None:
-            self._process = subprocess.Popen(  # noqa: S603  # NVIDIA's own tool
-                [program, "--interval", str(SAMPLE_MS)], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
-            )
-            self._thread.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._process is not None:
-            self._process.terminate()
-            self._thread.join()
-            self._process.wait()
-
-    def _read(self) -> None:
-        if self._process is None or self._process.stdout is None:
-            return
-        with self._process.stdout as lines:
-            for line in lines:
-                watts = board_watts(line)
-                if watts is not None:
-                    self._samples.append((time.monotonic(), watts))
-
-
-def joules_per_frame(
-    meter: PowerMeter, call: Callable[[], object], frames: int, *, seconds: float = POWER_SECONDS
-) -> float | None:
-    """Return the whole module's joules a frame while ``call`` is repeated, idle power included; None without samples.
-
-    Args:
-        meter: a meter whose context was entered.
-        call: classifies ``frames`` frames.
-        frames: the number of frames in one call.
-        seconds: how long the call is repeated, at least once, after half a second in which the sensors settle.
+    The call is repeated for so many seconds, at least once, after half a second in which the sensors settle. The watts
+    are the mean of what tegrastats says of the whole module; None where it says nothing, or is not installed.
     """
+    program = shutil.which("tegrastats")
+    if program is None:
+        return None, 0.0
     _repeat(call, SETTLING)
-    start = time.monotonic()
-    count = _repeat(call, seconds)
-    end = time.monotonic()
-    watts = meter.watts(start, end)
-    return None if watts is None else watts * (end - start) / (count * frames)
+    command = [program, "--interval", str(SAMPLE_MS)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as tool:  # noqa: S603
+        try:
+            start = time.monotonic()
+            count = _repeat(call, seconds)
+            each = (time.monotonic() - start) / count
+        finally:
+            tool.terminate()
+        found = [watts for line in tool.communicate()[0].splitlines() if (watts := board_watts(line)) is not None]
+    return fmean(found) if found else None, each
 
 
 def _repeat(call: Callable[[], object], seconds: float) -> int:
@@ -262,11 +218,11 @@ def _cpu_mhz(root: Path) -> float | None:
 
 
 def _versions(gpu: dict[str, str], root: Path) -> dict[str, str]:
-    """Return the versions of Python, of installed ``PACKAGES``, of NVIDIA's driver and of the Jetson's Linux."""
+    """Return the versions of Python, installed ``RECORDED_PACKAGES``, NVIDIA's driver and the Jetson's Linux."""
     release = _text(root / "etc/nv_tegra_release").partition(", GCID")[0].lstrip("# ")
     every = {
         "python": platform.python_version(),
-        **{name: _version(name) for name in PACKAGES},
+        **{name: _version(name) for name in RECORDED_PACKAGES},
         "NVIDIA driver": gpu.get("driver_version", ""),
         "Jetson Linux": release,
     }

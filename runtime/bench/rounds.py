@@ -6,9 +6,9 @@ import re
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from datetime import datetime, timezone
 from typing import Any
 
@@ -16,28 +16,25 @@ import numpy as np
 
 from ..bundle import Bundle
 from ..engines.engine_options import EngineOptions, parse_profile
-from ..engines.progress import Reporter
 from ..errors import BackendError
+from ..manifest import Variant
 from ..roofline import Rates, rates_of
 from ..spec import ModelSpec
 from ..timing import Milliseconds, time_bursts
 from .bench_report import MIN_ROUNDS, NO_COST, BenchReport, BundleRecord, Case, Machine, Start
 from .cases import (
+    BenchProgress,
     BenchRequest,
-    OpenVariants,
     TimedCase,
-    choose_variants,
-    limit_beside,
     make_case,
     make_frames,
     open_variants,
 )
 from .fresh_process import measure_starts
 from .machine import (
-    PowerMeter,
     busy_before,
     command_line,
-    joules_per_frame,
+    measure_power,
     read_clocks,
     record_machine,
     slowed_down,
@@ -45,10 +42,9 @@ from .machine import (
 )
 from .probe import better_rates, probe
 
-__all__ = ["BenchProgress", "bench", "branch_shares"]
+__all__ = ["bench", "branch_shares"]
 
 PROBE_SECONDS = 2.0  # of probing before the rounds, and again after them
-IDLE_SECONDS = 2.0  # for which a Jetson's power at rest is measured
 PROFILE_SECONDS = 0.5  # of profiled runs for each case, as far as these are from MIN_RUNS to MAX_RUNS
 MIN_RUNS, MAX_RUNS = 5, 100
 
@@ -64,21 +60,6 @@ BRANCH_OF = {"cnn": "cnn", "image": "cnn", "rnn": "recurrent", "sequence": "recu
 MAX_UNSPLIT = 0.5
 
 Times = Mapping[str, Mapping[str, list[Milliseconds]]]
-
-
-@dataclass(frozen=True)
-class BenchProgress:
-    """The functions that are told how far the work is.
-
-    Attributes:
-        begin: called when a part of the work begins, with its name and its number of steps.
-        step: called after each step, outside of what is timed.
-        reporter: told of the progress of TensorRT's builds.
-    """
-
-    begin: Callable[[str, int], None] = lambda _name, _count: None
-    step: Callable[[], None] = lambda: None
-    reporter: Reporter | None = None
 
 
 def bench(request: BenchRequest, progress: BenchProgress | None = None) -> BenchReport:
@@ -105,12 +86,11 @@ def bench(request: BenchRequest, progress: BenchProgress | None = None) -> Bench
     rates: dict[str, Rates] = {} if stated is None else dict.fromkeys(stated.targets, stated)
     machine = record_machine(read_clocks())
     with ExitStack() as stack:
-        progress.begin("opening", len(choose_variants(bundle, request)))
-        reporter = progress.reporter or Reporter()
-        found = open_variants(bundle, request, options, reporter, stack, after=progress.step)
-        starts, notes = _starts(bundle, found, request, options, progress)
+        selections, skipped = open_variants(bundle, request, options, progress, stack)
+        variants = [item.variant for item in selections]
+        starts, notes = _starts(bundle, variants, request, options, progress)
         frames = make_frames(bundle, max(request.batches))
-        cases = [make_case(bundle, item, batch, frames) for item in found.selections for batch in request.batches]
+        cases = [make_case(bundle, item, batch, frames) for item in selections for batch in request.batches]
         before = _probe("probing", request, progress)
         times, machine = _time(cases, machine, request, progress)
         after = _probe("probing again", request, progress)
@@ -120,14 +100,7 @@ def bench(request: BenchRequest, progress: BenchProgress | None = None) -> Bench
         joules, idle_watts = _measure_power(cases, progress)
         machine = machine.model_copy(update={"idle_watts": idle_watts})
         results = tuple(
-            case.result(times[case.name]).model_copy(
-                update={
-                    "shares": shares[case.name],
-                    "joules_per_frame": joules.get(case.name),
-                    "limit": limit_beside(case.selection.variant, rates, case.batch),
-                }
-            )
-            for case in cases
+            case.result(times[case.name], shares[case.name], joules.get(case.name), rates) for case in cases
         )
         return BenchReport(
             created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
@@ -137,9 +110,9 @@ def bench(request: BenchRequest, progress: BenchProgress | None = None) -> Bench
             machine=machine,
             cases=results,
             starts=starts,
-            skipped={name: without_folders(reason) for name, reason in found.skipped.items()},
+            skipped={name: without_folders(reason) for name, reason in skipped.items()},
             rates=rates or None,
-            notes=tuple(map(without_folders, (*notes, *_notes(machine, results, found, rates)))),
+            notes=tuple(map(without_folders, (*notes, *_notes(machine, results, variants, rates)))),
         )
 
 
@@ -201,23 +174,15 @@ def _time(
 
 
 def _starts(
-    bundle: Bundle, found: OpenVariants, request: BenchRequest, options: EngineOptions, progress: BenchProgress
+    bundle: Bundle, variants: Sequence[Variant], request: BenchRequest, options: EngineOptions, progress: BenchProgress
 ) -> tuple[dict[str, Start], list[str]]:
     """Time fresh processes; if one fails, return that as a note, as it is not the end of the measurement."""
-    names = [item.variant.name for item in found.selections]
-    progress.begin("starting", request.starts * len(names))
+    progress.begin("starting", request.starts * len(variants))
+    wanted = {"bundle": str(bundle.root), "threads": request.threads, "profile": options.profile}
     try:
-        starts = measure_starts(
-            bundle,
-            names,
-            count=request.starts,
-            threads=request.threads,
-            profile=options.profile,
-            after=progress.step,
-        )
+        return measure_starts(wanted, [item.name for item in variants], request.starts, progress.step), []
     except BackendError as error:
         return {}, [f"no figures of starts: {error}"]
-    return starts, []
 
 
 def _probe(name: str, request: BenchRequest, progress: BenchProgress) -> Rates | None:
@@ -245,23 +210,22 @@ def _profile(
 
 def _measure_power(cases: Sequence[TimedCase], progress: BenchProgress) -> tuple[dict[str, float], float | None]:
     """Return the joules a frame by case, and the watts at rest; nothing and None where there is no tegrastats."""
+    idle, _ = measure_power(lambda: time.sleep(0.1))
+    if idle is None:
+        return {}, None
+    progress.begin("power", len(cases))
     joules: dict[str, float] = {}
-    with PowerMeter() as meter:
-        if not meter.present:
-            return joules, None
-        progress.begin("power", len(cases))
-        start = time.monotonic()
-        time.sleep(IDLE_SECONDS)
-        idle = meter.watts(start, time.monotonic())
-        for case in cases:
-            found = joules_per_frame(meter, case.calls["whole"], case.batch)
-            if found is not None:
-                joules[case.name] = found
-            progress.step()
+    for case in cases:
+        watts, seconds = measure_power(case.calls["whole"])
+        if watts is not None:
+            joules[case.name] = watts * seconds / case.batch
+        progress.step()
     return joules, idle
 
 
-def _notes(machine: Machine, cases: Sequence[Case], found: OpenVariants, rates: Mapping[str, Rates]) -> list[str]:
+def _notes(
+    machine: Machine, cases: Sequence[Case], variants: Sequence[Variant], rates: Mapping[str, Rates]
+) -> list[str]:
     """Return the notes that a reader must know before believing the numbers."""
     notes = [busy_before(machine), slowed_down(machine.before, machine.after) if machine.after else None]
     if few := [case.name for case in cases if case.few]:
@@ -269,7 +233,6 @@ def _notes(machine: Machine, cases: Sequence[Case], found: OpenVariants, rates: 
         notes.append(f"noisy: {', '.join(few)}: too few rounds to tell; {again}")
     if noisy := [case.name for case in cases if case.noisy and not case.few]:
         notes.append(f"noisy: the rounds of {', '.join(noisy)} differ too much; end other programs and measure again")
-    variants = [item.variant for item in found.selections]
     notes += [f"{variant.name} is over its parity limits" for variant in variants if not variant.parity.passed]
     if any(variant.cost is None and variant.target in rates for variant in variants):
         notes.append(NO_COST)

@@ -50,7 +50,7 @@ class Box:
     width: int
     height: int
 
-    def of(self, pixels: Pixels) -> Pixels:
+    def view(self, pixels: Pixels) -> Pixels:
         """Return the rectangle's part of a picture as a view, to draw into."""
         return pixels[self.y : self.y + self.height, self.x : self.x + self.width]
 
@@ -81,7 +81,7 @@ def fit(image: Pixels, pixels: Pixels) -> Box:
     size = max(round(image.shape[1] * scale), 1), max(round(image.shape[0] * scale), 1)
     box = Box((width - size[0]) // 2, (height - size[1]) // 2, *size)
     kind = cv2.INTER_NEAREST if tiny else cv2.INTER_LINEAR
-    box.of(pixels)[:] = cv2.resize(_shrunk(image, size), size, interpolation=kind)
+    box.view(pixels)[:] = cv2.resize(_shrunk(image, size), size, interpolation=kind)
     return box
 
 
@@ -148,7 +148,7 @@ class Bars:
             font.draw(line, font.cut(label, size, label_room), (margin, baseline), size, color)
             shown = percent(probability)
             font.draw(line, shown, (width - margin - font.width(shown, size), baseline), size, color)
-            _bar(track.of(line), probability, size, MUTED if number else ACCENT)
+            _bar(track.view(line), probability, size, MUTED if number else ACCENT)
 
     def _column(self, size: int, width: int) -> int:
         if (size, width) not in self._columns:

@@ -86,7 +86,7 @@ def draw_sheet(
     for number, cell in enumerate(cells):
         row, column = divmod(number, columns)
         place = Box(MARGIN + column * width, HEAD_HEIGHT + row * height, width - CELL_GAP, height)
-        _draw_cell(place.of(sheet), cell, picture)
+        _draw_cell(place.view(sheet), cell, picture)
     return sheet
 
 

@@ -1,6 +1,5 @@
-"""Classifies frames as they come from files, cameras and streams, for as long as they come.
+"""Contains the runtime's commands: each module parses a command line, calls one public function and prints.
 
-A ``Request`` comes in, which names sources, a bundle and outputs; results go out to stdout, a window and files, and an
-exit code comes back. This room must not know how a source is read or how an engine runs a batch: ``sources`` and
-``backends`` see to that.
+A command line comes in; what is asked for goes out to stdout, everything else to stderr, and an exit code comes back.
+This room must not know how anything is done, and ``--help`` must load neither OpenCV nor an engine.
 """

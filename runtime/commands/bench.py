@@ -17,7 +17,7 @@ from .options import ProfileOption, ThreadsOption, refuse_others
 
 if TYPE_CHECKING:
     from ..bench.bench_report import BenchReport
-    from ..bench.rounds import BenchProgress
+    from ..bench.cases import BenchProgress
 
 __all__ = ["app", "bench", "main"]
 
@@ -178,7 +178,7 @@ def _check_files(files: Mapping[str, Path]) -> None:
 @contextmanager
 def _progress() -> Iterator[BenchProgress]:
     """Show a bar of the part of the work under way, drawn between measurements and never during one."""
-    from ..bench.rounds import BenchProgress  # noqa: PLC0415
+    from ..bench.cases import BenchProgress  # noqa: PLC0415
     from ..engines.progress import make_reporter  # noqa: PLC0415
 
     bar = console.progress(transient=True)

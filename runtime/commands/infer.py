@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
@@ -219,7 +218,7 @@ def print_cameras(*, as_json: bool) -> None:
     for camera in found:
         source = f"csi://{sensor_number(camera.node, found)}" if camera.bare_sensor else camera.node
         if as_json:
-            typer.echo(json.dumps({"source": source, **asdict(camera)}))
+            console.print_json({"source": source, **asdict(camera)})
             continue
         typer.echo(f"{source}  {printable(camera.name)} ({printable(camera.driver)}){_remark(camera)}")
         for item in camera.formats:

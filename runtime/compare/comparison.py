@@ -75,16 +75,16 @@ def compare_bundles(
     images = open_sources(sources)
     with _open_models(find_bundles(bundle, others), batch_size=batch_size, **settings) as models:
         frames = iter(images)
-        first = next(frames)
-        folders = _truth(first, models) is not None
+        first = list(islice(frames, 1))
+        folders = any(_truth(frame, models) is not None for frame in first)
         listed = not folders or (images.total is not None and images.total <= MAX_LISTED_IMAGES)
         report = JsonReport(top_k) if as_json else TextReport(models, listed=listed)
         tally, differences = ComparisonTally(models), Differences()
         bar = console.progress(unit="images", transient=True)
-        bar.disable = not console.status.is_terminal or ((listed or as_json) and console.stdout.is_terminal)
+        bar.disable |= (listed or as_json) and console.stdout.is_terminal  # rows scroll by there
         with bar:
             for item in bar.track(
-                answer(chain([first], frames), models, batch_size), images.total, description="comparing"
+                answer(chain(first, frames), models, batch_size), images.total, description="comparing"
             ):
                 if isinstance(item, Answers):
                     differences.add(item)

@@ -5,24 +5,22 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rich import box
 from rich.cells import cell_len
-from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
 from .. import console
-from ..console import percent, print_json, printable
+from ..console import ABSENT, make_table, percent, print_json, printable, show_table
 from ..frame import Frame
 from .answers import Answers, ComparedModel
 
 __all__ = ["JsonReport", "TextReport"]
 
-ABSENT = "–"  # stands where there is no figure
 COLUMN_GAP = "  "
 MAX_LABEL_WIDTH = 24  # terminal cells
 PERCENT_WIDTH = 8  # terminal cells
 MAX_NAMED_COLUMNS = 5  # with more models, the columns of agreement have numbers for names
+MAX_TABLE_WIDTH = 10_000  # terminal cells, more than any table has
 MAX_NAME_WIDTH = 10  # terminal cells; with a longer name they have numbers too
 TIMES = "ms: median, decoded frame to probabilities, an image's share of its batch of {}"
 
@@ -61,9 +59,7 @@ class TextReport:
         """Print the table and the path of the contact sheet; ``figures`` are those of the tally and the JSON."""
         if self._started:
             console.stdout.print()
-        console.stdout.print(Text(_title(figures), "bold"))
         _print_table(self._models, figures)
-        console.stdout.print(Text(f"{_caption(figures)}\n{TIMES.format(figures['batch'])}", "table.caption"))
         if figures["sheet"]:
             console.stdout.print(f"where they differ: {figures['sheet']}", soft_wrap=True, markup=False)
 
@@ -130,38 +126,33 @@ def _print_table(models: Sequence[ComparedModel], figures: Mapping[str, Any]) ->
     short = _short_names(names, MAX_NAME_WIDTH if len(models) <= MAX_NAMED_COLUMNS else 0)
     keys = {"": short, "model": names} if short != names else {"model": names}
     rows = figures["models"]
-    columns: dict[str, list[str]] = {" ": [_engine(model) for model in models]}
+    columns: dict[str, list[str]] = {"variant": [_variant(model) for model in models]}
     if figures["labelled"]:
         columns["accuracy"] = [_share(row["accuracy"]) for row in rows]
         columns["only it\nis right"] = [str(row["only_right"]) for row in rows]
     columns["ms an\nimage"] = [ABSENT if row["p50_ms"] is None else f"{row['p50_ms']:.2f}" for row in rows]
     columns["MB"] = [f"{row['bytes'] / 1e6:.2f}" for row in rows]
     agreement = {
-        f"same as\n{name}": [
-            _share(row["agreement"][other.name]) if other.name != row["name"] else ABSENT for row in rows
-        ]
-        for name, other in zip(short, models, strict=True)
+        f"same as\n{head}": [_share(row["agreement"][name] if row["name"] != name else None) for row in rows]
+        for head, name in zip(short, (model.name for model in models), strict=True)
     }
-    whole = _table({**keys, **columns, **agreement})
-    together = not console.stdout.is_terminal or (whole.width or 0) <= console.stdout.width
-    for table in [whole] if together else [_table({**keys, **columns}), _table({**keys, **agreement})]:
-        console.stdout.print(table, soft_wrap=True)
+    caption = f"{_caption(figures)}\n{TIMES.format(figures['batch'])}"
+    whole = _table(figures, {**keys, **columns, **agreement}, caption)
+    unlimited = console.stdout.options.update(max_width=MAX_TABLE_WIDTH)
+    if console.stdout.is_terminal and console.stdout.measure(whole, options=unlimited).maximum > console.stdout.width:
+        show_table(_table(figures, {**keys, **columns}, ""))
+        whole = _table(figures, {**keys, **agreement}, caption)
+    show_table(whole)
 
 
-def _table(columns: Mapping[str, Sequence[str]]) -> Table:
-    """Make a table as wide as its cells need, so that nothing is cut, by heads and their columns' cells."""
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
-    for number, head in enumerate(columns):
-        left = number == 0 or head in {"model", " "}
-        table.add_column(Text(head), justify="left" if left else "right", vertical="bottom", no_wrap=True)
+def _table(figures: Mapping[str, Any], columns: Mapping[str, Sequence[str]], caption: str) -> Table:
+    table = make_table(_title(figures), columns, text=("model", "variant"), caption=caption)
     for row in zip(*columns.values(), strict=True):
-        table.add_row(*map(Text, row))
-    unlimited = console.stdout.options.update(max_width=10_000)
-    table.width = Measurement.get(console.stdout, unlimited, table).maximum
+        table.add_row(*row)
     return table
 
 
-def _engine(model: ComparedModel) -> str:
+def _variant(model: ComparedModel) -> str:
     variant = model.classifier.selection.variant
     return f"{variant.precision} {variant.target}"
 

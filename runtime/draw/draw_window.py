@@ -59,15 +59,17 @@ class DrawWindow:
         self._saved = saved
         self._paper = Paper(thickness)
         self._readings: list[Reading] = []
-        self._answered = 0  # the paper's ``changes`` when the answers were made
+        self._answered_changes = 0  # the paper's ``changes`` when the answers were made
         self._answered_at = 0.0
-        self._seen: Frame | None = None  # the frame they are about, as a stroke of the eraser may change nothing
+        self._answered_frame: Frame | None = (
+            None  # the frame they are about, as a stroke of the eraser may change nothing
+        )
         self._live_due = 0.0  # when live mode may predict again
         self._stroke_ended = False  # whether a stroke ended in live mode that was not answered yet
         self._pointer: tuple[int, int] | None = None
         self._message = ""
         self._changed = True
-        self._shown = 0.0
+        self._drawn_at = 0.0
         self._keys: dict[str, Callable[[], None]] = {
             "c": self._clear,
             "p": self._predict,
@@ -107,19 +109,19 @@ class DrawWindow:
         if action is not None:
             action()
             self._changed = True
-        if self._live and self._answered != self._paper.changes and time.monotonic() >= self._live_due:
+        if self._live and self._answered_changes != self._paper.changes and time.monotonic() >= self._live_due:
             self._ask()
         if self._zoom.due() and not self._paper.drawing:
             self._zoom.undo(self._open)
         if self._redraw_due():
             cv2.imshow(TITLE, draw_page(self._view()))
-            self._changed, self._shown = False, time.monotonic()
+            self._changed, self._drawn_at = False, time.monotonic()
         return True
 
     def _redraw_due(self) -> bool:
         now = time.monotonic()
-        fades = self._shown < self._answered_at + LIVE_GRACE <= now
-        return self._changed or fades or now >= self._shown + IDLE_REDRAW
+        fades = self._drawn_at < self._answered_at + LIVE_GRACE <= now
+        return self._changed or fades or now >= self._drawn_at + IDLE_REDRAW
 
     def _mouse(self, event: int, x: int, y: int, flags: int, _: object) -> None:
         point = (x - PAPER_BOX.x, y - PAPER_BOX.y)
@@ -148,9 +150,9 @@ class DrawWindow:
 
     def _ask(self) -> None:
         start = time.monotonic()
-        self._seen = frame = self._frame()
+        self._answered_frame = frame = self._frame()
         self._readings = [] if frame is None else read_drawing(self._readers, frame)
-        self._answered = self._paper.changes
+        self._answered_changes = self._paper.changes
         self._changed = True
         self._answered_at = now = time.monotonic()
         self._live_due = now + LIVE_PAUSE * (now - start)
@@ -171,10 +173,10 @@ class DrawWindow:
 
     def _outdated(self, frame: Frame | None) -> bool:
         """Return whether the answers are about another frame, and in live mode no newer ones are on their way."""
-        if frame is None or self._seen is None:
-            return frame is not self._seen
+        if frame is None or self._answered_frame is None:
+            return frame is not self._answered_frame
         on_its_way = self._live and time.monotonic() < self._answered_at + LIVE_GRACE
-        return not on_its_way and not np.array_equal(frame, self._seen)
+        return not on_its_way and not np.array_equal(frame, self._answered_frame)
 
     def _view(self) -> View:
         frame = self._frame()

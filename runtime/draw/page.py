@@ -25,7 +25,7 @@ WIDTH, HEIGHT = AREA + PANEL, AREA
 MARGIN = (AREA - PAPER_SIDE) // 2
 PAPER_BOX = Box(MARGIN, MARGIN, PAPER_SIDE, PAPER_SIDE)
 SEEN_SCALE = 3  # the 28 x 28 frame is shown at 84 pixels
-SPACE = 12  # pixels between parts
+PART_GAP = 12  # pixels between parts
 MAX_ROWS = 10
 MIN_STEP, MAX_STEP = 11, 24  # pixels a row: digits under 9 pixels can't be read
 HEADING, BLOCK_GAP = 30, 6  # pixels, with which all ten digits of four models have room
@@ -68,10 +68,10 @@ class View:
 def draw_page(view: View) -> Pixels:
     """Return the window's picture, (600, 940, 3) uint8 BGR."""
     page = blank(WIDTH, HEIGHT)
-    _draw_paper(PAPER_BOX.of(page), view)
+    _draw_paper(PAPER_BOX.view(page), view)
     _draw_seen(page, view.frame)
     _draw_text(page, view)
-    _draw_readings(page[:, AREA : WIDTH - SPACE], view)
+    _draw_readings(page[:, AREA : WIDTH - PART_GAP], view)
     return page
 
 
@@ -83,7 +83,7 @@ def _draw_paper(pixels: Pixels, view: View) -> None:
 
 def _draw_seen(page: Pixels, frame: npt.NDArray[np.uint8] | None) -> None:
     side = 28 * SEEN_SCALE
-    place = Box(PAPER_BOX.x + PAPER_SIDE - side, (MARGIN - side) // 2, side, side).of(page)
+    place = Box(PAPER_BOX.x + PAPER_SIDE - side, (MARGIN - side) // 2, side, side).view(page)
     fill(place, (0, 0, 0))
     if frame is not None:
         place[:] = cv2.resize(frame, (side, side), interpolation=cv2.INTER_NEAREST)[:, :, None]
@@ -91,7 +91,7 @@ def _draw_seen(page: Pixels, frame: npt.NDArray[np.uint8] | None) -> None:
 
 def _draw_text(page: Pixels, view: View) -> None:
     font, bold = default_font(), default_font(BOLD)
-    right = PAPER_BOX.x + PAPER_SIDE - 28 * SEEN_SCALE - SPACE
+    right = PAPER_BOX.x + PAPER_SIDE - 28 * SEEN_SCALE - PART_GAP
     note = "what the models see, 28 x 28"
     font.draw(page, note, (right - font.width(note, 13), 56), 13, DIM)
     title = "live" if view.live else TITLE
@@ -118,10 +118,10 @@ OUTDATED = _Tones(label=FAINT, bar=FAINT, text=FAINT, rest=FAINT)
 
 def _draw_readings(panel: Pixels, view: View) -> None:
     """Draw a block for each model, as high as their number allows."""
-    block = (HEIGHT - SPACE) // len(view.names)
+    block = (HEIGHT - PART_GAP) // len(view.names)
     tones = OUTDATED if view.outdated else _Tones()
     for number, (name, variant) in enumerate(view.names):
-        place = panel[SPACE + number * block :][: block - BLOCK_GAP]
+        place = panel[PART_GAP + number * block :][: block - BLOCK_GAP]
         reading = view.readings[number] if number < len(view.readings) else None
         _draw_heading(place[:HEADING], name, variant, reading, tones)
         if reading is not None:
@@ -137,10 +137,10 @@ def _draw_heading(pixels: Pixels, name: str, variant: str, reading: Reading | No
     taken = bold.width(said, 26)
     if said:
         bold.draw(pixels, said, (pixels.shape[1] - taken, 25), 26, tones.label)
-    room = pixels.shape[1] - taken - SPACE
+    room = pixels.shape[1] - taken - PART_GAP
     name = bold.cut(name, 16, room)
     bold.draw(pixels, name, (0, 22), 16, TEXT)
-    start = bold.width(name, 16) + SPACE
+    start = bold.width(name, 16) + PART_GAP
     font.draw(pixels, font.cut(variant, 13, max(room - start, 0)), (start, 22), 13, DIM)
 
 
@@ -160,7 +160,7 @@ def _draw_bars(pixels: Pixels, prediction: Prediction, tones: _Tones) -> None:
     font = default_font()
     column = min(max(font.width(font.drawable(label), size) for label, _ in rows), pixels.shape[1] // 3)
     number = font.width("100.0 %", size)
-    left, right = column + SPACE, pixels.shape[1] - number - SPACE
+    left, right = column + PART_GAP, pixels.shape[1] - number - PART_GAP
     for row, (label, probability) in enumerate(rows):
         line = pixels[row * step : (row + 1) * step]
         best = label == prediction.label

@@ -83,8 +83,8 @@ def _spec(manifest: Path) -> dict[str, Any]:
     return spec if isinstance(spec, dict) else {}
 
 
-def open_readers(request: DrawRequest, paths: Sequence[Path], opened: ExitStack) -> list[Reader]:
-    """Open bundles and check them, in their order; ``opened`` closes them.
+def open_readers(request: DrawRequest, paths: Sequence[Path], closing: ExitStack) -> list[Reader]:
+    """Open bundles and check them, in their order; ``closing`` closes them later.
 
     Raises:
         BundleError: a bundle is missing, malformed or damaged.
@@ -104,7 +104,7 @@ def open_readers(request: DrawRequest, paths: Sequence[Path], opened: ExitStack)
                 check=request.check,
                 reporter=make_reporter(stop),
             )
-        opened.enter_context(classifier)
+        closing.enter_context(classifier)
         announce(classifier)
         readers.append(Reader(name, classifier))
     return readers

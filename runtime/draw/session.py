@@ -73,8 +73,8 @@ def draw(request: DrawRequest) -> None:
 
     require_display("hybrid-draw is a window: start it where there is a screen")
     paths = request.bundles or newest_bundles()
-    with ExitStack() as opened:
-        readers = open_readers(request, paths, opened)
+    with ExitStack() as closing:
+        readers = open_readers(request, paths, closing)
         report: Callable[[Sequence[Reading]], None] = _print_as_json if request.as_json else _print
         DrawWindow(readers, report, live=request.live, thickness=request.thickness, saved=request.saved).run()
 

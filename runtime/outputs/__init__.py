@@ -1,5 +1,5 @@
-"""Writes live results to a window, lines on stdout and stderr, a recording, snapshots.
+"""This room shows and keeps results: in a window, as lines on stdout and stderr, as a recording, as snapshots.
 
-A ``Request`` says which outputs to open; results, events and statuses then come in, and pictures, lines and files go
-out. This room must not know how frames were captured and classified, or that a supervisor watches.
+An ``InferRequest`` says which outputs to open; results, events and statuses then come in, and pictures, lines and files
+go out. This room must not know how frames were captured and classified, or that a supervisor watches.
 """

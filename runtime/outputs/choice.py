@@ -87,11 +87,11 @@ class ChosenSinks:
             self._files["the snapshots are"] = Snapshots(request.snapshots, condition, events=events)
         shown = request.live and not display_problem() if request.window is None else request.window
         window = [Window(labels, request.top_k, live=live)] if shown else []
-        self.sinks: list[Sink] = [*self._lines(request, labels, captures), *self._files.values(), *window]
+        self.sinks: list[Sink] = [*self._open_lines(request, labels, captures), *self._files.values(), *window]
         if request.smooth is not None:
             self.sinks = [Smoothing(request.smooth, self.sinks, live=live)]
 
-    def _lines(self, request: InferRequest, labels: tuple[str, ...], captures: Sequence[Capture]) -> list[Sink]:
+    def _open_lines(self, request: InferRequest, labels: tuple[str, ...], captures: Sequence[Capture]) -> list[Sink]:
         lines: Sink = ResultTable(request.top_k, labels, live=request.live)
         if request.as_json:
             lines = JsonLines(request.top_k, live=request.live, newest=request.every_frame is False)
@@ -169,8 +169,8 @@ class Smoothing(Sink):
     def _average(self, source: str, time: float, new: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         before, average = self._averages.pop(source, (math.inf, new))
         if time > before:  # a source whose time goes back is another stream
-            kept = math.exp((before - time) / self._seconds)
-            new = (kept * average + (1 - kept) * new).astype(np.float32)
+            weight = math.exp((before - time) / self._seconds)
+            new = (weight * average + (1 - weight) * new).astype(np.float32)
         self._averages[source] = time, new
         while len(self._averages) > MAX_SOURCES:
             self._averages.popitem(last=False)

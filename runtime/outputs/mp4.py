@@ -16,17 +16,21 @@ from pathlib import Path
 __all__ = ["TIMESCALE", "Mp4Writer"]
 
 TIMESCALE = 90_000  # ticks a second: the usual one, all common frame rates are whole in it
-MATRIX = struct.pack(">9i", 0x10000, 0, 0, 0, 0x10000, 0, 0, 0, 0x40000000)
+IDENTITY_MATRIX = struct.pack(">9i", 0x10000, 0, 0, 0, 0x10000, 0, 0, 0, 0x40000000)
 KEY_FRAME = 0x02000000  # the flag of a picture that depends on no other
 MAX_TICKS = 2**32 - 1  # ticks of one picture, 13 hours: a fragment has 32 bits for them
-MDAT_HEAD = 8
-RUN_TAIL = 8  # bytes of a picture's duration and size, with which its moof ends
-JPEG = 0x6C  # object type of ISO/IEC 10918-1
-UNDETERMINED = 0x55C4  # language "und"
+MDAT_HEAD_SIZE = 8
+MOOF_TAIL_SIZE = 8  # bytes of a picture's duration and size, with which its moof ends
+JPEG_OBJECT_TYPE = 0x6C  # object type of ISO/IEC 10918-1
+LANGUAGE_UNDETERMINED = 0x55C4  # language "und"
 
 
 class Mp4Writer:
     """Writes one file, a picture at a time; each ``write`` leaves a whole file behind.
+
+    Attributes:
+        path, width, height: as they were given.
+        size: the number of bytes written so far.
 
     Raises:
         FileExistsError: the file exists; it is never written over.
@@ -39,7 +43,7 @@ class Mp4Writer:
         self.width, self.height = width, height
         self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
         self._sequence = 0
-        self._size = 0  # bytes of whole boxes
+        self.size = 0  # bytes of whole boxes
         self._start = self._end = 0  # ticks at which the last picture starts and ends
         self._duration_at: int | None = None  # offset of the last picture's duration in the file
         try:
@@ -53,11 +57,6 @@ class Mp4Writer:
     def end(self) -> float:
         """The time at which the last picture ends, seconds from the start of the file."""
         return self._end / TIMESCALE
-
-    @property
-    def size(self) -> int:
-        """The number of bytes written so far."""
-        return self._size
 
     def is_taken_away(self) -> bool:
         """Return whether the file was removed, moved, emptied or closed, so that it must not be written to any more.
@@ -83,19 +82,21 @@ class Mp4Writer:
 
         Args:
             jpeg: the picture, as a whole JPEG file of the declared size.
-            start: seconds from the start of the file; moved behind the start of the picture before.
+            start: seconds from the start of the file; if not behind the start of the picture before, the end of that.
             duration: how long the picture is shown, seconds; at least one tick.
 
         Raises:
             OSError: the disk is full or gone; the file then ends with the picture before.
         """
-        ticks = max(round(start * TIMESCALE), self._start + 1 if self._sequence else 0)
+        ticks = max(round(start * TIMESCALE), 0)
+        if self._sequence and ticks <= self._start:
+            ticks = self._end
         length = max(round(duration * TIMESCALE), 1)
         self._sequence += 1
         if self._duration_at is not None and ticks != self._end:  # players take gaps for missing frames
             os.pwrite(self._file, struct.pack(">I", min(ticks - self._start, MAX_TICKS)), self._duration_at)
         head = _fragment(self._sequence, ticks, length, len(jpeg))
-        duration_at = self._size + len(head) - MDAT_HEAD - RUN_TAIL
+        duration_at = self.size + len(head) - MDAT_HEAD_SIZE - MOOF_TAIL_SIZE
         self._append(head + jpeg)
         self._start, self._end, self._duration_at = ticks, ticks + length, duration_at
 
@@ -110,11 +111,11 @@ class Mp4Writer:
         done = 0
         try:
             while done < len(data):
-                done += os.pwrite(self._file, memoryview(data)[done:], self._size + done)
+                done += os.pwrite(self._file, memoryview(data)[done:], self.size + done)
         except OSError:
-            os.ftruncate(self._file, self._size)
+            os.ftruncate(self._file, self.size)
             raise
-        self._size += len(data)
+        self.size += len(data)
 
 
 def _box(kind: bytes, *parts: bytes) -> bytes:
@@ -138,7 +139,7 @@ def _header(width: int, height: int) -> bytes:
     references = _full_box(b"dref", struct.pack(">I", 1), _full_box(b"url ", flags=1))
     media = _box(
         b"mdia",
-        _full_box(b"mdhd", struct.pack(">4I 2H", 0, 0, TIMESCALE, 0, UNDETERMINED, 0)),
+        _full_box(b"mdhd", struct.pack(">4I 2H", 0, 0, TIMESCALE, 0, LANGUAGE_UNDETERMINED, 0)),
         _full_box(b"hdlr", bytes(4), b"vide", bytes(12), b"classified frames\0"),
         _box(
             b"minf",
@@ -150,8 +151,8 @@ def _header(width: int, height: int) -> bytes:
     defaults = _full_box(b"trex", struct.pack(">5I", 1, 1, 0, 0, KEY_FRAME))
     moov = _box(
         b"moov",
-        _full_box(b"mvhd", movie, MATRIX, after),
-        _box(b"trak", _full_box(b"tkhd", track, MATRIX, size, flags=3), media),
+        _full_box(b"mvhd", movie, IDENTITY_MATRIX, after),
+        _box(b"trak", _full_box(b"tkhd", track, IDENTITY_MATRIX, size, flags=3), media),
         _box(b"mvex", defaults),
     )
     return brands + moov
@@ -159,7 +160,7 @@ def _header(width: int, height: int) -> bytes:
 
 def _sample_entry(width: int, height: int) -> bytes:
     """Return ``mp4v`` with a decoder configuration (14496-1, 7.2.6) that says JPEG."""
-    decoder = struct.pack(">2B 3x 2I", JPEG, 4 << 2 | 1, 0, 0)
+    decoder = struct.pack(">2B 3x 2I", JPEG_OBJECT_TYPE, 4 << 2 | 1, 0, 0)
     stream = struct.pack(">HB", 1, 0) + _descriptor(4, decoder) + _descriptor(6, b"\x02")
     picture = struct.pack(">6x H 16x 2H 2I 4x H 32x H h", 1, width, height, 72 << 16, 72 << 16, 1, 24, -1)
     return _box(b"mp4v", picture, _full_box(b"esds", _descriptor(3, stream)))
@@ -185,4 +186,4 @@ def _fragment(sequence: int, start: int, duration: int, size: int) -> bytes:
             ),
         )
 
-    return moof(len(moof(0)) + MDAT_HEAD) + struct.pack(">I4s", 8 + size, b"mdat")
+    return moof(len(moof(0)) + MDAT_HEAD_SIZE) + struct.pack(">I4s", 8 + size, b"mdat")

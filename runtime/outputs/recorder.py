@@ -13,6 +13,7 @@ from pathlib import Path
 
 from ..canvas.pictures import blank, caption, fit, notice
 from ..canvas.text import Pixels
+from ..classifier import Prediction
 from ..errors import UsageError
 from ..opencv import cv2
 from ..sources.events import Events
@@ -21,7 +22,7 @@ from .sink import Result, Sink
 
 __all__ = ["Recorder", "check_recording"]
 
-QUALITY = 80  # JPEG's, from 0 to 100
+JPEG_QUALITY = 80  # JPEG's, from 0 to 100
 MAX_SIDE = 1920  # pixels that the longer side of a recorded frame has at most
 MIN_SIDE = 240  # pixels below which the shorter side is enlarged: a label is not readable there
 IMAGE_SECONDS = 1.0  # seconds for which a single image is shown
@@ -32,37 +33,33 @@ MAX_OPEN_FILES = 32  # files open at a time; with more sources, the one that gav
 
 
 @dataclass
-class _Part:
+class _SourceFile:
     """This class holds one file that is being written.
 
     Attributes:
         writer: the file.
-        frame: (width, height) of the source's frames, pixels.
-        begun: the source's time at the frame with which this file began, or with which a video began again, seconds.
-        at: where that frame stands in the recording, seconds.
-        last: number of the video's frame that came last, and its time in the video, seconds.
-        start: where that frame stands in the recording, seconds.
+        frame_size: (width, height) of the source's frames, pixels.
+        offset: what the source's time lacks to the time in the file, seconds.
+        last_index: number of the video's frame that came last; ``last_time`` is its time in the video, seconds.
     """
 
     writer: Mp4Writer
-    frame: tuple[int, int]
-    begun: float
-    at: float = 0.0
-    last: tuple[int, float] = (-1, math.inf)
-    start: float = -1.0
+    frame_size: tuple[int, int]
+    offset: float
+    last_index: int = -1
+    last_time: float = math.inf
 
     def place(self, index: int, now: float, interval: float) -> tuple[float, float]:
         """Return where a video file's frame stands in the recording and how long it is shown at first, both seconds.
 
-        A video that begins again goes on behind its last frame, and so does a time that stands still, which would show
-        nothing. The duration is ``interval`` where the frame before tells none.
+        A video that begins again goes on behind its last frame. The duration is ``interval`` where the frame before
+        tells none.
         """
-        if index <= self.last[0] or now < self.last[1]:
-            self.begun, self.at = now, self.writer.end
-        frames, seconds = index - self.last[0], now - self.last[1]
-        start = self.at + now - self.begun
-        self.last, self.start = (index, now), start if start > self.start else self.writer.end
-        return self.start, seconds / frames if frames > 0 and seconds > 0 else interval
+        frames, seconds = index - self.last_index, now - self.last_time
+        if frames <= 0 or seconds < 0:
+            self.offset = self.writer.end - now
+        self.last_index, self.last_time = index, now
+        return self.offset + now, seconds / frames if frames > 0 and seconds > 0 else interval
 
 
 class Recorder(Sink):
@@ -116,7 +113,7 @@ class Recorder(Sink):
         self._live = frozenset(live)
         self._largest = largest
         self._say = say
-        self._parts: dict[str, _Part] = {}  # the one that was written last stands at the end
+        self._open_files: dict[str, _SourceFile] = {}  # the one that was written last stands at the end
         self._looked = time.monotonic()
 
     def write(self, result: Result) -> None:
@@ -124,7 +121,7 @@ class Recorder(Sink):
         if self.stopped or result.prediction is None or result.frame.image is None:
             return
         try:
-            self._record(result, result.frame.image)
+            self._record(result, result.prediction, result.frame.image)
         except OSError as error:
             self._give_up(error, result.frame.source)
 
@@ -132,61 +129,63 @@ class Recorder(Sink):
         """Free the space of removed files whose source gives nothing; return False: nobody can ask for a stop here."""
         if time.monotonic() - self._looked >= LOOK_EVERY:
             self._looked = time.monotonic()
-            for part in self._parts.values():
+            for file in self._open_files.values():
                 with suppress(OSError):  # told when the next frame can't be written
-                    if part.writer.is_taken_away():
-                        part.writer.close()
+                    if file.writer.is_taken_away():
+                        file.writer.close()
         return False
 
     def close(self) -> None:
         """Close the files; an error in that is told by ``say`` and sets ``stopped``."""
-        while self._parts:
-            writer = self._parts.popitem()[1].writer
+        while self._open_files:
+            writer = self._open_files.popitem()[1].writer
             try:
                 writer.close()
             except OSError as error:  # a network share may say only now that it is full, when events are told no more
                 self.stopped = True
                 self._say(f"--save {writer.path}: {error.strerror or error}; its end may be missing")
 
-    def _record(self, result: Result, image: Pixels) -> None:
+    def _record(self, result: Result, prediction: Prediction, image: Pixels) -> None:
         frame = result.frame
         live = frame.source in self._live
         now = frame.captured if live else frame.index * self._interval if frame.position is None else frame.position
-        part = self._part(result, image, now)
-        start, seconds = part.writer.end, IMAGE_SECONDS
+        file = self._file_for(result, image, now)
+        start, seconds = file.writer.end, IMAGE_SECONDS
         if live:
-            start, seconds = now - part.begun, self._interval
-            if start > part.writer.end + MAX_PAUSE:
-                self._write_gap(part.writer, part.writer.end + self._interval, start)
+            start, seconds = now + file.offset, self._interval
+            if start > file.writer.end + MAX_PAUSE:
+                self._write_gap(file.writer, file.writer.end + self._interval, start)
         elif frame.video:
-            start, seconds = part.place(frame.index, now, self._interval)
-        picture = blank(part.writer.width, part.writer.height)
+            start, seconds = file.place(frame.index, now, self._interval)
+        picture = blank(file.writer.width, file.writer.height)
         fit(image, picture)
-        _label(picture, result)
-        part.writer.write(_encode(picture), start, seconds)
+        _label(picture, result, prediction)
+        file.writer.write(_encode(picture), start, seconds)
 
-    def _part(self, result: Result, image: Pixels, now: float) -> _Part:
+    def _file_for(self, result: Result, image: Pixels, now: float) -> _SourceFile:
         """Return the file that a frame goes to: a new one where its size changed or the old is full or taken away."""
         frame, size = result.frame, (image.shape[1], image.shape[0])
         key = frame.source if frame.video else ""
-        part, free = self._parts.pop(key, None), None
-        if part is not None and part.writer.is_taken_away():
-            free = part.writer.path
-            self._say(f"{free} was removed, moved or emptied: the recording begins anew")
-        if part is not None and (free or part.writer.size >= self._largest or (frame.video and part.frame != size)):
-            part.writer.close()
-            part = None
-        if part is None:
-            while len(self._parts) >= MAX_OPEN_FILES:
-                self._parts.pop(next(iter(self._parts))).writer.close()
-            part = _Part(self._create(*_recorded(*size), free), size, now)
-        self._parts[key] = part
-        return part
+        file, freed_name = self._open_files.pop(key, None), None
+        if file is not None and file.writer.is_taken_away():
+            freed_name = file.writer.path
+            self._say(f"{freed_name} was removed, moved or emptied: the recording begins anew")
+        if file is not None and (
+            freed_name or file.writer.size >= self._largest or (frame.video and file.frame_size != size)
+        ):
+            file.writer.close()
+            file = None
+        if file is None:
+            while len(self._open_files) >= MAX_OPEN_FILES:
+                self._open_files.pop(next(iter(self._open_files))).writer.close()
+            file = _SourceFile(self._create(*_recorded_size(*size), freed_name), size, -now)
+        self._open_files[key] = file
+        return file
 
-    def _create(self, width: int, height: int, free: Path | None) -> Mp4Writer:
-        """Create a file under a name that nothing has: ``free``, of a file taken away, else the next number's."""
+    def _create(self, width: int, height: int, freed_name: Path | None) -> Mp4Writer:
+        """Create a file under a name that nothing has: ``freed_name``, of a file taken away, else the next number's."""
         numbered = (_numbered(self._path, number) for number in itertools.count(len(self.paths) + 1))
-        names = itertools.chain([] if free is None else [free], numbered)
+        names = itertools.chain([] if freed_name is None else [freed_name], numbered)
         while True:
             path = next(names)
             try:
@@ -228,10 +227,8 @@ def _numbered(path: Path, number: int) -> Path:
     return path if number == 1 else path.with_name(f"{path.stem}-{number}{path.suffix}")
 
 
-def _label(picture: Pixels, result: Result) -> None:
-    prediction, frame = result.prediction, result.frame
-    if prediction is None:
-        return
+def _label(picture: Pixels, result: Result, prediction: Prediction) -> None:
+    frame = result.frame
     clock = f"{time.strftime('%Y-%m-%d %H:%M:%S', time.localtime(frame.timestamp))}  " if frame.timestamp else ""
     smoothed = "smoothed  " if result.smoothed_s else ""
     (label, probability), *_ = prediction.top(1)
@@ -243,7 +240,7 @@ def _text_size(height: int) -> int:
     return min(max(height // 24, 13), 32)
 
 
-def _recorded(width: int, height: int) -> tuple[int, int]:
+def _recorded_size(width: int, height: int) -> tuple[int, int]:
     """Return a recorded frame's width and height: even, as other codecs expect, neither too large nor too small."""
     scale = min(MAX_SIDE / max(width, height), 1)
     if scale == 1 and min(width, height) < MIN_SIDE:
@@ -256,5 +253,5 @@ def _even(side: float) -> int:
 
 
 def _encode(picture: Pixels) -> bytes:
-    _, data = cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, QUALITY])
+    _, data = cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
     return data.tobytes()

@@ -31,12 +31,8 @@ TIME_WIDTH = 8
 class JsonLines(Sink):
     """This sink writes each result, and of a live run each event, as one JSON object on a line of its own, and flushes.
 
-    A result has ``source`` and ``frame`` (its number), then ``labels`` and ``probabilities`` (the top k, descending),
-    ``preprocess_ms`` and ``inference_ms``, or ``error``. A live run adds ``batch``, of a camera or stream also
-    ``captured`` (Unix seconds), ``age_ms`` (from capture to result), ``dropped`` and ``reconnects`` (so far).
-    ``smoothed_s`` says that the probabilities are an average over about so many seconds. A line with ``event`` is no
-    result but a fault or its end: ``event`` (its kind), ``source``, ``detail``, ``time`` (Unix seconds), ``seconds``
-    (how long, or null).
+    ``docs/live.md`` says what each field means. Those of captures and batches are of live runs alone; ``smoothed_s``,
+    where it is there, says that the probabilities are an average over about so many seconds.
     """
 
     def __init__(

@@ -24,9 +24,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Condition", "Snapshots", "parse_condition", "prepare_folder"]
 
-QUALITY = 95  # JPEG's, from 0 to 100
+JPEG_QUALITY = 95  # JPEG's, from 0 to 100
 MAX_JPEG_SIDE = 65_500  # pixels of a side, the most that OpenCV's encoder takes
-SPACING = 30  # frames of one source, from one snapshot to the next: about a second of a camera
+SNAPSHOT_SPACING = 30  # frames of one source, from one snapshot to the next: about a second of a camera
 MAX_PART_BYTES = 60  # bytes of a source's or label's name in a file's name
 COMPARISONS: dict[str, Callable[[float, float], bool]] = {
     ">=": operator.ge,
@@ -121,7 +121,9 @@ class Snapshots(Sink):
         if frame.video and not self._due(frame.source, frame.index):
             return
         suffix = ".jpg" if max(frame.image.shape) <= MAX_JPEG_SIDE else ".png"
-        _, data = cv2.imencode(suffix, frame.image, [cv2.IMWRITE_JPEG_QUALITY, QUALITY] if suffix == ".jpg" else [])
+        _, data = cv2.imencode(
+            suffix, frame.image, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY] if suffix == ".jpg" else []
+        )
         try:
             write_bytes(self._path(result, self._condition.probability(prediction), suffix), data.tobytes())
         except OSError as error:
@@ -131,7 +133,7 @@ class Snapshots(Sink):
 
     def _due(self, source: str, index: int) -> bool:
         last = self._last.get(source)
-        if last is not None and last <= index < last + SPACING:
+        if last is not None and last <= index < last + SNAPSHOT_SPACING:
             return False
         self._last[source] = index
         return True

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 from collections.abc import Collection
-from dataclasses import dataclass
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -21,25 +21,17 @@ __all__ = ["StatusLine"]
 
 REFRESH_EVERY = 0.25  # seconds between two updates of the lines on a terminal
 LOG_EVERY = 60.0  # seconds between lines where stderr is a file or a journal
-REPEAT_EVERY = 5.0  # seconds for which the same fault of the same source is only counted
+REPEAT_EVERY = 5.0  # seconds for which the same fault of the same source is not printed again
 MAX_LINES = 12  # sources that have a line on a terminal
 FILES = ""  # the name under which the label of all files is kept
 UNREADABLE = "frame unreadable"  # in a label's place: the label before is not what this frame shows
 
 
-@dataclass
-class _Repeats:
-    """This class notes of one kind of fault of one source when it was last printed, and how often it came since."""
-
-    printed: float
-    more: int = 0
-    last: Event | None = None
-
-
 class StatusLine(Sink):
     """This sink shows each source's label, rates, ages and counts, and names files that could not be read.
 
-    A fault that repeats within five seconds is counted and told once: a broken camera must not fill a journal.
+    A fault that repeats within five seconds is printed once, and counted in the status: a broken camera must not fill a
+    journal.
     """
 
     def __init__(self, screen: Console | None = None, *, live: Collection[str] = ()) -> None:
@@ -47,7 +39,7 @@ class StatusLine(Sink):
         self._streams = frozenset(live)
         self._console = console.status if screen is None else screen
         self._labels: dict[str, tuple[str, float | None]] = {}
-        self._repeats: dict[tuple[str, str], _Repeats] = {}
+        self._printed: dict[tuple[str, str], float] = {}  # when the last fault of a source and kind was printed
         self._status: Status | None = None
         self._logged = time.monotonic()
         self._refreshed = 0.0
@@ -69,21 +61,20 @@ class StatusLine(Sink):
 
     def event(self, event: Event) -> None:
         """Print an event, or only count it where the same kind of the same source was printed a moment ago."""
-        key = event.source, event.kind
-        now = time.monotonic()
-        before = self._repeats.get(key)
-        if before is not None and now - before.printed < REPEAT_EVERY:
-            before.more += 1
-            before.last = event
+        key, now = (event.source, event.kind), time.monotonic()
+        if now - self._printed.get(key, -math.inf) < REPEAT_EVERY:
             return
-        self._print_event(event, before.more if before else 0)
-        self._repeats[key] = _Repeats(now)
+        self._printed[key] = now
+        clock = time.strftime("%H:%M:%S", time.localtime(event.timestamp))
+        parts = [event.source, event.detail, "" if event.seconds is None else f"after {event.seconds:.1f} s"]
+        text = f"{clock} {event.kind}: {': '.join(part for part in parts if part)}"
+        self._print(text, "green" if event.kind == "reconnected" else "yellow")
 
     def status(self, status: Status) -> None:
         """Keep the status for the next ``poll`` to show; in a log, write it once a minute."""
         self._status = status
         if self._live is None and time.monotonic() - self._logged >= LOG_EVERY:
-            self._log()
+            self._log(status)
 
     def poll(self) -> bool:
         """Bring the lines up to date; return False: nobody can ask this sink to stop."""
@@ -91,48 +82,27 @@ class StatusLine(Sink):
         if now - self._refreshed < REFRESH_EVERY:
             return False
         self._refreshed = now
-        for key, repeats in list(self._repeats.items()):
-            if now - repeats.printed >= REPEAT_EVERY:
-                self._tell_repeats(repeats)
-                del self._repeats[key]
         if self._live is not None and self._status is not None:
             self._live.start()  # does nothing but the first time, when frames flow: it hides the cursor
             self._live.update(self._render(self._status), refresh=True)
         return False
 
     def close(self) -> None:
-        """Take the lines away, tell the faults that were only counted, and print the last status as one line."""
+        """Take the lines away, and print the last status as one line."""
         if self._live is not None:
             self._live.stop()
-        for repeats in self._repeats.values():
-            self._tell_repeats(repeats)
-        self._repeats.clear()
         if self._status is not None:
-            self._log()
+            self._log(self._status)
 
     def _kept_as(self, source: str) -> str:
         """Return a stream's name, and one for all files: their line shows the file that came last."""
         return source if source in self._streams else FILES
 
-    def _tell_repeats(self, repeats: _Repeats) -> None:
-        if repeats.last is not None:
-            self._print_event(repeats.last, repeats.more - 1)
-
-    def _print_event(self, event: Event, more: int) -> None:
-        clock = time.strftime("%H:%M:%S", time.localtime(event.timestamp))
-        parts = [event.source, event.detail, "" if event.seconds is None else f"after {event.seconds:.1f} s"]
-        text = f"{clock} {event.kind}: {': '.join(part for part in parts if part)}"
-        if more > 0:
-            text += f" ({more} more of the kind)"
-        style = "green" if event.kind == "reconnected" else "yellow"
-        self._print(text, style)
-
-    def _log(self) -> None:
+    def _log(self, status: Status) -> None:
         self._logged = time.monotonic()
-        if self._status is None:
-            return
-        sources = [f"{source.name}: {_counts(source)}" for source in self._status.sources]
-        self._print("; ".join([_totals(self._status), *sources]), "dim")
+        self._print(
+            "; ".join([_totals(status), *(f"{source.name}: {_counts(source)}" for source in status.sources)]), "dim"
+        )
 
     def _print(self, text: str, style: str) -> None:
         self._console.print(printable(text), style=style, markup=False, soft_wrap=True)

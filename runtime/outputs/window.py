@@ -66,8 +66,8 @@ class Window(Sink):
         self._live = frozenset(live)
         self._status: Status | None = None
         self._changed = True
-        self._drawn = 0.0
-        self._pause = REDRAW
+        self._drawn_at = 0.0
+        self._redraw_pause = REDRAW
         self._stopped = False
         self.picture = blank(*SINGLE_SIZE)
         # no tool bar; the picture keeps its proportions when the window is resized
@@ -95,7 +95,7 @@ class Window(Sink):
 
     def poll(self) -> bool:
         """Draw what is new and handle keys; return whether the user asked to stop."""
-        if time.monotonic() >= self._drawn + (self._pause if self._changed else IDLE_REDRAW):
+        if time.monotonic() >= self._drawn_at + (self._redraw_pause if self._changed else IDLE_REDRAW):
             self._draw()
         if pressed_key(KEY_WAIT) in QUIT_KEYS or not is_visible(self._title):
             self._stopped = True
@@ -124,11 +124,11 @@ class Window(Sink):
         gap = TILE_GAP if len(tiles) > 1 else 0
         for number, tile in enumerate(tiles):
             place = Box(number % columns * width, number // columns * height, width - gap, height - gap)
-            tile.draw(place.of(self.picture), size)
+            tile.draw(place.view(self.picture), size)
         self._draw_foot(self.picture[-foot:], size, len(self._tiles) - len(tiles))
         cv2.imshow(self._title, self.picture)
-        self._drawn, self._changed = time.monotonic(), False
-        self._pause = max(REDRAW, DRAW_PAUSE * (self._drawn - start))
+        self._drawn_at, self._changed = time.monotonic(), False
+        self._redraw_pause = max(REDRAW, DRAW_PAUSE * (self._drawn_at - start))
 
     def _draw_foot(self, pixels: Pixels, size: int, hidden: int) -> None:
         fill(pixels, BACKGROUND)
@@ -156,7 +156,7 @@ class Tile:
         self._bars = bars
         self._top_k = top_k
         self._result: Result | None = None
-        self._shown: Result | None = None  # the last one with a picture
+        self._pictured: Result | None = None  # the last one with a picture
         self._trouble: Event | None = None
         self._interval = 0.0
 
@@ -168,7 +168,7 @@ class Tile:
         self.seen = now
         self._result = result
         if result.frame.image is not None:
-            self._shown = result
+            self._pictured = result
             self._trouble = None
 
     def trouble(self, event: Event) -> None:
@@ -187,10 +187,10 @@ class Tile:
         head, step = round(size * 2), round(size * 1.7)
         rows = min(self._top_k, max(int(height * MAX_PANEL - size) // step, 1))
         panel = rows * step + size
-        view = Box(0, head, width, max(height - head - panel, 1)).of(pixels)
+        view = Box(0, head, width, max(height - head - panel, 1)).view(pixels)
         silence = self.silence()
-        if self._shown is not None and self._shown.frame.image is not None:
-            fit(self._shown.frame.image, view)
+        if self._pictured is not None and self._pictured.frame.image is not None:
+            fit(self._pictured.frame.image, view)
         text_row(pixels[:head], self.name, self._right(silence), size, (TEXT, DIM if silence is None else WARNING))
         below = pixels[height - panel + size // 2 :]
         if silence is not None:
@@ -204,7 +204,7 @@ class Tile:
             notice(view, ["waiting for the first frame"], size, TEXT)
 
     def _right(self, silence: float | None) -> str:
-        result = self._shown
+        result = self._pictured
         if silence is not None:
             return "not live"
         if result is None:
@@ -222,7 +222,7 @@ class Tile:
         if self._trouble is not None and self._trouble.detail:
             lines.append(self._trouble.detail)
         notice(view, lines, round(size * 1.2))
-        shown = self._shown
+        shown = self._pictured
         if shown is not None and shown.frame.timestamp:
             clock = time.strftime("%H:%M:%S", time.localtime(shown.frame.timestamp))
             text_row(below, f"the picture is from {clock}", "", size, (DIM, DIM))

@@ -12,7 +12,7 @@ import numpy as np
 from ..classifier import Prediction
 from ..outputs.sink import Result, Sink, SourceStatus, Status
 from ..sources.events import Event
-from .handover import OUT_OF_MEMORY, Batch, Links, is_shortage, one_line
+from .handover import MEMORY_ERRORS, Batch, Links, is_shortage, one_line
 from .mailbox import PendingFrame
 
 __all__ = ["LOOK_INTERVAL", "Delivery", "Meter"]
@@ -181,7 +181,7 @@ class Delivery:
         """Write one result; a sink that lacks the memory for it (a large picture to draw or encode) is passed over."""
         try:
             sink.write(result)
-        except OUT_OF_MEMORY as error:
+        except MEMORY_ERRORS as error:
             if not is_shortage(error):
                 raise
             self._events.report("memory-short", result.frame.source, one_line(error) or "writing a result")

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from ..frame import Outputs
 
 __all__ = [
-    "OUT_OF_MEMORY",
+    "MEMORY_ERRORS",
     "Batch",
     "Channel",
     "Links",
@@ -40,7 +40,7 @@ T = TypeVar("T")
 END: Final = object()
 HANDOVER_TIME = 1e-3  # seconds that a batch takes from one thread to the next, on a busy machine
 NEWEST_WEIGHT = 0.2  # weight of the newest time in a running mean
-OUT_OF_MEMORY = (MemoryError, cv2.error)
+MEMORY_ERRORS = (MemoryError, cv2.error)
 """What to catch and ask ``is_shortage`` about: OpenCV has one error for everything."""
 
 # glibc's malloc.h
@@ -48,7 +48,7 @@ M_TRIM_THRESHOLD = -1
 M_MMAP_THRESHOLD = -3
 M_ARENA_MAX = -8
 MMAP_BYTES = 2**25  # 32 MiB, the most that glibc takes for M_MMAP_THRESHOLD; a 4K frame has 24 MiB
-KEPT_BYTES = 2**27  # 128 MiB of freed memory that the process keeps
+FREED_BYTES = 2**27  # 128 MiB of freed memory that the process keeps
 
 
 @dataclass(eq=False, slots=True)
@@ -284,13 +284,13 @@ def keep_frame_memory() -> bool:
         mallopt = ctypes.CDLL(None).mallopt
     except (OSError, AttributeError, TypeError):  # another C library, or another system
         return False
-    settings = {M_MMAP_THRESHOLD: MMAP_BYTES, M_TRIM_THRESHOLD: KEPT_BYTES, M_ARENA_MAX: 1}
+    settings = {M_MMAP_THRESHOLD: MMAP_BYTES, M_TRIM_THRESHOLD: FREED_BYTES, M_ARENA_MAX: 1}
     done = [mallopt(name, value) == 1 for name, value in settings.items()]
     return all(done)
 
 
 def is_shortage(error: Exception) -> bool:
-    """Return whether an error of ``OUT_OF_MEMORY`` means that memory did not suffice, and not a bug."""
+    """Return whether an error of ``MEMORY_ERRORS`` means that memory did not suffice, and not a bug."""
     # OpenCV's text; its code is an attribute of the class, not of the error
     return not isinstance(error, cv2.error) or "Insufficient memory" in str(error)
 

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import signal
 import sys
 from collections.abc import Mapping
-
-import typer
 
 from .. import console
 from ..console import say
@@ -78,4 +75,4 @@ def _say_below_status(text: str) -> None:
 def _print_event(event: Event) -> None:
     """Write an event as the JSON line that the worker, which is gone, would have written."""
     line = {"event": event.kind, "source": event.source, "detail": event.detail, "time": event.timestamp}
-    typer.echo(json.dumps({**line, "seconds": event.seconds}))
+    console.print_json({**line, "seconds": event.seconds})

@@ -139,7 +139,7 @@ class Intake:
         self.boxes = tuple(boxes)
         self._fresh = fresh
         self._patient = patient
-        self._turn = 0
+        self._turns = list(boxes)  # whose frame was taken longest ago comes first
         self._closed = False
         self._hungry = False
         lock = threading.Lock()
@@ -242,23 +242,18 @@ class Intake:
         return all(box.ended and not box.frames and not box.errors for box in self.boxes)
 
     def _next(self) -> PendingFrame | None:
-        count = len(self.boxes)
-        for offset in range(count):
-            place = (self._turn + offset) % count
-            box = self.boxes[place]
+        for box in tuple(self._turns):
             if box.errors:
                 return PendingFrame(box, box.errors.popleft(), counted=True)
             if box.frames and not (self._fresh and box.newest and box.inside):
-                self._turn = (place + 1) % count
-                return self._taken(box)
+                self._turns.remove(box)
+                self._turns.append(box)  # the others come first now
+                pending = PendingFrame(box, box.pop())
+                box.inside += 1
+                if not box.newest and len(box.frames) <= QUEUE - WAKE_FRAMES:
+                    self._emptied.notify_all()
+                return pending
         return None
-
-    def _taken(self, box: Mailbox) -> PendingFrame:
-        entry = PendingFrame(box, box.pop())
-        box.inside += 1
-        if not box.newest and len(box.frames) <= QUEUE - WAKE_FRAMES:
-            self._emptied.notify_all()
-        return entry
 
 
 def _size(frame: Frame) -> int:

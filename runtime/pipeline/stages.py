@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from ..errors import BackendError, InputError
 from ..preprocess import Preprocessor
-from .handover import OUT_OF_MEMORY, Batch, Links, is_shortage, one_line
+from .handover import MEMORY_ERRORS, Batch, Links, is_shortage, one_line
 from .mailbox import Mailbox, PendingFrame
 
 if TYPE_CHECKING:
@@ -165,7 +165,7 @@ class Preparation:
                 self._preprocessor.fill(image, batch.buffers.tensors, batch.rows)
         except InputError as error:
             pending.frame = replace(pending.frame, image=None, error=str(error))
-        except OUT_OF_MEMORY as error:
+        except MEMORY_ERRORS as error:
             if not is_shortage(error):
                 raise
             self._links.intake.give_up((pending,))

@@ -17,8 +17,8 @@ from typing import Any, NoReturn, TextIO
 __all__ = ["StopSignals", "stop_signals", "takes"]
 
 END_TIMEOUT = 2.5  # seconds from a signal to the end: the pipeline drains for 1.8, and then closes its outputs
-CLOSE_TIMEOUT = 3.0  # seconds more, while outputs are being closed: a disk may be slow
-LOOK_INTERVAL = 0.1  # seconds between two looks at whether the end is held up
+OUTPUTS_TIMEOUT = 3.0  # seconds more, while outputs are being closed: a disk may be slow
+RECHECK_INTERVAL = 0.1  # seconds between two looks at whether the end is held up
 
 
 def takes(stream: TextIO | None) -> bool:
@@ -102,12 +102,12 @@ class StopSignals:
         self._came = time.monotonic()
         self._stop.set()
         # its handler runs within a write of the main thread too, which goes on where the handler returns
-        signal.setitimer(signal.ITIMER_REAL, END_TIMEOUT, LOOK_INTERVAL)
+        signal.setitimer(signal.ITIMER_REAL, END_TIMEOUT, RECHECK_INTERVAL)
         if not self._draining:
             self.leave()
 
     def _end_if_unread(self, _signum: int, _frame: FrameType | None) -> None:
-        limit = END_TIMEOUT + CLOSE_TIMEOUT if self._closing() else END_TIMEOUT
+        limit = END_TIMEOUT + OUTPUTS_TIMEOUT if self._closing() else END_TIMEOUT
         late = time.monotonic() - self._came >= limit
         if late and self._code is not None and not (takes(sys.stdout) and takes(sys.stderr)):
             _leave_at_once(self._code)

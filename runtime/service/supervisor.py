@@ -25,10 +25,10 @@ from .signals import stop_signals, takes
 __all__ = ["REPLACED", "Supervisor"]
 
 REPLACED = "HYBRID_EDGE_REPLACED"  # in a worker's environment it says how many workers there were before
-LOOK_INTERVAL = 0.1  # seconds, at most, until a signal or the worker's end is seen
+TURN_INTERVAL = 0.1  # seconds, at most, until a signal or the worker's end is seen
 STOP_TIMEOUT = 2.0  # seconds from a signal to the worker's end
-KILL_TIMEOUT = 5.0  # seconds from SIGKILL to the worker's end; only a call that hangs inside a driver takes longer
-MAX_FAILURES = 3  # workers given up within a minute or, where hangs take longer to notice, within six of their timeouts
+SIGKILL_TIMEOUT = 5.0  # seconds from SIGKILL to the worker's end; only a call that hangs inside a driver takes longer
+MAX_GIVEN_UP = 3  # workers given up within a minute or, where hangs take longer to notice, within six of their timeouts
 PIPE_BYTES = 1 << 16
 
 
@@ -81,7 +81,7 @@ class _Worker:
         """End the child and all that it started with SIGKILL; return False where a call in a driver keeps it."""
         self.send_group(signal.SIGKILL)
         with contextlib.suppress(subprocess.TimeoutExpired):
-            self._process.wait(KILL_TIMEOUT)
+            self._process.wait(SIGKILL_TIMEOUT)
         if self._beats >= 0:
             os.close(self._beats)
             self._beats = -1
@@ -147,7 +147,7 @@ class Supervisor:
 
     def _look(self) -> int | None:
         """Look once at beats, signals and the worker; return the exit code where the run ends, else None."""
-        for beat in self._worker.wait(LOOK_INTERVAL):
+        for beat in self._worker.wait(TURN_INTERVAL):
             self._hear(beat)
         self._notifier.alive()
         while (signalled := signal.sigtimedwait(self._signals, 0)) is not None:
@@ -208,7 +208,7 @@ class Supervisor:
             )
         elif not self.replaces:
             self._tell(f"error: the worker was given up: {reason}")
-        elif len(self._failures) >= MAX_FAILURES:
+        elif len(self._failures) >= MAX_GIVEN_UP:
             self._tell(
                 f"error: {len(self._failures)} workers had to be given up within {window:g} s, the last because "
                 f"{reason}; try another --backend, or --hang-timeout where the engine is only slow"

@@ -9,10 +9,11 @@ import math
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import Future, wait
-from contextlib import contextmanager, nullcontext
+from concurrent.futures import wait
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, TypeVar
 
+from ..background import start_in_background
 from ..errors import SourceError
 
 if TYPE_CHECKING:  # the supervisor uses this module without OpenCV
@@ -80,7 +81,7 @@ def run_aside(
         release: gives back what was opened, where nobody waits for it any more.
         stop: an event that, once set, ends the wait.
         deadline: the ``time.monotonic()`` at which the wait ends.
-        turn: a lock that is held during the call; waiting for it is part of the wait.
+        turn: a lock that is held during the call, where OpenCV opens one at a time; waiting for it is no call.
 
     Returns:
         What the function returned; what it raised is raised here.
@@ -89,18 +90,7 @@ def run_aside(
         SourceError: ``stop`` was set.
         TimeoutError: the deadline passed.
     """
-    future = Future[T]()
-
-    def run() -> None:
-        with turn or nullcontext():
-            if not future.set_running_or_notify_cancel():
-                return
-            try:
-                future.set_result(function())
-            except BaseException as error:  # raised by whoever waits
-                future.set_exception(error)
-
-    threading.Thread(target=run, name="opening", daemon=True).start()
+    future = start_in_background(function, "opening", turn)
     while not wait([future], POLL_INTERVAL).done:
         if stop.is_set() or time.monotonic() > deadline:
             if not future.cancel():
@@ -112,14 +102,7 @@ def run_aside(
 def open_capture(
     opener: Callable[[], cv2.VideoCapture], stop: threading.Event, what: str, turn: threading.Lock | None = None
 ) -> cv2.VideoCapture:
-    """Open a capture aside; a supervisor sees a call that does not end.
-
-    Args:
-        opener: opens the capture.
-        stop: an event that, once set, ends the wait; the capture is then released when its opener returns.
-        what: the name of what is opened, for messages and without passwords.
-        turn: a lock held while the capture is opened, where OpenCV opens one at a time: waiting for others is then not
-            taken for a call that hangs.
+    """Open a capture as ``run_aside`` does, and note the call as ``open`` and ``what``, a name without passwords.
 
     Returns:
         The capture that the opener returned, open or not.

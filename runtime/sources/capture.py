@@ -49,10 +49,10 @@ class Connection(Protocol):
 
     @property
     def patience(self) -> float:
-        """The seconds without a frame after which it is given up, asked each time; 0: at the first empty read."""
+        """The seconds without a frame after which it is given up; asked each time."""
 
     def read(self) -> Image | None:
-        """Return the next frame, (H, W, 3) uint8 BGR; None if none came for about ``READ_WAIT``, or on a stop.
+        """Return the next frame, (H, W, 3) uint8 BGR; None if none came for ``patience`` or less, or on a stop.
 
         Raises:
             ImageError: a frame came that can't be decoded; the next may be good.
@@ -67,12 +67,7 @@ Opener = Callable[[threading.Event], Connection]
 
 
 class LiveCapture:
-    """This capture gives a camera's or stream's frames until it is stopped, and connects again after every loss.
-
-    Attributes:
-        name: the source as the user named it, passwords masked.
-        live: True, as frames are lost when nobody takes them.
-    """
+    """This capture gives a camera's or stream's frames until it is stopped, and connects again after every loss."""
 
     live = True
 

@@ -1,4 +1,4 @@
-"""Counts what goes wrong while frames flow, and tells it to whoever listens."""
+"""Count what goes wrong while frames flow, and tell it to whoever listens."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-__all__ = ["KINDS", "Event", "Events", "Kind"]
+__all__ = ["Event", "Events", "Kind"]
 
 Kind = Literal[
     "lost",  # a camera or stream ended, or could not be opened
@@ -22,7 +22,6 @@ Kind = Literal[
     "engine-failed",  # one batch failed and its frames were given up
     "engine-hung",  # the worker was replaced by the supervisor
 ]
-KINDS: tuple[Kind, ...] = get_args(Kind)
 
 
 @dataclass(frozen=True)
@@ -45,7 +44,7 @@ class Event:
 
 
 class Events:
-    """Counts events and passes each on to the listeners, on the thread that reports it; any thread may use it."""
+    """This class counts events and passes each on to its listeners, on the thread that reports; it is thread-safe."""
 
     def __init__(self, listener: Callable[[Event], None] | None = None) -> None:
         self._listeners: tuple[Callable[[Event], None], ...] = () if listener is None else (listener,)
@@ -79,4 +78,4 @@ class Events:
 
     def counts(self) -> dict[Kind, int]:
         """Return the number of events of each kind; kinds that never came are left out."""
-        return {kind: number for kind in KINDS if (number := self.count(kind))}
+        return {kind: number for kind in get_args(Kind) if (number := self.count(kind))}

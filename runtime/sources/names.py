@@ -10,15 +10,7 @@ from urllib.parse import SplitResult, urlsplit
 
 from ..errors import UsageError
 
-__all__ = [
-    "CaptureOptions",
-    "LiveKind",
-    "LiveName",
-    "camera_node",
-    "display_name",
-    "parse_live",
-    "split_url",
-]
+__all__ = ["CaptureOptions", "LiveKind", "LiveName", "display_name", "parse_live", "split_url"]
 
 LiveKind = Literal["v4l2", "csi", "rtsp", "mjpeg", "gst"]
 SCHEMES: dict[str, LiveKind] = {"csi": "csi", "rtsp": "rtsp", "http": "mjpeg", "https": "mjpeg", "gst": "gst"}
@@ -55,7 +47,7 @@ def parse_live(name: str) -> LiveName | None:
             ``gst://PIPELINE``, or one without a host, with a bad port or no sensor's number, or is not UTF-8.
     """
     if NUMBER.fullmatch(name) and not os.path.exists(name):
-        name = camera_node(int(name))
+        name = f"/dev/video{int(name)}"
     if DEVICE.match(name):
         _check_utf8(name)
         return LiveName("v4l2", name, name)
@@ -74,11 +66,6 @@ def parse_live(name: str) -> LiveName | None:
     if kind in ("rtsp", "mjpeg"):
         split_url(name)
     return LiveName(kind, match[2] if kind in ("csi", "gst") else name, display)
-
-
-def camera_node(number: int) -> str:
-    """Return the path of the device that ``--camera N`` means."""
-    return f"/dev/video{number}"
 
 
 def display_name(name: str) -> str:

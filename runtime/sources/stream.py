@@ -57,13 +57,7 @@ class RtspConnection:
     """
 
     def __init__(self, capture: cv2.VideoCapture, stop: threading.Event, patience: float) -> None:
-        """Start the thread that reads.
-
-        Args:
-            capture: an open capture, which is released when the reading ends.
-            stop: an event that, once set, ends every wait early.
-            patience: seconds without a frame, once frames flow.
-        """
+        """Start to read an open capture, which is released when the reading ends."""
         self.patience = max(FIRST_FRAME_TIMEOUT, patience)
         self._patience = patience
         self._capture = capture
@@ -133,13 +127,12 @@ class RtspConnection:
         yield SourceError("the server ended the stream")
 
 
-def open_rtsp(url: str, stop: threading.Event, *, newest: bool, patience: float = RTSP_PATIENCE) -> RtspConnection:
+def open_rtsp(url: str, stop: threading.Event, *, newest: bool, patience: float) -> RtspConnection:
     """Open a stream, H.264 or whatever else FFmpeg decodes, over TCP.
 
     Args:
         url: the address, ``rtsp://``.
-        stop: an event that, once set, ends the wait; a session being opened then closes itself, in ``OPEN_TIMEOUT``
-            seconds.
+        stop: an event that, once set, ends every wait.
         newest: whether to decode without delay, on one thread; otherwise several threads decode, each a frame later.
         patience: seconds without a frame after which the connection is to be given up.
 

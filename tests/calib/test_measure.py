@@ -11,8 +11,8 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 from support.models.bundles import SPEC, make_weights, reference_outputs
 
-from hybrid_edge.calib import CalibrationImages, calibrate, calibration_bar, choose_images, collect, measure
-from hybrid_edge.calib.measure import ENOUGH
+from hybrid_edge.calib import CalibrationImages, calibrate, choose_images, measure_statistics
+from hybrid_edge.calib.measure import RECOMMENDED_IMAGES
 from hybrid_edge.runtime.backends.onnxruntime import TensorSession
 from hybrid_edge.runtime.errors import BackendError, CalibrationError
 from hybrid_edge.runtime.preprocess import Preprocessor, read_image
@@ -26,7 +26,7 @@ def images(photos: list[LabelledImage]) -> CalibrationImages:
 
 def test_every_input_and_output_is_measured_over_all_images(graph: bytes, images: CalibrationImages) -> None:
     seen: list[int] = []
-    found = measure(graph, images.paths, SPEC, batch=8, on_batch=seen.append)
+    found = measure_statistics(graph, images.paths, SPEC, on_batch=seen.append)
     assert seen == [8, 8, 4]
     assert found.images == 20
     assert list(found.statistics) == [
@@ -47,14 +47,6 @@ def test_every_input_and_output_is_measured_over_all_images(graph: bytes, images
         assert item.rms == pytest.approx(np.sqrt(np.mean(np.square(values))), rel=1e-4)
 
 
-def test_the_batch_size_changes_nothing_but_rounding(graph: bytes, images: CalibrationImages) -> None:
-    one, eight = (measure(graph, images.paths, SPEC, batch=batch).statistics for batch in (1, 8))
-    for name, item in one.items():
-        assert item.count == eight[name].count
-        assert item.peak == pytest.approx(eight[name].peak, rel=1e-5)
-        assert np.abs(np.cumsum(item.histogram - eight[name].histogram)).max() <= 0.02 * item.count
-
-
 @pytest.mark.parametrize(("size", "batches"), [(12, [8, 1]), (299, [2, 2, 2, 2, 1])])
 def test_large_images_come_in_small_batches(photos: list[LabelledImage], size: int, batches: list[int]) -> None:
     spec = SPEC.replace(image_size=size, timesteps=size, branches="cnn")
@@ -64,30 +56,32 @@ def test_large_images_come_in_small_batches(photos: list[LabelledImage], size: i
     inside = helper.make_graph([node], "mean", [start], [end])
     model = helper.make_model(inside, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
     seen: list[int] = []
-    measure(model.SerializeToString(), tuple(photo.path for photo in photos[:9]), spec, on_batch=seen.append)
+    measure_statistics(model.SerializeToString(), tuple(photo.path for photo in photos[:9]), spec, on_batch=seen.append)
     assert seen == batches
 
 
-def test_never_more_than_one_batch_is_held(graph: bytes) -> None:
+def test_never_more_than_one_batch_is_held(
+    graph: bytes, images: CalibrationImages, monkeypatch: pytest.MonkeyPatch
+) -> None:
     alive: list[weakref.ref[Any]] = []
     most = 0
 
-    def batches() -> Iterator[dict[str, Any]]:
+    def batches(*_: Any, **__: Any) -> Iterator[dict[str, Any]]:
         nonlocal most
         for _ in range(6):
             most = max(most, sum(item() is not None for item in alive))
             yield {name: np.ones((2, *shape), np.float32) for name, shape in SPEC.inputs.items()}
 
-    with TensorSession(graph) as session:
-        run = session.run
+    run = TensorSession.run
 
-        def watched(tensors: Any) -> dict[str, Any]:
-            found = run(tensors)
-            alive.extend(weakref.ref(values) for values in found.values())
-            return found
+    def watched(session: TensorSession, tensors: Any) -> dict[str, Any]:
+        found = run(session, tensors)
+        alive.extend(weakref.ref(values) for values in found.values())
+        return found
 
-        session.run = watched  # type: ignore[method-assign]
-        collect(session, batches())
+    monkeypatch.setattr(TensorSession, "run", watched)
+    monkeypatch.setattr("hybrid_edge.calib.measure.read_batches", batches)
+    measure_statistics(graph, images.paths, SPEC)
     assert len(alive) == 6 * 5
     assert most == 0, "the outputs of a batch were still there when the next one was asked for"
 
@@ -106,7 +100,7 @@ def test_an_activation_that_is_not_finite_is_refused_by_name(photos: list[Labell
     model = helper.make_model(inside, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
     onnx.checker.check_model(model)
     with pytest.raises(CalibrationError, match=r"'broken'.*finite"):
-        measure(model.SerializeToString(), (photos[0].path,), SPEC)
+        measure_statistics(model.SerializeToString(), (photos[0].path,), SPEC)
 
 
 def test_the_second_calibration_reuses_the_first(graph: bytes, images: CalibrationImages, tmp_path: Path) -> None:
@@ -150,7 +144,7 @@ def test_few_images_are_warned_of_each_time_and_many_are_not(
     for _ in range(2):
         warnings = calibrate(graph, images, SPEC, "1" * 64, path).warnings
         assert len(warnings) == 1
-        assert f"20 images: expected {ENOUGH} or more" in warnings[0]
+        assert f"20 images: expected {RECOMMENDED_IMAGES} or more" in warnings[0]
     many = CalibrationImages(images.paths * 15, images.sha256s * 15)
     assert calibrate(graph, many, SPEC, "1" * 64, path).warnings == ()
 
@@ -181,8 +175,3 @@ def test_ranges_that_can_not_be_saved_are_a_warning(graph: bytes, images: Calibr
 def test_a_graph_that_is_none_is_refused(images: CalibrationImages, tmp_path: Path) -> None:
     with pytest.raises(BackendError, match="refused the graph to be measured"):
         calibrate(b"no graph", images, SPEC, "1" * 64, tmp_path / "ranges.npz")
-
-
-def test_the_bar_counts_images(graph: bytes, images: CalibrationImages) -> None:
-    with calibration_bar(20) as on_batch:
-        measure(graph, images.paths, SPEC, on_batch=on_batch)

@@ -8,7 +8,7 @@ import numpy.typing as npt
 import pytest
 
 from hybrid_edge.calib import METHODS, Method, TensorStatistics, choose_range
-from hybrid_edge.calib.methods import MINIMUM, entropy_threshold
+from hybrid_edge.calib.methods import MIN_RANGE_WIDTH, entropy_threshold
 from hybrid_edge.runtime.errors import CalibrationError
 
 Make = Callable[..., TensorStatistics]
@@ -62,13 +62,13 @@ def test_a_range_contains_zero_is_not_empty_and_not_wider_than_the_values(
     statistics = measured(values)
     low, high = choose_range(statistics, method, symmetric=symmetric)
     assert low <= 0 <= high
-    assert high - low >= MINIMUM
+    assert high - low >= MIN_RANGE_WIDTH
     if symmetric:
         assert low == -high
-        assert high <= max(statistics.peak, MINIMUM)
+        assert high <= max(statistics.peak, MIN_RANGE_WIDTH)
     else:
         assert low >= min(statistics.low, 0)
-        assert high <= max(statistics.high, MINIMUM)
+        assert high <= max(statistics.high, MIN_RANGE_WIDTH)
 
 
 def test_min_max_keeps_every_value(measured: Make) -> None:
@@ -122,9 +122,9 @@ def test_bounds_cap_a_range_and_never_widen_it(measured: Make, method: Method, s
 
 
 def test_a_tensor_that_is_always_zero_gets_the_documented_minimum(measured: Make) -> None:
-    assert choose_range(measured(np.zeros(4)), "minmax", symmetric=False) == (0, MINIMUM)
-    assert choose_range(measured(np.zeros(4)), "entropy", symmetric=True) == (-MINIMUM, MINIMUM)
-    assert np.float16(MINIMUM / 127) > 0, "as an FP16 scale it would be zero"
+    assert choose_range(measured(np.zeros(4)), "minmax", symmetric=False) == (0, MIN_RANGE_WIDTH)
+    assert choose_range(measured(np.zeros(4)), "entropy", symmetric=True) == (-MIN_RANGE_WIDTH, MIN_RANGE_WIDTH)
+    assert np.float16(MIN_RANGE_WIDTH / 127) > 0, "as an FP16 scale it would be zero"
 
 
 def test_bounds_without_zero_and_tensors_without_values_are_refused(measured: Make) -> None:

@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hybrid_edge.calib import Binding, Measured, TensorStatistics, images_hash, load_if_same, save
+from hybrid_edge.calib import Binding, TensorStatistics
+from hybrid_edge.calib.statistics_file import MeasuredStatistics, images_hash, load_if_same, save
 
 Make = Callable[..., TensorStatistics]
 BINDING = Binding(weights="1" * 64, images="2" * 64, preprocessing="3" * 64, graph="4" * 64)
@@ -18,7 +19,7 @@ def saved(measured: Make, tmp_path: Path) -> Path:
     statistics = {"cnn/Conv": measured(rng.normal(size=999)), "product é": measured(-rng.random(size=50) * 1e5)}
     for name, item in statistics.items():
         item.name = name
-    save(tmp_path / "ranges.npz", Measured(statistics, 17, ("a.png: damaged",)), BINDING)
+    save(tmp_path / "ranges.npz", MeasuredStatistics(statistics, 17, ("a.png: damaged",)), BINDING)
     return tmp_path / "ranges.npz"
 
 
@@ -72,7 +73,7 @@ def test_statistics_that_contradict_each_other_are_not_reused(measured: Make, tm
     item = measured(np.ones(9))
     changed = {"count": 8, "radius": 2.5, "high": 2.0, "low": 1.5, "square_sum": np.nan, "histogram": -item.histogram}
     setattr(item, field, changed[field])
-    save(tmp_path / "ranges.npz", Measured({"tensor": item}, 1), BINDING)
+    save(tmp_path / "ranges.npz", MeasuredStatistics({"tensor": item}, 1), BINDING)
     found, reason = load_if_same(tmp_path / "ranges.npz", BINDING)
     assert found is None
     assert "contradict each other" in reason
@@ -100,7 +101,7 @@ def test_a_failed_write_leaves_the_old_file(saved: Path, measured: Make) -> None
     broken = measured(np.ones(3))
     broken.histogram = np.zeros(7, np.int64)
     with pytest.raises(ValueError, match="reshape"):
-        save(saved, Measured({"tensor": broken}, 1), BINDING)
+        save(saved, MeasuredStatistics({"tensor": broken}, 1), BINDING)
     assert saved.read_bytes() == before
     assert list(saved.parent.iterdir()) == [saved]
 

@@ -139,8 +139,8 @@ def _source(exported: Exported, images: int = 32) -> Source:
 
 def _export(file: Path, photos: Path, bundle: Path, model: Any = None) -> Exported:
     """A model that is at hand need not be built again, which takes seconds for an Xception."""
-    from hybrid_edge.export.pipeline import export
-    from hybrid_edge.export.request import make_request
+    from hybrid_edge.export.export_request import make_request
+    from hybrid_edge.export.exporter import export
     from hybrid_edge.train.model_file import load_model, read_spec
 
     result = export(make_request(file, images=photos, out=bundle))

@@ -12,10 +12,10 @@ import pytest
 from support.machines.commands import command as run_command
 from support.models.bundles import make_bundle
 
-from hybrid_edge.export import command, pipeline
+from hybrid_edge.export import command, exporter
 from hybrid_edge.export.explain import sensitivity as sensitivity_report
-from hybrid_edge.export.pipeline import export
-from hybrid_edge.export.request import ExportRequest, make_request
+from hybrid_edge.export.export_request import ExportRequest, make_request
+from hybrid_edge.export.exporter import export
 from hybrid_edge.runtime.bundle import Bundle
 from hybrid_edge.runtime.engines.engine_options import EngineOptions
 from hybrid_edge.runtime.errors import ModelFileError, UsageError
@@ -77,7 +77,7 @@ def test_without_arguments_the_newest_run_becomes_a_bundle(run: RunFolder, tmp_p
 def test_a_damaged_calibration_ends_with_3_after_what_passed_was_written(
     whole: Whole, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, main: Main
 ) -> None:
-    monkeypatch.setattr(pipeline, "prepare", lambda *_: whole.damaged(8))
+    monkeypatch.setattr(exporter, "prepare", lambda *_: whole.damaged(8))
     asked = (whole.request.model, "--images", whole.photos, "--calib", whole.calibration, "--out", tmp_path / "b")
     code, out, err = main(*asked, "--fp32", "--int8", "--recurrent", "lstm")
     assert code == 3
@@ -109,7 +109,7 @@ def test_every_option_reaches_the_request(whole: Whole, monkeypatch: pytest.Monk
         seen.append(request)
         raise UsageError("enough")
 
-    monkeypatch.setattr(pipeline, "export", stop)
+    monkeypatch.setattr(exporter, "export", stop)
     asked = [whole.request.model, "--images", whole.photos, "--calib", whole.calibration]
     assert main(*asked, "--fp16", "--int8")[0] == 2
     options = "--gate-images 9 --method entropy --recurrent unrolled --max-drop 1.5 --auto"
@@ -129,7 +129,7 @@ def test_every_option_reaches_the_request(whole: Whole, monkeypatch: pytest.Monk
 
 
 def test_a_run_brings_its_own_calibration_images(run: RunFolder, photos: Path) -> None:
-    from hybrid_edge.export.settings import ExportSettings
+    from hybrid_edge.export.export_request import ExportSettings
 
     request = make_request(run.path, settings=ExportSettings(precisions=("int8",)))
     assert len(request.calibration) == 6
@@ -140,10 +140,12 @@ def test_a_run_brings_its_own_calibration_images(run: RunFolder, photos: Path) -
 def test_sensitivity_prints_the_table_and_where_the_plot_is(
     whole: Whole, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, main: Main
 ) -> None:
+    images = whole.prepared.images
+    assert images is not None
     monkeypatch.setattr(
         sensitivity_report,
         "prepare",
-        lambda *_: replace(whole.prepared, calibration_paths=whole.prepared.calibration_paths[:8]),
+        lambda *_: replace(whole.prepared, images=replace(images, paths=images.paths[:8])),
     )
     asked = (whole.request.model, "--images", whole.photos, "--calib", whole.calibration, "--out", tmp_path / "b")
     code, out, _ = main(*asked, "--sensitivity")
@@ -178,7 +180,7 @@ def test_engines_for_desktop_cards_are_built_with_the_export(
     whole: Whole, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, main: Main
 ) -> None:
     pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX is not installed")
-    monkeypatch.setattr(pipeline, "prepare", lambda *_: whole.prepared)
+    monkeypatch.setattr(exporter, "prepare", lambda *_: whole.prepared)
     asked = (whole.request.model, "--images", whole.photos, "--calib", whole.calibration, "--out", tmp_path / "b")
     code, out, err = main(*asked, "--fp16", "--recurrent", "lstm", "--rtx-arch", "sm89")
     assert code == 0, err

@@ -14,11 +14,11 @@ from support.models.damage import DAMAGES, DamagedInputs, damaged_backend
 from support.models.fullsize import FullExport
 from support.models.standin import FULL, crops, features, probabilities, write_crops
 
-from hybrid_edge.export.convert.check import check_graph
-from hybrid_edge.export.gates import rows
-from hybrid_edge.export.gates.gate import Limits, measure
+from hybrid_edge.export.convert.inspection import check_graph
+from hybrid_edge.export.gates import gate as rows
+from hybrid_edge.export.gates.gate import run_gate
 from hybrid_edge.export.gates.reference import Reference
-from hybrid_edge.export.gates.verdict import require
+from hybrid_edge.export.gates.verdict import GateLimits, require_passed
 from hybrid_edge.runtime.errors import ParityError
 from hybrid_edge.runtime.preprocess import Preprocessor
 from hybrid_edge.train.data import LabelledImage
@@ -73,7 +73,7 @@ def test_the_full_size_graph_is_the_declared_one(exported_full: FullExport) -> N
 
 def test_full_size_parity_holds_within_every_limit(exported_full: FullExport) -> None:
     parity = exported_full.bundle.manifest.variants[0].parity
-    require(parity, "fp32-cpu")
+    require_passed(parity, "fp32-cpu")
     assert parity.images == 8
     assert parity.max_logit_error <= 1e-4
     assert parity.max_probability_error <= 1e-4
@@ -116,14 +116,14 @@ def test_damage_by_hand_is_seen_at_full_size(
 ) -> None:
     for name, value in (("BATCH", 2), ("OTHER_BATCHES", (1,))):  # what rows do to each other is not asked here
         monkeypatch.setattr(rows, name, value)
-    limits = Limits.for_precision("fp32", FULL)
+    limits = GateLimits.for_precision("fp32", FULL)
     if damage == "gate order":
         with damaged_backend(damage, exported_full.graph, FULL, tmp_path) as other:
-            parity = measure(reference, other, precision="fp32", simulated=False, limits=limits).parity
+            parity = run_gate(reference, other, precision="fp32", simulated=False, limits=limits).parity
         (tmp_path / "gates.onnx").unlink()
     else:
         monkeypatch.setattr(backend, "damage", damage)
-        parity = measure(reference, backend, precision="fp32", simulated=False, limits=limits).parity
+        parity = run_gate(reference, backend, precision="fp32", simulated=False, limits=limits).parity
     assert parity.max_logit_error > 10 * limits.logits
     with pytest.raises(ParityError, match="Likely cause: another computation"):
-        require(parity, "fp32-cpu")
+        require_passed(parity, "fp32-cpu")

@@ -5,20 +5,19 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
 import pytest
 from support.gpu.network_summary import inspect_graph
 from support.models.fullsize import FullExport, Rebuilder
 from support.models.standin import FULL, write_crops
 
 from hybrid_edge.calib import choose_images
-from hybrid_edge.export.convert.build import serialize
-from hybrid_edge.export.convert.describe import operations
-from hybrid_edge.export.gates.reference import Reference
-from hybrid_edge.export.plan import Artifact
-from hybrid_edge.export.quantize.lower import Lowering, choose_ranges
-from hybrid_edge.export.quantize.measure import Measurer
-from hybrid_edge.export.steps import Steps
+from hybrid_edge.export.artifacts import Artifact
+from hybrid_edge.export.convert.fp32_graph import serialize
+from hybrid_edge.export.convert.inspection import operations
+from hybrid_edge.export.quantize.artifact_graph import ArtifactGraphs, Int8Ranges
+from hybrid_edge.export.quantize.calibration_graph import choose_ranges
+from hybrid_edge.export.quantize.prepared_model import ActivationMeasurer
+from hybrid_edge.export.step_log import StepLog
 from hybrid_edge.runtime.engines.build import build_engine
 from hybrid_edge.runtime.engines.engine_options import EngineOptions
 from hybrid_edge.runtime.engines.library import find_library
@@ -41,32 +40,25 @@ BUILT = [("fp32", "lstm", "tensorrt"), ("fp16", "lstm", "tensorrt"), ("int8", "u
 
 
 @pytest.fixture(scope="module")
-def lowering(exported_full: FullExport, tmp_path_factory: pytest.TempPathFactory) -> Lowering:
+def graphs(exported_full: FullExport, tmp_path_factory: pytest.TempPathFactory) -> ArtifactGraphs:
     """Calibrated on so few images that nothing is said of accuracy: that is measured on trained models."""
     folder = tmp_path_factory.mktemp("precisions")
     model = exported_full.model
     images = [LabelledImage(item, "") for item in sorted(write_crops(folder / "photos", 2, seed=5).glob("*/*"))]
-    # of the gate the measurer asks only which images it has: Keras's answers on them would take seconds
-    none = np.empty((0, FULL.num_classes), np.float32)
-    reference = Reference(FULL, tuple(images[:1]), logits=none, probabilities=none, sequence_error=None, hidden=None)
-    measurer = Measurer(FULL, choose_images(images[1:]), reference, Steps(quiet=True))
+    measurer = ActivationMeasurer(FULL, choose_images(images[1:]), (images[0].path,), StepLog(quiet=True))
     builder = Rebuilder(exported_full.graph, model, FULL)
-    found = Lowering(builder, FULL, measurer.survey(model, builder.build("unrolled")))
-    graph = found.evened("unrolled").graph
-    calibration, activations = measurer.quantized(graph, "0" * 64, folder)
-    assert found.measurement is not None
-    found.measurement = replace(found.measurement, quantized=activations, calibration=calibration)
-    found.signed, found.unsigned = (
-        choose_ranges(calibration, graph, "percentile", symmetric=symmetric) for symmetric in (True, False)
-    )
-    return found
+    surveyed = ArtifactGraphs(builder, FULL, measurer.survey(model, builder.build("unrolled")))
+    graph = surveyed.evened("unrolled").graph
+    calibration, peaks = measurer.quantized(graph, "0" * 64, folder)
+    signed, unsigned = (choose_ranges(calibration, graph, "percentile", symmetric=item) for item in (True, False))
+    return replace(surveyed, int8=Int8Ranges(signed, unsigned, peaks))
 
 
 @pytest.fixture(scope="module", params=LIMITS, ids="-".join)
-def artifact(request: pytest.FixtureRequest, lowering: Lowering) -> tuple[tuple[str, ...], Any, bytes]:
+def artifact(request: pytest.FixtureRequest, graphs: ArtifactGraphs) -> tuple[tuple[str, ...], Any, bytes]:
     """One after the other: two of them at a time would hold a gigabyte."""
     precision, form, target = request.param
-    model = lowering.write(Artifact(precision, form, (target,)))
+    model = graphs.write(Artifact(precision, form, (target,)))
     return request.param, model, serialize(model)
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from support.models.whole import read_report
 
-from hybrid_edge.export import variants
+from hybrid_edge.export import variant_maker
 from hybrid_edge.runtime.classifier import Classifier
 
 if TYPE_CHECKING:
@@ -22,13 +22,13 @@ LAYERS = 5  # three convolutions, one matrix product, one LSTM
 def proved(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """Every artifact that goes through a gate."""
     seen: list[Any] = []
-    real = variants.prove
+    real = variant_maker.prove
 
     def prove(file: Path, artifact: Any, *arguments: Any, **options: Any) -> Any:
         seen.append(artifact)
         return real(file, artifact, *arguments, **options)
 
-    monkeypatch.setattr(variants, "prove", prove)
+    monkeypatch.setattr(variant_maker, "prove", prove)
     return seen
 
 
@@ -64,7 +64,7 @@ def test_the_layer_that_does_not_bear_int8_is_given_back_and_the_cost_is_told(
 def test_int8_that_passes_gives_nothing_back(
     whole: Whole, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, proved: list[Any]
 ) -> None:
-    monkeypatch.setattr(variants, "measure_sensitivity", lambda *_, **__: pytest.fail("nobody asked"))
+    monkeypatch.setattr(variant_maker, "measure_sensitivity", lambda *_, **__: pytest.fail("nobody asked"))
     result = whole.again(monkeypatch, tmp_path / "bundle", give_back=True)
     result.require_passed()
     assert len(proved) == 2

@@ -5,8 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from hybrid_edge.export.images import choose_images, folder_images, run_images
-from hybrid_edge.export.request import make_request
+from hybrid_edge.export.export_request import choose_images, folder_images, make_request, run_images
 from hybrid_edge.runtime.errors import DataError, RunError, UsageError
 from hybrid_edge.train.data import LabelledImage, write_list
 from hybrid_edge.train.run_folder import RunFolder

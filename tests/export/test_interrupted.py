@@ -24,14 +24,13 @@ import onnx
 import pytest
 from support.models.whole import NAMES
 
-from hybrid_edge.export import pipeline, variants
+from hybrid_edge.export import exporter, variant_maker
+from hybrid_edge.export.artifacts import Artifact
 from hybrid_edge.export.bundle import report as report_folder
 from hybrid_edge.export.bundle.bundle_writer import BundleWriter
 from hybrid_edge.export.bundle.report import REPORT, check_folder
-from hybrid_edge.export.gates.compare import Flip
-from hybrid_edge.export.gates.gate import Measured
-from hybrid_edge.export.gates.prove import Proof
-from hybrid_edge.export.plan import Artifact
+from hybrid_edge.export.gates.comparison import Flip
+from hybrid_edge.export.gates.target_runs import Proof
 from hybrid_edge.runtime.bundle import Bundle
 from hybrid_edge.runtime.errors import BundleError
 from hybrid_edge.runtime.manifest import MANIFEST
@@ -57,13 +56,13 @@ class Exports:
     def run(self, version: int, prepare: Callable[[], object] = lambda: None) -> None:
         """Export in this process."""
         given = replace(self.whole.prepared, weights=f"{version:064x}")
-        self.monkeypatch.setattr(pipeline, "prepare", lambda *_: given)
-        self.monkeypatch.setattr(pipeline, "against_wider", lambda *_: {})
-        self.monkeypatch.setattr(variants, "drift", lambda *_: ())
-        self.monkeypatch.setattr(variants, "prove", self._proofs(version))
-        self.monkeypatch.setattr(type(given.lowering), "write", self._graph(version))
+        self.monkeypatch.setattr(exporter, "prepare", lambda *_: given)
+        self.monkeypatch.setattr(variant_maker, "against_wider", lambda *_: {})
+        self.monkeypatch.setattr(variant_maker, "hidden_drift", lambda *_: ())
+        self.monkeypatch.setattr(variant_maker, "prove", self._proofs(version))
+        self.monkeypatch.setattr(type(given.graphs), "write", self._graph(version))
         prepare()
-        pipeline.export(replace(self.whole.request, out=self.out))
+        exporter.export(replace(self.whole.request, out=self.out))
 
     def start(self, version: int, prepare: Callable[[], object] = lambda: None) -> int:
         """Export in a forked process that ends with 0, or with 7 for a BundleError, whose text goes to a file."""
@@ -122,10 +121,10 @@ class Exports:
             proofs = []
             for target, name in artifact.names.items():
                 parity = known[name].parity
-                measured = Measured(parity, ())
+                flips: tuple[Flip, ...] = ()
                 if name == REFUSED[version]:
-                    measured = Measured(parity.model_copy(update={**HALF_WRONG, "flips": 1}), (flip,))
-                proofs.append(Proof(target, measured, vars(bundle.golden_outputs(known[name]))))
+                    parity, flips = parity.model_copy(update={**HALF_WRONG, "flips": 1}), (flip,)
+                proofs.append(Proof(target, parity, flips, vars(bundle.golden_outputs(known[name]))))
             return proofs
 
         return prove
@@ -254,7 +253,7 @@ def test_a_report_that_cannot_be_written_is_told_and_the_bundle_stands(
         raise OSError(28, "No space left on device")
 
     exports.monkeypatch.setattr(report_folder, "write_report", no_room)
-    exports.monkeypatch.setattr(pipeline, "Steps", lambda **_: LoudSteps())
+    exports.monkeypatch.setattr(exporter, "StepLog", lambda **_: LoudSteps())
     exports.run(2)
     assert exports.check() == 2
     assert not (exports.report / REPORT).exists(), "the old one would speak of another bundle"
@@ -271,7 +270,7 @@ def test_a_report_that_cannot_be_withdrawn_leaves_the_old_bundle(exports: Export
     assert exports.leftovers() == set()
 
 
-class LoudSteps(pipeline.Steps):
+class LoudSteps(exporter.StepLog):
     """Says what it does, on stderr."""
 
     def __init__(self) -> None:

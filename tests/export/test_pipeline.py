@@ -12,11 +12,9 @@ import pytest
 from support.models.whole import CALIBRATION, NAMES, PHOTOS
 
 from hybrid_edge.calib import choose_images
-from hybrid_edge.export.quantize.measure import Measurer
-from hybrid_edge.export.quantize.prepare import prepare
-from hybrid_edge.export.request import make_request
-from hybrid_edge.export.settings import ExportSettings
-from hybrid_edge.export.steps import Steps
+from hybrid_edge.export.export_request import ExportSettings, make_request
+from hybrid_edge.export.quantize.prepared_model import ActivationMeasurer, prepare
+from hybrid_edge.export.step_log import StepLog
 from hybrid_edge.runtime.backends.selection import MAX_SLOWDOWN
 from hybrid_edge.runtime.bundle import Bundle
 from hybrid_edge.runtime.classifier import Classifier
@@ -28,7 +26,7 @@ from hybrid_edge.train.data import LabelledImage
 if TYPE_CHECKING:
     from support.models.whole import Whole
 
-QUIET = Steps(quiet=True)
+QUIET = StepLog(quiet=True)
 
 
 def files(path: Path) -> set[str]:
@@ -187,12 +185,14 @@ def test_ranges_are_reused_where_everything_is_the_same(whole: Whole, tmp_path: 
     for method, other in (("minmax", "percentile"), ("entropy", "minmax")):
         settings = ExportSettings(precisions=("int8",), method=method)  # type: ignore[arg-type]
         again = prepare(replace(request, settings=settings), QUIET)
-        assert again.measurement is not None
-        assert again.measurement.calibration is not None
-        assert again.measurement.calibration.reused, again.measurement.calibration.reason
-        assert again.measurement.calibration.reason.startswith("reused from ranges.npz: same weights, images")
-        assert again.lowering.signed.keys() == whole.prepared.lowering.signed.keys()
-        assert again.lowering.signed != whole.prepared.lowering.signed, f"{method} is not {other}"
+        assert again.calibration is not None
+        assert again.calibration.reused, again.calibration.reason
+        assert again.calibration.reason.startswith("reused from ranges.npz: same weights, images")
+        ranges, expected = again.graphs.int8, whole.prepared.graphs.int8
+        assert ranges is not None
+        assert expected is not None
+        assert ranges.signed.keys() == expected.signed.keys()
+        assert ranges.signed != expected.signed, f"{method} is not {other}"
 
 
 @pytest.mark.parametrize("changed", ["weights", "images", "preprocessing"])
@@ -204,8 +204,9 @@ def test_ranges_are_measured_again_for_anything_else(whole: Whole, tmp_path: Pat
     if changed == "preprocessing":
         spec = spec.replace(resize="center-crop")
     weights = "0" * 64 if changed == "weights" else prepared.weights
-    graph = prepared.lowering.evened("unrolled").graph
-    found, _ = Measurer(spec, images, prepared.reference, QUIET).quantized(graph, weights, tmp_path)
+    graph = prepared.graphs.evened("unrolled").graph
+    gate_paths = (prepared.reference.images[0].path,)
+    found, _ = ActivationMeasurer(spec, images, gate_paths, QUIET).quantized(graph, weights, tmp_path)
     assert not found.reused
     assert found.reason == (f"measured again: {changed} differ from those that ranges.npz was measured on")
 

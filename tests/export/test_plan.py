@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 from support.models.lowered import SMALL, SMALL_RNN
 
-from hybrid_edge.export.plan import PRECISIONS, Artifact, plan_artifacts, variant_name
+from hybrid_edge.export.artifacts import PRECISIONS, Artifact, plan_artifacts, variant_name
 from hybrid_edge.runtime.errors import UsageError
 
 CNN = SMALL.replace(branches="cnn")

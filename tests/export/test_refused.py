@@ -12,11 +12,10 @@ import numpy as np
 import pytest
 from support.models.whole import NAMES, read_report, with_damaged_ranges
 
-from hybrid_edge.export.gates import speed
-from hybrid_edge.export.images import MINIMUM, ChosenImages
-from hybrid_edge.export.quantize.prepare import prepare
-from hybrid_edge.export.settings import ExportSettings
-from hybrid_edge.export.steps import Steps
+from hybrid_edge.export.export_request import MIN_IMAGES, ChosenImages, ExportSettings
+from hybrid_edge.export.gates import target_runs
+from hybrid_edge.export.quantize.prepared_model import prepare
+from hybrid_edge.export.step_log import StepLog
 from hybrid_edge.runtime.bundle import Bundle
 from hybrid_edge.runtime.errors import BundleError, ParityError
 from hybrid_edge.runtime.manifest import MANIFEST
@@ -27,7 +26,7 @@ from hybrid_edge.train.model_file import load_model, save_model
 if TYPE_CHECKING:
     from support.models.whole import Whole
 
-QUIET = Steps(quiet=True)
+QUIET = StepLog(quiet=True)
 
 
 def files(path: Path) -> set[str]:
@@ -116,8 +115,8 @@ def test_leftovers_of_a_killed_export_are_swept_from_the_reports_folder(
 
 def few_images(request: Any) -> Any:
     """The same request with as few images as an export takes."""
-    images = ChosenImages(request.images.images[:MINIMUM])
-    return replace(request, calibration=request.calibration[:MINIMUM], images=images)
+    images = ChosenImages(request.images.images[:MIN_IMAGES])
+    return replace(request, calibration=request.calibration[:MIN_IMAGES], images=images)
 
 
 def test_an_activation_beyond_fp16_stays_in_fp32_and_is_named(
@@ -154,7 +153,7 @@ def test_an_activation_near_the_end_of_fp16_is_warned_of(
 
 def peak_of(whole: Whole, number: int) -> float:
     """The largest activation behind a convolution of the CNN."""
-    graph = whole.prepared.lowering.source("lstm").graph
+    graph = whole.prepared.graphs.source("lstm").graph
     name = [node.output[0] for node in graph.node if node.op_type == "Conv"][number]
     return float(whole.report["largest_activations"]["fp16"][name])
 
@@ -186,7 +185,7 @@ def test_a_precision_that_is_slower_here_is_kept_with_a_plain_warning(
     def timed(calls: Any, **_: Any) -> dict[str, Any]:
         return {name: summarize_times(np.full(5, ms)) for name, ms in zip(calls, (1.0, milliseconds), strict=True)}
 
-    monkeypatch.setattr(speed, "time_interleaved", timed)
+    monkeypatch.setattr(target_runs, "time_interleaved", timed)
     result = whole.again(monkeypatch, tmp_path / "bundle")
     result.require_passed()
     assert result.manifest is not None

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from hybrid_edge.export.settings import ExportSettings, choose_precisions
+from hybrid_edge.export.export_request import ExportSettings, choose_precisions
 from hybrid_edge.runtime.errors import UsageError
 
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 from contextlib import ExitStack
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from support.gpu.real_engines import opened, tensors
+from support.gpu.real_engines import fill, opened, pipelined, tensors
 
-from hybrid_edge.runtime.backends.base import Backend
 from hybrid_edge.runtime.backends.cuda import find_gpu
 from hybrid_edge.runtime.backends.tensorrt import TensorRtBackend
 from hybrid_edge.runtime.bundle import Bundle
@@ -29,34 +29,6 @@ pytestmark = pytest.mark.gpu
 MIB = 2**20
 
 
-def in_order(backend: Backend, inputs: dict[str, Any], capacity: int, sizes: list[int]) -> list[Any]:
-    """Logits of consecutive batches of these sizes, with as many under way as the backend takes."""
-    free = deque(backend.buffers(capacity, backend.depth + 1))
-    under_way: deque[Any] = deque()
-    found, first = [], 0
-    for rows in sizes:
-        buffers = free.popleft()
-        for name, tensor in inputs.items():
-            buffers.tensors[name][:rows] = tensor[first : first + rows]
-        first += rows
-        under_way.append(backend.submit(buffers, rows))
-        if len(under_way) == backend.depth:
-            found.append(backend.collect(under_way[0]).logits)
-            free.append(under_way.popleft().buffers)
-            for array in free[-1].tensors.values():
-                array.fill(np.nan)  # what preprocessing does next must not reach a batch under way
-    return found + [backend.collect(ticket).logits for ticket in under_way]
-
-
-def one_by_one(backend: Backend, inputs: dict[str, Any], sizes: list[int]) -> list[Any]:
-    """The same batches, each alone."""
-    found, first = [], 0
-    for rows in sizes:
-        found.append(backend.run({name: tensor[first : first + rows] for name, tensor in inputs.items()}).logits)
-        first += rows
-    return found
-
-
 @pytest.mark.parametrize("graphs", [True, False])
 @pytest.mark.parametrize("capacity", [8, 11])
 def test_two_batches_under_way_give_what_each_alone_gives(
@@ -64,12 +36,14 @@ def test_two_batches_under_way_give_what_each_alone_gives(
 ) -> None:
     sizes = [capacity, 1, capacity, 3, 3, 1, capacity, 3, 1] * 4
     inputs = tensors(bundle, sum(sizes))
+    ends = zip(sizes, accumulate(sizes), strict=True)
+    batches = [{name: tensor[end - rows : end] for name, tensor in inputs.items()} for rows, end in ends]
     with opened(bundle, variant, graphs=graphs) as backend:
         assert backend.depth == 2
-        expected = one_by_one(backend, inputs, sizes)
+        expected = [backend.run(batch).logits for batch in batches]
         for _ in range(2):
-            for one, two in zip(expected, in_order(backend, inputs, capacity, sizes), strict=True):
-                np.testing.assert_array_equal(one, two)
+            for one, two in zip(expected, pipelined(backend, batches, capacity), strict=True):
+                np.testing.assert_array_equal(one, two.logits)
 
 
 @pytest.mark.parametrize("batch", [1, 3, 8])
@@ -97,8 +71,7 @@ def test_a_thousand_batches_take_no_more_memory_than_a_hundred(bundle: Bundle, v
         inputs = tensors(bundle, 8)
         buffers = backend.buffers(8, 3)
         for item in buffers:
-            for name, tensor in inputs.items():
-                item.tensors[name][:] = tensor
+            fill(item, inputs)
         first = run_many(backend, buffers, 100)
         before, gpu = resident(), find_gpu()
         last = run_many(backend, buffers, 1000)
@@ -208,8 +181,7 @@ def test_after_a_batch_that_was_refused_the_next_one_comes_out(bundle: Bundle, v
         buffers = backend.buffers(2, 1)[0]
         with pytest.raises(BackendError, match="1 to 2 rows"):
             backend.submit(buffers, 3)
-        for name, tensor in inputs.items():
-            buffers.tensors[name][:] = tensor
+        fill(buffers, inputs)
         np.testing.assert_array_equal(backend.collect(backend.submit(buffers, 2)).logits, expected)
 
 

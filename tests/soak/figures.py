@@ -20,8 +20,8 @@ EXPORT = """
 import sys
 from pathlib import Path
 from support.models.standin import DIGITS, make_standin, write_crops
-from hybrid_edge.export.pipeline import export
-from hybrid_edge.export.request import make_request
+from hybrid_edge.export.exporter import export
+from hybrid_edge.export.export_request import make_request
 
 folder = Path(sys.argv[1])
 make_standin(DIGITS, folder / "digits.keras")

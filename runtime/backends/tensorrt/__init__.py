@@ -3,12 +3,10 @@
 An ONNX graph and batches come in, logits and probabilities go out. ``runtime/engines`` builds and keeps the engines;
 this room must not know bundles, variants or frames.
 
-find         the TensorRT and the GPU of this machine
-engine       an engine, loaded and compared with its spec; contexts in which it runs
-layers       how long an engine's layers take
-execution    one batch on the GPU's stream: as a CUDA graph, or call by call
-lane         a batch's memory, on both sides, and its way there and back
-backend      the Backend: batches in, outputs out
+    engine          TensorRT and the GPU of this machine; an engine, loaded, and the contexts in which it runs
+    execution       one batch on the GPU's stream: as a CUDA graph, or kernel by kernel
+    batch_memory    a batch's memory on both sides, and its way there and back
+    backend         the Backend: batches in, outputs out
 """
 
 from __future__ import annotations

@@ -89,9 +89,6 @@ class TensorRtBackend(Backend):
         """Allocate page-locked input memory (a Jetson's GPU reads it in place) and try it out, so that no frame waits.
 
         Where kernels are compiled for each batch size (TensorRT-RTX), the first buffers try sizes up to ``capacity``.
-
-        Raises:
-            BackendError: there is not enough memory, or the engine does not run on it.
         """
         self._check_open()
         made = []
@@ -109,11 +106,7 @@ class TensorRtBackend(Backend):
         return made
 
     def submit(self, buffers: Buffers, rows: int) -> Ticket:
-        """Start to compute the first ``rows`` rows and return at once; leave the buffers alone until ``collect``.
-
-        Raises:
-            BackendError: the buffers are another backend's or under way, or the engine failed or was closed.
-        """
+        """Start to compute the first ``rows`` rows and return at once; BackendError if the buffers are under way."""
         self._check_open()
         memory = self._memory_of(buffers)
         memory.start(rows, self._execution.run)
@@ -122,11 +115,7 @@ class TensorRtBackend(Backend):
         return ticket
 
     def collect(self, ticket: Ticket) -> Outputs:
-        """Wait for a batch, which must be the first submitted of those that were not collected.
-
-        Raises:
-            BackendError: the ticket is another batch's, or the engine failed or gave something not finite.
-        """
+        """Wait for a batch, which must be the first submitted of those that were not collected."""
         self._check_open()
         if not self._pending or self._pending[0] is not ticket:
             raise BackendError(
@@ -140,9 +129,6 @@ class TensorRtBackend(Backend):
         """Measure how long the engine's layers take, in a separate context and without CUDA graphs.
 
         Behind a layer's name stand the ONNX nodes that it was made of, where TensorRT says so.
-
-        Raises:
-            BackendError: the engine failed, or was closed.
         """
         self._check_open()
         with self._execution.profiled() as (run, times, describe):

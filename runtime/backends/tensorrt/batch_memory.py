@@ -32,11 +32,7 @@ Tensor = npt.NDArray[np.float32]
 
 
 class EngineStreams:
-    """The three streams, for uploads, computing and downloads; ``close`` gives them back.
-
-    Raises:
-        BackendUnavailableError: there is no cuda-python, no driver, or no GPU.
-    """
+    """The three streams, for uploads, computing and downloads; ``close`` gives them back."""
 
     def __init__(self) -> None:
         with ExitStack() as stack:
@@ -67,9 +63,6 @@ class BatchMemory:
         streams: the streams to work on.
         mapped: whether the GPU reads and writes the CPU's memory in place. A batch that may be split is copied all the
             same: its later parts would begin at addresses that TensorRT does not take.
-
-    Raises:
-        BackendError: there is not enough memory.
     """
 
     def __init__(
@@ -123,11 +116,7 @@ class BatchMemory:
         self._busy = True
 
     def finish(self, rows: int) -> tuple[Tensor, Tensor]:
-        """Wait for the batch and return copies of its logits and probabilities, (rows, C) float32.
-
-        Raises:
-            BackendError: something failed on the GPU.
-        """
+        """Wait for the batch and return copies of its logits and probabilities, (rows, C) float32."""
         self._busy = False
         self._done.synchronize()
         logits, probabilities = (self._arrays[name][:rows].copy() for name in OUTPUT_NAMES)

@@ -59,12 +59,6 @@ def tensor_shapes(spec: ModelSpec) -> dict[str, tuple[int, ...]]:
 class LoadedEngine:
     """An engine on the GPU; its contexts share the memory of their activations, so only one may run at a time.
 
-    Args:
-        prepared: the engine's bytes, which are those that the cache's record names.
-        spec: the spec whose inputs and outputs the engine has.
-        library: the TensorRT that loads the engine.
-        gpu: this machine's GPU.
-
     Attributes:
         device: engine, version and device for messages, such as ``TensorRT 10.3.0 on Orin``.
         integrated: whether the GPU shares the CPU's memory.

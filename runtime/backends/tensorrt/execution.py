@@ -50,11 +50,8 @@ class Execution:
         engine: the engine to run.
         spec: the spec whose inputs the engine has.
         stream: the stream for the engine's work, for which the caller waits.
-        graphs: whether to launch CUDA graphs where the engine allows it.
-        reporter: is told once where it does not.
-
-    Raises:
-        EngineError: TensorRT gave no context.
+        graphs: whether to launch CUDA graphs where the engine allows it; where it does not, ``reporter`` is told once.
+        reporter: is told why there are no graphs, or no more of them.
     """
 
     def __init__(

@@ -12,7 +12,7 @@ from support.models.lowered import VARIANTS, Source
 from support.models.whole import Whole
 
 from hybrid_edge.export.bundle.cost import measure_cost
-from hybrid_edge.export.convert.shapes import tensor_shapes
+from hybrid_edge.export.convert.graph_reading import tensor_shapes
 from hybrid_edge.runtime.errors import ConversionError
 from hybrid_edge.runtime.roofline import BranchCost, Moved
 

@@ -11,11 +11,10 @@ import numpy as np
 import pytest
 from support.models.standin import crops
 
-from hybrid_edge.export import pipeline
+from hybrid_edge.export import exporter
 from hybrid_edge.export.bundle.bundle_writer import BundleWriter, pack
 from hybrid_edge.export.bundle.golden_examples import add_arrays, make_golden
-from hybrid_edge.export.request import make_request
-from hybrid_edge.export.settings import ExportSettings
+from hybrid_edge.export.export_request import ExportSettings, make_request
 from hybrid_edge.runtime.bundle import Bundle
 from hybrid_edge.runtime.classifier import Classifier
 from hybrid_edge.runtime.errors import BundleError, ParityError
@@ -97,7 +96,7 @@ def test_another_precision_of_the_same_model_stays_with_the_examples_it_was_run_
     others.mkdir()
     for number, frame in enumerate(crops(8, 321)):
         cv2.imwrite(str(others / f"{number}.png"), frame)
-    result = pipeline.export(make_request(exported_digits.file, images=others, out=bundle))
+    result = exporter.export(make_request(exported_digits.file, images=others, out=bundle))
     assert [variant.name for variant in result.manifest.variants] == [*result.written, "fp16-cuda"]
     assert result.manifest.golden == before.golden
     assert files(bundle) == {MANIFEST, *result.manifest.files}
@@ -108,7 +107,7 @@ def test_another_precision_of_the_same_model_stays_with_the_examples_it_was_run_
 def test_a_variant_whose_file_is_damaged_does_not_stay(exported_digits: Any, bundle: Path, photos: Path) -> None:
     before = with_foreign_variant(bundle)
     (bundle / before.variants[-1].file.path).write_bytes(b"an FP16 grapH")
-    result = pipeline.export(make_request(exported_digits.file, images=photos, out=bundle))
+    result = exporter.export(make_request(exported_digits.file, images=photos, out=bundle))
     assert [variant.name for variant in result.manifest.variants] == list(result.written)
     assert before.variants[-1].file.path not in files(bundle)
 
@@ -116,7 +115,7 @@ def test_a_variant_whose_file_is_damaged_does_not_stay(exported_digits: Any, bun
 def test_other_weights_replace_the_whole_bundle(exported_digits: Any, bundle: Path, photos: Path) -> None:
     before = with_foreign_variant(bundle)
     (bundle / MANIFEST).write_text(before.model_copy(update={"weights_sha256": "0" * 64}).model_dump_json())
-    result = pipeline.export(make_request(exported_digits.file, images=photos, out=bundle))
+    result = exporter.export(make_request(exported_digits.file, images=photos, out=bundle))
     assert [variant.name for variant in result.manifest.variants] == list(result.written)
     assert files(bundle) == {MANIFEST, *result.manifest.files}
 
@@ -125,7 +124,7 @@ def test_other_labels_are_another_model(exported_digits: Any, bundle: Path, phot
     before = with_foreign_variant(bundle)
     spec = before.spec.replace(class_labels=tuple("jihgfedcba"))
     (bundle / MANIFEST).write_text(before.model_copy(update={"spec": spec}).model_dump_json())
-    result = pipeline.export(make_request(exported_digits.file, images=photos, out=bundle))
+    result = exporter.export(make_request(exported_digits.file, images=photos, out=bundle))
     assert "fp16-cuda" not in {variant.name for variant in result.manifest.variants}
 
 
@@ -135,7 +134,7 @@ def test_an_export_that_fails_parity_leaves_the_old_bundle_untouched(
     before = {name: (bundle / name).read_bytes() for name in files(bundle)}
     monkeypatch.setattr("hybrid_edge.export.convert.recurrent.KERAS_TO_ONNX", (0, 1, 2, 3))
     settings = ExportSettings(recurrent="lstm")
-    result = pipeline.export(make_request(exported_digits.file, images=photos, out=bundle, settings=settings))
+    result = exporter.export(make_request(exported_digits.file, images=photos, out=bundle, settings=settings))
     assert result.written == ()
     with pytest.raises(ParityError, match="3 of 3 variants refused"):
         result.require_passed()

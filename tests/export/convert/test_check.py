@@ -8,8 +8,8 @@ import onnx
 import pytest
 from support.models.lowered import VARIANTS, Source
 
-from hybrid_edge.export.convert.check import Declaration, check_graph, count_operators, count_steps
-from hybrid_edge.export.convert.layers import quantizable
+from hybrid_edge.export.convert.graph_reading import quantizable
+from hybrid_edge.export.convert.inspection import Declaration, check_graph, count_operators, count_steps
 from hybrid_edge.runtime.errors import ConversionError
 from hybrid_edge.runtime.manifest import RecurrentForm
 

@@ -4,8 +4,8 @@ import onnx
 import pytest
 from support.models.lowered import Source
 
-from hybrid_edge.export.convert.describe import describe, operations
-from hybrid_edge.export.convert.layers import quantizable
+from hybrid_edge.export.convert.graph_reading import quantizable
+from hybrid_edge.export.convert.inspection import describe, operations
 
 # two LSTMs of 28 steps and a projection: 2 products of the input, 2 * 27 of the state, 1 of the projection
 LSTM = "recurrent form: 2 LSTM, 0 Loop, 0 unrolled steps"

@@ -11,9 +11,9 @@ import onnx
 import pytest
 from support.models.lowered import randomize
 
-from hybrid_edge.export.convert import build as graph_module
-from hybrid_edge.export.convert.build import build_graph, serialize
-from hybrid_edge.export.convert.check import check_graph, count_operators
+from hybrid_edge.export.convert import fp32_graph as graph_module
+from hybrid_edge.export.convert.fp32_graph import GraphBuilder, serialize
+from hybrid_edge.export.convert.inspection import check_graph, count_operators
 from hybrid_edge.export.convert.recurrent import Affine
 from hybrid_edge.runtime.backends.onnxruntime import OnnxRuntimeCpu
 from hybrid_edge.runtime.errors import ConversionError
@@ -40,7 +40,7 @@ SPECS = {
 
 @pytest.fixture(scope="module")
 def hybrid() -> tuple[onnx.ModelProto, ModelSpec]:
-    return build_graph(build_model(DIGITS), DIGITS), DIGITS
+    return GraphBuilder(build_model(DIGITS), DIGITS).build(), DIGITS
 
 
 @pytest.mark.parametrize("spec", SPECS.values(), ids=SPECS.keys())
@@ -48,7 +48,7 @@ def test_the_graph_computes_what_keras_computes_without_batch_norm_or_loops(spec
     keras.utils.set_random_seed(0)
     model = build_model(spec)
     randomize(model)
-    graph = build_graph(model, spec)
+    graph = GraphBuilder(model, spec).build()
     check_graph(graph, spec)
     counts = count_operators(graph)
     assert counts.get("LSTM", 0) == (spec.rnn_layers if spec.uses_rnn else 0)
@@ -89,22 +89,22 @@ def test_the_interface_is_the_declared_one(hybrid: tuple[onnx.ModelProto, ModelS
 
 def test_exporting_twice_gives_the_same_bytes() -> None:
     model = build_model(DIGITS)
-    assert serialize(build_graph(model, DIGITS)) == serialize(build_graph(model, DIGITS))
+    assert serialize(GraphBuilder(model, DIGITS).build()) == serialize(GraphBuilder(model, DIGITS).build())
 
 
 def test_another_process_gives_the_same_bytes(tmp_path: Path) -> None:
     script = (
         "import sys; from pathlib import Path; import keras\n"
         "from hybrid_edge.train.model import build_model; from hybrid_edge.runtime.spec import ModelSpec\n"
-        "from hybrid_edge.export.convert.build import build_graph, serialize\n"
+        "from hybrid_edge.export.convert.fp32_graph import GraphBuilder, serialize\n"
         "spec = ModelSpec.from_json(sys.argv[1]); keras.utils.set_random_seed(3)\n"
-        "Path(sys.argv[2]).write_bytes(serialize(build_graph(build_model(spec), spec)))\n"
+        "Path(sys.argv[2]).write_bytes(serialize(GraphBuilder(build_model(spec), spec).build()))\n"
     )
     file = tmp_path / "other.onnx"
     subprocess.run([sys.executable, "-c", script, DIGITS.model_dump_json(), str(file)], check=True, capture_output=True)
     keras.utils.clear_session()  # layers are numbered from the start, as in a new process
     keras.utils.set_random_seed(3)
-    assert serialize(build_graph(build_model(DIGITS), DIGITS)) == file.read_bytes()
+    assert serialize(GraphBuilder(build_model(DIGITS), DIGITS).build()) == file.read_bytes()
 
 
 def rename_input(model: onnx.ModelProto) -> None:
@@ -189,7 +189,7 @@ def test_a_model_over_two_gigabytes_is_refused_before_it_is_converted() -> None:
             return 600_000_000
 
     with pytest.raises(ConversionError, match="fit into one ONNX file"):
-        build_graph(Huge(), DIGITS)
+        GraphBuilder(Huge(), DIGITS).build()
 
 
 def test_a_graph_over_the_limit_is_refused_when_it_is_written(

@@ -17,8 +17,8 @@ from support.models.lowered import (
     tensors_of,
 )
 
-from hybrid_edge.export.convert.build import GraphBuilder, serialize
-from hybrid_edge.export.convert.check import Declaration, check_graph, count_operators, count_steps
+from hybrid_edge.export.convert.fp32_graph import GraphBuilder, serialize
+from hybrid_edge.export.convert.inspection import Declaration, check_graph, count_operators, count_steps
 from hybrid_edge.runtime.spec import ModelSpec
 from hybrid_edge.train.model import build_model, with_logits
 

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from support.models.standin import write_crops
 
-from hybrid_edge.export.gates.compare import Flip
-from hybrid_edge.export.gates.flips import CELL, COLUMNS, DPI, HEADER, MAX_SHOWN, SIDE, write_flips
+from hybrid_edge.export.gates.comparison import Flip
+from hybrid_edge.export.gates.contact_sheet import CELL, COLUMNS, DPI, HEADER, MAX_IMAGES, THUMBNAIL_SIDE, write_flips
 from hybrid_edge.runtime.opencv import cv2
 from hybrid_edge.runtime.preprocess import read_image
 from hybrid_edge.train.data import LabelledImage
@@ -35,16 +35,16 @@ def test_the_sheet_shows_the_image_itself_and_is_the_same_each_time(tmp_path: Pa
     assert second is not None
     assert first.read_bytes() == second.read_bytes()
     sheet = read_image(first)
-    thumbnail = cv2.resize(read_image(flip.image.path), (SIDE, SIDE), interpolation=cv2.INTER_AREA)
+    thumbnail = cv2.resize(read_image(flip.image.path), (THUMBNAIL_SIDE, THUMBNAIL_SIDE), interpolation=cv2.INTER_AREA)
     assert cv2.matchTemplate(sheet, cv2.resize(thumbnail, (186, 186)), cv2.TM_CCOEFF_NORMED).max() > 0.9
 
 
 def test_at_most_48_are_shown(tmp_path: Path, flip: Flip) -> None:
-    path = write_flips(tmp_path / "many.png", [flip] * (MAX_SHOWN + 52), "fp16-cuda", 1000)
+    path = write_flips(tmp_path / "many.png", [flip] * (MAX_IMAGES + 52), "fp16-cuda", 1000)
     assert path is not None
     height, width = read_image(path).shape[:2]
     assert width == pytest.approx(COLUMNS * CELL[0] * DPI, abs=1)
-    assert height == pytest.approx((MAX_SHOWN / COLUMNS * CELL[1] + HEADER) * DPI, abs=1)
+    assert height == pytest.approx((MAX_IMAGES / COLUMNS * CELL[1] + HEADER) * DPI, abs=1)
 
 
 @pytest.mark.filterwarnings("error")

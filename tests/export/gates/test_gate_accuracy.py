@@ -11,9 +11,9 @@ import pytest
 from support.models.gated import judged, labelled
 
 from hybrid_edge.export.gates import gate
-from hybrid_edge.export.gates.gate import Limits, measure
+from hybrid_edge.export.gates.gate import run_gate
 from hybrid_edge.export.gates.reference import Reference
-from hybrid_edge.export.gates.verdict import require
+from hybrid_edge.export.gates.verdict import GateLimits, require_passed
 from hybrid_edge.runtime.backends.onnxruntime import OnnxRuntimeCpu
 from hybrid_edge.runtime.errors import ParityError
 
@@ -45,8 +45,8 @@ def test_flips_are_counted_named_and_ranked_and_cost_agreement_and_accuracy(digi
     rows = np.argsort(margins)[[-3, -1]].tolist()
     with Mistaken(exported.graph, exported.spec) as backend:
         backend.mistake(reference, rows)
-        limits = Limits.for_precision("int8", exported.spec, max_drop=0.1)
-        measured = measure(reference, backend, precision="int8", simulated=True, limits=limits)
+        limits = GateLimits.for_precision("int8", exported.spec, max_drop=0.1)
+        measured = run_gate(reference, backend, precision="int8", simulated=True, limits=limits)
     parity = measured.parity
     assert [flip.image for flip in measured.flips] == [reference.images[row] for row in reversed(rows)]
     worst, answers = measured.flips[0], reference.probabilities[rows[1]]
@@ -61,7 +61,7 @@ def test_flips_are_counted_named_and_ranked_and_cost_agreement_and_accuracy(digi
     assert parity.accuracy.drop_low < 2 / 11 < parity.accuracy.drop_high
     count = parity.confident_images
     with pytest.raises(ParityError, match=rf"\(2 of {count} flipped\).*accuracy drop.*at most 0.1.*2 of 11 labels"):
-        require(parity, "int8-tensorrt")
+        require_passed(parity, "int8-tensorrt")
 
 
 def test_fp16_is_refused_for_a_flip_below_its_agreement_with_the_counts(digits: tuple[Any, Reference]) -> None:
@@ -71,7 +71,7 @@ def test_fp16_is_refused_for_a_flip_below_its_agreement_with_the_counts(digits: 
         parity = judged(reference, backend, "fp16")
     for error, cause in ((1e-3, "Keras itself hardly decides"), (0.5, "beyond FP16's range of 65,504")):
         with pytest.raises(ParityError, match=rf"at least 0.995, found 0.909091 \(1 of 11 flipped\).*{cause}"):
-            require(parity.model_copy(update={"max_logit_error": error}), "fp16-cuda")
+            require_passed(parity.model_copy(update={"max_logit_error": error}), "fp16-cuda")
 
 
 def test_without_labels_int8_is_judged_by_agreement_and_says_so(digits: tuple[Any, Reference]) -> None:
@@ -80,11 +80,11 @@ def test_without_labels_int8_is_judged_by_agreement_and_says_so(digits: tuple[An
         parity = judged(reference, backend, "int8")
         assert parity.accuracy is None
         assert "none of the 11 images has a label that the model knows" in parity.warnings[0]
-        require(parity, "int8-cpu")
+        require_passed(parity, "int8-cpu")
         confident = int(np.argmax(reference.probabilities.max(axis=1)))
         backend.mistake(reference, [confident])
         with pytest.raises(ParityError, match=r"where the margin is above 0.1"):
-            require(judged(reference, backend, "int8"), "int8-cpu")
+            require_passed(judged(reference, backend, "int8"), "int8-cpu")
     known = labelled(reference)
     half = replace(reference, images=(*known.images[:5], *reference.images[5:]))
     with OnnxRuntimeCpu(exported.graph, exported.spec) as backend:
@@ -99,9 +99,9 @@ def test_stale_statistics_are_named_before_the_quantizer(digits: tuple[Any, Refe
         backend.mistake(reference, list(range(11)))
         parity = judged(reference, backend, "int8")
     with pytest.raises(ParityError, match=r"Likely cause: calibration ranges that don't fit"):
-        require(parity, "int8-cpu")
+        require_passed(parity, "int8-cpu")
     with pytest.raises(ParityError, match=r"Likely cause: activations run far .*calibration ranges"):
-        require(parity, "int8-cpu", stale="activations run far beyond those in training")
+        require_passed(parity, "int8-cpu", stale="activations run far beyond those in training")
 
 
 def test_a_simulated_variant_runs_on_the_first_images_and_the_callback_counts_them(
@@ -109,13 +109,12 @@ def test_a_simulated_variant_runs_on_the_first_images_and_the_callback_counts_th
 ) -> None:
     exported, reference = digits
     monkeypatch.setattr(gate, "SIMULATED_IMAGES", 9)
-    limits, seen = Limits.for_precision("fp16", exported.spec), list[int]()
+    limits, seen = GateLimits.for_precision("fp16", exported.spec), list[int]()
     with OnnxRuntimeCpu(exported.graph, exported.spec) as backend:
         run: Any = {"precision": "fp16", "limits": limits, "on_batch": seen.append}
-        assert measure(reference, backend, simulated=True, **run).parity.images == 9
+        assert run_gate(reference, backend, simulated=True, **run).parity.images == 9
         assert seen == [8, 1]
-        assert measure(reference, backend, simulated=False, **run).parity.images == 11
-        assert measure(reference, backend, simulated=True, count=4, **run).parity.images == 4
+        assert run_gate(reference, backend, simulated=False, **run).parity.images == 11
 
 
 @pytest.mark.parametrize(("mistakes", "on"), [(0, 6), (1, 11), (6, 6)])
@@ -126,5 +125,5 @@ def test_accuracy_that_a_few_images_lost_perhaps_by_chance_is_judged_on_all(
     monkeypatch.setattr(gate, "SIMULATED_IMAGES", 6)
     with Mistaken(exported.graph, exported.spec) as backend:
         backend.mistake(reference, list(range(mistakes)))
-        measured = measure(reference, backend, precision="int8", simulated=True, limits=Limits(max_drop=0.1))
+        measured = run_gate(reference, backend, precision="int8", simulated=True, limits=GateLimits(max_drop=0.1))
     assert (measured.parity.images, measured.parity.passed) == (on, mistakes < 2)

@@ -13,7 +13,7 @@ from support.models.damage import DAMAGES, damaged_backend, with_weak_convolutio
 from support.models.gated import SIZES, judged, labelled
 
 from hybrid_edge.export.gates.reference import Reference
-from hybrid_edge.export.gates.verdict import require
+from hybrid_edge.export.gates.verdict import require_passed
 from hybrid_edge.runtime import preprocess
 from hybrid_edge.runtime.backends.onnxruntime import OnnxRuntimeCpu
 from hybrid_edge.runtime.errors import BackendError, ParityError
@@ -53,7 +53,7 @@ def test_damage_by_hand_is_seen(size: str, damage: str, references: Any, tmp_pat
     assert parity.max_logit_error > 10 * parity.logit_limit
     assert parity.max_probability_error > 10 * parity.probability_limit
     with pytest.raises(ParityError, match=r"(?s)expected at most 0.0001, found .*Likely cause: another computation"):
-        require(parity, "fp32-cpu")
+        require_passed(parity, "fp32-cpu")
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -69,7 +69,7 @@ def test_a_damaged_weight_or_swapped_gates_pass_the_gate_of_no_precision(
             for precision in PRECISIONS:
                 parity = judged(labelled(reference), backend, precision)
                 with pytest.raises(ParityError, match=r"Likely cause: .*damaged weight"):
-                    require(parity, f"{precision}-tensorrt")
+                    require_passed(parity, f"{precision}-tensorrt")
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
@@ -83,7 +83,7 @@ def test_a_row_that_depends_on_its_neighbours_is_seen_in_every_precision(
         assert parity.neighbour_error is not None
         assert parity.neighbour_error > 1e-5
         with pytest.raises(ParityError, match="depends on its neighbours"):
-            require(parity, f"{precision}-cpu")
+            require_passed(parity, f"{precision}-cpu")
 
 
 def test_a_neighbour_that_overflows_alone_is_no_fault(digits: tuple[Any, Reference]) -> None:
@@ -106,8 +106,8 @@ def test_batches_of_other_sizes_are_judged_in_fp32_alone(digits: tuple[Any, Refe
     with SizeDependent(digits[0].graph, digits[0].spec) as backend:
         assert judged(digits[1], backend).batch_error > 1e-5
         with pytest.raises(ParityError, match="batches of 1, 3 and 8"):
-            require(judged(digits[1], backend), "fp32-cpu")
-        require(judged(digits[1], backend, "fp16"), "fp16-cuda")
+            require_passed(judged(digits[1], backend), "fp32-cpu")
+        require_passed(judged(digits[1], backend, "fp16"), "fp16-cuda")
 
 
 def test_a_preprocessing_that_drifted_from_the_model_is_seen(
@@ -122,7 +122,7 @@ def test_a_preprocessing_that_drifted_from_the_model_is_seen(
         assert parity.sequence_error is not None
         assert parity.sequence_error > 1e-2
         with pytest.raises(ParityError, match="sequence is not the model's own"):
-            require(parity, f"{precision}-cpu")
+            require_passed(parity, f"{precision}-cpu")
 
 
 @pytest.mark.parametrize(
@@ -140,9 +140,9 @@ def test_a_preprocessing_that_drifted_from_the_model_is_seen(
 def test_nan_is_over_every_limit(precision: Precision, change: dict[str, float], digits: tuple[Any, Reference]) -> None:
     with OnnxRuntimeCpu(digits[0].graph, digits[0].spec) as backend:
         parity = judged(digits[1], backend, precision)
-    require(parity, f"{precision}-cpu")
+    require_passed(parity, f"{precision}-cpu")
     with pytest.raises(ParityError):
-        require(parity.model_copy(update=change), f"{precision}-cpu")
+        require_passed(parity.model_copy(update=change), f"{precision}-cpu")
 
 
 def test_a_variant_that_gives_nan_is_refused_by_its_gate(digits: tuple[Any, Reference]) -> None:

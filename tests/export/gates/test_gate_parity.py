@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import onnx
 import pytest
 from support.models.gated import SIZES, judged
 
-from hybrid_edge.export.convert.build import build_graph, serialize
-from hybrid_edge.export.gates.gate import Limits, measure_drift
+from hybrid_edge.export.convert.fp32_graph import GraphBuilder, serialize
+from hybrid_edge.export.gates.hidden_states import hidden_drift, relative_drift
 from hybrid_edge.export.gates.reference import Reference
-from hybrid_edge.export.gates.verdict import require
+from hybrid_edge.export.gates.verdict import GateLimits, require_passed
 from hybrid_edge.runtime.backends.onnxruntime import OnnxRuntimeCpu
 from hybrid_edge.runtime.errors import ParityError
 from hybrid_edge.runtime.spec import ModelSpec, preset
@@ -28,7 +28,7 @@ LABELS = tuple("0123456789")
 
 def loaded(model: Any, spec: ModelSpec, folder: Path) -> OnnxRuntimeCpu:
     file = folder / "model.onnx"
-    file.write_bytes(serialize(build_graph(model, spec)))
+    file.write_bytes(serialize(GraphBuilder(model, spec).build()))
     return OnnxRuntimeCpu(file, spec)
 
 
@@ -45,7 +45,7 @@ def test_an_exported_model_agrees_with_keras_within_every_limit(size: str, refer
     exported, reference = references(size)
     with OnnxRuntimeCpu(exported.graph, exported.spec) as backend:
         parity = judged(reference, backend)
-    require(parity, "fp32-cpu")
+    require_passed(parity, "fp32-cpu")
     assert parity.passed
     assert parity.images == 11
     assert parity.max_logit_error <= 1e-4
@@ -64,8 +64,8 @@ def test_an_exported_model_agrees_with_keras_within_every_limit(size: str, refer
 def test_small_differences_are_called_a_matter_of_precision(digits: tuple[Any, Reference]) -> None:
     with Rounded(digits[0].graph, digits[0].spec) as backend:
         with pytest.raises(ParityError, match="reduced precision"):
-            require(judged(digits[1], backend), "fp32-cpu")
-        require(judged(digits[1], backend, "fp16"), "fp16-cuda")
+            require_passed(judged(digits[1], backend), "fp32-cpu")
+        require_passed(judged(digits[1], backend, "fp16"), "fp16-cuda")
 
 
 def test_an_untrained_model_passes_with_the_warning_that_it_proves_little(
@@ -77,7 +77,7 @@ def test_an_untrained_model_passes_with_the_warning_that_it_proves_little(
     with loaded(model, spec, tmp_path) as backend:
         parity = judged(reference, backend)
         unlabelled = judged(reference, backend, "int8")
-    require(parity, "fp32-cpu")
+    require_passed(parity, "fp32-cpu")
     assert "nearly flat" in parity.warnings[0]
     assert "alike for all images" in parity.warnings[1]
     # no label and no confident image: there must be something left to judge INT8 by
@@ -104,7 +104,7 @@ def test_one_branch_alone_is_compared_too(branches: Any, images: list[LabelledIm
     reference = Reference.of(model, spec, images[:3])
     with loaded(model, spec, tmp_path) as backend:
         parity = judged(reference, backend)
-    require(parity, "fp32-cpu")
+    require_passed(parity, "fp32-cpu")
     assert parity.images == 3
     assert (parity.sequence_error is None) == (branches == "cnn")
     assert (reference.hidden is None) == (branches == "cnn")
@@ -113,28 +113,19 @@ def test_one_branch_alone_is_compared_too(branches: Any, images: list[LabelledIm
 def test_the_limits_are_the_documented_ones() -> None:
     digits, full = preset("digits"), ModelSpec()
     both = {"neighbour": 1e-5, "sequence": 1e-6}
-    assert Limits.for_precision("fp32", digits) == Limits(logits=1e-4, probabilities=1e-5, batch=1e-5, **both)
-    assert Limits.for_precision("fp32", full) == Limits(logits=1e-4, probabilities=1e-4, batch=1e-5, **both)
-    assert Limits.for_precision("fp16", full) == Limits(agreement=0.995, **both)
-    assert Limits.for_precision("int8", full) == Limits(confident=0.99, max_drop=0.005, **both)
-    assert Limits.for_precision("int8", full, max_drop=0.01).max_drop == 0.01
+    assert GateLimits.for_precision("fp32", digits) == GateLimits(logits=1e-4, probabilities=1e-5, batch=1e-5, **both)
+    assert GateLimits.for_precision("fp32", full) == GateLimits(logits=1e-4, probabilities=1e-4, batch=1e-5, **both)
+    assert GateLimits.for_precision("fp16", full) == GateLimits(agreement=0.995, **both)
+    assert GateLimits.for_precision("int8", full) == GateLimits(confident=0.99, max_drop=0.005, **both)
+    assert GateLimits.for_precision("int8", full, max_drop=0.01).max_drop == 0.01
 
 
 def test_drift_is_the_rms_difference_at_each_timestep(references: Any) -> None:
-    _, reference = references("reduced")
-    hidden, done = reference.hidden, 0
+    hidden = references("reduced")[1].hidden
     factors = np.linspace(1, 1.5, hidden.shape[0])[:, None, None]
-
-    def drifting(tensors: dict[str, Array]) -> Any:
-        nonlocal done
-        rows = len(tensors["sequence"])
-        done += rows
-        return hidden[:, done - rows : done] * factors
-
-    drift = measure_drift(reference, drifting)
-    assert done == 11
+    drift = relative_drift(hidden, (hidden[:, first : first + 8] * factors for first in (0, 8)))
     np.testing.assert_allclose(drift, factors[:, 0, 0] - 1, atol=1e-6)
 
 
-def test_a_model_without_recurrent_branch_has_no_drift(digits: tuple[Any, Reference]) -> None:
-    assert measure_drift(replace(digits[1], hidden=None), lambda _: pytest.fail("not to be run")) == ()
+def test_a_model_without_recurrent_branch_has_no_drift() -> None:
+    assert hidden_drift(onnx.ModelProto(), None, lambda _: pytest.fail("not to be run")) == ()

@@ -8,8 +8,8 @@ import onnx
 import pytest
 from support.models.lowered import SMALL_RNN, VARIANTS, Array, Source, is_simulated, randomize, tensors_of
 
-from hybrid_edge.export.convert.build import GraphBuilder, serialize
-from hybrid_edge.export.gates.instrument import HIDDEN, with_hidden_states
+from hybrid_edge.export.convert.fp32_graph import GraphBuilder, serialize
+from hybrid_edge.export.gates.hidden_states import HIDDEN, with_hidden_states
 from hybrid_edge.runtime.backends.onnxruntime import TensorSession
 from hybrid_edge.runtime.spec import ModelSpec
 from hybrid_edge.train.model import build_model

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from hybrid_edge.export.gates.paired import class_indices, paired_accuracy, paired_interval
+from hybrid_edge.export.gates.comparison import class_indices, paired_accuracy, paired_interval
 
 
 def test_the_interval_is_bonett_and_prices() -> None:

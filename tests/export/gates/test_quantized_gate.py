@@ -13,11 +13,11 @@ from support.models.lowered import INT8_ERROR, Source, is_simulated, opened
 from support.models.standin import write_crops
 
 from hybrid_edge.calib import Range
-from hybrid_edge.export.convert.build import serialize
-from hybrid_edge.export.gates.compare import Comparison
-from hybrid_edge.export.gates.gate import Limits, measure
+from hybrid_edge.export.convert.fp32_graph import serialize
+from hybrid_edge.export.gates.comparison import KerasComparison
+from hybrid_edge.export.gates.gate import run_gate
 from hybrid_edge.export.gates.reference import Reference
-from hybrid_edge.export.gates.verdict import require
+from hybrid_edge.export.gates.verdict import GateLimits, require_passed
 from hybrid_edge.runtime.errors import ParityError
 from hybrid_edge.runtime.manifest import Parity, Precision
 from hybrid_edge.train.data import LabelledImage
@@ -34,7 +34,7 @@ def reference(exported_digits: Any, tmp_path_factory: pytest.TempPathFactory) ->
     paths = sorted(write_crops(tmp_path_factory.mktemp("gate"), CROPS, seed=5).rglob("*.png"))
     images = [LabelledImage(path, "") for path in paths]
     found = Reference.of(exported_digits.model, exported_digits.spec, images, hidden_images=0)
-    kept = Comparison(found.logits, found.logits, found.probabilities, found.probabilities).confident
+    kept = KerasComparison(found.logits, found.logits, found.probabilities, found.probabilities).confident
     assert kept.sum() >= DECIDED
     classes = found.spec.class_labels
     truth = [replace(image, label=classes[row]) for image, row in zip(found.images, found.labels, strict=True)]
@@ -48,9 +48,9 @@ def reference(exported_digits: Any, tmp_path_factory: pytest.TempPathFactory) ->
 
 def judged(reference: Reference, model: onnx.ModelProto, variant: str) -> Parity:
     precision: Precision = "int8" if variant.startswith("int8") else "fp16"
-    limits = Limits.for_precision(precision, reference.spec)
+    limits = GateLimits.for_precision(precision, reference.spec)
     with opened(model, reference.spec, variant) as backend:
-        return measure(reference, backend, precision=precision, simulated=is_simulated(variant), limits=limits).parity
+        return run_gate(reference, backend, precision=precision, simulated=is_simulated(variant), limits=limits).parity
 
 
 def damaged(change: Callable[[bytes], bytes], model: onnx.ModelProto) -> onnx.ModelProto:
@@ -64,7 +64,7 @@ def damaged(change: Callable[[bytes], bytes], model: onnx.ModelProto) -> onnx.Mo
 @pytest.mark.parametrize("form", FORMS)
 def test_an_undamaged_variant_passes(form: str, variant: str, digits_source: Source, reference: Reference) -> None:
     parity = judged(reference, digits_source.lower(variant, form), variant)
-    require(parity, variant)
+    require_passed(parity, variant)
     assert parity.max_logit_error < (0.01 if variant == "fp16" else 2 * INT8_ERROR)  # the largest of hundreds
 
 
@@ -79,14 +79,14 @@ def test_ranges_divided_by_8_are_refused(form: str, variant: str, digits_source:
     assert parity.accuracy is not None
     assert parity.accuracy.drop > 0.1
     with pytest.raises(ParityError, match="Likely cause: calibration ranges that don't fit these activations"):
-        require(parity, variant)
+        require_passed(parity, variant)
 
 
 @pytest.mark.parametrize("variant", ["fp16", *INT8])
 def test_a_damaged_weight_is_refused(variant: str, digits_source: Source, reference: Reference) -> None:
     model = damaged(with_weak_convolution, digits_source.lower(variant, "unrolled"))
     with pytest.raises(ParityError, match="damaged weight"):
-        require(judged(reference, model, variant), variant)
+        require_passed(judged(reference, model, variant), variant)
 
 
 @pytest.mark.parametrize(
@@ -97,4 +97,4 @@ def test_swapped_gates_are_refused(variant: str, form: str, digits_source: Sourc
     change = with_keras_gate_order if form == "lstm" else with_swapped_steps
     model = damaged(change, digits_source.lower(variant, form))
     with pytest.raises(ParityError, match=r"gate order|order of the LSTMs' gates"):
-        require(judged(reference, model, variant), variant)
+        require_passed(judged(reference, model, variant), variant)

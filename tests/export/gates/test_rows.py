@@ -6,7 +6,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 from support.models.lowered import SMALL, VARIANTS, Array, Source, opened, tensors_of
 
-from hybrid_edge.export.gates.rows import Rows
+from hybrid_edge.export.gates.gate import BatchRows
 from hybrid_edge.runtime.spec import ModelSpec
 
 LIMIT = 1e-5  # of max |logit|
@@ -17,7 +17,7 @@ def neighbour_error(model: onnx.ModelProto, spec: ModelSpec, variant: str = "fp3
     """Over max |logit|."""
     tensors = tensors_of(spec, 8)
     with opened(model, spec, variant) as backend:
-        return Rows(backend, tensors).neighbour_error() / float(np.abs(backend.run(tensors).logits).max())
+        return BatchRows(backend, tensors).neighbour_error() / float(np.abs(backend.run(tensors).logits).max())
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
@@ -82,5 +82,5 @@ def test_one_scale_over_the_whole_batch_is_seen() -> None:
 def test_batches_of_1_3_and_8_give_the_same_rows_but_for_rounding(variant: str, small_source: Source) -> None:
     tensors = tensors_of(small_source.spec, 8)
     with opened(small_source.lower(variant, "unrolled"), small_source.spec, variant) as backend:
-        error = Rows(backend, tensors).batch_error() / float(np.abs(backend.run(tensors).logits).max())
+        error = BatchRows(backend, tensors).batch_error() / float(np.abs(backend.run(tensors).logits).max())
     assert error <= (LIMIT if variant == "fp32" else 0.02)

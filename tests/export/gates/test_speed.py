@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 from support.models.lowered import Source
 
-from hybrid_edge.export.convert.build import serialize
-from hybrid_edge.export.gates import speed
-from hybrid_edge.export.gates.speed import against_wider, time_ratio
+from hybrid_edge.export.convert.fp32_graph import serialize
+from hybrid_edge.export.gates import target_runs
+from hybrid_edge.export.gates.target_runs import against_wider, time_ratio
 from hybrid_edge.runtime.backends.onnxruntime import OnnxRuntimeSimulated
 from hybrid_edge.runtime.manifest import Precision
 from hybrid_edge.runtime.spec import ModelSpec
@@ -20,8 +20,8 @@ pytestmark = pytest.mark.usefixtures("_short")
 
 @pytest.fixture
 def _short(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(speed, "SECONDS", 0.1)
-    monkeypatch.setattr(speed, "WARM_UP", 0.02)
+    monkeypatch.setattr(target_runs, "SECONDS", 0.1)
+    monkeypatch.setattr(target_runs, "WARM_UP", 0.02)
 
 
 @pytest.fixture(scope="module")
@@ -74,9 +74,9 @@ def test_what_is_only_simulated_here_or_stands_alone_is_not_timed(
     def never(*_arguments: object, **_settings: object) -> None:
         raise AssertionError("timed")
 
-    monkeypatch.setattr(speed, "time_interleaved", never)
+    monkeypatch.setattr(target_runs, "time_interleaved", never)
     assert against_wider({"fp32": files["fp32"]}, "cpu", digits_source.spec) == {}
     assert against_wider({}, "cpu", digits_source.spec) == {}
-    monkeypatch.setattr(speed, "open_target", simulated_target)
+    monkeypatch.setattr(target_runs, "open_target", simulated_target)
     assert against_wider(files, "tensorrt", digits_source.spec) == {}
     assert time_ratio(files["fp32"], files["int8"], "tensorrt", digits_source.spec) is None

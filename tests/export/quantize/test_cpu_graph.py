@@ -10,14 +10,23 @@ import numpy.typing as npt
 import onnx
 import onnxruntime
 import pytest
-from support.models.lowered import INT8_ERROR, Source, constants_of, error_of, logits_of, rms_error, tensors_of
+from support.models.lowered import (
+    INT8_ERROR,
+    Source,
+    constants_of,
+    error_of,
+    logits_of,
+    rms_error,
+    statistics_of,
+    tensors_of,
+)
 
-from hybrid_edge.calib import choose_range, collect
-from hybrid_edge.export.convert.build import serialize
-from hybrid_edge.export.convert.layers import quantizable
-from hybrid_edge.export.convert.writer import GraphWriter
-from hybrid_edge.export.quantize.cpu import CpuGraph
-from hybrid_edge.export.quantize.measured import measured_graph
+from hybrid_edge.calib import choose_range
+from hybrid_edge.export.convert.fp32_graph import serialize
+from hybrid_edge.export.convert.graph_reading import quantizable
+from hybrid_edge.export.convert.graph_writer import GraphWriter
+from hybrid_edge.export.quantize.calibration_graph import measured_graph
+from hybrid_edge.export.quantize.cpu_graph import CpuGraph
 from hybrid_edge.runtime.backends.onnxruntime import TensorSession
 
 FORMS = ("lstm", "unrolled")
@@ -139,8 +148,7 @@ class Small:
         writer.model.opset_import.append(onnx.helper.make_opsetid("", 17))
         writer.model.ir_version = 8
         images = RNG.uniform(-1, 1, (32, 3, 6, 6)).astype(np.float32)
-        with TensorSession(serialize(measured_graph(writer.model))) as session:
-            statistics = collect(session, [{"image": images}])
+        statistics = statistics_of(measured_graph(writer.model), {"image": images})
         ranges = {name: choose_range(item, "minmax", symmetric=False) for name, item in statistics.items()}
         return writer.model, CpuGraph(writer.model, ranges, quantizable(writer.model)).write(), images
 
@@ -270,7 +278,7 @@ def test_a_bias_makes_up_for_what_rounding_takes_from_the_mean(size: int) -> Non
     source, _, images = small.finish(small.writer.node("Add", ["cnn/a", one], "cnn/sum"), 6)
     with TensorSession(serialize(measured_graph(source))) as session:
         found = session.run({"image": images})
-        statistics = collect(session, [{"image": images}])
+    statistics = statistics_of(measured_graph(source), {"image": images})
     means = {"cnn/a": found["cnn/positive"].mean(axis=(0, 2, 3), dtype=np.float64)}
     ranges = {name: choose_range(item, "minmax", symmetric=False) for name, item in statistics.items()}
     plain, corrected = (

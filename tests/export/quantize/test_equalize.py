@@ -8,11 +8,11 @@ import onnx
 import pytest
 from support.models.lowered import Array, Source, constants_of, error_of, logits_of, tensors_of
 
-from hybrid_edge.export.convert.build import serialize
-from hybrid_edge.export.convert.check import Declaration, check_graph
-from hybrid_edge.export.convert.writer import GraphWriter
-from hybrid_edge.export.quantize.equalize import HALF_STEP, MOST, PIXELS, Equalizer, channel_tensors
-from hybrid_edge.export.quantize.measured import measured_graph
+from hybrid_edge.export.convert.fp32_graph import serialize
+from hybrid_edge.export.convert.graph_writer import GraphWriter
+from hybrid_edge.export.convert.inspection import Declaration, check_graph
+from hybrid_edge.export.quantize.calibration_graph import measured_graph
+from hybrid_edge.export.quantize.equalize import HALF_STEP, MAX_WIDENING, PIXELS, channel_tensors, even_channels
 from hybrid_edge.runtime.backends.onnxruntime import TensorSession
 
 RNG = np.random.default_rng(0)
@@ -91,7 +91,7 @@ def test_channels_come_near_each_other_and_the_function_stays(
     source = small.finish(small.convolve(value, "cnn/b", kernel, RNG.normal(size=8), group=8 if depthwise else 1), 8)
     tensors = {"image": IMAGES}
     peaks = peaks_of(source, tensors)
-    evened = Equalizer(source, peaks).write()
+    evened = even_channels(source, peaks).graph
     assert error_of(logits_of(evened, tensors), logits_of(source, tensors)) <= 1e-5
     multiplied = [node for node in evened.graph.node if node.name.endswith(("evened_0", "evened_1"))]
     assert len(multiplied) == inserted  # one of them behind the last convolution, before its pooling
@@ -102,8 +102,8 @@ def test_channels_come_near_each_other_and_the_function_stays(
     assert found.max() <= 1.001 * peaks["cnn/between"].max()
     if depthwise:
         before = peaks["cnn/between"]
-        # every channel is as wide as the widest, but for those that would need more than MOST
-        np.testing.assert_allclose(found, before / np.maximum(before / before.max(), 1 / MOST), rtol=1e-3)
+        # every channel is as wide as the widest, but for those that would need more than MAX_WIDENING
+        np.testing.assert_allclose(found, before / np.maximum(before / before.max(), 1 / MAX_WIDENING), rtol=1e-3)
 
 
 def test_a_residual_stream_has_one_factor_for_each_channel_and_needs_no_other_node() -> None:
@@ -117,7 +117,7 @@ def test_a_residual_stream_has_one_factor_for_each_channel_and_needs_no_other_no
     source = small.finish(small.writer.node("Mul", ["cnn/ended", "cnn/full"], "cnn/product"), 8)
     tensors = {"image": IMAGES}
     peaks = peaks_of(source, tensors)
-    evened = Equalizer(source, peaks).write()
+    evened = even_channels(source, peaks).graph
     assert error_of(logits_of(evened, tensors), logits_of(source, tensors)) <= 1e-5
     assert [node.op_type for node in evened.graph.node] == [node.op_type for node in source.graph.node]
     after = peaks_of(evened, tensors)
@@ -138,7 +138,7 @@ def test_convolutions_that_share_a_constant_are_scaled_each_by_themselves() -> N
     small.writer.node("Reshape", ["cnn/b/b", shape], "cnn/bias")
     source = small.finish(small.writer.node("Mul", ["cnn/c", "cnn/bias"], "cnn/d"), 8)
     tensors = {"image": IMAGES}
-    evened = Equalizer(source, peaks_of(source, tensors)).write()
+    evened = even_channels(source, peaks_of(source, tensors)).graph
     constants_of(evened)  # no name twice
     assert error_of(logits_of(evened, tensors), logits_of(source, tensors)) <= 1e-5
 
@@ -156,7 +156,7 @@ def test_a_channel_that_is_always_zero_and_one_that_is_never_taken_change_nothin
     tensors = {"image": IMAGES}
     peaks = peaks_of(source, tensors)
     assert peaks["cnn/between"][2] == 0
-    evened = Equalizer(source, peaks).write()
+    evened = even_channels(source, peaks).graph
     assert all(np.isfinite(values).all() for values in constants_of(evened).values())
     assert error_of(logits_of(evened, tensors), logits_of(source, tensors)) <= 1e-5
 
@@ -171,12 +171,12 @@ def test_a_whole_model_stays_the_same_function_and_the_source_is_left_alone(
     graph, tensors = source.forms[form], tensors_of(source.spec, 4)
     peaks = peaks_of(source.forms["unrolled"], tensors)
     before = graph.SerializeToString()
-    evened = Equalizer(graph, peaks).write()
+    evened = even_channels(graph, peaks).graph
     assert graph.SerializeToString() == before
     check_graph(evened, source.spec, Declaration("lstm" if form == "lstm" else "unrolled"))
     assert error_of(logits_of(evened, tensors), logits_of(graph, tensors)) <= 5e-5
-    assert serialize(Equalizer(graph, peaks).write()) == serialize(evened)
-    assert error_of(logits_of(Equalizer(graph, {}).write(), tensors), logits_of(graph, tensors)) <= 1e-5
+    assert serialize(even_channels(graph, peaks).graph) == serialize(evened)
+    assert error_of(logits_of(even_channels(graph, {}).graph, tensors), logits_of(graph, tensors)) <= 1e-5
 
 
 @pytest.mark.parametrize("padded", [False, True])
@@ -195,8 +195,7 @@ def test_pixels_come_onto_the_grid_of_signed_bytes_unless_a_padding_of_zeros_wou
     writer.model.ir_version = 8
     tensors = {"image": (RNG.integers(0, 256, (8, 8, 8, 3)) / 127.5 - 1).astype(np.float32)}
     means = {"cnn/first": np.array([0.1, 0.2, 0.3])}
-    equalizer = Equalizer(writer.model, peaks_of(writer.model, tensors), means)
-    evened = equalizer.write()
+    evened, moved = even_channels(writer.model, peaks_of(writer.model, tensors), means)
     assert error_of(logits_of(evened, tensors), logits_of(writer.model, tensors)) <= 1e-5
     with TensorSession(serialize(measured_graph(evened))) as session:
         found = session.run(tensors)
@@ -205,8 +204,8 @@ def test_pixels_come_onto_the_grid_of_signed_bytes_unless_a_padding_of_zeros_wou
         steps = found[PIXELS] / (2 * HALF_STEP)
         np.testing.assert_allclose(steps, np.rint(steps), atol=1e-4)
         assert (np.rint(steps).min(), np.rint(steps).max()) == (-128, 127)
-    np.testing.assert_allclose(equalizer.input_means["cnn/a"], means["cnn/first"] - (0 if padded else HALF_STEP))
-    assert Equalizer(writer.model, {}).input_means == {}
+    np.testing.assert_allclose(moved["cnn/a"], means["cnn/first"] - (0 if padded else HALF_STEP))
+    assert even_channels(writer.model, {}).means == {}
 
 
 def test_the_means_of_what_is_taken_are_divided_with_it() -> None:
@@ -218,8 +217,7 @@ def test_the_means_of_what_is_taken_are_divided_with_it() -> None:
         with TensorSession(serialize(measured_graph(model))) as session:
             return {name: session.run(tensors)[name].mean(axis=(0, 2, 3), dtype=np.float64) for name in names}
 
-    equalizer = Equalizer(source, peaks_of(source, tensors), means_of(source, ("cnn/between",)))
-    evened = equalizer.write()
+    evened, found = even_channels(source, peaks_of(source, tensors), means_of(source, ("cnn/between",)))
     taken = next(node for node in evened.graph.node if node.name == "cnn/b").input[0]
-    np.testing.assert_allclose(equalizer.input_means["cnn/b"], means_of(evened, (taken,))[taken], rtol=1e-4)
-    assert equalizer.input_means.keys() == {"cnn/b"}
+    np.testing.assert_allclose(found["cnn/b"], means_of(evened, (taken,))[taken], rtol=1e-4)
+    assert found.keys() == {"cnn/b"}

@@ -6,11 +6,11 @@ import pytest
 from onnx import helper
 from support.models.lowered import Source, constants_of, error_of, logits_of, tensors_of
 
-from hybrid_edge.export.convert.layers import quantizable
-from hybrid_edge.export.convert.writer import GraphWriter
-from hybrid_edge.export.quantize.channels import groups_of
-from hybrid_edge.export.quantize.cpu import CpuGraph
-from hybrid_edge.export.quantize.lanes import LANES, fill_lanes
+from hybrid_edge.export.convert.graph_reading import quantizable
+from hybrid_edge.export.convert.graph_writer import GraphWriter
+from hybrid_edge.export.quantize.channel_groups import groups_of
+from hybrid_edge.export.quantize.cpu_graph import CpuGraph
+from hybrid_edge.export.quantize.cpu_speed import VECTOR_CHANNELS, fill_channels
 
 RNG = np.random.default_rng(0)
 
@@ -43,7 +43,7 @@ def test_depthwise_convolutions_get_multiples_of_16_channels_and_compute_the_sam
     source = small(channels)
     before = source.SerializeToString()
     means = {"cnn/b": np.ones(channels), "cnn/c": np.ones(channels), "cnn/a": np.ones(3)}
-    model, wide = fill_lanes(source, means)
+    model, wide = fill_channels(source, means)
     assert source.SerializeToString() == before
     first, depthwise, last = (node for node in model.graph.node if node.op_type == "Conv")
     constants = constants_of(model)
@@ -62,16 +62,16 @@ def test_depthwise_convolutions_get_multiples_of_16_channels_and_compute_the_sam
 
 def test_channels_that_leave_the_cnn_stay_as_they_are() -> None:
     source = small(12, leaves=True)
-    assert fill_lanes(source, {}) == (source, {})
+    assert fill_channels(source, {}) == (source, {})
 
 
 def test_xceptions_middle_flow_is_filled_and_int8_gives_the_same(reduced_source: Source) -> None:
     """728 channels become 736; zeros are exact in INT8, so that not a bit of the result changes."""
     source = reduced_source.forms["lstm"]
-    model, _ = fill_lanes(source, {})
+    model, _ = fill_channels(source, {})
     groups = [groups_of(node) for node in model.graph.node if node.op_type == "Conv"]
     assert 736 in groups
-    assert all(group % LANES == 0 for group in groups if group > 1)
+    assert all(group % VECTOR_CHANNELS == 0 for group in groups if group > 1)
     tensors = tensors_of(reduced_source.spec, 2)
     assert error_of(logits_of(model, tensors), logits_of(source, tensors)) <= 1e-5
     quantized = [CpuGraph(graph, reduced_source.unsigned, quantizable(source)).write() for graph in (source, model)]

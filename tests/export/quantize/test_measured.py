@@ -8,9 +8,9 @@ import onnx
 import pytest
 from support.models.lowered import SMALL, SMALL_RNN, VARIANTS, Array, Source, measured_source, tensors_of
 
-from hybrid_edge.export.convert.build import GraphBuilder, serialize
-from hybrid_edge.export.convert.layers import branch_of
-from hybrid_edge.export.quantize.measured import bounds, measured_graph
+from hybrid_edge.export.convert.fp32_graph import GraphBuilder, serialize
+from hybrid_edge.export.convert.graph_reading import branch_of
+from hybrid_edge.export.quantize.calibration_graph import bounds, measured_graph
 from hybrid_edge.runtime.backends.onnxruntime import TensorSession
 from hybrid_edge.runtime.spec import ModelSpec
 from hybrid_edge.train.model import build_model

@@ -5,11 +5,10 @@ import numpy.typing as npt
 import pytest
 from support.models.lowered import SMALL_RNN, error_of, logits_of, measured_source, randomize, tensors_of
 
-from hybrid_edge.export.convert.build import GraphBuilder, serialize
-from hybrid_edge.export.convert.layers import quantizable, range_key
-from hybrid_edge.export.quantize.measured import product_inputs
-from hybrid_edge.export.quantize.rounding import Rounder, round_for_inputs
-from hybrid_edge.export.quantize.scales import quantize_weight
+from hybrid_edge.export.convert.fp32_graph import GraphBuilder, serialize
+from hybrid_edge.export.convert.graph_reading import quantizable, range_key
+from hybrid_edge.export.quantize.calibration_graph import product_inputs
+from hybrid_edge.export.quantize.int8_weights import Rounder, quantize_weight, round_for_inputs
 from hybrid_edge.runtime.backends.onnxruntime import TensorSession
 
 Float32 = npt.NDArray[np.float32]

@@ -20,10 +20,9 @@ from onnx import TensorProto, helper, numpy_helper
 from support.models.lowered import logits_of
 
 from hybrid_edge.calib import Range
-from hybrid_edge.export.convert.build import serialize
-from hybrid_edge.export.quantize.cpu import CpuGraph
-from hybrid_edge.export.quantize.rounding import round_for_inputs
-from hybrid_edge.export.quantize.scales import quantize_weight
+from hybrid_edge.export.convert.fp32_graph import serialize
+from hybrid_edge.export.quantize.cpu_graph import CpuGraph
+from hybrid_edge.export.quantize.int8_weights import quantize_weight, round_for_inputs
 
 if TYPE_CHECKING:
     from support.models.whole import Whole

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from hybrid_edge.calib import Range
-from hybrid_edge.export.quantize.scales import (
+from hybrid_edge.export.quantize.int8_weights import (
     LEVELS,
     bias_correction,
     quantize_bias,

@@ -11,9 +11,9 @@ import pytest
 from onnx import TensorProto, helper
 from support.models.standin import DIGITS
 
-from hybrid_edge.calib import TensorStatistics, measure
-from hybrid_edge.export.convert.build import build_graph
-from hybrid_edge.export.quantize.stale import LIMIT, StaleReport, batch_norm_outputs, stale_layers
+from hybrid_edge.calib import TensorStatistics, measure_statistics
+from hybrid_edge.export.convert.fp32_graph import GraphBuilder
+from hybrid_edge.export.quantize.stale_batch_norm import LIMIT, StaleReport, batch_norm_outputs, stale_layers
 from hybrid_edge.runtime.preprocess import Preprocessor, read_image
 from hybrid_edge.runtime.spec import ModelSpec
 from hybrid_edge.train.best_weights import reestimate
@@ -55,11 +55,11 @@ def report(paths: tuple[Path, ...]) -> Callable[[Any, ModelSpec], StaleReport]:
     """From a Keras model to the report, over real photographs."""
 
     def make(model: Any, spec: ModelSpec) -> StaleReport:
-        graph = build_graph(model, spec)
+        graph = GraphBuilder(model, spec).build()
         outputs = batch_norm_outputs(model, graph)
         for name in outputs.values():
             graph.graph.output.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, None))
-        return stale_layers(model, outputs, measure(graph.SerializeToString(), paths, spec).statistics)
+        return stale_layers(model, outputs, measure_statistics(graph.SerializeToString(), paths, spec).statistics)
 
     return make
 

@@ -14,9 +14,8 @@ from onnx import numpy_helper
 from support.gpu.network_summary import NetworkSummary, inspect_graph, layers_of, makers_of
 from support.models.lowered import VARIANTS, Source
 
-from hybrid_edge.export.convert.build import serialize
-from hybrid_edge.export.convert.check import count_operators
-from hybrid_edge.export.convert.describe import operations
+from hybrid_edge.export.convert.fp32_graph import serialize
+from hybrid_edge.export.convert.inspection import count_operators, operations
 from hybrid_edge.runtime.engines.library import Library, find_library
 from hybrid_edge.runtime.errors import EngineError
 

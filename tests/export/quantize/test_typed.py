@@ -24,14 +24,12 @@ from support.models.lowered import (
 from support.models.lowered import source_of as measured
 
 from hybrid_edge.calib import Range
-from hybrid_edge.export.convert.build import serialize, set_versions
-from hybrid_edge.export.convert.layers import WEIGHT_AXIS, branch_of, quantizable
-from hybrid_edge.export.convert.types import skeleton
-from hybrid_edge.export.convert.writer import GraphWriter
-from hybrid_edge.export.quantize import rounding, typed
-from hybrid_edge.export.quantize.activations import Activations
-from hybrid_edge.export.quantize.scales import bias_correction, quantize_weight
-from hybrid_edge.export.quantize.typed import FP16_MAX, TypedGraph, too_large_weights
+from hybrid_edge.export.convert.fp32_graph import serialize, set_versions
+from hybrid_edge.export.convert.graph_reading import WEIGHT_AXIS, branch_of, quantizable, skeleton
+from hybrid_edge.export.convert.graph_writer import GraphWriter
+from hybrid_edge.export.quantize import gpu_graph, int8_weights
+from hybrid_edge.export.quantize.gpu_graph import FP16_MAX, ActivationPeaks, GpuGraph, too_large_weights
+from hybrid_edge.export.quantize.int8_weights import bias_correction, quantize_weight
 from hybrid_edge.train.model import build_model
 
 FORMS = ("lstm", "unrolled")
@@ -131,7 +129,7 @@ def test_an_overflow_is_seen_kept_in_fp32_and_would_have_been_wrong_without() ->
     first.set_weights([values * factor for values in first.get_weights()])
     second.set_weights([second.get_weights()[0] / factor, second.get_weights()[1]])
     source = measured(model, spec)
-    found = Activations.of(
+    found = ActivationPeaks.of(
         [{name: item.peak for name, item in source.statistics.items()}], too_large_weights(source.forms["lstm"])
     )
     between = {name for name, item in source.statistics.items() if item.peak > FP16_MAX}
@@ -166,7 +164,7 @@ def test_a_recurrent_weight_beyond_fp16_keeps_its_products_in_fp32_in_either_for
     lstm.set_weights([kernel, recurrent, bias])
     source = measured(model, SMALL_RNN)
     assert too_large_weights(source.forms["unrolled"]) == {"rnn/lstm_2/recurrent": 1e5}
-    wide = Activations.of([], too_large_weights(source.forms["unrolled"])).wide
+    wide = ActivationPeaks.of([], too_large_weights(source.forms["unrolled"])).wide
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # NumPy's of an overflow in a cast
         models = {form: source.lower("fp16", form, wide=wide) for form in FORMS}
@@ -245,7 +243,7 @@ def test_a_weight_that_a_wide_and_a_narrow_layer_share_is_dequantized_in_the_typ
     set_versions(writer.model, 17, 8)
     ranges = dict.fromkeys(("image", "cnn/first"), Range(-1, 1))
     layers = ["cnn/first", "cnn/second"]
-    model = TypedGraph(writer.model, wide=["cnn/second"], ranges=ranges, quantized=layers).write()
+    model = GpuGraph(writer.model, wide=["cnn/second"], ranges=ranges, quantized=layers).write()
     types = types_of(model)
     assert [is_wide(types, node_of(model, name)) for name in layers] == [False, True]
     onnx.checker.check_model(model, full_check=True)
@@ -294,7 +292,7 @@ def test_without_half_everything_that_is_not_int8_stays_in_fp32(small_source: So
     model = small_source.lower("int8-tensorrt", "unrolled", half=False)
     assert FLOAT16 not in types_of(model).values()
     assert any(node.op_type == "QuantizeLinear" for node in model.graph.node)
-    nothing = TypedGraph(small_source.forms["unrolled"], half=False).write()
+    nothing = GpuGraph(small_source.forms["unrolled"], half=False).write()
     tensors = tensors_of(small_source.spec, 3)
     np.testing.assert_array_equal(logits_of(nothing, tensors), logits_of(small_source.forms["unrolled"], tensors))
 
@@ -348,7 +346,7 @@ def test_the_weights_that_the_steps_share_are_rounded_once(
         rounded.append(weight.shape)
         return quantize_weight(weight, *arguments, **options)
 
-    monkeypatch.setattr(typed, "quantize_weight", counted)
-    monkeypatch.setattr(rounding, "quantize_weight", counted)
+    monkeypatch.setattr(gpu_graph, "quantize_weight", counted)
+    monkeypatch.setattr(int8_weights, "quantize_weight", counted)
     small_source.lower("int8-tensorrt", "unrolled")
     assert len(rounded) == 3 + 1 + 2 * 2  # convolutions, the dense layer, and both weights of each LSTM

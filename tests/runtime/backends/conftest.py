@@ -15,12 +15,14 @@ from support.models import bundles
 from support.models.small_graphs import SPEC, lstm_graph
 
 from hybrid_edge.runtime.backends import cuda
+from hybrid_edge.runtime.backends.onnxruntime import OnnxRuntimeCpu
 from hybrid_edge.runtime.backends.tensorrt import TensorRtBackend
 from hybrid_edge.runtime.backends.tensorrt import backend as module
 from hybrid_edge.runtime.engines.build import BuiltEngine
 from hybrid_edge.runtime.engines.engine_options import EngineOptions
 from hybrid_edge.runtime.engines.library import Library, LibraryKind
 from hybrid_edge.runtime.engines.progress import Reporter
+from hybrid_edge.runtime.frame import Outputs
 
 
 class Machine:
@@ -35,6 +37,7 @@ class Machine:
         self.builds = 0
         self.on_build: Callable[[], object] = lambda: None
         self._graph = graph
+        self._reference = OnnxRuntimeCpu(graph, SPEC, threads=1)
 
     def open(
         self, profile: tuple[int, int, int] = (1, 1, 8), *, build: bool = True, **settings: Any
@@ -44,6 +47,12 @@ class Machine:
         spec = settings.pop("spec", SPEC)
         reporter, options = Reporter(self.said.append), EngineOptions(profile, build=build)
         return TensorRtBackend(self._graph, spec, options=options, reporter=reporter, **settings)
+
+    def check(self, found: Outputs, batch: dict[str, Any]) -> None:
+        """Whether that is what the graph gives for a batch."""
+        expected = self._reference.run(batch)
+        np.testing.assert_allclose(found.logits, expected.logits, rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(found.probabilities, expected.probabilities, atol=1e-6)
 
 
 @pytest.fixture
@@ -79,18 +88,6 @@ def graph(tmp_path: Path) -> Path:
     path = tmp_path / "model.onnx"
     path.write_bytes(lstm_graph())
     return path
-
-
-def tensors(batch: int, seed: int = 0) -> dict[str, Any]:
-    """Inputs of that graph, others for each seed."""
-    rng = np.random.default_rng(seed)
-    return {name: rng.uniform(-1, 1, (batch, *shape)).astype(np.float32) for name, shape in SPEC.inputs.items()}
-
-
-@pytest.fixture(scope="session")
-def inputs() -> Callable[..., dict[str, Any]]:
-    """``tensors``."""
-    return tensors
 
 
 @pytest.fixture

@@ -38,29 +38,6 @@ def skip_on_a_gpu() -> None:
     pytest.skip("this machine has a GPU")
 
 
-@pytest.mark.parametrize(
-    ("make", "name"),
-    [
-        (find_gpu, "cudaGetDeviceCount"),
-        (CudaStream, "cudaStreamCreateWithFlags"),
-        (CudaEvent, "cudaEventCreateWithFlags"),
-        (lambda: DeviceMemory(1000), "cudaMalloc"),
-        (lambda: HostMemory((3, 4)), "cudaHostAlloc"),
-        (lambda: HostMemory((3, 4), mapped=True), "cudaHostAlloc"),
-    ],
-)
-def test_without_a_driver_that_is_what_is_said(make: Any, name: str) -> None:
-    """With the real bindings: each call takes what it is given, and answers that there is no driver."""
-    pytest.importorskip("cuda.bindings.runtime", reason="cuda-python is not installed")
-    skip_on_a_gpu()
-    with pytest.raises(
-        BackendUnavailableError,
-        # cuda-python 12.6 has no CUDA runtime, and so no error code for that: Function "cuInit" not found
-        match=rf"no NVIDIA GPU can be used here \((cudaError\w+, code \d+: |Function \"cuInit\").* from {name}\)",
-    ):
-        make()
-
-
 def test_a_driver_that_cuda_python_12_6_can_not_load_is_what_is_said(fake: FakeCuda) -> None:
     """It has no CUDA runtime, and so no error code for that."""
 
@@ -74,41 +51,54 @@ def test_a_driver_that_cuda_python_12_6_can_not_load_is_what_is_said(fake: FakeC
         find_gpu()
 
 
+def real(name: str, *arguments: Any) -> Any:
+    """A call of the real bindings: ``cudaStream_t`` stands for one of those, a dotted name for that constant."""
+
+    def argument(rt: Any, item: Any) -> Any:
+        for part in item.split(".") if isinstance(item, str) else ():
+            rt = getattr(rt, part)
+        return item if not isinstance(item, str) else rt(0) if isinstance(rt, type) else rt
+
+    return name, lambda: cuda.call(name, *(argument(cuda.runtime(), item) for item in arguments))
+
+
 @pytest.mark.parametrize(
-    ("name", "arguments"),
+    ("name", "call"),
     [
-        ("cudaMemcpyAsync", (4096, 8192, 16, "cudaMemcpyKind.cudaMemcpyHostToDevice", "cudaStream_t")),
-        ("cudaMemsetAsync", (4096, 0, 16, "cudaStream_t")),
-        ("cudaHostGetDevicePointer", (4096, 0)),
-        ("cudaFree", (4096,)),
-        ("cudaFreeHost", (4096,)),
-        ("cudaStreamWaitEvent", ("cudaStream_t", "cudaEvent_t", 0)),
-        ("cudaStreamSynchronize", ("cudaStream_t",)),
-        ("cudaStreamDestroy", ("cudaStream_t",)),
-        ("cudaEventRecord", ("cudaEvent_t", "cudaStream_t")),
-        ("cudaEventSynchronize", ("cudaEvent_t",)),
-        ("cudaEventDestroy", ("cudaEvent_t",)),
-        ("cudaStreamBeginCapture", ("cudaStream_t", "cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal")),
-        ("cudaStreamEndCapture", ("cudaStream_t",)),
-        ("cudaGraphInstantiate", ("cudaGraph_t", 0)),
-        ("cudaGraphLaunch", ("cudaGraphExec_t", "cudaStream_t")),
-        ("cudaGraphDestroy", ("cudaGraph_t",)),
-        ("cudaGraphExecDestroy", ("cudaGraphExec_t",)),
+        ("cudaGetDeviceCount", find_gpu),
+        ("cudaStreamCreateWithFlags", CudaStream),
+        ("cudaEventCreateWithFlags", CudaEvent),
+        ("cudaMalloc", lambda: DeviceMemory(1000)),
+        ("cudaHostAlloc", lambda: HostMemory((3, 4))),
+        ("cudaHostAlloc", lambda: HostMemory((3, 4), mapped=True)),
+        real("cudaMemcpyAsync", 4096, 8192, 16, "cudaMemcpyKind.cudaMemcpyHostToDevice", "cudaStream_t"),
+        real("cudaMemsetAsync", 4096, 0, 16, "cudaStream_t"),
+        real("cudaHostGetDevicePointer", 4096, 0),
+        real("cudaFree", 4096),
+        real("cudaFreeHost", 4096),
+        real("cudaStreamWaitEvent", "cudaStream_t", "cudaEvent_t", 0),
+        real("cudaStreamSynchronize", "cudaStream_t"),
+        real("cudaStreamDestroy", "cudaStream_t"),
+        real("cudaEventRecord", "cudaEvent_t", "cudaStream_t"),
+        real("cudaEventSynchronize", "cudaEvent_t"),
+        real("cudaEventDestroy", "cudaEvent_t"),
+        real("cudaStreamBeginCapture", "cudaStream_t", "cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal"),
+        real("cudaStreamEndCapture", "cudaStream_t"),
+        real("cudaGraphInstantiate", "cudaGraph_t", 0),
+        real("cudaGraphLaunch", "cudaGraphExec_t", "cudaStream_t"),
+        real("cudaGraphDestroy", "cudaGraph_t"),
+        real("cudaGraphExecDestroy", "cudaGraphExec_t"),
     ],
 )
-def test_the_real_bindings_take_what_the_code_gives_them(name: str, arguments: tuple[Any, ...]) -> None:
-    rt = pytest.importorskip("cuda.bindings.runtime", reason="cuda-python is not installed")
+def test_the_real_bindings_take_what_the_code_gives_them_and_answer_that_there_is_no_driver(
+    name: str, call: Any
+) -> None:
+    pytest.importorskip("cuda.bindings.runtime", reason="cuda-python is not installed")
     skip_on_a_gpu()
-    with pytest.raises(BackendUnavailableError, match=rf"from {name}"):
-        cuda.call(name, *(_real(rt, item) for item in arguments))
-
-
-def _real(rt: Any, item: Any) -> Any:
-    if not isinstance(item, str):
-        return item
-    for part in item.split("."):
-        rt = getattr(rt, part)
-    return rt(0) if isinstance(rt, type) else rt
+    # cuda-python 12.6 has no CUDA runtime, and so no error code for that: Function "cuInit" not found
+    reason = r"(cudaError\w+, code \d+: |Function \"cuInit\")"
+    with pytest.raises(BackendUnavailableError, match=rf"no NVIDIA GPU can be used here \({reason}.* from {name}\)"):
+        call()
 
 
 def test_the_address_behind_a_real_stream_is_found() -> None:

@@ -31,24 +31,25 @@ FORMS = ("fp16-tensorrt", "fp16-tensorrt-unrolled")
 class Engine(OnnxRuntimeCpu):
     """A graph on ONNX Runtime in an engine's place: as slow as ``delays`` says, and refused where ``errors`` says."""
 
+    names: ClassVar[dict[str, str]] = {}  # by the hash of a variant's file
     delays: ClassVar[dict[str, float]] = {}
     errors: ClassVar[dict[str, Exception]] = {}
     opened: ClassVar[list[str]] = []
     closed: ClassVar[list[str]] = []
 
     def __init__(self, model: Path, spec: Any, *, sha256: str, **_: object) -> None:
-        self.sha256 = sha256
-        Engine.opened.append(sha256)
-        if sha256 in self.errors:
-            raise self.errors[sha256]
+        self.name = self.names[sha256]
+        self.opened.append(self.name)
+        if self.name in self.errors:
+            raise self.errors[self.name]
         super().__init__(model, spec)
 
     def _infer(self, tensors: Any) -> Any:
-        time.sleep(self.delays.get(self.sha256, 0))
+        time.sleep(self.delays.get(self.name, 0))
         return super()._infer(tensors)
 
     def _release(self) -> None:
-        Engine.closed.append(self.sha256)
+        self.closed.append(self.name)
 
 
 @pytest.fixture(autouse=True)
@@ -57,7 +58,7 @@ def _a_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(forms, "TensorRtBackend", Engine)
     monkeypatch.setattr(forms, "find_tensorrt", lambda: (Library(None, "tensorrt", "10.3.0"), ADA))
     monkeypatch.setattr(forms, "time_interleaved", _briefly)
-    for name, empty in (("delays", {}), ("errors", {}), ("opened", []), ("closed", [])):
+    for name, empty in (("names", {}), ("delays", {}), ("errors", {}), ("opened", []), ("closed", [])):
         monkeypatch.setattr(Engine, name, empty)
 
 
@@ -76,41 +77,42 @@ def bundle(tmp_path: Path) -> Bundle:
     other = store(folder, "artifacts", "onnx", make_graph(found.spec, make_weights(found.spec)) + b"\x32\x01x")
     unrolled = lstm.model_copy(update={"name": FORMS[1], "recurrent": "unrolled", "file": other})
     write_manifest(folder, found.manifest.model_copy(update={"variants": (lstm, unrolled)}))
+    Engine.names.update({lstm.file.sha256: FORMS[0], other.sha256: FORMS[1]})
     return Bundle.open(folder)
 
 
-def take(bundle: Bundle, said: list[str] | None = None) -> str:
+def take(bundle: Bundle, said: list[str] | None = None, variants: Any = None, options: Any = None) -> str:
+    """The name of the form that is taken, which is closed again."""
+    Engine.closed.clear()
     reporter = Reporter((said if said is not None else []).append)
-    backend, variant = open_fastest_form(bundle, bundle.manifest.variants, EngineOptions(), reporter)
+    backend, variant = open_fastest_form(
+        bundle, variants or bundle.manifest.variants, options or EngineOptions(), reporter
+    )
+    assert isinstance(backend, Engine)
+    assert variant.name not in Engine.closed
     backend.close()
     return variant.name
-
-
-def hash_of(bundle: Bundle, name: str) -> str:
-    return next(item.file.sha256 for item in bundle.manifest.variants if item.name == name)
 
 
 @pytest.mark.parametrize("faster", FORMS)
 def test_the_faster_form_is_taken_and_the_other_closed(bundle: Bundle, faster: str) -> None:
     slower = next(name for name in FORMS if name != faster)
-    Engine.delays[hash_of(bundle, slower)] = 0.01
+    Engine.delays[slower] = 0.01
     said: list[str] = []
-    backend, variant = open_fastest_form(bundle, bundle.manifest.variants, EngineOptions(), Reporter(said.append))
-    assert variant.name == faster
-    assert Engine.closed == [hash_of(bundle, slower)]
-    backend.close()
+    assert take(bundle, said) == faster
+    assert Engine.closed == [slower, faster]
     assert f"taking {faster}" in said[-1]
     assert " ms" in said[-1]
 
 
 def test_the_choice_is_remembered(bundle: Bundle) -> None:
-    Engine.delays[hash_of(bundle, FORMS[0])] = 0.01
+    Engine.delays[FORMS[0]] = 0.01
     assert take(bundle) == FORMS[1]
     Engine.delays.clear()
-    Engine.delays[hash_of(bundle, FORMS[1])] = 0.01
+    Engine.delays[FORMS[1]] = 0.01
     Engine.opened.clear()
     assert take(bundle) == FORMS[1]
-    assert Engine.opened == [hash_of(bundle, FORMS[1])]
+    assert Engine.opened == [FORMS[1]]
 
 
 def test_a_choice_that_can_not_be_kept_costs_a_line(
@@ -128,8 +130,7 @@ def test_a_choice_that_can_not_be_kept_costs_a_line(
 def test_it_is_made_again_for_other_engines(bundle: Bundle) -> None:
     take(bundle)
     Engine.opened.clear()
-    backend, _ = open_fastest_form(bundle, bundle.manifest.variants, EngineOptions((1, 2, 4)), Reporter())
-    backend.close()
+    take(bundle, options=EngineOptions((1, 2, 4)))
     assert len(Engine.opened) == 2
 
 
@@ -143,7 +144,7 @@ def test_a_damaged_choice_is_made_again(bundle: Bundle, tmp_path: Path) -> None:
 
 
 def test_a_form_that_does_not_build_is_said_and_the_other_taken(bundle: Bundle) -> None:
-    Engine.errors[hash_of(bundle, FORMS[0])] = EngineError("no tactic")
+    Engine.errors[FORMS[0]] = EngineError("no tactic")
     said: list[str] = []
     assert take(bundle, said) == FORMS[1]
     assert said == ["passed over fp16-tensorrt: no tactic"]
@@ -155,11 +156,9 @@ def test_a_form_that_computes_something_else_is_said_and_closed_and_the_other_ta
         for item in bundle.manifest.variants
     ]
     said: list[str] = []
-    backend, variant = open_fastest_form(bundle, strict, EngineOptions(), Reporter(said.append))
-    backend.close()
-    assert variant.name == FORMS[0]
+    assert take(bundle, said, strict) == FORMS[0]
     assert said[0].startswith(f"passed over {FORMS[1]}: ONNX Runtime")
-    assert Engine.closed == [hash_of(bundle, FORMS[1]), hash_of(bundle, FORMS[0])]
+    assert Engine.closed == [FORMS[1], FORMS[0]]
 
 
 @pytest.mark.parametrize(
@@ -174,44 +173,42 @@ def test_where_none_is_left_every_reason_is_given(
     bundle: Bundle, errors: tuple[Exception, Exception], expected: type[Exception]
 ) -> None:
     for name, error in zip(FORMS, errors, strict=True):
-        Engine.errors[hash_of(bundle, name)] = error
+        Engine.errors[name] = error
     with pytest.raises(expected, match="fp16-tensorrt: a; fp16-tensorrt-unrolled: b"):
         take(bundle)
 
 
 @pytest.mark.parametrize("first", FORMS)
 def test_a_tensorrt_that_does_not_start_is_no_fault_of_the_form(bundle: Bundle, first: str) -> None:
-    Engine.errors[hash_of(bundle, first)] = BackendUnavailableError("TensorRT does not start here")
+    Engine.errors[first] = BackendUnavailableError("TensorRT does not start here")
     said: list[str] = []
     with pytest.raises(BackendUnavailableError, match=r"^TensorRT does not start here$"):
         take(bundle, said)
     assert said == []
-    assert Engine.opened == [hash_of(bundle, name) for name in FORMS[: FORMS.index(first) + 1]]
+    assert Engine.opened == list(FORMS[: FORMS.index(first) + 1])
     assert Engine.closed == Engine.opened[:-1]
 
 
 def test_a_single_form_is_opened_without_timing(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(forms, "time_interleaved", lambda _: pytest.fail("timed"))
-    backend, variant = open_fastest_form(bundle, bundle.manifest.variants[:1], EngineOptions(), Reporter())
-    backend.close()
-    assert variant.name == FORMS[0]
+    assert take(bundle, variants=bundle.manifest.variants[:1]) == FORMS[0]
 
 
 def test_forms_that_may_not_be_built_are_refused_with_the_command(bundle: Bundle) -> None:
     for name in FORMS:
-        Engine.errors[hash_of(bundle, name)] = EngineMissingError("expected an engine, found none")
+        Engine.errors[name] = EngineMissingError("expected an engine, found none")
     options = EngineOptions((1, 2, 4), workspace=2**28, build=False)
     with pytest.raises(EngineMissingError) as caught:
-        open_fastest_form(bundle, bundle.manifest.variants, options, Reporter())
+        take(bundle, options=options)
     command = f"hybrid-export --engine-only {bundle.root} --profile 1,2,4 --workspace 256"
     assert str(caught.value) == f"expected an engine, found none; {command} builds it, or leave out --no-build"
 
 
 def test_the_form_that_is_there_is_taken_but_not_for_good(bundle: Bundle) -> None:
-    Engine.errors[hash_of(bundle, FORMS[0])] = EngineMissingError("none yet")
+    Engine.errors[FORMS[0]] = EngineMissingError("none yet")
     said: list[str] = []
     assert take(bundle, said) == FORMS[1]
     assert said[0].startswith(f"passed over {FORMS[0]}: none yet; hybrid-export --engine-only")
     Engine.errors.clear()
-    Engine.delays[hash_of(bundle, FORMS[1])] = 0.01
+    Engine.delays[FORMS[1]] = 0.01
     assert take(bundle) == FORMS[0]

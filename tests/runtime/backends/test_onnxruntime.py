@@ -5,13 +5,14 @@ import json
 import subprocess
 import sys
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper
+from support.gpu.engine_fixtures import inputs
 from support.models import small_graphs
 from support.models.bundles import SPEC, make_graph, make_weights, reference_outputs, sample_image
 
@@ -145,15 +146,7 @@ except BackendUnavailableError as error:
     assert "pip install 'hybrid-edge[cpu]'" in done.stdout
 
 
-def test_every_exception_of_onnxruntime_is_known() -> None:
-    state: ModuleType = importlib.import_module("onnxruntime.capi.onnxruntime_pybind11_state")
-    for name in ("Fail", "InvalidArgument", "InvalidGraph", "InvalidProtobuf", "NoSuchFile", "NotImplemented"):
-        assert getattr(state, name) in ours._faults()
-
-
-def test_nodes_are_timed_and_no_file_is_left(
-    graph: Path, inputs: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_nodes_are_timed_and_no_file_is_left(graph: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     before = sorted(tmp_path.rglob("*"))
     backend = OnnxRuntimeCpu(graph, small_graphs.SPEC, threads=1)

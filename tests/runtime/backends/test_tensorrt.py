@@ -8,7 +8,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from support.gpu.engine_fixtures import ADA, ORIN, another_users
+from support.gpu.engine_fixtures import ADA, ORIN, another_users, inputs
 from support.gpu.fake_gpu import Error
 from support.gpu.fake_tensorrt import _Engine, _RuntimeCache
 from support.models.bundles import make_bundle
@@ -69,7 +69,7 @@ def test_a_backend_without_a_gpu_is_unavailable(graph: Path) -> None:
 
 
 @pytest.mark.parametrize("integrated", [False, True])
-def test_everything_is_given_back(make_machine: Callable[..., Any], inputs: Any, integrated: bool) -> None:
+def test_everything_is_given_back(make_machine: Callable[..., Any], integrated: bool) -> None:
     machine = make_machine(integrated=integrated)
     before = machine.cuda.free
     backend = machine.open()
@@ -122,7 +122,7 @@ def test_a_gpu_with_too_little_memory_says_so_and_leaves_nothing_behind(machine:
     assert machine.cuda.live == {}
 
 
-def test_buffers_that_do_not_fit_are_refused_and_what_was_there_goes_on(machine: Any, inputs: Any) -> None:
+def test_buffers_that_do_not_fit_are_refused_and_what_was_there_goes_on(machine: Any) -> None:
     with machine.open() as backend:
         before = machine.cuda.live
         machine.cuda.free = 100_000
@@ -138,7 +138,7 @@ def test_an_engine_of_another_shape_is_refused(machine: Any) -> None:
     assert machine.cuda.live == {}
 
 
-def test_an_engine_that_tensorrt_takes_no_more_is_built_again_once(machine: Any, inputs: Any) -> None:
+def test_an_engine_that_tensorrt_takes_no_more_is_built_again_once(machine: Any) -> None:
     machine.open().close()
     machine.trt.refuses = "engine"
     with pytest.raises(EngineMissingError, match="the engine plan file is not compatible"):
@@ -152,7 +152,7 @@ def test_an_engine_that_tensorrt_takes_no_more_is_built_again_once(machine: Any,
     machine.open(build=False).close()
 
 
-def test_such_an_engine_in_another_users_cache_is_built_and_used_from_memory(machine: Any, inputs: Any) -> None:
+def test_such_an_engine_in_another_users_cache_is_built_and_used_from_memory(machine: Any) -> None:
     machine.open().close()
     machine.trt.refuses = "engine"
     machine.on_build = lambda: setattr(machine.trt, "refuses", "")
@@ -202,7 +202,7 @@ def compiled_sizes() -> bytes | None:
 
 
 @pytest.fixture
-def rtx_machine(make_machine: Callable[..., Any], inputs: Any) -> Any:
+def rtx_machine(make_machine: Callable[..., Any]) -> Any:
     """A card with TensorRT-RTX, whose cache has an engine that ran and what was compiled for it."""
     machine = make_machine(kind="rtx")
     with machine.open() as backend:
@@ -214,7 +214,7 @@ def rtx_machine(make_machine: Callable[..., Any], inputs: Any) -> Any:
     return machine
 
 
-def test_what_tensorrt_rtx_compiled_is_kept_beside_the_engine(rtx_machine: Any, inputs: Any) -> None:
+def test_what_tensorrt_rtx_compiled_is_kept_beside_the_engine(rtx_machine: Any) -> None:
     assert kept_kernels().with_suffix(".engine").exists()
     with rtx_machine.open() as backend:
         backend.run(inputs(2))
@@ -225,7 +225,7 @@ def test_what_tensorrt_rtx_compiled_is_kept_beside_the_engine(rtx_machine: Any, 
 
 
 @pytest.mark.parametrize("damage", ["truncated", "of another driver"])
-def test_kernels_that_are_damaged_or_do_not_fit_are_compiled_again(rtx_machine: Any, inputs: Any, damage: str) -> None:
+def test_kernels_that_are_damaged_or_do_not_fit_are_compiled_again(rtx_machine: Any, damage: str) -> None:
     kernels = kept_kernels()
     if damage == "truncated":
         kernels.write_bytes(kernels.read_bytes()[:-1])
@@ -237,7 +237,7 @@ def test_kernels_that_are_damaged_or_do_not_fit_are_compiled_again(rtx_machine: 
     assert compiled_sizes() == b"[2]"
 
 
-def test_kernels_that_can_not_be_kept_cost_a_line(rtx_machine: Any, inputs: Any) -> None:
+def test_kernels_that_can_not_be_kept_cost_a_line(rtx_machine: Any) -> None:
     with another_users(EngineCache().folder), rtx_machine.open() as backend:
         backend.run(inputs(5))
     assert len(rtx_machine.said) == 1
@@ -251,7 +251,7 @@ def raising(*_: Any) -> None:
 
 @pytest.mark.parametrize(("call", "compiled"), [("serialize", []), ("deserialize", [2])])
 def test_kernels_that_can_not_be_had_or_taken_cost_nothing_but_time(
-    rtx_machine: Any, inputs: Any, monkeypatch: pytest.MonkeyPatch, call: str, compiled: list[int]
+    rtx_machine: Any, monkeypatch: pytest.MonkeyPatch, call: str, compiled: list[int]
 ) -> None:
     monkeypatch.setattr(_RuntimeCache, call, raising)
     with rtx_machine.open() as backend:

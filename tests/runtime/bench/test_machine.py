@@ -10,11 +10,10 @@ import pytest
 from hybrid_edge.runtime.bench import machine as module
 from hybrid_edge.runtime.bench.bench_report import Clocks
 from hybrid_edge.runtime.bench.machine import (
-    PowerMeter,
     board_watts,
     busy_before,
     command_line,
-    joules_per_frame,
+    measure_power,
     query_gpu,
     read_clocks,
     record_machine,
@@ -130,11 +129,6 @@ NANO = (
     "GR3D_FREQ 0% PLL@39C CPU@40.5C PMIC@100C GPU@41C AO@46C thermal@41C "
     "POM_5V_IN 900/943 POM_5V_GPU 0/0 POM_5V_CPU 123/123"
 )
-TX2 = (
-    "RAM 1345/7829MB (lfb 1290x4MB) SWAP 0/512MB (cached 0MB) CPU [2%@345,off] EMC_FREQ 13%@40 GR3D_FREQ 0%@114 "
-    "APE 150 BCPU@35C thermal@35.5C VDD_IN 2003/2658 VDD_CPU 320/518 VDD_GPU 400/735 VDD_SOC 400/415 "
-    "VDD_WIFI 0/0 VDD_DDR 240/348"
-)
 THOR = (
     "01-20-2026 22:46:22 RAM 17842/125772MB (lfb 79x4MB) CPU [0%@972,0%@972,0%@1566] cpu@30.468C tj@31.218C "
     "soc012@30.218C soc345@31.218C VDD_GPU 0mW/0mW VDD_CPU_SOC_MSS 5535mW/5535mW VIN_SYS_5V0 5040mW/5040mW "
@@ -155,7 +149,6 @@ THOR_JETPACK_7_2 = (
         (XAVIER_NX, 4.067),
         (AGX_XAVIER, (0 + 311 + 932 + 0 + 621 + 1482) / 1000),
         (NANO, 0.9),
-        (TX2, 2.003),
         (THOR, 16.802),
         (THOR_JETPACK_7_2, 87.426),
         ("RAM 613/3964MB (lfb 634x4MB) CPU [2%@102] VDD_SOC 1353/1353", None),
@@ -186,20 +179,24 @@ def test_an_nvidia_smi_without_a_driver_says_nothing(tools: Tools, script: str) 
     assert query_gpu() == {}
 
 
-def test_joules_of_a_frame_are_the_modules_power_times_its_time(tools: Tools) -> None:
+def test_power_is_the_modules_while_a_call_is_repeated(tools: Tools) -> None:
     tools("tegrastats", f"while true; do echo '{ORIN_NANO}'; sleep 0.02; done")
     start = time.monotonic()
-    with PowerMeter() as meter:
-        assert meter.present
-        joules = joules_per_frame(meter, lambda: time.sleep(0.1), 4, seconds=0.35)
-    assert joules is not None
-    assert 0.1 <= 4 * joules / 12.479 <= time.monotonic() - start  # seconds of a call: a sleep of 0.1 s, or longer
+    watts, seconds = measure_power(lambda: time.sleep(0.1), 0.35)
+    assert watts == pytest.approx(12.479)
+    assert 0.1 <= seconds <= time.monotonic() - start  # a sleep of 0.1 s, or longer
 
 
-def test_a_machine_without_tegrastats_has_no_joules(tools: Tools) -> None:
-    with PowerMeter() as meter:
-        assert not meter.present
-        assert joules_per_frame(meter, lambda: None, 1, seconds=0) is None
+def test_a_call_that_fails_does_not_leave_tegrastats_running(tools: Tools, tmp_path: Path) -> None:
+    tools("tegrastats", f"trap 'touch {tmp_path}/ended; exit' TERM; while true; do sleep 0.02; done")
+    calls = iter((None, None))  # one while the sensors settle, one while tegrastats runs
+    with pytest.raises(StopIteration):
+        measure_power(lambda: (next(calls), time.sleep(0.6)), 1)
+    assert (tmp_path / "ended").exists()
+
+
+def test_a_machine_without_tegrastats_has_no_power(tools: Tools) -> None:
+    assert measure_power(lambda: pytest.fail("called")) == (None, 0)
 
 
 @pytest.mark.parametrize(

@@ -15,9 +15,9 @@ from hybrid_edge.runtime.backends import open_variant
 from hybrid_edge.runtime.backends.tensorrt import find_tensorrt
 from hybrid_edge.runtime.bench import rounds as module
 from hybrid_edge.runtime.bench.bench_report import BenchReport, Clocks
-from hybrid_edge.runtime.bench.cases import BenchRequest, make_case, make_frames
+from hybrid_edge.runtime.bench.cases import BenchProgress, BenchRequest, make_case, make_frames
 from hybrid_edge.runtime.bench.fresh_process import measure_starts
-from hybrid_edge.runtime.bench.rounds import BenchProgress, bench, branch_shares
+from hybrid_edge.runtime.bench.rounds import bench, branch_shares
 from hybrid_edge.runtime.bundle import Bundle
 from hybrid_edge.runtime.errors import BackendError, BundleError, GateError, UsageError
 from hybrid_edge.runtime.roofline import Rates, rates_of
@@ -34,7 +34,9 @@ def gpu_is_here() -> bool:
     return True
 
 
-def test_every_variant_that_runs_here_is_a_case_at_every_batch_size(measured: BenchReport, bench_bundle: Path) -> None:
+def test_every_variant_that_runs_here_is_a_case_at_every_batch_size_with_its_branches_shares(
+    measured: BenchReport, bench_bundle: Path
+) -> None:
     assert [case.name for case in measured.cases] == ["fp32-cpu b1", "fp32-cpu b3"]
     for case in measured.cases:
         parts = (case.inference, case.preprocess, case.whole)
@@ -43,10 +45,6 @@ def test_every_variant_that_runs_here_is_a_case_at_every_batch_size(measured: Be
         assert case.device.startswith("ONNX Runtime")
         assert (case.copy_in, case.copy_out) == (None, None)
         assert case.file_sha256 == Bundle.open(bench_bundle).manifest.variants[0].file.sha256
-
-
-def test_the_branches_share_the_inference_as_the_engine_profiles_them(measured: BenchReport) -> None:
-    for case in measured.cases:
         assert set(case.shares) == {"cnn", "recurrent", "head"}
         assert sum(case.shares.values()) == pytest.approx(1)
         assert min(case.shares.values()) > 0
@@ -226,7 +224,7 @@ def test_a_start_that_fails_is_an_error_that_says_what_it_said(bundle: Bundle) -
     with pytest.raises(
         BackendError, match=r"expected a fresh process to classify one frame, found: .*ArtifactHashError"
     ):
-        measure_starts(bundle, [bundle.manifest.variants[0].name], count=1, threads=1, profile=(1, 1, 8))
+        measure_starts({"bundle": str(bundle.root), "threads": 1, "profile": (1, 1, 8)}, ["fp32-cpu"], 1)
 
 
 def test_frames_are_a_cameras_and_the_whole_path_ends_in_labels(bench_bundle: Path) -> None:

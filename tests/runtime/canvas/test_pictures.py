@@ -109,7 +109,7 @@ def test_a_tiny_picture_grows_in_sharp_squares() -> None:
     picture = blank(100, 100)
     box = fit(image, picture)
     assert (box.width, box.height) == (96, 96)
-    assert np.array_equal(box.of(picture)[5::12, 5::12], image)
+    assert np.array_equal(box.view(picture)[5::12, 5::12], image)
 
 
 def test_dimming_takes_color_and_light() -> None:

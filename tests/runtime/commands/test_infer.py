@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -41,8 +42,11 @@ class Done:
         return [json.loads(line) for line in self.out.splitlines()]
 
 
+Infer = Callable[..., Done]
+
+
 @pytest.fixture
-def infer(folder: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]):  # type: ignore[no-untyped-def]
+def infer(folder: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Infer:
     """Calls the command in this process, in a folder where the bundle is found by default."""
     monkeypatch.chdir(folder.parent)
 
@@ -56,7 +60,7 @@ def infer(folder: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFi
     return call
 
 
-def test_a_folder_becomes_a_table_on_stdout_and_the_rest_is_on_stderr(infer, photos: Path) -> None:  # type: ignore[no-untyped-def]
+def test_a_folder_becomes_a_table_on_stdout_and_the_rest_is_on_stderr(infer: Infer, photos: Path) -> None:
     done = infer(photos)
     assert done.code == 0
     assert [line.split()[0] for line in done.out.splitlines()[1:]] == [str(photos / f"img{n}.png") for n in range(12)]
@@ -65,7 +69,7 @@ def test_a_folder_becomes_a_table_on_stdout_and_the_rest_is_on_stderr(infer, pho
     assert "12 classified in" in done.err
 
 
-def test_json_gives_one_object_a_line_that_agrees_with_the_classifier(infer, photos: Path, folder: Path) -> None:  # type: ignore[no-untyped-def]
+def test_json_gives_one_object_a_line_that_agrees_with_the_classifier(infer: Infer, photos: Path, folder: Path) -> None:
     done = infer(photos, "--json", "--top-k", 3)
     assert done.code == 0
     assert all(set(line) == KEYS for line in done.lines)
@@ -78,8 +82,8 @@ def test_json_gives_one_object_a_line_that_agrees_with_the_classifier(infer, pho
 
 
 @pytest.mark.parametrize("form", [[], ["--json"]])
-def test_unreadable_files_are_named_and_counted_the_rest_done_and_the_exit_code_is_1(  # type: ignore[no-untyped-def]
-    infer, photos: Path, form: list[str]
+def test_unreadable_files_are_named_and_counted_the_rest_done_and_the_exit_code_is_1(
+    infer: Infer, photos: Path, form: list[str]
 ) -> None:
     (photos / "img5.png").write_bytes(b"damaged")
     (photos / "img7.png").write_bytes(b"")
@@ -94,20 +98,20 @@ def test_unreadable_files_are_named_and_counted_the_rest_done_and_the_exit_code_
         assert set(done.lines[5]) == {"source", "frame", "error"}
 
 
-def test_all_files_unreadable_is_not_a_crash(infer, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+def test_all_files_unreadable_is_not_a_crash(infer: Infer, tmp_path: Path) -> None:
     (tmp_path / "bad.png").write_bytes(b"damaged")
     done = infer(tmp_path / "bad.png")
     assert (done.code, done.out) == (1, "")
 
 
-def test_a_tar_a_run_and_a_folder_are_taken_as_bundle(infer, photos: Path, packed: Path, folder: Path) -> None:  # type: ignore[no-untyped-def]
+def test_a_tar_a_run_and_a_folder_are_taken_as_bundle(infer: Infer, photos: Path, packed: Path, folder: Path) -> None:
     answers = [
         infer(photos / "img1.png", "--json", "--bundle", path).lines[0] for path in (packed, folder, folder.parent)
     ]
     assert answers[0]["labels"] == answers[1]["labels"] == answers[2]["labels"]
 
 
-def test_settings_reach_the_classifier(infer, photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # type: ignore[no-untyped-def]
+def test_settings_reach_the_classifier(infer: Infer, photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: dict[str, object] = {}
     real = Classifier.load
 
@@ -145,7 +149,7 @@ def test_the_builders_bar_takes_the_spinners_place(monkeypatch: pytest.MonkeyPat
     assert shown.rindex("opening the bundle") < shown.rindex("Building engine")
 
 
-def test_an_engine_that_was_passed_over_is_named(infer, photos: Path, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+def test_an_engine_that_was_passed_over_is_named(infer: Infer, photos: Path, tmp_path: Path) -> None:
     both = make_bundle(tmp_path / "both", variants=(("fp32", "cuda"), ("fp32", "cpu")))
     assert "passed over cuda: " in infer(photos, "--bundle", both).err
 
@@ -180,8 +184,8 @@ def test_an_engine_that_was_passed_over_is_named(infer, photos: Path, tmp_path: 
         ([], 2, "Missing argument"),
     ],
 )
-def test_a_mistake_ends_with_its_documented_code_and_one_clear_message(  # type: ignore[no-untyped-def]
-    infer, photos: Path, arguments: list[str], code: int, message: str
+def test_a_mistake_ends_with_its_documented_code_and_one_clear_message(
+    infer: Infer, photos: Path, arguments: list[str], code: int, message: str
 ) -> None:
     done = infer(*[str(photos / "img1.png") if item == "IMAGE" else item for item in arguments])
     assert done.code == code
@@ -190,7 +194,7 @@ def test_a_mistake_ends_with_its_documented_code_and_one_clear_message(  # type:
     assert "Traceback" not in done.err
 
 
-def test_a_device_that_computes_something_else_ends_with_3(infer, photos: Path, folder: Path) -> None:  # type: ignore[no-untyped-def]
+def test_a_device_that_computes_something_else_ends_with_3(infer: Infer, photos: Path, folder: Path) -> None:
     manifest = Bundle.open(folder).manifest
     strict = manifest.variants[0].model_copy(update={"golden_tolerance": 1e-30})
     write_manifest(folder, manifest.model_copy(update={"variants": (strict,)}))
@@ -200,12 +204,12 @@ def test_a_device_that_computes_something_else_ends_with_3(infer, photos: Path, 
     assert infer(photos, "--no-check").code == 0
 
 
-def test_a_damaged_bundle_ends_with_1(infer, photos: Path, folder: Path) -> None:  # type: ignore[no-untyped-def]
+def test_a_damaged_bundle_ends_with_1(infer: Infer, photos: Path, folder: Path) -> None:
     (folder / MANIFEST).write_text("{")
     assert infer(photos).code == 1
 
 
-def test_help_has_an_example_and_the_exit_codes(infer) -> None:  # type: ignore[no-untyped-def]
+def test_help_has_an_example_and_the_exit_codes(infer: Infer) -> None:
     done = infer("--help")
     assert done.code == 0
     assert "Example: hybrid-infer" in done.out
@@ -216,8 +220,8 @@ def test_help_has_an_example_and_the_exit_codes(infer) -> None:  # type: ignore[
 @pytest.mark.parametrize(
     ("status", "stdout", "expected"), [(True, False, True), (True, True, False), (False, False, False)]
 )
-def test_a_bar_appears_when_it_takes_long_and_only_where_rows_do_not_scroll_by(  # type: ignore[no-untyped-def]
-    infer, photos: Path, monkeypatch: pytest.MonkeyPatch, status: bool, stdout: bool, expected: bool
+def test_a_bar_appears_when_it_takes_long_and_only_where_rows_do_not_scroll_by(
+    infer: Infer, photos: Path, monkeypatch: pytest.MonkeyPatch, status: bool, stdout: bool, expected: bool
 ) -> None:
     text = io.StringIO()
     monkeypatch.setattr(terminal, "status", Console(file=text, force_terminal=status, width=100))
@@ -314,8 +318,8 @@ def test_an_opencv_that_is_missing_or_does_not_fit_is_one_clear_line(
         (("--max-wait", "nan"), "--max-wait"),
     ],
 )
-def test_what_is_wrong_with_an_output_is_told_before_the_bundle_is_opened(  # type: ignore[no-untyped-def]
-    infer, photos: Path, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...], message: str
+def test_what_is_wrong_with_an_output_is_told_before_the_bundle_is_opened(
+    infer: Infer, photos: Path, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...], message: str
 ) -> None:
     monkeypatch.delenv("DISPLAY", raising=False)
     monkeypatch.delenv("WAYLAND_DISPLAY", raising=False)
@@ -325,7 +329,9 @@ def test_what_is_wrong_with_an_output_is_told_before_the_bundle_is_opened(  # ty
     assert "expected a bundle" not in done.err
 
 
-def test_a_label_that_the_model_lacks_is_told_before_an_engine_is_opened(infer, photos: Path, folder: Path) -> None:  # type: ignore[no-untyped-def]
+def test_a_label_that_the_model_lacks_is_told_before_an_engine_is_opened(
+    infer: Infer, photos: Path, folder: Path
+) -> None:
     for graph in folder.rglob("*.onnx"):
         graph.unlink()
     done = infer(photos, "--snapshots", "kept", "--when", "caat>0.5")
@@ -356,7 +362,7 @@ def cameras(monkeypatch: pytest.MonkeyPatch) -> list[Camera]:
 
 
 @pytest.mark.usefixtures("cameras")
-def test_a_camera_is_listed_by_the_name_that_opens_it_with_its_formats(infer) -> None:  # type: ignore[no-untyped-def]
+def test_a_camera_is_listed_by_the_name_that_opens_it_with_its_formats(infer: Infer) -> None:
     lines = infer("--list-cameras").out.splitlines()
     assert lines[0].startswith("csi://0  vi-output, imx219 (tegra-video), /dev/video0: a CSI sensor")
     assert lines[1].split() == ["RG10", "10-bit", "Bayer:", "3280x2464"]
@@ -366,14 +372,14 @@ def test_a_camera_is_listed_by_the_name_that_opens_it_with_its_formats(infer) ->
 
 
 @pytest.mark.usefixtures("cameras")
-def test_json_has_one_object_a_camera(infer) -> None:  # type: ignore[no-untyped-def]
+def test_json_has_one_object_a_camera(infer: Infer) -> None:
     csi, usb = infer("--list-cameras", "--json").lines
     assert (csi["source"], csi["node"]) == ("csi://0", "/dev/video0")
     mjpg = usb["formats"][0]
     assert (usb["source"], mjpg["fourcc"], mjpg["sizes"][0]) == ("/dev/video2", "MJPG", [160, 120])
 
 
-def test_no_camera_is_said_on_stderr(infer, cameras: list[Camera]) -> None:  # type: ignore[no-untyped-def]
+def test_no_camera_is_said_on_stderr(infer: Infer, cameras: list[Camera]) -> None:
     cameras.clear()
     done = infer("--list-cameras")
     assert (done.code, done.out) == (0, "")

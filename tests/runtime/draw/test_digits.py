@@ -1,15 +1,21 @@
-"""Ink to MNIST-like frames: wherever it is drawn and however large."""
+"""Ink to MNIST-like frames, wherever it is drawn and however large; the forty drawings are read the same."""
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
+from pathlib import Path
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 import pytest
+from cv2 import connectedComponents
+from support.data.drawings import PLACES, SIZE, STROKES, Drawing
 
+from hybrid_edge.runtime import Classifier
 from hybrid_edge.runtime.draw.digits import BOX, PEN, SIDE, drawn_frame, mnist_frame
+from hybrid_edge.runtime.draw.readers import Reader, read_drawing
 from hybrid_edge.runtime.errors import InputError
 
 Ink = npt.NDArray[np.uint8]
@@ -113,8 +119,7 @@ def test_lopsided_ink_stays_whole_inside_the_frame() -> None:
     ink = np.zeros((200, 200), np.uint8)
     ink[:20] = 255
     ink[:, :2] = 40
-    frame = mnist_frame(ink)
-    assert max(cropped(frame).shape) == BOX
+    assert max(cropped(mnist_frame(ink)).shape) == BOX
 
 
 @pytest.mark.parametrize("framed", [mnist_frame, drawn_frame])
@@ -126,17 +131,12 @@ def test_ink_so_faint_that_none_is_left_at_that_size_gives_an_empty_frame(framed
     assert not frame.any()
 
 
-def test_ink_is_only_read() -> None:
-    ink = drawn("3")
-    before = ink.copy()
-    mnist_frame(ink)
-    assert np.array_equal(ink, before)
-
-
-def test_a_view_that_is_not_contiguous_is_taken() -> None:
+def test_a_view_that_is_not_contiguous_is_taken_and_only_read() -> None:
     ink = drawn("7")
+    before = ink.copy()
     assert np.array_equal(mnist_frame(ink[::2, ::2]), mnist_frame(np.ascontiguousarray(ink[::2, ::2])))
     assert np.array_equal(mnist_frame(ink[:, ::-1]), mnist_frame(np.ascontiguousarray(ink[:, ::-1])))
+    assert np.array_equal(ink, before)
 
 
 def stroke_width(frame: Ink) -> float:
@@ -175,3 +175,42 @@ def test_other_shapes_and_types_are_refused_with_what_came(ink: Ink) -> None:
         mnist_frame(ink)
     with pytest.raises(InputError, match=r"expected ink of shape \(H, W\), uint8.*found shape"):
         drawn_frame(ink)
+
+
+# as they were committed, before any training
+SHA256 = "27d9cfbf6ba1f6e23ed1672fda8e782f262b72e0d74b716c82b546fe9e5e1fa9"
+
+
+def test_the_drawings_are_those_that_were_made_before_any_training() -> None:
+    assert hashlib.sha256(STROKES.read_bytes()).hexdigest() == SHA256
+
+
+@pytest.fixture(scope="module")
+def read(drawings: list[Drawing], reader: Path) -> dict[str, list[str]]:
+    """What a classifier reads in all drawings, at each place."""
+    with Classifier.load(reader, threads=1) as classifier:
+        models = [Reader("reader", classifier)]
+        return {
+            name: [read_drawing(models, drawn_frame(drawing.ink(*place)))[0].prediction.label for drawing in drawings]
+            for name, place in PLACES.items()
+        }
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_a_drawing_is_read_as_well_in_a_corner_or_another_size_as_in_the_middle(
+    place: str, read: dict[str, list[str]], drawings: list[Drawing]
+) -> None:
+    right = [label == str(drawing.digit) for label, drawing in zip(read[place], drawings, strict=True)]
+    middle = [label == str(drawing.digit) for label, drawing in zip(read["centre"], drawings, strict=True)]
+    assert sum(right) >= 28  # a linear classifier: it reads 32 to 36
+    assert sum(right) >= sum(middle) - 2
+
+
+@pytest.mark.parametrize("size", [SIZE / 2, SIZE, SIZE * 2])
+def test_no_drawing_is_torn_or_thinner_than_a_pen(size: float, drawings: list[Drawing]) -> None:
+    for drawing in drawings:
+        frame = drawn_frame(drawing.ink(size))
+        parts, _ = connectedComponents((drawing.ink(size) > 127).astype(np.uint8))
+        seen, _ = connectedComponents((frame > 60).astype(np.uint8))
+        assert seen <= parts, drawing.shape
+        assert np.sort(frame.ravel())[-20:].min() > 200, drawing.shape

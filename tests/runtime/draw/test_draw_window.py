@@ -1,4 +1,4 @@
-"""hybrid-draw as a process with a real window under Xvfb, driven by mouse and keys."""
+"""hybrid-draw as a process with a real window under Xvfb, and on a clock of the test's own without a display."""
 
 from __future__ import annotations
 
@@ -6,16 +6,23 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 from support.data.drawings import Drawing
 from support.live.display import Display, open_display
 
-from hybrid_edge.runtime.canvas.pictures import ACCENT, BACKGROUND, TRACK
+from hybrid_edge.runtime.canvas.pictures import BACKGROUND
 from hybrid_edge.runtime.canvas.text import Pixels
+from hybrid_edge.runtime.classifier import Prediction
+from hybrid_edge.runtime.draw import draw_window as window
+from hybrid_edge.runtime.draw.page import View
+from hybrid_edge.runtime.draw.readers import Reading
 
 TITLE = "hybrid-draw"
 PATIENCE = 60.0
@@ -37,15 +44,9 @@ class Drawn:
         self.display = display
         self.said = said or folder / "stdout.txt"
         self.errors = folder / "stderr.txt"
-        self.command = [*COMMAND, *map(str, arguments)]
-        self.folder = folder
-        self.start()
-
-    def start(self) -> None:
+        command = [*COMMAND, *map(str, arguments)]
         with self.said.open("w") as out, self.errors.open("w") as errors:
-            self.process = subprocess.Popen(
-                self.command, env=self.display.environment, cwd=self.folder, stdout=out, stderr=errors
-            )
+            self.process = subprocess.Popen(command, env=display.environment, cwd=folder, stdout=out, stderr=errors)
 
     def __enter__(self) -> Drawn:
         until = time.monotonic() + PATIENCE
@@ -88,16 +89,6 @@ class Drawn:
         assert len(found) == count, (found, self.errors.read_text())
         return found
 
-    def answers_when(self, *, accent: bool) -> None:
-        """Wait until the answers' bars are there, coloured or gray."""
-        until = time.monotonic() + PATIENCE
-        while True:
-            panel = self.display.picture(TITLE)[:, 600:]
-            if (panel == TRACK).all(axis=2).any() and (panel == ACCENT).all(axis=2).any() == accent:
-                return
-            assert time.monotonic() < until
-            time.sleep(0.05)
-
     def canvas_when(self, ink: bool, rows: slice = slice(None)) -> Pixels:
         """The canvas, once there is ink on these of its rows, or none."""
         until = time.monotonic() + PATIENCE
@@ -138,29 +129,6 @@ def test_a_one_a_nought_and_a_seven_are_read_printed_saved_and_the_keys_work_in_
     assert picture.shape == (600, 940, 3)
     assert len(list(tmp_path.glob("drawing-*.png"))) == 2
     assert "saved drawing-" in window.errors.read_text()
-
-
-def test_answers_turn_gray_when_the_drawing_goes_on_and_when_it_is_erased(
-    display: Display, reader: Path, drawings: list[Drawing], tmp_path: Path
-) -> None:
-    with Drawn(display, tmp_path, reader, "--thickness", "61", "--threads", "1") as window:
-        display.drag(TITLE, (300, 200), (300, 400))
-        window.key("p")
-        window.answers_when(accent=True)
-        window.mouse("150", "300", "click", "3")  # the eraser, where there is nothing
-        window.key("s")
-        window.answers_when(accent=True)
-        display.drag(TITLE, (200, 450), (400, 450))
-        window.answers_when(accent=False)
-        window.key("S")
-        window.answers_when(accent=False)
-        window.key("p")
-        window.answers_when(accent=True)
-        for y in ("200", "300", "400", "450"):
-            window.mouse("180", y, "mousedown", "3", "mousemove_relative", "240", "0", "mouseup", "3")
-        window.canvas_when(ink=False)
-        window.answers_when(accent=False)
-        assert window.quit("q") == 0
 
 
 def test_live_answers_come_with_each_stroke_the_right_button_erases_and_the_close_button_ends(
@@ -217,3 +185,120 @@ def test_without_a_display_one_line_says_so(display: Display, reader: Path) -> N
         assert len(done.stderr.splitlines()) == 1, done.stderr
         assert "display" in done.stderr
         assert not done.stdout
+
+
+TURN = 0.01  # seconds
+PREDICTION = Prediction(("0", "1"), np.float32([0.2, 0.8]), np.float32([0, 1]), 0.1, 0.1)
+
+Step = Callable[["Stage"], str]
+
+
+class Stage:
+    """A window without a window system.
+
+    Attributes:
+        now: the time, seconds; a turn takes ten milliseconds and a prediction ``duration``.
+        views: what was shown after each step.
+    """
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, duration: float) -> None:
+        self.now, self.duration = 100.0, duration
+        self.views: list[View] = []
+        self._view: View | None = None
+        self._steps: list[Step] = []
+        for name in ("namedWindow", "imshow", "destroyWindow", "waitKey"):
+            monkeypatch.setattr(cv2, name, lambda *_: None)
+        monkeypatch.setattr(cv2, "setMouseCallback", lambda _, mouse: setattr(self, "_mouse", mouse))
+        patched: dict[str, Any] = {
+            "is_visible": lambda _: True,
+            "pressed_key": self._key,
+            "close_window": lambda _: None,
+            "read_drawing": self._answers,
+            "draw_page": self._draw,
+            "time": SimpleNamespace(monotonic=lambda: self.now),
+        }
+        for name, new in patched.items():
+            monkeypatch.setattr(window, name, new)
+
+    def play(self, *steps: Step, live: bool = False) -> list[str]:
+        """After each step: nothing, ``full`` or ``gray``."""
+        self._steps = [*steps, lambda _: "q"]
+        model: Any = SimpleNamespace(name="cnn", variant="fp32-cpu")
+        window.DrawWindow([model], lambda _: None, live=live).run()
+        return [("gray" if view.outdated else "full") if view.readings else "" for view in self.views[1:]]
+
+    def mouse(self, event: int, x: int, y: int) -> None:
+        """A point of the canvas."""
+        self._mouse(event, 100 + x, 100 + y, 0, None)
+
+    def _key(self, _: int) -> str:
+        if self._view is not None:
+            self.views.append(self._view)
+        self.now += TURN
+        return self._steps.pop(0)(self)
+
+    def _answers(self, _: Sequence[object], __: Pixels) -> list[Reading]:
+        self.now += self.duration
+        return [Reading("cnn", "fp32-cpu", PREDICTION)]
+
+    def _draw(self, view: View) -> None:
+        self._view = view
+
+
+def stroke(x: int, *, erase: bool = False) -> Step:
+    """Down the whole canvas; the mouse button stays down."""
+    press = cv2.EVENT_RBUTTONDOWN if erase else cv2.EVENT_LBUTTONDOWN
+
+    def step(stage: Stage) -> str:
+        stage.mouse(press, x, 20)
+        stage.mouse(cv2.EVENT_MOUSEMOVE, x, 380)
+        return ""
+
+    return step
+
+
+def move(x: int) -> Step:
+    def step(stage: Stage) -> str:
+        stage.mouse(cv2.EVENT_MOUSEMOVE, x, 200)
+        return ""
+
+    return step
+
+
+def wait(seconds: float) -> Step:
+    def step(stage: Stage) -> str:
+        stage.now += seconds
+        return ""
+
+    return step
+
+
+def key(name: str) -> Step:
+    return lambda _: name
+
+
+def test_asked_answers_are_gray_as_soon_as_the_drawing_is_another_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    stage = Stage(monkeypatch, 0.01)
+    shown = stage.play(stroke(100), key("p"), wait(9), stroke(300), wait(9), key("p"), key("c"))
+    assert shown == ["", "full", "full", "gray", "gray", "full", ""]
+
+
+def test_the_eraser_on_blank_paper_outdates_nothing_and_on_the_last_ink_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    shown = Stage(monkeypatch, 0.01).play(stroke(100), key("p"), stroke(300, erase=True), stroke(100, erase=True))
+    assert shown == ["", "full", "full", "gray"]
+
+
+def test_live_answers_of_a_quick_model_never_turn_gray(monkeypatch: pytest.MonkeyPatch) -> None:
+    shown = Stage(monkeypatch, 0.03).play(stroke(10), wait(9), *map(move, range(20, 390, 4)), wait(9), live=True)
+    assert set(shown) == {"full"}
+
+
+def test_live_answers_of_a_slow_model_stay_for_half_a_second(monkeypatch: pytest.MonkeyPatch) -> None:
+    stage = Stage(monkeypatch, 1.0)  # it is asked again two seconds later
+    shown = stage.play(stroke(10), wait(0.3), move(100), wait(0.4), move(200), wait(2), live=True)
+    assert shown == ["full", "full", "full", "gray", "gray", "full"]
+
+
+def test_answers_are_gray_once_live_mode_is_left_before_the_next_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    shown = Stage(monkeypatch, 0.1).play(stroke(10), move(100), key("l"), live=True)
+    assert shown == ["full", "full", "gray"]

@@ -10,6 +10,7 @@ from support.gpu.engine_fixtures import ADA, Builds
 from hybrid_edge.runtime.engines.build import BuildEnvironment
 from hybrid_edge.runtime.engines.cache import EngineCache
 from hybrid_edge.runtime.engines.library import Library, find_library
+from hybrid_edge.runtime.engines.progress import Reporter
 
 
 @pytest.fixture(scope="session")
@@ -28,6 +29,12 @@ def builds(monkeypatch: pytest.MonkeyPatch) -> Builds:
 
 
 @pytest.fixture
-def environment(rtx: Library, builds: Builds, tmp_path: Path) -> BuildEnvironment:
+def said() -> list[str]:
+    """What is said while an engine is prepared."""
+    return []
+
+
+@pytest.fixture
+def environment(rtx: Library, builds: Builds, tmp_path: Path, said: list[str]) -> BuildEnvironment:
     """TensorRT-RTX, a GPU, and a cache of the test's own."""
-    return BuildEnvironment(rtx, ADA, EngineCache(tmp_path / "engines"))
+    return BuildEnvironment(rtx, ADA, EngineCache(tmp_path / "engines"), Reporter(said.append))

@@ -32,26 +32,15 @@ def stored(cache: EngineCache) -> Path:
     return cache.path(KEY)
 
 
-def refusal(cache: EngineCache) -> str:
-    """Why the engine that is there is not used."""
-    reasons: list[str] = []
-    assert cache.lookup(KEY, reasons.append) is None
-    return "; ".join(reasons)
-
-
-def test_an_engine_comes_back_byte_for_byte_with_its_record(cache: EngineCache, stored: Path) -> None:
+def test_an_engine_comes_back_byte_for_byte_from_a_file_of_its_own_with_a_record_beside_it(
+    cache: EngineCache, stored: Path
+) -> None:
     found = cache.lookup(KEY)
     assert found is not None
-    assert found.data == ENGINE
-    assert found.record.seconds == 12.5
-    assert found.record.key == KEY
-
-
-def test_the_file_is_the_engine_alone_and_the_record_lies_beside_it(stored: Path) -> None:
-    assert stored.read_bytes() == ENGINE  # a header would break trtexec
+    assert found.data == stored.read_bytes() == ENGINE  # a header would break trtexec
+    assert (found.record.seconds, found.record.key) == (12.5, KEY)
     record = json.loads(stored.with_suffix(".json").read_text())
-    assert record["key"]["gpu"] == "Orin"
-    assert record["label"] == "TensorRT 10.3.0 on Orin"
+    assert (record["key"]["gpu"], record["label"]) == ("Orin", "TensorRT 10.3.0 on Orin")
     assert sorted(path.name for path in stored.parent.iterdir()) == sorted([stored.name, f"{KEY.name}.json"])
 
 
@@ -97,42 +86,52 @@ def test_whether_it_may_be_built_is_nothing_that_an_engine_depends_on() -> None:
     assert keys[0] == keys[1]
 
 
-def test_a_truncated_engine_is_refused_before_parsing(cache: EngineCache, stored: Path) -> None:
-    stored.write_bytes(ENGINE[:-1])
-    assert f"expected {len(ENGINE)} bytes, found {len(ENGINE) - 1}; building it again" in refusal(cache)
+def truncate(_: EngineCache, path: Path) -> None:
+    path.write_bytes(ENGINE[:-1])
 
 
-def test_an_altered_engine_is_refused_before_parsing(cache: EngineCache, stored: Path) -> None:
-    stored.write_bytes(ENGINE[:100] + bytes([ENGINE[100] ^ 1]) + ENGINE[101:])
-    assert "expected the bytes that were written, found others" in refusal(cache)
+def alter(_: EngineCache, path: Path) -> None:
+    path.write_bytes(ENGINE[:100] + bytes([ENGINE[100] ^ 1]) + ENGINE[101:])
 
 
-def test_a_foreign_engine_is_refused_before_parsing(cache: EngineCache, stored: Path) -> None:
+def exchange(cache: EngineCache, path: Path) -> None:
     """Another machine's files, copied over the ones of this key: whole, and not for this GPU."""
     other = dataclasses.replace(KEY, gpu="Thor")
     cache.store(other, ENGINE, seconds=1, label="TensorRT 10.3.0 on Thor")
     for suffix in (".engine", ".json"):
-        cache.path(other).with_suffix(suffix).replace(stored.with_suffix(suffix))
-    assert "found one made for something else" in refusal(cache)
+        cache.path(other).with_suffix(suffix).replace(path.with_suffix(suffix))
 
 
-@pytest.mark.parametrize("text", ["", "{}", "[1]", "not JSON", '{"format": 2}'])
-def test_an_engine_whose_record_says_nothing_is_refused(cache: EngineCache, stored: Path, text: str) -> None:
-    stored.with_suffix(".json").write_text(text)
-    assert "expected a record of its engine" in refusal(cache)
+def record(text: str) -> Any:
+    return lambda _, path: path.with_suffix(".json").write_text(text)
+
+
+@pytest.mark.parametrize(
+    ("damage", "reason"),
+    [
+        (truncate, f"expected {len(ENGINE)} bytes, found {len(ENGINE) - 1}; building it again"),
+        (alter, "expected the bytes that were written, found others"),
+        (exchange, "found one made for something else"),
+        *((record(text), "expected a record of its engine") for text in ("", "{}", "[1]", "not JSON", '{"format": 2}')),
+    ],
+)
+def test_a_damaged_or_foreign_engine_is_refused_before_parsing_and_replaced_by_the_next_one(
+    cache: EngineCache, stored: Path, damage: Any, reason: str
+) -> None:
+    damage(cache, stored)
+    reasons: list[str] = []
+    assert cache.lookup(KEY, reasons.append) is None
+    assert len(reasons) == 1
+    assert reason in reasons[0]
+    cache.store(KEY, ENGINE[::-1], seconds=1, label="again")
+    found = cache.lookup(KEY)
+    assert found is not None
+    assert found.data == ENGINE[::-1]
 
 
 def test_an_engine_without_a_record_is_not_there(cache: EngineCache, stored: Path) -> None:
     stored.with_suffix(".json").unlink()
     assert cache.lookup(KEY) is None
-
-
-def test_a_refused_engine_is_replaced_by_the_next_one(cache: EngineCache, stored: Path) -> None:
-    stored.write_bytes(b"torn")
-    cache.store(KEY, ENGINE[::-1], seconds=1, label="again")
-    found = cache.lookup(KEY)
-    assert found is not None
-    assert found.data == ENGINE[::-1]
 
 
 def test_the_engines_unused_for_longest_go_when_there_are_too_many(
@@ -148,16 +147,6 @@ def test_the_engines_unused_for_longest_go_when_there_are_too_many(
     cache.store(keys[3], ENGINE, seconds=1, label="")
     assert [cache.lookup(key) is not None for key in keys] == [True, False, True, True]
     assert len(list(tmp_path.iterdir())) == 6
-
-
-def test_an_engine_larger_than_the_limit_is_kept_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    cache = EngineCache(tmp_path)
-    monkeypatch.setattr("hybrid_edge.runtime.engines.cache.MAX_CACHE_SIZE", 10)
-    other = dataclasses.replace(KEY, version="11.0")
-    cache.store(other, ENGINE, seconds=1, label="")
-    cache.store(KEY, ENGINE, seconds=1, label="")
-    assert cache.lookup(KEY) is not None
-    assert cache.lookup(other) is None
 
 
 def test_what_a_killed_process_left_is_swept_by_the_next_that_builds(cache: EngineCache, stored: Path) -> None:
@@ -241,16 +230,18 @@ def test_a_disk_that_knows_no_locks_is_told_and_built_on(
     assert cache.lookup(KEY) is not None
 
 
-def test_what_was_compiled_for_an_engine_goes_with_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_engine_larger_than_the_limit_is_kept_alone_and_what_was_compiled_goes_with_an_engine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hybrid_edge.runtime.engines.cache.MAX_CACHE_SIZE", 10)
     cache = EngineCache(tmp_path)
-    monkeypatch.setattr("hybrid_edge.runtime.engines.cache.MAX_CACHE_SIZE", len(ENGINE))
     cache.store(KEY, ENGINE, seconds=1, label="")
     cache.keep_note(f"{KEY.name}.kernels", b"compiled")
     other = dataclasses.replace(KEY, version="11.0")
     cache.store(other, ENGINE, seconds=1, label="")
-    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(
-        f"{other.name}.{name}" for name in ("engine", "json")
-    )
+    assert cache.lookup(other) is not None
+    names = [f"{other.name}.{name}" for name in ("engine", "json")]
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(names)
 
 
 def test_the_cache_is_where_everything_else_is_cached(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

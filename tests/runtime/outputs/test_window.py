@@ -1,8 +1,9 @@
-"""The window: what a real one shows under Xvfb, its keys, and its answer where there is no display."""
+"""The window: what a real one shows under Xvfb, its keys, its events, and its answer where there is no display."""
 
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import time
@@ -20,7 +21,8 @@ from hybrid_edge.runtime.canvas.pictures import ACCENT, TRACK, Bars, blank
 from hybrid_edge.runtime.canvas.text import Pixels
 from hybrid_edge.runtime.errors import UsageError
 from hybrid_edge.runtime.opencv import cv2
-from hybrid_edge.runtime.outputs.display import display_problem, pressed_key
+from hybrid_edge.runtime.outputs.display import X11_LIBRARY, display_problem, keep_events, pressed_key
+from hybrid_edge.runtime.outputs.sink import Result
 from hybrid_edge.runtime.outputs.window import Tile, Window
 from hybrid_edge.runtime.sources.events import Event
 
@@ -155,37 +157,37 @@ def draw(tile: Tile, width: int = 640, height: int = 480, size: int = 14) -> Pix
     return picture
 
 
-def make_tile() -> Tile:
-    return Tile("cam0", Bars(LABELS), 5)
+def make_tile(*results: Result) -> Tile:
+    tile = Tile("cam0", Bars(LABELS), 5)
+    for result in results:
+        tile.take(result)
+    return tile
 
 
-def has_labels(picture: Pixels) -> bool:
-    return bool(is_color(picture, ACCENT).any())
+def is_live(tile: Tile) -> bool:
+    """Whether a tile has a picture in its colours and labels; it must have both or neither."""
+    picture = draw(tile)
+    live = bool(is_color(picture, ACCENT).any())
+    assert is_color(picture, RED).any() == live
+    return live
 
 
 def test_a_stalled_source_is_not_shown_as_live() -> None:
-    tile = make_tile()
-    tile.take(make_result())
-    live = draw(tile)
-    assert is_color(live, RED).mean() > 0.2
-    assert has_labels(live)
+    tile = make_tile(make_result())
+    assert is_color(draw(tile), RED).mean() > 0.2
+    assert is_live(tile)
     tile.trouble(Event("stalled", "cam0", "no frame for 1.5 s", time.time()))
-    stalled = draw(tile)
-    assert not is_color(stalled, RED).any()
-    assert not has_labels(stalled)
+    assert not is_live(tile)
     tile.take(make_result(index=1))
-    assert has_labels(draw(tile))
+    assert is_live(tile)
 
 
 def test_a_silent_source_is_not_shown_as_live_though_nobody_reported_it() -> None:
-    tile = make_tile()
-    tile.take(make_result())
+    tile = make_tile(make_result())
     tile.seen -= 1.5
-    assert has_labels(draw(tile))
+    assert is_live(tile)
     tile.seen -= 1.0
-    silent = draw(tile)
-    assert not has_labels(silent)
-    assert not is_color(silent, RED).any()
+    assert not is_live(tile)
 
 
 def test_a_slow_engine_is_not_called_silent() -> None:
@@ -193,29 +195,58 @@ def test_a_slow_engine_is_not_called_silent() -> None:
     for index in range(12):
         tile.take(make_result(index=index))
         tile.seen -= 3  # a frame every three seconds
-    assert tile.silence() is None
+    assert is_live(tile)
     tile.seen -= 12
-    assert tile.silence() is not None
+    assert not is_live(tile)
 
 
-def test_an_unreadable_frame_has_no_label() -> None:
-    tile = make_tile()
-    tile.take(make_result())
-    tile.take(make_result(index=1, error="the decoder gave up"))
-    picture = draw(tile)
-    assert not has_labels(picture)
-    assert not is_color(picture, RED).any()
-
-
-def test_before_the_first_frame_there_is_a_notice_and_no_label() -> None:
-    picture = draw(make_tile())
-    assert (picture > 200).any()  # its text
-    assert not has_labels(picture)
+def test_an_unreadable_frame_has_no_label_and_before_the_first_one_there_is_a_notice() -> None:
+    assert not is_live(make_tile(make_result(), make_result(index=1, error="the decoder gave up")))
+    assert not is_live(make_tile())
+    assert (draw(make_tile()) > 200).any()  # its text
 
 
 @pytest.mark.parametrize(("width", "height"), [(60, 50), (300, 240), (1280, 760)])
 @pytest.mark.parametrize("size", [(1, 1), (28, 28), (4000, 30), (30, 3000), (1920, 1080)])
 def test_any_picture_fits_any_place(width: int, height: int, size: tuple[int, int]) -> None:
-    tile = make_tile()
-    tile.take(make_result(size=size))
-    assert is_color(draw(tile, width, height, 12), RED).any()
+    assert is_color(draw(make_tile(make_result(size=size)), width, height, 12), RED).any()
+
+
+SYMBOL = "XSetEventQueueOwner"
+WHEEL = Path(cv2.__file__).resolve().parents[1] / "opencv_python.libs"
+PROGRAM = """
+import cv2
+from hybrid_edge.runtime.outputs.display import require_display
+require_display("no window")
+cv2.namedWindow("one")
+cv2.waitKey(1)
+"""
+
+
+def owner(display: Display, folder: Path, program: str) -> Path:
+    """Which library a program's Qt takes the function from that says who reads events."""
+    environment = {**display.environment, "LD_DEBUG": "bindings", "LD_DEBUG_OUTPUT": str(folder / "bindings")}
+    child = subprocess.Popen([sys.executable, "-c", program], env=environment)
+    assert child.wait(60) == 0
+    text = (folder / f"bindings.{child.pid}").read_text(errors="replace")
+    found = re.findall(rf"binding file \S*libQt5XcbQpa\S* \[0\] to (\S+) \[0\]: normal symbol `{SYMBOL}'", text)
+    assert len(found) == 1, found
+    return Path(found[0])
+
+
+@pytest.mark.skipif(not WHEEL.is_dir(), reason="OpenCV is not pip's wheel here, which brings a libX11-xcb of its own")
+def test_qt_asks_the_installed_library_which_fits_the_installed_xlib(tmp_path: Path) -> None:
+    if not keep_events():
+        pytest.skip(f"{X11_LIBRARY} is not installed here (apt install libx11-xcb1)")
+    with open_display() as display:
+        ours = owner(display, tmp_path, PROGRAM)
+        without = owner(display, tmp_path, PROGRAM.replace('require_display("no window")', ""))
+    assert ours.name == X11_LIBRARY
+    if without.name == X11_LIBRARY:
+        pytest.skip("this wheel takes the installed library by itself")
+    assert without.parent.resolve() == WHEEL
+
+
+def test_it_is_harmless_where_the_library_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hybrid_edge.runtime.outputs.display.X11_LIBRARY", "libno-such-library.so.1")
+    assert not keep_events()

@@ -221,13 +221,6 @@ def test_the_status_at_the_end_has_every_count(classifier: Classifier) -> None:
         assert 0 < status.age_p50_ms <= status.age_p99_ms
 
 
-def test_several_sinks_are_told_the_same(classifier: Classifier) -> None:
-    sinks = [Sink(), Sink(), Sink()]
-    run(classifier, [Clip(images(9))], *sinks)
-    assert all(sink.results == sinks[0].results for sink in sinks)
-    assert [sink.closed for sink in sinks] == [1, 1, 1]
-
-
 @pytest.mark.parametrize("options", [{"batch": 0}, {"max_wait_ms": -1}, {"max_wait_ms": float("nan")}])
 def test_options_that_make_no_sense_are_a_usage_error(options: dict[str, float]) -> None:
     with pytest.raises(UsageError, match="a batch of at least 1"):

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from support.live.pipelines import Camera, Clip, Refusing, Sink, balanced, images, run, settled, slowed
 
-from hybrid_edge.runtime import Classifier, Frame, Preprocessor
+from hybrid_edge.runtime import Classifier
 from hybrid_edge.runtime.errors import BackendError
 from hybrid_edge.runtime.pipeline.dataflow import Pipeline, PipelineOptions
-from hybrid_edge.runtime.pipeline.handover import Batch, Channel, Links, Pace
-from hybrid_edge.runtime.pipeline.mailbox import Intake, Mailbox
-from hybrid_edge.runtime.pipeline.stages import Inference
 from hybrid_edge.runtime.sources.events import Events
 
 pytestmark = pytest.mark.usefixtures("every_thread_ends")
@@ -76,26 +75,10 @@ def test_an_engine_that_fails_in_another_way_ends_the_run(classifier: Classifier
         run(classifier, [Camera(100)], Sink())
 
 
-def test_an_engine_that_hangs_is_left_behind_in_time_and_named(classifier: Classifier) -> None:
-    release = threading.Event()
-    slowed(classifier, fails=lambda number: number == 2 and release.wait(30) and False)
-    sink, stop, begun = Sink(), threading.Event(), time.monotonic()
-    threading.Timer(0.3, stop.set).start()
-    pipeline = Pipeline(classifier, [Camera(100)], [sink], PipelineOptions(), Events())
-    summary = pipeline.run(stop)
-    assert time.monotonic() - begun < 0.3 + 2.2
-    assert summary.unfinished == ("infer",)
-    assert pipeline.busy()["infer"] > 1
-    assert sink.closed == 1
-    assert balanced(summary.status)
-    release.set()
-    for thread in threading.enumerate():
-        if thread.name == "infer":
-            thread.join(5)
-
-
-def test_an_engine_that_hangs_in_a_run_that_fails_is_named_too(classifier: Classifier) -> None:
-    release, hanging = threading.Event(), threading.Event()
+@pytest.fixture
+def hanging(classifier: Classifier) -> Iterator[threading.Event]:
+    """Is set once the engine hangs, in its third batch, until the test is over."""
+    hanging, release = threading.Event(), threading.Event()
 
     def fails(number: int) -> bool:
         if number == 2:
@@ -103,39 +86,41 @@ def test_an_engine_that_hangs_in_a_run_that_fails_is_named_too(classifier: Class
             release.wait(30)
         return False
 
-    def poll() -> bool:
-        if hanging.is_set():
-            raise OSError("the window is gone")
-        return False
-
     slowed(classifier, fails=fails)
-    pipeline = Pipeline(classifier, [Camera(100)], [Sink(on_poll=poll)], PipelineOptions(), Events())
-    with pytest.raises(OSError, match="the window is gone"):
-        pipeline.run(threading.Event())
-    assert pipeline.unfinished == ("infer",)
+    yield hanging
     release.set()
     for thread in threading.enumerate():
         if thread.name == "infer":
             thread.join(5)
 
 
-def test_what_the_engine_has_finished_is_told_before_it_waits_for_more(classifier: Classifier) -> None:
-    backend = classifier.selection.backend
-    box = Mailbox("clip", live=False, newest=False)
-    intake = Intake([box], fresh=False, patient=True)
-    links = Links(intake, Channel(2), Channel(2), Channel(2), 4, Pace(), Events())
-    batch = Batch(backend.buffers(1, 1)[0])
-    intake.put(box, Frame("clip", 0, images(1)[0]))
-    entry = intake.take(None)
-    assert entry is not None
-    Preprocessor(classifier.spec).fill(images(1)[0], batch.buffers.tensors, 0)
-    batch.add(entry)
-    thread = threading.Thread(target=Inference(links, backend, 1).run)
-    thread.start()
-    links.ready.put([batch])
-    try:
-        assert links.done.get(5) == [batch]
-    finally:
-        links.ready.end()
-        thread.join(5)
-    assert not thread.is_alive()
+def test_an_engine_that_hangs_is_left_behind_in_time_and_named(
+    classifier: Classifier, hanging: threading.Event
+) -> None:
+    sink, stop = Sink(), threading.Event()
+    pipeline = Pipeline(classifier, [Camera(100)], [sink], PipelineOptions(), Events())
+    with ThreadPoolExecutor(1) as pool:
+        running = pool.submit(pipeline.run, stop)
+        assert hanging.wait(5)
+        begun = time.monotonic()
+        stop.set()
+        summary = running.result()
+    assert time.monotonic() - begun < 2.2
+    assert summary.unfinished == ("infer",)
+    assert pipeline.busy()["infer"] > 1
+    assert sink.closed == 1
+    assert balanced(summary.status)
+
+
+def test_an_engine_that_hangs_in_a_run_that_fails_is_named_too(
+    classifier: Classifier, hanging: threading.Event
+) -> None:
+    def poll() -> bool:
+        if hanging.is_set():
+            raise OSError("the window is gone")
+        return False
+
+    pipeline = Pipeline(classifier, [Camera(100)], [Sink(on_poll=poll)], PipelineOptions(), Events())
+    with pytest.raises(OSError, match="the window is gone"):
+        pipeline.run(threading.Event())
+    assert pipeline.unfinished == ("infer",)

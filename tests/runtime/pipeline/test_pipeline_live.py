@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
-from support.live.pipelines import Camera, Clip, Sink, balanced, images, run, slowed, stage_threads
+from support.live.pipelines import Camera, Clip, Sink, balanced, images, run, slowed
 
 from hybrid_edge.runtime import Classifier
 from hybrid_edge.runtime.outputs.sink import Status
@@ -77,14 +77,6 @@ def test_cameras_share_a_slow_engine_fairly(classifier: Classifier, batch: int) 
     counts = [len(sink.of(camera.name)) for camera in cameras]
     assert min(counts) >= 8
     assert max(counts) <= 1.5 * min(counts)
-
-
-def test_results_of_several_cameras_are_fresh_although_frames_are_prepared_ahead(classifier: Classifier) -> None:
-    slowed(classifier, 0.04)
-    sink = Sink()
-    run(classifier, [Camera(60, "one"), Camera(60, "two")], sink, after=1.2)
-    ages = sorted(result.age_ms for result in sink.results)
-    assert ages[len(ages) // 2] <= 1000 / 60 + 40 + 20  # taken at once, half of them would wait another 40 ms
 
 
 def test_a_file_beside_a_camera_neither_starves_it_nor_loses_a_frame(classifier: Classifier) -> None:
@@ -201,24 +193,3 @@ def test_sinks_are_polled_and_told_the_status_while_frames_flow_or_not(classifie
     assert np.median(np.diff(sink.polls)) <= 0.05
     assert len(sink.statuses) == 2  # after a second, and at the end
     assert all(balanced(status) for status in sink.statuses)
-
-
-def test_a_frame_given_up_for_another_is_not_kept(classifier: Classifier) -> None:
-    slowed(classifier, 0.3)
-    camera = Camera(300, size=(300, 300))
-    run(classifier, [camera], Sink(keep_images=False), after=0.5)
-    assert camera.alive.most <= 5
-    assert not stage_threads()
-
-
-def test_a_change_of_resolution_goes_on(classifier: Classifier) -> None:
-    class Changing(Camera):
-        def _frame(self, index: int):  # type: ignore[no-untyped-def]
-            self.size = (48, 64) if index < 10 else (30, 30)
-            return super()._frame(index)
-
-    sink = until(lambda sink: len(sink.results) >= 20)
-    summary = run(classifier, [Changing(100, limit=20)], sink, after=30, latest=False)
-    assert summary.classified == 20
-    alone = classifier.predict([np.full((30, 30, 3), 19, np.uint8)])[0]
-    np.testing.assert_allclose(sink.results[-1].prediction.logits, alone.logits, rtol=1e-4)  # type: ignore[union-attr]

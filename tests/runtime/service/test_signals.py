@@ -15,7 +15,7 @@ import os, signal, sys, time
 from pathlib import Path
 from hybrid_edge.runtime.service import signals
 
-signals.END_TIMEOUT, signals.CLOSE_TIMEOUT = 0.5, 6.0
+signals.END_TIMEOUT, signals.OUTPUTS_TIMEOUT = 0.5, 6.0
 os.set_blocking(1, False)
 try:
     while sys.argv[1] == "full":

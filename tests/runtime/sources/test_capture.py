@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 from support.models.bundles import encode, sample_image
-from support.streams.servers import MjpegStream
 
 from hybrid_edge.runtime.errors import SourceError, UsageError
 from hybrid_edge.runtime.frame import Frame
@@ -157,29 +156,3 @@ def test_what_is_wrong_is_known_before_anything_is_read(photos: Path) -> None:
 def test_options_that_can_not_be_are_refused(options: dict[str, float], message: str) -> None:
     with pytest.raises(UsageError, match=message):
         CaptureOptions(**options)  # type: ignore[arg-type]
-
-
-def test_a_camera_that_is_not_there_is_waited_for_and_said() -> None:
-    events = Events()
-    (capture,) = open_captures(["/dev/video987"], CaptureOptions(), events)
-    stop = threading.Event()
-    reading = threading.Thread(target=lambda: list(capture.frames(stop)))
-    reading.start()
-    deadline = time.monotonic() + 10
-    while not events.count("lost", "/dev/video987") and time.monotonic() < deadline:
-        time.sleep(0.01)
-    stop.set()
-    reading.join()
-    assert events.counts() == {"lost": 1}
-
-
-def test_a_live_capture_gives_frames_as_opened() -> None:
-    with MjpegStream(fps=50) as stream:
-        (capture,) = opened(stream.url)
-        stop = threading.Event()
-        frames = []
-        for frame in capture.frames(stop):
-            frames.append(frame)
-            if len(frames) == 5:
-                stop.set()
-    assert [frame.index for frame in frames] == list(range(5))

@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -13,9 +14,8 @@ import pytest
 from support.models.bundles import encode, sample_image
 
 from hybrid_edge.runtime.errors import SourceError, UsageError
-from hybrid_edge.runtime.frame import Frame
 from hybrid_edge.runtime.opencv import cv2
-from hybrid_edge.runtime.sources import files as sources_module
+from hybrid_edge.runtime.sources import files
 from hybrid_edge.runtime.sources.files import open_sources
 
 FRAMES = 20
@@ -44,27 +44,20 @@ def errors(*patterns: str | Path) -> list[str]:
 def test_an_image_is_one_frame(photos: Path) -> None:
     (frame,) = open_sources([photos / "img3.png"])
     assert (frame.source, frame.index, frame.video, frame.error) == (str(photos / "img3.png"), 0, False, None)
+    assert frame.position is None
     assert frame.image is not None
     np.testing.assert_array_equal(frame.image, sample_image(3, 29, 37))
 
 
-def test_a_folder_gives_its_images_in_natural_order(photos: Path) -> None:
-    assert names(photos) == [f"img{number}.png" for number in range(12)]
-
-
-def test_a_folder_is_read_to_its_depths_without_hidden_files_and_other_kinds(photos: Path) -> None:
+def test_a_folder_is_read_to_its_depths_in_natural_order_without_hidden_files_and_other_kinds(photos: Path) -> None:
     (photos / "a" / "b").mkdir(parents=True)
     (photos / ".hidden").mkdir()
     for name in ("a/b/deep.PNG", "a/one.jpeg", ".hidden/x.png", "._img1.png"):
         (photos / name).write_bytes(encode(sample_image(1)))
     (photos / "notes.txt").write_text("no image")
     (photos / "folder.png").mkdir()
-    assert names(photos) == ["deep.PNG", "one.jpeg", *(f"img{number}.png" for number in range(12))]
-
-
-def test_a_folder_that_links_to_itself_ends(photos: Path) -> None:
     (photos / "again").symlink_to(photos)
-    assert len(names(photos)) == 12
+    assert names(photos) == ["deep.PNG", "one.jpeg", *(f"img{number}.png" for number in range(12))]
 
 
 def test_globs_match_files_and_whole_folders(photos: Path) -> None:
@@ -73,9 +66,6 @@ def test_globs_match_files_and_whole_folders(photos: Path) -> None:
     assert names(photos / "img1*.png") == ["img1.png", "img10.png", "img11.png"]
     assert names(photos / "ca*") == ["tom.png"]
     assert names(photos / "**" / "*.png") == ["tom.png", *(f"img{number}.png" for number in range(12))]
-
-
-def test_a_file_whose_name_looks_like_a_glob_is_that_file(photos: Path) -> None:
     (photos / "img[1].png").write_bytes(encode(sample_image(1)))
     assert names(photos / "img[1].png") == ["img[1].png"]
 
@@ -86,6 +76,7 @@ def test_a_video_gives_every_frame_in_order(video: Path) -> None:
     assert all(frame.video for frame in frames)
     means = [float(frame.image.mean()) for frame in frames if frame.image is not None]
     np.testing.assert_allclose(means, np.arange(FRAMES) * 10 + 20, atol=3)
+    np.testing.assert_allclose([frame.position for frame in frames], np.arange(FRAMES) / 10, atol=1e-3)
 
 
 def test_a_video_and_an_image_are_known_by_content_where_the_suffix_says_nothing(video: Path, tmp_path: Path) -> None:
@@ -156,7 +147,7 @@ def test_bad_videos_leave_nothing_on_stderr(tmp_path: Path, capfd: pytest.Captur
 
 
 def test_every_source_is_validated_before_the_first_is_read(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sources_module, "read_image", lambda _: pytest.fail("read before validation"))
+    monkeypatch.setattr(files, "read_image", lambda _: pytest.fail("read before validation"))
     with pytest.raises(SourceError, match="missing"):
         open_sources([photos, photos / "missing.png"])
 
@@ -178,40 +169,27 @@ def test_a_source_that_gives_nothing_is_refused_with_the_reason(tmp_path: Path) 
 
 
 @pytest.mark.parametrize("source", ["rtsp://camera/1", "http://host/clip.mp4", "0", "/dev/video0"])
-def test_live_sources_are_refused_in_this_version(source: str) -> None:
+def test_a_live_source_is_refused(source: str) -> None:
     with pytest.raises(UsageError, match="does not read live sources"):
         open_sources([source])
 
 
-def test_a_folder_named_like_a_camera_is_a_folder(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    photos.rename(photos.with_name("7"))
-    monkeypatch.chdir(photos.parent)
-    assert len(names("7")) == 12
-
-
-def test_the_total_is_known_for_images_and_unknown_with_a_video(photos: Path, video: Path) -> None:
-    assert open_sources([photos, photos / "img1.png"]).total == 13
+def test_the_total_is_known_for_images_which_can_be_read_again_and_unknown_with_a_video(
+    photos: Path, video: Path
+) -> None:
+    found = open_sources([photos, photos / "img1.png"])
+    assert found.total == len(list(found)) == len(list(found)) == 13
     assert open_sources([photos, video]).total is None
 
 
 def test_only_one_frame_is_decoded_ahead(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     read = []
-    real = sources_module.read_image
-    monkeypatch.setattr(sources_module, "read_image", lambda path: read.append(path) or real(path))
+    real = files.read_image
+    monkeypatch.setattr(files, "read_image", lambda path: read.append(path) or real(path))
     frames = iter(open_sources([photos]))
     next(frames)
     next(frames)
     assert len(read) == 2
-
-
-def test_sources_can_be_read_again(photos: Path) -> None:
-    found = open_sources([photos])
-    assert [frame.source for frame in found] == [frame.source for frame in found]
-
-
-def test_a_frame_is_immutable() -> None:
-    with pytest.raises(AttributeError):
-        Frame("a", 0, None).index = 1  # type: ignore[misc]
 
 
 def deny(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
@@ -278,10 +256,11 @@ def test_a_named_source_that_can_not_be_looked_at_is_refused_with_the_reason(
 def test_an_empty_name_is_refused_and_not_taken_for_the_current_folder(
     name: str, photos: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.chdir(photos)
+    photos = photos.rename(photos.with_name("7"))  # also the name of a camera
+    monkeypatch.chdir(photos.parent)
     with pytest.raises(UsageError, match="found an empty one"):
-        open_sources(["img1.png", name])
-    assert len(names(".")) == 12
+        open_sources(["7", name])
+    assert len(names(".")) == len(names("7")) == 12
 
 
 def test_a_video_whose_name_is_not_utf8_is_a_frame_with_a_reason_and_the_rest_is_read(
@@ -302,28 +281,6 @@ def test_a_video_whose_name_is_not_utf8_is_a_frame_with_a_reason_and_the_rest_is
     ]
 
 
-def test_frames_of_a_video_say_where_in_it_they_are_and_those_of_an_image_do_not(photos: Path, video: Path) -> None:
-    np.testing.assert_allclose([frame.position for frame in open_sources([video])], np.arange(FRAMES) / 10, atol=1e-3)
-    assert next(iter(open_sources([photos]))).position is None
-
-
-class Timed:
-    """What a capture says about its frames."""
-
-    def __init__(self, reached: list[float], rate: float) -> None:
-        self.reached = reached
-        self.rate = rate
-
-    def positions(self) -> list[float | None]:
-        found: list[float | None] = []
-        for index, reached in enumerate(self.reached):
-            found.append(sources_module._position(self, index, reached, found[-1] if found else None))  # type: ignore[arg-type]
-        return found
-
-    def get(self, _: int) -> float:
-        return self.rate
-
-
 @pytest.mark.parametrize(
     ("reached", "rate", "positions"),
     [
@@ -338,4 +295,8 @@ class Timed:
 def test_a_position_comes_from_the_container_or_the_rate_and_never_goes_back(
     reached: list[float], rate: float, positions: list[float | None]
 ) -> None:
-    assert Timed(reached, rate).positions() == positions
+    found: list[float | None] = []
+    for index, moment in enumerate(reached):
+        capture = SimpleNamespace(get=lambda _: rate)
+        found.append(files._position(capture, index, moment, found[-1] if found else None))
+    assert found == positions

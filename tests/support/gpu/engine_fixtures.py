@@ -7,11 +7,21 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
+
 from hybrid_edge.runtime.engines.build import BuiltEngine, build_engine
 from hybrid_edge.runtime.engines.gpu import Gpu
+from support.models.small_graphs import SPEC
 
 ADA = Gpu("NVIDIA GeForce RTX 4070", (8, 9), integrated=False, total_memory=12 * 2**30, free_memory=11 * 2**30)
 ORIN = Gpu("Orin", (8, 7), integrated=True, total_memory=8 * 2**30, free_memory=3 * 2**30, multiprocessors=8)
+
+
+def inputs(batch: int, seed: int = 0) -> dict[str, npt.NDArray[np.float32]]:
+    """Inputs of ``small_graphs``' graph, others for each seed."""
+    rng = np.random.default_rng(seed)
+    return {name: rng.uniform(-1, 1, (batch, *shape)).astype(np.float32) for name, shape in SPEC.inputs.items()}
 
 
 class Builds:

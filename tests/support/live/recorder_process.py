@@ -1,6 +1,6 @@
 """Processes that record: one that is killed in the middle, one whose disk is full, one that may not enter a folder.
 
-Arguments: ``killed``, ``limited`` or ``full``, and a folder; ``closed``, and a file. Lines on stdout say how far it
+Arguments: ``killed`` or ``limited``, and a folder; ``closed``, and a file. Lines on stdout say how far it
 came.
 """
 
@@ -33,13 +33,8 @@ def killed(folder: Path) -> None:
 
 
 def limited(folder: Path) -> None:
-    """The same as ``full`` with files limited to 30,000 bytes: not every snapshot is larger."""
+    """Record, and keep snapshots, until neither can be written: files have 30,000 bytes, and one snapshot has fewer."""
     resource.setrlimit(resource.RLIMIT_FSIZE, (30_000, 30_000))
-    full(folder)
-
-
-def full(folder: Path) -> None:
-    """Record, and keep snapshots, until neither can be written any more."""
     events = Events(say_event)
     recorder = Recorder(folder / "out.mp4", events=events, live=["cam0"])
     snapshots = Snapshots(folder / "kept", parse_condition("cat>0.5", LABELS), events=events)
@@ -67,4 +62,4 @@ def say_event(event: Event) -> None:
 
 
 if __name__ == "__main__":
-    {"killed": killed, "limited": limited, "full": full, "closed": closed}[sys.argv[1]](Path(sys.argv[2]))
+    {"killed": killed, "limited": limited, "closed": closed}[sys.argv[1]](Path(sys.argv[2]))

@@ -32,7 +32,7 @@ ANSWERS = ("tests/runtime/test_made_elsewhere.py", "-k", "golden_check or export
 # below tests/runtime; what times itself, opens windows or needs more than the runtime, on a CPU ten times slower
 LEFT_OUT = (
     *("draw", "pipeline", "service", "commands/test_live_command.py"),
-    *("outputs/test_recordings_taken_away.py", "outputs/test_window.py", "outputs/test_x11.py"),
+    *("outputs/test_recordings_on_disk.py", "outputs/test_window.py"),
     *("sources/test_child.py", "sources/test_live.py", "sources/test_mjpeg.py", "sources/test_stream.py"),
     *("test_imports.py", "test_standard_streams.py"),
 )

@@ -12,8 +12,8 @@ from typing import Any
 
 import onnx
 
-from hybrid_edge.export.convert.build import GraphBuilder
-from hybrid_edge.export.convert.writer import GraphWriter
+from hybrid_edge.export.convert.fp32_graph import GraphBuilder
+from hybrid_edge.export.convert.graph_writer import GraphWriter
 from hybrid_edge.runtime.bundle import Bundle
 from hybrid_edge.runtime.spec import ModelSpec
 

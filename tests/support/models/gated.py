@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from hybrid_edge.export.gates.gate import Limits, measure
+from hybrid_edge.export.gates.gate import run_gate
 from hybrid_edge.export.gates.reference import Reference
+from hybrid_edge.export.gates.verdict import GateLimits
 from hybrid_edge.runtime.backends.base import Backend
 from hybrid_edge.runtime.manifest import Parity, Precision
 from hybrid_edge.train.data import LabelledImage
@@ -22,5 +23,5 @@ def labelled(reference: Reference) -> Reference:
 
 def judged(reference: Reference, backend: Backend, precision: Precision = "fp32") -> Parity:
     """What the gate of this precision measures, with the limits that are its own."""
-    limits = Limits.for_precision(precision, reference.spec)
-    return measure(reference, backend, precision=precision, simulated=False, limits=limits).parity
+    limits = GateLimits.for_precision(precision, reference.spec)
+    return run_gate(reference, backend, precision=precision, simulated=False, limits=limits).parity

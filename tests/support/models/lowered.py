@@ -14,12 +14,12 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 
-from hybrid_edge.calib import Range, TensorStatistics, choose_range, collect
-from hybrid_edge.export.convert.build import GraphBuilder, serialize
-from hybrid_edge.export.convert.layers import quantizable
-from hybrid_edge.export.quantize.cpu import CpuGraph
-from hybrid_edge.export.quantize.measured import bounds, measured_graph
-from hybrid_edge.export.quantize.typed import TypedGraph
+from hybrid_edge.calib import Range, TensorStatistics, choose_range
+from hybrid_edge.export.convert.fp32_graph import GraphBuilder, serialize
+from hybrid_edge.export.convert.graph_reading import quantizable
+from hybrid_edge.export.quantize.calibration_graph import bounds, measured_graph
+from hybrid_edge.export.quantize.cpu_graph import CpuGraph
+from hybrid_edge.export.quantize.gpu_graph import GpuGraph
 from hybrid_edge.runtime.backends.base import Backend
 from hybrid_edge.runtime.backends.onnxruntime import OnnxRuntimeCpu, OnnxRuntimeSimulated, TensorSession
 from hybrid_edge.runtime.preprocess import Preprocessor
@@ -71,18 +71,27 @@ class Source:
         if variant == "fp32":
             return source
         if variant == "fp16":
-            return TypedGraph(source, **changes).write()
+            return GpuGraph(source, **changes).write()
         quantized = [layer for layer in quantizable(source) if layer not in wider]
         if variant == "int8-cpu":
             return CpuGraph(source, changes.pop("ranges", self.unsigned), quantized, **changes).write()
-        return TypedGraph(source, ranges=changes.pop("ranges", self.signed), quantized=quantized, **changes).write()
+        return GpuGraph(source, ranges=changes.pop("ranges", self.signed), quantized=quantized, **changes).write()
 
 
 def measured_source(spec: ModelSpec, forms: Mapping[str, onnx.ModelProto], images: int = 32) -> Source:
     """Statistics over crops that no test compares on."""
-    batches = [tensors_of(spec, images, seed=1001)]
-    with TensorSession(serialize(measured_graph(forms["unrolled"])), threads=1) as session:
-        return Source(spec, forms, collect(session, batches))
+    tensors = tensors_of(spec, images, seed=1001)
+    return Source(spec, forms, statistics_of(measured_graph(forms["unrolled"]), tensors))
+
+
+def statistics_of(model: onnx.ModelProto, tensors: Mapping[str, Array]) -> dict[str, TensorStatistics]:
+    """Statistics of what a graph takes and gives."""
+    with TensorSession(serialize(model), threads=1) as session:
+        found = {name: tensors[name] for name in session.inputs} | session.run(tensors)
+    statistics = {name: TensorStatistics(name) for name in found}
+    for name, values in found.items():
+        statistics[name].update(values)
+    return statistics
 
 
 def source_of(model: Any, spec: ModelSpec) -> Source:

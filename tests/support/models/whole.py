@@ -14,13 +14,12 @@ import cv2
 import pytest
 
 from hybrid_edge.calib import Range
-from hybrid_edge.export import pipeline
-from hybrid_edge.export.gates import speed
-from hybrid_edge.export.pipeline import ExportResult
-from hybrid_edge.export.quantize.prepare import Prepared
-from hybrid_edge.export.request import ExportRequest, make_request
-from hybrid_edge.export.settings import ExportSettings
-from hybrid_edge.export.steps import Steps
+from hybrid_edge.export import exporter
+from hybrid_edge.export.export_request import ExportRequest, ExportSettings, make_request
+from hybrid_edge.export.exporter import ExportResult
+from hybrid_edge.export.gates import target_runs
+from hybrid_edge.export.quantize.prepared_model import PreparedModel
+from hybrid_edge.export.step_log import StepLog
 from hybrid_edge.runtime.classifier import Classifier
 from hybrid_edge.runtime.manifest import Variant
 from support.models.standin import crops
@@ -42,7 +41,7 @@ class Whole:
 
     request: ExportRequest
     result: ExportResult
-    prepared: Prepared
+    prepared: PreparedModel
     photos: Path
     calibration: Path
 
@@ -58,23 +57,21 @@ class Whole:
         return read_report(self.result)
 
     def again(
-        self, monkeypatch: pytest.MonkeyPatch, out: Path, prepared: Prepared | None = None, **settings: Any
+        self, monkeypatch: pytest.MonkeyPatch, out: Path, prepared: PreparedModel | None = None, **settings: Any
     ) -> ExportResult:
         """Export to ``out`` from what was prepared before: by default INT8, LSTM operators as they are."""
         given = prepared or self.prepared
-        # a copy without the graph that the lowering keeps: a test may make it from a damaged model
-        given = replace(given, lowering=replace(given.lowering, _kept=None))
-        monkeypatch.setattr(pipeline, "prepare", lambda *_: given)
+        monkeypatch.setattr(exporter, "prepare", lambda *_: given)
         hurry(monkeypatch)
         chosen = ExportSettings(**{"precisions": ("int8",), "recurrent": "lstm", **settings})
-        return pipeline.export(replace(self.request, out=out, settings=chosen))
+        return exporter.export(replace(self.request, out=out, settings=chosen))
 
-    def damaged(self, factor: float, only: Collection[str] | None = None) -> Prepared:
+    def damaged(self, factor: float, only: Collection[str] | None = None) -> PreparedModel:
         """What was prepared, with its ranges, or those of some tensors alone, divided by ``factor``."""
         return with_damaged_ranges(self.prepared, factor, only)
 
 
-def with_damaged_ranges(prepared: Prepared, factor: float, only: Collection[str] | None = None) -> Prepared:
+def with_damaged_ranges(prepared: PreparedModel, factor: float, only: Collection[str] | None = None) -> PreparedModel:
     """The same with its ranges, or those of some tensors alone, divided by ``factor``."""
 
     def damage(ranges: Mapping[str, Range]) -> dict[str, Range]:
@@ -83,9 +80,10 @@ def with_damaged_ranges(prepared: Prepared, factor: float, only: Collection[str]
             for name, item in ranges.items()
         }
 
-    lowering = prepared.lowering
-    broken = replace(lowering, signed=damage(lowering.signed), unsigned=damage(lowering.unsigned))
-    return replace(prepared, lowering=broken)
+    ranges = prepared.graphs.int8
+    assert ranges is not None
+    broken = replace(ranges, signed=damage(ranges.signed), unsigned=damage(ranges.unsigned))
+    return replace(prepared, graphs=replace(prepared.graphs, int8=broken))
 
 
 def export_whole(file: Path, photos: Path, folder: Path) -> Whole:
@@ -94,21 +92,21 @@ def export_whole(file: Path, photos: Path, folder: Path) -> Whole:
     request = make_request(
         file, images=photos, calib=calibration, out=folder / "bundle", settings=ExportSettings(precisions=EVERY)
     )
-    kept: list[Prepared] = []
+    kept: list[PreparedModel] = []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pipeline, "prepare", lambda *given: kept.append(PREPARE(*given)) or kept[-1])
+        patch.setattr(exporter, "prepare", lambda *given: kept.append(PREPARE(*given)) or kept[-1])
         hurry(patch)
-        result = pipeline.export(request, steps=Steps(quiet=True))
+        result = exporter.export(request, log=StepLog(quiet=True))
     return Whole(request, result, kept[0], photos, calibration)
 
 
-PREPARE = pipeline.prepare
+PREPARE = exporter.prepare
 
 
 def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
     """Times that nobody looks at need not be exact."""
-    monkeypatch.setattr(speed, "SECONDS", 0.05)
-    monkeypatch.setattr(speed, "WARM_UP", 0.01)
+    monkeypatch.setattr(target_runs, "SECONDS", 0.05)
+    monkeypatch.setattr(target_runs, "WARM_UP", 0.01)
 
 
 def read_report(result: ExportResult) -> dict[str, Any]:

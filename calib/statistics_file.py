@@ -23,7 +23,7 @@ import numpy as np
 from ..runtime.storage import replacing
 from .statistics import BINS, TensorStatistics
 
-__all__ = ["Binding", "Measured", "images_hash", "load_if_same", "save"]
+__all__ = ["Binding", "MeasuredStatistics", "images_hash", "load_if_same", "save"]
 
 FORMAT = 1
 MAX_BYTES = 2**28  # of the unpacked file; at 33 KiB a tensor it holds 8,000 tensors
@@ -51,7 +51,7 @@ class Binding:
     graph: str
 
 
-class Measured(NamedTuple):
+class MeasuredStatistics(NamedTuple):
     """Statistics by tensor name, the number of images behind them, and the images that could not be read."""
 
     statistics: dict[str, TensorStatistics]
@@ -64,7 +64,7 @@ def images_hash(sha256s: Iterable[str]) -> str:
     return hashlib.sha256("\n".join(sorted(sha256s)).encode()).hexdigest()
 
 
-def save(path: Path, measured: Measured, binding: Binding) -> None:
+def save(path: Path, measured: MeasuredStatistics, binding: Binding) -> None:
     """Write statistics and their binding to ``path``; an older file stays until the new one is whole.
 
     Raises:
@@ -88,7 +88,7 @@ def save(path: Path, measured: Measured, binding: Binding) -> None:
         )
 
 
-def load_if_same(path: Path, binding: Binding) -> tuple[Measured | None, str]:
+def load_if_same(path: Path, binding: Binding) -> tuple[MeasuredStatistics | None, str]:
     """Read the statistics of a file, if they were measured on exactly what ``binding`` says.
 
     Returns:
@@ -107,7 +107,7 @@ def load_if_same(path: Path, binding: Binding) -> tuple[Measured | None, str]:
     return measured, f"reused from {path.name}: same weights, images, preprocessing and graph"
 
 
-def _read(path: Path) -> tuple[dict[str, Any], Measured]:
+def _read(path: Path) -> tuple[dict[str, Any], MeasuredStatistics]:
     with zipfile.ZipFile(path) as archive:
         unpacked = sum(item.file_size for item in archive.infolist())
     if unpacked > MAX_BYTES:
@@ -123,7 +123,7 @@ def _read(path: Path) -> tuple[dict[str, Any], Measured]:
     if found != [((number, BINS), "<i8"), ((number,), "<i8"), ((number, 4), "<f8")]:
         raise ValueError(f"expected histograms, counts and figures of {number} tensors, found {found}")
     statistics = {name: _restore(name, *row) for name, *row in zip(names, *content, strict=True)}
-    return record, Measured(statistics, int(record["images"]), tuple(map(str, record["skipped"])))
+    return record, MeasuredStatistics(statistics, int(record["images"]), tuple(map(str, record["skipped"])))
 
 
 def _figures(item: TensorStatistics) -> tuple[float, float, float, float]:

@@ -100,7 +100,7 @@ def batch_norm_outputs(model: KerasModel, graph: onnx.ModelProto) -> dict[str, s
 
     Args:
         model: a Keras model as ``train.model.build_model`` makes it.
-        graph: the same model in FP32, from ``graphs.build``.
+        graph: the same model in FP32, from ``GraphBuilder``.
     """
     kernels = list(_kernels(graph.graph))
     outputs: dict[str, str] = {}

@@ -8,10 +8,10 @@ from collections.abc import Callable, Iterator
 
 from ..runtime.console import progress, status
 
-__all__ = ["Steps"]
+__all__ = ["StepLog"]
 
 
-class Steps:
+class StepLog:
     """Names and times the steps of one command on stderr.
 
     Attributes:

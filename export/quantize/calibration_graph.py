@@ -1,4 +1,4 @@
-"""Makes the graph that calibration runs: the FP32 graph, unrolled, with every activation among its outputs."""
+"""Makes the graph that calibration runs, with every activation among its outputs, and chooses the ranges of these."""
 
 from __future__ import annotations
 
@@ -10,16 +10,18 @@ from typing import Any
 import onnx
 from onnx import TensorProto, helper
 
-from ..convert.layers import branch_of, producers, quantizable, range_key
-from ..convert.types import float_tensors
+from ...calib import Calibration, Method, Range, choose_range
+from ..convert.graph_reading import branch_of, float_tensors, producers, quantizable, range_key
+from .equalize import HALF_STEP, PIXELS
 
-__all__ = ["bounds", "measured_graph", "product_inputs"]
+__all__ = ["bounds", "choose_ranges", "measured_graph", "product_inputs"]
 
 # one tensor for all steps of a layer; what else a step makes lies within [-1, 1] or is smaller than one of these
 STATES = ("recurrent", "gates", "cell", "hidden")
 STEP = re.compile(rf"rnn/lstm_\d+/step_\d+/({'|'.join(STATES)})")
 INNER = re.compile(r"rnn/lstm_\d+/step_\d+/")
 UNIT = (-1.0, 1.0)
+STEPS_BELOW_ZERO = {True: 127, False: 128}  # of a signed byte, by whether the range is symmetric
 INPUTS = ("image", "sequence")
 
 
@@ -27,10 +29,10 @@ def measured_graph(source: onnx.ModelProto) -> onnx.ModelProto:
     """Return a copy with each floating-point activation as an output; the steps of an LSTM share one for each state.
 
     Args:
-        source: a graph as ``build_graph`` writes it in the unrolled form.
+        source: a graph as ``GraphBuilder`` writes it in the unrolled form.
 
     Returns:
-        The graph, whose outputs are named as ``layers.range_key`` names their ranges: ``cnn/…`` (N, …),
+        The graph, whose outputs are named as ``range_key`` names their ranges: ``cnn/…`` (N, …),
         ``rnn/lstm_1/hidden`` (T, N, H), ``gates`` and ``recurrent`` (T - 1, N, 4H), ``cell`` (T - 1, N, H), and the
         head's.
     """
@@ -92,3 +94,25 @@ def bounds(source: onnx.ModelProto) -> dict[str, tuple[float, float]]:
     }
     hidden = {range_key(o): UNIT for node in source.graph.node for o in node.output if o.endswith("/hidden")}
     return {**dict.fromkeys(INPUTS, UNIT), **transposed, **{k: v for k, v in hidden.items() if branch_of(k) == "rnn"}}
+
+
+def choose_ranges(
+    calibration: Calibration, graph: onnx.ModelProto, method: Method, *, symmetric: bool
+) -> dict[str, Range]:
+    """Choose the range of every measured tensor, by its ``range_key``.
+
+    Args:
+        calibration: the statistics of ``graph``.
+        graph: a graph as ``GraphBuilder`` writes it; it says which tensors are bounded by their mathematics.
+        method: minmax, entropy or percentile.
+        symmetric: whether the ranges are for signed INT8 with its zero at 0 (TensorRT); else they are for unsigned
+            INT8 with a zero point.
+    """
+    limits = bounds(graph)
+    ranges = {
+        name: choose_range(item, method, symmetric=symmetric, bounds=limits.get(name))
+        for name, item in calibration.statistics.items()
+    }
+    # pixels are bytes: their grid is known, and any other range than its own would round them
+    grid = Range(-STEPS_BELOW_ZERO[symmetric] * 2 * HALF_STEP, 127 * 2 * HALF_STEP)
+    return ranges | ({PIXELS: grid} if PIXELS in ranges else {})

@@ -15,23 +15,23 @@ from ...runtime.errors import ImageError
 from ...runtime.opencv import cv2
 from ...runtime.preprocess import Frame, read_image
 from ...runtime.storage import replacing
-from .compare import Flip
+from .comparison import Flip
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["MAX_SHOWN", "write_flips"]
+__all__ = ["MAX_IMAGES", "write_flips"]
 
-MAX_SHOWN = 48
+MAX_IMAGES = 48
 COLUMNS = 6
 CELL = (1.95, 2.6)  # inches: width, height
 PICTURE = 1.69  # inches: the longer side of a thumbnail
 HEADER = 0.75
 DPI = 110
-SIDE = 160  # pixels of a thumbnail's longer side
-LONGEST = 18  # characters of a label in a cell
+THUMBNAIL_SIDE = 160  # pixels of a thumbnail's longer side
+MAX_LABEL_LENGTH = 18  # characters of a label in a cell
 RIGHT, WRONG, UNKNOWN, QUIET = "#1a7f37", "#c0362c", "#222222", "#6b6b6b"
-UNREADABLE = np.full((SIDE, SIDE, 3), 225, np.uint8)
+UNREADABLE = np.full((THUMBNAIL_SIDE, THUMBNAIL_SIDE, 3), 225, np.uint8)
 
 
 def write_flips(path: Path, flips: Sequence[Flip], variant: str, images: int) -> Path | None:
@@ -39,7 +39,7 @@ def write_flips(path: Path, flips: Sequence[Flip], variant: str, images: int) ->
 
     Args:
         path: the PNG to write; it is replaced as a whole, or removed where nothing flipped.
-        flips: the flipped images, the worst first, as ``gate.measure`` gives them; the first 48 are drawn.
+        flips: the flipped images, the worst first, as ``run_gate`` gives them; the first 48 are drawn.
         variant: the variant's name.
         images: how many images were compared.
 
@@ -49,7 +49,7 @@ def write_flips(path: Path, flips: Sequence[Flip], variant: str, images: int) ->
     if not flips:
         path.unlink(missing_ok=True)  # it would be an earlier export's
         return None
-    shown = flips[:MAX_SHOWN]
+    shown = flips[:MAX_IMAGES]
     rows = -(-len(shown) // COLUMNS)
     columns = min(COLUMNS, max(len(shown), 3))  # fewer than three are too narrow for the title
     height = rows * CELL[1] + HEADER
@@ -71,7 +71,7 @@ def _write_title(figure: Figure, height: float, variant: str, flips: int, images
     left = 0.13 / figure.get_figwidth()
     share = f"{flips} of {images} images with another first label than Keras's"
     figure.text(left, 1 - 0.28 / height, variant, size=12, weight="bold", va="center", parse_math=False)
-    rest = f"; the first {MAX_SHOWN} are shown, {flips - MAX_SHOWN} more are not" if flips > MAX_SHOWN else ""
+    rest = f"; the first {MAX_IMAGES} are shown, {flips - MAX_IMAGES} more are not" if flips > MAX_IMAGES else ""
     note = f"{share}, the widest margin first{rest}"
     figure.text(left, 1 - 0.55 / height, note, size=8.5, color=QUIET, va="center", parse_math=False)
 
@@ -81,7 +81,7 @@ def _draw(axis: Axes, flip: Flip, precision: str) -> None:
     axis.set(xlim=(0, CELL[0]), ylim=(0, CELL[1]))
     axis.axis("off")
     frame = _thumbnail(flip.image.path)
-    height, width = (side / SIDE * PICTURE for side in frame.shape[:2])
+    height, width = (side / THUMBNAIL_SIDE * PICTURE for side in frame.shape[:2])
     left, bottom = (CELL[0] - width) / 2, 0.91 + (PICTURE - height) / 2
     axis.imshow(frame, extent=(left, left + width, bottom, bottom + height), aspect="auto", interpolation="antialiased")
     axis.set(xlim=(0, CELL[0]), ylim=(0, CELL[1]))
@@ -94,7 +94,7 @@ def _draw(axis: Axes, flip: Flip, precision: str) -> None:
 
 
 def _write(axis: Axes, height: float, who: str, label: str, probability: str, color: str) -> None:
-    label = label if len(label) <= LONGEST else f"{label[: LONGEST - 1]}…"
+    label = label if len(label) <= MAX_LABEL_LENGTH else f"{label[: MAX_LABEL_LENGTH - 1]}…"
     common: dict[str, Any] = {"size": 7, "va": "center", "parse_math": False}
     axis.text(0.13, height, who, color=QUIET, **common)
     axis.text(0.47, height, label, color=color, **common)
@@ -114,7 +114,7 @@ def _thumbnail(path: Path) -> Frame:
     except ImageError:  # it is gone since it was compared: the sheet has a gray square for it
         return UNREADABLE
     height, width = frame.shape[:2]
-    factor = SIDE / max(height, width)
+    factor = THUMBNAIL_SIDE / max(height, width)
     size = max(1, round(width * factor)), max(1, round(height * factor))
     resized = cv2.resize(frame, size, interpolation=cv2.INTER_AREA if factor < 1 else cv2.INTER_CUBIC)
     return np.asarray(cv2.cvtColor(resized, cv2.COLOR_BGR2RGB), np.uint8)

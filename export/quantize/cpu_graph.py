@@ -10,7 +10,7 @@ A convolution has unsigned activations, signed weights with a scale for each out
 which ONNX Runtime needs to fuse it into one integer operator. Additions of the residual stream and the global average
 stay in float, and a pointwise convolution that goes straight into one is a matrix product that gives floats; a ReLU in
 front of a quantization is left to its zero point. Weights that a CPU without VNNI adds up in 16 bits fit there
-(``scales.PAIR``), so that one graph computes the same on every CPU. The recurrent branch is unrolled and takes
+(``int8_weights.PAIR``), so that one graph computes the same on every CPU. The recurrent branch is unrolled and takes
 QuantizeLinear with a constant scale and MatMulIntegerToFloat: static Q/DQ pairs, as TensorRT wants them, are some 50
 times slower there, and the dynamic operators take one scale over the whole batch, so that a row's result depends on its
 neighbours.
@@ -27,14 +27,14 @@ import numpy.typing as npt
 import onnx
 
 from ...calib import Range
-from ..convert.build import IR_VERSION, OPSET, set_versions
-from ..convert.layers import arrays, branch_of, gives_float, layer_of, producers, range_key, takers
-from ..convert.writer import GraphWriter
-from .channels import groups_of
-from .rounding import Rounder
-from .scales import (
+from ..convert.fp32_graph import IR_VERSION, OPSET, set_versions
+from ..convert.graph_reading import CONTRIBUTED, POINTWISE, arrays, gives_float, layer_of, producers, range_key, takers
+from ..convert.graph_writer import GraphWriter
+from .channel_groups import groups_of
+from .int8_weights import (
     LEVELS,
     QuantizedWeight,
+    Rounder,
     bias_correction,
     quantize_bias,
     quantize_weight,
@@ -42,20 +42,18 @@ from .scales import (
     unsigned_scale,
 )
 
-__all__ = ["CONTRIBUTED", "POINTWISE", "CpuGraph", "image_layers", "is_pointwise"]
+__all__ = ["CpuGraph", "image_layers"]
 
 Float32 = npt.NDArray[np.float32]
 
-CONTRIBUTED = "com.microsoft"
 KERNEL_TAKES = 4  # input channels at a time: vpdpbusd adds up four products of bytes
-POINTWISE = "/product"  # ends the name of a convolution that was written as a matrix product
 
 
 class CpuGraph:
     """Rewrites an FP32 graph, node by node.
 
     Args:
-        source: a graph as ``build_graph`` writes it, unrolled where the recurrent branch is to be quantized; it is not
+        source: a graph as ``GraphBuilder`` writes it, unrolled where the recurrent branch is to be quantized; it is not
             changed.
         ranges: the range that each tensor covers, by ``range_key``.
         quantized: the names of the layers that run in INT8.
@@ -286,8 +284,3 @@ def image_layers(source: onnx.ModelProto) -> set[str]:
 def _is_depthwise(node: onnx.NodeProto, kernel: Float32) -> bool:
     """Tell whether each channel has a filter of its own, for which no CPU adds products up in 16 bits."""
     return groups_of(node) == len(kernel) > 1 and kernel.shape[1] == 1
-
-
-def is_pointwise(node: onnx.NodeProto) -> bool:
-    """Tell whether a node is a 1x1 convolution that was written as a matrix product of integers."""
-    return node.domain == CONTRIBUTED and branch_of(node.name) == "cnn" and node.name.endswith(POINTWISE)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import onnx
 
-from ..convert.layers import producers, takers
+from ..convert.graph_reading import producers, takers
 
 __all__ = ["HOMOGENEOUS", "ChannelGroup", "channel_groups", "groups_of"]
 

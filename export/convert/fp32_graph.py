@@ -8,33 +8,25 @@ from ...runtime.errors import ConversionError
 from ...runtime.spec import ModelSpec
 from ...train.model import KerasModel
 from .from_keras import write_cnn
+from .graph_writer import GraphWriter
 from .recurrent import Affine, Form, write_recurrent
-from .writer import GraphWriter
 
-__all__ = ["IR_VERSION", "OPSET", "GraphBuilder", "build_graph", "serialize", "set_versions"]
+__all__ = [
+    "IR_VERSION",
+    "OPSET",
+    "QUANTIZED_IR_VERSION",
+    "QUANTIZED_OPSET",
+    "GraphBuilder",
+    "serialize",
+    "set_versions",
+]
 
 OPSET = 17  # device runtimes refuse the newest versions that onnx would write (opset 28 and IR 14)
 IR_VERSION = 8
+QUANTIZED_OPSET = 19  # QuantizeLinear takes FP16 from opset 19 on, whose files are IR 9
+QUANTIZED_IR_VERSION = 9
 MAX_BYTES = 2**31 - 1  # protobuf's limit for one message
 GRAPH_OVERHEAD = 2**22  # bytes for nodes, names and shapes beside the weights; Xception's take 40 KiB
-
-
-def build_graph(model: KerasModel, spec: ModelSpec, form: Form = "lstm") -> onnx.ModelProto:
-    """Write a Keras model as an ONNX graph in FP32, unchecked (see ``check.check_graph``).
-
-    Args:
-        model: a Keras model as ``train.model.build_model`` makes it for the spec.
-        spec: what the model sees and is made of.
-        form: the form of the recurrent branch.
-
-    Returns:
-        A graph with the inputs ``image`` (N, S, S, 3) and ``sequence`` (N, T, S*S/T), of which those that the branches
-        use, and the outputs ``logits`` and ``probabilities`` (N, C); all are float32; opset 17, IR 8.
-
-    Raises:
-        ConversionError: tf2onnx failed, or the weights don't fit into one ONNX file.
-    """
-    return GraphBuilder(model, spec).build(form)
 
 
 class GraphBuilder:
@@ -55,8 +47,13 @@ class GraphBuilder:
         self._branch = GraphWriter("cnn")
         self._features = write_cnn(self._branch, model.get_layer("cnn"), spec, OPSET) if spec.uses_cnn else None
 
-    def build(self, form: Form) -> onnx.ModelProto:
-        """Build the graph with one form of the recurrent branch, as ``build_graph`` describes it."""
+    def build(self, form: Form = "lstm") -> onnx.ModelProto:
+        """Build the graph with one form of the recurrent branch, unchecked (see ``inspection.check_graph``).
+
+        Returns:
+            A graph with the inputs ``image`` (N, S, S, 3) and ``sequence`` (N, T, S*S/T), of which those that the
+            branches use, and the outputs ``logits`` and ``probabilities`` (N, C); all are float32; opset 17, IR 8.
+        """
         spec, model = self._spec, self._model
         writer = GraphWriter("hybrid_edge")
         for name, shape in spec.inputs.items():

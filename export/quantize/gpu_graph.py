@@ -1,12 +1,17 @@
-"""Lowers an FP32 graph to FP16, and INT8 where ranges are given, for TensorRT and ONNX Runtime's CUDA provider.
+"""Writes an FP32 graph in FP16, and in INT8 where ranges are given, for TensorRT and ONNX Runtime's CUDA provider.
 
-Precision lives in the graph, as strongly typed TensorRT wants it: FP16 tensors, and QuantizeLinear/DequantizeLinear
-pairs on both inputs of every operation that is to run in INT8. Inputs and outputs of the graph stay FP32.
+    activation (FP16) ──► Q ──► DQ ─┬─► Conv, MatMul (FP16 in the graph; the engine takes the integers) ──► FP16
+    weight (integers) ────────► DQ ─┘        Q, DQ: QuantizeLinear, DequantizeLinear
+
+Precision lives in the graph, as strongly typed TensorRT wants it. Inputs and outputs of the graph stay FP32. What FP16
+can't hold stays in FP32 too: ONNX Runtime on a CPU does not show an overflow, so nothing is learnt from running the
+FP16 graph there; the FP32 graph is measured, and the precision of each layer decided from that.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -14,19 +19,16 @@ import onnx
 from onnx import TensorProto
 
 from ...calib import Range
-from ..convert.build import IR_VERSION, OPSET, set_versions
-from ..convert.layers import WEIGHT_AXIS, arrays, branch_of, layer_of, range_key
-from ..convert.types import float_tensors
-from ..convert.writer import GraphWriter
-from .rounding import Rounder
-from .scales import QuantizedWeight, bias_correction, quantize_weight, signed_scale
+from ..convert.fp32_graph import IR_VERSION, OPSET, QUANTIZED_IR_VERSION, QUANTIZED_OPSET, set_versions
+from ..convert.graph_reading import WEIGHT_AXIS, arrays, branch_of, float_tensors, layer_of, range_key
+from ..convert.graph_writer import GraphWriter
+from .int8_weights import QuantizedWeight, Rounder, bias_correction, quantize_weight, signed_scale
 
-__all__ = ["FP16_MAX", "QUANTIZED_IR_VERSION", "QUANTIZED_OPSET", "TypedGraph", "too_large_weights"]
+__all__ = ["FP16_MAX", "FP16_WARNING", "ActivationPeaks", "GpuGraph", "too_large_weights"]
 
 FP16_MAX = 65504.0
-# QuantizeLinear takes FP16 from opset 19 on, whose files are IR 9
-QUANTIZED_OPSET = 19
-QUANTIZED_IR_VERSION = 9
+FP16_WARNING = 16_000.0  # two bits below FP16's end: a brighter scene than any that was measured may double a value
+MAX_LISTED = 5  # layers that a warning names
 
 FLOAT, FLOAT16 = int(TensorProto.FLOAT), int(TensorProto.FLOAT16)
 OTHER = int(TensorProto.UNDEFINED)  # shapes and indices, which stay as they are
@@ -34,14 +36,14 @@ LSTM_NODES = ("LSTM", "Expand")  # the operator, and the zeros that it starts fr
 FLOATS: dict[int, type[np.floating]] = {FLOAT: np.float32, FLOAT16: np.float16}
 
 
-class TypedGraph:
+class GpuGraph:
     """Rewrites an FP32 graph, node by node; the head (product, logits, softmax) stays in FP32.
 
     Args:
-        source: a graph as ``build_graph`` writes it; it is not changed.
+        source: a graph as ``GraphBuilder`` writes it; it is not changed.
         wide: the ``range_key`` of each tensor that FP16 can't hold; the nodes that make or take one stay in FP32.
         ranges: the range that each tensor covers, by ``range_key``; needed for the inputs of ``quantized`` layers.
-        quantized: the names of the layers that run in INT8 (``layers.layer_of``).
+        quantized: the names of the layers that run in INT8 (``layer_of``).
         means: the mean of each channel that a convolution takes, (C,), by the convolution's name; its bias makes up
             for rounded weights by it.
         rounder: rounds the weights of matrix products; by default each weight goes to the nearest integer.
@@ -212,3 +214,55 @@ def _largest(values: npt.NDArray[np.generic]) -> float:
 
 def _suffix(kind: int) -> str:
     return "fp16" if kind == FLOAT16 else "fp32"
+
+
+@dataclass(frozen=True)
+class ActivationPeaks:
+    """The largest |activation| of each tensor that FP16 would hold.
+
+    Attributes:
+        largest: the largest |activation|, by the tensor's name.
+        constants: the largest |value| of the weights beyond FP16's range, by the tensor that their layer makes.
+    """
+
+    largest: Mapping[str, float] = field(default_factory=dict)
+    constants: Mapping[str, float] = field(default_factory=dict)
+
+    @classmethod
+    def of(
+        cls, measured: Iterable[Mapping[str, float]], constants: Mapping[str, float] | None = None
+    ) -> ActivationPeaks:
+        """Join the peaks that were measured over several sets of images; the larger one of each tensor counts."""
+        largest: dict[str, float] = {}
+        for peaks in measured:
+            for name, peak in peaks.items():
+                if branch_of(name) != "head":  # the head stays in FP32
+                    largest[name] = max(largest.get(name, 0.0), peak)
+        return cls(largest, constants or {})
+
+    @property
+    def wide(self) -> frozenset[str]:
+        """The names of the tensors that stay in FP32."""
+        beyond = {name for name, value in self.largest.items() if not value <= FP16_MAX}
+        return frozenset(beyond | self.constants.keys())
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """Sentences for the report that name what stays in FP32 and what comes near the end of FP16's range."""
+        lines = []
+        if self.wide:
+            found = {name: max(self.constants.get(name, 0.0), self.largest.get(name, 0.0)) for name in self.wide}
+            lines.append(f"beyond FP16's {FP16_MAX:,.0f}, so these layers stay in FP32: {_listed(found)}")
+        near = {name: value for name, value in self.largest.items() if value > FP16_WARNING and name not in self.wide}
+        if near:
+            lines.append(
+                f"activations above {FP16_WARNING:,.0f} in FP16 (its largest number is {FP16_MAX:,.0f}): "
+                f"{_listed(near)}; a brighter or stranger image may overflow: FP32 is safer here"
+            )
+        return tuple(lines)
+
+
+def _listed(values: Mapping[str, float]) -> str:
+    ordered = sorted(values.items(), key=lambda item: -item[1])
+    more = f", and {len(ordered) - MAX_LISTED} more" if len(ordered) > MAX_LISTED else ""
+    return ", ".join(f"{name} ({value:,.0f})" for name, value in ordered[:MAX_LISTED]) + more

@@ -1,0 +1,290 @@
+"""Finds and checks what to export before TensorFlow is imported, so that wrong arguments are answered at once.
+
+A request holds the model's file, the images to prove it on, the images to calibrate on, and the export's settings.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import get_args
+
+import numpy as np
+
+from ..calib import METHODS, Method
+from ..runtime.engines.engine_options import EngineOptions
+from ..runtime.errors import DataError, ImageError, RunError, UsageError
+from ..runtime.manifest import Precision
+from ..runtime.preprocess import IMAGE_SUFFIXES, read_image
+from ..train.class_folders import find_classes, find_roots
+from ..train.data import LabelledImage, read_list
+from ..train.run_folder import RunFolder
+from .artifacts import PRECISIONS, Recurrent
+
+__all__ = [
+    "MIN_IMAGES",
+    "ChosenImages",
+    "ExportRequest",
+    "ExportSettings",
+    "choose_images",
+    "choose_precisions",
+    "folder_images",
+    "make_request",
+    "run_images",
+]
+
+MIN_IMAGES = 8  # a bundle has so many golden examples, and a gate's largest batch so many images
+MAX_SUBSTITUTES = 32  # images in all, if a run validated on fewer: thousands of training images prove no more
+
+
+@dataclass(frozen=True)
+class ChosenImages:
+    """The images to prove an export on, and the reasons for those passed over.
+
+    Attributes:
+        images: the images, the classes taking turns. The first 8 could be read; as there may be thousands, the others
+            are read only when they are run, and passed over then.
+        skipped: the reason for each image that was passed over.
+    """
+
+    images: tuple[LabelledImage, ...]
+    skipped: tuple[str, ...] = ()
+
+
+def run_images(run: RunFolder) -> list[LabelledImage]:
+    """List a run's validation images, and where these are fewer than 8, some of its training images after them.
+
+    Raises:
+        DataError: the run has no list of validation images, or it is damaged.
+    """
+    validation = read_list(run.images("validation"))
+    if len(validation) >= MIN_IMAGES:
+        return validation
+    train = read_list(run.images("train")) if run.images("train").exists() else []
+    return validation + _round_robin(train)[: MAX_SUBSTITUTES - len(validation)]
+
+
+def folder_images(folder: Path, option: str = "--images", *, prefer: str = "val") -> list[LabelledImage]:
+    """List the images of a folder: of class folders, of a data set's ``val/`` or ``train/``, or directly in it.
+
+    Images outside class folders have an empty label.
+
+    Args:
+        folder: the folder of the images.
+        option: the command's option that named the folder, for messages.
+        prefer: which part of a data set to take: ``val`` (``train`` where there is none), or ``train``.
+
+    Raises:
+        UsageError: there is no such folder.
+        DataError: the folder has no images.
+    """
+    if not folder.is_dir():
+        raise UsageError(f"{option} {folder}: expected a folder of class folders or of images, found no folder there")
+    loose = sorted(path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file())
+    if loose:
+        return [LabelledImage(path, "") for path in loose]
+    train, validation = find_roots(folder)
+    classes = find_classes(train if prefer == "train" else validation or train)
+    return [LabelledImage(path, label) for label, paths in classes.items() for path in paths]
+
+
+def choose_images(candidates: Sequence[LabelledImage], count: int | None = None) -> ChosenImages:
+    """Take ``count`` images, or all where there are fewer or it is None, going round the classes in turn.
+
+    Raises:
+        DataError: fewer than 8 images can be read.
+    """
+    images: list[LabelledImage] = []
+    skipped: list[str] = []
+    others = iter(_round_robin(candidates))
+    for candidate in others:
+        fault = _fault(candidate)
+        if fault:
+            skipped.append(fault)
+        else:
+            images.append(candidate)
+        if len(images) == MIN_IMAGES:
+            break
+    if len(images) < MIN_IMAGES:
+        reason = f"; the first that can't be read: {skipped[0]}" if skipped else ""
+        raise DataError(
+            f"expected at least {MIN_IMAGES} readable images to check the export on, found {len(images)} of "
+            f"{len(candidates)}{reason}. Name a folder of images with --images DIR"
+        )
+    return ChosenImages((*images, *others)[:count], tuple(skipped))
+
+
+def _fault(image: LabelledImage) -> str | None:
+    try:
+        read_image(image.path)
+    except ImageError as error:
+        return str(error)
+    return None
+
+
+def _round_robin(images: Iterable[LabelledImage]) -> list[LabelledImage]:
+    """Order images so that each class gives one, then another, and so on, the classes in a fixed random order.
+
+    With the classes sorted by name, 300 images of 100 classes would be all of the alphabet's beginning.
+    """
+    classes: dict[str, list[LabelledImage]] = {}
+    for image in images:
+        classes.setdefault(image.label, []).append(image)
+    order = sorted(classes)
+    order = [order[index] for index in np.random.default_rng(0).permutation(len(order))]
+    turns = max((len(members) for members in classes.values()), default=0)
+    return [classes[label][turn] for turn in range(turns) for label in order if turn < len(classes[label])]
+
+
+@dataclass(frozen=True)
+class ExportSettings:
+    """The precisions to export, and how they are made and judged.
+
+    Attributes:
+        precisions: the precisions that were asked for.
+        recurrent: the form of the recurrent branch.
+        method: how INT8's ranges follow from what was measured.
+        max_drop: the accuracy that INT8 may lose, 0 to 1.
+        give_back: whether INT8 that fails gives its most sensitive layers back to the next wider precision.
+        engine: the batch profile and workspace of TensorRT's engines.
+
+    Raises:
+        UsageError: a value is not one of those allowed.
+    """
+
+    precisions: tuple[Precision, ...] = ("fp32",)
+    recurrent: Recurrent = "auto"
+    method: Method = "percentile"
+    max_drop: float = 0.005
+    give_back: bool = False
+    engine: EngineOptions = field(default_factory=EngineOptions)
+
+    def __post_init__(self) -> None:
+        _require("--recurrent", self.recurrent, get_args(Recurrent))
+        _require("--method", self.method, METHODS)
+        if not 0 <= self.max_drop <= 1:
+            raise UsageError(f"--max-drop: expected points of accuracy from 0 to 100, found {100 * self.max_drop:g}")
+
+    @property
+    def needs_calibration(self) -> bool:
+        """Whether images are needed to calibrate on: FP16 needs the largest activations, INT8 the ranges."""
+        return self.precisions != ("fp32",)
+
+
+def choose_precisions(*, fp32: bool, fp16: bool, int8: bool) -> tuple[Precision, ...]:
+    """Return the precisions that were asked for, the widest first; FP32 where none was."""
+    asked = dict(zip(PRECISIONS, (fp32, fp16, int8), strict=True))
+    return tuple(name for name, wanted in asked.items() if wanted) or ("fp32",)
+
+
+def _require(option: str, found: str, expected: Iterable[str]) -> None:
+    if found not in expected:
+        raise UsageError(f"{option}: expected {', '.join(expected)}, found {found!r}")
+
+
+@dataclass(frozen=True)
+class ExportRequest:
+    """A model file, the images to prove it on, and the folder of the bundle.
+
+    ``calibration`` holds the candidates for calibration images; ``run`` and ``metrics`` are what the bundle's
+    provenance says of where the model came from.
+    """
+
+    model: Path
+    images: ChosenImages
+    out: Path
+    settings: ExportSettings = field(default_factory=ExportSettings)
+    calibration: tuple[LabelledImage, ...] = ()
+    run: str = ""
+    metrics: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def report(self) -> Path:
+        """The folder of the report, beside the bundle."""
+        return self.out.parent / f"{self.out.name}-report"
+
+
+def make_request(
+    model: Path | None = None,
+    *,
+    images: Path | None = None,
+    out: Path | None = None,
+    runs: Path = Path("runs"),
+    gate_images: int | None = None,
+    calib: Path | None = None,
+    settings: ExportSettings | None = None,
+) -> ExportRequest:
+    """Find what to export.
+
+    Args:
+        model: a run folder or a ``.keras`` file; by default the newest run of ``runs``.
+        images: a folder of images to check on; a run has its validation images, a file needs them named.
+        out: the bundle's folder; by default ``bundle/`` in the run, or beside the file.
+        runs: the folder of all runs.
+        gate_images: how many images to run every variant on, at least 8; by default all.
+        calib: a folder of images to calibrate on; by default the run's stratified sample of its training images.
+        settings: the precisions and how they are made; by default FP32.
+
+    Raises:
+        RunError: there is no run, or one without a trained model.
+        UsageError: there is no such file, a file came without ``images``, or fewer than 8 gate images were asked for.
+        DataError: there are too few readable images.
+    """
+    settings = settings or ExportSettings()
+    if gate_images is not None and gate_images < MIN_IMAGES:
+        raise UsageError(f"--gate-images: expected at least {MIN_IMAGES}, found {gate_images}")
+    if model is not None and not model.is_dir():
+        return _file_request(model, images, out, gate_images, calib, settings)
+    run = RunFolder.find(model, runs)
+    if not run.model.is_file():
+        raise RunError(f"{run.path}: expected a trained model.keras, found none; finish the training with --resume")
+    candidates = folder_images(images) if images else run_images(run)
+    return ExportRequest(
+        run.model,
+        choose_images(candidates, gate_images),
+        out or run.bundle,
+        settings,
+        _calibration(settings, calib, run),
+        run.name,
+        _run_metrics(run),
+    )
+
+
+def _file_request(
+    model: Path,
+    images: Path | None,
+    out: Path | None,
+    gate_images: int | None,
+    calib: Path | None,
+    settings: ExportSettings,
+) -> ExportRequest:
+    if not model.is_file():
+        raise UsageError(f"MODEL: expected a run folder or a .keras file, found nothing at {model}")
+    if images is None:
+        raise UsageError(
+            f"{model}: a model file comes without images; name a folder of real ones to check it on: --images DIR"
+        )
+    chosen = choose_images(folder_images(images), gate_images)
+    calibration = _calibration(settings, calib, None)
+    return ExportRequest(model, chosen, out or model.parent / "bundle", settings, calibration)
+
+
+def _calibration(settings: ExportSettings, calib: Path | None, run: RunFolder | None) -> tuple[LabelledImage, ...]:
+    """List the candidates for calibration images; FP32 needs none."""
+    if not settings.needs_calibration:
+        return ()
+    if calib is not None:
+        return tuple(folder_images(calib, "--calib", prefer="train"))
+    if run is None:
+        raise UsageError(
+            f"a model file comes without images, and {' and '.join(settings.precisions)} must be calibrated: name a "
+            "folder of some hundreds of training images with --calib DIR"
+        )
+    return tuple(read_list(run.images("calibration")))
+
+
+def _run_metrics(run: RunFolder) -> dict[str, float]:
+    """Read the run's measured numbers; a run interrupted before its evaluation has none."""
+    content = run.read_json(run.metrics) if run.metrics.exists() else {}
+    return {name: float(value) for name, value in content.items() if type(value) in (int, float)}

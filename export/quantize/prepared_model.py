@@ -1,0 +1,230 @@
+"""Prepares what every export begins with: the model, Keras's answers, its graphs, and what was measured on images.
+
+Each stage is a frozen value that is made from those before it:
+
+    .keras file ──► Keras model ─┬─► Reference: Keras's answers on the gate's images
+                                 └─► GraphBuilder ──► FP32 graph ─┬─► ActivationSurvey ──► evened graph ──► Int8Ranges
+                                                                  └─► ActivationPeaks, for FP16
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+
+from ...calib import (
+    SURVEYED_IMAGES,
+    Calibration,
+    CalibrationImages,
+    calibrate,
+    choose_images,
+    measure_channels,
+    measure_peaks,
+    second_moments,
+)
+from ...runtime.spec import ModelSpec
+from ...train.model import KerasModel
+from ...train.model_file import load_model, weights_sha256
+from ..convert.fp32_graph import GraphBuilder, serialize
+from ..export_request import ExportRequest
+from ..gates.reference import Reference
+from ..step_log import StepLog
+from .artifact_graph import ActivationSurvey, ArtifactGraphs, Int8Ranges
+from .calibration_graph import choose_ranges, measured_graph, product_inputs
+from .equalize import channel_tensors
+from .gpu_graph import ActivationPeaks, too_large_weights
+from .int8_weights import Rounder
+from .stale_batch_norm import batch_norm_outputs, stale_layers
+
+__all__ = ["ActivationMeasurer", "PreparedModel", "prepare"]
+
+RANGES = "ranges.npz"
+
+
+@dataclass(frozen=True, eq=False)
+class PreparedModel:
+    """A model, ready to be written as artifacts.
+
+    Attributes:
+        weights: the SHA-256 of the model's weights.
+        reference: what Keras gives on the gate's images.
+        graphs: writes artifacts from the FP32 graphs and what was measured.
+        images: the images that were calibrated on; None where FP32 alone was asked for.
+        calibration: the statistics that INT8's ranges follow from; None where INT8 was not asked for.
+    """
+
+    weights: str
+    reference: Reference
+    graphs: ArtifactGraphs
+    images: CalibrationImages | None = None
+    calibration: Calibration | None = None
+
+    @property
+    def spec(self) -> ModelSpec:
+        """The model's spec."""
+        return self.graphs.spec
+
+    @property
+    def calibration_paths(self) -> tuple[Path, ...]:
+        """The images that were calibrated on."""
+        return self.images.paths if self.images else ()
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """Sentences for every variant but FP32; the cause of a collapse comes before any of its symptoms."""
+        stale = self.graphs.survey.stale
+        return (*((stale,) if stale else ()), *(self.calibration.warnings if self.calibration else ()))
+
+    def record(self) -> dict[str, Any] | None:
+        """Return, for manifest and report, what the activations were measured on; None where they were not."""
+        if self.images is None:
+            return None
+        layer, ratio = self.graphs.survey.worst_ratio
+        content: dict[str, Any] = {
+            "images": len(self.images.paths),
+            "excluded_as_validation": self.images.excluded,
+            "duplicates": self.images.duplicates,
+            "furthest_batch_norm": {"layer": layer, "ratio": ratio},
+        }
+        if self.calibration is not None:
+            binding = self.calibration.binding
+            content |= {
+                "images_sha256": binding.images,
+                "weights_sha256": binding.weights,
+                "preprocessing_sha256": binding.preprocessing,
+                "graph_sha256": binding.graph,
+            }
+        return content
+
+
+def prepare(request: ExportRequest, log: StepLog) -> PreparedModel:
+    """Load the model, run Keras, convert, and measure what the precisions need.
+
+    Raises:
+        ModelFileError: the file is not one that hybrid-train wrote, or it is damaged.
+        ParityError: the Keras model itself gives NaN or infinity.
+        ConversionError: tf2onnx failed.
+        CalibrationError: there is no image to calibrate on.
+    """
+    with log.step("load the Keras model"):
+        model, spec = load_model(request.model)
+        weights = weights_sha256(model)
+    images, settings = request.images.images, request.settings
+    with log.step(f"run Keras on {len(images)} images", len(images)) as advance:
+        reference = Reference.of(model, spec, images, on_batch=advance)
+    for reason in reference.skipped:
+        log.say(f"passed over {reason}", style="yellow")
+    with log.step("convert to ONNX"):
+        prepared = PreparedModel(weights, reference, ArtifactGraphs(GraphBuilder(model, spec), spec))
+    if not settings.needs_calibration:
+        return prepared
+    chosen = choose_images(request.calibration, validation=[image.path for image in reference.images])
+    measurer = ActivationMeasurer(spec, chosen, tuple(image.path for image in reference.images), log)
+    surveyed = replace(
+        prepared, graphs=_surveyed(prepared.graphs, model, measurer, half="fp16" in settings.precisions), images=chosen
+    )
+    return _calibrated(surveyed, measurer, request, log) if "int8" in settings.precisions else surveyed
+
+
+def _surveyed(graphs: ArtifactGraphs, model: KerasModel, measurer: ActivationMeasurer, *, half: bool) -> ArtifactGraphs:
+    graph = graphs.source("unrolled")
+    survey = measurer.survey(model, graph)
+    return replace(graphs, survey=survey, half=measurer.half(graph) if half else None)
+
+
+def _calibrated(
+    prepared: PreparedModel, measurer: ActivationMeasurer, request: ExportRequest, log: StepLog
+) -> PreparedModel:
+    graph, method = prepared.graphs.evened("unrolled").graph, request.settings.method
+    calibration, peaks = measurer.quantized(graph, prepared.weights, request.report)
+    rounder = Rounder(measurer.moments(graph))
+    with log.step(f"choose ranges ({method})"):
+        signed, unsigned = (choose_ranges(calibration, graph, method, symmetric=item) for item in (True, False))
+    graphs = replace(prepared.graphs, int8=Int8Ranges(signed, unsigned, peaks, rounder))
+    return replace(prepared, graphs=graphs, calibration=calibration)
+
+
+@dataclass(frozen=True)
+class ActivationMeasurer:
+    """Runs graphs over images, and says what it does.
+
+    Attributes:
+        spec: the model's spec.
+        images: the images to calibrate on.
+        gate_paths: the gate's images, whose peaks count too.
+        log: reports what is being done.
+    """
+
+    spec: ModelSpec
+    images: CalibrationImages
+    gate_paths: tuple[Path, ...]
+    log: StepLog
+
+    def survey(self, model: KerasModel, graph: onnx.ModelProto) -> ActivationSurvey:
+        """Look at some of the calibration images: peaks of the channels, and whether BatchNorm's statistics fit.
+
+        Args:
+            model: the Keras model.
+            graph: the same model's graph in FP32, the recurrent branch unrolled.
+
+        Raises:
+            CalibrationError: no image can be read, or an activation is not finite.
+        """
+        paths = self.images.paths[:SURVEYED_IMAGES]
+        data = serialize(measured_graph(graph))
+        with self.log.step(f"survey the activations on {len(paths)} images", len(paths)) as advance:
+            found = measure_channels(data, paths, self.spec, channel_tensors(graph), on_batch=advance)
+        report = stale_layers(model, batch_norm_outputs(model, graph), found.statistics)
+        return ActivationSurvey(found.peaks, found.means, report.warning, report.worst)
+
+    def half(self, graph: onnx.ModelProto) -> ActivationPeaks:
+        """Measure the largest activations of the graph that FP16 is made from, over all images."""
+        return self._peaks(graph, {}, (*self.images.paths, *self.gate_paths))
+
+    def quantized(self, graph: onnx.ModelProto, weights: str, folder: Path) -> tuple[Calibration, ActivationPeaks]:
+        """Calibrate the graph that INT8 is made from, or reuse the report's statistics; measure its peaks too.
+
+        Args:
+            graph: the graph in FP32, the recurrent branch unrolled, its channels evened out.
+            weights: the SHA-256 of the model's weights.
+            folder: the report's folder, which keeps the statistics.
+
+        Raises:
+            CalibrationError: an activation is not finite.
+        """
+        data, count = serialize(measured_graph(graph)), len(self.images.paths)
+        with self.log.step(f"calibrate on {count} images", count) as advance:
+            calibration = calibrate(data, self.images, self.spec, weights, folder / RANGES, on_batch=advance)
+        self.log.say(f"          ranges {calibration.reason}")
+        seen = {name: item.peak for name, item in calibration.statistics.items()}
+        return calibration, self._peaks(graph, seen, self.gate_paths)
+
+    def moments(self, graph: onnx.ModelProto) -> dict[str, npt.NDArray[np.float32]]:
+        """Measure how the inputs of quantizable matrix products vary together: the mean of x xᵀ, (I, I), by tensor.
+
+        Without such products the dict is empty.
+
+        Args:
+            graph: the graph that ``quantized`` takes.
+
+        Raises:
+            CalibrationError: an activation is not finite.
+        """
+        part = product_inputs(graph)
+        if not part.graph.output:
+            return {}
+        count = len(self.images.paths)
+        with self.log.step(f"measure what the matrix products take on {count} images", count) as advance:
+            return second_moments(serialize(part), self.images.paths, self.spec, on_batch=advance)
+
+    def _peaks(self, graph: onnx.ModelProto, seen: Mapping[str, float], paths: tuple[Path, ...]) -> ActivationPeaks:
+        data = serialize(measured_graph(graph))
+        with self.log.step(f"measure the largest activations on {len(paths)} images", len(paths)) as advance:
+            peaks = measure_peaks(data, paths, self.spec, on_batch=advance)
+        return ActivationPeaks.of((seen, peaks), too_large_weights(graph))
