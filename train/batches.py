@@ -1,7 +1,7 @@
 """Worker threads read and preprocess batches for Keras.
 
-Memory holds a few batches, and up to ``MAX_KEPT_BYTES`` of large photographs at the model's size, however many images there
-are.
+However many images there are, memory holds a few batches, and up to ``MAX_KEPT_BYTES`` of large photographs at the
+model's size.
 """
 
 from __future__ import annotations

@@ -28,7 +28,7 @@ from ..runtime.spec import ModelSpec
 from ..runtime.storage import replacing
 from .model import KerasModel, build_model
 
-__all__ = ["first_line", "load_model", "load_pretrained", "load_weights", "read_spec", "save_model", "weights_sha256"]
+__all__ = ["first_line", "load_model", "load_pretrained", "load_weights", "save_model", "weights_sha256"]
 
 SPEC_MEMBER = "hybrid_edge.json"
 WEIGHTS_MEMBER = "model.weights.h5"
@@ -54,16 +54,6 @@ def save_model(model: KerasModel, spec: ModelSpec, path: Path) -> None:
                 "weights": weights_sha256(model),
             }
             archive.writestr(SPEC_MEMBER, json.dumps(content))
-
-
-def read_spec(path: Path) -> ModelSpec:
-    """Read the spec inside a model file, without TensorFlow building anything.
-
-    Raises:
-        ModelFileError: the file is absent, no ``.keras`` archive, or not written by hybrid-train.
-    """
-    with _open_archive(path) as archive:
-        return _read_spec(archive, path)[0]
 
 
 def load_model(path: Path, into: KerasModel | None = None) -> tuple[KerasModel, ModelSpec]:

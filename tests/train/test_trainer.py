@@ -31,7 +31,7 @@ from hybrid_edge.train.checkpoints import EpochRecorder, TrainingState
 from hybrid_edge.train.data import read_list
 from hybrid_edge.train.evaluation import evaluate
 from hybrid_edge.train.model import build_model
-from hybrid_edge.train.model_file import load_model, read_spec, save_model
+from hybrid_edge.train.model_file import load_model, save_model
 from hybrid_edge.train.run_folder import RunFolder
 from hybrid_edge.train.training_settings import PHASES, TrainSettings
 
@@ -114,7 +114,7 @@ def test_the_run_folder_holds_what_the_next_commands_need(run: RunFolder) -> Non
         "model.keras", "spec.json", "metrics.json", "history.csv", "curves.png", "confusion.png", "classes.png",
         "tensorboard", "train.txt", "validation.txt", "calibration.txt", "settings.json",
     } <= names  # fmt: skip
-    assert read_spec(run.model).class_labels == ("0", "3", "7")
+    assert ModelSpec.load(run.spec).class_labels == ("0", "3", "7")
     assert any((run.tensorboard / "phase1").rglob("events.out.tfevents.*"))
     assert RunFolder.find(runs=run.path.parent).path == run.path
     train, validation, calibration = (
