@@ -18,7 +18,8 @@ import numpy as np
 import numpy.typing as npt
 
 from ..runtime.errors import ImageError
-from ..runtime.preprocess import Frame, Preprocessor, read_image
+from ..runtime.frame import Pixels
+from ..runtime.preprocess import Preprocessor, read_image
 from ..runtime.spec import ModelSpec
 from .augment import augment
 from .data import LabelledImage
@@ -41,18 +42,18 @@ class KeptFrames:
     """
 
     def __init__(self, budget: int = MAX_KEPT_BYTES) -> None:
-        self._frames: dict[Path, Frame] = {}
+        self._frames: dict[Path, Pixels] = {}
         self._room = budget
         self._lock = threading.Lock()
 
     def __len__(self) -> int:
         return len(self._frames)
 
-    def get(self, path: Path) -> Frame | None:
+    def get(self, path: Path) -> Pixels | None:
         """Return the kept frame of an image, (S, S, 3) uint8 BGR, or None."""
         return self._frames.get(path)
 
-    def offer(self, path: Path, frame: Frame, preprocessor: Preprocessor) -> None:
+    def offer(self, path: Path, frame: Pixels, preprocessor: Preprocessor) -> None:
         """Keep a decoded photograph's resized frame, where it is large and there is room."""
         size = preprocessor.spec.image_size**2 * 3
         if frame.size <= LARGE_PHOTOGRAPH * size or size > self._room:
@@ -133,7 +134,7 @@ class Batches(keras.utils.PyDataset):  # type: ignore[misc]  # keras ships no ty
             preprocessor.fill(frame, tensors, row)
         return tensors
 
-    def _read(self, path: Path) -> Frame:
+    def _read(self, path: Path) -> Pixels:
         try:
             return read_image(path)
         except ImageError as error:

@@ -21,6 +21,7 @@ from ...runtime.errors import BundleError
 from ...runtime.manifest import Accuracy, Check, Parity, Precision, RecurrentForm, Target, Variant
 from ...runtime.storage import sweep, write_bytes
 from ..gates.comparison import Flip
+from ..gates.contact_sheet import write_flips
 from .bundle_writer import writing
 
 __all__ = [
@@ -340,8 +341,6 @@ def fill_folder(
     Raises:
         OSError: a file can't be written.
     """
-    from ..gates.contact_sheet import write_flips  # noqa: PLC0415  # --help needs no matplotlib
-
     for entry in entries:
         if entry.parity is not None:
             write_flips(folder / flips_name(entry.name), flips.get(entry.name, ()), entry.name, entry.parity.images)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..canvas.sheet import GREEN, INK, RED, Cell, Line, draw_sheet, thumbnail
+from ..canvas.sheet import DARK_INK, GREEN, RED, Cell, Line, draw_sheet, thumbnail
 from ..console import percent
 from ..errors import UsageError
 from ..opencv import cv2
@@ -78,6 +78,6 @@ def check_sheet(path: Path) -> None:
 def _cell(answers: Answers) -> Cell:
     lines = [Line(f"true: {answers.truth}")] if answers.truth is not None else []
     for name, prediction in answers.predictions.items():
-        color = INK if answers.truth is None else GREEN if prediction.label == answers.truth else RED
+        color = DARK_INK if answers.truth is None else GREEN if prediction.label == answers.truth else RED
         lines.append(Line(f"{name}: {prediction.label}", percent(prediction.probability), color))
     return Cell(thumbnail(np.asarray(answers.frame.image)), tuple(lines))

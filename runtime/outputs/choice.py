@@ -85,22 +85,22 @@ class ChosenSinks:
         if request.snapshots is not None and request.when is not None:
             condition = parse_condition(request.when, labels)
             self._files["the snapshots are"] = Snapshots(request.snapshots, condition, events=events)
-        shown = request.live and not display_problem() if request.window is None else request.window
-        window = [Window(labels, request.top_k, live=live)] if shown else []
+        has_window = request.live and not display_problem() if request.window is None else request.window
+        window = [Window(labels, request.top_k, live=live)] if has_window else []
         self.sinks: list[Sink] = [*self._open_lines(request, labels, captures), *self._files.values(), *window]
         if request.smooth is not None:
             self.sinks = [Smoothing(request.smooth, self.sinks, live=live)]
 
     def _open_lines(self, request: InferRequest, labels: tuple[str, ...], captures: Sequence[Capture]) -> list[Sink]:
-        lines: Sink = ResultTable(request.top_k, labels, live=request.live)
+        results: Sink = ResultTable(request.top_k, labels, live=request.live)
         if request.as_json:
-            lines = JsonLines(request.top_k, live=request.live, newest=request.every_frame is False)
+            results = JsonLines(request.top_k, live=request.live, newest=request.every_frame is False)
         if request.live:
-            return [lines, StatusLine(live=[capture.name for capture in captures if capture.live])]
+            return [results, StatusLine(live=[capture.name for capture in captures if capture.live])]
         totals = [getattr(capture, "total", None) for capture in captures]
         known = [total for total in totals if total is not None]
         self._progress = FileProgress(sum(known) if len(known) == len(totals) else None)
-        return [lines, self._progress]
+        return [results, self._progress]
 
     def summary(self) -> int:
         """Say on stderr how a run of files went; return 1 where one could not be read or an output written, else 0."""

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..canvas.pictures import blank, caption, fit, notice
-from ..canvas.text import Pixels
 from ..classifier import Prediction
 from ..errors import UsageError
+from ..frame import Pixels
 from ..opencv import cv2
 from ..sources.events import Events
 from .mp4 import Mp4Writer

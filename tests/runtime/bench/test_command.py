@@ -131,16 +131,6 @@ def test_reports_are_compared_and_what_changed_is_told(
     assert re.search(r"fp32-cpu b1 +whole .*same", out)
 
 
-def test_too_few_rounds_are_called_unknown_on_stdout(
-    command: Command, altered: Callable[..., BenchReport], tmp_path: Path
-) -> None:
-    for name, time in (("a", 8.0), ("b", 4.0)):
-        altered({"fp32-cpu b1": ([time] * 4, [time] * 4)}).save(tmp_path / f"{name}.json")
-    code, out, err = command("--compare", tmp_path / "a.json", tmp_path / "b.json")
-    assert code == 0, err
-    assert len(re.findall(r"fp32-cpu b1 .* 0\.500 .* unknown *$", out, re.MULTILINE)) == 2
-
-
 def test_a_prediction_measures_nothing_and_says_that_it_is_one(
     command: Command, bench_bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

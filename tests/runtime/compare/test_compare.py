@@ -20,7 +20,7 @@ from support.models.bundles import LABELS, SPEC, encode, make_bundle, sample_ima
 from hybrid_edge.runtime import Classifier, read_image
 from hybrid_edge.runtime import console as terminal
 from hybrid_edge.runtime.commands import compare as command
-from hybrid_edge.runtime.compare.comparison import find_bundles
+from hybrid_edge.runtime.compare.compare_bundles import find_bundles
 
 NAMES = ("hybrid", "cnn", "rnn")
 
