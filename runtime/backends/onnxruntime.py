@@ -142,8 +142,9 @@ class TensorSession:
     def __init__(self, model: Path | bytes, *, threads: int | None = None, simulated: bool = False) -> None:
         source = str(model) if isinstance(model, Path) else model
         kind = OnnxRuntimeSimulated if simulated else OnnxRuntimeCpu
+        options = _make_options(kind, threads)
         try:
-            self._session = _make_session(kind, source, _make_options(kind, threads))
+            self._session = _make_session(kind, source, options)
         except _faults() as error:
             raise BackendError(f"ONNX Runtime refused the graph to be measured: {_line(error)}") from error
         self.inputs: tuple[str, ...] = tuple(item.name for item in self._session.get_inputs())

@@ -206,8 +206,8 @@ def find_library(kind: LibraryKind) -> Library:
     flags = getattr(module, "NetworkDefinitionCreationFlag", None)
     if _numbers(version) < oldest or not hasattr(flags, "STRONGLY_TYPED"):
         raise BackendUnavailableError(
-            f"expected {PRODUCT_NAMES[kind]} {oldest[0]}.{oldest[1]} or later, found {version}; on a Jetson JetPack 6.1 "
-            "brings it. An older one runs the bundle on ONNX Runtime: --backend cuda or cpu"
+            f"expected {PRODUCT_NAMES[kind]} {oldest[0]}.{oldest[1]} or later, found {version}; on a Jetson JetPack "
+            "6.1 brings it. An older one runs the bundle on ONNX Runtime: --backend cuda or cpu"
         )
     return Library(module, kind, version)
 
