@@ -10,7 +10,7 @@ import os
 import sys
 import threading
 import traceback
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -241,17 +241,26 @@ def print_json(content: Mapping[str, Any]) -> None:
     typer.echo(json.dumps(content))
 
 
-def make_table(title: str, heads: Iterable[str], *, text: Collection[str] = (), caption: str = "") -> Table:
-    """Make an empty table for ``show_table``.
+def make_table(
+    title: str,
+    heads: Iterable[str],
+    rows: Iterable[Sequence[str | Text]],
+    *,
+    text: Collection[str] = (),
+    caption: str = "",
+) -> Table:
+    """Make a table for ``show_table``.
 
     Args:
         title: the line above it.
         heads: a head for each column, of several lines perhaps. The first column is for names.
+        rows: cells, as many as heads.
         text: heads of the columns of words, which begin on the left as names do; figures end on the right.
         caption: what stands below it.
     """
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=0)
-    table.title, table.title_justify = Text(title, "table.title"), "left"
+    table = Table(
+        box=box.SIMPLE_HEAD, pad_edge=False, padding=0, title=Text(title, "table.title"), title_justify="left"
+    )
     table.caption = Text(caption, "table.caption") if caption else None
     heads = list(heads)
     lines = max(head.count("\n") for head in heads)
@@ -259,6 +268,8 @@ def make_table(title: str, heads: Iterable[str], *, text: Collection[str] = (), 
         lowered = Text("\n" * (lines - head.count("\n")) + head)  # heads stand on the line, cells at their row's top
         left = number == 0 or head in text
         table.add_column(lowered, justify="left" if left else "right", no_wrap=number > 0, overflow="fold")
+    for row in rows:
+        table.add_row(*row)
     return table
 
 

@@ -7,7 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["OUTPUT_NAMES", "Frame", "Outputs"]
+__all__ = ["OUTPUT_NAMES", "Frame", "Outputs", "Pixels"]
+
+Pixels = npt.NDArray[np.uint8]  # a picture, (H, W, 3), BGR
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,7 +29,7 @@ class Frame:
 
     source: str
     index: int
-    image: npt.NDArray[np.uint8] | None
+    image: Pixels | None
     error: str | None = None
     video: bool = False
     captured: float = 0.0

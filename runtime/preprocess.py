@@ -26,12 +26,12 @@ import numpy as np
 import numpy.typing as npt
 
 from .errors import ImageError, InputError
+from .frame import Pixels
 from .opencv import MAX_PIXELS, cv2
 from .spec import ModelSpec
 
 __all__ = ["IMAGE_SUFFIXES", "MAX_PIXELS", "Preprocessor", "contract", "contract_hash", "decode_image", "read_image"]
 
-Frame = npt.NDArray[np.uint8]
 Tensor = npt.NDArray[np.float32]
 
 # GIF needs OpenCV 4.11; where it is older such a file is reported as unreadable
@@ -71,7 +71,7 @@ def contract_hash(spec: ModelSpec) -> str:
     return hashlib.sha256(json.dumps(contract(spec), sort_keys=True).encode()).hexdigest()
 
 
-def read_image(path: Path | str) -> Frame:
+def read_image(path: Path | str) -> Pixels:
     """Read an image file.
 
     Returns:
@@ -96,7 +96,7 @@ def read_image(path: Path | str) -> Frame:
     return decode_image(data, name=str(path))
 
 
-def decode_image(data: bytes, name: str = "image") -> Frame:
+def decode_image(data: bytes, name: str = "image") -> Pixels:
     """Decode an image file's bytes.
 
     Returns:
@@ -182,7 +182,7 @@ class Preprocessor:
         """Allocate a batch's inputs, those the branches use: ``image`` (N, S, S, 3), ``sequence`` (N, T, S*S/T)."""
         return {name: np.empty((batch, *shape), dtype=np.float32) for name, shape in self.spec.inputs.items()}
 
-    def __call__(self, frames: Sequence[Frame]) -> dict[str, Tensor]:
+    def __call__(self, frames: Sequence[Pixels]) -> dict[str, Tensor]:
         """Preprocess frames into newly allocated tensors.
 
         Args:
@@ -193,7 +193,7 @@ class Preprocessor:
             self.fill(frame, tensors, row)
         return tensors
 
-    def fill(self, frame: Frame, tensors: dict[str, Tensor], row: int) -> None:
+    def fill(self, frame: Pixels, tensors: dict[str, Tensor], row: int) -> None:
         """Write one frame into row ``row`` of the tensors that ``allocate`` made, or of others of their shape.
 
         A tensor that is absent is not computed.
@@ -217,7 +217,7 @@ class Preprocessor:
             size = self.spec.image_size
             cv2.transform(image, CHANNEL_MEAN, dst=tensors["sequence"][row].reshape(size, size, 1))
 
-    def resized(self, frame: Frame) -> Frame:
+    def resized(self, frame: Pixels) -> Pixels:
         """Resize a frame to a new (S, S, 3) uint8 BGR array, of which ``fill`` makes the same tensors.
 
         Args:
@@ -225,7 +225,7 @@ class Preprocessor:
         """
         return self._resize(frame).copy()
 
-    def _resize(self, frame: Frame) -> Frame:
+    def _resize(self, frame: Pixels) -> Pixels:
         size = self.spec.image_size
         height, width = frame.shape[:2]
         if self.spec.resize == "center-crop":
@@ -239,7 +239,7 @@ class Preprocessor:
         cv2.resize(frame, (size, size), dst=self._resized, interpolation=self._interpolation)
         return self._resized
 
-    def _letterbox(self, frame: Frame) -> Frame:
+    def _letterbox(self, frame: Pixels) -> Pixels:
         size = self.spec.image_size
         height, width = frame.shape[:2]
         longest = max(height, width)

@@ -129,6 +129,13 @@ def test_what_a_module_takes_from_another_is_public_there(module: str) -> None:
         assert not taken & own, f"{module} takes from {origin} what its __all__ leaves out"
 
 
+def test_a_name_means_one_thing_in_the_whole_product() -> None:
+    files = [name.rpartition(".")[2] for name, path in MODULES.items() if path.name != "__init__.py"]
+    classes = [node.name for name in MODULES for node in source(name).body if isinstance(node, ast.ClassDef)]
+    counts = Counter(files) + Counter(classes)
+    assert {name for name, count in counts.items() if count > 1} <= {"__main__", "command"}
+
+
 @every_module
 def test_every_public_name_has_a_docstring(module: str) -> None:
     assert ast.get_docstring(source(module)), f"{module} has none"

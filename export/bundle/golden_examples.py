@@ -12,9 +12,10 @@ import numpy.typing as npt
 from ...runtime.backends.base import Backend
 from ...runtime.bundle import Bundle
 from ...runtime.errors import BundleError
+from ...runtime.frame import Pixels
 from ...runtime.manifest import FileRecord, GoldenImage, GoldenRecord, Variant
 from ...runtime.opencv import cv2
-from ...runtime.preprocess import Frame, Preprocessor, contract, decode_image, read_image
+from ...runtime.preprocess import Preprocessor, contract, decode_image, read_image
 from ...runtime.spec import ModelSpec
 from ...train.data import LabelledImage
 from .bundle_writer import BundleWriter
@@ -111,7 +112,7 @@ def _is_whole(bundle: Bundle, variant: Variant) -> bool:
     return True
 
 
-def _encode(frame: Frame) -> bytes:
+def _encode(frame: Pixels) -> bytes:
     height, width = frame.shape[:2]
     factor = LONGEST_SIDE / max(height, width)
     if factor < 1:

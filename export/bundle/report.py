@@ -21,6 +21,7 @@ from ...runtime.errors import BundleError
 from ...runtime.manifest import Accuracy, Check, Parity, Precision, RecurrentForm, Target, Variant
 from ...runtime.storage import sweep, write_bytes
 from ..gates.comparison import Flip
+from ..gates.contact_sheet import write_flips
 from .bundle_writer import writing
 
 __all__ = [
@@ -106,7 +107,7 @@ def show_report(entries: Iterable[ReportEntry]) -> None:
         for line in _facts(entry):
             console.stdout.print(f"{entry.form} for {', '.join(entry.targets)}: {line}", markup=False, soft_wrap=True)
     for warning in dict.fromkeys(line for entry in rows for line in _warnings(entry)):
-        console.status.print(f"warning: {warning}", style="yellow", markup=False, soft_wrap=True)
+        console.say(f"warning: {warning}", style="yellow")
     for entry in rows:
         if entry.refused:
             console.status.print(f"refused: {entry.refused}", style="red", markup=False, soft_wrap=True)
@@ -340,8 +341,6 @@ def fill_folder(
     Raises:
         OSError: a file can't be written.
     """
-    from ..gates.contact_sheet import write_flips  # noqa: PLC0415  # --help needs no matplotlib
-
     for entry in entries:
         if entry.parity is not None:
             write_flips(folder / flips_name(entry.name), flips.get(entry.name, ()), entry.name, entry.parity.images)

@@ -9,7 +9,8 @@ import keras
 import numpy as np
 import numpy.typing as npt
 
-from ...runtime.preprocess import Frame, Preprocessor
+from ...runtime.frame import Pixels
+from ...runtime.preprocess import Preprocessor
 from ...runtime.spec import ModelSpec
 from ...train.model import KerasModel
 from ..gates.hidden_states import hidden_states
@@ -64,7 +65,7 @@ class Insides:
     """
 
     spec: ModelSpec
-    frame: Frame
+    frame: Pixels
     image: Tensor
     maps: tuple[FeatureMaps, ...]
     cnn: Tensor | None
@@ -89,7 +90,7 @@ class Insides:
         return np.asarray(self.joined * (self.weights[:, first] - self.weights[:, second]), np.float32)
 
 
-def look_inside(model: KerasModel, spec: ModelSpec, frame: Frame) -> Insides:
+def look_inside(model: KerasModel, spec: ModelSpec, frame: Pixels) -> Insides:
     """Classify one image with Keras on the CPU and keep what happened on the way.
 
     Args:

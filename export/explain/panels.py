@@ -22,7 +22,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from ...runtime.console import percent
-from ...runtime.preprocess import Frame
+from ...runtime.frame import Pixels
 from ...runtime.storage import replacing
 from .insides import FeatureMaps, Insides, Recurrent
 
@@ -120,7 +120,7 @@ def _step_axis(axis: Axes, steps: int) -> None:
     axis.set_xticks(range(1, steps + 1, 1 if steps <= MAX_TICKED_STEPS else 10))
 
 
-def _picture(axis: Axes, pixels: Frame | Array, title: str, aspect: Literal["equal", "auto"] = "equal") -> None:
+def _picture(axis: Axes, pixels: Pixels | Array, title: str, aspect: Literal["equal", "auto"] = "equal") -> None:
     axis.imshow(np.clip(pixels, 0, 1) if pixels.dtype != np.uint8 else pixels, aspect=aspect, interpolation="nearest")
     axis.set(xticks=[], yticks=[])
     axis.set_title(title, size=8, color=QUIET, loc="left")

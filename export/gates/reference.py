@@ -16,7 +16,8 @@ import numpy.typing as npt
 import tensorflow as tf
 
 from ...runtime.errors import DataError, ImageError, ParityError
-from ...runtime.preprocess import Frame, Preprocessor, read_image
+from ...runtime.frame import Pixels
+from ...runtime.preprocess import Preprocessor, read_image
 from ...runtime.spec import ModelSpec
 from ...train.data import LabelledImage
 from ...train.model import KerasModel
@@ -184,14 +185,14 @@ def _batches(
         yield [image for image, _ in chunk], tensors
 
 
-def _readable(images: Sequence[LabelledImage], skipped: list[str]) -> Iterator[tuple[LabelledImage, Frame]]:
+def _readable(images: Sequence[LabelledImage], skipped: list[str]) -> Iterator[tuple[LabelledImage, Pixels]]:
     for image in images:
         frame = _read(image, skipped)
         if frame is not None:
             yield image, frame
 
 
-def _read(image: LabelledImage, skipped: list[str]) -> Frame | None:
+def _read(image: LabelledImage, skipped: list[str]) -> Pixels | None:
     try:
         return read_image(image.path)
     except ImageError as error:

@@ -2,11 +2,6 @@
 
 A bundle and a ``BenchRequest`` come in; a ``BenchReport`` goes out, as JSON, CSV, tables or a plot. The room must not
 know training, export or live sources.
-
-    from hybrid_edge.runtime.bench import BenchRequest, bench
-
-    report = bench(BenchRequest("bundle.tar", batches=(1, 8)))
-    print({case.name: case.inference.p50 for case in report.cases})
 """
 
 from __future__ import annotations

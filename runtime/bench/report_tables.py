@@ -40,14 +40,15 @@ def show_predictions(variants: Sequence[tuple[str, int, Limit | None]], rates: R
     """Print the bounds on a device that isn't here: name, batch size and limit, None where no cost was recorded."""
     branches = _limited_branches(limit for _, _, limit in variants)
     heads = ("", "batch", "ms a\nbatch", "overlapped", "images/s", *branches.values())
-    table = make_table(f"{rates.name}: {rates.label}", heads, text=branches.values(), caption=f"rates: {rates.source}")
+    rows = []
     for name, batch, limit in variants:
-        if limit is None:
-            table.add_row(name, str(batch), *[ABSENT] * (len(heads) - 2))
-        else:
-            times = (_time(limit.ms), _time(limit.overlapped_ms), f"{1000 * batch / limit.ms:.0f}")
-            table.add_row(name, str(batch), *times, *_limited_by(limit, branches))
-    show_table(table)
+        cells = [ABSENT] * (len(heads) - 2)
+        if limit is not None:
+            rate = f"{1000 * batch / limit.ms:.0f}"
+            cells = [_time(limit.ms), _time(limit.overlapped_ms), rate, *_limited_by(limit, branches)]
+        rows.append([name, str(batch), *cells])
+    title = f"{rates.name}: {rates.label}"
+    show_table(make_table(title, heads, rows, text=branches.values(), caption=f"rates: {rates.source}"))
     if any(limit is None for _, _, limit in variants):
         say(NO_COST, style="yellow")
 
@@ -55,18 +56,18 @@ def show_predictions(variants: Sequence[tuple[str, int, Limit | None]], rates: R
 def show_changes(found: ReportChanges) -> None:
     """Print what got faster or slower, and on stderr what makes the reports unlike."""
     heads = ("", "part", "first", "second", "ratio", "95 %", "verdict")
-    caption = (
-        "ratio of the medians of the rounds, and its bootstrap interval; faster or slower: all of that is beyond "
-        f"1 ± {SAME_WITHIN:.0%}"
-    )
-    table = make_table("second / first, ms a batch", heads, text=("part", "verdict"), caption=caption)
+    rows: list[list[str | Text]] = []
     for change in found.changes:
         verdict = Text(change.verdict, VERDICT_COLOURS[change.verdict])
         if change.noisy and not change.few:
             verdict.append(" (noisy)", "yellow")
         times, interval = (_time(change.first), _time(change.second)), f"{change.low:.3f} .. {change.high:.3f}"
-        table.add_row(change.name, change.part, *times, f"{change.ratio:.3f}", interval, verdict)
-    show_table(table)
+        rows.append([change.name, change.part, *times, f"{change.ratio:.3f}", interval, verdict])
+    caption = (
+        "ratio of the medians of the rounds, and its bootstrap interval; faster or slower: all of that is beyond "
+        f"1 ± {SAME_WITHIN:.0%}"
+    )
+    show_table(make_table("second / first, ms a batch", heads, rows, text=("part", "verdict"), caption=caption))
     for which, names in (("first", found.only_first), ("second", found.only_second)):
         if names:
             say(f"only in the {which}: {', '.join(names)}")
@@ -76,67 +77,68 @@ def show_changes(found: ReportChanges) -> None:
 
 def _show_latency(report: BenchReport) -> None:
     powered = any(case.joules_per_frame is not None for case in report.cases)
-    heads = ("", "batch", "p50", "p90", "p99", "mean", "img/s", "spread", "whole", "whole\nimg/s")
+    heads = ["", "batch", "p50", "p90", "p99", "mean", "img/s", "spread", "whole", "whole\nimg/s"]
+    rows: list[list[str | Text]] = []
+    for case, name in _with_names(report.cases):
+        stats = case.inference
+        row = [
+            name,
+            str(case.batch),
+            *map(_time, (stats.p50, stats.p90, stats.p99, stats.mean)),
+            _throughput(case.images_per_s),
+            Text(f"{case.spread:.1%} noisy", "bold yellow") if case.noisy else f"{case.spread:.1%}",
+            _time(case.whole.p50),
+            _throughput(case.whole_images_per_s),
+        ]
+        if powered:
+            row.append(ABSENT if case.joules_per_frame is None else f"{case.joules_per_frame:.3g}")
+        rows.append(row)
     caption = (
         "inference: tensors in memory to probabilities; whole: BGR frame to label; img/s: images a second. spread: "
         f"10th to 90th percentile of the rounds' medians, of inference or whole; over {NOISY:.0%}, or with fewer than "
         f"{MIN_ROUNDS} rounds, a case is noisy"
     )
-    table = make_table("latency, ms a batch", (*heads, *(["J/frame"] if powered else [])), caption=caption)
-    for case, name in _with_names(report.cases):
-        stats = case.inference
-        spread = Text(f"{case.spread:.1%} noisy", "bold yellow") if case.noisy else f"{case.spread:.1%}"
-        table.add_row(
-            name,
-            str(case.batch),
-            *map(_time, (stats.p50, stats.p90, stats.p99, stats.mean)),
-            _throughput(case.images_per_s),
-            spread,
-            _time(case.whole.p50),
-            _throughput(case.whole_images_per_s),
-            *([ABSENT if case.joules_per_frame is None else f"{case.joules_per_frame:.3g}"] if powered else []),
-        )
-    show_table(table)
+    show_table(make_table("latency, ms a batch", [*heads, "J/frame"] if powered else heads, rows, caption=caption))
 
 
 def _show_stages(report: BenchReport) -> None:
     present = [name for name in (*STAGES, UNSPLIT) if any(name in case.stages for case in report.cases)]
-    heads = ("", "batch", *(STAGE_HEADS.get(name, name) for name in present))
+    heads = ["", "batch", *(STAGE_HEADS.get(name, name) for name in present)]
+    rows = [
+        [name, str(case.batch), *(_time(case.stages[item]) if item in case.stages else ABSENT for item in present)]
+        for case, name in _with_names(report.cases)
+    ]
     caption = "branches: the engine's profile, taken apart from the timing, scaled to the inference without copies"
-    table = make_table("where the time goes, ms a batch", heads, caption=caption)
-    for case, name in _with_names(report.cases):
-        stages = case.stages
-        table.add_row(name, str(case.batch), *(_time(stages[item]) if item in stages else ABSENT for item in present))
-    show_table(table)
+    show_table(make_table("where the time goes, ms a batch", heads, rows, caption=caption))
 
 
 def _show_limits(report: BenchReport) -> None:
     """Print the limit beside the inference of the cases that have one, and whose rates it is from."""
-    limited = [(case, name) for case, name in _with_names(report.cases) if case.limit]
-    if not limited or report.rates is None:
-        return
-    branches = _limited_branches(case.limit for case, _ in limited)
+    rates = report.rates or {}
+    branches = _limited_branches(case.limit for case in report.cases)
     heads = ("", "batch", "p50", "limit", "of it", *branches.values())
-    rates = dict.fromkeys(_rates_line(report.rates[case.target]) for case, _ in limited)
-    caption = "\n".join(("limit: the least time that the inference could take; of it: limit / p50", *rates))
-    table = make_table("the limit, ms a batch", heads, text=branches.values(), caption=caption)
-    for case, name in limited:
-        if case.limit and case.of_limit is not None:
+    captions = {"limit: the least time that the inference could take; of it: limit / p50": None}
+    rows = []
+    for case, name in _with_names([case for case in report.cases if case.limit]):
+        if case.limit is not None and case.of_limit is not None:
             times = (_time(case.inference.p50), _time(case.limit.ms), f"{case.of_limit:.0%}")
-            table.add_row(name, str(case.batch), *times, *_limited_by(case.limit, branches))
-    show_table(table)
+            rows.append([name, str(case.batch), *times, *_limited_by(case.limit, branches)])
+            captions[_rates_line(rates[case.target])] = None
+    if rows:
+        show_table(
+            make_table("the limit, ms a batch", heads, rows, text=branches.values(), caption="\n".join(captions))
+        )
 
 
 def _show_starts(report: BenchReport) -> None:
-    if not report.starts:
-        return
     parts = ("imports", "opening", "golden\ncheck", "one\nframe", "peak\nMiB", "GPU\nMiB")
-    table = make_table("a fresh process, medians", ("", "first\nprediction, s", *parts))
+    rows = []
     for name, start in report.starts.items():
         seconds = (start.seconds, start.imports, start.opening, start.golden, start.first)
         gpu = ABSENT if start.gpu_mib is None else f"{start.gpu_mib:.0f}"
-        table.add_row(name, *(f"{value:.3f}" for value in seconds), f"{start.peak_mib:.0f}", gpu)
-    show_table(table)
+        rows.append([name, *(f"{value:.3f}" for value in seconds), f"{start.peak_mib:.0f}", gpu])
+    if rows:
+        show_table(make_table("a fresh process, medians", ("", "first\nprediction, s", *parts), rows))
 
 
 def _limited_branches(limits: Iterable[Limit | None]) -> dict[str, str]:

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..console import percent
+from ..frame import Pixels
 from ..opencv import cv2
-from .text import BOLD, Color, Pixels, default_font
+from .text import BOLD, Color, default_font
 
 __all__ = [
     "ACCENT",

@@ -7,20 +7,21 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ..frame import Pixels
 from ..opencv import cv2
 from .pictures import Box, fit
-from .text import BOLD, Color, Pixels, default_font
+from .text import BOLD, Color, default_font
 
-__all__ = ["GREEN", "INK", "PICTURE_SIDE", "RED", "Cell", "Line", "draw_sheet", "thumbnail"]
+__all__ = ["DARK_INK", "GREEN", "PICTURE_SIDE", "RED", "Cell", "Line", "draw_sheet", "thumbnail"]
 
 PAPER: Color = (255, 255, 255)
-INK: Color = (40, 40, 40)
+DARK_INK: Color = (40, 40, 40)
 QUIET_INK: Color = (120, 120, 120)
 GREEN: Color = (45, 125, 25)
 RED: Color = (40, 40, 205)
 
 PICTURE_SIDE = 128  # pixels, the longer side of a picture
-MARGIN = 8  # pixels around everything
+SHEET_MARGIN = 8  # pixels around everything
 CELL_GAP = 20  # pixels
 TITLE_SIZE, TEXT_SIZE = 17, 13  # pixels
 LINE_STEP = 17  # pixels from line to line
@@ -33,7 +34,7 @@ class Line:
 
     left: str
     right: str = ""
-    color: Color = INK
+    color: Color = DARK_INK
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,18 +75,18 @@ def draw_sheet(
         The sheet, (H, W, 3) uint8 BGR.
     """
     lines = max((len(cell.lines) for cell in cells), default=0)
-    height = picture + lines * LINE_STEP + 2 * MARGIN
+    height = picture + lines * LINE_STEP + 2 * SHEET_MARGIN
     columns = min(columns, max(len(cells), 1))
     bold, font = default_font(BOLD), default_font()
     title, note = bold.drawable(title), font.drawable(note)
-    text_width = max(bold.width(title, TITLE_SIZE), font.width(note, TEXT_SIZE)) + 2 * MARGIN
-    sheet_width = max(2 * MARGIN + columns * width - CELL_GAP, text_width)
+    text_width = max(bold.width(title, TITLE_SIZE), font.width(note, TEXT_SIZE)) + 2 * SHEET_MARGIN
+    sheet_width = max(2 * SHEET_MARGIN + columns * width - CELL_GAP, text_width)
     sheet = np.full((HEAD_HEIGHT + -(-len(cells) // columns) * height, sheet_width, 3), PAPER, np.uint8)
-    bold.draw(sheet, title, (MARGIN, 24), TITLE_SIZE, INK)
-    font.draw(sheet, note, (MARGIN, 44), TEXT_SIZE, QUIET_INK)
+    bold.draw(sheet, title, (SHEET_MARGIN, 24), TITLE_SIZE, DARK_INK)
+    font.draw(sheet, note, (SHEET_MARGIN, 44), TEXT_SIZE, QUIET_INK)
     for number, cell in enumerate(cells):
         row, column = divmod(number, columns)
-        place = Box(MARGIN + column * width, HEAD_HEIGHT + row * height, width - CELL_GAP, height)
+        place = Box(SHEET_MARGIN + column * width, HEAD_HEIGHT + row * height, width - CELL_GAP, height)
         _draw_cell(place.view(sheet), cell, picture)
     return sheet
 
@@ -98,6 +99,6 @@ def _draw_cell(place: Pixels, cell: Cell, picture: int) -> None:
         baseline = picture + number * LINE_STEP
         right = font.cut(line.right, TEXT_SIZE, width)
         taken = font.width(right, TEXT_SIZE)
-        left = font.cut(line.left, TEXT_SIZE, width - taken - (MARGIN if right else 0))
+        left = font.cut(line.left, TEXT_SIZE, width - taken - (SHEET_MARGIN if right else 0))
         font.draw(place, left, (0, baseline), TEXT_SIZE, line.color)
         font.draw(place, right, (width - taken, baseline), TEXT_SIZE, line.color)

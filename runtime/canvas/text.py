@@ -13,14 +13,13 @@ from collections.abc import Callable
 from functools import lru_cache
 
 import numpy as np
-import numpy.typing as npt
 
 from ..console import printable
+from ..frame import Pixels
 from ..opencv import cv2
 
-__all__ = ["BOLD", "Color", "Font", "Pixels", "StrokeFont", "TrueTypeFont", "default_font"]
+__all__ = ["BOLD", "Color", "Font", "StrokeFont", "TrueTypeFont", "default_font"]
 
-Pixels = npt.NDArray[np.uint8]
 Color = tuple[int, int, int]  # blue, green, red
 BOLD = 600  # a font's weight, from 100 to 900
 PROBE_SIZE = 24  # pixels: where a character is drawn on its own, to see whether the font has it

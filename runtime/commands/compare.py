@@ -66,7 +66,7 @@ def compare(
 
     Example: hybrid-compare photos/test --bundle runs/cnn --with runs/rnn --with runs/hybrid
     """
-    from ..compare.comparison import compare_bundles  # noqa: PLC0415  # --help should not wait for it
+    from ..compare.compare_bundles import compare_bundles  # noqa: PLC0415  # --help should not wait for it
     from ..engines.engine_options import EngineOptions  # noqa: PLC0415
 
     code = compare_bundles(

@@ -8,14 +8,14 @@ from pathlib import Path
 
 import numpy as np
 
-from ..canvas.sheet import GREEN, INK, RED, Cell, Line, draw_sheet, thumbnail
+from ..canvas.sheet import DARK_INK, GREEN, RED, Cell, Line, draw_sheet, thumbnail
 from ..console import percent
 from ..errors import UsageError
 from ..opencv import cv2
 from ..storage import write_bytes
 from .answers import Answers
 
-__all__ = ["Differences", "check_sheet"]
+__all__ = ["Differences"]
 
 MAX_PICTURES = 60
 
@@ -63,21 +63,9 @@ class Differences:
             ) from None
 
 
-def check_sheet(path: Path) -> None:
-    """Refuse a sheet that can't be written there, which would otherwise be told after the last image.
-
-    Raises:
-        UsageError: the name is not that of a PNG, or its folder does not exist.
-    """
-    if path.suffix.lower() != ".png" or path.is_dir():
-        raise UsageError(f"--sheet: expected the name of a PNG to write, found {path}; name one as in differences.png")
-    if not path.parent.is_dir():
-        raise UsageError(f"--sheet: expected the folder {path.parent} to exist, found none; create it")
-
-
 def _cell(answers: Answers) -> Cell:
     lines = [Line(f"true: {answers.truth}")] if answers.truth is not None else []
     for name, prediction in answers.predictions.items():
-        color = INK if answers.truth is None else GREEN if prediction.label == answers.truth else RED
+        color = DARK_INK if answers.truth is None else GREEN if prediction.label == answers.truth else RED
         lines.append(Line(f"{name}: {prediction.label}", percent(prediction.probability), color))
     return Cell(thumbnail(np.asarray(answers.frame.image)), tuple(lines))

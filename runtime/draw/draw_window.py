@@ -8,8 +8,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
+from ..frame import Pixels
 from ..opencv import cv2
 from ..outputs.display import QUIT_KEYS, close_window, is_visible, pressed_key
 from .digits import drawn_frame
@@ -29,8 +29,6 @@ MAX_NOTCHES = 60  # notches of the wheel that count, as Qt stops zooming at a hu
 ERASES = (cv2.EVENT_RBUTTONDOWN, cv2.EVENT_RBUTTONDBLCLK)
 PRESSES = (cv2.EVENT_LBUTTONDOWN, cv2.EVENT_LBUTTONDBLCLK, *ERASES)  # Qt calls the second of two a double click
 RELEASES = (cv2.EVENT_LBUTTONUP, cv2.EVENT_RBUTTONUP)
-
-Frame = npt.NDArray[np.uint8]
 
 
 class DrawWindow:
@@ -61,7 +59,7 @@ class DrawWindow:
         self._readings: list[Reading] = []
         self._answered_changes = 0  # the paper's ``changes`` when the answers were made
         self._answered_at = 0.0
-        self._answered_frame: Frame | None = (
+        self._answered_frame: Pixels | None = (
             None  # the frame they are about, as a stroke of the eraser may change nothing
         )
         self._live_due = 0.0  # when live mode may predict again
@@ -167,11 +165,11 @@ class DrawWindow:
     def _save(self) -> None:
         self._message = "nothing is drawn" if self._paper.empty else save_drawing(self._paper.ink, self._saved)
 
-    def _frame(self) -> Frame | None:
+    def _frame(self) -> Pixels | None:
         """Return what the models see of the paper now, (28, 28) uint8; None where it is empty."""
         return None if self._paper.empty else drawn_frame(self._paper.ink)
 
-    def _outdated(self, frame: Frame | None) -> bool:
+    def _outdated(self, frame: Pixels | None) -> bool:
         """Return whether the answers are about another frame, and in live mode no newer ones are on their way."""
         if frame is None or self._answered_frame is None:
             return frame is not self._answered_frame

@@ -9,9 +9,10 @@ import numpy as np
 import numpy.typing as npt
 
 from ..canvas.pictures import ACCENT, DIM, TEXT, TRACK, Box, blank, fill
-from ..canvas.text import BOLD, Color, Pixels, default_font
+from ..canvas.text import BOLD, Color, default_font
 from ..classifier import Prediction
 from ..console import percent
+from ..frame import Pixels
 from ..opencv import cv2
 from .paper import PAPER_SIDE
 from .readers import Reading
@@ -83,10 +84,10 @@ def _draw_paper(pixels: Pixels, view: View) -> None:
 
 def _draw_seen(page: Pixels, frame: npt.NDArray[np.uint8] | None) -> None:
     side = 28 * SEEN_SCALE
-    place = Box(PAPER_BOX.x + PAPER_SIDE - side, (MARGIN - side) // 2, side, side).view(page)
-    fill(place, (0, 0, 0))
+    area = Box(PAPER_BOX.x + PAPER_SIDE - side, (MARGIN - side) // 2, side, side).view(page)
+    fill(area, (0, 0, 0))
     if frame is not None:
-        place[:] = cv2.resize(frame, (side, side), interpolation=cv2.INTER_NEAREST)[:, :, None]
+        area[:] = cv2.resize(frame, (side, side), interpolation=cv2.INTER_NEAREST)[:, :, None]
 
 
 def _draw_text(page: Pixels, view: View) -> None:
@@ -121,23 +122,23 @@ def _draw_readings(panel: Pixels, view: View) -> None:
     block = (HEIGHT - PART_GAP) // len(view.names)
     tones = OUTDATED if view.outdated else _Tones()
     for number, (name, variant) in enumerate(view.names):
-        place = panel[PART_GAP + number * block :][: block - BLOCK_GAP]
+        area = panel[PART_GAP + number * block :][: block - BLOCK_GAP]
         reading = view.readings[number] if number < len(view.readings) else None
-        _draw_heading(place[:HEADING], name, variant, reading, tones)
+        _draw_heading(area[:HEADING], name, variant, reading, tones)
         if reading is not None:
-            _draw_bars(place[HEADING:], reading.prediction, tones)
+            _draw_bars(area[HEADING:], reading.prediction, tones)
         elif number == 0:
             text = default_font().cut(INVITATION, 14, panel.shape[1])
-            default_font().draw(place, text, (0, HEADING + 18), 14, DIM)
+            default_font().draw(area, text, (0, HEADING + 18), 14, DIM)
 
 
 def _draw_heading(pixels: Pixels, name: str, variant: str, reading: Reading | None, tones: _Tones) -> None:
     font, bold = default_font(), default_font(BOLD)
-    said = "" if reading is None else bold.cut(reading.prediction.label, 26, pixels.shape[1] // 2)
-    taken = bold.width(said, 26)
-    if said:
-        bold.draw(pixels, said, (pixels.shape[1] - taken, 25), 26, tones.label)
-    room = pixels.shape[1] - taken - PART_GAP
+    label = "" if reading is None else bold.cut(reading.prediction.label, 26, pixels.shape[1] // 2)
+    label_width = bold.width(label, 26)
+    if label:
+        bold.draw(pixels, label, (pixels.shape[1] - label_width, 25), 26, tones.label)
+    room = pixels.shape[1] - label_width - PART_GAP
     name = bold.cut(name, 16, room)
     bold.draw(pixels, name, (0, 22), 16, TEXT)
     start = bold.width(name, 16) + PART_GAP

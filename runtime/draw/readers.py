@@ -135,5 +135,5 @@ def _differ(names: Sequence[str]) -> bool:
 
 def _own_name(path: Path) -> str:
     """Return NAME for ``runs/NAME/bundle``, ``runs/NAME`` and ``NAME.tar``."""
-    whole = path.resolve()
-    return whole.parent.name if whole.name == "bundle" else whole.stem
+    absolute = path.resolve()
+    return absolute.parent.name if absolute.name == "bundle" else absolute.stem

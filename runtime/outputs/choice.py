@@ -15,8 +15,9 @@ import numpy.typing as npt
 from ..console import say
 from ..infer_request import InferRequest
 from ..sources.events import Event, Events, Kind
+from ..storage import check_writable
 from .display import display_problem, require_display
-from .recorder import Recorder, check_recording
+from .recorder import Recorder
 from .result_lines import FileProgress, JsonLines, ResultTable
 from .sink import Result, Sink, Status
 from .snapshots import Snapshots, parse_condition, prepare_folder
@@ -49,7 +50,7 @@ def check_outputs(request: InferRequest, labels: tuple[str, ...] | None = None) 
     if labels is not None:
         return
     if request.save is not None:
-        check_recording(request.save)
+        check_writable("--save", request.save, ".mp4")
     if request.snapshots is not None:
         prepare_folder(request.snapshots)
     if request.window:
@@ -85,22 +86,22 @@ class ChosenSinks:
         if request.snapshots is not None and request.when is not None:
             condition = parse_condition(request.when, labels)
             self._files["the snapshots are"] = Snapshots(request.snapshots, condition, events=events)
-        shown = request.live and not display_problem() if request.window is None else request.window
-        window = [Window(labels, request.top_k, live=live)] if shown else []
+        has_window = request.live and not display_problem() if request.window is None else request.window
+        window = [Window(labels, request.top_k, live=live)] if has_window else []
         self.sinks: list[Sink] = [*self._open_lines(request, labels, captures), *self._files.values(), *window]
         if request.smooth is not None:
             self.sinks = [Smoothing(request.smooth, self.sinks, live=live)]
 
     def _open_lines(self, request: InferRequest, labels: tuple[str, ...], captures: Sequence[Capture]) -> list[Sink]:
-        lines: Sink = ResultTable(request.top_k, labels, live=request.live)
+        results: Sink = ResultTable(request.top_k, labels, live=request.live)
         if request.as_json:
-            lines = JsonLines(request.top_k, live=request.live, newest=request.every_frame is False)
+            results = JsonLines(request.top_k, live=request.live, newest=request.every_frame is False)
         if request.live:
-            return [lines, StatusLine(live=[capture.name for capture in captures if capture.live])]
+            return [results, StatusLine(live=[capture.name for capture in captures if capture.live])]
         totals = [getattr(capture, "total", None) for capture in captures]
         known = [total for total in totals if total is not None]
         self._progress = FileProgress(sum(known) if len(known) == len(totals) else None)
-        return [lines, self._progress]
+        return [results, self._progress]
 
     def summary(self) -> int:
         """Say on stderr how a run of files went; return 1 where one could not be read or an output written, else 0."""

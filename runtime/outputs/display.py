@@ -73,8 +73,10 @@ def _try_window(named: tuple[tuple[str, str], ...]) -> str | None:
         return f"{where}: expected a display, found one that did not open a window within {PROBE_TIMEOUT:.0f} s"
     if probe.returncode == 0:
         return None
-    said = [line.strip() for line in probe.stderr.splitlines() if line.strip()]
-    reason = next((line for line in said if "could not connect" in line or "error:" in line.lower()), "no reason given")
+    messages = [line.strip() for line in probe.stderr.splitlines() if line.strip()]
+    reason = next(
+        (line for line in messages if "could not connect" in line or "error:" in line.lower()), "no reason given"
+    )
     return f"{where}: expected a display, found none that opens a window ({reason[:200]})"
 
 

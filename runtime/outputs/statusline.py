@@ -116,9 +116,9 @@ class StatusLine(Sink):
         grid.expand = True
         for source in status.sources[:MAX_LINES]:
             label, probability = self._labels.get(self._kept_as(source.name), ("", None))
-            shown = "" if probability is None or not source.flowing else percent(probability)
+            percentage = "" if probability is None or not source.flowing else percent(probability)
             state = Text(printable(label)) if source.flowing else Text("no frames", style="yellow")
-            grid.add_row(printable(source.name), state, shown, _counts(source))
+            grid.add_row(printable(source.name), state, percentage, _counts(source))
         hidden = len(status.sources) - MAX_LINES
         rest = [Text(f"and {hidden} more sources", style="dim")] if hidden > 0 else []
         return Group(grid, *rest, Text(_totals(status), no_wrap=True, overflow="ellipsis"))

@@ -7,7 +7,7 @@ import time
 from collections.abc import Collection, Sequence
 
 from ..canvas.pictures import BACKGROUND, DIM, TEXT, WARNING, Bars, Box, blank, dim, fill, fit, notice, text_row
-from ..canvas.text import Pixels
+from ..frame import Pixels
 from ..opencv import cv2
 from ..sources.events import Event
 from .display import QUIT_KEYS, close_window, is_visible, pressed_key, require_display
@@ -123,8 +123,8 @@ class Window(Sink):
         fill(self.picture, BORDER)
         gap = TILE_GAP if len(tiles) > 1 else 0
         for number, tile in enumerate(tiles):
-            place = Box(number % columns * width, number // columns * height, width - gap, height - gap)
-            tile.draw(place.view(self.picture), size)
+            box = Box(number % columns * width, number // columns * height, width - gap, height - gap)
+            tile.draw(box.view(self.picture), size)
         self._draw_foot(self.picture[-foot:], size, len(self._tiles) - len(tiles))
         cv2.imshow(self._title, self.picture)
         self._drawn_at, self._changed = time.monotonic(), False
@@ -222,9 +222,9 @@ class Tile:
         if self._trouble is not None and self._trouble.detail:
             lines.append(self._trouble.detail)
         notice(view, lines, round(size * 1.2))
-        shown = self._pictured
-        if shown is not None and shown.frame.timestamp:
-            clock = time.strftime("%H:%M:%S", time.localtime(shown.frame.timestamp))
+        pictured = self._pictured
+        if pictured is not None and pictured.frame.timestamp:
+            clock = time.strftime("%H:%M:%S", time.localtime(pictured.frame.timestamp))
             text_row(below, f"the picture is from {clock}", "", size, (DIM, DIM))
 
 

@@ -31,6 +31,7 @@ from .dataflow import Pipeline, PipelineOptions
 
 if TYPE_CHECKING:
     from ..classifier import Classifier
+    from ..sources.capture import Capture
 
 __all__ = ["classify", "closed_in_time"]
 
@@ -54,14 +55,11 @@ def classify(request: InferRequest, signals: StopSignals, heartbeat: Heartbeat |
     events = Events()
     for _ in range(int(os.environ.pop(REPLACED, "0"))):  # the workers that were given up before this one
         events.report("engine-hung")
-    options = CaptureOptions(request.width, request.height, request.fps, request.every_frame)
-    captures = open_captures(request.sources, options, events)
-    for note in filter(None, map(reading_note, request.sources)):
-        say(note)
+    captures = _open_sources(request, events)
     latest = None if request.every_frame is None else not request.every_frame
     plan = PipelineOptions(request.batch_size, request.max_wait, latest)
     check_outputs(request)
-    classifier = _open(request, heartbeat)
+    classifier = _open_classifier(request, heartbeat)
     with closed_in_time(classifier, None if heartbeat else request.hang_timeout) as unfinished:
         from ..classifier import announce  # noqa: PLC0415  # loaded by now, and not before the spinner turns
 
@@ -99,15 +97,18 @@ def closed_in_time(classifier: Classifier, seconds: float | None) -> Iterator[li
     try:
         yield unfinished
     finally:
-        if not unfinished:
-            # an engine waits for what was begun on its device before it gives the memory back, and some never answer
-            try:
-                start_in_background(classifier.close, "closing").result(seconds)
-            except NotInTime:
-                unfinished.append("closing the engine")
+        # an engine waits for what was begun on its device before it gives the memory back, and some never answer
+        closing = None if unfinished else start_in_background(classifier.close, "closing")
+        try:
+            if closing is not None:
+                closing.result(seconds)
+        except NotInTime:
+            unfinished.append("closing the engine")
+        finally:
+            if closing is None or not closing.done():
+                console.leave_at_once()
         if unfinished:
             say(f"{', '.join(unfinished)} did not end in time and was left behind", style="yellow")
-            console.leave_at_once()
 
 
 class LatestStatus(Sink):
@@ -131,7 +132,15 @@ class LatestStatus(Sink):
         self._last = status
 
 
-def _open(request: InferRequest, heartbeat: Heartbeat | None) -> Classifier:
+def _open_sources(request: InferRequest, events: Events) -> list[Capture]:
+    options = CaptureOptions(request.width, request.height, request.fps, request.every_frame)
+    captures = open_captures(request.sources, options, events)
+    for note in filter(None, map(reading_note, request.sources)):
+        say(note)
+    return captures
+
+
+def _open_classifier(request: InferRequest, heartbeat: Heartbeat | None) -> Classifier:
     engine = EngineOptions.from_flags(request.profile, request.workspace, build=request.build)
     with waiting("opening the bundle") as stop:
         bundle = Bundle.open(request.bundle)

@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping, MutableMapping
 from dataclasses import asdict, dataclass, field
 from typing import Literal
 
-from ..sources.blocking import BLOCKING_CALLS, CALL_PREFIX
+from ..sources.blocking import BLOCKING_CALLS
 from .signals import takes
 
 __all__ = ["START_TIMEOUT", "VARIABLE", "Beat", "Heartbeat", "find_overdue"]
@@ -95,11 +95,11 @@ class Heartbeat:
         self._since = time.monotonic()
 
     def running(self, stages: Readings, counts: Readings) -> None:
-        """Note that frames flow from here on; the heartbeat's thread calls both for each beat.
+        """Note that frames flow from here on.
 
         Args:
-            stages: returns for how many seconds each stage has been in its current call, by name.
-            counts: returns what was counted so far, by name.
+            stages: called before each beat; returns for how many seconds each stage has been in its current call.
+            counts: called likewise; returns what was counted so far.
         """
         self._stages, self._counts = stages, counts
         self._enter("running")
@@ -129,9 +129,7 @@ class Heartbeat:
         phase, most = self._phase, now - awake
         since = min(now - self._since, most)
         stages = {name: min(seconds, most) for name, seconds in self._stages().items()}
-        calls = {
-            name.removeprefix(f"{CALL_PREFIX} "): min(seconds, most) for name, seconds in BLOCKING_CALLS.busy().items()
-        }
+        calls = {name: min(seconds, most) for name, seconds in BLOCKING_CALLS.busy().items()}
         silence = min(SILENCE_TIMEOUT, self._hang_timeout)
         within = {"starting": START_TIMEOUT, "running": silence, "stopping": self._hang_timeout}[phase]
         overdue = find_overdue(phase, since, stages, calls, self._hang_timeout)
@@ -151,13 +149,13 @@ class Heartbeat:
 def find_overdue(
     phase: Phase, since: float, stages: Mapping[str, float], calls: Mapping[str, float], hang_timeout: float
 ) -> tuple[str, float, bool]:
-    """Return ``overdue``, ``seconds`` and ``source`` of a ``Beat``.
+    """Return ``overdue``, ``seconds`` and ``source`` of a ``Beat``; every argument but the phase is in seconds.
 
     Args:
         phase: what the worker is doing.
-        since: for how many seconds it has been doing that; while it starts, since its last progress.
-        stages: for how many seconds each stage has been in one call.
-        calls: for how many seconds each call of a source has lasted.
+        since: how long it has been doing that; while it starts, since its last progress.
+        stages: how long each stage has been in one call.
+        calls: how long each call of a source has lasted.
         hang_timeout: the limit of a stage, and of the worker's end.
     """
     watched = [

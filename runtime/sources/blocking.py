@@ -19,9 +19,8 @@ from ..errors import SourceError
 if TYPE_CHECKING:  # the supervisor uses this module without OpenCV
     from ..opencv import cv2
 
-__all__ = ["BLOCKING_CALLS", "CALL_PREFIX", "READ_WAIT", "BlockingCalls", "open_capture", "run_aside"]
+__all__ = ["BLOCKING_CALLS", "READ_WAIT", "BlockingCalls", "open_capture", "run_aside"]
 
-CALL_PREFIX = "call"  # in front of the descriptions that ``busy`` gives
 POLL_INTERVAL = 0.05  # seconds between two looks at ``stop``
 READ_WAIT = 1.0  # seconds that one read of a live source waits at most; a stop is noticed by then
 
@@ -55,11 +54,11 @@ class BlockingCalls:
                 del self._running[key]
 
     def busy(self) -> Mapping[str, float]:
-        """Return each call's seconds so far, by ``call`` and its description; of several alike the longest."""
+        """Return each call's seconds so far, by its description; of several alike the longest."""
         now = time.monotonic()
         with self._lock:
             running = list(self._running.values())
-        return {f"{CALL_PREFIX} {what}": now - since for what, since in sorted(running, key=lambda item: -item[1])}
+        return {what: now - since for what, since in sorted(running, key=lambda item: -item[1])}
 
 
 BLOCKING_CALLS = BlockingCalls()
@@ -111,7 +110,7 @@ def open_capture(
         SourceError: ``stop`` was set.
     """
 
-    def opened() -> cv2.VideoCapture:
+    def open_noted() -> cv2.VideoCapture:
         with BLOCKING_CALLS.noted(f"open {what}"):
             return opener()
 
@@ -119,4 +118,4 @@ def open_capture(
         with BLOCKING_CALLS.noted(f"release {what}"):
             capture.release()
 
-    return run_aside(opened, release, stop, turn=turn)
+    return run_aside(open_noted, release, stop, turn=turn)

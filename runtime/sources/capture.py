@@ -16,11 +16,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
-import numpy as np
-import numpy.typing as npt
-
 from ..errors import ImageError, SourceError
-from ..frame import Frame
+from ..frame import Frame, Pixels
 from ..opencv import cv2
 from .camera import open_node
 from .child import ChildConnection, csi_pipeline, rtsp_pipeline
@@ -41,8 +38,6 @@ JITTER = 0.3  # share of a delay taken off at random, so that cameras lost toget
 SIGNAL_LAG = 0.2  # seconds by which Ctrl-C may reach a child process before this one
 STEADY_FLOW = 3.0  # seconds of frames after which delays start small again
 
-Image = npt.NDArray[np.uint8]
-
 
 class Connection(Protocol):
     """This protocol is what every open camera or stream offers."""
@@ -51,7 +46,7 @@ class Connection(Protocol):
     def patience(self) -> float:
         """The seconds without a frame after which it is given up; asked each time."""
 
-    def read(self) -> Image | None:
+    def read(self) -> Pixels | None:
         """Return the next frame, (H, W, 3) uint8 BGR; None if none came for ``patience`` or less, or on a stop.
 
         Raises:
@@ -141,7 +136,7 @@ class LiveCapture:
         self._report_flow(image)
         return self._frame(image)
 
-    def _frame(self, image: Image | None, error: str | None = None) -> Frame:
+    def _frame(self, image: Pixels | None, error: str | None = None) -> Frame:
         self._index += 1
         return Frame(self.name, self._index - 1, image, error, True, time.monotonic(), time.time())
 
@@ -149,7 +144,7 @@ class LiveCapture:
         self._events.report(kind, self.name, reason)
         return self._frame(None, reason)
 
-    def _report_flow(self, image: Image) -> None:
+    def _report_flow(self, image: Pixels) -> None:
         """Report what a good frame shows: that the source is back, or that its resolution has changed."""
         now = time.monotonic()
         if self._reported:

@@ -19,9 +19,9 @@ import time
 from collections.abc import Callable, Iterator
 
 import numpy as np
-import numpy.typing as npt
 
 from ..errors import SourceError
+from ..frame import Pixels
 from ..opencv import MAX_PIXELS, cv2
 from .blocking import READ_WAIT
 from .names import CaptureOptions, display_name
@@ -42,8 +42,6 @@ PACKAGES_HINT = "apt install gstreamer1.0-tools gstreamer1.0-plugins-good gstrea
 PNM_HEADER = re.compile(rb"P6\s(?:#[^\n]*\n)*(\d{1,6})\s(\d{1,6})\s255\s")
 MIN_PNM_HEADER = len(b"P6 1 1 255 ")
 MAX_PNM_HEADER = 256
-
-Image = npt.NDArray[np.uint8]
 
 
 class ChildConnection:
@@ -82,7 +80,7 @@ class ChildConnection:
         self._poll.register(self._frames_pipe, select.POLLIN)
         self._poll.register(self._messages_pipe, select.POLLIN)
 
-    def read(self) -> Image | None:
+    def read(self) -> Pixels | None:
         """Return the next frame, (H, W, 3) uint8 BGR; None if none was complete within ``READ_WAIT``, or on a stop.
 
         Raises:
@@ -136,7 +134,7 @@ class ChildConnection:
         return bool(piece)
 
 
-def pnm_frames(fill: Callable[[memoryview], int]) -> Iterator[Image | None]:
+def pnm_frames(fill: Callable[[memoryview], int]) -> Iterator[Pixels | None]:
     """Yield frames, (H, W, 3) uint8 BGR, that come as PNM; None each time that no bytes came.
 
     Args:

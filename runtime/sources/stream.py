@@ -16,9 +16,9 @@ from collections.abc import Iterator
 from contextlib import suppress
 
 import numpy as np
-import numpy.typing as npt
 
 from ..errors import ImageError, SourceError
+from ..frame import Pixels
 from ..opencv import cv2
 from .blocking import BLOCKING_CALLS, READ_WAIT, open_capture
 from .names import display_name, split_url
@@ -44,8 +44,6 @@ OPTIONS = "rtsp_transport;tcp|allowed_media_types;video|fpsprobesize;0"
 # no key frame is awaited: OpenCV opens one capture at a time, and the others would wait for it too
 FAST_OPTIONS = f"{OPTIONS}|probesize;32"
 
-Image = npt.NDArray[np.uint8]
-
 
 class RtspConnection:
     """This connection reads one session on a thread of its own, so that nobody who waits for a frame waits for C.
@@ -64,11 +62,11 @@ class RtspConnection:
         self._stop = stop
         self._closed = threading.Event()
         self._taken = threading.Semaphore(0)  # one frame waits at most
-        self._frames = queue.SimpleQueue[Image | Exception]()
+        self._frames = queue.SimpleQueue[Pixels | Exception]()
         self._thread = threading.Thread(target=self._run, name="reading a stream", daemon=True)
         self._thread.start()
 
-    def read(self) -> Image | None:
+    def read(self) -> Pixels | None:
         """Return the next frame, (H, W, 3) uint8 BGR; None if none came within ``READ_WAIT``, or on a stop.
 
         Raises:
@@ -104,7 +102,7 @@ class RtspConnection:
             with BLOCKING_CALLS.noted("release a stream"):
                 self._capture.release()
 
-    def _decode(self) -> Iterator[Image | Exception]:
+    def _decode(self) -> Iterator[Pixels | Exception]:
         """Yield frames, an error for damaged ones, and at the end of the stream a last error."""
         bad = in_vain = 0  # reads without a frame: damage, or the stream's end, after which every read fails at once
         while in_vain < MAX_FAILED_READS and not self._closed.is_set():
@@ -160,7 +158,7 @@ def _open(url: str, stop: threading.Event, options: str, seconds: float, *, newe
     if newest and hasattr(cv2, "CAP_PROP_N_THREADS"):  # from OpenCV 4.7 on; each thread holds a frame back
         settings += [cv2.CAP_PROP_N_THREADS, 1]
 
-    def opened() -> cv2.VideoCapture:
+    def open_with_options() -> cv2.VideoCapture:
         if OPTIONS_VARIABLE in os.environ:  # the user's own stay as they are
             return cv2.VideoCapture(url, cv2.CAP_FFMPEG, settings)
         os.environ[OPTIONS_VARIABLE] = options
@@ -169,7 +167,7 @@ def _open(url: str, stop: threading.Event, options: str, seconds: float, *, newe
         finally:
             del os.environ[OPTIONS_VARIABLE]
 
-    return open_capture(opened, stop, display_name(url), turn=OPENING_TURN)
+    return open_capture(open_with_options, stop, display_name(url), turn=OPENING_TURN)
 
 
 def _ask(url: str, stop: threading.Event) -> str:

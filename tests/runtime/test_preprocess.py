@@ -8,15 +8,14 @@ import pytest
 from support.models.bundles import SPEC, sample_image
 
 from hybrid_edge.runtime.errors import InputError
+from hybrid_edge.runtime.frame import Pixels
 from hybrid_edge.runtime.preprocess import Preprocessor, contract, contract_hash
 from hybrid_edge.runtime.spec import ModelSpec
 
 POLICIES = ("stretch", "center-crop", "letterbox")
 
-Frame = npt.NDArray[np.uint8]
 
-
-def plain(frame: Frame, spec: ModelSpec) -> dict[str, npt.NDArray[np.float32]]:
+def plain(frame: Pixels, spec: ModelSpec) -> dict[str, npt.NDArray[np.float32]]:
     """The definition, for a frame that is S x S already."""
     image = frame[:, :, ::-1].astype(np.float32) / np.float32(127.5) - np.float32(1)
     return {"image": image, "sequence": image.mean(axis=2).reshape(spec.sequence_shape)}

@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+from hybrid_edge.runtime.frame import Pixels
 from hybrid_edge.runtime.opencv import cv2
 from hybrid_edge.runtime.preprocess import Preprocessor, decode_image
 from hybrid_edge.runtime.spec import ModelSpec
@@ -31,8 +32,6 @@ SPECS = {
 }
 SIZES = ((720, 1280), (480, 640), (300, 299), (31, 57), (1, 5000), (5, 3))
 UPRIGHT = "444.jpg"  # the file that is held in all eight ways that EXIF knows
-
-Frame = npt.NDArray[np.uint8]
 
 
 def frame_of(height: int, width: int, dtype: type = np.uint8) -> npt.NDArray[Any]:
@@ -52,7 +51,7 @@ def digest(array: npt.NDArray[Any]) -> str:
     return hashlib.sha256(content).hexdigest()[:32]
 
 
-def hashes(frame: Frame) -> dict[str, str]:
+def hashes(frame: Pixels) -> dict[str, str]:
     """Of the frame itself, and of what each spec makes of it."""
     found = {"decoded": digest(frame)}
     for name, spec in SPECS.items():

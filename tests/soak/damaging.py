@@ -116,7 +116,7 @@ class Course:
 
     def damage_bytes(self, stream: RtspStream, count: int) -> None:
         """Packets of H.264, and another resolution in the end, which FFmpeg scales."""
-        stream.relay.edit = spoiler = Spoiler(count)
+        stream.edit = spoiler = Spoiler(count)
         self.until(lambda: not spoiler.left)
         self.packets = count - spoiler.left
         self.good(stream)

@@ -29,7 +29,7 @@ from support.streams.reading import Reading, resources, settled
 from support.streams.servers import MjpegStream, RtspStream, Stream, rtsp_missing
 
 FPS = 10
-READ = 1.5  # seconds that one wait for a frame may take
+READ = 2.5  # seconds that one wait for a frame may take: of Motion JPEG as long as it may go without one
 BACK = 5.0  # seconds within which frames flow again
 STOP = 1.5  # seconds
 DOWN = (0.2, 6.0)  # seconds that a killed stream is away

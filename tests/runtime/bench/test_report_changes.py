@@ -60,20 +60,33 @@ def test_nothing_in_common_is_an_error_that_lists_both(altered: Alter, measured:
         compare_reports(measured, altered(cases=()))
 
 
-def test_other_machines_models_threads_and_versions_are_told(altered: Alter, measured: BenchReport) -> None:
-    versions = {**measured.machine.versions, "onnxruntime": "9.9", "tensorrt": "10.3"}
-    second = altered(
-        machine=measured.machine.model_copy(update={"cpu": "Cortex-A78AE", "versions": versions}),
-        bundle=measured.bundle.model_copy(update={"weights_sha256": "f" * 64}),
-        settings={**measured.settings, "threads": 4},
+def test_other_machines_models_files_settings_and_versions_are_told(altered: Alter, measured: BenchReport) -> None:
+    def of(digit: str, threads: int, **machine: object) -> BenchReport:
+        return altered(
+            machine=measured.machine.model_copy(update={"model": None, "gpu": None, "power_mode": None, **machine}),
+            bundle=measured.bundle.model_copy(update={"weights_sha256": digit * 64}),
+            settings={**measured.settings, "threads": threads},
+            cases=tuple(case.model_copy(update={"file_sha256": digit * 64}) for case in measured.cases),
+            notes=(),
+        )
+
+    size = f"{measured.machine.cores} cores, {measured.machine.memory_gib:.1f} GiB"
+    first = of("7", 1, cpu="Xeon", system="Linux 5.15", governor="powersave", versions={"numpy": "1.26"})
+    second = of("a", 4, cpu="Cortex", system="Linux 6.8", governor=None, versions={"numpy": "2.4", "tensorrt": "10.3"})
+    assert compare_reports(first, first).notes == ()
+    assert compare_reports(first, second).notes == (
+        f"different machines: Xeon, {size} and Cortex, {size}",
+        "different systems: Linux 5.15 and Linux 6.8",
+        "different governors: powersave and unknown",
+        f"different models: weights {'7' * 12} and {'a' * 12}",
+        "different threads: 1 and 4",
+        "different files of fp32-cpu: 77777777…, aaaaaaaa…",
+        "different versions: numpy 1.26 and 2.4, tensorrt absent and 10.3",
     )
-    notes = " | ".join(compare_reports(measured, second).notes)
-    assert "different machines" in notes
-    assert "Cortex-A78AE" in notes
-    assert f"weights {'0' * 12} and {'f' * 12}" in notes
-    assert "different threads: 1 and 4" in notes
-    assert "and 9.9" in notes
-    assert "tensorrt absent and 10.3" in notes
+    older = second.model_copy(
+        update={"cases": tuple(case.model_copy(update={"file_sha256": None}) for case in second.cases)}
+    )
+    assert not any("files" in note for note in compare_reports(first, older).notes), "their hashes are not known"
 
 
 def test_noise_of_either_run_is_carried_along(altered: Alter) -> None:
@@ -93,31 +106,6 @@ def test_with_too_few_rounds_on_either_side_the_change_is_unknown_and_that_is_sa
     found = compare_reports(before, after)
     assert {(item.verdict, item.noisy) for item in found.changes if item.name == FIRST} == {("unknown", True)}
     assert found.notes == (f"too few rounds to tell a change: {FIRST}; measure both with --rounds 5 or more",)
-
-
-def test_other_files_of_the_same_weights_are_told(altered: Alter, measured: BenchReport) -> None:
-    def of_files(digest: str | None) -> BenchReport:
-        return altered(
-            cases=tuple(case.model_copy(update={"file_sha256": digest}) for case in measured.cases), notes=()
-        )
-
-    one, other = (of_files(digit * 64) for digit in "7a")
-    assert compare_reports(one, other).notes == ("different files of fp32-cpu: 77777777…, aaaaaaaa…",)
-    assert compare_reports(one, one).notes == ()
-    assert compare_reports(of_files(None), one).notes == compare_reports(one, of_files(None)).notes == ()
-
-
-def test_another_governor_or_system_is_told(altered: Alter, measured: BenchReport) -> None:
-    first, second = (
-        altered(
-            machine=measured.machine.model_copy(update={"governor": governor, "system": f"Linux {kernel}"}), notes=()
-        )
-        for governor, kernel in (("powersave", "5.15"), (None, "6.8"))
-    )
-    assert compare_reports(first, second).notes == (
-        "different systems: Linux 5.15 and Linux 6.8",
-        "different governors: powersave and unknown",
-    )
 
 
 def test_what_each_report_says_of_its_machine_is_repeated(altered: Alter, measured: BenchReport) -> None:

@@ -54,7 +54,7 @@ def parts_of(figure: Figure) -> dict[str, Bbox]:
     return {**panels, **named, "legend": figure.legends[0].get_window_extent()}
 
 
-@pytest.mark.parametrize("ms", [0.00123, 0.123456, 12.34, 1234.5])
+@pytest.mark.parametrize("ms", [0.00123, 12.34, 1234.5])
 @pytest.mark.parametrize(
     ("variants", "batches"),
     [(VARIANTS[1:2], (1,)), (VARIANTS[1:2], SEVEN), (VARIANTS[1:2], THIRTEEN), (VARIANTS, (1, 2)), (VARIANTS, SEVEN)],

@@ -98,9 +98,8 @@ def test_a_comparison_and_a_prediction_are_not_cut_either(
 def test_a_file_gets_each_row_as_one_line_and_brackets_are_no_markup(monkeypatch: pytest.MonkeyPatch) -> None:
     out = io.StringIO()
     monkeypatch.setattr(terminal, "stdout", Console(file=out, width=20, soft_wrap=True))
-    table = terminal.make_table("times", ("", "batch", "first\nfigure", "verdict"), text=("verdict",), caption="[c]")
-    table.add_row("a-name [b]", "16", "4567.89", "faster (noisy)")
-    terminal.show_table(table)
+    heads, row = ("", "batch", "first\nfigure", "verdict"), ("a-name [b]", "16", "4567.89", "faster (noisy)")
+    terminal.show_table(terminal.make_table("times", heads, [row], text=("verdict",), caption="[c]"))
     lines = [line.split() for line in out.getvalue().splitlines()]
     assert ["a-name", "[b]", "16", "4567.89", "faster", "(noisy)"] in lines
     assert lines[2:4] == [["first"], ["batch", "figure", "verdict"]]

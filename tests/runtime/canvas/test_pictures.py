@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from hybrid_edge.runtime.canvas.pictures import ACCENT, MUTED, TRACK, Bars, blank, caption, dim, fit, text_row
-from hybrid_edge.runtime.canvas.text import Font, Pixels, StrokeFont, TrueTypeFont, default_font
+from hybrid_edge.runtime.canvas.text import Font, StrokeFont, TrueTypeFont, default_font
 from hybrid_edge.runtime.console import percent
+from hybrid_edge.runtime.frame import Pixels
 from hybrid_edge.runtime.opencv import cv2
 
 needs_truetype = pytest.mark.skipif(not hasattr(cv2, "FontFace"), reason="OpenCV 4 has no TrueType fonts")

@@ -18,11 +18,11 @@ from support.data.drawings import Drawing
 from support.live.display import Display, open_display
 
 from hybrid_edge.runtime.canvas.pictures import BACKGROUND
-from hybrid_edge.runtime.canvas.text import Pixels
 from hybrid_edge.runtime.classifier import Prediction
 from hybrid_edge.runtime.draw import draw_window as window
 from hybrid_edge.runtime.draw.page import View
 from hybrid_edge.runtime.draw.readers import Reading
+from hybrid_edge.runtime.frame import Pixels
 
 TITLE = "hybrid-draw"
 PATIENCE = 60.0

@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 
 from hybrid_edge.runtime.canvas.pictures import ACCENT, TRACK
-from hybrid_edge.runtime.canvas.text import Color, Pixels
+from hybrid_edge.runtime.canvas.text import Color
 from hybrid_edge.runtime.classifier import Prediction
 from hybrid_edge.runtime.draw.page import HEIGHT, PAPER_BOX, WIDTH, View, draw_page
 from hybrid_edge.runtime.draw.paper import PAPER_SIDE, THICKNESS, Paper
 from hybrid_edge.runtime.draw.readers import Reading
+from hybrid_edge.runtime.frame import Pixels
 
 LABELS = tuple("0123456789")
 NAMES = [("cnn", "fp32-cpu"), ("rnn", "fp32-cpu"), ("hybrid", "int8-cpu")]

@@ -13,7 +13,7 @@ from support.data.recordings import at, lasts, play, record, times
 from support.live.results import make_result
 from support.models.bundles import make_bundle
 
-from hybrid_edge.runtime.canvas.text import Pixels
+from hybrid_edge.runtime.frame import Pixels
 from hybrid_edge.runtime.opencv import cv2
 from hybrid_edge.runtime.outputs.mp4 import Mp4Writer
 from hybrid_edge.runtime.outputs.recorder import Recorder

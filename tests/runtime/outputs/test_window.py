@@ -18,8 +18,8 @@ from support.live.results import LABELS, make_result
 from support.live.window_process import TITLE
 
 from hybrid_edge.runtime.canvas.pictures import ACCENT, TRACK, Bars, blank
-from hybrid_edge.runtime.canvas.text import Pixels
 from hybrid_edge.runtime.errors import UsageError
+from hybrid_edge.runtime.frame import Pixels
 from hybrid_edge.runtime.opencv import cv2
 from hybrid_edge.runtime.outputs.display import X11_LIBRARY, display_problem, keep_events, pressed_key
 from hybrid_edge.runtime.outputs.sink import Result

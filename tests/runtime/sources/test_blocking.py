@@ -102,7 +102,7 @@ def test_a_camera_whose_driver_hangs_is_noted_with_the_call(
 
     using = threading.Thread(target=use)
     using.start()
-    name = f"call {noted} {node}"
+    name = f"{noted} {node}"
     assert soon(lambda: BLOCKING_CALLS.busy().get(name, 0) > 0.1)
     assert list(BLOCKING_CALLS.busy()) == [name]
     driver.let_go.set()
@@ -117,7 +117,7 @@ def test_a_node_that_hangs_when_it_is_asked_what_it_is_is_noted(
     monkeypatch.setattr(camera, "inspect_camera", lambda _: driver._call("ask"))
     asking = threading.Thread(target=camera.open_node, args=(str(node), CaptureOptions(), threading.Event()))
     asking.start()
-    assert soon(lambda: f"call ask {node}" in BLOCKING_CALLS.busy())
+    assert soon(lambda: f"ask {node}" in BLOCKING_CALLS.busy())
     driver.let_go.set()
     asking.join(PATIENCE)
 
@@ -127,7 +127,7 @@ def test_a_stream_whose_decoder_hangs_is_noted_though_nobody_waits_for_it(hangs_
     driver = Driver(hangs_in)
     reader = RtspConnection(driver, threading.Event(), 2)
     reader.close()
-    assert soon(lambda: f"call {noted}" in BLOCKING_CALLS.busy())
+    assert soon(lambda: noted in BLOCKING_CALLS.busy())
     driver.let_go.set()
 
 
@@ -156,7 +156,7 @@ def test_the_wait_for_another_ones_turn_is_no_call_and_ends_without_opening_wher
     turn, stop, opened, hangs = threading.Lock(), threading.Event(), list[str](), threading.Event()
     first = threading.Thread(target=open_capture, args=(lambda: hangs.wait() and Driver(), stop, "first", turn))
     first.start()
-    assert soon(lambda: "call open first" in BLOCKING_CALLS.busy())
+    assert soon(lambda: "open first" in BLOCKING_CALLS.busy())
 
     def give_up() -> None:
         with pytest.raises(SourceError, match="stopped"):
@@ -166,7 +166,7 @@ def test_the_wait_for_another_ones_turn_is_no_call_and_ends_without_opening_wher
     second = threading.Thread(target=give_up)
     second.start()
     time.sleep(0.1)
-    assert list(BLOCKING_CALLS.busy()) == ["call open first"]
+    assert list(BLOCKING_CALLS.busy()) == ["open first"]
     gone.set()
     second.join(PATIENCE)
     hangs.set()
@@ -180,8 +180,8 @@ def test_of_several_calls_alike_the_longest_counts() -> None:
         time.sleep(0.1)
         with BLOCKING_CALLS.noted("read a stream"), BLOCKING_CALLS.noted("open it"):
             busy = BLOCKING_CALLS.busy()
-    assert busy["call read a stream"] >= 0.1
-    assert busy["call open it"] < 0.1
+    assert busy["read a stream"] >= 0.1
+    assert busy["open it"] < 0.1
 
 
 def test_a_child_that_not_even_a_sigkill_ends_is_left_to_itself(monkeypatch: pytest.MonkeyPatch) -> None:

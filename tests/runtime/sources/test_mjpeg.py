@@ -10,7 +10,7 @@ from http.server import BaseHTTPRequestHandler
 
 import pytest
 from support.streams.reading import BACK, Reading, lose_and_find_again, resources, settled
-from support.streams.relay import Deaf
+from support.streams.relay import Deaf, Relay
 from support.streams.servers import MjpegStream, picture
 
 from hybrid_edge.runtime.errors import SourceError
@@ -130,7 +130,7 @@ def test_damaged_frames_are_counted_and_the_next_good_one_comes(capfd: pytest.Ca
 def test_bytes_damaged_anywhere_do_not_end_the_stream() -> None:
     with MjpegStream(fps=500) as stream, Reading(stream.url) as reading:
         reading.wait()
-        stream.relay.corrupt(50)  # of pixels, of headers, of boundaries
+        Relay.corrupt(stream, 50)  # of pixels, of headers, of boundaries
         reading.wait(100)
     assert {event.kind for event in reading.told} <= {"corrupt", "resized"}
     assert reading.damaged > 0
@@ -145,7 +145,7 @@ def test_every_loss_is_said_and_overcome_and_leaves_nothing() -> None:
             stream.stall(1)  # which is waited for
             time.sleep(1)
             reading.wait()
-            assert (reading.told, stream.relay.accepted) == ([], 1)
+            assert (reading.told, stream.accepted) == ([], 1)
             stream.stall(2.3)
             reading.wait_for("stalled")
             assert reading.wait() < time.monotonic() + BACK
@@ -161,12 +161,16 @@ def test_every_loss_is_said_and_overcome_and_leaves_nothing() -> None:
         assert all(now <= then for now, then in zip(settled(before), before, strict=True)), (resources(), before)
 
 
+def head(handler: BaseHTTPRequestHandler, **fields: str) -> None:
+    handler.send_response(200)
+    for name, value in fields.items():
+        handler.send_header(name.replace("_", "-"), value)
+    handler.end_headers()
+
+
 def chunked(handler: BaseHTTPRequestHandler) -> bool:
     write = handler.wfile.write
-    handler.send_response(200)
-    handler.send_header("Transfer-Encoding", "chunked")
-    handler.send_header("Content-Type", "multipart/x-mixed-replace; boundary=frame")
-    handler.end_headers()
+    head(handler, Transfer_Encoding="chunked", Content_Type="multipart/x-mixed-replace; boundary=frame")
     handler.wfile.write = lambda data: write(b"%x;note=1\r\n" % len(data) + data + CRLF)  # type: ignore[method-assign]
     handler.send_response = handler.send_header = handler.end_headers = lambda *_: None  # type: ignore[method-assign]
     return True
@@ -203,9 +207,7 @@ def test_a_stop_is_not_kept_waiting_by_an_attempt_to_connect(silence: str) -> No
 )
 def test_what_is_no_motion_jpeg_is_refused(kind: str, message: str) -> None:
     def page(handler: BaseHTTPRequestHandler) -> bool:
-        handler.send_response(200)
-        handler.send_header("Content-Type", kind)
-        handler.end_headers()
+        head(handler, Content_Type=kind)
         return False
 
     with MjpegStream() as stream:
@@ -218,10 +220,7 @@ def test_what_is_no_motion_jpeg_is_refused(kind: str, message: str) -> None:
 @pytest.mark.parametrize("chunk", [b"-5", b"", b"no number", b"0x5", b"9" * 5000])
 def test_a_damaged_chunk_is_a_loss_and_the_stream_is_opened_again(chunk: bytes) -> None:
     def damaged(handler: BaseHTTPRequestHandler) -> bool:
-        handler.send_response(200)
-        handler.send_header("Transfer-Encoding", "chunked")
-        handler.send_header("Content-Type", "multipart/x-mixed-replace; boundary=frame")
-        handler.end_headers()
+        head(handler, Transfer_Encoding="chunked", Content_Type="multipart/x-mixed-replace; boundary=frame")
         handler.wfile.write(chunk + b"\r\nhello\r\n")
         return False
 

@@ -274,7 +274,7 @@ def test_a_redirect_is_followed_and_the_password_does_not_go_to_another_host() -
     def moved(handler: BaseHTTPRequestHandler) -> bool:
         if handler.path == "/there":
             return challenge(handler, BASIC)
-        elsewhere = f"http://localhost:{stream.relay.port}/there"
+        elsewhere = f"http://localhost:{stream.port}/there"
         return redirect(handler, "/there" if handler.path == "/live" else elsewhere)
 
     with serving(moved) as stream:

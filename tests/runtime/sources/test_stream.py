@@ -159,7 +159,7 @@ def test_streams_that_come_back_together_do_not_wait_for_each_other() -> None:
 
 
 def test_a_server_that_tells_the_resolution_with_the_frames_alone(stream: RtspStream) -> None:
-    stream.relay.edit = lambda data: data.replace(b"sprop-parameter-sets", b"xprop-parameter-sets")
+    stream.edit = lambda data: data.replace(b"sprop-parameter-sets", b"xprop-parameter-sets")
     try:
         with Reading(stream.url) as reading:
             reading.wait()
@@ -168,7 +168,7 @@ def test_a_server_that_tells_the_resolution_with_the_frames_alone(stream: RtspSt
             assert reading.last.image.shape[2] == 3
             assert reading.last.image.size > 0
     finally:
-        stream.relay.edit = lambda data: data
+        stream.edit = lambda data: data
     assert reading.told == []
     assert OPTIONS_VARIABLE not in os.environ
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from hybrid_edge.runtime.canvas.text import Pixels
+from hybrid_edge.runtime.frame import Pixels
 from hybrid_edge.runtime.opencv import cv2
 from hybrid_edge.runtime.outputs.mp4 import TIMESCALE
 from hybrid_edge.runtime.outputs.recorder import Recorder

@@ -10,6 +10,7 @@ import struct
 import threading
 import time
 from collections.abc import Callable
+from typing import Any
 
 __all__ = ["Deaf", "Relay"]
 
@@ -84,6 +85,12 @@ class Relay:
         self._closing = True
         self._thread.join()
         self.kill()
+
+    def __enter__(self) -> Any:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     def _run(self) -> None:
         while not self._closing:

@@ -23,7 +23,6 @@ import time
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -75,47 +74,18 @@ def rtsp_missing() -> str | None:
     return None
 
 
-class Stream:
-    """What both kinds of stream can do; a context manager."""
+class Stream(Relay):
+    """A server behind a relay, which is what fails."""
 
     scheme = ""
-    relay: Relay
+    size: tuple[int, int]
 
     @property
     def url(self) -> str:
-        return f"{self.scheme}://127.0.0.1:{self.relay.port}/live"
-
-    def stall(self, seconds: float) -> None:
-        self.relay.stall(seconds)
-
-    def black_hole(self) -> None:
-        self.relay.black_hole()
-
-    def restore(self) -> None:
-        self.relay.restore()
-
-    def kill(self) -> None:
-        self.relay.kill()
-
-    def restart(self) -> None:
-        self.relay.restart()
+        return f"{self.scheme}://127.0.0.1:{self.port}/live"
 
     def resize(self, width: int, height: int) -> None:
-        raise NotImplementedError
-
-    def corrupt(self, count: int) -> None:
-        self.relay.corrupt(count)
-
-    def close(self) -> None:
-        self.relay.close()
-
-    def __enter__(self) -> Any:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
+        self.size = (width, height)
 
 
 class RtspStream(Stream):
@@ -128,7 +98,7 @@ class RtspStream(Stream):
         self._settings = (fps, gop)
         self._server_port = 0
         self.start_server()
-        self.relay = Relay(self._server_port)
+        super().__init__(self._server_port)
 
     def start_server(self) -> None:
         program = [SYSTEM_PYTHON, str(Path(__file__).with_name("rtsp_server.py"))]
@@ -163,20 +133,18 @@ class MjpegStream(Stream):
     Attributes:
         fps: how many frames a second.
         requests: the headers of each request so far.
-        length: whether parts say their length; a client then has to look for the boundary.
         accept: what answers a request before frames do: called with the handler, True lets frames flow.
     """
 
     scheme = "http"
 
-    def __init__(self, width: int = 320, height: int = 240, fps: float = 25, *, length: bool = True) -> None:
+    def __init__(self, width: int = 320, height: int = 240, fps: float = 25) -> None:
         self.size = (width, height)
         self.fps = fps
-        self.length = length
         self.requests: list[dict[str, str]] = []
         self.accept: Callable[[BaseHTTPRequestHandler], bool] = lambda _: True
         self.damaged = 0
-        self._random = random.Random(3)
+        self._noise = random.Random(3)
         stream = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -194,12 +162,9 @@ class MjpegStream(Stream):
 
         self._server = Server(("127.0.0.1", 0), Handler)
         self._server.daemon_threads = True
-        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True)
-        self._thread.start()
-        self.relay = Relay(self._server.server_port)
-
-    def resize(self, width: int, height: int) -> None:
-        self.size = (width, height)
+        self._serving = threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True)
+        self._serving.start()
+        super().__init__(self._server.server_port)
 
     def corrupt(self, count: int) -> None:
         self.damaged = count
@@ -212,18 +177,18 @@ class MjpegStream(Stream):
             data = cv2.imencode(".jpg", picture(*self.size))[1].tobytes()
             if self.damaged > 0:
                 self.damaged -= 1
-                data = self._damage(data)
-            length = f"Content-Length: {len(data)}\r\n" if self.length else ""
-            handler.wfile.write(f"--frame\r\nContent-Type: image/jpeg\r\n{length}\r\n".encode() + data + b"\r\n")
+                data = self._spoil(data)
+            head = f"--frame\r\nContent-Type: image/jpeg\r\nContent-Length: {len(data)}\r\n\r\n"
+            handler.wfile.write(head.encode() + data + b"\r\n")
             time.sleep(1 / self.fps)
 
-    def _damage(self, data: bytes) -> bytes:
+    def _spoil(self, data: bytes) -> bytes:
         """Half of the frame, noise, nothing, or a frame without its header."""
-        kinds = [data[: len(data) // 2], self._random.randbytes(len(data)), b"", data[20:]]
-        return self._random.choice(kinds)
+        kinds = [data[: len(data) // 2], self._noise.randbytes(len(data)), b"", data[20:]]
+        return self._noise.choice(kinds)
 
     def close(self) -> None:
         super().close()
         self._server.shutdown()
         self._server.server_close()
-        self._thread.join()
+        self._serving.join()
