@@ -143,14 +143,6 @@ def test_every_public_name_has_a_docstring(module: str) -> None:
     assert bare == []
 
 
-def test_no_class_and_no_file_stands_for_two_things() -> None:
-    classes = Counter(
-        node.name for name in MODULES for node in ast.walk(source(name)) if isinstance(node, ast.ClassDef)
-    )
-    files = Counter(path.stem for path in MODULES.values() if path.stem not in ("__init__", "command"))
-    assert [name for name, times in (classes + files).items() if times > 1] == []
-
-
 @pytest.mark.parametrize("page", [*(ROOT / "docs").glob("*.md"), ROOT / "README.md", ROOT / "CONTRIBUTING.md"], ids=str)
 def test_every_file_that_a_page_names_is_there(page: Path) -> None:
     files = {
