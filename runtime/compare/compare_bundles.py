@@ -23,8 +23,9 @@ from ..frame import Frame
 from ..manifest import MANIFEST
 from ..sources.files import open_sources
 from ..sources.names import parse_live
+from ..storage import check_writable
 from .answers import Answers, ComparedModel, ComparisonTally
-from .difference_sheet import Differences, check_sheet
+from .difference_sheet import Differences
 from .printing import JsonReport, TextReport
 
 __all__ = ["compare_bundles", "find_bundles"]
@@ -71,7 +72,7 @@ def compare_bundles(
             "record it first with hybrid-infer --save FILE.mp4"
         )
     if sheet is not None:
-        check_sheet(sheet)
+        check_writable("--sheet", sheet, ".png")
     images = open_sources(sources)
     with _open_models(find_bundles(bundle, others), batch_size=batch_size, **settings) as models:
         frames = iter(images)

@@ -14,6 +14,7 @@ import onnx
 import pytest
 import tf2onnx
 from support.models.lowered import randomize
+from support.models.standin import with_logits
 
 from hybrid_edge.export.convert import fp32_graph as graph_module
 from hybrid_edge.export.convert.fp32_graph import GraphBuilder, serialize
@@ -23,7 +24,7 @@ from hybrid_edge.runtime.backends.onnxruntime import OnnxRuntimeCpu
 from hybrid_edge.runtime.errors import ConversionError
 from hybrid_edge.runtime.preprocess import Preprocessor
 from hybrid_edge.runtime.spec import ModelSpec, preset
-from hybrid_edge.train.model import build_model, with_logits
+from hybrid_edge.train.model import build_model
 
 LABELS = tuple("abcde")
 DIGITS = preset("digits").replace(class_labels=LABELS)
