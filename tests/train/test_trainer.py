@@ -100,7 +100,7 @@ def test_the_run_folder_holds_what_the_next_commands_need(run: RunFolder) -> Non
         "model.keras", "spec.json", "metrics.json", "history.csv", "curves.png", "confusion.png", "classes.png",
         "tensorboard", "train.txt", "validation.txt", "calibration.txt", "settings.json",
     } <= names  # fmt: skip
-    assert ModelSpec.load(run.spec).class_labels == ("0", "3", "7")
+    assert ModelSpec.from_json(run.spec.read_bytes()).class_labels == ("0", "3", "7")
     assert any((run.tensorboard / "phase1").rglob("events.out.tfevents.*"))
     assert RunFolder.find(runs=run.path.parent).path == run.path
     train, validation, calibration = (
