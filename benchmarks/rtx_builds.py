@@ -7,12 +7,16 @@ No GPU is needed, and none is used: that a graph builds says nothing about what 
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from interleave import RESULTS, Report
+
+sys.path.append(str(Path(__file__).parents[1] / "tests"))
+
 from support.gpu.network_summary import Product, inspect_graph
 
 from hybrid_edge.runtime.bundle import Bundle

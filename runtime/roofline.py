@@ -57,11 +57,9 @@ class BranchCost:
     """What one branch of a graph must compute and move.
 
     Attributes:
-        macs: multiply-accumulates for one image, by the arithmetic that they are done in. Only those of convolutions,
-            matrix products and LSTMs count.
+        macs: multiply-accumulates of convolutions, matrix products and LSTMs for one image, by their arithmetic.
         weights: the constants, with how often a batch of any size reads them: those that are read once are one entry
-            together; an LSTM's recurrent weights are one entry a layer, read once for each timestep but the first,
-            whose state is zero.
+            together; an LSTM's recurrent weights are one a layer, read at each timestep but the first, a zero state's.
         activations: one image's tensors between operators that can't be fused into one another, each written once and
             read once by each operator that takes it; equal sizes are one entry.
     """
@@ -104,9 +102,8 @@ class Rates:
         cache_bandwidth_gbs: 10^9 bytes a second from that cache; None where it is not known: what stays in the cache
             then costs no time.
         source: where these numbers are from, in words.
-        measured: whether they were measured on the machine itself; otherwise they are published.
-        near_bytes: the size of the caches nearer to the cores than that one. What stays in them costs no time, as
-            moving it is part of what products at their peak rate do.
+        measured: whether they were measured on the machine itself, and not published.
+        near_bytes: the size of the caches nearer to the cores; moving what stays there is part of the peak rates.
         targets: the targets whose variants these rates are for: ``cpu``, or the GPU's, ``cuda`` and ``tensorrt``.
     """
 

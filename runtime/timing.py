@@ -17,13 +17,7 @@ MAX_INTERLEAVED = 10_000  # of single calls, however short they are
 
 @dataclass(frozen=True)
 class Timing:
-    """The times of one thing, milliseconds a call.
-
-    Attributes:
-        p50: the median; p90 and p99 are percentiles likewise, linearly interpolated (NumPy's default).
-        mean: the arithmetic mean.
-        count: how many calls were measured.
-    """
+    """The times of ``count`` calls, milliseconds: linearly interpolated percentiles, and the mean."""
 
     p50: float
     p90: float

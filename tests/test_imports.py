@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from functools import cache
 from importlib.metadata import distribution, version
@@ -127,11 +129,29 @@ def test_what_a_module_takes_from_another_is_public_there(module: str) -> None:
         assert not taken & own, f"{module} takes from {origin} what its __all__ leaves out"
 
 
+def test_a_name_means_one_thing_in_the_whole_product() -> None:
+    files = [name.rpartition(".")[2] for name, path in MODULES.items() if path.name != "__init__.py"]
+    classes = [node.name for name in MODULES for node in source(name).body if isinstance(node, ast.ClassDef)]
+    counts = Counter(files) + Counter(classes)
+    assert {name for name, count in counts.items() if count > 1} <= {"__main__", "command"}
+
+
 @every_module
 def test_every_public_name_has_a_docstring(module: str) -> None:
     assert ast.get_docstring(source(module)), f"{module} has none"
     bare = [name for name, node in public_definitions(module) if not ast.get_docstring(node)]  # type: ignore[arg-type]
     assert bare == []
+
+
+@pytest.mark.parametrize("page", [*(ROOT / "docs").glob("*.md"), ROOT / "README.md", ROOT / "CONTRIBUTING.md"], ids=str)
+def test_every_file_that_a_page_names_is_there(page: Path) -> None:
+    files = {
+        path.relative_to(ROOT).as_posix()
+        for room in (*ROOMS, "tests", "benchmarks", "docs")
+        for path in (ROOT / room).rglob("*.py")
+    }
+    named = re.findall(r"(?<![\w./*…-])[a-z0-9_/]+\.py\b", page.read_text(encoding="utf-8"))
+    assert [name for name in named if not any(f"/{file}".endswith(f"/{name}") for file in files)] == []
 
 
 def test_the_commands_are_those_of_the_project_file() -> None:

@@ -1,11 +1,12 @@
 """Worker threads read and preprocess batches for Keras.
 
-Memory holds a few batches, and up to ``KEPT_BYTES`` of large photographs at the model's size, however many images there
-are.
+However many images there are, memory holds a few batches, and up to ``MAX_KEPT_BYTES`` of large photographs at the
+model's size.
 """
 
 from __future__ import annotations
 
+import functools
 import math
 import threading
 from collections.abc import Sequence
@@ -24,13 +25,13 @@ from .augment import augment
 from .data import LabelledImage
 from .features import Features
 
-__all__ = ["KEPT_BYTES", "Batches", "KeptFrames", "TrainingBatches"]
+__all__ = ["MAX_KEPT_BYTES", "Batches", "KeptFrames", "TrainingBatches"]
 
-QUEUED = 4  # batches that wait ready: 16 frames of 299x299 are 17 MB, so a few are enough and cheap
+QUEUED_BATCHES = 4  # batches that wait ready: 16 frames of 299x299 are 17 MB, so a few are enough and cheap
 # OpenCV takes twice as long as TensorFlow to decode a large JPEG, 8 ms for 2 megapixels: longer than a small model's
 # step. Photographs of at most this many times the model's pixels are cheap to read again.
-LARGE = 4
-KEPT_BYTES = 2**29  # 512 MiB: 2,000 frames of 299x299
+LARGE_PHOTOGRAPH = 4
+MAX_KEPT_BYTES = 2**29  # 512 MiB: 2,000 frames of 299x299
 
 
 class KeptFrames:
@@ -40,7 +41,7 @@ class KeptFrames:
         budget: the most bytes of all frames together; frames beyond that are not kept.
     """
 
-    def __init__(self, budget: int = KEPT_BYTES) -> None:
+    def __init__(self, budget: int = MAX_KEPT_BYTES) -> None:
         self._frames: dict[Path, Pixels] = {}
         self._room = budget
         self._lock = threading.Lock()
@@ -55,7 +56,7 @@ class KeptFrames:
     def offer(self, path: Path, frame: Pixels, preprocessor: Preprocessor) -> None:
         """Keep a decoded photograph's resized frame, where it is large and there is room."""
         size = preprocessor.spec.image_size**2 * 3
-        if frame.size <= LARGE * size or size > self._room:
+        if frame.size <= LARGE_PHOTOGRAPH * size or size > self._room:
             return
         kept = preprocessor.resized(frame)
         with self._lock:
@@ -83,7 +84,7 @@ class Batches(keras.utils.PyDataset):  # type: ignore[misc]  # keras ships no ty
         features: Features | None = None,
         kept: KeptFrames | None = None,
     ) -> None:
-        super().__init__(workers=workers, use_multiprocessing=False, max_queue_size=QUEUED)
+        super().__init__(workers=workers, use_multiprocessing=False, max_queue_size=QUEUED_BATCHES)
         self.images = images
         self.spec = spec
         self.batch_size = batch_size
@@ -172,7 +173,8 @@ class TrainingBatches(Batches):
         self.seed = seed
         self.first = first
         self.augmented = augmented
-        self._orders: dict[int, npt.NDArray[np.int64]] = {}
+        # two passes can be under way at once, and worker threads may lag by a few batches
+        self._order = functools.lru_cache(maxsize=4)(self._shuffle)
 
     @property
     def num_batches(self) -> int | None:
@@ -188,10 +190,5 @@ class TrainingBatches(Batches):
         rng = np.random.default_rng((self.seed, 1, number)) if self.augmented else None
         return self._batch(chosen, rng)
 
-    def _order(self, number: int) -> npt.NDArray[np.int64]:
-        order = self._orders.get(number)
-        if order is None:
-            order = np.random.default_rng((self.seed, 0, number)).permutation(len(self.images))
-            # two passes can be under way at once, and worker threads may lag by a few batches
-            self._orders = {key: value for key, value in self._orders.items() if key >= number - 2} | {number: order}
-        return order
+    def _shuffle(self, number: int) -> npt.NDArray[np.int64]:
+        return np.random.default_rng((self.seed, 0, number)).permutation(len(self.images))

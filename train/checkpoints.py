@@ -123,7 +123,7 @@ def record_start(run: RunFolder, settings: TrainSettings, spec: ModelSpec, data:
     write_list(run.images("train"), data.train)
     write_list(run.images("validation"), data.validation)
     write_list(run.images("calibration"), calibration_sample(data.train, CALIBRATION_IMAGES, settings.seed))
-    skipped = [{"path": str(item.path), "reason": item.reason} for item in data.skipped]
+    skipped = [{"path": str(path), "reason": reason} for path, reason in data.skipped.items()]
     write_json(run.path / "skipped.json", skipped)
     write_json(run.state, vars(TrainingState()))
     return Training(run, settings, spec, list(data.train), list(data.validation))

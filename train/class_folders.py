@@ -110,9 +110,9 @@ class WrittenFolders:
 class ClassFolderWriter:
     """Writes ``DST/SPLIT/CLASS/NAME`` for a set of files that is known beforehand.
 
-    A file is written under a hidden temporary name and renamed, never in place: a link made by an earlier run is
-    replaced, not written through. A file already there with the same bytes is kept, so that the next call completes an
-    interrupted one. It is not ``storage.replacing``, which waits for the disk at each of 100,000 images.
+    A file is written under a hidden temporary name and renamed, never in place. A file already there with the same
+    bytes is kept, so that the next call completes an interrupted one. ``storage.replacing`` would wait for the disk at
+    each of 100,000 images.
 
     Args:
         dst: the folder, which is created when the first file is written.
@@ -144,27 +144,9 @@ class ClassFolderWriter:
             if _holds(path, data):
                 self.kept += 1
                 return
-            part = _new_part(path)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            part = path.with_name(_part_name(path.name))
             part.write_bytes(data)
-            part.replace(path)
-        self.written += 1
-
-    def link(self, name: str, source: Path) -> None:
-        """Link one planned file to its source, by a hard link where possible, else a symbolic one.
-
-        Raises:
-            DataError: the file can't be linked.
-        """
-        path = self.dst / name
-        with _named_failure(path):
-            if path.exists() and path.samefile(source):
-                self.kept += 1
-                return
-            part = _new_part(path)
-            try:
-                os.link(source, part)
-            except OSError:  # another file system, or one without hard links
-                part.symlink_to(source.resolve())
             part.replace(path)
         self.written += 1
 
@@ -194,14 +176,6 @@ class ClassFolderWriter:
 
 def _part_name(name: str) -> str:
     return f".{name}.part"
-
-
-def _new_part(path: Path) -> Path:
-    """Return a file's temporary path, at which nothing is any more."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(_part_name(path.name))
-    part.unlink(missing_ok=True)  # it may be a link to the source, left by a killed run: never write through it
-    return part
 
 
 def _holds(path: Path, data: bytes) -> bool:

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, NoReturn
 
 import typer
-from pydantic import ValidationError
 from rich.markup import escape
 from rich.table import Table
 
@@ -20,7 +19,7 @@ from .handwritten_digits import prepare_digits, prepare_mnist
 from .run_folder import RunFolder
 from .tensorflow_import import import_tensorflow
 from .tiny_imagenet import prepare_tiny_imagenet
-from .training_settings import PHASES, Monitor, Optimizer, PhaseSettings, TrainSettings, describe
+from .training_settings import PHASES, Monitor, Optimizer, PhaseSettings, TrainSettings, named_faults
 
 __all__ = ["main", "prepare_main", "show"]
 
@@ -171,14 +170,8 @@ def _phase_settings(flags: dict[str, Any], number: int, pretrained: bool) -> Pha
         chosen["freeze_cnn"] = chosen["freeze_cnn"] and pretrained
         if flags["phase1_freeze"] is not None:
             chosen["freeze_cnn"] = flags["phase1_freeze"]
-    return _validated(number, chosen)
-
-
-def _validated(number: int, fields: dict[str, Any]) -> PhaseSettings:
-    try:
-        return PhaseSettings(**fields)
-    except ValidationError as error:
-        raise UsageError(f"phase {number}: {describe(error)}") from None
+    with named_faults(f"phase {number}: "):
+        return PhaseSettings(**chosen)
 
 
 def show(run: RunFolder) -> None:
@@ -231,13 +224,12 @@ def tiny_imagenet(
     dst: Destination,
     classes: Annotated[int | None, typer.Option(help="Only the first N classes of wnids.txt.", metavar="N")] = None,
     wnids: Annotated[Path | None, typer.Option(help="Only the classes in this file, one wnid a line.")] = None,
-    link: Annotated[bool, typer.Option("--link", help="Link the images of a folder instead of copying them.")] = False,
 ) -> None:
     """tiny-imagenet, with readable class names; images are copied byte for byte.
 
     Example: [bold]hybrid-prepare tiny-imagenet tiny-imagenet-200.zip data/tiny --classes 20[/bold]
     """
-    _show_folders(prepare_tiny_imagenet(src, dst, classes=classes, wnids=wnids, link=link))
+    _show_folders(prepare_tiny_imagenet(src, dst, classes=classes, wnids=wnids))
 
 
 @prepare_app.command()

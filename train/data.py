@@ -25,14 +25,13 @@ import numpy as np
 from ..runtime.console import progress
 from ..runtime.errors import DataError, ImageError, UsageError
 from ..runtime.preprocess import read_image
-from ..runtime.storage import cache_dir, write_bytes
+from ..runtime.storage import cache_dir, write_bytes, write_text
 from .class_folders import Classes, find_classes, find_roots
 
-__all__ = ["DataSet", "LabelledImage", "Skipped", "calibration_sample", "file_key", "read_list", "scan", "write_list"]
+__all__ = ["DataSet", "LabelledImage", "calibration_sample", "file_key", "read_list", "scan", "write_list"]
 
 ESCAPES = str.maketrans({"\\": r"\\", "\t": r"\t", "\n": r"\n", "\r": r"\r"})
 UNESCAPES = {r"\\": "\\", r"\t": "\t", r"\n": "\n", r"\r": "\r"}
-KEY_BYTES = 16  # of each image in the record of those that could be read
 SECONDS_BEFORE_BAR = 1.5  # a check that ends sooner shows no progress bar
 THREADS = min(os.cpu_count() or 1, 8)  # decoding leaves the GIL; more threads only hold more decoded images
 CHUNK = 16 * THREADS
@@ -46,27 +45,19 @@ class LabelledImage:
     label: str
 
 
-@dataclass(frozen=True, slots=True)
-class Skipped:
-    """An image file that was left out, and why."""
-
-    path: Path
-    reason: str
-
-
 @dataclass(frozen=True)
 class DataSet:
     """A data set fit to train on: at least two classes, at least one image of each in ``train``.
 
-    ``labels`` are sorted; both lists of images are in the order of label and name, unshuffled. ``warnings`` are whole
-    sentences for the user about what is unusual and still trainable.
+    ``labels`` are sorted; both lists of images are in the order of label and name, unshuffled. ``skipped`` says why an
+    image was left out; ``warnings`` are whole sentences for the user about what is unusual and still trainable.
     """
 
     labels: tuple[str, ...]
     train: tuple[LabelledImage, ...]
     validation: tuple[LabelledImage, ...]
-    skipped: tuple[Skipped, ...] = ()
-    warnings: tuple[str, ...] = ()
+    skipped: dict[Path, str]
+    warnings: tuple[str, ...]
 
 
 def scan(data: Path, *, val_fraction: float = 0.2, seed: int = 0) -> DataSet:
@@ -104,12 +95,14 @@ def scan(data: Path, *, val_fraction: float = 0.2, seed: int = 0) -> DataSet:
         train, val = _split(train, val_fraction, seed)
     if not val:
         raise DataError(f"{data}: nothing to validate on: each of the {len(train)} classes has one image; add images")
+    missing = [label for label in train if label not in val]
+    unvalidated = f"no validation image of: {_quoted(missing)}; such classes are trained on and not validated"
     return DataSet(
         labels=tuple(train),
         train=_flatten(train),
         validation=_flatten(val),
-        skipped=tuple(Skipped(path, reason) for path, reason in skipped.items()),
-        warnings=_warnings(train, val),
+        skipped=skipped,
+        warnings=(unvalidated,) if missing else (),
     )
 
 
@@ -182,7 +175,6 @@ def _refuse_foreign_classes(train: Classes, val: Classes, train_root: Path) -> N
 
 
 def _readable_classes(classes: Classes, skipped: dict[Path, str], root: Path) -> Classes:
-    """Return the classes without the images that can't be read; refuse a class of which none can be read."""
     kept: Classes = {}
     for label, paths in classes.items():
         kept[label] = [path for path in paths if path not in skipped]
@@ -204,13 +196,6 @@ def _split(classes: Classes, val_fraction: float, seed: int) -> tuple[Classes, C
         if chosen:
             val[label] = [path for i, path in enumerate(paths) if i in chosen]
     return train, val
-
-
-def _warnings(train: Classes, val: Classes) -> tuple[str, ...]:
-    missing = [label for label in train if label not in val]
-    if not missing:
-        return ()
-    return (f"no validation image of: {_quoted(missing)}; such classes are trained on and not validated",)
 
 
 def _random(seed: int, label: str) -> np.random.Generator:
@@ -238,9 +223,12 @@ def _find_unreadable(paths: Sequence[Path], data: Path) -> dict[Path, str]:
     has a file of their keys for each data set. A fault is looked at anew.
     """
     name = hashlib.sha256(os.fsencode(os.path.abspath(data))).hexdigest()[:32]  # noqa: PTH100  links stay
-    record = cache_dir() / "checked" / f"{name}.bin"
-    known = _read_keys(record)
-    keys = {path: _short_key(path) for path in paths}
+    record = cache_dir() / "checked" / f"{name}.txt"
+    try:
+        known = set(record.read_bytes().decode(errors="replace").split())
+    except OSError:
+        known = set()
+    keys = {path: _key_if_there(path) for path in paths}
     unknown = [path for path in paths if keys[path] not in known]
     good = [key for key in keys.values() if key in known]
     bad: dict[Path, str] = {}
@@ -254,7 +242,7 @@ def _find_unreadable(paths: Sequence[Path], data: Path) -> dict[Path, str]:
         if unknown:
             # a cache that can't be written costs time at the next start and nothing else
             with contextlib.suppress(OSError):
-                write_bytes(record, b"".join(good))
+                write_text(record, "\n".join(good))
     return bad
 
 
@@ -283,7 +271,7 @@ def _fault(path: Path) -> str:
     return ""
 
 
-def file_key(path: Path) -> bytes:
+def file_key(path: Path) -> str:
     """Identify a file without reading it, by the SHA-256 of its absolute path, size and time of change.
 
     Raises:
@@ -291,22 +279,11 @@ def file_key(path: Path) -> bytes:
     """
     state = path.stat()
     text = f"{path.absolute()}\0{state.st_size}\0{state.st_mtime_ns}"
-    return hashlib.sha256(text.encode("utf-8", "surrogateescape")).digest()
+    return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()
 
 
-def _short_key(path: Path) -> bytes:
-    """Return the beginning of a file's key; nothing for a file that is not there, which no record holds."""
+def _key_if_there(path: Path) -> str:
     try:
-        return file_key(path)[:KEY_BYTES]
+        return file_key(path)
     except OSError:
-        return b""
-
-
-def _read_keys(record: Path) -> set[bytes]:
-    try:
-        data = record.read_bytes()
-    except OSError:
-        return set()
-    if len(data) % KEY_BYTES:  # a file that is not ours counts as absent
-        return set()
-    return {data[i : i + KEY_BYTES] for i in range(0, len(data), KEY_BYTES)}
+        return ""

@@ -60,7 +60,7 @@ class FeatureStore:
             The features, and how many were computed now.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
-        keys = [file_key(image.path).hex() for image in images]
+        keys = [file_key(image.path) for image in images]
         with locked(self.folder / "lock"):
             known = self._read_index()
             todo = {key: image for key, image in zip(keys, images, strict=True) if key not in known}

@@ -15,7 +15,7 @@ from keras import layers
 from ..runtime.errors import SpecError
 from ..runtime.spec import ModelSpec
 
-__all__ = ["build_cnn", "build_head_model", "build_model", "with_logits"]
+__all__ = ["build_head_model", "build_model"]
 
 KerasModel = Any  # keras ships no type information
 
@@ -40,7 +40,7 @@ def build_model(spec: ModelSpec, *, empty: bool = False) -> KerasModel:
     image = keras.Input(spec.image_shape, name="image")
     features: dict[str, Any] = {}
     if spec.uses_cnn:
-        features["cnn"] = build_cnn(spec)(image)
+        features["cnn"] = _build_cnn(spec)(image)
     if spec.uses_rnn:
         width = None if "cnn" not in features else features["cnn"].shape[-1]
         features["rnn"] = _build_rnn(spec, width, empty)(_sequence(image, spec))
@@ -64,12 +64,7 @@ def build_head_model(model: KerasModel, spec: ModelSpec) -> KerasModel:
     return keras.Model(inputs, outputs, name="head")
 
 
-def with_logits(model: KerasModel) -> KerasModel:
-    """Make a model with the same layers and the outputs ``[logits, probabilities]``, each (N, C)."""
-    return keras.Model(model.input, [model.get_layer("logits").output, model.output])
-
-
-def build_cnn(spec: ModelSpec) -> KerasModel:
+def _build_cnn(spec: ModelSpec) -> KerasModel:
     """Build the CNN branch: ``image`` (N, S, S, 3) -> features, (N, 2048) for Xception, (N, 128) for digits."""
     if spec.backbone == "xception":
         return keras.applications.Xception(

@@ -28,11 +28,11 @@ from ..runtime.spec import ModelSpec
 from ..runtime.storage import replacing
 from .model import KerasModel, build_model
 
-__all__ = ["first_line", "load_model", "load_pretrained", "load_weights", "read_spec", "save_model", "weights_sha256"]
+__all__ = ["first_line", "load_model", "load_pretrained", "load_weights", "save_model", "weights_sha256"]
 
 SPEC_MEMBER = "hybrid_edge.json"
 WEIGHTS_MEMBER = "model.weights.h5"
-FORMAT = "hybrid-edge-model"
+MODEL_FORMAT = "hybrid-edge-model"
 # RuntimeError comes from an encrypted archive or too deep nesting; its subclass NotImplementedError from a compression
 # that zipfile lacks
 SPEC_FAULTS = (ValueError, LookupError, TypeError, EOFError, RuntimeError, SpecError, zipfile.BadZipFile, zlib.error)
@@ -47,18 +47,13 @@ def save_model(model: KerasModel, spec: ModelSpec, path: Path) -> None:
     with replacing(path, suffix=".keras") as partial:
         keras.saving.save_model(_bare(model), partial)  # Keras 3.15 ignores include_optimizer for this format
         with zipfile.ZipFile(partial, "a") as archive:
-            content = {"format": FORMAT, "version": 1, "spec": spec.model_dump(), "weights": weights_sha256(model)}
+            content = {
+                "format": MODEL_FORMAT,
+                "version": 1,
+                "spec": spec.model_dump(),
+                "weights": weights_sha256(model),
+            }
             archive.writestr(SPEC_MEMBER, json.dumps(content))
-
-
-def read_spec(path: Path) -> ModelSpec:
-    """Read the spec inside a model file, without TensorFlow building anything.
-
-    Raises:
-        ModelFileError: the file is absent, no ``.keras`` archive, or not written by hybrid-train.
-    """
-    with _open_archive(path) as archive:
-        return _read_spec(archive, path)[0]
 
 
 def load_model(path: Path, into: KerasModel | None = None) -> tuple[KerasModel, ModelSpec]:
@@ -155,9 +150,9 @@ def _read_spec(archive: zipfile.ZipFile, path: Path) -> tuple[ModelSpec, str]:
         raise ModelFileError(f"{path}: its {SPEC_MEMBER} is larger than {MAX_SPEC_BYTES} bytes; refused")
     try:
         content: Any = json.loads(archive.read(SPEC_MEMBER))
-        if content["format"] != FORMAT or content["version"] != 1:
+        if content["format"] != MODEL_FORMAT or content["version"] != 1:
             raise ModelFileError(
-                f"{path}: expected format {FORMAT!r} version 1, found {content['format']!r} version "
+                f"{path}: expected format {MODEL_FORMAT!r} version 1, found {content['format']!r} version "
                 f"{content['version']!r}; a newer hybrid-edge wrote it"
             )
         spec = ModelSpec.from_json(json.dumps(content["spec"]))

@@ -10,7 +10,7 @@ from typing import Any
 
 import keras
 import numpy as np
-from rich.progress import Progress, TaskID, TextColumn
+from rich.progress import TextColumn
 
 from ..runtime.console import progress, say
 from ..runtime.errors import RunError
@@ -191,49 +191,45 @@ class ProgressBar(keras.callbacks.Callback):  # type: ignore[misc]  # keras ship
         self.epochs = epochs
         self.steps = steps
         self.validation_steps = validation_steps
-        self._bar: Progress | None = None
-        self._task = TaskID(0)
-        self._started = 0.0
+        self._bar = progress(TextColumn("{task.fields[numbers]}"), transient=True)
+        self._task = self._bar.add_task(title, numbers="")
+        self._began = 0.0
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, float] | None = None) -> None:
-        """Open the epoch's bar."""
-        self._started = time.perf_counter()
-        self._bar = progress(TextColumn("{task.fields[numbers]}"), transient=True)
-        self._task = self._bar.add_task(self._name(epoch), total=self.steps, numbers="")
+        """Show the epoch's bar."""
+        self._began = time.perf_counter()
+        self._show(f"{self.title} epoch {epoch + 1}/{self.epochs}", self.steps)
         self._bar.start()
 
     def on_train_batch_end(self, batch: int, logs: dict[str, float] | None = None) -> None:
         """Advance the bar, and show the running means."""
-        if self._bar is not None:
-            self._bar.update(self._task, completed=batch + 1, numbers=_numbers(logs or {}, ""))
+        self._bar.update(self._task, completed=batch + 1, numbers=_numbers(logs or {}, ""))
+
+    on_test_batch_end = on_train_batch_end
 
     def on_test_begin(self, logs: dict[str, float] | None = None) -> None:
         """Turn the bar into that of the epoch's validation, which can take as long as its training."""
-        if self._bar is not None:
-            self._bar.reset(self._task, total=self.validation_steps, description="validation", numbers="")
-
-    on_test_batch_end = on_train_batch_end
+        self._show("validation", self.validation_steps)
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
         """Close the bar and print the epoch's line."""
         self.close()
         logs = logs or {}
-        seconds = time.perf_counter() - self._started
+        seconds = time.perf_counter() - self._began
         left = self.epochs - epoch - 1
         say(
-            f"{self._name(epoch)}: {_numbers(logs, '')} | validation: {_numbers(logs, 'val_')} | {_duration(seconds)}"
+            f"{self.title} epoch {epoch + 1}/{self.epochs}: {_numbers(logs, '')} | "
+            f"validation: {_numbers(logs, 'val_')} | {_duration(seconds)}"
             + (f", about {_duration(seconds * left)} left in this phase" if left else ""),
             "",
         )
 
     def close(self) -> None:
         """Stop drawing the bar; this is called after an interrupted epoch too."""
-        if self._bar is not None:
-            self._bar.stop()
-            self._bar = None
+        self._bar.stop()
 
-    def _name(self, epoch: int) -> str:
-        return f"{self.title} epoch {epoch + 1}/{self.epochs}"
+    def _show(self, description: str, total: int) -> None:
+        self._bar.reset(self._task, total=total, description=description, numbers="")
 
 
 def _duration(seconds: float) -> str:

@@ -8,7 +8,6 @@ import itertools
 import json
 import os
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -22,11 +21,34 @@ LATEST = "latest"
 HISTORY_COLUMNS = ("phase", "epoch", "loss", "accuracy", "top5", "val_loss", "val_accuracy", "val_top5", "seconds")
 
 
-@dataclass(frozen=True)
 class RunFolder:
-    """The paths of what a run writes into ``runs/NAME/``; nothing is created by asking for a path."""
+    """The paths of what a run writes into ``runs/NAME/``; nothing is created by asking for a path.
 
-    path: Path
+    Attributes:
+        path: the folder itself; its ``name`` is the run's.
+        model: ``model.keras``, the trained model with its spec inside.
+        spec: ``spec.json``, the ModelSpec.
+        settings: ``settings.json``, every setting of the training.
+        metrics: ``metrics.json``, what the trained model measured on the validation images.
+        history: ``history.csv``, with a row for each epoch.
+        state: ``state.json``, which says where a resumed training goes on.
+        checkpoints: ``checkpoints/``, with the best of each phase and what --resume needs.
+        tensorboard: ``tensorboard/``, with a folder of event files for each phase.
+        bundle: ``bundle/``, which hybrid-export makes of the run.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.name = path.name
+        self.model = path / "model.keras"
+        self.spec = path / "spec.json"
+        self.settings = path / "settings.json"
+        self.metrics = path / "metrics.json"
+        self.history = path / "history.csv"
+        self.state = path / "state.json"
+        self.checkpoints = path / "checkpoints"
+        self.tensorboard = path / "tensorboard"
+        self.bundle = path / "bundle"
 
     @classmethod
     def create(cls, runs: Path, name: str | None, label: str) -> RunFolder:
@@ -91,59 +113,9 @@ class RunFolder:
     def _refuse_second(self) -> None:
         raise RunError(f"{self.path}: another process trains in this run; wait for it, or stop it")
 
-    @property
-    def name(self) -> str:
-        """The run's name."""
-        return self.path.name
-
-    @property
-    def model(self) -> Path:
-        """The path of ``model.keras``, the trained model with its spec inside."""
-        return self.path / "model.keras"
-
-    @property
-    def spec(self) -> Path:
-        """The path of ``spec.json``, the ModelSpec."""
-        return self.path / "spec.json"
-
-    @property
-    def metrics(self) -> Path:
-        """The path of ``metrics.json``, what the trained model measured on the validation images."""
-        return self.path / "metrics.json"
-
-    @property
-    def history(self) -> Path:
-        """The path of ``history.csv``, with a row for each epoch."""
-        return self.path / "history.csv"
-
-    @property
-    def settings(self) -> Path:
-        """The path of ``settings.json``, every setting of the training."""
-        return self.path / "settings.json"
-
-    @property
-    def state(self) -> Path:
-        """The path of ``state.json``, which says where a resumed training goes on."""
-        return self.path / "state.json"
-
-    @property
-    def checkpoints(self) -> Path:
-        """The path of ``checkpoints/``, with the best of each phase and what --resume needs."""
-        return self.path / "checkpoints"
-
     def checkpoint(self, phase: int, kind: str = "") -> Path:
         """Return the path of a phase's result, or with a ``kind`` of its ``best`` or ``last`` epoch's weights."""
         return self.checkpoints / (f"phase{phase}-{kind}.keras" if kind else f"phase{phase}.keras")
-
-    @property
-    def tensorboard(self) -> Path:
-        """The path of ``tensorboard/``, with a folder of event files for each phase."""
-        return self.path / "tensorboard"
-
-    @property
-    def bundle(self) -> Path:
-        """The path of ``bundle/``, which hybrid-export makes of the run."""
-        return self.path / "bundle"
 
     def images(self, kind: str) -> Path:
         """Return the path of a list of images: ``kind`` is ``train``, ``validation`` or ``calibration``."""
@@ -186,11 +158,10 @@ def _named(path: Path) -> Path:
 
 def _dated(runs: Path, label: str) -> Path:
     """Make a folder named by the time and the label; a second run of the same second gets a number."""
-    path = start = runs / f"{datetime.now():%Y%m%d-%H%M%S}-{label}"
-    for number in itertools.count(2):
-        try:
+    start = f"{datetime.now():%Y%m%d-%H%M%S}-{label}"
+    for number in itertools.count(1):
+        path = runs / (start if number == 1 else f"{start}-{number}")
+        with contextlib.suppress(FileExistsError):
             path.mkdir()
             break
-        except FileExistsError:
-            path = start.with_name(f"{start.name}-{number}")
     return path

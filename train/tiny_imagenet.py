@@ -44,7 +44,7 @@ Opener = Callable[[], IO[bytes] | None]
 
 
 def prepare_tiny_imagenet(
-    src: Path, dst: Path, *, classes: int | None = None, wnids: Path | None = None, link: bool = False
+    src: Path, dst: Path, *, classes: int | None = None, wnids: Path | None = None
 ) -> WrittenFolders:
     """Make class folders of tiny-imagenet's published layout: ``DST/train/NAME/*.JPEG`` and ``DST/val/NAME/*.JPEG``.
 
@@ -57,15 +57,16 @@ def prepare_tiny_imagenet(
         dst: a new or empty folder, or one that an earlier call began.
         classes: take only the first so many classes of wnids.txt.
         wnids: take only the classes that are listed in this file, one wnid a line.
-        link: whether to make hard links in place of copies, symbolic ones across file systems; only from a folder.
 
     Raises:
-        UsageError: both ``classes`` and ``wnids``, ``classes`` out of range, ``link`` with an archive, or ``dst``
-            inside ``src``.
+        UsageError: both ``classes`` and ``wnids``, ``classes`` out of range, or ``dst`` inside ``src``.
         DataError: a file of the layout is missing or malformed, a wnid is unknown, an image is missing, or ``dst``
             holds other things.
     """
-    _check_arguments(src, dst, classes, wnids, link)
+    if classes is not None and wnids is not None:
+        raise UsageError("expected --classes or --wnids, found both: choose the classes by one of them")
+    if src.is_dir() and dst.resolve().is_relative_to(src.resolve()):
+        raise UsageError(f"{dst} lies inside the source {src}, which is only read: choose a folder outside of it")
     with progress(unit="files", transient=True) as bar:  # how many files there are is known only at the end
         bar.add_task(f"reading {src.name}", total=None)
         source = _read_source(src)
@@ -73,25 +74,9 @@ def prepare_tiny_imagenet(
     plan = _plan(source, _choose(known, classes, wnids), _class_names(source, known))
     folders = ClassFolderWriter(dst, plan.values())
     with progress(unit="images") as bar:
-        task = bar.add_task("linking" if link else "copying", total=len(plan))
-        if link:
-            for original, name in plan.items():
-                folders.link(name, src / original)
-                bar.advance(task)
-        else:
-            for original, data in source.read(plan):
-                folders.write(plan[original], data)
-                bar.advance(task)
+        for original, data in bar.track(source.read(plan), total=len(plan), description="copying"):
+            folders.write(plan[original], data)
     return folders.summary()
-
-
-def _check_arguments(src: Path, dst: Path, classes: int | None, wnids: Path | None, link: bool) -> None:
-    if classes is not None and wnids is not None:
-        raise UsageError("expected --classes or --wnids, found both: choose the classes by one of them")
-    if link and src.is_file():
-        raise UsageError(f"--link needs an unpacked folder to link to, found the archive {src}: leave --link out")
-    if src.is_dir() and dst.resolve().is_relative_to(src.resolve()):
-        raise UsageError(f"{dst} lies inside the source {src}, which is only read: choose a folder outside of it")
 
 
 @dataclass(frozen=True)

@@ -100,8 +100,8 @@ def _show_faults(data: DataSet) -> None:
     """Print the warnings and the skipped images; a long list is cut, and the run's ``skipped.json`` has all of it."""
     for warning in data.warnings:
         say(f"warning: {warning}", "yellow")
-    for item in data.skipped[:MAX_SKIPPED_SHOWN]:
-        say(f"skipped {item.path}: {item.reason}", "yellow")
+    for path, reason in list(data.skipped.items())[:MAX_SKIPPED_SHOWN]:
+        say(f"skipped {path}: {reason}", "yellow")
     if len(data.skipped) > MAX_SKIPPED_SHOWN:
         say(f"and {len(data.skipped) - MAX_SKIPPED_SHOWN} more; all are in the run's skipped.json", "yellow")
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
+from collections.abc import Iterator
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -10,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from ..runtime.errors import UsageError
 from ..runtime.spec import ModelSpec
 
-__all__ = ["PHASES", "Monitor", "Optimizer", "PhaseSettings", "TrainSettings", "describe"]
+__all__ = ["PHASES", "Monitor", "Optimizer", "PhaseSettings", "TrainSettings", "named_faults"]
 
 Optimizer = Literal["rmsprop", "adam", "adamw", "sgd"]
 Monitor = Literal["val_loss", "val_accuracy", "val_top5"]
@@ -40,6 +42,12 @@ class PhaseSettings(BaseModel):
 
 
 # The reference training: RMSprop with its defaults on a frozen CNN, then Adam at 1e-4 on all layers.
+_REFERENCE = PhaseSettings(
+    epochs=30, steps=140, batch_size=32, optimizer="rmsprop", learning_rate=1e-3, monitor="val_loss", freeze_cnn=True
+)
+_REFERENCE_AFTERWARDS = PhaseSettings(
+    epochs=30, steps=140, batch_size=16, optimizer="adam", learning_rate=1e-4, monitor="val_accuracy"
+)
 # The digits networks are small and start from nothing: 16 passes of Adam at a rate that falls to 0 come within a point
 # of 30 passes at constant rates (docs/digits.md). The RNN alone needs more, and each costs it a third of a CNN's.
 _DIGITS = PhaseSettings(
@@ -47,20 +55,7 @@ _DIGITS = PhaseSettings(
 )
 _DIGITS_AFTERWARDS = _DIGITS.model_copy(update={"epochs": 0, "learning_rate": 2e-4, "schedule": "constant"})
 PHASES: dict[str, tuple[PhaseSettings, PhaseSettings]] = {
-    "xception-lstm": (
-        PhaseSettings(
-            epochs=30,
-            steps=140,
-            batch_size=32,
-            optimizer="rmsprop",
-            learning_rate=1e-3,
-            monitor="val_loss",
-            freeze_cnn=True,
-        ),
-        PhaseSettings(
-            epochs=30, steps=140, batch_size=16, optimizer="adam", learning_rate=1e-4, monitor="val_accuracy"
-        ),
-    ),
+    "xception-lstm": (_REFERENCE, _REFERENCE_AFTERWARDS),
     "digits": (_DIGITS, _DIGITS_AFTERWARDS),
     "digits-rnn": (_DIGITS.model_copy(update={"epochs": 24}), _DIGITS_AFTERWARDS),
 }
@@ -103,13 +98,20 @@ class TrainSettings(BaseModel):
     @classmethod
     def make(cls, **fields: Any) -> TrainSettings:
         """Build settings from keyword fields, with UsageError in place of pydantic's error."""
-        try:
+        with named_faults():
             return cls(**fields)
-        except ValidationError as error:
-            raise UsageError(describe(error)) from None
 
 
-def describe(error: ValidationError) -> str:
+@contextlib.contextmanager
+def named_faults(where: str = "") -> Iterator[None]:
+    """Turn pydantic's error of the block into a UsageError, which begins with ``where``."""
+    try:
+        yield
+    except ValidationError as error:
+        raise UsageError(where + _describe(error)) from None
+
+
+def _describe(error: ValidationError) -> str:
     """Say on one line what pydantic found: each field with what was expected and what was found."""
     parts = []
     for item in error.errors(include_url=False):

@@ -107,7 +107,7 @@ def show_report(entries: Iterable[ReportEntry]) -> None:
         for line in _facts(entry):
             console.stdout.print(f"{entry.form} for {', '.join(entry.targets)}: {line}", markup=False, soft_wrap=True)
     for warning in dict.fromkeys(line for entry in rows for line in _warnings(entry)):
-        console.status.print(f"warning: {warning}", style="yellow", markup=False, soft_wrap=True)
+        console.say(f"warning: {warning}", style="yellow")
     for entry in rows:
         if entry.refused:
             console.status.print(f"refused: {entry.refused}", style="red", markup=False, soft_wrap=True)

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
-from ...runtime.errors import RunError, UsageError
+from ...runtime.errors import RunError
 from ...runtime.preprocess import read_image
+from ...runtime.storage import check_writable
 from ...train.run_folder import RunFolder
 from ..step_log import StepLog
 
@@ -43,12 +43,7 @@ def make_picture_request(
         UsageError: ``out`` is no PNG's name, or in a folder that is not there or can't be written to.
         RunError: there is no run, or one without a trained model.
     """
-    if out.suffix.lower() != ".png" or out.is_dir():
-        raise UsageError(f"--picture: expected IMAGE and the name of a PNG to write, found {out} for the PNG")
-    if not out.parent.is_dir():
-        raise UsageError(f"--picture: expected the folder {out.parent} to exist, found none; create it")
-    if not os.access(out.parent, os.W_OK | os.X_OK):
-        raise UsageError(f"--picture: expected a folder that can be written to, found {out.parent}; choose another")
+    check_writable("--picture", out, ".png")
     return PictureRequest(read_image(image), image.name, _model_file(model, runs), out)
 
 

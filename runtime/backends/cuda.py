@@ -32,7 +32,7 @@ Array = npt.NDArray[Any]
 Self = TypeVar("Self", bound="CudaResource")
 
 # where cuda-python has its functions: from 12.6 on, then before
-MODULE_NAMES = ("cuda.bindings.runtime", "cuda.cudart")
+CUDA_PYTHON_MODULES = ("cuda.bindings.runtime", "cuda.cudart")
 # errors that say that the driver is absent, too old for this cuda-python, or sees no GPU
 UNAVAILABLE_ERRORS = (
     "cudaErrorInsufficientDriver",
@@ -72,7 +72,7 @@ def free_memory() -> int:
 @cache
 def runtime() -> Any:
     """Import the module with CUDA's runtime functions, once."""
-    for name in MODULE_NAMES:
+    for name in CUDA_PYTHON_MODULES:
         with contextlib.suppress(ImportError):
             return importlib.import_module(name)
     raise BackendUnavailableError(

@@ -32,16 +32,10 @@ HASH_DIGITS = 8  # of a file's SHA-256 that are shown
 
 @dataclass(frozen=True)
 class Change:
-    """The change of one case's part from the first report to the second.
+    """The change of one case's part, ``inference`` or ``whole``, from the first report to the second.
 
-    Attributes:
-        name: the case's name.
-        part: ``inference`` or ``whole``.
-        first, second: the medians of the rounds' medians, milliseconds a batch.
-        ratio: second / first; below 1 is faster.
-        low, high: the ratio's 95 % interval.
-        noisy: whether one of the two reports calls the case noisy.
-        few: whether one of the two reports has too few rounds to tell a change.
+    ``first`` and ``second`` are the medians of the rounds' medians, milliseconds a batch, ``ratio`` is second / first,
+    from ``low`` to ``high`` its 95 % interval. ``noisy`` and ``few`` (rounds) are what either report says of the case.
     """
 
     name: str

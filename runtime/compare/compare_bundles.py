@@ -20,11 +20,12 @@ from ..errors import BundleError, UsageError
 from ..frame import Frame
 from ..sources.files import open_sources
 from ..sources.names import parse_live
+from ..storage import check_writable
 from .answers import Answers, ComparedModel, ComparisonTally
-from .difference_sheet import Differences, check_sheet
+from .difference_sheet import Differences
 from .printing import JsonReport, TextReport
 
-__all__ = ["answer", "compare_bundles", "find_bundles"]
+__all__ = ["compare_bundles", "find_bundles"]
 
 DEFAULT_SHEET = Path("differences.png")
 MAX_LISTED_IMAGES = 20  # up to so many are listed even where a table of counts would do
@@ -68,7 +69,7 @@ def compare_bundles(
             "record it first with hybrid-infer --save FILE.mp4"
         )
     if sheet is not None:
-        check_sheet(sheet)
+        check_writable("--sheet", sheet, ".png")
     images = open_sources(sources)
     with _open_models(find_bundles(bundle, others), batch_size=batch_size, **settings) as models:
         frames = iter(images)
@@ -80,9 +81,8 @@ def compare_bundles(
         bar = console.progress(unit="images", transient=True)
         bar.disable |= (listed or as_json) and console.stdout.is_terminal  # rows scroll by there
         with bar:
-            for item in bar.track(
-                answer(chain(first, frames), models, batch_size), images.total, description="comparing"
-            ):
+            items = _ask(chain(first, frames), models, batch_size)
+            for item in bar.track(items, images.total, description="comparing"):
                 if isinstance(item, Answers):
                     differences.add(item)
                 else:
@@ -99,16 +99,10 @@ def compare_bundles(
     return 1 if tally.unreadable else 0
 
 
-def answer(frames: Iterable[Frame], models: Sequence[ComparedModel], batch: int) -> Iterator[Frame | Answers]:
+def _ask(frames: Iterable[Frame], models: Sequence[ComparedModel], batch: int) -> Iterator[Frame | Answers]:
     """Give each frame to every model, a batch at a time, and yield the answers; which model comes first alternates.
 
-    Args:
-        frames: the frames in their order; those with an ``error`` are yielded as they are.
-        models: open models, all with the same class labels.
-        batch: the number of frames that a model is given at a time.
-
-    Raises:
-        BackendError: an engine failed.
+    Frames with an ``error`` are yielded as they are.
     """
     frames = iter(frames)
     for number in count():

@@ -10,11 +10,14 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 from support.models.bundles import SPEC, make_weights, reference_outputs
+from support.models.lowered import SMALL_RNN
+from support.models.standin import crops
 
-from hybrid_edge.calib import CalibrationImages, calibrate, choose_images, measure_statistics
+from hybrid_edge.calib import CalibrationImages, calibrate, choose_images, measure_statistics, second_moments
 from hybrid_edge.calib.measure import RECOMMENDED_IMAGES
 from hybrid_edge.runtime.backends.onnxruntime import TensorSession
 from hybrid_edge.runtime.errors import BackendError, CalibrationError
+from hybrid_edge.runtime.opencv import cv2
 from hybrid_edge.runtime.preprocess import Preprocessor, read_image
 from hybrid_edge.train.data import LabelledImage
 
@@ -175,3 +178,45 @@ def test_ranges_that_can_not_be_saved_are_a_warning(graph: bytes, images: Calibr
 def test_a_graph_that_is_none_is_refused(images: CalibrationImages, tmp_path: Path) -> None:
     with pytest.raises(BackendError, match="refused the graph to be measured"):
         calibrate(b"no graph", images, SPEC, "1" * 64, tmp_path / "ranges.npz")
+
+
+def moments_graph(operator: str) -> bytes:
+    """``sequence`` (N, 28, 28) through one operator."""
+    shape = ["N", 28, 28]
+    made = helper.make_graph(
+        [helper.make_node(operator, ["sequence"], ["out"], name="out")],
+        "moments",
+        [helper.make_tensor_value_info("sequence", TensorProto.FLOAT, shape)],
+        [helper.make_tensor_value_info("out", TensorProto.FLOAT, shape)],
+    )
+    return bytes(helper.make_model(made, opset_imports=[helper.make_opsetid("", 17)], ir_version=8).SerializeToString())
+
+
+@pytest.fixture
+def crop_files(tmp_path: Path) -> list[Path]:
+    paths = [tmp_path / f"{number}.png" for number in range(11)]
+    for path, crop in zip(paths, crops(11, 3), strict=True):
+        assert cv2.imwrite(str(path), crop)
+    return paths
+
+
+def test_moments_are_the_mean_over_images_and_timesteps(crop_files: list[Path]) -> None:
+    told: list[int] = []
+    found = second_moments(moments_graph("Identity"), crop_files, SMALL_RNN, on_batch=told.append)["out"]
+    rows = Preprocessor(SMALL_RNN)([cv2.imread(str(path)) for path in crop_files])["sequence"].reshape(-1, 28)
+    np.testing.assert_allclose(found, rows.T @ rows / (11 * 28), rtol=1e-5, atol=1e-7)
+    assert told == [8, 3]
+
+
+def test_an_image_that_cannot_be_read_is_passed_over(crop_files: list[Path], tmp_path: Path) -> None:
+    broken = tmp_path / "broken.png"
+    broken.write_bytes(b"no image")
+    with_broken = second_moments(moments_graph("Identity"), [broken, *crop_files], SMALL_RNN)["out"]
+    np.testing.assert_allclose(
+        with_broken, second_moments(moments_graph("Identity"), crop_files, SMALL_RNN)["out"], rtol=1e-6
+    )
+
+
+def test_activations_that_are_not_finite_are_refused(crop_files: list[Path]) -> None:
+    with pytest.raises(CalibrationError, match="out"):
+        second_moments(moments_graph("Log"), crop_files, SMALL_RNN)  # of negative pixels: NaN

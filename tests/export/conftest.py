@@ -141,8 +141,8 @@ def _export(file: Path, photos: Path, bundle: Path, model: Any = None) -> Export
     """A model that is at hand need not be built again, which takes seconds for an Xception."""
     from hybrid_edge.export.export_request import make_request
     from hybrid_edge.export.exporter import export
-    from hybrid_edge.train.model_file import load_model, read_spec
+    from hybrid_edge.train.model_file import load_model
 
     result = export(make_request(file, images=photos, out=bundle))
     model = load_model(file)[0] if model is None else model
-    return Exported(file, model, read_spec(file), bundle, result.manifest)
+    return Exported(file, model, result.manifest.spec, bundle, result.manifest)

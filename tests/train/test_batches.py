@@ -11,7 +11,7 @@ import pytest
 pytest.importorskip("keras")
 
 from hybrid_edge.runtime.preprocess import Preprocessor, read_image
-from hybrid_edge.runtime.spec import ModelSpec, preset
+from hybrid_edge.runtime.spec import preset
 from hybrid_edge.train.augment import augment
 from hybrid_edge.train.batches import Batches, KeptFrames, TrainingBatches
 from hybrid_edge.train.data import LabelledImage, scan
@@ -77,11 +77,6 @@ def test_cached_features_take_the_place_of_the_image(images: tuple[LabelledImage
     assert inputs["sequence"].shape == (10, 28, 28)
     cnn_alone, _ = Batches(images, SPEC.replace(branches="cnn"), 10, features=features)[0]
     assert set(cnn_alone) == {"features"}
-
-
-def test_batches_of_a_larger_spec_have_its_shape(images: tuple[LabelledImage, ...]) -> None:
-    spec = ModelSpec(image_size=75, timesteps=25, class_labels=SPEC.class_labels)
-    assert Batches(images, spec, 5)[0][0].shape == (5, 75, 75, 3)
 
 
 def test_digits_get_bolder_finer_and_sharper_strokes_and_are_never_mirrored(few_digits: Path) -> None:
@@ -150,11 +145,6 @@ def test_what_one_pass_kept_is_still_varied_in_another(photographs: tuple[Labell
     alone = TrainingBatches(photographs, SPEC, 4, seed=0, augmented=True)[0][0]
     assert not np.array_equal(varied, plain)
     np.testing.assert_array_equal(varied, alone)
-
-
-def test_varied_photographs_are_read_each_time(photographs: tuple[LabelledImage, ...]) -> None:
-    stream = TrainingBatches(photographs, SPEC, 4, seed=0, augmented=True)
-    assert not np.array_equal(np.sort(stream[0][0], axis=0), np.sort(stream[1][0], axis=0))
 
 
 def test_kept_frames_hold_no_more_than_their_budget_and_nothing_small() -> None:

@@ -5,35 +5,46 @@ from __future__ import annotations
 import json
 import shutil
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 pytest.importorskip("tensorflow")
 
-from support.machines.commands import command
+from support.machines.commands import command as run_command
 
 from hybrid_edge.runtime.errors import UsageError
 from hybrid_edge.runtime.spec import preset
 from hybrid_edge.runtime.storage import write_json
-from hybrid_edge.train.command import _settings, main, show, train
+from hybrid_edge.train import command
 from hybrid_edge.train.run_folder import RunFolder
-from hybrid_edge.train.training_settings import PHASES
+from hybrid_edge.train.training_settings import TrainSettings
+
+Settings = Callable[..., TrainSettings]
 
 
-def given(**options: object) -> dict[str, object]:
-    import inspect
+@pytest.fixture
+def settings(monkeypatch: pytest.MonkeyPatch) -> Settings:
+    """The settings with which the command starts a training."""
+    from hybrid_edge.train import trainer
 
-    defaults = {name: parameter.default for name, parameter in inspect.signature(train).parameters.items()}
-    return {**defaults, "data": Path("photos"), **options}
+    seen: list[TrainSettings] = []
+    monkeypatch.setattr(trainer, "train", lambda settings, *_: seen.append(settings))
+    monkeypatch.setattr(command, "show", lambda _: None)
+
+    def given(**flags: object) -> TrainSettings:
+        command.train(Path("photos"), **flags)  # type: ignore[arg-type]
+        return seen[-1]
+
+    return given
 
 
-def test_without_flags_it_is_the_reference_training() -> None:
-    settings = _settings(given())
-    assert settings.spec == preset("xception-lstm")
-    assert settings.weights == "imagenet"
-    assert settings.phases == PHASES["xception-lstm"]
-    first, second = settings.phases
+def test_without_flags_it_is_the_reference_training(settings: Settings) -> None:
+    reference = settings()
+    assert reference.spec == preset("xception-lstm")
+    assert (reference.weights, reference.augment, reference.workers) == ("imagenet", False, 2)
+    first, second = reference.phases
     assert (first.optimizer, first.learning_rate, first.batch_size, first.steps, first.epochs) == (
         "rmsprop", 1e-3, 32, 140, 30,
     )  # fmt: skip
@@ -44,49 +55,66 @@ def test_without_flags_it_is_the_reference_training() -> None:
     assert (first.freeze_cnn, second.freeze_cnn) == (True, False)
 
 
-def test_random_weights_freeze_nothing_unless_told_to() -> None:
-    assert not _settings(given(weights="none")).phases[0].freeze_cnn
-    assert _settings(given(weights="none", phase1_freeze=True)).phases[0].freeze_cnn
-    assert not _settings(given(weights="imagenet", phase1_freeze=False)).phases[0].freeze_cnn
+@pytest.mark.parametrize(("branches", "epochs"), [("cnn", 16), ("hybrid", 16), ("rnn", 24)])
+def test_digits_train_in_one_phase_whose_rate_falls_and_the_rnn_alone_takes_more_passes(
+    settings: Settings, branches: str, epochs: int
+) -> None:
+    digits = settings(preset_name="digits", branches=branches)
+    first, second = digits.phases
+    assert (first.epochs, first.learning_rate, first.schedule, first.steps) == (epochs, 4e-3, "cosine", 0)
+    assert second.epochs == 0
+    assert (digits.weights, digits.augment, digits.workers) == ("none", True, 1)
 
 
-def test_every_setting_is_a_flag() -> None:
-    settings = _settings(
-        given(image_size=71, timesteps=71, rnn_units=9, rnn_layers=3, resize="letterbox", weights="none",
-              phase1_epochs=4, phase1_steps=0, phase1_monitor="val_top5",
-              phase2_lr=0.5, phase2_batch=7, phase2_optimizer="sgd")
+def test_random_weights_freeze_nothing_unless_told_to(settings: Settings) -> None:
+    assert not settings(weights="none").phases[0].freeze_cnn
+    assert settings(weights="none", phase1_freeze=True).phases[0].freeze_cnn
+    assert not settings(weights="imagenet", phase1_freeze=False).phases[0].freeze_cnn
+
+
+def test_every_setting_is_a_flag(settings: Settings) -> None:
+    chosen = settings(
+        image_size=71, timesteps=71, rnn_units=9, rnn_layers=3, resize="letterbox", weights="none",
+        phase1_epochs=4, phase1_steps=0, phase1_monitor="val_top5",
+        phase2_lr=0.5, phase2_batch=7, phase2_optimizer="sgd", augment=True, workers=3,
     )  # fmt: skip
-    assert (settings.spec.image_size, settings.spec.rnn_units, settings.spec.rnn_layers) == (71, 9, 3)
-    assert settings.spec.resize == "letterbox"
-    assert (settings.phases[0].epochs, settings.phases[0].steps, settings.phases[0].monitor) == (4, 0, "val_top5")
-    assert (settings.phases[1].learning_rate, settings.phases[1].batch_size) == (0.5, 7)
-    assert settings.phases[1].optimizer == "sgd"
+    assert (chosen.spec.image_size, chosen.spec.rnn_units, chosen.spec.rnn_layers) == (71, 9, 3)
+    assert chosen.spec.resize == "letterbox"
+    first, second = chosen.phases
+    assert (first.epochs, first.steps, first.monitor) == (4, 0, "val_top5")
+    assert (second.learning_rate, second.batch_size, second.optimizer) == (0.5, 7, "sgd")
+    assert (chosen.augment, chosen.workers) == (True, 3)
+    assert not settings(preset_name="digits", augment=False).augment
 
 
-def test_the_rnn_alone_needs_no_pretrained_weights() -> None:
-    assert _settings(given(branches="rnn")).weights == "none"
+def test_the_rnn_alone_needs_no_pretrained_weights(settings: Settings) -> None:
+    assert settings(branches="rnn").weights == "none"
 
 
-def test_timesteps_that_do_not_divide_are_refused_with_those_that_do() -> None:
-    with pytest.raises(UsageError, match=r"71² = 5041 is not a multiple of 23; nearest that are: 1, 71"):
-        _settings(given(image_size=71))
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ({"image_size": 71}, r"71² = 5041 is not a multiple of 23; nearest that are: 1, 71"),
+        ({"phase2_epochs": -1}, r"^phase 2: epochs: [^\n]*, found -1$"),
+        ({"preset_name": "digits", "weights": "imagenet"}, "ImageNet weights exist for the xception backbone"),
+        ({"branches": "rnn", "weights": "imagenet"}, "which --branches rnn leaves out"),
+        ({"phase1_epochs": 0, "phase2_epochs": 0}, "nothing would be trained"),
+    ],
+)
+def test_settings_that_cannot_be_are_wrong_usage(settings: Settings, flags: dict[str, object], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        settings(**flags)
 
 
-def test_a_negative_number_of_epochs_is_wrong_usage() -> None:
-    with pytest.raises(UsageError, match=r"^phase 2: epochs: [^\n]*, found -1$"):
-        _settings(given(phase2_epochs=-1))
-
-
-def test_files_are_remembered_by_their_whole_path_for_resume_from_another_folder() -> None:
-    settings = _settings(given(weights="cnn.keras"))
-    assert settings.weights == str(Path.cwd() / "cnn.keras")
-    assert settings.data == str(Path.cwd() / "photos")
-    assert _settings(given(weights="none")).weights == "none"
+def test_files_are_remembered_by_their_whole_path_for_resume_from_another_folder(settings: Settings) -> None:
+    chosen = settings(weights="cnn.keras")
+    assert chosen.weights == str(Path.cwd() / "cnn.keras")
+    assert chosen.data == str(Path.cwd() / "photos")
 
 
 def test_a_setting_beside_resume_is_refused_instead_of_ignored() -> None:
     with pytest.raises(UsageError, match="leave out DATA, --phase2-epochs"):
-        train(Path("photos"), phase2_epochs=50, resume=True)
+        command.train(Path("photos"), phase2_epochs=50, resume=True)
 
 
 def test_the_table_shows_class_names_as_they_are(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -94,7 +122,7 @@ def test_the_table_shows_class_names_as_they_are(tmp_path: Path, capsys: pytest.
     classes = [{"label": "[red]car", "images": 2, "top1": 0.5, "top5": 1.0}]
     totals = {"validation_images": 2, "top1": 0.5, "top5": 1.0, "seconds": 60.0, "peak_memory_mib": 9.0}
     write_json(run.metrics, {**totals, "classes": classes})
-    show(run)
+    command.show(run)
     printed = capsys.readouterr().out
     assert "[red]car" in printed
     assert str(run.model) in printed
@@ -109,14 +137,14 @@ def test_faults_in_the_data_end_it_before_training_with_a_message(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["hybrid-train", str(data), "--preset", "digits"])
     with pytest.raises(SystemExit) as ended:
-        main()
+        command.main()
     assert ended.value.code == 1
     assert "val/ has classes that train/ lacks: '8'" in capsys.readouterr().err
     assert not (tmp_path / "runs").exists()
 
 
 def test_no_data_is_wrong_usage(tmp_path: Path) -> None:
-    result = command("hybrid-train", cwd=tmp_path)
+    result = run_command("hybrid-train", cwd=tmp_path)
     assert result.returncode == 2
     assert "expected DATA" in result.stderr
 
@@ -126,7 +154,7 @@ def test_a_training_by_command_ends_with_the_table_and_names_bad_images(few_digi
     shutil.copytree(few_digits, data)
     (data / "train" / "3" / "broken.png").write_bytes(b"not a png")
     options = ["--preset", "digits", "--branches", "cnn", "--phase1-epochs", 1, "--phase2-epochs", 0, "--name", "one"]
-    result = command("hybrid-train", data, *options, cwd=tmp_path)
+    result = run_command("hybrid-train", data, *options, cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     assert "broken.png" in result.stderr
     assert "" not in result.stderr.splitlines(), "a log has no empty lines"
@@ -136,22 +164,3 @@ def test_a_training_by_command_ends_with_the_table_and_names_bad_images(few_digi
     run = tmp_path / "runs" / "latest"
     assert "broken.png" in json.loads((run / "skipped.json").read_text())[0]["path"]
     assert "broken.png" not in (run / "train.txt").read_text()
-
-
-def test_digits_train_in_one_phase_whose_rate_falls_and_the_rnn_alone_takes_more_passes() -> None:
-    for branches, epochs in (("cnn", 16), ("hybrid", 16), ("rnn", 24)):
-        first, second = _settings(given(preset_name="digits", branches=branches)).phases
-        assert (first.epochs, first.learning_rate, first.schedule, first.steps) == (epochs, 4e-3, "cosine", 0)
-        assert second.epochs == 0
-
-
-def test_one_thread_reads_digits_and_two_read_photographs_unless_told_otherwise() -> None:
-    assert [_settings(given(preset_name=name)).workers for name in ("digits", "xception-lstm")] == [1, 2]
-    assert _settings(given(preset_name="digits", workers=3)).workers == 3
-
-
-def test_digits_are_varied_unless_told_otherwise_and_photographs_are_not() -> None:
-    assert _settings(given(preset_name="digits")).augment
-    assert not _settings(given(preset_name="digits", augment=False)).augment
-    assert not _settings(given()).augment
-    assert _settings(given(augment=True)).augment

@@ -1,13 +1,17 @@
-"""Top-1, top-5, class rates and the confusion matrix."""
+"""Top-1, top-5, class rates and the confusion matrix, and their pictures."""
 
 from __future__ import annotations
 
+import warnings
+from pathlib import Path
+
+import cv2
 import numpy as np
 import pytest
 
 pytest.importorskip("keras")
 
-from hybrid_edge.train.evaluation import Evaluation
+from hybrid_edge.train.evaluation import Evaluation, plot_class_rates, plot_confusion
 
 PROBABILITIES = np.array(
     [
@@ -65,3 +69,14 @@ def test_the_loss_is_the_mean_cross_entropy() -> None:
     assert measured([0, 0, 1, 5]).loss == pytest.approx(expected, rel=1e-5)
     assert measured([0, 0, 1, 5]).value("val_loss") == pytest.approx(expected, rel=1e-5)
     assert measured([0, 0, 1, 5]).value("val_top5") == 0.75
+
+
+def test_class_names_are_drawn_as_they_are_whatever_is_in_them(tmp_path: Path) -> None:
+    labels = ("a$_$b", "猫", "plain")
+    rates = [{"label": label, "images": 3, "top1": 0.5, "top5": 1.0} for label in labels]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        plot_confusion(np.eye(3, dtype=np.int64), labels, tmp_path / "confusion.png")
+        plot_class_rates(rates, tmp_path / "classes.png")
+    for name in ("confusion.png", "classes.png"):
+        assert cv2.imread(str(tmp_path / name)).std() > 0

@@ -1,3 +1,5 @@
+"""The .keras file: what it gives back and what is refused unread; and where a CNN's first weights come from."""
+
 from __future__ import annotations
 
 import contextlib
@@ -10,15 +12,23 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import h5py
-import keras
 import numpy as np
 import pytest
 
-from hybrid_edge.runtime.errors import ModelFileError
+h5py = pytest.importorskip("h5py")
+keras = pytest.importorskip("keras")
+
+from hybrid_edge.runtime.errors import ModelFileError, WeightsError
 from hybrid_edge.runtime.spec import ModelSpec, preset
 from hybrid_edge.train.model import build_model
-from hybrid_edge.train.model_file import SPEC_MEMBER, WEIGHTS_MEMBER, load_model, read_spec, save_model, weights_sha256
+from hybrid_edge.train.model_file import (
+    SPEC_MEMBER,
+    WEIGHTS_MEMBER,
+    load_model,
+    load_pretrained,
+    save_model,
+    weights_sha256,
+)
 
 SPEC = preset("digits").replace(class_labels=("left", "right"), rnn_units=8)
 
@@ -66,7 +76,7 @@ def first_dataset(file: h5py.File) -> str:
 
 def test_a_saved_model_comes_back_with_its_spec_and_weights(saved: tuple[Path, Any]) -> None:
     model, spec = load_model(saved[0])
-    assert spec == SPEC == read_spec(saved[0])
+    assert spec == SPEC
     assert weights_sha256(model) == weights_sha256(saved[1])
 
 
@@ -77,13 +87,15 @@ def test_the_identity_of_a_model_is_its_weights(saved: tuple[Path, Any], tmp_pat
 
 
 def test_what_is_no_keras_archive_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ModelFileError, match="no such file"):
-        load_model(tmp_path / "none.keras")
-    with pytest.raises(ModelFileError, match="found a folder"):
-        load_model(tmp_path)
-    (tmp_path / "noise.keras").write_bytes(random.Random(0).randbytes(4096))
-    with pytest.raises(ModelFileError, match=r"expected a \.keras file"):
-        load_model(tmp_path / "noise.keras")
+    noise = tmp_path / "noise.keras"
+    noise.write_bytes(random.Random(0).randbytes(4096))
+    for path, message in (
+        (tmp_path / "none.keras", "no such file"),
+        (tmp_path, "found a folder"),
+        (noise, r"expected a \.keras file"),
+    ):
+        with pytest.raises(ModelFileError, match=message):
+            load_model(path)
 
 
 def test_a_truncated_file_is_refused(saved: tuple[Path, Any], tmp_path: Path) -> None:
@@ -92,12 +104,6 @@ def test_a_truncated_file_is_refused(saved: tuple[Path, Any], tmp_path: Path) ->
         (tmp_path / "cut.keras").write_bytes(data[:length])
         with pytest.raises(ModelFileError):
             load_model(tmp_path / "cut.keras")
-
-
-def test_a_keras_file_without_our_spec_is_refused_with_the_way_out(members: Members, tmp_path: Path) -> None:
-    del members[SPEC_MEMBER]
-    with pytest.raises(ModelFileError, match=r"not written by hybrid-train.*Train it with hybrid-train"):
-        load_model(pack(tmp_path / "foreign.keras", members))
 
 
 def test_a_configuration_that_would_run_code_is_never_read(members: Members, tmp_path: Path) -> None:
@@ -117,46 +123,42 @@ def test_a_configuration_that_would_run_code_is_never_read(members: Members, tmp
     assert {layer.name for layer in model.layers} >= {"cnn", "rnn", "logits"}
 
 
-def test_an_archive_that_unpacks_to_far_more_than_its_spec_needs_is_refused(members: Members, tmp_path: Path) -> None:
-    members[WEIGHTS_MEMBER] = bytes(300_000_000)
-    path = pack(tmp_path / "bomb.keras", members, zipfile.ZIP_DEFLATED)
-    assert path.stat().st_size < 1_000_000
-    with pytest.raises(ModelFileError, match="unpack to 300000000 bytes"):
-        load_model(path)
-
-
-def test_a_spec_that_unpacks_to_very_much_is_refused(members: Members, tmp_path: Path) -> None:
-    members[SPEC_MEMBER] = b" " * 50_000_000
-    with pytest.raises(ModelFileError, match="larger than"):
-        read_spec(pack(tmp_path / "bomb.keras", members, zipfile.ZIP_DEFLATED))
-
-
-def test_a_spec_that_asks_for_a_model_far_larger_than_the_file_is_refused(members: Members, tmp_path: Path) -> None:
-    huge = {**SPEC.model_dump(), "rnn_units": 16384, "rnn_layers": 16}
-    members[SPEC_MEMBER] = spec_member(spec=huge)
-    with pytest.raises(ModelFileError, match="its spec allows"):
-        load_model(pack(tmp_path / "huge.keras", members))
+def spec_with(**changes: Any) -> bytes:
+    return spec_member(spec={**SPEC.model_dump(), **changes})
 
 
 @pytest.mark.parametrize(
-    "content",
+    ("member", "content", "message"),
     [
-        b"",
-        b"{",
-        b"[]",
-        b"[" * 100_000,
-        b"\xff\xfe",
-        spec_member(format="other"),
-        spec_member(version=2),
-        spec_member(spec={"image_size": -1}),
-        spec_member(spec={**SPEC.model_dump(), "class_labels": []}),
-        spec_member(spec={**SPEC.model_dump(), "backbone": "__import__('os')"}),
+        (SPEC_MEMBER, None, r"not written by hybrid-train.*Train it with hybrid-train"),
+        (SPEC_MEMBER, 50_000_000, "larger than"),
+        (SPEC_MEMBER, spec_with(rnn_units=16384, rnn_layers=16), "its spec allows"),
+        (SPEC_MEMBER, spec_with(rnn_units=9), "don't fit the spec"),
+        (SPEC_MEMBER, b"", "is damaged"),
+        (SPEC_MEMBER, b"{", "is damaged"),
+        (SPEC_MEMBER, b"[]", "is damaged"),
+        (SPEC_MEMBER, b"[" * 100_000, "is damaged"),
+        (SPEC_MEMBER, b"\xff\xfe", "is damaged"),
+        (SPEC_MEMBER, spec_member(format="other"), "expected format"),
+        (SPEC_MEMBER, spec_member(version=2), "a newer hybrid-edge wrote it"),
+        (SPEC_MEMBER, spec_member(spec={"image_size": -1}), "is damaged"),
+        (SPEC_MEMBER, spec_with(class_labels=[]), "at least two class labels"),
+        (SPEC_MEMBER, spec_with(backbone="__import__('os')"), "is damaged"),
+        (WEIGHTS_MEMBER, 300_000_000, "unpack to 300000000 bytes"),
+        (WEIGHTS_MEMBER, random.Random(1).randbytes(400_000), "weights are damaged"),
     ],
+    ids=range(16),
 )
-def test_a_damaged_or_foreign_spec_is_refused(content: bytes, members: Members, tmp_path: Path) -> None:
-    members[SPEC_MEMBER] = content
-    with pytest.raises(ModelFileError):
-        load_model(pack(tmp_path / "spec.keras", members))
+def test_a_damaged_foreign_or_oversized_member_is_refused(
+    member: str, content: bytes | int | None, message: str, members: Members, tmp_path: Path
+) -> None:
+    """A number is that of zeros in the member: a few KB as they are packed."""
+    del members[member]
+    if content is not None:
+        members[member] = bytes(content)
+    path = pack(tmp_path / "changed.keras", members, zipfile.ZIP_DEFLATED)
+    with pytest.raises(ModelFileError, match=message):
+        load_model(path)
 
 
 def test_two_specs_in_one_file_are_refused(saved: tuple[Path, Any], tmp_path: Path) -> None:
@@ -168,35 +170,20 @@ def test_two_specs_in_one_file_are_refused(saved: tuple[Path, Any], tmp_path: Pa
         load_model(path)
 
 
-def test_weights_of_another_spec_are_refused(members: Members, tmp_path: Path) -> None:
-    other = {**SPEC.model_dump(), "rnn_units": 9}
-    members[SPEC_MEMBER] = spec_member(spec=other)
-    with pytest.raises(ModelFileError, match="don't fit the spec"):
-        load_model(pack(tmp_path / "other.keras", members))
-
-
-def link_out(file: h5py.File) -> None:
-    name = first_dataset(file)
-    del file[name]
+def link_out(file: h5py.File, name: str, shape: tuple[int, ...]) -> None:
     file[name] = h5py.ExternalLink("/etc/passwd", "/")
 
 
-def link_inside(file: h5py.File) -> None:
-    file["detour"] = h5py.SoftLink("/")
+def link_inside(file: h5py.File, name: str, shape: tuple[int, ...]) -> None:
+    file[name] = h5py.SoftLink("/")
 
 
-def store_outside(file: h5py.File) -> None:
-    name = first_dataset(file)
-    shape = file[name].shape
-    del file[name]
+def store_outside(file: h5py.File, name: str, shape: tuple[int, ...]) -> None:
     size = int(np.prod(shape)) * 4
     file.create_dataset(name, shape, "float32", external=[("/etc/passwd", 0, size)])
 
 
-def map_outside(file: h5py.File) -> None:
-    name = first_dataset(file)
-    shape = file[name].shape
-    del file[name]
+def map_outside(file: h5py.File, name: str, shape: tuple[int, ...]) -> None:
     layout = h5py.VirtualLayout(shape, "float32")
     layout[...] = h5py.VirtualSource("/etc/hostname", "data", shape=shape)
     file.create_virtual_dataset(name, layout)
@@ -204,10 +191,16 @@ def map_outside(file: h5py.File) -> None:
 
 @pytest.mark.parametrize("change", [link_out, link_inside, store_outside, map_outside])
 def test_weights_that_point_out_of_the_file_are_refused(
-    change: Callable[[h5py.File], None], members: Members, tmp_path: Path
+    change: Callable[[h5py.File, str, tuple[int, ...]], None], members: Members, tmp_path: Path
 ) -> None:
+    def replaced(file: h5py.File) -> None:
+        name = first_dataset(file)
+        shape = file[name].shape
+        del file[name]
+        change(file, name, shape)
+
     with pytest.raises(ModelFileError, match=r"links elsewhere|stored outside"):
-        load_model(pack(tmp_path / "linked.keras", with_h5(members, change)))
+        load_model(pack(tmp_path / "linked.keras", with_h5(members, replaced)))
 
 
 def test_weights_other_than_those_that_were_saved_are_refused(members: Members, tmp_path: Path) -> None:
@@ -216,12 +209,6 @@ def test_weights_other_than_those_that_were_saved_are_refused(members: Members, 
 
     with pytest.raises(ModelFileError, match="not those that were saved"):
         load_model(pack(tmp_path / "nudged.keras", with_h5(members, nudge)))
-
-
-def test_weights_that_are_no_hdf5_are_refused(members: Members, tmp_path: Path) -> None:
-    members[WEIGHTS_MEMBER] = random.Random(1).randbytes(400_000)
-    with pytest.raises(ModelFileError, match="weights are damaged"):
-        load_model(pack(tmp_path / "noise.keras", members))
 
 
 def test_an_encrypted_or_strangely_packed_archive_is_refused(saved: tuple[Path, Any], tmp_path: Path) -> None:
@@ -267,14 +254,6 @@ def test_a_save_that_fails_leaves_the_old_file(saved: tuple[Path, Any], tmp_path
     assert [item.name for item in tmp_path.iterdir()] == ["model.keras"]
 
 
-def test_a_specs_own_json_survives_the_file(tmp_path: Path) -> None:
-    spec = ModelSpec(
-        image_size=28, timesteps=14, backbone="digits", rnn_units=4, rnn_layers=2, class_labels=("é", "日", "c")
-    )
-    save_model(build_model(spec), spec, tmp_path / "model.keras")
-    assert read_spec(tmp_path / "model.keras") == spec
-
-
 def test_a_model_in_training_is_saved_without_its_optimizer(saved: tuple[Path, Any], tmp_path: Path) -> None:
     """Adam's state would make the file three times as large, and larger than its spec allows to be read."""
     model = build_model(SPEC)
@@ -288,3 +267,93 @@ def test_a_model_in_training_is_saved_without_its_optimizer(saved: tuple[Path, A
     steps = int(model.optimizer.iterations)
     model.train_on_batch(images, targets)
     assert int(model.optimizer.iterations) == steps + 1
+
+
+def cnn_weights(model: keras.Model) -> list[np.ndarray]:
+    return list(model.get_layer("cnn").get_weights())
+
+
+def test_none_leaves_the_random_weights() -> None:
+    model = build_model(SPEC)
+    before = cnn_weights(model)
+    load_pretrained(model, SPEC, "none")
+    np.testing.assert_array_equal(before[0], cnn_weights(model)[0])
+
+
+def save_legacy(model: keras.Model, path: Path) -> None:
+    """The format of Keras's own Xception file without its top layer."""
+    from keras.src.legacy.saving.legacy_h5_format import save_weights_to_hdf5_group
+
+    with h5py.File(path, "w") as file:
+        save_weights_to_hdf5_group(file, model.get_layer("cnn"))
+
+
+@pytest.mark.parametrize(
+    ("name", "save"),
+    [
+        ("source.keras", lambda model, path: save_model(model, SPEC, path)),
+        ("cnn.weights.h5", lambda model, path: model.get_layer("cnn").save_weights(path)),
+        ("notop.h5", save_legacy),
+    ],
+)
+def test_a_file_gives_its_cnn_to_a_model_with_other_classes(
+    saved: tuple[Path, Any], tmp_path: Path, name: str, save: Callable[[keras.Model, Path], None]
+) -> None:
+    save(saved[1], tmp_path / name)
+    described = preset("digits", "cnn").replace(class_labels=("a", "b", "c"))
+    model = build_model(described)
+    load_pretrained(model, described, str(tmp_path / name))
+    for mine, theirs in zip(cnn_weights(model), cnn_weights(saved[1]), strict=True):
+        np.testing.assert_array_equal(mine, theirs)
+
+
+def wider(path: Path) -> Any:
+    described = SPEC.replace(image_size=56, timesteps=56)
+    model = build_model(described)
+    if path.suffix == ".keras":
+        save_model(model, described, path)
+    else:
+        model.get_layer("cnn").save_weights(path)
+
+
+def without_cnn(path: Path) -> None:
+    alone = preset("digits", "rnn").replace(class_labels=("0", "1"))
+    save_model(build_model(alone), alone, path)
+
+
+@pytest.mark.parametrize(
+    ("name", "write", "message"),
+    [
+        ("nowhere.h5", lambda _: None, r"nowhere\.h5', which is no file.*--weights none"),
+        ("text.txt", Path.touch, r"expected a \.keras file of hybrid-train or an \.h5 file"),
+        ("wider.weights.h5", wider, "don't fit the digits branch at 28x28"),
+        ("wider.keras", wider, "CNN does not fit"),
+        ("damaged.weights.h5", lambda path: path.write_bytes(b"\x89HDF\r\n\x1a\n" + bytes(100)), "don't fit"),
+        ("rnn.keras", without_cnn, "expected a CNN branch inside, found branches=rnn"),
+        (
+            "other.keras",
+            lambda path: keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)]).save(path),
+            r"not written by hybrid-train.*--weights none",
+        ),
+    ],
+)
+def test_weights_that_do_not_fit_are_refused_with_the_reason_and_the_alternatives(
+    tmp_path: Path, name: str, write: Callable[[Path], Any], message: str
+) -> None:
+    write(tmp_path / name)
+    with pytest.raises(WeightsError, match=message):
+        load_pretrained(build_model(SPEC), SPEC, str(tmp_path / name))
+
+
+def test_imagenet_weights_that_cannot_be_downloaded_name_the_alternatives(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def offline(*args: object, **kwargs: object) -> None:
+        print("Downloading data")  # noqa: T201  as Keras does
+        raise OSError("URL fetch failure: no route")
+
+    monkeypatch.setattr("keras.src.applications.xception.file_utils.get_file", offline)
+    described = ModelSpec(image_size=71, timesteps=71, rnn_units=4, class_labels=("0", "1"))
+    with pytest.raises(WeightsError, match=r"can't be downloaded \(URL fetch failure: no route\).*--weights none"):
+        load_pretrained(build_model(described), described, "imagenet")
+    assert capsys.readouterr().out == ""

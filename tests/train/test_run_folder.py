@@ -1,25 +1,30 @@
-"""The run folder: its name, its lock, what is said when it can't be made."""
+"""The run folder: its name, its lock, and what --resume reads in it."""
 
 from __future__ import annotations
 
+import json
 from datetime import datetime
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
-from hybrid_edge.runtime.errors import RunError
+pytest.importorskip("keras")
+
+from hybrid_edge.runtime.errors import DataError, RunError
+from hybrid_edge.runtime.spec import preset
+from hybrid_edge.runtime.storage import write_json
 from hybrid_edge.train import run_folder
+from hybrid_edge.train.checkpoints import TrainingState, read_stopped
+from hybrid_edge.train.data import LabelledImage, write_list
 from hybrid_edge.train.run_folder import RunFolder
+from hybrid_edge.train.training_settings import PHASES, TrainSettings
 
-
-class Clock:
-    @staticmethod
-    def now() -> datetime:
-        return datetime(2026, 11, 21, 10, 0, 0)
+SPEC = preset("digits").replace(class_labels=("a", "b"))
 
 
 def test_runs_of_the_same_second_have_folders_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(run_folder, "datetime", Clock)
+    monkeypatch.setattr(run_folder, "datetime", Mock(now=lambda: datetime(2026, 11, 21, 10, 0, 0)))
     names = [RunFolder.create(tmp_path, None, "cnn").name for _ in range(3)]
     assert names == ["20261121-100000-cnn", "20261121-100000-cnn-2", "20261121-100000-cnn-3"]
     assert RunFolder.find(runs=tmp_path).name == names[-1]
@@ -58,3 +63,68 @@ def test_two_processes_do_not_train_in_one_run(tmp_path: Path) -> None:
         pass
     with run.locked():
         pass
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> RunFolder:
+    """A run that stopped after an epoch, without its model."""
+    run = RunFolder.create(tmp_path / "runs", "stopped", "hybrid")
+    run.checkpoints.mkdir()
+    settings = TrainSettings.make(data=str(tmp_path / "data"), spec=preset("digits"), phases=PHASES["digits"])
+    write_json(run.settings, settings.model_dump())
+    write_json(run.spec, SPEC.model_dump())
+    write_json(run.state, vars(TrainingState(epoch=1, weights="phase1-epoch1.weights.h5")))
+    for kind in ("train", "validation"):
+        path = tmp_path / "data" / f"{kind}.png"
+        path.parent.mkdir(exist_ok=True)
+        path.touch()
+        write_list(run.images(kind), [LabelledImage(path, "a")])
+    return run
+
+
+def test_a_stopped_run_is_read_back(run: RunFolder) -> None:
+    training, state = read_stopped(run)
+    assert (training.spec, state.epoch) == (SPEC, 1)
+    assert [image.path.name for image in training.train + training.validation] == ["train.png", "validation.png"]
+
+
+def test_data_that_moved_is_named_before_anything_starts(run: RunFolder) -> None:
+    data = run.path.parent.parent / "data"
+    data.rename(data.with_name("moved"))
+    with pytest.raises(DataError, match=r"2 of the run's 2 images are no longer there.*put DATA back where it was"):
+        read_stopped(run)
+
+
+@pytest.mark.parametrize("name", ["settings.json", "spec.json", "state.json", "train.txt", "validation.txt"])
+def test_what_is_missing_is_named(run: RunFolder, name: str) -> None:
+    (run.path / name).unlink()
+    with pytest.raises(RunError, match=f"{name}.*not a complete run"):
+        read_stopped(run)
+
+
+@pytest.mark.parametrize("name", ["settings.json", "spec.json", "state.json"])
+@pytest.mark.parametrize("content", [{"from": "the future"}, [1], None])
+def test_a_file_of_another_version_is_named(run: RunFolder, name: str, content: object) -> None:
+    (run.path / name).write_text(json.dumps(content))
+    with pytest.raises(RunError, match=f"{name} is damaged, or of another version"):
+        read_stopped(run)
+
+
+def test_what_a_kill_left_behind_is_swept_and_nothing_else(run: RunFolder) -> None:
+    kept = [
+        run.checkpoints / "phase1-epoch1.weights.h5",
+        run.checkpoints / "phase1-best.keras",
+        run.path / ".bundle.tar-abc.tmp",  # hybrid-export may be writing it
+    ]
+    swept = [
+        run.checkpoints / ".phase1-best.keras-abc.tmp.keras",
+        run.checkpoints / ".phase1-epoch2.weights.h5-abc.tmp.weights.h5",
+        run.checkpoints / "phase1-epoch0.weights.h5",
+        run.path / ".state.json-abc.tmp",
+        run.path / ".model.keras-abc.tmp.keras",
+        run.path / ".curves.png-abc.tmp.png",
+    ]
+    for path in kept + swept:
+        path.touch()
+    read_stopped(run)
+    assert [path.name for path in kept + swept if path.exists()] == [path.name for path in kept]

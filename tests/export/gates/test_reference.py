@@ -5,13 +5,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from support.models.standin import write_crops
+from support.models.standin import with_logits, write_crops
 
 from hybrid_edge.export.gates.reference import Reference
 from hybrid_edge.runtime.errors import DataError, ImageError, ParityError
 from hybrid_edge.runtime.preprocess import Preprocessor, read_image
 from hybrid_edge.train.data import LabelledImage
-from hybrid_edge.train.model import build_model, with_logits
+from hybrid_edge.train.model import build_model
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from support.gpu.engine_fixtures import skip_on_a_gpu
 from support.gpu.fake_gpu import Error, FakeCuda
 
 from hybrid_edge.runtime.backends import cuda
@@ -28,14 +29,6 @@ def fake(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> FakeCuda:
     monkeypatch.setattr(cuda, "runtime", lambda: made)
     monkeypatch.setattr(cuda, "BOARD_MODEL_FILE", tmp_path / "model")
     return made
-
-
-def skip_on_a_gpu() -> None:
-    try:
-        find_gpu()
-    except BackendUnavailableError:
-        return
-    pytest.skip("this machine has a GPU")
 
 
 def test_a_driver_that_cuda_python_12_6_can_not_load_is_what_is_said(fake: FakeCuda) -> None:

@@ -47,11 +47,6 @@ def test_the_same_row_comes_out_of_batches_of_every_size(model: Path) -> None:
             assert np.abs(part - whole[:size]).max() <= 1e-5 * np.abs(whole).max()
 
 
-def test_the_device_says_engine_version_and_place(model: Path) -> None:
-    with OnnxRuntimeCpu(model, SPEC) as backend:
-        assert backend.device == f"ONNX Runtime {importlib.import_module('onnxruntime').__version__} on CPU"
-
-
 def test_the_number_of_threads_reaches_the_session(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen = []
     real = importlib.import_module("onnxruntime")

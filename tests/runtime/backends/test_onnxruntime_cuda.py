@@ -146,12 +146,6 @@ def test_a_failure_is_ours_with_onnxruntimes_words(model: Path) -> None:
             backend.run(tensors(1))
 
 
-def test_a_closed_backend_lets_go_of_its_session(model: Path) -> None:
-    backend = OnTheCpu(model, SPEC)
-    backend.close()
-    assert (backend._bindings, backend._session) == ({}, None)
-
-
 def with_library(monkeypatch: pytest.MonkeyPatch, **replaced: Any) -> None:
     """The real onnxruntime, some of it replaced."""
     real = importlib.import_module("onnxruntime")

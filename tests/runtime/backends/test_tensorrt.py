@@ -8,14 +8,13 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from support.gpu.engine_fixtures import ADA, ORIN, another_users, inputs
+from support.gpu.engine_fixtures import ADA, ORIN, another_users, inputs, skip_on_a_gpu
 from support.gpu.fake_gpu import Error
 from support.gpu.fake_tensorrt import _Engine, _RuntimeCache
 from support.models.bundles import make_bundle
 from support.models.small_graphs import SPEC, lstm_graph
 
 from hybrid_edge.runtime.backends import open_backend
-from hybrid_edge.runtime.backends.cuda import find_gpu
 from hybrid_edge.runtime.backends.tensorrt import TensorRtBackend, engine, find_tensorrt
 from hybrid_edge.runtime.backends.tensorrt.engine import LoadedEngine, StaleEngineError
 from hybrid_edge.runtime.bundle import Bundle
@@ -59,13 +58,9 @@ def test_without_either_the_extras_are_named_and_no_gpu_is_asked_for(monkeypatch
 
 
 def test_a_backend_without_a_gpu_is_unavailable(graph: Path) -> None:
-    try:
-        find_tensorrt()
-    except BackendUnavailableError:
-        with pytest.raises(BackendUnavailableError):
-            TensorRtBackend(graph, SPEC)
-    else:
-        pytest.skip("this machine has TensorRT and a GPU")
+    skip_on_a_gpu()
+    with pytest.raises(BackendUnavailableError):
+        TensorRtBackend(graph, SPEC)
 
 
 @pytest.mark.parametrize("integrated", [False, True])
@@ -280,13 +275,9 @@ def test_tensorrt_has_no_kernels_to_keep(machine: Any) -> None:
 def test_the_real_bindings_refuse_an_engine_without_a_gpu_in_their_own_words(bytes_kept: int | None) -> None:
     """TensorRT-RTX builds here, and loads only where there is a GPU."""
     pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX is not installed")
+    skip_on_a_gpu()
     library = find_library("rtx")
-    try:
-        find_gpu()
-    except BackendUnavailableError:
-        data = build_engine(lstm_graph(), SPEC, EngineOptions(), library, architecture="sm89").engine[:bytes_kept]
-    else:
-        pytest.skip("this machine has a GPU")
+    data = build_engine(lstm_graph(), SPEC, EngineOptions(), library, architecture="sm89").engine[:bytes_kept]
     prepared: Any = SimpleNamespace(engine=SimpleNamespace(data=data), path=Path("KEY.engine"), kernels=None)
     message = rf"{library.label} on .* does not load KEY\.engine \(deserialize_cuda_engine: .*Error Code"
     with pytest.raises(StaleEngineError, match=message):

@@ -11,8 +11,9 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from support.live.display import open_display
@@ -23,6 +24,9 @@ from support.streams.servers import MjpegStream
 from hybrid_edge.runtime.opencv import cv2
 
 LINE = {"source", "frame", "captured", "age_ms", "labels", "probabilities", "dropped", "reconnects", "batch"}
+
+
+Start = Callable[..., LiveRun]
 
 
 @pytest.fixture(scope="module")
@@ -37,28 +41,35 @@ def stream() -> Iterator[MjpegStream]:
 
 
 @pytest.fixture
-def mark() -> str:
-    """In the environment of everything that a run starts, to find what it left."""
-    return f"mark-{uuid.uuid4().hex}"
-
-
-def none_left(mark: str) -> bool:
+def mark() -> Iterator[str]:
+    """In the environment of everything that a run starts: nothing of it is left in the end."""
+    mark = f"mark-{uuid.uuid4().hex}"
+    yield mark
     deadline = time.monotonic() + 5
     while processes_of(mark) and time.monotonic() < deadline:
         time.sleep(0.02)
-    return not processes_of(mark)
+    assert not processes_of(mark)
 
 
-def test_an_engine_that_hangs_is_replaced_and_frames_flow_again(
-    stream: MjpegStream, bundle: Path, tmp_path: Path, mark: str
-) -> None:
-    order = tmp_path / "order"
-    with LiveRun(
-        stream.url,
-        *("--bundle", bundle, "--headless", "--hang-timeout", 1.5, "--save", tmp_path / "out.mp4"),
-        program=HANGING,
-        environment={"HANG_ORDER": str(order), "MARK": mark},
-    ) as run:
+@pytest.fixture
+def order(tmp_path: Path) -> Path:
+    """The file that tells a hanging engine to hang."""
+    return tmp_path / "order"
+
+
+@pytest.fixture
+def start(stream: MjpegStream, bundle: Path, mark: str, order: Path) -> Start:
+    """Starts a run on the stream, whose engine hangs on order where ``program`` says so."""
+
+    def start(*arguments: object, environment: dict[str, str] | None = None, **settings: Any) -> LiveRun:
+        variables = {"MARK": mark, "HANG_ORDER": str(order), **(environment or {})}
+        return LiveRun(stream.url, "--bundle", bundle, "--headless", *arguments, environment=variables, **settings)
+
+    return start
+
+
+def test_an_engine_that_hangs_is_replaced_and_frames_flow_again(start: Start, tmp_path: Path, order: Path) -> None:
+    with start("--hang-timeout", 1.5, "--save", tmp_path / "out.mp4", program=HANGING) as run:
         run.frames(5)
         assert set(run.results[0]) >= LINE
         order.write_text("released once")
@@ -71,7 +82,6 @@ def test_an_engine_that_hangs_is_replaced_and_frames_flow_again(
         assert len(run.events("engine-hung")) == 3
         assert "no heartbeat for" in run.events("engine-hung")[1]["detail"]
         assert "error: 3 workers had to be given up within 60 s" in run.errors[-1]
-    assert none_left(mark)
     assert {item.name for item in tmp_path.glob("*.mp4")} >= {"out.mp4", "out-2.mp4"}  # neither written over
     assert frames_of(tmp_path / "out.mp4") >= 5
 
@@ -85,14 +95,10 @@ def test_an_engine_that_hangs_is_replaced_and_frames_flow_again(
     ],
 )
 def test_a_signal_drains_ends_as_documented_and_leaves_a_playable_video(
-    stream: MjpegStream, bundle: Path, tmp_path: Path, mark: str, supervise: str, signum: signal.Signals, code: int
+    start: Start, tmp_path: Path, supervise: str, signum: signal.Signals, code: int
 ) -> None:
     video = tmp_path / "out.mp4"
-    with LiveRun(
-        stream.url,
-        *("--bundle", bundle, "--headless", "--save", video, supervise),
-        environment={"MARK": mark},
-    ) as run:
+    with start("--save", video, supervise) as run:
         run.frames(5)
         before = time.monotonic()
         run.process.send_signal(signum)
@@ -101,20 +107,11 @@ def test_a_signal_drains_ends_as_documented_and_leaves_a_playable_video(
         assert not [line for line in run.errors if "Traceback" in line or "killed" in line]
         assert any("results/s" in line for line in run.errors)
         assert (run.errors[-1] == "interrupted") == (code == 130)
-    assert none_left(mark)
     assert frames_of(video) >= 5
 
 
-def test_an_engine_that_fails_and_then_hangs_while_it_is_closed_is_replaced(
-    stream: MjpegStream, bundle: Path, tmp_path: Path, mark: str
-) -> None:
-    order = tmp_path / "order"
-    with LiveRun(
-        stream.url,
-        *("--bundle", bundle, "--headless", "--hang-timeout", 1.5),
-        program=HANGING,
-        environment={"HANG_ORDER": str(order), "MARK": mark},
-    ) as run:
+def test_an_engine_that_fails_and_then_hangs_while_it_is_closed_is_replaced(start: Start, order: Path) -> None:
+    with start("--hang-timeout", 1.5, program=HANGING) as run:
         run.frames(3)
         order.write_text("failing once")
         run.until(lambda: run.events("engine-hung"), what="the replacement")
@@ -123,19 +120,12 @@ def test_an_engine_that_fails_and_then_hangs_while_it_is_closed_is_replaced(
         run.frames(3)
         run.process.send_signal(signal.SIGINT)
         assert run.end() == 130
-    assert none_left(mark)
 
 
 def test_an_engine_that_hangs_while_it_is_closed_holds_up_no_end_without_a_supervisor(
-    stream: MjpegStream, bundle: Path, tmp_path: Path
+    start: Start, order: Path
 ) -> None:
-    order = tmp_path / "order"
-    with LiveRun(
-        stream.url,
-        *("--bundle", bundle, "--headless", "--no-supervise", "--hang-timeout", 1),
-        program=HANGING,
-        environment={"HANG_ORDER": str(order)},
-    ) as run:
+    with start("--no-supervise", "--hang-timeout", 1, program=HANGING) as run:
         run.frames(3)
         order.write_text("failing once")
         assert run.end() == 1
@@ -145,17 +135,12 @@ def test_an_engine_that_hangs_while_it_is_closed_holds_up_no_end_without_a_super
 
 @pytest.mark.parametrize("signals", [1, 2])
 def test_an_engine_that_hangs_holds_up_no_end_without_a_supervisor_either(
-    stream: MjpegStream, bundle: Path, tmp_path: Path, signals: int
+    start: Start, order: Path, signals: int
 ) -> None:
-    with LiveRun(
-        stream.url,
-        *("--bundle", bundle, "--headless", "--no-supervise"),
-        program=HANGING,
-        environment={"HANG_ORDER": str(tmp_path / "order")},
-    ) as run:
+    with start("--no-supervise", program=HANGING) as run:
         run.frames(3)
-        (tmp_path / "order").write_text("released once")
-        run.until(lambda: not (tmp_path / "order").exists(), what="the hang")
+        order.write_text("released once")
+        run.until(lambda: not order.exists(), what="the hang")
         begun = time.monotonic()
         for _ in range(signals):
             run.process.send_signal(signal.SIGINT)
@@ -167,15 +152,13 @@ def test_an_engine_that_hangs_holds_up_no_end_without_a_supervisor_either(
             assert time.monotonic() - begun < 1.5  # it would have waited for 1.8 s
 
 
-def test_systemd_is_told_ready_watchdog_status_and_stopping_at_an_abstract_address(
-    stream: MjpegStream, bundle: Path
-) -> None:
+def test_systemd_is_told_ready_watchdog_status_and_stopping_at_an_abstract_address(start: Start) -> None:
     address = f"\0hybrid-edge-{os.getpid()}"
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
         systemd.bind(address)
         systemd.settimeout(30)
         environment = {"NOTIFY_SOCKET": address.replace("\0", "@"), "WATCHDOG_USEC": "400000"}
-        with LiveRun(stream.url, "--bundle", bundle, "--headless", environment=environment) as run:
+        with start(environment=environment) as run:
             told: list[str] = []
             while not told or "classified" not in told[-1]:
                 told.append(systemd.recv(4096).decode())
@@ -209,7 +192,6 @@ def test_no_child_pipeline_is_left_by_whom_it_is_killed(bundle: Path, mark: str,
             run.process.send_signal(signal.SIGINT)
             assert run.end() == 130
             assert any("faults: engine-hung 1" in line for line in run.errors)  # counted beyond its worker's life
-    assert none_left(mark)
 
 
 def test_q_in_the_window_ends_worker_and_supervisor_with_0(stream: MjpegStream, bundle: Path) -> None:
@@ -240,16 +222,16 @@ def test_systemd_takes_the_unit_of_the_documentation(tmp_path: Path) -> None:
     assert refused.returncode == 0  # every option of it exists
 
 
-def test_snapshots_smoothing_and_two_sources_in_one_run(stream: MjpegStream, bundle: Path, tmp_path: Path) -> None:
-    arguments = ["--bundle", bundle, "--headless", "--no-supervise", "--smooth", 0.5, "--batch", 2, "--max-wait", 20]
-    wanted = ["--snapshots", tmp_path / "kept", "--when", "cat>=0"]
-    with LiveRun(stream.url, f"{stream.url}?second", *arguments, *wanted) as run:
-        run.until(lambda: {line["source"] for line in run.results} == {stream.url, f"{stream.url}?second"})
+def test_snapshots_smoothing_and_two_sources_in_one_run(start: Start, stream: MjpegStream, tmp_path: Path) -> None:
+    second, kept = f"{stream.url}?second", tmp_path / "kept"
+    wanted = ("--smooth", 0.5, "--batch", 2, "--max-wait", 20, "--snapshots", kept, "--when", "cat>=0")
+    with start(second, "--no-supervise", *wanted) as run:
+        run.until(lambda: {line["source"] for line in run.results} == {stream.url, second})
         run.frames(3)
         assert all(line["smoothed_s"] == 0.5 for line in run.results)
         run.process.send_signal(signal.SIGINT)
         assert run.end() == 130
-    assert cv2.imread(str(next((tmp_path / "kept").iterdir()))).shape == (240, 320, 3)
+    assert cv2.imread(str(next(kept.iterdir()))).shape == (240, 320, 3)
 
 
 def test_a_bundle_that_is_not_there_ends_worker_and_supervisor_with_its_code(tmp_path: Path) -> None:
@@ -293,7 +275,6 @@ def test_a_worker_that_is_killed_while_stderr_is_on_a_full_disk_is_replaced(
             assert process.wait(20) == 0
         finally:
             process.kill()
-    assert none_left(mark)
 
 
 def test_a_full_disk_under_stdout_ends_a_live_run_with_1_and_says_so(stream: MjpegStream, bundle: Path) -> None:
@@ -305,12 +286,12 @@ def test_a_full_disk_under_stdout_ends_a_live_run_with_1_and_says_so(stream: Mjp
 
 
 def test_files_beside_a_stream_that_could_not_be_read_are_named(
-    stream: MjpegStream, bundle: Path, tmp_path: Path
+    start: Start, stream: MjpegStream, tmp_path: Path
 ) -> None:
     for name in ("one.png", "two\x1b.png"):
         (tmp_path / name).write_bytes(b"damaged")
     (tmp_path / "clip.avi").write_bytes(b"damaged")
-    with LiveRun(stream.url, tmp_path, "--bundle", bundle, "--headless", "--no-supervise") as run:
+    with start(tmp_path, "--no-supervise") as run:
         run.until(lambda: len([line for line in run.errors if line.startswith("unreadable: ")]) == 3)
         stream.corrupt(10)
         run.until(lambda: [line for line in run.lines if line.get("source") == stream.url and "error" in line])

@@ -9,9 +9,12 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+import pytest
 
+from hybrid_edge.runtime.backends.cuda import find_gpu
 from hybrid_edge.runtime.engines.build import BuiltEngine, build_engine
 from hybrid_edge.runtime.engines.gpu import Gpu
+from hybrid_edge.runtime.errors import BackendUnavailableError
 from support.models.small_graphs import SPEC
 
 ADA = Gpu("NVIDIA GeForce RTX 4070", (8, 9), integrated=False, total_memory=12 * 2**30, free_memory=11 * 2**30)
@@ -22,6 +25,15 @@ def inputs(batch: int, seed: int = 0) -> dict[str, npt.NDArray[np.float32]]:
     """Inputs of ``small_graphs``' graph, others for each seed."""
     rng = np.random.default_rng(seed)
     return {name: rng.uniform(-1, 1, (batch, *shape)).astype(np.float32) for name, shape in SPEC.inputs.items()}
+
+
+def skip_on_a_gpu() -> None:
+    """For tests of what is said, and what the real bindings answer, where there is none."""
+    try:
+        find_gpu()
+    except BackendUnavailableError:
+        return
+    pytest.skip("this machine has a GPU")
 
 
 class Builds:

@@ -57,6 +57,11 @@ class Sizes:
     pairs: int = 4000
 
 
+def with_logits(model: Model) -> Model:
+    """A model with the same layers and the outputs ``[logits, probabilities]``, each (N, C)."""
+    return keras.Model(model.input, [model.get_layer("logits").output, model.output])
+
+
 def photographs() -> list[Frame]:
     """Real photographs, BGR."""
     folder = Path(skimage.data.__file__).parent

@@ -16,11 +16,12 @@ from support.models.lowered import (
     randomize,
     tensors_of,
 )
+from support.models.standin import with_logits
 
 from hybrid_edge.export.convert.fp32_graph import GraphBuilder, serialize
 from hybrid_edge.export.convert.inspection import Declaration, check_graph, count_operators, count_steps
 from hybrid_edge.runtime.spec import ModelSpec
-from hybrid_edge.train.model import build_model, with_logits
+from hybrid_edge.train.model import build_model
 
 BATCHES = (slice(0, 1), slice(2, 5), slice(0, 8))
 SPECS = {

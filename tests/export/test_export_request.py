@@ -2,11 +2,20 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from hybrid_edge.export.export_request import choose_images, folder_images, make_request, run_images
+from hybrid_edge.export.export_request import (
+    ExportSettings,
+    choose_images,
+    choose_precisions,
+    folder_images,
+    make_request,
+    run_images,
+)
 from hybrid_edge.runtime.errors import DataError, RunError, UsageError
+from hybrid_edge.runtime.storage import write_json
 from hybrid_edge.train.data import LabelledImage, write_list
 from hybrid_edge.train.run_folder import RunFolder
 
@@ -19,7 +28,7 @@ def make_run(folder: Path, photos: Path) -> RunFolder:
     run = RunFolder.create(folder / "runs", "first", "hybrid")
     run.model.write_bytes(b"a model")
     write_list(run.images("validation"), listed(photos))
-    run.write_json(run.metrics, {"top1": 0.5, "seconds": 3, "classes": [], "monitor": "loss"})
+    write_json(run.metrics, {"top1": 0.5, "seconds": 3, "classes": [], "monitor": "loss"})
     return run
 
 
@@ -129,3 +138,37 @@ def test_a_run_that_never_finished_is_refused(photos: Path, tmp_path: Path) -> N
     run.model.unlink()
     with pytest.raises(RunError, match=r"trained model\.keras.*--resume"):
         make_request(run.path)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"recurrent": "gru"}, "--recurrent: expected lstm, unrolled, auto, found 'gru'"),
+        ({"method": "mse"}, "--method: expected minmax, entropy, percentile, found 'mse'"),
+        ({"max_drop": -0.1}, "--max-drop: expected points of accuracy from 0 to 100, found -10"),
+        ({"max_drop": 1.5}, "found 150"),
+        ({"max_drop": float("nan")}, "found nan"),
+    ],
+)
+def test_a_value_that_is_none_of_those_expected_is_wrong_usage(values: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        ExportSettings(**values)
+
+
+def test_the_defaults_are_the_documented_ones() -> None:
+    found = ExportSettings()
+    assert (found.precisions, found.recurrent, found.max_drop) == (("fp32",), "auto", 0.005)
+    assert not found.give_back
+
+
+def test_fp32_alone_needs_no_calibration() -> None:
+    assert not ExportSettings(precisions=("fp32",)).needs_calibration
+    for precisions in (("fp16",), ("int8",), ("fp32", "int8")):
+        assert ExportSettings(precisions=precisions).needs_calibration
+
+
+def test_precisions_come_widest_first_and_fp32_where_none_was_asked_for() -> None:
+    assert choose_precisions(fp32=False, fp16=False, int8=False) == ("fp32",)
+    assert choose_precisions(fp32=False, fp16=True, int8=False) == ("fp16",)
+    assert choose_precisions(fp32=True, fp16=True, int8=True) == ("fp32", "fp16", "int8")
+    assert choose_precisions(fp32=True, fp16=False, int8=True) == ("fp32", "int8")
