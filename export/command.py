@@ -160,7 +160,7 @@ def rank(request: ExportRequest, log: StepLog) -> None:
     console.stdout.print(sensitivity_table(report))
     console.stdout.print(f"plot {report.plot}\ntable {report.table}", soft_wrap=True, markup=False)
     if report.stale:
-        console.status.print(f"warning: {report.stale}", style="yellow", markup=False, soft_wrap=True)
+        console.say(f"warning: {report.stale}", style="yellow")
 
 
 def written(result: ExportResult) -> list[Variant]:
@@ -188,7 +188,7 @@ def show(request: ExportRequest, result: ExportResult) -> None:
 
 def build(bundle: Path, architectures: tuple[str, ...], options: EngineOptions) -> None:
     """Build a bundle's TensorRT engines and print where they are, or what to run on the device."""
-    engines = build_engines(bundle, architectures, options, Reporter(say=_say, show=show_progress))
+    engines = build_engines(bundle, architectures, options, Reporter(say=console.say, show=show_progress))
     for local in engines.local:
         text = f"engine {local.path} ({local.variant}, {local.size / MB:.1f} MB, {local.seconds:.0f} s)"
         console.stdout.print(text, soft_wrap=True, markup=False)
@@ -198,10 +198,6 @@ def build(bundle: Path, architectures: tuple[str, ...], options: EngineOptions) 
         console.stdout.print(text, soft_wrap=True, markup=False)
     if engines.advice:
         console.stdout.print(engines.advice, soft_wrap=True, markup=False)
-
-
-def _say(text: str) -> None:
-    console.status.print(text, markup=False, soft_wrap=True)
 
 
 def main() -> None:

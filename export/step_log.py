@@ -6,6 +6,7 @@ import contextlib
 import time
 from collections.abc import Callable, Iterator
 
+from ..runtime import console
 from ..runtime.console import progress, status
 
 __all__ = ["StepLog"]
@@ -41,7 +42,7 @@ class StepLog:
     def say(self, message: str, style: str = "") -> None:
         """Print a line on stderr, unless these steps are quiet."""
         if not self._quiet:
-            status.print(message, style=style or None, markup=False, soft_wrap=True)
+            console.say(message, style)
 
     @contextlib.contextmanager
     def _shown(self, name: str, total: int | None) -> Iterator[Callable[[int], None]]:

@@ -15,8 +15,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from .errors import UsageError
+
 __all__ = [
     "cache_dir",
+    "check_writable",
     "file_sha256",
     "free_path",
     "locked",
@@ -45,6 +48,27 @@ def replacing(path: Path, suffix: str = "") -> Iterator[Path]:
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def check_writable(option: str, path: Path, suffix: str = "") -> None:
+    """Refuse a file that could not be written in the end, before the work that would be lost.
+
+    Args:
+        option: what asked for the file, as it is written: ``--save``.
+        path: the file, which may be there or not.
+        suffix: what the name has to end in, such as ``.png``; "" for anything.
+
+    Raises:
+        UsageError: the name ends otherwise or is a folder's, or the folder is not there or may not be written to.
+    """
+    if suffix and path.suffix.lower() != suffix:
+        raise UsageError(f"{option} {path}: expected a name that ends in {suffix}, found {path.suffix or 'no suffix'}")
+    if os.path.isdir(path):  # noqa: PTH112  # Path.is_dir raises where a folder above may not be entered
+        raise UsageError(f"{option} {path}: expected a file to write, found a folder of that name")
+    if not os.path.isdir(path.parent):  # noqa: PTH112
+        raise UsageError(f"{option} {path}: expected the folder {path.parent} to exist, found none that may be entered")
+    if not os.access(path.parent, os.W_OK | os.X_OK):
+        raise UsageError(f"{option} {path}: expected to be allowed to write into {path.parent}, found that it is not")
 
 
 def write_bytes(path: Path, data: bytes) -> None:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
-from ...runtime.errors import RunError, UsageError
+from ...runtime.errors import RunError
 from ...runtime.preprocess import read_image
+from ...runtime.storage import check_writable
 from ...train.run_folder import RunFolder
 from ..step_log import StepLog
 
@@ -30,25 +30,14 @@ class PictureRequest:
 def make_picture_request(
     image: Path, out: Path, model: Path | None = None, runs: Path = Path("runs")
 ) -> PictureRequest:
-    """Find what to draw, and read the image.
-
-    Args:
-        image: any image file.
-        out: the PNG to write.
-        model: a run folder or a ``.keras`` file; by default the newest run of ``runs``.
-        runs: the folder of all runs.
+    """Find the model, a run folder or a ``.keras`` file, by default the newest run of ``runs``, and read the image.
 
     Raises:
         ImageError: the image can't be read.
         UsageError: ``out`` is no PNG's name, or in a folder that is not there or can't be written to.
         RunError: there is no run, or one without a trained model.
     """
-    if out.suffix.lower() != ".png" or out.is_dir():
-        raise UsageError(f"--picture: expected IMAGE and the name of a PNG to write, found {out} for the PNG")
-    if not out.parent.is_dir():
-        raise UsageError(f"--picture: expected the folder {out.parent} to exist, found none; create it")
-    if not os.access(out.parent, os.W_OK | os.X_OK):
-        raise UsageError(f"--picture: expected a folder that can be written to, found {out.parent}; choose another")
+    check_writable("--picture", out, ".png")
     return PictureRequest(read_image(image), image.name, _model_file(model, runs), out)
 
 
@@ -62,14 +51,7 @@ def _model_file(model: Path | None, runs: Path) -> Path:
 
 
 def draw_picture(request: PictureRequest, steps: StepLog | None = None) -> str:
-    """Load the model, classify the image with Keras and draw what happened.
-
-    Args:
-        request: what to draw, from ``make_picture_request``.
-        steps: reports what is being done.
-
-    Returns:
-        One line: the picture's path and the model's answer.
+    """Draw one image's way through the model, and return a line with the picture's path and the model's answer.
 
     Raises:
         ModelFileError: the file is not a model that hybrid-train wrote.

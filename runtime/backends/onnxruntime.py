@@ -58,9 +58,7 @@ class OnnxRuntimeCpu(Backend):
 
     def _open(self, model: Path) -> Any:
         try:
-            return import_onnxruntime().InferenceSession(
-                str(model), self._options, providers=self.providers, disabled_optimizers=self.disabled_optimizers
-            )
+            return _make_session(type(self), str(model), self._options)
         except _faults() as error:
             raise BackendError(
                 f"{self.device} refused {model}: {_line(error)}; export the bundle again, or upgrade onnxruntime"
@@ -146,9 +144,7 @@ class TensorSession:
         kind = OnnxRuntimeSimulated if simulated else OnnxRuntimeCpu
         options = _make_options(kind, threads)
         try:
-            self._session: Any = import_onnxruntime().InferenceSession(
-                source, options, providers=[CPU_PROVIDER], disabled_optimizers=kind.disabled_optimizers
-            )
+            self._session = _make_session(kind, source, options)
         except _faults() as error:
             raise BackendError(f"ONNX Runtime refused the graph to be measured: {_line(error)}") from error
         self.inputs: tuple[str, ...] = tuple(item.name for item in self._session.get_inputs())
@@ -185,6 +181,13 @@ def _make_options(kind: type[OnnxRuntimeCpu], threads: int | None) -> Any:
     for entry, value in kind.session_entries.items():
         options.add_session_config_entry(entry, value)
     return options
+
+
+def _make_session(kind: type[OnnxRuntimeCpu], model: str | bytes, options: Any) -> Any:
+    """Open a graph, by its path or from its bytes; what ONNX Runtime raises is passed on."""
+    return import_onnxruntime().InferenceSession(
+        model, options, providers=kind.providers, disabled_optimizers=kind.disabled_optimizers
+    )
 
 
 @cache

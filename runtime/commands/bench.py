@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
@@ -13,6 +12,7 @@ import typer
 
 from .. import console
 from ..errors import UsageError
+from ..storage import check_writable
 from .options import ProfileOption, ThreadsOption, refuse_others
 
 if TYPE_CHECKING:
@@ -154,22 +154,12 @@ def _names(text: str | None) -> tuple[str, ...]:
 
 def _check_files(files: Mapping[str, Path]) -> None:
     """Refuse, before minutes of measuring, files that could not be written after them."""
-    for path in files.values():
-        fault = None
-        if path.is_dir():
-            fault = "a folder of that name"
-        elif not path.parent.is_dir():
-            fault = f"no folder {path.parent}"
-        elif not os.access(path.parent, os.W_OK | os.X_OK):
-            fault = f"{path.parent}, which can't be written to"
-        if fault:
-            raise UsageError(f"{path}: expected a file in a folder that is there, found {fault}")
+    for name, path in files.items():
+        check_writable(f"--{name}", path, ".png" if name == "plot" else "")
     if len({path.resolve() for path in files.values()}) < len(files):
         found = ", ".join(map(str, files.values()))
         raise UsageError(f"expected a file of its own for each of --json, --csv and --plot, found {found}")
     if "plot" in files:
-        if files["plot"].suffix.lower() != ".png":
-            raise UsageError(f"expected --plot with a name that ends in .png, found {files['plot']}")
         from ..bench.report_plot import require_matplotlib  # noqa: PLC0415
 
         require_matplotlib()

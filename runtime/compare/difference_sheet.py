@@ -15,7 +15,7 @@ from ..opencv import cv2
 from ..storage import write_bytes
 from .answers import Answers
 
-__all__ = ["Differences", "check_sheet"]
+__all__ = ["Differences"]
 
 MAX_PICTURES = 60
 
@@ -61,18 +61,6 @@ class Differences:
                 f"{path}: expected a place for the contact sheet, found: {error.strerror or error}; name another one "
                 "with --sheet FILE.png"
             ) from None
-
-
-def check_sheet(path: Path) -> None:
-    """Refuse a sheet that can't be written there, which would otherwise be told after the last image.
-
-    Raises:
-        UsageError: the name is not that of a PNG, or its folder does not exist.
-    """
-    if path.suffix.lower() != ".png" or path.is_dir():
-        raise UsageError(f"--sheet: expected the name of a PNG to write, found {path}; name one as in differences.png")
-    if not path.parent.is_dir():
-        raise UsageError(f"--sheet: expected the folder {path.parent} to exist, found none; create it")
 
 
 def _cell(answers: Answers) -> Cell:

@@ -193,7 +193,8 @@ def find_library(kind: LibraryKind) -> Library:
     """Import TensorRT or TensorRT-RTX.
 
     Raises:
-        BackendUnavailableError: the library is not installed, broken, or older than 10.3 (RTX: 1.0).
+        BackendUnavailableError: the library is not installed, broken, older than 10.3 (RTX: 1.0), or without strongly
+            typed networks.
     """
     try:
         module = importlib.import_module(MODULE_NAMES[kind])
@@ -201,23 +202,14 @@ def find_library(kind: LibraryKind) -> Library:
         raise BackendUnavailableError(
             f"{PRODUCT_NAMES[kind]} can't be imported here ({error}); {REMEDIES[kind]}"
         ) from error
-    return check_library(Library(module, kind, str(module.__version__)))
-
-
-def check_library(library: Library) -> Library:
-    """Return the library if it is new enough.
-
-    Raises:
-        BackendUnavailableError: the library is older than 10.3 (RTX: 1.0), or has no strongly typed networks.
-    """
-    oldest = OLDEST_VERSIONS[library.kind]
-    flags = getattr(library.module, "NetworkDefinitionCreationFlag", None)
-    if _numbers(library.version) < oldest or not hasattr(flags, "STRONGLY_TYPED"):
+    version, oldest = str(module.__version__), OLDEST_VERSIONS[kind]
+    flags = getattr(module, "NetworkDefinitionCreationFlag", None)
+    if _numbers(version) < oldest or not hasattr(flags, "STRONGLY_TYPED"):
         raise BackendUnavailableError(
-            f"expected {PRODUCT_NAMES[library.kind]} {oldest[0]}.{oldest[1]} or later, found {library.version}; on a "
-            "Jetson JetPack 6.1 brings it. An older one runs the bundle on ONNX Runtime: --backend cuda or cpu"
+            f"expected {PRODUCT_NAMES[kind]} {oldest[0]}.{oldest[1]} or later, found {version}; on a Jetson JetPack "
+            "6.1 brings it. An older one runs the bundle on ONNX Runtime: --backend cuda or cpu"
         )
-    return library
+    return Library(module, kind, version)
 
 
 def _numbers(version: str) -> tuple[int, ...]:

@@ -15,8 +15,9 @@ import numpy.typing as npt
 from ..console import say
 from ..infer_request import InferRequest
 from ..sources.events import Event, Events, Kind
+from ..storage import check_writable
 from .display import display_problem, require_display
-from .recorder import Recorder, check_recording
+from .recorder import Recorder
 from .result_lines import FileProgress, JsonLines, ResultTable
 from .sink import Result, Sink, Status
 from .snapshots import Snapshots, parse_condition, prepare_folder
@@ -49,7 +50,7 @@ def check_outputs(request: InferRequest, labels: tuple[str, ...] | None = None) 
     if labels is not None:
         return
     if request.save is not None:
-        check_recording(request.save)
+        check_writable("--save", request.save, ".mp4")
     if request.snapshots is not None:
         prepare_folder(request.snapshots)
     if request.window:

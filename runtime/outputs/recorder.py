@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import math
-import os
 import time
 from collections.abc import Callable, Collection
 from contextlib import suppress
@@ -13,14 +12,14 @@ from pathlib import Path
 
 from ..canvas.pictures import blank, caption, fit, notice
 from ..classifier import Prediction
-from ..errors import UsageError
 from ..frame import Pixels
 from ..opencv import cv2
 from ..sources.events import Events
+from ..storage import check_writable
 from .mp4 import Mp4Writer
 from .sink import Result, Sink
 
-__all__ = ["Recorder", "check_recording"]
+__all__ = ["Recorder"]
 
 JPEG_QUALITY = 80  # JPEG's, from 0 to 100
 MAX_SIDE = 1920  # pixels that the longer side of a recorded frame has at most
@@ -102,9 +101,9 @@ class Recorder(Sink):
             say: called with one line that names the file being written, or says what became of it.
 
         Raises:
-            UsageError: see ``check_recording``.
+            UsageError: the file is not an .mp4, or can't be written there.
         """
-        check_recording(path)
+        check_writable("--save", path, ".mp4")
         self.paths: list[Path] = []
         self.stopped = False
         self._path = path
@@ -207,20 +206,6 @@ class Recorder(Sink):
         self.close()
         where = self.paths[-1] if self.paths else self._path
         self._events.report("disk-full", source, f"--save {where}: {error.strerror or error}; recording stopped")
-
-
-def check_recording(path: Path) -> None:
-    """Refuse a file that can't be recorded to.
-
-    Raises:
-        UsageError: the file is not an .mp4, or its folder is not there, may not be entered or not be written to.
-    """
-    if path.suffix.lower() != ".mp4":
-        raise UsageError(f"--save {path}: expected a name that ends in .mp4, found {path.suffix or 'no suffix'}")
-    if not os.path.isdir(path.parent):  # noqa: PTH112  # Path.is_dir raises where a folder above may not be entered
-        raise UsageError(f"--save {path}: expected the folder {path.parent} to exist, found none that may be entered")
-    if not os.access(path.parent, os.W_OK | os.X_OK):
-        raise UsageError(f"--save {path}: expected to be allowed to write into {path.parent}, found that it is not")
 
 
 def _numbered(path: Path, number: int) -> Path:

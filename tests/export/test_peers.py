@@ -13,12 +13,13 @@ import onnx
 import onnxruntime
 import pytest
 from onnx import numpy_helper
-from peers.plain import MOVES, fingerprint, plain_graph
 from support.models.standin import crops
 
 from hybrid_edge.runtime.preprocess import Preprocessor
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+sys.path.append(str(BENCHMARKS))
+from peers.plain import MOVES, fingerprint, plain_graph
 
 
 def test_a_small_model_is_measured_on_keras_onnx_runtime_and_our_backend(

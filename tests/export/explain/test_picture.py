@@ -172,14 +172,14 @@ def test_a_folder_that_can_not_be_written_to_is_refused_before_the_model_is_load
     monkeypatch.setattr("hybrid_edge.train.model_file.load_model", lambda _: pytest.fail("loaded"))
     code, out, err = main("photo.png", "out.png", "photo.png")
     assert (code, out) == (2, "")
-    assert "--picture: expected a folder that can be written to, found ." in err
+    assert "--picture out.png: expected to be allowed to write into ., found that it is not" in err
 
 
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
         (["photo.png"], 2, "--picture"),
-        (["photo.png", "out.jpg"], 2, "expected IMAGE and the name of a PNG to write, found out.jpg"),
+        (["photo.png", "out.jpg"], 2, "--picture out.jpg: expected a name that ends in .png"),
         (["photo.png", "out.png", "photo.png", "--fp16", "--int8", "--pack"], 2, "found --fp16, --int8, --pack; leave"),
         (
             ["photo.png", "out.png", "--out", "there"],

@@ -57,11 +57,11 @@ def test_of_a_bundle_in_the_usual_place_tables_go_to_stdout_and_files_are_writte
     [
         (("--batch", "x"), 2, "expected --batch as numbers"),
         (("--rounds", "0"), 2, "--rounds"),
-        (("--json", "nowhere/a.json"), 2, "expected a file in a folder that is there, found no folder nowhere"),
+        (("--json", "nowhere/a.json"), 2, "--json nowhere/a.json: expected the folder nowhere to exist"),
         (("--csv", "."), 2, "found a folder of that name"),
         (("--json", "a.json", "--csv", "./a.json"), 2, "expected a file of its own for each of --json, --csv"),
         (("--predict-for", "h200", "--backend", "cpu"), 1, "expected a variant for cuda or tensorrt, which h200 runs"),
-        (("--plot", "a.svg"), 2, "expected --plot with a name that ends in .png"),
+        (("--plot", "a.svg"), 2, "--plot a.svg: expected a name that ends in .png, found .svg"),
         (("--predict-for", "toaster"), 2, "expected one of orin-nano-4, orin-nano"),
         (("--compare", "a.json", "b.json"), 1, "a.json: expected a report of hybrid-bench --json"),
         (("--rates", "toaster"), 2, "error: expected one of orin-nano-4, orin-nano"),
@@ -106,7 +106,7 @@ def test_a_folder_that_can_not_be_written_to_is_refused_before_anything_is_measu
     monkeypatch.setattr("hybrid_edge.runtime.bench.rounds.bench", lambda *_: pytest.fail("measured"))
     code, out, err = command(bench_bundle, *QUICK, "--csv", tmp_path / "a.csv")
     assert (code, out) == (2, "")
-    assert f"found {tmp_path}, which can't be written to" in " ".join(err.split())
+    assert f"expected to be allowed to write into {tmp_path}, found that it is not" in " ".join(err.split())
 
 
 def test_a_plot_without_matplotlib_is_refused_before_anything_is_measured(

@@ -250,7 +250,7 @@ def test_no_name_and_no_number_is_cut_on_a_narrow_terminal(
     ("arguments", "code", "message"),
     [
         ([], 2, "Missing option"),
-        (["--with", "RUNS/cnn", "--sheet", "out.jpg"], 2, "expected the name of a PNG to write, found out.jpg"),
+        (["--with", "RUNS/cnn", "--sheet", "out.jpg"], 2, "--sheet out.jpg: expected a name that ends in .png"),
         (["--with", "RUNS/cnn", "--sheet", "no/out.png"], 2, "expected the folder no to exist"),
         (["--with", "RUNS/cnn", "/dev/video0"], 2, "found a camera or a stream"),
         (["--with", "RUNS/cnn"], 1, "no bundle here"),

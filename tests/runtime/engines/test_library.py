@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
 
@@ -14,7 +15,6 @@ from hybrid_edge.runtime.engines.library import (
     MAX_SHOWN_MESSAGES,
     Library,
     Messages,
-    check_library,
     find_library,
     installed,
     make_interface,
@@ -22,47 +22,58 @@ from hybrid_edge.runtime.engines.library import (
 from hybrid_edge.runtime.errors import BackendUnavailableError
 
 
-def flags(**values: int) -> SimpleNamespace:
-    return SimpleNamespace(NetworkDefinitionCreationFlag=SimpleNamespace(**values))
+@pytest.fixture
+def install(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """A library in the place of the installed one: of which version and flags; None where there is none."""
+
+    def put(kind: library.LibraryKind, version: str | None, **flags: int) -> None:
+        names = SimpleNamespace(__version__=version, NetworkDefinitionCreationFlag=SimpleNamespace(**flags))
+        monkeypatch.setitem(sys.modules, library.MODULE_NAMES[kind], names if version else None)
+        find_library.cache_clear()
+
+    yield put
+    find_library.cache_clear()
 
 
 @pytest.mark.parametrize(
-    ("module", "version", "bits"),
+    ("version", "flags", "bits"),
     [
-        (flags(EXPLICIT_BATCH=0, STRONGLY_TYPED=1), "10.3.0", 0b11),
-        (flags(STRONGLY_TYPED=0), "11.0.0", 0b1),
+        ("10.3.0", {"EXPLICIT_BATCH": 0, "STRONGLY_TYPED": 1}, 0b11),
+        ("10.16.1", {"EXPLICIT_BATCH": 0, "STRONGLY_TYPED": 1}, 0b11),
+        ("11.4.1", {"STRONGLY_TYPED": 0}, 0b1),
     ],
 )
-def test_networks_are_strongly_typed_however_a_version_numbers_its_flags(
-    module: SimpleNamespace, version: str, bits: int
+def test_a_supported_tensorrts_networks_are_strongly_typed_however_it_numbers_its_flags(
+    install: Any, version: str, flags: dict[str, int], bits: int
 ) -> None:
-    assert check_library(Library(module, "tensorrt", version)).network_flags == bits
+    install("tensorrt", version, **flags)
+    found = find_library("tensorrt")
+    assert (found.label, found.network_flags) == (f"TensorRT {version}", bits)
 
 
-@pytest.mark.parametrize("version", ["8.6.1", "10.0.1", "10.2.0.19"])
-def test_a_tensorrt_that_is_too_old_is_refused(version: str) -> None:
-    with pytest.raises(
-        BackendUnavailableError, match=rf"expected TensorRT 10.3 or later, found {version}.*JetPack 6.1"
-    ):
-        check_library(Library(flags(EXPLICIT_BATCH=0, STRONGLY_TYPED=1), "tensorrt", version))
-
-
-@pytest.mark.parametrize("version", ["10.3.0", "10.16.1", "11.4.1"])
-def test_a_supported_tensorrt_is_taken(version: str) -> None:
-    assert check_library(Library(flags(STRONGLY_TYPED=0), "tensorrt", version)).label == f"TensorRT {version}"
+@pytest.mark.parametrize(
+    ("version", "flags"),
+    [
+        ("8.6.1", {"EXPLICIT_BATCH": 0}),
+        ("10.0.1", {"EXPLICIT_BATCH": 0, "STRONGLY_TYPED": 1}),
+        ("10.2.0.19", {"EXPLICIT_BATCH": 0, "STRONGLY_TYPED": 1}),
+        ("10.3.0", {"EXPLICIT_BATCH": 0}),
+    ],
+)
+def test_a_tensorrt_that_is_too_old_is_refused(install: Any, version: str, flags: dict[str, int]) -> None:
+    install("tensorrt", version, **flags)
+    message = rf"expected TensorRT 10\.3 or later, found {version}; on a Jetson JetPack 6\.1 brings it\."
+    with pytest.raises(BackendUnavailableError, match=message):
+        find_library("tensorrt")
 
 
 @pytest.mark.parametrize(
     ("kind", "hint"), [("tensorrt", r"hybrid-edge\[tensorrt\].*JetPack"), ("rtx", r"hybrid-edge\[rtx\]")]
 )
-def test_a_missing_library_names_the_extra_to_install(
-    monkeypatch: pytest.MonkeyPatch, kind: library.LibraryKind, hint: str
-) -> None:
-    monkeypatch.setitem(sys.modules, library.MODULE_NAMES[kind], None)
-    find_library.cache_clear()
+def test_a_missing_library_names_the_extra_to_install(install: Any, kind: library.LibraryKind, hint: str) -> None:
+    install(kind, None)
     with pytest.raises(BackendUnavailableError, match=hint):
         find_library(kind)
-    find_library.cache_clear()
 
 
 def test_the_installed_rtx_is_what_it_says(rtx: Library) -> None:

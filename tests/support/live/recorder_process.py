@@ -13,9 +13,10 @@ import time
 from pathlib import Path
 
 from hybrid_edge.runtime.errors import UsageError
-from hybrid_edge.runtime.outputs.recorder import Recorder, check_recording
+from hybrid_edge.runtime.outputs.recorder import Recorder
 from hybrid_edge.runtime.outputs.snapshots import Snapshots, parse_condition
 from hybrid_edge.runtime.sources.events import Event, Events
+from hybrid_edge.runtime.storage import check_writable
 from support.live.results import LABELS, make_result
 
 
@@ -52,7 +53,7 @@ def closed(path: Path) -> None:
     if os.geteuid() == 0:
         os.setuid(65_534)
     try:
-        check_recording(path)
+        check_writable("--save", path, ".mp4")
     except UsageError as error:
         say(str(error))
 
