@@ -16,6 +16,7 @@ import numpy.typing as npt
 import tensorflow as tf
 
 from ...runtime.errors import DataError, ImageError, ParityError
+from ...runtime.frame import Pixels
 from ...runtime.preprocess import Preprocessor, read_image
 from ...runtime.spec import ModelSpec
 from ...train.data import LabelledImage
