@@ -28,7 +28,7 @@ def main() -> None:
     import sys
 
     _, bundle, precision, image = sys.argv
-    from hybrid_edge.runtime.service import run  # noqa: F401
+    from hybrid_edge.runtime.pipeline import classify, launch  # noqa: F401
 
     step("import_of_the_command")
     import onnxruntime  # noqa: F401

@@ -34,10 +34,11 @@ import typer
 from interleave import RESULTS, Report, Timings, interleave
 from photographs import frame
 
-from hybrid_edge.runtime import Classifier, Frame, Preprocessor, open_sources
+from hybrid_edge.runtime import Classifier, Preprocessor, open_sources
 from hybrid_edge.runtime.backends.base import Buffers
 from hybrid_edge.runtime.outputs.sink import Result, Sink
 from hybrid_edge.runtime.pipeline.dataflow import Pipeline, PipelineOptions
+from hybrid_edge.runtime.sources.capture import FileCapture
 from hybrid_edge.runtime.sources.events import Events
 
 PHOTOGRAPH = "motorcycle_left.png"
@@ -60,23 +61,6 @@ class Loading:
     def load(self) -> Classifier:
         """The classifier."""
         return Classifier.load(self.bundle, backend=self.backend, precision=self.precision, batch_size=self.batch)
-
-
-@dataclass(frozen=True)
-class FileCapture:
-    """A video file as the pipeline reads it."""
-
-    path: Path
-    live: bool = False
-
-    @property
-    def name(self) -> str:
-        """The file's."""
-        return self.path.name
-
-    def frames(self, stop: threading.Event) -> Iterator[Frame]:  # noqa: ARG002  # the pipeline takes no more by itself
-        """Every frame, in order."""
-        return iter(open_sources([self.path]))
 
 
 class Count(Sink):
@@ -218,7 +202,8 @@ def decode(classifier: Classifier, path: Path, frames: int) -> float:
 def run_pipeline(classifier: Classifier, path: Path, frames: int, batch: int) -> float:
     """All of it."""
     sink = Count()
-    pipeline = Pipeline(classifier, [FileCapture(path)], [sink], PipelineOptions(batch), Events())
+    captures = [FileCapture(open_sources([path]), path.name)]
+    pipeline = Pipeline(classifier, captures, [sink], PipelineOptions(batch), Events())
     begun = time.perf_counter()
     pipeline.run(threading.Event())
     passed = time.perf_counter() - begun

@@ -10,7 +10,7 @@ import io
 import shutil
 import tarfile
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 
@@ -24,7 +24,7 @@ from .preprocess import contract, decode_image
 from .spec import ModelSpec
 from .storage import cache_dir, file_sha256, locked
 
-__all__ = ["Bundle"]
+__all__ = ["Bundle", "bundle_names"]
 
 USUAL_PLACES = ("manifest.json", "bundle/manifest.json", "runs/latest/bundle/manifest.json")
 REMEDY = "copy the bundle again, or export it again with hybrid-export"
@@ -160,6 +160,26 @@ class Bundle:
                 f"{self.root / record.path}: expected float32 arrays {dict(expected)}, found: {error}; {REMEDY}"
             ) from None
         return arrays
+
+
+def bundle_names(paths: Sequence[Path]) -> list[str]:
+    """Return a name for each of several bundles by which people tell them apart.
+
+    It is the name of the bundle's run or tar, with as many of its folders as it takes; where no folders tell the names
+    apart, as of ``cnn.tar`` beside the run ``cnn``, the names are numbered.
+    """
+    parts = [_run_path(path.resolve()).parts for path in paths]
+    for depth in range(1, max(map(len, parts)) + 1):
+        names = ["/".join(part[-depth:]) for part in parts]
+        if len(set(names)) == len(names):
+            return names
+    return [f"{number}: {part[-1]}" for number, part in enumerate(parts, start=1)]
+
+
+def _run_path(path: Path) -> Path:
+    path = path.parent if path.name == MANIFEST else path
+    path = path.with_suffix("") if path.suffix == ".tar" else path
+    return path.parent if path.name == "bundle" else path
 
 
 def _read_manifest(path: Path) -> Manifest:

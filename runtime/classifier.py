@@ -8,22 +8,23 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from .backends import Selection, open_backend
 from .bundle import Bundle
-from .console import say
+from .console import say, waiting
 from .engines.engine_options import EngineOptions
-from .engines.progress import Reporter
+from .engines.progress import Reporter, make_reporter
 from .errors import BackendError, InputError, UsageError
 from .frame import Frame
 from .golden import GoldenResult, check_golden
 from .preprocess import Preprocessor, read_image
 from .spec import ModelSpec
 
-__all__ = ["Classifier", "Image", "Prediction", "announce"]
+__all__ = ["Classifier", "Image", "Prediction", "announce", "load_announced"]
 
 Image = str | Path | npt.NDArray[np.uint8]
 
@@ -203,6 +204,20 @@ def _frame(image: Image, index: int) -> Frame:
     if not isinstance(image, np.ndarray):
         raise InputError(f"image {index}: expected a path or a (H, W, 3) uint8 BGR array, found {type(image).__name__}")
     return Frame(f"image {index}", 0, image)
+
+
+def load_announced(bundle: Bundle, what: str = "opening the bundle", **settings: Any) -> Classifier:
+    """Load a classifier while a spinner on stderr shows ``what``, and say what was taken.
+
+    Args:
+        bundle: the open bundle.
+        what: what the spinner shows.
+        **settings: the arguments of ``Classifier.load``, which also says what is raised.
+    """
+    with waiting(what) as stop:
+        classifier = Classifier.load(bundle, reporter=make_reporter(stop), **settings)
+    announce(classifier)
+    return classifier
 
 
 def announce(classifier: Classifier) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from collections import Counter
@@ -140,6 +141,17 @@ def test_every_public_name_has_a_docstring(module: str) -> None:
     assert ast.get_docstring(source(module)), f"{module} has none"
     bare = [name for name, node in public_definitions(module) if not ast.get_docstring(node)]  # type: ignore[arg-type]
     assert bare == []
+
+
+@pytest.mark.parametrize("page", [*(ROOT / "docs").glob("*.md"), ROOT / "README.md", ROOT / "CONTRIBUTING.md"], ids=str)
+def test_every_file_that_a_page_names_is_there(page: Path) -> None:
+    files = {
+        path.relative_to(ROOT).as_posix()
+        for room in (*ROOMS, "tests", "benchmarks", "docs")
+        for path in (ROOT / room).rglob("*.py")
+    }
+    named = re.findall(r"(?<![\w./*…-])[a-z0-9_/]+\.py\b", page.read_text(encoding="utf-8"))
+    assert [name for name in named if not any(f"/{file}".endswith(f"/{name}") for file in files)] == []
 
 
 def test_the_commands_are_those_of_the_project_file() -> None:

@@ -12,15 +12,12 @@ from itertools import chain, count, islice
 from pathlib import Path
 from typing import Any
 
-from ... import runtime
 from .. import console
-from ..bundle import Bundle
-from ..classifier import announce
-from ..console import say, waiting
-from ..engines.progress import make_reporter
+from ..bundle import Bundle, bundle_names
+from ..classifier import load_announced
+from ..console import say
 from ..errors import BundleError, UsageError
 from ..frame import Frame
-from ..manifest import MANIFEST
 from ..sources.files import open_sources
 from ..sources.names import parse_live
 from ..storage import check_writable
@@ -153,25 +150,9 @@ def find_bundles(first: Path | None, others: Sequence[Path]) -> dict[str, tuple[
         raise UsageError(
             f"expected two different bundles or more to compare, found {bundle.root} alone; name others: --with BUNDLE"
         )
-    bundles = dict(zip(_names([path for path, _ in found.values()]), found.values(), strict=True))
+    bundles = dict(zip(bundle_names([path for path, _ in found.values()]), found.values(), strict=True))
     _check_labels({name: bundle.labels for name, (_, bundle) in bundles.items()})
     return bundles
-
-
-def _names(paths: Sequence[Path]) -> list[str]:
-    """Return the names of the bundles' runs or tars, with as many of their folders as it takes to tell them apart."""
-    parts = [_run_path(path.resolve()).parts for path in paths]
-    for depth in range(1, max(map(len, parts)) + 1):
-        names = ["/".join(part[-depth:]) for part in parts]
-        if len(set(names)) == len(names):
-            return names
-    return [str(path) for path in paths]  # as for cnn.tar beside the run cnn
-
-
-def _run_path(path: Path) -> Path:
-    path = path.parent if path.name == MANIFEST else path
-    path = path.with_suffix("") if path.suffix == ".tar" else path
-    return path.parent if path.name == "bundle" else path
 
 
 def _check_labels(labels: Mapping[str, tuple[str, ...]]) -> None:
@@ -194,10 +175,7 @@ def _open_models(bundles: Mapping[str, tuple[Path, Bundle]], **settings: Any) ->
         models = []
         for name, (path, bundle) in bundles.items():
             say(f"{name}: {path}")
-            with waiting("opening the bundle") as stop:
-                classifier = runtime.Classifier.load(bundle, reporter=make_reporter(stop), **settings)
-            models.append(ComparedModel(name, str(path), stack.enter_context(classifier)))
-            announce(classifier)
+            models.append(ComparedModel(name, str(path), stack.enter_context(load_announced(bundle, **settings))))
         yield models
 
 

@@ -12,11 +12,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ... import runtime
-from ..bundle import Bundle
-from ..classifier import Classifier, Prediction, announce
-from ..console import waiting
-from ..engines.progress import make_reporter
+from ..bundle import Bundle, bundle_names
+from ..classifier import Classifier, Prediction, load_announced
 from ..errors import BundleError
 from ..manifest import MANIFEST
 from ..opencv import cv2
@@ -83,23 +80,25 @@ def _spec(manifest: Path) -> dict[str, Any]:
 
 
 def open_readers(request: DrawRequest, paths: Sequence[Path], closing: ExitStack) -> list[Reader]:
-    """Open bundles and check them, in their order; ``closing`` closes them later. Errors are those of ``draw``."""
+    """Open bundles and check them, in their order; ``closing`` closes them later. Errors are those of ``draw``.
+
+    The models are named by their branches where these differ, else as ``bundle_names`` does.
+    """
     bundles = [Bundle.open(path) for path in paths]
+    branches = [bundle.spec.branches for bundle in bundles]
+    names = branches if len(set(branches)) == len(branches) else bundle_names(paths)
     readers = []
-    for bundle, name in zip(bundles, _names(bundles, paths), strict=True):
-        with waiting(f"opening {name}") as stop:
-            classifier = runtime.Classifier.load(
-                bundle,
-                backend=request.backend,
-                precision=request.precision,
-                batch_size=1,
-                threads=request.threads,
-                check=request.check,
-                reporter=make_reporter(stop),
-            )
-        closing.enter_context(classifier)
-        announce(classifier)
-        readers.append(Reader(name, classifier))
+    for bundle, name in zip(bundles, names, strict=True):
+        classifier = load_announced(
+            bundle,
+            f"opening {name}",
+            backend=request.backend,
+            precision=request.precision,
+            batch_size=1,
+            threads=request.threads,
+            check=request.check,
+        )
+        readers.append(Reader(name, closing.enter_context(classifier)))
     return readers
 
 
@@ -107,22 +106,3 @@ def read_drawing(readers: Sequence[Reader], frame: npt.NDArray[np.uint8]) -> lis
     """Ask every model about the same frame, (H, W) uint8 gray; BackendError says that an engine failed."""
     image = np.asarray(cv2.cvtColor(frame, cv2.COLOR_GRAY2BGR), np.uint8)
     return [Reading(reader.name, reader.variant, reader.classifier.predict([image])[0]) for reader in readers]
-
-
-def _names(bundles: Sequence[Bundle], paths: Sequence[Path]) -> list[str]:
-    """Return the models' names: their branches where these differ, else folders or files, with numbers where needed."""
-    branches = [bundle.spec.branches for bundle in bundles]
-    if _differ(branches):
-        return list(branches)
-    folders = [_own_name(path) for path in paths]
-    return folders if _differ(folders) else [f"{number}: {name}" for number, name in enumerate(folders, start=1)]
-
-
-def _differ(names: Sequence[str]) -> bool:
-    return len(set(names)) == len(names)
-
-
-def _own_name(path: Path) -> str:
-    """Return NAME for ``runs/NAME/bundle``, ``runs/NAME`` and ``NAME.tar``."""
-    absolute = path.resolve()
-    return absolute.parent.name if absolute.name == "bundle" else absolute.stem

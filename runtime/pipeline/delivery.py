@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 
 import numpy as np
 
@@ -73,12 +72,11 @@ class Delivery:
         labels: the labels of the model's outputs.
 
     Attributes:
-        broken: whether a sink has failed; no sink is written to any more then.
         closed: whether the user asked to stop: closed the window, or pressed Q.
     """
 
     def __init__(self, links: Links, sinks: Sequence[Sink], labels: tuple[str, ...]) -> None:
-        self.broken = self.closed = False
+        self.closed = False
         self._intake = links.intake
         self._events = links.events
         self._clock = links.clocks["output"]
@@ -88,6 +86,11 @@ class Delivery:
         self._untold: deque[Event] = deque(maxlen=MAX_EVENTS)
         self._looked = self._told = 0.0
         self._events.subscribe(self._untold.append)
+
+    @property
+    def broken(self) -> bool:
+        """Whether a sink has failed; no sink is written to any more then."""
+        return self._clock.failed
 
     @property
     def due(self) -> float:
@@ -106,7 +109,7 @@ class Delivery:
         for result in self._results(batch):
             if result.prediction is not None:
                 self._meter.result(result.age_ms)
-            with self._telling():
+            with self._clock:
                 for sink in self._sinks:
                     self._write(sink, result)
             if time.monotonic() >= self.due:
@@ -114,7 +117,7 @@ class Delivery:
 
     def look(self) -> None:
         """Tell events and, once a second, the status; ask every sink whether the user wants to stop."""
-        with self._telling():
+        with self._clock:
             self._looked = now = time.monotonic()
             while self._untold:
                 event = self._untold.popleft()
@@ -161,16 +164,6 @@ class Delivery:
         except BaseException as error:  # raised by close, when the others are closed
             return error
         return None
-
-    @contextmanager
-    def _telling(self) -> Iterator[None]:
-        """Note that the sinks are being called, and whether one fails."""
-        try:
-            with self._clock:
-                yield
-        except BaseException:
-            self.broken = True
-            raise
 
     def _tell(self, status: Status) -> None:
         self._told = time.monotonic()

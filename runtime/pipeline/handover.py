@@ -173,6 +173,8 @@ class Pace:
 
     def wait(self) -> None:
         """Return when it is time to take frames."""
+        if self._closed:  # where every frame counts, it is so from the start, and no lock is waited for
+            return
         with self._changed:
             while self._batches and not self._closed:
                 remaining = self._remaining() if self._started and self._engine else None
@@ -182,18 +184,24 @@ class Pace:
 
     def hand_over(self, preparing: float) -> None:
         """Note that a batch goes to the engine, and that preprocessing it took ``preparing`` seconds."""
+        if self._closed:
+            return
         with self._changed:
             self._batches += 1
             self._preparing = _mean(self._preparing, preparing)
 
     def start(self) -> None:
         """Note that the engine begins with a batch."""
+        if self._closed:
+            return
         with self._changed:
             self._started = time.monotonic()
             self._changed.notify()
 
     def finish(self, seconds: float | None) -> None:
         """Note that the engine is free again after ``seconds``; None where the batch had no row for it."""
+        if self._closed:
+            return
         with self._changed:
             self._batches -= 1
             self._started = 0.0
@@ -217,18 +225,24 @@ def _mean(before: float, now: float) -> float:
 
 
 class StageClock:
-    """A stage's own thread notes here each call that may hang, as a context; any thread may read how long it lasts."""
+    """A stage's own thread notes here each call that may hang, as a context; any thread may read how long it lasts.
+
+    Attributes:
+        since: when the current call began, ``time.monotonic()`` seconds; 0 while the stage waits for work.
+        failed: whether a call has raised anything.
+    """
 
     def __init__(self) -> None:
         self.since = 0.0
-        """When the current call began, ``time.monotonic()`` seconds; 0 while the stage waits for work."""
+        self.failed = False
 
     def __enter__(self) -> float:
         self.since = time.monotonic()
         return self.since
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self.since = 0.0
+        self.failed = self.failed or kind is not None
 
 
 @dataclass(frozen=True, eq=False)

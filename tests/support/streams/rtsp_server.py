@@ -1,4 +1,4 @@
-"""An RTSP server of GStreamer, run by the system's Python (its ``gi``) as a child of streams.py.
+"""An RTSP server of GStreamer, run by the system's Python (its ``gi``) as a child of servers.py.
 
 Frames carry the moment they were made (``time.monotonic()`` in ms, 32 bits, black and white columns on top), so that a
 reader can tell how old they are. Prints its port as the first line; ``resize W H`` on stdin changes the resolution of
