@@ -13,7 +13,6 @@ import contextlib
 import hashlib
 import os
 import re
-import time
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -32,7 +31,6 @@ __all__ = ["DataSet", "LabelledImage", "calibration_sample", "file_key", "read_l
 
 ESCAPES = str.maketrans({"\\": r"\\", "\t": r"\t", "\n": r"\n", "\r": r"\r"})
 UNESCAPES = {r"\\": "\\", r"\t": "\t", r"\n": "\n", r"\r": "\r"}
-SECONDS_BEFORE_BAR = 1.5  # a check that ends sooner shows no progress bar
 THREADS = min(os.cpu_count() or 1, 8)  # decoding leaves the GIL; more threads only hold more decoded images
 CHUNK = 16 * THREADS
 
@@ -244,19 +242,13 @@ def _find_unreadable(paths: Sequence[Path], data: Path) -> dict[Path, str]:
 
 
 def _read_all(paths: Sequence[Path]) -> Iterator[tuple[Path, str]]:
-    began = time.monotonic()
-    bar = progress(unit="images")
-    task = bar.add_task("checking images", total=len(paths))
-    with contextlib.ExitStack() as stack:
-        pool = stack.enter_context(ThreadPoolExecutor(THREADS))
-        shown = False
+    """Yield each path with the reason why it can't be read, or an empty string."""
+    with ThreadPoolExecutor(THREADS) as pool, progress(unit="images", transient=True) as bar:
+        task = bar.add_task("checking images", total=len(paths))
         for start in range(0, len(paths), CHUNK):  # in chunks, so that Ctrl-C waits for few
             chunk = paths[start : start + CHUNK]
             yield from zip(chunk, pool.map(_fault, chunk), strict=True)
             bar.update(task, completed=start + len(chunk))
-            if not shown and time.monotonic() - began > SECONDS_BEFORE_BAR:
-                stack.enter_context(bar)
-                shown = True
 
 
 def _fault(path: Path) -> str:
