@@ -61,16 +61,13 @@ class DataSet:
 def scan(data: Path, *, val_fraction: float = 0.2, seed: int = 0) -> DataSet:
     """Find the images of a data set in class folders, and split them where there is no ``val/``.
 
-    Every image is read once, and those that can't be read in full are left out. What was read is remembered in the
-    cache, so that the next start on the same files is quick.
+    ``data`` is laid out as above; images may lie in sub-folders of their class. Every image is read once, and those
+    that can't be read in full are left out. What was read is remembered in the cache, so that the next start on the
+    same files is quick.
 
-    The split is stratified: every class of two images or more has at least one on each side. It depends on the seed
-    and the files' names alone, class by class, so a new class leaves the split of the others as it was.
-
-    Args:
-        data: a folder laid out as the module's docstring shows; images may lie in sub-folders of their class.
-        val_fraction: share of each class that goes to validation when there is no ``val/``, in (0, 1).
-        seed: the seed of the split.
+    The split is stratified: every class of two images or more has at least one on each side, and ``val_fraction``, in
+    (0, 1), goes to validation. It depends on the seed and the files' names alone, class by class, so a new class leaves
+    the split of the others as it was.
 
     Raises:
         UsageError: ``val_fraction`` is out of range.
@@ -263,11 +260,7 @@ def _fault(path: Path) -> str:
 
 
 def file_key(path: Path) -> str:
-    """Identify a file without reading it, by the SHA-256 of its absolute path, size and time of change.
-
-    Raises:
-        OSError: the file is not there.
-    """
+    """Identify a file without reading it, by the SHA-256 of its absolute path, size and time of change."""
     state = path.stat()
     text = f"{path.absolute()}\0{state.st_size}\0{state.st_mtime_ns}"
     return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()
