@@ -40,14 +40,11 @@ class LabelledFile(Protocol):
 
 @dataclass(frozen=True)
 class CalibrationImages:
-    """The images to calibrate on, no two alike.
+    """The images to calibrate on, no two alike, ordered so that a beginning of any length is stratified by class.
 
-    Attributes:
-        paths: the image files, ordered so that a beginning of any length is stratified by class.
-        sha256s: the SHA-256 of each file's contents, in the same order.
-        duplicates: how many candidates were dropped as copies of another.
-        excluded: how many candidates were dropped because they validate the model too.
-        skipped: a line for each file that could not be read: its path and the reason.
+    ``sha256s`` are those of the files' contents, in the order of ``paths``. ``duplicates`` counts the candidates that
+    were copies of another, ``excluded`` those that validate the model too; ``skipped`` says which file could not be
+    read and why, a line each.
     """
 
     paths: tuple[Path, ...]
@@ -60,14 +57,10 @@ class CalibrationImages:
 def choose_images(
     candidates: Sequence[LabelledFile], *, validation: Iterable[Path] = (), count: int = MAX_IMAGES
 ) -> CalibrationImages:
-    """Choose images with distinct contents: first one of each class, then the classes in proportion to their sizes.
+    """Choose at most ``count`` distinct images: first one of each class, then the classes in proportion to their sizes.
 
-    The choice is the same each time. A file that is no image may be chosen: ``read_batches`` passes it over later.
-
-    Args:
-        candidates: the images to choose from, in any order.
-        validation: files whose contents the choice must not hold, under whatever name.
-        count: how many to choose at most.
+    What has the contents of a ``validation`` file, under whatever name, is left out. The choice is the same each time.
+    A file that is no image may be chosen: ``read_batches`` passes it over later.
 
     Raises:
         CalibrationError: no image is left to choose.
@@ -97,17 +90,10 @@ def choose_images(
 def read_batches(
     paths: Iterable[Path], spec: ModelSpec, *, batch: int = BATCH, on_skip: Callable[[str], None] = lambda _: None
 ) -> Iterator[dict[str, Tensor]]:
-    """Read and preprocess images, one at a time, into batches.
+    """Yield images, read one at a time and preprocessed, in batches of ``batch`` rows; the last may have fewer.
 
-    Args:
-        paths: image files.
-        spec: says how the images are preprocessed.
-        batch: the number of rows of each batch; the last may have fewer.
-        on_skip: called with the reason for each image that can't be read; the image is passed over.
-
-    Yields:
-        ``image`` (N, S, S, 3) and ``sequence`` (N, T, S*S/T), both float32, of which those that the
-        spec's branches use.
+    A batch is ``image`` (N, S, S, 3) and ``sequence`` (N, T, S*S/T), both float32, of which those that the spec's
+    branches use. An image that can't be read is passed over, and ``on_skip`` called with the reason.
     """
     preprocessor = Preprocessor(spec)
     tensors, row = preprocessor.allocate(batch), 0

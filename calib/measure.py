@@ -48,16 +48,10 @@ OnBatch = Callable[[int], None] | None
 
 @dataclass(frozen=True)
 class Calibration:
-    """Statistics of every tensor of a graph, and where they come from.
+    """Statistics of every tensor of a graph, by its name, and the ``binding`` that says what they were measured on.
 
-    Attributes:
-        statistics: the statistics by the tensor's name.
-        binding: what the statistics were measured on.
-        images: how many images were measured.
-        reused: whether the statistics were in the file already.
-        reason: a sentence for the report: what was reused, or why it was measured (again).
-        skipped: images that could not be read, with the reasons.
-        warnings: sentences for the user.
+    ``images`` counts the images measured, and ``skipped`` says which could not be read and why. ``reused`` tells
+    whether the statistics were in the file already, and ``reason`` says so in a sentence for the report.
     """
 
     statistics: dict[str, TensorStatistics]
@@ -71,12 +65,10 @@ class Calibration:
 
 @dataclass(frozen=True, eq=False)
 class ChannelStatistics:
-    """What ``measure_channels`` measured.
+    """What ``measure_channels`` measured: the statistics of every output of the graph, by its name.
 
-    Attributes:
-        statistics: the statistics of every output of the graph, by its name.
-        peaks: the largest |value| of each channel, (C,) float32, by the name of each tensor asked for.
-        means: the mean of each channel, (C,) float64, by the same names.
+    ``peaks``, the largest |value| of each channel, (C,) float32, and ``means``, (C,) float64, are of the tensors asked
+    for.
     """
 
     statistics: dict[str, TensorStatistics]
@@ -89,13 +81,8 @@ def calibrate(
 ) -> Calibration:
     """Read the statistics of a graph's inputs and outputs from ``path`` if they still hold, else measure and save them.
 
-    Args:
-        graph: the bytes of an ONNX file, whose outputs include every tensor to be measured.
-        images: the images that ``choose_images`` chose.
-        spec: says how the images are preprocessed.
-        weights: the SHA-256 of the Keras weights.
-        path: the file that keeps the statistics, ``ranges.npz``.
-        on_batch: called after each batch with its number of images.
+    ``graph`` is the bytes of an ONNX file, whose outputs include every tensor to be measured; ``weights`` is the
+    SHA-256 of the Keras weights. ``on_batch`` is called after each batch with its number of images.
 
     Raises:
         CalibrationError: no image can be read, or an activation is not finite.
@@ -156,18 +143,9 @@ def measure_peaks(
 def measure_channels(
     graph: bytes, paths: Collection[Path], spec: ModelSpec, channels: Collection[str], *, on_batch: OnBatch = None
 ) -> ChannelStatistics:
-    """Take a first look at a graph's outputs, and at the channels of some of them one by one.
+    """Take a first look at a graph's outputs, and at ``channels``, outputs (N, C, …), one channel after the other.
 
-    Args:
-        graph: the bytes of an ONNX file, whose outputs include every tensor to be measured.
-        paths: image files; those that can't be read are passed over.
-        spec: says how the images are preprocessed.
-        channels: outputs (N, C, …) whose channels are measured one by one.
-        on_batch: called after each batch with its number of images.
-
-    Raises:
-        CalibrationError: no image can be read, or an activation is not finite.
-        BackendError: ONNX Runtime refused the graph, or failed.
+    Images that can't be read are passed over; the other arguments and the errors are those of ``calibrate``.
     """
     statistics: dict[str, TensorStatistics] = {}
     peaks: dict[str, Float32] = {}

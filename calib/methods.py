@@ -45,14 +45,9 @@ def choose_range(
 ) -> Range:
     """Choose the range of one tensor, which contains 0 and lies within what was measured, down to ``MIN_RANGE_WIDTH``.
 
-    Args:
-        statistics: the tensor's statistics.
-        method: how values far from the others are treated.
-        symmetric: whether -low = high, for signed INT8 with no zero point; else each end is chosen by itself, for
-            uint8.
-        bounds: the values that the tensor can't exceed by its mathematics, (-1, 1) behind tanh; they cap the range and
-            never widen it.
-        percentile: the share of the values inside the range, %, for the method of that name.
+    A ``symmetric`` range has -low = high, for signed INT8 with no zero point; else each end is chosen by itself, for
+    uint8. ``bounds`` are the values that the tensor can't exceed by its mathematics, (-1, 1) behind tanh; they cap the
+    range and never widen it. ``percentile`` is the share of the values inside, %, for the method of that name.
 
     Raises:
         CalibrationError: no value was measured, or the bounds do not contain 0.
@@ -110,13 +105,11 @@ def _quantile(histogram: npt.NDArray[np.int64], start: float, end: float, share:
 def entropy_threshold(statistics: TensorStatistics, levels: int = LEVELS) -> float:
     """Find the |value| to clip at, so that the quantized distribution diverges least (KL) from the true one.
 
-    For each number of bins i the distribution P is the first i bins of |x| with all that lies beyond added to the
-    last; Q is the first i bins merged to ``levels`` of equal width, each spread evenly over its bins that are not
-    empty. Zero is exact at any scale, so the first bin counts no more than the second (as in pytorch-quantization):
-    else the zeros behind a ReLU would decide.
-
-    Returns:
-        The upper edge of the best i bins; where no more than ``levels`` are occupied, the edge of the last of these.
+    For each number of bins i the distribution P is the first i bins of |x| with all that lies beyond added to the last;
+    Q is the first i bins merged to ``levels`` of equal width, each spread evenly over its bins that are not empty. Zero
+    is exact at any scale, so the first bin counts no more than the second (as in pytorch-quantization): else the zeros
+    behind a ReLU would decide. The result is the upper edge of the best i bins; where no more than ``levels`` are
+    occupied, the edge of the last of these.
     """
     counts = statistics.magnitudes.astype(np.float64)
     occupied = int(np.flatnonzero(counts)[-1]) + 1

@@ -28,15 +28,9 @@ Counts = npt.NDArray[np.int64]
 class TensorStatistics:
     """Statistics of one tensor over all values of all images, in one pass and constant memory (33 KiB).
 
-    Attributes:
-        name: the tensor's name.
-        count: the number of values.
-        low: the smallest value; infinity before the first.
-        high: the largest value; minus infinity before the first.
-        square_sum: the sum of the values' squares.
-        radius: R, a power of two above every |value|.
-        histogram: (4096,) int64 over [-R, R): bin k counts values from (k - 2048) R / 2048 to that of k + 1. A value
-            within 2^-12 of a bin's width from its edge may be counted on the other side.
+    ``low`` and ``high`` are infinity and minus infinity before the first value. ``radius`` is R, a power of two above
+    every |value|; ``histogram`` is (4096,) int64 over [-R, R), where bin k counts values from (k - 2048) R / 2048 to
+    that of k + 1. A value within 2^-12 of a bin's width from its edge may be counted on the other side.
     """
 
     __slots__ = ("count", "high", "histogram", "low", "name", "radius", "square_sum")
@@ -67,10 +61,7 @@ class TensorStatistics:
         return self.histogram[half:] + self.histogram[:half][::-1]
 
     def update(self, values: npt.NDArray[Any]) -> None:
-        """Add the values of one batch.
-
-        Args:
-            values: floating-point numbers, of any shape.
+        """Add the values of one batch, floating-point numbers of any shape.
 
         Raises:
             CalibrationError: a value is not finite, or the dtype is not floating point; these statistics are then of
@@ -118,11 +109,7 @@ class TensorStatistics:
 
 
 def require_finite(name: str, value: float) -> float:
-    """Return a tensor's value, or the sum of two, if it is finite; a sum that is not shows that one of the two was not.
-
-    Raises:
-        CalibrationError: the value is NaN or infinity.
-    """
+    """Return a value if it is finite, else raise CalibrationError; of a sum that is not, one of the two was not."""
     if not math.isfinite(value):
         raise CalibrationError(
             f"tensor {name!r}: expected finite activations, found NaN or infinity; a model that gives them on real "

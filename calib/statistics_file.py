@@ -38,11 +38,9 @@ FAULTS = (
 class Binding:
     """What statistics were measured on; all are SHA-256.
 
-    Attributes:
-        weights: the hash of the Keras weights.
-        images: the hash of the images' contents (see ``images_hash``).
-        preprocessing: the hash of the preprocessing, ``runtime.preprocess.contract_hash``.
-        graph: the hash of the measured graph's bytes, which hold the names of its outputs.
+    ``weights`` is of the Keras weights, ``images`` of the images' contents, from ``images_hash``, ``preprocessing``
+    from ``runtime.preprocess.contract_hash``, and ``graph`` of the measured graph's bytes, which hold the names of its
+    outputs.
     """
 
     weights: str
@@ -65,11 +63,7 @@ def images_hash(sha256s: Iterable[str]) -> str:
 
 
 def save(path: Path, measured: MeasuredStatistics, binding: Binding) -> None:
-    """Write statistics and their binding to ``path``; an older file stays until the new one is whole.
-
-    Raises:
-        OSError: the file can't be written.
-    """
+    """Write statistics and their binding to ``path``; an older file stays until the new one is whole."""
     items = list(measured.statistics.values())
     record = {
         "format": FORMAT,
@@ -89,10 +83,9 @@ def save(path: Path, measured: MeasuredStatistics, binding: Binding) -> None:
 
 
 def load_if_same(path: Path, binding: Binding) -> tuple[MeasuredStatistics | None, str]:
-    """Read the statistics of a file, if they were measured on exactly what ``binding`` says.
+    """Read the statistics of a file, if they were measured on exactly what ``binding`` says; else return None.
 
-    Returns:
-        The statistics, or None; and a sentence for the report: what was reused, or why it has to be measured again.
+    With them comes a sentence for the report: what was reused, or why it has to be measured again.
     """
     if not path.exists():
         return None, f"measured: {path.name} is not there yet"

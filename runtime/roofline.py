@@ -91,17 +91,15 @@ class Cost:
 
 @dataclass(frozen=True)
 class Rates:
-    """The peak rates of one machine.
+    """The peak rates of one machine, and in words their ``source``.
 
     Attributes:
-        name: the machine's name.
         gmacs: 10^9 multiply-accumulates a second, by arithmetic; ``fp32`` must be there. Twice this is what data
             sheets call GFLOPS or GOPS, without sparsity.
         bandwidth_gbs: 10^9 bytes a second from memory.
         cache_bytes: the size of the last cache before memory; None where it is not known: nothing then stays in it.
         cache_bandwidth_gbs: 10^9 bytes a second from that cache; None where it is not known: what stays in the cache
             then costs no time.
-        source: where these numbers are from, in words.
         measured: whether they were measured on the machine itself, and not published.
         near_bytes: the size of the caches nearer to the cores; moving what stays there is part of the peak rates.
         targets: the targets whose variants these rates are for: ``cpu``, or the GPU's, ``cuda`` and ``tensorrt``.
@@ -241,11 +239,7 @@ ALIASES = {"orin-nx": "orin-nx-16", "agx-orin": "agx-orin-64"}  # a name without
 
 
 def rates_of(device: str) -> Rates:
-    """Return the published rates of a device, by its name in ``DEVICES`` or ``ALIASES``.
-
-    Raises:
-        UsageError: the device is not in the table; the message lists those that are.
-    """
+    """Return a device's published rates by its name in ``DEVICES`` or ``ALIASES``, which UsageError lists."""
     try:
         return DEVICES[ALIASES.get(device, device)]
     except KeyError:

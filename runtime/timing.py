@@ -36,18 +36,10 @@ def time_interleaved(
 ) -> dict[str, Timing]:
     """Time several callables in turn: one call of each a round, the order reversed from one round to the next.
 
-    A call must return only when its work is done: one that leaves work on a GPU's stream has to synchronize.
-
-    Args:
-        calls: the callables to time, by name.
-        warm_up_s: seconds for which each is called, and at least once, before anything counts; clocks rise, caches fill
-            and engines load their kernels in that time.
-        min_seconds: the time that all rounds take together at least, seconds.
-        min_rounds: the fewest rounds.
-        clock: a monotonic clock, in seconds.
-
-    Returns:
-        Times by name, milliseconds a call.
+    A call must return only when its work is done: one that leaves work on a GPU's stream has to synchronize. Each is
+    called for ``warm_up_s`` seconds, and at least once, before anything counts; clocks rise, caches fill and engines
+    load their kernels in that time. All rounds take at least ``min_seconds`` together. ``clock`` is monotonic, in
+    seconds. Times are milliseconds a call, by name.
     """
     for call in calls.values():
         _warm_up(call, warm_up_s, clock)

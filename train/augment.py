@@ -30,19 +30,11 @@ PEN_CONTRAST = (1.0, 4.0)
 
 
 def augment(frame: Frame, rng: np.random.Generator, backbone: Backbone) -> Frame:
-    """Vary a training frame at random.
+    """Vary a training frame, (H, W, 3) uint8 BGR, at random; the same state of ``rng`` gives the same frame.
 
     Photographs (``xception``) are rotated, scaled and shifted a little, half of them mirrored, and made brighter.
-    Digits are rotated, slanted, stretched in width and height and shifted, and get strokes of another thickness and
-    sharpness; a mirrored 3 is no digit, so none is mirrored.
-
-    Args:
-        frame: (H, W, 3) uint8 BGR.
-        rng: where the randomness comes from; the same state gives the same frame.
-        backbone: what the frame shows: photographs, or digits as light ink on black.
-
-    Returns:
-        A frame of the same shape.
+    Digits, light ink on black, are rotated, slanted, stretched in width and height and shifted, and get strokes of
+    another thickness and sharpness; a mirrored 3 is no digit, so none is mirrored.
     """
     return _digit(frame, rng) if backbone == "digits" else _photograph(frame, rng)
 

@@ -37,8 +37,7 @@ MAX_KEPT_BYTES = 2**29  # 512 MiB: 2,000 frames of 299x299
 class KeptFrames:
     """Keeps large photographs, resized but not scaled, from one epoch to the next; any thread may use it.
 
-    Args:
-        budget: the most bytes of all frames together; frames beyond that are not kept.
+    Frames that would exceed ``budget``, the bytes of all of them together, are not kept.
     """
 
     def __init__(self, budget: int = MAX_KEPT_BYTES) -> None:

@@ -118,10 +118,7 @@ def _leaves(layer: Any) -> list[Any]:
 def reestimate(model: KerasModel, inputs: Iterable[Any], momentum: float = 0.9) -> None:
     """Update the moving statistics of all trained BatchNormalization layers; no weight changes.
 
-    Args:
-        model: the model that was trained.
-        inputs: batches of the model's inputs, from training images.
-        momentum: the share of the old value that each batch keeps.
+    ``inputs`` are batches of the model's inputs, from training images; each batch keeps ``momentum`` of the old value.
     """
     norms = trained_norms(model)
     before = [layer.momentum for layer in norms]

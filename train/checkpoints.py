@@ -69,12 +69,8 @@ class TrainingState:
 class EpochRecorder(keras.callbacks.Callback):  # type: ignore[misc]  # keras ships no types
     """Records each epoch at its end, and holds the state that it recorded last.
 
-    A kill between two of its writes leaves a run that --resume can continue, as the state is replaced last.
-
-    Args:
-        training: the training that is recorded.
-        whole: the model that is kept where an epoch is the best; what is fitted may be its part behind a frozen CNN.
-        state: where the training stands now.
+    A kill between two of its writes leaves a run that --resume can continue, as the state is replaced last. ``whole``
+    is the model that is kept where an epoch is the best; what is fitted may be its part behind a frozen CNN.
     """
 
     def __init__(self, training: Training, whole: KerasModel, state: TrainingState) -> None:
@@ -130,12 +126,7 @@ def record_start(run: RunFolder, settings: TrainSettings, spec: ModelSpec, data:
 
 
 def read_stopped(run: RunFolder) -> tuple[Training, TrainingState]:
-    """Read what a stopped training left, and remove files that a kill left unfinished or without use.
-
-    Raises:
-        RunError: a file is missing, damaged or of another version.
-        DataError: images that the run trains on are no longer there.
-    """
+    """Read what a stopped training left, and remove files that a kill left unfinished or without use."""
     settings = _read_record(run, run.settings, TrainSettings.make)
     spec = _read_record(run, run.spec, ModelSpec.make)
     state = _read_record(run, run.state, TrainingState)

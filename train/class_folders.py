@@ -21,11 +21,7 @@ Classes = dict[str, list[Path]]  # label -> its images, in the order of their pa
 
 
 def find_roots(data: Path) -> tuple[Path, Path | None]:
-    """Return the folders of the training and of the validation classes; None where validation has to be split off.
-
-    Raises:
-        DataError: there is no such folder, or there is ``val/`` without ``train/``.
-    """
+    """Return the folders of the training and of the validation classes; None where validation has to be split off."""
     if not data.exists():
         raise DataError(f"{data}: no such folder; expected a folder of class folders with images")
     if not data.is_dir():
@@ -45,11 +41,7 @@ def find_roots(data: Path) -> tuple[Path, Path | None]:
 def find_classes(root: Path) -> Classes:
     """Return the classes under a folder in the order of their labels, each with its images, sub-folders included.
 
-    Hidden entries and files of other kinds are left out.
-
-    Raises:
-        DataError: there are no class folders, a class has no images, or a folder's name can't be a label, or it can't
-            be listed.
+    Hidden entries and files of other kinds are left out; DataError says why nothing can be trained on.
     """
     entries = _entries(root)
     folders = sorted((entry for entry in entries if entry.is_dir()), key=lambda folder: folder.name)
@@ -71,7 +63,6 @@ def find_classes(root: Path) -> Classes:
 
 
 def _entries(folder: Path) -> list[Path]:
-    """List what a folder holds, without hidden entries."""
     try:
         return [entry for entry in folder.iterdir() if not entry.name.startswith(".")]
     except OSError as error:
@@ -108,15 +99,11 @@ class WrittenFolders:
 
 @dataclass
 class ClassFolderWriter:
-    """Writes ``DST/SPLIT/CLASS/NAME`` for a set of files that is known beforehand.
+    """Writes ``DST/SPLIT/CLASS/NAME`` for a set of files that is known beforehand, ``planned`` as ``SPLIT/CLASS/NAME``.
 
     A file is written under a hidden temporary name and renamed, never in place. A file already there with the same
     bytes is kept, so that the next call completes an interrupted one. ``storage.replacing`` would wait for the disk at
     each of 100,000 images.
-
-    Args:
-        dst: the folder, which is created when the first file is written.
-        planned: every ``SPLIT/CLASS/NAME`` that will be written.
 
     Raises:
         DataError: ``dst`` is a file, or holds anything but planned files.
@@ -134,11 +121,7 @@ class ClassFolderWriter:
             self._refuse_foreign()
 
     def write(self, name: str, data: bytes) -> None:
-        """Write one planned file, unless it is there with these bytes.
-
-        Raises:
-            DataError: the file can't be written.
-        """
+        """Write one planned file, unless it is there with these bytes; DataError where it can't be written."""
         path = self.dst / name
         with _named_failure(path):
             if _holds(path, data):
@@ -186,7 +169,6 @@ def _holds(path: Path, data: bytes) -> bool:
 
 @contextmanager
 def _named_failure(path: Path) -> Iterator[None]:
-    """Turn an error of the operating system into a DataError."""
     try:
         yield
     except OSError as error:

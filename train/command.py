@@ -123,7 +123,6 @@ def train(
 
 
 def _refuse_beside_resume(flags: dict[str, Any]) -> None:
-    """Refuse settings beside --resume, which would be ignored, as the run has its own."""
     defaults = {key: parameter.default for key, parameter in inspect.signature(train).parameters.items()}
     changed = [key for key, value in flags.items() if value != defaults[key] and key not in ("resume", "runs", "name")]
     if changed:
@@ -133,7 +132,6 @@ def _refuse_beside_resume(flags: dict[str, Any]) -> None:
 
 
 def _settings(flags: dict[str, Any]) -> TrainSettings:
-    """Take the preset's settings, and replace those that were given on the command line."""
     spec = preset(flags["preset_name"], flags["branches"])
     fields = ("image_size", "timesteps", "rnn_units", "rnn_layers", "rnn_batch_norm", "resize", "interpolation")
     spec = spec.replace(**{field: flags[field] for field in fields if flags[field] is not None})

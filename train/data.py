@@ -13,7 +13,6 @@ import contextlib
 import hashlib
 import os
 import re
-import time
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -32,7 +31,6 @@ __all__ = ["DataSet", "LabelledImage", "calibration_sample", "file_key", "read_l
 
 ESCAPES = str.maketrans({"\\": r"\\", "\t": r"\t", "\n": r"\n", "\r": r"\r"})
 UNESCAPES = {r"\\": "\\", r"\t": "\t", r"\n": "\n", r"\r": "\r"}
-SECONDS_BEFORE_BAR = 1.5  # a check that ends sooner shows no progress bar
 THREADS = min(os.cpu_count() or 1, 8)  # decoding leaves the GIL; more threads only hold more decoded images
 CHUNK = 16 * THREADS
 
@@ -63,16 +61,13 @@ class DataSet:
 def scan(data: Path, *, val_fraction: float = 0.2, seed: int = 0) -> DataSet:
     """Find the images of a data set in class folders, and split them where there is no ``val/``.
 
-    Every image is read once, and those that can't be read in full are left out. What was read is remembered in the
-    cache, so that the next start on the same files is quick.
+    ``data`` is laid out as above; images may lie in sub-folders of their class. Every image is read once, and those
+    that can't be read in full are left out. What was read is remembered in the cache, so that the next start on the
+    same files is quick.
 
-    The split is stratified: every class of two images or more has at least one on each side. It depends on the seed
-    and the files' names alone, class by class, so a new class leaves the split of the others as it was.
-
-    Args:
-        data: a folder laid out as the module's docstring shows; images may lie in sub-folders of their class.
-        val_fraction: share of each class that goes to validation when there is no ``val/``, in (0, 1).
-        seed: the seed of the split.
+    The split is stratified: every class of two images or more has at least one on each side, and ``val_fraction``, in
+    (0, 1), goes to validation. It depends on the seed and the files' names alone, class by class, so a new class leaves
+    the split of the others as it was.
 
     Raises:
         UsageError: ``val_fraction`` is out of range.
@@ -247,20 +242,13 @@ def _find_unreadable(paths: Sequence[Path], data: Path) -> dict[Path, str]:
 
 
 def _read_all(paths: Sequence[Path]) -> Iterator[tuple[Path, str]]:
-    """Yield each path with the reason why it can't be read, or an empty string; show a bar if that takes long."""
-    began = time.monotonic()
-    bar = progress(unit="images")
-    task = bar.add_task("checking images", total=len(paths))
-    with contextlib.ExitStack() as stack:
-        pool = stack.enter_context(ThreadPoolExecutor(THREADS))
-        shown = False
+    """Yield each path with the reason why it can't be read, or an empty string."""
+    with ThreadPoolExecutor(THREADS) as pool, progress(unit="images", transient=True) as bar:
+        task = bar.add_task("checking images", total=len(paths))
         for start in range(0, len(paths), CHUNK):  # in chunks, so that Ctrl-C waits for few
             chunk = paths[start : start + CHUNK]
             yield from zip(chunk, pool.map(_fault, chunk), strict=True)
             bar.update(task, completed=start + len(chunk))
-            if not shown and time.monotonic() - began > SECONDS_BEFORE_BAR:
-                stack.enter_context(bar)
-                shown = True
 
 
 def _fault(path: Path) -> str:
@@ -272,11 +260,7 @@ def _fault(path: Path) -> str:
 
 
 def file_key(path: Path) -> str:
-    """Identify a file without reading it, by the SHA-256 of its absolute path, size and time of change.
-
-    Raises:
-        OSError: the file is not there.
-    """
+    """Identify a file without reading it, by the SHA-256 of its absolute path, size and time of change."""
     state = path.stat()
     text = f"{path.absolute()}\0{state.st_size}\0{state.st_mtime_ns}"
     return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()

@@ -93,12 +93,9 @@ class Evaluation:
 
 
 def evaluate(model: KerasModel, batches: Batches, what: str = "validation") -> Evaluation:
-    """Run a model in inference mode over all batches.
+    """Run a model, which gives probabilities (N, C), in inference mode over one pass of labelled images.
 
-    Args:
-        model: takes inputs as the batches give them, and gives probabilities (N, C).
-        batches: one pass over labelled images.
-        what: the progress bar's text.
+    ``what`` is the progress bar's text.
     """
     parts = []
     count = batches.num_batches or 0
@@ -133,13 +130,7 @@ def plot_curves(run: RunFolder) -> None:
 
 
 def plot_confusion(matrix: npt.NDArray[np.int64], labels: tuple[str, ...], path: Path) -> None:
-    """Draw a confusion matrix.
-
-    Args:
-        matrix: (C, C) counts; rows are true classes, columns are answers.
-        labels: the C class labels.
-        path: the PNG to write.
-    """
+    """Draw a confusion matrix, (C, C) counts, as a PNG: rows are true classes, columns are answers."""
     classes = len(labels)
     side = min(5 + 0.32 * classes, 24)
     figure, axis = plt.subplots(figsize=(side + 1, side), layout="constrained")
@@ -158,11 +149,9 @@ def plot_confusion(matrix: npt.NDArray[np.int64], labels: tuple[str, ...], path:
 
 
 def plot_class_rates(rates: list[dict[str, Any]], path: Path) -> None:
-    """Draw each class's top-1 and top-5 rates as bars, the best class on top.
+    """Draw each class's top-1 and top-5 rates as bars in a PNG, the best class on top.
 
-    Args:
-        rates: the list from ``Evaluation.class_rates``; classes without images are left out.
-        path: the PNG to write.
+    ``rates`` are from ``Evaluation.class_rates``; classes without images are left out.
     """
     shown = sorted((rate for rate in rates if rate["images"]), key=lambda rate: (rate["top1"], rate["top5"]))
     figure, axis = plt.subplots(figsize=(9, 1.5 + 0.28 * len(shown)), layout="constrained")

@@ -50,14 +50,9 @@ class FeatureStore:
         self._row_bytes = 4 * width
 
     def features(self, images: Sequence[LabelledImage], extract: Extract) -> tuple[Features, int]:
-        """Return the images' features; ``extract`` computes those that are not in the store yet, and they are added.
+        """Return the images' features, and how many of them were computed now because the store lacked them.
 
-        Args:
-            images: the images whose features are asked for.
-            extract: ``image`` (N, S, S, 3) -> (N, F) float32, the CNN in inference mode.
-
-        Returns:
-            The features, and how many were computed now.
+        ``extract`` is the CNN in inference mode, ``image`` (N, S, S, 3) -> (N, F) float32; what it gives is added.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         keys = [file_key(image.path) for image in images]

@@ -21,16 +21,10 @@ KerasModel = Any  # keras ships no type information
 
 
 def build_model(spec: ModelSpec, *, empty: bool = False) -> KerasModel:
-    """Build the model with random weights.
+    """Build the model ``image`` (N, S, S, 3) -> ``probabilities`` (N, C) with random weights.
 
-    Args:
-        spec: the spec to build.
-        empty: whether to leave the LSTMs at zero, for weights that are loaded next: the orthogonal initialization of
-            two LSTM(2048) takes ten seconds.
-
-    Returns:
-        A functional model ``image`` (N, S, S, 3) -> ``probabilities`` (N, C), with nested models ``cnn`` and ``rnn``
-        (those its branches use) and a Dense layer ``logits``.
+    It has nested models ``cnn`` and ``rnn``, those its branches use, and a Dense layer ``logits``. ``empty`` leaves the
+    LSTMs at zero, for weights that are loaded next: the orthogonal initialization of two LSTM(2048) takes ten seconds.
 
     Raises:
         SpecError: the spec has fewer than two class labels.
@@ -50,9 +44,8 @@ def build_model(spec: ModelSpec, *, empty: bool = False) -> KerasModel:
 def build_head_model(model: KerasModel, spec: ModelSpec) -> KerasModel:
     """Make a model of the part behind a model's CNN, with the same layers; it trains while the CNN is frozen.
 
-    Returns:
-        A model of ``features`` (N, F), the CNN branch's output, and, for a hybrid, ``sequence`` (N, T, S*S/T)
-        -> ``probabilities`` (N, C).
+    Its inputs are ``features`` (N, F), the CNN branch's output, and, for a hybrid, ``sequence`` (N, T, S*S/T); its
+    output is ``probabilities`` (N, C).
     """
     cnn = keras.Input(model.get_layer("cnn").output_shape[1:], name="features")
     inputs = {"features": cnn}

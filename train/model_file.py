@@ -57,11 +57,9 @@ def save_model(model: KerasModel, spec: ModelSpec, path: Path) -> None:
 
 
 def load_model(path: Path, into: KerasModel | None = None) -> tuple[KerasModel, ModelSpec]:
-    """Build the model that the file's spec describes and fill it with the file's arrays.
+    """Build the model that the file's spec describes, or take ``into``, and fill it with the file's arrays.
 
-    Args:
-        path: a ``.keras`` file of hybrid-train.
-        into: a model of the file's spec, which is filled instead: building an Xception takes seconds.
+    ``into`` is a model of the file's spec, given where one is there: building an Xception takes seconds.
 
     Raises:
         ModelFileError: the file is absent, no ``.keras`` archive, not written by hybrid-train, larger or smaller inside
@@ -204,13 +202,10 @@ def _refuse_links(weights: Path, path: Path) -> None:
 
 
 def load_pretrained(model: KerasModel, spec: ModelSpec, weights: str) -> None:
-    """Fill the CNN branch of a model with pretrained weights.
+    """Fill the CNN branch of a model from ``build_model`` with pretrained weights.
 
-    Args:
-        model: a model from ``build_model``, whose ``cnn`` is filled in place.
-        spec: the model's spec.
-        weights: ``none``, ``imagenet`` (Keras's own, downloaded or from ``~/.keras/models``), or a file: a ``.keras``
-            of hybrid-train, whose CNN is taken, or Keras's ``.h5`` / ``.weights.h5`` of the CNN alone.
+    ``weights`` is ``none``, ``imagenet`` (Keras's own, downloaded or from ``~/.keras/models``), or a file: a ``.keras``
+    of hybrid-train, whose CNN is taken, or Keras's ``.h5`` / ``.weights.h5`` of the CNN alone.
 
     Raises:
         WeightsError: the download fails, the file is absent or does not fit; the message names the alternatives.

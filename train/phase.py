@@ -137,12 +137,7 @@ def _compile(model: KerasModel, phase: PhaseSettings, spec: ModelSpec, steps: in
 
 
 def fit_phase(prepared: PreparedPhase) -> TrainingState:
-    """Fit a phase from the epoch at which its state stands to its last one; return where it stands then.
-
-    Raises:
-        RunError: a file that --resume needs is missing or damaged.
-        ImageError: an image can't be read any more.
-    """
+    """Fit a phase from the epoch at which its state stands to its last one; return where it stands then."""
     training, model, state = prepared.training, prepared.fitted, prepared.state
     # variables that are first made inside the training step would have it traced twice: 15 s with Xception
     model.optimizer.build(model.trainable_variables)

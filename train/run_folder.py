@@ -24,17 +24,13 @@ HISTORY_COLUMNS = ("phase", "epoch", "loss", "accuracy", "top5", "val_loss", "va
 class RunFolder:
     """The paths of what a run writes into ``runs/NAME/``; nothing is created by asking for a path.
 
-    Attributes:
-        path: the folder itself; its ``name`` is the run's.
-        model: ``model.keras``, the trained model with its spec inside.
-        spec: ``spec.json``, the ModelSpec.
-        settings: ``settings.json``, every setting of the training.
-        metrics: ``metrics.json``, what the trained model measured on the validation images.
-        history: ``history.csv``, with a row for each epoch.
-        state: ``state.json``, which says where a resumed training goes on.
-        checkpoints: ``checkpoints/``, with the best of each phase and what --resume needs.
-        tensorboard: ``tensorboard/``, with a folder of event files for each phase.
-        bundle: ``bundle/``, which hybrid-export makes of the run.
+    model.keras, spec.json         the trained model, its ModelSpec inside too
+    settings.json                  every setting of the training
+    metrics.json                   what the trained model measured on the validation images
+    history.csv                    a row for each epoch
+    state.json, checkpoints/       where a resumed training goes on; the best weights of each phase
+    tensorboard/                   a folder of event files for each phase
+    bundle/                        what hybrid-export makes of the run
     """
 
     def __init__(self, path: Path) -> None:
@@ -52,12 +48,7 @@ class RunFolder:
 
     @classmethod
     def create(cls, runs: Path, name: str | None, label: str) -> RunFolder:
-        """Make a new run folder and point ``runs/latest`` at it.
-
-        Args:
-            runs: the folder of all runs.
-            name: the run's name; by default date, time and ``label``.
-            label: the end of the default name.
+        """Make a new run folder, named by default by date, time and ``label``, and point ``runs/latest`` at it.
 
         Raises:
             RunError: a run of that name exists, or ``runs`` can't be written to.
@@ -76,11 +67,7 @@ class RunFolder:
 
     @classmethod
     def find(cls, path: Path | None = None, runs: Path = Path("runs")) -> RunFolder:
-        """Find an existing run: ``path``, or the newest of ``runs``.
-
-        Raises:
-            RunError: there is no such run folder.
-        """
+        """Find an existing run, ``path`` or the newest of ``runs``; RunError where there is none."""
         chosen = path if path is not None else runs / LATEST
         if not chosen.is_dir():
             hint = "train one with hybrid-train DATA, or name a run folder"
@@ -135,11 +122,7 @@ class RunFolder:
         write_text(self.history, "\n".join(lines) + "\n")
 
     def read_json(self, path: Path) -> Any:
-        """Read a JSON file of the run folder.
-
-        Raises:
-            RunError: the file is absent or damaged.
-        """
+        """Read a JSON file of the run folder; RunError where it is absent or damaged."""
         try:
             return json.loads(path.read_text(encoding="utf-8"))
         except FileNotFoundError:

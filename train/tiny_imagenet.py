@@ -48,15 +48,10 @@ def prepare_tiny_imagenet(
 ) -> WrittenFolders:
     """Make class folders of tiny-imagenet's published layout: ``DST/train/NAME/*.JPEG`` and ``DST/val/NAME/*.JPEG``.
 
-    Images are copied byte for byte, never decoded; the source is only read. An interrupted call is completed by the
-    next one. NAME is the first synonym in words.txt with ``_`` for blanks; where two classes of wnids.txt share it,
-    each has its wnid appended.
-
-    Args:
-        src: a folder, or a tar or zip of it, which is not unpacked.
-        dst: a new or empty folder, or one that an earlier call began.
-        classes: take only the first so many classes of wnids.txt.
-        wnids: take only the classes that are listed in this file, one wnid a line.
+    ``src`` is a folder, or a tar or zip of it. Images are copied byte for byte, never decoded; the source is only read.
+    An interrupted call is completed by the next one. NAME is the first synonym in words.txt with ``_`` for blanks;
+    where two classes of wnids.txt share it, each has its wnid appended. ``classes`` takes the first so many of
+    wnids.txt, ``wnids`` those that a file lists, one wnid a line.
 
     Raises:
         UsageError: both ``classes`` and ``wnids``, ``classes`` out of range, or ``dst`` inside ``src``.
@@ -89,7 +84,6 @@ class _Source:
     lists: dict[str, bytes]
 
     def text(self, name: str) -> str:
-        """Return the text of one of the lists."""
         try:
             return self.lists[name].decode()
         except KeyError:
@@ -175,7 +169,6 @@ def _read_member(name: str, opener: Opener) -> bytes:
 
 @contextmanager
 def _named_failure(src: Path) -> Iterator[None]:
-    """Turn what the archive libraries raise into one error that names the file."""
     try:
         yield
     except ARCHIVE_FAULTS as error:

@@ -34,15 +34,9 @@ MAX_SKIPPED_SHOWN = 20
 
 
 def train(settings: TrainSettings, runs: Path = Path("runs"), name: str | None = None) -> RunFolder:
-    """Train a model from images in class folders.
+    """Train a model from images in class folders, and return the finished run folder.
 
-    Args:
-        settings: the settings, which say what to train, on what and how.
-        runs: the folder of all runs.
-        name: the run's name; by default the date, the time and the branches.
-
-    Returns:
-        The finished run folder.
+    The run's name is by default the date, the time and the branches.
 
     Raises:
         DataError: the data can't be trained on, which is found before any training starts; or an image that was
@@ -69,11 +63,7 @@ def train(settings: TrainSettings, runs: Path = Path("runs"), name: str | None =
 
 
 def resume(path: Path | None = None, runs: Path = Path("runs")) -> RunFolder:
-    """Continue a training that was killed or interrupted, from the last epoch it finished.
-
-    Args:
-        path: the run folder; the newest by default.
-        runs: the folder of all runs.
+    """Continue a killed or interrupted training, by default the newest of ``runs``, from the last epoch it finished.
 
     Raises:
         RunError: there is no run, too little of it to continue, or another process is training in it.
@@ -142,7 +132,6 @@ def _starting_model(settings: TrainSettings, spec: ModelSpec) -> KerasModel:
 
 
 def _run_to_the_end(training: Training, model: KerasModel, state: TrainingState) -> None:
-    """Run the phases that are left, one after the other, and finish the run with the best one's weights."""
     began = time.perf_counter()
     try:
         while state.phase <= len(training.settings.phases):

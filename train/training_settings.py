@@ -112,7 +112,6 @@ def named_faults(where: str = "") -> Iterator[None]:
 
 
 def _describe(error: ValidationError) -> str:
-    """Say on one line what pydantic found: each field with what was expected and what was found."""
     parts = []
     for item in error.errors(include_url=False):
         where = ".".join(map(str, item["loc"]))

@@ -36,11 +36,8 @@ NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 class BundleWriter:
     """A bundle's folder, locked for one export: ``add`` files, then ``commit`` a manifest that refers to them.
 
-    It is a context manager. Leaving it without a commit leaves the bundle as it was, and nothing beside it.
-
-    Args:
-        path: the bundle's folder; it is made if it is not there.
-        on_wait: called once if another export holds the lock, before waiting for it.
+    It is a context manager. The folder is made if it is not there; ``on_wait`` is called once if another export holds
+    the lock. Leaving it without a commit leaves the bundle as it was, and nothing beside it.
 
     Raises:
         BundleError: the folder can't be written to, or holds other things than a bundle.
@@ -74,11 +71,7 @@ class BundleWriter:
             return None
 
     def add(self, folder: str, suffix: str, data: bytes) -> FileRecord:
-        """Write a file under its hash, ``folder/SHA256.suffix``; a file that is already there and whole stays.
-
-        Raises:
-            BundleError: there is no room, or no right to write.
-        """
+        """Write a file under its hash, ``folder/SHA256.suffix``; a file that is already there and whole stays."""
         digest = hashlib.sha256(data).hexdigest()
         record = FileRecord(path=f"{folder}/{digest}.{suffix}", size=len(data), sha256=digest)
         target = self.path / record.path
@@ -106,9 +99,6 @@ class BundleWriter:
         """Remove the files that an export wrote and the manifest on the disk does not refer to.
 
         Where the manifest can't be read nothing is removed: it might refer to anything.
-
-        Raises:
-            BundleError: there is no right to remove them.
         """
         manifest = self.path / MANIFEST
         try:
@@ -143,11 +133,7 @@ class BundleWriter:
 
 @contextlib.contextmanager
 def bundle_lock(bundle: Path, on_wait: Callable[[], object] = lambda: None) -> Iterator[None]:
-    """Hold the lock of a bundle's folder, ``.NAME.lock`` beside it; wait while another process holds it.
-
-    Raises:
-        BundleError: the lock file can't be made.
-    """
+    """Hold the lock of a bundle's folder, ``.NAME.lock`` beside it; wait while another process holds it."""
     bundle = bundle.resolve()
     with contextlib.ExitStack() as held:
         with writing(bundle):
@@ -171,7 +157,6 @@ def writing(path: Path) -> Iterator[None]:
 
 
 def _holds(path: Path, record: FileRecord) -> bool:
-    """Tell whether a file is there with the bytes that its name promises."""
     if not path.is_file() or path.is_symlink() or path.stat().st_size != record.size:
         return False
     return file_sha256(path) == record.sha256
@@ -186,12 +171,10 @@ def _sync(folder: Path) -> None:
 
 
 def pack(bundle: Path) -> Path:
-    """Write a bundle's folder as ``NAME.tar`` beside it: the same bundle gives the same bytes, whenever and wherever.
+    """Write a bundle's folder as ``NAME.tar`` beside it, and return the tar's path.
 
-    Members are sorted, without times, owners or rights of their own; the tar is replaced as a whole.
-
-    Returns:
-        The tar's path.
+    The same bundle gives the same bytes, whenever and wherever: members are sorted, without times, owners or rights of
+    their own. The tar is replaced as a whole.
 
     Raises:
         BundleError: there is no bundle, a damaged one, no room, or no right to write.

@@ -56,7 +56,6 @@ class _Graph:
         self._reads = self._count_reads()
 
     def branch(self, name: str) -> BranchCost:
-        """Add up what the nodes of one branch cost: ``cnn``, ``rnn`` or ``head``."""
         macs = Counter[Arithmetic]()
         for node in self.heavy:
             if branch_of(node.name) == name and node.name in self._arithmetic:
@@ -99,7 +98,6 @@ class _Graph:
         return (*again, Moved(once, 1)) if once else tuple(again)
 
     def _moved(self, node: onnx.NodeProto) -> Iterator[int]:
-        """Yield the bytes of each tensor that a node reads or writes."""
         tensors = [name for name in node.input if name and self._stored(name) not in self._constants]
         if node.op_type in HEAVY:
             yield from (self._shapes[name].size * self._read_width(name) for name in tensors)

@@ -22,14 +22,10 @@ __all__ = ["Engines", "LocalEngine", "build_engines"]
 
 @dataclass(frozen=True)
 class LocalEngine:
-    """An engine for this machine.
+    """An engine for this machine, in the cache; ``size`` is in bytes.
 
-    Attributes:
-        variant: the name of the bundle's variant that it was built from.
-        path: the engine's file in the cache.
-        size: the size of the file, bytes.
-        seconds: how long parsing and building took, whenever that was.
-        built: whether it was built now; else it was found in the cache.
+    ``built`` says whether it was built now; else it was found in the cache. ``seconds`` is how long parsing and
+    building took, whenever that was.
     """
 
     variant: str
@@ -41,12 +37,9 @@ class LocalEngine:
 
 @dataclass(frozen=True)
 class Engines:
-    """The engines that ``build_engines`` built or found.
+    """The engines that ``build_engines`` built or found: ``local`` in the cache, ``ahead`` beside the bundle.
 
-    Attributes:
-        local: the engines for this machine, in the cache.
-        ahead: the engines for desktop RTX cards, beside the bundle.
-        advice: where no engine is for this machine, one line that says why and what to run on the device.
+    ``advice`` is one line where no engine is for this machine: why, and what to run on the device.
     """
 
     local: tuple[LocalEngine, ...] = ()
@@ -62,12 +55,8 @@ def build_engines(
 ) -> Engines:
     """Build every TensorRT variant of a bundle: for this machine if it has TensorRT and a GPU, and for architectures.
 
-    Args:
-        path: the bundle, as ``Bundle.open`` takes it.
-        architectures: desktop RTX cards to build for with TensorRT-RTX, from ``parse_architectures``; their engines are
-            written to ``engines`` beside the bundle.
-        options: the batch profile and workspace of the engines.
-        reporter: is told what is being done.
+    ``path`` is as ``Bundle.open`` takes it. ``architectures``, from ``parse_architectures``, are desktop RTX cards that
+    TensorRT-RTX builds for; their engines are written to ``engines`` beside the bundle.
 
     Raises:
         BundleError: there is no bundle, a damaged one, or one without a TensorRT variant.
@@ -101,7 +90,6 @@ def _build_ahead(
 
 
 def _build_local(bundle: Bundle, options: EngineOptions, environment: BuildEnvironment) -> list[LocalEngine]:
-    """Build every TensorRT variant that builds; then raise the worst error, if there was one."""
     engines, errors = [], []
     for variant in bundle.manifest.variants:
         if variant.target != "tensorrt":

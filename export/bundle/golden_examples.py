@@ -31,12 +31,9 @@ COMPRESSION = 6  # PNG's level; 9 takes five times as long to save 2 %
 
 @dataclass(frozen=True, eq=False)
 class Golden:
-    """A bundle's golden examples.
+    """A bundle's golden examples, and the inputs that preprocessing makes of the G images, (G, ...) float32 each.
 
-    Attributes:
-        record: the examples' files and labels, for the manifest.
-        tensors: the inputs, (G, ...) float32 each, that preprocessing makes of the G images.
-        kept: the variants of the bundle so far that were run on these same examples and stay.
+    ``kept`` are the variants of the bundle so far that were run on these same examples and stay.
     """
 
     record: GoldenRecord
@@ -47,12 +44,8 @@ class Golden:
 def keep_golden(writer: BundleWriter, weights: str, spec: ModelSpec) -> Golden | None:
     """Read the golden examples of the bundle that is there, if its weights, spec and preprocessing are the model's.
 
-    Its variants stay, but for those whose file is damaged. Where there is nothing to keep, the result is None.
-
-    Args:
-        writer: the writer of the bundle.
-        weights: the SHA-256 of the model's weights.
-        spec: the model's spec.
+    ``weights`` is the SHA-256 of the model's. The bundle's variants stay, but for those whose file is damaged. Where
+    there is nothing to keep, the result is None.
     """
     current = writer.current()
     if current is None or current.manifest.weights_sha256 != weights or current.manifest.spec != spec:

@@ -96,8 +96,7 @@ class ReportEntry(BaseModel):
 def show_report(entries: Iterable[ReportEntry]) -> None:
     """Print the tables and the branches' precisions on stdout, the warnings and what was refused on stderr.
 
-    Args:
-        entries: the variants in the order to show them; those that share an artifact and its figures become one row.
+    The order is that of ``entries``; those that share an artifact and its figures become one row.
     """
     rows = _joined(entries)
     for table in _tables(rows):
@@ -116,10 +115,7 @@ def show_report(entries: Iterable[ReportEntry]) -> None:
 def write_report(path: Path, entries: Sequence[ReportEntry], content: Mapping[str, Any] | None = None) -> None:
     """Write the report as JSON, the file replaced as a whole; NaN and infinity become null.
 
-    Args:
-        path: the path of ``report.json``.
-        entries: one entry for each variant.
-        content: what else belongs to the report, by name: the seconds of the steps, the calibration, ...
+    ``content`` is what else belongs to the report, by name: the seconds of the steps, the calibration, ...
     """
     data = {
         "format": "hybrid-edge-report",
@@ -202,7 +198,6 @@ def _table(title: str, columns: Mapping[str, Justify]) -> Table:
 
 
 def _title(entry: ReportEntry) -> str:
-    """Title a row in two lines: the precision and form, and the targets."""
     simulated = ", simulated" if entry.parity and entry.parity.simulated else ""
     return f"{entry.form}\n{', '.join(entry.targets)}{simulated}"
 
@@ -286,7 +281,6 @@ def _small(value: float) -> str:
 
 
 def _is_share(check: Check) -> bool:
-    """Tell whether a check's figures read better in per cent."""
     return not check.at_most or check.name == "accuracy drop"
 
 
@@ -317,9 +311,6 @@ def withdraw_report(folder: Path) -> None:
     """Remove the report of the bundle that is about to be replaced.
 
     The measured ranges stay: their file says what they were measured on.
-
-    Raises:
-        BundleError: there is no right to write.
     """
     with writing(folder):
         (folder / REPORT).unlink(missing_ok=True)
@@ -330,13 +321,7 @@ def withdraw_report(folder: Path) -> None:
 def fill_folder(
     folder: Path, entries: Sequence[ReportEntry], flips: Mapping[str, Sequence[Flip]], content: Mapping[str, Any]
 ) -> None:
-    """Draw the contact sheets, then write ``report.json``.
-
-    Args:
-        folder: the report's folder.
-        entries: one entry for each variant.
-        flips: the flipped images by the variant's name.
-        content: what else belongs to the report, by name.
+    """Draw the contact sheets of ``flips``, the flipped images by the variant's name, then write ``report.json``.
 
     Raises:
         OSError: a file can't be written.

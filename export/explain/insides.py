@@ -51,17 +51,11 @@ class Recurrent:
 class Insides:
     """What a model makes of one image; all values but the frame's are float32.
 
-    Attributes:
-        spec: the model's spec.
-        frame: the image as it was read, (H, W, 3) uint8 BGR.
-        image: the model's input, (S, S, 3) in [-1, 1], RGB.
-        maps: the outputs of the CNN's first layers and its last one; empty without a CNN.
-        cnn: the CNN's output, (F,); None without a CNN.
-        recurrent: what the recurrent branch does; None without that branch.
-        joined: what the head gets, (F,): the product of the branches' outputs, or the output of the only branch.
-        weights: the head's weights, (F, C).
-        logits: the logits, (C,).
-        probabilities: the probabilities, (C,).
+    ``frame`` is the image as it was read, (H, W, 3) uint8 BGR, and ``image`` the model's input, (S, S, 3) in [-1, 1],
+    RGB. ``maps`` are the outputs of the CNN's first layers and its last one, empty without a CNN; ``cnn``, (F,), and
+    ``recurrent`` are None where the model lacks that branch. ``joined``, (F,), is what the head gets: the product of
+    the branches' outputs, or the output of the only one. The head's ``weights`` are (F, C); ``logits`` and
+    ``probabilities`` (C,).
     """
 
     spec: ModelSpec
@@ -91,13 +85,7 @@ class Insides:
 
 
 def look_inside(model: KerasModel, spec: ModelSpec, frame: Pixels) -> Insides:
-    """Classify one image with Keras on the CPU and keep what happened on the way.
-
-    Args:
-        model: a Keras model as ``train.model.build_model`` makes it.
-        spec: the model's spec.
-        frame: the image, (H, W, 3) uint8 BGR, of any size.
-    """
+    """Classify one image, (H, W, 3) uint8 BGR of any size, with Keras on the CPU and keep what happened on the way."""
     tensors = {"image": np.empty((1, *spec.image_shape), np.float32)}
     Preprocessor(spec).fill(frame, tensors, 0)
     image = tensors["image"]
@@ -147,7 +135,6 @@ def _look_into_rnn(model: KerasModel, spec: ModelSpec, sequence: Tensor, cnn: Te
 
 
 def _run(model: KerasModel, names: list[str], image: Tensor) -> dict[str, Tensor]:
-    """Run a model on an image on the CPU and return the outputs of the named layers."""
     part = keras.Model(model.input, {name: model.get_layer(name).output for name in names})
     with keras.device("cpu:0"):
         return {name: np.asarray(value, np.float32) for name, value in part(image, training=False).items()}

@@ -97,7 +97,6 @@ def draw_recurrent(place: SubFigure, insides: Insides, recurrent: Recurrent) -> 
 
 
 def _draw_answers(axis: Axes, insides: Insides, answers: Array) -> None:
-    """Draw the probabilities, step by step, of the final answer, thick, and of those classes that rise highest."""
     first = insides.ranking[0]
     order = [int(index) for index in np.argsort(-answers.max(axis=0), kind="stable") if index != first]
     steps = np.arange(1, len(answers) + 1)
@@ -198,7 +197,6 @@ def draw_decision(place: SubFigure, insides: Insides) -> None:
 
 
 def _height(place: SubFigure) -> float:
-    """Return the height of a figure's part in inches."""
     return float(place.bbox.height / place.figure.dpi)
 
 
@@ -248,10 +246,7 @@ Section = tuple[float, str, Callable[["SubFigure"], None]]
 def write_picture(insides: Insides, name: str, path: Path) -> None:
     """Draw what the model was given, what each branch made of it, and how the answer came about.
 
-    Args:
-        insides: what happened inside the model, from ``look_inside``.
-        name: the image's name, for the title.
-        path: the PNG to write; it is replaced as a whole.
+    The PNG at ``path`` is replaced as a whole; ``name``, the image's, stands in its title.
     """
     sections = _sections(insides)
     height = sum(section[0] + HEADER_HEIGHT for section in sections) + HEADER_HEIGHT
@@ -274,7 +269,6 @@ def write_picture(insides: Insides, name: str, path: Path) -> None:
 
 
 def _sections(insides: Insides) -> list[Section]:
-    """List the picture's sections: the height of each in inches, its title, and the function that draws it."""
     spec = insides.spec
     given = f"What the model is given: {spec.image_size}×{spec.image_size} pixels"
     if spec.uses_rnn:

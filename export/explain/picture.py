@@ -30,13 +30,7 @@ class PictureRequest:
 def make_picture_request(
     image: Path, out: Path, model: Path | None = None, runs: Path = Path("runs")
 ) -> PictureRequest:
-    """Find what to draw, and read the image.
-
-    Args:
-        image: any image file.
-        out: the PNG to write.
-        model: a run folder or a ``.keras`` file; by default the newest run of ``runs``.
-        runs: the folder of all runs.
+    """Find the model, a run folder or a ``.keras`` file, by default the newest run of ``runs``, and read the image.
 
     Raises:
         ImageError: the image can't be read.
@@ -57,14 +51,7 @@ def _model_file(model: Path | None, runs: Path) -> Path:
 
 
 def draw_picture(request: PictureRequest, steps: StepLog | None = None) -> str:
-    """Load the model, classify the image with Keras and draw what happened.
-
-    Args:
-        request: what to draw, from ``make_picture_request``.
-        steps: reports what is being done.
-
-    Returns:
-        One line: the picture's path and the model's answer.
+    """Draw one image's way through the model, and return a line with the picture's path and the model's answer.
 
     Raises:
         ModelFileError: the file is not a model that hybrid-train wrote.

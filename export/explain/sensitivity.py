@@ -58,13 +58,9 @@ BLOCK_NAME = re.compile(r"cnn/block\d+")
 class LayerSensitivity:
     """What one layer in INT8, with everything else in FP32, does to the logits.
 
-    Attributes:
-        layer: the name of a convolution, a matrix product, or an LSTM with both of its products.
-        group: the block that the layer belongs to.
-        error: the RMS difference of the logits / their RMS.
-        max_error: the largest |difference| / the largest |logit|.
-        agreement: the share of the images whose first label stays, 0 to 1.
-        parameters: the number of the layer's weights.
+    ``layer`` names a convolution, a matrix product, or an LSTM with both of its products, and ``group`` its block;
+    ``parameters`` counts its weights. ``error`` is the RMS difference of the logits / their RMS, ``max_error`` the
+    largest |difference| / the largest |logit|, ``agreement`` the share of images whose first label stays, 0 to 1.
     """
 
     layer: str
@@ -89,13 +85,8 @@ def measure_sensitivity(
 ) -> list[LayerSensitivity]:
     """Quantize one layer after the other, as for TensorRT, simulated on the CPU, and compare with FP32.
 
-    Args:
-        graphs: writes the graphs, and says which layers there are; its ranges must be set.
-        paths: image files; calibration images, so that the gate's stay unseen.
-        on_layer: called after each layer with 1.
-
-    Returns:
-        One result for each layer, in the order of the graph.
+    The ranges of ``graphs`` must be set. ``paths`` are calibration images, so that the gate's stay unseen;
+    ``on_layer`` is called after each layer with 1. The results are in the order of the graph.
     """
     spec = graphs.spec
     batches = list(read_batches(paths, spec))
@@ -161,12 +152,9 @@ PLOT_WIDTH = 9.0
 class SensitivityReport:
     """What ``rank_layers`` measured and wrote.
 
-    Attributes:
-        layers: one result for each layer, in the order of the graph.
-        images: how many images the layers were measured on.
-        plot: the path of the PNG.
-        table: the path of the CSV; the same content as JSON lies beside it.
-        stale: a sentence where BatchNorm's statistics are stale: then they, and no layer, are the cause; else None.
+    ``layers`` are in the order of the graph, measured on so many ``images``; ``plot`` is the PNG and ``table`` the CSV,
+    with the same as JSON beside it. ``stale`` is a sentence where BatchNorm's statistics are stale: then they, and no
+    layer, are the cause; else None.
     """
 
     layers: tuple[LayerSensitivity, ...]
@@ -179,9 +167,7 @@ class SensitivityReport:
 def rank_layers(request: ExportRequest, log: StepLog | None = None) -> SensitivityReport:
     """Measure how sensitive each layer is to INT8; write table and plot to the report's folder, and no bundle.
 
-    Args:
-        request: what to rank, from ``make_request``, with INT8 among the settings' precisions.
-        log: reports what is being done.
+    INT8 must be among the precisions of the request's settings.
 
     Raises:
         CalibrationError: there is no image to calibrate on.
@@ -241,7 +227,6 @@ def _csv(layers: Sequence[LayerSensitivity]) -> str:
 
 
 def _plot(path: Path, layers: Sequence[LayerSensitivity], images: int) -> None:
-    """Draw one bar for each layer, in the order of the graph from above to below."""
     figure = Figure(figsize=(PLOT_WIDTH, 1.3 + BAR_HEIGHT * len(layers)), layout="constrained")
     FigureCanvasAgg(figure)
     axis = figure.subplots()

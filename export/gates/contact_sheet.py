@@ -15,10 +15,10 @@ from ...runtime.preprocess import read_image
 from ...runtime.storage import write_bytes
 from .comparison import Flip
 
-__all__ = ["MAX_IMAGES", "write_flips"]
+__all__ = ["MAX_FLIPS", "write_flips"]
 
-MAX_IMAGES = 48
-UNREADABLE = np.full((PICTURE_SIDE, PICTURE_SIDE, 3), 225, np.uint8)
+MAX_FLIPS = 48
+MISSING_PICTURE = np.full((PICTURE_SIDE, PICTURE_SIDE, 3), 225, np.uint8)
 
 
 def write_flips(path: Path, flips: Sequence[Flip], variant: str, images: int) -> Path | None:
@@ -36,10 +36,10 @@ def write_flips(path: Path, flips: Sequence[Flip], variant: str, images: int) ->
     if not flips:
         path.unlink(missing_ok=True)  # it would be an earlier export's
         return None
-    hidden = len(flips) - MAX_IMAGES
-    more = f"; the first {MAX_IMAGES} are shown, {hidden} more are not" if hidden > 0 else ""
+    hidden = len(flips) - MAX_FLIPS
+    more = f"; the first {MAX_FLIPS} are shown, {hidden} more are not" if hidden > 0 else ""
     note = f"{len(flips)} of {images} images with another first label than Keras's, the widest margin first{more}"
-    cells = [_cell(flip, variant.partition("-")[0].upper()) for flip in flips[:MAX_IMAGES]]
+    cells = [_cell(flip, variant.partition("-")[0].upper()) for flip in flips[:MAX_FLIPS]]
     write_bytes(path, cv2.imencode(".png", draw_sheet(cells, variant, note))[1].tobytes())
     return path
 
@@ -48,7 +48,7 @@ def _cell(flip: Flip, precision: str) -> Cell:
     try:
         picture = thumbnail(read_image(flip.image.path))
     except ImageError:  # it is gone since it was compared: the sheet has a gray square for it
-        picture = UNREADABLE
+        picture = MISSING_PICTURE
     true = flip.image.label
     lines = [Line(f"true: {true or 'unknown'}")]
     for name, label, probability in (

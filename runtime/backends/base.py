@@ -27,10 +27,8 @@ Self = TypeVar("Self", bound="Backend")
 class Buffers:
     """Input tensors of one batch, in the memory that the engine reads fastest; they are written in place and reused.
 
-    Attributes:
-        tensors: ``image`` (B, S, S, 3) and/or ``sequence`` (B, T, S*S/T), C-contiguous float32; those that the spec's
-            branches use. B is the capacity.
-        slot: the number of these buffers among the backend's, from 0.
+    ``tensors`` holds ``image`` (B, S, S, 3) and/or ``sequence`` (B, T, S*S/T), C-contiguous float32: those that the
+    spec's branches use. B is the capacity; ``slot`` numbers the backend's buffers from 0.
     """
 
     tensors: dict[str, Tensor]
@@ -55,12 +53,8 @@ class Backend(ABC):
     """One ONNX graph, loaded; ``run`` takes the spec's inputs and gives logits and probabilities.
 
     Use it as a context manager, or ``close`` it. It is not thread-safe. An engine's subclass fills in ``_load``,
-    ``_infer``, ``_release`` and ``device``; this class owns lifecycle and checks.
-
-    Args:
-        model: the graph's file, already verified.
-        spec: the spec that the graph was made for.
-        threads: the CPU threads that the engine may use for one batch; None leaves it to the engine.
+    ``_infer``, ``_release`` and ``device``; this class owns lifecycle and checks. The file ``model`` is already
+    verified; ``threads`` is the number of CPU threads for one batch, and None leaves it to the engine.
 
     Raises:
         BackendUnavailableError: the engine, or what it needs, is not on this machine.
@@ -75,11 +69,7 @@ class Backend(ABC):
 
     @classmethod
     def require(cls) -> None:
-        """Refuse within milliseconds where the engine can't run on this machine, before a graph is read for it.
-
-        Raises:
-            BackendUnavailableError: the engine, or what it needs, is not on this machine.
-        """
+        """Raise BackendUnavailableError, within milliseconds, where the engine can't run on this machine."""
         return  # by default ``_load`` finds that out
 
     @property
@@ -100,14 +90,10 @@ class Backend(ABC):
         """Give back what ``_load`` took; ``close`` calls this once."""
 
     def run(self, tensors: Mapping[str, Tensor]) -> Outputs:
-        """Run one batch of any size.
+        """Run one batch of any size N >= 1 and return its logits and probabilities, (N, C) float32, finite.
 
-        Args:
-            tensors: ``image`` (N, S, S, 3) and/or ``sequence`` (N, T, S*S/T), float32, finite, N >= 1: those that the
-                spec's branches use.
-
-        Returns:
-            Logits and probabilities, (N, C) float32, finite.
+        ``tensors`` are ``image`` (N, S, S, 3) and/or ``sequence`` (N, T, S*S/T), float32, finite: those that the spec's
+        branches use.
 
         Raises:
             InputError: a tensor is missing, extra, of another dtype or shape, or not finite.
@@ -126,10 +112,8 @@ class Backend(ABC):
     def buffers(self, capacity: int, count: int) -> list[Buffers]:
         """Allocate input memory for ``count`` batches of up to ``capacity`` rows; call this once, before frames flow.
 
-        Engines give pinned or mapped memory where that spares a copy. It lives as long as the backend.
-
-        Raises:
-            BackendError: there is not enough memory.
+        Engines give pinned or mapped memory where that spares a copy. It lives as long as the backend. BackendError
+        says that there is not enough memory.
         """
         return [Buffers(self._allocate_inputs(capacity), slot) for slot in range(count)]
 
@@ -137,39 +121,27 @@ class Backend(ABC):
         """Start to compute the first ``rows`` rows; leave the buffers alone until ``collect``.
 
         The inputs are taken as they are: preprocessing wrote them, and names, shapes and values are not checked again.
-
-        Raises:
-            BackendError: the engine failed, or was closed.
+        BackendError says that the engine failed, or was closed.
         """
         self._check_open()
         tensors = {name: tensor[:rows] for name, tensor in buffers.tensors.items()}
         return Ticket(buffers, rows, self._checked(*self._infer(tensors), rows))
 
     def collect(self, ticket: Ticket) -> Outputs:
-        """Wait for a batch; tickets are collected in the order in which they were submitted.
+        """Wait for a batch and return its logits and probabilities, (rows, C) float32, finite.
 
-        Returns:
-            Logits and probabilities, (rows, C) float32, finite; the caller's own, not a view into the engine's memory.
-
-        Raises:
-            BackendError: the engine failed, or gave something not finite.
+        Tickets are collected in the order in which they were submitted. The arrays are the caller's own, not views into
+        the engine's memory. BackendError says that the engine failed, or gave something not finite.
         """
         if ticket.outputs is None:
             raise BackendError(f"{self.device}: expected a batch that this backend was given, found another's")
         return ticket.outputs
 
     def profile(self, tensors: Mapping[str, Tensor], *, runs: int = 5) -> dict[str, float]:  # noqa: ARG002
-        """Measure how long each of the engine's nodes takes, in a separate session or context that takes notes.
+        """Return each node's milliseconds in one run, averaged over ``runs``; empty where the engine does not tell.
 
-        Args:
-            tensors: a batch, as for ``run``.
-            runs: the number of runs to average over.
-
-        Returns:
-            Milliseconds in one run by the node's name; empty where the engine does not tell.
-
-        Raises:
-            BackendError: the engine failed, or was closed.
+        The batch, as for ``run``, is timed in a separate session or context that takes notes. BackendError says that
+        the engine failed, or was closed.
         """
         self._check_open()
         return {}
@@ -214,7 +186,6 @@ class Backend(ABC):
                 raise
 
     def _check_inputs(self, tensors: Mapping[str, Tensor]) -> int:
-        """Check every input; return their common batch size N."""
         expected = self.spec.inputs
         if tensors.keys() != expected.keys():
             raise InputError(f"expected the inputs {sorted(expected)}, found {sorted(tensors)}")

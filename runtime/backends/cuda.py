@@ -84,9 +84,8 @@ def runtime() -> Any:
 def call(function: str, *arguments: Any) -> Any:
     """Call a function of CUDA's runtime, check the error code that comes first, and return what comes after it.
 
-    Raises:
-        BackendUnavailableError: there is no driver or GPU to call.
-        BackendError: CUDA gave any other error; the message has the call and the error's name, number and text.
+    BackendUnavailableError says that there is no driver or GPU, BackendError that CUDA gave any other error; its
+    message has the call and the error's name, number and text.
     """
     rt = runtime()
     try:
@@ -155,11 +154,8 @@ class DeviceMemory(CudaResource):
 class HostMemory(CudaResource):
     """A float32 array in page-locked memory of the CPU, zeroed; it must not be touched once it was given back.
 
-    The memory is cached, not write-combined: preprocessing reads the image again for its mean.
-
-    Args:
-        shape: the array's shape.
-        mapped: whether the GPU is to read and write the array in place.
+    The memory is cached, not write-combined: preprocessing reads the image again for its mean. If it is ``mapped``, the
+    GPU can read and write it in place.
     """
 
     release = "cudaFreeHost"
@@ -196,11 +192,7 @@ class CudaEvent(CudaResource):
 
 
 class CudaStream(CudaResource):
-    """A queue of copies and an engine's work, done one after the other, beside what other streams do.
-
-    Attributes:
-        handle: the stream's address, by which TensorRT knows it.
-    """
+    """A queue of copies and an engine's work, done one after the other; ``handle`` is its address, for TensorRT."""
 
     release = "cudaStreamDestroy"
 
@@ -252,9 +244,8 @@ class CudaGraph(CudaResource):
 def capture(stream: CudaStream, work: Callable[[], object]) -> CudaGraph:
     """Capture what ``work`` puts on the stream as a graph, instead of doing it.
 
-    Raises:
-        BackendError: ``work`` did something that can't be captured: memory, synchronization, control by the CPU. The
-            stream is as it was before. What ``work`` itself raises is passed on.
+    BackendError says that ``work`` did something that can't be captured: memory, synchronization, control by the CPU;
+    the stream is then as it was before. What ``work`` itself raises is passed on.
     """
     try:
         return _capture(stream, work)

@@ -39,15 +39,8 @@ def open_fastest_form(
     """Open the TensorRT variants of one precision, and keep the fastest that passes its golden check.
 
     Where there are several, all are built, timed side by side at the profile's usual batch, and the choice is kept in
-    the engine cache: the next start loads only that one.
-
-    Raises:
-        BackendUnavailableError: there is no TensorRT, or no GPU.
-        BundleError: a variant's file is damaged.
-        EngineError: no variant builds.
-        EngineMissingError: none was built yet, and the options say not to; the message has the command that builds.
-        Int8EngineError: no variant builds, and they are quantized.
-        GoldenError: no variant that builds computes what the exporter did.
+    the engine cache: the next start loads only that one. Errors are those of ``open_variant``, EngineError where no
+    variant builds, and GoldenError where no variant that builds computes what the exporter did.
     """
     if len(variants) == 1:
         return _open(bundle, variants[0], options, reporter), variants[0]
@@ -78,10 +71,7 @@ def open_fastest_form(
 def _open_all(
     bundle: Bundle, variants: Sequence[Variant], options: EngineOptions, reporter: Reporter, stack: ExitStack
 ) -> tuple[dict[str, Backend], dict[str, HybridEdgeError]]:
-    """Open each variant that builds and passes its golden check, closed with the stack; return the others' errors too.
-
-    Both dictionaries are keyed by the variant's name.
-    """
+    """Open each variant that builds and passes its golden check, closed with the stack; return the others' errors."""
     preprocessor = Preprocessor(bundle.spec)
     opened: dict[str, Backend] = {}
     refused: dict[str, HybridEdgeError] = {}

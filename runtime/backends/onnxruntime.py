@@ -84,7 +84,6 @@ class OnnxRuntimeCpu(Backend):
         """Refuse an onnxruntime that lacks what this backend needs; the CPU provider needs nothing."""
 
     def _check_session(self, model: Path) -> None:
-        """Compare the graph's declared inputs and outputs with the spec's."""
         expected = {name: ["N", *shape] for name, shape in self.spec.inputs.items()}
         inputs, outputs = self._session.get_inputs(), self._session.get_outputs()
         found = {item.name: ["N", *item.shape[1:]] if _is_batch(item.shape) else item.shape for item in inputs}
@@ -127,12 +126,9 @@ class OnnxRuntimeSimulated(OnnxRuntimeCpu):
 class TensorSession:
     """Runs a graph in FP32 on the CPU for tensors inside it, which must be among the graph's outputs.
 
-    It is not thread-safe. Use it as a context manager, or ``close`` it.
-
-    Args:
-        model: the graph's file, or its bytes.
-        threads: the number of CPU threads; None leaves it to ONNX Runtime.
-        simulated: whether the graph is for another target, and is run as ``OnnxRuntimeSimulated`` does.
+    It is not thread-safe. Use it as a context manager, or ``close`` it. ``model`` is the graph's file, or its bytes;
+    ``threads`` of None leaves their number to ONNX Runtime; ``simulated`` runs another target's graph as
+    ``OnnxRuntimeSimulated`` does.
 
     Raises:
         BackendUnavailableError: ONNX Runtime is not installed.
@@ -184,7 +180,6 @@ def _make_options(kind: type[OnnxRuntimeCpu], threads: int | None) -> Any:
 
 
 def _make_session(kind: type[OnnxRuntimeCpu], model: str | bytes, options: Any) -> Any:
-    """Open a graph, by its path or from its bytes; what ONNX Runtime raises is passed on."""
     return import_onnxruntime().InferenceSession(
         model, options, providers=kind.providers, disabled_optimizers=kind.disabled_optimizers
     )

@@ -65,8 +65,6 @@ class Selection:
 
 @dataclass(frozen=True)
 class _Request:
-    """What the user asked for; notes of what was passed over are collected in ``passed_over``."""
-
     bundle: Bundle
     backend: str
     precision: str
@@ -87,16 +85,10 @@ def open_backend(
 ) -> Selection:
     """Open the engine and the variant that fit this machine; TensorRT builds its engine on first use.
 
-    Args:
-        bundle: the bundle that holds the variants; the variant taken is verified before the engine parses it.
-        backend: ``tensorrt``, ``cuda`` or ``cpu``; ``auto`` takes the first of them that works here and that the bundle
-            has a variant for. One asked for by name is never replaced by another.
-        precision: ``fp32``, ``fp16`` or ``int8``; ``auto`` takes the narrowest that passed its parity gate, that this
-            CPU has the instructions for, and that TensorRT builds here; on the CPU the wider one where the exporter
-            found it faster.
-        threads: the CPU threads that the engine may use for one batch; None leaves it to the engine.
-        engine: how TensorRT engines are built, and whether they may be.
-        reporter: is told while an engine is built.
+    ``backend`` is ``tensorrt``, ``cuda`` or ``cpu``, and ``precision`` ``fp32``, ``fp16`` or ``int8``; ``auto`` chooses
+    as the head of this module draws it, among the variants that passed their parity gate. The variant's file is
+    verified before the engine parses it. ``threads`` is the number of CPU threads for one batch, and None leaves it to
+    the engine. ``reporter`` is told while an engine is built.
 
     Raises:
         UsageError: there is no such backend or precision, or fewer than one thread was asked for.
@@ -130,14 +122,7 @@ def open_variant(
     engine: EngineOptions | None = None,
     reporter: Reporter | None = None,
 ) -> Selection:
-    """Open this variant on the engine that it was made for, and on no other.
-
-    Args:
-        bundle: the bundle that holds the variant's file, which is verified before the engine parses it.
-        variant: a variant of the bundle's manifest.
-        threads: the CPU threads that the engine may use for one batch; None leaves it to the engine.
-        engine: how a TensorRT engine is built, and whether it may be.
-        reporter: is told while an engine is built.
+    """Open this variant on the engine that it was made for, and on no other; arguments are as for ``open_backend``.
 
     Raises:
         BundleError: the variant's file is damaged.

@@ -44,7 +44,7 @@ MAX_LABEL_SHARE = 0.4  # of the width is the most that labels get: bars need the
 
 @dataclass(frozen=True)
 class Box:
-    """This class holds a rectangle of a picture, in pixels from the top left."""
+    """A rectangle of a picture, in pixels from the top left."""
 
     x: int
     y: int
@@ -69,11 +69,7 @@ def fill(pixels: Pixels, color: Color) -> None:
 
 
 def fit(image: Pixels, pixels: Pixels) -> Box:
-    """Draw a picture into another one, centred, as large as fits; tiny ones grow in sharp squares.
-
-    Returns:
-        The rectangle that it was drawn into.
-    """
+    """Draw a picture into another one, centred, as large as fits, and return the box; tiny ones grow in squares."""
     height, width = pixels.shape[:2]
     scale = min(width / image.shape[1], height / image.shape[0])
     tiny = scale > MIN_SQUARE

@@ -61,18 +61,10 @@ def draw_sheet(
     picture: int = PICTURE_SIDE,
     width: int = 176,
 ) -> Pixels:
-    """Draw cells in rows under a title.
+    """Draw cells in rows of up to ``columns`` under a bold title and a smaller note, and return (H, W, 3) uint8 BGR.
 
-    Args:
-        cells: the cells in their order; the one with the most lines sets the height of all.
-        title: the first line of text, bold.
-        note: the second line, smaller.
-        columns: cells a row; fewer cells make a narrower sheet, never so narrow that the title is cut.
-        picture: the height of the pictures, pixels.
-        width: the width of a cell, pixels.
-
-    Returns:
-        The sheet, (H, W, 3) uint8 BGR.
+    The cell with the most lines sets the height of all. Fewer cells make a narrower sheet, never so narrow that the
+    title is cut. ``picture`` is the height of the pictures and ``width`` that of a cell, pixels.
     """
     lines = max((len(cell.lines) for cell in cells), default=0)
     height = picture + lines * LINE_STEP + 2 * SHEET_MARGIN

@@ -31,12 +31,10 @@ CACHED_TEXTS = 4096  # measured or probed texts: far more than one run has label
 
 
 class Font(ABC):
-    """This class measures, cuts and spells out one line of text; what draws it is a subclass.
+    """Measures, cuts and spells out one line of text; what draws it is a subclass.
 
-    Attributes:
-        ellipsis: what stands for text that is cut off.
-        drawable: returns a text as this font will show it: one line, nothing in it that would come out as ``?``.
-        width: returns how wide drawable text is at a height of so many pixels, in pixels.
+    ``drawable`` returns a text as this font will show it: one line, nothing in it that would come out as ``?``.
+    ``width`` returns how wide drawable text is at a height of so many pixels, in pixels.
     """
 
     ellipsis = "…"

@@ -9,6 +9,7 @@ import typer
 
 from .. import console
 from ..draw.session import MAX_BUNDLES, DrawRequest
+from .options import BackendOption, CheckOption, PrecisionOption, ThreadsOption
 
 __all__ = ["app", "draw", "main"]
 
@@ -26,13 +27,10 @@ def draw(
     thickness: Annotated[int, typer.Option(metavar="PIXELS", min=1, max=61, help="Of the brush.")] = 15,
     saved: Annotated[Path, typer.Option("--save", metavar="DIR", help="Where S saves drawings.")] = Path(),
     as_json: Annotated[bool, typer.Option("--json", help="JSON lines on stdout in place of text.")] = False,
-    backend: Annotated[str, typer.Option(help="auto, tensorrt, cuda or cpu.")] = "auto",
-    precision: Annotated[str, typer.Option(help="auto, fp32, fp16 or int8.")] = "auto",
-    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads.", show_default="the engine's choice")] = None,
-    check: Annotated[
-        bool,
-        typer.Option("--check/--no-check", help="Run the bundles' golden examples first, and stop if they differ."),
-    ] = True,
+    backend: BackendOption = "auto",
+    precision: PrecisionOption = "auto",
+    threads: ThreadsOption = None,
+    check: CheckOption = True,
 ) -> None:
     """Draw digits with the mouse and see what each model reads.
 

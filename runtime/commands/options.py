@@ -73,12 +73,9 @@ WorkspaceOption = Annotated[
 
 
 def refuse_others(context: typer.Context, option: str, goes_with: Collection[str]) -> None:
-    """Refuse every option and argument that was given beside one that leaves no use for it.
+    """Refuse every option and argument that was given beside one, ``option``, that leaves no use for it.
 
-    Args:
-        context: the command's context.
-        option: the option as it is written, such as ``--compare``.
-        goes_with: the others that may be given beside it, as they are written: ``--batch``, ``BUNDLE``.
+    ``goes_with`` are the others that may be given beside it, as they are written: ``--batch``, ``BUNDLE``.
 
     Raises:
         UsageError: others were given; the message names them.

@@ -28,12 +28,9 @@ class ComparedModel:
 
 @dataclass(frozen=True, eq=False)
 class Answers:
-    """This is one image, and what each model says about it.
+    """This is one image, and each model's prediction, by the model's name.
 
-    Attributes:
-        frame: the image.
-        truth: the image's class, where its folder is named after one; else None.
-        predictions: each model's prediction, by the model's name.
+    ``truth`` is the image's class, where its folder is named after one; else None.
     """
 
     frame: Frame

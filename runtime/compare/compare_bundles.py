@@ -43,21 +43,12 @@ def compare_bundles(
     batch_size: int = 8,
     **settings: Any,
 ) -> int:
-    """Run several bundles on the same images and print how their answers compare.
+    """Run several bundles on the same images, print how their answers compare, and return the exit code.
 
-    Args:
-        sources: images, folders, globs and videos.
-        bundle: the first bundle; None looks in the usual places.
-        others: the further bundles, at least one.
-        sheet: the PNG of images on which the models differ; None means ``differences.png`` for class folders, and no
-            PNG for other sources.
-        as_json: whether stdout gets JSON lines in place of rows and a table.
-        top_k: the number of labels of each answer in the JSON.
-        batch_size: the number of images that go through a model at once.
-        settings: what else ``Classifier.load`` takes; it holds for every bundle.
-
-    Returns:
-        The exit code: 1 where a file could not be read, else 0.
+    ``bundle`` is the first of them; None looks in the usual places. ``sheet`` is the PNG of images on which the models
+    differ; None means ``differences.png`` for class folders, and no PNG for other sources. ``top_k`` labels of each
+    answer are in the JSON. ``settings`` are what else ``Classifier.load`` takes, for every bundle. The exit code is 1
+    where a file could not be read, else 0.
 
     Raises:
         HybridEdgeError: a source or bundle can't be opened, the bundles can't be compared, the sheet can't be written,
@@ -120,14 +111,9 @@ def _ask(frames: Iterable[Frame], models: Sequence[ComparedModel], batch: int) -
 def find_bundles(first: Path | None, others: Sequence[Path]) -> dict[str, tuple[Path, Bundle]]:
     """Open the manifests of all bundles, name each, and check that they have the same class labels.
 
-    Args:
-        first: the path that ``--bundle`` names. None looks in the usual places; beside two or more others it does
-            without, where it finds no bundle.
-        others: the paths that ``--with`` names.
-
-    Returns:
-        By name, each bundle's path as it was given, and the bundle. The name is the run's or the tar's, with as many of
-        its folders as it takes to tell the names apart.
+    None as ``first`` looks in the usual places; beside two or more others it does without, where it finds no bundle.
+    Returned is, by name, each bundle's path as it was given, and the bundle. The name is the run's or the tar's, with
+    as many of its folders as it takes to tell the names apart.
 
     Raises:
         BundleError: a bundle is missing or malformed.

@@ -39,15 +39,7 @@ class Differences:
             heapq.heappop(self._kept)
 
     def write(self, path: Path, images: int) -> None:
-        """Write the sheet, the surest contradictions first; the file is replaced as a whole.
-
-        Args:
-            path: the PNG to write.
-            images: the number of images that were compared.
-
-        Raises:
-            UsageError: writing there is not allowed.
-        """
+        """Write the PNG, the surest contradictions of ``images`` compared first; the file is replaced as a whole."""
         cells = [cell for *_, cell in sorted(self._kept, key=lambda kept: kept[:2], reverse=True)]
         more = f", the first {len(cells)} of them" if self.count > len(cells) else ""
         title = f"{self.count} of {images} images on which the models differ"

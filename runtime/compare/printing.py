@@ -16,7 +16,7 @@ from .answers import Answers, ComparedModel
 
 __all__ = ["JsonReport", "TextReport"]
 
-CELL_GAP = "  "
+ROW_GAP = "  "
 MAX_LABEL_WIDTH = 24  # terminal cells
 PERCENT_WIDTH = 8  # terminal cells
 MAX_NAMED_COLUMNS = 5  # with more models, the columns of agreement have numbers for names
@@ -74,7 +74,7 @@ class TextReport:
     def _print_row(self, mark: Text, cells: Sequence[Text], truth: Text, source: str) -> None:
         width = self._label + PERCENT_WIDTH
         columns = [mark, *(_fitted(cell, width) for cell in cells), _fitted(truth, max(self._label, 4))]
-        console.stdout.print(Text(CELL_GAP).join([*columns, Text(printable(source))]), soft_wrap=True)
+        console.stdout.print(Text(ROW_GAP).join([*columns, Text(printable(source))]), soft_wrap=True)
 
 
 class JsonReport:

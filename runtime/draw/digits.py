@@ -32,14 +32,8 @@ def mnist_frame(ink: Gray) -> Gray:
     sub-pixel shift would blur strokes that are two or three pixels wide. Ink so lopsided that it would leave the frame
     stays inside, and off centre.
 
-    Args:
-        ink: (H, W) uint8 of any size, 255 = ink, 0 = paper.
-
-    Returns:
-        (28, 28) uint8; all zero if there is no ink, or so little that none is left at that size.
-
-    Raises:
-        InputError: ``ink`` is not a two-dimensional uint8 array.
+    Ink is (H, W) uint8 of any size, 255 = ink, 0 = paper, else InputError; the frame is (28, 28) uint8, all zero if
+    there is no ink, or so little that none is left at that size.
     """
     if ink.ndim != 2 or ink.dtype != np.uint8:
         raise InputError(f"expected ink of shape (H, W), uint8, 255 = ink; found shape {ink.shape}, {ink.dtype}")
@@ -56,19 +50,10 @@ def mnist_frame(ink: Gray) -> Gray:
 
 
 def drawn_frame(ink: Gray) -> Gray:
-    """Normalise a drawing as MNIST does, after thickening strokes that would come out thinner than a pen's.
+    """Normalise a drawing as ``mnist_frame`` does, after thickening strokes that would come out thinner than a pen's.
 
     A digit drawn large with a mouse has thin strokes for its size: scaled to 20 pixels they would be less than one
     pixel wide, which no training image has.
-
-    Args:
-        ink: (H, W) uint8 of any size, 255 = ink, 0 = paper.
-
-    Returns:
-        (28, 28) uint8; all zero if there is no ink.
-
-    Raises:
-        InputError: ``ink`` is not a two-dimensional uint8 array.
     """
     return mnist_frame(_thicken(ink) if ink.ndim == 2 and ink.dtype == np.uint8 else ink)
 

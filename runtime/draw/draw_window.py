@@ -34,12 +34,8 @@ RELEASES = (cv2.EVENT_LBUTTONUP, cv2.EVENT_RBUTTONUP)
 class DrawWindow:
     """This window lets the user draw, asks the models, and shows and reports what they say.
 
-    Args:
-        readers: the models to ask, at least one.
-        report: takes the answers of each prediction asked for by P, or in live mode made at the end of a stroke.
-        live: whether to predict while drawing.
-        thickness: the thickness of the brush, pixels.
-        saved: the folder that S saves to.
+    ``live`` predicts while drawing. ``report`` takes the answers of each prediction asked for by P, or in live mode
+    made at the end of a stroke. The brush's thickness is in pixels; S saves to the folder ``saved``.
     """
 
     def __init__(
@@ -80,11 +76,7 @@ class DrawWindow:
         self._open()
 
     def run(self) -> None:
-        """Run the window until Q, Esc or its own button closes it.
-
-        Raises:
-            BackendError: a model's engine failed.
-        """
+        """Run the window until Q, Esc or its own button closes it; BackendError says that a model's engine failed."""
         while self._turn():
             pass
         close_window(TITLE)
@@ -140,7 +132,6 @@ class DrawWindow:
             self._paper.move(point)
 
     def _predict(self) -> None:
-        """Ask the models, and report the answers."""
         self._ask()
         self._message = "" if self._readings else "nothing is drawn"
         if self._readings:

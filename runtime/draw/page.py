@@ -41,7 +41,7 @@ INVITATION = "draw a digit, then press P"
 
 @dataclass(frozen=True)
 class View:
-    """This class holds what there is to show.
+    """What there is to show in the window.
 
     Attributes:
         ink: the paper, (400, 400) uint8.
@@ -49,10 +49,7 @@ class View:
         names: each model's name and variant, from top to bottom; at most ``MAX_BUNDLES``.
         readings: the answers in the same order; empty before the first prediction.
         outdated: whether the answers are about another frame; they are then shown in gray.
-        thickness: the thickness of the brush, pixels.
-        live: whether the models are asked while drawing.
         pointer: where the mouse is on the paper (x, y), or None.
-        message: a text about what happened last.
     """
 
     ink: npt.NDArray[np.uint8]

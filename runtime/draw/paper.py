@@ -25,12 +25,9 @@ Point = tuple[int, int]
 
 
 class Paper:
-    """This class is a square of paper with a round brush.
+    """A square of paper, ``ink`` (400, 400) uint8, 255 = ink, 0 = paper, with a round brush.
 
-    Attributes:
-        ink: (400, 400) uint8, 255 = ink, 0 = paper.
-        changes: the number of changes so far; two equal numbers mean the same picture.
-        thickness: the thickness of the brush, pixels.
+    ``changes`` counts the changes so far; two equal numbers mean the same picture.
     """
 
     def __init__(self, thickness: int = THICKNESS) -> None:
@@ -84,15 +81,8 @@ class Paper:
 def save_drawing(ink: npt.NDArray[np.uint8], folder: Path) -> str:
     """Write ``drawing-TIME.png`` and, as the models saw it, ``drawing-TIME-28x28.png``; nothing is overwritten.
 
-    For the second, ``hybrid-infer`` gives the same answer. If the folder can't be written to, that is said and does not
-    end the window.
-
-    Args:
-        ink: the drawing, (H, W) uint8, 255 = ink.
-        folder: the folder to save in, made where it is missing.
-
-    Returns:
-        A message for the window about what happened; stderr gets it with the path.
+    For the second, ``hybrid-infer`` gives the same answer. The folder is made where it is missing. The message that is
+    returned says for the window what happened, also that the folder can't be written to; stderr gets it with the path.
     """
     drawn = free_path(folder / time.strftime("drawing-%Y%m%d-%H%M%S.png"))  # two may be saved within a second
     try:

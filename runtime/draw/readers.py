@@ -28,7 +28,7 @@ BACKBONE = "digits"
 
 @dataclass(frozen=True)
 class Reader:
-    """This class holds an open bundle under the name that the window shows."""
+    """An open bundle under the name that the window shows."""
 
     name: str
     classifier: Classifier
@@ -41,7 +41,7 @@ class Reader:
 
 @dataclass(frozen=True)
 class Reading:
-    """This class holds what one model says about a drawing: its name, its variant and its prediction."""
+    """What one model says about a drawing: its name, its variant and its prediction."""
 
     reader: str
     variant: str
@@ -51,8 +51,7 @@ class Reading:
 def newest_bundles() -> list[Path]:
     """Return ``./manifest.json`` or ``./bundle`` alone, else the newest digits model of each kind in ``runs/``.
 
-    Raises:
-        BundleError: there is no bundle in any of these places.
+    BundleError says that there is no bundle in any of these places.
     """
     for folder in (Path(), Path("bundle")):
         if (folder / MANIFEST).exists():
@@ -81,14 +80,9 @@ def _spec(manifest: Path) -> dict[str, Any]:
 
 
 def open_readers(request: DrawRequest, paths: Sequence[Path], closing: ExitStack) -> list[Reader]:
-    """Open bundles and check them, in their order; ``closing`` closes them later.
+    """Open bundles and check them, in their order; ``closing`` closes them later. Errors are those of ``draw``.
 
     The models are named by their branches where these differ, else as ``bundle_names`` does.
-
-    Raises:
-        BundleError: a bundle is missing, malformed or damaged.
-        BackendError: no engine here runs a bundle.
-        GoldenError: this device computes something else than the exporter did.
     """
     bundles = [Bundle.open(path) for path in paths]
     branches = [bundle.spec.branches for bundle in bundles]
@@ -109,10 +103,6 @@ def open_readers(request: DrawRequest, paths: Sequence[Path], closing: ExitStack
 
 
 def read_drawing(readers: Sequence[Reader], frame: npt.NDArray[np.uint8]) -> list[Reading]:
-    """Ask every model about the same frame, (H, W) uint8 gray.
-
-    Raises:
-        BackendError: an engine failed.
-    """
+    """Ask every model about the same frame, (H, W) uint8 gray; BackendError says that an engine failed."""
     image = np.asarray(cv2.cvtColor(frame, cv2.COLOR_GRAY2BGR), np.uint8)
     return [Reading(reader.name, reader.variant, reader.classifier.predict([image])[0]) for reader in readers]

@@ -25,19 +25,14 @@ MAX_BUNDLES = 8  # with so many, the window has room for the three best labels o
 
 @dataclass(frozen=True)
 class DrawRequest:
-    """This class says which models to open, how they run, and how the window starts.
+    """Which models to open, how they run, and how the window starts.
 
     Attributes:
-        bundles: folders or tars of bundles, or run folders, at most ``MAX_BUNDLES``; if empty, ``newest_bundles``
-            finds the newest of each kind.
+        bundles: folders or tars of bundles, or run folders, at most ``MAX_BUNDLES``, or else UsageError; if empty,
+            ``newest_bundles`` finds the newest of each kind.
         backend, precision, threads, check: the arguments of ``Classifier.load``.
-        live: whether to predict while drawing.
         thickness: the thickness of the brush at the start, pixels.
         saved: the folder that S saves drawings to.
-        as_json: whether to print JSON lines on stdout in place of text.
-
-    Raises:
-        UsageError: there are more bundles than the window can show.
     """
 
     bundles: tuple[Path, ...] = ()

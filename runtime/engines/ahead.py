@@ -34,14 +34,9 @@ REFUSED_ARCHITECTURES = {
 
 @dataclass(frozen=True)
 class RtxEngine:
-    """An engine that was built ahead of time.
+    """An engine that was built ahead of time, of ``size`` bytes, for an ``architecture`` such as ``sm89``.
 
-    Attributes:
-        variant: the bundle's variant that it was built from.
-        architecture: the GPU architecture it is for, such as ``sm89``.
-        path: the engine's file; its record lies beside it and ends in ``.json``.
-        size: the engine's size, bytes.
-        seconds: how long parsing and building took.
+    Its record lies beside it and ends in ``.json``; parsing and building took ``seconds``.
     """
 
     variant: str
@@ -54,8 +49,7 @@ class RtxEngine:
 def parse_architectures(text: str) -> tuple[str, ...]:
     """Read ``sm80,sm89`` as names of architectures, each once.
 
-    Raises:
-        UsageError: engines can't be built for one of them ahead of time; the message has the reason.
+    UsageError gives the reason why engines can't be built for one of them ahead of time.
     """
     names = tuple(dict.fromkeys(part.strip().lower() for part in text.split(",")))
     for name in names:
@@ -74,12 +68,7 @@ def build_rtx(
 ) -> list[RtxEngine]:
     """Build every TensorRT variant of a bundle for every architecture; engines of graphs that are gone are removed.
 
-    Args:
-        bundle: the bundle whose variants are built.
-        architectures: names from ``parse_architectures``.
-        out: the folder for the engines; by custom ``engines`` beside the bundle.
-        options: batch profile and workspace.
-        reporter: is told while engines are built.
+    The architectures are names from ``parse_architectures``; ``out`` is by custom ``engines`` beside the bundle.
 
     Raises:
         BackendUnavailableError: TensorRT-RTX is not installed.

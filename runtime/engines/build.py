@@ -30,12 +30,10 @@ QUANTIZED_OPERATOR = b"DequantizeLinear"  # an operator's type stands in a proto
 
 @dataclass(frozen=True)
 class BuiltEngine:
-    """An engine that was built, and how.
+    """An engine that was built; ``seconds`` is how long parsing and building took.
 
-    Attributes:
-        engine: the serialized engine, with nothing before or after it: trtexec loads it.
-        timing_cache: the times of the kernels that were tried, for the next build; None from TensorRT-RTX.
-        seconds: how long parsing and building took.
+    ``engine`` is serialized with nothing before or after it, so trtexec loads it. ``timing_cache`` holds the times of
+    the kernels that were tried, for the next build; TensorRT-RTX gives None.
     """
 
     engine: bytes
@@ -54,18 +52,12 @@ def build_engine(
     timing_cache: bytes | None = None,
     listener: Listener | None = None,
 ) -> BuiltEngine:
-    """Build an engine; Ctrl-C stops the builder at its next step.
+    """Build an engine from a serialized ONNX model, or its file; Ctrl-C stops the builder at its next step.
 
-    Args:
-        onnx: a serialized ONNX model, or its file, which is not kept in memory while the engine is built.
-        spec: the spec whose inputs and outputs the graph has.
-        options: batch profile and workspace.
-        library: the TensorRT to build with.
-        gpu: this machine's GPU, where ``backends.tensorrt`` is to run the engine; it sets the default workspace.
-            TensorRT-RTX builds for all desktop cards from Ampere on where neither this nor an architecture is given.
-        architecture: another architecture to build for, such as ``sm89``; only TensorRT-RTX can.
-        timing_cache: that of an earlier build with this TensorRT on this GPU; one that doesn't fit is ignored.
-        listener: hears of the progress.
+    A file is not kept in memory meanwhile. ``gpu`` is this machine's GPU, on which ``backends.tensorrt`` is to run the
+    engine; it sets the default workspace. ``architecture`` is another one to build for, such as ``sm89``, which only
+    TensorRT-RTX can; with neither, TensorRT-RTX builds for all desktop cards from Ampere on. ``timing_cache`` is that
+    of an earlier build with this TensorRT on this GPU; one that doesn't fit is ignored.
 
     Raises:
         UsageError: the library can't build for the architecture.
@@ -210,15 +202,10 @@ def _parser_error(error: Any) -> str:
 
 @dataclass(frozen=True)
 class BuildEnvironment:
-    """Where engines are built and kept.
+    """Where engines are built and kept: the TensorRT that builds, this machine's GPU, and the cache.
 
-    Attributes:
-        library: the TensorRT that builds.
-        gpu: this machine's GPU.
-        cache: the cache in which engines are kept.
-        reporter: is told meanwhile.
-        must_keep: whether an engine that can't be kept is an error, as for someone who builds now and runs another day;
-            otherwise it is used from memory, and a line says so.
+    With ``must_keep`` an engine that can't be kept is an error, as for someone who builds now and runs another day;
+    otherwise it is used from memory, and a line says so.
     """
 
     library: Library
@@ -258,15 +245,9 @@ def prepare_engine(
 ) -> PreparedEngine:
     """Return the engine of a graph; build it if the cache has none that is whole and was made for exactly this.
 
-    Several processes may call it at once: one builds, the others wait for it.
-
-    Args:
-        onnx: the graph's file, already verified; it is read only if the engine must be built.
-        sha256: the SHA-256 of that file.
-        spec: the spec whose inputs the graph has.
-        options: batch profile and workspace, and whether an engine may be built.
-        environment: the TensorRT, the GPU and the cache.
-        stale: the hash of an engine in the cache that TensorRT does not take any more.
+    Several processes may call it at once: one builds, the others wait for it. ``onnx`` is a verified file with the hash
+    ``sha256``, read only if the engine must be built; ``stale`` is the hash of an engine in the cache that TensorRT
+    does not take any more.
 
     Raises:
         BackendUnavailableError: TensorRT does not start here.

@@ -103,11 +103,7 @@ class CachedEngine:
 
 
 class EngineCache:
-    """The folder in which engines are kept, with their records and notes.
-
-    Args:
-        folder: the folder; by default ``engines`` in the cache folder.
-    """
+    """The folder of engines with their records and notes; by default ``engines`` in the cache folder."""
 
     def __init__(self, folder: Path | None = None) -> None:
         self.folder = folder or cache_dir() / "engines"
@@ -117,12 +113,7 @@ class EngineCache:
         return self.folder / f"{key.name}.engine"
 
     def lookup(self, key: EngineKey, on_refusal: OnRefusal = lambda _: None) -> CachedEngine | None:
-        """Return the key's engine if it is there and whole, else None.
-
-        Args:
-            key: the key of the engine that is needed.
-            on_refusal: is told why an engine that is there is not used.
-        """
+        """Return the key's engine if it is whole, else None; ``on_refusal`` is told why one is not used."""
         path = self.path(key)
         try:
             record = _read_record(path.with_suffix(".json"))
@@ -140,17 +131,10 @@ class EngineCache:
     def store(
         self, key: EngineKey, engine: bytes, *, seconds: float, label: str, on_refusal: OnRefusal = lambda _: None
     ) -> CachedEngine:
-        """Keep an engine, and drop those that are over the limit.
+        """Keep an engine, drop those that are over the limit, and return the engine with its record, kept or not.
 
-        Args:
-            key: what the engine was built from and for.
-            engine: the engine's bytes.
-            seconds: how long building took.
-            label: TensorRT and GPU by name, for people who read the record.
-            on_refusal: is told why the engine can't be kept: no room, or no right to write.
-
-        Returns:
-            The engine with its record, whether it was kept or not.
+        ``seconds`` is how long building took, ``label`` names TensorRT and GPU for people who read the record.
+        ``on_refusal`` is told why the engine can't be kept: no room, or no right to write.
         """
         made = datetime.now(timezone.utc).isoformat(timespec="seconds")
         digest = hashlib.sha256(engine).hexdigest()
@@ -174,13 +158,7 @@ class EngineCache:
         return content if hashlib.sha256(content).hexdigest().encode() == digest else None
 
     def keep_note(self, name: str, content: bytes, on_refusal: OnRefusal = lambda _: None) -> None:
-        """Keep a small file, with its hash in the first line.
-
-        Args:
-            name: the file's name.
-            content: the bytes that ``read_note`` is to return.
-            on_refusal: is told why the file can't be kept: no room, or no right to write.
-        """
+        """Keep a small file, with its hash in the first line; ``on_refusal`` is told why it can't be kept."""
         with self._writing(on_refusal):
             write_bytes(self.folder / name, hashlib.sha256(content).hexdigest().encode() + b"\n" + content)
 
@@ -190,10 +168,8 @@ class EngineCache:
     ) -> Iterator[None]:
         """Hold the right to build for the time of the block; a killed process gives it up too.
 
-        Args:
-            on_wait: is called once if another process builds, before waiting for it.
-            on_refusal: is told why nothing can be locked here: no right to, or a network's disk without locks. The
-                block is entered all the same.
+        ``on_wait`` is called once if another process builds, before waiting for it. ``on_refusal`` is told why nothing
+        can be locked here: no right to, or a network's disk without locks. The block is entered all the same.
         """
         with contextlib.ExitStack() as stack:
             try:

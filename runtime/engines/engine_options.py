@@ -50,11 +50,7 @@ class EngineOptions:
 
     @classmethod
     def from_flags(cls, profile: str | None, workspace: int | None, *, build: bool = True) -> EngineOptions:
-        """Make the options that ``--profile MIN,OPT,MAX``, ``--workspace MIB`` and ``--no-build`` ask for.
-
-        Raises:
-            UsageError: the profile is not three batch sizes in ascending order, or the workspace is too small.
-        """
+        """Make options of ``--profile MIN,OPT,MAX``, ``--workspace MIB`` and ``--no-build``, or raise UsageError."""
         sizes = {} if profile is None else {"profile": parse_profile(profile)}
         return cls(**sizes, workspace=None if workspace is None else workspace * MIB, build=build)
 
@@ -74,11 +70,7 @@ class EngineOptions:
 
 
 def parse_profile(text: str) -> Profile:
-    """Read ``1,1,8`` as three batch sizes.
-
-    Raises:
-        UsageError: the text is not three whole numbers.
-    """
+    """Read ``1,1,8`` as three batch sizes, or raise UsageError where the text is not three whole numbers."""
     parts = text.split(",")
     if len(parts) != 3 or not all(part.strip().isdecimal() for part in parts):
         raise UsageError(f"expected a batch profile of MIN,OPT,MAX such as 1,1,8, found {text!r}")

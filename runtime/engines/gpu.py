@@ -30,14 +30,12 @@ GPU_COPIES = 2
 
 @dataclass(frozen=True)
 class Gpu:
-    """What building and caching must know of one NVIDIA GPU.
+    """What building and caching must know of one NVIDIA GPU; memory is in bytes, as found when the GPU was asked.
 
     Attributes:
         name: the driver's name, such as ``NVIDIA GeForce RTX 4070``, with the board's if it shares the CPU's memory.
         compute_capability: major and minor number, such as (8, 9).
         integrated: whether it shares the CPU's memory, as a Jetson's does, and reads it in place.
-        total_memory: the GPU's memory, bytes.
-        free_memory: the part that was free at the moment of asking, bytes.
         multiprocessors: their number; the driver gives all Jetson Orins one name and one compute capability.
     """
 
@@ -63,9 +61,8 @@ class Gpu:
 def available_memory(otherwise: int, *, swap: bool = False) -> int:
     """Return how many bytes the system can give (``MemAvailable``, which counts the page cache as free).
 
-    Args:
-        otherwise: the answer where the system does not say.
-        swap: whether what the system can move to swap counts too; memory that a GPU uses can't be moved.
+    The answer is ``otherwise`` where the system does not say. ``swap`` also counts what the system can move to swap;
+    memory that a GPU uses can't be moved.
     """
     try:
         lines = (line.split() for line in MEMINFO.read_text().splitlines())
@@ -76,10 +73,7 @@ def available_memory(otherwise: int, *, swap: bool = False) -> int:
 
 
 def disk_shortage(graph_size: int, folder: Path) -> str | None:
-    """Say in one line why the engine of a graph can't be kept in a folder, as far as is known beforehand, else None.
-
-    ``graph_size`` is the size of the ONNX file, bytes.
-    """
+    """Say why an engine of ``graph_size`` bytes of ONNX can't be kept in a folder, as far as is known, else None."""
     remedy = "HYBRID_EDGE_CACHE names another cache folder"
     try:
         free = shutil.disk_usage(folder).free
@@ -92,15 +86,7 @@ def disk_shortage(graph_size: int, folder: Path) -> str | None:
 
 
 def check_memory(graph_size: int, gpu: Gpu) -> None:
-    """Refuse to begin what would end after minutes with the system out of memory.
-
-    Args:
-        graph_size: the size of the ONNX file, bytes.
-        gpu: the GPU for which the engine is built.
-
-    Raises:
-        EngineError: there is too little memory; the message has what is needed and what was found.
-    """
+    """Raise EngineError if a build of ``graph_size`` bytes of ONNX would, after minutes, run out of memory."""
     needed = SYSTEM_COPIES * graph_size
     remedy = "swap included: end other programs, add swap, or take a narrower --precision"
     shortage = _shortage("of memory", needed, available_memory(needed, swap=True), remedy)

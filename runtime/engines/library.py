@@ -52,10 +52,7 @@ _first_loggers: dict[LibraryKind, Any] = {}
 class Library:
     """TensorRT or TensorRT-RTX, imported, and what differs between their versions.
 
-    Attributes:
-        module: ``tensorrt`` or ``tensorrt_rtx``.
-        kind: which of the two it is.
-        version: its version, such as ``10.3.0``; engines of another version are not loaded.
+    ``version`` is such as ``10.3.0``; engines of another version are not loaded.
     """
 
     module: Any
@@ -92,11 +89,7 @@ class Library:
         return getattr(self.module.BuilderFlag, "REQUIRE_USER_ALLOCATION", None) if self.kind == "rtx" else None
 
     def compute_capability(self, architecture: str) -> Any:
-        """Return TensorRT's constant for an architecture such as ``sm89``, for building ahead of time.
-
-        Raises:
-            UsageError: this library can't build for the architecture.
-        """
+        """Return TensorRT's constant for an architecture such as ``sm89``, or raise UsageError if it has none."""
         known = getattr(self.module, "ComputeCapability", None)
         value = getattr(known, architecture.upper(), None)
         if value is None:
@@ -114,11 +107,9 @@ class Library:
         return ask is None or bool(ask(stream))
 
     def eager_contexts(self, engine: Any, kernels: bytes | None) -> EagerContexts | None:
-        """Return the maker of contexts for an engine whose kernels are compiled where it runs, else None.
+        """Return the maker of contexts for an ICudaEngine whose kernels are compiled where it runs, else None.
 
-        Args:
-            engine: an ICudaEngine.
-            kernels: the bytes that ``EagerContexts.kernels`` gave for this engine at an earlier start.
+        ``kernels`` are the bytes that ``EagerContexts.kernels`` gave for this engine at an earlier start.
         """
         if self.kind != "rtx" or getattr(engine, "create_runtime_config", None) is None:
             return None
@@ -130,11 +121,7 @@ class EagerContexts:
 
     By default TensorRT-RTX begins with kernels for any size, and exchanges them once those for this size are compiled,
     beside its work (LAZY): results change while it runs, and a CUDA graph keeps the ones that it was captured with.
-
-    Args:
-        module: ``tensorrt_rtx``.
-        engine: an ICudaEngine.
-        kernels: kernels of an earlier start; TensorRT-RTX ignores them if it, the driver or the GPU has changed.
+    TensorRT-RTX ignores ``kernels`` of an earlier start if it, the driver or the GPU has changed.
     """
 
     def __init__(self, module: Any, engine: Any, kernels: bytes | None) -> None:
@@ -192,9 +179,8 @@ def installed(kind: LibraryKind) -> bool:
 def find_library(kind: LibraryKind) -> Library:
     """Import TensorRT or TensorRT-RTX.
 
-    Raises:
-        BackendUnavailableError: the library is not installed, broken, older than 10.3 (RTX: 1.0), or without strongly
-            typed networks.
+    BackendUnavailableError says that the library is not installed, broken, older than 10.3 (RTX: 1.0), or without
+    strongly typed networks.
     """
     try:
         module = importlib.import_module(MODULE_NAMES[kind])
@@ -246,15 +232,9 @@ class Messages:
 
 
 def make_interface(library: Library, interface: Any, messages: Messages) -> tuple[Any, Any]:
-    """Make a Builder or a Runtime that writes into ``messages``, and return it with its ILogger.
+    """Make a Builder or a Runtime, as ``interface`` says, that writes into ``messages``; return it with its ILogger.
 
-    Args:
-        library: the TensorRT to use.
-        interface: TensorRT's class ``Builder`` or ``Runtime``.
-        messages: where this object's messages are gathered, and no other's.
-
-    Raises:
-        BackendUnavailableError: TensorRT made none, most often because the driver is too old for its CUDA.
+    BackendUnavailableError says that TensorRT made none, most often because the driver is too old for its CUDA.
     """
     logger = _make_logger(library, messages)
     # TensorRT takes the first logger that it is given as its global one, for as long as the process lasts

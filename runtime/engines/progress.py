@@ -38,9 +38,8 @@ class Listener(Protocol):
 class Reporter:
     """Is told while engines are prepared; by default it drops what it is told.
 
-    Attributes:
-        say: is told what is being done, a line at a time.
-        show: makes a context for the time of a build, which gives the listener to its progress, or None.
+    ``say`` takes a line of what is being done; ``show`` makes a context for the time of a build, which gives the
+    listener to its progress, or None.
     """
 
     say: Callable[[str], object] = lambda _: None
@@ -77,10 +76,7 @@ class _PhaseBars:
 
 @contextmanager
 def show_progress(on_progress: Callable[[], None] = lambda: None) -> Iterator[Listener]:
-    """Show bars on stderr while an engine is built, or nothing where stderr is no terminal; yield their listener.
-
-    ``on_progress`` is called whenever the listener hears something.
-    """
+    """Show bars on stderr while an engine is built, or nothing where stderr is no terminal; yield their listener."""
     from .. import console  # noqa: PLC0415  # rich takes 50 ms, and few starts build an engine
 
     with console.progress(transient=True) as progress:
@@ -88,11 +84,9 @@ def show_progress(on_progress: Callable[[], None] = lambda: None) -> Iterator[Li
 
 
 def make_reporter(stop: Callable[[], None], progress: Callable[[], None] = lambda: None) -> Reporter:
-    """Make a Reporter that ends the spinner and then says on stderr what is being built, with a bar.
+    """Make a Reporter that ends the spinner by ``stop`` and then says on stderr what is being built, with a bar.
 
-    Args:
-        stop: ends the spinner.
-        progress: is called at each line and each step of the build.
+    ``progress`` is called at each line and each step of the build.
     """
     from ..console import say  # noqa: PLC0415  # rich takes 50 ms, and few starts build an engine
 

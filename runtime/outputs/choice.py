@@ -36,14 +36,10 @@ BREAKS: frozenset[Kind] = frozenset({"lost", "stalled", "reconnected", "resized"
 
 
 def check_outputs(request: InferRequest, labels: tuple[str, ...] | None = None) -> None:
-    """Refuse outputs that can't be opened, before minutes are spent on an engine for them.
+    """Refuse outputs that can't be opened, before minutes are spent on an engine for them; errors as ``ChosenSinks``.
 
-    Args:
-        request: the outputs; where ``labels`` is None, the folder for snapshots is created.
-        labels: all labels of the model, to check the condition alone; None: not known yet, everything else is checked.
-
-    Raises:
-        UsageError: see ``ChosenSinks``.
+    Given the model's labels, the condition alone is checked. Where they are None, since not known yet, everything else
+    is, and the folder for snapshots is created.
     """
     if request.when is not None:
         parse_condition(request.when, labels)
@@ -58,16 +54,7 @@ def check_outputs(request: InferRequest, labels: tuple[str, ...] | None = None) 
 
 
 class ChosenSinks:
-    """Opens and holds the sinks of one run.
-
-    Args:
-        request: which sinks to open.
-        labels: all labels of the model.
-        captures: the sources.
-        events: where a sink reports that the disk is full.
-
-    Attributes:
-        sinks: the sinks for the pipeline, which closes them.
+    """Opens and holds the sinks of one run, which the pipeline closes; a sink reports a full disk to ``events``.
 
     Raises:
         UsageError: a folder is not there, the model lacks a label, or there is no display for ``--window``.

@@ -41,14 +41,7 @@ def display_problem() -> str | None:
 
 
 def require_display(advice: str) -> None:
-    """Refuse a window where none can be opened, and see to it that one that is opened is painted.
-
-    Args:
-        advice: what to do instead, for the error.
-
-    Raises:
-        UsageError: no window can be opened here.
-    """
+    """Raise UsageError with ``advice`` where no window can be opened; else see to it that one is painted."""
     problem = display_problem()
     if problem:
         raise UsageError(f"{problem}; {advice}")
@@ -81,7 +74,7 @@ def _try_window(named: tuple[tuple[str, str], ...]) -> str | None:
 
 
 def keep_events() -> bool:
-    """Let what is loaded from now on find the installed libX11-xcb first, which fits the installed libX11.
+    """Let what is loaded from now on find the installed libX11-xcb first; return False where it is not there.
 
     Without it OpenCV's wheel on Linux leaves one window in fifty empty, one in ten on a busy machine. Its Qt tells Xlib
     to leave the X server's events alone (``XSetEventQueueOwner``) through the libX11-xcb that the wheel brings, which
@@ -90,9 +83,6 @@ def keep_events() -> bool:
     window counts as hidden and is never drawn, however often it is shown.
 
     Call this before the first window; it is harmless where OpenCV's windows are not Qt's.
-
-    Returns:
-        Whether that library is there: without it a window may stay empty.
     """
     if sys.platform != "linux":
         return False
@@ -104,13 +94,10 @@ def keep_events() -> bool:
 
 
 def pressed_key(wait: int) -> str:
-    """Wait for a key and return its character, a capital as its small letter; empty if none or another key came.
+    """Wait ``wait`` ms for a key and return its character in lower case; empty if none or another key came.
 
     ``waitKey`` gives only the lowest eight bits, which make a Q of the left arrow (X11's 0xff51). All are needed, but
     for those from the seventeenth on: there GTK has Shift, Caps Lock and Num Lock.
-
-    Args:
-        wait: for how long to wait, milliseconds.
     """
     code = cv2.waitKeyEx(wait) & 0xFFFF
     return chr(code).lower() if 0 < code < 256 else ""

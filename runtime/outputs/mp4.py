@@ -26,19 +26,13 @@ LANGUAGE_UNDETERMINED = 0x55C4  # language "und"
 
 
 class Mp4Writer:
-    """Writes one file, a picture at a time; each ``write`` leaves a whole file behind.
+    """Writes one file, a picture at a time; each ``write`` leaves a whole file of ``size`` bytes behind.
 
-    Attributes:
-        path, width, height: as they were given.
-        size: the number of bytes written so far.
-
-    Raises:
-        FileExistsError: the file exists; it is never written over.
-        OSError: the file can't be created.
+    Width and height are in pixels, up to 65,535. A file that exists is never written over: FileExistsError; OSError
+    says that it can't be created.
     """
 
     def __init__(self, path: Path, width: int, height: int) -> None:
-        """Create the file; ``width`` and ``height`` in pixels, up to 65,535."""
         self.path = path
         self.width, self.height = width, height
         self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
@@ -62,10 +56,8 @@ class Mp4Writer:
         """Return whether the file was removed, moved, emptied or closed, so that it must not be written to any more.
 
         An emptied one (``: > out.mp4``, copytruncate) is removed: its name is then free for the next. What was written
-        after the emptying and before this look leaves a hole of zeros where the file's head was.
-
-        Raises:
-            OSError: the device is gone.
+        after the emptying and before this look leaves a hole of zeros where the file's head was. OSError says that the
+        device is gone.
         """
         try:
             if self._file < 0 or not os.path.samestat(os.fstat(self._file), self.path.stat()):
@@ -78,15 +70,11 @@ class Mp4Writer:
         return True
 
     def write(self, jpeg: bytes, start: float, duration: float) -> None:
-        """Append one picture; the one before is shown until ``start``, whatever duration was given for it.
+        """Append a JPEG of the declared size; the picture before is shown until ``start``, whatever its duration.
 
-        Args:
-            jpeg: the picture, as a whole JPEG file of the declared size.
-            start: seconds from the start of the file; if not behind the start of the picture before, the end of that.
-            duration: how long the picture is shown, seconds; at least one tick.
-
-        Raises:
-            OSError: the disk is full or gone; the file then ends with the picture before.
+        ``start`` is in seconds from the start of the file; if not behind the start of the picture before, it is the end
+        of that. ``duration`` is in seconds, at least one tick. OSError says that the disk is full or gone; the file
+        then ends with the picture before.
         """
         ticks = max(round(start * TIMESCALE), 0)
         if self._sequence and ticks <= self._start:
@@ -107,7 +95,6 @@ class Mp4Writer:
             os.close(file)
 
     def _append(self, data: bytes) -> None:
-        """Append all of the data or, where that raises, none of it."""
         done = 0
         try:
             while done < len(data):

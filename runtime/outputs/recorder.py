@@ -33,13 +33,10 @@ MAX_OPEN_FILES = 32  # files open at a time; with more sources, the one that gav
 
 @dataclass
 class _SourceFile:
-    """This class holds one file that is being written.
+    """One file that is being written, from frames of ``frame_size`` (width, height), pixels.
 
-    Attributes:
-        writer: the file.
-        frame_size: (width, height) of the source's frames, pixels.
-        offset: what the source's time lacks to the time in the file, seconds.
-        last_index: number of the video's frame that came last; ``last_time`` is its time in the video, seconds.
+    ``offset`` is what the source's time lacks to the time in the file; ``last_index`` and ``last_time`` are those of
+    the video's last frame; both times are in seconds.
     """
 
     writer: Mp4Writer
@@ -62,7 +59,7 @@ class _SourceFile:
 
 
 class Recorder(Sink):
-    """This sink writes each source's classified frames to a file of its own.
+    """This sink writes each source's classified frames to a file of its own; ``paths`` are the files begun so far.
 
     The first file has the name that was asked for, further ones (another source, another resolution, a name that is
     taken: nothing is written over; 4 GB that are full) a number in it: ``out-2.mp4``. A file can be played at every
@@ -73,11 +70,7 @@ class Recorder(Sink):
     pixels; tiny ones are enlarged until a label can be read.
 
     Where a file can't be written, because the disk is full above all, that is reported as ``disk-full``, what was
-    written stays playable, and nothing more is recorded.
-
-    Attributes:
-        paths: the files that were begun so far.
-        stopped: whether a file could not be written, so that the recording is incomplete.
+    written stays playable, nothing more is recorded, and ``stopped`` is True.
     """
 
     def __init__(
@@ -90,18 +83,11 @@ class Recorder(Sink):
         largest: int = MAX_FILE_SIZE,
         say: Callable[[str], None] = lambda _: None,
     ) -> None:
-        """Check the path; no file is created before the first frame.
+        """Check the path, an .mp4 that can be written, or raise UsageError; no file is created before the first frame.
 
-        Args:
-            path: the first file's path, which ends in ``.mp4``.
-            fps: frames a second of video files that don't say when their frames are shown.
-            events: where a full disk is reported.
-            live: names of the cameras and streams, as their frames carry them.
-            largest: bytes of a file after which another is begun.
-            say: called with one line that names the file being written, or says what became of it.
-
-        Raises:
-            UsageError: the file is not an .mp4, or can't be written there.
+        ``fps`` is that of video files that don't say when their frames are shown; ``largest`` is the bytes of a file
+        after which another is begun. ``live`` names the cameras and streams, as their frames carry them. ``say`` is
+        called with lines that name the file being written, or say what became of it.
         """
         check_writable("--save", path, ".mp4")
         self.paths: list[Path] = []
@@ -125,7 +111,7 @@ class Recorder(Sink):
             self._give_up(error, result.frame.source)
 
     def poll(self) -> bool:
-        """Free the space of removed files whose source gives nothing; return False: nobody can ask for a stop here."""
+        """Free the space of removed files whose source gives nothing; return False."""
         if time.monotonic() - self._looked >= LOOK_EVERY:
             self._looked = time.monotonic()
             for file in self._open_files.values():

@@ -38,13 +38,10 @@ class JsonLines(Sink):
     def __init__(
         self, top_k: int = 5, stream: TextIO | None = None, *, live: bool = True, newest: bool = False
     ) -> None:
-        """Write lines to a stream.
+        """Write lines with ``top_k`` labels to a stream; None is stdout.
 
-        Args:
-            top_k: how many labels a line has.
-            stream: where lines go; None: to stdout.
-            live: whether a camera or stream is among the sources.
-            newest: whether frames of files may be dropped: each line then has ``dropped``, else only once one was.
+        ``live`` says that a camera or stream is among the sources; ``newest`` that frames of files may be dropped: each
+        line then has ``dropped``, else only once one was.
         """
         self._top_k = top_k
         self._stream = stream
@@ -52,11 +49,7 @@ class JsonLines(Sink):
         self._newest = newest
 
     def write(self, result: Result) -> None:
-        """Write one result.
-
-        Raises:
-            OSError: the stream can't be written; it is a BrokenPipeError where the reader is gone.
-        """
+        """Write one result; OSError says that the stream can't be written, BrokenPipeError that the reader is gone."""
         line: dict[str, object] = {"source": result.frame.source, "frame": result.frame.index}
         if self._live and result.frame.timestamp:
             line["captured"] = round(result.frame.timestamp, 6)
@@ -111,14 +104,10 @@ class ResultTable(Sink):
     def __init__(
         self, top_k: int, labels: tuple[str, ...], screen: Console | None = None, *, live: bool = False
     ) -> None:
-        """Write rows to a console.
+        """Write rows with ``top_k`` of the model's labels to a console; None is stdout's.
 
-        Args:
-            top_k: how many labels a row has.
-            labels: all labels of the model.
-            screen: where rows go; None: to stdout's console.
-            live: whether a status line is shown; frames of cameras, streams and videos are then left to it on a
-                terminal, where thirty rows a second could not be read.
+        ``live`` says that a status line is shown; frames of cameras, streams and videos are then left to it on a
+        terminal, where thirty rows a second could not be read.
         """
         self._top_k = top_k
         self._console = console.stdout if screen is None else screen

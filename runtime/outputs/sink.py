@@ -17,7 +17,7 @@ __all__ = ["Result", "Sink", "SourceStatus", "Status"]
 
 @dataclass(frozen=True, eq=False)
 class Result:
-    """This class holds one frame that went through the model, or that could not be read.
+    """One frame that went through the model, or that could not be read.
 
     Attributes:
         frame: what was captured; its ``image`` is the very one that was classified.
@@ -54,13 +54,12 @@ class SourceStatus:
 
 @dataclass(frozen=True)
 class Status:
-    """This class describes the whole pipeline at one moment; sinks get one about every second.
+    """The whole pipeline at one moment; sinks get one about every second.
 
     Attributes:
         fps: results a second over the last five seconds.
         age_p50_ms: median age of the last results, milliseconds; ``age_p99_ms`` is their 99th percentile.
         inference_ms: mean time of one batch in the engine, milliseconds.
-        sources: each source's counts.
         faults: how many events of each kind there were so far.
         seconds: how long frames have been flowing.
     """

@@ -57,9 +57,7 @@ class Condition:
 def parse_condition(text: str, labels: Sequence[str] | None) -> Condition:
     """Read ``LABEL>0.8``; also ``>=``, ``<`` and ``<=``. A label may hold any characters, these included.
 
-    Args:
-        text: the condition.
-        labels: all labels of the model; None: not known yet, any label is taken.
+    Where the model's labels are not known yet (None), any label is taken.
 
     Raises:
         UsageError: there is no comparison, the model lacks the label, or no probability can meet the limit.
@@ -94,18 +92,10 @@ class Snapshots(Sink):
     It writes at most one in 30 frames of a camera, stream or video: a condition that holds all day must not fill the
     disk at once. A name has the time of capture, where there is one, the source, the frame's number, the label and its
     probability. Where a file can't be written, because the disk is full above all, that is reported as ``disk-full``,
-    and no more files are written.
-
-    Attributes:
-        stopped: whether one could not be written, so that some are missing.
+    no more files are written, and ``stopped`` is True.
     """
 
     def __init__(self, folder: Path, condition: Condition, *, events: Events | None = None) -> None:
-        """Create the folder, if it is not there.
-
-        Raises:
-            UsageError: the folder can't be created, is no folder, or is not writable.
-        """
         prepare_folder(folder)
         self.stopped = False
         self._folder = folder
@@ -154,11 +144,7 @@ class Snapshots(Sink):
 
 
 def prepare_folder(folder: Path) -> None:
-    """Create the folder, if it is not there.
-
-    Raises:
-        UsageError: the folder can't be created, is no folder, or is not writable.
-    """
+    """Create the folder, if it is not there; UsageError says that this fails, or that it is not writable."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -37,26 +37,18 @@ MAX_PANEL = 0.35  # of the height is the most that labels get: the picture needs
 class Window(Sink):
     """This sink shows the newest result of each source; Q, Esc or closing the window asks to stop.
 
-    Files share one tile, each camera or stream has its own. A picture whose source gave nothing for two seconds, or
-    was reported as lost or stalled, is dimmed, says so, and has no label.
-
-    Attributes:
-        picture: what was drawn last, (H, W, 3) uint8, BGR.
+    Files share one tile, each camera or stream has its own. A picture whose source gave nothing for two seconds, or was
+    reported as lost or stalled, is dimmed, says so, and has no label. ``picture`` is what was drawn last, (H, W, 3)
+    uint8, BGR.
     """
 
     def __init__(
         self, labels: Sequence[str], top_k: int = 5, title: str = "hybrid-edge", *, live: Collection[str] = ()
     ) -> None:
-        """Open the window.
+        """Open the window, or raise UsageError where none can be opened here.
 
-        Args:
-            labels: all labels of the model.
-            top_k: how many labels to show; fewer where a source's tile is too small.
-            title: the window's title, by which OpenCV knows it.
-            live: names of the cameras and streams, as their frames carry them, in the order of their tiles.
-
-        Raises:
-            UsageError: no window can be opened here.
+        Fewer than ``top_k`` labels are shown where a source's tile is too small. ``live`` has the names of the cameras
+        and streams, as their frames carry them, in the order of their tiles.
         """
         require_display(HEADLESS_ADVICE)
         self._title = title
@@ -143,12 +135,7 @@ class Window(Sink):
 
 
 class Tile:
-    """This class holds what one source showed last and when, and draws it.
-
-    Attributes:
-        name: the source's name.
-        seen: when the source's last result came, ``time.monotonic()`` seconds.
-    """
+    """What one source showed last and when (``seen``, ``time.monotonic()`` seconds), and how it is drawn."""
 
     def __init__(self, name: str, bars: Bars, top_k: int) -> None:
         self.name = name

@@ -14,8 +14,9 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any, NoReturn, TextIO
 
-__all__ = ["StopSignals", "stop_signals", "takes"]
+__all__ = ["STOP_SIGNALS", "StopSignals", "asked_for", "takes"]
 
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 END_TIMEOUT = 2.5  # seconds from a signal to the end: the pipeline drains for 1.8, and then closes its outputs
 OUTPUTS_TIMEOUT = 3.0  # seconds more, while outputs are being closed: a disk may be slow
 RECHECK_INTERVAL = 0.1  # seconds between two looks at whether the end is held up
@@ -31,10 +32,9 @@ def takes(stream: TextIO | None) -> bool:
         return True
 
 
-def stop_signals() -> set[signal.Signals]:
-    """Return the signals to handle: those that whoever started this process did not have ignored (nohup, ``&``)."""
-    known = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    return {item for item in known if signal.getsignal(item) is not signal.SIG_IGN}
+def asked_for(*signals: signal.Signals) -> set[signal.Signals]:
+    """Return the signals that whoever started this process did not have ignored (nohup, a shell's ``&``)."""
+    return {item for item in signals if signal.getsignal(item) is not signal.SIG_IGN}
 
 
 class StopSignals:
@@ -58,7 +58,7 @@ class StopSignals:
         self._before: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> StopSignals:
-        self._before = {item: signal.signal(item, self._handle) for item in stop_signals()}
+        self._before = {item: signal.signal(item, self._handle) for item in asked_for(*STOP_SIGNALS)}
         self._before[signal.SIGALRM] = signal.signal(signal.SIGALRM, self._end_if_unread)
         # a supervisor starts its worker with these held back until they are handled
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {*self._before, signal.SIGTSTP})

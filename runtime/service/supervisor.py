@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from ..sources.events import Event
 from .heartbeat import START_TIMEOUT, VARIABLE, Beat
 from .notify import Notifier
-from .signals import stop_signals, takes
+from .signals import STOP_SIGNALS, asked_for, takes
 
 __all__ = ["REPLACED", "Supervisor"]
 
@@ -125,7 +125,7 @@ class Supervisor:
         self._ready = False
         self._stop_code: int | None = None  # the exit code, once a signal came
         # the signals are held back and asked for, so that none passes by a worker that is just being started
-        self._signals = {*stop_signals(), signal.SIGTSTP}
+        self._signals = asked_for(*STOP_SIGNALS, signal.SIGTSTP)
         before = signal.pthread_sigmask(signal.SIG_BLOCK, self._signals)
         try:
             self._start()

@@ -39,11 +39,7 @@ class BlockingCalls:
 
     @contextmanager
     def noted(self, what: str) -> Iterator[None]:
-        """Note one call for as long as the context lasts.
-
-        Args:
-            what: a description for messages, as in ``open /dev/video0``, without passwords.
-        """
+        """Note one call for as long as the context lasts, described as in ``open /dev/video0``, without passwords."""
         key = object()
         with self._lock:
             self._running[key] = (what, time.monotonic())
@@ -75,15 +71,10 @@ def run_aside(
 ) -> T:
     """Call a function that takes seconds in C on a thread of its own, so that whoever stops does not wait for it.
 
-    Args:
-        function: opens something, and has to end by itself.
-        release: gives back what was opened, where nobody waits for it any more.
-        stop: an event that, once set, ends the wait.
-        deadline: the ``time.monotonic()`` at which the wait ends.
-        turn: a lock that is held during the call, where OpenCV opens one at a time; waiting for it is no call.
-
-    Returns:
-        What the function returned; what it raised is raised here.
+    What the function returned is returned, and what it raised is raised. It opens something, and has to end by itself;
+    ``release`` gives that back where nobody waits for it any more. Setting ``stop`` ends the wait, and so does the
+    ``deadline``, a ``time.monotonic()``. ``turn`` is held during the call, where OpenCV opens one at a time; waiting
+    for it is no call.
 
     Raises:
         SourceError: ``stop`` was set.
@@ -103,8 +94,7 @@ def open_capture(
 ) -> cv2.VideoCapture:
     """Open a capture as ``run_aside`` does, and note the call as ``open`` and ``what``, a name without passwords.
 
-    Returns:
-        The capture that the opener returned, open or not.
+    The capture is returned as the opener made it, open or not.
 
     Raises:
         SourceError: ``stop`` was set.

@@ -53,12 +53,9 @@ DEVICES = Path("/dev")
 
 @dataclass(frozen=True)
 class CameraFormat:
-    """This is a pixel format that a camera offers.
+    """This is a pixel format that a camera offers, with four characters, as in ``MJPG``, and the driver's words for it.
 
-    Attributes:
-        fourcc: four characters, as in ``MJPG``.
-        description: the driver's words.
-        sizes: (width, height) in pixels; the smallest and the largest where every size between them is possible.
+    ``sizes`` are (width, height) in pixels; the smallest and the largest where every size between them is possible.
     """
 
     fourcc: str
@@ -68,13 +65,9 @@ class CameraFormat:
 
 @dataclass(frozen=True)
 class Camera:
-    """This is a device that captures video.
+    """This is a device that captures video, its node ``/dev/videoN``.
 
-    Attributes:
-        node: ``/dev/videoN``.
-        name: what the driver calls the camera.
-        driver: the driver's own name.
-        formats: the pixel formats that it offers, in the driver's order.
+    ``name`` is what the driver calls the camera, ``driver`` its own name; ``formats`` are in the driver's order.
     """
 
     node: str
@@ -122,11 +115,7 @@ def inspect_camera(node: Path | str) -> Camera | None:
 
 
 def sensor_number(node: str, cameras: list[Camera]) -> int:
-    """Return a CSI camera's number to nvarguscamerasrc, which counts the bare sensors in the order of their nodes.
-
-    Raises:
-        SourceError: the node is not among the cameras, as it was unplugged since it was looked at.
-    """
+    """Return a CSI camera's number to nvarguscamerasrc, which counts the bare sensors in the order of their nodes."""
     sensors = [camera.node for camera in cameras if camera.bare_sensor]
     if node not in sensors:
         raise SourceError(f"{node} is gone: expected it among the sensors {sensors}")
@@ -235,12 +224,9 @@ def reading_note(name: str | Path) -> str | None:
 
 
 def open_node(node: str, options: CaptureOptions, stop: threading.Event) -> CameraConnection | ChildConnection:
-    """Open a /dev/videoN as what it is, a camera, or a bare sensor that needs the image processor.
+    """Open a /dev/videoN, or a link to it, as what it is, a camera, or a bare sensor that needs the image processor.
 
-    Args:
-        node: the device's path, or a link to it.
-        options: the size and rate to ask for; a camera takes the nearest it has.
-        stop: an event that, once set, ends the wait early.
+    A camera takes the nearest size and rate it has to those of ``options``; setting ``stop`` ends the wait early.
 
     Raises:
         SourceError: the camera is not there, may not be opened or is in use by another program, or ``stop`` was set.
@@ -258,7 +244,6 @@ def open_node(node: str, options: CaptureOptions, stop: threading.Event) -> Came
 
 
 def _sensor(node: str) -> int | None:
-    """Return a bare sensor's number, or None for a camera."""
     with BLOCKING_CALLS.noted(f"ask {node}"):
         camera = inspect_camera(node)
         if camera is None or not camera.bare_sensor:

@@ -176,9 +176,8 @@ def _guarded() -> Iterator[None]:
 class Capture(Protocol):
     """This protocol is one source of frames, which its user reads on a thread of its own.
 
-    Attributes:
-        name: the source as the user named it, passwords masked.
-        live: whether frames never end, and are lost when nobody takes them.
+    ``name`` is the source as the user named it, passwords masked. The frames of a ``live`` source never end, and are
+    lost when nobody takes them.
     """
 
     name: str
@@ -197,12 +196,9 @@ class FileCapture:
     live = False
 
     def __init__(self, sources: Sources, name: str, *, played: bool = False) -> None:
-        """Take what is to be read; nothing is read yet.
+        """Take what is to be read, and the name that messages use; nothing is read yet.
 
-        Args:
-            sources: the files to read.
-            name: what messages call the capture.
-            played: whether a video's frames come when they are due, as a camera's, and not as fast as they are decoded.
+        Where ``played``, a video's frames come when they are due, as a camera's, and not as fast as they are decoded.
         """
         self.name = name
         self.total = sources.total
@@ -230,13 +226,10 @@ class FileCapture:
 def open_captures(names: Sequence[str | Path], options: CaptureOptions, events: Events) -> list[Capture]:
     """Make captures of the sources named; nothing is opened before ``frames`` is called.
 
-    Args:
-        names: files, folders, globs and videos, which form one capture, in order, where the first of them stands; and
-            live sources, one capture each: a number, ``/dev/videoN`` or a link below ``/dev/v4l``, ``csi://N``,
-            ``rtsp://``, ``http(s)://`` with motion JPEG, and ``gst://PIPELINE``. A name that is a file is that file.
-        options: how the sources are to be read; where the newest frame is asked for of files too, a video plays as if
-            a camera gave it.
-        events: takes reports of losses, returns and damaged frames.
+    Files, folders, globs and videos form one capture, in order, where the first of them stands. A live source is one
+    capture each: a number, ``/dev/videoN`` or a link below ``/dev/v4l``, ``csi://N``, ``rtsp://``, ``http(s)://`` with
+    motion JPEG, and ``gst://PIPELINE``. A name that is a file is that file. Where ``options`` ask for the newest frame
+    of files too, a video plays as if a camera gave it. Losses, returns and damaged frames go to ``events``.
 
     Raises:
         UsageError: there is no name, an empty one, or one that can't be any of these.

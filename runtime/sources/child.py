@@ -47,19 +47,15 @@ MAX_PNM_HEADER = 256
 class ChildConnection:
     """This connection reads a pipeline that runs in a process of its own.
 
-    The process stays in our process group, and dies with the thread that started it, so that no camera stays taken.
-
-    Attributes:
-        patience: seconds without a frame after which the pipeline is to be given up; more before the first frame.
+    The process stays in our process group, and dies with the thread that started it, so that no camera stays taken. It
+    is to be given up after ``patience`` seconds without a frame, more before the first one.
     """
 
     def __init__(self, pipeline: str, options: CaptureOptions, stop: threading.Event) -> None:
-        """Start the child process.
+        """Start the child process with a pipeline in ``gst-launch-1.0``'s language, whose elements end in raw video.
 
-        Args:
-            pipeline: elements in ``gst-launch-1.0``'s language that end in raw video.
-            options: the size and rate to convert to; whether every frame is wanted.
-            stop: an event that, once set, ends every wait early.
+        ``options`` have the size and rate to convert to, and whether every frame is wanted; setting ``stop`` ends every
+        wait.
 
         Raises:
             SourceError: GStreamer is not installed, or the pipeline can't be split into words.
@@ -137,8 +133,7 @@ class ChildConnection:
 def pnm_frames(fill: Callable[[memoryview], int]) -> Iterator[Pixels | None]:
     """Yield frames, (H, W, 3) uint8 BGR, that come as PNM; None each time that no bytes came.
 
-    Args:
-        fill: puts the bytes that have come into a buffer and returns their number.
+    ``fill`` puts the bytes that have come into a buffer and returns their number.
 
     Raises:
         SourceError: the bytes are no PNM frames, or a frame has more than ``MAX_PIXELS`` pixels.

@@ -28,12 +28,9 @@ Kind = Literal[
 class Event:
     """This class describes one fault, or the end of one.
 
-    Attributes:
-        kind: what happened; see ``Kind``.
-        source: the camera or stream, as it was named; empty where the event concerns all of them.
-        detail: one line for people: what was expected, what was found.
-        timestamp: when it was reported, Unix seconds.
-        seconds: how long the fault lasted; None where that is not known.
+    ``source`` is the camera or stream as it was named, empty where the event concerns all of them; ``detail`` one line
+    for people: what was expected, what was found. ``timestamp`` is when it was reported, Unix seconds, and ``seconds``
+    how long the fault lasted, None where that is not known.
     """
 
     kind: Kind

@@ -30,8 +30,7 @@ LAST_FRAME_TIME = 0.5  # seconds for which a video's last frame may be shown
 class Sources:
     """These validated sources are iterable any number of times, with one frame and one folder's names in memory.
 
-    Attributes:
-        total: the number of frames there will be, or None where a video is among the sources.
+    ``total`` is the number of frames there will be, or None where a video is among the sources.
     """
 
     def __init__(self, patterns: Sequence[str | Path]) -> None:
@@ -52,15 +51,11 @@ class Sources:
 
 
 def open_sources(patterns: Sequence[str | Path]) -> Sources:
-    """Find what there is to read; nothing is decoded before iteration.
+    """Find what there is to read, an iterable of ``Frame``; nothing is decoded before iteration.
 
-    Args:
-        patterns: image and video files, folders (every image and video below them, hidden ones left out), and globs
-            (``**`` too). Folders and globs come in natural order: ``img2`` before ``img10``.
-
-    Returns:
-        An iterable of ``Frame``. A file, or a folder inside one, that can't be read is a frame with an ``error``, in
-        its place.
+    ``patterns`` are image and video files, folders (every image and video below them, hidden ones left out), and globs
+    (``**`` too). Folders and globs come in natural order: ``img2`` before ``img10``. A file, or a folder inside one,
+    that can't be read is a frame with an ``error``, in its place.
 
     Raises:
         SourceError: a source does not exist or can't be looked at, a folder holds no image or video, or a glob matches
@@ -72,11 +67,7 @@ def open_sources(patterns: Sequence[str | Path]) -> Sources:
 
 
 def check_names(names: Sequence[str | Path]) -> None:
-    """Refuse an empty name, which would mean the whole current folder.
-
-    Raises:
-        UsageError: there is no name, or one is empty or blank.
-    """
+    """Refuse an empty name, which would mean the whole current folder, and no name at all, with a UsageError."""
     if not names:
         raise UsageError("expected at least one source: a camera, a stream, an image, a folder, a glob or a video")
     if not all(str(name).strip() for name in names):
@@ -87,7 +78,6 @@ def check_names(names: Sequence[str | Path]) -> None:
 
 
 def _expand(pattern: str) -> list[Path]:
-    """Return the files and folders that a source names, which all exist."""
     path = Path(pattern)
     if parse_live(pattern) is not None:
         raise UsageError(
@@ -118,11 +108,7 @@ def _expand(pattern: str) -> list[Path]:
 
 
 def _exists(path: Path, pattern: str) -> bool:
-    """Return whether something of exactly that name is there.
-
-    Raises:
-        SourceError: the path can't be looked at.
-    """
+    """Return whether something of exactly that name is there; SourceError where the path can't be looked at."""
     try:
         path.stat()
     except (FileNotFoundError, NotADirectoryError, ValueError):

@@ -145,10 +145,7 @@ class MjpegConnection:
 def open_mjpeg(url: str, stop: threading.Event, patience: float) -> MjpegConnection:
     """Ask a server for a stream, with the name and password in the URL if the server wants them.
 
-    Args:
-        url: the address, ``http://`` or ``https://``.
-        stop: an event that, once set, ends every wait early.
-        patience: seconds without a frame after which the connection is to be given up.
+    Setting ``stop`` ends every wait; the connection is to be given up after ``patience`` seconds without a frame.
 
     Raises:
         SourceError: the server gave no connection or no answer in time, refused, or sent no ``multipart`` of frames.

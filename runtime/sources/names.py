@@ -28,10 +28,8 @@ PORTS = {"rtsp": 554, "http": 80, "https": 443}
 class LiveName:
     """This is a live source as the user named it.
 
-    Attributes:
-        kind: the kind of source, which decides what opens it.
-        address: a URL, a device's path, a sensor's number or a pipeline, as the kind needs it.
-        display: the name without passwords, which may be printed.
+    ``kind`` decides what opens it, and ``address`` is what that needs: a URL, a device's path, a sensor's number or a
+    pipeline. ``display`` is the name without passwords, which may be printed.
     """
 
     kind: LiveKind
@@ -106,12 +104,10 @@ def _check_utf8(name: str) -> None:
 class CaptureOptions:
     """These options are asked of every source that can fulfil them.
 
-    Attributes:
-        width: the frames' width, pixels; only together with ``height``. A camera takes the nearest it has, a GStreamer
-            pipeline is scaled, an IP camera's stream stays as the camera makes it.
-        height: the frames' height, pixels.
-        fps: frames a second. Below 1.5 it is also how long a stream may go without a frame: three of them.
-        every_frame: whether no frame may be left out; None: every frame of a file, the newest of a live source.
+    ``width`` and ``height`` go together, pixels: a camera takes the nearest it has, a GStreamer pipeline is scaled, an
+    IP camera's stream stays as the camera makes it. ``fps`` below 1.5 is also how long a stream may go without a frame:
+    three of them. ``every_frame`` says whether no frame may be left out; None: every frame of a file, the newest of a
+    live source.
     """
 
     width: int | None = None

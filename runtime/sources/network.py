@@ -34,9 +34,8 @@ ADDRESS_TIMEOUT = 1.2  # seconds for each address of a name: one can be IPv6 whe
 class NetworkStream(io.RawIOBase):
     """This is one TCP connection as a file to read, whose reads end with a TimeoutError at a deadline or on a stop.
 
-    Attributes:
-        address: the numeric address that answered.
-        deadline: the ``time.monotonic()`` at which a read ends, whoever drips bytes meanwhile.
+    ``address`` is the numeric address that answered, and ``deadline`` the ``time.monotonic()`` at which a read ends,
+    whoever drips bytes meanwhile.
     """
 
     def __init__(self, connection: socket.socket, stop: threading.Event, deadline: float) -> None:
@@ -67,11 +66,7 @@ class NetworkStream(io.RawIOBase):
         raise TimeoutError("stopped" if self._stop.is_set() else "nothing came in time")
 
     def send(self, data: bytes) -> None:
-        """Send a request, which has to be so short that it fits into the system's buffer.
-
-        Raises:
-            SourceError: the connection ended.
-        """
+        """Send a request, which has to be so short that it fits into the system's buffer."""
         try:
             self._socket.sendall(data)
         except OSError as error:
@@ -86,12 +81,8 @@ class NetworkStream(io.RawIOBase):
 def connect(host: str, port: int, stop: threading.Event, deadline: float, *, tls: bool = False) -> NetworkStream:
     """Connect to a server on another thread, as neither the name service nor a TLS handshake can be interrupted.
 
-    Args:
-        host: the server's name or address; each of its addresses is tried.
-        port: the server's port.
-        stop: an event that, once set, ends this wait and every later one.
-        deadline: the ``time.monotonic()`` by which the connection must stand, and the first of the stream's.
-        tls: whether to speak TLS, with the certificate verified.
+    Each of the host's addresses is tried; TLS verifies the certificate. Setting ``stop`` ends this wait and every later
+    one. ``deadline`` is the ``time.monotonic()`` by which the connection must stand, and the first of the stream's.
 
     Raises:
         SourceError: the host is unknown, refuses, or does not answer in time, nobody vouches for its certificate,
@@ -146,13 +137,8 @@ class _ResponseFile(io.BufferedReader):
 def http_get(url: str, stop: threading.Event, *, accept: str) -> tuple[HTTPResponse, NetworkStream]:
     """GET a URL; its name and password are sent to its own host only.
 
-    Args:
-        url: the address, ``http://`` or ``https://``.
-        stop: an event that, once set, ends this wait and those for the body.
-        accept: the media types that are wanted.
-
-    Returns:
-        A response with status 200, and the stream that its body comes over, which is the caller's to close.
+    A response with status 200 is returned, and the stream that its body comes over, which is the caller's to close.
+    ``accept`` is the media types that are wanted; setting ``stop`` ends this wait and those for the body.
 
     Raises:
         SourceError: there was no connection or no complete header within ``HTTP_TIMEOUT``, the status is another one,

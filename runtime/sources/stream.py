@@ -48,10 +48,8 @@ FAST_OPTIONS = f"{OPTIONS}|probesize;32"
 class RtspConnection:
     """This connection reads one session on a thread of its own, so that nobody who waits for a frame waits for C.
 
-    One frame is handed over at a time; while nobody takes it, the following ones wait in the network.
-
-    Attributes:
-        patience: seconds without a frame after which the session is to be given up; more before the first frame.
+    One frame is handed over at a time; while nobody takes it, the following ones wait in the network. The session is to
+    be given up after ``patience`` seconds without a frame, more before the first one.
     """
 
     def __init__(self, capture: cv2.VideoCapture, stop: threading.Event, patience: float) -> None:
@@ -128,11 +126,8 @@ class RtspConnection:
 def open_rtsp(url: str, stop: threading.Event, *, newest: bool, patience: float) -> RtspConnection:
     """Open a stream, H.264 or whatever else FFmpeg decodes, over TCP.
 
-    Args:
-        url: the address, ``rtsp://``.
-        stop: an event that, once set, ends every wait.
-        newest: whether to decode without delay, on one thread; otherwise several threads decode, each a frame later.
-        patience: seconds without a frame after which the connection is to be given up.
+    ``newest`` decodes without delay, on one thread; otherwise several threads decode, each a frame later. Setting
+    ``stop`` ends every wait; the connection is to be given up after ``patience`` seconds without a frame.
 
     Raises:
         SourceError: the server is not there or does not answer in time, has no such stream, refuses the password, or
@@ -152,7 +147,6 @@ def open_rtsp(url: str, stop: threading.Event, *, newest: bool, patience: float)
 
 
 def _open(url: str, stop: threading.Event, options: str, seconds: float, *, newest: bool) -> cv2.VideoCapture:
-    """Return a capture, open or not, after so many seconds at most."""
     settings = [cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, int(seconds * 1000)]
     settings += [cv2.CAP_PROP_READ_TIMEOUT_MSEC, int(READ_TIMEOUT * 1000)]
     if newest and hasattr(cv2, "CAP_PROP_N_THREADS"):  # from OpenCV 4.7 on; each thread holds a frame back

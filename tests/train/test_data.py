@@ -273,19 +273,6 @@ def test_a_cache_that_cannot_be_written_does_not_stop_anything(flat: Path, own_c
     assert len(scan(flat).train) == 13
 
 
-def test_a_long_check_shows_its_progress_on_stderr(
-    flat: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> None:
-    scan(flat)
-    assert capfd.readouterr().err == ""
-    monkeypatch.setattr(data, "SECONDS_BEFORE_BAR", -1.0)
-    add(flat / "cat", "new.jpg")
-    scan(flat)
-    out, err = capfd.readouterr()
-    assert "checking images" in err
-    assert out == ""
-
-
 def test_a_list_comes_back_as_it_was_written(tmp_path: Path) -> None:
     awkward = ["plain.jpg", "tab\there.jpg", "line\nbreak.jpg", "back\\slash\\n.jpg", "überstraße 猫.jpg", "cr\r.jpg"]
     images = [LabelledImage(tmp_path / name, label) for name in awkward for label in ("a", "to\tm\\t", "ü")]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -30,7 +31,7 @@ def images(few_digits: Path, tmp_path: Path) -> list[LabelledImage]:
     return list(scan(folder).train)
 
 
-def test_features_are_computed_once(images: list[LabelledImage], tmp_path: Path) -> None:
+def test_features_are_computed_once(images: list[LabelledImage]) -> None:
     store = FeatureStore(WEIGHTS, SPEC, 3)
     first, computed = store.features(images, extract)
     again, recomputed = store.features(images[::-1], lambda _: pytest.fail("computed twice"))
@@ -40,7 +41,7 @@ def test_features_are_computed_once(images: list[LabelledImage], tmp_path: Path)
     assert isinstance(first.table, np.memmap)
 
 
-def test_a_changed_file_is_computed_again_and_the_others_are_not(images: list[LabelledImage], tmp_path: Path) -> None:
+def test_a_changed_file_is_computed_again_and_the_others_are_not(images: list[LabelledImage]) -> None:
     store = FeatureStore(WEIGHTS, SPEC, 3)
     before, _ = store.features(images, extract)
     shutil.copy(images[40].path, images[0].path)
@@ -50,24 +51,22 @@ def test_a_changed_file_is_computed_again_and_the_others_are_not(images: list[La
     np.testing.assert_array_equal(after.rows(np.array([1, 2])), before.rows(np.array([1, 2])))
 
 
-@pytest.mark.parametrize("change", ["weights", "preprocessing"])
-def test_other_weights_or_preprocessing_have_a_store_of_their_own(
-    images: list[LabelledImage], tmp_path: Path, change: str
+@pytest.mark.parametrize(
+    "other",
+    [
+        lambda: FeatureStore("b" * 64, SPEC, 3),
+        lambda: FeatureStore(WEIGHTS, SPEC.replace(resize="letterbox"), 3),
+        lambda: FeatureStore(WEIGHTS, SPEC, 3, precision="mixed_float16"),
+    ],
+)
+def test_other_weights_preprocessing_or_precision_have_a_store_of_their_own(
+    images: list[LabelledImage], other: Callable[[], FeatureStore]
 ) -> None:
     FeatureStore(WEIGHTS, SPEC, 3).features(images, extract)
-    weights = "b" * 64 if change == "weights" else WEIGHTS
-    spec = SPEC.replace(resize="letterbox") if change == "preprocessing" else SPEC
-    _, computed = FeatureStore(weights, spec, 3).features(images, extract)
-    assert computed == 72
+    assert other().features(images, extract)[1] == 72
 
 
-def test_half_precision_has_a_store_of_its_own(images: list[LabelledImage], tmp_path: Path) -> None:
-    FeatureStore(WEIGHTS, SPEC, 3, precision="mixed_float16").features(images, extract)
-    _, computed = FeatureStore(WEIGHTS, SPEC, 3).features(images, extract)
-    assert computed == 72
-
-
-def test_a_killed_computation_keeps_what_it_finished(images: list[LabelledImage], tmp_path: Path) -> None:
+def test_a_killed_computation_keeps_what_it_finished(images: list[LabelledImage]) -> None:
     class KilledError(Exception):
         pass
 

@@ -34,14 +34,8 @@ MAX_WARMED_SIZES = 32
 class TensorRtBackend(Backend):
     """Runs a graph as a TensorRT engine, from the cache or built now; splits batches over the profile's largest.
 
-    Args:
-        model: the ONNX file, already verified.
-        spec: the spec that the graph was made for.
-        threads: CPU threads, of which TensorRT needs none.
-        sha256: the ONNX file's SHA-256, where it is known.
-        options: batch profile and workspace, and whether an engine may be built.
-        reporter: is told while an engine is built.
-        graphs: whether CUDA graphs are launched where the engine allows it.
+    ``threads`` is ignored, as nothing runs on the CPU. ``sha256`` is the ONNX file's, and computed if None.
+    ``reporter`` is told while an engine is built; ``graphs`` allows CUDA graphs where the engine does.
 
     Raises:
         BackendUnavailableError: there is no TensorRT, no cuda-python, no driver or no GPU.

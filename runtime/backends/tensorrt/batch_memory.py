@@ -53,16 +53,12 @@ class EngineStreams:
 
 
 class BatchMemory:
-    """The memory of one batch, used again and again.
+    """The memory of one batch of up to ``capacity`` rows, used again and again.
 
-    Args:
-        spec: the spec whose inputs and outputs the memory holds.
-        capacity: the most rows that a batch may have.
-        profile: smallest, usual and largest batch of the engine. Fewer rows than the smallest are filled up by what was
-            there before, more than the largest are split.
-        streams: the streams to work on.
-        mapped: whether the GPU reads and writes the CPU's memory in place. A batch that may be split is copied all the
-            same: its later parts would begin at addresses that TensorRT does not take.
+    Fewer rows than the smallest batch of the engine's ``profile`` (smallest, usual, largest) are filled up by what was
+    there before, more than the largest are split. With ``mapped`` the GPU reads and writes the CPU's memory in place; a
+    batch that may be split is copied all the same, as its later parts would begin at addresses that TensorRT does not
+    take.
     """
 
     def __init__(
@@ -96,8 +92,7 @@ class BatchMemory:
     def start(self, rows: int, run: RunBatch) -> None:
         """Put the first rows on their way; leave ``inputs`` alone until ``finish``.
 
-        Raises:
-            BackendError: the batch before was not finished, there are too many rows, or the GPU refused.
+        BackendError says that the batch before was not finished, there are too many rows, or the GPU refused.
         """
         if self._busy or not 1 <= rows <= self.capacity:
             found = "one that is under way" if self._busy else f"{rows} rows"
@@ -144,7 +139,6 @@ class BatchMemory:
         self._stack.close()
 
     def _split(self, rows: int) -> Iterator[tuple[_GpuPart, int]]:
-        """Yield the parts that the first rows take, and how many of them each."""
         for part in self._parts:
             if rows > 0:
                 yield part, min(rows, part.capacity)
@@ -152,10 +146,7 @@ class BatchMemory:
 
 
 class _GpuPart:
-    """The GPU's side of at most the profile's largest batch, where memory is copied.
-
-    ``arrays`` are the CPU's side, (capacity, ...) of each input and output.
-    """
+    """The GPU's side of at most the profile's largest batch; ``arrays``, (capacity, ...) each, are the CPU's."""
 
     def __init__(self, arrays: Mapping[str, Tensor], smallest: int, streams: EngineStreams) -> None:
         self.capacity = len(next(iter(arrays.values())))
@@ -184,13 +175,11 @@ class _GpuPart:
         self.download(rows)
 
     def upload(self, rows: int) -> None:
-        """Put the copy of the inputs to the GPU on the upload stream."""
         for name, array in self._arrays.items():
             if name not in OUTPUT_NAMES:
                 self._streams.upload.upload(array[:rows], self._addresses[name])
 
     def download(self, rows: int) -> None:
-        """Put the copy of the outputs from the GPU on the download stream."""
         for name in OUTPUT_NAMES:
             self._streams.download.download(self._addresses[name], self._arrays[name][:rows])
 

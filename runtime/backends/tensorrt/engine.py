@@ -59,10 +59,8 @@ def tensor_shapes(spec: ModelSpec) -> dict[str, tuple[int, ...]]:
 class LoadedEngine:
     """An engine on the GPU; its contexts share the memory of their activations, so only one may run at a time.
 
-    Attributes:
-        device: engine, version and device for messages, such as ``TensorRT 10.3.0 on Orin``.
-        integrated: whether the GPU shares the CPU's memory.
-        messages: what TensorRT said of this engine so far.
+    ``device`` names engine, version and device for messages; ``integrated`` says that the GPU shares the CPU's memory;
+    ``messages`` are what TensorRT said of this engine so far.
 
     Raises:
         BackendUnavailableError: TensorRT does not start here.
@@ -170,7 +168,6 @@ class LoadedEngine:
         return StaleEngineError(text)
 
     def _check(self, engine: Any, spec: ModelSpec) -> None:
-        """Compare the engine's declared inputs and outputs with the spec's."""
         trt = self._library.module
         names = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
         found = {name: (tuple(engine.get_tensor_shape(name)), engine.get_tensor_dtype(name)) for name in names}

@@ -44,14 +44,10 @@ class _Captured:
 
 
 class Execution:
-    """Runs an engine's batches, one after the other, on one stream.
+    """Runs an engine's batches, one after the other, on one stream, for which the caller waits.
 
-    Args:
-        engine: the engine to run.
-        spec: the spec whose inputs the engine has.
-        stream: the stream for the engine's work, for which the caller waits.
-        graphs: whether to launch CUDA graphs where the engine allows it; where it does not, ``reporter`` is told once.
-        reporter: is told why there are no graphs, or no more of them.
+    CUDA graphs are launched if ``graphs`` is True and the engine allows it; ``reporter`` is told once why there are
+    none, or no more of them.
     """
 
     def __init__(
@@ -77,12 +73,10 @@ class Execution:
         return len(self._captured)
 
     def run(self, addresses: Mapping[str, int], batch: int) -> None:
-        """Put one batch on the stream.
+        """Put one batch of ``batch`` rows, within the engine's profile, on the stream.
 
-        Args:
-            addresses: every input's and output's address on the GPU, a multiple of 256; the memory there belongs to
-                the engine until the stream has come past this batch.
-            batch: the number of rows, within the engine's profile.
+        ``addresses`` are every input's and output's on the GPU, multiples of 256; the memory there belongs to the
+        engine until the stream has come past this batch.
 
         Raises:
             EngineError: TensorRT refused the batch, or failed.

@@ -8,7 +8,7 @@ import pytest
 from support.models.standin import write_crops
 
 from hybrid_edge.export.gates.comparison import Flip
-from hybrid_edge.export.gates.contact_sheet import MAX_IMAGES, write_flips
+from hybrid_edge.export.gates.contact_sheet import MAX_FLIPS, write_flips
 from hybrid_edge.runtime.canvas.sheet import PICTURE_SIDE
 from hybrid_edge.runtime.opencv import cv2
 from hybrid_edge.runtime.preprocess import read_image
@@ -42,11 +42,11 @@ def test_the_sheet_shows_the_image_itself_and_is_the_same_each_time(tmp_path: Pa
 
 def test_at_most_48_are_shown(tmp_path: Path, flip: Flip) -> None:
     many, most = (
-        write_flips(tmp_path / f"{count}.png", [flip] * count, "fp16-cuda", 1000) for count in (100, MAX_IMAGES)
+        write_flips(tmp_path / f"{count}.png", [flip] * count, "fp16-cuda", 1000) for count in (100, MAX_FLIPS)
     )
     assert many is not None
     assert most is not None
-    assert read_image(many).shape[0] == read_image(most).shape[0] > MAX_IMAGES / 6 * PICTURE_SIDE
+    assert read_image(many).shape[0] == read_image(most).shape[0] > MAX_FLIPS / 6 * PICTURE_SIDE
 
 
 @pytest.mark.filterwarnings("error")

@@ -67,3 +67,12 @@ def test_a_service_that_stops_is_not_called_ready_after_that(systemd: socket.soc
     notifier.stopping()
     notifier.alive()
     assert read(systemd) == ["STOPPING=1", "WATCHDOG=1"]
+
+
+def test_another_process_watchdog_is_left_alone(systemd: socket.socket, tmp_path: Path) -> None:
+    read(systemd)
+    notifier = Notifier({"NOTIFY_SOCKET": str(tmp_path / "notify"), "WATCHDOG_USEC": "60000000", "WATCHDOG_PID": "1"})
+    notifier.alive()
+    notifier.stopping()
+    notifier.close()
+    assert read(systemd) == ["STOPPING=1"]

@@ -3,13 +3,11 @@ from __future__ import annotations
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from support.live import supervised
@@ -21,14 +19,9 @@ QUICK = "1,1,1"
 class Run:
     """A supervisor with its workers, and what they print."""
 
-    def __init__(self, *modes: str, limits: str = QUICK, environment: dict[str, str] | None = None) -> None:
-        self.process = subprocess.Popen(
-            [sys.executable, supervised.SCRIPT, limits, *modes],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            env={**os.environ, **(environment or {})},
-        )
+    def __init__(self, *modes: str, limits: str = QUICK) -> None:
+        command = [sys.executable, supervised.SCRIPT, limits, *modes]
+        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         self.lines: list[str] = []
         self.pids: list[int] = []
 
@@ -68,8 +61,8 @@ class Run:
 def run() -> Iterator[Start]:
     runs: list[Run] = []
 
-    def start(*modes: str, **settings: Any) -> Run:
-        runs.append(Run(*modes, **settings))
+    def start(*modes: str, limits: str = QUICK) -> Run:
+        runs.append(Run(*modes, limits=limits))
         return runs[-1]
 
     yield start
@@ -237,20 +230,6 @@ def test_ctrl_z_stops_the_worker_too_and_is_held_against_nobody(run: Start) -> N
         watched.until("frame")
     assert watched.end(signal.SIGTERM)[0] == 0
     assert len(watched.workers) == 1
-
-
-def test_another_process_watchdog_is_left_alone(run: Start, tmp_path: Path) -> None:
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
-        systemd.bind(str(tmp_path / "notify"))
-        environment = {"NOTIFY_SOCKET": str(tmp_path / "notify"), "WATCHDOG_USEC": "100000", "WATCHDOG_PID": "1"}
-        watched = run("fine", environment=environment)
-        watched.until("frame 10")
-        watched.end(signal.SIGTERM)
-        systemd.setblocking(False)
-        told = []
-        while not told or told[-1] != "STOPPING=1":
-            told.append(systemd.recv(4096).decode())
-    assert "WATCHDOG=1" not in told
 
 
 def test_a_machine_that_starts_no_more_processes_is_an_error_with_the_reason() -> None:
