@@ -103,10 +103,8 @@ class BenchRequest:
 class BenchProgress:
     """The functions that are told how far the work is.
 
-    Attributes:
-        begin: called when a part of the work begins, with its name and its number of steps.
-        step: called after each step, outside of what is timed.
-        reporter: told of the progress of TensorRT's builds.
+    ``begin`` gets the name and the number of steps of a part of the work when that begins; ``step`` is called after
+    each step, outside of what is timed. ``reporter`` is told of the progress of TensorRT's builds.
     """
 
     begin: Callable[[str, int], None] = lambda _name, _count: None
@@ -146,8 +144,7 @@ def open_variants(
 ) -> tuple[list[Selection], dict[str, str]]:
     """Open every chosen variant that runs here and passes its golden check; they are closed with the stack.
 
-    Returns:
-        The open variants in the manifest's order, and by name the reasons why others were left out.
+    They come in the manifest's order, with the reasons, by name, why others were left out.
 
     Raises:
         UsageError, BundleError: as ``choose_variants`` raises them.
@@ -187,9 +184,8 @@ def open_variants(
 def predict_limits(request: BenchRequest, device: str) -> tuple[list[tuple[str, int, Limit | None]], Rates]:
     """Compute the bounds of the chosen variants on a device that isn't here; without a choice, of all that it runs.
 
-    Returns:
-        One bound for each artifact and batch size: the names of the variants that share the artifact, the batch size,
-        and the limit, None where its cost was not recorded; and the device's rates.
+    There is one bound for each artifact and batch size: the names of the variants that share the artifact, the batch
+    size, and the limit, None where its cost was not recorded. With them come the device's rates.
 
     Raises:
         UsageError: there is no such device, backend, precision or variant.
@@ -224,14 +220,10 @@ Frames = list[npt.NDArray[np.uint8]]
 
 @dataclass
 class TimedCase:
-    """A variant at a batch size, with its memory allocated.
+    """A variant at a batch size, the number of frames in a call, with its memory allocated.
 
-    Attributes:
-        selection: the backend and the variant.
-        batch: the number of frames in a call.
-        calls: what is timed: ``inference``, then ``preprocess``, ``whole``, and ``copy in`` and ``copy out`` where data
-            are copied.
-        profile: takes a number of runs, and returns the milliseconds of each node over these.
+    ``calls`` are what is timed: ``inference``, then ``preprocess``, ``whole``, and ``copy in`` and ``copy out`` where
+    data are copied. ``profile`` takes a number of runs, and returns the milliseconds of each node over these.
     """
 
     selection: Selection
@@ -279,13 +271,7 @@ def make_frames(bundle: Bundle, count: int) -> Frames:
 
 
 def make_case(bundle: Bundle, selection: Selection, batch: int, frames: Frames) -> TimedCase:
-    """Allocate a case's buffers and name its calls.
-
-    Args:
-        bundle: the bundle that the selection is from.
-        selection: an open variant.
-        batch: the number of frames in a call.
-        frames: at least ``batch`` frames, (H, W, 3) uint8 BGR.
+    """Allocate a case's buffers and name its calls, of ``batch`` frames each; ``frames`` has that many or more.
 
     Raises:
         BackendError: the memory does not suffice.

@@ -32,13 +32,9 @@ MIB = 2**20
 def measure_starts(
     wanted: Mapping[str, Any], variants: Iterable[str], count: int, after: Callable[[], object] = lambda: None
 ) -> dict[str, Start]:
-    """Start ``count`` processes for each variant, in turn, and take the medians.
+    """Start ``count`` processes for each variant, in turn, and take the medians; call ``after`` after each process.
 
-    Args:
-        wanted: what ``classify_first`` is asked for, but for the variant; TensorRT's engines are built already.
-        variants: the variants' names.
-        count: the number of processes for each variant, 0 for none.
-        after: called after each process.
+    ``wanted`` is what ``classify_first`` is asked for, but for the variant; TensorRT's engines are built already.
 
     Raises:
         BackendError: one of the processes failed; the message quotes what it said.
@@ -82,12 +78,9 @@ def _medians(runs: list[dict[str, Any]]) -> dict[str, Any]:
 def classify_first(request: dict[str, Any], moment: Callable[[], None]) -> float | None:
     """Open a variant, check it and classify a golden example, as a fresh process does.
 
-    Args:
-        request: has ``bundle``, ``variant`` (its name), ``threads``, and ``profile`` of its engine.
-        moment: notes the time; called after the imports, the opening, the check and the classification.
-
-    Returns:
-        The MiB of the GPU's memory that all this took; None for a CPU.
+    ``request`` has ``bundle``, ``variant`` (its name), ``threads``, and ``profile`` of its engine. ``moment`` notes the
+    time; it is called after the imports, the opening, the check and the classification. Returned are the MiB of the
+    GPU's memory that all this took; None for a CPU.
     """
     from ..backends import open_variant  # noqa: PLC0415  # how long the imports take is a figure
     from ..backends.cuda import find_gpu  # noqa: PLC0415

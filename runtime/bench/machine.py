@@ -70,11 +70,9 @@ OPTION_PATH = re.compile(r"([^/]*=)?(/.+)", re.DOTALL)  # --json=/home/me/a b.js
 
 
 def record_machine(before: Clocks, root: Path = ROOT) -> Machine:
-    """Return the record of this machine.
+    """Return the record of this machine, with ``before``, its clocks when measuring began, from ``read_clocks``.
 
-    Args:
-        before: the clocks when measuring began, from ``read_clocks``.
-        root: the folder that /proc and /sys are in.
+    ``root`` is the folder that /proc and /sys are in.
     """
     gpu = query_gpu()
     found = POWER_MODE.search(_tool_output(["nvpmodel", "-q"]))
@@ -156,7 +154,6 @@ def measure_power(call: Callable[[], object], seconds: float = POWER_SECONDS) ->
 
 
 def _repeat(call: Callable[[], object], seconds: float) -> int:
-    """Repeat a call for so many seconds, at least once, and return how often it was made."""
     end = time.monotonic() + seconds
     count = 0
     while count == 0 or time.monotonic() < end:

@@ -69,9 +69,8 @@ class _Task(NamedTuple):
 def probe(seconds: float, threads: int | None = None) -> Rates:
     """Measure this machine's CPU: FP32 and INT8 products, and reading from memory and, if its size is known, a cache.
 
-    Args:
-        seconds: about how long all measurements take together; each is repeated eight times at least.
-        threads: how many threads work at once; None takes one for each CPU that this process may use.
+    All measurements together take about so many seconds; each is repeated eight times at least. None as ``threads``
+    takes one for each CPU that this process may use.
 
     Raises:
         BackendUnavailableError: ONNX Runtime is not installed.

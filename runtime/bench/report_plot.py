@@ -36,11 +36,7 @@ MARGIN = 0.01  # share of the width that is left free beside title and caption
 
 
 def require_matplotlib() -> None:
-    """Refuse a plot, before anything is measured, where it can't be drawn.
-
-    Raises:
-        BenchError: matplotlib is not installed.
-    """
+    """Refuse a plot with a BenchError, before anything is measured, where matplotlib is not installed."""
     if find_spec("matplotlib") is None:
         raise BenchError("expected matplotlib for --plot, found none; pip install 'hybrid-edge[plot]'")
 
@@ -57,11 +53,7 @@ def write_plot(report: BenchReport, path: Path) -> None:
 
 
 def draw_report(report: BenchReport) -> Figure:
-    """Return the figure that ``write_plot`` writes.
-
-    Raises:
-        BenchError: the report has no case.
-    """
+    """Return the figure that ``write_plot`` writes; its errors are the same."""
     from matplotlib.figure import Figure  # noqa: PLC0415  # half a second, and not on every device
 
     variants: dict[str, list[Case]] = {}

@@ -113,7 +113,6 @@ def _show_stages(report: BenchReport) -> None:
 
 
 def _show_limits(report: BenchReport) -> None:
-    """Print the limit beside the inference of the cases that have one, and whose rates it is from."""
     rates = report.rates or {}
     branches = _limited_branches(case.limit for case in report.cases)
     heads = ("", "batch", "p50", "limit", "of it", *branches.values())
@@ -142,7 +141,6 @@ def _show_starts(report: BenchReport) -> None:
 
 
 def _limited_branches(limits: Iterable[Limit | None]) -> dict[str, str]:
-    """Return the heads of the branches whose limiting factor is known, by branch."""
     found = {name for limit in limits if limit for name in limit.limited_by}
     return {name: head for name, head in LIMITED.items() if name in found}
 

@@ -69,10 +69,6 @@ def bench(request: BenchRequest, progress: BenchProgress | None = None) -> Bench
     another order, a burst of calls each. The branches' shares come from profiles of their own, taken afterwards; memory
     and the time to the first prediction from fresh processes, started before.
 
-    Args:
-        request: says what to measure, how long, and whether to measure the machine's rates too.
-        progress: told how far the work is.
-
     Raises:
         UsageError: a name is not known to the bundle or the runtime.
         BundleError: there is no bundle, or it is damaged.
@@ -119,13 +115,9 @@ def bench(request: BenchRequest, progress: BenchProgress | None = None) -> Bench
 def branch_shares(nodes: Mapping[str, float], spec: ModelSpec) -> dict[str, float]:
     """Return the shares of a profile's time by branch, which add up to 1, for the branches that the model has.
 
-    Args:
-        nodes: time by the node's name, in any unit.
-        spec: the model's spec.
-
-    Returns:
-        Shares in the order ``cnn``, ``recurrent``, ``head``; an empty mapping where no time was spent, or most of it in
-        nodes of both branches, as in an engine that TensorRT made one node of.
+    ``nodes`` has the time by the node's name, in any unit. The order is ``cnn``, ``recurrent``, ``head``; the mapping
+    is empty where no time was spent, or most of it in nodes of both branches, as in an engine that TensorRT made one
+    node of.
     """
     total = sum(nodes.values())
     unsplit = sum(time for node, time in nodes.items() if len(_named_branches(node)) > 1)
@@ -226,7 +218,6 @@ def _measure_power(cases: Sequence[TimedCase], progress: BenchProgress) -> tuple
 def _notes(
     machine: Machine, cases: Sequence[Case], variants: Sequence[Variant], rates: Mapping[str, Rates]
 ) -> list[str]:
-    """Return the notes that a reader must know before believing the numbers."""
     notes = [busy_before(machine), slowed_down(machine.before, machine.after) if machine.after else None]
     if few := [case.name for case in cases if case.few]:
         again = f"measure again with --rounds {MIN_ROUNDS} or more"
