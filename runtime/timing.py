@@ -71,18 +71,11 @@ def time_bursts(
     that drifts from round to round does so for all cases alike. The first call of a visit does not count: caches,
     clocks and threads are then still as the case before left them.
 
-    Args:
-        cases: the parts of each case, by its name: callables that return only when their work is done, by name. The
-            first part is the one that is called before anything counts.
-        rounds: the number of rounds, at least 1.
-        burst_s: seconds for which each part is called in a round, and at least once.
-        warm_up_s: seconds for which the first part of each case is called before the first round; the others, once.
-        seed: the seed of the order of the cases.
-        after: is called after each visit, outside of what is timed.
-        clock: a monotonic clock, in seconds; it is read once a call.
-
-    Returns:
-        By case and part, for each round the times of its calls, (count,) float64, milliseconds.
+    A case has parts by name, callables that return only when their work is done; each is called for ``burst_s`` seconds
+    in a round, and at least once. Before the first round the first part of each case is called for ``warm_up_s``
+    seconds, the others once. ``after`` is called after each visit, outside of what is timed; ``clock`` is monotonic, in
+    seconds, and read once a call. Returned are, by case and part, for each round the times of its calls, (count,)
+    float64, milliseconds.
     """
     for parts in cases.values():
         for number, call in enumerate(parts.values()):

@@ -122,14 +122,10 @@ def open_variant(
     engine: EngineOptions | None = None,
     reporter: Reporter | None = None,
 ) -> Selection:
-    """Open this variant on the engine that it was made for, and on no other; arguments are as for ``open_backend``.
+    """Open this variant on the engine that it was made for, and on no other.
 
-    Raises:
-        BundleError: the variant's file is damaged.
-        BackendUnavailableError: the engine, or the CPU's instructions for this variant, are not on this machine.
-        BackendError: the engine refused the graph.
-        EngineMissingError: TensorRT has no engine of the variant yet, and ``engine`` says not to build one.
-        Int8EngineError: TensorRT does not build this INT8 graph here.
+    Arguments and errors are those of ``open_backend``; BackendUnavailableError also says that the CPU lacks the
+    instructions for this variant.
     """
     request = _Request(
         bundle, variant.target, variant.precision, threads, engine or EngineOptions(), reporter or Reporter()

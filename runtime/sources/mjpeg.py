@@ -1,7 +1,7 @@
 """Read Motion JPEG over HTTP in Python, so that every wait ends and each damaged frame is known and counted.
 
-OpenCV's FFmpeg was measured in its place: it ends a stream at the first damaged frame or wrong length, answers no
-digest but MD5, and accepts every certificate.
+OpenCV's FFmpeg was measured in its place: it ends a stream at the first damaged frame or wrong length. Besides, the
+only digest that it answers is MD5, and it takes every certificate unless it is told otherwise.
 """
 
 from __future__ import annotations

@@ -60,13 +60,9 @@ class LoadedEngine:
     """An engine on the GPU; its contexts share the memory of their activations, so only one may run at a time.
 
     ``device`` names engine, version and device for messages; ``integrated`` says that the GPU shares the CPU's memory;
-    ``messages`` are what TensorRT said of this engine so far.
-
-    Raises:
-        BackendUnavailableError: TensorRT does not start here.
-        StaleEngineError: TensorRT refuses the engine.
-        EngineError: the engine's tensors are not the spec's, or TensorRT found too little memory.
-        BackendError: there is too little memory.
+    ``messages`` are what TensorRT said of this engine so far. Opening raises StaleEngineError where TensorRT refuses
+    the engine, which a new build may mend, and EngineError where its tensors are not the spec's or there is too little
+    memory.
     """
 
     def __init__(self, prepared: PreparedEngine, spec: ModelSpec, library: Library, gpu: Gpu) -> None:

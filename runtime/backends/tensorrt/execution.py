@@ -77,10 +77,6 @@ class Execution:
 
         ``addresses`` are every input's and output's on the GPU, multiples of 256; the memory there belongs to the
         engine until the stream has come past this batch.
-
-        Raises:
-            EngineError: TensorRT refused the batch, or failed.
-            BackendError: CUDA failed.
         """
         key = (*addresses.values(), batch)
         captured = self._captured.get(key)
