@@ -47,7 +47,7 @@ class JpegCutter:
         self._buffer += data
 
     def next(self) -> bytes | None:
-        """Return the next image, whole or damaged; None where more has to come, SourceError once that is ``MAX_JPEG``."""
+        """Return the next image, whole or damaged; None where more has to come, SourceError after ``MAX_JPEG``."""
         if not self._in_jpeg and (damaged := self._find_start()) is not None:
             return damaged
         if self._in_jpeg and (end := self._find_end()) is not None:
