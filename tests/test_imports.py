@@ -1,5 +1,3 @@
-"""What an import costs and promises: nothing heavy in the runtime, every public name there and documented."""
-
 from __future__ import annotations
 
 import ast
@@ -30,7 +28,6 @@ every_module = pytest.mark.parametrize("module", MODULES)
 
 
 def run(code: str, *arguments: str) -> str:
-    """What a few lines print in a process of their own."""
     result = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
     return result.stdout
@@ -46,7 +43,6 @@ def is_public(node: ast.AST) -> bool:
 
 
 def exported(tree: ast.Module) -> list[str] | None:
-    """The module's ``__all__``, or None where it has none."""
     for node in tree.body:
         if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__":
             return list(ast.literal_eval(node.value))
@@ -69,7 +65,6 @@ def defined(tree: ast.AST) -> set[str]:
 
 
 def public_definitions(module: str) -> Iterator[tuple[str, ast.AST]]:
-    """The module's public functions and classes, and the public methods of these classes."""
     for node in source(module).body:
         if is_public(node):
             yield node.name, node  # type: ignore[attr-defined]
@@ -78,7 +73,6 @@ def public_definitions(module: str) -> Iterator[tuple[str, ast.AST]]:
 
 
 def absolute(module: str, node: ast.ImportFrom) -> str:
-    """The module that ``from ... import`` in ``module`` names."""
     if not node.level:
         return node.module or ""
     package = module.split(".") if MODULES[module].name == "__init__.py" else module.split(".")[:-1]

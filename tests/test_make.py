@@ -1,5 +1,3 @@
-"""What make's targets promise, where a run of pytest on the project itself would not show it."""
-
 from __future__ import annotations
 
 import os

@@ -1,5 +1,3 @@
-"""The built package: what is inside it, and what it does in an empty environment with only ``[cpu]``."""
-
 from __future__ import annotations
 
 import json
@@ -35,13 +33,11 @@ class Built:
 
     @property
     def files(self) -> set[str]:
-        """The wheel's files, without its metadata."""
         names = zipfile.ZipFile(self.wheel).namelist()
         return {name for name in names if ".dist-info/" not in name}
 
     @property
     def metadata(self) -> PathDistribution:
-        """The wheel's metadata, as an installer reads it."""
         inside = zipfile.Path(self.wheel)
         return PathDistribution(next(item for item in inside.iterdir() if item.name.endswith(".dist-info")))
 
@@ -120,18 +116,15 @@ def installed(built: Built, tmp_path_factory: pytest.TempPathFactory) -> Install
 
 @pytest.fixture(scope="session")
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A bundle made by this environment, which the other one has never seen."""
     return make_bundle(tmp_path_factory.mktemp("elsewhere") / "bundle")
 
 
 def modules() -> set[str]:
-    """Every module of the checkout, by its path in the package."""
     found = {f"{path.relative_to(ROOT)}" for room in ROOMS for path in (ROOT / room).rglob("*.py")}
     return {f"hybrid_edge/{path}" for path in found} | {"hybrid_edge/__init__.py"}
 
 
 def extra(requires: list[str], name: str) -> set[str]:
-    """The distributions that an extra brings."""
     own = [line for line in requires if re.search(rf"""extra == ["']{name}["']""", line)]
     return {re.split(r"[^\w.-]", line)[0].lower() for line in own}
 

@@ -181,7 +181,6 @@ def test_a_graph_that_is_none_is_refused(images: CalibrationImages, tmp_path: Pa
 
 
 def moments_graph(operator: str) -> bytes:
-    """``sequence`` (N, 28, 28) through one operator."""
     shape = ["N", 28, 28]
     made = helper.make_graph(
         [helper.make_node(operator, ["sequence"], ["out"], name="out")],

@@ -24,7 +24,6 @@ def flip_a_bit(path: Path, place: int) -> None:
 
 
 def replace_golden(folder: Path, **arrays: np.ndarray) -> Bundle:
-    """The bundle with other golden tensors, hashes right."""
     manifest = Bundle.open(folder).manifest
     golden = manifest.golden.model_copy(update={"tensors": store(folder, "golden", "npz", npz(arrays))})
     write_manifest(folder, manifest.model_copy(update={"golden": golden}))

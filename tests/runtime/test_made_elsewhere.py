@@ -35,13 +35,11 @@ both_precisions = pytest.mark.parametrize("precision", NEAR)
 
 @pytest.fixture(scope="module")
 def bundle() -> Bundle:
-    """The one given, opened as the tar that it is."""
     return Bundle.open(GIVEN)
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The tar, unpacked by a user."""
     target = tmp_path_factory.mktemp("unpacked") / "bundle"
     with tarfile.open(GIVEN) as tar:
         tar.extractall(target)  # noqa: S202 - our own
@@ -50,7 +48,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def photos(bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The golden examples as files of several formats."""
     target = tmp_path_factory.mktemp("photos")
     suffixes = (".png", ".bmp", ".tiff", ".ppm")  # none of them loses anything
     for number, frame in enumerate(bundle.golden_images()):
@@ -60,7 +57,6 @@ def photos(bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def exported(bundle: Bundle, precision: str) -> Any:
-    """What the exporter's machine computed for the golden examples."""
     (variant,) = [item for item in bundle.manifest.variants if (item.target, item.precision) == ("cpu", precision)]
     return bundle.golden_outputs(variant).probabilities
 

@@ -12,7 +12,6 @@ from hybrid_edge.runtime.manifest import FORMAT_VERSION, MANIFEST, MAX_MANIFEST_
 
 @pytest.fixture
 def content(folder: Path) -> dict[str, Any]:
-    """A valid manifest as plain JSON."""
     parsed: dict[str, Any] = json.loads((folder / MANIFEST).read_text())
     return parsed
 

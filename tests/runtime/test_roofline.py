@@ -1,5 +1,3 @@
-"""Limits against arithmetic done by hand, costs as a manifest holds them, devices against what their makers print."""
-
 from __future__ import annotations
 
 import json
@@ -123,7 +121,6 @@ COST = Cost(
 
 @pytest.fixture
 def manifest(tmp_path: Path) -> dict[str, Any]:
-    """Of a small bundle whose variant's cost is ``COST``, as JSON."""
     found = Bundle.open(make_bundle(tmp_path / "bundle")).manifest
     variants = tuple(item.model_copy(update={"cost": COST}) for item in found.variants)
     content: dict[str, Any] = json.loads(found.model_copy(update={"variants": variants}).model_dump_json())

@@ -1,5 +1,3 @@
-"""Batches: order, shuffling that can be resumed, augmentation, cached features."""
-
 from __future__ import annotations
 
 from pathlib import Path

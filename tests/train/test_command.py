@@ -1,5 +1,3 @@
-"""hybrid-train as a user calls it: settings from flags, faults before any training, the table at the end."""
-
 from __future__ import annotations
 
 import json
@@ -26,7 +24,6 @@ Settings = Callable[..., TrainSettings]
 
 @pytest.fixture
 def settings(monkeypatch: pytest.MonkeyPatch) -> Settings:
-    """The settings with which the command starts a training."""
     from hybrid_edge.train import trainer
 
     seen: list[TrainSettings] = []

@@ -1,5 +1,3 @@
-"""Top-1, top-5, class rates and the confusion matrix, and their pictures."""
-
 from __future__ import annotations
 
 import warnings

@@ -1,5 +1,3 @@
-"""Handwritten digits to class folders: scikit-learn's and MNIST, with and without a network."""
-
 from __future__ import annotations
 
 import sys

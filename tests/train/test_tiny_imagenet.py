@@ -1,5 +1,3 @@
-"""Tiny ImageNet to class folders: bytes, names, reruns, kills in the middle, choice of classes, faults, the command."""
-
 from __future__ import annotations
 
 import io

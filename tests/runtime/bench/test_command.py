@@ -21,8 +21,6 @@ Command = Callable[..., tuple[object, str, str]]
 
 @pytest.fixture
 def command(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Command:
-    """Calls the command in this process: exit code, stdout, stderr."""
-
     def call(*arguments: object) -> tuple[object, str, str]:
         monkeypatch.setattr(sys, "argv", ["hybrid-bench", *map(str, arguments)])
         with pytest.raises(SystemExit) as leaving:

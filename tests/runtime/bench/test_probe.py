@@ -1,5 +1,3 @@
-"""The probe on this machine, and the parts that it is made of; what the system says of this process."""
-
 from __future__ import annotations
 
 from pathlib import Path

@@ -1,5 +1,3 @@
-"""``bench`` on a real bundle, really measured: no assertion is about how long anything took."""
-
 from __future__ import annotations
 
 import sys

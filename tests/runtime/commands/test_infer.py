@@ -343,7 +343,6 @@ CSI = Camera(
 
 @pytest.fixture
 def cameras(monkeypatch: pytest.MonkeyPatch) -> list[Camera]:
-    """Takes the place of this machine's cameras."""
     found = [CSI, USB]
     monkeypatch.setattr(camera, "list_cameras", lambda: found)
     return found

@@ -1,5 +1,3 @@
-"""The whole command on a real stream: worker and supervisor, hangs, signals, outputs."""
-
 from __future__ import annotations
 
 import os

@@ -1,5 +1,3 @@
-"""hybrid-compare: three bundles of the same classes, images in class folders, and the command in this process."""
-
 from __future__ import annotations
 
 import io
@@ -27,20 +25,16 @@ NAMES = ("hybrid", "cnn", "rnn")
 
 @dataclass(frozen=True)
 class Done:
-    """What a call of the command left."""
-
     code: int
     out: str
     err: str
 
     @property
     def lines(self) -> list[dict[str, Any]]:
-        """Stdout's JSON lines."""
         return [json.loads(line) for line in self.out.splitlines()]
 
     @property
     def comparison(self) -> dict[str, Any]:
-        """The last line's figures."""
         found: dict[str, Any] = self.lines[-1]["comparison"]
         return found
 
@@ -84,12 +78,10 @@ def compare(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.Captu
 
 
 def named(runs: Path) -> list[object]:
-    """The options that compare all three."""
     return ["--bundle", runs / "hybrid", "--with", runs / "cnn", "--with", runs / "rnn"]
 
 
 def by_itself(bundle: Path, files: list[Path]) -> list[str]:
-    """A bundle's answers, found without the comparison."""
     with Classifier.load(bundle) as classifier:
         return [prediction.label for prediction in classifier.predict(files)]
 

@@ -1,5 +1,3 @@
-"""hybrid-draw as a process with a real window under Xvfb, and on a clock of the test's own without a display."""
-
 from __future__ import annotations
 
 import json
@@ -38,8 +36,6 @@ def display() -> Iterator[Display]:
 
 
 class Drawn:
-    """A running hybrid-draw, its mouse and its output."""
-
     def __init__(self, display: Display, folder: Path, *arguments: object, said: Path | None = None) -> None:
         self.display = display
         self.said = said or folder / "stdout.txt"
@@ -74,7 +70,6 @@ class Drawn:
         self.display.key(TITLE, key)
 
     def quit(self, key: str) -> int:
-        """Press a key that ends it; the exit code."""
         window = self.display.window(TITLE)
         # xdotool fails where the window is gone before it lets the key go, and X repeats it into the next window
         for command in (["key", "--window", window, key], ["keyup", key]):

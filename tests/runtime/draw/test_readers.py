@@ -1,5 +1,3 @@
-"""Which bundles are opened where none is named, what they are called, and what is saved of a drawing."""
-
 from __future__ import annotations
 
 import os

@@ -1,5 +1,3 @@
-"""What recordings show: the right pictures at the right times, really played back."""
-
 from __future__ import annotations
 
 import subprocess

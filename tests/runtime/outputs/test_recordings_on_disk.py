@@ -1,5 +1,3 @@
-"""Recordings as files: killed, cleared away while they grow, on full disks, and where none can be written."""
-
 from __future__ import annotations
 
 import os
@@ -173,7 +171,6 @@ def boxes(path: Path) -> list[str]:
 
 
 def process(mode: str, path: Path) -> list[str]:
-    """What a process that records says."""
     command = [sys.executable, recorder_process.__file__, mode, str(path)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True, env=ENVIRONMENT)
     return done.stdout.splitlines()

@@ -1,5 +1,3 @@
-"""Results on stdout: JSON lines for machines, rows for people."""
-
 from __future__ import annotations
 
 import io

@@ -1,5 +1,3 @@
-"""Smoothing over time: what is averaged, when it starts anew, and that it says so."""
-
 from __future__ import annotations
 
 import io
@@ -24,8 +22,6 @@ DOG = (0, 1.0, 0, 0, 0)
 
 
 class Kept(Sink):
-    """A sink that keeps what it is given."""
-
     def __init__(self, error: str = "", *, asked: bool = False) -> None:
         self.results: list[Result] = []
         self.told: list[object] = []
@@ -55,7 +51,6 @@ class Kept(Sink):
 
 
 def smoothed(seconds: float, items: Iterable[Result | Event], *live: str) -> Kept:
-    """What a sink gets of results and events that are smoothed."""
     kept = Kept()
     smoothing = Smoothing(seconds, [kept], live=live)
     for item in items:

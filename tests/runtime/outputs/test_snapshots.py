@@ -1,5 +1,3 @@
-"""Snapshots: which frames are kept, under which names, and conditions that can't be meant."""
-
 from __future__ import annotations
 
 from pathlib import Path

@@ -1,5 +1,3 @@
-"""The status line on a terminal and in a log."""
-
 from __future__ import annotations
 
 import contextlib

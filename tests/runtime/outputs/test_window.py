@@ -1,5 +1,3 @@
-"""The window: what a real one shows under Xvfb, its keys, its events, and its answer where there is no display."""
-
 from __future__ import annotations
 
 import os
@@ -37,8 +35,6 @@ def display() -> Iterator[Display]:
 
 
 class Shown:
-    """A window process and what it left behind."""
-
     def __init__(self, display: Display, folder: Path, *sources: str) -> None:
         self.display = display
         self.kept = folder / "picture.npy"
@@ -64,7 +60,6 @@ def is_color(picture: Pixels, color: tuple[int, int, int]) -> Pixels:
 
 
 def when_drawn(display: Display, color: tuple[int, int, int]) -> Pixels:
-    """The window's picture, once a color covers a part of it."""
     until = time.monotonic() + PATIENCE
     while True:
         picture = display.picture(TITLE)

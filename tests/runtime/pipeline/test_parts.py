@@ -1,5 +1,3 @@
-"""The pipeline's small parts: channels, mailboxes, pace, meters, allocator settings, listeners of events."""
-
 from __future__ import annotations
 
 import random

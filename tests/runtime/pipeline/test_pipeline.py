@@ -1,5 +1,3 @@
-"""The pipeline on files: every frame, in order, the same answers as the classifier alone."""
-
 from __future__ import annotations
 
 import threading

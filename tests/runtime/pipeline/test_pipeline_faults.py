@@ -1,5 +1,3 @@
-"""The pipeline's end from any state: on request, by a failure of any part."""
-
 from __future__ import annotations
 
 import threading
@@ -23,7 +21,6 @@ pytestmark = pytest.mark.usefixtures("every_thread_ends")
 def stop_after(
     seconds: float, classifier: Classifier, captures: list[object], sink: KeepingSink, **options: object
 ) -> float:
-    """Stop a run, and return how long the stopping took."""
     stop, stopped = threading.Event(), []
     timer = threading.Timer(seconds, lambda: (stopped.append(time.monotonic()), stop.set()))
     timer.start()
@@ -153,7 +150,6 @@ def test_the_activity_tells_a_stage_that_works_from_one_that_waits(classifier: C
 
 
 def raising(error: Exception, at: int) -> Callable[..., None]:
-    """``Preprocessor.fill``, but for one call."""
     calls = []
     fill = Preprocessor.fill
 

@@ -1,5 +1,3 @@
-"""Signals, in a process of their own."""
-
 from __future__ import annotations
 
 import signal

@@ -17,8 +17,6 @@ QUICK = "1,1,1"
 
 
 class Run:
-    """A supervisor with its workers, and what they print."""
-
     def __init__(self, *modes: str, limits: str = QUICK) -> None:
         command = [sys.executable, supervised.SCRIPT, limits, *modes]
         self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
@@ -26,7 +24,6 @@ class Run:
         self.pids: list[int] = []
 
     def until(self, pattern: str) -> str:
-        """Read until a line matches; returns it."""
         assert self.process.stdout is not None
         for line in self.process.stdout:
             self._keep(line.rstrip("\n"))
