@@ -71,6 +71,11 @@ def make_bundle(
     return folder
 
 
+def files_of(folder: Path) -> set[str]:
+    """The paths of all files below a folder."""
+    return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+
+
 def write_manifest(folder: Path, manifest: Manifest) -> None:
     """Replace the bundle's manifest."""
     (folder / MANIFEST).write_text(manifest.model_dump_json(indent=2))
