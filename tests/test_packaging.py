@@ -224,20 +224,6 @@ def test_hybrid_infer_prints_json_from_an_empty_folder(installed: Installed, bun
     assert "golden check: 8 examples" in result.stderr
 
 
-def test_both_environments_give_the_same_answer(installed: Installed, bundle: Path) -> None:
-    from hybrid_edge.runtime import Classifier
-
-    code = f"""
-from hybrid_edge.runtime import Classifier
-with Classifier.load({str(bundle)!r}) as classifier:
-    print(*classifier.predict([{str(PHOTOGRAPH)!r}])[0].probabilities)
-"""
-    there = [float(value) for value in installed.python(code).split()]
-    with Classifier.load(bundle) as classifier:
-        here = classifier.predict([PHOTOGRAPH])[0].probabilities
-    assert there == pytest.approx(list(here), abs=1e-6)
-
-
 @pytest.mark.parametrize(
     "command", ["hybrid-infer", "hybrid-compare", "hybrid-train", "hybrid-export", "hybrid-prepare"]
 )
@@ -258,16 +244,6 @@ def test_what_needs_the_train_extra_is_one_line_that_names_it(installed: Install
     assert (result.returncode, result.stdout) == (1, "")
     assert len(result.stderr.strip().splitlines()) == 1, result.stderr
     assert "hybrid-edge[train" in result.stderr
-
-
-def test_the_runtime_imports_without_an_engine_opencv_or_tensorflow(installed: Installed) -> None:
-    code = """
-import sys
-sys.modules.update(dict.fromkeys(("cv2", "onnxruntime", "tensorflow")))  # None there: not importable
-import hybrid_edge.runtime
-print(hybrid_edge.runtime.UsageError.exit_code)
-"""
-    assert installed.python(code) == "2"
 
 
 def test_a_missing_opencv_or_engine_is_an_error_that_names_the_extra(installed: Installed, bundle: Path) -> None:

@@ -1,9 +1,12 @@
 from __future__ import annotations
 
 import tarfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from support.live.display import Display, open_display
+from support.machines.commands import Ended, call_command
 from support.models.bundles import encode, make_bundle, sample_image
 
 from hybrid_edge.runtime.bundle import Bundle
@@ -39,3 +42,15 @@ def pack(folder: Path, path: Path) -> Path:
 def packed(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("HYBRID_EDGE_CACHE", str(tmp_path / "cache"))
     return pack(folder, tmp_path / "bundle.tar")
+
+
+@pytest.fixture
+def call(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Callable[..., Ended]:
+    """Runs a command in this process, given its name, its ``main`` and its arguments."""
+    return lambda name, main, *arguments: call_command(name, main, monkeypatch, capfd, *arguments)
+
+
+@pytest.fixture(scope="module")
+def display() -> Iterator[Display]:
+    with open_display() as opened:
+        yield opened

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from support.data.recordings import play, write_clip
 from support.machines.commands import command
 from support.models.bundles import encode
 
@@ -103,18 +104,13 @@ def test_hybrid_infer_reads_files_of_several_formats(bundle: Bundle, photos: Pat
 @pytest.mark.parametrize(("suffix", "codec"), [(".avi", "MJPG"), (".mp4", "mp4v")])
 def test_hybrid_infer_reads_a_video_and_records_one(bundle: Bundle, tmp_path: Path, suffix: str, codec: str) -> None:
     frames = [cv2.resize(frame, (128, 128), interpolation=cv2.INTER_NEAREST) for frame in bundle.golden_images()]
-    video, recorded = tmp_path / f"clip{suffix}", tmp_path / "recorded.mp4"
-    writer = cv2.VideoWriter(str(video), cv2.VideoWriter.fourcc(*codec), 5, (128, 128))
-    for frame in frames:
-        writer.write(frame)
-    writer.release()
+    video, recorded = write_clip(tmp_path / f"clip{suffix}", frames, 5, codec), tmp_path / "recorded.mp4"
     lines = infer(video, "--save", recorded)
     assert [line["frame"] for line in lines] == list(range(len(frames)))
     expected = exported(bundle, "fp32").argmax(axis=1)
     right = [line["labels"][0] == bundle.spec.class_labels[index] for line, index in zip(lines, expected, strict=True)]
     assert np.mean(right) >= 0.7  # a video's frames are not those that went in
-    capture = cv2.VideoCapture(str(recorded))
-    assert int(capture.get(cv2.CAP_PROP_FRAME_COUNT)) == len(frames)
+    assert len(play(recorded)) == len(frames)
 
 
 def test_hybrid_bench_measures_both_precisions(tmp_path: Path) -> None:

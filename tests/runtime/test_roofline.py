@@ -203,16 +203,3 @@ def test_a_name_without_a_size_is_the_larger_module() -> None:
 def test_an_unknown_device_is_refused_with_those_that_are_known() -> None:
     with pytest.raises(UsageError, match=r"orin-nano-super.*agx-orin.*found 'jetson'"):
         rates_of("jetson")
-
-
-def test_recurrent_weights_bound_a_jetson_by_its_memory() -> None:
-    """The reference model's two states of 2048 in FP16, read 22 times each from 68 and 102 GB/s."""
-    state = 2 * 2048 * 8192
-    cost = Cost(
-        head=BranchCost(),
-        recurrent=BranchCost({"fp16": 1_856_446_464}, (WeightReads(state, 22), WeightReads(state, 22))),
-    )
-    slow, fast = (limit_of(cost, DEVICES[name], 1) for name in ("orin-nano", "orin-nano-super"))
-    assert slow.limited_by["recurrent"] == fast.limited_by["recurrent"] == "memory"
-    assert slow.ms == pytest.approx(2 * 22 * state / 68e6, rel=0.07)  # 2 MiB of each can stay
-    assert slow.ms / fast.ms == pytest.approx(102 / 68)

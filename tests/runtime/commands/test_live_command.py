@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.data.recordings import write_clip
 from support.live.display import open_display
 from support.live.run import COMMAND, HANGING, LiveRun, frames_of, processes_of
-from support.models.bundles import make_bundle
+from support.models.bundles import make_bundle, sample_image
 from support.streams.servers import MjpegStream
 
 from hybrid_edge.runtime.opencv import cv2
@@ -241,11 +242,7 @@ def test_a_bundle_that_is_not_there_ends_worker_and_supervisor_with_its_code(tmp
 
 
 def test_a_video_under_a_supervisor_ends_by_itself(bundle: Path, tmp_path: Path) -> None:
-    video = tmp_path / "clip.avi"
-    writer = cv2.VideoWriter(str(video), cv2.VideoWriter.fourcc(*"MJPG"), 25, (64, 48))
-    for value in range(20):
-        writer.write(cv2.merge([cv2.UMat(48, 64, cv2.CV_8U, value * 10).get()] * 3))
-    writer.release()
+    video = write_clip(tmp_path / "clip.avi", [sample_image(number, 48, 64) for number in range(20)])
     with LiveRun(video, "--bundle", bundle, "--supervise") as run:
         assert run.end() == 0
         assert [line["frame"] for line in run.results] == list(range(20))

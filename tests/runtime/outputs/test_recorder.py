@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from support.data.recordings import at, lasts, play, record, times
+from support.data.recordings import at, lasts, play, record, times, write_clip
 from support.live.results import make_result
-from support.models.bundles import make_bundle
+from support.models.bundles import make_bundle, sample_image
 
 from hybrid_edge.runtime.frame import Pixels
 from hybrid_edge.runtime.opencv import cv2
@@ -199,11 +199,8 @@ def test_a_picture_whose_time_goes_back_comes_behind_the_one_before(tmp_path: Pa
 
 
 def test_what_the_command_records_of_videos_of_ten_frames_a_second_lasts_as_long(tmp_path: Path) -> None:
-    bundle, clip = make_bundle(tmp_path / "bundle"), tmp_path / "clip.avi"
-    writer = cv2.VideoWriter(str(clip), cv2.VideoWriter.fourcc(*"MJPG"), 10, (64, 48))
-    for index in range(20):
-        writer.write(make_result(color=(0, 0, 10 * index), size=(64, 48)).frame.image)  # type: ignore[arg-type]
-    writer.release()
+    bundle = make_bundle(tmp_path / "bundle")
+    clip = write_clip(tmp_path / "clip.avi", [sample_image(index, 48, 64) for index in range(20)], rate=10)
     arguments = (clip, clip, "--bundle", bundle, "--save", tmp_path / "twice.mp4")
     program = [sys.executable, "-m", "hybrid_edge.runtime.commands.infer", *map(str, arguments)]
     subprocess.run(program, check=True, capture_output=True, timeout=120)

@@ -5,7 +5,6 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -25,13 +24,6 @@ from hybrid_edge.runtime.outputs.window import Tile, Window
 from hybrid_edge.runtime.sources.events import Event
 
 RED, GREEN = (0, 0, 255), (0, 255, 0)
-PATIENCE = 60.0
-
-
-@pytest.fixture(scope="module")
-def display() -> Iterator[Display]:
-    with open_display() as opened:
-        yield opened
 
 
 class Shown:
@@ -43,10 +35,7 @@ class Shown:
         self.process = subprocess.Popen(self.command, env=self.environment)
 
     def __enter__(self) -> Shown:
-        until = time.monotonic() + PATIENCE
-        while self.process.poll() is None and not self.display.picture(TITLE).any():
-            assert time.monotonic() < until, "the window is never painted"
-            time.sleep(0.1)
+        self.display.picture_when(TITLE, lambda picture: picture.any() or self.process.poll() is not None)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -59,19 +48,13 @@ def is_color(picture: Pixels, color: tuple[int, int, int]) -> Pixels:
     return np.asarray((np.abs(picture.astype(int) - color) <= 3).all(axis=2))
 
 
-def when_drawn(display: Display, color: tuple[int, int, int]) -> Pixels:
-    until = time.monotonic() + PATIENCE
-    while True:
-        picture = display.picture(TITLE)
-        if is_color(picture, color).mean() > 0.02:
-            return picture
-        assert time.monotonic() < until, "the picture never appeared"
-        time.sleep(0.1)
+def shows_red(picture: Pixels) -> bool:
+    return bool(is_color(picture, RED).mean() > 0.02)
 
 
 def test_a_window_shows_picture_bars_and_counts_and_q_stops(display: Display, tmp_path: Path) -> None:
     with Shown(display, tmp_path, "cam0") as shown:
-        picture = when_drawn(display, RED)
+        picture = display.picture_when(TITLE, shows_red)
         for key in ("x", "Left"):  # no key of ours, though the lowest byte of the arrow's code is Q
             display.key(TITLE, key)
         time.sleep(0.3)
@@ -92,7 +75,7 @@ def test_a_window_shows_picture_bars_and_counts_and_q_stops(display: Display, tm
 def test_escape_and_the_close_button_stop_too_and_two_sources_have_two_places(display: Display, tmp_path: Path) -> None:
     for stop in (lambda: display.key(TITLE, "Escape"), lambda: display.ask_to_close(TITLE)):
         with Shown(display, tmp_path, "cam0", "cam1") as shown:
-            picture = when_drawn(display, RED)
+            picture = display.picture_when(TITLE, shows_red)
             stop()
             assert shown.process.wait(20) == 0
         half = picture.shape[1] // 2
@@ -104,7 +87,7 @@ def test_escape_and_the_close_button_stop_too_and_two_sources_have_two_places(di
 
 def test_a_window_of_gtk_stays_open_and_closing_it_stops(display: Display, tmp_path: Path) -> None:
     with Shown(display, tmp_path, "gtk", "cam0") as shown:
-        when_drawn(display, RED)
+        display.picture_when(TITLE, shows_red)
         time.sleep(0.3)
         assert shown.process.poll() is None
         display.ask_to_close(TITLE)

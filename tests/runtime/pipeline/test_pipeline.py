@@ -5,9 +5,9 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import cv2
 import numpy as np
 import pytest
+from support.data.recordings import write_clip
 from support.live.pipelines import (
     Alive,
     Camera,
@@ -190,11 +190,7 @@ def test_live_frames_never_stand_two_deep_in_an_engine_that_takes_two(classifier
 
 
 def test_a_real_video_goes_through_as_the_classifier_reads_it(classifier: Classifier, tmp_path: Path) -> None:
-    path = tmp_path / "clip.avi"
-    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"MJPG"), 25, (64, 48))
-    for number in range(30):
-        writer.write(sample_image(number, 48, 64))
-    writer.release()
+    path = write_clip(tmp_path / "clip.avi", [sample_image(number, 48, 64) for number in range(30)])
     events = Events()
     sink = KeepingSink()
     summary = run(classifier, open_captures([path], CaptureOptions(), events), sink, events=events, batch=4)

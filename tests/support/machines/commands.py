@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 
@@ -20,6 +22,11 @@ class Ended(NamedTuple):
     code: int
     out: str
     err: str
+
+    @property
+    def lines(self) -> list[Any]:
+        """What was printed with ``--json``, a line each."""
+        return [json.loads(line) for line in self.out.splitlines()]
 
 
 def command(
@@ -46,4 +53,5 @@ def call_command(
     monkeypatch.setattr(sys, "argv", [name, *map(str, arguments)])
     with pytest.raises(SystemExit) as ended:
         main()
-    return Ended(int(ended.value.code or 0), *capture.readouterr())
+    out, err = capture.readouterr()
+    return Ended(int(ended.value.code or 0), out, re.sub(r"\x1b\[[0-9;]*m", "", err))
