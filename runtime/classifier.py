@@ -204,9 +204,7 @@ def _frame(image: Image, index: int) -> Frame:
 
 
 def load_announced(bundle: Bundle, what: str = "opening the bundle", **settings: Any) -> Classifier:
-    """Load a classifier by ``Classifier.load(bundle, **settings)`` under a spinner that shows ``what``, and announce
-    it.
-    """
+    """Load a classifier by ``Classifier.load(bundle, **settings)``, with a spinner that shows ``what``; announce it."""
     with waiting(what) as stop:
         classifier = Classifier.load(bundle, reporter=make_reporter(stop), **settings)
     announce(classifier)

@@ -246,7 +246,7 @@ def make_table(
     text: Collection[str] = (),
     caption: str = "",
 ) -> Table:
-    """Make a table for ``show_table``, with a head, of several lines perhaps, for each column; the first is for names.
+    """Make a table for ``show_table``; each column has a head, perhaps of several lines, and the first is for names.
 
     Columns whose head is in ``text`` begin on the left as names do; figures end on the right. ``caption`` stands below.
     """
