@@ -1,4 +1,4 @@
-"""Checks that a graph is the one that was declared, by looking at the graph and not at how it was written."""
+"""Looks at a finished graph, not at how it was written: is it the one declared, and in which precision does it run?"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Writes one LSTM layer with its steps one after the other, the form that quantization reaches into.
+"""Writes the recurrent branch straight from the Keras weights, in one of two forms that give the same.
+
+The form ``lstm`` has ONNX LSTM operators. In ``unrolled`` the input's projection is hoisted out of the recurrence into
+one matrix product, and a layer's steps are written out one after the other, which quantization can reach into:
 
     x (T, N, I) ──► MatMul W ──► Add b ──► Split
       ┌───────────────────────┬──────────────┴───────────┐

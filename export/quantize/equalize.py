@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 
-from ..convert.graph_reading import arrays, gives_float, producers, takers
+from ..convert.graph_reading import arrays, gives_float, integers_of, producers, takers
 from ..convert.graph_writer import GraphWriter
 from .channel_groups import HOMOGENEOUS, ChannelGroup, channel_groups, groups_of
 
@@ -103,7 +103,7 @@ class _Equalizer:
         padded convolution stays as it is.
         """
         own, maker = self._convolutions[node.name], self._makers.get(node.input[0])
-        pads = next((list(item.ints) for item in node.attribute if item.name == "pads"), [0])
+        pads = integers_of(node, "pads")
         automatic = any(item.name == "auto_pad" and item.s not in (b"NOTSET", b"VALID") for item in node.attribute)
         if maker is None or list(maker.input) != ["image"] or any(pads) or automatic or own.bias is None:
             return

@@ -31,14 +31,13 @@ PATIENCE = 60  # seconds for what takes one
 BACK = 5.0  # seconds within which a good frame is classified
 
 
-class Judge(Sink):
+class NewestSink(Sink):
     """A sink that keeps the newest classified frame of each source."""
 
     def __init__(self) -> None:
         self.newest = dict[str, Frame]()
 
     def write(self, result: Result) -> None:
-        """One result."""
         if result.prediction is not None:
             self.newest[result.frame.source] = result.frame
 
@@ -68,7 +67,7 @@ class Spoiler:
 
 
 @dataclass
-class Course:
+class DamageRun:
     """A pipeline that runs, and how long good frames took to be classified.
 
     Attributes:
@@ -76,7 +75,7 @@ class Course:
         packets: damaged ones of RTSP.
     """
 
-    judge: Judge
+    judge: NewestSink
     events: Events
     running: Future[Summary]
     delays: list[float] = field(default_factory=list)
@@ -126,13 +125,13 @@ class Course:
 
 
 @contextmanager
-def course(bundle: Path, streams: Sequence[Stream], pool: ThreadPoolExecutor) -> Iterator[Course]:
+def course(bundle: Path, streams: Sequence[Stream], pool: ThreadPoolExecutor) -> Iterator[DamageRun]:
     """A pipeline over the streams that classifies each of them, and is stopped in the end."""
-    events, judge, stop = Events(), Judge(), threading.Event()
+    events, judge, stop = Events(), NewestSink(), threading.Event()
     with Classifier.load(bundle) as classifier:
         captures = open_captures([stream.url for stream in streams], CaptureOptions(), events)
         pipeline = Pipeline(classifier, captures, [judge], PipelineOptions(), events)
-        begun = Course(judge, events, pool.submit(pipeline.run, stop))
+        begun = DamageRun(judge, events, pool.submit(pipeline.run, stop))
         try:
             for stream in streams:
                 begun.good(stream)

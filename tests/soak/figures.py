@@ -13,6 +13,10 @@ from pathlib import Path
 
 import numpy as np
 import typer
+from support.streams.reading import resources
+
+from hybrid_edge.runtime.outputs.sink import Sink
+from hybrid_edge.runtime.sources.events import Event
 
 MIB = 2**20
 # a process of its own: TensorFlow's memory is no part of what is measured
@@ -43,18 +47,13 @@ def rss() -> float:
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / MIB
 
 
-def count(folder: str) -> int:
-    """Entries of a folder."""
-    return sum(1 for _ in Path(folder).iterdir())
-
-
 @dataclass
 class Samples:
     """Memory, threads and descriptors, noted now and then by whoever calls ``note``, with a number of one's own."""
 
     at: list[float] = field(default_factory=list)
     memory: list[float] = field(default_factory=list)
-    threads: list[int] = field(default_factory=list)
+    threads: list[int] = field(default_factory=list)  # those of libraries too
     descriptors: list[int] = field(default_factory=list)
     due: float = 0.0
 
@@ -66,8 +65,9 @@ class Samples:
         self.due = now + every
         self.at.append(at)
         self.memory.append(rss())
-        self.threads.append(count("/proc/self/task"))  # those of libraries too
-        self.descriptors.append(count("/proc/self/fd"))
+        threads, descriptors, _ = resources()
+        self.threads.append(threads)
+        self.descriptors.append(descriptors)
 
     def after(self, start: float) -> Samples:
         """Those from a number on."""
@@ -82,6 +82,16 @@ class Samples:
         """MiB from the first samples to the last: medians of up to ten each."""
         few = max(1, min(10, len(self.memory) // 4))
         return float(np.median(self.memory[-few:]) - np.median(self.memory[:few]))
+
+
+class MeasuringSink(Sink):
+    """A sink that can keep samples, and says what goes wrong, which nothing does in a soak that passes."""
+
+    def __init__(self) -> None:
+        self.samples = Samples()
+
+    def event(self, event: Event) -> None:
+        typer.echo(str(event), err=True)
 
 
 def verdict(name: str, figures: Mapping[str, object], limits: Mapping[str, bool]) -> None:

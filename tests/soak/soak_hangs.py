@@ -25,8 +25,8 @@ NOTICE = 10.0  # seconds
 
 
 @dataclass(frozen=True)
-class Course:
-    """Where runs happen."""
+class HangingRuns:
+    """Runs whose engine hangs when it is told to, and where they happen."""
 
     url: str
     bundle: Path
@@ -66,7 +66,7 @@ def main(rounds: int = 3) -> None:
     mark = f"mark-{uuid.uuid4().hex}"
     noticed, flowing = dict[str, float](), dict[str, float]()
     with tempfile.TemporaryDirectory() as name, MjpegStream() as stream:
-        course = Course(stream.url, make_bundle(Path(name) / "bundle"), Path(name) / "order", mark)
+        course = HangingRuns(stream.url, make_bundle(Path(name) / "bundle"), Path(name) / "order", mark)
         for words in ("holding", "released"):
             times = [course.one_hang(words) for _ in range(rounds)]
             noticed[words], flowing[words] = (max(values) for values in zip(*times, strict=True))

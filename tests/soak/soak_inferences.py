@@ -9,19 +9,17 @@ from __future__ import annotations
 
 import tempfile
 import threading
-import time
-from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import typer
-from figures import Samples, digits_bundle, verdict
+from figures import MeasuringSink, digits_bundle, verdict
+from support.live.pipelines import Clip
 from support.models.bundles import sample_image
 
-from hybrid_edge.runtime import Classifier, Frame
-from hybrid_edge.runtime.outputs.sink import Result, Sink, Status
+from hybrid_edge.runtime import Classifier
+from hybrid_edge.runtime.outputs.sink import Result, Status
 from hybrid_edge.runtime.pipeline.dataflow import Pipeline, PipelineOptions
-from hybrid_edge.runtime.sources.events import Event, Events
+from hybrid_edge.runtime.sources.events import Events
 
 SLOPE = 1.0  # MiB for each 100,000 inferences
 STEP = 100_000
@@ -30,40 +28,18 @@ AHEAD = 500  # so many results before the last, threads begin to end: the source
 HEIGHT, WIDTH = 240, 320
 
 
-@dataclass
-class Source:
-    """So many frames as fast as they are taken, each in memory of its own."""
-
-    count: int
-    name: str = "frames"
-    live: bool = False
-
-    def frames(self, stop: threading.Event) -> Iterator[Frame]:
-        """Sixteen pictures again and again."""
-        pictures = [sample_image(seed, HEIGHT, WIDTH) for seed in range(16)]
-        for index in range(self.count):
-            if stop.is_set():
-                return
-            yield Frame(self.name, index, pictures[index % 16].copy(), None, True, time.monotonic(), time.time())
-
-
-class Judge(Sink):
+class CountingSink(MeasuringSink):
     """Notes memory, threads and descriptors over the number of results, up to ``last``."""
 
     def __init__(self, last: int) -> None:
+        super().__init__()
         self.results = 0
         self.last = last
-        self.samples = Samples()
 
     def write(self, result: Result) -> None:
-        """One more."""
         self.results += result.prediction is not None
         if self.results % 100 == 0 and self.results <= self.last:
             self.samples.note(self.results)
-
-    def event(self, event: Event) -> None:
-        """Nothing goes wrong here."""
-        typer.echo(str(event), err=True)
 
     def status(self, status: Status) -> None:
         """A line a minute."""
@@ -76,8 +52,10 @@ def main(count: int = 200_000, batch: int = 1, bundle: Path | None = None, backe
     with tempfile.TemporaryDirectory() as folder:
         opened = Classifier.load(digits_bundle(bundle, Path(folder)), backend=backend, batch_size=batch)
         with opened as classifier:
-            judge = Judge(count - AHEAD)
-            pipeline = Pipeline(classifier, [Source(count)], [judge], PipelineOptions(batch), Events())
+            judge = CountingSink(count - AHEAD)
+            pictures = [sample_image(seed, HEIGHT, WIDTH) for seed in range(16)]
+            clip = Clip(pictures[index % 16].copy() for index in range(count))  # each in memory of its own
+            pipeline = Pipeline(classifier, [clip], [judge], PipelineOptions(batch), Events())
             summary = pipeline.run(threading.Event())
             variant = classifier.selection.variant.name
     kept = judge.samples.after(WARM_UP * count)

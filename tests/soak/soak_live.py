@@ -10,19 +10,18 @@ from __future__ import annotations
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import typer
-from figures import Samples, verdict
-from support.live.pipelines import slowed
-from support.models.bundles import make_bundle, sample_image
+from figures import MeasuringSink, verdict
+from support.live.pipelines import Camera, slowed
+from support.models.bundles import make_bundle
 
-from hybrid_edge.runtime import Classifier, Frame
-from hybrid_edge.runtime.outputs.sink import Result, Sink, Status
+from hybrid_edge.runtime import Classifier
+from hybrid_edge.runtime.outputs.sink import Result, Status
 from hybrid_edge.runtime.pipeline.dataflow import Pipeline, PipelineOptions
-from hybrid_edge.runtime.sources.events import Event, Events
+from hybrid_edge.runtime.sources.events import Events
 from hybrid_edge.runtime.spec import preset
 
 FPS = 60
@@ -34,48 +33,23 @@ GROWTH = 5.0  # MiB
 PERCENTILE = 99
 
 
-class Source:
-    """Frames of 1280 x 720 on time, each in memory of its own, until it is stopped."""
-
-    name = "60 fps"
-    live = True
-
-    def __init__(self) -> None:
-        self.pictures = [sample_image(seed, HEIGHT, WIDTH) for seed in range(4)]
-        self.captured = 0
-
-    def frames(self, stop: threading.Event) -> Iterator[Frame]:
-        """Frames; a moment that was missed is not made up for."""
-        due = time.monotonic()
-        while not stop.wait(max(0.0, due - time.monotonic())):
-            image = self.pictures[self.captured % len(self.pictures)].copy()
-            yield Frame(self.name, self.captured, image, None, True, time.monotonic(), time.time())
-            self.captured += 1
-            due = max(due + PERIOD, time.monotonic())
-
-
-class Judge(Sink):
+class AgingSink(MeasuringSink):
     """Notes ages, counts and memory as results come."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.ages: list[float] = []
         self.inference: list[float] = []
-        self.samples = Samples()
         self.waiting = 0
         self.wrong = 0
         self.begun = time.monotonic()
         self.pipeline: Pipeline | None = None
 
     def write(self, result: Result) -> None:
-        """One result."""
         self.ages.append(result.age_ms)
         if result.prediction is not None:
             self.inference.append(result.prediction.inference_ms)
         self.poll()
-
-    def event(self, event: Event) -> None:
-        """Nothing goes wrong here."""
-        typer.echo(str(event), err=True)
 
     def status(self, status: Status) -> None:
         """A line a minute."""
@@ -102,8 +76,8 @@ def main(minutes: float = 10.0) -> None:
         spec = preset("digits").replace(class_labels=tuple("0123456789"))
         with Classifier.load(make_bundle(Path(folder) / "bundle", spec)) as classifier:
             slowed(classifier, SLOWER * PERIOD)
-            judge, stop, source = Judge(), threading.Event(), Source()
-            pipeline = judge.pipeline = Pipeline(classifier, [source], [judge], PipelineOptions(), Events())
+            judge, stop, camera = AgingSink(), threading.Event(), Camera(FPS, size=(HEIGHT, WIDTH))
+            pipeline = judge.pipeline = Pipeline(classifier, [camera], [judge], PipelineOptions(), Events())
             timer = threading.Timer(60 * minutes, stop.set)
             timer.start()
             summary = pipeline.run(stop)

@@ -10,7 +10,19 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from support.live.pipelines import Alive, Camera, Clip, Deep, Sink, Slow, balanced, images, run, slowed, stage_threads
+from support.live.pipelines import (
+    Alive,
+    Camera,
+    Clip,
+    Deep,
+    KeepingSink,
+    Slow,
+    balanced,
+    images,
+    run,
+    slowed,
+    stage_threads,
+)
 from support.models.bundles import sample_image
 
 from hybrid_edge.runtime import Classifier, Frame
@@ -22,13 +34,13 @@ from hybrid_edge.runtime.sources.events import Events
 from hybrid_edge.runtime.sources.names import CaptureOptions
 
 
-def logits(sink: Sink, name: str) -> np.ndarray:
+def logits(sink: KeepingSink, name: str) -> np.ndarray:
     return np.stack([result.prediction.logits for result in sink.of(name)])  # type: ignore[union-attr]
 
 
 @pytest.mark.parametrize("batch", [1, 3, 8])
 def test_every_frame_of_a_file_comes_out_in_order(classifier: Classifier, batch: int) -> None:
-    sink = Sink()
+    sink = KeepingSink()
     summary = run(classifier, [Clip(images(50))], sink, batch=batch)
     assert [result.frame.index for result in sink.results] == list(range(50))
     assert {result.batch for result in sink.results} <= {batch, 50 % batch}
@@ -40,7 +52,7 @@ def test_every_frame_of_a_file_comes_out_in_order(classifier: Classifier, batch:
 
 def test_predictions_are_the_classifiers_own_to_the_bit(folder: Path, classifier: Classifier) -> None:
     frames = images(60)
-    sink = Sink()
+    sink = KeepingSink()
     run(classifier, [Clip(frames)], sink)
     with Classifier.load(folder, check=False, batch_size=1) as alone:
         for result, expected in zip(sink.results, alone.predict(frames), strict=True):
@@ -54,7 +66,7 @@ def test_predictions_are_the_classifiers_own_to_the_bit(folder: Path, classifier
 
 def test_two_sources_of_a_thousand_frames_answer_as_each_alone(classifier: Classifier) -> None:
     first, second = Clip(images(1000), "first"), Clip(images(1000, seed=500), "second")
-    alone, together, batched = Sink(), Sink(), Sink()
+    alone, together, batched = KeepingSink(), KeepingSink(), KeepingSink()
     run(classifier, [first], alone)
     run(classifier, [second], alone)
     run(classifier, [first, second], together)
@@ -75,7 +87,7 @@ def test_what_is_finished_is_told_while_a_source_makes_the_engine_wait(
 ) -> None:
     """Small frames go from stage to stage some at a time; none of them may stay behind in between."""
     slowed(classifier, 0.001, kind)
-    sink = Sink()
+    sink = KeepingSink()
     missing: list[int] = []
 
     class Halting(Clip):
@@ -95,7 +107,7 @@ def test_what_is_finished_is_told_while_a_source_makes_the_engine_wait(
 
 
 def test_two_files_are_read_in_turn_and_share_batches(classifier: Classifier) -> None:
-    sink = Sink()
+    sink = KeepingSink()
     slowed(classifier, 0.002)
     run(classifier, [Clip(images(100), "first"), Clip(images(100), "second")], sink, batch=4)
     names = [result.frame.source for result in sink.results[:100]]
@@ -103,7 +115,7 @@ def test_two_files_are_read_in_turn_and_share_batches(classifier: Classifier) ->
 
 
 def test_a_source_that_ends_early_leaves_its_place_to_the_other(classifier: Classifier) -> None:
-    sink = Sink()
+    sink = KeepingSink()
     summary = run(classifier, [Clip(images(3), "short"), Clip(images(90), "long"), Clip([], "none")], sink, batch=4)
     assert len(sink.of("short")) == 3
     assert len(sink.of("long")) == 90
@@ -125,7 +137,7 @@ def test_frames_that_can_not_be_read_are_reported_in_their_places(
     classifier: Classifier, entries: list[object], error: str, batches: int
 ) -> None:
     engine = slowed(classifier)
-    sink = Sink()
+    sink = KeepingSink()
     summary = run(classifier, [Clip(entries)], sink, batch=4)  # type: ignore[arg-type]
     bad = [isinstance(entry, str) or entry is GRAY for entry in entries]
     assert [result.frame.index for result in sink.results] == list(range(len(entries)))
@@ -144,7 +156,7 @@ def test_a_slow_output_holds_the_source_up_and_nothing_grows(classifier: Classif
             for index in range(200):
                 yield Frame("x", index, alive.watch(sample_image(index)))
 
-    sink = Sink(on_write=lambda _: time.sleep(0.002), keep_images=False)
+    sink = KeepingSink(on_write=lambda _: time.sleep(0.002), keep_images=False)
     run(classifier, [Endless([])], sink, batch=2)
     assert len(sink.results) == 200
     assert alive.most <= QUEUE + 1 + 2 * 6  # waiting, in the source's hand, and in batches
@@ -155,7 +167,7 @@ def test_one_huge_photograph_at_a_time_waits(classifier: Classifier, monkeypatch
     monkeypatch.setattr("hybrid_edge.runtime.pipeline.mailbox.QUEUE_BYTES", 1000)
     monkeypatch.setattr("hybrid_edge.runtime.pipeline.stages.BATCH_BYTES", 1000)
     engine = slowed(classifier)
-    sink = Sink()
+    sink = KeepingSink()
     run(classifier, [Clip(images(30))], sink, batch=8)
     assert [result.frame.index for result in sink.results] == list(range(30))
     assert set(engine.batches) == {1}
@@ -163,7 +175,7 @@ def test_one_huge_photograph_at_a_time_waits(classifier: Classifier, monkeypatch
 
 def test_an_engine_that_takes_two_batches_gets_two(classifier: Classifier) -> None:
     engine = slowed(classifier, 0.003, Deep)
-    sink, alone = Sink(), Sink()
+    sink, alone = KeepingSink(), KeepingSink()
     frames = images(60)
     run(classifier, [Clip(frames)], sink, batch=2)
     assert [result.frame.index for result in sink.results] == list(range(60))
@@ -175,7 +187,7 @@ def test_an_engine_that_takes_two_batches_gets_two(classifier: Classifier) -> No
 
 def test_live_frames_never_stand_two_deep_in_an_engine_that_takes_two(classifier: Classifier) -> None:
     engine = slowed(classifier, 0.01, Deep)
-    run(classifier, [Camera(200), Camera(200, "other")], Sink(), after=0.3)
+    run(classifier, [Camera(200), Camera(200, "other")], KeepingSink(), after=0.3)
     assert engine.most == 1  # type: ignore[attr-defined]
 
 
@@ -186,7 +198,7 @@ def test_a_real_video_goes_through_as_the_classifier_reads_it(classifier: Classi
         writer.write(sample_image(number, 48, 64))
     writer.release()
     events = Events()
-    sink = Sink()
+    sink = KeepingSink()
     summary = run(classifier, open_captures([path], CaptureOptions(), events), sink, events=events, batch=4)
     assert summary.classified == 30
     assert [result.frame.index for result in sink.results] == list(range(30))
@@ -198,7 +210,7 @@ def test_a_real_video_goes_through_as_the_classifier_reads_it(classifier: Classi
 
 
 def test_the_status_at_the_end_has_every_count(classifier: Classifier) -> None:
-    sink = Sink()
+    sink = KeepingSink()
     summary = run(classifier, [Clip([*images(20), "bad"])], sink, batch=4)
     for status in (summary.status, sink.statuses[-1]):
         (source,) = status.sources

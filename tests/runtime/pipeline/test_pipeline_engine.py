@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from support.live.pipelines import Camera, Clip, Refusing, Sink, balanced, images, run, settled, slowed
+from support.live.pipelines import Camera, Clip, KeepingSink, Refusing, balanced, images, run, settled, slowed
 
 from hybrid_edge.runtime import Classifier
 from hybrid_edge.runtime.errors import BackendError
@@ -20,7 +20,7 @@ pytestmark = pytest.mark.usefixtures("every_thread_ends")
 
 def test_a_batch_that_fails_gives_up_its_frames_alone(classifier: Classifier) -> None:
     slowed(classifier, fails=lambda number: number in (1, 2, 4))
-    events, sink = Events(), Sink()
+    events, sink = Events(), KeepingSink()
     entries = [*images(10), "bad", *images(10)]
     summary = run(classifier, [Clip(entries)], sink, events=events, batch=2)
     assert events.count("engine-failed") == 3
@@ -35,7 +35,7 @@ def test_a_batch_that_is_refused_while_another_is_in_the_engine_keeps_its_place_
     classifier: Classifier,
 ) -> None:
     engine = slowed(classifier, 0.05, kind=Refusing, fails=lambda number: number in (2, 4))
-    events, sink = Events(), Sink()
+    events, sink = Events(), KeepingSink()
     entries = [*images(5), "bad", *images(6)]  # the third batch is the frames 4, 5 (unreadable) and 6
     summary = run(classifier, [Clip(entries)], sink, events=events, batch=2)
     assert engine.most == 2
@@ -50,14 +50,14 @@ def test_three_refused_batches_in_a_row_end_the_run_and_one_in_between_that_was_
 ) -> None:
     engine = slowed(classifier, 0.01, kind=Refusing, fails=lambda number: number in (1, 2, 4, 5, 6))
     with pytest.raises(BackendError, match="out of order"):
-        run(classifier, [Clip(images(40))], Sink())
+        run(classifier, [Clip(images(40))], KeepingSink())
     assert len(engine.batches) in (7, 8)  # the eighth may have been there when the third failure's turn came
 
 
 @pytest.mark.parametrize("captures", [[Camera(100)], [Clip(images(50))]])
 def test_three_failed_batches_in_a_row_end_the_run(classifier: Classifier, captures: list[object]) -> None:
     engine = slowed(classifier, fails=lambda number: number >= 2)
-    events, sink = Events(), Sink()
+    events, sink = Events(), KeepingSink()
     with pytest.raises(BackendError, match="out of order"):
         run(classifier, captures, sink, events=events)
     assert len(engine.batches) == 5
@@ -72,7 +72,7 @@ def test_an_engine_that_fails_in_another_way_ends_the_run(classifier: Classifier
 
     slowed(classifier, fails=fail)
     with pytest.raises(RuntimeError, match="a bug in the backend"):
-        run(classifier, [Camera(100)], Sink())
+        run(classifier, [Camera(100)], KeepingSink())
 
 
 @pytest.fixture
@@ -97,7 +97,7 @@ def hanging(classifier: Classifier) -> Iterator[threading.Event]:
 def test_an_engine_that_hangs_is_left_behind_in_time_and_named(
     classifier: Classifier, hanging: threading.Event
 ) -> None:
-    sink, stop = Sink(), threading.Event()
+    sink, stop = KeepingSink(), threading.Event()
     pipeline = Pipeline(classifier, [Camera(100)], [sink], PipelineOptions(), Events())
     with ThreadPoolExecutor(1) as pool:
         running = pool.submit(pipeline.run, stop)
@@ -120,7 +120,7 @@ def test_an_engine_that_hangs_in_a_run_that_fails_is_named_too(
             raise OSError("the window is gone")
         return False
 
-    pipeline = Pipeline(classifier, [Camera(100)], [Sink(on_poll=poll)], PipelineOptions(), Events())
+    pipeline = Pipeline(classifier, [Camera(100)], [KeepingSink(on_poll=poll)], PipelineOptions(), Events())
     with pytest.raises(OSError, match="the window is gone"):
         pipeline.run(threading.Event())
     assert pipeline.unfinished == ("infer",)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 import pytest
-from support.live.pipelines import Camera, Clip, Sink, images, run, settled, slowed
+from support.live.pipelines import Camera, Clip, KeepingSink, images, run, settled, slowed
 
 from hybrid_edge.runtime import Classifier, Frame
 from hybrid_edge.runtime.opencv import cv2
@@ -20,7 +20,9 @@ from hybrid_edge.runtime.sources.events import Events
 pytestmark = pytest.mark.usefixtures("every_thread_ends")
 
 
-def stop_after(seconds: float, classifier: Classifier, captures: list[object], sink: Sink, **options: object) -> float:
+def stop_after(
+    seconds: float, classifier: Classifier, captures: list[object], sink: KeepingSink, **options: object
+) -> float:
     """Stop a run, and return how long the stopping took."""
     stop, stopped = threading.Event(), []
     timer = threading.Timer(seconds, lambda: (stopped.append(time.monotonic()), stop.set()))
@@ -42,12 +44,12 @@ def test_a_run_stops_at_once_whatever_it_is_doing(
     classifier: Classifier, captures: list[object], seconds: float, options: dict[str, float]
 ) -> None:
     slowed(classifier, 0.03)
-    assert stop_after(seconds, classifier, captures, Sink(), **options) < 2
+    assert stop_after(seconds, classifier, captures, KeepingSink(), **options) < 2
 
 
 def test_what_is_in_the_engine_is_finished_and_written(classifier: Classifier) -> None:
     slowed(classifier, 0.4)
-    sink = Sink()
+    sink = KeepingSink()
     assert stop_after(0.2, classifier, [Clip(images(100))], sink) < 2
     assert [result.frame.index for result in sink.results] == [0]
 
@@ -57,13 +59,17 @@ def test_thirty_stops_under_load_leave_nothing_behind(classifier: Classifier) ->
     before = threading.active_count()
     for number in range(30):
         stop_after(
-            0.01 + 0.001 * number, classifier, [Camera(500), Clip(images(5) * 2000)], Sink(), batch=1 + number % 3
+            0.01 + 0.001 * number,
+            classifier,
+            [Camera(500), Clip(images(5) * 2000)],
+            KeepingSink(),
+            batch=1 + number % 3,
         )
     assert threading.active_count() <= before + 1  # a timer that is just ending
 
 
 def test_a_sink_that_asks_for_it_ends_the_run(classifier: Classifier) -> None:
-    sink, other = Sink(), Sink()
+    sink, other = KeepingSink(), KeepingSink()
     sink.on_poll = lambda: len(sink.results) >= 5
     summary = run(classifier, [Camera(200)], sink, other)
     assert summary.ending == "closed"
@@ -78,7 +84,7 @@ def test_an_exception_in_a_capture_ends_the_run_with_it(classifier: Classifier, 
             yield from super().frames(stop)
             raise KeyError("a bug")
 
-    sink = Sink()
+    sink = KeepingSink()
     with pytest.raises(KeyError, match="a bug"):
         run(classifier, [Broken(images(3), live=live), Camera(60)], sink)
     assert sink.closed == 1
@@ -89,7 +95,7 @@ def test_a_sink_that_fails_ends_the_run_after_the_others_are_closed(classifier: 
     def fail(*_: object) -> None:
         raise OSError(f"{method} failed")
 
-    events, first, broken, last = Events(), Sink(), Sink(), Sink()
+    events, first, broken, last = Events(), KeepingSink(), KeepingSink(), KeepingSink()
     setattr(broken, method, fail)
     stop = threading.Event()
     threading.Timer(1.2 if method == "status" else 0.2, stop.set).start()
@@ -104,7 +110,7 @@ def test_the_first_of_several_failures_is_the_one_that_is_raised(classifier: Cla
     def fail(result: object) -> None:
         raise OSError("the disk")
 
-    class Bad(Sink):
+    class Bad(KeepingSink):
         def close(self) -> None:
             raise KeyError("closing")
 
@@ -116,7 +122,7 @@ def test_an_interrupt_on_the_main_thread_drains_too(classifier: Classifier) -> N
     def interrupt() -> bool:
         raise KeyboardInterrupt
 
-    sink = Sink(on_poll=interrupt)
+    sink = KeepingSink(on_poll=interrupt)
     with pytest.raises(KeyboardInterrupt):
         run(classifier, [Camera(60)], sink)
     assert sink.closed == 1
@@ -124,7 +130,7 @@ def test_an_interrupt_on_the_main_thread_drains_too(classifier: Classifier) -> N
 
 def test_the_activity_tells_a_stage_that_works_from_one_that_waits(classifier: Classifier) -> None:
     slowed(classifier, 0.4)
-    sink = Sink(on_write=lambda _: time.sleep(0.001))
+    sink = KeepingSink(on_write=lambda _: time.sleep(0.001))
     pipeline = Pipeline(classifier, [Clip(images(3), "file"), Camera(limit=0)], [sink], PipelineOptions(), Events())
     stop = threading.Event()
     seen: list[dict[str, float]] = []
@@ -172,7 +178,7 @@ def test_preprocessing_short_of_memory_gives_up_that_frame(
     classifier: Classifier, monkeypatch: pytest.MonkeyPatch, error: Callable[[], Exception]
 ) -> None:
     monkeypatch.setattr(Preprocessor, "fill", raising(error(), 5))
-    events, sink = Events(), Sink()
+    events, sink = Events(), KeepingSink()
     summary = run(classifier, [Clip(images(10))], sink, events=events, batch=2)
     assert [result.frame.index for result in sink.results] == [0, 1, 2, 3, 5, 6, 7, 8, 9]
     assert (events.count("memory-short", "clip"), summary.dropped) == (1, 1)
@@ -187,7 +193,7 @@ def test_an_output_short_of_memory_goes_without_that_result(
         if result.frame.index == 4:
             raise error()
 
-    events, short, other = Events(), Sink(on_write=fail), Sink()
+    events, short, other = Events(), KeepingSink(on_write=fail), KeepingSink()
     summary = run(classifier, [Clip(images(10))], short, other, events=events, batch=2)
     assert [result.frame.index for result in short.results] == [0, 1, 2, 3, 5, 6, 7, 8, 9]
     assert len(other.results) == summary.classified == 10
@@ -198,7 +204,7 @@ def test_an_output_short_of_memory_goes_without_that_result(
 def test_a_bug_in_preprocessing_ends_the_run(classifier: Classifier, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Preprocessor, "fill", raising(cv2.error("a bug"), 5))
     with pytest.raises(cv2.error):
-        run(classifier, [Clip(images(10))], Sink())
+        run(classifier, [Clip(images(10))], KeepingSink())
 
 
 def test_capturing_short_of_memory_loses_one_frame(classifier: Classifier) -> None:
@@ -222,7 +228,7 @@ def test_capturing_short_of_memory_loses_one_frame(classifier: Classifier) -> No
                 raise StopIteration
             return Frame("clip", self.index, images(1)[0])
 
-    events, sink = Events(), Sink()
+    events, sink = Events(), KeepingSink()
     summary = run(classifier, [Tight([])], sink, events=events)
     assert [result.frame.index for result in sink.results] == [0, 1, 2, 4, 5]
     assert summary.status.sources[0].captured == 6
@@ -244,7 +250,7 @@ def test_a_camera_whose_reading_died_of_memory_is_opened_again(
                     raise MemoryError
 
     monkeypatch.setattr("hybrid_edge.runtime.pipeline.stages.REOPEN_PAUSE", 0.05)
-    events, camera, sink = Events(), Dying(100), Sink()
+    events, camera, sink = Events(), Dying(100), KeepingSink()
     summary = run(classifier, [camera], sink, after=0.5, events=events)
     assert camera.lives == 2
     assert events.count("memory-short", "camera") == 1
@@ -258,7 +264,7 @@ def test_a_file_whose_reading_died_of_memory_does_not_look_finished(classifier: 
             raise MemoryError("a photograph of 400 MB")
 
     with pytest.raises(MemoryError, match="400 MB"):
-        run(classifier, [Dying(images(3))], Sink())
+        run(classifier, [Dying(images(3))], KeepingSink())
 
 
 def test_a_captures_own_clean_up_runs_on_its_thread_when_the_run_ends_early(classifier: Classifier) -> None:
@@ -272,5 +278,5 @@ def test_a_captures_own_clean_up_runs_on_its_thread_when_the_run_ends_early(clas
                 cleaned.append(threading.current_thread().name)
 
     slowed(classifier, 0.02)
-    stop_after(0.1, classifier, [Open(images(9) * 100)], Sink())
+    stop_after(0.1, classifier, [Open(images(9) * 100)], KeepingSink())
     assert cleaned == ["capture clip"]

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
-from support.live.pipelines import Camera, Clip, Sink, balanced, images, run, slowed
+from support.live.pipelines import Camera, Clip, KeepingSink, balanced, images, run, slowed
 
 from hybrid_edge.runtime import Classifier
 from hybrid_edge.runtime.outputs.sink import Status
@@ -31,9 +31,9 @@ def snapshots(monkeypatch: pytest.MonkeyPatch) -> list[Status]:
     return found
 
 
-def until(enough: Callable[[Sink], bool]) -> Sink:
+def until(enough: Callable[[KeepingSink], bool]) -> KeepingSink:
     """A sink that ends the run when it has seen enough."""
-    sink = Sink()
+    sink = KeepingSink()
     sink.on_poll = lambda: enough(sink)
     return sink
 
@@ -42,7 +42,7 @@ def test_an_engine_a_quarter_as_fast_as_the_camera_gives_fresh_results(
     classifier: Classifier, snapshots: list[Status]
 ) -> None:
     slowed(classifier, 4 / 60)
-    camera, sink = Camera(60), Sink(keep_images=False)
+    camera, sink = Camera(60), KeepingSink(keep_images=False)
     summary = run(classifier, [camera], sink, after=2)
     (source,) = summary.status.sources
     assert source.captured == source.classified + source.dropped
@@ -61,7 +61,7 @@ def test_an_engine_a_quarter_as_fast_as_the_camera_gives_fresh_results(
 
 
 def test_a_fast_engine_classifies_every_live_frame(classifier: Classifier) -> None:
-    sink = Sink()
+    sink = KeepingSink()
     summary = run(classifier, [Camera(50)], sink, after=0.5)
     assert summary.dropped <= 2
     assert summary.classified >= 15
@@ -72,7 +72,7 @@ def test_a_fast_engine_classifies_every_live_frame(classifier: Classifier) -> No
 def test_cameras_share_a_slow_engine_fairly(classifier: Classifier, batch: int) -> None:
     slowed(classifier, 0.02)
     cameras = [Camera(90, "fast"), Camera(60, "usual"), Camera(45, "slow")]
-    sink = Sink()
+    sink = KeepingSink()
     run(classifier, cameras, sink, after=1.2, batch=batch)
     counts = [len(sink.of(camera.name)) for camera in cameras]
     assert min(counts) >= 8
@@ -89,7 +89,7 @@ def test_a_file_beside_a_camera_neither_starves_it_nor_loses_a_frame(classifier:
 
 
 def test_a_camera_that_sends_nothing_holds_nobody_up(classifier: Classifier) -> None:
-    sink = Sink()
+    sink = KeepingSink()
     summary = run(classifier, [Camera(limit=0, name="dead"), Camera(60, "alive")], sink, after=0.6, batch=2)
     assert len(sink.of("alive")) >= 20
     assert not summary.status.sources[0].flowing
@@ -98,7 +98,7 @@ def test_a_camera_that_sends_nothing_holds_nobody_up(classifier: Classifier) -> 
 def test_batches_gather_over_cameras_within_their_wait(classifier: Classifier) -> None:
     engine = slowed(classifier, 0.01)
     cameras = [Camera(20, f"camera {number}") for number in range(4)]
-    sink = Sink()
+    sink = KeepingSink()
     run(classifier, cameras, sink, after=1, batch=4, max_wait_ms=200)
     assert max(engine.batches) == 4
     assert np.mean(engine.batches) >= 3
@@ -107,12 +107,12 @@ def test_batches_gather_over_cameras_within_their_wait(classifier: Classifier) -
 
 def test_without_a_wait_a_batch_is_what_is_there(classifier: Classifier) -> None:
     engine = slowed(classifier)
-    run(classifier, [Camera(30)], Sink(), after=0.5, batch=8)
+    run(classifier, [Camera(30)], KeepingSink(), after=0.5, batch=8)
     assert set(engine.batches) == {1}
 
 
 def test_a_wait_ends_with_the_frames_that_there_are(classifier: Classifier) -> None:
-    sink = Sink()
+    sink = KeepingSink()
     begun = time.monotonic()
     run(classifier, [Camera(1000, limit=3)], sink, after=0.8, batch=8, max_wait_ms=100)
     assert len(sink.results) >= 1
@@ -130,7 +130,7 @@ def test_every_frame_of_a_camera_on_request(classifier: Classifier) -> None:
 
 def test_the_newest_frame_of_a_file_on_request(classifier: Classifier) -> None:
     slowed(classifier, 0.01)
-    sink = Sink()
+    sink = KeepingSink()
     summary = run(classifier, [Clip(images(500))], sink, latest=True)
     (source,) = summary.status.sources
     assert source.captured == 500 == source.classified + source.dropped
@@ -156,7 +156,7 @@ def test_corrupt_frames_are_counted_and_the_next_good_one_is_classified(
 
 def test_a_damaged_frame_does_not_push_a_good_one_out(classifier: Classifier) -> None:
     slowed(classifier, 0.05)
-    sink = Sink()
+    sink = KeepingSink()
     run(classifier, [Camera(200, limit=4, broken=lambda index: index == 3)], sink, after=0.5)
     assert [result.frame.index for result in sink.results if result.prediction] == [0, 2]
     assert [result.frame.index for result in sink.results if not result.prediction] == [3]
@@ -164,7 +164,9 @@ def test_a_damaged_frame_does_not_push_a_good_one_out(classifier: Classifier) ->
 
 def test_a_slow_window_makes_frames_drop_and_not_wait(classifier: Classifier) -> None:
     late: list[float] = []
-    sink = Sink(on_write=lambda result: (late.append(time.monotonic() - result.frame.captured), time.sleep(0.05)))
+    sink = KeepingSink(
+        on_write=lambda result: (late.append(time.monotonic() - result.frame.captured), time.sleep(0.05))
+    )
     summary = run(classifier, [Camera(100)], sink, after=1)
     assert summary.dropped >= 50
     assert np.median(late) < 0.25
@@ -172,7 +174,7 @@ def test_a_slow_window_makes_frames_drop_and_not_wait(classifier: Classifier) ->
 
 def test_events_and_reconnects_reach_sinks_and_results(classifier: Classifier) -> None:
     events = Events()
-    sink = Sink()
+    sink = KeepingSink()
 
     def after_five(result: object) -> None:
         if len(sink.results) == 5:
@@ -188,7 +190,7 @@ def test_events_and_reconnects_reach_sinks_and_results(classifier: Classifier) -
 
 
 def test_sinks_are_polled_and_told_the_status_while_frames_flow_or_not(classifier: Classifier) -> None:
-    sink = Sink()
+    sink = KeepingSink()
     run(classifier, [Camera(60, limit=20)], sink, after=1.2)
     assert np.median(np.diff(sink.polls)) <= 0.05
     assert len(sink.statuses) == 2  # after a second, and at the end

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
-import sys
 import tarfile
 import zipfile
 from pathlib import Path
@@ -12,6 +10,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 from skimage import data as photographs
+
+from support.machines.commands import command
 
 CLASSES = {  # wnid -> words.txt, photograph
     "n01443537": ("goldfish, Carassius auratus", photographs.astronaut),
@@ -22,7 +22,6 @@ CLASSES = {  # wnid -> words.txt, photograph
 }
 NAMES = ["goldfish", "crane_n02012849", "crane_n03126707", "jinrikisha", "jack-o'-lantern_Été_pumpkin"]
 TRAIN, VAL = 6, 2
-COMMAND = [sys.executable, "-c", "from hybrid_edge.train.command import prepare_main; prepare_main()"]
 
 
 def jpeg(photo: np.ndarray, place: int) -> bytes:
@@ -94,11 +93,4 @@ def state(folder: Path) -> dict[str, tuple[int, int]]:
 
 def run(*arguments: str | Path, **environment: str) -> subprocess.CompletedProcess[str]:
     """``hybrid-prepare`` with these arguments."""
-    return subprocess.run(
-        [*COMMAND, *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=60,
-        env=os.environ | environment,
-    )
+    return command("hybrid-prepare", *arguments, environment=environment)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from hybrid_edge.runtime import Classifier, Frame
 from hybrid_edge.runtime.backends.base import Backend, Buffers, Ticket
 from hybrid_edge.runtime.errors import BackendError
 from hybrid_edge.runtime.frame import Outputs
-from hybrid_edge.runtime.outputs.sink import Result, Status
+from hybrid_edge.runtime.outputs.sink import Result, Sink, Status
 from hybrid_edge.runtime.pipeline.dataflow import Pipeline, PipelineOptions, Summary
 from hybrid_edge.runtime.sources.events import Event, Events
 from support.models.bundles import sample_image
@@ -44,7 +44,7 @@ class Alive:
 class Clip:
     """A file: frames as fast as they are taken; an entry that is a text is a frame that could not be read."""
 
-    entries: Sequence[Image | str]
+    entries: Iterable[Image | str]
     name: str = "clip"
     live: bool = False
 
@@ -87,8 +87,8 @@ class Camera:
 
 
 @dataclass
-class Sink:
-    """Keeps what it is told; calls ``on_write`` and ``on_poll``, which may fail or take long."""
+class KeepingSink(Sink):
+    """A sink that keeps what it is told; calls ``on_write`` and ``on_poll``, which may fail or take long."""
 
     on_write: Callable[[Result], object] = lambda _: None
     on_poll: Callable[[], bool] = lambda: False
