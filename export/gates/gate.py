@@ -39,9 +39,7 @@ MIN_SEQUENCE_EFFECT = 10 * LOGIT_LIMIT  # the least effect of another image's se
 class BatchRows:
     """Eight rows of a batch, run as one batch and in other ways.
 
-    Args:
-        backend: the backend that runs the rows.
-        tensors: the backend's inputs; fewer rows than 8 are repeated from the start, more are cut off.
+    Of the tensors, fewer rows than 8 are repeated from the start, more are cut off.
     """
 
     def __init__(self, backend: Backend, tensors: Mapping[str, Tensor]) -> None:
@@ -117,16 +115,8 @@ def run_gate(
 ) -> GateFigures:
     """Run a loaded graph on the reference's images, in batches of 8, streamed; nothing is judged yet.
 
-    All images are run, or when simulated 300, and all again if the 300 lost more accuracy than the limit allows and
-    that may be chance.
-
-    Args:
-        reference: what Keras gives.
-        backend: the exported graph on an engine.
-        precision: the variant's precision.
-        simulated: whether the engine stands in for the variant's target.
-        limits: the limits that the figures are recorded with.
-        on_batch: called after each batch with its number of images.
+    All images are run, or when simulated (the engine stands in for the variant's target) 300, and all again if the 300
+    lost more accuracy than the limit allows and that may be chance. ``on_batch`` gets each batch's number of images.
 
     Raises:
         ParityError: the engine refused a batch, or gave NaN or infinity.

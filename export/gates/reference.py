@@ -34,11 +34,9 @@ HIDDEN_IMAGES = 32  # 23 x 32 x 2048 floats at full size: 6 MB
 
 @dataclass(frozen=True, eq=False)
 class Reference:
-    """What Keras gives for N images.
+    """What Keras gives for the N images that could be read, in the order that was asked for.
 
     Attributes:
-        spec: the model's spec.
-        images: the N images that could be read, in the order that was asked for.
         logits: the logits, (N, C) float32, finite.
         probabilities: the probabilities, (N, C) float32.
         sequence_error: the largest |difference| between the preprocessing's sequence and Keras's own; None without a
@@ -70,12 +68,7 @@ class Reference:
     ) -> Reference:
         """Run Keras on the CPU over all images, in batches of 8, streamed; an unreadable image is passed over.
 
-        Args:
-            model: a Keras model as ``train.model.build_model`` makes it.
-            spec: the model's spec.
-            images: real images; at least one that can be read.
-            hidden_images: for how many images to keep the hidden states.
-            on_batch: called after each batch with its number of images.
+        The hidden states of the first ``hidden_images`` are kept; ``on_batch`` gets each batch's number of images.
 
         Raises:
             ParityError: Keras itself gives NaN or infinity.
@@ -110,7 +103,6 @@ class Reference:
         )
 
     def __len__(self) -> int:
-        """The number of images."""
         return len(self.images)
 
     def batches(self, count: int | None = None) -> Iterator[Tensors]:

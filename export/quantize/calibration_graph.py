@@ -28,13 +28,9 @@ INPUTS = ("image", "sequence")
 def measured_graph(source: onnx.ModelProto) -> onnx.ModelProto:
     """Return a copy with each floating-point activation as an output; the steps of an LSTM share one for each state.
 
-    Args:
-        source: a graph as ``GraphBuilder`` writes it in the unrolled form.
-
-    Returns:
-        The graph, whose outputs are named as ``range_key`` names their ranges: ``cnn/…`` (N, …),
-        ``rnn/lstm_1/hidden`` (T, N, H), ``gates`` and ``recurrent`` (T - 1, N, 4H), ``cell`` (T - 1, N, H), and the
-        head's.
+    The source is a graph as ``GraphBuilder`` writes it in the unrolled form. The outputs are named as ``range_key``
+    names their ranges: ``cnn/…`` (N, …), ``rnn/lstm_1/hidden`` (T, N, H), ``gates`` and ``recurrent`` (T - 1, N, 4H),
+    ``cell`` (T - 1, N, H), and the head's.
     """
     model = onnx.ModelProto()
     model.CopyFrom(source)
@@ -107,12 +103,8 @@ def choose_ranges(
 ) -> dict[str, Range]:
     """Choose the range of every measured tensor, by its ``range_key``.
 
-    Args:
-        calibration: the statistics of ``graph``.
-        graph: a graph as ``GraphBuilder`` writes it; it says which tensors are bounded by their mathematics.
-        method: minmax, entropy or percentile.
-        symmetric: whether the ranges are for signed INT8 with its zero at 0 (TensorRT); else they are for unsigned
-            INT8 with a zero point.
+    ``calibration`` holds the statistics of ``graph``, which says which tensors are bounded by their mathematics.
+    ``symmetric`` ranges are for signed INT8 with its zero at 0 (TensorRT), others for unsigned INT8 with a zero point.
     """
     limits = bounds(graph)
     ranges = {

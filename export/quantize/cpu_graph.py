@@ -60,11 +60,10 @@ KERNEL_CHANNELS = 4  # input channels at a time: vpdpbusd adds up four products 
 
 
 class CpuGraph:
-    """Rewrites an FP32 graph, node by node.
+    """Rewrites an FP32 graph, which is not changed, node by node.
 
     Args:
-        source: a graph as ``GraphBuilder`` writes it, unrolled where the recurrent branch is to be quantized; it is not
-            changed.
+        source: a graph as ``GraphBuilder`` writes it, unrolled where the recurrent branch is to be quantized.
         ranges: the range that each tensor covers, by ``range_key``.
         quantized: the names of the layers that run in INT8.
         levels: the largest integer that a weight may become.
@@ -117,7 +116,6 @@ class CpuGraph:
         return self._writer.model
 
     def _plain(self, node: onnx.NodeProto) -> None:
-        """Write a node that stays in float."""
         if node.op_type == "GlobalAveragePool":  # ONNX Runtime can't move a transposition past it
             value = self._input(node.input[0])
             self._writer.node("ReduceMean", [value], node.output[0], axes=[2, 3], keepdims=1)
@@ -141,7 +139,6 @@ class CpuGraph:
         self._writer.copy(node, [*inputs, self._stored(f"{node.name}/bias", *quantize_bias(bias, scale, weight))])
 
     def _bias(self, node: onnx.NodeProto, channels: int) -> Float32:
-        """Return a convolution's bias, (O,), or zeros where it has none."""
         if len(node.input) > 2:
             return np.asarray(self._arrays[node.input[2]], np.float32)
         return np.zeros(channels, np.float32)
@@ -187,7 +184,6 @@ class CpuGraph:
         return [integers, scale, scales, zero, self._writer.constant(f"{name}/zeros", zeros)]
 
     def _stored(self, name: str, integers: npt.NDArray[Any], scales: npt.NDArray[Any]) -> str:
-        """Write a constant that is held as integers and dequantized in the graph."""
         names = [
             self._writer.constant(f"{name}/integers", integers),
             self._writer.constant(f"{name}/scales", scales),

@@ -117,7 +117,6 @@ class GpuGraph:
         return not self._wide.isdisjoint(range_key(name) for name in (*node.input, *node.output))
 
     def _input(self, name: str, kind: int) -> str:
-        """Return the name of a tensor or a constant in the type that a node wants."""
         if not name:
             return name
         if name not in self._made:
@@ -208,11 +207,9 @@ def _suffix(kind: int) -> str:
 
 @dataclass(frozen=True)
 class ActivationPeaks:
-    """The largest |activation| of each tensor that FP16 would hold.
+    """The largest |activation| of each tensor that FP16 would hold, by its name.
 
-    Attributes:
-        largest: the largest |activation|, by the tensor's name.
-        constants: the largest |value| of the weights beyond FP16's range, by the tensor that their layer makes.
+    ``constants`` is the largest |value| of the weights beyond FP16's range, by the tensor that their layer makes.
     """
 
     largest: Mapping[str, float] = field(default_factory=dict)

@@ -153,12 +153,8 @@ def bias_correction(
     """Compute what rounding the weights of a convolution takes from the mean of each output channel, (O,).
 
     Rounding errors average out over an image's positions, a shifted mean does not (Nagel et al., "Data-Free
-    Quantization Through Weight Equalization and Bias Correction", 2019, section 4.2).
-
-    Args:
-        weight: the weight, (O, I, H, W), or (C, 1, H, W) of a depthwise convolution.
-        quantized: the same weight, rounded.
-        means: the mean of each channel of the input, (I,) or (C,).
+    Quantization Through Weight Equalization and Bias Correction", 2019, section 4.2). The weight is (O, I, H, W), or
+    (C, 1, H, W) of a depthwise convolution; ``means`` is the mean of each channel of the input, (I,) or (C,).
     """
     lost = (weight - quantized.restored()).sum(axis=(2, 3), dtype=np.float64)
     return np.asarray(lost[:, 0] * means if lost.shape[1] == 1 and len(means) > 1 else lost @ means, np.float64)
@@ -167,8 +163,7 @@ def bias_correction(
 class Rounder:
     """Rounds the weights of products whose inputs were measured, each of them once.
 
-    Args:
-        moments: the mean of x xᵀ, (I, I), of each tensor x that a product takes, by its ``range_key``.
+    ``moments`` has the mean of x xᵀ, (I, I), of each tensor x that a product takes, by its ``range_key``.
     """
 
     def __init__(self, moments: Mapping[str, Float32] | None = None) -> None:
@@ -185,15 +180,10 @@ class Rounder:
         paired: bool = False,
         dtype: npt.DTypeLike = np.float32,
     ) -> QuantizedWeight:
-        """Round a weight to INT8, with a scale for each output.
+        """Round the weight W (I, O) of a product x W to INT8, with a scale for each output.
 
-        Args:
-            name: the weight's name, the same for the same values.
-            weight: the weight W of a product x W, (I, O).
-            key: the ``range_key`` of x.
-            levels: the largest integer that a weight may become.
-            paired: whether pairs of weights fit into 16 bits, as for ``quantize_weight``.
-            dtype: the dtype of the scales.
+        The name is the same for the same values; ``key`` is the ``range_key`` of x; ``levels``, ``paired`` and
+        ``dtype`` are those of ``quantize_weight``.
         """
         plain = quantize_weight(weight, 1, levels=levels, paired=paired, dtype=dtype)
         if key not in self._moments:
@@ -213,15 +203,10 @@ def round_for_inputs(
     *,
     paired: bool = False,
 ) -> npt.NDArray[np.int8]:
-    """Round a weight to integers (I, O) for inputs whose x xᵀ is ``moment`` in the mean.
+    """Round a weight to integers (I, O) for inputs whose x xᵀ is ``moment`` (I, I) in the mean, with scales (O,).
 
-    Args:
-        weight: the weight, (I, O).
-        scales: the scale of each output, (O,).
-        moment: the mean of x xᵀ, (I, I).
-        levels: the largest integer that a weight may become.
-        paired: the integers of two neighbouring inputs keep together what ``quantize_weight`` says; what that cuts off
-            is made up for too.
+    No integer is larger than ``levels``. ``paired``: those of two neighbouring inputs keep together what
+    ``quantize_weight`` says; what that cuts off is made up for too.
     """
     share = _shares(moment)
     steps = scales.astype(np.float32)

@@ -75,10 +75,8 @@ def stale_layers(
 ) -> StaleReport:
     """Compare the measured outputs of BatchNormalization layers with what their gamma and beta say.
 
-    Args:
-        model: a Keras model as ``train.model.build_model`` makes it.
-        outputs: the tensor of each layer's output, from ``batch_norm_outputs``.
-        statistics: the statistics of the graph's tensors over training images (``calib.calibrate``).
+    ``outputs`` is the tensor of each layer's output, from ``batch_norm_outputs``; ``statistics`` are those of the
+    graph's tensors over training images (``calib.calibrate``).
     """
     ratios: dict[str, float] = {}
     unmeasured: list[str] = []
@@ -93,14 +91,10 @@ def stale_layers(
 
 
 def batch_norm_outputs(model: KerasModel, graph: onnx.ModelProto) -> dict[str, str]:
-    """Find the graph's tensor that holds the output of each BatchNormalization layer, by the layer's name.
+    """Find the tensor of ``GraphBuilder``'s FP32 graph that holds each BatchNormalization layer's output, by its name.
 
     BatchNorm is folded into the convolution before it, whose name says only that it is one: it is found by its kernel.
     A layer that was folded into what follows it has no tensor, and is left out.
-
-    Args:
-        model: a Keras model as ``train.model.build_model`` makes it.
-        graph: the same model in FP32, from ``GraphBuilder``.
     """
     kernels = list(_kernels(graph.graph))
     outputs: dict[str, str] = {}
