@@ -20,7 +20,7 @@ __all__ = ["METHODS", "MIN_RANGE_WIDTH", "PERCENTILE", "Method", "Range", "choos
 Method = Literal["minmax", "entropy", "percentile"]
 METHODS: tuple[Method, ...] = ("minmax", "entropy", "percentile")
 
-PERCENTILE = 99.9995
+PERCENTILE = 99.9995  # of the values lie inside the range
 # the narrowest range is 127 steps of FP16's smallest number; a tensor that is always zero gets this one
 MIN_RANGE_WIDTH = 127 * 2.0**-24
 LEVELS = 128  # steps of |x| in signed 8 bits; unsigned values have twice as many
@@ -41,13 +41,12 @@ def choose_range(
     *,
     symmetric: bool,
     bounds: tuple[float, float] | None = None,
-    percentile: float = PERCENTILE,
 ) -> Range:
     """Choose the range of one tensor, which contains 0 and lies within what was measured, down to ``MIN_RANGE_WIDTH``.
 
     A ``symmetric`` range has -low = high, for signed INT8 with no zero point; else each end is chosen by itself, for
     uint8. ``bounds`` are the values that the tensor can't exceed by its mathematics, (-1, 1) behind tanh; they cap the
-    range and never widen it. ``percentile`` is the share of the values inside, %, for the method of that name.
+    range and never widen it.
 
     Raises:
         CalibrationError: no value was measured, or the bounds do not contain 0.
@@ -56,7 +55,7 @@ def choose_range(
         raise CalibrationError(f"tensor {statistics.name!r}: expected measured values, found none: calibrate again")
     if bounds is not None and not bounds[0] <= 0 <= bounds[1]:
         raise CalibrationError(f"tensor {statistics.name!r}: expected bounds around 0, found {bounds}")
-    low, high = _ends(statistics, method, symmetric, percentile)
+    low, high = _ends(statistics, method, symmetric)
     low, high = max(low, statistics.low), min(high, statistics.high)
     if symmetric:
         high = max(-low, high)
@@ -69,14 +68,14 @@ def choose_range(
     return _proper(low, high, symmetric)
 
 
-def _ends(statistics: TensorStatistics, method: Method, symmetric: bool, percentile: float) -> tuple[float, float]:
+def _ends(statistics: TensorStatistics, method: Method, symmetric: bool) -> tuple[float, float]:
     if method == "minmax":
         return statistics.low, statistics.high
     if method == "entropy":
         one_sided = not symmetric and (statistics.low >= 0 or statistics.high <= 0)
         threshold = entropy_threshold(statistics, 2 * LEVELS if one_sided else LEVELS)
         return -threshold, threshold
-    outside = 1 - percentile / 100
+    outside = 1 - PERCENTILE / 100
     if symmetric:
         threshold = _quantile(statistics.magnitudes, 0.0, statistics.radius, 1 - outside)
         return -threshold, threshold

@@ -40,12 +40,10 @@ MAX_SUBSTITUTES = 32  # images in all, if a run validated on fewer: thousands of
 
 @dataclass(frozen=True)
 class ChosenImages:
-    """The images to prove an export on, and the reasons for those passed over.
+    """The images to prove an export on, the classes taking turns, and the reason for each that was passed over.
 
-    Attributes:
-        images: the images, the classes taking turns. The first 8 could be read; as there may be thousands, the others
-            are read only when they are run, and passed over then.
-        skipped: the reason for each image that was passed over.
+    The first 8 could be read; as there may be thousands, the others are read only when they are run, and passed over
+    then.
     """
 
     images: tuple[LabelledImage, ...]
@@ -68,12 +66,8 @@ def run_images(run: RunFolder) -> list[LabelledImage]:
 def folder_images(folder: Path, option: str = "--images", *, prefer: str = "val") -> list[LabelledImage]:
     """List the images of a folder: of class folders, of a data set's ``val/`` or ``train/``, or directly in it.
 
-    Images outside class folders have an empty label.
-
-    Args:
-        folder: the folder of the images.
-        option: the command's option that named the folder, for messages.
-        prefer: which part of a data set to take: ``val`` (``train`` where there is none), or ``train``.
+    Images outside class folders have an empty label. ``prefer`` is the part of a data set to take: ``val`` (``train``
+    where there is none), or ``train``. Messages say that ``option`` named the folder.
 
     Raises:
         UsageError: there is no such folder.
@@ -141,13 +135,8 @@ def _round_robin(images: Iterable[LabelledImage]) -> list[LabelledImage]:
 class ExportSettings:
     """The precisions to export, and how they are made and judged.
 
-    Attributes:
-        precisions: the precisions that were asked for.
-        recurrent: the form of the recurrent branch.
-        method: how INT8's ranges follow from what was measured.
-        max_drop: the accuracy that INT8 may lose, 0 to 1.
-        give_back: whether INT8 that fails gives its most sensitive layers back to the next wider precision.
-        engine: the batch profile and workspace of TensorRT's engines.
+    ``method`` says how INT8's ranges follow from what was measured; ``max_drop`` is the accuracy that INT8 may lose, 0
+    to 1; with ``give_back``, INT8 that fails gives its most sensitive layers back to the next wider precision.
 
     Raises:
         UsageError: a value is not one of those allowed.
@@ -271,7 +260,6 @@ def _file_request(
 
 
 def _calibration(settings: ExportSettings, calib: Path | None, run: RunFolder | None) -> tuple[LabelledImage, ...]:
-    """List the candidates for calibration images; FP32 needs none."""
     if not settings.needs_calibration:
         return ()
     if calib is not None:
@@ -285,6 +273,6 @@ def _calibration(settings: ExportSettings, calib: Path | None, run: RunFolder | 
 
 
 def _run_metrics(run: RunFolder) -> dict[str, float]:
-    """Read the run's measured numbers; a run interrupted before its evaluation has none."""
+    """Read the run's measured numbers; an interrupted run has none."""
     content = run.read_json(run.metrics) if run.metrics.exists() else {}
     return {name: float(value) for name, value in content.items() if type(value) in (int, float)}

@@ -37,9 +37,7 @@ TAR_FAULTS = (tarfile.TarError, MemoryError, OverflowError, ValueError, EOFError
 class Bundle:
     """An opened bundle, whose manifest fits this version, and whose files are verified as they are asked for.
 
-    Attributes:
-        root: the folder that holds ``manifest.json``; for a tar, its unpacked copy in the cache.
-        manifest: the parsed manifest.
+    ``root`` is the folder that holds ``manifest.json``; for a tar, its unpacked copy in the cache.
     """
 
     def __init__(self, root: Path, manifest: Manifest) -> None:
@@ -105,21 +103,16 @@ class Bundle:
         return data
 
     def golden_images(self) -> list[npt.NDArray[np.uint8]]:
-        """Decode the G golden examples; each is (H, W, 3) uint8, BGR.
-
-        Raises:
-            BundleError: a file differs from the manifest, is missing, or is no image.
-        """
+        """Decode the G golden examples; each is (H, W, 3) uint8, BGR."""
         try:
             return [decode_image(self.read(item.file), item.file.path) for item in self.manifest.golden.images]
         except ImageError as error:
             raise BundleError(f"{self.root}: a golden example can't be decoded: {error}; {REMEDY}") from None
 
     def golden_tensors(self) -> dict[str, npt.NDArray[np.float32]]:
-        """Read what preprocessing gave for the golden examples where the bundle was exported.
+        """Read what preprocessing gave for the golden examples where the bundle was exported, float32.
 
-        Returns:
-            ``image`` (G, S, S, 3) and/or ``sequence`` (G, T, S*S/T), float32.
+        The tensors are ``image`` (G, S, S, 3) and/or ``sequence`` (G, T, S*S/T).
 
         Raises:
             BundleError: the file differs from the manifest, is missing, or holds other arrays than these.
@@ -130,11 +123,7 @@ class Bundle:
         )
 
     def golden_outputs(self, variant: Variant) -> Outputs:
-        """Read the logits and probabilities, (G, C) each, that a variant gave for the golden examples when exported.
-
-        Raises:
-            BundleError: the file differs from the manifest, is missing, or holds other arrays than these.
-        """
+        """Read the logits and probabilities, (G, C) each, that a variant gave for the golden examples when exported."""
         shape = (len(self.manifest.golden.images), self.spec.num_classes)
         return Outputs(**self._arrays(variant.golden, dict.fromkeys(OUTPUT_NAMES, shape)))
 
@@ -201,7 +190,6 @@ def _check_contract(manifest: Manifest) -> None:
 
 
 def _locate(path: Path | None) -> Path:
-    """Find the bundle's folder or tar at a path, or in the usual places where none is given."""
     if path is None:
         with _reading(Path()):
             for place in map(Path, USUAL_PLACES):
@@ -239,7 +227,6 @@ def _contained(root: Path, name: str) -> Path:
 
 @contextmanager
 def _reading(path: Path) -> Iterator[None]:
-    """Turn an OSError that is raised while a bundle is looked for or read into a BundleError."""
     try:
         yield
     except OSError as error:
@@ -274,7 +261,6 @@ def _unpack(path: Path) -> Path:
 
 
 def _is_complete(folder: Path) -> bool:
-    """Return whether an unpacked copy still has all its files, in their sizes."""
     try:
         files = parse_manifest((folder / MANIFEST).read_bytes()).files.values()
         return all((folder / record.path).stat().st_size == record.size for record in files)

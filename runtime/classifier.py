@@ -156,10 +156,7 @@ class Classifier:
         return [prediction for _, prediction in self.stream(frames) if prediction is not None]
 
     def stream(self, frames: Iterable[Frame]) -> Iterator[tuple[Frame, Prediction | None]]:
-        """Classify frames as they come, a batch at a time, in their order.
-
-        Args:
-            frames: the frames; one with an ``error`` passes through with None for a prediction.
+        """Classify frames as they come, a batch at a time, in their order; one with an ``error`` gets None.
 
         Raises:
             InputError: a frame's image is not (H, W, 3) uint8.
@@ -207,13 +204,7 @@ def _frame(image: Image, index: int) -> Frame:
 
 
 def load_announced(bundle: Bundle, what: str = "opening the bundle", **settings: Any) -> Classifier:
-    """Load a classifier while a spinner on stderr shows ``what``, and say what was taken.
-
-    Args:
-        bundle: the open bundle.
-        what: what the spinner shows.
-        **settings: the arguments of ``Classifier.load``, which also says what is raised.
-    """
+    """Load a classifier by ``Classifier.load(bundle, **settings)``, with a spinner that shows ``what``; announce it."""
     with waiting(what) as stop:
         classifier = Classifier.load(bundle, reporter=make_reporter(stop), **settings)
     announce(classifier)

@@ -1,13 +1,13 @@
-"""Compute the least time that a variant can take, from what it must compute and move and how fast a machine does both.
+"""Compute the least time that a variant can take, from what it must compute and read and how fast a machine does both.
 
-A branch of the model takes at least as long as its products at the peak rate, and as its bytes at the peak bandwidth;
-whichever is longer limits it (Williams, Waterman, Patterson: "Roofline", CACM 2009). Branches run one after the other,
-so their times add up.
+A branch of the model takes at least as long as its products at the peak rate, and as reading its weights at the peak
+bandwidth; whichever is longer limits it (Williams, Waterman, Patterson: "Roofline", CACM 2009). Branches run one after
+the other, so their times add up.
 
-A cache is credited with all that any cache of its size could do. Of a weight that is read again, and of an activation,
-the part that fits is moved at the cache's rate, the rest at the memory's; of the weights of the whole model, the part
-that fits is there from the batch before. No replacement rule keeps more than this, so it stays a lower bound. What
-fits into the cores' own caches costs nothing.
+A cache is credited with all that any cache of its size could do. Of a weight that is read again, the part that fits is
+read at the cache's rate, the rest at the memory's; of the weights of the whole model, the part that fits is there from
+the batch before. No replacement rule keeps more, so it stays a lower bound. What fits into the cores' own caches costs
+nothing, and so do activations, of which most fit there.
 
 The exporter records a variant's ``Cost`` in the manifest (``export/bundle/cost.py``). This module knows no bundle.
 """
@@ -29,8 +29,8 @@ __all__ = [
     "BranchCost",
     "Cost",
     "Limit",
-    "Moved",
     "Rates",
+    "WeightReads",
     "limit_of",
     "rates_of",
 ]
@@ -45,8 +45,8 @@ WIDER: Mapping[Arithmetic, Arithmetic] = {"int8": "fp16", "fp16": "fp32"}
 
 
 @dataclass(frozen=True)
-class Moved:
-    """Data of a size in bytes that move between memory and processor so many times: a weight, or an activation."""
+class WeightReads:
+    """Constants of a size in bytes that a batch of any size reads so many times."""
 
     bytes: Count
     times: Count
@@ -54,19 +54,16 @@ class Moved:
 
 @dataclass(frozen=True)
 class BranchCost:
-    """What one branch of a graph must compute and move.
+    """What one branch of a graph must compute and read.
 
     Attributes:
         macs: multiply-accumulates of convolutions, matrix products and LSTMs for one image, by their arithmetic.
-        weights: the constants, with how often a batch of any size reads them: those that are read once are one entry
-            together; an LSTM's recurrent weights are one a layer, read at each timestep but the first, a zero state's.
-        activations: one image's tensors between operators that can't be fused into one another, each written once and
-            read once by each operator that takes it; equal sizes are one entry.
+        weights: the constants that are read once are one entry together; an LSTM's recurrent weights are one a layer,
+            read at each timestep but the first, whose state is zero.
     """
 
     macs: Mapping[Arithmetic, Count] = field(default_factory=dict)
-    weights: tuple[Moved, ...] = ()
-    activations: tuple[Moved, ...] = ()
+    weights: tuple[WeightReads, ...] = ()
 
     @property
     def weight_bytes(self) -> int:
@@ -143,7 +140,7 @@ def limit_of(cost: Cost, rates: Rates, batch: int = 1) -> Limit:
     branches = cost.branches
     weights = sum(branch.weight_bytes for branch in branches.values())
     arithmetic = {name: batch * _arithmetic_ms(branch, rates) for name, branch in branches.items()}
-    memory = {name: _memory_ms(branch, rates, batch, weights) for name, branch in branches.items()}
+    memory = {name: _memory_ms(branch, rates, weights) for name, branch in branches.items()}
     by_branch = {name: max(arithmetic[name], memory[name]) for name in branches}
     return Limit(
         ms=sum(by_branch.values()),
@@ -165,16 +162,14 @@ def _gmacs(rates: Rates, kind: Arithmetic) -> float:
     return rates.gmacs[kind]
 
 
-def _memory_ms(branch: BranchCost, rates: Rates, batch: int, weights: int) -> float:
-    """Return a branch's ms of moving; ``weights``, of all branches, are the bytes that compete to stay in a cache."""
-    again = ((item.bytes, item.bytes * (item.times - 1)) for item in branch.weights if item.times > 1)
-    activations = ((item.bytes * batch, item.bytes * item.times * batch) for item in branch.activations)
-    moved = ((weights, branch.weight_bytes), *again, *activations)
-    return sum(_moving_ms(size, total, rates) for size, total in moved)
+def _memory_ms(branch: BranchCost, rates: Rates, weights: int) -> float:
+    """Return a branch's ms of reading; ``weights``, of all branches, are the bytes that compete to stay in a cache."""
+    again = ((item.bytes, item.bytes * (item.times - 1)) for item in branch.weights)
+    return sum(_reading_ms(size, total, rates) for size, total in ((weights, branch.weight_bytes), *again))
 
 
-def _moving_ms(size: int, total: int, rates: Rates) -> float:
-    """Return the ms of moving ``total`` bytes of data of ``size`` bytes, which stay in caches as far as they fit."""
+def _reading_ms(size: int, total: int, rates: Rates) -> float:
+    """Return the ms of reading ``total`` bytes of data of ``size`` bytes, which stay in caches as far as they fit."""
     beyond = _share_beyond(size, rates.cache_bytes or rates.near_bytes)
     inside = max(0.0, _share_beyond(size, rates.near_bytes) - beyond)
     nanoseconds = total * beyond / rates.bandwidth_gbs

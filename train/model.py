@@ -21,13 +21,11 @@ KerasModel = Any  # keras ships no type information
 
 
 def build_model(spec: ModelSpec, *, empty: bool = False) -> KerasModel:
-    """Build the model ``image`` (N, S, S, 3) -> ``probabilities`` (N, C) with random weights.
+    """Build the model ``image`` (N, S, S, 3) -> ``probabilities`` (N, C) of a spec of two class labels or more.
 
-    It has nested models ``cnn`` and ``rnn``, those its branches use, and a Dense layer ``logits``. ``empty`` leaves the
-    LSTMs at zero, for weights that are loaded next: the orthogonal initialization of two LSTM(2048) takes ten seconds.
-
-    Raises:
-        SpecError: the spec has fewer than two class labels.
+    Its weights are random. It has nested models ``cnn`` and ``rnn``, those its branches use, and a Dense layer
+    ``logits``. ``empty`` leaves the LSTMs at zero, for weights that are loaded next: the orthogonal initialization of
+    two LSTM(2048) takes ten seconds.
     """
     if spec.num_classes < 2:
         raise SpecError(f"a classifier needs at least two class labels, found {spec.num_classes}")

@@ -66,11 +66,7 @@ class PreparedPhase:
 
 
 def prepare_phase(training: Training, model: KerasModel, state: TrainingState) -> PreparedPhase:
-    """Prepare the phase at which ``state`` stands: freeze or unfreeze the model's CNN, and compile what trains.
-
-    Raises:
-        RunError: the frozen CNN's weights are not those with which the run began.
-    """
+    """Prepare the phase at which ``state`` stands: freeze or unfreeze the model's CNN, and compile what trains."""
     settings, spec = training.settings, training.spec
     phase = settings.phases[state.phase - 1]
     frozen = phase.freeze_cnn and spec.uses_cnn

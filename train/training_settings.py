@@ -62,11 +62,7 @@ PHASES: dict[str, tuple[PhaseSettings, PhaseSettings]] = {
 
 
 class TrainSettings(BaseModel):
-    """The settings of a whole training; ``spec.class_labels`` is filled from the data when the run starts.
-
-    Raises:
-        UsageError: from ``TrainSettings.make``, with every contradiction found.
-    """
+    """The settings of a whole training; ``spec.class_labels`` is filled from the data when the run starts."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -97,7 +93,7 @@ class TrainSettings(BaseModel):
 
     @classmethod
     def make(cls, **fields: Any) -> TrainSettings:
-        """Build settings from keyword fields, with UsageError in place of pydantic's error."""
+        """Build settings from keyword fields; every contradiction found is named in one UsageError."""
         with named_faults():
             return cls(**fields)
 

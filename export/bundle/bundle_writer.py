@@ -40,7 +40,8 @@ class BundleWriter:
     the lock. Leaving it without a commit leaves the bundle as it was, and nothing beside it.
 
     Raises:
-        BundleError: the folder can't be written to, or holds other things than a bundle.
+        BundleError: from every method, where there is no room or no right to write; also where the folder holds other
+            things than a bundle, or a committed manifest refers to a file that is missing.
     """
 
     def __init__(self, path: Path, on_wait: Callable[[], object] = lambda: None) -> None:
@@ -81,11 +82,7 @@ class BundleWriter:
         return record
 
     def commit(self, manifest: Manifest) -> None:
-        """Make ``manifest`` the bundle's: the one moment at which the old bundle becomes the new one.
-
-        Raises:
-            BundleError: a file that it refers to is missing, or there is no room or no right to write.
-        """
+        """Make ``manifest`` the bundle's: the one moment at which the old bundle becomes the new one."""
         missing = [path for path in manifest.files if not (self.path / path).is_file()]
         if missing:
             raise BundleError(f"{self.path}: expected the files of the manifest to be there, missing: {missing}")

@@ -1,30 +1,24 @@
-"""Read off a graph what it must compute and move at least: products by branch, weights, activations.
+"""Read off a graph what it must compute and read at least: products by branch and arithmetic, and weights.
 
 What an engine fuses into its neighbours (a bias, an activation function, quantization, a change of layout) costs
-nothing here. What is left, convolutions, matrix products, LSTMs and poolings, reads tensors and writes one, and these
-are what moves, each in its narrowest form on the way from one such operator to the next: a quantized tensor as
-integers. An addition of two tensors is part of what makes one of them; the other is read once more.
+nothing here.
 """
 
 from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterator
 
 import onnx
 
-from ...runtime.roofline import Arithmetic, BranchCost, Cost, Moved
-from ..convert.graph_reading import branch_of, producers, takers, tensor_shapes
+from ...runtime.roofline import Arithmetic, BranchCost, Cost, WeightReads
+from ..convert.graph_reading import branch_of, producers, tensor_shapes
 from ..convert.inspection import operations
 
 __all__ = ["measure_cost"]
 
-PRODUCTS = ("MatMul", "Gemm", "MatMulIntegerToFloat")
-HEAVY = ("Conv", "LSTM", *PRODUCTS, "MaxPool", "GlobalAveragePool")
 # a tensor behind one of these is the same tensor in another form; a constant likewise, such as an LSTM's first states
 FORMS = ("Cast", "DequantizeLinear", "Expand", "QuantizeLinear")
-FUSED = (*FORMS, "Add", "LeakyRelu", "Mul", "Relu", "Reshape", "Squeeze", "Transpose")
 ARITHMETIC: dict[str, Arithmetic] = {"FP32": "fp32", "FP16": "fp16", "INT8": "int8"}
 RECURRENT_INPUT = 2  # the place of R among an LSTM operator's inputs: X, W, R, B, and states
 MIN_REREAD = 2**16  # bytes; smaller constants, such as scales, stay in the nearest cache after they were read once
@@ -37,32 +31,29 @@ def measure_cost(model: onnx.ModelProto) -> Cost:
         ConversionError: the shape of a tensor can't be inferred.
     """
     graph = _Graph(model)
-    branches = {name: graph.branch(name) for name in dict.fromkeys(branch_of(node.name) for node in graph.heavy)}
+    branches = {name: graph.branch(name) for name in dict.fromkeys(branch_of(node.name) for node in graph.products)}
     return Cost(head=branches.get("head", BranchCost()), cnn=branches.get("cnn"), recurrent=branches.get("rnn"))
 
 
 class _Graph:
-    """A graph with the shapes, makers and takers of its tensors."""
+    """A graph with the shapes and makers of its tensors."""
 
     def __init__(self, model: onnx.ModelProto) -> None:
         nodes = model.graph.node
-        self.heavy = [node for node in nodes if node.op_type in HEAVY]
+        self._arithmetic = operations(model)
+        self.products = [node for node in nodes if node.name in self._arithmetic]
         self._nodes = nodes
         self._shapes = tensor_shapes(model)
         self._makers = producers(nodes)
-        self._takers = takers(nodes)
-        self._arithmetic = operations(model)
         self._constants = {tensor.name for tensor in model.graph.initializer}
         self._reads = self._count_reads()
 
     def branch(self, name: str) -> BranchCost:
         macs = Counter[Arithmetic]()
-        for node in self.heavy:
-            if branch_of(node.name) == name and node.name in self._arithmetic:
+        for node in self.products:
+            if branch_of(node.name) == name:
                 macs[ARITHMETIC[self._arithmetic[node.name]]] += self._macs(node)
-        moved = Counter(size for node in self._nodes if branch_of(node.name) == name for size in self._moved(node))
-        activations = tuple(Moved(size, times) for size, times in sorted(moved.items()))
-        return BranchCost(dict(macs), self._weights(name), activations)
+        return BranchCost(dict(macs), self._weights(name))
 
     def _macs(self, node: onnx.NodeProto) -> int:
         weight = self._shapes[node.input[1]].dims
@@ -91,35 +82,11 @@ class _Graph:
         """Count how often a node reads its third input: an LSTM reads R at each step but the first."""
         return max(1, self._shapes[node.input[0]].dims[0] - 1) if node.op_type == "LSTM" else 1
 
-    def _weights(self, branch: str) -> tuple[Moved, ...]:
+    def _weights(self, branch: str) -> tuple[WeightReads, ...]:
         reads = [(self._bytes(name), times) for (home, name), times in self._reads.items() if home == branch]
-        again = [Moved(size, times) for size, times in reads if times > 1 and size >= MIN_REREAD]
+        again = [WeightReads(size, times) for size, times in reads if times > 1 and size >= MIN_REREAD]
         once = sum(size for size, _ in reads) - sum(item.bytes for item in again)
-        return (*again, Moved(once, 1)) if once else tuple(again)
-
-    def _moved(self, node: onnx.NodeProto) -> Iterator[int]:
-        tensors = [name for name in node.input if name and self._stored(name) not in self._constants]
-        if node.op_type in HEAVY:
-            yield from (self._shapes[name].size * self._read_width(name) for name in tensors)
-            yield from (self._shapes[name].size * self._written_width(name) for name in node.output if name)
-        elif node.op_type == "Add" and len(tensors) == 2:
-            yield min(self._shapes[name].size * self._read_width(name) for name in tensors)
-
-    def _read_width(self, name: str) -> int:
-        """Return the bytes of a value in the narrowest form between what made a tensor and who takes it."""
-        maker = self._makers.get(name)
-        width = self._shapes[name].itemsize
-        if maker is None or maker.op_type not in FUSED:
-            return width
-        return min(width, self._read_width(maker.input[0]))
-
-    def _written_width(self, name: str) -> int:
-        """Return the bytes of a value as it is stored for those who take it: the widest that one of them needs."""
-        width = self._shapes[name].itemsize
-        needed = (
-            self._written_width(node.output[0]) if node.op_type in FUSED else width for node in self._takers[name]
-        )
-        return min(width, max(needed, default=width))
+        return (*again, WeightReads(once, 1)) if once else tuple(again)
 
     def _stored(self, name: str) -> str:
         """Return the name of the constant that a constant is made from, or of the tensor itself."""

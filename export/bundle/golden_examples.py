@@ -61,12 +61,7 @@ def keep_golden(writer: BundleWriter, weights: str, spec: ModelSpec) -> Golden |
 
 
 def make_golden(writer: BundleWriter, images: Sequence[LabelledImage], spec: ModelSpec) -> Golden:
-    """Write images losslessly as PNG, at most 1024 pixels a side, and the tensors that a device will make of them.
-
-    Raises:
-        ImageError: an image can't be read.
-        BundleError: the bundle can't be written.
-    """
+    """Write images losslessly as PNG, at most 1024 pixels a side, and the tensors that a device will make of them."""
     files = [_encode(read_image(image.path)) for image in images]
     tensors = Preprocessor(spec)([decode_image(file) for file in files])
     records = [

@@ -295,11 +295,7 @@ def flips_name(variant: str) -> str:
 
 
 def check_folder(folder: Path) -> None:
-    """Remove what a killed export left unfinished; the bundle's lock must be held.
-
-    Raises:
-        BundleError: a file is in the folder's place, or there is no right to write.
-    """
+    """Remove what a killed export left unfinished; the bundle's lock must be held."""
     if folder.exists() and not folder.is_dir():
         raise BundleError(f"{folder}: expected a folder for the report, found a file; name another bundle with --out")
     with writing(folder):

@@ -1,5 +1,5 @@
-"""The ONNX graphs of a bundle: written from the Keras model in FP32, lowered to FP16 and INT8, and checked.
+"""Convert: writes the Keras model as an ONNX graph in FP32, and reads and checks graphs of every precision.
 
-In come a Keras model with its spec, then ranges and channel statistics by tensor; out come ONNX models in memory whose
-nodes are named by branch and layer. This room must not know bundles, gates or reports, nor run a graph on images.
+In come a Keras model with its spec; out come ONNX models in memory whose nodes are named by branch and layer. This room
+must not know how a graph is quantized, nor bundles, gates or reports, nor run a graph on images.
 """

@@ -1,4 +1,7 @@
-"""Knows what the nodes of our graphs are called and which of them INT8 can reach: convolutions and LSTMs' products."""
+"""Reads our graphs: what nodes are called, which of them INT8 can reach, and the shapes and types of tensors.
+
+INT8 reaches convolutions and LSTMs' products. Weights are left out or read one by one: a copy of all is 400 MB.
+"""
 
 from __future__ import annotations
 
@@ -24,6 +27,7 @@ __all__ = [
     "branch_of",
     "float_tensors",
     "gives_float",
+    "integers_of",
     "is_pointwise",
     "layer_of",
     "producers",
@@ -40,9 +44,10 @@ WEIGHT_AXIS = {"Conv": 0, "MatMul": 1}
 
 CONTRIBUTED = "com.microsoft"  # the domain of ONNX Runtime's own operators
 POINTWISE = "/product"  # ends the name of a convolution that was written as a matrix product
-STEP = re.compile(r"/step_\d+/")
-PRODUCT = re.compile(r"(rnn/lstm_\d+)/(?:product|step_\d+/recurrent)")
-STATES = re.compile(r"(rnn/lstm_\d+)/output")
+STEP_PART = re.compile(r"/step_\d+/")
+LSTM_PRODUCT = re.compile(r"(rnn/lstm_\d+)/(?:product|step_\d+/recurrent)")
+LSTM_OUTPUT = re.compile(r"(rnn/lstm_\d+)/output")
+MAX_CONSTANT_VALUES = 1024  # values: shapes, axes and other constants that shape inference looks into
 
 
 def branch_of(name: str) -> str:
@@ -59,7 +64,7 @@ def layer_of(node: onnx.NodeProto) -> str | None:
     """
     if node.op_type not in WEIGHT_AXIS:
         return None
-    found = PRODUCT.fullmatch(node.name)
+    found = LSTM_PRODUCT.fullmatch(node.name)
     return found[1] if found else str(node.name)
 
 
@@ -74,7 +79,7 @@ def quantizable(model: onnx.ModelProto) -> dict[str, list[onnx.NodeProto]]:
 
 def range_key(tensor: str) -> str:
     """Return the name of a tensor's range: the steps of an LSTM share one, and so does their concatenation."""
-    return STATES.sub(r"\1/hidden", STEP.sub("/", tensor))
+    return LSTM_OUTPUT.sub(r"\1/hidden", STEP_PART.sub("/", tensor))
 
 
 def producers(nodes: Iterable[onnx.NodeProto]) -> Mapping[str, onnx.NodeProto]:
@@ -100,7 +105,7 @@ def gives_float(
     the residual stream for good.
     """
     shape = constants[node.input[1]].shape
-    if shape[1] == 1 or shape[2:] != (1, 1) or any(_integers(node, "pads")):
+    if shape[1] == 1 or shape[2:] != (1, 1) or any(integers_of(node, "pads")):
         return False
     behind = taken[node.output[0]]
     if len(behind) == 1 and behind[0].op_type == "Relu":
@@ -114,7 +119,8 @@ def is_pointwise(node: onnx.NodeProto) -> bool:
     return node.domain == CONTRIBUTED and branch_of(node.name) == "cnn" and node.name.endswith(POINTWISE)
 
 
-def _integers(node: onnx.NodeProto, name: str) -> list[int]:
+def integers_of(node: onnx.NodeProto, name: str) -> list[int]:
+    """Return a node's attribute that is a list of integers, such as ``pads``; an empty list where it has none."""
     return next((list(item.ints) for item in node.attribute if item.name == name), [])
 
 
@@ -137,9 +143,6 @@ class _Arrays(Mapping[str, npt.NDArray[np.generic]]):
         return len(self._tensors)
 
 
-MAX_KEPT = 1024  # values: shapes, axes and other constants that shape inference looks into
-
-
 def skeleton(model: onnx.ModelProto) -> onnx.ModelProto:
     """Copy a graph with inputs in place of its weights: onnx's tools would copy 400 MB of weights three times."""
     bare = onnx.ModelProto(ir_version=model.ir_version, opset_import=model.opset_import)
@@ -149,7 +152,7 @@ def skeleton(model: onnx.ModelProto) -> onnx.ModelProto:
     graph.input.extend(model.graph.input)
     graph.output.extend(model.graph.output)
     for tensor in model.graph.initializer:
-        if math.prod(tensor.dims) > MAX_KEPT:
+        if math.prod(tensor.dims) > MAX_CONSTANT_VALUES:
             value = onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims)
             graph.input.append(value)
         else:

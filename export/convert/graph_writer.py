@@ -20,6 +20,7 @@ class GraphWriter:
         self.model = onnx.ModelProto()
         self.graph = self.model.graph
         self.graph.name = name
+        self._asked: set[str] = set()
 
     def input(self, name: str, shape: tuple[int, ...]) -> str:
         """Declare an input (N, *shape) float32, and return its name."""
@@ -36,6 +37,18 @@ class GraphWriter:
         name = next(item for item in outputs if item)
         self.graph.node.append(onnx.helper.make_node(operator, inputs, outputs, name=name, **attributes))
         return name
+
+    def copy(self, node: onnx.NodeProto, inputs: list[str]) -> None:
+        """Add a copy of a node that takes other inputs."""
+        written = self.graph.node.add()
+        written.CopyFrom(node)
+        written.input[:] = inputs
+
+    def is_new(self, name: str) -> bool:
+        """Tell whether a name is asked for for the first time: what several nodes share is written once."""
+        fresh = name not in self._asked
+        self._asked.add(name)
+        return fresh
 
     def constant(self, name: str, values: npt.NDArray[Any]) -> str:
         """Add an initializer of the array's own dtype and shape, and return its name."""

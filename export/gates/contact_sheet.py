@@ -19,16 +19,9 @@ MISSING_PICTURE = np.full((PICTURE_SIDE, PICTURE_SIDE, 3), 225, np.uint8)
 
 
 def write_flips(path: Path, flips: Sequence[Flip], variant: str, images: int) -> Path | None:
-    """Draw the flipped images with their true label, Keras's answer and the variant's.
+    """Draw the first 48 flips, the worst first, with their true label, Keras's answer and the variant's, as a PNG.
 
-    Args:
-        path: the PNG to write; it is replaced as a whole, or removed where nothing flipped.
-        flips: the flipped images, the worst first, as ``run_gate`` gives them; the first 48 are drawn.
-        variant: the variant's name.
-        images: how many images were compared.
-
-    Returns:
-        The path, or None where nothing flipped.
+    Return its path; it is replaced as a whole, or removed and None returned where none of the images flipped.
     """
     if not flips:
         path.unlink(missing_ok=True)  # it would be an earlier export's

@@ -7,7 +7,7 @@ device. So what is compared is the whole path, not two copies of one input.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import islice
 
 import keras
@@ -34,11 +34,9 @@ HIDDEN_IMAGES = 32  # 23 x 32 x 2048 floats at full size: 6 MB
 
 @dataclass(frozen=True, eq=False)
 class Reference:
-    """What Keras gives for N images.
+    """What Keras gives for the N images that could be read, in the order that was asked for.
 
     Attributes:
-        spec: the model's spec.
-        images: the N images that could be read, in the order that was asked for.
         logits: the logits, (N, C) float32, finite.
         probabilities: the probabilities, (N, C) float32.
         sequence_error: the largest |difference| between the preprocessing's sequence and Keras's own; None without a
@@ -70,46 +68,42 @@ class Reference:
     ) -> Reference:
         """Run Keras on the CPU over all images, in batches of 8, streamed; an unreadable image is passed over.
 
-        Args:
-            model: a Keras model as ``train.model.build_model`` makes it.
-            spec: the model's spec.
-            images: real images; at least one that can be read.
-            hidden_images: for how many images to keep the hidden states.
-            on_batch: called after each batch with its number of images.
+        The hidden states of the first ``hidden_images`` are kept; ``on_batch`` gets each batch's number of images.
 
         Raises:
             ParityError: Keras itself gives NaN or infinity.
             DataError: none of the images can be read.
         """
-        gathered = _Gathered()
         run = _Keras(model, spec)
-        for rows, tensors in _batches(images, spec, gathered.skipped):
-            found = run(tensors["image"])
-            if spec.uses_rnn and len(gathered.images) < hidden_images:
-                gathered.hidden.append(run.hidden(found["sequence"]))
-            gathered.add(rows, tensors, found)
+        kept: list[LabelledImage] = []
+        found: dict[str, list[Tensor]] = {"logits": [], "probabilities": [], "hidden": []}
+        skipped: list[str] = []
+        sequence_error = 0.0
+        for rows, tensors in _batches(images, spec, skipped):
+            outputs = run(tensors["image"])
+            if spec.uses_rnn:
+                sequence_error = max(sequence_error, float(np.abs(outputs["sequence"] - tensors["sequence"]).max()))
+                if len(kept) < hidden_images:
+                    found["hidden"].append(hidden_states(model, spec, outputs["sequence"]).transpose(1, 0, 2))
+            for name in ("logits", "probabilities"):
+                found[name].append(outputs[name])
+            kept += rows
             if on_batch:
                 on_batch(len(rows))
-        if not gathered.images:
+        if not kept:
             raise DataError(f"expected images to compare with Keras on, found none of {len(images)} readable")
         return cls(
             spec=spec,
-            images=tuple(gathered.images),
-            logits=np.concatenate(gathered.logits),
-            probabilities=np.concatenate(gathered.probabilities),
-            sequence_error=gathered.sequence_error if spec.uses_rnn else None,
-            hidden=np.concatenate(gathered.hidden, axis=1)[:, :hidden_images] if gathered.hidden else None,
-            skipped=tuple(gathered.skipped),
+            images=tuple(kept),
+            logits=np.concatenate(found["logits"]),
+            probabilities=np.concatenate(found["probabilities"]),
+            sequence_error=sequence_error if spec.uses_rnn else None,
+            hidden=np.concatenate(found["hidden"], axis=1)[:, :hidden_images] if spec.uses_rnn else None,
+            skipped=tuple(skipped),
         )
 
     def __len__(self) -> int:
-        """The number of images."""
         return len(self.images)
-
-    @property
-    def labels(self) -> npt.NDArray[np.int64]:
-        """Keras's first label of each image, (N,)."""
-        return np.asarray(np.argmax(self.logits, axis=1), np.int64)
 
     def batches(self, count: int | None = None) -> Iterator[Tensors]:
         """Yield the spec's inputs of the first ``count`` images (None: of all), read again, up to 8 rows at a time.
@@ -124,7 +118,7 @@ class Reference:
 
 
 class _Keras:
-    """Runs the Keras model on the CPU for its sequence, logits and probabilities, and for its hidden states."""
+    """Runs the Keras model on the CPU for its sequence, logits and probabilities."""
 
     def __init__(self, model: KerasModel, spec: ModelSpec) -> None:
         names = ["sequence"] if spec.uses_rnn else []
@@ -133,8 +127,6 @@ class _Keras:
         # traced once: at full size half the time and half the memory of calling the model, at 71 x 71 an eighth
         signature = [tf.TensorSpec((None, *spec.image_shape), tf.float32)]
         self._run = tf.function(lambda image: part(image, training=False), input_signature=signature)
-        self._model = model
-        self._spec = spec
 
     def __call__(self, image: Tensor) -> Tensors:
         with keras.device("cpu:0"):  # a GPU would bring TF32
@@ -145,31 +137,6 @@ class _Keras:
                 "train again with a lower learning rate"
             )
         return found
-
-    def hidden(self, sequence: Tensor) -> Tensor:
-        """Return the last LSTM's hidden states (T, N, H) for a sequence (N, T, S*S/T)."""
-        return hidden_states(self._model, self._spec, sequence).transpose(1, 0, 2)
-
-
-@dataclass
-class _Gathered:
-    """The results of the batches so far: some KB for hundreds of images, and the hidden states."""
-
-    images: list[LabelledImage] = field(default_factory=list)
-    logits: list[Tensor] = field(default_factory=list)
-    probabilities: list[Tensor] = field(default_factory=list)
-    hidden: list[Tensor] = field(default_factory=list)
-    skipped: list[str] = field(default_factory=list)
-    sequence_error: float = 0.0
-
-    def add(self, rows: Sequence[LabelledImage], tensors: Tensors, found: Tensors) -> None:
-        """Add the images, tensors and results of one batch."""
-        self.images += rows
-        self.logits.append(found["logits"])
-        self.probabilities.append(found["probabilities"])
-        if "sequence" in found:
-            error = float(np.abs(found["sequence"] - tensors["sequence"]).max())
-            self.sequence_error = max(self.sequence_error, error)
 
 
 def _batches(
@@ -187,14 +154,9 @@ def _batches(
 
 def _readable(images: Sequence[LabelledImage], skipped: list[str]) -> Iterator[tuple[LabelledImage, Pixels]]:
     for image in images:
-        frame = _read(image, skipped)
-        if frame is not None:
+        try:
+            frame = read_image(image.path)
+        except ImageError as error:  # noqa: PERF203  # beside reading the file it costs nothing
+            skipped.append(str(error))
+        else:
             yield image, frame
-
-
-def _read(image: LabelledImage, skipped: list[str]) -> Pixels | None:
-    try:
-        return read_image(image.path)
-    except ImageError as error:
-        skipped.append(str(error))
-        return None

@@ -38,12 +38,9 @@ class GateLimits:
 
     @classmethod
     def for_precision(cls, precision: Precision, spec: ModelSpec, max_drop: float = MAX_DROP) -> GateLimits:
-        """Return the limits of a precision.
+        """Return the limits of a precision; FP32's limit of the probabilities depends on the spec's backbone.
 
-        Args:
-            precision: the variant's precision.
-            spec: the model's spec; FP32's limit of the probabilities depends on its backbone.
-            max_drop: the accuracy that INT8 may lose, 0 to 1.
+        ``max_drop`` is the accuracy that INT8 may lose, 0 to 1.
         """
         if precision == "fp32":
             return cls(logits=LOGIT_LIMIT, probabilities=PROBABILITY_LIMITS[spec.backbone], batch=BATCH_LIMIT)
@@ -57,11 +54,8 @@ class GateLimits:
 def require_passed(parity: Parity, variant: str, *, stale: str | None = None) -> None:
     """Raise an error unless every figure that has a limit is within it.
 
-    Args:
-        parity: the figures and limits, from ``run_gate``.
-        variant: the variant's name, ``PRECISION-TARGET``.
-        stale: a sentence that BatchNorm's statistics are stale, if they are; then it is named as the cause before the
-            quantizer is.
+    The variant's name is ``PRECISION-TARGET``. ``stale`` is a sentence that BatchNorm's statistics are stale, if they
+    are; then it is named as the cause before the quantizer is.
 
     Raises:
         ParityError: a figure is beyond its limit; the message has the numbers and the likely cause.

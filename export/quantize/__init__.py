@@ -1,5 +1,6 @@
-"""This room makes a variant's graph out of the FP32 one: FP16, or INT8 with ranges measured on calibration images.
+"""Quantize: makes a variant's graph out of the FP32 one, in FP16, or in INT8 with ranges measured on images.
 
-The FP32 graph and what was measured of its activations come in; graphs for TensorRT, ONNX Runtime on a GPU and on a CPU
-go out. The room must not judge what it makes: ``gates`` does.
+In come the FP32 graph and calibration images; out come graphs for TensorRT, ONNX Runtime on a GPU and on a CPU, through
+stages none of which changes the one before. This room must not judge what it makes, which ``gates`` does, nor know the
+bundle.
 """

@@ -54,11 +54,8 @@ class ActivationSurvey:
 class Int8Ranges:
     """What INT8 is made by, of the graph whose channels were evened out.
 
-    Attributes:
-        signed: the ranges for TensorRT, by ``range_key``.
-        unsigned: the ranges for ONNX Runtime on the CPU, likewise.
-        peaks: the largest activations, by which layers beside INT8 are FP16 or FP32.
-        rounder: rounds the weights of matrix products.
+    ``signed`` are the ranges for TensorRT, ``unsigned`` those for ONNX Runtime on the CPU, by ``range_key``; ``peaks``
+    are the largest activations, by which layers beside INT8 are FP16 or FP32.
     """
 
     signed: Mapping[str, Range]
@@ -71,12 +68,8 @@ class Int8Ranges:
 class ArtifactGraphs:
     """Writes artifacts from one model, whose CNN is converted once.
 
-    Attributes:
-        builder: writes the FP32 graphs.
-        spec: the model's spec.
-        survey: by what INT8's channels are evened out.
-        half: the largest activations of the FP32 graph, which FP16 is made from; None where FP16 was not asked for.
-        int8: what INT8 is made by; None where it was not asked for.
+    ``half`` holds the largest activations of the FP32 graph, which FP16 is made from, and ``int8`` what INT8 is made
+    by; either is None where that precision was not asked for.
     """
 
     builder: GraphBuilder
@@ -112,11 +105,7 @@ class ArtifactGraphs:
         return image_layers(self.source(artifact.recurrent)) if artifact.runs_integers_on_cpu else set()
 
     def write(self, artifact: Artifact, wider: Collection[str] = ()) -> onnx.ModelProto:
-        """Write the artifact's graph and check it.
-
-        Args:
-            artifact: the artifact to write.
-            wider: the layers that INT8 gives back to the next wider precision.
+        """Write the artifact's graph, with the layers of ``wider`` in the next wider precision than INT8, and check it.
 
         Raises:
             ConversionError: the graph is not the one that was declared.

@@ -9,8 +9,8 @@
 A convolution has unsigned activations, signed weights with a scale for each output channel, and a quantized output too,
 which ONNX Runtime needs to fuse it into one integer operator. Additions of the residual stream and the global average
 stay in float, and a pointwise convolution that goes straight into one is a matrix product that gives floats; a ReLU in
-front of a quantization is left to its zero point. Weights that a CPU without VNNI adds up in 16 bits fit there
-(``int8_weights.PAIR``), so that one graph computes the same on every CPU. The recurrent branch is unrolled and takes
+front of a quantization is left to its zero point. Weights that a CPU without VNNI adds up in 16 bits fit there (see
+``int8_weights``), so that one graph computes the same on every CPU. The recurrent branch is unrolled and takes
 QuantizeLinear with a constant scale and MatMulIntegerToFloat: static Q/DQ pairs, as TensorRT wants them, are some 50
 times slower there, and the dynamic operators take one scale over the whole batch, so that a row's result depends on its
 neighbours.
@@ -28,7 +28,17 @@ import onnx
 
 from ...calib import Range
 from ..convert.fp32_graph import IR_VERSION, OPSET, set_versions
-from ..convert.graph_reading import CONTRIBUTED, POINTWISE, arrays, gives_float, layer_of, producers, range_key, takers
+from ..convert.graph_reading import (
+    CONTRIBUTED,
+    POINTWISE,
+    arrays,
+    gives_float,
+    integers_of,
+    layer_of,
+    producers,
+    range_key,
+    takers,
+)
 from ..convert.graph_writer import GraphWriter
 from .channel_groups import groups_of
 from .int8_weights import (
@@ -46,15 +56,14 @@ __all__ = ["CpuGraph", "image_layers"]
 
 Float32 = npt.NDArray[np.float32]
 
-KERNEL_TAKES = 4  # input channels at a time: vpdpbusd adds up four products of bytes
+KERNEL_CHANNELS = 4  # input channels at a time: vpdpbusd adds up four products of bytes
 
 
 class CpuGraph:
-    """Rewrites an FP32 graph, node by node.
+    """Rewrites an FP32 graph, which is not changed, node by node.
 
     Args:
-        source: a graph as ``GraphBuilder`` writes it, unrolled where the recurrent branch is to be quantized; it is not
-            changed.
+        source: a graph as ``GraphBuilder`` writes it, unrolled where the recurrent branch is to be quantized.
         ranges: the range that each tensor covers, by ``range_key``.
         quantized: the names of the layers that run in INT8.
         levels: the largest integer that a weight may become.
@@ -86,7 +95,6 @@ class CpuGraph:
         self._makers = producers(source.graph.node)
         self._takers = takers(source.graph.node)
         self._writer = GraphWriter(source.graph.name)
-        self._done: set[str] = set()
         self._shared: dict[str, list[str]] = {}  # a product's constants, by its weight
 
     def write(self) -> onnx.ModelProto:
@@ -108,12 +116,11 @@ class CpuGraph:
         return self._writer.model
 
     def _plain(self, node: onnx.NodeProto) -> None:
-        """Write a node that stays in float."""
         if node.op_type == "GlobalAveragePool":  # ONNX Runtime can't move a transposition past it
             value = self._input(node.input[0])
             self._writer.node("ReduceMean", [value], node.output[0], axes=[2, 3], keepdims=1)
         elif not self._is_clipped(node):
-            self._copy(node, [self._input(name) for name in node.input])
+            self._writer.copy(node, [self._input(name) for name in node.input])
 
     def _convolution(self, node: onnx.NodeProto) -> None:
         scale = float(self._scale(node.input[0]))
@@ -129,10 +136,9 @@ class CpuGraph:
         bias = self._corrected(node, bias, kernel, weight)
         # named by the node: tf2onnx gives equal constants once, and their integers differ with the input's scale
         inputs = [self._dequantized(node.input[0]), self._stored(f"{node.name}/weight", weight.integers, weight.scales)]
-        self._copy(node, [*inputs, self._stored(f"{node.name}/bias", *quantize_bias(bias, scale, weight))])
+        self._writer.copy(node, [*inputs, self._stored(f"{node.name}/bias", *quantize_bias(bias, scale, weight))])
 
     def _bias(self, node: onnx.NodeProto, channels: int) -> Float32:
-        """Return a convolution's bias, (O,), or zeros where it has none."""
         if len(node.input) > 2:
             return np.asarray(self._arrays[node.input[2]], np.float32)
         return np.zeros(channels, np.float32)
@@ -156,15 +162,15 @@ class CpuGraph:
         whole = replace(weight, integers=weight.integers.T[:, :, None, None], axis=0)
         bias = self._corrected(node, bias, np.asarray(self._arrays[name], np.float32), whole)
         last = self._writer.node("Transpose", [self._integers(value)], f"{node.name}/channels_last", perm=[0, 2, 3, 1])
-        strides = next((list(item.ints) for item in node.attribute if item.name == "strides"), [1, 1])
+        strides = integers_of(node, "strides") or [1, 1]
         if strides != [1, 1]:
-            last = self._every(last, strides, node.name)
+            last = self._strided(last, strides, node.name)
         inputs = [last, *self._product_constants(f"{node.name}/weight", weight, scale, zero)]
         inputs.append(self._writer.constant(f"{node.name}/bias", bias))
         product = self._writer.node("MatMulIntegerToFloat", inputs, f"{node.name}{POINTWISE}", domain=CONTRIBUTED)
         self._writer.node("Transpose", [product], node.output[0], perm=[0, 3, 1, 2])
 
-    def _every(self, value: str, strides: list[int], name: str) -> str:
+    def _strided(self, value: str, strides: list[int], name: str) -> str:
         """Write the slice of (N, H, W, C) to the rows and columns that a pointwise convolution with strides takes."""
         parts = {"first": [0, 0], "last": [np.iinfo(np.int64).max] * 2, "axes": [1, 2], "strides": strides}
         inputs = [self._writer.constant(f"{name}/{key}", np.array(part, np.int64)) for key, part in parts.items()]
@@ -178,7 +184,6 @@ class CpuGraph:
         return [integers, scale, scales, zero, self._writer.constant(f"{name}/zeros", zeros)]
 
     def _stored(self, name: str, integers: npt.NDArray[Any], scales: npt.NDArray[Any]) -> str:
-        """Write a constant that is held as integers and dequantized in the graph."""
         names = [
             self._writer.constant(f"{name}/integers", integers),
             self._writer.constant(f"{name}/scales", scales),
@@ -217,18 +222,18 @@ class CpuGraph:
         return {node.op_type for node in self._takers[name]} == {"Relu"}
 
     def _constant(self, name: str) -> str:
-        if name in self._arrays and self._new(name):
+        if name in self._arrays and self._writer.is_new(name):
             self._writer.constant(name, self._arrays[name])
         return name
 
     def _dequantized(self, name: str) -> str:
-        if self._new(f"{name}/dequantized"):
+        if self._writer.is_new(f"{name}/dequantized"):
             scale, zero = self._parameters(name)
             self._writer.node("DequantizeLinear", [self._integers(name), scale, zero], f"{name}/dequantized")
         return f"{name}/dequantized"
 
     def _integers(self, name: str) -> str:
-        if self._new(f"{name}/quantized"):
+        if self._writer.is_new(f"{name}/quantized"):
             maker = self._makers.get(name)
             source = maker.input[0] if maker is not None and self._is_clipped(maker) else name
             self._writer.node("QuantizeLinear", [source, *self._parameters(name)], f"{name}/quantized")
@@ -244,7 +249,7 @@ class CpuGraph:
 
     def _parameters(self, name: str) -> tuple[str, str]:
         key = range_key(name)
-        if self._new(f"{key}/scale"):
+        if self._writer.is_new(f"{key}/scale"):
             scale, zero = unsigned_scale(self._ranges[key])
             self._writer.constant(f"{key}/scale", scale)
             self._writer.constant(f"{key}/zero", zero)
@@ -252,18 +257,6 @@ class CpuGraph:
 
     def _scale(self, name: str) -> np.float32:
         return np.float32(unsigned_scale(self._ranges[range_key(name)])[0])
-
-    def _copy(self, node: onnx.NodeProto, inputs: list[str]) -> None:
-        written = onnx.NodeProto()
-        written.CopyFrom(node)
-        del written.input[:]
-        written.input.extend(inputs)
-        self._writer.graph.node.append(written)
-
-    def _new(self, name: str) -> bool:
-        fresh = name not in self._done
-        self._done.add(name)
-        return fresh
 
 
 def image_layers(source: onnx.ModelProto) -> set[str]:
@@ -277,7 +270,7 @@ def image_layers(source: onnx.ModelProto) -> set[str]:
     return {
         node.name
         for node in source.graph.node
-        if node.op_type == "Conv" and groups_of(node) == 1 and constants[node.input[1]].shape[1] < KERNEL_TAKES
+        if node.op_type == "Conv" and groups_of(node) == 1 and constants[node.input[1]].shape[1] < KERNEL_CHANNELS
     }
 
 

@@ -31,7 +31,7 @@ FP16_WARNING = 16_000.0  # two bits below FP16's end: a brighter scene than any 
 MAX_LISTED = 5  # layers that a warning names
 
 FLOAT, FLOAT16 = int(TensorProto.FLOAT), int(TensorProto.FLOAT16)
-OTHER = int(TensorProto.UNDEFINED)  # shapes and indices, which stay as they are
+NOT_FLOAT = int(TensorProto.UNDEFINED)  # shapes and indices, which stay as they are
 LSTM_NODES = ("LSTM", "Expand")  # the operator, and the zeros that it starts from, which have its type
 FLOATS: dict[int, type[np.floating]] = {FLOAT: np.float32, FLOAT16: np.float16}
 
@@ -72,7 +72,6 @@ class GpuGraph:
         self._floats = float_tensors(source)
         self._writer = GraphWriter(source.graph.name)
         self._made: dict[str, int] = {}  # the type of each tensor that was written
-        self._done: set[str] = set()  # the casts, constants and quantized tensors that were written
 
     def write(self) -> onnx.ModelProto:
         """Write the graph in its new types: opset 17 and IR 8, or 19 and 9 where layers are quantized."""
@@ -87,15 +86,12 @@ class GpuGraph:
 
     def _node(self, node: onnx.NodeProto) -> None:
         kind = self._kind(node)
-        written = onnx.NodeProto()
-        written.CopyFrom(node)
-        del written.input[:]
         if layer_of(node) in self._quantized:
-            written.input.extend(self._quantized_inputs(node, kind))
+            inputs = self._quantized_inputs(node, kind)
         else:
-            written.input.extend([self._input(name, kind) for name in node.input])
-        self._writer.graph.node.append(written)
-        self._made.update({name: kind if name in self._floats else OTHER for name in node.output})
+            inputs = [self._input(name, kind) for name in node.input]
+        self._writer.copy(node, inputs)
+        self._made.update({name: kind if name in self._floats else NOT_FLOAT for name in node.output})
 
     def _quantized_inputs(self, node: onnx.NodeProto, kind: int) -> list[str]:
         """Put both inputs through INT8; a bias stays as it is, or gets what makes up for rounded weights."""
@@ -121,16 +117,15 @@ class GpuGraph:
         return not self._wide.isdisjoint(range_key(name) for name in (*node.input, *node.output))
 
     def _input(self, name: str, kind: int) -> str:
-        """Return the name of a tensor or a constant in the type that a node wants."""
         if not name:
             return name
         if name not in self._made:
             return self._constant(name, kind)
-        return name if self._made[name] in (kind, OTHER) else self._cast(name, kind)
+        return name if self._made[name] in (kind, NOT_FLOAT) else self._cast(name, kind)
 
     def _cast(self, name: str, kind: int) -> str:
         target = f"{name}:{_suffix(kind)}"
-        if self._new(target):
+        if self._writer.is_new(target):
             self._writer.node("Cast", [name], target, to=kind)
         return target
 
@@ -138,7 +133,7 @@ class GpuGraph:
         values = self._arrays[name]
         floating = values.dtype == np.float32
         target = f"{name}:fp16" if floating and kind == FLOAT16 else name
-        if self._new(target):
+        if self._writer.is_new(target):
             self._writer.constant(target, values.astype(FLOATS[kind]) if floating else values)
         return target
 
@@ -146,9 +141,9 @@ class GpuGraph:
         """Put a tensor through INT8 and back, and return the result's name."""
         key = range_key(name)
         target = f"{name}:{_suffix(kind)}/dequantized"
-        if self._new(target):
+        if self._writer.is_new(target):
             scale = f"{key}:{_suffix(kind)}/scale"
-            if self._new(scale):
+            if self._writer.is_new(scale):
                 self._writer.constant(scale, signed_scale(self._ranges[key], FLOATS[kind]))
             zero = self._zero()
             integers = self._writer.node(
@@ -161,7 +156,7 @@ class GpuGraph:
         """Store a weight as integers, once however many nodes take it: an LSTM's is taken by every step."""
         name = f"{node.input[1]}:{_suffix(kind)}"
         target = f"{name}/dequantized"
-        if self._new(target):
+        if self._writer.is_new(target):
             weight = self._rounded(node, kind)
             values, axis = weight.integers, weight.axis
             if branch_of(node.name) == "rnn":
@@ -185,15 +180,9 @@ class GpuGraph:
 
     def _zero(self) -> str:
         """Write the zero point: TensorRT takes signed integers with their zero at 0."""
-        if self._new("zero"):
+        if self._writer.is_new("zero"):
             self._writer.constant("zero", np.array(0, np.int8))
         return "zero"
-
-    def _new(self, name: str) -> bool:
-        """Tell whether a name is asked for for the first time."""
-        fresh = name not in self._done
-        self._done.add(name)
-        return fresh
 
 
 def too_large_weights(model: onnx.ModelProto) -> dict[str, float]:
@@ -218,11 +207,9 @@ def _suffix(kind: int) -> str:
 
 @dataclass(frozen=True)
 class ActivationPeaks:
-    """The largest |activation| of each tensor that FP16 would hold.
+    """The largest |activation| of each tensor that FP16 would hold, by its name.
 
-    Attributes:
-        largest: the largest |activation|, by the tensor's name.
-        constants: the largest |value| of the weights beyond FP16's range, by the tensor that their layer makes.
+    ``constants`` is the largest |value| of the weights beyond FP16's range, by the tensor that their layer makes.
     """
 
     largest: Mapping[str, float] = field(default_factory=dict)

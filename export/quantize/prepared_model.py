@@ -53,8 +53,6 @@ class PreparedModel:
 
     Attributes:
         weights: the SHA-256 of the model's weights.
-        reference: what Keras gives on the gate's images.
-        graphs: writes artifacts from the FP32 graphs and what was measured.
         images: the images that were calibrated on; None where FP32 alone was asked for.
         calibration: the statistics that INT8's ranges follow from; None where INT8 was not asked for.
     """
@@ -152,14 +150,7 @@ def _calibrated(
 
 @dataclass(frozen=True)
 class ActivationMeasurer:
-    """Runs graphs over images, and says what it does.
-
-    Attributes:
-        spec: the model's spec.
-        images: the images to calibrate on.
-        gate_paths: the gate's images, whose peaks count too.
-        log: reports what is being done.
-    """
+    """Runs graphs over the images to calibrate on and over the gate's, whose peaks count too."""
 
     spec: ModelSpec
     images: CalibrationImages
@@ -169,9 +160,7 @@ class ActivationMeasurer:
     def survey(self, model: KerasModel, graph: onnx.ModelProto) -> ActivationSurvey:
         """Look at some of the calibration images: peaks of the channels, and whether BatchNorm's statistics fit.
 
-        Args:
-            model: the Keras model.
-            graph: the same model's graph in FP32, the recurrent branch unrolled.
+        The graph is the model's own in FP32, with the recurrent branch unrolled.
 
         Raises:
             CalibrationError: no image can be read, or an activation is not finite.
@@ -208,13 +197,7 @@ class ActivationMeasurer:
     def moments(self, graph: onnx.ModelProto) -> dict[str, npt.NDArray[np.float32]]:
         """Measure how the inputs of quantizable matrix products vary together: the mean of x xᵀ, (I, I), by tensor.
 
-        Without such products the dict is empty.
-
-        Args:
-            graph: the graph that ``quantized`` takes.
-
-        Raises:
-            CalibrationError: an activation is not finite.
+        The graph is the one that ``quantized`` takes; without such products the dict is empty.
         """
         part = product_inputs(graph)
         if not part.graph.output:

@@ -294,7 +294,6 @@ def write_csv(report: BenchReport, path: Path) -> None:
 
 
 def _csv_row(case: Case, start: Start | None) -> dict[str, Any]:
-    """Return a case by column; what was not measured is None, an empty cell."""
     stages = case.stages
     timed = {
         f"{part}_{name}_ms": getattr(stats, name)

@@ -113,12 +113,7 @@ class BenchProgress:
 
 
 def choose_variants(bundle: Bundle, request: BenchRequest) -> list[Variant]:
-    """Return the bundle's variants that a request names; all of them where it names none.
-
-    Raises:
-        UsageError: the request names an unknown backend or precision, or a variant that the bundle does not have.
-        BundleError: the bundle has no variant of these backends and precisions.
-    """
+    """Return the bundle's variants that a request names; all of them where it names none."""
     every = bundle.manifest.variants
     names = tuple(item.name for item in every)
     _check_names("backend", request.backends, get_args(Target))
@@ -145,11 +140,6 @@ def open_variants(
     """Open every chosen variant that runs here and passes its golden check; they are closed with the stack.
 
     They come in the manifest's order, with the reasons, by name, why others were left out.
-
-    Raises:
-        UsageError, BundleError: as ``choose_variants`` raises them.
-        BackendError: a variant whose backend or own name was asked for does not run here; or none does.
-        GateError: a variant asked for like this computes something else than the exporter did.
     """
     chosen = choose_variants(bundle, request)
     progress.begin("opening", len(chosen))
@@ -271,11 +261,7 @@ def make_frames(bundle: Bundle, count: int) -> Frames:
 
 
 def make_case(bundle: Bundle, selection: Selection, batch: int, frames: Frames) -> TimedCase:
-    """Allocate a case's buffers and name its calls, of ``batch`` frames each; ``frames`` has that many or more.
-
-    Raises:
-        BackendError: the memory does not suffice.
-    """
+    """Allocate a case's buffers and name its calls, of ``batch`` frames each; ``frames`` has that many or more."""
     backend = selection.backend
     buffers = backend.buffers(batch, 1)[0]
     classifier = Classifier(bundle, selection, batch_size=batch, check=False)
@@ -300,7 +286,6 @@ def make_case(bundle: Bundle, selection: Selection, batch: int, frames: Frames) 
 
 
 def _limit(variant: Variant, rates: Mapping[str, Rates], batch: int) -> Limit | None:
-    """Return the least time for a batch of a variant at its target's rates; None without rates or recorded cost."""
     if variant.cost is None or variant.target not in rates:
         return None
     return limit_of(variant.cost, rates[variant.target], batch)

@@ -215,7 +215,6 @@ def _cpu_mhz(root: Path) -> float | None:
 
 
 def _versions(gpu: dict[str, str], root: Path) -> dict[str, str]:
-    """Return the versions of Python, installed ``RECORDED_PACKAGES``, NVIDIA's driver and the Jetson's Linux."""
     release = _text(root / "etc/nv_tegra_release").partition(", GCID")[0].lstrip("# ")
     every = {
         "python": platform.python_version(),

@@ -114,10 +114,6 @@ def find_bundles(first: Path | None, others: Sequence[Path]) -> dict[str, tuple[
     None as ``first`` looks in the usual places; beside two or more others it does without, where it finds no bundle.
     Returned is, by name, each bundle's path as it was given, and the bundle. The name is the run's or the tar's, with
     as many of its folders as it takes to tell the names apart.
-
-    Raises:
-        BundleError: a bundle is missing or malformed.
-        UsageError: there is one bundle alone, or the class labels differ.
     """
     found: dict[Path, tuple[Path, Bundle]] = {}
     for path in others:

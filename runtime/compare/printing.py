@@ -121,7 +121,6 @@ def _short_names(names: Sequence[str], max_width: int) -> list[str]:
 
 
 def _print_table(models: Sequence[ComparedModel], figures: Mapping[str, Any]) -> None:
-    """Print a row a model: variant, accuracy, ms an image, size, and, beside or below, agreement with the others."""
     names = [printable(model.name) for model in models]
     short = _short_names(names, MAX_NAME_WIDTH if len(models) <= MAX_NAMED_COLUMNS else 0)
     keys = {"": short, "model": names} if short != names else {"model": names}

@@ -95,9 +95,6 @@ def open_capture(
     """Open a capture as ``run_aside`` does, and note the call as ``open`` and ``what``, a name without passwords.
 
     The capture is returned as the opener made it, open or not.
-
-    Raises:
-        SourceError: ``stop`` was set.
     """
 
     def open_noted() -> cv2.VideoCapture:

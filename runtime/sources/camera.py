@@ -169,12 +169,7 @@ class CameraConnection:
         self._capture = capture
 
     def read(self) -> npt.NDArray[np.uint8] | None:
-        """Return the next frame, (H, W, 3) uint8 BGR; None if none came within a second.
-
-        Raises:
-            ImageError: a frame came that can't be decoded.
-            SourceError: the camera is gone.
-        """
+        """Return the next frame, as ``Connection`` says; None if none came within a second."""
         start = time.monotonic()
         try:
             with BLOCKING_CALLS.noted(f"read {self._node}"):
@@ -227,9 +222,6 @@ def open_node(node: str, options: CaptureOptions, stop: threading.Event) -> Came
     """Open a /dev/videoN, or a link to it, as what it is, a camera, or a bare sensor that needs the image processor.
 
     A camera takes the nearest size and rate it has to those of ``options``; setting ``stop`` ends the wait early.
-
-    Raises:
-        SourceError: the camera is not there, may not be opened or is in use by another program, or ``stop`` was set.
     """
     if not os.path.exists(node):
         raise SourceError("no such camera; hybrid-infer --list-cameras names those there are")

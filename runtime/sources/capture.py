@@ -50,8 +50,8 @@ class Connection(Protocol):
         """Return the next frame, (H, W, 3) uint8 BGR; None if none came for ``patience`` or less, or on a stop.
 
         Raises:
-            ImageError: a frame came that can't be decoded; the next may be good.
-            SourceError: the stream ended.
+            ImageError, MemoryError: a frame came that can't be decoded or held; the next may be good.
+            SourceError: the stream ended, or the camera is gone.
         """
 
     def close(self) -> None:
@@ -257,7 +257,10 @@ def _unique_name(name: str, captures: Sequence[Capture]) -> str:
 
 
 def opener(live: LiveName, options: CaptureOptions) -> Opener:
-    """Return the function that connects to a live source, each time anew."""
+    """Return the function that connects to a live source, each time anew, and waits no longer once its event is set.
+
+    It raises a SourceError where the source is not there, does not answer in time, refuses, or the event was set.
+    """
     if live.kind == "v4l2":
         return lambda stop: open_node(live.address, options, stop)
     if live.kind == "csi":

@@ -56,9 +56,6 @@ class ChildConnection:
 
         ``options`` have the size and rate to convert to, and whether every frame is wanted; setting ``stop`` ends every
         wait.
-
-        Raises:
-            SourceError: GStreamer is not installed, or the pipeline can't be split into words.
         """
         self._patience = options.patience(PIPELINE_PATIENCE)
         self.patience = max(FIRST_FRAME_TIMEOUT, self._patience)
@@ -77,10 +74,9 @@ class ChildConnection:
         self._poll.register(self._messages_pipe, select.POLLIN)
 
     def read(self) -> Pixels | None:
-        """Return the next frame, (H, W, 3) uint8 BGR; None if none was complete within ``READ_WAIT``, or on a stop.
+        """Return the next frame, as ``Connection`` says; None if none was complete within ``READ_WAIT``.
 
-        Raises:
-            SourceError: the pipeline ended; the message quotes the first line that it said about an error.
+        The error at the pipeline's end quotes the first line that it said about an error.
         """
         self._deadline = time.monotonic() + READ_WAIT
         image = next(self._frames)
@@ -134,9 +130,6 @@ def pnm_frames(fill: Callable[[memoryview], int]) -> Iterator[Pixels | None]:
     """Yield frames, (H, W, 3) uint8 BGR, that come as PNM; None each time that no bytes came.
 
     ``fill`` puts the bytes that have come into a buffer and returns their number.
-
-    Raises:
-        SourceError: the bytes are no PNM frames, or a frame has more than ``MAX_PIXELS`` pixels.
     """
     while True:
         header = bytearray()

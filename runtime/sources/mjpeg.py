@@ -1,7 +1,7 @@
 """Read Motion JPEG over HTTP in Python, so that every wait ends and each damaged frame is known and counted.
 
-OpenCV's FFmpeg was measured in its place: it ends a stream at the first damaged frame or wrong length, answers no
-digest but MD5, and accepts every certificate.
+OpenCV's FFmpeg was measured in its place: it ends a stream at the first damaged frame or wrong length. Besides, the
+only digest that it answers is MD5, and it takes every certificate unless it is told otherwise.
 """
 
 from __future__ import annotations
@@ -47,11 +47,7 @@ class JpegCutter:
         self._buffer += data
 
     def next(self) -> bytes | None:
-        """Return the next image's bytes, whole or damaged; None where more have to come first.
-
-        Raises:
-            SourceError: ``MAX_JPEG`` bytes came without the end of an image.
-        """
+        """Return the next image, whole or damaged; None where more has to come, SourceError after ``MAX_JPEG``."""
         if not self._in_jpeg and (damaged := self._find_start()) is not None:
             return damaged
         if self._in_jpeg and (end := self._find_end()) is not None:
@@ -117,12 +113,7 @@ class MjpegConnection:
         self._cutter = JpegCutter()
 
     def read(self) -> npt.NDArray[np.uint8] | None:
-        """Return the next frame, (H, W, 3) uint8 BGR; None if none was complete within ``patience``, or on a stop.
-
-        Raises:
-            ImageError: a frame can't be decoded.
-            SourceError: the stream ended, or an image in it has no end.
-        """
+        """Return the next frame, as ``Connection`` says; None if none was complete within ``patience``."""
         # a chunk's size that was read in part is lost, so no read ends before the connection is to be given up
         self._stream.deadline = time.monotonic() + self.patience
         try:
@@ -146,9 +137,6 @@ def open_mjpeg(url: str, stop: threading.Event, patience: float) -> MjpegConnect
     """Ask a server for a stream, with the name and password in the URL if the server wants them.
 
     Setting ``stop`` ends every wait; the connection is to be given up after ``patience`` seconds without a frame.
-
-    Raises:
-        SourceError: the server gave no connection or no answer in time, refused, or sent no ``multipart`` of frames.
     """
     response, stream = http_get(url, stop, accept="multipart/x-mixed-replace, image/jpeg")
     kind = response.headers.get_content_type()

@@ -72,11 +72,7 @@ def display_name(name: str) -> str:
 
 
 def split_url(url: str) -> tuple[SplitResult, str, int]:
-    """Return a URL's parts, its host and its port, the scheme's usual one where it names none.
-
-    Raises:
-        UsageError: the URL has no host, a port that is no number up to 65535, or is not UTF-8.
-    """
+    """Return a URL's parts, its host and its port, the scheme's usual one where it names none."""
     _check_utf8(url)
     try:
         parts = urlsplit(url)

@@ -83,10 +83,6 @@ def connect(host: str, port: int, stop: threading.Event, deadline: float, *, tls
 
     Each of the host's addresses is tried; TLS verifies the certificate. Setting ``stop`` ends this wait and every later
     one. ``deadline`` is the ``time.monotonic()`` by which the connection must stand, and the first of the stream's.
-
-    Raises:
-        SourceError: the host is unknown, refuses, or does not answer in time, nobody vouches for its certificate,
-            or ``stop`` was set.
     """
     try:
         return NetworkStream(

@@ -65,13 +65,7 @@ class RtspConnection:
         self._thread.start()
 
     def read(self) -> Pixels | None:
-        """Return the next frame, (H, W, 3) uint8 BGR; None if none came within ``READ_WAIT``, or on a stop.
-
-        Raises:
-            ImageError: the decoder failed, and the next frame may be good.
-            MemoryError: the memory did not suffice for a frame, and the next one may be good.
-            SourceError: the stream ended.
-        """
+        """Return the next frame, as ``Connection`` says; None if none came within ``READ_WAIT``."""
         deadline = time.monotonic() + READ_WAIT
         while not self._stop.is_set() and (left := deadline - time.monotonic()) > 0:
             with suppress(queue.Empty):
@@ -128,10 +122,6 @@ def open_rtsp(url: str, stop: threading.Event, *, newest: bool, patience: float)
 
     ``newest`` decodes without delay, on one thread; otherwise several threads decode, each a frame later. Setting
     ``stop`` ends every wait; the connection is to be given up after ``patience`` seconds without a frame.
-
-    Raises:
-        SourceError: the server is not there or does not answer in time, has no such stream, refuses the password, or
-            ``stop`` was set.
     """
     numeric = _ask(url, stop)
     capture = _open(numeric, stop, FAST_OPTIONS, OPEN_TIMEOUT, newest=newest)

@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from hybrid_edge.calib import METHODS, Method, TensorStatistics, choose_range
+from hybrid_edge.calib import METHODS, Method, TensorStatistics, choose_range, methods
 from hybrid_edge.calib.methods import MIN_RANGE_WIDTH, entropy_threshold
 from hybrid_edge.runtime.errors import CalibrationError
 
@@ -102,12 +102,13 @@ def test_one_outlier_is_clipped_and_min_max_keeps_it(measured: Make, method: Met
 
 
 @pytest.mark.parametrize("share", [90.0, 99.0, 99.9])
-def test_percentile_leaves_its_share_outside(measured: Make, share: float) -> None:
+def test_percentile_leaves_its_share_outside(measured: Make, monkeypatch: pytest.MonkeyPatch, share: float) -> None:
+    monkeypatch.setattr(methods, "PERCENTILE", share)
     values = SHAPES["uniform"]
-    low, high = choose_range(measured(values), "percentile", symmetric=False, percentile=share)
+    low, high = choose_range(measured(values), "percentile", symmetric=False)
     assert np.mean((values < low) | (values > high)) == pytest.approx(1 - share / 100, abs=5e-4)
     assert np.mean(values < low) == pytest.approx((1 - share / 100) / 2, abs=5e-4)
-    limit = choose_range(measured(values), "percentile", symmetric=True, percentile=share).high
+    limit = choose_range(measured(values), "percentile", symmetric=True).high
     assert np.mean(np.abs(values) > limit) == pytest.approx(1 - share / 100, abs=5e-4)
 
 

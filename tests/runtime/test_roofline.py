@@ -13,7 +13,7 @@ from support.models.bundles import make_bundle
 from hybrid_edge.runtime.bundle import Bundle
 from hybrid_edge.runtime.errors import BundleError, UsageError
 from hybrid_edge.runtime.manifest import parse_manifest
-from hybrid_edge.runtime.roofline import DEVICES, PREDICTED, BranchCost, Cost, Moved, Rates, limit_of, rates_of
+from hybrid_edge.runtime.roofline import DEVICES, PREDICTED, BranchCost, Cost, Rates, WeightReads, limit_of, rates_of
 
 # 1e6 MAC at 1 GMAC/s take 1 ms, and so do 1e6 bytes at 1 GB/s
 RATES = Rates("a machine", {"fp32": 1.0, "int8": 4.0}, 1.0, None, None, "made up", measured=True)
@@ -21,11 +21,11 @@ MILLION = 10**6
 
 
 def head(macs: int = 0, size: int = 0) -> Cost:
-    return Cost(head=BranchCost({"fp32": macs}, (Moved(size, 1),) if size else ()))
+    return Cost(head=BranchCost({"fp32": macs}, (WeightReads(size, 1),) if size else ()))
 
 
 def repeated(size: int, times: int) -> Cost:
-    return Cost(head=BranchCost(), recurrent=BranchCost({}, (Moved(size, times),)))
+    return Cost(head=BranchCost(), recurrent=BranchCost({}, (WeightReads(size, times),)))
 
 
 def cached(size: int, rate: float | None = 10.0) -> Rates:
@@ -44,8 +44,8 @@ def test_a_branch_takes_as_long_as_its_products_or_its_bytes_whichever_is_longer
 def test_branches_add_up_and_overlapped_they_take_the_longer_sum() -> None:
     cost = Cost(
         head=BranchCost(),
-        cnn=BranchCost({"fp32": 8 * MILLION}, (Moved(MILLION, 1),)),
-        recurrent=BranchCost({}, (Moved(5 * MILLION, 1),)),
+        cnn=BranchCost({"fp32": 8 * MILLION}, (WeightReads(MILLION, 1),)),
+        recurrent=BranchCost({}, (WeightReads(5 * MILLION, 1),)),
     )
     found = limit_of(cost, RATES)
     assert found.by_branch == {"cnn": 8, "recurrent": 5, "head": 0}
@@ -59,9 +59,9 @@ def test_each_arithmetic_has_its_own_rate_and_a_missing_one_that_of_the_next_wid
 
 
 def test_a_batch_multiplies_what_an_image_costs_and_reads_its_weights_once() -> None:
-    cost = Cost(head=BranchCost({"fp32": MILLION}, (Moved(7 * MILLION, 1),), (Moved(MILLION, 2),)))
+    cost = Cost(head=BranchCost({"fp32": MILLION}, (WeightReads(7 * MILLION, 1),)))
     found = {batch: limit_of(cost, RATES, batch) for batch in (1, 4, 8)}
-    assert [item.ms for item in found.values()] == [7 + 2, 7 + 8, 7 + 16]
+    assert [item.ms for item in found.values()] == [7, 7, 8]
     assert [limit_of(cost, replace(RATES, bandwidth_gbs=1e9), batch).ms for batch in found] == pytest.approx([1, 4, 8])
 
 
@@ -77,20 +77,13 @@ def test_a_recurrent_weight_is_read_at_each_step_from_memory_unless_it_fits_the_
 def test_the_weights_of_the_whole_model_must_fit_to_be_there_from_the_batch_before() -> None:
     cost = Cost(
         head=BranchCost(),
-        cnn=BranchCost({}, (Moved(6 * MILLION, 1),)),
-        recurrent=BranchCost({}, (Moved(2 * MILLION, 11),)),
+        cnn=BranchCost({}, (WeightReads(6 * MILLION, 1),)),
+        recurrent=BranchCost({}, (WeightReads(2 * MILLION, 11),)),
     )
     found = limit_of(cost, cached(2 * MILLION))
     # 8 MB of weights, 2 of which can have stayed; the recurrent ones then stay for their ten other reads
     assert found.by_branch["cnn"] == pytest.approx(6 * (3 / 4 + 1 / 4 / 10))
     assert found.by_branch["recurrent"] == pytest.approx(2 * (3 / 4 + 1 / 4 / 10) + 10 * 2 / 10)
-
-
-def test_an_activation_that_fits_the_cache_moves_at_its_rate_until_the_batch_is_too_large() -> None:
-    cost = Cost(head=BranchCost({}, (), (Moved(MILLION, 4),)))
-    rates = cached(2 * MILLION)
-    assert limit_of(cost, rates, 2).ms == pytest.approx(8 / 10)
-    assert limit_of(cost, rates, 4).ms == pytest.approx(4 * 4 * (1 / 2 + 1 / 2 / 10))
 
 
 def test_where_the_rate_of_the_cache_is_not_known_what_stays_in_it_costs_nothing() -> None:
@@ -110,9 +103,9 @@ def test_what_fits_the_nearer_caches_costs_nothing() -> None:
 @pytest.mark.parametrize("batch", [1, 3, 32])
 def test_a_larger_cache_or_a_faster_memory_never_lengthens_the_limit(batch: int) -> None:
     cost = Cost(
-        head=BranchCost({"fp32": 9}, (Moved(100, 1),)),
-        cnn=BranchCost({"int8": 10**5}, (Moved(3 * MILLION, 1),), (Moved(MILLION, 9), Moved(MILLION // 8, 40))),
-        recurrent=BranchCost({"int8": 10**4}, (Moved(5 * MILLION, 22), Moved(2 * MILLION, 1)), (Moved(1000, 50),)),
+        head=BranchCost({"fp32": 9}, (WeightReads(100, 1),)),
+        cnn=BranchCost({"int8": 10**5}, (WeightReads(3 * MILLION, 1),)),
+        recurrent=BranchCost({"int8": 10**4}, (WeightReads(5 * MILLION, 22), WeightReads(2 * MILLION, 1))),
     )
     sizes = [size * MILLION // 4 for size in range(1, 200, 7)]
     times = [limit_of(cost, cached(size), batch).ms for size in sizes]
@@ -123,8 +116,8 @@ def test_a_larger_cache_or_a_faster_memory_never_lengthens_the_limit(batch: int)
 
 
 COST = Cost(
-    head=BranchCost({"fp32": 40}, (Moved(100, 1),), (Moved(8, 2),)),
-    recurrent=BranchCost({"int8": 300, "fp16": 20}, (Moved(1000, 22), Moved(2000, 22), Moved(50, 1)), (Moved(6, 3),)),
+    head=BranchCost({"fp32": 40}, (WeightReads(100, 1),)),
+    recurrent=BranchCost({"int8": 300, "fp16": 20}, (WeightReads(1000, 22), WeightReads(2000, 22), WeightReads(50, 1))),
 )
 
 
@@ -218,7 +211,10 @@ def test_an_unknown_device_is_refused_with_those_that_are_known() -> None:
 def test_recurrent_weights_bound_a_jetson_by_its_memory() -> None:
     """The reference model's two states of 2048 in FP16, read 22 times each from 68 and 102 GB/s."""
     state = 2 * 2048 * 8192
-    cost = Cost(head=BranchCost(), recurrent=BranchCost({"fp16": 1_856_446_464}, (Moved(state, 22), Moved(state, 22))))
+    cost = Cost(
+        head=BranchCost(),
+        recurrent=BranchCost({"fp16": 1_856_446_464}, (WeightReads(state, 22), WeightReads(state, 22))),
+    )
     slow, fast = (limit_of(cost, DEVICES[name], 1) for name in ("orin-nano", "orin-nano-super"))
     assert slow.limited_by["recurrent"] == fast.limited_by["recurrent"] == "memory"
     assert slow.ms == pytest.approx(2 * 22 * state / 68e6, rel=0.07)  # 2 MiB of each can stay

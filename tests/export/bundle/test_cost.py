@@ -14,7 +14,7 @@ from support.models.whole import Whole
 from hybrid_edge.export.bundle.cost import measure_cost
 from hybrid_edge.export.convert.graph_reading import tensor_shapes
 from hybrid_edge.runtime.errors import ConversionError
-from hybrid_edge.runtime.roofline import BranchCost, Moved
+from hybrid_edge.runtime.roofline import BranchCost, WeightReads
 
 FORMS = ("lstm", "unrolled")
 # 3x3 convolutions of 32, 64 and 128 channels at 28, 14 and 7 pixels, and a Dense layer of 128
@@ -49,10 +49,6 @@ def xception(size: int) -> int:
 def total(branch: BranchCost | None) -> int:
     assert branch is not None
     return sum(branch.macs.values())
-
-
-def moved(branch: BranchCost) -> int:
-    return sum(item.bytes * item.times for item in branch.activations)
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -105,7 +101,7 @@ def test_the_reference_recurrent_branch_reads_its_weights_once_a_step() -> None:
     assert recurrent is not None
     assert recurrent.macs == {"fp32": 23 * 3887 * 8192 + (22 + 23 + 22) * 2048 * 8192}
     state = 4 * 2048 * 8192
-    assert [item for item in recurrent.weights if item.times > 1] == [Moved(state, 22)] * 2
+    assert [item for item in recurrent.weights if item.times > 1] == [WeightReads(state, 22)] * 2
     once = 4 * (3887 * 8192 + 2048 * 8192 + 2 * 2 * 8192)  # input weights and biases
     assert recurrent.weight_bytes - 2 * state - once < 64  # axes of the operators around them
     assert cost.cnn is None
@@ -120,7 +116,7 @@ def test_weights_are_counted_as_they_are_stored(digits_source: Source, variant: 
     assert cost.recurrent is not None
     assert cost.cnn is not None
     assert {item.times for item in cost.cnn.weights} == {1}
-    assert Moved(units * 4 * units * width, 27) in cost.recurrent.weights
+    assert WeightReads(units * 4 * units * width, 27) in cost.recurrent.weights
     kernels = 32 * 27 + 64 * 288 + 128 * 576 + 4 * 4 * 128 * 128
     others = 32 + 64 + 128 + 128 + 16  # biases, of which equal ones are stored once; shapes
     assert width * kernels < cost.cnn.weight_bytes <= width * (kernels + others)
@@ -131,25 +127,7 @@ def test_integer_weights_are_read_as_integers_at_each_step(digits_source: Source
     cost = measure_cost(digits_source.lower(variant, "unrolled"))
     units = digits_source.spec.rnn_units
     assert cost.recurrent is not None
-    assert Moved(units * 4 * units * width, 27) in cost.recurrent.weights
-
-
-def test_activations_are_written_once_and_read_by_each_operator_that_takes_them(digits_source: Source) -> None:
-    cnn = measure_cost(digits_source.lower("fp32", "lstm")).cnn
-    assert cnn is not None
-    sides = [(28, 3), (28, 32), (14, 32), (14, 64), (7, 64), (7, 128), (4, 128)]  # input, then convolution and pooling
-    sizes = [4 * side**2 * channels for side, channels in sides]
-    # the input is read, everything between is written and read, the Dense layer's 128 values are written
-    assert moved(cnn) == sizes[0] + 2 * sum(sizes[1:]) + 4 * 128
-    assert max(item.bytes for item in cnn.activations) == 4 * 28**2 * 32
-
-
-def test_a_quantized_tensor_moves_as_integers(digits_source: Source) -> None:
-    plain, quantized = (measure_cost(digits_source.lower(name, "unrolled")).cnn for name in ("fp32", "int8-cpu"))
-    assert plain is not None
-    assert quantized is not None
-    assert max(item.bytes for item in quantized.activations) == 28**2 * 32
-    assert moved(quantized) < 0.3 * moved(plain)
+    assert WeightReads(units * 4 * units * width, 27) in cost.recurrent.weights
 
 
 def test_every_variant_of_a_bundle_has_the_cost_of_its_artifact(whole: Whole) -> None:

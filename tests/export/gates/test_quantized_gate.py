@@ -37,7 +37,9 @@ def reference(exported_digits: Any, tmp_path_factory: pytest.TempPathFactory) ->
     kept = KerasComparison(found.logits, found.logits, found.probabilities, found.probabilities).confident
     assert kept.sum() >= DECIDED
     classes = found.spec.class_labels
-    truth = [replace(image, label=classes[row]) for image, row in zip(found.images, found.labels, strict=True)]
+    truth = [
+        replace(image, label=classes[row]) for image, row in zip(found.images, found.logits.argmax(axis=1), strict=True)
+    ]
     return replace(
         found,
         images=tuple(image for image, keep in zip(truth, kept, strict=True) if keep),

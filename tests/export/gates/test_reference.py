@@ -29,7 +29,6 @@ def test_it_is_what_keras_gives_in_the_order_of_the_images(exported_digits: Any,
     rounding = 1e-5 * float(np.abs(logits).max())
     np.testing.assert_allclose(reference.logits, logits, atol=rounding)
     np.testing.assert_allclose(reference.probabilities, probabilities, atol=rounding / 2)  # p (1 - p) is 1/4 at most
-    assert reference.labels.tolist() == np.argmax(logits, axis=1).tolist()
     assert reference.images == tuple(images[:11])
     assert seen == [8, 3]
     again = [batch["sequence"] for batch in reference.batches(10)]

@@ -22,12 +22,12 @@ from support.models.bundles import (
 from hybrid_edge.runtime.bench import BenchReport, BenchRequest, bench
 from hybrid_edge.runtime.bench.bench_report import Case, Stats
 from hybrid_edge.runtime.bundle import Bundle
-from hybrid_edge.runtime.roofline import BranchCost, Cost, Moved
+from hybrid_edge.runtime.roofline import BranchCost, Cost, WeightReads
 
 COST = Cost(
-    head=BranchCost({"fp32": 1_000}, (Moved(4_000, 1),), ()),
-    cnn=BranchCost({"fp32": 200_000}, (Moved(8_000, 1),), (Moved(2_000, 2),)),
-    recurrent=BranchCost({"fp32": 100_000}, (Moved(9_000, 5),), ()),
+    head=BranchCost({"fp32": 1_000}, (WeightReads(4_000, 1),)),
+    cnn=BranchCost({"fp32": 200_000}, (WeightReads(8_000, 1),)),
+    recurrent=BranchCost({"fp32": 100_000}, (WeightReads(9_000, 5),)),
 )
 BRIEF = {"seconds": 0.02, "rounds": 5, "warm_up": 0.0, "threads": 1}
 

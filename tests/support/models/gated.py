@@ -17,7 +17,10 @@ SIZES = ("digits", "reduced")
 def labelled(reference: Reference) -> Reference:
     """Keras's own labels taken as the truth."""
     classes = reference.spec.class_labels
-    truth = [LabelledImage(i.path, classes[row]) for i, row in zip(reference.images, reference.labels, strict=True)]
+    truth = [
+        LabelledImage(i.path, classes[row])
+        for i, row in zip(reference.images, reference.logits.argmax(axis=1), strict=True)
+    ]
     return replace(reference, images=tuple(truth))
 
 
