@@ -33,9 +33,6 @@ class GraphBuilder:
     """Writes a Keras model as ONNX graphs that differ in the form of the recurrent branch; the CNN is converted once.
 
     The model is one that ``train.model.build_model`` makes for the spec.
-
-    Raises:
-        ConversionError: tf2onnx failed, or the weights don't fit into one ONNX file.
     """
 
     def __init__(self, model: KerasModel, spec: ModelSpec) -> None:
@@ -78,8 +75,7 @@ def set_versions(model: onnx.ModelProto, opset: int, ir_version: int) -> None:
 def serialize(model: onnx.ModelProto) -> bytes:
     """Serialize a graph to the bytes of an ONNX file.
 
-    Raises:
-        ConversionError: the graph takes over 2 GB, the limit of one file.
+    A graph that takes over 2 GB, the limit of one file, raises ConversionError.
     """
     try:
         data = bytes(model.SerializeToString())

@@ -191,8 +191,7 @@ class TensorShape:
 def tensor_shapes(model: onnx.ModelProto) -> dict[str, TensorShape]:
     """Infer the shape of every input, constant and tensor, by name, with a batch of one.
 
-    Raises:
-        ConversionError: shape inference does not reach a tensor.
+    A tensor that shape inference does not reach raises ConversionError.
     """
     bare = skeleton(model)
     for value in bare.graph.input:

@@ -180,8 +180,7 @@ def operations(model: onnx.ModelProto) -> dict[str, str]:
 def describe(model: onnx.ModelProto) -> tuple[str, ...]:
     """Describe each branch, and the form of the recurrent one, in lines for the report.
 
-    Such lines are ``CNN: 74/74 convolutions INT8``, ``recurrent branch: 2/2 LSTM FP16`` and ``recurrent form: 2 LSTM, 0
-    Loop, 0 unrolled steps``.
+    They are such as ``CNN: 74/74 convolutions INT8`` and ``recurrent form: 2 LSTM, 0 Loop, 0 unrolled steps``.
     """
     found = operations(model)
     kinds = {node.name: _kind(node) for node in model.graph.node}

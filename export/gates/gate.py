@@ -117,9 +117,6 @@ def run_gate(
 
     All images are run, or when simulated (the engine stands in for the variant's target) 300, and all again if the 300
     lost more accuracy than the limit allows and that may be chance. ``on_batch`` gets each batch's number of images.
-
-    Raises:
-        ParityError: the engine refused a batch, or gave NaN or infinity.
     """
     # what overflows inside an operator does not show on a CPU: the weights were FP16 there, the execution was not
     device = backend.device + (" with FP16 weights" if simulated and precision == "fp16" else "")

@@ -52,13 +52,10 @@ class GateLimits:
 
 
 def require_passed(parity: Parity, variant: str, *, stale: str | None = None) -> None:
-    """Raise an error unless every figure that has a limit is within it.
+    """Raise ParityError, with the numbers and the likely cause, unless every figure that has a limit is within it.
 
     The variant's name is ``PRECISION-TARGET``. ``stale`` is a sentence that BatchNorm's statistics are stale, if they
     are; then it is named as the cause before the quantizer is.
-
-    Raises:
-        ParityError: a figure is beyond its limit; the message has the numbers and the likely cause.
     """
     failed = [check for check in parity.checks if not check.passed]
     if not failed:

@@ -102,14 +102,7 @@ class PreparedModel:
 
 
 def prepare(request: ExportRequest, log: StepLog) -> PreparedModel:
-    """Load the model, run Keras, convert, and measure what the precisions need.
-
-    Raises:
-        ModelFileError: the file is not one that hybrid-train wrote, or it is damaged.
-        ParityError: the Keras model itself gives NaN or infinity.
-        ConversionError: tf2onnx failed.
-        CalibrationError: there is no image to calibrate on.
-    """
+    """Load the model, run Keras, convert, and measure what the precisions need."""
     with log.step("load the Keras model"):
         model, spec = load_model(request.model)
         weights = weights_sha256(model)
@@ -161,9 +154,6 @@ class ActivationMeasurer:
         """Look at some of the calibration images: peaks of the channels, and whether BatchNorm's statistics fit.
 
         The graph is the model's own in FP32, with the recurrent branch unrolled.
-
-        Raises:
-            CalibrationError: no image can be read, or an activation is not finite.
         """
         paths = self.images.paths[:SURVEYED_IMAGES]
         data = serialize(measured_graph(graph))
@@ -179,13 +169,8 @@ class ActivationMeasurer:
     def quantized(self, graph: onnx.ModelProto, weights: str, folder: Path) -> tuple[Calibration, ActivationPeaks]:
         """Calibrate the graph that INT8 is made from, or reuse the report's statistics; measure its peaks too.
 
-        Args:
-            graph: the graph in FP32, the recurrent branch unrolled, its channels evened out.
-            weights: the SHA-256 of the model's weights.
-            folder: the report's folder, which keeps the statistics.
-
-        Raises:
-            CalibrationError: an activation is not finite.
+        The graph is in FP32, the recurrent branch unrolled, its channels evened out. The report's folder keeps the
+        statistics, which are reused for the same SHA-256 of the model's weights.
         """
         data, count = serialize(measured_graph(graph)), len(self.images.paths)
         with self.log.step(f"calibrate on {count} images", count) as advance:
