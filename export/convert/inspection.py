@@ -20,9 +20,9 @@ from .graph_writer import BATCH
 __all__ = ["Declaration", "check_graph", "count_operators", "count_steps", "describe", "operations"]
 
 CONVOLUTIONS = {"xception": 74, "digits": 3}  # Xception: 34 separable ones (two each), 2 of the entry, 4 shortcuts
-STEP = re.compile(r"rnn/lstm_\d+/step_\d+/hidden")
+STEP_HIDDEN = re.compile(r"rnn/lstm_\d+/step_\d+/hidden")
 LSTM_INPUTS = {"X": 0, "W": 1, "R": 2, "B": 3, "initial_h": 5, "initial_c": 6}  # 4, the lengths, is left out
-NOTHING = "none"
+NO_TYPE = "none"
 UNWANTED = {
     "Loop": "tf2onnx writes one for a layer with a fixed batch or a hard_sigmoid gate",
     "Scan": "a recurrent layer was not written by hybrid-edge",
@@ -31,6 +31,9 @@ UNWANTED = {
 }
 
 Shape = tuple[int | str, ...]
+TYPE_NAMES: dict[int, str] = {int(TensorProto.FLOAT): "FP32", int(TensorProto.FLOAT16): "FP16"}
+OPERATION_KINDS = {"Conv": "convolutions", "MatMul": "matrix products", "Gemm": "matrix products", "LSTM": "LSTM"}
+PRECISION_ORDER = ("INT8", "FP16", "FP32")
 
 
 @dataclass(frozen=True)
@@ -61,7 +64,7 @@ def count_operators(model: onnx.ModelProto) -> dict[str, int]:
 
 def count_steps(model: onnx.ModelProto) -> int:
     """Count the timesteps of LSTMs that are written out, all layers together."""
-    return sum(bool(STEP.fullmatch(node.name)) for node in model.graph.node)
+    return sum(bool(STEP_HIDDEN.fullmatch(node.name)) for node in model.graph.node)
 
 
 def check_graph(model: onnx.ModelProto, spec: ModelSpec, declared: Declaration | None = None) -> None:
@@ -145,13 +148,13 @@ def _lstm_faults(model: onnx.ModelProto) -> Iterable[str]:
         if node.op_type == "LSTM":
             names = dict(enumerate(node.input))
             found = {item: _type_name(types.get(names.get(index, ""))) for item, index in LSTM_INPUTS.items()}
-            if len(set(found.values())) > 1 or NOTHING in found.values():
+            if len(set(found.values())) > 1 or NO_TYPE in found.values():
                 listed = ", ".join(f"{item} {kind}" for item, kind in found.items())
                 yield f"{node.name}: expected inputs of one type, found {listed}"
 
 
 def _type_name(kind: int | None) -> str:
-    return str(onnx.TensorProto.DataType.Name(kind)) if kind else NOTHING
+    return str(onnx.TensorProto.DataType.Name(kind)) if kind else NO_TYPE
 
 
 def _nodes(graph: onnx.GraphProto) -> Iterable[onnx.NodeProto]:
@@ -160,11 +163,6 @@ def _nodes(graph: onnx.GraphProto) -> Iterable[onnx.NodeProto]:
         for attribute in node.attribute:
             for inner in (*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs):
                 yield from _nodes(inner)
-
-
-NAMES: dict[int, str] = {int(TensorProto.FLOAT): "FP32", int(TensorProto.FLOAT16): "FP16"}
-WEIGHTS = {"Conv": "convolutions", "MatMul": "matrix products", "Gemm": "matrix products", "LSTM": "LSTM"}
-ORDER = ("INT8", "FP16", "FP32")
 
 
 def operations(model: onnx.ModelProto) -> dict[str, str]:
@@ -198,17 +196,17 @@ def describe(model: onnx.ModelProto) -> tuple[str, ...]:
 
 def _counts(names: Iterable[str], found: Mapping[str, str], kinds: Mapping[str, str]) -> Iterable[str]:
     pairs = Counter((kinds[name], found[name]) for name in names)
-    for kind in dict.fromkeys(WEIGHTS.values()):
+    for kind in dict.fromkeys(OPERATION_KINDS.values()):
         total = sum(count for (of, _), count in pairs.items() if of == kind)
-        for precision in ORDER:
+        for precision in PRECISION_ORDER:
             if count := pairs[kind, precision]:
                 yield f"{count}/{total} {kind} {precision}"
 
 
 def _kind(node: onnx.NodeProto) -> str:
     if node.domain == CONTRIBUTED:
-        return WEIGHTS["Conv" if is_pointwise(node) else "MatMul"]
-    return WEIGHTS.get(node.op_type, "")
+        return OPERATION_KINDS["Conv" if is_pointwise(node) else "MatMul"]
+    return OPERATION_KINDS.get(node.op_type, "")
 
 
 def _precision(node: onnx.NodeProto, makers: Mapping[str, onnx.NodeProto], types: Mapping[str, int]) -> str:
@@ -217,4 +215,4 @@ def _precision(node: onnx.NodeProto, makers: Mapping[str, onnx.NodeProto], types
     both = [makers.get(name) for name in node.input[:2]]
     if all(maker is not None and maker.op_type == "DequantizeLinear" for maker in both):
         return "INT8"
-    return NAMES[types[node.input[1]]]
+    return TYPE_NAMES[types[node.input[1]]]

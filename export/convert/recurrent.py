@@ -35,6 +35,9 @@ __all__ = ["Affine", "Form", "LstmWeights", "write_recurrent", "write_unrolled"]
 Float32 = npt.NDArray[np.float32]
 
 KERAS_TO_UNROLLED = (0, 1, 3, 2)  # gates: Keras i, f, c, o; here i, f, o, c, so that one Sigmoid takes three of them
+Form = Literal["lstm", "unrolled"]
+Float64 = npt.NDArray[np.float64]
+KERAS_TO_ONNX = (0, 3, 1, 2)  # gates: Keras i, f, c, o; ONNX i, o, f, c
 
 
 def write_unrolled(writer: GraphWriter, weights: LstmWeights, value: str, timesteps: int, *, last: bool) -> str:
@@ -118,13 +121,6 @@ class LstmWeights:
         """Read the weights of a Keras LSTM layer."""
         kernel, recurrent, bias = layer.get_weights()
         return cls(layer.name, kernel, recurrent, bias)
-
-
-Form = Literal["lstm", "unrolled"]
-
-Float64 = npt.NDArray[np.float64]
-
-KERAS_TO_ONNX = (0, 3, 1, 2)  # gates: Keras i, f, c, o; ONNX i, o, f, c
 
 
 @dataclass(frozen=True, eq=False)

@@ -17,6 +17,7 @@ Tensor = npt.NDArray[np.float32]
 Labels = npt.NDArray[np.int64]
 
 CONFIDENT_MARGIN = 0.1  # between Keras's first two probabilities
+NORMAL_QUANTILE = 1.959963984540054  # the quantile of the normal distribution, 95 % two-sided
 
 
 @dataclass(frozen=True)
@@ -113,9 +114,6 @@ def _first(logits: Tensor, depth: int) -> Labels:
     return np.asarray(np.argsort(-logits, axis=1, kind="stable")[:, :depth], np.int64)
 
 
-Z = 1.959963984540054  # the quantile of the normal distribution, 95 % two-sided
-
-
 def paired_accuracy(
     keras: npt.NDArray[np.int64],
     variant: npt.NDArray[np.int64],
@@ -152,7 +150,7 @@ def paired_interval(lost: int, gained: int, count: int) -> tuple[float, float]:
     total = count + 2
     first, second = (lost + 1) / total, (gained + 1) / total
     middle = first - second
-    half = Z * float(np.sqrt((first + second - middle**2) / total))
+    half = NORMAL_QUANTILE * float(np.sqrt((first + second - middle**2) / total))
     return max(-1.0, middle - half), min(1.0, middle + half)
 
 

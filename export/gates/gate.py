@@ -28,6 +28,12 @@ OTHER_BATCHES = (1, 3)
 # factors of an outlier: inputs lie in [-1, 1], and a scale measured over the batch would follow it. The next lower one
 # is taken where FP16 overflows in the outlier's own row, which backends refuse: that is no fault of the graph
 OUTLIERS = (50.0, 10.0, 3.0)
+SIMULATED_IMAGES = 300  # a simulation runs one operator at a time, many times slower than the target
+MIN_CERTAINTY = 0.1  # share of the way from chance to certainty; below it the softmax is flat
+MIN_DEVIATION = (
+    0.01  # standard deviation of a probability over the images; below it all images look the same to the model
+)
+MIN_SEQUENCE_EFFECT = 10 * LOGIT_LIMIT  # the least effect of another image's sequence on the logits, over max |logit|
 
 
 class BatchRows:
@@ -88,12 +94,6 @@ def _part(tensors: Mapping[str, Tensor], rows: slice) -> dict[str, Tensor]:
 def _slices(size: int, count: int) -> list[slice]:
     """Return slices of exactly ``size`` rows that cover ``count`` rows; the last ones may overlap."""
     return [slice(start, start + size) for start in (min(s, count - size) for s in range(0, count, size))]
-
-
-SIMULATED_IMAGES = 300  # a simulation runs one operator at a time, many times slower than the target
-NEARLY_CHANCE = 0.1  # share of the way from chance to certainty; below it the softmax is flat
-ALIKE = 0.01  # standard deviation of a probability over the images; below it all images look the same to the model
-HARDLY_COUNTS = 10 * LOGIT_LIMIT  # the least effect of another image's sequence on the logits, over max |logit|
 
 
 @dataclass(frozen=True)
@@ -224,12 +224,12 @@ def _flat_warnings(probabilities: Tensor) -> Iterator[str]:
     """Warn of flat or equal outputs, which make a passed check worth little."""
     chance = 1 / probabilities.shape[1]
     certainty = float(probabilities.max(axis=1).mean())
-    if certainty < chance + NEARLY_CHANCE * (1 - chance):
+    if certainty < chance + MIN_CERTAINTY * (1 - chance):
         yield (
             f"the outputs are nearly flat (mean top-1 probability {certainty:.3f}, chance is {chance:.3f}): any graph "
             "would pass, so this check proves little; is the model trained?"
         )
-    if float(probabilities.std(axis=0).max()) < ALIKE:
+    if float(probabilities.std(axis=0).max()) < MIN_DEVIATION:
         yield (
             "the outputs are alike for all images: a graph that ignores its input would pass, so this check proves "
             "little; is the model trained, and are the images different?"
@@ -237,7 +237,7 @@ def _flat_warnings(probabilities: Tensor) -> Iterator[str]:
 
 
 def _effect_warnings(sequence_effect: float | None) -> Iterator[str]:
-    if sequence_effect is not None and sequence_effect < HARDLY_COUNTS:
+    if sequence_effect is not None and sequence_effect < MIN_SEQUENCE_EFFECT:
         yield (
             f"giving an image another's sequence changes its logits by only {sequence_effect:.1e} of max |logit|: the "
             "recurrent branch hardly counts in this model, and this check says little about it"

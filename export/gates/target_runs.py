@@ -33,9 +33,9 @@ __all__ = ["AgainstWider", "Proof", "against_wider", "open_target", "prove", "ti
 Tensor = npt.NDArray[np.float32]
 OnBatch = Callable[[int], None]
 
-SECONDS = 2.0
-WARM_UP = 0.3
-ROUNDS = 5
+MIN_SECONDS = 2.0
+WARM_UP_SECONDS = 0.3
+MIN_ROUNDS = 5
 
 
 @dataclass(frozen=True)
@@ -169,5 +169,5 @@ def _time(
             device = backend.device
         if not calls:
             return [], ""
-        timings = time_interleaved(calls, warm_up_s=WARM_UP, min_seconds=SECONDS, min_rounds=ROUNDS)
+        timings = time_interleaved(calls, warm_up_s=WARM_UP_SECONDS, min_seconds=MIN_SECONDS, min_rounds=MIN_ROUNDS)
     return list(timings.values()), device

@@ -17,10 +17,10 @@ from .equalize import HALF_STEP, PIXELS
 __all__ = ["bounds", "choose_ranges", "measured_graph", "product_inputs"]
 
 # one tensor for all steps of a layer; what else a step makes lies within [-1, 1] or is smaller than one of these
-STATES = ("recurrent", "gates", "cell", "hidden")
-STEP = re.compile(rf"rnn/lstm_\d+/step_\d+/({'|'.join(STATES)})")
-INNER = re.compile(r"rnn/lstm_\d+/step_\d+/")
-UNIT = (-1.0, 1.0)
+LSTM_STATES = ("recurrent", "gates", "cell", "hidden")
+STATE_NAME = re.compile(rf"rnn/lstm_\d+/step_\d+/({'|'.join(LSTM_STATES)})")
+STEP_PREFIX = re.compile(r"rnn/lstm_\d+/step_\d+/")
+UNIT_INTERVAL = (-1.0, 1.0)
 STEPS_BELOW_ZERO = {True: 127, False: 128}  # of a signed byte, by whether the range is symmetric
 INPUTS = ("image", "sequence")
 
@@ -39,9 +39,9 @@ def measured_graph(source: onnx.ModelProto) -> onnx.ModelProto:
     floats = float_tensors(source)
     for node in source.graph.node:
         for output in node.output:
-            if STEP.fullmatch(output):
+            if STATE_NAME.fullmatch(output):
                 steps[range_key(output)].append(output)
-            elif output in floats and not INNER.match(output):
+            elif output in floats and not STEP_PREFIX.match(output):
                 names.append(output)
     for key, parts in steps.items():
         model.graph.node.append(helper.make_node("Concat", parts, [key], name=key, axis=0))
@@ -86,10 +86,16 @@ def _keep(items: Any, wanted: Callable[[Any], bool]) -> None:
 def bounds(source: onnx.ModelProto) -> dict[str, tuple[float, float]]:
     """Return what tensors can't exceed by their mathematics: (-1, 1) for pixels, their means, and hidden states."""
     transposed = {
-        node.output[0]: UNIT for node in source.graph.node if node.op_type == "Transpose" and node.input[0] in INPUTS
+        node.output[0]: UNIT_INTERVAL
+        for node in source.graph.node
+        if node.op_type == "Transpose" and node.input[0] in INPUTS
     }
-    hidden = {range_key(o): UNIT for node in source.graph.node for o in node.output if o.endswith("/hidden")}
-    return {**dict.fromkeys(INPUTS, UNIT), **transposed, **{k: v for k, v in hidden.items() if branch_of(k) == "rnn"}}
+    hidden = {range_key(o): UNIT_INTERVAL for node in source.graph.node for o in node.output if o.endswith("/hidden")}
+    return {
+        **dict.fromkeys(INPUTS, UNIT_INTERVAL),
+        **transposed,
+        **{k: v for k, v in hidden.items() if branch_of(k) == "rnn"},
+    }
 
 
 def choose_ranges(

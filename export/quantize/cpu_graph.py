@@ -9,8 +9,8 @@
 A convolution has unsigned activations, signed weights with a scale for each output channel, and a quantized output too,
 which ONNX Runtime needs to fuse it into one integer operator. Additions of the residual stream and the global average
 stay in float, and a pointwise convolution that goes straight into one is a matrix product that gives floats; a ReLU in
-front of a quantization is left to its zero point. Weights that a CPU without VNNI adds up in 16 bits fit there
-(``int8_weights.PAIR``), so that one graph computes the same on every CPU. The recurrent branch is unrolled and takes
+front of a quantization is left to its zero point. Weights that a CPU without VNNI adds up in 16 bits fit there (see
+``int8_weights``), so that one graph computes the same on every CPU. The recurrent branch is unrolled and takes
 QuantizeLinear with a constant scale and MatMulIntegerToFloat: static Q/DQ pairs, as TensorRT wants them, are some 50
 times slower there, and the dynamic operators take one scale over the whole batch, so that a row's result depends on its
 neighbours.
@@ -56,7 +56,7 @@ __all__ = ["CpuGraph", "image_layers"]
 
 Float32 = npt.NDArray[np.float32]
 
-KERNEL_TAKES = 4  # input channels at a time: vpdpbusd adds up four products of bytes
+KERNEL_CHANNELS = 4  # input channels at a time: vpdpbusd adds up four products of bytes
 
 
 class CpuGraph:
@@ -266,7 +266,7 @@ def image_layers(source: onnx.ModelProto) -> set[str]:
     return {
         node.name
         for node in source.graph.node
-        if node.op_type == "Conv" and groups_of(node) == 1 and constants[node.input[1]].shape[1] < KERNEL_TAKES
+        if node.op_type == "Conv" and groups_of(node) == 1 and constants[node.input[1]].shape[1] < KERNEL_CHANNELS
     }
 
 

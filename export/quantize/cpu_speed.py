@@ -33,6 +33,9 @@ VECTOR_CHANNELS = 16
 
 Float64 = npt.NDArray[np.float64]
 Arrays = Mapping[str, npt.NDArray[np.generic]]
+SCAN_NAME = "cnn/each_image"  # the name of the Scan
+MIN_LARGE_VALUES = 2**20  # values of one image's largest activation: as bytes, about what a core's own cache holds
+IMAGE = "image"
 
 
 def fill_channels(source: onnx.ModelProto, means: Mapping[str, Float64]) -> tuple[onnx.ModelProto, dict[str, Float64]]:
@@ -95,12 +98,7 @@ def _drop_unused(model: onnx.ModelProto) -> None:
             del model.graph.initializer[index]
 
 
-SCAN_NAME = "cnn/each_image"  # the name of the Scan
-MIN_VALUES = 2**20  # values of one image's largest activation: as bytes, about what a core's own cache holds
-IMAGE = "image"
-
-
-def one_image_at_a_time(model: onnx.ModelProto, large: int = MIN_VALUES) -> onnx.ModelProto:
+def one_image_at_a_time(model: onnx.ModelProto, large: int = MIN_LARGE_VALUES) -> onnx.ModelProto:
     """Return a copy whose CNN takes one image at a time, or the model itself where none of its activations is large.
 
     The model is a graph for the CPU, opset 17, with a symbolic batch; from ``large`` values on an activation is large.

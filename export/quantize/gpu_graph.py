@@ -31,7 +31,7 @@ FP16_WARNING = 16_000.0  # two bits below FP16's end: a brighter scene than any 
 MAX_LISTED = 5  # layers that a warning names
 
 FLOAT, FLOAT16 = int(TensorProto.FLOAT), int(TensorProto.FLOAT16)
-OTHER = int(TensorProto.UNDEFINED)  # shapes and indices, which stay as they are
+NOT_FLOAT = int(TensorProto.UNDEFINED)  # shapes and indices, which stay as they are
 LSTM_NODES = ("LSTM", "Expand")  # the operator, and the zeros that it starts from, which have its type
 FLOATS: dict[int, type[np.floating]] = {FLOAT: np.float32, FLOAT16: np.float16}
 
@@ -86,7 +86,7 @@ class GpuGraph:
         else:
             inputs = [self._input(name, kind) for name in node.input]
         self._writer.copy(node, inputs)
-        self._made.update({name: kind if name in self._floats else OTHER for name in node.output})
+        self._made.update({name: kind if name in self._floats else NOT_FLOAT for name in node.output})
 
     def _quantized_inputs(self, node: onnx.NodeProto, kind: int) -> list[str]:
         """Put both inputs through INT8; a bias stays as it is, or gets what makes up for rounded weights."""
@@ -116,7 +116,7 @@ class GpuGraph:
             return name
         if name not in self._made:
             return self._constant(name, kind)
-        return name if self._made[name] in (kind, OTHER) else self._cast(name, kind)
+        return name if self._made[name] in (kind, NOT_FLOAT) else self._cast(name, kind)
 
     def _cast(self, name: str, kind: int) -> str:
         target = f"{name}:{_suffix(kind)}"

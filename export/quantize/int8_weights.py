@@ -35,14 +35,16 @@ __all__ = [
 LEVELS = 127  # the largest integer of a weight
 # x86 without VNNI adds the products of two neighbouring weights and two unsigned bytes up in 16 bits, and saturates
 # (vpmaddubsw): the largest byte times the largest sum of two neighbours is to fit, 255 * 128 < 2**15
-PAIR = 128
-# PAIR is left unused by so much, so that no two halves are both rounded up, to 129 together; float32 errs by less than
+MAX_PAIR_SUM = 128
+# so much of it is left unused, so that no two halves are both rounded up, to 129 together; float32 errs by less than
 # 2e-5 there
-SHORT = 2.0**-10
-SMALLEST = 2.0**-24  # FP16's smallest number; a scale must not become zero in FP16
-WIDEST_BIAS = 2.0**30  # in units of its scale: half of int32, so that the convolution's sum still fits beside it
+PAIR_MARGIN = 2.0**-10
+MIN_SCALE = 2.0**-24  # FP16's smallest number; a scale must not become zero in FP16
+MAX_BIAS = 2.0**30  # in units of its scale: half of int32, so that the convolution's sum still fits beside it
 
 Float32 = npt.NDArray[np.float32]
+DAMPING = 0.01  # of the mean square of an input: what was never seen to vary is not taken for constant
+BLOCK_INPUTS = 128  # inputs whose errors are passed on among themselves before the rest is told
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,7 +68,7 @@ def quantize_weight(
     levels: int = LEVELS,
     paired: bool = False,
     dtype: npt.DTypeLike = np.float32,
-    smallest: npt.ArrayLike = SMALLEST,
+    smallest: npt.ArrayLike = MIN_SCALE,
 ) -> QuantizedWeight:
     """Quantize a weight symmetrically, with a scale for each index of ``axis`` that puts the largest at the last level.
 
@@ -81,8 +83,10 @@ def quantize_weight(
     others = tuple(index for index in range(weight.ndim) if index != axis)
     least = np.abs(weight).max(axis=others).astype(np.float64) / levels
     if paired:
-        least = np.maximum(least, np.abs(_pair_sums(weight, axis)).max(axis=1, initial=0) / (PAIR - SHORT))
-    scales = _rounded_up(np.maximum(np.maximum(least, smallest), SMALLEST), dtype)
+        least = np.maximum(
+            least, np.abs(_pair_sums(weight, axis)).max(axis=1, initial=0) / (MAX_PAIR_SUM - PAIR_MARGIN)
+        )
+    scales = _rounded_up(np.maximum(np.maximum(least, smallest), MIN_SCALE), dtype)
     shape = [-1 if index == axis else 1 for index in range(weight.ndim)]
     steps = weight / scales.astype(np.float32).reshape(shape)
     integers = np.clip(np.rint(steps, out=steps), -levels, levels, out=steps).astype(np.int8)
@@ -93,8 +97,8 @@ def partner_limits(
     first: npt.NDArray[np.int8], levels: int = LEVELS
 ) -> tuple[npt.NDArray[np.integer], npt.NDArray[np.integer]]:
     """Return the least and the largest integer that each second of a pair may have beside ``first``, of its shape."""
-    given = np.asarray(first, np.int16)
-    return np.maximum(-PAIR - given, -levels), np.minimum(PAIR - given, levels)
+    partner = np.asarray(first, np.int16)
+    return np.maximum(-MAX_PAIR_SUM - partner, -levels), np.minimum(MAX_PAIR_SUM - partner, levels)
 
 
 def _pair_sums(weight: Float32, axis: int) -> npt.NDArray[np.float64]:
@@ -109,7 +113,7 @@ def _pair_sums(weight: Float32, axis: int) -> npt.NDArray[np.float64]:
 
 def smallest_for_bias(bias: Float32, input_scale: float) -> npt.NDArray[np.float64]:
     """Return the least weight scale of each channel, (O,), at which its bias fits into int32."""
-    return np.abs(bias).astype(np.float64) / (input_scale * WIDEST_BIAS)
+    return np.abs(bias).astype(np.float64) / (input_scale * MAX_BIAS)
 
 
 def quantize_bias(bias: Float32, input_scale: float, weight: QuantizedWeight) -> tuple[npt.NDArray[np.int32], Float32]:
@@ -121,7 +125,7 @@ def quantize_bias(bias: Float32, input_scale: float, weight: QuantizedWeight) ->
 def signed_scale(covered: Range, dtype: npt.DTypeLike) -> npt.NDArray[np.floating]:
     """Return the scale, a scalar of ``dtype``, of signed bytes that cover a range with their zero at 0."""
     largest = max(-covered.low, covered.high)
-    return _rounded_up(np.maximum(largest / LEVELS, SMALLEST), dtype)
+    return _rounded_up(np.maximum(largest / LEVELS, MIN_SCALE), dtype)
 
 
 def unsigned_scale(covered: Range) -> tuple[Float32, npt.NDArray[np.uint8]]:
@@ -149,10 +153,6 @@ def bias_correction(
     """
     lost = (weight - quantized.restored()).sum(axis=(2, 3), dtype=np.float64)
     return np.asarray(lost[:, 0] * means if lost.shape[1] == 1 and len(means) > 1 else lost @ means, np.float64)
-
-
-DAMPING = 0.01  # of the mean square of an input: what was never seen to vary is not taken for constant
-BLOCK = 128  # inputs whose errors are passed on among themselves before the rest is told
 
 
 class Rounder:
@@ -207,8 +207,8 @@ def round_for_inputs(
     steps = scales.astype(np.float32)
     left = weight.astype(np.float32)
     integers = np.empty(weight.shape, np.int8)
-    for first in range(0, len(weight), BLOCK):
-        end = min(first + BLOCK, len(weight))
+    for first in range(0, len(weight), BLOCK_INPUTS):
+        end = min(first + BLOCK_INPUTS, len(weight))
         errors = np.empty((end - first, weight.shape[1]), np.float32)
         for row in range(first, end):
             low, high = partner_limits(integers[row - 1], levels) if paired and row % 2 else (-levels, levels)

@@ -105,8 +105,8 @@ PREPARE = exporter.prepare
 
 def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
     """Times that nobody looks at need not be exact."""
-    monkeypatch.setattr(target_runs, "SECONDS", 0.05)
-    monkeypatch.setattr(target_runs, "WARM_UP", 0.01)
+    monkeypatch.setattr(target_runs, "MIN_SECONDS", 0.05)
+    monkeypatch.setattr(target_runs, "WARM_UP_SECONDS", 0.01)
 
 
 def read_report(result: ExportResult) -> dict[str, Any]:
