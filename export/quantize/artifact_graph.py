@@ -104,7 +104,7 @@ class ArtifactGraphs:
         return image_layers(self.source(artifact.recurrent)) if artifact.runs_integers_on_cpu else set()
 
     def write(self, artifact: Artifact, wider: Collection[str] = ()) -> onnx.ModelProto:
-        """Write the artifact's graph, with the layers of ``wider`` in the next wider precision than INT8, and check it."""
+        """Write the artifact's graph, the layers of ``wider`` in the next wider precision than INT8, and check it."""
         quantized: list[str] = []
         if artifact.precision == "int8":
             evened = self.evened(artifact.recurrent)
