@@ -71,12 +71,10 @@ class LiveRun:
             time.sleep(0.02)
 
     def frames(self, count: int, seconds: float = 30) -> None:
-        """Wait for so many more results."""
         target = len(self.results) + count
         self.until(lambda: len(self.results) >= target, seconds, f"{count} more results")
 
     def end(self, seconds: float = 30) -> int:
-        """Wait for the end; the exit code."""
         code = self.process.wait(seconds)
         for reader in self._readers:
             reader.join()
@@ -104,7 +102,6 @@ class LiveRun:
 
 
 def frames_of(video: Path) -> int:
-    """How many frames of a video file OpenCV reads."""
     capture = cv2.VideoCapture(str(video))
     count = 0
     while capture.read()[0]:

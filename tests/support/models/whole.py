@@ -47,13 +47,11 @@ class Whole:
 
     @property
     def variants(self) -> dict[str, Variant]:
-        """The bundle's, by name."""
         assert self.result.manifest is not None
         return {item.name: item for item in self.result.manifest.variants}
 
     @cached_property
     def report(self) -> dict[str, Any]:
-        """``report.json``."""
         return read_report(self.result)
 
     def again(
@@ -110,7 +108,6 @@ def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def read_report(result: ExportResult) -> dict[str, Any]:
-    """``report.json`` of an export."""
     content: dict[str, Any] = json.loads((result.report / "report.json").read_text())
     return content
 

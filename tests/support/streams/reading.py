@@ -167,8 +167,6 @@ def lose_and_find_again(reading: Reading, stream: Stream, losses: int) -> None:
 
 
 class _Timed:
-    """A connection whose reads are timed."""
-
     def __init__(self, connection: Connection, waits: deque[float]) -> None:
         self.close = connection.close
         self._connection = connection
