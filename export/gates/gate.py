@@ -37,10 +37,7 @@ MIN_SEQUENCE_EFFECT = 10 * LOGIT_LIMIT  # the least effect of another image's se
 
 
 class BatchRows:
-    """Eight rows of a batch, run as one batch and in other ways.
-
-    Of the tensors, fewer rows than 8 are repeated from the start, more are cut off.
-    """
+    """Eight rows of a batch, run as one batch and in other ways; fewer are repeated, and more cut off."""
 
     def __init__(self, backend: Backend, tensors: Mapping[str, Tensor]) -> None:
         self._backend = backend

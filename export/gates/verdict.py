@@ -38,10 +38,7 @@ class GateLimits:
 
     @classmethod
     def for_precision(cls, precision: Precision, spec: ModelSpec, max_drop: float = MAX_DROP) -> GateLimits:
-        """Return the limits of a precision; FP32's limit of the probabilities depends on the spec's backbone.
-
-        ``max_drop`` is the accuracy that INT8 may lose, 0 to 1.
-        """
+        """Return the limits of a precision; ``max_drop`` is the accuracy that INT8 may lose, 0 to 1."""
         if precision == "fp32":
             return cls(logits=LOGIT_LIMIT, probabilities=PROBABILITY_LIMITS[spec.backbone], batch=BATCH_LIMIT)
         # batches of other sizes sum in another order. The last bit of FP32 that changes stays a last bit in FP32, but

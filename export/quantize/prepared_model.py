@@ -49,12 +49,10 @@ RANGES = "ranges.npz"
 
 @dataclass(frozen=True, eq=False)
 class PreparedModel:
-    """A model, ready to be written as artifacts.
+    """A model, ready to be written as artifacts; ``weights`` is the SHA-256 of its weights.
 
-    Attributes:
-        weights: the SHA-256 of the model's weights.
-        images: the images that were calibrated on; None where FP32 alone was asked for.
-        calibration: the statistics that INT8's ranges follow from; None where INT8 was not asked for.
+    ``images`` are those that were calibrated on, None for FP32 alone; ``calibration`` holds the statistics that INT8's
+    ranges follow from, None without INT8.
     """
 
     weights: str
@@ -151,10 +149,7 @@ class ActivationMeasurer:
     log: StepLog
 
     def survey(self, model: KerasModel, graph: onnx.ModelProto) -> ActivationSurvey:
-        """Look at some of the calibration images: peaks of the channels, and whether BatchNorm's statistics fit.
-
-        The graph is the model's own in FP32, with the recurrent branch unrolled.
-        """
+        """Measure the unrolled FP32 graph on some images: the channels' peaks, and how BatchNorm's statistics fit."""
         paths = self.images.paths[:SURVEYED_IMAGES]
         data = serialize(measured_graph(graph))
         with self.log.step(f"survey the activations on {len(paths)} images", len(paths)) as advance:
