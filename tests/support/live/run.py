@@ -15,7 +15,7 @@ from typing import Any
 
 from hybrid_edge.runtime.opencv import cv2
 
-__all__ = ["COMMAND", "HANGING", "LiveRun", "frames_of", "processes_of"]
+__all__ = ["COMMAND", "HANGING", "LiveRun", "frames_of", "processes_of", "soon"]
 
 COMMAND = (sys.executable, "-m", "hybrid_edge.runtime.commands.infer")
 HANGING = (sys.executable, os.fspath(Path(__file__).with_name("hanging_infer.py")))  # one whose engine hangs on demand
@@ -99,6 +99,14 @@ class LiveRun:
         assert self.process.stderr is not None
         for line in self.process.stderr:
             self.errors.append(line.rstrip("\n"))
+
+
+def soon(condition: Callable[[], object], seconds: float = 10) -> bool:
+    """Whether something holds, once it had time to."""
+    deadline = time.monotonic() + seconds
+    while not condition() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    return bool(condition())
 
 
 def frames_of(video: Path) -> int:
