@@ -54,11 +54,7 @@ class ChosenImages:
 
 
 def run_images(run: RunFolder) -> list[LabelledImage]:
-    """List a run's validation images, and where these are fewer than 8, some of its training images after them.
-
-    Raises:
-        DataError: the run has no list of validation images, or it is damaged.
-    """
+    """List a run's validation images, and where these are fewer than 8, some of its training images after them."""
     validation = read_list(run.images("validation"))
     if len(validation) >= MIN_IMAGES:
         return validation
@@ -71,10 +67,6 @@ def folder_images(folder: Path, option: str = "--images", *, prefer: str = "val"
 
     Images outside class folders have an empty label. ``prefer`` is the part of a data set to take: ``val`` (``train``
     where there is none), or ``train``. Messages say that ``option`` named the folder.
-
-    Raises:
-        UsageError: there is no such folder.
-        DataError: the folder has no images.
     """
     if not folder.is_dir():
         raise UsageError(f"{option} {folder}: expected a folder of class folders or of images, found no folder there")
@@ -89,8 +81,7 @@ def folder_images(folder: Path, option: str = "--images", *, prefer: str = "val"
 def choose_images(candidates: Sequence[LabelledImage], count: int | None = None) -> ChosenImages:
     """Take ``count`` images, or all where there are fewer or it is None, going round the classes in turn.
 
-    Raises:
-        DataError: fewer than 8 images can be read.
+    Where fewer than 8 images can be read it raises DataError.
     """
     skipped: list[str] = []
     others = iter(_round_robin(candidates))

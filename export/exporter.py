@@ -53,11 +53,7 @@ class ExportResult:
     peak_memory: float
 
     def require_passed(self) -> None:
-        """Raise an error unless every variant passed its gate.
-
-        Raises:
-            ParityError: variants were refused; the message says which, and what is in the bundle. ``entries`` say why.
-        """
+        """Raise ParityError unless every variant passed; it says which were refused, and what is in the bundle."""
         refused = [entry.name for entry in self.entries if entry.refused]
         if refused:
             held = [item.name for item in self.manifest.variants] if self.manifest else []

@@ -108,10 +108,6 @@ class VariantMaker:
         """Write an artifact, run it for each of its targets, and judge it.
 
         INT8 that is refused may give layers back, a group at a time, the most sensitive first, until it passes.
-
-        Raises:
-            ConversionError: the graph is not the one that was declared.
-            BundleError: the graph can't be written.
         """
         first = found = self._try(artifact, ())
         if artifact.precision != "int8" or not self._settings.give_back or all(item.variant for item in first):

@@ -37,7 +37,9 @@ TAR_FAULTS = (tarfile.TarError, MemoryError, OverflowError, ValueError, EOFError
 class Bundle:
     """An opened bundle, whose manifest fits this version, and whose files are verified as they are asked for.
 
-    ``root`` is the folder that holds ``manifest.json``; for a tar, its unpacked copy in the cache.
+    ``root`` is the folder that holds ``manifest.json``; for a tar, its unpacked copy in the cache. Whatever reads a
+    file raises ArtifactHashError where it differs from the manifest, and BundleError where it is missing, is a link,
+    can't be read, or holds something else than the manifest says.
     """
 
     def __init__(self, root: Path, manifest: Manifest) -> None:
@@ -75,12 +77,7 @@ class Bundle:
         return self.manifest.spec.class_labels
 
     def verified(self, record: FileRecord) -> Path:
-        """Compare a file's size and SHA-256 with the manifest's, once for each file and Bundle, and return its path.
-
-        Raises:
-            ArtifactHashError: the file differs.
-            BundleError: the file is missing, is a link, or can't be read.
-        """
+        """Compare a file's size and SHA-256 with the manifest's, once for each file and Bundle, and return its path."""
         path = _contained(self.root, record.path)
         if record not in self._verified:
             with _reading(path):
@@ -90,12 +87,7 @@ class Bundle:
         return path
 
     def read(self, record: FileRecord) -> bytes:
-        """Read a small file and verify it; the bytes that were hashed are the bytes that are returned.
-
-        Raises:
-            ArtifactHashError: the file differs.
-            BundleError: the file is missing, is a link, or can't be read.
-        """
+        """Read a small file and verify it; the bytes that were hashed are the bytes that are returned."""
         path = _contained(self.root, record.path)
         with _reading(path), path.open("rb") as file:
             data = file.read(record.size + 1)
@@ -110,12 +102,9 @@ class Bundle:
             raise BundleError(f"{self.root}: a golden example can't be decoded: {error}; {REMEDY}") from None
 
     def golden_tensors(self) -> dict[str, npt.NDArray[np.float32]]:
-        """Read what preprocessing gave for the golden examples where the bundle was exported, float32.
+        """Read the tensors that preprocessing gave for the golden examples where the bundle was exported.
 
-        The tensors are ``image`` (G, S, S, 3) and/or ``sequence`` (G, T, S*S/T).
-
-        Raises:
-            BundleError: the file differs from the manifest, is missing, or holds other arrays than these.
+        They are ``image`` (G, S, S, 3) and/or ``sequence`` (G, T, S*S/T), float32.
         """
         count = len(self.manifest.golden.images)
         return self._arrays(

@@ -66,12 +66,9 @@ class Prediction:
 class Classifier:
     """Runs a bundle on the engine that fits this machine, once it passed the check on the bundle's golden examples.
 
-    It is not thread-safe. Use it as a context manager, or ``close`` it.
-
-    Attributes:
-        bundle: the bundle that was opened.
-        selection: the backend and the variant in use.
-        golden: how near this device came to the exporter's outputs, or None where the check was left out.
+    It is not thread-safe. Use it as a context manager, or ``close`` it. ``selection`` has the backend and the variant
+    in use; ``golden`` says how near this device came to the exporter's outputs, or is None where the check was left
+    out.
     """
 
     def __init__(self, bundle: Bundle, selection: Selection, *, batch_size: int = 8, check: bool = True) -> None:

@@ -41,8 +41,6 @@ def check_golden(bundle: Bundle, variant: Variant, backend: Backend, preprocesso
 
     Raises:
         GoldenError: a tensor differs by more than 1e-6, or a probability by more than the variant's tolerance.
-        BundleError: a golden file is missing or damaged.
-        BackendError: the engine failed.
     """
     start = time.perf_counter()
     tensors = preprocessor(bundle.golden_images())

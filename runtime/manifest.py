@@ -184,7 +184,7 @@ class Variant(_ManifestRecord):
 
 
 class GoldenImage(_ManifestRecord):
-    """A golden example: a PNG and the class it belongs to."""
+    """A golden example: a PNG and its class."""
 
     file: FileRecord
     label: str

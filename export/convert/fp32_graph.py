@@ -30,13 +30,7 @@ GRAPH_OVERHEAD = 2**22  # bytes for nodes, names and shapes beside the weights; 
 
 
 class GraphBuilder:
-    """Writes a Keras model as ONNX graphs that differ in the form of the recurrent branch; the CNN is converted once.
-
-    The model is one that ``train.model.build_model`` makes for the spec.
-
-    Raises:
-        ConversionError: tf2onnx failed, or the weights don't fit into one ONNX file.
-    """
+    """Writes a Keras model as ONNX graphs that differ in the recurrent branch's form; the CNN is converted once."""
 
     def __init__(self, model: KerasModel, spec: ModelSpec) -> None:
         _check_size(model)
@@ -76,11 +70,7 @@ def set_versions(model: onnx.ModelProto, opset: int, ir_version: int) -> None:
 
 
 def serialize(model: onnx.ModelProto) -> bytes:
-    """Serialize a graph to the bytes of an ONNX file.
-
-    Raises:
-        ConversionError: the graph takes over 2 GB, the limit of one file.
-    """
+    """Serialize a graph to the bytes of an ONNX file; raise ConversionError where it exceeds one file's limit, 2 GB."""
     try:
         data = bytes(model.SerializeToString())
     except Exception as error:

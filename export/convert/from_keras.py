@@ -30,10 +30,8 @@ PREFIX = "cnn/"
 def write_cnn(writer: GraphWriter, cnn: KerasModel, spec: ModelSpec, opset: int) -> str:
     """Convert the CNN, (N, S, S, 3) -> (N, F), into a graph with the input ``image``; return its result's name, (N, F).
 
-    Batch normalization is folded into the convolutions.
-
-    Raises:
-        ConversionError: tf2onnx failed, or left control flow or an input that was not declared.
+    Batch normalization is folded into the convolutions. Where tf2onnx fails, or leaves control flow or an input that
+    was not declared, it raises ConversionError.
     """
     graph = _convert(cnn, spec, opset)
     found = [value.name for value in graph.input]

@@ -187,11 +187,7 @@ class TensorShape:
 
 
 def tensor_shapes(model: onnx.ModelProto) -> dict[str, TensorShape]:
-    """Infer the shape of every input, constant and tensor, by name, with a batch of one.
-
-    Raises:
-        ConversionError: shape inference does not reach a tensor.
-    """
+    """Infer the shapes of all tensors, by name, with a batch of one; raise ConversionError where that misses one."""
     bare = skeleton(model)
     for value in bare.graph.input:
         for dim in value.type.tensor_type.shape.dim:

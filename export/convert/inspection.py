@@ -68,13 +68,11 @@ def count_steps(model: onnx.ModelProto) -> int:
 
 
 def check_graph(model: onnx.ModelProto, spec: ModelSpec, declared: Declaration | None = None) -> None:
-    """Compare a graph with what it is declared to be: by default in FP32, with LSTM operators.
+    """Compare a graph with what it is declared to be, by default in FP32 with LSTM operators, and run onnx's checker.
 
-    Raises:
-        ConversionError: inputs, outputs, shapes, types, opset or IR version are not as declared, an operator is of a
-            foreign domain, the number of LSTM operators, unrolled steps or convolutions is another, a loop or batch
-            normalization is left, an LSTM lacks states of its weights' type, or onnx's own checker refuses the graph.
-            The message names the fault, and the cause of a loop.
+    It raises ConversionError, which names what differs: inputs, outputs, types, versions, domains, the numbers of
+    LSTMs, unrolled steps and convolutions, a loop (with its cause) or batch normalization that is left, or states that
+    an LSTM lacks.
     """
     declared = declared or Declaration("lstm" if spec.uses_rnn else "none")
     _refuse(
@@ -178,8 +176,7 @@ def operations(model: onnx.ModelProto) -> dict[str, str]:
 def describe(model: onnx.ModelProto) -> tuple[str, ...]:
     """Describe each branch, and the form of the recurrent one, in lines for the report.
 
-    Such lines are ``CNN: 74/74 convolutions INT8``, ``recurrent branch: 2/2 LSTM FP16`` and ``recurrent form: 2 LSTM, 0
-    Loop, 0 unrolled steps``.
+    They are such as ``CNN: 74/74 convolutions INT8`` and ``recurrent form: 2 LSTM, 0 Loop, 0 unrolled steps``.
     """
     found = operations(model)
     kinds = {node.name: _kind(node) for node in model.graph.node}

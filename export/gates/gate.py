@@ -37,10 +37,7 @@ MIN_SEQUENCE_EFFECT = 10 * LOGIT_LIMIT  # the least effect of another image's se
 
 
 class BatchRows:
-    """Eight rows of a batch, run as one batch and in other ways.
-
-    Of the tensors, fewer rows than 8 are repeated from the start, more are cut off.
-    """
+    """Eight rows of a batch, run as one batch and in other ways; fewer are repeated, and more cut off."""
 
     def __init__(self, backend: Backend, tensors: Mapping[str, Tensor]) -> None:
         self._backend = backend
@@ -117,9 +114,6 @@ def run_gate(
 
     All images are run, or when simulated (the engine stands in for the variant's target) 300, and all again if the 300
     lost more accuracy than the limit allows and that may be chance. ``on_batch`` gets each batch's number of images.
-
-    Raises:
-        ParityError: the engine refused a batch, or gave NaN or infinity.
     """
     # what overflows inside an operator does not show on a CPU: the weights were FP16 there, the execution was not
     device = backend.device + (" with FP16 weights" if simulated and precision == "fp16" else "")

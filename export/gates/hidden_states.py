@@ -25,10 +25,7 @@ HIDDEN = "rnn/hidden_states"
 
 
 def with_hidden_states(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Add the output ``rnn/hidden_states`` (T, N, H), FP32, to a model in place, and return the model.
-
-    The model is of any precision and has a recurrent branch, in either form.
-    """
+    """Add the output ``rnn/hidden_states`` (T, N, H), FP32, to a recurrent model in place, and return the model."""
     lstms = [node for node in model.graph.node if node.op_type == "LSTM"]
     states = _of_lstm(model, lstms[-1]) if lstms else _of_steps(model)
     model.graph.node.append(helper.make_node("Cast", [states], [HIDDEN], name=HIDDEN, to=TensorProto.FLOAT))
@@ -61,10 +58,7 @@ def _is_hidden(name: str) -> bool:
 
 
 def hidden_states(model: KerasModel, spec: ModelSpec, sequence: Tensor) -> Tensor:
-    """Run the recurrent branch on the CPU and return the last LSTM's hidden state after every timestep, (N, T, H).
-
-    The model has a recurrent branch, and takes the sequence (N, T, S*S/T); both arrays are float32.
-    """
+    """Return the last LSTM's hidden state after every timestep, (N, T, H), for a sequence (N, T, S*S/T), on the CPU."""
     lstms = [model.get_layer("rnn").get_layer(f"lstm_{number + 1}") for number in range(spec.rnn_layers)]
     with keras.device("cpu:0"):
         value = sequence

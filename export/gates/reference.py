@@ -37,8 +37,7 @@ class Reference:
     """What Keras gives for the N images that could be read, in the order that was asked for.
 
     Attributes:
-        logits: the logits, (N, C) float32, finite.
-        probabilities: the probabilities, (N, C) float32.
+        logits: (N, C) float32, finite; ``probabilities`` likewise.
         sequence_error: the largest |difference| between the preprocessing's sequence and Keras's own; None without a
             recurrent branch.
         hidden: (T, M, H) float32, the last LSTM's hidden state after every timestep, for the first M images; None
@@ -69,10 +68,6 @@ class Reference:
         """Run Keras on the CPU over all images, in batches of 8, streamed; an unreadable image is passed over.
 
         The hidden states of the first ``hidden_images`` are kept; ``on_batch`` gets each batch's number of images.
-
-        Raises:
-            ParityError: Keras itself gives NaN or infinity.
-            DataError: none of the images can be read.
         """
         run = _Keras(model, spec)
         kept: list[LabelledImage] = []
@@ -106,11 +101,7 @@ class Reference:
         return len(self.images)
 
     def batches(self, count: int | None = None) -> Iterator[Tensors]:
-        """Yield the spec's inputs of the first ``count`` images (None: of all), read again, up to 8 rows at a time.
-
-        Raises:
-            ImageError: an image that could be read can't be read any more.
-        """
+        """Yield the spec's inputs of the first ``count`` images (None: of all), read again, up to 8 rows at a time."""
         preprocessor = Preprocessor(self.spec)
         images = iter(self.images[:count])
         while rows := list(islice(images, BATCH)):

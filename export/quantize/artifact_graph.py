@@ -37,11 +37,10 @@ __all__ = ["ActivationSurvey", "ArtifactGraphs", "Int8Ranges"]
 class ActivationSurvey:
     """What a first look at the activations found.
 
-    Attributes:
-        channel_peaks: the largest |value| of each channel, (C,), by tensor; INT8's channels are evened out by it.
-        channel_means: the mean of each channel, (C,), by tensor; INT8's biases make up for rounded weights by it.
-        stale: a sentence for the user where BatchNorm's moving averages do not fit the weights, else None.
-        worst_ratio: the layer whose output is furthest from what training made it, and by what factor.
+    ``channel_peaks`` and ``channel_means`` are the largest |value| and the mean of each channel, (C,), by tensor:
+    INT8's channels are evened out by the one, and its biases make up for rounded weights by the other. ``stale`` is a
+    sentence for the user where BatchNorm's moving averages do not fit the weights, else None; ``worst_ratio`` names the
+    layer whose output is furthest from what training made it, and by what factor.
     """
 
     channel_peaks: Mapping[str, npt.NDArray[np.float32]] = field(default_factory=dict)
@@ -105,11 +104,7 @@ class ArtifactGraphs:
         return image_layers(self.source(artifact.recurrent)) if artifact.runs_integers_on_cpu else set()
 
     def write(self, artifact: Artifact, wider: Collection[str] = ()) -> onnx.ModelProto:
-        """Write the artifact's graph, with the layers of ``wider`` in the next wider precision than INT8, and check it.
-
-        Raises:
-            ConversionError: the graph is not the one that was declared.
-        """
+        """Write the artifact's graph, the layers of ``wider`` in the next wider precision than INT8, and check it."""
         quantized: list[str] = []
         if artifact.precision == "int8":
             evened = self.evened(artifact.recurrent)

@@ -55,10 +55,7 @@ def measured_graph(source: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def product_inputs(source: onnx.ModelProto) -> onnx.ModelProto:
-    """Return the part of ``measured_graph`` that makes what quantizable matrix products take, (..., I).
-
-    Without such products the graph is empty.
-    """
+    """Return the part of ``measured_graph`` that makes what quantizable products take, (..., I); empty without any."""
     products = [node for nodes in quantizable(source).values() for node in nodes if node.op_type == "MatMul"]
     wanted = {range_key(node.input[0]) for node in products}
     model = measured_graph(source)

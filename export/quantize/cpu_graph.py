@@ -60,17 +60,13 @@ KERNEL_CHANNELS = 4  # input channels at a time: vpdpbusd adds up four products 
 
 
 class CpuGraph:
-    """Rewrites an FP32 graph, which is not changed, node by node.
+    """Rewrites an FP32 graph, as ``GraphBuilder`` writes it, node by node; the source is not changed.
 
-    Args:
-        source: a graph as ``GraphBuilder`` writes it, unrolled where the recurrent branch is to be quantized.
-        ranges: the range that each tensor covers, by ``range_key``.
-        quantized: the names of the layers that run in INT8.
-        levels: the largest integer that a weight may become.
-        paired: whether weights are scaled so that no two saturate together on a CPU without VNNI.
-        means: the mean of each channel that a convolution takes, (C,), by the convolution's name; its bias makes up
-            for rounded weights by it.
-        rounder: rounds the weights of matrix products; by default each weight goes to the nearest integer.
+    The source is unrolled where the recurrent branch is to be quantized. ``ranges`` says what each tensor covers, by
+    ``range_key``; ``quantized`` names the layers that run in INT8; the integer of a weight is ``levels`` at most. With
+    ``paired`` weights are scaled so that no two saturate together on a CPU without VNNI. ``means`` is the mean of each
+    channel that a convolution takes, (C,), by the convolution's name; its bias makes up for rounded weights by it.
+    ``rounder`` rounds the weights of matrix products; by default each weight goes to the nearest integer.
     """
 
     def __init__(

@@ -39,15 +39,10 @@ FLOATS: dict[int, type[np.floating]] = {FLOAT: np.float32, FLOAT16: np.float16}
 class GpuGraph:
     """Rewrites an FP32 graph, node by node; the head (product, logits, softmax) stays in FP32.
 
-    Args:
-        source: a graph as ``GraphBuilder`` writes it; it is not changed.
-        wide: the ``range_key`` of each tensor that FP16 can't hold; the nodes that make or take one stay in FP32.
-        ranges: the range that each tensor covers, by ``range_key``; needed for the inputs of ``quantized`` layers.
-        quantized: the names of the layers that run in INT8 (``layer_of``).
-        means: the mean of each channel that a convolution takes, (C,), by the convolution's name; its bias makes up
-            for rounded weights by it.
-        rounder: rounds the weights of matrix products; by default each weight goes to the nearest integer.
-        half: whether what is not INT8 goes to FP16; else it stays in FP32.
+    The source is a graph as ``GraphBuilder`` writes it, and is not changed. ``wide`` has the ``range_key`` of each
+    tensor that FP16 can't hold; the nodes that make or take one stay in FP32. Without ``half`` every node that is not
+    INT8 stays in FP32. The inputs of ``quantized`` layers (``layer_of``) need their ranges, by ``range_key``. ``means``
+    and ``rounder`` are as for ``CpuGraph``.
     """
 
     def __init__(

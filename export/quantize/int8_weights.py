@@ -72,18 +72,13 @@ def quantize_weight(
 ) -> QuantizedWeight:
     """Quantize a weight symmetrically, with a scale for each index of ``axis`` that puts the largest at the last level.
 
-    The scales are rounded up to ``dtype`` first and the integers computed with what came of it: a coarse FP16 scale
-    costs the last levels, and clips nothing.
+    The axis is that of the output channels: 0 of (O, I, H, W), 1 of (I, O). The scales are rounded up to ``dtype``
+    first and the integers computed with what came of it: a coarse FP16 scale costs the last levels, and clips nothing.
+    No scale is below ``smallest``, one for all channels or one for each.
 
-    Args:
-        weight: the weight, of any shape.
-        axis: the axis of the output channels: 0 of (O, I, H, W), 1 of (I, O).
-        levels: the largest integer that a weight may become.
-        paired: whether two weights that a CPU adds up in 16 bits fit there with any two bytes: their integers' sum is
-            then 128 at most, and the scale as much larger as that takes (a third for 2048 normally distributed inputs,
-            where 7 bits would double it).
-        dtype: the dtype of the scales.
-        smallest: the least scale, one for all channels or one for each.
+    With ``paired`` two weights that a CPU adds up in 16 bits fit there with any two bytes: their integers' sum is then
+    128 at most, and the scale as much larger as that takes (a third for 2048 normally distributed inputs, where 7 bits
+    would double it).
     """
     others = tuple(index for index in range(weight.ndim) if index != axis)
     least = np.abs(weight).max(axis=others).astype(np.float64) / levels

@@ -18,11 +18,10 @@ MAX_PICTURES = 60
 
 
 class Differences:
-    """This class counts the images on which models differ, and keeps the ``most`` surest contradictions as pictures."""
+    """This class counts the images on which models differ, and keeps the surest contradictions as pictures."""
 
-    def __init__(self, most: int = MAX_PICTURES) -> None:
+    def __init__(self) -> None:
         self.count = 0
-        self._most = most
         self._kept: list[tuple[float, int, Cell]] = []  # a heap: the least sure contradiction first
 
     def add(self, answers: Answers) -> None:
@@ -32,7 +31,7 @@ class Differences:
         self.count += 1
         # of two equally sure contradictions the earlier is kept
         heapq.heappush(self._kept, (answers.contradiction, -self.count, _cell(answers)))
-        if len(self._kept) > self._most:
+        if len(self._kept) > MAX_PICTURES:
             heapq.heappop(self._kept)
 
     def write(self, path: Path, images: int) -> None:

@@ -8,6 +8,7 @@ import pytest
 from hybrid_edge.runtime import Prediction, UsageError, read_image
 from hybrid_edge.runtime.canvas import sheet
 from hybrid_edge.runtime.canvas.sheet import GREEN, RED, Cell, Line, draw_sheet
+from hybrid_edge.runtime.compare import difference_sheet
 from hybrid_edge.runtime.compare.answers import Answers
 from hybrid_edge.runtime.compare.difference_sheet import Differences
 from hybrid_edge.runtime.frame import Frame
@@ -63,10 +64,11 @@ def test_a_picture_of_any_size_is_kept_small(height: int, width: int, tmp_path: 
     assert shape[0] / shape[1] == pytest.approx(height / width, rel=0.02, abs=0.01)
 
 
-def test_the_surest_contradictions_are_kept_and_come_first(tmp_path: Path) -> None:
+def test_the_surest_contradictions_are_kept_and_come_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(difference_sheet, "MAX_PICTURES", 2)
     red, green, blue, white = (0, 0, 250), (0, 250, 0), (250, 0, 0), (250, 250, 250)
     sure, unsure = prediction(0.9, 0.05, 0.05), prediction(0.4, 0.3, 0.3)
-    differences = Differences(most=2)
+    differences = Differences()
     differences.add(answers(blue, unsure, prediction(0.2, 0.6, 0.2)))  # 0.4
     differences.add(answers(red, sure, prediction(0.1, 0.8, 0.1)))  # 0.8
     differences.add(answers(white, sure, sure))  # the same answer
