@@ -5,8 +5,9 @@ A request holds the model's file, the images to prove it on, the images to calib
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import get_args
 
@@ -15,6 +16,7 @@ import numpy as np
 from ..calib import METHODS, Method
 from ..runtime.engines.engine_options import EngineOptions
 from ..runtime.errors import DataError, ImageError, RunError, UsageError
+from ..runtime.frame import Pixels
 from ..runtime.manifest import Precision
 from ..runtime.preprocess import IMAGE_SUFFIXES, read_image
 from ..train.class_folders import find_classes, find_roots
@@ -31,6 +33,7 @@ __all__ = [
     "choose_precisions",
     "folder_images",
     "make_request",
+    "readable",
     "run_images",
 ]
 
@@ -80,17 +83,9 @@ def choose_images(candidates: Sequence[LabelledImage], count: int | None = None)
 
     Where fewer than 8 images can be read it raises DataError.
     """
-    images: list[LabelledImage] = []
     skipped: list[str] = []
     others = iter(_round_robin(candidates))
-    for candidate in others:
-        fault = _fault(candidate)
-        if fault:
-            skipped.append(fault)
-        else:
-            images.append(candidate)
-        if len(images) == MIN_IMAGES:
-            break
+    images = [image for image, _ in islice(readable(others, skipped), MIN_IMAGES)]
     if len(images) < MIN_IMAGES:
         reason = f"; the first that can't be read: {skipped[0]}" if skipped else ""
         raise DataError(
@@ -100,12 +95,15 @@ def choose_images(candidates: Sequence[LabelledImage], count: int | None = None)
     return ChosenImages((*images, *others)[:count], tuple(skipped))
 
 
-def _fault(image: LabelledImage) -> str | None:
-    try:
-        read_image(image.path)
-    except ImageError as error:
-        return str(error)
-    return None
+def readable(images: Iterable[LabelledImage], skipped: list[str]) -> Iterator[tuple[LabelledImage, Pixels]]:
+    """Read images one by one; the reason for each that can't be read is added to ``skipped``."""
+    for image in images:
+        try:
+            frame = read_image(image.path)
+        except ImageError as error:  # noqa: PERF203  # beside reading the file it costs nothing
+            skipped.append(str(error))
+        else:
+            yield image, frame
 
 
 def _round_robin(images: Iterable[LabelledImage]) -> list[LabelledImage]:

@@ -15,12 +15,12 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
-from ...runtime.errors import DataError, ImageError, ParityError
-from ...runtime.frame import Pixels
+from ...runtime.errors import DataError, ParityError
 from ...runtime.preprocess import Preprocessor, read_image
 from ...runtime.spec import ModelSpec
 from ...train.data import LabelledImage
 from ...train.model import KerasModel
+from ..export_request import readable
 from .hidden_states import hidden_states
 
 __all__ = ["BATCH", "HIDDEN_IMAGES", "Reference"]
@@ -135,19 +135,9 @@ def _batches(
 ) -> Iterator[tuple[list[LabelledImage], Tensors]]:
     """Yield up to 8 images and their tensors: ``image``, which Keras always takes, and the spec's inputs."""
     preprocessor = Preprocessor(spec)
-    readable = _readable(images, skipped)
-    while chunk := list(islice(readable, BATCH)):
+    frames = readable(images, skipped)
+    while chunk := list(islice(frames, BATCH)):
         tensors = {"image": np.empty((len(chunk), *spec.image_shape), np.float32), **preprocessor.allocate(len(chunk))}
         for row, (_, frame) in enumerate(chunk):
             preprocessor.fill(frame, tensors, row)
         yield [image for image, _ in chunk], tensors
-
-
-def _readable(images: Sequence[LabelledImage], skipped: list[str]) -> Iterator[tuple[LabelledImage, Pixels]]:
-    for image in images:
-        try:
-            frame = read_image(image.path)
-        except ImageError as error:  # noqa: PERF203  # beside reading the file it costs nothing
-            skipped.append(str(error))
-        else:
-            yield image, frame
