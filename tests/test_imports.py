@@ -171,3 +171,14 @@ print("heavy", [name for name in {heavy!r} if name in sys.modules])
     printed = run(code, command)
     assert "Example" in printed
     assert printed.splitlines()[-2:] == ["code 0", "heavy []"]
+
+
+@pytest.mark.parametrize("folder", ["benchmarks", "tests/soak", "docs"])
+def test_what_no_test_runs_imports_only_what_the_package_has(folder: str) -> None:
+    for file in (ROOT / folder).rglob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.ImportFrom) and str(node.module).startswith("hybrid_edge"):
+                content = MODULES[str(node.module)].read_text()
+                for name in (item.name for item in node.names):
+                    there = f"{node.module}.{name}" in MODULES or re.search(rf"\b{name}\b", content)
+                    assert there, f"{file}: {node.module} has no {name}"

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from support.data.recordings import write_clip
 from support.live.display import open_display
-from support.live.run import COMMAND, HANGING, LiveRun, frames_of, processes_of
+from support.live.run import COMMAND, HANGING, LiveRun, frames_of, processes_of, soon
 from support.models.bundles import make_bundle, sample_image
 from support.streams.servers import MjpegStream
 
@@ -44,10 +44,7 @@ def mark() -> Iterator[str]:
     """In the environment of everything that a run starts: nothing of it is left in the end."""
     mark = f"mark-{uuid.uuid4().hex}"
     yield mark
-    deadline = time.monotonic() + 5
-    while processes_of(mark) and time.monotonic() < deadline:
-        time.sleep(0.02)
-    assert not processes_of(mark)
+    assert soon(lambda: not processes_of(mark))
 
 
 @pytest.fixture

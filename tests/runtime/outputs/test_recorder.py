@@ -13,6 +13,7 @@ from support.models.bundles import make_bundle, sample_image
 
 from hybrid_edge.runtime.frame import Pixels
 from hybrid_edge.runtime.opencv import cv2
+from hybrid_edge.runtime.outputs import recorder
 from hybrid_edge.runtime.outputs.mp4 import Mp4Writer
 from hybrid_edge.runtime.outputs.recorder import Recorder
 from hybrid_edge.runtime.outputs.sink import Result
@@ -132,9 +133,12 @@ def test_images_share_one_file_fitted_to_the_size_of_the_first(tmp_path: Path) -
     assert [image.shape for _, image in play(path)] == [(240, 320, 3)] * 3
 
 
-def test_a_full_file_is_followed_by_another_and_no_frame_is_missing(tmp_path: Path) -> None:
+def test_a_full_file_is_followed_by_another_and_no_frame_is_missing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recorder, "MAX_FILE_SIZE", 30_000)
     results = [at(index / 10, index, color=(0, 0, 5 * index)) for index in range(50)]
-    paths = record(tmp_path / "out.mp4", results, largest=30_000).paths
+    paths = record(tmp_path / "out.mp4", results).paths
     assert [path.name for path in paths[:3]] == ["out.mp4", "out-2.mp4", "out-3.mp4"]
     frames = [image for path in paths for _, image in play(path)]
     assert [int(image[80, 160, 2]) for image in frames] == pytest.approx([5 * index for index in range(50)], abs=4)

@@ -20,6 +20,7 @@ from support.models.bundles import encode, make_bundle, sample_image
 
 from hybrid_edge.runtime.errors import UsageError
 from hybrid_edge.runtime.opencv import cv2
+from hybrid_edge.runtime.outputs import recorder
 from hybrid_edge.runtime.outputs import recorder as module
 from hybrid_edge.runtime.outputs.mp4 import Mp4Writer
 from hybrid_edge.runtime.outputs.recorder import Recorder
@@ -31,9 +32,9 @@ ENVIRONMENT = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
 class Run:
     """A recording of ten frames a second that goes on while its file is handled."""
 
-    def __init__(self, path: Path, **settings: int) -> None:
+    def __init__(self, path: Path) -> None:
         self.said: list[str] = []
-        self.recorder = Recorder(path, live=["cam0"], say=self.said.append, **settings)
+        self.recorder = Recorder(path, live=["cam0"], say=self.said.append)
         self._index = 0
 
     def frames(self, count: int) -> None:
@@ -123,9 +124,12 @@ def test_a_folder_that_is_removed_stops_the_recording_and_not_the_run(tmp_path: 
     assert run.recorder.stopped
 
 
-def test_nothing_is_written_over_not_even_a_file_in_the_place_of_one_that_was_moved(tmp_path: Path) -> None:
+def test_nothing_is_written_over_not_even_a_file_in_the_place_of_one_that_was_moved(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recorder, "MAX_FILE_SIZE", 1)
     (tmp_path / "out-2.mp4").write_bytes(b"another run's")
-    run = Run(tmp_path / "out.mp4", largest=1)
+    run = Run(tmp_path / "out.mp4")
     run.frames(2)
     move(tmp_path / "out-3.mp4")
     (tmp_path / "out-3.mp4").write_bytes(b"mine")

@@ -12,7 +12,6 @@ import pytest
 from support.live import window_process
 from support.live.display import Display, open_display
 from support.live.results import LABELS, make_result
-from support.live.window_process import TITLE
 
 from hybrid_edge.runtime.canvas.pictures import ACCENT, TRACK, Bars, blank
 from hybrid_edge.runtime.errors import UsageError
@@ -20,7 +19,7 @@ from hybrid_edge.runtime.frame import Pixels
 from hybrid_edge.runtime.opencv import cv2
 from hybrid_edge.runtime.outputs.display import X11_LIBRARY, display_problem, keep_events, pressed_key
 from hybrid_edge.runtime.outputs.sink import Result
-from hybrid_edge.runtime.outputs.window import Tile, Window
+from hybrid_edge.runtime.outputs.window import TITLE, Tile, Window
 from hybrid_edge.runtime.sources.events import Event
 
 RED, GREEN = (0, 0, 255), (0, 255, 0)

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from support.live import supervised
+from support.live.run import soon
 
 PATIENCE = 20.0  # seconds that a busy machine may take for what takes a tenth of one
 QUICK = "1,1,1"
@@ -75,12 +76,7 @@ Start = Callable[..., Run]
 
 def gone(pids: list[int]) -> bool:
     """Whether none of these processes is left, once they had a moment to end."""
-    deadline = time.monotonic() + 5
-    while time.monotonic() < deadline:
-        if not any(state(pid) != "Z" for pid in pids):
-            return True
-        time.sleep(0.01)
-    return False
+    return soon(lambda: all(state(pid) == "Z" for pid in pids))
 
 
 def state(pid: int) -> str:

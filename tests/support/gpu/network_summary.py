@@ -88,7 +88,6 @@ def layers_of(network: Any) -> list[Any]:
 
 
 def makers_of(network: Any) -> dict[str, Any]:
-    """The layer that makes each tensor."""
     return {layer.get_output(index).name: layer for layer in layers_of(network) for index in range(layer.num_outputs)}
 
 
