@@ -42,7 +42,6 @@ def test_who_asks_for_a_supervisor_gets_one_and_who_does_not_want_one_has_none()
         ({"sources": ()}, "Missing argument 'SOURCE'"),
         ({"snapshots": Path("kept")}, "--snapshots DIR and --when"),
         ({"when": "cat>0.8"}, "--snapshots DIR and --when"),
-        ({"smooth": 0.0}, "more than 0 seconds"),
         ({"sources": ("ftp://camera",)}, "rtsp://"),
     ],
 )

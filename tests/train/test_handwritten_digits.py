@@ -16,13 +16,6 @@ from hybrid_edge.train import handwritten_digits
 from hybrid_edge.train.handwritten_digits import prepare_digits, prepare_mnist
 
 
-@pytest.fixture(scope="module")
-def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("digits") / "digits"
-    prepare_digits(path)
-    return path
-
-
 def test_digits_are_split_in_three_stratified_parts(digits: Path) -> None:
     files = [path.relative_to(digits).parts for path in digits.rglob("*.png")]
     splits = {split: [label for s, label, _ in files if s == split] for split in ("train", "val", "test")}

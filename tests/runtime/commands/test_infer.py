@@ -114,7 +114,6 @@ def test_the_builders_bar_takes_the_spinners_place(monkeypatch: pytest.MonkeyPat
         reporter = make_reporter(stop)
         reporter.say("building an engine")
         with reporter.show() as bar:
-            assert bar is not None
             bar.start("Building engine", None, 6)
             bar.finish("Building engine")
     shown = console.file.getvalue()  # type: ignore[attr-defined]
@@ -131,9 +130,7 @@ def test_an_engine_that_was_passed_over_is_named(infer: Infer, photos: Path, tmp
     ("arguments", "code", "message"),
     [
         (["missing.png"], 1, "missing.png: expected a file, a folder or a glob"),
-        (["ftp://camera"], 2, "expected one of csi://, rtsp://, http://"),
         (["IMAGE", "--snapshots", "kept"], 2, "--snapshots DIR and --when"),
-        (["IMAGE", "--smooth", "0"], 2, "expected --smooth to be more than 0 seconds"),
         (["IMAGE", "--width", "640"], 2, "expected a width and a height together"),
         (["IMAGE", "--hang-timeout", "0"], 2, "--hang-timeout"),
         (["IMAGE", "--hang-timeout", "inf"], 2, "less than or equal to 3600"),
@@ -212,8 +209,6 @@ def test_a_reader_that_goes_away_is_not_an_error(folder: Path, photos: Path, for
     with subprocess.Popen(
         [*COMMAND, *many, "--bundle", str(folder), *form], stdout=subprocess.PIPE, stderr=subprocess.PIPE
     ) as process:
-        assert process.stdout is not None
-        assert process.stderr is not None
         process.stdout.readline()
         process.stdout.close()
         err = process.stderr.read()

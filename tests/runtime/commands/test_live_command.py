@@ -202,7 +202,6 @@ def test_q_in_the_window_ends_worker_and_supervisor_with_0(stream: MjpegStream, 
 def test_systemd_takes_the_unit_of_the_documentation(tmp_path: Path) -> None:
     text = (Path(__file__).parents[3] / "docs" / "hybrid-edge.service").read_text()
     command = re.search(r"^ExecStart=(\S+) (.*)$", text, re.MULTILINE)
-    assert command is not None
     unit = tmp_path / "hybrid-edge.service"
     here = {
         command[1]: sys.executable,
@@ -255,7 +254,6 @@ def test_a_worker_that_is_killed_while_stderr_is_on_a_full_disk_is_replaced(
             arguments, stdout=subprocess.PIPE, stderr=full, text=True, env={**os.environ, "MARK": mark}
         ) as process,
     ):
-        assert process.stdout is not None
         try:
             assert '"labels"' in process.stdout.readline()
             (worker,) = (pid for pid in processes_of(mark) if pid != process.pid)

@@ -43,10 +43,6 @@ class Run:
             self._index += 1
 
 
-def remove(path: Path) -> None:
-    path.unlink()
-
-
 def move(path: Path) -> None:
     path.rename(path.with_name("kept.mp4"))
 
@@ -60,7 +56,7 @@ def copy_and_truncate(path: Path) -> None:
     os.truncate(path, 0)
 
 
-@pytest.mark.parametrize("clear", [remove, move, empty, copy_and_truncate])
+@pytest.mark.parametrize("clear", [Path.unlink, move, empty, copy_and_truncate])
 def test_a_recording_that_is_cleared_away_begins_anew_under_its_name(
     tmp_path: Path, clear: Callable[[Path], None]
 ) -> None:
@@ -143,7 +139,6 @@ def test_nothing_is_written_over_not_even_a_file_in_the_place_of_one_that_was_mo
 def test_a_killed_process_leaves_a_video_that_plays_to_its_last_frame(tmp_path: Path) -> None:
     command = [sys.executable, recorder_process.__file__, "killed", str(tmp_path)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=ENVIRONMENT)
-    assert process.stdout is not None
     for line in process.stdout:
         if int(line) == 100:
             process.send_signal(signal.SIGKILL)

@@ -25,7 +25,6 @@ class Run:
         self.pids: list[int] = []
 
     def until(self, pattern: str) -> str:
-        assert self.process.stdout is not None
         for line in self.process.stdout:
             self._keep(line.rstrip("\n"))
             if re.match(pattern, self.lines[-1]):
