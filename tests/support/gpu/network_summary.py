@@ -60,10 +60,6 @@ class NetworkSummary:
     def matrix_products(self) -> tuple[Product, ...]:
         return tuple(item for item in self.products if item.kind == MATRIX_MULTIPLY)
 
-    @property
-    def is_quantized(self) -> bool:
-        return DEQUANTIZE in self.layers
-
 
 def inspect_graph(onnx: bytes, spec: ModelSpec, library: Library) -> NetworkSummary:
     """Parse a graph as ``build_engine`` does, and summarize it without building an engine."""
@@ -88,7 +84,6 @@ def layers_of(network: Any) -> list[Any]:
 
 
 def makers_of(network: Any) -> dict[str, Any]:
-    """The layer that makes each tensor."""
     return {layer.get_output(index).name: layer for layer in layers_of(network) for index in range(layer.num_outputs)}
 
 
