@@ -40,7 +40,7 @@ SURVEYED_IMAGES = 100  # so many settle the channels' peaks and the RMS, but not
 # the pixels of one batch: two images of 299x299. With every activation of Xception an output (226 MB an image),
 # batches of 2, 4 and 8 took 0.38, 0.44 and 0.62 s an image and 1.5, 2.6 and 4.8 GB: memory that is mapped anew each
 # time is slow
-PIXELS = 2 * 299 * 299
+BATCH_PIXELS = 2 * 299 * 299
 
 Float32 = npt.NDArray[np.float32]
 OnBatch = Callable[[int], None] | None
@@ -204,7 +204,7 @@ def _run(
     ``batch`` is by default as many images, 1 to 8, as make a batch whose tensors together take some hundreds of MB.
     """
     skipped: list[str] = []
-    batch = batch or max(1, min(BATCH, PIXELS // spec.image_size**2))
+    batch = batch or max(1, min(BATCH, BATCH_PIXELS // spec.image_size**2))
     with TensorSession(graph) as session:
         for tensors in read_batches(paths, spec, batch=batch, on_skip=skipped.append):
             on_inputs({name: tensors[name] for name in session.inputs})

@@ -19,7 +19,9 @@ from ..runtime.opencv import cv2
 __all__ = ["BINS", "SMALLEST_RADIUS", "TensorStatistics", "require_finite"]
 
 BINS = 4096
-BLOCK = 2**16  # values: their 256 KiB and indices stay in the L2 cache, and OpenCV's table of 2^16 entries pays off
+BLOCK_VALUES = (
+    2**16
+)  # values: their 256 KiB and indices stay in the L2 cache, and OpenCV's table of 2^16 entries pays off
 SMALLEST_RADIUS = 2.0**-20  # a tensor of a sound network whose values are all below this is as good as zero
 
 Counts = npt.NDArray[np.int64]
@@ -71,10 +73,10 @@ class TensorStatistics:
             raise CalibrationError(f"tensor {self.name!r}: expected floating-point values, found {values.dtype}")
         with np.errstate(over="ignore"):  # what float32 can't hold becomes infinite, and is refused as such
             flat = np.ascontiguousarray(values, np.float32).reshape(-1)
-        scaled = np.empty(min(BLOCK, flat.size), np.float32)
+        scaled = np.empty(min(BLOCK_VALUES, flat.size), np.float32)
         indices = np.empty(scaled.size, np.uint16)
-        for start in range(0, flat.size, BLOCK):
-            block = flat[start : start + BLOCK]
+        for start in range(0, flat.size, BLOCK_VALUES):
+            block = flat[start : start + BLOCK_VALUES]
             self._extremes(block)
             self.square_sum += cv2.norm(block.reshape(1, -1), cv2.NORM_L2SQR)  # OpenCV sums in float64
             self._count(block, scaled[: block.size], indices[: block.size])

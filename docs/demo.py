@@ -19,12 +19,10 @@ from rich.console import Console
 from rich.table import Table
 
 from hybrid_edge.runtime import read_image
-from hybrid_edge.runtime.canvas.sheet import GREEN, RED, Cell, Line, draw_sheet
-from hybrid_edge.runtime.opencv import cv2
+from hybrid_edge.runtime.canvas.sheet import GREEN, RED, Cell, Line, write_sheet
 
 MODELS = ("hybrid", "cnn", "rnn")
 SEED = "0"
-COLUMNS, CELL = 20, 56
 OUT = Console()
 
 
@@ -82,7 +80,7 @@ def run(*arguments: object, stdout: Any = None) -> None:
         sys.exit(code)
 
 
-def draw_answers(answers: list[dict[str, Any]], path: Path, count: int = 100) -> Path:
+def draw_answers(answers: list[dict[str, Any]], path: Path, count: int = 60) -> Path:
     """A sheet of held-out digits with the model's answer below each: green right, red wrong, mistakes first."""
 
     def wrong(answer: dict[str, Any]) -> bool:
@@ -98,8 +96,8 @@ def draw_answers(answers: list[dict[str, Any]], path: Path, count: int = 100) ->
         for answer in chosen
     ]
     mistakes = sum(map(wrong, answers))
-    title = f"{mistakes} mistakes in {len(answers)} held-out digits, then digits that were read right"
-    cv2.imwrite(str(path), draw_sheet(cells, title, columns=COLUMNS, picture=CELL, width=CELL + 20))
+    note = "the mistakes, then digits that were read right"
+    write_sheet(path, cells, f"{mistakes} mistakes in {len(answers)} held-out digits", note)
     return path
 
 

@@ -57,11 +57,6 @@ def plan_artifacts(precisions: Iterable[Precision], recurrent: Recurrent, spec: 
     is the unrolled one, and other graphs for TensorRT. With ``auto``, TensorRT gets both forms of each precision: the
     device times them.
 
-    Args:
-        precisions: the precisions that were asked for.
-        recurrent: the form of the recurrent branch.
-        spec: the model's spec; without a recurrent branch there is one form of everything.
-
     Raises:
         UsageError: INT8 was asked for a model of LSTM operators alone, into which it does not reach.
     """

@@ -5,8 +5,9 @@ A request holds the model's file, the images to prove it on, the images to calib
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import get_args
 
@@ -15,6 +16,7 @@ import numpy as np
 from ..calib import METHODS, Method
 from ..runtime.engines.engine_options import EngineOptions
 from ..runtime.errors import DataError, ImageError, RunError, UsageError
+from ..runtime.frame import Pixels
 from ..runtime.manifest import Precision
 from ..runtime.preprocess import IMAGE_SUFFIXES, read_image
 from ..train.class_folders import find_classes, find_roots
@@ -31,6 +33,7 @@ __all__ = [
     "choose_precisions",
     "folder_images",
     "make_request",
+    "readable",
     "run_images",
 ]
 
@@ -40,12 +43,10 @@ MAX_SUBSTITUTES = 32  # images in all, if a run validated on fewer: thousands of
 
 @dataclass(frozen=True)
 class ChosenImages:
-    """The images to prove an export on, and the reasons for those passed over.
+    """The images to prove an export on, the classes taking turns, and the reason for each that was passed over.
 
-    Attributes:
-        images: the images, the classes taking turns. The first 8 could be read; as there may be thousands, the others
-            are read only when they are run, and passed over then.
-        skipped: the reason for each image that was passed over.
+    The first 8 could be read; as there may be thousands, the others are read only when they are run, and passed over
+    then.
     """
 
     images: tuple[LabelledImage, ...]
@@ -53,11 +54,7 @@ class ChosenImages:
 
 
 def run_images(run: RunFolder) -> list[LabelledImage]:
-    """List a run's validation images, and where these are fewer than 8, some of its training images after them.
-
-    Raises:
-        DataError: the run has no list of validation images, or it is damaged.
-    """
+    """List a run's validation images, and where these are fewer than 8, some of its training images after them."""
     validation = read_list(run.images("validation"))
     if len(validation) >= MIN_IMAGES:
         return validation
@@ -68,16 +65,8 @@ def run_images(run: RunFolder) -> list[LabelledImage]:
 def folder_images(folder: Path, option: str = "--images", *, prefer: str = "val") -> list[LabelledImage]:
     """List the images of a folder: of class folders, of a data set's ``val/`` or ``train/``, or directly in it.
 
-    Images outside class folders have an empty label.
-
-    Args:
-        folder: the folder of the images.
-        option: the command's option that named the folder, for messages.
-        prefer: which part of a data set to take: ``val`` (``train`` where there is none), or ``train``.
-
-    Raises:
-        UsageError: there is no such folder.
-        DataError: the folder has no images.
+    Images outside class folders have an empty label. ``prefer`` is the part of a data set to take: ``val`` (``train``
+    where there is none), or ``train``. Messages say that ``option`` named the folder.
     """
     if not folder.is_dir():
         raise UsageError(f"{option} {folder}: expected a folder of class folders or of images, found no folder there")
@@ -92,20 +81,11 @@ def folder_images(folder: Path, option: str = "--images", *, prefer: str = "val"
 def choose_images(candidates: Sequence[LabelledImage], count: int | None = None) -> ChosenImages:
     """Take ``count`` images, or all where there are fewer or it is None, going round the classes in turn.
 
-    Raises:
-        DataError: fewer than 8 images can be read.
+    Where fewer than 8 images can be read it raises DataError.
     """
-    images: list[LabelledImage] = []
     skipped: list[str] = []
     others = iter(_round_robin(candidates))
-    for candidate in others:
-        fault = _fault(candidate)
-        if fault:
-            skipped.append(fault)
-        else:
-            images.append(candidate)
-        if len(images) == MIN_IMAGES:
-            break
+    images = [image for image, _ in islice(readable(others, skipped), MIN_IMAGES)]
     if len(images) < MIN_IMAGES:
         reason = f"; the first that can't be read: {skipped[0]}" if skipped else ""
         raise DataError(
@@ -115,12 +95,15 @@ def choose_images(candidates: Sequence[LabelledImage], count: int | None = None)
     return ChosenImages((*images, *others)[:count], tuple(skipped))
 
 
-def _fault(image: LabelledImage) -> str | None:
-    try:
-        read_image(image.path)
-    except ImageError as error:
-        return str(error)
-    return None
+def readable(images: Iterable[LabelledImage], skipped: list[str]) -> Iterator[tuple[LabelledImage, Pixels]]:
+    """Read images one by one; the reason for each that can't be read is added to ``skipped``."""
+    for image in images:
+        try:
+            frame = read_image(image.path)
+        except ImageError as error:  # noqa: PERF203  # beside reading the file it costs nothing
+            skipped.append(str(error))
+        else:
+            yield image, frame
 
 
 def _round_robin(images: Iterable[LabelledImage]) -> list[LabelledImage]:
@@ -141,13 +124,8 @@ def _round_robin(images: Iterable[LabelledImage]) -> list[LabelledImage]:
 class ExportSettings:
     """The precisions to export, and how they are made and judged.
 
-    Attributes:
-        precisions: the precisions that were asked for.
-        recurrent: the form of the recurrent branch.
-        method: how INT8's ranges follow from what was measured.
-        max_drop: the accuracy that INT8 may lose, 0 to 1.
-        give_back: whether INT8 that fails gives its most sensitive layers back to the next wider precision.
-        engine: the batch profile and workspace of TensorRT's engines.
+    ``method`` says how INT8's ranges follow from what was measured; ``max_drop`` is the accuracy that INT8 may lose, 0
+    to 1; with ``give_back``, INT8 that fails gives its most sensitive layers back to the next wider precision.
 
     Raises:
         UsageError: a value is not one of those allowed.
@@ -271,7 +249,6 @@ def _file_request(
 
 
 def _calibration(settings: ExportSettings, calib: Path | None, run: RunFolder | None) -> tuple[LabelledImage, ...]:
-    """List the candidates for calibration images; FP32 needs none."""
     if not settings.needs_calibration:
         return ()
     if calib is not None:
@@ -285,6 +262,6 @@ def _calibration(settings: ExportSettings, calib: Path | None, run: RunFolder | 
 
 
 def _run_metrics(run: RunFolder) -> dict[str, float]:
-    """Read the run's measured numbers; a run interrupted before its evaluation has none."""
+    """Read the run's measured numbers; an interrupted run has none."""
     content = run.read_json(run.metrics) if run.metrics.exists() else {}
     return {name: float(value) for name, value in content.items() if type(value) in (int, float)}

@@ -34,7 +34,6 @@ class ExportResult:
     """What an export wrote.
 
     Attributes:
-        bundle: the bundle's folder.
         tar: the bundle as one file, if that was asked for.
         manifest: the bundle's manifest as it stands now; None where nothing passed and there was none.
         written: the names of the variants that this export wrote; others were there before.
@@ -54,11 +53,7 @@ class ExportResult:
     peak_memory: float
 
     def require_passed(self) -> None:
-        """Raise an error unless every variant passed its gate.
-
-        Raises:
-            ParityError: variants were refused; the message says which, and what is in the bundle. ``entries`` say why.
-        """
+        """Raise ParityError unless every variant passed; it says which were refused, and what is in the bundle."""
         refused = [entry.name for entry in self.entries if entry.refused]
         if refused:
             held = [item.name for item in self.manifest.variants] if self.manifest else []
@@ -73,12 +68,8 @@ class ExportResult:
 def export(request: ExportRequest, *, tar: bool = False, log: StepLog | None = None) -> ExportResult:
     """Convert a model to ONNX, prove each artifact on real images, and write those that pass to the bundle.
 
-    What a gate refuses is not in the bundle: see ``ExportResult.require_passed``.
-
-    Args:
-        request: what to export, from ``make_request``.
-        tar: whether to pack the bundle into a tar too.
-        log: reports what is being done, and times it.
+    What a gate refuses is not in the bundle: see ``ExportResult.require_passed``. With ``tar`` the bundle is packed
+    too.
 
     Raises:
         ModelFileError: the file is not one that hybrid-train wrote, or it is damaged.
@@ -170,7 +161,6 @@ def _report(request: ExportRequest, prepared: PreparedModel, tried: Sequence[Tri
 
 
 def _measured(prepared: PreparedModel) -> dict[str, Any]:
-    """Put together what the report says of the activations; nothing where FP32 alone was exported."""
     record, calibration = prepared.record(), prepared.calibration
     if record is None:
         return {}

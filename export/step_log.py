@@ -15,8 +15,7 @@ __all__ = ["StepLog"]
 class StepLog:
     """Names and times the steps of one command on stderr.
 
-    Attributes:
-        seconds: how long each step that has ended took, by its name, in order; steps of one name are added up.
+    ``seconds`` is how long each step that has ended took, by its name, in order; steps of one name are added up.
     """
 
     def __init__(self, *, quiet: bool = False) -> None:
@@ -27,10 +26,8 @@ class StepLog:
     def step(self, name: str, total: int | None = None) -> Iterator[Callable[[int], None]]:
         """Run a block as one step, which is shown as running and then with its seconds.
 
-        Args:
-            name: the step's name.
-            total: how many images the step goes through; with it there is a progress bar, which the function that the
-                block gets advances by a number of images.
+        With ``total``, the number of images that the step goes through, there is a progress bar; the function that the
+        block gets advances it by a number of images.
         """
         start = time.perf_counter()
         with self._shown(name, total) as advance:

@@ -47,12 +47,9 @@ MB = 1e6
 
 @dataclass(frozen=True)
 class TriedVariant:
-    """A variant that went through its gate.
+    """A variant after its gate; ``variant`` is None where it was refused, and ``tried`` says how it was judged.
 
-    Attributes:
-        tried: what the report says of it, as it was judged.
-        variant: the variant, if it passed.
-        flips: the images whose first label is not Keras's.
+    ``flips`` are the images whose first label is not Keras's.
     """
 
     tried: ReportEntry
@@ -94,15 +91,7 @@ class _Written:
 
 
 class VariantMaker:
-    """Makes the variants of one export.
-
-    Args:
-        writer: the writer of the bundle.
-        settings: the export's settings.
-        prepared: the model, Keras's answers, and what was measured.
-        golden: the bundle's golden examples.
-        log: reports what is being done.
-    """
+    """Makes the variants of one export, and writes them into the bundle's folder."""
 
     def __init__(
         self, writer: BundleWriter, settings: ExportSettings, prepared: PreparedModel, golden: Golden, log: StepLog
@@ -119,10 +108,6 @@ class VariantMaker:
         """Write an artifact, run it for each of its targets, and judge it.
 
         INT8 that is refused may give layers back, a group at a time, the most sensitive first, until it passes.
-
-        Raises:
-            ConversionError: the graph is not the one that was declared.
-            BundleError: the graph can't be written.
         """
         first = found = self._try(artifact, ())
         if artifact.precision != "int8" or not self._settings.give_back or all(item.variant for item in first):

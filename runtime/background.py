@@ -16,12 +16,8 @@ T = TypeVar("T")
 def start_in_background(work: Callable[[], T], name: str, turn: threading.Lock | None = None) -> Future[T]:
     """Run ``work`` on a thread of that name; its result, or what it raised, comes in the future that is returned.
 
-    An executor's threads are no choice here: Python waits for them at its end, and a call that hangs has none.
-
-    Args:
-        work: the work; until it begins, the future can be cancelled.
-        name: the thread's name.
-        turn: a lock to wait for first, and to hold meanwhile.
+    An executor's threads are no choice here: Python waits for them at its end, and a call that hangs has none. The
+    future can be cancelled until the work begins; ``turn`` is waited for first and held meanwhile.
     """
     future: Future[T] = Future()
 

@@ -37,9 +37,9 @@ TAR_FAULTS = (tarfile.TarError, MemoryError, OverflowError, ValueError, EOFError
 class Bundle:
     """An opened bundle, whose manifest fits this version, and whose files are verified as they are asked for.
 
-    Attributes:
-        root: the folder that holds ``manifest.json``; for a tar, its unpacked copy in the cache.
-        manifest: the parsed manifest.
+    ``root`` is the folder that holds ``manifest.json``; for a tar, its unpacked copy in the cache. Whatever reads a
+    file raises ArtifactHashError where it differs from the manifest, and BundleError where it is missing, is a link,
+    can't be read, or holds something else than the manifest says.
     """
 
     def __init__(self, root: Path, manifest: Manifest) -> None:
@@ -77,12 +77,7 @@ class Bundle:
         return self.manifest.spec.class_labels
 
     def verified(self, record: FileRecord) -> Path:
-        """Compare a file's size and SHA-256 with the manifest's, once for each file and Bundle, and return its path.
-
-        Raises:
-            ArtifactHashError: the file differs.
-            BundleError: the file is missing, is a link, or can't be read.
-        """
+        """Compare a file's size and SHA-256 with the manifest's, once for each file and Bundle, and return its path."""
         path = _contained(self.root, record.path)
         if record not in self._verified:
             with _reading(path):
@@ -92,12 +87,7 @@ class Bundle:
         return path
 
     def read(self, record: FileRecord) -> bytes:
-        """Read a small file and verify it; the bytes that were hashed are the bytes that are returned.
-
-        Raises:
-            ArtifactHashError: the file differs.
-            BundleError: the file is missing, is a link, or can't be read.
-        """
+        """Read a small file and verify it; the bytes that were hashed are the bytes that are returned."""
         path = _contained(self.root, record.path)
         with _reading(path), path.open("rb") as file:
             data = file.read(record.size + 1)
@@ -105,24 +95,16 @@ class Bundle:
         return data
 
     def golden_images(self) -> list[npt.NDArray[np.uint8]]:
-        """Decode the G golden examples; each is (H, W, 3) uint8, BGR.
-
-        Raises:
-            BundleError: a file differs from the manifest, is missing, or is no image.
-        """
+        """Decode the G golden examples; each is (H, W, 3) uint8, BGR."""
         try:
             return [decode_image(self.read(item.file), item.file.path) for item in self.manifest.golden.images]
         except ImageError as error:
             raise BundleError(f"{self.root}: a golden example can't be decoded: {error}; {REMEDY}") from None
 
     def golden_tensors(self) -> dict[str, npt.NDArray[np.float32]]:
-        """Read what preprocessing gave for the golden examples where the bundle was exported.
+        """Read the tensors that preprocessing gave for the golden examples where the bundle was exported.
 
-        Returns:
-            ``image`` (G, S, S, 3) and/or ``sequence`` (G, T, S*S/T), float32.
-
-        Raises:
-            BundleError: the file differs from the manifest, is missing, or holds other arrays than these.
+        They are ``image`` (G, S, S, 3) and/or ``sequence`` (G, T, S*S/T), float32.
         """
         count = len(self.manifest.golden.images)
         return self._arrays(
@@ -130,11 +112,7 @@ class Bundle:
         )
 
     def golden_outputs(self, variant: Variant) -> Outputs:
-        """Read the logits and probabilities, (G, C) each, that a variant gave for the golden examples when exported.
-
-        Raises:
-            BundleError: the file differs from the manifest, is missing, or holds other arrays than these.
-        """
+        """Read the logits and probabilities, (G, C) each, that a variant gave for the golden examples when exported."""
         shape = (len(self.manifest.golden.images), self.spec.num_classes)
         return Outputs(**self._arrays(variant.golden, dict.fromkeys(OUTPUT_NAMES, shape)))
 
@@ -201,7 +179,6 @@ def _check_contract(manifest: Manifest) -> None:
 
 
 def _locate(path: Path | None) -> Path:
-    """Find the bundle's folder or tar at a path, or in the usual places where none is given."""
     if path is None:
         with _reading(Path()):
             for place in map(Path, USUAL_PLACES):
@@ -239,7 +216,6 @@ def _contained(root: Path, name: str) -> Path:
 
 @contextmanager
 def _reading(path: Path) -> Iterator[None]:
-    """Turn an OSError that is raised while a bundle is looked for or read into a BundleError."""
     try:
         yield
     except OSError as error:
@@ -274,7 +250,6 @@ def _unpack(path: Path) -> Path:
 
 
 def _is_complete(folder: Path) -> bool:
-    """Return whether an unpacked copy still has all its files, in their sizes."""
     try:
         files = parse_manifest((folder / MANIFEST).read_bytes()).files.values()
         return all((folder / record.path).stat().st_size == record.size for record in files)

@@ -66,12 +66,9 @@ class Prediction:
 class Classifier:
     """Runs a bundle on the engine that fits this machine, once it passed the check on the bundle's golden examples.
 
-    It is not thread-safe. Use it as a context manager, or ``close`` it.
-
-    Attributes:
-        bundle: the bundle that was opened.
-        selection: the backend and the variant in use.
-        golden: how near this device came to the exporter's outputs, or None where the check was left out.
+    It is not thread-safe. Use it as a context manager, or ``close`` it. ``selection`` has the backend and the variant
+    in use; ``golden`` says how near this device came to the exporter's outputs, or is None where the check was left
+    out.
     """
 
     def __init__(self, bundle: Bundle, selection: Selection, *, batch_size: int = 8, check: bool = True) -> None:
@@ -156,10 +153,7 @@ class Classifier:
         return [prediction for _, prediction in self.stream(frames) if prediction is not None]
 
     def stream(self, frames: Iterable[Frame]) -> Iterator[tuple[Frame, Prediction | None]]:
-        """Classify frames as they come, a batch at a time, in their order.
-
-        Args:
-            frames: the frames; one with an ``error`` passes through with None for a prediction.
+        """Classify frames as they come, a batch at a time, in their order; one with an ``error`` gets None.
 
         Raises:
             InputError: a frame's image is not (H, W, 3) uint8.
@@ -207,13 +201,7 @@ def _frame(image: Image, index: int) -> Frame:
 
 
 def load_announced(bundle: Bundle, what: str = "opening the bundle", **settings: Any) -> Classifier:
-    """Load a classifier while a spinner on stderr shows ``what``, and say what was taken.
-
-    Args:
-        bundle: the open bundle.
-        what: what the spinner shows.
-        **settings: the arguments of ``Classifier.load``, which also says what is raised.
-    """
+    """Load a classifier by ``Classifier.load(bundle, **settings)``, with a spinner that shows ``what``; announce it."""
     with waiting(what) as stop:
         classifier = Classifier.load(bundle, reporter=make_reporter(stop), **settings)
     announce(classifier)

@@ -97,7 +97,7 @@ class _Stderr(io.FileIO):
     """A stderr that drops what it can't write (full disk, reader gone): no line on it is worth ending a run."""
 
     def write(self, data: ReadableBuffer) -> int:
-        """Write as much as is taken now, or drop all of it; return the number of bytes written or dropped."""
+        """Write as much as is taken now, or drop all of it; either counts as written."""
         with contextlib.suppress(OSError):
             written: int | None = super().write(data)
             if written is not None:  # None means that the write would block on a non-blocking stderr
@@ -193,13 +193,10 @@ def _click_exit_code(error: Exception) -> int:
 
 
 def progress(*extra: ProgressColumn, unit: str = "", transient: bool = False) -> Progress:
-    """Make a progress bar on stderr: description, bar, count, extra columns, elapsed and remaining time.
+    """Make a progress bar on stderr: description, bar, count of ``unit``, extra columns, elapsed and remaining time.
 
-    Args:
-        extra: columns between the count and the times.
-        unit: the name of what is counted.
-        transient: whether the bar leaves nothing behind when it ends; it is not drawn where stderr is no terminal, in
-            which rich would leave an empty line.
+    A ``transient`` bar leaves nothing behind when it ends, and is not drawn where stderr is no terminal, in which rich
+    would leave an empty line.
     """
     columns: list[ProgressColumn] = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()]
     if unit:
@@ -249,14 +246,9 @@ def make_table(
     text: Collection[str] = (),
     caption: str = "",
 ) -> Table:
-    """Make a table for ``show_table``.
+    """Make a table for ``show_table``; each column has a head, perhaps of several lines, and the first is for names.
 
-    Args:
-        title: the line above it.
-        heads: a head for each column, of several lines perhaps. The first column is for names.
-        rows: cells, as many as heads.
-        text: heads of the columns of words, which begin on the left as names do; figures end on the right.
-        caption: what stands below it.
+    Columns whose head is in ``text`` begin on the left as names do; figures end on the right. ``caption`` stands below.
     """
     table = Table(
         box=box.SIMPLE_HEAD, pad_edge=False, padding=0, title=Text(title, "table.title"), title_justify="left"

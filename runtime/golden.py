@@ -25,10 +25,7 @@ EXAMPLES_AT_ONCE = 2  # a full-size INT8 process peaks at 430 MB, and at 520 MB 
 
 @dataclass(frozen=True)
 class GoldenResult:
-    """How near this device came to the exporter.
-
-    ``tensor_error`` and ``probability_error`` are the largest |difference| of a tensor's value and of a probability.
-    """
+    """How near this device came to the exporter: the largest |difference| of a tensor's value and of a probability."""
 
     examples: int
     tensor_error: float
@@ -40,16 +37,10 @@ class GoldenResult:
 def check_golden(bundle: Bundle, variant: Variant, backend: Backend, preprocessor: Preprocessor) -> GoldenResult:
     """Decode, preprocess and run the bundle's golden examples, and compare each stage with the exporter's.
 
-    Args:
-        bundle: the bundle that holds the examples, their tensors and the variant's probabilities.
-        variant: the variant that ``backend`` has loaded.
-        backend: the backend to check; it runs in batches of 2, which need little memory.
-        preprocessor: one that was made for the bundle's spec.
+    ``backend`` has loaded the variant, and runs in batches of 2, which need little memory.
 
     Raises:
         GoldenError: a tensor differs by more than 1e-6, or a probability by more than the variant's tolerance.
-        BundleError: a golden file is missing or damaged.
-        BackendError: the engine failed.
     """
     start = time.perf_counter()
     tensors = preprocessor(bundle.golden_images())

@@ -81,7 +81,7 @@ class InferRequest:
 
     @property
     def batch_size(self) -> int:
-        """The most frames that go through the model at once, with the default filled in."""
+        """The most frames that go through the model at once: the option's value, or its default."""
         if self.batch is not None:
             return self.batch
         return 1 if self.live else FILES_BATCH

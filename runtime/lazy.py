@@ -13,12 +13,7 @@ __all__ = ["lazy_names"]
 def lazy_names(package: str, homes: Mapping[str, str]) -> Callable[[str], Any]:
     """Make the function that a package binds to ``__getattr__``; it looks a name up once and keeps it in the package.
 
-    Args:
-        package: the package's ``__name__``.
-        homes: the module of each public name, relative to the package: ``{"Bundle": "bundle"}``.
-
-    Returns:
-        A function of a name, which raises AttributeError where the name is not public.
+    ``homes`` has each public name's module, relative to the package: ``{"Bundle": "bundle"}``.
     """
 
     def load(name: str) -> Any:

@@ -184,7 +184,7 @@ class Variant(_ManifestRecord):
 
 
 class GoldenImage(_ManifestRecord):
-    """A golden example: a PNG and the class it belongs to."""
+    """A golden example: a PNG and its class."""
 
     file: FileRecord
     label: str
@@ -229,11 +229,7 @@ class Manifest(_ManifestRecord):
 
 
 def parse_manifest(data: bytes, name: str = MANIFEST) -> Manifest:
-    """Validate the content of a ``manifest.json``.
-
-    Args:
-        data: JSON text.
-        name: what error messages call the manifest.
+    """Validate the JSON text of a ``manifest.json``, which error messages call ``name``.
 
     Raises:
         BundleError: the manifest is too large, not hybrid-edge's, malformed, or of a newer format version.
@@ -255,7 +251,6 @@ def parse_manifest(data: bytes, name: str = MANIFEST) -> Manifest:
 
 
 def _check_format(name: str, content: Any) -> None:
-    """Tell another format or a newer version from a malformed manifest."""
     found = content.get("format") if isinstance(content, dict) else None
     if found != "hybrid-edge-bundle":
         raise BundleError(

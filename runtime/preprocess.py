@@ -72,10 +72,7 @@ def contract_hash(spec: ModelSpec) -> str:
 
 
 def read_image(path: Path | str) -> Pixels:
-    """Read an image file.
-
-    Returns:
-        (H, W, 3) uint8, BGR.
+    """Read an image file as (H, W, 3) uint8, BGR.
 
     Raises:
         ImageError: the file is not there, no regular file, no image, truncated, or larger than ``MAX_PIXELS`` or
@@ -97,10 +94,7 @@ def read_image(path: Path | str) -> Pixels:
 
 
 def decode_image(data: bytes, name: str = "image") -> Pixels:
-    """Decode an image file's bytes.
-
-    Returns:
-        (H, W, 3) uint8, BGR.
+    """Decode an image file's bytes to (H, W, 3) uint8, BGR.
 
     Raises:
         ImageError: the image is empty, of an unknown format, truncated or damaged, or larger than ``MAX_PIXELS``.
@@ -183,25 +177,16 @@ class Preprocessor:
         return {name: np.empty((batch, *shape), dtype=np.float32) for name, shape in self.spec.inputs.items()}
 
     def __call__(self, frames: Sequence[Pixels]) -> dict[str, Tensor]:
-        """Preprocess frames into newly allocated tensors.
-
-        Args:
-            frames: (H, W, 3) uint8 BGR, each of any size.
-        """
+        """Preprocess (H, W, 3) uint8 BGR frames, each of any size, into newly allocated tensors."""
         tensors = self.allocate(len(frames))
         for row, frame in enumerate(frames):
             self.fill(frame, tensors, row)
         return tensors
 
     def fill(self, frame: Pixels, tensors: dict[str, Tensor], row: int) -> None:
-        """Write one frame into row ``row`` of the tensors that ``allocate`` made, or of others of their shape.
+        """Write one (H, W, 3) uint8 BGR frame, of any size, into row ``row`` (from 0) of C-contiguous float32 tensors.
 
-        A tensor that is absent is not computed.
-
-        Args:
-            frame: (H, W, 3) uint8 BGR, of any size.
-            tensors: ``image`` (N, S, S, 3) and/or ``sequence`` (N, T, S*S/T), C-contiguous float32.
-            row: the row to write, from 0.
+        They are those that ``allocate`` made, or others of their shape; a tensor that is absent is not computed.
 
         Raises:
             InputError: the frame is not (H, W, 3) uint8, or is empty.
@@ -218,11 +203,7 @@ class Preprocessor:
             cv2.transform(image, CHANNEL_MEAN, dst=tensors["sequence"][row].reshape(size, size, 1))
 
     def resized(self, frame: Pixels) -> Pixels:
-        """Resize a frame to a new (S, S, 3) uint8 BGR array, of which ``fill`` makes the same tensors.
-
-        Args:
-            frame: (H, W, 3) uint8 BGR, of any size.
-        """
+        """Resize a BGR frame of any size to a new (S, S, 3) uint8 array, of which ``fill`` makes the same tensors."""
         return self._resize(frame).copy()
 
     def _resize(self, frame: Pixels) -> Pixels:

@@ -53,10 +53,7 @@ def replacing(path: Path, suffix: str = "") -> Iterator[Path]:
 def check_writable(option: str, path: Path, suffix: str = "") -> None:
     """Refuse a file that could not be written in the end, before the work that would be lost.
 
-    Args:
-        option: what asked for the file, as it is written: ``--save``.
-        path: the file, which may be there or not.
-        suffix: what the name has to end in, such as ``.png``; "" for anything.
+    ``option`` is what asked for the file, as it is written (``--save``); ``suffix`` is what the name has to end in.
 
     Raises:
         UsageError: the name ends otherwise or is a folder's, or the folder is not there or may not be written to.
@@ -107,15 +104,8 @@ def locked(path: Path, on_wait: Callable[[], object] = lambda: None) -> Iterator
     """Hold the lock of a file, which is made where there is none, or of a folder, for the time of the block.
 
     A process that is killed lets go of it. The file stays: if it were removed, two processes could each hold a lock of
-    that name.
-
-    Args:
-        path: the lock file, or a folder that is there.
-        on_wait: is called once if another process holds the lock, before it is waited for; an error that it raises
-            ends the waiting.
-
-    Raises:
-        OSError: the file can't be made, or the disk knows no locks.
+    that name. ``on_wait`` is called once before a lock of another process is waited for; an error that it raises ends
+    the waiting. Raises OSError where the file can't be made, or the disk knows no locks.
     """
     descriptor = _open_lock(path)
     try:
@@ -155,11 +145,7 @@ def cache_dir() -> Path:
 
 
 def file_sha256(path: Path) -> str:
-    """Return the SHA-256 of a file's bytes, in hexadecimal.
-
-    Raises:
-        OSError: the file can't be read.
-    """
+    """Return the SHA-256 of a file's bytes, in hexadecimal."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while chunk := file.read(2**20):

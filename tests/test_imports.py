@@ -1,5 +1,3 @@
-"""What an import costs and promises: nothing heavy in the runtime, every public name there and documented."""
-
 from __future__ import annotations
 
 import ast
@@ -20,6 +18,7 @@ import hybrid_edge
 ROOT = Path(__file__).parents[1]
 ROOMS = ("train", "calib", "export", "runtime")
 HEAVY = ("tensorflow", "keras", "tf2onnx", "onnx", "matplotlib", "sklearn")
+DEVICE = ("numpy", "cv2", "onnxruntime")  # what a command on a device loads once it has something to do
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 MODULES = {
     ".".join(("hybrid_edge", *path.relative_to(ROOT).with_suffix("").parts)).removesuffix(".__init__"): path
@@ -30,7 +29,6 @@ every_module = pytest.mark.parametrize("module", MODULES)
 
 
 def run(code: str, *arguments: str) -> str:
-    """What a few lines print in a process of their own."""
     result = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
     return result.stdout
@@ -46,7 +44,6 @@ def is_public(node: ast.AST) -> bool:
 
 
 def exported(tree: ast.Module) -> list[str] | None:
-    """The module's ``__all__``, or None where it has none."""
     for node in tree.body:
         if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__":
             return list(ast.literal_eval(node.value))
@@ -69,7 +66,6 @@ def defined(tree: ast.AST) -> set[str]:
 
 
 def public_definitions(module: str) -> Iterator[tuple[str, ast.AST]]:
-    """The module's public functions and classes, and the public methods of these classes."""
     for node in source(module).body:
         if is_public(node):
             yield node.name, node  # type: ignore[attr-defined]
@@ -78,7 +74,6 @@ def public_definitions(module: str) -> Iterator[tuple[str, ast.AST]]:
 
 
 def absolute(module: str, node: ast.ImportFrom) -> str:
-    """The module that ``from ... import`` in ``module`` names."""
     if not node.level:
         return node.module or ""
     package = module.split(".") if MODULES[module].name == "__init__.py" else module.split(".")[:-1]
@@ -162,6 +157,7 @@ def test_the_commands_are_those_of_the_project_file() -> None:
 @pytest.mark.parametrize("command", PROJECT["scripts"])
 def test_help_shows_an_example_and_loads_nothing_heavy(command: str) -> None:
     assert Path(sys.executable).with_name(command).is_file()
+    heavy = HEAVY + DEVICE * PROJECT["scripts"][command].startswith("hybrid_edge.runtime.")
     code = f"""
 import importlib, sys
 sys.argv = sys.argv[1:] + ["--help"]
@@ -170,8 +166,19 @@ try:
     getattr(importlib.import_module(module), function)()
 except SystemExit as leaving:
     print("code", leaving.code or 0)
-print("heavy", [name for name in {HEAVY!r} if name in sys.modules])
+print("heavy", [name for name in {heavy!r} if name in sys.modules])
 """
     printed = run(code, command)
     assert "Example" in printed
     assert printed.splitlines()[-2:] == ["code 0", "heavy []"]
+
+
+@pytest.mark.parametrize("folder", ["benchmarks", "tests/soak", "docs"])
+def test_what_no_test_runs_imports_only_what_the_package_has(folder: str) -> None:
+    for file in (ROOT / folder).rglob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.ImportFrom) and str(node.module).startswith("hybrid_edge"):
+                content = MODULES[str(node.module)].read_text()
+                for name in (item.name for item in node.names):
+                    there = f"{node.module}.{name}" in MODULES or re.search(rf"\b{name}\b", content)
+                    assert there, f"{file}: {node.module} has no {name}"

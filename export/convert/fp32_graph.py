@@ -30,15 +30,7 @@ GRAPH_OVERHEAD = 2**22  # bytes for nodes, names and shapes beside the weights; 
 
 
 class GraphBuilder:
-    """Writes a Keras model as ONNX graphs that differ in the form of the recurrent branch; the CNN is converted once.
-
-    Args:
-        model: a Keras model as ``train.model.build_model`` makes it for the spec.
-        spec: what the model sees and is made of.
-
-    Raises:
-        ConversionError: tf2onnx failed, or the weights don't fit into one ONNX file.
-    """
+    """Writes a Keras model as ONNX graphs that differ in the recurrent branch's form; the CNN is converted once."""
 
     def __init__(self, model: KerasModel, spec: ModelSpec) -> None:
         _check_size(model)
@@ -50,9 +42,8 @@ class GraphBuilder:
     def build(self, form: Form = "lstm") -> onnx.ModelProto:
         """Build the graph with one form of the recurrent branch, unchecked (see ``inspection.check_graph``).
 
-        Returns:
-            A graph with the inputs ``image`` (N, S, S, 3) and ``sequence`` (N, T, S*S/T), of which those that the
-            branches use, and the outputs ``logits`` and ``probabilities`` (N, C); all are float32; opset 17, IR 8.
+        Its inputs are ``image`` (N, S, S, 3) and ``sequence`` (N, T, S*S/T), of which those that the branches use, its
+        outputs ``logits`` and ``probabilities`` (N, C); all are float32; opset 17, IR 8.
         """
         spec, model = self._spec, self._model
         writer = GraphWriter("hybrid_edge")
@@ -79,11 +70,7 @@ def set_versions(model: onnx.ModelProto, opset: int, ir_version: int) -> None:
 
 
 def serialize(model: onnx.ModelProto) -> bytes:
-    """Serialize a graph to the bytes of an ONNX file.
-
-    Raises:
-        ConversionError: the graph takes over 2 GB, the limit of one file.
-    """
+    """Serialize a graph to the bytes of an ONNX file; raise ConversionError where it exceeds one file's limit, 2 GB."""
     try:
         data = bytes(model.SerializeToString())
     except Exception as error:
@@ -106,7 +93,6 @@ def _check_size(model: KerasModel) -> None:
 def _write_head(
     writer: GraphWriter, model: KerasModel, cnn: str | None, rnn: str | None, affine: Affine | None
 ) -> None:
-    """Write the product of the branches, Dense ``logits`` and softmax ``probabilities``."""
     kernel, bias = model.get_layer("logits").get_weights()
     if cnn is not None and rnn is not None:
         joined = writer.node("Mul", [cnn, rnn if affine is None else _write_affine(writer, rnn, affine)], "product")

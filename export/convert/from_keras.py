@@ -28,19 +28,10 @@ PREFIX = "cnn/"
 
 
 def write_cnn(writer: GraphWriter, cnn: KerasModel, spec: ModelSpec, opset: int) -> str:
-    """Convert the CNN branch and add it to the graph; batch normalization is folded into the convolutions.
+    """Convert the CNN, (N, S, S, 3) -> (N, F), into a graph with the input ``image``; return its result's name, (N, F).
 
-    Args:
-        writer: the writer of a graph that has the input ``image``.
-        cnn: the nested Keras model, (N, S, S, 3) -> (N, F).
-        spec: the spec of the whole model.
-        opset: the version of the default operator domain.
-
-    Returns:
-        The name of the features' tensor, (N, F).
-
-    Raises:
-        ConversionError: tf2onnx failed, or left control flow or an input that was not declared.
+    Batch normalization is folded into the convolutions. Where tf2onnx fails, or leaves control flow or an input that
+    was not declared, it raises ConversionError.
     """
     graph = _convert(cnn, spec, opset)
     found = [value.name for value in graph.input]
@@ -95,7 +86,7 @@ def _without_copies() -> Iterator[None]:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Silence tf2onnx's progress messages while the block runs."""
+    """Silence tf2onnx's progress messages."""
     logger = logging.getLogger("tf2onnx")
     before = logger.level
     logger.setLevel(logging.ERROR)

@@ -44,9 +44,10 @@ WEIGHT_AXIS = {"Conv": 0, "MatMul": 1}
 
 CONTRIBUTED = "com.microsoft"  # the domain of ONNX Runtime's own operators
 POINTWISE = "/product"  # ends the name of a convolution that was written as a matrix product
-STEP = re.compile(r"/step_\d+/")
-PRODUCT = re.compile(r"(rnn/lstm_\d+)/(?:product|step_\d+/recurrent)")
-STATES = re.compile(r"(rnn/lstm_\d+)/output")
+STEP_PART = re.compile(r"/step_\d+/")
+LSTM_PRODUCT = re.compile(r"(rnn/lstm_\d+)/(?:product|step_\d+/recurrent)")
+LSTM_OUTPUT = re.compile(r"(rnn/lstm_\d+)/output")
+MAX_CONSTANT_VALUES = 1024  # values: shapes, axes and other constants that shape inference looks into
 
 
 def branch_of(name: str) -> str:
@@ -63,7 +64,7 @@ def layer_of(node: onnx.NodeProto) -> str | None:
     """
     if node.op_type not in WEIGHT_AXIS:
         return None
-    found = PRODUCT.fullmatch(node.name)
+    found = LSTM_PRODUCT.fullmatch(node.name)
     return found[1] if found else str(node.name)
 
 
@@ -78,7 +79,7 @@ def quantizable(model: onnx.ModelProto) -> dict[str, list[onnx.NodeProto]]:
 
 def range_key(tensor: str) -> str:
     """Return the name of a tensor's range: the steps of an LSTM share one, and so does their concatenation."""
-    return STATES.sub(r"\1/hidden", STEP.sub("/", tensor))
+    return LSTM_OUTPUT.sub(r"\1/hidden", STEP_PART.sub("/", tensor))
 
 
 def producers(nodes: Iterable[onnx.NodeProto]) -> Mapping[str, onnx.NodeProto]:
@@ -142,9 +143,6 @@ class _Arrays(Mapping[str, npt.NDArray[np.generic]]):
         return len(self._tensors)
 
 
-MAX_KEPT = 1024  # values: shapes, axes and other constants that shape inference looks into
-
-
 def skeleton(model: onnx.ModelProto) -> onnx.ModelProto:
     """Copy a graph with inputs in place of its weights: onnx's tools would copy 400 MB of weights three times."""
     bare = onnx.ModelProto(ir_version=model.ir_version, opset_import=model.opset_import)
@@ -154,7 +152,7 @@ def skeleton(model: onnx.ModelProto) -> onnx.ModelProto:
     graph.input.extend(model.graph.input)
     graph.output.extend(model.graph.output)
     for tensor in model.graph.initializer:
-        if math.prod(tensor.dims) > MAX_KEPT:
+        if math.prod(tensor.dims) > MAX_CONSTANT_VALUES:
             value = onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims)
             graph.input.append(value)
         else:
@@ -189,11 +187,7 @@ class TensorShape:
 
 
 def tensor_shapes(model: onnx.ModelProto) -> dict[str, TensorShape]:
-    """Infer the shape of every input, constant and tensor, by name, with a batch of one.
-
-    Raises:
-        ConversionError: shape inference does not reach a tensor.
-    """
+    """Infer the shapes of all tensors, by name, with a batch of one; raise ConversionError where that misses one."""
     bare = skeleton(model)
     for value in bare.graph.input:
         for dim in value.type.tensor_type.shape.dim:

@@ -20,9 +20,9 @@ from .graph_writer import BATCH
 __all__ = ["Declaration", "check_graph", "count_operators", "count_steps", "describe", "operations"]
 
 CONVOLUTIONS = {"xception": 74, "digits": 3}  # Xception: 34 separable ones (two each), 2 of the entry, 4 shortcuts
-STEP = re.compile(r"rnn/lstm_\d+/step_\d+/hidden")
+STEP_HIDDEN = re.compile(r"rnn/lstm_\d+/step_\d+/hidden")
 LSTM_INPUTS = {"X": 0, "W": 1, "R": 2, "B": 3, "initial_h": 5, "initial_c": 6}  # 4, the lengths, is left out
-NOTHING = "none"
+NO_TYPE = "none"
 UNWANTED = {
     "Loop": "tf2onnx writes one for a layer with a fixed batch or a hard_sigmoid gate",
     "Scan": "a recurrent layer was not written by hybrid-edge",
@@ -31,6 +31,9 @@ UNWANTED = {
 }
 
 Shape = tuple[int | str, ...]
+TYPE_NAMES: dict[int, str] = {int(TensorProto.FLOAT): "FP32", int(TensorProto.FLOAT16): "FP16"}
+OPERATION_KINDS = {"Conv": "convolutions", "MatMul": "matrix products", "Gemm": "matrix products", "LSTM": "LSTM"}
+PRECISION_ORDER = ("INT8", "FP16", "FP32")
 
 
 @dataclass(frozen=True)
@@ -61,17 +64,15 @@ def count_operators(model: onnx.ModelProto) -> dict[str, int]:
 
 def count_steps(model: onnx.ModelProto) -> int:
     """Count the timesteps of LSTMs that are written out, all layers together."""
-    return sum(bool(STEP.fullmatch(node.name)) for node in model.graph.node)
+    return sum(bool(STEP_HIDDEN.fullmatch(node.name)) for node in model.graph.node)
 
 
 def check_graph(model: onnx.ModelProto, spec: ModelSpec, declared: Declaration | None = None) -> None:
-    """Compare a graph with what it is declared to be: by default in FP32, with LSTM operators.
+    """Compare a graph with what it is declared to be, by default in FP32 with LSTM operators, and run onnx's checker.
 
-    Raises:
-        ConversionError: inputs, outputs, shapes, types, opset or IR version are not as declared, an operator is of a
-            foreign domain, the number of LSTM operators, unrolled steps or convolutions is another, a loop or batch
-            normalization is left, an LSTM lacks states of its weights' type, or onnx's own checker refuses the graph.
-            The message names the fault, and the cause of a loop.
+    It raises ConversionError, which names what differs: inputs, outputs, types, versions, domains, the numbers of
+    LSTMs, unrolled steps and convolutions, a loop (with its cause) or batch normalization that is left, or states that
+    an LSTM lacks.
     """
     declared = declared or Declaration("lstm" if spec.uses_rnn else "none")
     _refuse(
@@ -145,13 +146,13 @@ def _lstm_faults(model: onnx.ModelProto) -> Iterable[str]:
         if node.op_type == "LSTM":
             names = dict(enumerate(node.input))
             found = {item: _type_name(types.get(names.get(index, ""))) for item, index in LSTM_INPUTS.items()}
-            if len(set(found.values())) > 1 or NOTHING in found.values():
+            if len(set(found.values())) > 1 or NO_TYPE in found.values():
                 listed = ", ".join(f"{item} {kind}" for item, kind in found.items())
                 yield f"{node.name}: expected inputs of one type, found {listed}"
 
 
 def _type_name(kind: int | None) -> str:
-    return str(onnx.TensorProto.DataType.Name(kind)) if kind else NOTHING
+    return str(onnx.TensorProto.DataType.Name(kind)) if kind else NO_TYPE
 
 
 def _nodes(graph: onnx.GraphProto) -> Iterable[onnx.NodeProto]:
@@ -160,11 +161,6 @@ def _nodes(graph: onnx.GraphProto) -> Iterable[onnx.NodeProto]:
         for attribute in node.attribute:
             for inner in (*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs):
                 yield from _nodes(inner)
-
-
-NAMES: dict[int, str] = {int(TensorProto.FLOAT): "FP32", int(TensorProto.FLOAT16): "FP16"}
-WEIGHTS = {"Conv": "convolutions", "MatMul": "matrix products", "Gemm": "matrix products", "LSTM": "LSTM"}
-ORDER = ("INT8", "FP16", "FP32")
 
 
 def operations(model: onnx.ModelProto) -> dict[str, str]:
@@ -180,8 +176,7 @@ def operations(model: onnx.ModelProto) -> dict[str, str]:
 def describe(model: onnx.ModelProto) -> tuple[str, ...]:
     """Describe each branch, and the form of the recurrent one, in lines for the report.
 
-    Such lines are ``CNN: 74/74 convolutions INT8``, ``recurrent branch: 2/2 LSTM FP16`` and ``recurrent form: 2 LSTM, 0
-    Loop, 0 unrolled steps``.
+    They are such as ``CNN: 74/74 convolutions INT8`` and ``recurrent form: 2 LSTM, 0 Loop, 0 unrolled steps``.
     """
     found = operations(model)
     kinds = {node.name: _kind(node) for node in model.graph.node}
@@ -199,17 +194,17 @@ def describe(model: onnx.ModelProto) -> tuple[str, ...]:
 
 def _counts(names: Iterable[str], found: Mapping[str, str], kinds: Mapping[str, str]) -> Iterable[str]:
     pairs = Counter((kinds[name], found[name]) for name in names)
-    for kind in dict.fromkeys(WEIGHTS.values()):
+    for kind in dict.fromkeys(OPERATION_KINDS.values()):
         total = sum(count for (of, _), count in pairs.items() if of == kind)
-        for precision in ORDER:
+        for precision in PRECISION_ORDER:
             if count := pairs[kind, precision]:
                 yield f"{count}/{total} {kind} {precision}"
 
 
 def _kind(node: onnx.NodeProto) -> str:
     if node.domain == CONTRIBUTED:
-        return WEIGHTS["Conv" if is_pointwise(node) else "MatMul"]
-    return WEIGHTS.get(node.op_type, "")
+        return OPERATION_KINDS["Conv" if is_pointwise(node) else "MatMul"]
+    return OPERATION_KINDS.get(node.op_type, "")
 
 
 def _precision(node: onnx.NodeProto, makers: Mapping[str, onnx.NodeProto], types: Mapping[str, int]) -> str:
@@ -218,4 +213,4 @@ def _precision(node: onnx.NodeProto, makers: Mapping[str, onnx.NodeProto], types
     both = [makers.get(name) for name in node.input[:2]]
     if all(maker is not None and maker.op_type == "DequantizeLinear" for maker in both):
         return "INT8"
-    return NAMES[types[node.input[1]]]
+    return TYPE_NAMES[types[node.input[1]]]

@@ -35,21 +35,16 @@ __all__ = ["Affine", "Form", "LstmWeights", "write_recurrent", "write_unrolled"]
 Float32 = npt.NDArray[np.float32]
 
 KERAS_TO_UNROLLED = (0, 1, 3, 2)  # gates: Keras i, f, c, o; here i, f, o, c, so that one Sigmoid takes three of them
+Form = Literal["lstm", "unrolled"]
+Float64 = npt.NDArray[np.float64]
+KERAS_TO_ONNX = (0, 3, 1, 2)  # gates: Keras i, f, c, o; ONNX i, o, f, c
 
 
 def write_unrolled(writer: GraphWriter, weights: LstmWeights, value: str, timesteps: int, *, last: bool) -> str:
-    """Add one layer to a graph.
+    """Add one layer to a graph, which takes ``value`` (T, N, I); return the name of the hidden states, (T, N, H).
 
-    Args:
-        writer: the writer of the graph.
-        weights: the layer's weights.
-        value: the name of the layer's input, (T, N, I).
-        timesteps: the number of timesteps, T.
-        last: whether to give only the last hidden state.
-
-    Returns:
-        The name of the hidden states, (T, N, H), or with ``last`` of the last one, (N, H). Either way each step's state
-        is the tensor ``rnn/LAYER/step_TT/hidden``, (1, N, H).
+    With ``last`` it is the name of the last one, (N, H). Either way each step's state is the tensor
+    ``rnn/LAYER/step_TT/hidden``, (1, N, H).
     """
     name = f"rnn/{weights.name}"
     kernel = writer.constant(f"{name}/W", _gates(weights.kernel))
@@ -81,7 +76,7 @@ class _Layer:
         self._cell = ""
 
     def step(self, name: str, projected: str) -> str:
-        """Write one timestep and return the name of its hidden state, (1, N, H)."""
+        """Return the name of the hidden state, (1, N, H)."""
         node = self._writer.node
         gates = projected
         if self._hidden:
@@ -128,13 +123,6 @@ class LstmWeights:
         return cls(layer.name, kernel, recurrent, bias)
 
 
-Form = Literal["lstm", "unrolled"]
-
-Float64 = npt.NDArray[np.float64]
-
-KERAS_TO_ONNX = (0, 3, 1, 2)  # gates: Keras i, f, c, o; ONNX i, o, f, c
-
-
 @dataclass(frozen=True, eq=False)
 class Affine:
     """What batch normalization is at inference: ``x * scale + shift`` for each feature, both (H,) float64."""
@@ -157,18 +145,10 @@ class Affine:
 def write_recurrent(
     writer: GraphWriter, rnn: KerasModel, spec: ModelSpec, sequence: str, form: Form = "lstm"
 ) -> tuple[str, Affine | None]:
-    """Write the recurrent branch.
+    """Write the recurrent branch, (N, T, S*S/T) -> (N, F), with LSTM operators or, by ``form``, its steps unrolled.
 
-    Args:
-        writer: the writer of a graph that has the input ``sequence``.
-        rnn: the nested Keras model, (N, T, S*S/T) -> (N, F).
-        spec: the spec of the whole model.
-        sequence: the name of the input (N, T, S*S/T).
-        form: LSTM operators, or the steps unrolled.
-
-    Returns:
-        The name of the branch's result (N, F), and the affine step that whoever takes it has to fold in: batch
-        normalization with no Dense layer of the branch's own behind it.
+    It returns the name of the branch's result (N, F), and the affine step that whoever takes it has to fold in: batch
+    normalization with no Dense layer of the branch's own behind it. ``sequence`` is the name of the graph's input.
     """
     value = writer.node("Transpose", [sequence], "rnn/time_major", perm=[1, 0, 2])  # both forms want (T, N, I)
     # N is read off the graph's input: a second taker of an LSTM's result would move where ONNX Runtime rounds to FP16

@@ -196,19 +196,19 @@ def _rank(request: ExportRequest, log: StepLog) -> SensitivityReport:
     return SensitivityReport(tuple(layers), len(paths), folder / "sensitivity.png", folder / "sensitivity.csv", stale)
 
 
-def sensitivity_table(report: SensitivityReport, shown: int = MAX_ROWS) -> Table:
-    """Make a table of the ``shown`` most sensitive layers, the most sensitive first."""
+def sensitivity_table(report: SensitivityReport) -> Table:
+    """Make a table of the most sensitive layers, the most sensitive first."""
     title = f"each layer alone in INT8, {report.images} images: the change of the logits"
     table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("layer", no_wrap=True)
     for name in ("RMS Δ\n/ RMS", "max |Δ|\n/ max", "same\nlabel", "weights"):
         table.add_column(name, justify="right")
     ordered = sorted(report.layers, key=lambda item: -item.error)
-    for item in ordered[:shown]:
+    for item in ordered[:MAX_ROWS]:
         numbers = (f"{item.error:.1e}", f"{item.max_error:.1e}", f"{item.agreement:.1%}", f"{item.parameters:,}")
         table.add_row(short_name(item.layer), *numbers)
-    if len(ordered) > shown:
-        table.caption = f"{len(ordered) - shown} less sensitive layers are in {report.table.name}"
+    if len(ordered) > MAX_ROWS:
+        table.caption = f"{len(ordered) - MAX_ROWS} less sensitive layers are in {report.table.name}"
     return table
 
 

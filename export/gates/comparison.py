@@ -17,19 +17,14 @@ Tensor = npt.NDArray[np.float32]
 Labels = npt.NDArray[np.int64]
 
 CONFIDENT_MARGIN = 0.1  # between Keras's first two probabilities
+NORMAL_QUANTILE = 1.959963984540054  # the quantile of the normal distribution, 95 % two-sided
 
 
 @dataclass(frozen=True)
 class Flip:
-    """An image that Keras and the variant give different first labels.
+    """An image that Keras and the variant give different first labels; its true label may be empty.
 
-    Attributes:
-        image: the image's file and its true label, which may be empty.
-        keras_label: Keras's first label.
-        keras_probability: the probability that Keras gives its label, 0 to 1.
-        variant_label: the variant's first label.
-        variant_probability: the probability that the variant gives its label, 0 to 1.
-        margin: the difference of Keras's first two probabilities: the wider, the worse the flip.
+    Probabilities are 0 to 1; ``margin`` is the difference of Keras's first two: the wider, the worse the flip.
     """
 
     image: LabelledImage
@@ -98,12 +93,7 @@ class KerasComparison:
         return float((first[:, :, None] == second[:, None, :]).any(axis=2).mean())
 
     def flips(self, images: Sequence[LabelledImage], classes: Sequence[str]) -> tuple[Flip, ...]:
-        """List the images whose first label differs, the widest margin first.
-
-        Args:
-            images: the N images of the rows.
-            classes: the names of the C classes.
-        """
+        """List the images whose first label differs, the widest margin first; ``images`` are the N of the rows."""
         rows = np.flatnonzero(~self.same)
         order = rows[np.argsort(-self.margins[rows], kind="stable")]
         return tuple(self._flip(row, images[row], classes) for row in order.tolist())
@@ -121,11 +111,7 @@ class KerasComparison:
 
 
 def _first(logits: Tensor, depth: int) -> Labels:
-    """Return the labels of the ``depth`` largest logits, (N, depth)."""
     return np.asarray(np.argsort(-logits, axis=1, kind="stable")[:, :depth], np.int64)
-
-
-Z = 1.959963984540054  # the quantile of the normal distribution, 95 % two-sided
 
 
 def paired_accuracy(
@@ -136,11 +122,7 @@ def paired_accuracy(
 ) -> Accuracy:
     """Compute the top-1 accuracy of both sides, and the drop from Keras to the variant with its 95 % interval.
 
-    Args:
-        keras: Keras's labels, (N,), N >= 1.
-        variant: the variant's labels, (N,).
-        truth: the true labels, (N,).
-        max_drop: the limit that is recorded with the drop.
+    The labels are (N,), N >= 1; ``max_drop`` is the limit that is recorded with the drop.
     """
     right, still = keras == truth, variant == truth
     count, lost, gained = len(truth), int((right & ~still).sum()), int((~right & still).sum())
@@ -159,20 +141,16 @@ def paired_accuracy(
 def paired_interval(lost: int, gained: int, count: int) -> tuple[float, float]:
     """Compute the 95 % interval of (lost - gained) / count, by Bonett and Price's adjusted Wald method.
 
-    One image is added to either side of the disagreement. So the interval keeps a width where nothing disagrees, where
-    Wald's and Newcombe's shrink to nothing: 0 of 300 says "at most 0.9 points", not "none". D. G. Bonett, R. M. Price,
-    J. Educ. Behav. Stat. 37 (2012) 479; recommended for small samples by M. W. Fagerland, S. Lydersen, P. Laake, Stat.
-    Med. 33 (2014) 2850.
-
-    Args:
-        lost: the number of images that only Keras has right.
-        gained: the number of images that only the variant has right.
-        count: the number of all images, at least 1.
+    Of ``count`` images, at least 1, only Keras has ``lost`` right, and only the variant ``gained``. One image is added
+    to either side of the disagreement. So the interval keeps a width where nothing disagrees, where Wald's and
+    Newcombe's shrink to nothing: 0 of 300 says "at most 0.9 points", not "none". D. G. Bonett, R. M. Price, J. Educ.
+    Behav. Stat. 37 (2012) 479; recommended for small samples by M. W. Fagerland, S. Lydersen, P. Laake, Stat. Med. 33
+    (2014) 2850.
     """
     total = count + 2
     first, second = (lost + 1) / total, (gained + 1) / total
     middle = first - second
-    half = Z * float(np.sqrt((first + second - middle**2) / total))
+    half = NORMAL_QUANTILE * float(np.sqrt((first + second - middle**2) / total))
     return max(-1.0, middle - half), min(1.0, middle + half)
 
 

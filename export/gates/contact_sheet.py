@@ -7,12 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
-from ...runtime.canvas.sheet import DARK_INK, GREEN, PICTURE_SIDE, RED, Cell, Line, draw_sheet, thumbnail
-from ...runtime.console import percent
+from ...runtime.canvas.sheet import PICTURE_SIDE, Cell, answer_cell, thumbnail, write_sheet
 from ...runtime.errors import ImageError
-from ...runtime.opencv import cv2
 from ...runtime.preprocess import read_image
-from ...runtime.storage import write_bytes
 from .comparison import Flip
 
 __all__ = ["MAX_FLIPS", "write_flips"]
@@ -22,16 +19,9 @@ MISSING_PICTURE = np.full((PICTURE_SIDE, PICTURE_SIDE, 3), 225, np.uint8)
 
 
 def write_flips(path: Path, flips: Sequence[Flip], variant: str, images: int) -> Path | None:
-    """Draw the flipped images with their true label, Keras's answer and the variant's.
+    """Draw the first 48 flips, the worst first, with their true label, Keras's answer and the variant's, as a PNG.
 
-    Args:
-        path: the PNG to write; it is replaced as a whole, or removed where nothing flipped.
-        flips: the flipped images, the worst first, as ``run_gate`` gives them; the first 48 are drawn.
-        variant: the variant's name.
-        images: how many images were compared.
-
-    Returns:
-        The path, or None where nothing flipped.
+    Return its path; it is replaced as a whole, or removed and None returned where none of the images flipped.
     """
     if not flips:
         path.unlink(missing_ok=True)  # it would be an earlier export's
@@ -40,7 +30,7 @@ def write_flips(path: Path, flips: Sequence[Flip], variant: str, images: int) ->
     more = f"; the first {MAX_FLIPS} are shown, {hidden} more are not" if hidden > 0 else ""
     note = f"{len(flips)} of {images} images with another first label than Keras's, the widest margin first{more}"
     cells = [_cell(flip, variant.partition("-")[0].upper()) for flip in flips[:MAX_FLIPS]]
-    write_bytes(path, cv2.imencode(".png", draw_sheet(cells, variant, note))[1].tobytes())
+    write_sheet(path, cells, variant, note)
     return path
 
 
@@ -49,12 +39,6 @@ def _cell(flip: Flip, precision: str) -> Cell:
         picture = thumbnail(read_image(flip.image.path))
     except ImageError:  # it is gone since it was compared: the sheet has a gray square for it
         picture = MISSING_PICTURE
-    true = flip.image.label
-    lines = [Line(f"true: {true or 'unknown'}")]
-    for name, label, probability in (
-        ("Keras", flip.keras_label, flip.keras_probability),
-        (precision, flip.variant_label, flip.variant_probability),
-    ):
-        color = DARK_INK if not true else GREEN if label == true else RED
-        lines.append(Line(f"{name}: {label}", percent(probability), color))
-    return Cell(picture, tuple(lines))
+    keras = ("Keras", flip.keras_label, flip.keras_probability)
+    variant = (precision, flip.variant_label, flip.variant_probability)
+    return answer_cell(picture, flip.image.label or None, (keras, variant))

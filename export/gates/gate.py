@@ -28,15 +28,16 @@ OTHER_BATCHES = (1, 3)
 # factors of an outlier: inputs lie in [-1, 1], and a scale measured over the batch would follow it. The next lower one
 # is taken where FP16 overflows in the outlier's own row, which backends refuse: that is no fault of the graph
 OUTLIERS = (50.0, 10.0, 3.0)
+SIMULATED_IMAGES = 300  # a simulation runs one operator at a time, many times slower than the target
+MIN_CERTAINTY = 0.1  # share of the way from chance to certainty; below it the softmax is flat
+MIN_DEVIATION = (
+    0.01  # standard deviation of a probability over the images; below it all images look the same to the model
+)
+MIN_SEQUENCE_EFFECT = 10 * LOGIT_LIMIT  # the least effect of another image's sequence on the logits, over max |logit|
 
 
 class BatchRows:
-    """Eight rows of a batch, run as one batch and in other ways.
-
-    Args:
-        backend: the backend that runs the rows.
-        tensors: the backend's inputs; fewer rows than 8 are repeated from the start, more are cut off.
-    """
+    """Eight rows of a batch, run as one batch and in other ways; fewer are repeated, and more cut off."""
 
     def __init__(self, backend: Backend, tensors: Mapping[str, Tensor]) -> None:
         self._backend = backend
@@ -92,12 +93,6 @@ def _slices(size: int, count: int) -> list[slice]:
     return [slice(start, start + size) for start in (min(s, count - size) for s in range(0, count, size))]
 
 
-SIMULATED_IMAGES = 300  # a simulation runs one operator at a time, many times slower than the target
-NEARLY_CHANCE = 0.1  # share of the way from chance to certainty; below it the softmax is flat
-ALIKE = 0.01  # standard deviation of a probability over the images; below it all images look the same to the model
-HARDLY_COUNTS = 10 * LOGIT_LIMIT  # the least effect of another image's sequence on the logits, over max |logit|
-
-
 @dataclass(frozen=True)
 class GateFigures:
     """A variant's figures beside their limits, and the images whose first label flipped, the worst first."""
@@ -117,19 +112,8 @@ def run_gate(
 ) -> GateFigures:
     """Run a loaded graph on the reference's images, in batches of 8, streamed; nothing is judged yet.
 
-    All images are run, or when simulated 300, and all again if the 300 lost more accuracy than the limit allows and
-    that may be chance.
-
-    Args:
-        reference: what Keras gives.
-        backend: the exported graph on an engine.
-        precision: the variant's precision.
-        simulated: whether the engine stands in for the variant's target.
-        limits: the limits that the figures are recorded with.
-        on_batch: called after each batch with its number of images.
-
-    Raises:
-        ParityError: the engine refused a batch, or gave NaN or infinity.
+    All images are run, or when simulated (the engine stands in for the variant's target) 300, and all again if the 300
+    lost more accuracy than the limit allows and that may be chance. ``on_batch`` gets each batch's number of images.
     """
     # what overflows inside an operator does not show on a CPU: the weights were FP16 there, the execution was not
     device = backend.device + (" with FP16 weights" if simulated and precision == "fp16" else "")
@@ -237,12 +221,12 @@ def _flat_warnings(probabilities: Tensor) -> Iterator[str]:
     """Warn of flat or equal outputs, which make a passed check worth little."""
     chance = 1 / probabilities.shape[1]
     certainty = float(probabilities.max(axis=1).mean())
-    if certainty < chance + NEARLY_CHANCE * (1 - chance):
+    if certainty < chance + MIN_CERTAINTY * (1 - chance):
         yield (
             f"the outputs are nearly flat (mean top-1 probability {certainty:.3f}, chance is {chance:.3f}): any graph "
             "would pass, so this check proves little; is the model trained?"
         )
-    if float(probabilities.std(axis=0).max()) < ALIKE:
+    if float(probabilities.std(axis=0).max()) < MIN_DEVIATION:
         yield (
             "the outputs are alike for all images: a graph that ignores its input would pass, so this check proves "
             "little; is the model trained, and are the images different?"
@@ -250,7 +234,7 @@ def _flat_warnings(probabilities: Tensor) -> Iterator[str]:
 
 
 def _effect_warnings(sequence_effect: float | None) -> Iterator[str]:
-    if sequence_effect is not None and sequence_effect < HARDLY_COUNTS:
+    if sequence_effect is not None and sequence_effect < MIN_SEQUENCE_EFFECT:
         yield (
             f"giving an image another's sequence changes its logits by only {sequence_effect:.1e} of max |logit|: the "
             "recurrent branch hardly counts in this model, and this check says little about it"

@@ -25,11 +25,7 @@ HIDDEN = "rnn/hidden_states"
 
 
 def with_hidden_states(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Add the output ``rnn/hidden_states`` (T, N, H), FP32, to a model in place, and return the model.
-
-    Args:
-        model: an artifact of any precision with a recurrent branch, in either form.
-    """
+    """Add the output ``rnn/hidden_states`` (T, N, H), FP32, to a recurrent model in place, and return the model."""
     lstms = [node for node in model.graph.node if node.op_type == "LSTM"]
     states = _of_lstm(model, lstms[-1]) if lstms else _of_steps(model)
     model.graph.node.append(helper.make_node("Cast", [states], [HIDDEN], name=HIDDEN, to=TensorProto.FLOAT))
@@ -62,16 +58,7 @@ def _is_hidden(name: str) -> bool:
 
 
 def hidden_states(model: KerasModel, spec: ModelSpec, sequence: Tensor) -> Tensor:
-    """Run the recurrent branch on the CPU and return the last LSTM's hidden state after every timestep.
-
-    Args:
-        model: a Keras model as ``train.model.build_model`` makes it, with a recurrent branch.
-        spec: the model's spec.
-        sequence: (N, T, S*S/T) float32.
-
-    Returns:
-        The hidden states, (N, T, H) float32.
-    """
+    """Return the last LSTM's hidden state after every timestep, (N, T, H), for a sequence (N, T, S*S/T), on the CPU."""
     lstms = [model.get_layer("rnn").get_layer(f"lstm_{number + 1}") for number in range(spec.rnn_layers)]
     with keras.device("cpu:0"):
         value = sequence
@@ -85,13 +72,9 @@ def hidden_states(model: KerasModel, spec: ModelSpec, sequence: Tensor) -> Tenso
 def hidden_drift(model: onnx.ModelProto, expected: Tensor | None, batches: Batches) -> tuple[float, ...]:
     """Measure how far a graph's hidden state is from Keras's after each timestep, simulated on the CPU.
 
-    Args:
-        model: the artifact's graph; an output is added to it.
-        expected: Keras's hidden states (T, M, H), or None without a recurrent branch.
-        batches: gives the spec's inputs of the first M images.
-
-    Returns:
-        The RMS difference / RMS of Keras for each timestep; an empty tuple without a recurrent branch.
+    ``expected`` are Keras's hidden states (T, M, H), and ``batches`` gives the inputs of the first M images. It returns
+    the RMS difference / RMS of Keras for each timestep; an empty tuple where ``expected`` is None, as without a
+    recurrent branch. An output is added to the model.
     """
     if expected is None:
         return ()

@@ -15,12 +15,12 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
-from ...runtime.errors import DataError, ImageError, ParityError
-from ...runtime.frame import Pixels
+from ...runtime.errors import DataError, ParityError
 from ...runtime.preprocess import Preprocessor, read_image
 from ...runtime.spec import ModelSpec
 from ...train.data import LabelledImage
 from ...train.model import KerasModel
+from ..export_request import readable
 from .hidden_states import hidden_states
 
 __all__ = ["BATCH", "HIDDEN_IMAGES", "Reference"]
@@ -34,13 +34,10 @@ HIDDEN_IMAGES = 32  # 23 x 32 x 2048 floats at full size: 6 MB
 
 @dataclass(frozen=True, eq=False)
 class Reference:
-    """What Keras gives for N images.
+    """What Keras gives for the N images that could be read, in the order that was asked for.
 
     Attributes:
-        spec: the model's spec.
-        images: the N images that could be read, in the order that was asked for.
-        logits: the logits, (N, C) float32, finite.
-        probabilities: the probabilities, (N, C) float32.
+        logits: (N, C) float32, finite; ``probabilities`` likewise.
         sequence_error: the largest |difference| between the preprocessing's sequence and Keras's own; None without a
             recurrent branch.
         hidden: (T, M, H) float32, the last LSTM's hidden state after every timestep, for the first M images; None
@@ -70,16 +67,7 @@ class Reference:
     ) -> Reference:
         """Run Keras on the CPU over all images, in batches of 8, streamed; an unreadable image is passed over.
 
-        Args:
-            model: a Keras model as ``train.model.build_model`` makes it.
-            spec: the model's spec.
-            images: real images; at least one that can be read.
-            hidden_images: for how many images to keep the hidden states.
-            on_batch: called after each batch with its number of images.
-
-        Raises:
-            ParityError: Keras itself gives NaN or infinity.
-            DataError: none of the images can be read.
+        The hidden states of the first ``hidden_images`` are kept; ``on_batch`` gets each batch's number of images.
         """
         run = _Keras(model, spec)
         kept: list[LabelledImage] = []
@@ -110,15 +98,10 @@ class Reference:
         )
 
     def __len__(self) -> int:
-        """The number of images."""
         return len(self.images)
 
     def batches(self, count: int | None = None) -> Iterator[Tensors]:
-        """Yield the spec's inputs of the first ``count`` images (None: of all), read again, up to 8 rows at a time.
-
-        Raises:
-            ImageError: an image that could be read can't be read any more.
-        """
+        """Yield the spec's inputs of the first ``count`` images (None: of all), read again, up to 8 rows at a time."""
         preprocessor = Preprocessor(self.spec)
         images = iter(self.images[:count])
         while rows := list(islice(images, BATCH)):
@@ -152,19 +135,9 @@ def _batches(
 ) -> Iterator[tuple[list[LabelledImage], Tensors]]:
     """Yield up to 8 images and their tensors: ``image``, which Keras always takes, and the spec's inputs."""
     preprocessor = Preprocessor(spec)
-    readable = _readable(images, skipped)
-    while chunk := list(islice(readable, BATCH)):
+    frames = readable(images, skipped)
+    while chunk := list(islice(frames, BATCH)):
         tensors = {"image": np.empty((len(chunk), *spec.image_shape), np.float32), **preprocessor.allocate(len(chunk))}
         for row, (_, frame) in enumerate(chunk):
             preprocessor.fill(frame, tensors, row)
         yield [image for image, _ in chunk], tensors
-
-
-def _readable(images: Sequence[LabelledImage], skipped: list[str]) -> Iterator[tuple[LabelledImage, Pixels]]:
-    for image in images:
-        try:
-            frame = read_image(image.path)
-        except ImageError as error:  # noqa: PERF203  # beside reading the file it costs nothing
-            skipped.append(str(error))
-        else:
-            yield image, frame

@@ -33,9 +33,9 @@ __all__ = ["AgainstWider", "Proof", "against_wider", "open_target", "prove", "ti
 Tensor = npt.NDArray[np.float32]
 OnBatch = Callable[[int], None]
 
-SECONDS = 2.0
-WARM_UP = 0.3
-ROUNDS = 5
+MIN_SECONDS = 2.0
+WARM_UP_SECONDS = 0.3
+MIN_ROUNDS = 5
 
 
 @dataclass(frozen=True)
@@ -62,17 +62,8 @@ def prove(
     """Run an artifact for each of its targets; nothing is judged yet.
 
     A target that is not on this machine is simulated on the CPU; what was run for one such target, or for the CPU in
-    FP32, stands for the others.
-
-    Args:
-        file: the artifact's ONNX file.
-        artifact: its precision, form and targets.
-        reference: what Keras gives.
-        golden: the bundle's golden examples.
-        limits: the gate's limits.
-        options: the batch profile and workspace of TensorRT's engines.
-        drifts: the drift of the hidden state, from ``hidden_drift``, which is recorded with the figures.
-        on_batch: called after each batch of the gate with its number of images.
+    FP32, stands for the others. ``drifts`` of the hidden state, from ``hidden_drift``, are recorded with the figures;
+    ``on_batch`` gets the number of images of each batch of the gate.
 
     Raises:
         ParityError: an engine refused the graph's outputs, or gave NaN or infinity.
@@ -128,12 +119,7 @@ def _stand_in(proofs: list[Proof], artifact: Artifact) -> Proof | None:
 
 @dataclass(frozen=True)
 class AgainstWider:
-    """A precision timed beside the next wider one.
-
-    Attributes:
-        ratio: its time over the next wider precision's.
-        warning: where it is slower, a sentence with both times; else None.
-    """
+    """How a precision's time compares with the next wider one's; ``warning`` has both times where it is slower."""
 
     ratio: float
     warning: str | None
@@ -142,16 +128,9 @@ class AgainstWider:
 def against_wider(
     files: Mapping[Precision, Path], target: Target, spec: ModelSpec, options: EngineOptions | None = None
 ) -> dict[Precision, AgainstWider]:
-    """Time the precisions of a target side by side, one image at a time.
+    """Time the precisions of a target side by side, one image at a time, each beside the next wider one.
 
-    Args:
-        files: an artifact's file for each precision.
-        target: the target that they were made for; one that is only simulated here is not timed.
-        spec: the model's spec.
-        options: the batch profile and workspace of TensorRT's engines.
-
-    Returns:
-        Each precision's time beside the next wider one's; the widest is left out, and all where nothing was timed.
+    The widest is left out, and all where nothing was timed: a target that is only simulated here is not.
     """
     ordered = [precision for precision in PRECISIONS if precision in files]
     timings, device = _time([files[precision] for precision in ordered], target, spec, options)
@@ -190,5 +169,5 @@ def _time(
             device = backend.device
         if not calls:
             return [], ""
-        timings = time_interleaved(calls, warm_up_s=WARM_UP, min_seconds=SECONDS, min_rounds=ROUNDS)
+        timings = time_interleaved(calls, warm_up_s=WARM_UP_SECONDS, min_seconds=MIN_SECONDS, min_rounds=MIN_ROUNDS)
     return list(timings.values()), device

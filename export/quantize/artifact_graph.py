@@ -37,11 +37,10 @@ __all__ = ["ActivationSurvey", "ArtifactGraphs", "Int8Ranges"]
 class ActivationSurvey:
     """What a first look at the activations found.
 
-    Attributes:
-        channel_peaks: the largest |value| of each channel, (C,), by tensor; INT8's channels are evened out by it.
-        channel_means: the mean of each channel, (C,), by tensor; INT8's biases make up for rounded weights by it.
-        stale: a sentence for the user where BatchNorm's moving averages do not fit the weights, else None.
-        worst_ratio: the layer whose output is furthest from what training made it, and by what factor.
+    ``channel_peaks`` and ``channel_means`` are the largest |value| and the mean of each channel, (C,), by tensor:
+    INT8's channels are evened out by the one, and its biases make up for rounded weights by the other. ``stale`` is a
+    sentence for the user where BatchNorm's moving averages do not fit the weights, else None; ``worst_ratio`` names the
+    layer whose output is furthest from what training made it, and by what factor.
     """
 
     channel_peaks: Mapping[str, npt.NDArray[np.float32]] = field(default_factory=dict)
@@ -54,11 +53,8 @@ class ActivationSurvey:
 class Int8Ranges:
     """What INT8 is made by, of the graph whose channels were evened out.
 
-    Attributes:
-        signed: the ranges for TensorRT, by ``range_key``.
-        unsigned: the ranges for ONNX Runtime on the CPU, likewise.
-        peaks: the largest activations, by which layers beside INT8 are FP16 or FP32.
-        rounder: rounds the weights of matrix products.
+    ``signed`` are the ranges for TensorRT, ``unsigned`` those for ONNX Runtime on the CPU, by ``range_key``; ``peaks``
+    are the largest activations, by which layers beside INT8 are FP16 or FP32.
     """
 
     signed: Mapping[str, Range]
@@ -71,12 +67,8 @@ class Int8Ranges:
 class ArtifactGraphs:
     """Writes artifacts from one model, whose CNN is converted once.
 
-    Attributes:
-        builder: writes the FP32 graphs.
-        spec: the model's spec.
-        survey: by what INT8's channels are evened out.
-        half: the largest activations of the FP32 graph, which FP16 is made from; None where FP16 was not asked for.
-        int8: what INT8 is made by; None where it was not asked for.
+    ``half`` holds the largest activations of the FP32 graph, which FP16 is made from, and ``int8`` what INT8 is made
+    by; either is None where that precision was not asked for.
     """
 
     builder: GraphBuilder
@@ -112,15 +104,7 @@ class ArtifactGraphs:
         return image_layers(self.source(artifact.recurrent)) if artifact.runs_integers_on_cpu else set()
 
     def write(self, artifact: Artifact, wider: Collection[str] = ()) -> onnx.ModelProto:
-        """Write the artifact's graph and check it.
-
-        Args:
-            artifact: the artifact to write.
-            wider: the layers that INT8 gives back to the next wider precision.
-
-        Raises:
-            ConversionError: the graph is not the one that was declared.
-        """
+        """Write the artifact's graph, the layers of ``wider`` in the next wider precision than INT8, and check it."""
         quantized: list[str] = []
         if artifact.precision == "int8":
             evened = self.evened(artifact.recurrent)

@@ -17,10 +17,10 @@ from .equalize import HALF_STEP, PIXELS
 __all__ = ["bounds", "choose_ranges", "measured_graph", "product_inputs"]
 
 # one tensor for all steps of a layer; what else a step makes lies within [-1, 1] or is smaller than one of these
-STATES = ("recurrent", "gates", "cell", "hidden")
-STEP = re.compile(rf"rnn/lstm_\d+/step_\d+/({'|'.join(STATES)})")
-INNER = re.compile(r"rnn/lstm_\d+/step_\d+/")
-UNIT = (-1.0, 1.0)
+LSTM_STATES = ("recurrent", "gates", "cell", "hidden")
+STATE_NAME = re.compile(rf"rnn/lstm_\d+/step_\d+/({'|'.join(LSTM_STATES)})")
+STEP_PREFIX = re.compile(r"rnn/lstm_\d+/step_\d+/")
+UNIT_INTERVAL = (-1.0, 1.0)
 STEPS_BELOW_ZERO = {True: 127, False: 128}  # of a signed byte, by whether the range is symmetric
 INPUTS = ("image", "sequence")
 
@@ -28,13 +28,9 @@ INPUTS = ("image", "sequence")
 def measured_graph(source: onnx.ModelProto) -> onnx.ModelProto:
     """Return a copy with each floating-point activation as an output; the steps of an LSTM share one for each state.
 
-    Args:
-        source: a graph as ``GraphBuilder`` writes it in the unrolled form.
-
-    Returns:
-        The graph, whose outputs are named as ``range_key`` names their ranges: ``cnn/…`` (N, …),
-        ``rnn/lstm_1/hidden`` (T, N, H), ``gates`` and ``recurrent`` (T - 1, N, 4H), ``cell`` (T - 1, N, H), and the
-        head's.
+    The source is a graph as ``GraphBuilder`` writes it in the unrolled form. The outputs are named as ``range_key``
+    names their ranges: ``cnn/…`` (N, …), ``rnn/lstm_1/hidden`` (T, N, H), ``gates`` and ``recurrent`` (T - 1, N, 4H),
+    ``cell`` (T - 1, N, H), and the head's.
     """
     model = onnx.ModelProto()
     model.CopyFrom(source)
@@ -43,9 +39,9 @@ def measured_graph(source: onnx.ModelProto) -> onnx.ModelProto:
     floats = float_tensors(source)
     for node in source.graph.node:
         for output in node.output:
-            if STEP.fullmatch(output):
+            if STATE_NAME.fullmatch(output):
                 steps[range_key(output)].append(output)
-            elif output in floats and not INNER.match(output):
+            elif output in floats and not STEP_PREFIX.match(output):
                 names.append(output)
     for key, parts in steps.items():
         model.graph.node.append(helper.make_node("Concat", parts, [key], name=key, axis=0))
@@ -59,10 +55,7 @@ def measured_graph(source: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def product_inputs(source: onnx.ModelProto) -> onnx.ModelProto:
-    """Return the part of ``measured_graph`` that makes what quantizable matrix products take, (..., I).
-
-    Without such products the graph is empty.
-    """
+    """Return the part of ``measured_graph`` that makes what quantizable products take, (..., I); empty without any."""
     products = [node for nodes in quantizable(source).values() for node in nodes if node.op_type == "MatMul"]
     wanted = {range_key(node.input[0]) for node in products}
     model = measured_graph(source)
@@ -90,10 +83,16 @@ def _keep(items: Any, wanted: Callable[[Any], bool]) -> None:
 def bounds(source: onnx.ModelProto) -> dict[str, tuple[float, float]]:
     """Return what tensors can't exceed by their mathematics: (-1, 1) for pixels, their means, and hidden states."""
     transposed = {
-        node.output[0]: UNIT for node in source.graph.node if node.op_type == "Transpose" and node.input[0] in INPUTS
+        node.output[0]: UNIT_INTERVAL
+        for node in source.graph.node
+        if node.op_type == "Transpose" and node.input[0] in INPUTS
     }
-    hidden = {range_key(o): UNIT for node in source.graph.node for o in node.output if o.endswith("/hidden")}
-    return {**dict.fromkeys(INPUTS, UNIT), **transposed, **{k: v for k, v in hidden.items() if branch_of(k) == "rnn"}}
+    hidden = {range_key(o): UNIT_INTERVAL for node in source.graph.node for o in node.output if o.endswith("/hidden")}
+    return {
+        **dict.fromkeys(INPUTS, UNIT_INTERVAL),
+        **transposed,
+        **{k: v for k, v in hidden.items() if branch_of(k) == "rnn"},
+    }
 
 
 def choose_ranges(
@@ -101,12 +100,8 @@ def choose_ranges(
 ) -> dict[str, Range]:
     """Choose the range of every measured tensor, by its ``range_key``.
 
-    Args:
-        calibration: the statistics of ``graph``.
-        graph: a graph as ``GraphBuilder`` writes it; it says which tensors are bounded by their mathematics.
-        method: minmax, entropy or percentile.
-        symmetric: whether the ranges are for signed INT8 with its zero at 0 (TensorRT); else they are for unsigned
-            INT8 with a zero point.
+    ``calibration`` holds the statistics of ``graph``, which says which tensors are bounded by their mathematics.
+    ``symmetric`` ranges are for signed INT8 with its zero at 0 (TensorRT), others for unsigned INT8 with a zero point.
     """
     limits = bounds(graph)
     ranges = {

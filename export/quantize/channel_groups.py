@@ -20,7 +20,6 @@ class ChannelGroup:
     """Tensors between convolutions, joined by operators that keep channels apart: all can be scaled alike.
 
     Attributes:
-        tensors: the names of the tensors.
         makers: the convolutions that make one of the tensors.
         takers: pairs of a tensor and a convolution that takes it.
         leaving: pairs of a tensor and a node that takes it and is neither a convolution nor keeps channels apart.
@@ -35,11 +34,9 @@ class ChannelGroup:
 
 
 def channel_groups(model: onnx.ModelProto, *, through_depthwise: bool = False) -> Iterator[ChannelGroup]:
-    """Yield every group of which a convolution makes or takes a tensor.
+    """Yield every group of which a convolution makes or takes a tensor, of an FP32 graph with images as (N, C, H, W).
 
-    Args:
-        model: a graph in FP32, images as (N, C, H, W).
-        through_depthwise: whether a depthwise convolution joins what it takes with what it makes.
+    With ``through_depthwise`` a depthwise convolution joins what it takes with what it makes.
     """
     nodes, names = model.graph.node, _Disjoint()
     shapes = {tensor.name: tuple(tensor.dims) for tensor in model.graph.initializer}
@@ -98,11 +95,9 @@ class _Disjoint:
         return name
 
     def join(self, one: str, other: str) -> None:
-        """Put the groups of two names together."""
         self._parents[self.find(one)] = self.find(other)
 
     def groups(self) -> list[list[str]]:
-        """List each group's names, in the order in which they came."""
         found: dict[str, list[str]] = {}
         for name in self._parents:
             found.setdefault(self.find(name), []).append(name)

@@ -9,8 +9,8 @@
 A convolution has unsigned activations, signed weights with a scale for each output channel, and a quantized output too,
 which ONNX Runtime needs to fuse it into one integer operator. Additions of the residual stream and the global average
 stay in float, and a pointwise convolution that goes straight into one is a matrix product that gives floats; a ReLU in
-front of a quantization is left to its zero point. Weights that a CPU without VNNI adds up in 16 bits fit there
-(``int8_weights.PAIR``), so that one graph computes the same on every CPU. The recurrent branch is unrolled and takes
+front of a quantization is left to its zero point. Weights that a CPU without VNNI adds up in 16 bits fit there (see
+``int8_weights``), so that one graph computes the same on every CPU. The recurrent branch is unrolled and takes
 QuantizeLinear with a constant scale and MatMulIntegerToFloat: static Q/DQ pairs, as TensorRT wants them, are some 50
 times slower there, and the dynamic operators take one scale over the whole batch, so that a row's result depends on its
 neighbours.
@@ -56,22 +56,17 @@ __all__ = ["CpuGraph", "image_layers"]
 
 Float32 = npt.NDArray[np.float32]
 
-KERNEL_TAKES = 4  # input channels at a time: vpdpbusd adds up four products of bytes
+KERNEL_CHANNELS = 4  # input channels at a time: vpdpbusd adds up four products of bytes
 
 
 class CpuGraph:
-    """Rewrites an FP32 graph, node by node.
+    """Rewrites an FP32 graph, as ``GraphBuilder`` writes it, node by node; the source is not changed.
 
-    Args:
-        source: a graph as ``GraphBuilder`` writes it, unrolled where the recurrent branch is to be quantized; it is not
-            changed.
-        ranges: the range that each tensor covers, by ``range_key``.
-        quantized: the names of the layers that run in INT8.
-        levels: the largest integer that a weight may become.
-        paired: whether weights are scaled so that no two saturate together on a CPU without VNNI.
-        means: the mean of each channel that a convolution takes, (C,), by the convolution's name; its bias makes up
-            for rounded weights by it.
-        rounder: rounds the weights of matrix products; by default each weight goes to the nearest integer.
+    The source is unrolled where the recurrent branch is to be quantized. ``ranges`` says what each tensor covers, by
+    ``range_key``; ``quantized`` names the layers that run in INT8; the integer of a weight is ``levels`` at most. With
+    ``paired`` weights are scaled so that no two saturate together on a CPU without VNNI. ``means`` is the mean of each
+    channel that a convolution takes, (C,), by the convolution's name; its bias makes up for rounded weights by it.
+    ``rounder`` rounds the weights of matrix products; by default each weight goes to the nearest integer.
     """
 
     def __init__(
@@ -117,7 +112,6 @@ class CpuGraph:
         return self._writer.model
 
     def _plain(self, node: onnx.NodeProto) -> None:
-        """Write a node that stays in float."""
         if node.op_type == "GlobalAveragePool":  # ONNX Runtime can't move a transposition past it
             value = self._input(node.input[0])
             self._writer.node("ReduceMean", [value], node.output[0], axes=[2, 3], keepdims=1)
@@ -141,7 +135,6 @@ class CpuGraph:
         self._writer.copy(node, [*inputs, self._stored(f"{node.name}/bias", *quantize_bias(bias, scale, weight))])
 
     def _bias(self, node: onnx.NodeProto, channels: int) -> Float32:
-        """Return a convolution's bias, (O,), or zeros where it has none."""
         if len(node.input) > 2:
             return np.asarray(self._arrays[node.input[2]], np.float32)
         return np.zeros(channels, np.float32)
@@ -187,7 +180,6 @@ class CpuGraph:
         return [integers, scale, scales, zero, self._writer.constant(f"{name}/zeros", zeros)]
 
     def _stored(self, name: str, integers: npt.NDArray[Any], scales: npt.NDArray[Any]) -> str:
-        """Write a constant that is held as integers and dequantized in the graph."""
         names = [
             self._writer.constant(f"{name}/integers", integers),
             self._writer.constant(f"{name}/scales", scales),
@@ -274,7 +266,7 @@ def image_layers(source: onnx.ModelProto) -> set[str]:
     return {
         node.name
         for node in source.graph.node
-        if node.op_type == "Conv" and groups_of(node) == 1 and constants[node.input[1]].shape[1] < KERNEL_TAKES
+        if node.op_type == "Conv" and groups_of(node) == 1 and constants[node.input[1]].shape[1] < KERNEL_CHANNELS
     }
 
 

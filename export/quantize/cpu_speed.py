@@ -33,17 +33,17 @@ VECTOR_CHANNELS = 16
 
 Float64 = npt.NDArray[np.float64]
 Arrays = Mapping[str, npt.NDArray[np.generic]]
+SCAN_NAME = "cnn/each_image"  # the name of the Scan
+MIN_LARGE_VALUES = 2**20  # values of one image's largest activation: as bytes, about what a core's own cache holds
+IMAGE = "image"
 
 
 def fill_channels(source: onnx.ModelProto, means: Mapping[str, Float64]) -> tuple[onnx.ModelProto, dict[str, Float64]]:
     """Return a copy in which every depthwise convolution whose channels stay in the CNN has a multiple of 16 of them.
 
-    Args:
-        source: an FP32 graph, convolutions as (N, C, H, W).
-        means: the mean of each channel that a convolution takes, (C,), by the convolution's name.
-
-    Returns:
-        The graph, and the means, in which the added channels have 0. Where nothing is missing, it is ``source`` itself.
+    The source is FP32, convolutions as (N, C, H, W), and returned itself where nothing is missing. ``means`` is the
+    mean of each channel that a convolution takes, (C,), by the convolution's name; in those returned the added channels
+    have 0.
     """
     constants = arrays(source)
     added = {
@@ -98,17 +98,10 @@ def _drop_unused(model: onnx.ModelProto) -> None:
             del model.graph.initializer[index]
 
 
-SCAN_NAME = "cnn/each_image"  # the name of the Scan
-MIN_VALUES = 2**20  # values of one image's largest activation: as bytes, about what a core's own cache holds
-IMAGE = "image"
-
-
-def one_image_at_a_time(model: onnx.ModelProto, large: int = MIN_VALUES) -> onnx.ModelProto:
+def one_image_at_a_time(model: onnx.ModelProto, large: int = MIN_LARGE_VALUES) -> onnx.ModelProto:
     """Return a copy whose CNN takes one image at a time, or the model itself where none of its activations is large.
 
-    Args:
-        model: a graph for the CPU, opset 17, with a symbolic batch.
-        large: the number of values from which on an activation is large.
+    The model is a graph for the CPU, opset 17, with a symbolic batch; from ``large`` values on an activation is large.
     """
     inside = [node for node in model.graph.node if branch_of(node.name) == "cnn"]
     outside = [node for node in model.graph.node if branch_of(node.name) != "cnn"]

@@ -38,8 +38,6 @@ MIN_CHANNELS = 4  # channels; a tensor of fewer is the image, whose channels are
 
 @dataclass
 class _Convolution:
-    """A convolution's parameters while they are scaled."""
-
     weight: Float64
     bias: Float64 | None
     depthwise: bool
@@ -57,10 +55,8 @@ def even_channels(
 ) -> EvenedGraph:
     """Rewrite an FP32 graph so that the channels of what will be quantized have similar ranges.
 
-    Args:
-        source: a graph as ``GraphBuilder`` writes it; it is not changed.
-        peaks: the largest |value| of each channel, (C,), by the tensors that ``channel_tensors`` names.
-        means: the mean of each channel, (C,), by the same tensors.
+    The source, as ``GraphBuilder`` writes it, is not changed. ``peaks`` are the largest |value| of each channel, (C,),
+    by the tensors that ``channel_tensors`` names, ``means`` the mean of each, likewise.
     """
     equalizer = _Equalizer(source, peaks, means or {})
     return EvenedGraph(equalizer.write(), equalizer.input_means)
@@ -240,7 +236,6 @@ def _convolution(node: onnx.NodeProto, constants: Mapping[str, npt.NDArray[np.ge
 
 
 def _divide(convolution: _Convolution, factors: Float64) -> None:
-    """Divide each output channel of a convolution by its factor, in place."""
     convolution.weight /= factors.reshape(-1, 1, 1, 1)
     if convolution.bias is not None:
         convolution.bias /= factors

@@ -31,7 +31,7 @@ FP16_WARNING = 16_000.0  # two bits below FP16's end: a brighter scene than any 
 MAX_LISTED = 5  # layers that a warning names
 
 FLOAT, FLOAT16 = int(TensorProto.FLOAT), int(TensorProto.FLOAT16)
-OTHER = int(TensorProto.UNDEFINED)  # shapes and indices, which stay as they are
+NOT_FLOAT = int(TensorProto.UNDEFINED)  # shapes and indices, which stay as they are
 LSTM_NODES = ("LSTM", "Expand")  # the operator, and the zeros that it starts from, which have its type
 FLOATS: dict[int, type[np.floating]] = {FLOAT: np.float32, FLOAT16: np.float16}
 
@@ -39,15 +39,10 @@ FLOATS: dict[int, type[np.floating]] = {FLOAT: np.float32, FLOAT16: np.float16}
 class GpuGraph:
     """Rewrites an FP32 graph, node by node; the head (product, logits, softmax) stays in FP32.
 
-    Args:
-        source: a graph as ``GraphBuilder`` writes it; it is not changed.
-        wide: the ``range_key`` of each tensor that FP16 can't hold; the nodes that make or take one stay in FP32.
-        ranges: the range that each tensor covers, by ``range_key``; needed for the inputs of ``quantized`` layers.
-        quantized: the names of the layers that run in INT8 (``layer_of``).
-        means: the mean of each channel that a convolution takes, (C,), by the convolution's name; its bias makes up
-            for rounded weights by it.
-        rounder: rounds the weights of matrix products; by default each weight goes to the nearest integer.
-        half: whether what is not INT8 goes to FP16; else it stays in FP32.
+    The source is a graph as ``GraphBuilder`` writes it, and is not changed. ``wide`` has the ``range_key`` of each
+    tensor that FP16 can't hold; the nodes that make or take one stay in FP32. Without ``half`` every node that is not
+    INT8 stays in FP32. The inputs of ``quantized`` layers (``layer_of``) need their ranges, by ``range_key``. ``means``
+    and ``rounder`` are as for ``CpuGraph``.
     """
 
     def __init__(
@@ -91,7 +86,7 @@ class GpuGraph:
         else:
             inputs = [self._input(name, kind) for name in node.input]
         self._writer.copy(node, inputs)
-        self._made.update({name: kind if name in self._floats else OTHER for name in node.output})
+        self._made.update({name: kind if name in self._floats else NOT_FLOAT for name in node.output})
 
     def _quantized_inputs(self, node: onnx.NodeProto, kind: int) -> list[str]:
         """Put both inputs through INT8; a bias stays as it is, or gets what makes up for rounded weights."""
@@ -117,12 +112,11 @@ class GpuGraph:
         return not self._wide.isdisjoint(range_key(name) for name in (*node.input, *node.output))
 
     def _input(self, name: str, kind: int) -> str:
-        """Return the name of a tensor or a constant in the type that a node wants."""
         if not name:
             return name
         if name not in self._made:
             return self._constant(name, kind)
-        return name if self._made[name] in (kind, OTHER) else self._cast(name, kind)
+        return name if self._made[name] in (kind, NOT_FLOAT) else self._cast(name, kind)
 
     def _cast(self, name: str, kind: int) -> str:
         target = f"{name}:{_suffix(kind)}"
@@ -208,11 +202,9 @@ def _suffix(kind: int) -> str:
 
 @dataclass(frozen=True)
 class ActivationPeaks:
-    """The largest |activation| of each tensor that FP16 would hold.
+    """The largest |activation| of each tensor that FP16 would hold, by its name.
 
-    Attributes:
-        largest: the largest |activation|, by the tensor's name.
-        constants: the largest |value| of the weights beyond FP16's range, by the tensor that their layer makes.
+    ``constants`` is the largest |value| of the weights beyond FP16's range, by the tensor that their layer makes.
     """
 
     largest: Mapping[str, float] = field(default_factory=dict)

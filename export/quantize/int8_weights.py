@@ -35,14 +35,16 @@ __all__ = [
 LEVELS = 127  # the largest integer of a weight
 # x86 without VNNI adds the products of two neighbouring weights and two unsigned bytes up in 16 bits, and saturates
 # (vpmaddubsw): the largest byte times the largest sum of two neighbours is to fit, 255 * 128 < 2**15
-PAIR = 128
-# PAIR is left unused by so much, so that no two halves are both rounded up, to 129 together; float32 errs by less than
+MAX_PAIR_SUM = 128
+# so much of it is left unused, so that no two halves are both rounded up, to 129 together; float32 errs by less than
 # 2e-5 there
-SHORT = 2.0**-10
-SMALLEST = 2.0**-24  # FP16's smallest number; a scale must not become zero in FP16
-WIDEST_BIAS = 2.0**30  # in units of its scale: half of int32, so that the convolution's sum still fits beside it
+PAIR_MARGIN = 2.0**-10
+MIN_SCALE = 2.0**-24  # FP16's smallest number; a scale must not become zero in FP16
+MAX_BIAS = 2.0**30  # in units of its scale: half of int32, so that the convolution's sum still fits beside it
 
 Float32 = npt.NDArray[np.float32]
+DAMPING = 0.01  # of the mean square of an input: what was never seen to vary is not taken for constant
+BLOCK_INPUTS = 128  # inputs whose errors are passed on among themselves before the rest is told
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,28 +68,25 @@ def quantize_weight(
     levels: int = LEVELS,
     paired: bool = False,
     dtype: npt.DTypeLike = np.float32,
-    smallest: npt.ArrayLike = SMALLEST,
+    smallest: npt.ArrayLike = MIN_SCALE,
 ) -> QuantizedWeight:
     """Quantize a weight symmetrically, with a scale for each index of ``axis`` that puts the largest at the last level.
 
-    The scales are rounded up to ``dtype`` first and the integers computed with what came of it: a coarse FP16 scale
-    costs the last levels, and clips nothing.
+    The axis is that of the output channels: 0 of (O, I, H, W), 1 of (I, O). The scales are rounded up to ``dtype``
+    first and the integers computed with what came of it: a coarse FP16 scale costs the last levels, and clips nothing.
+    No scale is below ``smallest``, one for all channels or one for each.
 
-    Args:
-        weight: the weight, of any shape.
-        axis: the axis of the output channels: 0 of (O, I, H, W), 1 of (I, O).
-        levels: the largest integer that a weight may become.
-        paired: whether two weights that a CPU adds up in 16 bits fit there with any two bytes: their integers' sum is
-            then 128 at most, and the scale as much larger as that takes (a third for 2048 normally distributed inputs,
-            where 7 bits would double it).
-        dtype: the dtype of the scales.
-        smallest: the least scale, one for all channels or one for each.
+    With ``paired`` two weights that a CPU adds up in 16 bits fit there with any two bytes: their integers' sum is then
+    128 at most, and the scale as much larger as that takes (a third for 2048 normally distributed inputs, where 7 bits
+    would double it).
     """
     others = tuple(index for index in range(weight.ndim) if index != axis)
     least = np.abs(weight).max(axis=others).astype(np.float64) / levels
     if paired:
-        least = np.maximum(least, np.abs(_pair_sums(weight, axis)).max(axis=1, initial=0) / (PAIR - SHORT))
-    scales = _rounded_up(np.maximum(np.maximum(least, smallest), SMALLEST), dtype)
+        least = np.maximum(
+            least, np.abs(_pair_sums(weight, axis)).max(axis=1, initial=0) / (MAX_PAIR_SUM - PAIR_MARGIN)
+        )
+    scales = _rounded_up(np.maximum(np.maximum(least, smallest), MIN_SCALE), dtype)
     shape = [-1 if index == axis else 1 for index in range(weight.ndim)]
     steps = weight / scales.astype(np.float32).reshape(shape)
     integers = np.clip(np.rint(steps, out=steps), -levels, levels, out=steps).astype(np.int8)
@@ -98,8 +97,8 @@ def partner_limits(
     first: npt.NDArray[np.int8], levels: int = LEVELS
 ) -> tuple[npt.NDArray[np.integer], npt.NDArray[np.integer]]:
     """Return the least and the largest integer that each second of a pair may have beside ``first``, of its shape."""
-    given = np.asarray(first, np.int16)
-    return np.maximum(-PAIR - given, -levels), np.minimum(PAIR - given, levels)
+    partner = np.asarray(first, np.int16)
+    return np.maximum(-MAX_PAIR_SUM - partner, -levels), np.minimum(MAX_PAIR_SUM - partner, levels)
 
 
 def _pair_sums(weight: Float32, axis: int) -> npt.NDArray[np.float64]:
@@ -114,7 +113,7 @@ def _pair_sums(weight: Float32, axis: int) -> npt.NDArray[np.float64]:
 
 def smallest_for_bias(bias: Float32, input_scale: float) -> npt.NDArray[np.float64]:
     """Return the least weight scale of each channel, (O,), at which its bias fits into int32."""
-    return np.abs(bias).astype(np.float64) / (input_scale * WIDEST_BIAS)
+    return np.abs(bias).astype(np.float64) / (input_scale * MAX_BIAS)
 
 
 def quantize_bias(bias: Float32, input_scale: float, weight: QuantizedWeight) -> tuple[npt.NDArray[np.int32], Float32]:
@@ -126,7 +125,7 @@ def quantize_bias(bias: Float32, input_scale: float, weight: QuantizedWeight) ->
 def signed_scale(covered: Range, dtype: npt.DTypeLike) -> npt.NDArray[np.floating]:
     """Return the scale, a scalar of ``dtype``, of signed bytes that cover a range with their zero at 0."""
     largest = max(-covered.low, covered.high)
-    return _rounded_up(np.maximum(largest / LEVELS, SMALLEST), dtype)
+    return _rounded_up(np.maximum(largest / LEVELS, MIN_SCALE), dtype)
 
 
 def unsigned_scale(covered: Range) -> tuple[Float32, npt.NDArray[np.uint8]]:
@@ -149,26 +148,17 @@ def bias_correction(
     """Compute what rounding the weights of a convolution takes from the mean of each output channel, (O,).
 
     Rounding errors average out over an image's positions, a shifted mean does not (Nagel et al., "Data-Free
-    Quantization Through Weight Equalization and Bias Correction", 2019, section 4.2).
-
-    Args:
-        weight: the weight, (O, I, H, W), or (C, 1, H, W) of a depthwise convolution.
-        quantized: the same weight, rounded.
-        means: the mean of each channel of the input, (I,) or (C,).
+    Quantization Through Weight Equalization and Bias Correction", 2019, section 4.2). The weight is (O, I, H, W), or
+    (C, 1, H, W) of a depthwise convolution; ``means`` is the mean of each channel of the input, (I,) or (C,).
     """
     lost = (weight - quantized.restored()).sum(axis=(2, 3), dtype=np.float64)
     return np.asarray(lost[:, 0] * means if lost.shape[1] == 1 and len(means) > 1 else lost @ means, np.float64)
 
 
-DAMPING = 0.01  # of the mean square of an input: what was never seen to vary is not taken for constant
-BLOCK = 128  # inputs whose errors are passed on among themselves before the rest is told
-
-
 class Rounder:
     """Rounds the weights of products whose inputs were measured, each of them once.
 
-    Args:
-        moments: the mean of x xᵀ, (I, I), of each tensor x that a product takes, by its ``range_key``.
+    ``moments`` has the mean of x xᵀ, (I, I), of each tensor x that a product takes, by its ``range_key``.
     """
 
     def __init__(self, moments: Mapping[str, Float32] | None = None) -> None:
@@ -185,15 +175,10 @@ class Rounder:
         paired: bool = False,
         dtype: npt.DTypeLike = np.float32,
     ) -> QuantizedWeight:
-        """Round a weight to INT8, with a scale for each output.
+        """Round the weight W (I, O) of a product x W to INT8, with a scale for each output.
 
-        Args:
-            name: the weight's name, the same for the same values.
-            weight: the weight W of a product x W, (I, O).
-            key: the ``range_key`` of x.
-            levels: the largest integer that a weight may become.
-            paired: whether pairs of weights fit into 16 bits, as for ``quantize_weight``.
-            dtype: the dtype of the scales.
+        The name is the same for the same values; ``key`` is the ``range_key`` of x; ``levels``, ``paired`` and
+        ``dtype`` are those of ``quantize_weight``.
         """
         plain = quantize_weight(weight, 1, levels=levels, paired=paired, dtype=dtype)
         if key not in self._moments:
@@ -213,22 +198,17 @@ def round_for_inputs(
     *,
     paired: bool = False,
 ) -> npt.NDArray[np.int8]:
-    """Round a weight to integers (I, O) for inputs whose x xᵀ is ``moment`` in the mean.
+    """Round a weight to integers (I, O) for inputs whose x xᵀ is ``moment`` (I, I) in the mean, with scales (O,).
 
-    Args:
-        weight: the weight, (I, O).
-        scales: the scale of each output, (O,).
-        moment: the mean of x xᵀ, (I, I).
-        levels: the largest integer that a weight may become.
-        paired: the integers of two neighbouring inputs keep together what ``quantize_weight`` says; what that cuts off
-            is made up for too.
+    No integer is larger than ``levels``. ``paired``: those of two neighbouring inputs keep together what
+    ``quantize_weight`` says; what that cuts off is made up for too.
     """
     share = _shares(moment)
     steps = scales.astype(np.float32)
     left = weight.astype(np.float32)
     integers = np.empty(weight.shape, np.int8)
-    for first in range(0, len(weight), BLOCK):
-        end = min(first + BLOCK, len(weight))
+    for first in range(0, len(weight), BLOCK_INPUTS):
+        end = min(first + BLOCK_INPUTS, len(weight))
         errors = np.empty((end - first, weight.shape[1]), np.float32)
         for row in range(first, end):
             low, high = partner_limits(integers[row - 1], levels) if paired and row % 2 else (-levels, levels)

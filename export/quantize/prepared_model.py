@@ -49,14 +49,10 @@ RANGES = "ranges.npz"
 
 @dataclass(frozen=True, eq=False)
 class PreparedModel:
-    """A model, ready to be written as artifacts.
+    """A model, ready to be written as artifacts; ``weights`` is the SHA-256 of its weights.
 
-    Attributes:
-        weights: the SHA-256 of the model's weights.
-        reference: what Keras gives on the gate's images.
-        graphs: writes artifacts from the FP32 graphs and what was measured.
-        images: the images that were calibrated on; None where FP32 alone was asked for.
-        calibration: the statistics that INT8's ranges follow from; None where INT8 was not asked for.
+    ``images`` are those that were calibrated on, None for FP32 alone; ``calibration`` holds the statistics that INT8's
+    ranges follow from, None without INT8.
     """
 
     weights: str
@@ -104,14 +100,7 @@ class PreparedModel:
 
 
 def prepare(request: ExportRequest, log: StepLog) -> PreparedModel:
-    """Load the model, run Keras, convert, and measure what the precisions need.
-
-    Raises:
-        ModelFileError: the file is not one that hybrid-train wrote, or it is damaged.
-        ParityError: the Keras model itself gives NaN or infinity.
-        ConversionError: tf2onnx failed.
-        CalibrationError: there is no image to calibrate on.
-    """
+    """Load the model, run Keras, convert, and measure what the precisions need."""
     with log.step("load the Keras model"):
         model, spec = load_model(request.model)
         weights = weights_sha256(model)
@@ -152,14 +141,7 @@ def _calibrated(
 
 @dataclass(frozen=True)
 class ActivationMeasurer:
-    """Runs graphs over images, and says what it does.
-
-    Attributes:
-        spec: the model's spec.
-        images: the images to calibrate on.
-        gate_paths: the gate's images, whose peaks count too.
-        log: reports what is being done.
-    """
+    """Runs graphs over the images to calibrate on and over the gate's, whose peaks count too."""
 
     spec: ModelSpec
     images: CalibrationImages
@@ -167,15 +149,7 @@ class ActivationMeasurer:
     log: StepLog
 
     def survey(self, model: KerasModel, graph: onnx.ModelProto) -> ActivationSurvey:
-        """Look at some of the calibration images: peaks of the channels, and whether BatchNorm's statistics fit.
-
-        Args:
-            model: the Keras model.
-            graph: the same model's graph in FP32, the recurrent branch unrolled.
-
-        Raises:
-            CalibrationError: no image can be read, or an activation is not finite.
-        """
+        """Measure the unrolled FP32 graph on some images: the channels' peaks, and how BatchNorm's statistics fit."""
         paths = self.images.paths[:SURVEYED_IMAGES]
         data = serialize(measured_graph(graph))
         with self.log.step(f"survey the activations on {len(paths)} images", len(paths)) as advance:
@@ -190,13 +164,8 @@ class ActivationMeasurer:
     def quantized(self, graph: onnx.ModelProto, weights: str, folder: Path) -> tuple[Calibration, ActivationPeaks]:
         """Calibrate the graph that INT8 is made from, or reuse the report's statistics; measure its peaks too.
 
-        Args:
-            graph: the graph in FP32, the recurrent branch unrolled, its channels evened out.
-            weights: the SHA-256 of the model's weights.
-            folder: the report's folder, which keeps the statistics.
-
-        Raises:
-            CalibrationError: an activation is not finite.
+        The graph is in FP32, the recurrent branch unrolled, its channels evened out. The report's folder keeps the
+        statistics, which are reused for the same SHA-256 of the model's weights.
         """
         data, count = serialize(measured_graph(graph)), len(self.images.paths)
         with self.log.step(f"calibrate on {count} images", count) as advance:
@@ -208,13 +177,7 @@ class ActivationMeasurer:
     def moments(self, graph: onnx.ModelProto) -> dict[str, npt.NDArray[np.float32]]:
         """Measure how the inputs of quantizable matrix products vary together: the mean of x xᵀ, (I, I), by tensor.
 
-        Without such products the dict is empty.
-
-        Args:
-            graph: the graph that ``quantized`` takes.
-
-        Raises:
-            CalibrationError: an activation is not finite.
+        The graph is the one that ``quantized`` takes; without such products the dict is empty.
         """
         part = product_inputs(graph)
         if not part.graph.output:

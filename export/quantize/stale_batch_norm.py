@@ -24,10 +24,10 @@ from onnx import numpy_helper
 from ...calib import TensorStatistics
 from ...train.model import KerasModel
 
-__all__ = ["LIMIT", "StaleReport", "batch_norm_outputs", "stale_layers"]
+__all__ = ["MAX_RATIO", "StaleReport", "batch_norm_outputs", "stale_layers"]
 
-LIMIT = 2.0  # between the ratios of averages that fit and those of averages that three epochs left
-TOLERANCE = 1e-3  # of the largest weight: tf2onnx folds in float32; another layer's kernel differs by all of it
+MAX_RATIO = 2.0  # between the ratios of averages that fit and those of averages that three epochs left
+KERNEL_TOLERANCE = 1e-3  # of the largest weight: tf2onnx folds in float32; another layer's kernel differs by all of it
 RNN_NORM = ("rnn_batch_norm", "rnn/batch_norm/output")  # a tensor only if a product follows; else it is folded away
 
 Array = npt.NDArray[np.float32]
@@ -53,7 +53,7 @@ class StaleReport:
     @property
     def stale(self) -> tuple[str, ...]:
         """The layers above ``LIMIT`` or below its inverse."""
-        return tuple(name for name, ratio in self.ratios.items() if _distance(ratio) > np.log(LIMIT))
+        return tuple(name for name, ratio in self.ratios.items() if _distance(ratio) > np.log(MAX_RATIO))
 
     @property
     def warning(self) -> str | None:
@@ -64,7 +64,7 @@ class StaleReport:
         return (
             f"BatchNorm's moving averages are stale: in inference the outputs of {len(self.stale)} of "
             f"{len(self.ratios)} layers are far from what training made them, {name}'s at {ratio:.3g} times (expected "
-            f"{1 / LIMIT:g} to {LIMIT:g}); this, and no layer's sensitivity, is the first cause to remove. "
+            f"{1 / MAX_RATIO:g} to {MAX_RATIO:g}); this, and no layer's sensitivity, is the first cause to remove. "
             "hybrid-train re-estimates them when a phase ends: finish an interrupted run with hybrid-train --resume, "
             "or train again without --bn-batches 0"
         )
@@ -75,10 +75,8 @@ def stale_layers(
 ) -> StaleReport:
     """Compare the measured outputs of BatchNormalization layers with what their gamma and beta say.
 
-    Args:
-        model: a Keras model as ``train.model.build_model`` makes it.
-        outputs: the tensor of each layer's output, from ``batch_norm_outputs``.
-        statistics: the statistics of the graph's tensors over training images (``calib.calibrate``).
+    ``outputs`` is the tensor of each layer's output, from ``batch_norm_outputs``; ``statistics`` are those of the
+    graph's tensors over training images (``calib.calibrate``).
     """
     ratios: dict[str, float] = {}
     unmeasured: list[str] = []
@@ -93,14 +91,10 @@ def stale_layers(
 
 
 def batch_norm_outputs(model: KerasModel, graph: onnx.ModelProto) -> dict[str, str]:
-    """Find the graph's tensor that holds the output of each BatchNormalization layer, by the layer's name.
+    """Find the tensor of ``GraphBuilder``'s FP32 graph that holds each BatchNormalization layer's output, by its name.
 
     BatchNorm is folded into the convolution before it, whose name says only that it is one: it is found by its kernel.
     A layer that was folded into what follows it has no tensor, and is left out.
-
-    Args:
-        model: a Keras model as ``train.model.build_model`` makes it.
-        graph: the same model in FP32, from ``GraphBuilder``.
     """
     kernels = list(_kernels(graph.graph))
     outputs: dict[str, str] = {}
@@ -142,7 +136,7 @@ def _kernels(graph: onnx.GraphProto) -> Iterator[tuple[str, Array]]:
 def _same(kernel: Array, expected: Array) -> bool:
     if kernel.shape != expected.shape:
         return False
-    limit = TOLERANCE * float(np.abs(expected).max())
+    limit = KERNEL_TOLERANCE * float(np.abs(expected).max())
     # the first input channel alone tells nearly all other kernels apart, for a fraction of the work
     first = np.abs(kernel[:, :1] - expected[:, :1]).max() <= limit
     return bool(first and np.abs(kernel - expected).max() <= limit)

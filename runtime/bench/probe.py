@@ -49,8 +49,6 @@ GRAPHS: Mapping[Arithmetic, tuple[bytes, type[Any]]] = {
 PLACE_OF_SHAPE = b"SHAPE OF WEIGHT."
 # rows, inner, columns: CPUs differ in the shape they are fastest at; a slow one takes 20 ms for the largest
 SHAPES = ((512, 512, 512), (1024, 512, 1024), (1024, 1024, 1024))
-# finding the largest integer is the least work for each value; processors differ in the width they vectorize best
-INTEGERS = (np.int32, np.int64)
 PASSES = 4  # over all measurements, so that none falls whole into a moment at which something else runs
 MIN_CALLS = 2  # of each measurement in a pass, however short the time
 OUTSIDE = 4  # a buffer of so many times the cache, read in a circle, finds nothing of itself in the cache
@@ -139,7 +137,10 @@ def _product(stack: ExitStack, shape: tuple[int, int, int], kind: Arithmetic, th
 
 
 def _reading(rate: str, size: int, pool: ThreadPoolExecutor, threads: int) -> list[_Task]:
-    """Return tasks that read ``size`` bytes over and over, each thread its own part."""
+    """Return tasks that read ``size`` bytes over and over, each thread its own part.
+
+    Finding the largest integer is the least work for each value; CPUs differ in the width that they vectorize best.
+    """
     parts = [np.ones(max(1, size // threads // 8), np.int64) for _ in range(threads)]  # written, so that they are there
     rounds = -(-READ_BYTES // size)
 
@@ -151,7 +152,7 @@ def _reading(rate: str, size: int, pool: ThreadPoolExecutor, threads: int) -> li
         list(pool.map(read, [part.view(kind) for part in parts]))
 
     work = rounds * sum(part.nbytes for part in parts) / 1e9
-    return [_Task(rate, work, partial(read_all, kind)) for kind in INTEGERS]
+    return [_Task(rate, work, partial(read_all, kind)) for kind in (np.int32, np.int64)]
 
 
 def _best(tasks: Sequence[_Task], seconds: float) -> dict[str, float]:

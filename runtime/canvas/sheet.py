@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
+from ..console import percent
 from ..frame import Pixels
 from ..opencv import cv2
+from ..storage import write_bytes
 from .pictures import Box, fit
 from .text import BOLD, Color, default_font
 
-__all__ = ["DARK_INK", "GREEN", "PICTURE_SIDE", "RED", "Cell", "Line", "draw_sheet", "thumbnail"]
+__all__ = ["GREEN", "PICTURE_SIDE", "RED", "Cell", "Line", "answer_cell", "draw_sheet", "thumbnail", "write_sheet"]
 
 PAPER: Color = (255, 255, 255)
 DARK_INK: Color = (40, 40, 40)
@@ -22,7 +25,9 @@ RED: Color = (40, 40, 205)
 
 PICTURE_SIDE = 128  # pixels, the longer side of a picture
 SHEET_MARGIN = 8  # pixels around everything
+CELL_WIDTH = 176  # pixels, with the gap to the next
 CELL_GAP = 20  # pixels
+MAX_COLUMNS = 6
 TITLE_SIZE, TEXT_SIZE = 17, 13  # pixels
 LINE_STEP = 17  # pixels from line to line
 HEAD_HEIGHT = 56  # pixels for two lines above the cells
@@ -52,43 +57,49 @@ def thumbnail(image: Pixels) -> Pixels:
     return np.array(cv2.resize(image, size, interpolation=cv2.INTER_AREA), np.uint8)
 
 
-def draw_sheet(
-    cells: Sequence[Cell],
-    title: str,
-    note: str = "",
-    *,
-    columns: int = 6,
-    picture: int = PICTURE_SIDE,
-    width: int = 176,
-) -> Pixels:
-    """Draw cells in rows of up to ``columns`` under a bold title and a smaller note, and return (H, W, 3) uint8 BGR.
+def answer_cell(picture: Pixels, truth: str | None, answers: Iterable[tuple[str, str, float]]) -> Cell:
+    """Return a picture over each model's name, label and probability, coloured by whether that is the truth."""
+    lines = [Line(f"true: {truth}")] if truth is not None else []
+    for name, label, probability in answers:
+        color = DARK_INK if truth is None else GREEN if label == truth else RED
+        lines.append(Line(f"{name}: {label}", percent(probability), color))
+    return Cell(picture, tuple(lines))
+
+
+def write_sheet(path: Path, cells: Sequence[Cell], title: str, note: str) -> None:
+    """Write a sheet as a PNG, which is replaced as a whole, or raise OSError."""
+    write_bytes(path, cv2.imencode(".png", draw_sheet(cells, title, note))[1].tobytes())
+
+
+def draw_sheet(cells: Sequence[Cell], title: str, note: str = "") -> Pixels:
+    """Draw cells in rows of six under a bold title and a smaller note, and return (H, W, 3) uint8 BGR.
 
     The cell with the most lines sets the height of all. Fewer cells make a narrower sheet, never so narrow that the
-    title is cut. ``picture`` is the height of the pictures and ``width`` that of a cell, pixels.
+    title is cut.
     """
     lines = max((len(cell.lines) for cell in cells), default=0)
-    height = picture + lines * LINE_STEP + 2 * SHEET_MARGIN
-    columns = min(columns, max(len(cells), 1))
+    height = PICTURE_SIDE + lines * LINE_STEP + 2 * SHEET_MARGIN
+    columns = min(MAX_COLUMNS, max(len(cells), 1))
     bold, font = default_font(BOLD), default_font()
     title, note = bold.drawable(title), font.drawable(note)
     text_width = max(bold.width(title, TITLE_SIZE), font.width(note, TEXT_SIZE)) + 2 * SHEET_MARGIN
-    sheet_width = max(2 * SHEET_MARGIN + columns * width - CELL_GAP, text_width)
+    sheet_width = max(2 * SHEET_MARGIN + columns * CELL_WIDTH - CELL_GAP, text_width)
     sheet = np.full((HEAD_HEIGHT + -(-len(cells) // columns) * height, sheet_width, 3), PAPER, np.uint8)
     bold.draw(sheet, title, (SHEET_MARGIN, 24), TITLE_SIZE, DARK_INK)
     font.draw(sheet, note, (SHEET_MARGIN, 44), TEXT_SIZE, QUIET_INK)
     for number, cell in enumerate(cells):
         row, column = divmod(number, columns)
-        place = Box(SHEET_MARGIN + column * width, HEAD_HEIGHT + row * height, width - CELL_GAP, height)
-        _draw_cell(place.view(sheet), cell, picture)
+        place = Box(SHEET_MARGIN + column * CELL_WIDTH, HEAD_HEIGHT + row * height, CELL_WIDTH - CELL_GAP, height)
+        _draw_cell(place.view(sheet), cell)
     return sheet
 
 
-def _draw_cell(place: Pixels, cell: Cell, picture: int) -> None:
+def _draw_cell(place: Pixels, cell: Cell) -> None:
     width = place.shape[1]
-    fit(cell.picture, place[:picture])
+    fit(cell.picture, place[:PICTURE_SIDE])
     font = default_font()
     for number, line in enumerate(cell.lines, start=1):
-        baseline = picture + number * LINE_STEP
+        baseline = PICTURE_SIDE + number * LINE_STEP
         right = font.cut(line.right, TEXT_SIZE, width)
         taken = font.width(right, TEXT_SIZE)
         left = font.cut(line.left, TEXT_SIZE, width - taken - (SHEET_MARGIN if right else 0))

@@ -8,11 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from ..canvas.sheet import DARK_INK, GREEN, RED, Cell, Line, draw_sheet, thumbnail
-from ..console import percent
+from ..canvas.sheet import Cell, answer_cell, thumbnail, write_sheet
 from ..errors import UsageError
-from ..opencv import cv2
-from ..storage import write_bytes
 from .answers import Answers
 
 __all__ = ["Differences"]
@@ -21,11 +18,10 @@ MAX_PICTURES = 60
 
 
 class Differences:
-    """This class counts the images on which models differ, and keeps the ``most`` surest contradictions as pictures."""
+    """This class counts the images on which models differ, and keeps the surest contradictions as pictures."""
 
-    def __init__(self, most: int = MAX_PICTURES) -> None:
+    def __init__(self) -> None:
         self.count = 0
-        self._most = most
         self._kept: list[tuple[float, int, Cell]] = []  # a heap: the least sure contradiction first
 
     def add(self, answers: Answers) -> None:
@@ -35,7 +31,7 @@ class Differences:
         self.count += 1
         # of two equally sure contradictions the earlier is kept
         heapq.heappush(self._kept, (answers.contradiction, -self.count, _cell(answers)))
-        if len(self._kept) > self._most:
+        if len(self._kept) > MAX_PICTURES:
             heapq.heappop(self._kept)
 
     def write(self, path: Path, images: int) -> None:
@@ -43,9 +39,8 @@ class Differences:
         cells = [cell for *_, cell in sorted(self._kept, key=lambda kept: kept[:2], reverse=True)]
         more = f", the first {len(cells)} of them" if self.count > len(cells) else ""
         title = f"{self.count} of {images} images on which the models differ"
-        _, data = cv2.imencode(".png", draw_sheet(cells, title, f"the surest contradictions first{more}"))
         try:
-            write_bytes(path, data.tobytes())
+            write_sheet(path, cells, title, f"the surest contradictions first{more}")
         except OSError as error:
             if error.errno not in {errno.EACCES, errno.EPERM, errno.EROFS}:
                 raise
@@ -56,8 +51,5 @@ class Differences:
 
 
 def _cell(answers: Answers) -> Cell:
-    lines = [Line(f"true: {answers.truth}")] if answers.truth is not None else []
-    for name, prediction in answers.predictions.items():
-        color = DARK_INK if answers.truth is None else GREEN if prediction.label == answers.truth else RED
-        lines.append(Line(f"{name}: {prediction.label}", percent(prediction.probability), color))
-    return Cell(thumbnail(np.asarray(answers.frame.image)), tuple(lines))
+    said = ((name, prediction.label, prediction.probability) for name, prediction in answers.predictions.items())
+    return answer_cell(thumbnail(np.asarray(answers.frame.image)), answers.truth, said)

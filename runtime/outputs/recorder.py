@@ -80,14 +80,13 @@ class Recorder(Sink):
         *,
         events: Events | None = None,
         live: Collection[str] = (),
-        largest: int = MAX_FILE_SIZE,
         say: Callable[[str], None] = lambda _: None,
     ) -> None:
         """Check the path, an .mp4 that can be written, or raise UsageError; no file is created before the first frame.
 
-        ``fps`` is that of video files that don't say when their frames are shown; ``largest`` is the bytes of a file
-        after which another is begun. ``live`` names the cameras and streams, as their frames carry them. ``say`` is
-        called with lines that name the file being written, or say what became of it.
+        ``fps`` is that of video files that don't say when their frames are shown. ``live`` names the cameras and
+        streams, as their frames carry them. ``say`` is called with lines that name the file being written, or say what
+        became of it.
         """
         check_writable("--save", path, ".mp4")
         self.paths: list[Path] = []
@@ -96,7 +95,6 @@ class Recorder(Sink):
         self._interval = 1 / fps
         self._events = events or Events()
         self._live = frozenset(live)
-        self._largest = largest
         self._say = say
         self._open_files: dict[str, _SourceFile] = {}  # the one that was written last stands at the end
         self._looked = time.monotonic()
@@ -156,7 +154,7 @@ class Recorder(Sink):
             freed_name = file.writer.path
             self._say(f"{freed_name} was removed, moved or emptied: the recording begins anew")
         if file is not None and (
-            freed_name or file.writer.size >= self._largest or (frame.video and file.frame_size != size)
+            freed_name or file.writer.size >= MAX_FILE_SIZE or (frame.video and file.frame_size != size)
         ):
             file.writer.close()
             file = None

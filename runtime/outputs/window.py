@@ -13,7 +13,9 @@ from ..sources.events import Event
 from .display import QUIT_KEYS, close_window, is_visible, pressed_key, require_display
 from .sink import Result, Sink, Status
 
-__all__ = ["HEADLESS_ADVICE", "Tile", "Window"]
+__all__ = ["HEADLESS_ADVICE", "TITLE", "Tile", "Window"]
+
+TITLE = "hybrid-edge"  # by which OpenCV knows the window
 
 REDRAW = 1 / 25  # seconds between two drawings; more of them would take time from the model
 DRAW_PAUSE = 4  # the pause after a drawing is at least so many times as long as it: sixteen large pictures take long
@@ -42,16 +44,13 @@ class Window(Sink):
     uint8, BGR.
     """
 
-    def __init__(
-        self, labels: Sequence[str], top_k: int = 5, title: str = "hybrid-edge", *, live: Collection[str] = ()
-    ) -> None:
+    def __init__(self, labels: Sequence[str], top_k: int = 5, *, live: Collection[str] = ()) -> None:
         """Open the window, or raise UsageError where none can be opened here.
 
         Fewer than ``top_k`` labels are shown where a source's tile is too small. ``live`` has the names of the cameras
         and streams, as their frames carry them, in the order of their tiles.
         """
         require_display(HEADLESS_ADVICE)
-        self._title = title
         self._top_k = top_k
         self._bars = Bars(labels)
         self._tiles = {name: Tile(name, self._bars, top_k) for name in live or [FILES]}
@@ -63,8 +62,8 @@ class Window(Sink):
         self._stopped = False
         self.picture = blank(*SINGLE_SIZE)
         # no tool bar; the picture keeps its proportions when the window is resized
-        cv2.namedWindow(title, cv2.WINDOW_NORMAL | cv2.WINDOW_KEEPRATIO | cv2.WINDOW_GUI_NORMAL)
-        cv2.resizeWindow(title, *SINGLE_SIZE)
+        cv2.namedWindow(TITLE, cv2.WINDOW_NORMAL | cv2.WINDOW_KEEPRATIO | cv2.WINDOW_GUI_NORMAL)
+        cv2.resizeWindow(TITLE, *SINGLE_SIZE)
         self._draw()
 
     def write(self, result: Result) -> None:
@@ -89,13 +88,13 @@ class Window(Sink):
         """Draw what is new and handle keys; return whether the user asked to stop."""
         if time.monotonic() >= self._drawn_at + (self._redraw_pause if self._changed else IDLE_REDRAW):
             self._draw()
-        if pressed_key(KEY_WAIT) in QUIT_KEYS or not is_visible(self._title):
+        if pressed_key(KEY_WAIT) in QUIT_KEYS or not is_visible(TITLE):
             self._stopped = True
         return self._stopped
 
     def close(self) -> None:
         """Close the window, unless the user has."""
-        close_window(self._title)
+        close_window(TITLE)
 
     def _tile(self, source: str) -> Tile:
         name = source if source in self._live else FILES
@@ -111,14 +110,14 @@ class Window(Sink):
         foot = 2 * size
         if self.picture.shape != (rows * height + foot, columns * width, 3):
             self.picture = blank(columns * width, rows * height + foot)
-            cv2.resizeWindow(self._title, self.picture.shape[1], self.picture.shape[0])
+            cv2.resizeWindow(TITLE, self.picture.shape[1], self.picture.shape[0])
         fill(self.picture, BORDER)
         gap = TILE_GAP if len(tiles) > 1 else 0
         for number, tile in enumerate(tiles):
             box = Box(number % columns * width, number // columns * height, width - gap, height - gap)
             tile.draw(box.view(self.picture), size)
         self._draw_foot(self.picture[-foot:], size, len(self._tiles) - len(tiles))
-        cv2.imshow(self._title, self.picture)
+        cv2.imshow(TITLE, self.picture)
         self._drawn_at, self._changed = time.monotonic(), False
         self._redraw_pause = max(REDRAW, DRAW_PAUSE * (self._drawn_at - start))
 

@@ -37,15 +37,10 @@ __all__ = ["classify", "closed_in_time"]
 
 
 def classify(request: InferRequest, signals: StopSignals, heartbeat: Heartbeat | None) -> int:
-    """Classify until the sources end, a signal comes or the window is closed.
+    """Classify until the sources end, a signal comes or the window is closed; return the exit code.
 
-    Args:
-        request: what to do.
-        signals: the handlers, already set up; they are told when a signal is no longer to interrupt but to drain.
-        heartbeat: tells the supervisor what goes on; None where no supervisor watches.
-
-    Returns:
-        the exit code: 1 where a file could not be read or an output not written, else 0.
+    It is 1 where a file could not be read or an output not written, else 0. ``signals``, already set up, are told when
+    a signal is no longer to interrupt but to drain; ``heartbeat`` is None where no supervisor watches.
 
     Raises:
         HybridEdgeError: the request can't be met: sources, bundle, engine, outputs, or three failed batches in a row.
@@ -88,10 +83,7 @@ def closed_in_time(classifier: Classifier, seconds: float | None) -> Iterator[li
     """Close a classifier at the end; where it can't be closed, the command leaves without tearing anything down.
 
     Yields a list for the names of threads that hang in a decoder or an engine, which then is not closed under them.
-
-    Args:
-        classifier: the classifier to close.
-        seconds: how long closing may take; None: as long as it needs, because a supervisor watches.
+    Closing may take ``seconds``; None: as long as it needs, because a supervisor watches.
     """
     unfinished: list[str] = []
     try:

@@ -42,7 +42,7 @@ Ending = Literal["finished", "stopped", "closed"]
 
 @dataclass(frozen=True)
 class PipelineOptions:
-    """This class says how frames are gathered into batches.
+    """How frames are gathered into batches.
 
     Attributes:
         batch: the most frames that go through the model at once.
@@ -67,7 +67,7 @@ class PipelineOptions:
 
 @dataclass(frozen=True)
 class Summary:
-    """This class says how a run ended.
+    """How a run ended.
 
     Attributes:
         status: the last status, when nothing moved any more.
@@ -82,18 +82,12 @@ class Summary:
 
 
 class Pipeline:
-    """Runs captures through a classifier, once.
+    """Runs captures, at least one, through a classifier, once.
 
-    Args:
-        classifier: the model; one thread of the pipeline alone uses its engine until ``run`` returns.
-        captures: the sources, at least one.
-        sinks: where results go; ``run`` closes them, whatever happens.
-        options: how frames are gathered.
-        events: where the pipeline and the captures report faults.
-
-    Attributes:
-        closing: whether ``run`` has come to closing the sinks, which must not be cut short; for any thread.
-        unfinished: the threads that hang, known after ``run``, also where it raised; see ``Summary``.
+    One thread of the pipeline alone uses the classifier's engine until ``run`` returns; ``run`` closes the sinks,
+    whatever happens. The pipeline and the captures report faults to ``events``. ``closing``, for any thread, says
+    whether ``run`` has come to closing the sinks, which must not be cut short; ``unfinished`` has the threads that
+    hang, known after ``run``, also where it raised (see ``Summary``).
 
     Raises:
         UsageError: there is no capture.
@@ -205,7 +199,6 @@ class Pipeline:
                 self._delivery.deliver(batch)
 
     def _next_finished(self, timeout: float) -> Batch | None:
-        """Return the next batch that the engine is done with, or None where none comes within ``timeout`` seconds."""
         if not self._undelivered:
             self._undelivered.extend(self._links.done.get(timeout) or ())
         return self._undelivered.popleft() if self._undelivered else None
@@ -237,7 +230,6 @@ class Pipeline:
 def _make_links(
     boxes: Sequence[Mailbox], backend: Backend, batch: int, depth: int, max_wait: float | None, events: Events
 ) -> Links:
-    """Make the channels between the stages, with the engine's input memory in them."""
     fresh = any(box.newest for box in boxes)
     # several batches go on at a time where each is one small frame that nobody waits for alone
     size = sum(math.prod(shape) for shape in backend.spec.inputs.values()) * FLOAT_BYTES

@@ -64,15 +64,10 @@ class Meter:
 
 
 class Delivery:
-    """Turns batches into results and hands everything to the sinks; only one thread may use it.
+    """Turns batches into results and hands everything to the sinks, in their order; only one thread may use it.
 
-    Args:
-        links: the mailboxes, whose counts a status reports, and the events to pass on until ``close``.
-        sinks: the sinks, told in this order.
-        labels: the labels of the model's outputs.
-
-    Attributes:
-        closed: whether the user asked to stop: closed the window, or pressed Q.
+    The mailboxes of ``links`` are counted in a status, and its events passed on until ``close``. ``closed`` says
+    whether the user asked to stop: closed the window, or pressed Q.
     """
 
     def __init__(self, links: Links, sinks: Sequence[Sink], labels: tuple[str, ...]) -> None:
@@ -147,11 +142,7 @@ class Delivery:
             self._tell(status)
 
     def close(self) -> None:
-        """Close every sink, also after one that fails.
-
-        Raises:
-            BaseException: the first error that a sink raised, once all are closed.
-        """
+        """Close every sink, also after one that fails; then raise the first error that a sink raised."""
         self._events.unsubscribe(self._untold.append)
         errors = [error for sink in self._sinks if (error := self._close(sink)) is not None]
         if errors:

@@ -53,11 +53,10 @@ FREED_BYTES = 2**27  # 128 MiB of freed memory that the process keeps
 
 @dataclass(eq=False, slots=True)
 class Batch:
-    """This class holds frames in the order in which they were taken, and the input memory that holds their tensors.
+    """Frames in the order in which they were taken, readable or not, and the input memory that holds their tensors.
 
     Attributes:
         buffers: the input memory, lent by the backend until the batch is done.
-        frames: readable and unreadable frames.
         rows: how many of the frames are readable.
         size: bytes of all their images.
         outputs: what the model said; None before that, and where the engine failed.
@@ -83,15 +82,12 @@ class Batch:
 
 
 class Channel(Generic[T]):
-    """This queue hands items from one thread to another, first in, first out; any thread may call ``end``.
+    """A queue that hands items from one thread to another, first in, first out; any thread may call ``end``.
 
     It is made of ``SimpleQueue``, whose waiting is C: at batch 1 a condition variable costs more than preprocessing a
     small frame (``queue.Queue`` is made of those, and its ``shutdown`` needs Python 3.13). An item that is put while
-    another thread ends the channel may stay in it: ``remains`` returns it.
-
-    Args:
-        limit: the most items that wait in the channel.
-        items: what is in the channel from the start, at most ``limit`` items.
+    another thread ends the channel may stay in it: ``remains`` returns it. At most ``limit`` items wait in it, with
+    those that it has from the start.
     """
 
     def __init__(self, limit: int, items: Iterable[T] = ()) -> None:
@@ -116,11 +112,7 @@ class Channel(Generic[T]):
     def get(self, timeout: float | None = None) -> T | None:
         """Take the oldest item, once there is one.
 
-        Args:
-            timeout: seconds to wait at most; None: until there is an item or the channel has ended.
-
-        Returns:
-            The item; None where the time is over, or where the channel has ended and nothing is left in it.
+        It is None where ``timeout`` seconds are over, or where the channel has ended and nothing is left in it.
         """
         try:
             item = self._items.get(True, timeout) if timeout != 0 else self._items.get_nowait()
@@ -157,10 +149,8 @@ class Pace:
     """Follows the batches between preprocessing and the engine, and tells when to take a live source's next frames.
 
     A frame that is taken the moment its mailbox has one is old when a slow engine gets to it. So frames are taken when
-    the engine is idle, or will be by the time they are preprocessed. Any thread may use it.
-
-    Args:
-        max_wait: for how long a batch may wait for more frames, seconds; frames are taken that much earlier.
+    the engine is idle, or will be by the time they are preprocessed; earlier by ``max_wait``, the seconds for which a
+    batch may wait for more frames. Any thread may use it.
     """
 
     def __init__(self, max_wait: float = 0.0) -> None:
@@ -247,16 +237,14 @@ class StageClock:
 
 @dataclass(frozen=True, eq=False)
 class Links:
-    """This class holds the channels between the stages and what else they share.
+    """The channels between the stages, and what else they share.
 
     Attributes:
         intake: the mailboxes, where captured frames wait.
         free: the engine's input memory that no batch uses.
         ready: preprocessed batches for the engine, up to ``together`` in one item.
         done: finished batches for the outputs, up to ``together`` in one item.
-        together: the most batches that one stage hands to the next at a time.
         pace: says when to take live frames; it is closed where every frame counts.
-        events: where faults are reported.
         halt: set when the pipeline is to end before its sources do.
         clocks: what ``preprocess``, ``infer`` and ``output`` are doing, by these names.
     """
@@ -310,5 +298,5 @@ def is_shortage(error: Exception) -> bool:
 
 
 def one_line(error: Exception) -> str:
-    """Return an error's text on one line, as an event needs it."""
+    """Return an error's text on one line, for an event."""
     return " ".join(str(error).split())

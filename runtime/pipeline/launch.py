@@ -19,10 +19,7 @@ __all__ = ["run"]
 
 
 def run(request: InferRequest) -> int:
-    """Do what a call of the command asks for.
-
-    Returns:
-        the exit code: 0, or 1 where a file could not be read or an output not written.
+    """Do what a call of the command asks for; return the exit code, 1 where ``classify`` says so, else 0.
 
     Raises:
         HybridEdgeError: see ``classify``.

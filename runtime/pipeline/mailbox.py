@@ -31,12 +31,9 @@ FLOW_TIMEOUT = 2.0  # seconds without a frame after which a live source no longe
 
 
 class Mailbox:
-    """This class holds one source's waiting frames and counts; its ``Intake`` holds the lock around every call.
+    """One source's waiting frames and counts; its ``Intake`` holds the lock around every call.
 
-    Args:
-        name: the source's name.
-        live: whether the source is a camera or a stream.
-        newest: whether to keep the newest frame alone and count the others as dropped; else every frame waits its turn.
+    Of a ``newest`` one the newest frame alone is kept and the others count as dropped; else every frame waits its turn.
     """
 
     def __init__(self, name: str, *, live: bool, newest: bool) -> None:
@@ -106,10 +103,9 @@ class Mailbox:
 
 @dataclass(eq=False, slots=True)
 class PendingFrame:
-    """This class holds one frame that was taken from its mailbox.
+    """A frame that was taken from its mailbox.
 
     Attributes:
-        box: the mailbox that the frame came from.
         frame: what was captured, or what could not be read.
         row: the frame's row in the batch's tensors; -1 for a frame that could not be read.
         counted: whether the mailbox has counted the frame as unreadable already.
@@ -126,7 +122,7 @@ class PendingFrame:
 
 
 class Intake:
-    """This class holds all mailboxes: captures put frames in, one thread takes them out, source by source in turn.
+    """All mailboxes, one for each source: captures put frames in, one thread takes them out, source by source in turn.
 
     Args:
         boxes: one mailbox for each source.
@@ -174,11 +170,8 @@ class Intake:
     def take(self, deadline: float | None) -> PendingFrame | None:
         """Take the next frame of the next source that has one; it counts as on its way until it is settled.
 
-        Args:
-            deadline: until when to wait, ``time.monotonic()`` seconds; None: as long as frames can come.
-
-        Returns:
-            The frame; None where the time is over, every source has ended, or the intake was closed.
+        It waits until ``deadline``, ``time.monotonic()`` seconds; None: as long as frames can come. It returns None
+        where the time is over, every source has ended, or the intake was closed.
         """
         with self._filled:
             while True:

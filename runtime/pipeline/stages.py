@@ -42,7 +42,7 @@ class Capturing:
         self._box = box
 
     def run(self) -> None:
-        """Read until the capture ends or the pipeline does.
+        """Read until the capture or the pipeline ends.
 
         Raises:
             MemoryError: the reading of files ended for want of memory; the other frames would be missing silently.
@@ -84,11 +84,8 @@ class Capturing:
 class Preparation:
     """Takes frames, preprocesses them straight into the engine's input memory, and hands over batches.
 
-    Args:
-        links: what the stages share.
-        preprocessor: a preprocessor that no other thread uses.
-        capacity: the most rows of a batch.
-        max_wait: seconds for which a batch waits for more frames after its first; None: until it is full.
+    No other thread uses the preprocessor. A batch has up to ``capacity`` rows, and waits ``max_wait`` seconds for more
+    frames after its first; None: until it is full.
     """
 
     def __init__(self, links: Links, preprocessor: Preprocessor, capacity: int, max_wait: float | None) -> None:
@@ -177,13 +174,7 @@ class Preparation:
 
 
 class Inference:
-    """Runs batches, with up to ``depth`` of them in the engine at once.
-
-    Args:
-        links: what the stages share.
-        backend: the engine, used by this thread alone.
-        depth: batches submitted before the first is collected.
-    """
+    """Runs batches; up to ``depth`` are submitted before the first is collected. Only its thread uses the backend."""
 
     def __init__(self, links: Links, backend: Backend, depth: int) -> None:
         self._links = links
@@ -197,11 +188,7 @@ class Inference:
         self._free_since = 0.0
 
     def run(self) -> None:
-        """Run batches until no more will come.
-
-        Raises:
-            BackendError: three batches in a row failed.
-        """
+        """Run batches until no more will come; raise BackendError where three in a row failed."""
         try:
             while True:
                 batch = self._next()

@@ -37,7 +37,7 @@ Readings = Callable[[], Mapping[str, float]]
 
 @dataclass(frozen=True)
 class Beat:
-    """This class holds one heartbeat, a JSON line on the pipe.
+    """One heartbeat, a JSON line on the pipe.
 
     Attributes:
         phase: ``starting`` until the pipeline runs, ``stopping`` once it ended.
@@ -59,9 +59,8 @@ class Beat:
 class Heartbeat:
     """Writes the worker's beats on a thread of its own, for as long as the thread gets the interpreter.
 
-    Args:
-        pipe: the pipe's file descriptor; a pipe that nobody reads loses beats and holds nobody up.
-        hang_timeout: seconds for one call of a stage, and from the end of the frames to the worker's own.
+    Where nobody reads the pipe, beats are lost and nobody is held up. ``hang_timeout`` is the limit in seconds of one
+    call of a stage, and of the time from the end of the frames to the worker's own.
     """
 
     def __init__(self, pipe: int, hang_timeout: float) -> None:
@@ -95,11 +94,10 @@ class Heartbeat:
         self._since = time.monotonic()
 
     def running(self, stages: Readings, counts: Readings) -> None:
-        """Note that frames flow from here on.
+        """Note that frames flow from here on. Both functions are called before each beat.
 
-        Args:
-            stages: called before each beat; returns for how many seconds each stage has been in its current call.
-            counts: called likewise; returns what was counted so far.
+        ``stages`` returns for how many seconds each stage has been in its current call, ``counts`` what was counted so
+        far.
         """
         self._stages, self._counts = stages, counts
         self._enter("running")
@@ -151,12 +149,8 @@ def find_overdue(
 ) -> tuple[str, float, bool]:
     """Return ``overdue``, ``seconds`` and ``source`` of a ``Beat``; every argument but the phase is in seconds.
 
-    Args:
-        phase: what the worker is doing.
-        since: how long it has been doing that; while it starts, since its last progress.
-        stages: how long each stage has been in one call.
-        calls: how long each call of a source has lasted.
-        hang_timeout: the limit of a stage, and of the worker's end.
+    ``since`` is how long the worker has been in its phase; while it starts, since its last progress. ``stages`` and
+    ``calls`` say how long each stage has been in one call, and each call of a source has lasted.
     """
     watched = [
         (f"a source's call, {name[:MAX_NAME]}, has not returned", calls[name], SOURCE_TIMEOUT, "") for name in calls

@@ -17,10 +17,6 @@ class Notifier:
 
     A message that can't be sent is not waited for: no worker is given up because systemd did not listen. What systemd
     has to hear, that the service is ready and alive, is sent again with the next ``alive``.
-
-    Args:
-        environment: the variables, with ``NOTIFY_SOCKET``, ``WATCHDOG_USEC`` and ``WATCHDOG_PID`` where systemd set
-            them.
     """
 
     def __init__(self, environment: Mapping[str, str] = os.environ) -> None:
@@ -66,7 +62,7 @@ class Notifier:
             self._socket = None
 
     def _send(self, message: str) -> bool:
-        """Send a message; return whether it was sent, or there is nobody to send it to."""
+        """Return whether the message was sent, or there is nobody to send it to."""
         if self._socket is not None:
             try:
                 self._socket.sendto(message.encode(errors="replace"), self._address)

@@ -38,14 +38,12 @@ def asked_for(*signals: signal.Signals) -> set[signal.Signals]:
 
 
 class StopSignals:
-    """This context manager of the main thread handles the signals for as long as its context lasts.
+    """A context manager of the main thread, which handles the signals for as long as its context lasts.
 
     Before frames flow a signal ends what is being done by an exception; while they flow (``draining``) it sets an
     event, and the pipeline finishes what is in the model. A second signal ends the process there and then; so does a
-    timer where the main thread waits for whoever does not read stdout or stderr.
-
-    Args:
-        codes: the exit code for each signal.
+    timer where the main thread waits for whoever does not read stdout or stderr. ``codes`` has the exit code for each
+    signal.
     """
 
     def __init__(self, codes: Mapping[int, int]) -> None:
@@ -73,8 +71,7 @@ class StopSignals:
     def draining(self, closing: Callable[[], bool]) -> Iterator[threading.Event]:
         """Yield the event that the first signal sets, without raising anything, within this context.
 
-        Args:
-            closing: returns whether outputs are being closed, which may take longer.
+        ``closing`` returns whether outputs are being closed, which may take longer.
         """
         self._closing = closing
         self._draining = True
@@ -84,12 +81,7 @@ class StopSignals:
             self._draining = False
 
     def leave(self) -> None:
-        """Raise what the signal that came asks for; do nothing where none came.
-
-        Raises:
-            KeyboardInterrupt: the exit code is that of an interrupt.
-            SystemExit: the exit code is another one.
-        """
+        """Raise what the signal that came asks for, KeyboardInterrupt or SystemExit; do nothing where none came."""
         if self._code == self._codes[signal.SIGINT]:
             raise KeyboardInterrupt
         if self._code is not None:
@@ -114,7 +106,6 @@ class StopSignals:
 
 
 def _leave_at_once(code: int) -> NoReturn:
-    """End this process with an exit code, without unwinding anything."""
     with contextlib.suppress(OSError):  # the terminal is gone
         if os.isatty(2) and takes(sys.stderr):
             os.write(2, b"\x1b[?25h\n")  # a status line hides the cursor

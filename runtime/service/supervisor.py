@@ -95,7 +95,6 @@ class Supervisor:
     It loads neither OpenCV nor an engine, and never waits for whoever reads stdout or stderr.
 
     Attributes:
-        command: the worker's command line.
         codes: the exit codes by which a stop through SIGINT, SIGTERM or SIGHUP is told.
         say: called with what happens, a line at a time.
         report: called with an event for each worker that was given up.
@@ -111,13 +110,10 @@ class Supervisor:
     replaces: bool = True
 
     def run(self) -> int:
-        """Supervise until the end; no process that was started is left then.
+        """Supervise until the end, when no process that was started is left; return the exit code.
 
-        Returns:
-            The exit code: the worker's own, the one for the signal that came, or 1 after too many replacements.
-
-        Raises:
-            OSError: a worker can't be started.
+        It is the worker's own, the one for the signal that came, or 1 after too many replacements. Raises OSError where
+        a worker can't be started.
         """
         self._notifier = Notifier()
         self._failures: list[float] = []

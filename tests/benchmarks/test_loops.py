@@ -1,5 +1,3 @@
-"""What the training's and the batches' benchmarks say that they measure."""
-
 from __future__ import annotations
 
 import sys

@@ -1,5 +1,3 @@
-"""The parts of the peers' benchmark: what a worker does and says, who is compared, what stays of a failure."""
-
 from __future__ import annotations
 
 import json

@@ -1,5 +1,3 @@
-"""Fixtures of the calibration's tests: a small real graph with its inner tensors as outputs, and real photographs."""
-
 from __future__ import annotations
 
 from collections.abc import Callable
@@ -21,7 +19,6 @@ INNER = ("image_features", "sequence_features", "product")
 
 @pytest.fixture(scope="session")
 def graph() -> bytes:
-    """The graph of ``bundles``, with both branches' features and their product among its outputs."""
     model = onnx.load_model_from_string(make_graph(SPEC, make_weights(SPEC)))
     for name in INNER:
         model.graph.output.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, None))
@@ -43,8 +40,6 @@ def photos(tmp_path: Path) -> list[LabelledImage]:
 
 @pytest.fixture
 def measured() -> Callable[..., TensorStatistics]:
-    """Statistics of the values given."""
-
     def make(*batches: npt.NDArray[Any]) -> TensorStatistics:
         statistics = TensorStatistics("tensor")
         for batch in batches:

@@ -22,6 +22,21 @@ from hybrid_edge.runtime.preprocess import Preprocessor, read_image
 from hybrid_edge.train.data import LabelledImage
 
 
+def one_node(
+    operator: str, source: str, shape: list[Any], made: list[Any] | None, *constants: onnx.TensorProto
+) -> bytes:
+    value = helper.make_tensor_value_info
+    graph = helper.make_graph(
+        [helper.make_node(operator, [source, *(constant.name for constant in constants)], ["out"], name="out")],
+        "one node",
+        [value(source, TensorProto.FLOAT, shape)],
+        [value("out", TensorProto.FLOAT, made)],
+        constants,
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    return bytes(model.SerializeToString())
+
+
 @pytest.fixture
 def images(photos: list[LabelledImage]) -> CalibrationImages:
     return choose_images(photos)
@@ -32,15 +47,8 @@ def test_every_input_and_output_is_measured_over_all_images(graph: bytes, images
     found = measure_statistics(graph, images.paths, SPEC, on_batch=seen.append)
     assert seen == [8, 8, 4]
     assert found.images == 20
-    assert list(found.statistics) == [
-        "image",
-        "sequence",
-        "logits",
-        "probabilities",
-        "image_features",
-        "sequence_features",
-        "product",
-    ]
+    inner = ["image_features", "sequence_features", "product"]
+    assert list(found.statistics) == [*SPEC.inputs, "logits", "probabilities", *inner]
     tensors = Preprocessor(SPEC)([read_image(path) for path in images.paths])
     expected = {**tensors, **reference_outputs(SPEC, make_weights(SPEC), tensors)}
     for name, values in expected.items():
@@ -53,13 +61,9 @@ def test_every_input_and_output_is_measured_over_all_images(graph: bytes, images
 @pytest.mark.parametrize(("size", "batches"), [(12, [8, 1]), (299, [2, 2, 2, 2, 1])])
 def test_large_images_come_in_small_batches(photos: list[LabelledImage], size: int, batches: list[int]) -> None:
     spec = SPEC.replace(image_size=size, timesteps=size, branches="cnn")
-    node = helper.make_node("GlobalAveragePool", ["image"], ["mean"])
-    value = helper.make_tensor_value_info
-    start, end = value("image", TensorProto.FLOAT, ["N", size, size, 3]), value("mean", TensorProto.FLOAT, None)
-    inside = helper.make_graph([node], "mean", [start], [end])
-    model = helper.make_model(inside, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    graph = one_node("GlobalAveragePool", "image", ["N", size, size, 3], None)
     seen: list[int] = []
-    measure_statistics(model.SerializeToString(), tuple(photo.path for photo in photos[:9]), spec, on_batch=seen.append)
+    measure_statistics(graph, tuple(photo.path for photo in photos[:9]), spec, on_batch=seen.append)
     assert seen == batches
 
 
@@ -90,20 +94,10 @@ def test_never_more_than_one_batch_is_held(
 
 
 def test_an_activation_that_is_not_finite_is_refused_by_name(photos: list[LabelledImage]) -> None:
-    node = helper.make_node("Div", ["image", "zero"], ["broken"])
-    value = helper.make_tensor_value_info
     shape = ["N", *SPEC.inputs["image"]]
-    inside = helper.make_graph(
-        [node],
-        "broken",
-        [value("image", TensorProto.FLOAT, shape)],
-        [value("broken", TensorProto.FLOAT, shape)],
-        [numpy_helper.from_array(np.zeros(1, np.float32), "zero")],
-    )
-    model = helper.make_model(inside, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
-    onnx.checker.check_model(model)
-    with pytest.raises(CalibrationError, match=r"'broken'.*finite"):
-        measure_statistics(model.SerializeToString(), (photos[0].path,), SPEC)
+    graph = one_node("Div", "image", shape, shape, numpy_helper.from_array(np.zeros(1, np.float32), "zero"))
+    with pytest.raises(CalibrationError, match=r"'out'.*finite"):
+        measure_statistics(graph, (photos[0].path,), SPEC)
 
 
 def test_the_second_calibration_reuses_the_first(graph: bytes, images: CalibrationImages, tmp_path: Path) -> None:
@@ -180,16 +174,7 @@ def test_a_graph_that_is_none_is_refused(images: CalibrationImages, tmp_path: Pa
         calibrate(b"no graph", images, SPEC, "1" * 64, tmp_path / "ranges.npz")
 
 
-def moments_graph(operator: str) -> bytes:
-    """``sequence`` (N, 28, 28) through one operator."""
-    shape = ["N", 28, 28]
-    made = helper.make_graph(
-        [helper.make_node(operator, ["sequence"], ["out"], name="out")],
-        "moments",
-        [helper.make_tensor_value_info("sequence", TensorProto.FLOAT, shape)],
-        [helper.make_tensor_value_info("out", TensorProto.FLOAT, shape)],
-    )
-    return bytes(helper.make_model(made, opset_imports=[helper.make_opsetid("", 17)], ir_version=8).SerializeToString())
+ROWS = ["N", 28, 28]
 
 
 @pytest.fixture
@@ -202,7 +187,9 @@ def crop_files(tmp_path: Path) -> list[Path]:
 
 def test_moments_are_the_mean_over_images_and_timesteps(crop_files: list[Path]) -> None:
     told: list[int] = []
-    found = second_moments(moments_graph("Identity"), crop_files, SMALL_RNN, on_batch=told.append)["out"]
+    found = second_moments(one_node("Identity", "sequence", ROWS, ROWS), crop_files, SMALL_RNN, on_batch=told.append)[
+        "out"
+    ]
     rows = Preprocessor(SMALL_RNN)([cv2.imread(str(path)) for path in crop_files])["sequence"].reshape(-1, 28)
     np.testing.assert_allclose(found, rows.T @ rows / (11 * 28), rtol=1e-5, atol=1e-7)
     assert told == [8, 3]
@@ -211,12 +198,14 @@ def test_moments_are_the_mean_over_images_and_timesteps(crop_files: list[Path]) 
 def test_an_image_that_cannot_be_read_is_passed_over(crop_files: list[Path], tmp_path: Path) -> None:
     broken = tmp_path / "broken.png"
     broken.write_bytes(b"no image")
-    with_broken = second_moments(moments_graph("Identity"), [broken, *crop_files], SMALL_RNN)["out"]
+    with_broken = second_moments(one_node("Identity", "sequence", ROWS, ROWS), [broken, *crop_files], SMALL_RNN)["out"]
     np.testing.assert_allclose(
-        with_broken, second_moments(moments_graph("Identity"), crop_files, SMALL_RNN)["out"], rtol=1e-6
+        with_broken,
+        second_moments(one_node("Identity", "sequence", ROWS, ROWS), crop_files, SMALL_RNN)["out"],
+        rtol=1e-6,
     )
 
 
 def test_activations_that_are_not_finite_are_refused(crop_files: list[Path]) -> None:
     with pytest.raises(CalibrationError, match="out"):
-        second_moments(moments_graph("Log"), crop_files, SMALL_RNN)  # of negative pixels: NaN
+        second_moments(one_node("Log", "sequence", ROWS, ROWS), crop_files, SMALL_RNN)  # of negative pixels: NaN

@@ -7,14 +7,14 @@ import numpy as np
 import pytest
 
 from hybrid_edge.calib import TensorStatistics
-from hybrid_edge.calib.statistics import BINS, BLOCK, SMALLEST_RADIUS
+from hybrid_edge.calib.statistics import BINS, BLOCK_VALUES, SMALLEST_RADIUS
 from hybrid_edge.runtime.errors import CalibrationError
 
 Make = Callable[..., TensorStatistics]
 
 
 def test_every_value_is_counted_once_in_the_bin_it_belongs_to(measured: Make) -> None:
-    values = np.random.default_rng(0).normal(size=(3, BLOCK // 2 + 77)).astype(np.float32) * 3
+    values = np.random.default_rng(0).normal(size=(3, BLOCK_VALUES // 2 + 77)).astype(np.float32) * 3
     found = measured(values)
     expected, _ = np.histogram(values, bins=BINS, range=(-found.radius, found.radius))
     assert found.count == values.size == found.histogram.sum()
@@ -60,7 +60,7 @@ def test_counts_beyond_what_float32_holds_stay_exact(measured: Make) -> None:
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 def test_values_that_are_not_finite_are_refused_by_the_tensors_name(measured: Make, value: float) -> None:
-    values = np.ones(BLOCK + 10, np.float32)
+    values = np.ones(BLOCK_VALUES + 10, np.float32)
     values[-1] = value
     with pytest.raises(CalibrationError, match=r"'tensor'.*finite"):
         measured(values)

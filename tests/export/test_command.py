@@ -3,12 +3,14 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from support.machines.commands import Ended, call_command
 from support.machines.commands import command as run_command
 from support.models.bundles import make_bundle
 
@@ -26,11 +28,33 @@ from hybrid_edge.train.run_folder import RunFolder
 if TYPE_CHECKING:
     from support.models.whole import Whole
 
-Main = Callable[..., tuple[int, str, str]]
+Main = Callable[..., Ended]
 
 
-def hybrid_export(*arguments: object, cwd: Path) -> subprocess.CompletedProcess[str]:
-    return run_command("hybrid-export", *arguments, cwd=cwd)
+@pytest.fixture
+def asked(whole: Whole, tmp_path: Path) -> tuple[object, ...]:
+    """What every export of the digits stand-in names, into a bundle of its own."""
+    return (whole.request.model, "--images", whole.photos, "--calib", whole.calibration, "--out", tmp_path / "b")
+
+
+def without_tensorflow(*commands: Sequence[object], prepare: str = "") -> subprocess.CompletedProcess[str]:
+    """Run the command with each of these arguments, in one fresh process that must not load what exports need.
+
+    Each command's exit code is a line of its own on stderr; ``prepare`` is code that runs first.
+    """
+    script = (
+        "import json, sys; from hybrid_edge.export.command import main\n"
+        f"{prepare}\n"
+        "for words in json.loads(sys.argv[1]):\n"
+        "    sys.argv = ['hybrid-export', *words]\n"
+        "    try: main()\n"
+        "    except SystemExit as ended: print(ended.code or 0, file=sys.stderr)\n"
+        "assert not {'tensorflow', 'keras', 'tf2onnx', 'onnx'} & set(sys.modules)"
+    )
+    words = json.dumps([[str(word) for word in arguments] for arguments in commands])
+    result = subprocess.run([sys.executable, "-c", script, words], capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    return result
 
 
 @pytest.fixture
@@ -48,18 +72,11 @@ def run(exported_digits: Any, photos: Path, tmp_path: Path) -> RunFolder:
 @pytest.fixture
 def main(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Main:
     """The command in this process, where TensorFlow has started: its exit code, stdout and stderr."""
-
-    def call(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["hybrid-export", *map(str, arguments)])
-        with pytest.raises(SystemExit) as ended:
-            command.main()
-        return (int(ended.value.code or 0), *capsys.readouterr())
-
-    return call
+    return partial(call_command, "hybrid-export", command.main, monkeypatch, capsys)
 
 
 def test_without_arguments_the_newest_run_becomes_a_bundle(run: RunFolder, tmp_path: Path) -> None:
-    result = hybrid_export("--pack", cwd=tmp_path)
+    result = run_command("hybrid-export", "--pack", cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     bundle = Bundle.open(run.bundle)
     assert bundle.manifest.provenance.run == "first"
@@ -76,10 +93,9 @@ def test_without_arguments_the_newest_run_becomes_a_bundle(run: RunFolder, tmp_p
 
 
 def test_a_damaged_calibration_ends_with_3_after_what_passed_was_written(
-    whole: Whole, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, main: Main
+    whole: Whole, asked: tuple[object, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, main: Main
 ) -> None:
     monkeypatch.setattr(exporter, "prepare", lambda *_: whole.damaged(8))
-    asked = (whole.request.model, "--images", whole.photos, "--calib", whole.calibration, "--out", tmp_path / "b")
     code, out, err = main(*asked, "--fp32", "--int8", "--recurrent", "lstm")
     assert code == 3
     assert {item.precision for item in Bundle.open(tmp_path / "b").manifest.variants} == {"fp32"}
@@ -103,7 +119,9 @@ def test_the_bundle_in_every_precision_runs_by_name_and_by_itself(whole: Whole) 
         assert json.loads(result.stdout)["labels"][0] == image.parent.name
 
 
-def test_every_option_reaches_the_request(whole: Whole, monkeypatch: pytest.MonkeyPatch, main: Main) -> None:
+def test_every_option_reaches_the_request(
+    whole: Whole, asked: tuple[object, ...], monkeypatch: pytest.MonkeyPatch, main: Main
+) -> None:
     seen: list[ExportRequest] = []
 
     def stop(request: ExportRequest, **_: object) -> None:
@@ -111,12 +129,9 @@ def test_every_option_reaches_the_request(whole: Whole, monkeypatch: pytest.Monk
         raise UsageError("enough")
 
     monkeypatch.setattr(exporter, "export", stop)
-    asked = [whole.request.model, "--images", whole.photos, "--calib", whole.calibration]
-    assert main(*asked, "--fp16", "--int8")[0] == 2
-    options = "--gate-images 9 --method entropy --recurrent unrolled --max-drop 1.5 --auto"
-    assert (
-        main(*asked, "--int8", *options.split(), "--profile", "1,2,4", "--workspace", 64, "--out", "elsewhere")[0] == 2
-    )
+    assert main(*asked[:-2], "--fp16", "--int8").code == 2
+    options = "--gate-images 9 --method entropy --recurrent unrolled --max-drop 1.5 --auto --profile 1,2,4"
+    assert main(*asked[:-2], "--int8", *options.split(), "--workspace", 64, "--out", "elsewhere").code == 2
     plain, full = seen
     assert plain.settings == whole.request.settings.__class__(precisions=("fp16", "int8"))
     assert plain.out == whole.request.model.parent / "bundle"
@@ -139,7 +154,7 @@ def test_a_run_brings_its_own_calibration_images(run: RunFolder, photos: Path) -
 
 
 def test_sensitivity_prints_the_table_and_where_the_plot_is(
-    whole: Whole, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, main: Main
+    whole: Whole, asked: tuple[object, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, main: Main
 ) -> None:
     images = whole.prepared.images
     assert images is not None
@@ -148,7 +163,6 @@ def test_sensitivity_prints_the_table_and_where_the_plot_is(
         "prepare",
         lambda *_: replace(whole.prepared, images=replace(images, paths=images.paths[:8])),
     )
-    asked = (whole.request.model, "--images", whole.photos, "--calib", whole.calibration, "--out", tmp_path / "b")
     code, out, _ = main(*asked, "--sensitivity")
     assert code == 0
     assert "each layer alone in INT8, 8 images" in out
@@ -160,29 +174,24 @@ def test_sensitivity_prints_the_table_and_where_the_plot_is(
 
 def test_engines_alone_need_neither_tensorflow_nor_onnx(tmp_path: Path) -> None:
     bundle = make_bundle(tmp_path / "bundle", variants=(("fp32", "tensorrt"),))
-    script = (
-        "import sys; sys.argv = ['hybrid-export', '--engine-only', sys.argv[1]]\n"
+    no_gpu = (
         "from hybrid_edge.export.bundle import engine_files\n"
-        "from hybrid_edge.export.command import main\n"
         "from hybrid_edge.runtime.errors import BackendUnavailableError\n"
         "def nothing(): raise BackendUnavailableError('no GPU here; install one')\n"
-        "engine_files.find_tensorrt = nothing\n"
-        "try: main()\n"
-        "finally: assert not {'tensorflow', 'keras', 'tf2onnx', 'onnx'} & set(sys.modules)"
+        "engine_files.find_tensorrt = nothing"
     )
-    result = subprocess.run([sys.executable, "-c", script, bundle], capture_output=True, text=True, check=False)
-    assert result.returncode == 0, result.stderr
+    result = without_tensorflow(("--engine-only", bundle), prepare=no_gpu)
+    assert result.stderr.endswith("0\n")
     assert result.stdout.startswith("no engine was built for this machine (no GPU here); on the device the first")
     assert result.stdout.count("\n") == 1
     assert "--engine-only bundle" in result.stdout
 
 
 def test_engines_for_desktop_cards_are_built_with_the_export(
-    whole: Whole, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, main: Main
+    whole: Whole, asked: tuple[object, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, main: Main
 ) -> None:
     pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX is not installed")
     monkeypatch.setattr(exporter, "prepare", lambda *_: whole.prepared)
-    asked = (whole.request.model, "--images", whole.photos, "--calib", whole.calibration, "--out", tmp_path / "b")
     code, out, err = main(*asked, "--fp16", "--recurrent", "lstm", "--rtx-arch", "sm89")
     assert code == 0, err
     engine = tmp_path / "engines/fp16-tensorrt-rtx-sm89.engine"
@@ -215,25 +224,11 @@ def test_wrong_usage_ends_with_2_and_what_to_do_before_tensorflow_starts(whole: 
             *("--engine-only", tmp_path, "--rtx-arch", "sm87")
         ],
         "expected a batch profile of MIN,OPT,MAX such as 1,1,8, found '1,8'": [
-            model,
-            "--images",
-            images,
-            "--profile",
-            "1,8",
+            *(model, "--images", images, "--profile", "1,8")
         ],
         "No such option": ["--int4"],
     }
-    script = (
-        "import json, sys; from hybrid_edge.export.command import main\n"
-        "for words in json.loads(sys.argv[1]):\n"
-        "    sys.argv = ['hybrid-export', *words]\n"
-        "    try: main()\n"
-        "    except SystemExit as ended: print(ended.code, file=sys.stderr)\n"
-        "assert not {'tensorflow', 'keras', 'tf2onnx', 'onnx'} & set(sys.modules)"
-    )
-    words = json.dumps([[str(word) for word in case] for case in cases.values()])
-    result = subprocess.run([sys.executable, "-c", script, words], capture_output=True, text=True, check=False)
-    assert result.returncode == 0, result.stderr
+    result = without_tensorflow(*cases.values())
     answers = [" ".join(text.split()) for text in result.stderr.split("\n2\n")]
     assert len(answers) == len(cases) + 1, result.stderr
     for expected, answer in zip(cases, answers, strict=False):
@@ -249,13 +244,7 @@ def test_a_file_that_is_not_ours_is_refused_and_no_bundle_appears(photos: Path, 
 
 
 def test_help_never_imports_tensorflow() -> None:
-    script = (
-        "import sys; sys.argv = ['hybrid-export', '--help']\n"
-        "from hybrid_edge.export.command import main\n"
-        "try: main()\n"
-        "finally: assert not {'tensorflow', 'keras', 'tf2onnx', 'onnx'} & set(sys.modules)"
-    )
-    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
-    assert result.returncode == 0, result.stderr
+    result = without_tensorflow(["--help"])
+    assert result.stderr == "0\n"
     assert "Example: hybrid-export --fp16 --int8" in result.stdout
     assert "Example: hybrid-export --engine-only runs/latest/bundle --rtx-arch sm89" in " ".join(result.stdout.split())

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
+from support.models.bundles import files_of
 from support.models.whole import CALIBRATION, NAMES, PHOTOS
 
 from hybrid_edge.calib import choose_images
@@ -29,10 +30,6 @@ if TYPE_CHECKING:
 QUIET = StepLog(quiet=True)
 
 
-def files(path: Path) -> set[str]:
-    return {file.relative_to(path).as_posix() for file in path.rglob("*") if file.is_file()}
-
-
 def listed(folder: Path) -> list[LabelledImage]:
     return [LabelledImage(path, "") for path in sorted(folder.rglob("*.png"))]
 
@@ -50,7 +47,7 @@ def test_every_precision_gives_the_planned_variants(whole: Whole) -> None:
 
 def test_a_graph_is_stored_once_for_all_targets_and_a_weight_once_for_all_steps(whole: Whole) -> None:
     bundle = Bundle.open(whole.result.bundle)
-    assert files(bundle.root) == {MANIFEST, *bundle.manifest.files}
+    assert files_of(bundle.root) == {MANIFEST, *bundle.manifest.files}
     graphs = {name: item.file for name, item in whole.variants.items()}
     assert graphs["fp32-cpu"] == graphs["fp32-cuda"] == graphs["fp32-tensorrt"]
     assert graphs["fp16-cuda"] == graphs["fp16-tensorrt"]

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 import cv2
 import onnx
 import pytest
+from support.models.bundles import files_of
 from support.models.whole import NAMES
 
 from hybrid_edge.export import exporter, variant_maker
@@ -110,7 +111,7 @@ class Exports:
     def leftovers(self) -> set[str]:
         """Files that no manifest and no report refers to."""
         known = {MANIFEST, *Bundle.open(self.out).manifest.files}
-        found = {file.relative_to(self.out).as_posix() for file in self.out.rglob("*") if file.is_file()}
+        found = files_of(self.out)
         return (found - known) | {file.name for file in self.report.glob(".*")}
 
     def _proofs(self, version: int) -> Callable[..., list[Proof]]:

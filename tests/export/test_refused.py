@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+from support.models.bundles import files_of
 from support.models.whole import NAMES, read_report, with_damaged_ranges
 
 from hybrid_edge.export.export_request import MIN_IMAGES, ChosenImages, ExportSettings
@@ -29,10 +30,6 @@ if TYPE_CHECKING:
 QUIET = StepLog(quiet=True)
 
 
-def files(path: Path) -> set[str]:
-    return {file.relative_to(path).as_posix() for file in path.rglob("*") if file.is_file()}
-
-
 def test_a_damaged_calibration_is_refused_and_what_passes_is_written(
     whole: Whole, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -40,7 +37,7 @@ def test_a_damaged_calibration_is_refused_and_what_passes_is_written(
     assert result.written == ("fp32-cpu", "fp32-cuda", "fp32-tensorrt")
     bundle = Bundle.open(result.bundle)
     assert [item.name for item in bundle.manifest.variants] == list(result.written)
-    assert files(result.bundle) == {MANIFEST, *bundle.manifest.files}
+    assert files_of(result.bundle) == {MANIFEST, *bundle.manifest.files}
     with pytest.raises(ParityError) as refused:
         result.require_passed()
     assert refused.value.exit_code == 3
@@ -83,7 +80,7 @@ def test_a_variant_that_passed_before_stays_where_its_successor_is_refused(
     ):
         refused.require_passed()
     assert (out / MANIFEST).read_bytes() == before
-    assert files(out) == files(whole.result.bundle)
+    assert files_of(out) == files_of(whole.result.bundle)
     result = whole.again(monkeypatch, out, precisions=("fp16",))
     assert result.written == ("fp16-cuda", "fp16-tensorrt")
     assert result.manifest is not None
@@ -110,7 +107,7 @@ def test_leftovers_of_a_killed_export_are_swept_from_the_reports_folder(
     (folder / "flips-fp16-cuda.png").write_bytes(b"of other weights")
     (folder / "notes.txt").write_text("mine")
     whole.again(monkeypatch, tmp_path / "bundle", precisions=("fp32",))
-    assert files(folder) == {"report.json", "notes.txt"}
+    assert files_of(folder) == {"report.json", "notes.txt"}
 
 
 def few_images(request: Any) -> Any:
@@ -189,7 +186,7 @@ def test_a_precision_that_is_slower_here_is_kept_with_a_plain_warning(
     result = whole.again(monkeypatch, tmp_path / "bundle")
     result.require_passed()
     assert result.manifest is not None
-    assert files(result.bundle) == {MANIFEST, *result.manifest.files}, "what it was compared with is not kept"
+    assert files_of(result.bundle) == {MANIFEST, *result.manifest.files}, "what it was compared with is not kept"
     ratios = {item.name: item.time_ratio for item in result.manifest.variants}
     assert ratios == {"int8-cpu": milliseconds, "int8-tensorrt": None}
     for source in (result.manifest.variants, result.entries):

@@ -148,7 +148,6 @@ def test_top_k_is_descending_and_at_most_all_labels() -> None:
 
 def test_the_golden_examples_are_run_at_start_unless_left_out(folder: Path) -> None:
     with Classifier.load(folder) as checked, Classifier.load(folder, check=False) as unchecked:
-        assert checked.golden is not None
         assert checked.golden.examples == 8
         assert unchecked.golden is None
 

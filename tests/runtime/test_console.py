@@ -2,17 +2,19 @@ from __future__ import annotations
 
 import re
 import sys
+from collections.abc import Callable
 
 import pytest
+from support.machines.commands import call_command
 
 from hybrid_edge.runtime import console, errors
 
 
-def leave(command, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> tuple[int, str]:  # type: ignore[no-untyped-def]
-    monkeypatch.setattr(sys, "argv", ["hybrid-test"])
-    with pytest.raises(SystemExit) as leaving:
-        console.main(console.make_app(command))
-    return int(leaving.value.code or 0), capsys.readouterr().err
+def leave(
+    command: Callable[[], None], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> tuple[int, str]:
+    ended = call_command("hybrid-test", lambda: console.main(console.make_app(command)), monkeypatch, capsys)
+    return ended.code, ended.err
 
 
 @pytest.mark.parametrize("name", errors.__all__)
@@ -30,22 +32,23 @@ def test_every_error_of_ours_ends_with_its_code_and_its_message(
     assert "Traceback" not in err
 
 
-def test_a_command_that_returns_ends_with_0(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("ending", "code", "said"),
+    [(None, 0, ""), (KeyboardInterrupt(), 130, "interrupted\n"), (SystemExit(7), 7, "")],
+    ids=["returns", "interrupted", "an exit code of its own"],
+)
+def test_a_commands_own_end_has_its_documented_code(
+    ending: BaseException | None,
+    code: int,
+    said: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def command() -> None:
-        return
+        if ending is not None:
+            raise ending
 
-    assert leave(command, capsys, monkeypatch) == (0, "")
-
-
-def test_an_interrupt_ends_with_130(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    def command() -> None:
-        raise KeyboardInterrupt
-
-    code, err = leave(command, capsys, monkeypatch)
-    assert code == console.INTERRUPTED == 130
-    assert "interrupted" in err
+    assert leave(command, capsys, monkeypatch) == (code, said)
 
 
 def test_a_fault_of_ours_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -55,15 +58,6 @@ def test_a_fault_of_ours_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(sys, "argv", ["hybrid-test"])
     with pytest.raises(ZeroDivisionError):
         console.main(console.make_app(command))
-
-
-def test_an_exit_code_of_the_commands_own_is_kept(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def command() -> None:
-        raise SystemExit(7)
-
-    assert leave(command, capsys, monkeypatch)[0] == 7
 
 
 def test_every_error_is_exported_and_drawn_in_the_tree() -> None:

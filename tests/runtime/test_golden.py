@@ -27,7 +27,6 @@ class Swapped(Preprocessor):
 
 
 def with_probabilities(bundle: Bundle, change: float) -> Bundle:
-    """The bundle, with one probability recorded otherwise."""
     variant = bundle.manifest.variants[0]
     outputs = bundle.golden_outputs(variant)
     outputs.probabilities[5, 2] += np.float32(change)

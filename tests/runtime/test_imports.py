@@ -1,5 +1,3 @@
-"""What importing the runtime loads: none of training's libraries, and no engine or OpenCV before a name needs them."""
-
 from __future__ import annotations
 
 import subprocess

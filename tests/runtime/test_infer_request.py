@@ -8,22 +8,14 @@ import pytest
 from hybrid_edge.runtime.errors import UsageError
 from hybrid_edge.runtime.infer_request import InferRequest
 
+CAMERAS = ("0", "/dev/video0", "csi://0", "rtsp://user:secret@camera/live", "http://camera/mjpeg", "gst://videotestsrc")
+FILES = ("photo.png", "photos", "**/*.jpg", "clip.mp4", "missing.avi")
 
-@pytest.mark.parametrize(
-    "name",
-    ["0", "/dev/video0", "csi://0", "rtsp://user:secret@camera/live", "http://camera/mjpeg", "gst://videotestsrc"],
-)
-def test_cameras_and_streams_are_live(name: str) -> None:
+
+@pytest.mark.parametrize("name", CAMERAS + FILES)
+def test_cameras_and_streams_are_live_and_supervised_and_files_are_not(name: str) -> None:
     request = InferRequest((name,))
-    assert request.live
-    assert request.supervised
-
-
-@pytest.mark.parametrize("name", ["photo.png", "photos", "**/*.jpg", "clip.mp4", "missing.avi"])
-def test_files_are_not(name: str) -> None:
-    request = InferRequest((name,))
-    assert not request.live
-    assert not request.supervised
+    assert (request.live, request.supervised) == (name in CAMERAS, name in CAMERAS)
 
 
 def test_a_number_that_is_a_file_is_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -50,7 +42,6 @@ def test_who_asks_for_a_supervisor_gets_one_and_who_does_not_want_one_has_none()
         ({"sources": ()}, "Missing argument 'SOURCE'"),
         ({"snapshots": Path("kept")}, "--snapshots DIR and --when"),
         ({"when": "cat>0.8"}, "--snapshots DIR and --when"),
-        ({"smooth": 0.0}, "more than 0 seconds"),
         ({"sources": ("ftp://camera",)}, "rtsp://"),
     ],
 )

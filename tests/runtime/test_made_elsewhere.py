@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from support.data.recordings import play, write_clip
 from support.machines.commands import command
 from support.models.bundles import encode
 
@@ -35,13 +36,11 @@ both_precisions = pytest.mark.parametrize("precision", NEAR)
 
 @pytest.fixture(scope="module")
 def bundle() -> Bundle:
-    """The one given, opened as the tar that it is."""
     return Bundle.open(GIVEN)
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The tar, unpacked by a user."""
     target = tmp_path_factory.mktemp("unpacked") / "bundle"
     with tarfile.open(GIVEN) as tar:
         tar.extractall(target)  # noqa: S202 - our own
@@ -50,7 +49,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def photos(bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The golden examples as files of several formats."""
     target = tmp_path_factory.mktemp("photos")
     suffixes = (".png", ".bmp", ".tiff", ".ppm")  # none of them loses anything
     for number, frame in enumerate(bundle.golden_images()):
@@ -60,7 +58,6 @@ def photos(bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def exported(bundle: Bundle, precision: str) -> Any:
-    """What the exporter's machine computed for the golden examples."""
     (variant,) = [item for item in bundle.manifest.variants if (item.target, item.precision) == ("cpu", precision)]
     return bundle.golden_outputs(variant).probabilities
 
@@ -107,18 +104,13 @@ def test_hybrid_infer_reads_files_of_several_formats(bundle: Bundle, photos: Pat
 @pytest.mark.parametrize(("suffix", "codec"), [(".avi", "MJPG"), (".mp4", "mp4v")])
 def test_hybrid_infer_reads_a_video_and_records_one(bundle: Bundle, tmp_path: Path, suffix: str, codec: str) -> None:
     frames = [cv2.resize(frame, (128, 128), interpolation=cv2.INTER_NEAREST) for frame in bundle.golden_images()]
-    video, recorded = tmp_path / f"clip{suffix}", tmp_path / "recorded.mp4"
-    writer = cv2.VideoWriter(str(video), cv2.VideoWriter.fourcc(*codec), 5, (128, 128))
-    for frame in frames:
-        writer.write(frame)
-    writer.release()
+    video, recorded = write_clip(tmp_path / f"clip{suffix}", frames, 5, codec), tmp_path / "recorded.mp4"
     lines = infer(video, "--save", recorded)
     assert [line["frame"] for line in lines] == list(range(len(frames)))
     expected = exported(bundle, "fp32").argmax(axis=1)
     right = [line["labels"][0] == bundle.spec.class_labels[index] for line, index in zip(lines, expected, strict=True)]
     assert np.mean(right) >= 0.7  # a video's frames are not those that went in
-    capture = cv2.VideoCapture(str(recorded))
-    assert int(capture.get(cv2.CAP_PROP_FRAME_COUNT)) == len(frames)
+    assert len(play(recorded)) == len(frames)
 
 
 def test_hybrid_bench_measures_both_precisions(tmp_path: Path) -> None:

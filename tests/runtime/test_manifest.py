@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.models.bundles import files_of
 
 from hybrid_edge.runtime.errors import BundleError
 from hybrid_edge.runtime.manifest import FORMAT_VERSION, MANIFEST, MAX_MANIFEST_SIZE, parse_manifest
@@ -12,7 +13,6 @@ from hybrid_edge.runtime.manifest import FORMAT_VERSION, MANIFEST, MAX_MANIFEST_
 
 @pytest.fixture
 def content(folder: Path) -> dict[str, Any]:
-    """A valid manifest as plain JSON."""
     parsed: dict[str, Any] = json.loads((folder / MANIFEST).read_text())
     return parsed
 
@@ -23,8 +23,7 @@ def parse(content: object) -> object:
 
 def test_a_manifest_lists_every_file_of_the_bundle(folder: Path) -> None:
     manifest = parse_manifest((folder / MANIFEST).read_bytes())
-    there = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
-    assert set(manifest.files) == there - {MANIFEST}
+    assert {MANIFEST, *manifest.files} == files_of(folder)
 
 
 def test_a_manifest_survives_writing_and_reading(content: dict[str, Any]) -> None:

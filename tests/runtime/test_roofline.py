@@ -1,5 +1,3 @@
-"""Limits against arithmetic done by hand, costs as a manifest holds them, devices against what their makers print."""
-
 from __future__ import annotations
 
 import json
@@ -123,7 +121,6 @@ COST = Cost(
 
 @pytest.fixture
 def manifest(tmp_path: Path) -> dict[str, Any]:
-    """Of a small bundle whose variant's cost is ``COST``, as JSON."""
     found = Bundle.open(make_bundle(tmp_path / "bundle")).manifest
     variants = tuple(item.model_copy(update={"cost": COST}) for item in found.variants)
     content: dict[str, Any] = json.loads(found.model_copy(update={"variants": variants}).model_dump_json())
@@ -206,16 +203,3 @@ def test_a_name_without_a_size_is_the_larger_module() -> None:
 def test_an_unknown_device_is_refused_with_those_that_are_known() -> None:
     with pytest.raises(UsageError, match=r"orin-nano-super.*agx-orin.*found 'jetson'"):
         rates_of("jetson")
-
-
-def test_recurrent_weights_bound_a_jetson_by_its_memory() -> None:
-    """The reference model's two states of 2048 in FP16, read 22 times each from 68 and 102 GB/s."""
-    state = 2 * 2048 * 8192
-    cost = Cost(
-        head=BranchCost(),
-        recurrent=BranchCost({"fp16": 1_856_446_464}, (WeightReads(state, 22), WeightReads(state, 22))),
-    )
-    slow, fast = (limit_of(cost, DEVICES[name], 1) for name in ("orin-nano", "orin-nano-super"))
-    assert slow.limited_by["recurrent"] == fast.limited_by["recurrent"] == "memory"
-    assert slow.ms == pytest.approx(2 * 22 * state / 68e6, rel=0.07)  # 2 MiB of each can stay
-    assert slow.ms / fast.ms == pytest.approx(102 / 68)

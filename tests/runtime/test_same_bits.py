@@ -84,7 +84,6 @@ def test_the_eight_orientations_and_every_kind_of_file_were_recorded() -> None:
 
 
 def record() -> None:
-    """Write what this machine makes of these pictures."""
     from PIL import Image
 
     frame, deep = frame_of(36, 50), frame_of(20, 30, np.uint16)

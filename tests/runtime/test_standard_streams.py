@@ -1,5 +1,3 @@
-"""stdin, stdout and stderr of a whole run: full, closed, unread, or of a small alphabet."""
-
 from __future__ import annotations
 
 import json
@@ -28,7 +26,6 @@ def full() -> Iterator[int]:
 
 @pytest.fixture
 def unread() -> Iterator[int]:
-    """A pipe that nobody reads."""
     reading, writing = os.pipe()
     yield writing
     os.close(reading)
@@ -139,7 +136,6 @@ def test_a_signal_is_obeyed_while_nobody_reads_stdout_and_the_video_is_whole(
 
 
 def wait_until_blocked(pipe: int) -> None:
-    """Wait until a pipe has taken nothing for two seconds."""
     poll = select.poll()
     poll.register(pipe, select.POLLOUT)
     since, deadline = None, time.monotonic() + 60

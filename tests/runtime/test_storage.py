@@ -9,30 +9,23 @@ import pytest
 from hybrid_edge.runtime.storage import cache_dir, locked, replacing, sweep, write_json
 
 
-def test_the_cache_is_where_the_environment_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HYBRID_EDGE_CACHE", str(tmp_path / "mine"))
-    assert cache_dir() == tmp_path / "mine"
-
-
-def test_without_it_the_cache_is_in_the_xdg_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("HYBRID_EDGE_CACHE")
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert cache_dir() == tmp_path / "hybrid-edge"
-
-
-@pytest.mark.parametrize("value", ["", "relative/folder"])
-def test_without_an_absolute_xdg_folder_it_is_below_home(
-    value: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("ours", "xdg", "expected"),
+    [
+        ("HOME/mine", "HOME/xdg", "mine"),
+        (None, "HOME/xdg", "xdg/hybrid-edge"),
+        (None, "", ".cache/hybrid-edge"),
+        (None, "relative/folder", ".cache/hybrid-edge"),
+    ],
+)
+def test_the_cache_is_where_the_environment_says_else_in_xdgs_folder_else_below_home_and_not_created(
+    ours: str | None, xdg: str, expected: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("HYBRID_EDGE_CACHE")
-    monkeypatch.setenv("XDG_CACHE_HOME", value)
-    monkeypatch.setenv("HOME", str(tmp_path))
-    assert cache_dir() == tmp_path / ".cache" / "hybrid-edge"
-
-
-def test_asking_for_the_cache_creates_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HYBRID_EDGE_CACHE", str(tmp_path / "mine"))
-    cache_dir()
+    for name, value in {"HYBRID_EDGE_CACHE": ours, "XDG_CACHE_HOME": xdg, "HOME": "HOME"}.items():
+        if value is not None:
+            monkeypatch.setenv(name, value.replace("HOME", str(tmp_path)))
+    assert cache_dir() == tmp_path / expected
     assert not list(tmp_path.iterdir())
 
 

@@ -193,7 +193,6 @@ print(bundle.root)
         for _ in range(3)
     ]
     for process in processes:
-        assert process.stdin is not None
         process.stdin.write("go\n")
         process.stdin.flush()
     roots = {process.communicate(timeout=30)[0] for process in processes}

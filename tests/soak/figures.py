@@ -70,7 +70,6 @@ class Samples:
         self.descriptors.append(descriptors)
 
     def after(self, start: float) -> Samples:
-        """Those from a number on."""
         first = int(np.searchsorted(self.at, start))
         return Samples(self.at[first:], self.memory[first:], self.threads[first:], self.descriptors[first:])
 

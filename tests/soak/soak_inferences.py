@@ -42,7 +42,6 @@ class CountingSink(MeasuringSink):
             self.samples.note(self.results)
 
     def status(self, status: Status) -> None:
-        """A line a minute."""
         if int(status.seconds) % 60 == 0 and self.samples.memory:
             typer.echo(f"{self.results} inferences, {status.fps:.0f}/s, {self.samples.memory[-1]:.2f} MiB", err=True)
 

@@ -52,7 +52,6 @@ class AgingSink(MeasuringSink):
         self.poll()
 
     def status(self, status: Status) -> None:
-        """A line a minute."""
         if int(status.seconds) % 60 == 0:
             memory = self.samples.memory[-1]
             typer.echo(

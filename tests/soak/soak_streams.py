@@ -114,7 +114,6 @@ class Group:
     unsaid: int = 0
 
     def suffer(self) -> None:
-        """The fault, again and again."""
         chance = random.Random(self.name)
         for number in range(self.rounds):
             time.sleep(chance.uniform(0, 1))
@@ -137,7 +136,6 @@ class Group:
         self.stream.kill()  # so that the server's ends are noticed
 
     def figures(self) -> str:
-        """For the closing line."""
         middle, most = statistics.median(self.back), max(self.back)
         return f"{len(self.back)}, read <= {max(self.waits):.2f} s, back {middle:.2f} <= {most:.2f} s"
 
@@ -165,13 +163,11 @@ def groups(repeats: int, seconds: float) -> Iterator[list[Group]]:
 
 
 def everywhere(action: Callable[[Group], None], parts: Sequence[Group]) -> None:
-    """Do it to every group at once."""
     with ThreadPoolExecutor(len(parts)) as pool:
         list(pool.map(action, parts))
 
 
 def faults(repeats: int, seconds: float) -> tuple[dict[str, str], dict[str, bool]]:
-    """All of them; figures and limits."""
     with groups(repeats, seconds) as parts, ExitStack() as stack:
         before = resources()
         for group in parts:
@@ -196,7 +192,6 @@ def faults(repeats: int, seconds: float) -> tuple[dict[str, str], dict[str, bool
 
 
 def no_more(now: Sequence[int], then: Sequence[int]) -> bool:
-    """Whether nothing is more than it was."""
     return all(here <= there for here, there in zip(now, then, strict=True))
 
 

@@ -1,5 +1,3 @@
-"""Fixtures of the training's tests: Tiny ImageNet as published, class folders of images, a cache of the test's own."""
-
 from __future__ import annotations
 
 from pathlib import Path
@@ -11,7 +9,6 @@ from support.data.tiny_imagenet import write_source
 
 @pytest.fixture
 def source(tmp_path: Path) -> Path:
-    """A miniature of the published layout, made of scikit-image's photographs."""
     root = tmp_path / "tiny-imagenet-5"
     write_source(root)
     return root

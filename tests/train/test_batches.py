@@ -1,5 +1,3 @@
-"""Batches: order, shuffling that can be resumed, augmentation, cached features."""
-
 from __future__ import annotations
 
 from pathlib import Path
@@ -156,5 +154,4 @@ def test_kept_frames_hold_no_more_than_their_budget_and_nothing_small() -> None:
         kept.offer(Path(name), frame, preprocessor)
     assert [name for name in "abcd" if kept.get(Path(name)) is not None] == ["b", "c"]
     found = kept.get(Path("b"))
-    assert found is not None
     assert found.shape == (28, 28, 3)

@@ -1,5 +1,3 @@
-"""Re-estimating BatchNormalization's statistics."""
-
 from __future__ import annotations
 
 import numpy as np

@@ -1,5 +1,3 @@
-"""Data sets as class folders: what is found, checked, split, refused and listed in files."""
-
 from __future__ import annotations
 
 import os
@@ -179,7 +177,6 @@ def test_a_class_that_may_not_be_listed_or_looked_at_is_named(
 
 @pytest.fixture
 def reads(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
-    """The images that were decoded, in any order."""
     seen: list[Path] = []
     real = data.read_image
 

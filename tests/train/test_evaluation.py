@@ -1,5 +1,3 @@
-"""Top-1, top-5, class rates and the confusion matrix, and their pictures."""
-
 from __future__ import annotations
 
 import warnings
@@ -50,11 +48,8 @@ def test_top_1_and_top_5() -> None:
 
 def test_the_confusion_matrix_has_true_classes_in_rows() -> None:
     matrix = measured([0, 0, 1, 5]).confusion
+    assert np.argwhere(matrix).tolist() == [[0, 0], [0, 1], [1, 0], [5, 0]]
     assert matrix.sum() == 4
-    assert matrix[0, 0] == 1
-    assert matrix[0, 1] == 1
-    assert matrix[1, 0] == 1
-    assert matrix[5, 0] == 1
 
 
 def test_class_rates_say_none_for_a_class_without_images() -> None:

@@ -1,5 +1,3 @@
-"""The store of the frozen CNN's features."""
-
 from __future__ import annotations
 
 import os

@@ -1,5 +1,3 @@
-"""Handwritten digits to class folders: scikit-learn's and MNIST, with and without a network."""
-
 from __future__ import annotations
 
 import sys
@@ -16,13 +14,6 @@ from hybrid_edge.runtime.errors import DataError
 from hybrid_edge.runtime.preprocess import read_image
 from hybrid_edge.train import handwritten_digits
 from hybrid_edge.train.handwritten_digits import prepare_digits, prepare_mnist
-
-
-@pytest.fixture(scope="module")
-def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("digits") / "digits"
-    prepare_digits(path)
-    return path
 
 
 def test_digits_are_split_in_three_stratified_parts(digits: Path) -> None:

@@ -1,5 +1,3 @@
-"""The Keras model: its shapes, its two branches, and the sequence that it derives from the image."""
-
 from __future__ import annotations
 
 import numpy as np

@@ -1,5 +1,3 @@
-"""The .keras file: what it gives back and what is refused unread; and where a CNN's first weights come from."""
-
 from __future__ import annotations
 
 import contextlib

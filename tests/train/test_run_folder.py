@@ -1,5 +1,3 @@
-"""The run folder: its name, its lock, and what --resume reads in it."""
-
 from __future__ import annotations
 
 import json
@@ -67,7 +65,6 @@ def test_two_processes_do_not_train_in_one_run(tmp_path: Path) -> None:
 
 @pytest.fixture
 def run(tmp_path: Path) -> RunFolder:
-    """A run that stopped after an epoch, without its model."""
     run = RunFolder.create(tmp_path / "runs", "stopped", "hybrid")
     run.checkpoints.mkdir()
     settings = TrainSettings.make(data=str(tmp_path / "data"), spec=preset("digits"), phases=PHASES["digits"])

@@ -1,5 +1,3 @@
-"""A whole training on real digits: what the run folder holds, how it resumes, what an interruption leaves."""
-
 from __future__ import annotations
 
 import errno

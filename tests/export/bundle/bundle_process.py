@@ -15,7 +15,8 @@ from typing import Any
 
 sys.path[:0] = [os.fspath(Path(__file__).parent), os.fspath(Path(__file__).parents[2])]
 
-from test_bundle_writer import check_whole, files, write
+from support.models.bundles import files_of
+from test_bundle_writer import check_whole, write
 
 from hybrid_edge.export.bundle.bundle_writer import BundleWriter
 from hybrid_edge.runtime.errors import BundleError
@@ -59,15 +60,15 @@ def kill_everywhere() -> None:
     outcomes = []
     moment = 1
     while True:
-        expected = len(files(BUNDLE)) if write(BUNDLE, 1) and BUNDLE.exists() else 0
+        expected = len(files_of(BUNDLE)) if write(BUNDLE, 1) and BUNDLE.exists() else 0
         if not killed_at(moment):
             break
         version = check_whole(BUNDLE)
-        leftovers = len(files(BUNDLE)) - expected
+        leftovers = len(files_of(BUNDLE)) - expected
         with BundleWriter(BUNDLE):
             pass
         assert check_whole(BUNDLE) == version
-        after = len(files(BUNDLE)) - expected
+        after = len(files_of(BUNDLE)) - expected
         outcomes.append({"version": version, "leftovers": leftovers, "left_after_next_start": after})
         moment += 1
     print(json.dumps(outcomes))  # noqa: T201
@@ -75,7 +76,6 @@ def kill_everywhere() -> None:
 
 def write_forever() -> None:
     version = 2
-    print("started", flush=True)  # noqa: T201
     (FOLDER / "started").touch()
     while True:
         write(BUNDLE, version, size=300_000)

@@ -3,12 +3,14 @@ from __future__ import annotations
 import json
 import shutil
 import tarfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
 import pytest
+from support.models.bundles import files_of, write_manifest
 from support.models.standin import crops
 
 from hybrid_edge.export import exporter
@@ -21,10 +23,6 @@ from hybrid_edge.runtime.errors import BundleError, ParityError
 from hybrid_edge.runtime.manifest import MANIFEST, Manifest
 from hybrid_edge.runtime.preprocess import Preprocessor, decode_image, read_image
 from hybrid_edge.train.data import LabelledImage
-
-
-def files(path: Path) -> set[str]:
-    return {file.relative_to(path).as_posix() for file in path.rglob("*") if file.is_file()}
 
 
 def with_foreign_variant(bundle: Path) -> Manifest:
@@ -99,39 +97,38 @@ def test_another_precision_of_the_same_model_stays_with_the_examples_it_was_run_
     result = exporter.export(make_request(exported_digits.file, images=others, out=bundle))
     assert [variant.name for variant in result.manifest.variants] == [*result.written, "fp16-cuda"]
     assert result.manifest.golden == before.golden
-    assert files(bundle) == {MANIFEST, *result.manifest.files}
+    assert files_of(bundle) == {MANIFEST, *result.manifest.files}
     with Classifier.load(bundle, backend="cpu", precision="fp32") as classifier:
         assert classifier.golden is not None
 
 
-def test_a_variant_whose_file_is_damaged_does_not_stay(exported_digits: Any, bundle: Path, photos: Path) -> None:
-    before = with_foreign_variant(bundle)
-    (bundle / before.variants[-1].file.path).write_bytes(b"an FP16 grapH")
+def damage_file(bundle: Path, manifest: Manifest) -> None:
+    (bundle / manifest.variants[-1].file.path).write_bytes(b"an FP16 grapH")
+
+
+def change_weights(bundle: Path, manifest: Manifest) -> None:
+    write_manifest(bundle, manifest.model_copy(update={"weights_sha256": "0" * 64}))
+
+
+def change_labels(bundle: Path, manifest: Manifest) -> None:
+    spec = manifest.spec.replace(class_labels=tuple("jihgfedcba"))
+    write_manifest(bundle, manifest.model_copy(update={"spec": spec}))
+
+
+@pytest.mark.parametrize("change", [damage_file, change_weights, change_labels])
+def test_a_variant_of_another_model_or_whose_file_is_damaged_does_not_stay(
+    exported_digits: Any, bundle: Path, photos: Path, change: Callable[[Path, Manifest], None]
+) -> None:
+    change(bundle, with_foreign_variant(bundle))
     result = exporter.export(make_request(exported_digits.file, images=photos, out=bundle))
     assert [variant.name for variant in result.manifest.variants] == list(result.written)
-    assert before.variants[-1].file.path not in files(bundle)
-
-
-def test_other_weights_replace_the_whole_bundle(exported_digits: Any, bundle: Path, photos: Path) -> None:
-    before = with_foreign_variant(bundle)
-    (bundle / MANIFEST).write_text(before.model_copy(update={"weights_sha256": "0" * 64}).model_dump_json())
-    result = exporter.export(make_request(exported_digits.file, images=photos, out=bundle))
-    assert [variant.name for variant in result.manifest.variants] == list(result.written)
-    assert files(bundle) == {MANIFEST, *result.manifest.files}
-
-
-def test_other_labels_are_another_model(exported_digits: Any, bundle: Path, photos: Path) -> None:
-    before = with_foreign_variant(bundle)
-    spec = before.spec.replace(class_labels=tuple("jihgfedcba"))
-    (bundle / MANIFEST).write_text(before.model_copy(update={"spec": spec}).model_dump_json())
-    result = exporter.export(make_request(exported_digits.file, images=photos, out=bundle))
-    assert "fp16-cuda" not in {variant.name for variant in result.manifest.variants}
+    assert files_of(bundle) == {MANIFEST, *result.manifest.files}
 
 
 def test_an_export_that_fails_parity_leaves_the_old_bundle_untouched(
     exported_digits: Any, bundle: Path, photos: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    before = {name: (bundle / name).read_bytes() for name in files(bundle)}
+    before = {name: (bundle / name).read_bytes() for name in files_of(bundle)}
     monkeypatch.setattr("hybrid_edge.export.convert.recurrent.KERAS_TO_ONNX", (0, 1, 2, 3))
     settings = ExportSettings(recurrent="lstm")
     result = exporter.export(make_request(exported_digits.file, images=photos, out=bundle, settings=settings))
@@ -139,7 +136,7 @@ def test_an_export_that_fails_parity_leaves_the_old_bundle_untouched(
     with pytest.raises(ParityError, match="3 of 3 variants refused"):
         result.require_passed()
     assert all("gate order" in entry.refused for entry in result.entries)
-    assert {name: (bundle / name).read_bytes() for name in files(bundle)} == before
+    assert {name: (bundle / name).read_bytes() for name in files_of(bundle)} == before
 
 
 def test_the_same_bundle_packs_to_the_same_bytes(bundle: Path, tmp_path: Path) -> None:
@@ -154,7 +151,7 @@ def test_a_packed_bundle_has_sorted_members_without_owner_or_time_and_runs(bundl
     packed = pack(bundle)
     with tarfile.open(packed) as tar:
         members = tar.getmembers()
-    assert [member.name for member in members] == sorted(files(bundle))
+    assert [member.name for member in members] == sorted(files_of(bundle))
     assert {(member.mtime, member.uid, member.gid, member.uname) for member in members} == {(0, 0, 0, "")}
     with Classifier.load(packed, backend="cpu") as classifier:
         assert len(list(classifier.predict([next(photos.rglob("*.png"))]))) == 1

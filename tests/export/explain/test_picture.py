@@ -1,13 +1,14 @@
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import keras
 import numpy as np
 import pytest
+from support.machines.commands import Ended, call_command
 from support.models.bundles import encode, sample_image
 
 from hybrid_edge.export import command
@@ -20,7 +21,7 @@ from hybrid_edge.train.model_file import load_model
 
 FRAME = sample_image(3, 40, 60)
 MAGENTA = (255, 0, 255)
-Main = Callable[..., tuple[int, str, str]]
+Main = Callable[..., Ended]
 
 
 @pytest.fixture
@@ -28,14 +29,7 @@ def main(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capture
     """The command in this process, where TensorFlow has started, with an image to draw."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "photo.png").write_bytes(encode(FRAME))
-
-    def call(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["hybrid-export", "--picture", *map(str, arguments)])
-        with pytest.raises(SystemExit) as ended:
-            command.main()
-        return (int(ended.value.code or 0), *capsys.readouterr())
-
-    return call
+    return partial(call_command, "hybrid-export", command.main, monkeypatch, capsys, "--picture")
 
 
 def small(branches: str, **changes: Any) -> tuple[Any, ModelSpec]:

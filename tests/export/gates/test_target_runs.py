@@ -20,8 +20,8 @@ pytestmark = pytest.mark.usefixtures("_short")
 
 @pytest.fixture
 def _short(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(target_runs, "SECONDS", 0.1)
-    monkeypatch.setattr(target_runs, "WARM_UP", 0.02)
+    monkeypatch.setattr(target_runs, "MIN_SECONDS", 0.1)
+    monkeypatch.setattr(target_runs, "WARM_UP_SECONDS", 0.02)
 
 
 @pytest.fixture(scope="module")

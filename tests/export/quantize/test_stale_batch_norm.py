@@ -13,7 +13,7 @@ from support.models.standin import DIGITS
 
 from hybrid_edge.calib import TensorStatistics, measure_statistics
 from hybrid_edge.export.convert.fp32_graph import GraphBuilder
-from hybrid_edge.export.quantize.stale_batch_norm import LIMIT, StaleReport, batch_norm_outputs, stale_layers
+from hybrid_edge.export.quantize.stale_batch_norm import MAX_RATIO, StaleReport, batch_norm_outputs, stale_layers
 from hybrid_edge.runtime.preprocess import Preprocessor, read_image
 from hybrid_edge.runtime.spec import ModelSpec
 from hybrid_edge.train.best_weights import reestimate
@@ -89,7 +89,7 @@ def test_a_layer_whose_averages_are_stale_is_named_as_the_cause(
     found = report(model, SPEC)
     assert found.stale == ("second_bn",)
     assert found.worst[0] == "second_bn"
-    assert sign * np.log(found.worst[1]) > np.log(LIMIT)
+    assert sign * np.log(found.worst[1]) > np.log(MAX_RATIO)
     assert found.warning is not None
     assert "moving averages are stale" in found.warning
     assert "1 of 3 layers" in found.warning

@@ -1,5 +1,3 @@
-"""A bundle of two variants whose nodes are named after their branches, measured once; and reports to alter."""
-
 from __future__ import annotations
 
 import io
@@ -33,7 +31,6 @@ BRIEF = {"seconds": 0.02, "rounds": 5, "warm_up": 0.0, "threads": 1}
 
 
 def named_graph() -> bytes:
-    """The small graph with the names that the exporter gives."""
     model = onnx.load(io.BytesIO(make_graph(SPEC, make_weights(SPEC))))
     prefixes = {"image": "cnn/", "sequence": "rnn/"}
     for node in model.graph.node:
@@ -65,8 +62,6 @@ def measured(bench_bundle: Path) -> BenchReport:
 
 @pytest.fixture
 def altered(measured: BenchReport) -> Callable[..., BenchReport]:
-    """The report with other rounds: ``inference`` and ``whole`` by case, or other fields of the report."""
-
     def alter(rounds: dict[str, tuple[list[float], list[float]]] | None = None, **changes: object) -> BenchReport:
         cases = [
             _with(case, *(rounds or {})[case.name]) if case.name in (rounds or {}) else case for case in measured.cases

@@ -1,13 +1,12 @@
 from __future__ import annotations
 
-import json
 import re
-import subprocess
-import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
+from support.machines.commands import Ended
 
 from hybrid_edge.runtime.bench import report_plot as plot
 from hybrid_edge.runtime.bench.bench_report import BenchReport
@@ -16,21 +15,12 @@ from hybrid_edge.runtime.commands import bench as bench_command
 QUICK = ("--batch", "1,2", "--seconds", "0.001", "--rounds", 2, "--threads", 1, "--starts", 0, "--backend", "cpu")
 
 
-Command = Callable[..., tuple[object, str, str]]
+Command = Callable[..., Ended]
 
 
 @pytest.fixture
-def command(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Command:
-    """Calls the command in this process: exit code, stdout, stderr."""
-
-    def call(*arguments: object) -> tuple[object, str, str]:
-        monkeypatch.setattr(sys, "argv", ["hybrid-bench", *map(str, arguments)])
-        with pytest.raises(SystemExit) as leaving:
-            bench_command.main()
-        captured = capfd.readouterr()
-        return leaving.value.code or 0, captured.out, re.sub(r"\x1b\[[0-9;]*m", "", captured.err)
-
-    return call
+def command(call: Callable[..., Ended]) -> Command:
+    return partial(call, "hybrid-bench", bench_command.main)
 
 
 def test_of_a_bundle_in_the_usual_place_tables_go_to_stdout_and_files_are_written(
@@ -157,17 +147,3 @@ def test_a_prediction_without_any_recorded_cost_is_refused(command: Command, fol
     code, out, err = command(folder, "--predict-for", "rpi5")
     assert (code, out) == (1, "")
     assert "expected a variant whose cost is recorded, found none; export again to see the limit" in err
-
-
-def test_help_is_light_and_has_examples() -> None:
-    code = """
-import sys
-from hybrid_edge.runtime.commands.bench import main
-try:
-    main()
-finally:
-    print(sorted({name.partition(".")[0] for name in sys.modules} & {"cv2", "numpy", "onnxruntime", "matplotlib"}))
-"""
-    done = subprocess.run([sys.executable, "-c", code, "--help"], capture_output=True, text=True, check=True)
-    assert "Example: hybrid-bench --compare" in done.stdout
-    assert json.loads(done.stdout.splitlines()[-1]) == []

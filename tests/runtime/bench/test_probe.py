@@ -1,5 +1,3 @@
-"""The probe on this machine, and the parts that it is made of; what the system says of this process."""
-
 from __future__ import annotations
 
 from pathlib import Path
@@ -26,7 +24,6 @@ def test_the_probe_measures_every_rate_of_this_machine() -> None:
     if rates.cache_bytes is None:
         assert rates.cache_bandwidth_gbs is None
     else:
-        assert rates.cache_bandwidth_gbs is not None
         assert rates.bandwidth_gbs <= rates.cache_bandwidth_gbs < 1e6
     assert f"{len(usable_cpus())} threads" in rates.source
 

@@ -1,5 +1,3 @@
-"""The picture of a report: nothing in it is cut off or lies over something else."""
-
 from __future__ import annotations
 
 from collections.abc import Callable
@@ -35,7 +33,6 @@ VARIANTS = ("fp32-cpu", "int8-cpu-unrolled", "fp16-tensorrt", "int8-tensorrt")
 
 
 def limited(case: Case, ms: float, rates: str = "this machine", *, measured: bool = True) -> Case:
-    """The case with a time of ``ms`` an image and a limit."""
     inference = case.inference.model_copy(update={"p50": ms * case.batch})
     limit = Limit(ms=ms / 2, overlapped_ms=ms / 2, by_branch={}, limited_by={}, rates=rates, measured=measured)
     return case.model_copy(update={"inference": inference, "limit": limit})

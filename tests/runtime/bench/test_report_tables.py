@@ -1,5 +1,3 @@
-"""What is printed of a report: no number is cut, and a limit says whose rates it is from."""
-
 from __future__ import annotations
 
 import io

@@ -1,5 +1,3 @@
-"""Text and bars in pictures."""
-
 from __future__ import annotations
 
 import numpy as np

@@ -1,5 +1,3 @@
-"""The whole command on a real stream: worker and supervisor, hangs, signals, outputs."""
-
 from __future__ import annotations
 
 import os
@@ -16,9 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.data.recordings import write_clip
 from support.live.display import open_display
-from support.live.run import COMMAND, HANGING, LiveRun, frames_of, processes_of
-from support.models.bundles import make_bundle
+from support.live.run import COMMAND, HANGING, LiveRun, frames_of, processes_of, soon
+from support.models.bundles import make_bundle, sample_image
 from support.streams.servers import MjpegStream
 
 from hybrid_edge.runtime.opencv import cv2
@@ -45,10 +44,7 @@ def mark() -> Iterator[str]:
     """In the environment of everything that a run starts: nothing of it is left in the end."""
     mark = f"mark-{uuid.uuid4().hex}"
     yield mark
-    deadline = time.monotonic() + 5
-    while processes_of(mark) and time.monotonic() < deadline:
-        time.sleep(0.02)
-    assert not processes_of(mark)
+    assert soon(lambda: not processes_of(mark))
 
 
 @pytest.fixture
@@ -206,7 +202,6 @@ def test_q_in_the_window_ends_worker_and_supervisor_with_0(stream: MjpegStream, 
 def test_systemd_takes_the_unit_of_the_documentation(tmp_path: Path) -> None:
     text = (Path(__file__).parents[3] / "docs" / "hybrid-edge.service").read_text()
     command = re.search(r"^ExecStart=(\S+) (.*)$", text, re.MULTILINE)
-    assert command is not None
     unit = tmp_path / "hybrid-edge.service"
     here = {
         command[1]: sys.executable,
@@ -243,11 +238,7 @@ def test_a_bundle_that_is_not_there_ends_worker_and_supervisor_with_its_code(tmp
 
 
 def test_a_video_under_a_supervisor_ends_by_itself(bundle: Path, tmp_path: Path) -> None:
-    video = tmp_path / "clip.avi"
-    writer = cv2.VideoWriter(str(video), cv2.VideoWriter.fourcc(*"MJPG"), 25, (64, 48))
-    for value in range(20):
-        writer.write(cv2.merge([cv2.UMat(48, 64, cv2.CV_8U, value * 10).get()] * 3))
-    writer.release()
+    video = write_clip(tmp_path / "clip.avi", [sample_image(number, 48, 64) for number in range(20)])
     with LiveRun(video, "--bundle", bundle, "--supervise") as run:
         assert run.end() == 0
         assert [line["frame"] for line in run.results] == list(range(20))
@@ -263,7 +254,6 @@ def test_a_worker_that_is_killed_while_stderr_is_on_a_full_disk_is_replaced(
             arguments, stdout=subprocess.PIPE, stderr=full, text=True, env={**os.environ, "MARK": mark}
         ) as process,
     ):
-        assert process.stdout is not None
         try:
             assert '"labels"' in process.stdout.readline()
             (worker,) = (pid for pid in processes_of(mark) if pid != process.pid)

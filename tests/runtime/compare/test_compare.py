@@ -1,20 +1,17 @@
-"""hybrid-compare: three bundles of the same classes, images in class folders, and the command in this process."""
-
 from __future__ import annotations
 
 import io
-import json
 import re
 import shutil
-import sys
 import tarfile
 from collections.abc import Callable
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 from rich.console import Console
+from support.machines.commands import Ended
 from support.models.bundles import LABELS, SPEC, encode, make_bundle, sample_image
 
 from hybrid_edge.runtime import Classifier, read_image
@@ -25,27 +22,7 @@ from hybrid_edge.runtime.compare.compare_bundles import find_bundles
 NAMES = ("hybrid", "cnn", "rnn")
 
 
-@dataclass(frozen=True)
-class Done:
-    """What a call of the command left."""
-
-    code: int
-    out: str
-    err: str
-
-    @property
-    def lines(self) -> list[dict[str, Any]]:
-        """Stdout's JSON lines."""
-        return [json.loads(line) for line in self.out.splitlines()]
-
-    @property
-    def comparison(self) -> dict[str, Any]:
-        """The last line's figures."""
-        found: dict[str, Any] = self.lines[-1]["comparison"]
-        return found
-
-
-Compare = Callable[..., Done]
+Compare = Callable[..., Ended]
 
 
 @pytest.fixture(scope="module")
@@ -70,26 +47,22 @@ def folders(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def compare(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Compare:
-    """Calls hybrid-compare in a folder where no bundle is found by default."""
+def compare(tmp_path: Path, call: Callable[..., Ended], monkeypatch: pytest.MonkeyPatch) -> Compare:
+    """Calls the command in a folder where no bundle is found by default."""
     monkeypatch.chdir(tmp_path)
+    return partial(call, "hybrid-compare", command.main)
 
-    def call(*arguments: object) -> Done:
-        monkeypatch.setattr(sys, "argv", ["hybrid-compare", *map(str, arguments)])
-        with pytest.raises(SystemExit) as leaving:
-            command.main()
-        return Done(int(leaving.value.code or 0), *capfd.readouterr())
 
-    return call
+def comparison_of(ended: Ended) -> dict[str, Any]:
+    found: dict[str, Any] = ended.lines[-1]["comparison"]
+    return found
 
 
 def named(runs: Path) -> list[object]:
-    """The options that compare all three."""
     return ["--bundle", runs / "hybrid", "--with", runs / "cnn", "--with", runs / "rnn"]
 
 
 def by_itself(bundle: Path, files: list[Path]) -> list[str]:
-    """A bundle's answers, found without the comparison."""
     with Classifier.load(bundle) as classifier:
         return [prediction.label for prediction in classifier.predict(files)]
 
@@ -109,7 +82,7 @@ def test_the_figures_are_those_of_each_bundle_by_itself(compare: Compare, runs: 
         assert found == {name: labels[name][place] for name in NAMES}
         assert line["true"] == truth[place]
         assert line["same"] == (len(set(found.values())) == 1)
-    result = done.comparison
+    result = comparison_of(done)
     assert (result["images"], result["labelled"], result["unreadable"]) == (79, 79, 1)
     assert 0 < result["same"] < 79
     assert result["same"] == sum(line["same"] for line in images)
@@ -131,7 +104,7 @@ def test_the_figures_are_those_of_each_bundle_by_itself(compare: Compare, runs: 
 def test_class_folders_become_one_table_and_a_sheet(
     compare: Compare, runs: Path, folders: Path, tmp_path: Path
 ) -> None:
-    result = compare(folders, *named(runs), "--json").comparison
+    result = comparison_of(compare(folders, *named(runs), "--json"))
     (tmp_path / "differences.png").unlink()
     done = compare(folders, *named(runs))
     assert done.code == 0
@@ -176,7 +149,7 @@ def test_few_images_are_listed_with_their_true_class(compare: Compare, runs: Pat
 
 def test_images_of_unknown_class_beside_others_are_told_apart(compare: Compare, runs: Path, folders: Path) -> None:
     (folders / "stray.png").write_bytes((folders / LABELS[0] / "img0.png").read_bytes())
-    result = compare(folders, *named(runs), "--json").comparison
+    result = comparison_of(compare(folders, *named(runs), "--json"))
     assert (result["images"], result["labelled"]) == (81, 80)
     done = compare(folders, *named(runs))
     assert "81 images, of which 80 are in folders named after a class" in done.out
@@ -199,12 +172,12 @@ def test_answers_are_compared_by_label_whatever_the_order(
     compare: Compare, runs: Path, folders: Path, tmp_path: Path
 ) -> None:
     other = make_bundle(tmp_path / "turned", SPEC.replace(class_labels=LABELS[::-1]))
-    turned = compare(folders, "--bundle", runs / "hybrid", "--with", other, "--json").comparison
+    turned = comparison_of(compare(folders, "--bundle", runs / "hybrid", "--with", other, "--json"))
     files = sorted(folders.rglob("*.png"))
     same = sum(map(str.__eq__, by_itself(runs / "hybrid", files), by_itself(other, files)))
     assert turned["same"] == same < 80
     alike = make_bundle(tmp_path / "alike")
-    assert compare(folders, "--bundle", runs / "hybrid", "--with", alike, "--json").comparison["same"] == 80
+    assert comparison_of(compare(folders, "--bundle", runs / "hybrid", "--with", alike, "--json"))["same"] == 80
     assert compare(folders, "--bundle", runs / "hybrid", "--with", alike).out.splitlines()[-1].startswith("ms: median")
 
 
@@ -213,7 +186,7 @@ def test_no_image_but_damaged_ones_is_not_a_crash(compare: Compare, runs: Path, 
     done = compare("bad.png", *named(runs), "--json")
     assert done.code == 1
     assert done.lines[0]["error"] == "the file is empty"
-    model = done.comparison["models"][0]
+    model = comparison_of(done)["models"][0]
     assert (model["p50_ms"], model["accuracy"]) == (None, None)
     assert model["agreement"] == dict.fromkeys(NAMES)
     table = compare("bad.png", *named(runs)).out
@@ -240,7 +213,7 @@ def test_no_name_and_no_number_is_cut_on_a_narrow_terminal(
         for text in (piped, screen.getvalue()):
             assert "…" not in text
             assert all(re.search(f"^ *{n} +{name}\\b", text, re.MULTILINE) for n, name in enumerate(names, start=1))
-            agreement = compare(source, *options, "--json").comparison["models"][0]["agreement"]
+            agreement = comparison_of(compare(source, *options, "--json"))["models"][0]["agreement"]
             assert all(f"{100 * agreement[name]:.1f} %" in text for name in names[1:])
         table = re.split(r"\d+ images in class folders", screen.getvalue())[1].split("where they differ")[0]
         assert max(map(len, table.splitlines())) <= width

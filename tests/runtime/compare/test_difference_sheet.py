@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from hybrid_edge.runtime import Prediction, UsageError, read_image
+from hybrid_edge.runtime.canvas import sheet
 from hybrid_edge.runtime.canvas.sheet import GREEN, RED, Cell, Line, draw_sheet
 from hybrid_edge.runtime.compare import difference_sheet
 from hybrid_edge.runtime.compare.answers import Answers
@@ -35,19 +36,19 @@ def near(pixels: np.ndarray, color: tuple[int, int, int]) -> int:
 
 def test_each_cell_has_its_picture_and_its_coloured_lines() -> None:
     cells = [Cell(solid((255, 0, 0)), (Line("a", "1 %", GREEN),)), Cell(solid((0, 0, 255)), (Line("b", color=RED),))]
-    drawn = draw_sheet(cells, "two", picture=80, width=120)
-    first, second = drawn[:, :128], drawn[:, 128:]
-    assert near(first, (255, 0, 0)) == near(second, (0, 0, 255)) == 80 * 80
+    drawn = draw_sheet(cells, "two")
+    first, second = drawn[:, :176], drawn[:, 176:]
+    assert near(first, (255, 0, 0)) == near(second, (0, 0, 255)) == 128 * 128
     assert near(first, GREEN) > 0 == near(second, GREEN)
     assert near(second, RED) > 0 == near(first, RED)
 
 
 def test_a_sheet_is_wide_enough_for_its_title_and_has_as_many_rows_as_it_needs() -> None:
     cell = Cell(solid((9, 9, 9)), ())
-    narrow = draw_sheet([cell], "a title that is much wider than one cell of the sheet is", columns=3, width=60)
+    narrow = draw_sheet([cell], "a title that is much wider than one cell of the sheet is")
     assert narrow.shape[1] > 300
-    one, two = (draw_sheet([cell] * count, "", columns=3, picture=50).shape[0] for count in (3, 4))
-    assert two - one >= 50
+    one, two = (draw_sheet([cell] * count, "").shape[0] for count in (6, 7))
+    assert two - one >= 128
     assert draw_sheet([], "none").size
 
 
@@ -63,10 +64,11 @@ def test_a_picture_of_any_size_is_kept_small(height: int, width: int, tmp_path: 
     assert shape[0] / shape[1] == pytest.approx(height / width, rel=0.02, abs=0.01)
 
 
-def test_the_surest_contradictions_are_kept_and_come_first(tmp_path: Path) -> None:
+def test_the_surest_contradictions_are_kept_and_come_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(difference_sheet, "MAX_PICTURES", 2)
     red, green, blue, white = (0, 0, 250), (0, 250, 0), (250, 0, 0), (250, 250, 250)
     sure, unsure = prediction(0.9, 0.05, 0.05), prediction(0.4, 0.3, 0.3)
-    differences = Differences(most=2)
+    differences = Differences()
     differences.add(answers(blue, unsure, prediction(0.2, 0.6, 0.2)))  # 0.4
     differences.add(answers(red, sure, prediction(0.1, 0.8, 0.1)))  # 0.8
     differences.add(answers(white, sure, sure))  # the same answer
@@ -92,6 +94,6 @@ def test_a_place_where_nothing_may_be_written_is_a_usage_error(tmp_path: Path, m
     def refuse(path: Path, data: bytes) -> None:  # as in a folder of another user, which root does not have
         raise PermissionError(13, "Permission denied", str(path))
 
-    monkeypatch.setattr(difference_sheet, "write_bytes", refuse)
+    monkeypatch.setattr(sheet, "write_bytes", refuse)
     with pytest.raises(UsageError, match=r"expected a place for the contact sheet, found: Permission denied"):
         Differences().write(tmp_path / "sheet.png", 0)

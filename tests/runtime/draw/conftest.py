@@ -1,5 +1,3 @@
-"""What the drawing tests share: the forty drawings, and a bundle that reads digits and is fitted in two seconds."""
-
 from __future__ import annotations
 
 from pathlib import Path

@@ -1,5 +1,3 @@
-"""Ink to MNIST-like frames, wherever it is drawn and however large; the forty drawings are read the same."""
-
 from __future__ import annotations
 
 import hashlib
@@ -22,7 +20,6 @@ Ink = npt.NDArray[np.uint8]
 
 
 def drawn(digit: str, height: int = 400, stroke: int = 15) -> Ink:
-    """A digit on a canvas, written as by hand in a window."""
     canvas = np.zeros((height, height), np.uint8)
     cv2.putText(
         canvas, digit, (height // 4, height * 3 // 4), cv2.FONT_HERSHEY_SIMPLEX, height / 44, 255, stroke, cv2.LINE_AA

@@ -1,12 +1,10 @@
-"""hybrid-draw as a process with a real window under Xvfb, and on a clock of the test's own without a display."""
-
 from __future__ import annotations
 
 import json
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,7 +13,7 @@ import cv2
 import numpy as np
 import pytest
 from support.data.drawings import Drawing
-from support.live.display import Display, open_display
+from support.live.display import PATIENCE, Display
 
 from hybrid_edge.runtime.canvas.pictures import BACKGROUND
 from hybrid_edge.runtime.classifier import Prediction
@@ -25,21 +23,12 @@ from hybrid_edge.runtime.draw.readers import Reading
 from hybrid_edge.runtime.frame import Pixels
 
 TITLE = "hybrid-draw"
-PATIENCE = 60.0
 COMMAND = [sys.executable, "-m", "hybrid_edge.runtime.commands.draw"]
 WHEEL_UP, WHEEL_DOWN = "4", "5"
 ONE, NOUGHT, SEVEN = 4, 0, 28  # drawings that the linear reader gets right
 
 
-@pytest.fixture(scope="module")
-def display() -> Iterator[Display]:
-    with open_display() as opened:
-        yield opened
-
-
 class Drawn:
-    """A running hybrid-draw, its mouse and its output."""
-
     def __init__(self, display: Display, folder: Path, *arguments: object, said: Path | None = None) -> None:
         self.display = display
         self.said = said or folder / "stdout.txt"
@@ -49,11 +38,12 @@ class Drawn:
             self.process = subprocess.Popen(command, env=display.environment, cwd=folder, stdout=out, stderr=errors)
 
     def __enter__(self) -> Drawn:
-        until = time.monotonic() + PATIENCE
-        while self.process.poll() is None and time.monotonic() < until:
-            if tuple(self.display.picture(TITLE)[20, 20]) == BACKGROUND:  # it is painted once the mouse is heard
-                return self
-            time.sleep(0.05)
+        # it is painted once the mouse is heard
+        painted = self.display.picture_when(
+            TITLE, lambda picture: self.process.poll() is not None or tuple(picture[20, 20]) == BACKGROUND
+        )
+        if tuple(painted[20, 20]) == BACKGROUND:
+            return self
         self.__exit__()
         raise AssertionError(f"the window stays empty, exit {self.process.returncode}: {self.errors.read_text()}")
 
@@ -74,7 +64,6 @@ class Drawn:
         self.display.key(TITLE, key)
 
     def quit(self, key: str) -> int:
-        """Press a key that ends it; the exit code."""
         window = self.display.window(TITLE)
         # xdotool fails where the window is gone before it lets the key go, and X repeats it into the next window
         for command in (["key", "--window", window, key], ["keyup", key]):
@@ -91,13 +80,11 @@ class Drawn:
 
     def canvas_when(self, ink: bool, rows: slice = slice(None)) -> Pixels:
         """The canvas, once there is ink on these of its rows, or none."""
-        until = time.monotonic() + PATIENCE
-        while True:
-            canvas = self.display.picture(TITLE)[100:500, 100:500]
-            if (canvas[rows].min(axis=2) > 200).any() == ink:
-                return canvas
-            assert time.monotonic() < until
-            time.sleep(0.05)
+        where = np.s_[100:500, 100:500]
+        picture = self.display.picture_when(
+            TITLE, lambda picture: (picture[where][rows].min(axis=2) > 200).any() == ink
+        )
+        return picture[where]
 
 
 def test_a_one_a_nought_and_a_seven_are_read_printed_saved_and_the_keys_work_in_either_case(

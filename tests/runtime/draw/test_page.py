@@ -1,5 +1,3 @@
-"""What the window shows, as pixels, and the paper that is drawn on; no window is needed for it."""
-
 from __future__ import annotations
 
 import numpy as np

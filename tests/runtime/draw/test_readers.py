@@ -1,8 +1,7 @@
-"""Which bundles are opened where none is named, what they are called, and what is saved of a drawing."""
-
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -19,6 +18,12 @@ from hybrid_edge.runtime.draw.paper import save_drawing
 from hybrid_edge.runtime.draw.readers import newest_bundles, open_readers, read_drawing
 from hybrid_edge.runtime.draw.session import DrawRequest
 from hybrid_edge.runtime.errors import BundleError, UsageError
+
+
+@pytest.fixture
+def opened() -> Iterator[ExitStack]:
+    with ExitStack() as stack:
+        yield stack
 
 
 def make_run(folder: Path, name: str, branches: str, age: int, backbone: str = "digits") -> Path:
@@ -60,12 +65,13 @@ def test_without_any_the_error_says_where_was_looked(tmp_path: Path, monkeypatch
     ("kinds", "names"),
     [(("cnn", "hybrid"), ["cnn", "hybrid"]), (("cnn", "cnn"), ["run0", "run1"])],
 )
-def test_models_are_named_by_what_tells_them_apart(kinds: tuple[str, str], names: list[str], tmp_path: Path) -> None:
+def test_models_are_named_by_what_tells_them_apart(
+    kinds: tuple[str, str], names: list[str], tmp_path: Path, opened: ExitStack
+) -> None:
     paths = [make_run(tmp_path, f"run{number}", kind, age=0) for number, kind in enumerate(kinds)]
-    with ExitStack() as opened:
-        models = open_readers(DrawRequest(threads=1, check=False), paths, opened)
-        assert [model.name for model in models] == names
-        assert {model.variant for model in models} == {"fp32-cpu"}
+    models = open_readers(DrawRequest(threads=1, check=False), paths, opened)
+    assert [model.name for model in models] == names
+    assert {model.variant for model in models} == {"fp32-cpu"}
 
 
 def test_more_bundles_than_the_window_can_show_are_refused_with_how_many_it_can(folder: Path) -> None:
@@ -74,34 +80,30 @@ def test_more_bundles_than_the_window_can_show_are_refused_with_how_many_it_can(
         DrawRequest((folder,) * 9)
 
 
-def test_the_same_folder_twice_is_told_apart_by_number(folder: Path) -> None:
-    with ExitStack() as opened:
-        models = open_readers(DrawRequest(threads=1, check=False), [folder, folder], opened)
-        assert [model.name[:2] for model in models] == ["1:", "2:"]
+def test_the_same_folder_twice_is_told_apart_by_number(folder: Path, opened: ExitStack) -> None:
+    models = open_readers(DrawRequest(threads=1, check=False), [folder, folder], opened)
+    assert [model.name[:2] for model in models] == ["1:", "2:"]
 
 
 def test_the_answer_is_the_most_probable_label_also_under_one_half(
-    reader: Path, drawings: list[Drawing], monkeypatch: pytest.MonkeyPatch
+    reader: Path, drawings: list[Drawing], opened: ExitStack
 ) -> None:
     frame = drawn_frame(drawings[0].ink(170))
     faint = (frame * 0.05).astype(np.uint8)  # nearly nothing to see: no class gets half of the probability
-    with ExitStack() as opened:
-        models = open_readers(DrawRequest(threads=1), [reader], opened)
-        prediction = read_drawing(models, faint)[0].prediction
+    prediction = read_drawing(open_readers(DrawRequest(threads=1), [reader], opened), faint)[0].prediction
     assert prediction.probability < 0.5
     assert prediction.label == "0"
 
 
 def test_a_saved_drawing_is_read_by_the_classifier_as_in_the_window(
-    reader: Path, drawings: list[Drawing], tmp_path: Path
+    reader: Path, drawings: list[Drawing], tmp_path: Path, opened: ExitStack
 ) -> None:
     ink = drawings[29].ink(170, (0, 1))
     said = save_drawing(ink, tmp_path / "new folder")
     whole, seen = sorted((tmp_path / "new folder").iterdir(), key=lambda path: len(path.name))
     assert said == f"saved {whole.name}"
     assert np.array_equal(cv2.imread(str(whole), cv2.IMREAD_UNCHANGED), ink)
-    with ExitStack() as opened:
-        shown = read_drawing(open_readers(DrawRequest(threads=1), [reader], opened), drawn_frame(ink))[0].prediction
+    shown = read_drawing(open_readers(DrawRequest(threads=1), [reader], opened), drawn_frame(ink))[0].prediction
     with Classifier.load(reader, threads=1) as classifier:
         again = classifier.predict([seen])[0]
     assert np.array_equal(again.probabilities, shown.probabilities)

@@ -1,5 +1,3 @@
-"""What recordings show: the right pictures at the right times, really played back."""
-
 from __future__ import annotations
 
 import subprocess
@@ -9,12 +7,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from support.data.recordings import at, lasts, play, record, times
+from support.data.recordings import at, lasts, play, record, times, write_clip
 from support.live.results import make_result
-from support.models.bundles import make_bundle
+from support.models.bundles import make_bundle, sample_image
 
 from hybrid_edge.runtime.frame import Pixels
 from hybrid_edge.runtime.opencv import cv2
+from hybrid_edge.runtime.outputs import recorder
 from hybrid_edge.runtime.outputs.mp4 import Mp4Writer
 from hybrid_edge.runtime.outputs.recorder import Recorder
 from hybrid_edge.runtime.outputs.sink import Result
@@ -134,9 +133,12 @@ def test_images_share_one_file_fitted_to_the_size_of_the_first(tmp_path: Path) -
     assert [image.shape for _, image in play(path)] == [(240, 320, 3)] * 3
 
 
-def test_a_full_file_is_followed_by_another_and_no_frame_is_missing(tmp_path: Path) -> None:
+def test_a_full_file_is_followed_by_another_and_no_frame_is_missing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recorder, "MAX_FILE_SIZE", 30_000)
     results = [at(index / 10, index, color=(0, 0, 5 * index)) for index in range(50)]
-    paths = record(tmp_path / "out.mp4", results, largest=30_000).paths
+    paths = record(tmp_path / "out.mp4", results).paths
     assert [path.name for path in paths[:3]] == ["out.mp4", "out-2.mp4", "out-3.mp4"]
     frames = [image for path in paths for _, image in play(path)]
     assert [int(image[80, 160, 2]) for image in frames] == pytest.approx([5 * index for index in range(50)], abs=4)
@@ -201,11 +203,8 @@ def test_a_picture_whose_time_goes_back_comes_behind_the_one_before(tmp_path: Pa
 
 
 def test_what_the_command_records_of_videos_of_ten_frames_a_second_lasts_as_long(tmp_path: Path) -> None:
-    bundle, clip = make_bundle(tmp_path / "bundle"), tmp_path / "clip.avi"
-    writer = cv2.VideoWriter(str(clip), cv2.VideoWriter.fourcc(*"MJPG"), 10, (64, 48))
-    for index in range(20):
-        writer.write(make_result(color=(0, 0, 10 * index), size=(64, 48)).frame.image)  # type: ignore[arg-type]
-    writer.release()
+    bundle = make_bundle(tmp_path / "bundle")
+    clip = write_clip(tmp_path / "clip.avi", [sample_image(index, 48, 64) for index in range(20)], rate=10)
     arguments = (clip, clip, "--bundle", bundle, "--save", tmp_path / "twice.mp4")
     program = [sys.executable, "-m", "hybrid_edge.runtime.commands.infer", *map(str, arguments)]
     subprocess.run(program, check=True, capture_output=True, timeout=120)

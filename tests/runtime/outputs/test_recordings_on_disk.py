@@ -1,5 +1,3 @@
-"""Recordings as files: killed, cleared away while they grow, on full disks, and where none can be written."""
-
 from __future__ import annotations
 
 import os
@@ -22,6 +20,7 @@ from support.models.bundles import encode, make_bundle, sample_image
 
 from hybrid_edge.runtime.errors import UsageError
 from hybrid_edge.runtime.opencv import cv2
+from hybrid_edge.runtime.outputs import recorder
 from hybrid_edge.runtime.outputs import recorder as module
 from hybrid_edge.runtime.outputs.mp4 import Mp4Writer
 from hybrid_edge.runtime.outputs.recorder import Recorder
@@ -33,19 +32,15 @@ ENVIRONMENT = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
 class Run:
     """A recording of ten frames a second that goes on while its file is handled."""
 
-    def __init__(self, path: Path, **settings: int) -> None:
+    def __init__(self, path: Path) -> None:
         self.said: list[str] = []
-        self.recorder = Recorder(path, live=["cam0"], say=self.said.append, **settings)
+        self.recorder = Recorder(path, live=["cam0"], say=self.said.append)
         self._index = 0
 
     def frames(self, count: int) -> None:
         for _ in range(count):
             self.recorder.write(make_result(index=self._index, captured=100 + self._index / 10))
             self._index += 1
-
-
-def remove(path: Path) -> None:
-    path.unlink()
 
 
 def move(path: Path) -> None:
@@ -61,7 +56,7 @@ def copy_and_truncate(path: Path) -> None:
     os.truncate(path, 0)
 
 
-@pytest.mark.parametrize("clear", [remove, move, empty, copy_and_truncate])
+@pytest.mark.parametrize("clear", [Path.unlink, move, empty, copy_and_truncate])
 def test_a_recording_that_is_cleared_away_begins_anew_under_its_name(
     tmp_path: Path, clear: Callable[[Path], None]
 ) -> None:
@@ -125,9 +120,12 @@ def test_a_folder_that_is_removed_stops_the_recording_and_not_the_run(tmp_path: 
     assert run.recorder.stopped
 
 
-def test_nothing_is_written_over_not_even_a_file_in_the_place_of_one_that_was_moved(tmp_path: Path) -> None:
+def test_nothing_is_written_over_not_even_a_file_in_the_place_of_one_that_was_moved(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recorder, "MAX_FILE_SIZE", 1)
     (tmp_path / "out-2.mp4").write_bytes(b"another run's")
-    run = Run(tmp_path / "out.mp4", largest=1)
+    run = Run(tmp_path / "out.mp4")
     run.frames(2)
     move(tmp_path / "out-3.mp4")
     (tmp_path / "out-3.mp4").write_bytes(b"mine")
@@ -141,7 +139,6 @@ def test_nothing_is_written_over_not_even_a_file_in_the_place_of_one_that_was_mo
 def test_a_killed_process_leaves_a_video_that_plays_to_its_last_frame(tmp_path: Path) -> None:
     command = [sys.executable, recorder_process.__file__, "killed", str(tmp_path)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=ENVIRONMENT)
-    assert process.stdout is not None
     for line in process.stdout:
         if int(line) == 100:
             process.send_signal(signal.SIGKILL)
@@ -173,7 +170,6 @@ def boxes(path: Path) -> list[str]:
 
 
 def process(mode: str, path: Path) -> list[str]:
-    """What a process that records says."""
     command = [sys.executable, recorder_process.__file__, mode, str(path)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True, env=ENVIRONMENT)
     return done.stdout.splitlines()

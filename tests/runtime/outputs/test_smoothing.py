@@ -1,5 +1,3 @@
-"""Smoothing over time: what is averaged, when it starts anew, and that it says so."""
-
 from __future__ import annotations
 
 import io
@@ -24,8 +22,6 @@ DOG = (0, 1.0, 0, 0, 0)
 
 
 class Kept(Sink):
-    """A sink that keeps what it is given."""
-
     def __init__(self, error: str = "", *, asked: bool = False) -> None:
         self.results: list[Result] = []
         self.told: list[object] = []
@@ -55,7 +51,6 @@ class Kept(Sink):
 
 
 def smoothed(seconds: float, items: Iterable[Result | Event], *live: str) -> Kept:
-    """What a sink gets of results and events that are smoothed."""
     kept = Kept()
     smoothing = Smoothing(seconds, [kept], live=live)
     for item in items:
@@ -69,13 +64,10 @@ def test_an_average_follows_the_time_between_captured_frames() -> None:
     kept = smoothed(2.0, results, "cam0")
     assert kept.cats() == pytest.approx([1, math.exp(-0.5), math.exp(-0.5) * math.exp(-2)], abs=1e-6)
     for result in kept.results:
-        assert result.prediction is not None
         assert result.smoothed_s == 2.0
         assert result.prediction.probabilities.dtype == np.float32
         assert result.prediction.probabilities.sum() == pytest.approx(1, abs=1e-6)
     second, own = kept.results[1].prediction, results[1].prediction
-    assert second is not None
-    assert own is not None
     assert second.label == "cat"  # though this frame alone is a dog
     assert second.logits.argmax() == 1
     assert own.probabilities[1] == 1  # the result itself is left alone

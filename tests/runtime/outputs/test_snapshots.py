@@ -1,5 +1,3 @@
-"""Snapshots: which frames are kept, under which names, and conditions that can't be meant."""
-
 from __future__ import annotations
 
 from pathlib import Path
@@ -77,7 +75,6 @@ def test_frames_on_which_it_holds_are_kept_as_they_were_captured(tmp_path: Path)
     snapshots.close()
     assert names(tmp_path / "new" / "kept") == ["20270115T080010.750Z_camera-stream_000012_cat_0.900.jpg"]
     kept = cv2.imread(str(next((tmp_path / "new" / "kept").iterdir())))
-    assert kept is not None
     assert np.abs(kept.astype(int) - image).mean() < 3  # nothing is drawn into it
 
 
@@ -118,7 +115,6 @@ def test_a_picture_too_long_for_a_jpeg_is_kept_all_the_same(tmp_path: Path) -> N
     (path,) = tmp_path.iterdir()
     assert path.suffix == ".png"
     kept = cv2.imread(str(path))
-    assert kept is not None
     assert kept.shape == (4, 70_000, 3)
 
 

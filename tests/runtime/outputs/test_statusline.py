@@ -1,5 +1,3 @@
-"""The status line on a terminal and in a log."""
-
 from __future__ import annotations
 
 import contextlib
@@ -106,7 +104,6 @@ def test_on_a_terminal_json_stays_on_stdout_and_the_lines_on_stderr() -> None:
     with contextlib.suppress(OSError):  # the other end is closed
         while True:
             shown += os.read(leader, 65536)
-    assert process.stdout is not None
     lines = [json.loads(line) for line in process.stdout.read().splitlines()]
     assert process.wait(10) == 0
     os.close(leader)

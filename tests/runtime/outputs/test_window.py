@@ -1,5 +1,3 @@
-"""The window: what a real one shows under Xvfb, its keys, its events, and its answer where there is no display."""
-
 from __future__ import annotations
 
 import os
@@ -7,7 +5,6 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +12,6 @@ import pytest
 from support.live import window_process
 from support.live.display import Display, open_display
 from support.live.results import LABELS, make_result
-from support.live.window_process import TITLE
 
 from hybrid_edge.runtime.canvas.pictures import ACCENT, TRACK, Bars, blank
 from hybrid_edge.runtime.errors import UsageError
@@ -23,22 +19,13 @@ from hybrid_edge.runtime.frame import Pixels
 from hybrid_edge.runtime.opencv import cv2
 from hybrid_edge.runtime.outputs.display import X11_LIBRARY, display_problem, keep_events, pressed_key
 from hybrid_edge.runtime.outputs.sink import Result
-from hybrid_edge.runtime.outputs.window import Tile, Window
+from hybrid_edge.runtime.outputs.window import TITLE, Tile, Window
 from hybrid_edge.runtime.sources.events import Event
 
 RED, GREEN = (0, 0, 255), (0, 255, 0)
-PATIENCE = 60.0
-
-
-@pytest.fixture(scope="module")
-def display() -> Iterator[Display]:
-    with open_display() as opened:
-        yield opened
 
 
 class Shown:
-    """A window process and what it left behind."""
-
     def __init__(self, display: Display, folder: Path, *sources: str) -> None:
         self.display = display
         self.kept = folder / "picture.npy"
@@ -47,10 +34,7 @@ class Shown:
         self.process = subprocess.Popen(self.command, env=self.environment)
 
     def __enter__(self) -> Shown:
-        until = time.monotonic() + PATIENCE
-        while self.process.poll() is None and not self.display.picture(TITLE).any():
-            assert time.monotonic() < until, "the window is never painted"
-            time.sleep(0.1)
+        self.display.picture_when(TITLE, lambda picture: picture.any() or self.process.poll() is not None)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -63,20 +47,13 @@ def is_color(picture: Pixels, color: tuple[int, int, int]) -> Pixels:
     return np.asarray((np.abs(picture.astype(int) - color) <= 3).all(axis=2))
 
 
-def when_drawn(display: Display, color: tuple[int, int, int]) -> Pixels:
-    """The window's picture, once a color covers a part of it."""
-    until = time.monotonic() + PATIENCE
-    while True:
-        picture = display.picture(TITLE)
-        if is_color(picture, color).mean() > 0.02:
-            return picture
-        assert time.monotonic() < until, "the picture never appeared"
-        time.sleep(0.1)
+def shows_red(picture: Pixels) -> bool:
+    return bool(is_color(picture, RED).mean() > 0.02)
 
 
 def test_a_window_shows_picture_bars_and_counts_and_q_stops(display: Display, tmp_path: Path) -> None:
     with Shown(display, tmp_path, "cam0") as shown:
-        picture = when_drawn(display, RED)
+        picture = display.picture_when(TITLE, shows_red)
         for key in ("x", "Left"):  # no key of ours, though the lowest byte of the arrow's code is Q
             display.key(TITLE, key)
         time.sleep(0.3)
@@ -97,7 +74,7 @@ def test_a_window_shows_picture_bars_and_counts_and_q_stops(display: Display, tm
 def test_escape_and_the_close_button_stop_too_and_two_sources_have_two_places(display: Display, tmp_path: Path) -> None:
     for stop in (lambda: display.key(TITLE, "Escape"), lambda: display.ask_to_close(TITLE)):
         with Shown(display, tmp_path, "cam0", "cam1") as shown:
-            picture = when_drawn(display, RED)
+            picture = display.picture_when(TITLE, shows_red)
             stop()
             assert shown.process.wait(20) == 0
         half = picture.shape[1] // 2
@@ -109,7 +86,7 @@ def test_escape_and_the_close_button_stop_too_and_two_sources_have_two_places(di
 
 def test_a_window_of_gtk_stays_open_and_closing_it_stops(display: Display, tmp_path: Path) -> None:
     with Shown(display, tmp_path, "gtk", "cam0") as shown:
-        when_drawn(display, RED)
+        display.picture_when(TITLE, shows_red)
         time.sleep(0.3)
         assert shown.process.poll() is None
         display.ask_to_close(TITLE)
@@ -146,9 +123,7 @@ def test_a_display_that_is_there_and_one_that_is_not(display: Display, monkeypat
 def test_without_a_display_nothing_is_tried(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("WAYLAND_DISPLAY", raising=False)
     monkeypatch.delenv("DISPLAY", raising=False)
-    problem = display_problem()
-    assert problem is not None
-    assert "neither DISPLAY nor WAYLAND_DISPLAY is set" in problem
+    assert "neither DISPLAY nor WAYLAND_DISPLAY is set" in str(display_problem())
 
 
 def draw(tile: Tile, width: int = 640, height: int = 480, size: int = 14) -> Pixels:

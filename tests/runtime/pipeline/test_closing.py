@@ -1,5 +1,3 @@
-"""The classifier's end: closed, or left behind by a command that leaves all the same, with the right code."""
-
 from __future__ import annotations
 
 import subprocess
@@ -33,7 +31,6 @@ HANG = "threading.Event().wait()"
 
 
 def leave(work: str = "pass", closing: str = "pass", left: tuple[str, ...] = (), seconds: float | None = 0.5) -> object:
-    """Run it in a process of its own: exit code, stdout's words, stderr."""
     code = CODE.format(work=work, closing=closing, left=left, seconds=seconds)
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
     return done.returncode, done.stdout.split("\n")[:-1], done.stderr

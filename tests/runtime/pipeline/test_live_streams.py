@@ -1,5 +1,3 @@
-"""The whole command on an RTSP and an MJPEG stream whose servers are killed and started again."""
-
 from __future__ import annotations
 
 import signal

@@ -1,5 +1,3 @@
-"""The pipeline on files: every frame, in order, the same answers as the classifier alone."""
-
 from __future__ import annotations
 
 import threading
@@ -7,9 +5,9 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import cv2
 import numpy as np
 import pytest
+from support.data.recordings import write_clip
 from support.live.pipelines import (
     Alive,
     Camera,
@@ -56,7 +54,6 @@ def test_predictions_are_the_classifiers_own_to_the_bit(folder: Path, classifier
     run(classifier, [Clip(frames)], sink)
     with Classifier.load(folder, check=False, batch_size=1) as alone:
         for result, expected in zip(sink.results, alone.predict(frames), strict=True):
-            assert result.prediction is not None
             np.testing.assert_array_equal(result.prediction.logits, expected.logits)
             np.testing.assert_array_equal(result.prediction.probabilities, expected.probabilities)
             assert result.frame.image is frames[result.frame.index]
@@ -192,11 +189,7 @@ def test_live_frames_never_stand_two_deep_in_an_engine_that_takes_two(classifier
 
 
 def test_a_real_video_goes_through_as_the_classifier_reads_it(classifier: Classifier, tmp_path: Path) -> None:
-    path = tmp_path / "clip.avi"
-    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"MJPG"), 25, (64, 48))
-    for number in range(30):
-        writer.write(sample_image(number, 48, 64))
-    writer.release()
+    path = write_clip(tmp_path / "clip.avi", [sample_image(number, 48, 64) for number in range(30)])
     events = Events()
     sink = KeepingSink()
     summary = run(classifier, open_captures([path], CaptureOptions(), events), sink, events=events, batch=4)

@@ -1,5 +1,3 @@
-"""A pipeline whose engine fails, refuses or hangs: what becomes of its frames, and of the run."""
-
 from __future__ import annotations
 
 import threading
@@ -77,7 +75,6 @@ def test_an_engine_that_fails_in_another_way_ends_the_run(classifier: Classifier
 
 @pytest.fixture
 def hanging(classifier: Classifier) -> Iterator[threading.Event]:
-    """Is set once the engine hangs, in its third batch, until the test is over."""
     hanging, release = threading.Event(), threading.Event()
 
     def fails(number: int) -> bool:

@@ -1,5 +1,3 @@
-"""The pipeline on live sources: the newest frame wins, results are fresh, every frame is counted, nobody starves."""
-
 from __future__ import annotations
 
 import time
@@ -32,7 +30,6 @@ def snapshots(monkeypatch: pytest.MonkeyPatch) -> list[Status]:
 
 
 def until(enough: Callable[[KeepingSink], bool]) -> KeepingSink:
-    """A sink that ends the run when it has seen enough."""
     sink = KeepingSink()
     sink.on_poll = lambda: enough(sink)
     return sink

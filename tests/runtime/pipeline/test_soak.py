@@ -1,5 +1,3 @@
-"""The soaks run and judge; at their full length they are ``make soak``."""
-
 from __future__ import annotations
 
 import os

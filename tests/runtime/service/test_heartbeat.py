@@ -1,5 +1,3 @@
-"""The worker's beats, and when they end: every limit of docs/live.md."""
-
 from __future__ import annotations
 
 import json

@@ -1,5 +1,3 @@
-"""What systemd is told, also where it has no room for it at that moment."""
-
 from __future__ import annotations
 
 import contextlib
@@ -36,7 +34,6 @@ def notifier(tmp_path: Path) -> Iterator[Notifier]:
 
 
 def read(systemd: socket.socket) -> list[str]:
-    """All that was told since, but what others told."""
     told = []
     with contextlib.suppress(BlockingIOError):
         while True:

@@ -1,5 +1,3 @@
-"""Signals, in a process of their own."""
-
 from __future__ import annotations
 
 import signal
@@ -38,26 +36,23 @@ with signals.StopSignals({signal.SIGINT: 130, signal.SIGTERM: 0, signal.SIGHUP: 
 
 
 @pytest.mark.parametrize(
-    ("stdout", "doing", "seconds", "finished"),
+    ("stdout", "doing", "seconds", "name", "code", "finished"),
     [
-        ("full", "writing", 40, False),
-        ("free", "writing", 1.5, True),  # slow, and held up by nobody: an engine that is being closed
-        ("full", "closing", 1.5, True),
-        ("full", "closing", 40, False),
+        ("full", "writing", 40, "SIGINT", 130, False),
+        ("full", "writing", 40, "SIGTERM", 0, False),
+        ("full", "writing", 40, "SIGHUP", 0, False),
+        ("free", "writing", 1.5, "SIGTERM", 0, True),  # slow, and held up by nobody: an engine that is being closed
+        ("full", "closing", 1.5, "SIGTERM", 0, True),
+        ("full", "closing", 40, "SIGTERM", 0, False),
     ],
 )
-def test_an_end_that_an_unread_stdout_holds_up_is_cut_short_and_no_other(
-    tmp_path: Path, stdout: str, doing: str, seconds: float, finished: bool
+def test_an_end_that_an_unread_stdout_holds_up_is_cut_short_with_the_signals_code_and_no_other(
+    tmp_path: Path, stdout: str, doing: str, seconds: float, name: str, code: int, finished: bool
 ) -> None:
-    code, took = leave(tmp_path / "closed", stdout, doing, seconds, "SIGTERM")
-    assert code == 0
+    ended, took = leave(tmp_path / "closed", stdout, doing, seconds, name)
+    assert ended == code
     assert took < 30
     assert (tmp_path / "closed").exists() is finished
-
-
-@pytest.mark.parametrize(("name", "code"), [("SIGINT", 130), ("SIGTERM", 0), ("SIGHUP", 0)])
-def test_what_is_cut_short_ends_with_the_signals_code(tmp_path: Path, name: str, code: int) -> None:
-    assert leave(tmp_path / "closed", "full", "writing", 40, name)[0] == code
 
 
 def leave(mark: Path, stdout: str, doing: str, seconds: float, name: str) -> tuple[int, float]:

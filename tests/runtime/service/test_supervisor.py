@@ -11,14 +11,13 @@ from pathlib import Path
 
 import pytest
 from support.live import supervised
+from support.live.run import soon
 
 PATIENCE = 20.0  # seconds that a busy machine may take for what takes a tenth of one
 QUICK = "1,1,1"
 
 
 class Run:
-    """A supervisor with its workers, and what they print."""
-
     def __init__(self, *modes: str, limits: str = QUICK) -> None:
         command = [sys.executable, supervised.SCRIPT, limits, *modes]
         self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
@@ -26,8 +25,6 @@ class Run:
         self.pids: list[int] = []
 
     def until(self, pattern: str) -> str:
-        """Read until a line matches; returns it."""
-        assert self.process.stdout is not None
         for line in self.process.stdout:
             self._keep(line.rstrip("\n"))
             if re.match(pattern, self.lines[-1]):
@@ -78,12 +75,7 @@ Start = Callable[..., Run]
 
 def gone(pids: list[int]) -> bool:
     """Whether none of these processes is left, once they had a moment to end."""
-    deadline = time.monotonic() + 5
-    while time.monotonic() < deadline:
-        if not any(state(pid) != "Z" for pid in pids):
-            return True
-        time.sleep(0.01)
-    return False
+    return soon(lambda: all(state(pid) == "Z" for pid in pids))
 
 
 def state(pid: int) -> str:

@@ -7,11 +7,12 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
+from support.live.run import soon
 
 from hybrid_edge.runtime.errors import SourceError
 from hybrid_edge.runtime.sources import camera, child
@@ -66,13 +67,6 @@ def nothing_is_left_noted() -> Iterator[None]:
     assert BLOCKING_CALLS.busy() == {}
     yield
     assert soon(lambda: BLOCKING_CALLS.busy() == {})
-
-
-def soon(condition: Callable[[], bool]) -> bool:
-    deadline = time.monotonic() + PATIENCE
-    while not condition() and time.monotonic() < deadline:
-        time.sleep(0.01)
-    return condition()
 
 
 @pytest.mark.parametrize(

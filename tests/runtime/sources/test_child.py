@@ -8,13 +8,13 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
 import numpy as np
 import pytest
+from support.live.run import soon
 from support.streams.reading import Reading, resources, settled
 from support.streams.servers import RtspStream, age_ms, rtsp_missing
 
@@ -160,10 +160,7 @@ os.kill(os.getpid(), signal.SIGKILL)
 """
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=60)
     process = Path(f"/proc/{int(ended.stdout)}/stat")
-    deadline = time.monotonic() + 5
-    while process.exists() and process.read_text().split()[2] != "Z":
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+    assert soon(lambda: not process.exists() or process.read_text().split()[2] == "Z")
 
 
 @needs_gstreamer

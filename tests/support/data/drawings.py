@@ -55,5 +55,4 @@ class Drawing:
 
 
 def read_drawings() -> list[Drawing]:
-    """All forty."""
     return [Drawing(**item) for item in json.loads(STROKES.read_text(encoding="utf-8"))["drawings"]]

@@ -27,10 +27,8 @@ def numbered(count: int, suffix: str = ".jpg") -> list[str]:
 
 
 def relative(images: tuple[LabelledImage, ...], root: Path) -> list[str]:
-    """The images' paths below ``root``."""
     return [image.path.relative_to(root).as_posix() for image in images]
 
 
 def by_label(images: tuple[LabelledImage, ...]) -> Counter[str]:
-    """How many images each label has."""
     return Counter(image.label for image in images)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from hybrid_edge.runtime.outputs.recorder import Recorder
 from hybrid_edge.runtime.outputs.sink import Result
 from support.live.results import make_result
 
-__all__ = ["at", "lasts", "play", "record", "times"]
+__all__ = ["at", "lasts", "play", "record", "times", "write_clip"]
 
 
 def play(path: Path) -> list[tuple[float, Pixels]]:
@@ -28,6 +29,16 @@ def play(path: Path) -> list[tuple[float, Pixels]]:
         if not there:
             return frames
         frames.append((capture.get(cv2.CAP_PROP_POS_MSEC) / 1000, np.asarray(image, np.uint8)))
+
+
+def write_clip(path: Path, frames: Iterable[Pixels], rate: float = 25, codec: str = "MJPG") -> Path:
+    """Write a video of frames of one size."""
+    first, *others = frames
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*codec), rate, first.shape[1::-1])
+    for frame in (first, *others):
+        writer.write(frame)
+    writer.release()
+    return path
 
 
 def record(path: Path, results: list[Result], **settings: object) -> Recorder:

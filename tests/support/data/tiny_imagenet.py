@@ -67,7 +67,6 @@ def archive(source: Path, kind: str) -> Path:
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    """Every file below the folder."""
     return {p.relative_to(folder).as_posix(): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
 
 
@@ -92,5 +91,4 @@ def state(folder: Path) -> dict[str, tuple[int, int]]:
 
 
 def run(*arguments: str | Path, **environment: str) -> subprocess.CompletedProcess[str]:
-    """``hybrid-prepare`` with these arguments."""
     return command("hybrid-prepare", *arguments, environment=environment)

@@ -87,8 +87,6 @@ class Stream:
 
 @dataclass(eq=False)
 class Event:
-    """Where it was last recorded."""
-
     at: tuple[Stream, int] | None = None
 
 
@@ -271,7 +269,6 @@ class FakeCuda:
 
     @property
     def live(self) -> dict[str, int]:
-        """How many of each there are."""
         kinds = ("blocks", "host", "streams", "events", "graphs")
         return {name: len(getattr(self, name)) for name in kinds if getattr(self, name)}
 

@@ -30,8 +30,6 @@ OUTPUTS = ("logits", "probabilities")
 
 
 class Severity(enum.Enum):
-    """Of a message."""
-
     ERROR = 1
     WARNING = 2
     INFO = 3

@@ -7,7 +7,7 @@ import os
 import shutil
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import numpy as np
@@ -19,7 +19,7 @@ from hybrid_edge.runtime.outputs.display import X11_LIBRARY, keep_events
 
 TOOLS = ("Xvfb", "xdotool", "import")
 CLIENT_MESSAGE = 33
-PATIENCE = 20.0  # seconds for a window to appear, on a busy machine
+PATIENCE = 60.0  # seconds for a window to appear and to be painted, on a busy machine
 
 Pixels = npt.NDArray[np.uint8]
 
@@ -76,6 +76,14 @@ class Display:
                 return found[-1].decode()
             assert time.monotonic() < until, f"no window {title!r} within {PATIENCE} s"
             time.sleep(0.1)
+
+    def picture_when(self, title: str, painted: Callable[[Pixels], object]) -> Pixels:
+        """What a window shows, once it shows what is waited for."""
+        until = time.monotonic() + PATIENCE
+        while not painted(picture := self.picture(title)):
+            assert time.monotonic() < until, f"{title}: what is waited for is never painted"
+            time.sleep(0.05)
+        return picture
 
     def key(self, title: str, key: str) -> None:
         """Press and release a key in a window: ``q``, ``Escape``."""

@@ -17,7 +17,6 @@ LABELS = ("cat", "dog", "a lighthouse on a rock in the sea, seen from a ship tha
 
 
 def make_prediction(probabilities: Sequence[float] = (0.75, 0.2, 0.05, 0, 0)) -> Prediction:
-    """These probabilities of LABELS."""
     values = np.array(probabilities, np.float32)
     return Prediction(LABELS, values, np.log(np.maximum(values, 1e-9)), 0.5, 12.25)
 
@@ -44,6 +43,5 @@ def make_result(
 
 
 def make_status(name: str = "cam0", *, flowing: bool = True, faults: dict[Kind, int] | None = None) -> Status:
-    """Counts of one source."""
     source = SourceStatus(name, 20, 15, 3, 1, 1, 1, flowing)
     return Status(24.8, 31.2, 71.9, 28.4, (source,), faults or {}, 3725.0)

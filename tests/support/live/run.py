@@ -15,7 +15,7 @@ from typing import Any
 
 from hybrid_edge.runtime.opencv import cv2
 
-__all__ = ["COMMAND", "HANGING", "LiveRun", "frames_of", "processes_of"]
+__all__ = ["COMMAND", "HANGING", "LiveRun", "frames_of", "processes_of", "soon"]
 
 COMMAND = (sys.executable, "-m", "hybrid_edge.runtime.commands.infer")
 HANGING = (sys.executable, os.fspath(Path(__file__).with_name("hanging_infer.py")))  # one whose engine hangs on demand
@@ -71,12 +71,10 @@ class LiveRun:
             time.sleep(0.02)
 
     def frames(self, count: int, seconds: float = 30) -> None:
-        """Wait for so many more results."""
         target = len(self.results) + count
         self.until(lambda: len(self.results) >= target, seconds, f"{count} more results")
 
     def end(self, seconds: float = 30) -> int:
-        """Wait for the end; the exit code."""
         code = self.process.wait(seconds)
         for reader in self._readers:
             reader.join()
@@ -103,8 +101,15 @@ class LiveRun:
             self.errors.append(line.rstrip("\n"))
 
 
+def soon(condition: Callable[[], object], seconds: float = 10) -> bool:
+    """Whether something holds, once it had time to."""
+    deadline = time.monotonic() + seconds
+    while not condition() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    return bool(condition())
+
+
 def frames_of(video: Path) -> int:
-    """How many frames of a video file OpenCV reads."""
     capture = cv2.VideoCapture(str(video))
     count = 0
     while capture.read()[0]:

@@ -80,7 +80,6 @@ def misbehave(mode: str, stage: Stage) -> None:
 
 
 def work(mode: str, limits: str) -> int:
-    """Be a worker."""
     busy, silence, _ = map(float, limits.split(","))
     beats.SOURCE_TIMEOUT, beats.SILENCE_TIMEOUT = busy, silence
     heartbeat = Heartbeat.from_environment(busy)
@@ -110,7 +109,6 @@ def work(mode: str, limits: str) -> int:
 
 
 def supervise(limits: str, modes: list[str]) -> int:
-    """Be the supervisor."""
     busy, _, parent.STOP_TIMEOUT = map(float, limits.split(","))
 
     def report(event: Event) -> None:

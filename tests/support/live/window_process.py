@@ -16,7 +16,6 @@ from hybrid_edge.runtime.opencv import cv2
 from hybrid_edge.runtime.outputs.window import Window
 from support.live.results import LABELS, make_result, make_status
 
-TITLE = "hybrid-edge test"
 COLORS = {"cam0": (0, 0, 255), "cam1": (0, 255, 0)}
 PATIENCE = 60.0  # seconds: a test that fails must not leave a process behind
 
@@ -34,7 +33,7 @@ def answer_as_gtk() -> None:
 
 def run(kept: Path, sources: list[str]) -> int:
     """Show results until the window asks to stop: 0; 1 where it never does."""
-    window = Window(LABELS, 5, TITLE, live=sources)
+    window = Window(LABELS, 5, live=sources)
     window.status(make_status())
     stop = time.monotonic() + PATIENCE
     index = 0

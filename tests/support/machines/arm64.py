@@ -66,13 +66,11 @@ def require(there: bool, what: str) -> None:
 
 
 def say(message: str) -> None:
-    """Print before the tests do."""
     sys.stdout.write(f"{message}\n")
     sys.stdout.flush()
 
 
 def fail(message: str) -> NoReturn:
-    """End with a message."""
     sys.exit(f"make test-arm64: {message}")
 
 
@@ -84,7 +82,6 @@ def pytest(python: str, *arguments: str, cpu: str = "") -> int:
 
 
 def emulate(cpu: str, *arguments: str) -> int:
-    """Run pytest on an emulated CPU."""
     part, features = CPUS[cpu]
     lines = (f"Features\t: {features}", "CPU implementer\t: 0x41", "CPU architecture: 8", "CPU variant\t: 0x0")
     cores = ["\n".join((f"processor\t: {n}", *lines, f"CPU part\t: {part}\n")) for n in range(os.cpu_count() or 1)]
@@ -151,7 +148,6 @@ def install_wheels(folder: Path, version: str) -> None:
 
 
 def write_program(path: Path, text: str) -> None:
-    """Write a file that can be started."""
     path.parent.mkdir(exist_ok=True)
     path.write_text(text)
     path.chmod(0o755)

@@ -31,7 +31,6 @@ def group_of(nodeid: str) -> str:
 
 
 def place_of(nodeid: str) -> int:
-    """Of a test's group among all of them."""
     group = group_of(nodeid)
     return GROUPS.index(group) if group in GROUPS else len(GROUPS)
 

@@ -71,8 +71,12 @@ def make_bundle(
     return folder
 
 
+def files_of(folder: Path) -> set[str]:
+    """The paths of all files below a folder."""
+    return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+
+
 def write_manifest(folder: Path, manifest: Manifest) -> None:
-    """Replace the bundle's manifest."""
     (folder / MANIFEST).write_text(manifest.model_dump_json(indent=2))
 
 
@@ -160,12 +164,10 @@ def sample_image(seed: int = 0, height: int = 24, width: int = 32) -> npt.NDArra
 
 
 def encode(frame: npt.NDArray[Any], suffix: str = ".png") -> bytes:
-    """An image file's bytes."""
     return bytes(cv2.imencode(suffix, frame)[1].tobytes())
 
 
 def npz(arrays: Mapping[str, Array]) -> bytes:
-    """An npz file's bytes."""
     buffer = io.BytesIO()
     np.savez(buffer, **arrays)  # type: ignore[arg-type]
     return buffer.getvalue()

@@ -115,14 +115,12 @@ def is_simulated(variant: str) -> bool:
 
 
 def logits_of(model: onnx.ModelProto, tensors: Mapping[str, Array], variant: str = "fp32") -> Array:
-    """(N, C)."""
     with TensorSession(serialize(model), threads=1, simulated=is_simulated(variant)) as session:
         return np.asarray(session.run(tensors)["logits"])
 
 
 @contextmanager
 def opened(model: onnx.ModelProto, spec: ModelSpec, variant: str = "fp32") -> Iterator[Backend]:
-    """The graph as a backend."""
     with TemporaryDirectory() as folder:
         file = Path(folder) / "model.onnx"
         file.write_bytes(serialize(model))
@@ -152,7 +150,6 @@ def randomize(model: Any, seed: int = 0) -> None:
 
 
 def makers_of(model: onnx.ModelProto) -> dict[str, onnx.NodeProto]:
-    """The node that makes each tensor."""
     return {name: node for node in model.graph.node for name in node.output}
 
 

@@ -47,13 +47,11 @@ class Whole:
 
     @property
     def variants(self) -> dict[str, Variant]:
-        """The bundle's, by name."""
         assert self.result.manifest is not None
         return {item.name: item for item in self.result.manifest.variants}
 
     @cached_property
     def report(self) -> dict[str, Any]:
-        """``report.json``."""
         return read_report(self.result)
 
     def again(
@@ -105,12 +103,11 @@ PREPARE = exporter.prepare
 
 def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
     """Times that nobody looks at need not be exact."""
-    monkeypatch.setattr(target_runs, "SECONDS", 0.05)
-    monkeypatch.setattr(target_runs, "WARM_UP", 0.01)
+    monkeypatch.setattr(target_runs, "MIN_SECONDS", 0.05)
+    monkeypatch.setattr(target_runs, "WARM_UP_SECONDS", 0.01)
 
 
 def read_report(result: ExportResult) -> dict[str, Any]:
-    """``report.json`` of an export."""
     content: dict[str, Any] = json.loads((result.report / "report.json").read_text())
     return content
 

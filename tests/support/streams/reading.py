@@ -16,6 +16,7 @@ from hybrid_edge.runtime.frame import Frame
 from hybrid_edge.runtime.sources.capture import Connection, LiveCapture, Opener, opener
 from hybrid_edge.runtime.sources.events import Event, Events, Kind
 from hybrid_edge.runtime.sources.names import CaptureOptions, parse_live
+from support.live.run import soon
 from support.streams.servers import Stream, age_ms, stamp
 
 __all__ = ["BACK", "Reading", "lose_and_find_again", "resources", "settled"]
@@ -37,9 +38,7 @@ def resources() -> tuple[int, int, int]:
 
 def settled(before: tuple[int, int, int], seconds: float = 10) -> tuple[int, int, int]:
     """``resources``, once they are no more than before: ends of connections need a moment to be noticed."""
-    deadline = time.monotonic() + seconds
-    while any(now > then for now, then in zip(resources(), before, strict=True)) and time.monotonic() < deadline:
-        time.sleep(0.02)
+    soon(lambda: all(now <= then for now, then in zip(resources(), before, strict=True)), seconds)
     return resources()
 
 
@@ -167,8 +166,6 @@ def lose_and_find_again(reading: Reading, stream: Stream, losses: int) -> None:
 
 
 class _Timed:
-    """A connection whose reads are timed."""
-
     def __init__(self, connection: Connection, waits: deque[float]) -> None:
         self.close = connection.close
         self._connection = connection
