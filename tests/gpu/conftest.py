@@ -44,7 +44,6 @@ def bundle(machine: tuple[Library, Gpu], tmp_path_factory: pytest.TempPathFactor
 
 @pytest.fixture(params=[(precision, form) for precision in PRECISIONS for form in FORMS], ids="-".join)
 def variant(request: pytest.FixtureRequest, bundle: Bundle) -> Variant:
-    """Each TensorRT variant that the bundle has."""
     precision, form = request.param
     for item in bundle.manifest.variants:
         if (item.target, item.precision, item.recurrent) == ("tensorrt", precision, form):

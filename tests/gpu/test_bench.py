@@ -16,7 +16,6 @@ pytestmark = pytest.mark.gpu
 
 @pytest.fixture(scope="module")
 def report(bundle: Bundle) -> BenchReport:
-    """Every TensorRT variant, briefly."""
     request = BenchRequest(bundle.root, batches=(1, 8), seconds=0.1, rounds=3, starts=1, precisions=("fp32", "fp16"))
     return bench(request)
 

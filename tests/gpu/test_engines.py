@@ -83,20 +83,6 @@ def test_the_second_start_builds_nothing(bundle: Bundle, variant: Variant, monke
         backend.run(tensors(bundle, 1))
 
 
-def test_a_damaged_engine_is_built_again(bundle: Bundle, variant: Variant, machine: tuple[Library, Gpu]) -> None:
-    if variant.precision != "fp32":
-        pytest.skip("once is enough")
-    options = EngineOptions((1, 1, 2))
-    with opened(bundle, variant, options):
-        pass
-    path = EngineCache().path(EngineKey.of(variant.file.sha256, *machine, options))
-    whole = path.read_bytes()
-    path.write_bytes(whole[: len(whole) // 2])
-    with opened(bundle, variant, options) as backend:
-        backend.run(tensors(bundle, 2))
-    assert path.stat().st_size > len(whole) // 2
-
-
 def test_the_times_of_kernels_are_kept(bundle: Bundle, variant: Variant, machine: tuple[Library, Gpu]) -> None:
     library, gpu = machine
     if not library.has_timing_cache:

@@ -16,11 +16,9 @@ from support.gpu.real_engines import fill, opened, pipelined, tensors
 from hybrid_edge.runtime.backends.cuda import find_gpu
 from hybrid_edge.runtime.backends.tensorrt import TensorRtBackend
 from hybrid_edge.runtime.bundle import Bundle
-from hybrid_edge.runtime.engines.engine_options import EngineOptions
 from hybrid_edge.runtime.engines.gpu import Gpu
 from hybrid_edge.runtime.engines.library import Library
 from hybrid_edge.runtime.engines.progress import Reporter
-from hybrid_edge.runtime.errors import BackendError, EngineMissingError
 from hybrid_edge.runtime.manifest import Variant
 from hybrid_edge.runtime.timing import time_interleaved
 
@@ -72,28 +70,26 @@ def test_a_thousand_batches_take_no_more_memory_than_a_hundred(bundle: Bundle, v
         buffers = backend.buffers(8, 3)
         for item in buffers:
             fill(item, inputs)
-        first = run_many(backend, buffers, 100)
+        first = run_many(backend, buffers, [1 + number % 8 for number in range(104)])
         before, gpu = resident(), find_gpu()
-        last = run_many(backend, buffers, 1000)
+        last = run_many(backend, buffers, [1 + number % 8 for number in range(1000)])
         np.testing.assert_array_equal(first, last)
         assert resident() - before <= 4 * MIB
         # a Jetson's GPU has the system's memory, which others use meanwhile
         assert gpu.free_memory - find_gpu().free_memory <= (64 if gpu.integrated else 4) * MIB
 
 
-def run_many(backend: TensorRtBackend, buffers: list[Any], count: int) -> Any:
-    """The last batch of 8's logits, after batches of 1 to 8."""
+def run_many(backend: TensorRtBackend, buffers: list[Any], sizes: list[int]) -> Any:
+    """Run batches of these sizes, two under way; returns the last one's logits."""
     tickets: deque[Any] = deque()
-    for number in range(count):
-        tickets.append(backend.submit(buffers[number % 3], 1 + (number - count) % 8))
+    for number, rows in enumerate(sizes):
+        tickets.append(backend.submit(buffers[number % 3], rows))
         if len(tickets) == 2:
             backend.collect(tickets.popleft())
-    backend.collect(tickets.popleft())
-    return backend.collect(backend.submit(buffers[0], 8)).logits
+    return backend.collect(tickets.popleft()).logits
 
 
 def resident() -> int:
-    """Bytes of this process that are in memory."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmRSS:"))
 
@@ -105,42 +101,22 @@ def test_copies_overlap_computing_where_there_are_copies(
     record_property: Callable[[str, object], None],
 ) -> None:
     """By how much is in the report; two under way are never slower than one after the other beyond noise."""
-    sizes = [8] * 100
-    inputs = tensors(bundle, 800)
     with opened(bundle, variant) as backend:
         buffers = backend.buffers(8, 3)
 
         def overlapped() -> None:
-            tickets: deque[Any] = deque()
-            for number in range(len(sizes)):
-                tickets.append(backend.submit(buffers[number % 3], 8))
-                if len(tickets) == 2:
-                    backend.collect(tickets.popleft())
-            backend.collect(tickets.popleft())
+            run_many(backend, buffers, [8] * 100)
 
         def alone() -> None:
-            for number in range(len(sizes)):
+            for number in range(100):
                 backend.collect(backend.submit(buffers[number % 3], 8))
 
         for item in buffers:
-            for name in item.tensors:
-                item.tensors[name][:] = inputs[name][:8]
+            fill(item, tensors(bundle, 8))
         times = time_interleaved({"alone": alone, "overlapped": overlapped}, min_rounds=10, min_seconds=1)
     record_property(f"{variant.name}, 100 batches of 8, p50 ms", {name: item.p50 for name, item in times.items()})
     record_property("memory", "shared" if machine[1].integrated else "the GPU's own")
     assert times["overlapped"].p50 <= 1.1 * times["alone"].p50
-
-
-def test_a_jetson_copies_nothing(
-    bundle: Bundle, variant: Variant, machine: tuple[Library, Gpu], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    if not machine[1].integrated:
-        pytest.skip("this GPU has memory of its own")
-    from hybrid_edge.runtime.backends.cuda import CudaStream
-
-    monkeypatch.setattr(CudaStream, "_copy", lambda *_: pytest.fail("copied"))
-    with opened(bundle, variant) as backend:
-        backend.run(tensors(bundle, 8))
 
 
 def test_mapped_memory_gives_what_copies_give(
@@ -172,20 +148,3 @@ def test_mapped_memory_gives_what_copies_give(
             }
             times = {name: item.p50 for name, item in time_interleaved(calls).items()}
             record_property(f"{variant.name} batch {len(next(iter(batch.values())))}, p50 ms", times)
-
-
-def test_after_a_batch_that_was_refused_the_next_one_comes_out(bundle: Bundle, variant: Variant) -> None:
-    with opened(bundle, variant) as backend:
-        inputs = tensors(bundle, 2)
-        expected = backend.run(inputs).logits
-        buffers = backend.buffers(2, 1)[0]
-        with pytest.raises(BackendError, match="1 to 2 rows"):
-            backend.submit(buffers, 3)
-        fill(buffers, inputs)
-        np.testing.assert_array_equal(backend.collect(backend.submit(buffers, 2)).logits, expected)
-
-
-def test_without_leave_to_build_an_engine_that_is_not_there_is_refused(bundle: Bundle, variant: Variant) -> None:
-    options = EngineOptions((1, 3, 7), build=False)
-    with pytest.raises(EngineMissingError), opened(bundle, variant, options):
-        pass

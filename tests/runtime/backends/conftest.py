@@ -26,8 +26,6 @@ from hybrid_edge.runtime.frame import Outputs
 
 
 class Machine:
-    """What is in it, a graph to run there, and what was said."""
-
     def __init__(self, graph: Path, schedule: Schedule, kind: LibraryKind, *, integrated: bool) -> None:
         self.cuda = FakeCuda(schedule=schedule)
         self.trt = FakeTensorRt(self.cuda)
@@ -84,7 +82,6 @@ def machine(make_machine: Callable[..., Machine]) -> Machine:
 
 @pytest.fixture
 def graph(tmp_path: Path) -> Path:
-    """A small convolution × LSTM."""
     path = tmp_path / "model.onnx"
     path.write_bytes(lstm_graph())
     return path
@@ -92,7 +89,6 @@ def graph(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def model(tmp_path: Path) -> Path:
-    """The graph of the small bundles."""
     path = tmp_path / "model.onnx"
     path.write_bytes(bundles.make_graph(bundles.SPEC, bundles.make_weights(bundles.SPEC)))
     return path

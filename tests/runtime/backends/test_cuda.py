@@ -94,13 +94,9 @@ def test_the_real_bindings_take_what_the_code_gives_them_and_answer_that_there_i
         call()
 
 
-def test_the_address_behind_a_real_stream_is_found() -> None:
+def test_the_address_behind_a_real_stream_is_found_in_an_older_cuda_python_too(monkeypatch: pytest.MonkeyPatch) -> None:
     rt = pytest.importorskip("cuda.bindings.runtime", reason="cuda-python is not installed")
     assert cuda.handle(rt.cudaStream_t(4711)) == 4711
-
-
-def test_an_older_cuda_python_without_that_function_has_it_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    rt = pytest.importorskip("cuda.bindings.runtime", reason="cuda-python is not installed")
     monkeypatch.setitem(sys.modules, "cuda.bindings.utils", None)
     assert cuda.handle(rt.cudaStream_t(4711)) == 4711
 
@@ -136,7 +132,6 @@ def test_answers_come_without_their_error_code(monkeypatch: pytest.MonkeyPatch, 
 
 
 def answering(monkeypatch: pytest.MonkeyPatch, answer: Any) -> SimpleNamespace:
-    """The real bindings, but for cudaMalloc."""
     rt = pytest.importorskip("cuda.bindings.runtime", reason="cuda-python is not installed")
     replaced = SimpleNamespace(**{**vars(rt), "cudaMalloc": lambda _: answer(rt)})
     monkeypatch.setattr(cuda, "runtime", lambda: replaced)

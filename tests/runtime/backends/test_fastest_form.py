@@ -36,6 +36,7 @@ class Engine(OnnxRuntimeCpu):
     errors: ClassVar[dict[str, Exception]] = {}
     opened: ClassVar[list[str]] = []
     closed: ClassVar[list[str]] = []
+    said: ClassVar[list[str]] = []
 
     def __init__(self, model: Path, spec: Any, *, sha256: str, **_: object) -> None:
         self.name = self.names[sha256]
@@ -58,7 +59,7 @@ def _a_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(forms, "TensorRtBackend", Engine)
     monkeypatch.setattr(forms, "find_tensorrt", lambda: (Library(None, "tensorrt", "10.3.0"), ADA))
     monkeypatch.setattr(forms, "time_interleaved", _briefly)
-    for name, empty in (("names", {}), ("delays", {}), ("errors", {}), ("opened", []), ("closed", [])):
+    for name, empty in (("names", {}), ("delays", {}), ("errors", {}), ("opened", []), ("closed", []), ("said", [])):
         monkeypatch.setattr(Engine, name, empty)
 
 
@@ -81,13 +82,10 @@ def bundle(tmp_path: Path) -> Bundle:
     return Bundle.open(folder)
 
 
-def take(bundle: Bundle, said: list[str] | None = None, variants: Any = None, options: Any = None) -> str:
-    """The name of the form that is taken, which is closed again."""
+def take(bundle: Bundle, variants: Any = None, options: Any = None) -> str:
     Engine.closed.clear()
-    reporter = Reporter((said if said is not None else []).append)
-    backend, variant = open_fastest_form(
-        bundle, variants or bundle.manifest.variants, options or EngineOptions(), reporter
-    )
+    variants, options = variants or bundle.manifest.variants, options or EngineOptions()
+    backend, variant = open_fastest_form(bundle, variants, options, Reporter(Engine.said.append))
     assert isinstance(backend, Engine)
     assert variant.name not in Engine.closed
     backend.close()
@@ -98,11 +96,10 @@ def take(bundle: Bundle, said: list[str] | None = None, variants: Any = None, op
 def test_the_faster_form_is_taken_and_the_other_closed(bundle: Bundle, faster: str) -> None:
     slower = next(name for name in FORMS if name != faster)
     Engine.delays[slower] = 0.01
-    said: list[str] = []
-    assert take(bundle, said) == faster
+    assert take(bundle) == faster
     assert Engine.closed == [slower, faster]
-    assert f"taking {faster}" in said[-1]
-    assert " ms" in said[-1]
+    assert f"taking {faster}" in Engine.said[-1]
+    assert " ms" in Engine.said[-1]
 
 
 def test_the_choice_is_remembered(bundle: Bundle) -> None:
@@ -120,34 +117,25 @@ def test_a_choice_that_can_not_be_kept_costs_a_line(
 ) -> None:
     (tmp_path / "file").touch()
     monkeypatch.setenv("HYBRID_EDGE_CACHE", str(tmp_path / "file"))
-    said: list[str] = []
-    assert take(bundle, said) in FORMS
-    assert "engines can't be kept here (Not a directory)" in said[0]
-    assert said[0].endswith("; the forms are timed again at the next start")
+    assert take(bundle) in FORMS
+    assert "engines can't be kept here (Not a directory)" in Engine.said[0]
+    assert Engine.said[0].endswith("; the forms are timed again at the next start")
     assert take(bundle) in FORMS
 
 
-def test_it_is_made_again_for_other_engines(bundle: Bundle) -> None:
+def test_it_is_made_again_for_other_engines_and_where_it_was_damaged(bundle: Bundle, tmp_path: Path) -> None:
     take(bundle)
-    Engine.opened.clear()
     take(bundle, options=EngineOptions((1, 2, 4)))
-    assert len(Engine.opened) == 2
-
-
-def test_a_damaged_choice_is_made_again(bundle: Bundle, tmp_path: Path) -> None:
-    take(bundle)
     for path in (tmp_path / "cache" / "engines").glob("*.choice"):
         path.write_bytes(path.read_bytes()[:-3])
-    Engine.opened.clear()
     take(bundle)
-    assert len(Engine.opened) == 2
+    assert Engine.opened == [*FORMS] * 3
 
 
 def test_a_form_that_does_not_build_is_said_and_the_other_taken(bundle: Bundle) -> None:
     Engine.errors[FORMS[0]] = EngineError("no tactic")
-    said: list[str] = []
-    assert take(bundle, said) == FORMS[1]
-    assert said == ["passed over fp16-tensorrt: no tactic"]
+    assert take(bundle) == FORMS[1]
+    assert Engine.said == ["passed over fp16-tensorrt: no tactic"]
 
 
 def test_a_form_that_computes_something_else_is_said_and_closed_and_the_other_taken(bundle: Bundle) -> None:
@@ -155,9 +143,8 @@ def test_a_form_that_computes_something_else_is_said_and_closed_and_the_other_ta
         item.model_copy(update={"golden_tolerance": 1e-30}) if item.name == FORMS[1] else item
         for item in bundle.manifest.variants
     ]
-    said: list[str] = []
-    assert take(bundle, said, strict) == FORMS[0]
-    assert said[0].startswith(f"passed over {FORMS[1]}: ONNX Runtime")
+    assert take(bundle, strict) == FORMS[0]
+    assert Engine.said[0].startswith(f"passed over {FORMS[1]}: ONNX Runtime")
     assert Engine.closed == [FORMS[1], FORMS[0]]
 
 
@@ -181,10 +168,9 @@ def test_where_none_is_left_every_reason_is_given(
 @pytest.mark.parametrize("first", FORMS)
 def test_a_tensorrt_that_does_not_start_is_no_fault_of_the_form(bundle: Bundle, first: str) -> None:
     Engine.errors[first] = BackendUnavailableError("TensorRT does not start here")
-    said: list[str] = []
     with pytest.raises(BackendUnavailableError, match=r"^TensorRT does not start here$"):
-        take(bundle, said)
-    assert said == []
+        take(bundle)
+    assert Engine.said == []
     assert Engine.opened == list(FORMS[: FORMS.index(first) + 1])
     assert Engine.closed == Engine.opened[:-1]
 
@@ -206,9 +192,8 @@ def test_forms_that_may_not_be_built_are_refused_with_the_command(bundle: Bundle
 
 def test_the_form_that_is_there_is_taken_but_not_for_good(bundle: Bundle) -> None:
     Engine.errors[FORMS[0]] = EngineMissingError("none yet")
-    said: list[str] = []
-    assert take(bundle, said) == FORMS[1]
-    assert said[0].startswith(f"passed over {FORMS[0]}: none yet; hybrid-export --engine-only")
+    assert take(bundle) == FORMS[1]
+    assert Engine.said[0].startswith(f"passed over {FORMS[0]}: none yet; hybrid-export --engine-only")
     Engine.errors.clear()
     Engine.delays[FORMS[1]] = 0.01
     assert take(bundle) == FORMS[0]

@@ -36,8 +36,6 @@ class OnTheCpu(OnnxRuntimeCuda):
 
 
 class Claims:
-    """A session that claims to run on CUDA."""
-
     def __init__(self, session: Any) -> None:
         self._session = session
 
@@ -147,7 +145,6 @@ def test_a_failure_is_ours_with_onnxruntimes_words(model: Path) -> None:
 
 
 def with_library(monkeypatch: pytest.MonkeyPatch, **replaced: Any) -> None:
-    """The real onnxruntime, some of it replaced."""
     real = importlib.import_module("onnxruntime")
     for module in (onnxruntime, onnxruntime_cuda):
         monkeypatch.setattr(module, "import_onnxruntime", lambda: SimpleNamespace(**{**vars(real), **replaced}))

@@ -31,8 +31,6 @@ CPUS = {
 
 
 class Absent(OnnxRuntimeCpu):
-    """CUDA on a machine that has none."""
-
     def _load(self, *_: object) -> None:
         raise BackendUnavailableError("no GPU here")
 
@@ -72,14 +70,12 @@ def chosen(found: Selection) -> str:
 
 
 def changed(bundle: Bundle, name: str, **update: object) -> Bundle:
-    """The bundle with one variant changed."""
     variants = tuple(item.model_copy(update=update) if item.name == name else item for item in bundle.manifest.variants)
     write_manifest(bundle.root, bundle.manifest.model_copy(update={"variants": variants}))
     return Bundle.open(bundle.root)
 
 
 def over_its_limits(bundle: Bundle, name: str) -> Bundle:
-    """The bundle, one variant of which did not pass its parity gate."""
     parity = bundle.manifest.variants[0].parity.model_copy(update={"max_probability_error": 1.0})
     return changed(bundle, name, parity=parity)
 

@@ -28,7 +28,6 @@ from hybrid_edge.runtime.storage import cache_dir
 
 
 def has(monkeypatch: pytest.MonkeyPatch, *kinds: str, gpu: Gpu = ADA) -> None:
-    """A machine with these libraries and this GPU."""
     monkeypatch.setattr(engine, "installed", lambda kind: kind in kinds)
     monkeypatch.setattr(engine, "find_library", lambda kind: kind)
     monkeypatch.setattr(engine, "find_gpu", lambda: gpu)
@@ -273,7 +272,6 @@ def test_tensorrt_has_no_kernels_to_keep(machine: Any) -> None:
 
 @pytest.mark.parametrize("bytes_kept", [None, 5000, 10])
 def test_the_real_bindings_refuse_an_engine_without_a_gpu_in_their_own_words(bytes_kept: int | None) -> None:
-    """TensorRT-RTX builds here, and loads only where there is a GPU."""
     pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX is not installed")
     skip_on_a_gpu()
     library = find_library("rtx")
@@ -289,7 +287,9 @@ def test_a_damaged_engine_never_reaches_tensorrt(machine: Any, monkeypatch: pyte
     path = next(EngineCache().folder.glob("*.engine"))
     whole = path.read_bytes()
     path.write_bytes(whole[:-7])
-    assert loaded(machine, monkeypatch) == [whole]
+    assert loaded(machine, monkeypatch) == [whole] == [path.read_bytes()]
+    assert f"{path}: expected" in machine.said[0]
+    assert "building it again" in machine.said[0]
 
 
 def test_an_engine_of_another_tensorrt_or_gpu_never_reaches_it(
@@ -303,7 +303,6 @@ def test_an_engine_of_another_tensorrt_or_gpu_never_reaches_it(
 
 
 def loaded(machine: Any, monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
-    """What TensorRT is given when the backend is opened."""
     seen: list[bytes] = []
     real = machine.trt._engine
     monkeypatch.setattr(machine.trt, "_engine", lambda data: seen.append(data) or real(data))

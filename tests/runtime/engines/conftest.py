@@ -30,11 +30,9 @@ def builds(monkeypatch: pytest.MonkeyPatch) -> Builds:
 
 @pytest.fixture
 def said() -> list[str]:
-    """What is said while an engine is prepared."""
     return []
 
 
 @pytest.fixture
 def environment(rtx: Library, builds: Builds, tmp_path: Path, said: list[str]) -> BuildEnvironment:
-    """TensorRT-RTX, a GPU, and a cache of the test's own."""
     return BuildEnvironment(rtx, ADA, EngineCache(tmp_path / "engines"), Reporter(said.append))

@@ -27,8 +27,6 @@ OPTIONS = EngineOptions()
 
 
 class Heard:
-    """A listener that keeps what it hears."""
-
     def __init__(self) -> None:
         self.started: list[tuple[str, str | None, int]] = []
         self.steps: list[tuple[str, int]] = []
@@ -239,12 +237,9 @@ def test_an_architecture_that_the_library_can_not_build_for_is_wrong_usage(rtx: 
 def test_a_timing_cache_comes_back_and_one_that_does_not_fit_is_left_aside(rtx: Library) -> None:
     """TensorRT's own way, walked with TensorRT-RTX, whose timing caches hold nothing."""
     library = Library(rtx.module, "tensorrt", "10.3.0")
-    first = build(library)
-    assert first.timing_cache
-    second = build(library, timing_cache=first.timing_cache)
-    assert second.timing_cache
-    third = build(library, timing_cache=b"of another machine")
-    assert third.timing_cache
+    for timing_cache in (build(library).timing_cache, b"of another machine"):
+        assert timing_cache
+        assert build(library, timing_cache=timing_cache).timing_cache
 
 
 @pytest.mark.filterwarnings("ignore:.*TensorRT-RTX:DeprecationWarning")

@@ -27,7 +27,6 @@ def cache(tmp_path: Path) -> EngineCache:
 
 @pytest.fixture
 def stored(cache: EngineCache) -> Path:
-    """The file of an engine that is in the cache."""
     cache.store(KEY, ENGINE, seconds=12.5, label="TensorRT 10.3.0 on Orin")
     return cache.path(KEY)
 
@@ -36,7 +35,6 @@ def test_an_engine_comes_back_byte_for_byte_from_a_file_of_its_own_with_a_record
     cache: EngineCache, stored: Path
 ) -> None:
     found = cache.lookup(KEY)
-    assert found is not None
     assert found.data == stored.read_bytes() == ENGINE  # a header would break trtexec
     assert (found.record.seconds, found.record.key) == (12.5, KEY)
     record = json.loads(stored.with_suffix(".json").read_text())
@@ -125,7 +123,6 @@ def test_a_damaged_or_foreign_engine_is_refused_before_parsing_and_replaced_by_t
     assert reason in reasons[0]
     cache.store(KEY, ENGINE[::-1], seconds=1, label="again")
     found = cache.lookup(KEY)
-    assert found is not None
     assert found.data == ENGINE[::-1]
 
 

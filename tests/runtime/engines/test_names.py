@@ -249,7 +249,6 @@ def test_every_cuda_name_is_in_cuda_python_12() -> None:
 
 
 def test_every_cuda_call_is_checked() -> None:
-    """Made by ``call`` alone, which looks at the error code."""
     calls = [node for node in ast.walk(cuda_tree()) if isinstance(node, ast.Call)]
     unchecked = {_dotted(node.func) for node in calls if _dotted(node.func).startswith("rt.")}
     assert unchecked == {"rt.cudaGetErrorString", "rt.cudaGetLastError"}  # what is called after an error

@@ -5,7 +5,7 @@ import time
 from pathlib import Path
 
 import pytest
-from support.models.bundles import encode, sample_image
+from support.models.bundles import sample_image
 
 from hybrid_edge.runtime.errors import SourceError, UsageError
 from hybrid_edge.runtime.frame import Frame
@@ -107,15 +107,6 @@ def test_a_stop_does_not_wait_for_the_next_frame_of_a_video_that_plays(tmp_path:
     for options in (CaptureOptions(), CaptureOptions(every_frame=True)):
         assert len(list(opened(tmp_path / "slow.avi", options=options)[0].frames(threading.Event()))) == 3
     assert time.monotonic() - began < 9  # where every frame is wanted, none is waited for
-
-
-def test_a_numeric_name_that_is_a_file_stays_one(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(photos)
-    Path("3").write_bytes(encode(sample_image(3)))
-    (capture,) = opened("3")
-    assert not capture.live
-    assert [frame.source for frame in capture.frames(threading.Event())] == ["3"]
-    assert opened("4")[0].live
 
 
 def test_what_is_wrong_is_known_before_anything_is_read(photos: Path) -> None:

@@ -38,7 +38,6 @@ class Scripted:
 
 
 def read(*scripts: list[object] | Exception, until: Callable[[list[Frame], list[Event]], bool]):  # type: ignore[no-untyped-def]
-    """Frames, events and connections of one capture that is stopped when ``until`` says so."""
     told: list[Event] = []
     opened: list[Scripted] = []
     stop = threading.Event()
@@ -89,7 +88,6 @@ def test_an_outage_is_said_once_for_each_reason() -> None:
         ("lost", "unknown host"),
         ("reconnected", "frames flow again"),
     ]
-    assert told[-1].seconds is not None
     assert told[-1].seconds > 0
 
 

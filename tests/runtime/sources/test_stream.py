@@ -39,8 +39,6 @@ def stream() -> Iterator[RtspStream]:
 def test_frames_come_with_the_delay_of_one_frame(stream: RtspStream) -> None:
     with Reading(stream.url) as reading:
         reading.wait(30)
-        assert reading.last is not None
-        assert reading.last.image is not None
         assert reading.last.image.shape == (240, 320, 3)
         assert reading.last.source == stream.url
         ages = list(reading.ages)[-15:]
@@ -52,7 +50,6 @@ def test_frames_come_with_the_delay_of_one_frame(stream: RtspStream) -> None:
 def test_every_loss_is_said_and_overcome_and_leaves_nothing(
     stream: RtspStream, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Stalled, killed and black-holed: each read ends, frames flow soon after the stream is back, nothing leaks."""
     monkeypatch.setattr(module, "READ_TIMEOUT", 2.5)  # seconds that FFmpeg holds on to a silent session
     before = resources()
     with Reading(stream.url) as reading:
@@ -80,8 +77,6 @@ def test_a_server_that_died_and_has_another_resolution_when_it_is_back(stream: R
         stream.start_server()
         started = time.monotonic()
         assert reading.wait() < started + BACK
-        assert reading.last is not None
-        assert reading.last.image is not None
         assert reading.last.image.shape == (272, 480, 3)
         assert reading.events.count("resized") == 1
         stream.resize(320, 240)  # within the session: goes on
@@ -163,10 +158,7 @@ def test_a_server_that_tells_the_resolution_with_the_frames_alone(stream: RtspSt
     try:
         with Reading(stream.url) as reading:
             reading.wait()
-            assert reading.last is not None
-            assert reading.last.image is not None
             assert reading.last.image.shape[2] == 3
-            assert reading.last.image.size > 0
     finally:
         stream.edit = lambda data: data
     assert reading.told == []

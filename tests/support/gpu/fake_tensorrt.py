@@ -203,7 +203,8 @@ class _Context:
             return False
         stream = self._cuda.streams[handle]
         capturing = stream.captured is not None
-        if capturing and (self._trt.refused("capture", "a loop is controlled by the CPU") or not self._is_settled()):
+        settled = self._settled == self._shapes
+        if capturing and (self._trt.refused("capture", "a loop is controlled by the CPU") or not settled):
             stream.spoilt = self._trt.last_error = True
             return False
         if self._trt.last_error:
@@ -228,9 +229,6 @@ class _Context:
         if batch not in self._config.cache.sizes:
             self._config.cache.sizes.add(batch)
             self._trt.compiled.append(batch)
-
-    def _is_settled(self) -> bool:
-        return self._settled == self._shapes
 
     def _steps(self, changes: int | None) -> tuple[Any, Any]:
         """What this execution does first, and then, as the context is set now."""

@@ -60,10 +60,6 @@ class NetworkSummary:
     def matrix_products(self) -> tuple[Product, ...]:
         return tuple(item for item in self.products if item.kind == MATRIX_MULTIPLY)
 
-    @property
-    def is_quantized(self) -> bool:
-        return DEQUANTIZE in self.layers
-
 
 def inspect_graph(onnx: bytes, spec: ModelSpec, library: Library) -> NetworkSummary:
     """Parse a graph as ``build_engine`` does, and summarize it without building an engine."""

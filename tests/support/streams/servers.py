@@ -109,7 +109,6 @@ class RtspStream(Stream):
             stderr=subprocess.DEVNULL,
             text=True,
         )
-        assert self._server.stdout is not None
         self._server_port = int(self._server.stdout.readline())
 
     def kill_server(self) -> None:
@@ -118,7 +117,6 @@ class RtspStream(Stream):
         self._server.communicate()
 
     def resize(self, width: int, height: int) -> None:
-        assert self._server.stdin is not None
         self._server.stdin.write(f"resize {width} {height}\n")
         self._server.stdin.flush()
 
