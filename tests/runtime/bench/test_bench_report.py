@@ -108,26 +108,23 @@ def test_a_clock_that_saw_nothing_pass_leaves_neither_nan_nor_infinity_in_the_js
 @pytest.mark.parametrize(
     ("change", "message"),
     [
+        (None, "No such file"),
+        ("hello", "Invalid JSON"),
         ({"format": "other"}, "found: format: Input should be 'hybrid-edge-bench'; measure again"),
         ({"format_version": 2}, "version 1 or older, found: format_version: .*; measure again, or upgrade here"),
         ({"cases": [{}]}, "found: cases.0.variant: Field required; measure again"),
     ],
 )
-def test_another_json_is_refused_with_what_was_found(
-    measured: BenchReport, tmp_path: Path, change: dict[str, object], message: str
+def test_no_file_no_json_and_another_json_are_refused_with_what_was_found(
+    measured: BenchReport, tmp_path: Path, change: dict[str, object] | str | None, message: str
 ) -> None:
     path = tmp_path / "report.json"
-    path.write_text(json.dumps({**json.loads(measured.model_dump_json()), **change}))
+    if isinstance(change, str):
+        path.write_text(change)
+    elif change is not None:
+        path.write_text(json.dumps({**json.loads(measured.model_dump_json()), **change}))
     with pytest.raises(BenchError, match=message):
         BenchReport.load(path)
-
-
-def test_no_file_and_no_json_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(BenchError, match="No such file"):
-        BenchReport.load(tmp_path / "absent.json")
-    (tmp_path / "text").write_text("hello")
-    with pytest.raises(BenchError, match="Invalid JSON"):
-        BenchReport.load(tmp_path / "text")
 
 
 def test_the_csv_has_a_flat_row_for_each_case(

@@ -55,19 +55,14 @@ def cache(root: Path, cpu: int, index: int, **files: str) -> None:
         (folder / name).write_text(f"{text}\n")
 
 
-@pytest.fixture
-def four_cpus(tmp_path: Path) -> Path:
-    """Two clusters of two CPUs: an L2 for each CPU, an L3 for each cluster."""
+def test_each_level_is_all_of_its_instances_that_the_cpus_have(tmp_path: Path) -> None:
+    # two clusters of two CPUs: an L2 for each CPU, an L3 for each cluster
     for cpu, cluster in enumerate(("0-1", "0-1", "2-3", "2-3")):
         cache(tmp_path, cpu, 0, level="1", type="Data", size="32K", shared_cpu_list=str(cpu))
         cache(tmp_path, cpu, 1, level="1", type="Instruction", size="64K", shared_cpu_list=str(cpu))
         cache(tmp_path, cpu, 2, level="2", type="Unified", size="512K", shared_cpu_list=str(cpu))
         cache(tmp_path, cpu, 3, level="3", type="Unified", size="2M", shared_cpu_list=cluster)
-    return tmp_path
-
-
-def test_each_level_is_all_of_its_instances_that_the_cpus_have(four_cpus: Path) -> None:
-    found = [data_caches(cpus, four_cpus) for cpus in ((0, 1), (0, 2), (0, 1, 2, 3), (3,))]
+    found = [data_caches(cpus, tmp_path) for cpus in ((0, 1), (0, 2), (0, 1, 2, 3), (3,))]
     kib, mib = 2**10, 2**20
     assert found == [
         [64 * kib, mib, 2 * mib],

@@ -32,12 +32,6 @@ def cropped(ink: Ink) -> Ink:
     return ink[top : top + height, left : left + width]
 
 
-def centre_of_mass(frame: Ink) -> tuple[float, float]:
-    rows, columns = np.mgrid[: frame.shape[0], : frame.shape[1]]
-    mass = frame.astype(float)
-    return float((mass * rows).sum() / mass.sum()), float((mass * columns).sum() / mass.sum())
-
-
 def best_difference(frame: Ink, other: Ink) -> float:
     """Mean |difference| as a share of the ink, at the best of the nine shifts by at most one pixel."""
     shifts = [(dy, dx) for dy in (-1, 0, 1) for dx in (-1, 0, 1)]
@@ -50,7 +44,10 @@ DIGITS = "0123456789"
 
 @pytest.mark.parametrize("digit", DIGITS)
 def test_the_centre_of_mass_lies_within_half_a_pixel_of_the_middle(digit: str) -> None:
-    assert centre_of_mass(mnist_frame(drawn(digit))) == pytest.approx((13.5, 13.5), abs=0.5 + 1e-9)
+    mass = mnist_frame(drawn(digit)).astype(float)
+    rows, columns = np.mgrid[:SIDE, :SIDE]
+    centre = ((mass * rows).sum() / mass.sum(), (mass * columns).sum() / mass.sum())
+    assert centre == pytest.approx((13.5, 13.5), abs=0.5 + 1e-9)
 
 
 @pytest.mark.parametrize("digit", DIGITS)
@@ -136,12 +133,6 @@ def test_a_view_that_is_not_contiguous_is_taken_and_only_read() -> None:
     assert np.array_equal(ink, before)
 
 
-def stroke_width(frame: Ink) -> float:
-    """Of an upright stroke in a frame, pixels."""
-    rows = frame[9:19].astype(float)
-    return float((rows.sum(axis=1) / rows.max(axis=1)).mean())
-
-
 @pytest.mark.parametrize(("thickness", "expected"), [(3, PEN), (15, PEN), (30, PEN), (60, 60 / 380 * BOX)])
 def test_thin_strokes_of_a_drawing_are_thickened_to_a_pen_and_wide_ones_are_kept(
     thickness: int, expected: float
@@ -149,7 +140,8 @@ def test_thin_strokes_of_a_drawing_are_thickened_to_a_pen_and_wide_ones_are_kept
     canvas = np.zeros((400, 400), np.uint8)
     cv2.rectangle(canvas, (100, 10), (100 + thickness - 1, 389), 255, cv2.FILLED)
     frame = drawn_frame(canvas)
-    assert stroke_width(frame) == pytest.approx(expected, abs=0.5)
+    rows = frame[9:19].astype(float)
+    assert (rows.sum(axis=1) / rows.max(axis=1)).mean() == pytest.approx(expected, abs=0.5)
     assert max(cropped(frame).shape) == BOX
 
 

@@ -18,7 +18,6 @@ from support.live.results import make_result
 from support.live.run import COMMAND
 from support.models.bundles import encode, make_bundle, sample_image
 
-from hybrid_edge.runtime.errors import UsageError
 from hybrid_edge.runtime.opencv import cv2
 from hybrid_edge.runtime.outputs import recorder
 from hybrid_edge.runtime.outputs import recorder as module
@@ -214,19 +213,6 @@ def test_a_run_of_files_whose_outputs_are_incomplete_says_so_and_ends_with_1(tmp
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1] == "the snapshots are incomplete, for the reason named above"
     assert infer("--save", tmp_path / "whole.mp4", limit=10_000_000).returncode == 0
-
-
-@pytest.mark.parametrize(
-    ("name", "message"),
-    [
-        ("out.avi", r"ends in \.mp4, found \.avi"),
-        ("out", "found no suffix"),
-        ("absent/out.mp4", r"expected the folder .* to exist"),
-    ],
-)
-def test_what_is_no_mp4_or_in_no_folder_is_refused_at_once(tmp_path: Path, name: str, message: str) -> None:
-    with pytest.raises(UsageError, match=message):
-        Recorder(tmp_path / name)
 
 
 @pytest.mark.parametrize("name", ["out.mp4", "below/out.mp4"])

@@ -8,21 +8,7 @@ from pathlib import Path
 import pytest
 from support.live.run import LiveRun, processes_of
 from support.models.bundles import make_bundle
-from support.streams.servers import MjpegStream, RtspStream, Stream, rtsp_missing
-
-
-def killed(*streams: Stream) -> None:
-    for stream in streams:
-        stream.kill()
-        if isinstance(stream, RtspStream):
-            stream.kill_server()
-
-
-def started_again(*streams: Stream) -> None:
-    for stream in streams:
-        if isinstance(stream, RtspStream):
-            stream.start_server()
-        stream.restart()
+from support.streams.servers import MjpegStream, RtspStream, rtsp_missing
 
 
 @pytest.mark.skipif(rtsp_missing() is not None, reason=str(rtsp_missing()))
@@ -41,11 +27,15 @@ def test_servers_that_die_and_come_back_cost_no_worker_and_lines_go_on(tmp_path:
 
         run.until(lambda: {line["source"] for line in run.results} == urls, what="a result of each")
         workers = processes_of(mark)
-        killed(camera, web)
+        for stream in (camera, web):
+            stream.kill()
+        camera.kill_server()
         run.until(lambda: told("lost"), what="lost")
         time.sleep(1)
         silent = len(run.results)
-        started_again(camera, web)
+        camera.start_server()
+        for stream in (camera, web):
+            stream.restart()
         back = time.monotonic()
         run.until(lambda: told("reconnected"), what="reconnected")
         run.until(lambda: {line["source"] for line in run.results[silent:]} == urls, what="results of each again")
