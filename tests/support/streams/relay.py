@@ -12,8 +12,6 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-__all__ = ["Deaf", "Relay"]
-
 CLOSE_WAIT = 8  # of linux/tcp_states.h
 RESET = struct.pack("ii", 1, 0)  # SO_LINGER: close() sends a reset instead of an end
 
@@ -51,12 +49,10 @@ class Relay:
                 pair.cut()
 
     def restore(self) -> None:
-        """New connections work again."""
         with self._lock:
             self._dead = False
 
     def corrupt(self, pieces: int) -> None:
-        """Damage the next pieces of what the server sends."""
         with self._lock:
             self._damage = pieces
 
@@ -72,7 +68,6 @@ class Relay:
             self._pairs.clear()
 
     def restart(self) -> None:
-        """Listen again, on the same port."""
         ears = socket.socket()
         ears.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         ears.bind(("127.0.0.1", self.port))
