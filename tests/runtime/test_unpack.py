@@ -15,7 +15,7 @@ from hybrid_edge.runtime.bundle import Bundle
 from hybrid_edge.runtime.errors import BundleError
 from hybrid_edge.runtime.manifest import MANIFEST
 
-Change = Callable[[tarfile.TarInfo], tarfile.TarInfo | None]
+Change = Callable[[tarfile.TarInfo], tarfile.TarInfo]
 Repacked = Callable[[Change], Path]
 
 
@@ -39,8 +39,7 @@ def repacked(folder: Path, packed: Path) -> Repacked:
         with tarfile.open(packed, "w") as tar:
             for item in sorted(path for path in folder.rglob("*") if path.is_file()):
                 member = change(tar.gettarinfo(item, item.relative_to(folder).as_posix()))
-                if member is not None:
-                    tar.addfile(member, io.BytesIO(item.read_bytes()) if member.isreg() else None)
+                tar.addfile(member, io.BytesIO(item.read_bytes()) if member.isreg() else None)
         return packed
 
     return repack
