@@ -18,8 +18,6 @@ from ..runtime.preprocess import Preprocessor, read_image
 from ..runtime.spec import ModelSpec
 from ..runtime.storage import file_sha256
 
-__all__ = ["BATCH", "MAX_IMAGES", "CalibrationImages", "LabelledFile", "choose_images", "read_batches"]
-
 MAX_IMAGES = 500
 BATCH = 8
 

@@ -23,18 +23,6 @@ from .images import BATCH, CalibrationImages, read_batches
 from .statistics import TensorStatistics, require_finite
 from .statistics_file import Binding, MeasuredStatistics, images_hash, load_if_same, save
 
-__all__ = [
-    "RECOMMENDED_IMAGES",
-    "SURVEYED_IMAGES",
-    "Calibration",
-    "ChannelStatistics",
-    "calibrate",
-    "measure_channels",
-    "measure_peaks",
-    "measure_statistics",
-    "second_moments",
-]
-
 RECOMMENDED_IMAGES = 300  # the fewest that the accuracy of INT8 was measured with
 SURVEYED_IMAGES = 100  # so many settle the channels' peaks and the RMS, but not the ranges
 # the pixels of one batch: two images of 299x299. With every activation of Xception an output (226 MB an image),

@@ -15,8 +15,6 @@ import numpy.typing as npt
 from ..runtime.errors import CalibrationError
 from .statistics import TensorStatistics
 
-__all__ = ["METHODS", "MIN_RANGE_WIDTH", "PERCENTILE", "Method", "Range", "choose_range", "entropy_threshold"]
-
 Method = Literal["minmax", "entropy", "percentile"]
 METHODS: tuple[Method, ...] = ("minmax", "entropy", "percentile")
 

@@ -16,8 +16,6 @@ import numpy.typing as npt
 from ..runtime.errors import CalibrationError
 from ..runtime.opencv import cv2
 
-__all__ = ["BINS", "SMALLEST_RADIUS", "TensorStatistics", "require_finite"]
-
 BINS = 4096
 BLOCK_VALUES = (
     2**16

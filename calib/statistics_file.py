@@ -23,8 +23,6 @@ import numpy as np
 from ..runtime.storage import replacing
 from .statistics import BINS, TensorStatistics
 
-__all__ = ["Binding", "MeasuredStatistics", "images_hash", "load_if_same", "save"]
-
 FORMAT = 1
 MAX_BYTES = 2**28  # of the unpacked file; at 33 KiB a tensor it holds 8,000 tensors
 # what NumPy, zipfile and zlib raise for damaged bytes; SyntaxError and TokenError: for a damaged array header

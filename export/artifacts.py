@@ -10,8 +10,6 @@ from ..runtime.errors import UsageError
 from ..runtime.manifest import Precision, RecurrentForm, Target
 from ..runtime.spec import ModelSpec
 
-__all__ = ["PRECISIONS", "Artifact", "Recurrent", "plan_artifacts", "variant_name"]
-
 Recurrent = Literal["lstm", "unrolled", "auto"]
 # recurrent units from which the unrolled form is the faster one in FP32 on the CPU too, as a step's arithmetic hides
 # what its operators cost: with 2,048, batch 8 takes 0.9 times as long and batch 1 as long; with 128, 1.1 and 1.5 times

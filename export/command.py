@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     from .artifacts import Recurrent
     from .exporter import ExportResult
 
-__all__ = ["main"]
-
 MB = 1e6
 MIB = 2**20
 

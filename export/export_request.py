@@ -24,19 +24,6 @@ from ..train.data import LabelledImage, read_list
 from ..train.run_folder import RunFolder
 from .artifacts import PRECISIONS, Recurrent
 
-__all__ = [
-    "MIN_IMAGES",
-    "ChosenImages",
-    "ExportRequest",
-    "ExportSettings",
-    "choose_images",
-    "choose_precisions",
-    "folder_images",
-    "make_request",
-    "readable",
-    "run_images",
-]
-
 MIN_IMAGES = 8  # a bundle has so many golden examples, and a gate's largest batch so many images
 MAX_SUBSTITUTES = 32  # images in all, if a run validated on fewer: thousands of training images prove no more
 

@@ -26,8 +26,6 @@ from .quantize.prepared_model import PreparedModel, prepare
 from .step_log import StepLog
 from .variant_maker import TriedVariant, VariantMaker
 
-__all__ = ["ExportResult", "export"]
-
 
 @dataclass(frozen=True)
 class ExportResult:

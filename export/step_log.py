@@ -9,8 +9,6 @@ from collections.abc import Callable, Iterator
 from ..runtime import console
 from ..runtime.console import progress, status
 
-__all__ = ["StepLog"]
-
 
 class StepLog:
     """Names and times the steps of one command on stderr.

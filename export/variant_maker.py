@@ -35,8 +35,6 @@ from .quantize.cpu_speed import one_image_at_a_time
 from .quantize.prepared_model import PreparedModel
 from .step_log import StepLog
 
-__all__ = ["TriedVariant", "VariantMaker"]
-
 # another CPU or engine rounds differently, by about as much as ONNX Runtime differs from Keras; another model differs
 # from 1e-2 on in FP32, and a damaged one by far more than rounding costs in the others
 GOLDEN_FACTOR = 10

@@ -8,8 +8,6 @@ from concurrent.futures import Future
 from contextlib import nullcontext
 from typing import TypeVar
 
-__all__ = ["start_in_background"]
-
 T = TypeVar("T")
 
 

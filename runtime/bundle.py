@@ -24,8 +24,6 @@ from .preprocess import contract, decode_image
 from .spec import ModelSpec
 from .storage import cache_dir, file_sha256, locked
 
-__all__ = ["Bundle", "bundle_names"]
-
 USUAL_PLACES = ("manifest.json", "bundle/manifest.json", "runs/latest/bundle/manifest.json")
 REMEDY = "copy the bundle again, or export it again with hybrid-export"
 MAX_NPY_HEADER = 4096  # bytes; NumPy writes 128

@@ -24,8 +24,6 @@ from .golden import GoldenResult, check_golden
 from .preprocess import Preprocessor, read_image
 from .spec import ModelSpec
 
-__all__ = ["Classifier", "Image", "Prediction", "announce", "load_announced"]
-
 Image = str | Path | npt.NDArray[np.uint8]
 
 

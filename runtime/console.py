@@ -37,25 +37,6 @@ if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
 
 
-__all__ = [
-    "ABSENT",
-    "FULL",
-    "INTERRUPTED",
-    "leave_at_once",
-    "main",
-    "make_app",
-    "make_table",
-    "percent",
-    "print_json",
-    "printable",
-    "progress",
-    "say",
-    "show_table",
-    "status",
-    "stdout",
-    "waiting",
-]
-
 INTERRUPTED = 130
 MIN_NAME_WIDTH = 8  # cells, to which a table wraps its names where the terminal is too narrow for it
 ABSENT = "–"  # stands in a cell that has no figure

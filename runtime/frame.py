@@ -7,8 +7,6 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["OUTPUT_NAMES", "Frame", "Outputs", "Pixels"]
-
 Pixels = npt.NDArray[np.uint8]  # a picture, (H, W, 3), BGR
 
 

@@ -17,8 +17,6 @@ from .preprocess import Preprocessor
 if TYPE_CHECKING:
     from .backends.base import Backend  # opening a backend runs this check
 
-__all__ = ["TENSOR_TOLERANCE", "GoldenResult", "check_golden"]
-
 TENSOR_TOLERANCE = 1e-6  # the mean over channels may round differently in its last bit; anything else is a fault
 EXAMPLES_AT_ONCE = 2  # a full-size INT8 process peaks at 430 MB, and at 520 MB with eight in a batch
 

@@ -9,8 +9,6 @@ from pathlib import Path
 from .errors import UsageError
 from .sources.names import parse_live
 
-__all__ = ["HANG_TIMEOUT", "InferRequest"]
-
 HANG_TIMEOUT = 8.0  # seconds for one batch in the engine, after which a live run's worker is replaced
 FILES_BATCH = 8
 

@@ -16,25 +16,6 @@ from .errors import BundleError
 from .roofline import Cost
 from .spec import ModelSpec, describe_faults
 
-__all__ = [
-    "FORMAT_VERSION",
-    "MANIFEST",
-    "MAX_MANIFEST_SIZE",
-    "Accuracy",
-    "Check",
-    "FileRecord",
-    "GoldenImage",
-    "GoldenRecord",
-    "Manifest",
-    "Parity",
-    "Precision",
-    "Provenance",
-    "RecurrentForm",
-    "Target",
-    "Variant",
-    "parse_manifest",
-]
-
 MANIFEST = "manifest.json"
 FORMAT_VERSION = 1
 MAX_MANIFEST_SIZE = 2**24  # 16 MiB; a real one is some tens of KiB, also with a thousand class labels

@@ -30,8 +30,6 @@ from .frame import Pixels
 from .opencv import MAX_PIXELS, cv2
 from .spec import ModelSpec
 
-__all__ = ["IMAGE_SUFFIXES", "MAX_PIXELS", "Preprocessor", "contract", "contract_hash", "decode_image", "read_image"]
-
 Tensor = npt.NDArray[np.float32]
 
 # GIF needs OpenCV 4.11; where it is older such a file is reported as unreadable

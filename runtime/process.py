@@ -7,8 +7,6 @@ import resource
 import sys
 from pathlib import Path
 
-__all__ = ["peak_mib", "usable_cpus"]
-
 STATUS = Path("/proc/self/status")
 KIB_PER_MIB = 1024
 

@@ -22,19 +22,6 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from .errors import UsageError
 
-__all__ = [
-    "DEVICES",
-    "PREDICTED",
-    "Arithmetic",
-    "BranchCost",
-    "Cost",
-    "Limit",
-    "Rates",
-    "WeightReads",
-    "limit_of",
-    "rates_of",
-]
-
 Arithmetic = Literal["fp32", "fp16", "int8"]
 Count = Annotated[int, Field(ge=0)]
 

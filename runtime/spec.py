@@ -9,8 +9,6 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from .errors import SpecError
 
-__all__ = ["PRESETS", "Backbone", "Branches", "Interpolation", "ModelSpec", "ResizePolicy", "describe_faults", "preset"]
-
 Backbone = Literal["xception", "digits"]
 Branches = Literal["hybrid", "cnn", "rnn"]
 ResizePolicy = Literal["stretch", "center-crop", "letterbox"]

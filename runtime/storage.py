@@ -17,19 +17,6 @@ from typing import Any
 
 from .errors import UsageError
 
-__all__ = [
-    "cache_dir",
-    "check_writable",
-    "file_sha256",
-    "free_path",
-    "locked",
-    "replacing",
-    "sweep",
-    "write_bytes",
-    "write_json",
-    "write_text",
-]
-
 
 @contextlib.contextmanager
 def replacing(path: Path, suffix: str = "") -> Iterator[Path]:

@@ -9,8 +9,6 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["Milliseconds", "Timing", "summarize_times", "time_bursts", "time_interleaved"]
-
 Milliseconds = npt.NDArray[np.float64]
 MAX_INTERLEAVED = 10_000  # of single calls, however short they are
 

@@ -8,8 +8,6 @@ import numpy.typing as npt
 from ..runtime.opencv import cv2
 from ..runtime.spec import Backbone
 
-__all__ = ["augment"]
-
 Frame = npt.NDArray[np.uint8]
 Matrix = npt.NDArray[np.float64]
 

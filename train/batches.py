@@ -25,8 +25,6 @@ from .augment import augment
 from .data import LabelledImage
 from .features import Features
 
-__all__ = ["MAX_KEPT_BYTES", "Batches", "KeptFrames", "TrainingBatches"]
-
 QUEUED_BATCHES = 4  # batches that wait ready: 16 frames of 299x299 are 17 MB, so a few are enough and cheap
 # OpenCV takes twice as long as TensorFlow to decode a large JPEG, 8 ms for 2 megapixels: longer than a small model's
 # step. Photographs of at most this many times the model's pixels are cheap to read again.

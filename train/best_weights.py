@@ -24,8 +24,6 @@ from .model import KerasModel
 from .model_file import load_model, save_model
 from .phase import PreparedPhase
 
-__all__ = ["choose_weights", "reestimate", "trained_norms"]
-
 
 @dataclass(frozen=True)
 class _WeightsCandidate:

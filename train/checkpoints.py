@@ -25,8 +25,6 @@ from .model_file import save_model
 from .run_folder import RunFolder
 from .training_settings import TrainSettings
 
-__all__ = ["EpochRecorder", "Training", "TrainingState", "read_stopped", "record_start"]
-
 CALIBRATION_IMAGES = 500
 
 

@@ -15,8 +15,6 @@ from pathlib import Path, PurePosixPath
 from ..runtime.errors import DataError
 from ..runtime.preprocess import IMAGE_SUFFIXES
 
-__all__ = ["ClassFolderWriter", "Classes", "WrittenFolders", "find_classes", "find_roots"]
-
 Classes = dict[str, list[Path]]  # label -> its images, in the order of their paths
 
 

@@ -21,8 +21,6 @@ from .tensorflow_import import import_tensorflow
 from .tiny_imagenet import prepare_tiny_imagenet
 from .training_settings import PHASES, Monitor, Optimizer, PhaseSettings, TrainSettings, named_faults
 
-__all__ = ["main", "prepare_main", "show"]
-
 
 def _option(panel: str, help_text: str, *names: str) -> Any:
     return typer.Option(*names, help=help_text, rich_help_panel=panel)

@@ -27,8 +27,6 @@ from ..runtime.preprocess import read_image
 from ..runtime.storage import cache_dir, write_bytes, write_text
 from .class_folders import Classes, find_classes, find_roots
 
-__all__ = ["DataSet", "LabelledImage", "calibration_sample", "file_key", "read_list", "scan", "write_list"]
-
 ESCAPES = str.maketrans({"\\": r"\\", "\t": r"\t", "\n": r"\n", "\r": r"\r"})
 UNESCAPES = {r"\\": "\\", r"\t": "\t", r"\n": "\n", r"\r": "\r"}
 THREADS = min(os.cpu_count() or 1, 8)  # decoding leaves the GIL; more threads only hold more decoded images

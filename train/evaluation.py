@@ -27,8 +27,6 @@ from .run_folder import RunFolder
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["Evaluation", "evaluate", "plot_class_rates", "plot_confusion", "plot_curves"]
-
 mpl.rcParams["text.parse_math"] = False  # a class may be called a$b$c
 MAX_NUMBERED_CLASSES = 30  # classes up to which the numbers in the cells can be read
 DPI = 110

@@ -21,8 +21,6 @@ from ..runtime.spec import ModelSpec
 from ..runtime.storage import cache_dir, locked, write_text
 from .data import LabelledImage, file_key
 
-__all__ = ["FeatureStore", "Features"]
-
 Extract = Callable[[npt.NDArray[np.float32]], npt.NDArray[np.float32]]
 BATCH_SIZE = 16
 

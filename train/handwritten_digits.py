@@ -19,8 +19,6 @@ from ..runtime.opencv import cv2
 from .class_folders import ClassFolderWriter, WrittenFolders
 from .tensorflow_import import import_tensorflow
 
-__all__ = ["prepare_digits", "prepare_mnist"]
-
 SEED = 0
 DIGITS_TEST = 360  # a fifth of 1797, rounded up
 DIGITS_VAL = 287  # a fifth of the other 1437; one image is 0.35 points of accuracy

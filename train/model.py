@@ -15,8 +15,6 @@ from keras import layers
 from ..runtime.errors import SpecError
 from ..runtime.spec import ModelSpec
 
-__all__ = ["build_head_model", "build_model"]
-
 KerasModel = Any  # keras ships no type information
 
 

@@ -28,8 +28,6 @@ from ..runtime.spec import ModelSpec
 from ..runtime.storage import replacing
 from .model import KerasModel, build_model
 
-__all__ = ["first_line", "load_model", "load_pretrained", "load_weights", "save_model", "weights_sha256"]
-
 SPEC_MEMBER = "hybrid_edge.json"
 WEIGHTS_MEMBER = "model.weights.h5"
 MODEL_FORMAT = "hybrid-edge-model"

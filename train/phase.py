@@ -22,8 +22,6 @@ from .model import KerasModel, build_head_model
 from .model_file import first_line, load_weights, weights_sha256
 from .training_settings import PhaseSettings
 
-__all__ = ["PreparedPhase", "ProgressBar", "fit_phase", "frozen_features", "prepare_phase"]
-
 OPTIMIZERS = {
     "rmsprop": keras.optimizers.RMSprop,
     "adam": keras.optimizers.Adam,

@@ -15,8 +15,6 @@ from typing import Any
 from ..runtime.errors import RunError
 from ..runtime.storage import locked, write_text
 
-__all__ = ["RunFolder"]
-
 LATEST = "latest"
 HISTORY_COLUMNS = ("phase", "epoch", "loss", "accuracy", "top5", "val_loss", "val_accuracy", "val_top5", "seconds")
 

@@ -11,8 +11,6 @@ from typing import Any
 
 from ..runtime.errors import BackendUnavailableError
 
-__all__ = ["import_tensorflow"]
-
 
 def import_tensorflow() -> None:
     """Import TensorFlow and let it look for GPUs, both silently; what it wrote is shown if it fails.

@@ -31,8 +31,6 @@ from ..runtime.errors import DataError, UsageError
 from ..runtime.preprocess import IMAGE_SUFFIXES
 from .class_folders import ClassFolderWriter, WrittenFolders
 
-__all__ = ["prepare_tiny_imagenet"]
-
 WNIDS, WORDS, ANNOTATIONS = "wnids.txt", "words.txt", "val/val_annotations.txt"
 LISTS = (WNIDS, WORDS, PurePosixPath(ANNOTATIONS).name)
 WNID = re.compile(r"[A-Za-z0-9_-]+")  # it becomes part of a folder's name

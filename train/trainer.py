@@ -28,8 +28,6 @@ from .phase import fit_phase, prepare_phase
 from .run_folder import RunFolder
 from .training_settings import TrainSettings
 
-__all__ = ["resume", "train"]
-
 MAX_SKIPPED_SHOWN = 20
 
 

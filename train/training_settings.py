@@ -12,8 +12,6 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from ..runtime.errors import UsageError
 from ..runtime.spec import ModelSpec
 
-__all__ = ["PHASES", "Monitor", "Optimizer", "PhaseSettings", "TrainSettings", "named_faults"]
-
 Optimizer = Literal["rmsprop", "adam", "adamw", "sgd"]
 Monitor = Literal["val_loss", "val_accuracy", "val_top5"]
 

@@ -25,8 +25,6 @@ from ...runtime.errors import BundleError
 from ...runtime.manifest import MANIFEST, FileRecord, Manifest, Provenance, parse_manifest
 from ...runtime.storage import file_sha256, locked, replacing, write_bytes, write_text
 
-__all__ = ["BundleWriter", "bundle_lock", "made_by", "pack", "provenance", "writing"]
-
 FOLDERS = ("artifacts", "golden")
 # what a sweep may remove: our own names and our own temporary files, nothing that a user put there
 OURS = re.compile(r"[0-9a-f]{64}\.(onnx|png|npz)|\.([0-9a-f]{64}\.(onnx|png|npz)|manifest\.json)-.*\.tmp")

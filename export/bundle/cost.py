@@ -15,8 +15,6 @@ from ...runtime.roofline import Arithmetic, BranchCost, Cost, WeightReads
 from ..convert.graph_reading import branch_of, producers, tensor_shapes
 from ..convert.inspection import operations
 
-__all__ = ["measure_cost"]
-
 # a tensor behind one of these is the same tensor in another form; a constant likewise, such as an LSTM's first states
 FORMS = ("Cast", "DequantizeLinear", "Expand", "QuantizeLinear")
 ARITHMETIC: dict[str, Arithmetic] = {"FP32": "fp32", "FP16": "fp16", "INT8": "int8"}

@@ -17,8 +17,6 @@ from ...runtime.errors import BackendUnavailableError, BundleError, EngineError,
 from ...runtime.storage import sweep
 from .bundle_writer import bundle_lock
 
-__all__ = ["Engines", "LocalEngine", "build_engines"]
-
 
 @dataclass(frozen=True)
 class LocalEngine:

@@ -20,8 +20,6 @@ from ...runtime.spec import ModelSpec
 from ...train.data import LabelledImage
 from .bundle_writer import BundleWriter
 
-__all__ = ["Golden", "add_arrays", "golden_outputs", "keep_golden", "make_golden"]
-
 Tensor = npt.NDArray[np.float32]
 
 BATCH = 8  # the device's check runs the examples in the same batches

@@ -24,20 +24,6 @@ from ..gates.comparison import Flip
 from ..gates.contact_sheet import write_flips
 from .bundle_writer import writing
 
-__all__ = [
-    "REPORT",
-    "ReportEntry",
-    "check_folder",
-    "checks_table",
-    "differences_table",
-    "fill_folder",
-    "flips_name",
-    "gates_table",
-    "show_report",
-    "withdraw_report",
-    "write_report",
-]
-
 Justify = Literal["left", "right"]
 
 MB = 1e6

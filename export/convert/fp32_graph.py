@@ -11,16 +11,6 @@ from .from_keras import write_cnn
 from .graph_writer import GraphWriter
 from .recurrent import Affine, Form, write_recurrent
 
-__all__ = [
-    "IR_VERSION",
-    "OPSET",
-    "QUANTIZED_IR_VERSION",
-    "QUANTIZED_OPSET",
-    "GraphBuilder",
-    "serialize",
-    "set_versions",
-]
-
 OPSET = 17  # device runtimes refuse the newest versions that onnx would write (opset 28 and IR 14)
 IR_VERSION = 8
 QUANTIZED_OPSET = 19  # QuantizeLinear takes FP16 from opset 19 on, whose files are IR 9

@@ -22,8 +22,6 @@ from ...runtime.spec import ModelSpec
 from ...train.model import KerasModel
 from .graph_writer import GraphWriter
 
-__all__ = ["write_cnn"]
-
 PREFIX = "cnn/"
 
 

@@ -18,27 +18,6 @@ from onnx import TensorProto, helper, numpy_helper
 
 from ...runtime.errors import ConversionError
 
-__all__ = [
-    "CONTRIBUTED",
-    "POINTWISE",
-    "WEIGHT_AXIS",
-    "TensorShape",
-    "arrays",
-    "branch_of",
-    "float_tensors",
-    "gives_float",
-    "integers_of",
-    "is_pointwise",
-    "layer_of",
-    "producers",
-    "quantizable",
-    "range_key",
-    "skeleton",
-    "takers",
-    "tensor_shapes",
-    "tensor_types",
-]
-
 # the axis of a weight along which each index has its own scale: output channels of (O, I, H, W), columns of (I, O)
 WEIGHT_AXIS = {"Conv": 0, "MatMul": 1}
 

@@ -8,8 +8,6 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 
-__all__ = ["BATCH", "GraphWriter"]
-
 BATCH = "N"  # the symbolic batch axis, as the interface names it
 
 

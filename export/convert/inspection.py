@@ -17,8 +17,6 @@ from .fp32_graph import IR_VERSION, OPSET, QUANTIZED_IR_VERSION, QUANTIZED_OPSET
 from .graph_reading import CONTRIBUTED, branch_of, is_pointwise, producers, skeleton, tensor_types
 from .graph_writer import BATCH
 
-__all__ = ["Declaration", "check_graph", "count_operators", "count_steps", "describe", "operations"]
-
 CONVOLUTIONS = {"xception": 74, "digits": 3}  # Xception: 34 separable ones (two each), 2 of the entry, 4 shortcuts
 STEP_HIDDEN = re.compile(r"rnn/lstm_\d+/step_\d+/hidden")
 LSTM_INPUTS = {"X": 0, "W": 1, "R": 2, "B": 3, "initial_h": 5, "initial_c": 6}  # 4, the lengths, is left out

@@ -30,8 +30,6 @@ from ...runtime.spec import ModelSpec
 from ...train.model import KerasModel
 from .graph_writer import GraphWriter
 
-__all__ = ["Affine", "Form", "LstmWeights", "write_recurrent", "write_unrolled"]
-
 Float32 = npt.NDArray[np.float32]
 
 KERAS_TO_UNROLLED = (0, 1, 3, 2)  # gates: Keras i, f, c, o; here i, f, o, c, so that one Sigmoid takes three of them

@@ -15,8 +15,6 @@ from ...runtime.spec import ModelSpec
 from ...train.model import KerasModel
 from ..gates.hidden_states import hidden_states
 
-__all__ = ["FeatureMaps", "Insides", "Recurrent", "look_inside"]
-
 Tensor = npt.NDArray[np.float32]
 
 FIRST = 3  # so many of the CNN's first activations are kept, and the last one

@@ -30,8 +30,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import SubFigure
 
-__all__ = ["write_picture"]
-
 Array = npt.NDArray[Any]
 
 MAX_MAPS = 12  # feature maps shown of a layer

@@ -14,8 +14,6 @@ from ...runtime.storage import check_writable
 from ...train.run_folder import RunFolder
 from ..step_log import StepLog
 
-__all__ = ["PictureRequest", "draw_picture", "make_picture_request"]
-
 
 @dataclass(frozen=True, eq=False)
 class PictureRequest:

@@ -34,18 +34,6 @@ from ..quantize.artifact_graph import ArtifactGraphs
 from ..quantize.prepared_model import prepare
 from ..step_log import StepLog
 
-__all__ = [
-    "SENSITIVITY_IMAGES",
-    "LayerSensitivity",
-    "SensitivityReport",
-    "as_records",
-    "group_of",
-    "measure_sensitivity",
-    "rank_layers",
-    "ranked_groups",
-    "sensitivity_table",
-]
-
 Tensor = npt.NDArray[np.float32]
 Batches = Sequence[dict[str, Tensor]]
 

@@ -11,8 +11,6 @@ import numpy.typing as npt
 from ...runtime.manifest import Accuracy
 from ...train.data import LabelledImage
 
-__all__ = ["CONFIDENT_MARGIN", "Flip", "KerasComparison", "class_indices", "paired_accuracy", "paired_interval"]
-
 Tensor = npt.NDArray[np.float32]
 Labels = npt.NDArray[np.int64]
 

@@ -12,8 +12,6 @@ from ...runtime.errors import ImageError
 from ...runtime.preprocess import read_image
 from .comparison import Flip
 
-__all__ = ["MAX_FLIPS", "write_flips"]
-
 MAX_FLIPS = 48
 MISSING_PICTURE = np.full((PICTURE_SIDE, PICTURE_SIDE, 3), 225, np.uint8)
 

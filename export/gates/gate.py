@@ -20,8 +20,6 @@ from .comparison import Flip, KerasComparison, class_indices, paired_accuracy
 from .reference import BATCH, Reference
 from .verdict import LOGIT_LIMIT, GateLimits
 
-__all__ = ["SIMULATED_IMAGES", "BatchRows", "GateFigures", "run_gate"]
-
 Tensor = npt.NDArray[np.float32]
 
 OTHER_BATCHES = (1, 3)

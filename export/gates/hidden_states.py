@@ -16,8 +16,6 @@ from ...train.model import KerasModel
 from ..convert.fp32_graph import serialize
 from ..convert.graph_reading import branch_of
 
-__all__ = ["HIDDEN", "hidden_drift", "hidden_states", "relative_drift", "with_hidden_states"]
-
 Tensor = npt.NDArray[np.float32]
 Batches = Callable[[int], Iterable[Mapping[str, Tensor]]]
 

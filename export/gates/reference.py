@@ -23,8 +23,6 @@ from ...train.model import KerasModel
 from ..export_request import readable
 from .hidden_states import hidden_states
 
-__all__ = ["BATCH", "HIDDEN_IMAGES", "Reference"]
-
 Tensor = npt.NDArray[np.float32]
 Tensors = dict[str, Tensor]
 

@@ -28,8 +28,6 @@ from .gate import run_gate
 from .reference import Reference
 from .verdict import GateLimits
 
-__all__ = ["AgainstWider", "Proof", "against_wider", "open_target", "prove", "time_ratio"]
-
 Tensor = npt.NDArray[np.float32]
 OnBatch = Callable[[int], None]
 

@@ -9,8 +9,6 @@ from ...runtime.errors import ParityError
 from ...runtime.manifest import Check, Parity, Precision
 from ...runtime.spec import ModelSpec
 
-__all__ = ["LOGIT_LIMIT", "GateLimits", "require_passed"]
-
 MAX_DROP = 0.005
 # FP32 carries 1e-7 and loses a factor of some tens over Xception's 74 convolutions; another model shows from 1e-2 on
 LOGIT_LIMIT = 1e-4

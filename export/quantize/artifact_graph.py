@@ -30,8 +30,6 @@ from .equalize import EvenedGraph, even_channels
 from .gpu_graph import ActivationPeaks, GpuGraph
 from .int8_weights import Rounder
 
-__all__ = ["ActivationSurvey", "ArtifactGraphs", "Int8Ranges"]
-
 
 @dataclass(frozen=True, eq=False)
 class ActivationSurvey:

@@ -14,8 +14,6 @@ from ...calib import Calibration, Method, Range, choose_range
 from ..convert.graph_reading import branch_of, float_tensors, producers, quantizable, range_key
 from .equalize import HALF_STEP, PIXELS
 
-__all__ = ["bounds", "choose_ranges", "measured_graph", "product_inputs"]
-
 # one tensor for all steps of a layer; what else a step makes lies within [-1, 1] or is smaller than one of these
 LSTM_STATES = ("recurrent", "gates", "cell", "hidden")
 STATE_NAME = re.compile(rf"rnn/lstm_\d+/step_\d+/({'|'.join(LSTM_STATES)})")

@@ -9,8 +9,6 @@ import onnx
 
 from ..convert.graph_reading import producers, takers
 
-__all__ = ["HOMOGENEOUS", "ChannelGroup", "channel_groups", "groups_of"]
-
 HOMOGENEOUS = ("Relu", "LeakyRelu", "MaxPool")  # f(a x) = a f(x) for a > 0
 JOINING = (*HOMOGENEOUS, "Add", "GlobalAveragePool")  # channel c of what they give is made of channels c alone
 

@@ -52,8 +52,6 @@ from .int8_weights import (
     unsigned_scale,
 )
 
-__all__ = ["CpuGraph", "image_layers"]
-
 Float32 = npt.NDArray[np.float32]
 
 KERNEL_CHANNELS = 4  # input channels at a time: vpdpbusd adds up four products of bytes

@@ -27,8 +27,6 @@ from onnx import TensorProto, helper, numpy_helper
 from ..convert.graph_reading import arrays, branch_of, tensor_shapes
 from .channel_groups import ChannelGroup, channel_groups, groups_of
 
-__all__ = ["SCAN_NAME", "VECTOR_CHANNELS", "fill_channels", "one_image_at_a_time"]
-
 VECTOR_CHANNELS = 16
 
 Float64 = npt.NDArray[np.float64]

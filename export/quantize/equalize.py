@@ -24,8 +24,6 @@ from ..convert.graph_reading import arrays, gives_float, integers_of, producers,
 from ..convert.graph_writer import GraphWriter
 from .channel_groups import HOMOGENEOUS, ChannelGroup, channel_groups, groups_of
 
-__all__ = ["HALF_STEP", "MAX_WIDENING", "PIXELS", "EvenedGraph", "channel_tensors", "even_channels"]
-
 Float32 = npt.NDArray[np.float32]
 Float64 = npt.NDArray[np.float64]
 

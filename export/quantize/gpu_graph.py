@@ -24,8 +24,6 @@ from ..convert.graph_reading import WEIGHT_AXIS, arrays, branch_of, float_tensor
 from ..convert.graph_writer import GraphWriter
 from .int8_weights import QuantizedWeight, Rounder, bias_correction, quantize_weight, signed_scale
 
-__all__ = ["FP16_MAX", "FP16_WARNING", "ActivationPeaks", "GpuGraph", "too_large_weights"]
-
 FP16_MAX = 65504.0
 FP16_WARNING = 16_000.0  # two bits below FP16's end: a brighter scene than any that was measured may double a value
 MAX_LISTED = 5  # layers that a warning names

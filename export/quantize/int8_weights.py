@@ -18,20 +18,6 @@ import numpy.typing as npt
 
 from ...calib import Range
 
-__all__ = [
-    "LEVELS",
-    "QuantizedWeight",
-    "Rounder",
-    "bias_correction",
-    "partner_limits",
-    "quantize_bias",
-    "quantize_weight",
-    "round_for_inputs",
-    "signed_scale",
-    "smallest_for_bias",
-    "unsigned_scale",
-]
-
 LEVELS = 127  # the largest integer of a weight
 # x86 without VNNI adds the products of two neighbouring weights and two unsigned bytes up in 16 bits, and saturates
 # (vpmaddubsw): the largest byte times the largest sum of two neighbours is to fit, 255 * 128 < 2**15

@@ -42,8 +42,6 @@ from .gpu_graph import ActivationPeaks, too_large_weights
 from .int8_weights import Rounder
 from .stale_batch_norm import batch_norm_outputs, stale_layers
 
-__all__ = ["ActivationMeasurer", "PreparedModel", "prepare"]
-
 RANGES = "ranges.npz"
 
 

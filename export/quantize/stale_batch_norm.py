@@ -24,8 +24,6 @@ from onnx import numpy_helper
 from ...calib import TensorStatistics
 from ...train.model import KerasModel
 
-__all__ = ["MAX_RATIO", "StaleReport", "batch_norm_outputs", "stale_layers"]
-
 MAX_RATIO = 2.0  # between the ratios of averages that fit and those of averages that three epochs left
 KERNEL_TOLERANCE = 1e-3  # of the largest weight: tf2onnx folds in float32; another layer's kernel differs by all of it
 RNN_NORM = ("rnn_batch_norm", "rnn/batch_norm/output")  # a tensor only if a product follows; else it is folded away

@@ -17,8 +17,6 @@ from ..errors import BackendError, InputError
 from ..frame import Outputs
 from ..spec import ModelSpec
 
-__all__ = ["Backend", "Buffers", "Ticket"]
-
 Tensor = npt.NDArray[np.float32]
 Self = TypeVar("Self", bound="Backend")
 

@@ -26,8 +26,6 @@ import numpy.typing as npt
 from ..engines.gpu import Gpu
 from ..errors import BackendError, BackendUnavailableError
 
-__all__ = ["CudaEvent", "CudaGraph", "CudaStream", "DeviceMemory", "HostMemory", "capture", "find_gpu", "free_memory"]
-
 Array = npt.NDArray[Any]
 Self = TypeVar("Self", bound="CudaResource")
 

@@ -30,8 +30,6 @@ from ..timing import Timing, time_interleaved
 from .base import Backend, Tensor
 from .tensorrt import TensorRtBackend, find_tensorrt
 
-__all__ = ["open_fastest_form"]
-
 
 def open_fastest_form(
     bundle: Bundle, variants: Sequence[Variant], options: EngineOptions, reporter: Reporter

@@ -20,8 +20,6 @@ from ..errors import BackendError, BackendUnavailableError, BundleError
 from ..frame import OUTPUT_NAMES
 from .base import Backend
 
-__all__ = ["CPU_PROVIDER", "OnnxRuntimeCpu", "OnnxRuntimeSimulated", "TensorSession", "import_onnxruntime"]
-
 Tensor = npt.NDArray[np.float32]
 
 CPU_PROVIDER = "CPUExecutionProvider"

@@ -19,8 +19,6 @@ from .base import Buffers
 from .cuda import HostMemory
 from .onnxruntime import CPU_PROVIDER, OnnxRuntimeCpu, import_onnxruntime
 
-__all__ = ["OnnxRuntimeCuda"]
-
 Tensor = npt.NDArray[np.float32]
 
 CUDA_PROVIDER = "CUDAExecutionProvider"

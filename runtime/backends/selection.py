@@ -30,8 +30,6 @@ from .onnxruntime import OnnxRuntimeCpu
 from .onnxruntime_cuda import OnnxRuntimeCuda
 from .tensorrt import TensorRtBackend
 
-__all__ = ["ENGINES", "MAX_SLOWDOWN", "Selection", "open_backend", "open_variant"]
-
 AUTO = "auto"
 NARROWEST_FIRST: tuple[Precision, ...] = ("int8", "fp16", "fp32")
 # the ratio of times above which `auto` takes the wider precision; below, a variant's size counts for more

@@ -20,22 +20,6 @@ from ..roofline import Limit, Rates
 from ..storage import replacing, write_text
 from ..timing import Milliseconds, summarize_times
 
-__all__ = [
-    "MIN_ROUNDS",
-    "NOISY",
-    "NO_COST",
-    "STAGES",
-    "UNSPLIT",
-    "BenchReport",
-    "BundleRecord",
-    "Case",
-    "Clocks",
-    "Machine",
-    "Start",
-    "Stats",
-    "write_csv",
-]
-
 FORMAT_VERSION = 1
 NO_COST = "export again to see the limit: the bundle is from before its variants' costs were recorded"
 # share of the median: single rounds then vary by 4 %, the ratio of two medians of twelve by 2 %, and 3 % goes unseen

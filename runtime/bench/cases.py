@@ -24,17 +24,6 @@ from ..roofline import Limit, Rates, limit_of, rates_of
 from ..timing import Milliseconds
 from .bench_report import NO_COST, Case, Stats
 
-__all__ = [
-    "BenchProgress",
-    "BenchRequest",
-    "TimedCase",
-    "choose_variants",
-    "make_case",
-    "make_frames",
-    "open_variants",
-    "predict_limits",
-]
-
 MAX_BATCH = 4096  # more is a typing error: the reference model's inputs alone would be 5 GiB
 MAX_SECONDS = 86_400  # a day for each part of each case: more is a typing error
 MAX_ROUNDS = 10_000

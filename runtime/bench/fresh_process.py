@@ -21,8 +21,6 @@ from ..process import peak_mib
 if TYPE_CHECKING:
     from .bench_report import Start
 
-__all__ = ["classify_first", "main", "measure_starts"]
-
 MODULE = "hybrid_edge.runtime.bench.fresh_process"
 TIMEOUT = 600.0  # seconds for one process: the golden check of a large FP32 model on a small CPU takes tens
 STDERR_LINES = 3  # kept of a failed process's stderr, whose last ones name the error

@@ -20,18 +20,6 @@ from statistics import fmean
 from ..process import usable_cpus
 from .bench_report import Clocks, Machine
 
-__all__ = [
-    "board_watts",
-    "busy_before",
-    "command_line",
-    "measure_power",
-    "query_gpu",
-    "read_clocks",
-    "record_machine",
-    "slowed_down",
-    "without_folders",
-]
-
 GIB = 2**30
 ROOT = Path("/")
 RECORDED_PACKAGES = (

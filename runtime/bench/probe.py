@@ -24,8 +24,6 @@ from ..backends.onnxruntime import TensorSession
 from ..process import usable_cpus
 from ..roofline import MIB, Arithmetic, Rates
 
-__all__ = ["better_rates", "data_caches", "probe", "product_graph"]
-
 CPUS = Path("/sys/devices/system/cpu")
 UNITS = {"K": 2**10, "M": MIB}
 # An ONNX model each, as the runtime has no onnx package to write them: value (M, K) times a constant (K, N) of ones,

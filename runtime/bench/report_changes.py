@@ -19,8 +19,6 @@ import numpy as np
 from ..errors import BenchError
 from .bench_report import MIN_ROUNDS, BenchReport, Stats
 
-__all__ = ["SAME_WITHIN", "Change", "ReportChanges", "Verdict", "compare_reports", "ratio_interval"]
-
 Verdict = Literal["faster", "slower", "same", "unknown"]
 
 SAME_WITHIN = 0.03  # six sessions of one file in one process differed by up to 2.5 % in CPU time (digits, 2 cores)

@@ -16,8 +16,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["require_matplotlib", "write_plot"]
-
 # colours that people who can't tell red from green still tell apart (Okabe and Ito)
 STAGE_COLOURS = {
     "preprocess": "#999999",

@@ -12,8 +12,6 @@ from ..roofline import Limit, Rates
 from .bench_report import MIN_ROUNDS, NO_COST, NOISY, STAGES, UNSPLIT, BenchReport, Case
 from .report_changes import SAME_WITHIN, ReportChanges
 
-__all__ = ["show_changes", "show_predictions", "show_report"]
-
 STAGE_HEADS = {"preprocess": "pre-\nprocess", "copy in": "copy\nin", "cnn": "CNN", "copy out": "copy\nout"}
 # the branches whose limiting factor is shown, as the head takes next to no time
 LIMITED = {"cnn": "CNN\nlimited by", "recurrent": "recurrent\nlimited by"}

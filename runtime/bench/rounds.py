@@ -42,8 +42,6 @@ from .machine import (
 )
 from .probe import better_rates, probe
 
-__all__ = ["bench", "branch_shares"]
-
 PROBE_SECONDS = 2.0  # of probing before the rounds, and again after them
 PROFILE_SECONDS = 0.5  # of profiled runs for each case, as far as these are from MIN_RUNS to MAX_RUNS
 MIN_RUNS, MAX_RUNS = 5, 100

@@ -12,24 +12,6 @@ from ..frame import Pixels
 from ..opencv import cv2
 from .text import BOLD, Color, default_font
 
-__all__ = [
-    "ACCENT",
-    "BACKGROUND",
-    "DIM",
-    "TEXT",
-    "TRACK",
-    "WARNING",
-    "Bars",
-    "Box",
-    "blank",
-    "caption",
-    "dim",
-    "fill",
-    "fit",
-    "notice",
-    "text_row",
-]
-
 BACKGROUND: Color = (30, 27, 25)
 TRACK: Color = (62, 57, 53)
 TEXT: Color = (238, 236, 233)

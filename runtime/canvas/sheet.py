@@ -15,8 +15,6 @@ from ..storage import write_bytes
 from .pictures import Box, fit
 from .text import BOLD, Color, default_font
 
-__all__ = ["GREEN", "PICTURE_SIDE", "RED", "Cell", "Line", "answer_cell", "draw_sheet", "thumbnail", "write_sheet"]
-
 PAPER: Color = (255, 255, 255)
 DARK_INK: Color = (40, 40, 40)
 QUIET_INK: Color = (120, 120, 120)

@@ -18,8 +18,6 @@ from ..console import printable
 from ..frame import Pixels
 from ..opencv import cv2
 
-__all__ = ["BOLD", "Color", "Font", "StrokeFont", "TrueTypeFont", "default_font"]
-
 Color = tuple[int, int, int]  # blue, green, red
 BOLD = 600  # a font's weight, from 100 to 900
 PROBE_SIZE = 24  # pixels: where a character is drawn on its own, to see whether the font has it

@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from ..bench.bench_report import BenchReport
     from ..bench.cases import BenchProgress
 
-__all__ = ["app", "bench", "main"]
-
 # options of each panel of --help
 WHAT, HOW, RESULTS, LIMITS = (
     partial(typer.Option, rich_help_panel=panel) for panel in ("What", "How long", "Results", "Limits")

@@ -20,8 +20,6 @@ from .options import (
     WorkspaceOption,
 )
 
-__all__ = ["app", "compare", "main"]
-
 RESULTS = "Results"  # a panel of --help
 
 

@@ -11,8 +11,6 @@ from .. import console
 from ..draw.session import MAX_BUNDLES, DrawRequest
 from .options import BackendOption, CheckOption, PrecisionOption, ThreadsOption
 
-__all__ = ["app", "draw", "main"]
-
 
 def draw(
     bundles: Annotated[

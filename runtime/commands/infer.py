@@ -25,8 +25,6 @@ from .options import (
 if TYPE_CHECKING:
     from ..sources.camera import Camera, CameraFormat
 
-__all__ = ["app", "infer", "main", "print_cameras"]
-
 # panels of --help
 FRAMES, OUTPUTS, RUNNING = "Frames", "Outputs", "Running"
 MOST_SIZES = 8  # sizes of one camera format that the list for people shows

@@ -10,19 +10,6 @@ import typer
 
 from ..errors import UsageError
 
-__all__ = [
-    "ENGINE",
-    "BackendOption",
-    "BuildOption",
-    "BundleOption",
-    "CheckOption",
-    "PrecisionOption",
-    "ProfileOption",
-    "ThreadsOption",
-    "WorkspaceOption",
-    "refuse_others",
-]
-
 ENGINE = "Engine"  # a panel of --help
 MAX_THREADS = 1024
 

@@ -14,8 +14,6 @@ from ..frame import Frame
 if TYPE_CHECKING:
     from ..classifier import Classifier, Prediction
 
-__all__ = ["Answers", "ComparedModel", "ComparisonTally"]
-
 
 @dataclass(frozen=True, eq=False)
 class ComparedModel:

@@ -25,8 +25,6 @@ from .answers import Answers, ComparedModel, ComparisonTally
 from .difference_sheet import Differences
 from .printing import JsonReport, TextReport
 
-__all__ = ["compare_bundles", "find_bundles"]
-
 DEFAULT_SHEET = Path("differences.png")
 MAX_LISTED_IMAGES = 20  # up to so many are listed even where a table of counts would do
 MAX_LISTED_LABELS = 5  # labels that only one bundle has, as many as an error lists

@@ -12,8 +12,6 @@ from ..canvas.sheet import Cell, answer_cell, thumbnail, write_sheet
 from ..errors import UsageError
 from .answers import Answers
 
-__all__ = ["Differences"]
-
 MAX_PICTURES = 60
 
 

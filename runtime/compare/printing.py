@@ -14,8 +14,6 @@ from ..console import ABSENT, make_table, percent, print_json, printable, show_t
 from ..frame import Frame
 from .answers import Answers, ComparedModel
 
-__all__ = ["JsonReport", "TextReport"]
-
 ROW_GAP = "  "
 MAX_LABEL_WIDTH = 24  # terminal cells
 PERCENT_WIDTH = 8  # terminal cells

@@ -14,8 +14,6 @@ import numpy.typing as npt
 from ..errors import InputError
 from ..opencv import cv2
 
-__all__ = ["BOX", "PEN", "SIDE", "drawn_frame", "mnist_frame"]
-
 SIDE = 28  # side of the frame, pixels
 BOX = 20  # the ink's longer side in the frame, pixels
 PEN = 2.3  # the thinnest stroke of a drawing in the frame, pixels; MNIST's are two to three wide

@@ -17,8 +17,6 @@ from .page import PAPER_BOX, TITLE, View, draw_page
 from .paper import THICKNESS, Paper, save_drawing
 from .readers import Reader, Reading, read_drawing
 
-__all__ = ["DrawWindow"]
-
 KEY_WAIT = 10  # milliseconds that each turn waits for events
 THICKNESS_STEP = 2  # pixels
 IDLE_REDRAW = 0.5  # seconds after which the window is drawn anew even if nothing changed

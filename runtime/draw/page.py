@@ -17,8 +17,6 @@ from ..opencv import cv2
 from .paper import PAPER_SIDE
 from .readers import Reading
 
-__all__ = ["HEIGHT", "PAPER_BOX", "TITLE", "WIDTH", "View", "draw_page"]
-
 TITLE = "hybrid-draw"
 AREA = 600  # pixels, the part of the window with the paper in its middle
 PANEL = 340  # pixels, the width of the part with the answers

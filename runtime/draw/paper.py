@@ -13,8 +13,6 @@ from ..opencv import cv2
 from ..storage import free_path, write_bytes
 from .digits import drawn_frame
 
-__all__ = ["PAPER_SIDE", "THICKNESS", "Paper", "save_drawing"]
-
 PAPER_SIDE = 400  # pixels
 THICKNESS = 15
 THINNEST, THICKEST = 1, 61

@@ -19,8 +19,6 @@ from ..manifest import MANIFEST
 from ..opencv import cv2
 from .session import DrawRequest
 
-__all__ = ["Reader", "Reading", "newest_bundles", "open_readers", "read_drawing"]
-
 RUNS = Path("runs")
 KINDS = ("cnn", "rnn", "hybrid")  # the order in which the window shows them
 BACKBONE = "digits"

@@ -18,8 +18,6 @@ from ..errors import UsageError
 if TYPE_CHECKING:
     from .readers import Reading
 
-__all__ = ["MAX_BUNDLES", "DrawRequest", "draw"]
-
 MAX_BUNDLES = 8  # with so many, the window has room for the three best labels of each
 
 

@@ -22,8 +22,6 @@ from .engine_options import EngineOptions
 from .library import Library, find_library
 from .progress import Reporter
 
-__all__ = ["ARCHITECTURES", "RtxEngine", "build_rtx", "parse_architectures"]
-
 # desktop cards: Ampere (A100 with sm80), Ada, Blackwell
 ARCHITECTURES = ("sm80", "sm86", "sm89", "sm120")
 REFUSED_ARCHITECTURES = {

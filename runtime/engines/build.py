@@ -21,8 +21,6 @@ from .gpu import Gpu, check_memory, disk_shortage
 from .library import Library, Messages, make_interface
 from .progress import Listener, Reporter, make_monitor, run_interruptibly
 
-__all__ = ["BuildEnvironment", "BuiltEngine", "PreparedEngine", "build_engine", "prepare_engine"]
-
 # "BuilderFlag::kREQUIRE_USER_ALLOCATION is not compatible with networks that contain data-dependent dynamic shapes"
 USER_ALLOCATION_REFUSED = re.compile("user.?allocation", re.IGNORECASE)
 QUANTIZED_OPERATOR = b"DequantizeLinear"  # an operator's type stands in a protobuf as plain text

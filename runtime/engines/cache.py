@@ -28,8 +28,6 @@ from .engine_options import EngineOptions
 from .gpu import Gpu
 from .library import Library, LibraryKind
 
-__all__ = ["CachedEngine", "EngineCache", "EngineKey", "EngineRecord", "OnRefusal"]
-
 RECORD_FORMAT = 1
 MAX_CACHE_SIZE = 4 * 2**30  # bytes of engines that are kept; the longest unused are dropped first
 MAX_RECORD_SIZE = 2**16

@@ -7,8 +7,6 @@ from dataclasses import dataclass
 from ..errors import UsageError
 from .gpu import MIB, Gpu, available_memory
 
-__all__ = ["MIB", "EngineOptions", "parse_profile"]
-
 Profile = tuple[int, int, int]
 
 DEFAULT_PROFILE: Profile = (1, 1, 8)

@@ -13,8 +13,6 @@ from pathlib import Path
 
 from ..errors import EngineError
 
-__all__ = ["MIB", "Gpu", "available_memory", "check_memory", "disk_shortage"]
-
 MIB = 2**20
 MEMINFO = Path("/proc/meminfo")
 # Engines were up to 1.2 times as large as their graphs (docs/measurements.md, with TensorRT-RTX); beside an engine come

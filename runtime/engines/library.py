@@ -25,8 +25,6 @@ from typing import Any, Literal
 
 from ..errors import BackendUnavailableError, UsageError
 
-__all__ = ["EagerContexts", "Library", "LibraryKind", "Messages", "find_library", "installed", "make_interface"]
-
 LibraryKind = Literal["tensorrt", "rtx"]
 
 MODULE_NAMES: dict[LibraryKind, str] = {"tensorrt": "tensorrt", "rtx": "tensorrt_rtx"}

@@ -14,8 +14,6 @@ from .library import Library
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
-__all__ = ["Listener", "Reporter", "make_monitor", "make_reporter", "run_interruptibly", "show_progress"]
-
 T = TypeVar("T")
 
 INTERRUPT_POLL_S = 0.1  # between looks for Ctrl-C while TensorRT builds

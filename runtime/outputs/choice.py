@@ -27,8 +27,6 @@ from .window import HEADLESS_ADVICE, Window
 if TYPE_CHECKING:
     from ..sources.capture import Capture
 
-__all__ = ["ChosenSinks", "Smoothing", "check_outputs"]
-
 FILE_FPS = 25.0  # frames a second of a recording, where neither the video file nor --fps says how many
 SMOOTHED_FPS = 25  # frames of a video file that count as a second: the same on every machine
 MAX_SOURCES = 256  # sources whose average is remembered; far more than run at once

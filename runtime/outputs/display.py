@@ -11,17 +11,6 @@ from functools import lru_cache
 from ..errors import UsageError
 from ..opencv import cv2
 
-__all__ = [
-    "QUIT_KEYS",
-    "X11_LIBRARY",
-    "close_window",
-    "display_problem",
-    "is_visible",
-    "keep_events",
-    "pressed_key",
-    "require_display",
-]
-
 PROBE_TIMEOUT = 10.0  # seconds for another process to start and open a window
 PROBE = "import cv2; cv2.namedWindow('hybrid-edge', cv2.WINDOW_NORMAL); cv2.destroyAllWindows()"
 VARIABLES = ("DISPLAY", "WAYLAND_DISPLAY")

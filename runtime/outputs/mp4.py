@@ -13,8 +13,6 @@ import os
 import struct
 from pathlib import Path
 
-__all__ = ["TIMESCALE", "Mp4Writer"]
-
 TIMESCALE = 90_000  # ticks a second: the usual one, all common frame rates are whole in it
 IDENTITY_MATRIX = struct.pack(">9i", 0x10000, 0, 0, 0, 0x10000, 0, 0, 0, 0x40000000)
 KEY_FRAME = 0x02000000  # the flag of a picture that depends on no other

@@ -19,8 +19,6 @@ from ..storage import check_writable
 from .mp4 import Mp4Writer
 from .sink import Result, Sink
 
-__all__ = ["Recorder"]
-
 JPEG_QUALITY = 80  # JPEG's, from 0 to 100
 MAX_SIDE = 1920  # pixels that the longer side of a recorded frame has at most
 MIN_SIDE = 240  # pixels below which the shorter side is enlarged: a label is not readable there

@@ -19,8 +19,6 @@ from .sink import Result, Sink, SourceStatus, Status
 if TYPE_CHECKING:
     from ..classifier import Prediction
 
-__all__ = ["BAR_DELAY", "FileProgress", "JsonLines", "ResultTable"]
-
 BAR_DELAY = 2.0  # seconds before a progress bar appears
 COLUMN_GAP = "  "
 MAX_LABEL_WIDTH = 24  # cells; the label column is as wide as the longest label, up to this

@@ -12,8 +12,6 @@ from ..sources.events import Event, Kind
 if TYPE_CHECKING:
     from ..classifier import Prediction
 
-__all__ = ["Result", "Sink", "SourceStatus", "Status"]
-
 
 @dataclass(frozen=True, eq=False)
 class Result:

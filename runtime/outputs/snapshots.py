@@ -22,8 +22,6 @@ from .sink import Result, Sink
 if TYPE_CHECKING:
     from ..classifier import Prediction
 
-__all__ = ["Condition", "Snapshots", "parse_condition", "prepare_folder"]
-
 JPEG_QUALITY = 95  # JPEG's, from 0 to 100
 MAX_JPEG_SIDE = 65_500  # pixels of a side, the most that OpenCV's encoder takes
 SNAPSHOT_SPACING = 30  # frames of one source, from one snapshot to the next: about a second of a camera

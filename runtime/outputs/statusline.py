@@ -17,8 +17,6 @@ from ..console import percent, printable
 from ..sources.events import Event
 from .sink import Result, Sink, SourceStatus, Status
 
-__all__ = ["StatusLine"]
-
 REFRESH_EVERY = 0.25  # seconds between two updates of the lines on a terminal
 LOG_EVERY = 60.0  # seconds between lines where stderr is a file or a journal
 REPEAT_EVERY = 5.0  # seconds for which the same fault of the same source is not printed again

@@ -13,8 +13,6 @@ from ..sources.events import Event
 from .display import QUIT_KEYS, close_window, is_visible, pressed_key, require_display
 from .sink import Result, Sink, Status
 
-__all__ = ["HEADLESS_ADVICE", "TITLE", "Tile", "Window"]
-
 TITLE = "hybrid-edge"  # by which OpenCV knows the window
 
 REDRAW = 1 / 25  # seconds between two drawings; more of them would take time from the model

@@ -33,8 +33,6 @@ if TYPE_CHECKING:
     from ..classifier import Classifier
     from ..sources.capture import Capture
 
-__all__ = ["classify", "closed_in_time"]
-
 
 def classify(request: InferRequest, signals: StopSignals, heartbeat: Heartbeat | None) -> int:
     """Classify until the sources end, a signal comes or the window is closed; return the exit code.

@@ -30,8 +30,6 @@ if TYPE_CHECKING:
     from ..classifier import Classifier
     from ..sources.capture import Capture
 
-__all__ = ["Pipeline", "PipelineOptions", "Summary"]
-
 DRAIN_TIME = 1.8  # seconds from the wish to stop to the end of ``run``, without the time to close the sinks
 JOIN_TIME = 0.1  # seconds that ``run`` waits for each thread at least
 FLOAT_BYTES = 4

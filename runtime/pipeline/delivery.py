@@ -14,8 +14,6 @@ from ..sources.events import Event
 from .handover import MEMORY_ERRORS, Batch, Links, is_shortage, one_line
 from .mailbox import PendingFrame
 
-__all__ = ["LOOK_INTERVAL", "Delivery", "Meter"]
-
 LOOK_INTERVAL = 0.02  # seconds between two calls of ``look``, which tells events and polls the sinks
 STATUS_INTERVAL = 1.0  # seconds between two statuses
 MAX_EVENTS = 1000  # events that wait to be told; the oldest beyond them are only counted

@@ -24,18 +24,6 @@ if TYPE_CHECKING:
     from ..backends.base import Buffers
     from ..frame import Outputs
 
-__all__ = [
-    "MEMORY_ERRORS",
-    "Batch",
-    "Channel",
-    "Links",
-    "Pace",
-    "StageClock",
-    "is_shortage",
-    "keep_frame_memory",
-    "one_line",
-]
-
 T = TypeVar("T")
 END: Final = object()
 HANDOVER_TIME = 1e-3  # seconds that a batch takes from one thread to the next, on a busy machine

@@ -15,8 +15,6 @@ from ..service.signals import StopSignals
 from ..service.supervisor import Supervisor
 from ..sources.events import Event
 
-__all__ = ["run"]
-
 
 def run(request: InferRequest) -> int:
     """Do what a call of the command asks for; return the exit code, 1 where ``classify`` says so, else 0.

@@ -21,8 +21,6 @@ from dataclasses import dataclass
 from ..frame import Frame
 from ..outputs.sink import SourceStatus
 
-__all__ = ["WAKE_FRAMES", "Intake", "Mailbox", "PendingFrame"]
-
 QUEUE = 8  # decoded frames that wait, of a source whose every frame counts; enough to bridge uneven decoding
 WAKE_FRAMES = QUEUE // 2  # frames to wake a thread for: each waking costs as much as preprocessing a small frame
 QUEUE_BYTES = 2**26  # 64 MiB of frames that wait: no more than one photograph of 100 megapixels

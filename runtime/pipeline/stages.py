@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from ..backends.base import Backend, Ticket
     from ..sources.capture import Capture
 
-__all__ = ["Capturing", "Inference", "Preparation"]
-
 SHORTAGE_PAUSE = 0.05  # seconds to wait after a frame for which there was no memory
 REOPEN_PAUSE = 0.5  # seconds before a live source that ran out of memory is opened again
 FRAMES_A_ROW = 4  # times the batch's rows: the most frames of a batch, unreadable ones included

@@ -20,8 +20,6 @@ from typing import Literal
 from ..sources.blocking import BLOCKING_CALLS
 from .signals import takes
 
-__all__ = ["START_TIMEOUT", "VARIABLE", "Beat", "Heartbeat", "find_overdue"]
-
 VARIABLE = "HYBRID_EDGE_HEARTBEAT"  # in the worker's environment it has the number of the pipe's file descriptor
 SOURCE_TIMEOUT = 30.0  # seconds for one call of a source into a driver or decoder, which has shorter limits of its own
 SILENCE_TIMEOUT = 5.0  # seconds between beats while frames flow; a C call that holds the interpreter silences them

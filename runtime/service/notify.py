@@ -7,8 +7,6 @@ import socket
 import time
 from collections.abc import Mapping
 
-__all__ = ["Notifier"]
-
 STATUS_PERIOD = 2.0  # seconds between two status texts: people, who read systemctl status, need no more
 
 

@@ -14,8 +14,6 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any, NoReturn, TextIO
 
-__all__ = ["STOP_SIGNALS", "StopSignals", "asked_for", "takes"]
-
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 END_TIMEOUT = 2.5  # seconds from a signal to the end: the pipeline drains for 1.8, and then closes its outputs
 OUTPUTS_TIMEOUT = 3.0  # seconds more, while outputs are being closed: a disk may be slow

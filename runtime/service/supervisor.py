@@ -22,8 +22,6 @@ from .heartbeat import START_TIMEOUT, VARIABLE, Beat
 from .notify import Notifier
 from .signals import STOP_SIGNALS, asked_for, takes
 
-__all__ = ["REPLACED", "Supervisor"]
-
 REPLACED = "HYBRID_EDGE_REPLACED"  # in a worker's environment it says how many workers there were before
 TURN_INTERVAL = 0.1  # seconds, at most, until a signal or the worker's end is seen
 STOP_TIMEOUT = 2.0  # seconds from a signal to the worker's end

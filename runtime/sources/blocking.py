@@ -19,8 +19,6 @@ from ..errors import SourceError
 if TYPE_CHECKING:  # the supervisor uses this module without OpenCV
     from ..opencv import cv2
 
-__all__ = ["BLOCKING_CALLS", "READ_WAIT", "BlockingCalls", "open_capture", "run_aside"]
-
 POLL_INTERVAL = 0.05  # seconds between two looks at ``stop``
 READ_WAIT = 1.0  # seconds that one read of a live source waits at most; a stop is noticed by then
 

@@ -27,17 +27,6 @@ from .blocking import BLOCKING_CALLS, open_capture
 from .child import ChildConnection, csi_pipeline
 from .names import CaptureOptions, parse_live
 
-__all__ = [
-    "Camera",
-    "CameraConnection",
-    "CameraFormat",
-    "inspect_camera",
-    "list_cameras",
-    "open_node",
-    "reading_note",
-    "sensor_number",
-]
-
 CAMERA_PATIENCE = 3.0  # seconds without a frame after which a camera has stalled; some need two for their first
 QUERYCAP, CAPABILITY = 0x80685600, struct.Struct("=16s32s32sIII12x")
 ENUM_FMT, FORMAT = 0xC0405602, struct.Struct("=III32s4sI12x")

@@ -27,8 +27,6 @@ from .mjpeg import MJPEG_PATIENCE, open_mjpeg
 from .names import CaptureOptions, LiveName, display_name, parse_live
 from .stream import RTSP_PATIENCE, open_rtsp
 
-__all__ = ["Capture", "Connection", "FileCapture", "LiveCapture", "Opener", "open_captures", "opener"]
-
 MAX_FRAME_GAP = 10.0  # seconds between two frames of a played video: more means that its clock jumped
 UNEXPECTED = (OSError, ValueError, RuntimeError)  # errors that are the loss of the one source they come from
 FIRST_DELAY = 0.5  # seconds before the first try to come back, doubling

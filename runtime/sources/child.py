@@ -26,8 +26,6 @@ from ..opencv import MAX_PIXELS, cv2
 from .blocking import READ_WAIT
 from .names import CaptureOptions, display_name
 
-__all__ = ["ChildConnection", "csi_pipeline", "pnm_frames", "rtsp_pipeline"]
-
 FIRST_FRAME_TIMEOUT = 8.0  # seconds: a sensor has to start, or a slow camera to send a key frame
 PIPELINE_PATIENCE = 2.0  # seconds without a frame after which the pipeline has stalled
 POLL_INTERVAL = 0.1  # seconds between two looks at ``stop``

@@ -9,8 +9,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-__all__ = ["Event", "Events", "Kind"]
-
 Kind = Literal[
     "lost",  # a camera or stream ended, or could not be opened
     "stalled",  # a source is open and has given no frame for too long

@@ -20,8 +20,6 @@ from ..process import usable_cpus
 from .names import parse_live
 from .stream import OPENING_TURN
 
-__all__ = ["VIDEO_SUFFIXES", "Sources", "check_names", "open_sources"]
-
 VIDEO_SUFFIXES = frozenset({".mp4", ".avi", ".mkv", ".mov", ".webm", ".m4v", ".mpg", ".mpeg", ".ts", ".wmv", ".flv"})
 MIN_SHARE = 0.9  # of the announced frames in a whole video; a count guessed from a duration is a little off
 LAST_FRAME_TIME = 0.5  # seconds for which a video's last frame may be shown

@@ -18,8 +18,6 @@ from ..errors import SourceError
 from ..preprocess import decode_image
 from .network import NetworkStream, http_get
 
-__all__ = ["MJPEG_PATIENCE", "JpegCutter", "MjpegConnection", "open_mjpeg"]
-
 MJPEG_PATIENCE = 2.0  # seconds without a frame after which the stream has stalled
 READ_SIZE = 2**16  # bytes; without it, a chunk of any size would be asked for as a whole
 MAX_JPEG = 2**25  # 32 MiB, a JPEG of more than 100 Mpx: what has no end by then is no such stream

@@ -10,8 +10,6 @@ from urllib.parse import SplitResult, urlsplit
 
 from ..errors import UsageError
 
-__all__ = ["CaptureOptions", "LiveKind", "LiveName", "display_name", "parse_live", "split_url"]
-
 LiveKind = Literal["v4l2", "csi", "rtsp", "mjpeg", "gst"]
 SCHEMES: dict[str, LiveKind] = {"csi": "csi", "rtsp": "rtsp", "http": "mjpeg", "https": "mjpeg", "gst": "gst"}
 SCHEME = re.compile(r"^([a-z][a-z0-9+.-]*)://(.*)$", re.IGNORECASE | re.DOTALL)

@@ -21,8 +21,6 @@ from ..errors import SourceError, UsageError
 from .blocking import run_aside
 from .names import split_url
 
-__all__ = ["NetworkStream", "connect", "http_get"]
-
 POLL_INTERVAL = 0.1  # seconds between two looks at ``stop``
 HTTP_TIMEOUT = 3.0  # seconds to the end of the response's header, below what connecting again may take
 MAX_REQUESTS = 5  # redirects, and one repetition with the password

@@ -24,8 +24,6 @@ from .blocking import BLOCKING_CALLS, READ_WAIT, open_capture
 from .names import display_name, split_url
 from .network import connect
 
-__all__ = ["OPENING_TURN", "RTSP_PATIENCE", "RtspConnection", "open_rtsp"]
-
 ANSWER_TIMEOUT = 2.5  # seconds to the server's first answer, below what connecting again may take
 OPEN_TIMEOUT = 5.0  # seconds to open where a server answers, perhaps slow and far away; other streams wait meanwhile
 FIRST_FRAME_TIMEOUT = 8.0  # seconds, as a key frame may be long in coming

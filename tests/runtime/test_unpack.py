@@ -15,17 +15,8 @@ from hybrid_edge.runtime.bundle import Bundle
 from hybrid_edge.runtime.errors import BundleError
 from hybrid_edge.runtime.manifest import MANIFEST
 
-Change = Callable[[tarfile.TarInfo], tarfile.TarInfo | None]
-
-
-def repack(folder: Path, path: Path, change: Change) -> Path:
-    """The folder as a tar whose members were changed by hand."""
-    with tarfile.open(path, "w") as tar:
-        for item in sorted(path for path in folder.rglob("*") if path.is_file()):
-            member = change(tar.gettarinfo(item, item.relative_to(folder).as_posix()))
-            if member is not None:
-                tar.addfile(member, io.BytesIO(item.read_bytes()) if member.isreg() else None)
-    return path
+Change = Callable[[tarfile.TarInfo], tarfile.TarInfo]
+Repacked = Callable[[Change], Path]
 
 
 def changed(suffix: str = "", **fields: object) -> Change:
@@ -38,6 +29,20 @@ def changed(suffix: str = "", **fields: object) -> Change:
         return member
 
     return change
+
+
+@pytest.fixture
+def repacked(folder: Path, packed: Path) -> Repacked:
+    """Packs the bundle's folder anew in the place of its tar."""
+
+    def repack(change: Change) -> Path:
+        with tarfile.open(packed, "w") as tar:
+            for item in sorted(path for path in folder.rglob("*") if path.is_file()):
+                member = change(tar.gettarinfo(item, item.relative_to(folder).as_posix()))
+                tar.addfile(member, io.BytesIO(item.read_bytes()) if member.isreg() else None)
+        return packed
+
+    return repack
 
 
 def cached(tmp_path: Path) -> list[str]:
@@ -61,17 +66,15 @@ def test_a_tar_is_unpacked_once_unless_the_copy_in_the_cache_is_damaged(packed: 
     bundle.verified(bundle.manifest.variants[0].file)
 
 
-def test_a_tar_with_the_bundles_folder_at_its_top_opens(folder: Path, packed: Path, tmp_path: Path) -> None:
+def test_a_tar_with_the_bundles_folder_at_its_top_opens(folder: Path, repacked: Repacked) -> None:
     for prefix in ("bundle/", "./", "./runs/latest/bundle/"):
-        path = tmp_path / "prefixed.tar"
-        repack(folder, path, changed(name=prefix + "{}"))
-        assert Bundle.open(path).manifest == Bundle.open(folder).manifest
+        assert Bundle.open(repacked(changed(name=prefix + "{}"))).manifest == Bundle.open(folder).manifest
 
 
-def test_files_that_the_manifest_does_not_name_are_not_unpacked(folder: Path, packed: Path, tmp_path: Path) -> None:
+def test_files_that_the_manifest_does_not_name_are_not_unpacked(folder: Path, repacked: Repacked) -> None:
     (folder / "artifacts" / "extra.sh").write_text("#!/bin/sh")
     (folder / "notes.txt").write_text("hello")
-    root = Bundle.open(repack(folder, tmp_path / "extra.tar", changed())).root
+    root = Bundle.open(repacked(changed())).root
     assert {path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file()} == {
         MANIFEST,
         *Bundle.open(folder).manifest.files,
@@ -79,24 +82,23 @@ def test_files_that_the_manifest_does_not_name_are_not_unpacked(folder: Path, pa
 
 
 @pytest.mark.parametrize("name", ["/absolute.onnx", "../../outside.onnx", "artifacts/../../outside.onnx"])
-def test_members_that_point_elsewhere_are_never_written(folder: Path, packed: Path, tmp_path: Path, name: str) -> None:
+def test_members_that_point_elsewhere_are_never_written(repacked: Repacked, tmp_path: Path, name: str) -> None:
     with pytest.raises(BundleError, match=r"no artifacts/.*\.onnx in it"):
-        Bundle.open(repack(folder, tmp_path / "hostile.tar", changed(".onnx", name=name)))
+        Bundle.open(repacked(changed(".onnx", name=name)))
     assert not list(tmp_path.rglob("outside*"))
     assert not Path("/absolute.onnx").exists()
 
 
 @pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.FIFOTYPE, tarfile.CHRTYPE, tarfile.DIRTYPE])
 @pytest.mark.parametrize("suffix", [".onnx", MANIFEST])
-def test_what_is_no_regular_file_is_refused(
-    folder: Path, packed: Path, tmp_path: Path, kind: bytes, suffix: str
-) -> None:
-    path = repack(folder, tmp_path / "hostile.tar", changed(suffix, type=kind, linkname="/etc/passwd", size=0))
+def test_what_is_no_regular_file_is_refused(repacked: Repacked, kind: bytes, suffix: str) -> None:
     with pytest.raises(BundleError, match="not a regular file"):
-        Bundle.open(path)
+        Bundle.open(repacked(changed(suffix, type=kind, linkname="/etc/passwd", size=0)))
 
 
-def test_a_sparse_member_of_a_terabyte_is_refused_before_unpacking(packed: Path, folder: Path, tmp_path: Path) -> None:
+def test_a_sparse_member_of_a_terabyte_is_refused_before_unpacking(
+    folder: Path, repacked: Repacked, tmp_path: Path
+) -> None:
     record = Bundle.open(folder).manifest.variants[0].file
     huge = (folder / MANIFEST).read_text().replace(f'"size": {record.size}', f'"size": {2**40}')
     (folder / MANIFEST).write_text(huge)
@@ -104,7 +106,7 @@ def test_a_sparse_member_of_a_terabyte_is_refused_before_unpacking(packed: Path,
     sparse = {"major": "0", "minor": "1", "size": str(2**40), "map": "0,10", "realsize": str(2**40)}
     headers = {f"GNU.sparse.{name}": value for name, value in sparse.items()}
     with pytest.raises(BundleError, match=r"sparse"):
-        Bundle.open(repack(folder, tmp_path / "sparse.tar", changed(".onnx", pax_headers=headers)))
+        Bundle.open(repacked(changed(".onnx", pax_headers=headers)))
     assert not [name for name in cached(tmp_path) if name.endswith(".onnx")]
 
 
@@ -113,15 +115,15 @@ def test_a_sparse_member_of_a_terabyte_is_refused_before_unpacking(packed: Path,
     [(MANIFEST, b" " * 2**24, "over the"), ("artifacts/*", b"more", "while the manifest says")],
 )
 def test_a_file_that_is_larger_than_it_may_be_is_refused_before_unpacking(
-    folder: Path, packed: Path, tmp_path: Path, pattern: str, more: bytes, message: str
+    folder: Path, repacked: Repacked, pattern: str, more: bytes, message: str
 ) -> None:
     with next(folder.glob(pattern)).open("ab") as file:
         file.write(more)
     with pytest.raises(BundleError, match=message):
-        Bundle.open(repack(folder, tmp_path / "huge.tar", changed()))
+        Bundle.open(repacked(changed()))
 
 
-def test_a_tar_of_countless_members_is_refused(packed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_tar_of_countless_members_is_refused(packed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bundle_module, "MAX_MEMBERS", 5)
     with pytest.raises(BundleError, match="more than 5 files"):
         Bundle.open(packed)
@@ -154,11 +156,11 @@ def test_a_file_that_is_no_bundles_tar_is_refused(tmp_path: Path, packed: Path, 
         Bundle.open(tmp_path / "other.tar")
 
 
-def test_a_tar_of_a_newer_format_says_so(folder: Path, packed: Path, tmp_path: Path) -> None:
+def test_a_tar_of_a_newer_format_says_so(folder: Path, repacked: Repacked) -> None:
     content = json.loads((folder / MANIFEST).read_text())
     (folder / MANIFEST).write_text(json.dumps({**content, "format_version": 99}))
     with pytest.raises(BundleError, match="made by a newer hybrid-edge"):
-        Bundle.open(repack(folder, tmp_path / "newer.tar", changed()))
+        Bundle.open(repacked(changed()))
 
 
 def test_a_cache_that_can_not_be_written_is_named(
@@ -170,7 +172,7 @@ def test_a_cache_that_can_not_be_written_is_named(
         Bundle.open(packed)
 
 
-def test_leavings_of_a_killed_process_are_cleared_up(packed: Path, tmp_path: Path) -> None:
+def test_leavings_of_a_killed_process_are_cleared_up(packed: Path) -> None:
     root = Bundle.open(packed).root
     root.rename(root.with_suffix(".unpacking"))
     (root.with_suffix(".unpacking") / MANIFEST).write_text("half")

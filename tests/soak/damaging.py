@@ -21,8 +21,6 @@ from hybrid_edge.runtime.sources.capture import open_captures
 from hybrid_edge.runtime.sources.events import Events
 from hybrid_edge.runtime.sources.names import CaptureOptions
 
-__all__ = ["damage"]
-
 FPS = 50
 BURSTS = 10
 HEADERS = 4 + 12 + 2  # bytes: of the packet in TCP, of RTP, of H.264

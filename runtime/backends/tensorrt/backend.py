@@ -23,8 +23,6 @@ from .batch_memory import BatchMemory, EngineStreams
 from .engine import LoadedEngine, StaleEngineError, find_tensorrt
 from .execution import Execution, RunBatch
 
-__all__ = ["TensorRtBackend"]
-
 Tensor = npt.NDArray[np.float32]
 
 # batch sizes for which TensorRT-RTX compiles before frames flow; larger ones compile as they come up

@@ -26,8 +26,6 @@ from ..cuda import CudaEvent, CudaStream, DeviceMemory, HostMemory
 from .engine import tensor_shapes
 from .execution import RunBatch
 
-__all__ = ["BatchMemory", "EngineStreams"]
-
 Tensor = npt.NDArray[np.float32]
 
 

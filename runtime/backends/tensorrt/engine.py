@@ -18,8 +18,6 @@ from ...frame import OUTPUT_NAMES
 from ...spec import ModelSpec
 from ..cuda import DeviceMemory, find_gpu
 
-__all__ = ["LayerTimes", "LoadedEngine", "StaleEngineError", "find_tensorrt", "make_profiler", "tensor_shapes"]
-
 LayerTimes = defaultdict[str, float]  # milliseconds by the layer's name, added up over all executions
 
 OUT_OF_MEMORY = re.compile("out ?of ?memory", re.IGNORECASE)  # "OutOfMemory" of TensorRT's codes, and CUDA's own text

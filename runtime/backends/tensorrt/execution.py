@@ -25,8 +25,6 @@ from ...spec import ModelSpec
 from ..cuda import CudaGraph, CudaStream, capture, free_memory
 from .engine import LayerTimes, LoadedEngine
 
-__all__ = ["Execution", "RunBatch"]
-
 RunBatch = Callable[
     [Mapping[str, int], int], None
 ]  # puts a batch on the compute stream, given addresses and number of rows

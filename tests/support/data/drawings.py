@@ -11,8 +11,6 @@ import numpy.typing as npt
 
 from hybrid_edge.runtime.draw.paper import PAPER_SIDE, Paper
 
-__all__ = ["PLACES", "SIZE", "STROKES", "Drawing", "read_drawings"]
-
 STROKES = next(folder for folder in Path(__file__).parents if folder.name == "tests") / "data" / "digit_strokes.json"
 SIZE = 170  # pixels of the canvas's 400, and a stroke of 15
 PLACES: dict[str, tuple[float, tuple[float, float]]] = {

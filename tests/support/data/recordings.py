@@ -16,8 +16,6 @@ from hybrid_edge.runtime.outputs.recorder import Recorder
 from hybrid_edge.runtime.outputs.sink import Result
 from support.live.results import make_result
 
-__all__ = ["at", "lasts", "play", "record", "times", "write_clip"]
-
 
 def play(path: Path) -> list[tuple[float, Pixels]]:
     """Every picture of a video with its time in seconds."""

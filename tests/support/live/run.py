@@ -15,8 +15,6 @@ from typing import Any
 
 from hybrid_edge.runtime.opencv import cv2
 
-__all__ = ["COMMAND", "HANGING", "LiveRun", "frames_of", "processes_of", "soon"]
-
 COMMAND = (sys.executable, "-m", "hybrid_edge.runtime.commands.infer")
 HANGING = (sys.executable, os.fspath(Path(__file__).with_name("hanging_infer.py")))  # one whose engine hangs on demand
 Line = dict[str, Any]

@@ -13,8 +13,6 @@ from typing import Any, NamedTuple
 
 import pytest
 
-__all__ = ["Ended", "call_command", "command"]
-
 
 class Ended(NamedTuple):
     """How a command ended: its exit code and what it printed."""

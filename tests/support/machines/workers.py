@@ -11,8 +11,6 @@ import pytest
 from xdist.remote import Producer
 from xdist.scheduler import LoadScopeScheduling
 
-__all__ = ["GROUPS", "GroupScheduling", "group_of", "place_of"]
-
 # beginnings of paths below tests/; the longest running first, so that no worker ends minutes before the other
 GROUPS = (
     "export/test_fullsize",

@@ -13,8 +13,6 @@ from pathlib import Path
 
 from hybrid_edge.runtime.bundle import Bundle
 
-__all__ = ["export_digits"]
-
 
 def export_digits(folder: Path, *options: str) -> Bundle:
     """Export the digits stand-in as ``options`` say, gated on images on which it decides."""

@@ -17,8 +17,6 @@ from hybrid_edge.export.convert.graph_writer import GraphWriter
 from hybrid_edge.runtime.bundle import Bundle
 from hybrid_edge.runtime.spec import ModelSpec
 
-__all__ = ["FullExport", "Rebuilder", "export_by_command"]
-
 
 @dataclass(frozen=True)
 class FullExport:

@@ -19,8 +19,6 @@ from hybrid_edge.runtime.sources.names import CaptureOptions, parse_live
 from support.live.run import soon
 from support.streams.servers import Stream, age_ms, stamp
 
-__all__ = ["BACK", "Reading", "lose_and_find_again", "resources", "settled"]
-
 BACK = 5  # seconds within which frames have to flow again
 
 Image = npt.NDArray[np.uint8]

@@ -12,8 +12,6 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-__all__ = ["Deaf", "Relay"]
-
 CLOSE_WAIT = 8  # of linux/tcp_states.h
 RESET = struct.pack("ii", 1, 0)  # SO_LINGER: close() sends a reset instead of an end
 

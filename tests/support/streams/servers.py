@@ -31,8 +31,6 @@ import numpy.typing as npt
 from hybrid_edge.runtime.opencv import cv2
 from support.streams.relay import Relay
 
-__all__ = ["MjpegStream", "RtspStream", "age_ms", "picture", "rtsp_missing", "stamp"]
-
 SYSTEM_PYTHON = "/usr/bin/python3"
 BITS = 32
 
