@@ -101,16 +101,17 @@ def _read_source(src: Path) -> _Source:
     """List the published files, in an archive those below the place where wnids.txt lies least deep."""
     if not src.exists():
         raise DataError(f"{src}: no such file or folder; expected a published data set: a folder, .tar.gz or .zip")
+    foreign = DataError(f"{src}: expected {WNIDS} in it, found none: is this the published layout?")
     members: dict[PurePosixPath, bytes | None] = {}
     with _named_failure(src):
+        if src.is_dir() and not (src / WNIDS).is_file():  # one named by mistake may be a whole disk: don't walk it
+            raise foreign
         for name, opener in _members(src, None):
             path = PurePosixPath(name)
             members[path] = _read_member(name, opener) if path.name in LISTS else None
     roots = [path.parent for path in members if path.name == WNIDS]
-    if src.is_dir():
-        roots = [root for root in roots if not root.parts]
     if not roots:
-        raise DataError(f"{src}: expected {WNIDS} in it, found none: is this the published layout?")
+        raise foreign
     root = min(roots, key=lambda root: (len(root.parts), str(root)))
     below = {path.relative_to(root).as_posix(): data for path, data in members.items() if path.is_relative_to(root)}
     return _Source(src, root, tuple(below), {name: data for name, data in below.items() if data is not None})

@@ -22,7 +22,7 @@ from .bundle_writer import BundleWriter
 
 Tensor = npt.NDArray[np.float32]
 
-BATCH = 8  # the device's check runs the examples in the same batches
+BATCH = 8
 LONGEST_SIDE = 1024  # pixels; a telephone's photograph would take 30 MB as PNG
 COMPRESSION = 6  # PNG's level; 9 takes five times as long to save 2 %
 

@@ -1,5 +1,5 @@
-"""Draws one image on its way through a model: what each branch sees, and how both decide.
+"""Explain: draws one image on its way through a Keras model, and ranks layers by how sensitive they are to INT8.
 
-In come an image file and a Keras model; out come a PNG and one line with the model's answer. This room must not know
-bundles, ONNX or gates: it draws the Keras model alone.
+In come an image file or images to calibrate on, and a model; out come a PNG and a line of text, or a table, a plot, CSV
+and JSON. This room writes nothing into a bundle, and judges no variant.
 """

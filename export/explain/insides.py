@@ -17,7 +17,7 @@ from ..gates.hidden_states import hidden_states
 
 Tensor = npt.NDArray[np.float32]
 
-FIRST = 3  # so many of the CNN's first activations are kept, and the last one
+FIRST_MAPS = 3  # so many of the CNN's first activations are kept, and the last one
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,7 +107,7 @@ def look_inside(model: KerasModel, spec: ModelSpec, frame: Pixels) -> Insides:
 
 def _look_into_cnn(cnn: KerasModel, image: Tensor) -> tuple[tuple[FeatureMaps, ...], Tensor]:
     names = list(_activations(cnn))
-    shown = [*names[:FIRST], *names[FIRST:][-1:]]
+    shown = [*names[:FIRST_MAPS], *names[FIRST_MAPS:][-1:]]
     found = _run(cnn, [*shown, cnn.layers[-1].name], image)
     return tuple(FeatureMaps(name, found[name][0]) for name in shown), found[cnn.layers[-1].name][0]
 

@@ -50,7 +50,7 @@ class StaleReport:
 
     @property
     def stale(self) -> tuple[str, ...]:
-        """The layers above ``LIMIT`` or below its inverse."""
+        """The layers above ``MAX_RATIO`` or below its inverse."""
         return tuple(name for name, ratio in self.ratios.items() if _distance(ratio) > np.log(MAX_RATIO))
 
     @property

@@ -217,6 +217,17 @@ def test_a_damaged_layout_is_refused_before_anything_is_written(
     assert not out.exists()
 
 
+def test_a_folder_without_a_list_of_wnids_is_refused_before_what_lies_below_it_is_read(
+    tmp_path: Path, out: Path
+) -> None:
+    below = tmp_path / "home/other"
+    below.mkdir(parents=True)
+    with (below / tiny_imagenet.WORDS).open("wb") as file:
+        file.truncate(tiny_imagenet.MAX_MEMBER_BYTES + 1)  # whoever reads it complains of its size
+    with pytest.raises(DataError, match=r"expected wnids\.txt in it, found none"):
+        prepare_tiny_imagenet(tmp_path / "home", out)
+
+
 def test_a_source_that_is_missing_or_of_another_kind_is_refused(tmp_path: Path, out: Path) -> None:
     with pytest.raises(DataError, match="no such file or folder"):
         prepare_tiny_imagenet(tmp_path / "nowhere", out)

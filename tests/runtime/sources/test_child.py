@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
@@ -44,8 +45,10 @@ def refused(pipeline: str) -> str:
 
 def images(pipeline: str, count: int) -> list[np.ndarray]:
     found: list[np.ndarray] = []
+    deadline = time.monotonic() + 60
     with closing(ChildConnection(pipeline, CaptureOptions(every_frame=True), threading.Event())) as connection:
         while len(found) < count:
+            assert time.monotonic() < deadline, f"{len(found)} of {count} frames came"
             image = connection.read()
             found += [] if image is None else [image]
     return found
