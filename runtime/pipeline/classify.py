@@ -23,6 +23,7 @@ from ..outputs.sink import Sink, Status
 from ..service.heartbeat import Heartbeat
 from ..service.signals import StopSignals
 from ..service.supervisor import REPLACED
+from ..sources.blocking import BLOCKING_CALLS
 from ..sources.camera import reading_note
 from ..sources.capture import open_captures
 from ..sources.events import Events
@@ -95,7 +96,8 @@ def closed_in_time(classifier: Classifier, seconds: float | None) -> Iterator[li
         except NotInTime:
             unfinished.append("closing the engine")
         finally:
-            if closing is None or not closing.done():
+            # a stream's reader, left in a C++ call, would abort the process when it finds the interpreter gone
+            if closing is None or not closing.done() or BLOCKING_CALLS.busy():
                 console.leave_at_once()
         if unfinished:
             say(f"{', '.join(unfinished)} did not end in time and was left behind", style="yellow")

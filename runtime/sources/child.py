@@ -78,6 +78,8 @@ class ChildConnection:
         """
         self._deadline = time.monotonic() + READ_WAIT
         image = next(self._frames)
+        if isinstance(image, MemoryError):
+            raise image
         if image is not None:
             self.patience = self._patience
         return image
@@ -124,9 +126,10 @@ class ChildConnection:
         return bool(piece)
 
 
-def pnm_frames(fill: Callable[[memoryview], int]) -> Iterator[Pixels | None]:
+def pnm_frames(fill: Callable[[memoryview], int]) -> Iterator[Pixels | MemoryError | None]:
     """Yield frames, (H, W, 3) uint8 BGR, that come as PNM; None each time that no bytes came.
 
+    A MemoryError comes in place of each try to make room for a frame that fails: raised here, it would be the end.
     ``fill`` puts the bytes that have come into a buffer and returns their number.
     """
     while True:
@@ -142,7 +145,12 @@ def pnm_frames(fill: Callable[[memoryview], int]) -> Iterator[Pixels | None]:
         width, height = int(match[1]), int(match[2])
         if not 0 < width * height <= MAX_PIXELS:
             raise SourceError(f"expected frames of 1 to {MAX_PIXELS} pixels, found {width}x{height}")
-        image = np.empty((height, width, 3), np.uint8)
+        image: Pixels | None = None
+        while image is None:
+            try:
+                image = np.empty((height, width, 3), np.uint8)
+            except MemoryError as error:  # noqa: PERF203 - tried again
+                yield error
         missing = memoryview(image.reshape(-1).data)
         while missing:
             count = fill(missing)

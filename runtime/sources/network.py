@@ -227,8 +227,10 @@ def _challenges(fields: list[str]) -> Iterator[tuple[str, dict[str, str]]]:
     starts = [place for place, item in enumerate(items) if " " in item.partition("=")[0].strip()]
     for start, end in zip(starts, [*starts[1:], len(items)], strict=False):
         scheme, _, first = items[start].partition(" ")
+        parameters: dict[str, str] = {}
         with suppress(ValueError, IndexError):  # a parameter without a value
-            yield scheme.lower(), parse_keqv_list([first.strip(), *items[start + 1 : end]])
+            parameters = parse_keqv_list([first.strip(), *items[start + 1 : end]])
+        yield scheme.lower(), parameters
 
 
 def _digest(challenge: Mapping[str, str], hash_name: str, user: str, password: str, target: str) -> str:

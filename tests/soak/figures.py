@@ -98,7 +98,11 @@ def verdict(name: str, figures: Mapping[str, object], limits: Mapping[str, bool]
     over = [limit for limit, held in limits.items() if not held]
     text = ", ".join(f"{key} {value}" for key, value in figures.items())
     typer.echo(f"{name}: {text}: {'OVER: ' + '; '.join(over) if over else 'within limits'}")
-    left = [thread.name for thread in threading.enumerate() if thread is not threading.main_thread()]
+    deadline = time.monotonic() + 15  # a stream that was silent is read for nine seconds more
+    others = [thread for thread in threading.enumerate() if thread is not threading.main_thread()]
+    for thread in others:
+        thread.join(max(deadline - time.monotonic(), 0))
+    left = [thread.name for thread in others if thread.is_alive()]
     if left:
         typer.echo(f"{name}: threads still there: {left}")
     raise typer.Exit(1 if over or left else 0)

@@ -41,6 +41,11 @@ def test_a_run_that_ends_well_closes_it(seconds: float | None) -> None:
     assert leave(seconds=seconds) == (0, ["done", "closing", "torn down"], "")
 
 
+def test_nothing_is_torn_down_under_a_source_that_is_still_in_a_call() -> None:
+    reading = "from hybrid_edge.runtime.sources.blocking import BLOCKING_CALLS; call = BLOCKING_CALLS.noted('read')"
+    assert leave(f"{reading}; call.__enter__()") == (0, ["done", "closing"], "")
+
+
 @pytest.mark.parametrize("seconds", [None, 30])
 def test_what_closing_raises_is_told(seconds: float | None) -> None:
     code, out, err = leave(closing="raise BackendError('no')", seconds=seconds)  # type: ignore[misc]

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -177,6 +178,21 @@ def test_rtsp_is_read_without_ffmpeg_too() -> None:
         last = images(rtsp_pipeline(stream.url), 30)[-1]
     assert last.shape == (240, 320, 3)
     assert age_ms(last) < 2000
+
+
+@needs_gstreamer
+def test_a_frame_that_the_memory_does_not_suffice_for_is_no_loss_of_the_stream(monkeypatch: pytest.MonkeyPatch) -> None:
+    empty, shortages = np.empty, [MemoryError()]
+
+    def allocate(*args: Any) -> np.ndarray:
+        if shortages:
+            raise shortages.pop()
+        return empty(*args)
+
+    monkeypatch.setattr(np, "empty", allocate)
+    with Reading(SMPTE) as reading:
+        reading.wait(3)
+    assert (reading.events.count("memory-short"), reading.events.count("lost")) == (1, 0)
 
 
 def pnm(width: int, height: int, seed: int, comment: bytes = b"") -> tuple[bytes, np.ndarray]:

@@ -248,6 +248,9 @@ def test_a_password_that_is_wrong_missing_or_wanted_in_an_unknown_way_is_said_an
         unknown = refused(stream.url.replace("//", "//anna:geheim@"))
         assert "in a way that is not known here" in unknown
         assert "geheim" not in unknown
+        stream.accept = lambda handler: challenge(handler, f"{DIGEST}, qop")
+        assert "in a way that is not known here" in refused(stream.url.replace("//", "//anna:geheim@"))
+        assert "Authorization" not in stream.requests[-1]
 
 
 @pytest.mark.parametrize(
