@@ -172,9 +172,14 @@ XAVIER: Mapping[Arithmetic, int] = {"fp32": 64, "fp16": 512, "int8": 1024}
 ORIN: Mapping[Arithmetic, int] = {"fp32": 128, "fp16": 1024, "int8": 2048}
 THOR: Mapping[Arithmetic, int] = {"fp32": 128, "fp16": 4096, "int8": 8192}
 
-NVIDIA = "NVIDIA's data sheet of the module (multiprocessors, clock, TOPS, memory); L2 as CUDA's deviceQuery shows it"
-XAVIER_SHEET = f"{NVIDIA}; per clock as AGX Xavier's 22.6 INT8 TOPS"
-THOR_SHEET = f"{NVIDIA}; INT8 as FP8"
+QUERIED = "L2 as CUDA's deviceQuery shows it"
+AGX_BRIEF = "NVIDIA's Jetson AGX Orin series technical brief (multiprocessors, TOPS, memory, L2)"
+NX_SHEET = f"NVIDIA's Jetson Orin NX series data sheet (clock, TOPS, memory); {QUERIED}"
+NANO_SHEET = f"NVIDIA's Jetson Orin Nano series data sheet (clock, TOPS, memory); {QUERIED}"
+NANO_NEWS = f"NVIDIA's announcement of the Orin Nano Super (clocks, dense TOPS, memory, before and after); {QUERIED}"
+NX_NEWS = f"NVIDIA's announcement of JetPack 6.2's Super modes (clock, TOPS, memory); {QUERIED}"
+XAVIER_SHEET = f"NVIDIA's Jetson Xavier NX data sheet, per clock as AGX Xavier's 22.6 INT8 TOPS; {QUERIED}"
+THOR_SHEET = f"NVIDIA's Jetson Thor series data sheet (clock, FP16 and FP8 TFLOPS, memory), INT8 as FP8; {QUERIED}"
 H200_SHEET = "NVIDIA's H200 data sheet (TFLOPS and TOPS without sparsity, memory); L2 of its H100 white paper"
 PI_GUIDE = (  # each core's two pipes do 8 products a clock in FP32, 16 in FP16, 32 in INT8
     "4 Cortex-A76 at 2.4 GHz with two 128-bit pipes (Arm's Cortex-A76 software optimization guide: FMLA and SDOT); "
@@ -188,8 +193,8 @@ def _jetson(
     mhz: int,
     gbs: float,
     l2_mib: float,
+    source: str,
     per_clock: Mapping[Arithmetic, int] = ORIN,
-    source: str = NVIDIA,
 ) -> Rates:
     gmacs = {kind: processors * count * mhz / 1e3 for kind, count in per_clock.items()}
     said = f"{processors} multiprocessors at {mhz} MHz; {source}"
@@ -199,16 +204,16 @@ def _jetson(
 H200: Mapping[Arithmetic, float] = {"fp32": 33_500, "fp16": 494_750, "int8": 989_500}
 PI: Mapping[Arithmetic, float] = {"fp32": 76.8, "fp16": 153.6, "int8": 307.2}
 DEVICES: Mapping[str, Rates] = {
-    "orin-nano-4": _jetson("Jetson Orin Nano 4GB", 4, 625, 34, 2),
-    "orin-nano": _jetson("Jetson Orin Nano 8GB", 8, 635, 68, 2),
-    "orin-nano-super": _jetson("Jetson Orin Nano 8GB, Super", 8, 1020, 102, 2),
-    "orin-nx-8": _jetson("Jetson Orin NX 8GB", 8, 765, 102.4, 2),
-    "orin-nx-16": _jetson("Jetson Orin NX 16GB", 8, 918, 102.4, 2),
-    "orin-nx-16-super": _jetson("Jetson Orin NX 16GB, Super", 8, 1173, 102.4, 2),
-    "agx-orin-32": _jetson("Jetson AGX Orin 32GB", 14, 930, 204.8, 4),
-    "agx-orin-64": _jetson("Jetson AGX Orin 64GB", 16, 1300, 204.8, 4),
-    "xavier-nx": _jetson("Jetson Xavier NX", 6, 1100, 59.7, 0.5, XAVIER, XAVIER_SHEET),
-    "thor": _jetson("Jetson Thor T5000", 20, 1575, 273, 32, THOR, THOR_SHEET),
+    "orin-nano-4": _jetson("Jetson Orin Nano 4GB", 4, 625, 34, 2, NANO_SHEET),
+    "orin-nano": _jetson("Jetson Orin Nano 8GB", 8, 635, 68, 2, NANO_NEWS),
+    "orin-nano-super": _jetson("Jetson Orin Nano 8GB, Super", 8, 1020, 102, 2, NANO_NEWS),
+    "orin-nx-8": _jetson("Jetson Orin NX 8GB", 8, 765, 102.4, 2, NX_SHEET),
+    "orin-nx-16": _jetson("Jetson Orin NX 16GB", 8, 918, 102.4, 2, NX_SHEET),
+    "orin-nx-16-super": _jetson("Jetson Orin NX 16GB, Super", 8, 1173, 102.4, 2, NX_NEWS),
+    "agx-orin-32": _jetson("Jetson AGX Orin 32GB", 14, 930, 204.8, 4, AGX_BRIEF),
+    "agx-orin-64": _jetson("Jetson AGX Orin 64GB", 16, 1300, 204.8, 4, AGX_BRIEF),
+    "xavier-nx": _jetson("Jetson Xavier NX", 6, 1100, 59.7, 0.5, XAVIER_SHEET, XAVIER),
+    "thor": _jetson("Jetson Thor T5000", 20, 1575, 273, 32, THOR_SHEET, THOR),
     "h200": Rates("H200 SXM", H200, 4800, 50 * MIB, None, H200_SHEET, measured=False, targets=GPU),
     "rpi5": Rates("Raspberry Pi 5, CPU", PI, 17.1, 2 * MIB, None, PI_GUIDE, measured=False),
 }

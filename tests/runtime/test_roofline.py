@@ -181,6 +181,20 @@ def test_every_rate_has_a_source_and_its_bound_says_that_it_is_predicted(name: s
     assert rates.label == PREDICTED
 
 
+@pytest.mark.parametrize(
+    ("name", "source"),
+    [
+        ("orin-nano-super", "announcement of the Orin Nano Super"),
+        ("orin-nx-16-super", "announcement of JetPack 6.2"),
+        ("orin-nx-8", "Orin NX series data sheet"),
+        ("agx-orin-64", "AGX Orin series technical brief"),
+        ("thor", "Thor series data sheet"),
+    ],
+)
+def test_the_source_is_the_publication_that_the_device_s_rates_are_from(name: str, source: str) -> None:
+    assert source in rates_of(name).source
+
+
 def test_rates_are_for_the_variants_that_run_on_what_they_are_of() -> None:
     assert {name for name, rates in DEVICES.items() if rates.targets == ("cpu",)} == {"rpi5"}
     assert {rates.targets for name, rates in DEVICES.items() if name != "rpi5"} == {("cuda", "tensorrt")}
