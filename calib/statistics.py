@@ -17,9 +17,8 @@ from ..runtime.errors import CalibrationError
 from ..runtime.opencv import cv2
 
 BINS = 4096
-BLOCK_VALUES = (
-    2**16
-)  # values: their 256 KiB and indices stay in the L2 cache, and OpenCV's table of 2^16 entries pays off
+# values: their 256 KiB and indices stay in the L2 cache, and OpenCV's table of 2^16 entries pays off
+BLOCK_VALUES = 2**16
 SMALLEST_RADIUS = 2.0**-20  # a tensor of a sound network whose values are all below this is as good as zero
 
 Counts = npt.NDArray[np.int64]

@@ -27,7 +27,6 @@ from .bundle_writer import writing
 Justify = Literal["left", "right"]
 
 MB = 1e6
-NONE = "–"
 
 
 class ReportEntry(BaseModel):
@@ -190,7 +189,7 @@ def _title(entry: ReportEntry) -> str:
 
 def _gate_cells(parity: Parity | None) -> tuple[str, ...]:
     if parity is None:
-        return (NONE,) * 4
+        return (console.ABSENT,) * 4
     return (
         str(parity.images),
         _share(parity.top1_agreement),
@@ -201,7 +200,7 @@ def _gate_cells(parity: Parity | None) -> tuple[str, ...]:
 
 def _accuracy(accuracy: Accuracy | None) -> str:
     if accuracy is None:
-        return NONE
+        return console.ABSENT
     drop, low, high = (f"{100 * value:.1f}" for value in (accuracy.drop, accuracy.drop_low, accuracy.drop_high))
     return f"{100 * accuracy.keras:.1f} → {100 * accuracy.variant:.1f}\n{drop} ({low} to {high})".replace("-", "−")
 
@@ -255,7 +254,7 @@ def _record(entry: ReportEntry) -> dict[str, Any]:
 
 
 def _or_none(value: float | None, number: Callable[[float], str]) -> str:
-    return NONE if value is None else number(value)
+    return console.ABSENT if value is None else number(value)
 
 
 def _share(value: float) -> str:

@@ -28,9 +28,8 @@ OTHER_BATCHES = (1, 3)
 OUTLIERS = (50.0, 10.0, 3.0)
 SIMULATED_IMAGES = 300  # a simulation runs one operator at a time, many times slower than the target
 MIN_CERTAINTY = 0.1  # share of the way from chance to certainty; below it the softmax is flat
-MIN_DEVIATION = (
-    0.01  # standard deviation of a probability over the images; below it all images look the same to the model
-)
+# standard deviation of a probability over the images; below it all images look the same to the model
+MIN_DEVIATION = 0.01
 MIN_SEQUENCE_EFFECT = 10 * LOGIT_LIMIT  # the least effect of another image's sequence on the logits, over max |logit|
 
 

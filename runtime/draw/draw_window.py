@@ -53,9 +53,8 @@ class DrawWindow:
         self._readings: list[Reading] = []
         self._answered_changes = 0  # the paper's ``changes`` when the answers were made
         self._answered_at = 0.0
-        self._answered_frame: Pixels | None = (
-            None  # the frame they are about, as a stroke of the eraser may change nothing
-        )
+        # the frame they are about, as a stroke of the eraser may change nothing
+        self._answered_frame: Pixels | None = None
         self._live_due = 0.0  # when live mode may predict again
         self._stroke_ended = False  # whether a stroke ended in live mode that was not answered yet
         self._pointer: tuple[int, int] | None = None
