@@ -114,7 +114,7 @@ def test_a_preprocessing_that_drifted_from_the_model_is_seen(
     digits: tuple[Any, Reference], images: list[LabelledImage], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     exported = digits[0]
-    monkeypatch.setattr(preprocess, "MEAN", np.array([[0.299, 0.587, 0.114]], np.float32))
+    monkeypatch.setattr(preprocess, "CHANNEL_MEAN", np.array([[0.299, 0.587, 0.114]], np.float32))
     reference = Reference.of(exported.model, exported.spec, images)
     with OnnxRuntimeCpu(exported.graph, exported.spec) as backend:
         parities = [judged(reference, backend, precision) for precision in PRECISIONS]
