@@ -50,9 +50,13 @@ def check_writable(option: str, path: Path, suffix: str = "") -> None:
     if os.path.isdir(path):  # noqa: PTH112  # Path.is_dir raises where a folder above may not be entered
         raise UsageError(f"{option} {path}: expected a file to write, found a folder of that name")
     if not os.path.isdir(path.parent):  # noqa: PTH112
-        raise UsageError(f"{option} {path}: expected the folder {path.parent} to exist, found none that may be entered")
+        raise UsageError(
+            f"{option} {path}: expected the folder {path.parent} to exist, found none that may be entered; create it"
+        )
     if not os.access(path.parent, os.W_OK | os.X_OK):
-        raise UsageError(f"{option} {path}: expected to be allowed to write into {path.parent}, found that it is not")
+        raise UsageError(
+            f"{option} {path}: expected to be allowed to write into {path.parent}, found that it is not; choose another"
+        )
 
 
 def write_bytes(path: Path, data: bytes) -> None:

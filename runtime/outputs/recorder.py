@@ -147,20 +147,20 @@ class Recorder(Sink):
         """Return the file that a frame goes to: a new one where its size changed or the old is full or taken away."""
         frame, size = result.frame, (image.shape[1], image.shape[0])
         key = frame.source if frame.video else ""
-        file, freed_name = self._open_files.pop(key, None), None
+        file, freed_name = self._open_files.get(key), None
         if file is not None and file.writer.is_taken_away():
             freed_name = file.writer.path
             self._say(f"{freed_name} was removed, moved or emptied: the recording begins anew")
         if file is not None and (
             freed_name or file.writer.size >= MAX_FILE_SIZE or (frame.video and file.frame_size != size)
         ):
-            file.writer.close()
+            self._open_files.pop(key).writer.close()
             file = None
         if file is None:
             while len(self._open_files) >= MAX_OPEN_FILES:
                 self._open_files.pop(next(iter(self._open_files))).writer.close()
             file = _SourceFile(self._create(*_recorded_size(*size), freed_name), size, -now)
-        self._open_files[key] = file
+        self._open_files[key] = self._open_files.pop(key, file)
         return file
 
     def _create(self, width: int, height: int, freed_name: Path | None) -> Mp4Writer:
