@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -60,25 +60,12 @@ def refuse_splits_inside(classes: Path) -> None:
             )
 
 
-def find_splits(data: Path, val: Path | None = None) -> SplitFolders:
-    """Find the folders whose sub-folders are classes, in ``data`` and, where it is given, in ``val``.
+def find_splits(data: Path) -> SplitFolders:
+    """Find the folders in ``data`` whose sub-folders are classes.
 
     Raises:
         DataError: there is no such folder, or its folders could mean two things; the message names them.
     """
-    found = _find(data)
-    if val is None:
-        return found
-    if found.validation is not None:
-        raise DataError(
-            f"{data}: expected training images alone beside --val, found {found.validation} too; "
-            f"name the training folder itself: hybrid-train {found.train} --val {val}"
-        )
-    inside = _find(val)
-    return replace(found, validation=inside.validation or inside.train, notes=(*found.notes, *inside.notes))
-
-
-def _find(data: Path) -> SplitFolders:
     if not data.is_dir():
         found = "found a file" if data.exists() else "no such folder"
         raise DataError(f"{data}: {found}; expected a folder of class folders with images")

@@ -118,7 +118,7 @@ def test_splits_may_be_given_apart(tmp_path: Path) -> None:
         assert relative(found.validation, tmp_path / root) == ["a/1.jpg", "a/2.jpg", "b/1.jpg"]
         assert len(found.train) == 3
     with pytest.raises(
-        DataError, match=r"both/val too; name the training folder itself: hybrid-train .*both/train --val"
+        DataError, match=r"both/val too; name the training images alone: hybrid-train .*both/train --val"
     ):
         scan(tmp_path / "both", val=tmp_path / "there")
     with pytest.raises(DataError, match="nowhere: no such folder"):
