@@ -85,8 +85,8 @@ def _read_rows(path: Path) -> list[Row]:
     except UnicodeDecodeError:
         raise DataError(f"{path}: expected UTF-8 text; save the table as CSV in UTF-8") from None
     text = re.sub(r"\Asep=.[\r\n]", "\n", text)  # which Excel writes and reads
-    tables = [list(_parse(path, text, delimiter)) for delimiter in DELIMITERS]
-    rows = max(tables, key=lambda table: sum(len(cells) > 1 for _, cells in table[:SAMPLE]))
+    wide = {one: sum(len(cells) > 1 for _, cells in islice(_parse(path, text, one), SAMPLE)) for one in DELIMITERS}
+    rows = list(_parse(path, text, max(wide, key=wide.__getitem__)))
     narrow = next((number for number, cells in rows if len(cells) < 2), 0)
     if not rows or narrow:
         where = f"one column in line {narrow}" if narrow else "none"
