@@ -97,7 +97,8 @@ def _named_splits(
         raise DataError(
             f"{_names(flat)}: expected class folders in the folder of a split, found images directly in it; put each "
             "class in its own folder (rename the folder where it is a class itself), or name the classes in a CSV: "
-            f"hybrid-train {train or root} --labels FILE.csv"
+            f"hybrid-train {train or root} --labels {_table([train or root, root])}"
+            + (f" --val {_table([validation])}" if validation in flat and validation else "")
         )
     if train is None:
         raise DataError(f"{_names(named)}: there is no train/ beside it; expected train/CLASS/* and val/CLASS/*")
@@ -110,6 +111,12 @@ def _named_splits(
     notes += [f"{test} is left out of training: hybrid-export --images {test} proves an export on it" for test in tests]
     inner = [None if folder is None else _enter(folder) for folder in (train, validation)]
     return SplitFolders(inner[0] or train, inner[1], tests[0] if tests else None, tuple(notes))
+
+
+def _table(folders: Sequence[Path]) -> Path:
+    """Return the table beside images, which Roboflow and Kaggle leave there, or what stands for one in a message."""
+    files = (file for folder in folders for file in list_folder(folder)[1])
+    return next((file for file in files if file.suffix.lower() == ".csv"), Path("FILE.csv"))
 
 
 def _only(folders: Sequence[Path]) -> Path | None:

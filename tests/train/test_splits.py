@@ -97,6 +97,14 @@ def test_what_could_mean_two_things_is_refused_with_the_folders(
         scan(tmp_path / "data")
 
 
+def test_a_table_beside_the_images_of_a_split_is_named_in_the_message(tmp_path: Path) -> None:
+    classes("train*", "valid*", "test*")(tmp_path)
+    for split in ("train", "valid", "test"):
+        (tmp_path / split / "_classes.csv").touch()
+    with pytest.raises(DataError, match=r"--labels .*/train/_classes\.csv --val .*/valid/_classes\.csv$"):
+        scan(tmp_path)
+
+
 def test_what_is_left_out_and_how_the_folders_were_understood_is_told(tmp_path: Path) -> None:
     classes("data/train", "data/val", "data/test", "data/raw")(tmp_path)
     add(tmp_path / "data/train", "loose.jpg")
