@@ -71,7 +71,7 @@ def _from_table(data: Path, table: Path, *, alone: bool) -> FoundImages:
     left_out = Counter[str]()
     splits, note = read_label_file(table, data, left_out, alone=alone)
     train, validation = splits.get("train", {}), splits.get("validation", {})
-    return FoundImages(train, validation, table, table, (note,) if note else (), left_out)
+    return FoundImages(train, validation, table, table, (note,) if note else (), +left_out)
 
 
 def _refuse_classes(found: FoundImages) -> None:

@@ -67,6 +67,8 @@ def read_label_file(
     """
     rows = _read_rows(path)
     images = _Images(data, path, left_out)
+    if path.absolute().is_relative_to(data.absolute()):  # the table is not left out
+        left_out.subtract([path.suffix.lower()])
     columns, rows = _find_columns(path, rows, images)
     reading = _Reading(path, columns, images)
     splits = reading.read(rows)

@@ -87,6 +87,7 @@ def test_validation_images_may_be_in_a_table_or_in_class_folders_of_their_own(im
     (valid / "_classes.csv").write_text("filename, cat, dog\n7.jpg, 1, 0\n8.jpg, 0, 1\n")
     add(images.parent / "apart", "cat/9.jpg", "dog/9.jpg")
     text = "filename, cat, dog\n1.jpg, 1, 0\n3.jpg, 0, 1\n"
+    assert scan(valid, labels=valid / "_classes.csv", val=images.parent / "apart").left_out == {}
     for val, names in ((valid / "_classes.csv", ["7.jpg", "8.jpg"]), (images.parent / "apart", ["9.jpg", "9.jpg"])):
         found = labelled(images, text, val=val)
         assert [image.path.name for image in found.validation] == names
