@@ -6,11 +6,14 @@ import contextlib
 import os
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from typing import Any
 
 from ..runtime.errors import BackendUnavailableError
 from ..runtime.process import usable_cpus
+
+ZIP_YEARS = (1980, 2107)  # APPNOTE 4.4.6: MS-DOS dates
 
 
 def import_tensorflow() -> None:
@@ -19,8 +22,14 @@ def import_tensorflow() -> None:
     TensorFlow and NumPy's BLAS take no more threads than there are CPUs: of a container's quota they know nothing.
 
     Raises:
-        BackendUnavailableError: TensorFlow or Keras is not installed; the message names the extra.
+        BackendUnavailableError: TensorFlow or Keras is not installed; the message names the extra. Or the clock, of a
+            machine that forgot it say, is at a year in which Keras can't save a model.
     """
+    if not ZIP_YEARS[0] <= (year := time.localtime().tm_year) <= ZIP_YEARS[1]:
+        raise BackendUnavailableError(
+            f"models are saved as ZIP archives, which hold the years {ZIP_YEARS[0]} to {ZIP_YEARS[1]}, found that the "
+            f"clock says {year}; set it: timedatectl set-time"
+        )
     # 3 shows fatal messages only; at 2 a training prints that the graph optimizer or oneDNN chose another way. What
     # really fails is raised as an exception
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
