@@ -23,7 +23,7 @@ from .camera import open_node
 from .child import ChildConnection, csi_pipeline, rtsp_pipeline
 from .events import Events, Kind
 from .files import Sources, check_names, open_sources
-from .mjpeg import MJPEG_PATIENCE, open_mjpeg
+from .mjpeg import MjpegConnection
 from .names import CaptureOptions, LiveName, display_name, parse_live
 from .stream import RTSP_PATIENCE, open_rtsp
 
@@ -266,7 +266,7 @@ def opener(live: LiveName, options: CaptureOptions) -> Opener:
     if live.kind == "gst":
         return lambda stop: ChildConnection(live.address, options, stop)
     if live.kind == "mjpeg":
-        return lambda stop: open_mjpeg(live.address, stop, options.patience(MJPEG_PATIENCE))
+        return lambda stop: MjpegConnection(live.address, stop, options)
     if cv2.videoio_registry.hasBackend(cv2.CAP_FFMPEG):
         return lambda stop: open_rtsp(
             live.address, stop, newest=not options.every_frame, patience=options.patience(RTSP_PATIENCE)
