@@ -103,7 +103,8 @@ def decode_image(data: bytes, name: str = "image") -> Pixels:
         raise ImageError(f"{name}: refused by the decoder: damaged, or over {MAX_PIXELS} pixels") from None
     if frame is None:
         raise ImageError(f"{name}: {unread_format(data)}")
-    return np.asarray(turns.applied(frame) if turns else frame, dtype=np.uint8)
+    pixels = np.asarray(frame, dtype=np.uint8)
+    return turns.applied(pixels) if turns else pixels
 
 
 class Preprocessor:
