@@ -148,7 +148,7 @@ def _natural(name: str) -> list[tuple[int, str]]:
 def _frames(path: Path) -> Iterator[Frame]:
     suffix = path.suffix.lower()
     if suffix in VIDEO_SUFFIXES:
-        yield from read_video(path, "not a video that OpenCV reads, or damaged")
+        yield from read_video(path, "not a video that OpenCV reads: damaged, or sound alone")
         return
     try:
         frame = Frame(str(path), 0, read_image(path))
