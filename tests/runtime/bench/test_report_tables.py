@@ -47,8 +47,6 @@ def with_limits(report: BenchReport, rates: Rates, share: float) -> BenchReport:
                     overlapped_ms=0.1,
                     by_branch={},
                     limited_by=branches,
-                    rates=rates.name,
-                    measured=rates.measured,
                 ),
             }
         )
