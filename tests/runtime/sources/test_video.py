@@ -98,12 +98,14 @@ H264 = "-c:v libx264 -preset ultrafast -pix_fmt yuv420p"
         ("odd.mkv", "-f lavfi -i testsrc2=size=33x31:rate=30:duration=2 -c:v ffv1", 60),
         ("ten_bits.mkv", f"{TWO_SECONDS} -c:v libx265 -x265-params log-level=none -pix_fmt yuv420p10le", 60),
         ("index_first.mov", f"{TWO_SECONDS} {H264} -movflags faststart", 60),
+        ("bare.h264", f"{TWO_SECONDS} {H264}", 60),
+        ("bare.mjpeg", f"{TWO_SECONDS} -c:v mjpeg -pix_fmt yuvj420p", 60),
         ("camera.MTS", f"{TWO_SECONDS} {H264} -mpegts_m2ts_mode 1 -f mpegts", 60),
     ],
 )
 def test_a_whole_video_of_any_kind_ends_without_an_error(name: str, options: str, count: int, tmp_path: Path) -> None:
     ffmpeg(*options.split(), tmp_path / name)
-    assert [frame.error for frame in open_sources([tmp_path / name])] == [None] * count
+    assert [frame.error for frame in open_sources([tmp_path])] == [None] * count
 
 
 @pytest.mark.parametrize("suffix", ["mp4", "mov", "mkv", "avi"])
