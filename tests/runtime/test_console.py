@@ -5,28 +5,32 @@ import sys
 from collections.abc import Callable
 
 import pytest
-from support.machines.commands import call_command
+from support.machines.commands import Ended
 
 from hybrid_edge.runtime import console, errors
 
+Leave = Callable[[Callable[[], None]], tuple[int, str]]
 
-def leave(
-    command: Callable[[], None], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> tuple[int, str]:
-    ended = call_command("hybrid-test", lambda: console.main(console.make_app(command)), monkeypatch, capsys)
-    return ended.code, ended.err
+
+@pytest.fixture
+def leave(call: Callable[..., Ended]) -> Leave:
+    """Runs a function as a command; returns its exit code and what it says."""
+
+    def run(command: Callable[[], None]) -> tuple[int, str]:
+        ended = call("hybrid-test", lambda: console.main(console.make_app(command)))
+        return ended.code, ended.err
+
+    return run
 
 
 @pytest.mark.parametrize("name", errors.__all__)
-def test_every_error_of_ours_ends_with_its_code_and_its_message(
-    name: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_every_error_of_ours_ends_with_its_code_and_its_message(name: str, leave: Leave) -> None:
     kind = getattr(errors, name)
 
     def command() -> None:
         raise kind("expected [this], found that")
 
-    code, err = leave(command, capsys, monkeypatch)
+    code, err = leave(command)
     assert code == kind.exit_code
     assert "expected [this], found that" in err
     assert "Traceback" not in err
@@ -37,18 +41,12 @@ def test_every_error_of_ours_ends_with_its_code_and_its_message(
     [(None, 0, ""), (KeyboardInterrupt(), 130, "interrupted\n"), (SystemExit(7), 7, "")],
     ids=["returns", "interrupted", "an exit code of its own"],
 )
-def test_a_commands_own_end_has_its_documented_code(
-    ending: BaseException | None,
-    code: int,
-    said: str,
-    capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_a_commands_own_end_has_its_code(ending: BaseException | None, code: int, said: str, leave: Leave) -> None:
     def command() -> None:
         if ending is not None:
             raise ending
 
-    assert leave(command, capsys, monkeypatch) == (code, said)
+    assert leave(command) == (code, said)
 
 
 def test_a_fault_of_ours_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -74,20 +74,6 @@ def kill_everywhere() -> None:
     print(json.dumps(outcomes))  # noqa: T201
 
 
-def write_forever() -> None:
-    version = 2
-    (FOLDER / "started").touch()
-    while True:
-        write(BUNDLE, version, size=300_000)
-        version = version % 200 + 2
-
-
-def write_many() -> None:
-    first = int(sys.argv[3])
-    for version in range(first, first + 20):
-        write(BUNDLE, version)
-
-
 def expect_refusal() -> None:
     try:
         write(BUNDLE, 2, size=2_000_000)

@@ -14,6 +14,8 @@ from hybrid_edge.runtime.bench.bench_report import BenchReport, Stats, write_csv
 from hybrid_edge.runtime.errors import BenchError
 from hybrid_edge.runtime.roofline import Limit
 
+Alter = Callable[..., BenchReport]
+
 
 def test_percentiles_are_over_all_calls_and_the_medians_of_the_rounds_are_kept() -> None:
     stats = Stats.of([np.array([1.0, 2.0, 3.0]), np.array([10.0])])
@@ -127,9 +129,7 @@ def test_no_file_no_json_and_another_json_are_refused_with_what_was_found(
         BenchReport.load(path)
 
 
-def test_the_csv_has_a_flat_row_for_each_case(
-    altered: Callable[..., BenchReport], measured: BenchReport, tmp_path: Path
-) -> None:
+def test_the_csv_has_a_flat_row_for_each_case(altered: Alter, measured: BenchReport, tmp_path: Path) -> None:
     names = [case.name for case in measured.cases]
     report = altered({names[0]: ([1.25] * 3, [2.5] * 3), names[1]: ([4.0] * 3, [6.0] * 3)})
     path = tmp_path / "report.csv"

@@ -14,7 +14,7 @@ import pytest
 from rich.console import Console
 from support.live.run import COMMAND, LiveRun
 from support.machines.commands import Ended
-from support.models.bundles import encode, make_bundle, sample_image, write_manifest
+from support.models.bundles import change_manifest, encode, make_bundle, sample_image
 
 from hybrid_edge.runtime import Classifier
 from hybrid_edge.runtime import console as terminal
@@ -164,7 +164,7 @@ def test_a_mistake_ends_with_its_documented_code_and_one_clear_message(
 def test_a_device_that_computes_something_else_ends_with_3(infer: Infer, photos: Path, folder: Path) -> None:
     manifest = Bundle.open(folder).manifest
     strict = manifest.variants[0].model_copy(update={"golden_tolerance": 1e-30})
-    write_manifest(folder, manifest.model_copy(update={"variants": (strict,)}))
+    change_manifest(folder, variants=(strict,))
     done = infer(photos)
     assert done.code == 3
     assert "computes something else than the exporter did" in done.err
