@@ -56,7 +56,7 @@ def test_the_stages_are_the_inference_without_its_copies_shared_out(measured: Be
 
 
 def test_throughput_and_the_share_of_the_limit(measured: BenchReport) -> None:
-    limit = Limit(ms=2.0, overlapped_ms=1.5, by_branch={}, limited_by={}, rates="here", measured=True)
+    limit = Limit(ms=2.0, overlapped_ms=1.5, by_branch={}, limited_by={})
     inference = measured.cases[1].inference.model_copy(update={"p50": 8.0, "mean": 10.0})
     case = measured.cases[1].model_copy(update={"inference": inference, "limit": limit})
     assert (case.batch, case.images_per_s, case.of_limit) == (3, 300.0, 0.25)
@@ -72,7 +72,7 @@ def test_a_report_reads_back_as_it_was_written(measured: BenchReport, tmp_path: 
 
 
 def test_the_json_has_what_follows_from_the_measured_too(measured: BenchReport, tmp_path: Path) -> None:
-    limit = Limit(ms=0.001, overlapped_ms=0.001, by_branch={}, limited_by={}, rates="here", measured=True)
+    limit = Limit(ms=0.001, overlapped_ms=0.001, by_branch={}, limited_by={})
     report = measured.model_copy(update={"cases": (measured.cases[0].model_copy(update={"limit": limit}),)})
     report.save(tmp_path / "report.json")
     content, case = json.loads((tmp_path / "report.json").read_text()), report.cases[0]

@@ -249,7 +249,7 @@ def test_each_level_is_all_of_its_instances_that_the_cpus_have(tmp_path: Path) -
         cache(tmp_path, cpu, 0, level="1", type="Data", size="32K", shared_cpu_list=str(cpu))
         cache(tmp_path, cpu, 1, level="1", type="Instruction", size="64K", shared_cpu_list=str(cpu))
         cache(tmp_path, cpu, 2, level="2", type="Unified", size="512K", shared_cpu_list=str(cpu))
-        cache(tmp_path, cpu, 3, level="3", type="Unified", size="2M", shared_cpu_list=cluster)
+        cache(tmp_path, cpu, 3, level="3", type="Unified", size="2048K", shared_cpu_list=cluster)
     found = [data_caches(cpus, tmp_path) for cpus in ((0, 1), (0, 2), (0, 1, 2, 3), (3,))]
     kib, mib = 2**10, 2**20
     assert found == [

@@ -43,11 +43,9 @@ def with_limits(report: BenchReport, rates: Rates, share: float) -> BenchReport:
     branches = {"cnn": "arithmetic", "recurrent": "memory", "head": "memory"}
     start = Start(seconds=0.248, imports=0.2, opening=0.04, golden=0.006, first=0.002, peak_mib=1107, runs=1)
     fields: dict[str, Any] = {"overlapped_ms": 0.1, "by_branch": {}, "limited_by": branches}
-    fields |= {"rates": rates.name, "measured": rates.measured}
-    limits = [Limit(ms=share * case.inference.p50, **fields) for case in report.cases]
     cases = tuple(
-        case.model_copy(update={"variant": name, "limit": limit})
-        for case, name, limit in zip(report.cases, NAMES, limits, strict=True)
+        case.model_copy(update={"variant": name, "limit": Limit(ms=share * case.inference.p50, **fields)})
+        for case, name in zip(report.cases, NAMES, strict=True)
     )
     starts, kept = dict.fromkeys(NAMES, start), dict.fromkeys(rates.targets, rates)
     return report.model_copy(update={"cases": cases, "rates": kept, "starts": starts, "notes": (), "skipped": {}})
