@@ -62,9 +62,7 @@ def test_json_gives_one_object_a_line_that_agrees_with_the_classifier(infer: Inf
 
 
 @pytest.mark.parametrize("form", [[], ["--json"]])
-def test_unreadable_files_are_named_and_counted_the_rest_done_and_the_exit_code_is_1(
-    infer: Infer, photos: Path, form: list[str]
-) -> None:
+def test_unreadable_files_are_named_and_counted_and_the_code_is_1(infer: Infer, photos: Path, form: list[str]) -> None:
     (photos / "img5.png").write_bytes(b"damaged")
     (photos / "img7.png").write_bytes(b"")
     done = infer(photos, *form)
@@ -274,9 +272,7 @@ def test_what_is_wrong_with_an_output_is_told_before_the_bundle_is_opened(
     assert "expected a bundle" not in done.err
 
 
-def test_a_label_that_the_model_lacks_is_told_before_an_engine_is_opened(
-    infer: Infer, photos: Path, folder: Path
-) -> None:
+def test_an_unknown_label_is_told_before_an_engine_is_opened(infer: Infer, photos: Path, folder: Path) -> None:
     for graph in folder.rglob("*.onnx"):
         graph.unlink()
     done = infer(photos, "--snapshots", "kept", "--when", "caat>0.5")

@@ -85,9 +85,7 @@ def test_a_damaged_image_costs_that_image_only(damaged: bytes, step: int) -> Non
     assert rest == JPEGS
 
 
-def test_a_stream_without_an_end_of_an_image_is_given_up_before_it_fills_the_memory(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_an_endless_image_is_given_up_before_it_fills_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(mjpeg, "MAX_JPEG", 10**5)
     for start in (b"", parts(b""), JPEGS[0][:-2]):
         with pytest.raises(SourceError, match="at most 100000 bytes"):
