@@ -1,7 +1,5 @@
 """What make installs and runs: ``make test-gpu``, and constraints-oldest.txt, which is what pyproject.toml allows."""
 
-from __future__ import annotations
-
 import os
 import re
 import shutil

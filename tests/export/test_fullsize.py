@@ -1,7 +1,5 @@
 """The reference hybrid at full size: a stand-in with 103 M parameters through the real command."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path

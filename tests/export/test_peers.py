@@ -1,7 +1,5 @@
 """``make bench`` on a small model: real engines in real processes, from the command to the page."""
 
-from __future__ import annotations
-
 import json
 import subprocess
 import sys

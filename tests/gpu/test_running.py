@@ -1,7 +1,5 @@
 """How engines run on a real GPU, and what hybrid-bench says of them; run by ``make test-gpu``."""
 
-from __future__ import annotations
-
 from collections import deque
 from collections.abc import Callable
 from contextlib import ExitStack

@@ -1,7 +1,5 @@
 """Exports of a small bundle in processes of their own, to be killed, starved or run at once; see test_bundle_writer."""
 
-from __future__ import annotations
-
 import contextlib
 import json
 import os

@@ -1,7 +1,5 @@
 """Costs read off graphs, against counts made by hand from the architecture."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from typing import Any
 

@@ -1,7 +1,5 @@
 """What a graph is declared to be and refused for, and how one is described."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import onnx

@@ -1,7 +1,5 @@
 """The gate on a sound export: agreement with Keras, the documented limits, single branches, warnings, drift."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

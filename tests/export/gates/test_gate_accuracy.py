@@ -1,7 +1,5 @@
 """The gate on a variant that mistakes images: flips, agreement, accuracy, and on how many images they are judged."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """The gate on a damaged export: weights, gates, preprocessing, rows that depend on others, NaN; each is refused."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import replace
 from itertools import compress

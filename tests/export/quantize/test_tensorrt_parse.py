@@ -1,7 +1,5 @@
 """What TensorRT-RTX, which needs no GPU, makes of the graphs; sizes of digits, so that a parse takes milliseconds."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager

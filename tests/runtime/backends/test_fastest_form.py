@@ -1,7 +1,5 @@
 """The choice between the forms of the recurrent branch, on graphs that stand in for engines: no GPU here."""
 
-from __future__ import annotations
-
 import time
 from pathlib import Path
 from typing import Any, ClassVar

@@ -1,7 +1,5 @@
 """What of the TensorRT backend needs no GPU: which one, loading, refusals; tests/gpu has the rest."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace

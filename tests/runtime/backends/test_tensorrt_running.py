@@ -1,7 +1,5 @@
 """The TensorRT backend's way of running, on a GPU that does what it is told as late or as early as it may."""
 
-from __future__ import annotations
-
 import json
 from collections import defaultdict
 from collections.abc import Callable

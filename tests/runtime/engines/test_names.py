@@ -1,7 +1,5 @@
 """Every TensorRT and cuda-python name that the code uses: is it in the installed bindings, and in TensorRT 10.3?"""
 
-from __future__ import annotations
-
 import ast
 import importlib
 import types

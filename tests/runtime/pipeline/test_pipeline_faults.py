@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -216,7 +214,7 @@ def test_capturing_short_of_memory_loses_one_frame(classifier: Classifier) -> No
     class Numbers:
         index = -1
 
-        def __iter__(self) -> Numbers:
+        def __iter__(self) -> Iterator[Frame]:
             return self
 
         def __next__(self) -> Frame:

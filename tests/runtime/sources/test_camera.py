@@ -1,7 +1,5 @@
 """V4L2 listings: the kernel's answers as recorded from a USB camera, its metadata node, a Jetson's sensors."""
 
-from __future__ import annotations
-
 import errno
 import re
 import struct

@@ -1,7 +1,5 @@
 """Motion JPEG, cut from bytes, and from a real server on loopback, through a relay that fails on request."""
 
-from __future__ import annotations
-
 import random
 import re
 import threading

@@ -1,7 +1,5 @@
 """Connections and requests that nobody waits for, and passwords that go nowhere else."""
 
-from __future__ import annotations
-
 import base64
 import hashlib
 import re

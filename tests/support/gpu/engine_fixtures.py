@@ -1,7 +1,5 @@
 """What the engines' tests share: a GPU to build for, the builder that builds for it, and a cache of another user's."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager

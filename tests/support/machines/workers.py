@@ -5,8 +5,6 @@ worker makes the full-size model, exports it and everything else for itself, whi
 groups are made from the tests' paths, by a scheduler of our own and the hook that is there for it.
 """
 
-from __future__ import annotations
-
 import pytest
 from xdist.remote import Producer
 from xdist.scheduler import LoadScopeScheduling

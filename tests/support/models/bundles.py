@@ -1,7 +1,5 @@
 """Small valid bundles around a real ONNX graph, for tests that need one but no training."""
 
-from __future__ import annotations
-
 import hashlib
 import io
 from collections.abc import Mapping, Sequence

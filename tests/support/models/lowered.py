@@ -1,7 +1,5 @@
 """FP32 graphs to lower, what was measured on crops of photographs, and how to run what comes out."""
 
-from __future__ import annotations
-
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass

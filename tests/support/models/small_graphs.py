@@ -1,7 +1,5 @@
 """Small ONNX graphs with what matters to TensorRT: convolutions, an LSTM, and Q/DQ around some of the products."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

@@ -1,7 +1,5 @@
 """One export of the digits stand-in in every precision, and how to export it again with something damaged."""
 
-from __future__ import annotations
-
 import json
 import os
 from collections.abc import Collection, Mapping
