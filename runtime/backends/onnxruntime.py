@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import os
 import tempfile
 from collections import defaultdict
 from collections.abc import Mapping
@@ -185,7 +186,13 @@ def _make_session(kind: type[OnnxRuntimeCpu], model: str | bytes, options: Any) 
 
 @cache
 def import_onnxruntime() -> ModuleType:
-    """Import ONNX Runtime, or raise BackendUnavailableError with the extra to install."""
+    """Import ONNX Runtime, or raise BackendUnavailableError with the extra to install.
+
+    From 1.29 on ONNX Runtime sends its maker what it runs, and keeps the device's number and a database for it in the
+    user's cache, with threads of its own. That is off here, unless ``ORT_DISABLE_TELEMETRY`` has another value already,
+    which is read before the first session.
+    """
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     try:
         return importlib.import_module("onnxruntime")
     except ImportError as error:

@@ -118,7 +118,7 @@ def _exists(path: Path, pattern: str) -> bool:
 def _frames(path: Path) -> Iterator[Frame]:
     suffix, content = path.suffix.lower(), kind_by_content(path)
     if content == "video" or (content == "other" and suffix in VIDEO_SUFFIXES):
-        yield from read_video(path, "not a video that OpenCV reads, or damaged")
+        yield from read_video(path, "not a video that OpenCV reads: damaged, or sound alone")
         return
     try:
         frame = Frame(str(path), 0, read_image(path))

@@ -20,7 +20,9 @@ from ..preprocess import IMAGE_SUFFIXES
 
 MediaKind = Literal["image", "video", "image that OpenCV lacks", "other"]
 
-VIDEO_SUFFIXES = frozenset({".mp4", ".avi", ".mkv", ".mov", ".webm", ".m4v", ".mpg", ".mpeg", ".ts", ".wmv", ".flv"})
+MOTION_JPEG_SUFFIXES = frozenset({".mjpeg", ".mjpg"})  # begin as a JPEG does
+VIDEO_SUFFIXES = MOTION_JPEG_SUFFIXES | {".h264", ".hevc"}  # bare streams, as a Raspberry Pi's camera writes them
+VIDEO_SUFFIXES |= {".mp4", ".avi", ".mkv", ".mov", ".webm", ".m4v", ".mpg", ".mpeg", ".ts", ".wmv", ".flv"}
 # a raw photograph is a TIFF by its first bytes, and OpenCV would take the thumbnail in it
 RAW_SUFFIXES = frozenset({".dng", ".nef", ".nrw", ".cr2", ".arw", ".srw", ".pef", ".3fr", ".iiq", ".kdc", ".dcr"})
 DEBRIS = frozenset(
@@ -133,7 +135,7 @@ def kind_by_content(path: Path) -> MediaKind:
             start = file.read(START)
     except OSError:
         return "other"
-    if IMAGE_START.match(start):
+    if IMAGE_START.match(start) and path.suffix.lower() not in MOTION_JPEG_SUFFIXES:
         return "image" if _opencv_reads(path) else "image that OpenCV lacks"
     return "video" if VIDEO_START.match(start) else "other"
 
