@@ -22,13 +22,14 @@ import numpy as np
 from ..runtime.console import progress
 from ..runtime.errors import DataError, ImageError, UsageError
 from ..runtime.preprocess import read_image
+from ..runtime.process import usable_cpus
 from ..runtime.storage import cache_dir, write_bytes, write_text
 from .class_folders import Classes, find_classes
 from .splits import SplitFolders, find_splits, refuse_splits_inside
 
 ESCAPES = str.maketrans({"\\": r"\\", "\t": r"\t", "\n": r"\n", "\r": r"\r"})
 UNESCAPES = {r"\\": "\\", r"\t": "\t", r"\n": "\n", r"\r": "\r"}
-THREADS = min(os.cpu_count() or 1, 8)  # decoding leaves the GIL; more threads only hold more decoded images
+THREADS = min(len(usable_cpus()), 8)  # decoding leaves the GIL; more threads only hold more decoded images
 CHUNK = 16 * THREADS
 
 
