@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from concurrent.futures import TimeoutError as NotInTime
 from contextlib import contextmanager
@@ -23,8 +24,9 @@ from ..service.heartbeat import Heartbeat
 from ..service.signals import StopSignals
 from ..sources.blocking import BLOCKING_CALLS
 from ..sources.camera import reading_note
-from ..sources.capture import open_captures
+from ..sources.capture import FileCapture, open_captures
 from ..sources.events import Events
+from ..sources.media_files import describe_left_out
 from ..sources.names import CaptureOptions
 from .dataflow import Pipeline, PipelineOptions
 
@@ -125,7 +127,8 @@ class LatestStatus(Sink):
 def _open_sources(request: InferRequest, events: Events) -> list[Capture]:
     options = CaptureOptions(request.width, request.height, request.fps, request.every_frame)
     captures = open_captures(request.sources, options, events)
-    for note in filter(None, map(reading_note, request.sources)):
+    left_out = sum((capture.left_out for capture in captures if isinstance(capture, FileCapture)), Counter[str]())
+    for note in filter(None, [*map(reading_note, request.sources), describe_left_out(left_out)]):
         say(note)
     return captures
 

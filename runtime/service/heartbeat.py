@@ -21,9 +21,7 @@ from typing import Literal
 from ..sources.blocking import BLOCKING_CALLS
 from .signals import takes
 
-WORKER = (
-    "HYBRID_EDGE_WORKER"  # in a worker's environment: its socket's file descriptor, and how many workers were before
-)
+WORKER = "HYBRID_EDGE_WORKER"  # in a worker's environment: its socket's descriptor, and how many workers were before
 SOURCE_TIMEOUT = 30.0  # seconds for one call of a source into a driver or decoder, which has shorter limits of its own
 SILENCE_TIMEOUT = 5.0  # seconds between beats while frames flow; a C call that holds the interpreter silences them
 START_TIMEOUT = 900.0  # seconds without progress before frames flow: a step of an engine's build can take minutes

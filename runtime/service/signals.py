@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import os
 import select
@@ -38,18 +39,20 @@ class StopSignals:
 
     Before frames flow a signal ends what is being done by an exception; while they flow (``draining``) it sets an
     event, and the pipeline finishes what is in the model. A second signal ends the process there and then; so does a
-    thread where whoever does not read stdout or stderr holds up the end. ``codes`` has the exit code for each signal.
+    timer where whoever does not read stdout or stderr holds up the end. ``codes`` has the exit code for each signal.
     """
 
     def __init__(self, codes: Mapping[int, int]) -> None:
         self._codes = codes
         self._code: int | None = None  # that of the first signal that came
+        self._came = 0.0  # when it came, ``time.monotonic()`` seconds
         self._stop = threading.Event()
         self._draining = False
         self._closing: Callable[[], bool] = lambda: False
-        threading.Thread(target=self._end_if_unread, name="signals", daemon=True).start()
         for item in asked_for(*STOP_SIGNALS):
             signal.signal(item, self._handle)
+        signal.signal(signal.SIGALRM, self._end_if_unread)
+        atexit.register(signal.setitimer, signal.ITIMER_REAL, 0)  # later on, it would end the process by itself
         # a supervisor starts its worker with these held back until they are handled
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {*STOP_SIGNALS, signal.SIGTSTP})
 
@@ -73,20 +76,18 @@ class StopSignals:
     def _handle(self, signum: int, _frame: FrameType | None) -> None:
         if self._code is not None:
             _leave_at_once(self._code)
-        self._code = self._codes[signum]
+        self._code, self._came = self._codes[signum], time.monotonic()
         self._stop.set()
+        # its handler runs within a write of the main thread too, which goes on where the handler returns
+        signal.setitimer(signal.ITIMER_REAL, END_TIMEOUT, RECHECK_INTERVAL)
         if not self._draining:
             self.leave()
 
-    def _end_if_unread(self) -> None:
-        self._stop.wait()
-        begun = time.monotonic()
-        while self._in_time(time.monotonic() - begun) or takes(sys.stdout, sys.stderr):
-            time.sleep(RECHECK_INTERVAL)
-        _leave_at_once(self._code or 0)
-
-    def _in_time(self, seconds: float) -> bool:
-        return seconds < END_TIMEOUT + (OUTPUTS_TIMEOUT if self._closing() else 0)
+    def _end_if_unread(self, _signum: int, _frame: FrameType | None) -> None:
+        limit = END_TIMEOUT + OUTPUTS_TIMEOUT if self._closing() else END_TIMEOUT
+        late = time.monotonic() - self._came >= limit
+        if late and self._code is not None and not takes(sys.stdout, sys.stderr):
+            _leave_at_once(self._code)
 
 
 def _leave_at_once(code: int) -> NoReturn:

@@ -10,6 +10,7 @@ import random
 import re
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
@@ -23,7 +24,7 @@ from .camera import open_node
 from .child import ChildConnection, csi_pipeline, rtsp_pipeline
 from .events import Events, Kind
 from .files import Sources, check_names, open_sources
-from .mjpeg import MJPEG_PATIENCE, open_mjpeg
+from .mjpeg import MjpegConnection
 from .names import CaptureOptions, LiveName, display_name, parse_live
 from .stream import RTSP_PATIENCE, open_rtsp
 
@@ -203,6 +204,11 @@ class FileCapture:
         self._sources = sources
         self._played = played
 
+    @property
+    def left_out(self) -> Counter[str]:
+        """The numbers of files that folders hold besides images and videos, by suffix."""
+        return self._sources.left_out
+
     def frames(self, stop: threading.Event) -> Iterator[Frame]:
         """Yield every frame in order; ``open_sources`` says what becomes of files that can't be read."""
         due = 0.0  # when the frame before was due
@@ -266,7 +272,7 @@ def opener(live: LiveName, options: CaptureOptions) -> Opener:
     if live.kind == "gst":
         return lambda stop: ChildConnection(live.address, options, stop)
     if live.kind == "mjpeg":
-        return lambda stop: open_mjpeg(live.address, stop, options.patience(MJPEG_PATIENCE))
+        return lambda stop: MjpegConnection(live.address, stop, options)
     if cv2.videoio_registry.hasBackend(cv2.CAP_FFMPEG):
         return lambda stop: open_rtsp(
             live.address, stop, newest=not options.every_frame, patience=options.patience(RTSP_PATIENCE)

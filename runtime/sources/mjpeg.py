@@ -9,23 +9,28 @@ from __future__ import annotations
 import re
 import threading
 import time
-from http.client import HTTPException, HTTPResponse
+from http.client import HTTPException
 
 import numpy as np
 import numpy.typing as npt
 
 from ..errors import SourceError
 from ..preprocess import decode_image
-from .network import NetworkStream, http_get
+from .names import CaptureOptions
+from .network import http_get
 
 MJPEG_PATIENCE = 2.0  # seconds without a frame after which the stream has stalled
 READ_SIZE = 2**16  # bytes; without it, a chunk of any size would be asked for as a whole
+PICTURE_RATE = 1.0  # single pictures a second, unless ``--fps`` asks for another rate
 MAX_JPEG = 2**25  # 32 MiB, a JPEG of more than 100 Mpx: what has no end by then is no such stream
 # a part's boundary, whatever the response announced, and its fields; limits keep a hostile one from taking long
 PART = re.compile(rb"\n--[^\r\n]{1,200}\r?\n((?:[!-9;-~]{1,40}:[^\r\n]{0,200}\r?\n){1,16})\r?\n")
 MAX_PART_HEADER = 2**13
 OTHER_TYPE = re.compile(rb"^content-type:\s*(?!image/|application/octet-stream)[^\s;]", re.IGNORECASE | re.MULTILINE)
-JPEG_START = b"\xff\xd8\xff"
+# what can't be motion JPEG; servers name it in many ways, and what can't be parsed counts as text/plain
+OTHER_BODY = re.compile(r"(?!multipart/|.*jpe?g|text/plain$|application/octet-stream$)", re.IGNORECASE)
+LINE_END = re.compile(rb"(?:\r?\n(?:--[^\r\n]{1,200}\s+)?)?\Z")  # what comes between an image and the next one
+JPEG_START, JPEG_END = b"\xff\xd8\xff", b"\xff\xd9"
 START_OF_IMAGE, END_OF_IMAGE = 0xD8, 0xD9
 MARKER = re.compile(rb"\xff[\x02-\xcf\xd8-\xfe]")  # within a scan, 0xFF 0x00 is a pixel's byte, 0xFF 0xD0 a restart
 
@@ -34,6 +39,7 @@ class JpegCutter:
     """This class cuts JPEGs out of a stream by their own markers, as cameras write lengths and boundaries wrongly."""
 
     def __init__(self) -> None:
+        self.ends_seen = False  # whether an image has had its end marker
         self._buffer = bytearray(b"\n")  # a boundary begins a line, also the first one
         self._in_jpeg = False  # whether the buffer begins with a JPEG
         self._expected = False  # whether the header of an image's part came, and its JPEG has not begun
@@ -86,6 +92,7 @@ class JpegCutter:
         while marker := MARKER.search(self._buffer, self._segment):
             kind, body = self._buffer[marker.start() + 1], marker.end()
             if kind in (START_OF_IMAGE, END_OF_IMAGE):
+                self.ends_seen |= kind == END_OF_IMAGE
                 return body if kind == END_OF_IMAGE else marker.start()
             if len(self._buffer) < body + 2:
                 self._segment = marker.start()
@@ -102,13 +109,30 @@ class JpegCutter:
 
 
 class MjpegConnection:
-    """This connection reads the frames of one HTTP response."""
+    """This connection reads the frames of an HTTP response, or of one after the other where each has one picture."""
 
-    def __init__(self, response: HTTPResponse, stream: NetworkStream, patience: float) -> None:
-        self.patience = patience
-        self._response = response
-        self._stream = stream
+    def __init__(self, url: str, stop: threading.Event, options: CaptureOptions) -> None:
+        """Ask a server for a stream, with the name and password in the URL if the server wants them.
+
+        Setting ``stop`` ends every wait; ``options`` have the rate at which single pictures are asked for.
+        """
+        self.patience = options.patience(MJPEG_PATIENCE)
+        self._period = 1 / (options.fps or PICTURE_RATE)
+        self._url = url
+        self._stop = stop
+        self._open()
+
+    def _open(self) -> None:
+        self._asked = time.monotonic()
         self._cutter = JpegCutter()
+        self._pictures = 0  # of this response
+        response, self._stream = http_get(self._url, self._stop, accept="multipart/x-mixed-replace, image/jpeg, */*")
+        self._response = response
+        kind, encoding = response.headers.get_content_type(), response.headers.get("Content-Encoding", "identity")
+        if OTHER_BODY.match(kind) or encoding != "identity":
+            self.close()
+            found = kind if encoding == "identity" else f"{kind} in {encoding}"
+            raise SourceError(f"expected motion JPEG (multipart/x-mixed-replace) or a JPEG, found {found}")
 
     def read(self) -> npt.NDArray[np.uint8] | None:
         """Return the next frame, as ``Connection`` says; None if none was complete within ``patience``."""
@@ -117,29 +141,29 @@ class MjpegConnection:
         try:
             while (image := self._cutter.next()) is None:
                 data = self._response.read1(READ_SIZE)
-                if not data:
-                    raise SourceError("the server ended the stream")
-                self._cutter.feed(data)
+                if data:
+                    self._cutter.feed(data)
+                elif not self._ask_again():
+                    return None
         except TimeoutError:
             return None
         except HTTPException:
             raise SourceError("a chunk of the stream is damaged, or was cut off") from None
+        self._pictures += 1
+        if not self._cutter.ends_seen:  # some cameras never write the end marker; where one did, its want is damage
+            image = LINE_END.sub(JPEG_END, image, 1)
         return decode_image(image, "frame")
+
+    def _ask_again(self) -> bool:
+        """Ask for the next picture when it is due, where a response was one picture; return False on a stop."""
+        if self._pictures != 1:
+            raise SourceError("the server ended the stream")
+        self.close()
+        if self._stop.wait(max(self._asked + self._period - time.monotonic(), 0)):
+            return False
+        self._open()
+        return True
 
     def close(self) -> None:
         """Close the connection."""
         self._stream.close()
-
-
-def open_mjpeg(url: str, stop: threading.Event, patience: float) -> MjpegConnection:
-    """Ask a server for a stream, with the name and password in the URL if the server wants them.
-
-    Setting ``stop`` ends every wait; the connection is to be given up after ``patience`` seconds without a frame.
-    """
-    response, stream = http_get(url, stop, accept="multipart/x-mixed-replace, image/jpeg")
-    kind = response.headers.get_content_type()
-    if "Content-Type" not in response.headers or kind.startswith("multipart/"):
-        return MjpegConnection(response, stream, patience)
-    stream.close()
-    hint = "; that is one picture, look for the camera's video URL" if kind.startswith("image/") else ""
-    raise SourceError(f"expected motion JPEG (multipart/x-mixed-replace), found {kind}{hint}")

@@ -6,12 +6,19 @@ import os
 import re
 from dataclasses import dataclass
 from typing import Literal
-from urllib.parse import SplitResult, urlsplit
+from urllib.parse import SplitResult, quote, unquote, urlsplit
 
 from ..errors import UsageError
 
 LiveKind = Literal["v4l2", "csi", "rtsp", "mjpeg", "gst"]
-SCHEMES: dict[str, LiveKind] = {"csi": "csi", "rtsp": "rtsp", "http": "mjpeg", "https": "mjpeg", "gst": "gst"}
+SCHEMES: dict[str, LiveKind] = {
+    "csi": "csi",
+    "rtsp": "rtsp",
+    "rtsps": "rtsp",
+    "http": "mjpeg",
+    "https": "mjpeg",
+    "gst": "gst",
+}
 SCHEME = re.compile(r"^([a-z][a-z0-9+.-]*)://(.*)$", re.IGNORECASE | re.DOTALL)
 DEVICE = re.compile(r"^/dev/(?:video\d+|v4l/by-(?:id|path)/[^/]+)$")  # udev's links stay with their camera
 # user:password@ of a URL, also where the password has an @ or a slash that should have been %40 or %2F
@@ -19,7 +26,9 @@ USERINFO = re.compile(r"(://[^\s/:@]*:)(?:[^\s/]*|(?!\d{1,5}/)\S*)(?=@)")
 # many cameras take the password among the parameters, some in the path
 PARAMETER = re.compile(r"(\b[\w-]*(?:pass|passwd|password|pwd?|secret|token|api_?key|auth)=)[^\s&;#/]+", re.IGNORECASE)
 NUMBER = re.compile(r"[0-9]{1,9}")  # of a camera or sensor
-PORTS = {"rtsp": 554, "http": 80, "https": 443}
+PORTS = {"rtsp": 554, "rtsps": 322, "http": 80, "https": 443}
+AUTHORITY = re.compile(r"([^/?#]*)([/?#]?)(.*)", re.DOTALL)  # a URL's name, password, host and port, and what follows
+HOST = re.compile(r"(?:\[[^]]*\]|localhost|[^:]*\.[^:]*):[0-9]{0,5}")  # surely a host and port, no name and password
 
 
 @dataclass(frozen=True)
@@ -60,6 +69,7 @@ def parse_live(name: str) -> LiveName | None:
     if kind == "gst" and not match[2].strip():
         raise UsageError(f"{display}: expected a pipeline, as in 'gst://videotestsrc ! videoconvert'")
     if kind in ("rtsp", "mjpeg"):
+        _check_userinfo(match[1], match[2])
         split_url(name)
     return LiveName(kind, match[2] if kind in ("csi", "gst") else name, display)
 
@@ -76,13 +86,25 @@ def split_url(url: str) -> tuple[SplitResult, str, int]:
         parts = urlsplit(url)
         port = parts.port
     except ValueError:
-        raise UsageError(
-            f"{display_name(url)}: expected {url.partition(':')[0]}://HOST:PORT/PATH; "
-            "write a / or @ inside a password as %2F or %40"
-        ) from None
+        shown = re.sub(r"(://[^/@]*:)(?!\d+(?:/|$))[^/@]*", r"\1***", display_name(url))  # perhaps a password, no port
+        raise UsageError(f"{shown}: expected {url.partition(':')[0]}://HOST:PORT/PATH") from None
     if not parts.hostname:
         raise UsageError(f"{display_name(url)}: expected a host after {parts.scheme}://, found none")
-    return parts, parts.hostname, port or PORTS[parts.scheme.lower()]
+    return parts, unquote(parts.hostname), port or PORTS[parts.scheme.lower()]
+
+
+def _check_userinfo(scheme: str, address: str) -> None:
+    """Refuse an address whose password has a character that ends it, as the rest of it would be taken for the host."""
+    before, delimiter, rest = AUTHORITY.fullmatch(address).groups()  # type: ignore[union-attr]  # it matches all
+    whole = "@" in before or ":" not in before or HOST.fullmatch(before) is not None
+    cut = "@" in rest and (delimiter == "#" or not whole)
+    userinfo, _, after = (address if cut else before).rpartition("@")
+    wrong = dict.fromkeys(re.findall(r"[/?#\[\]\s]", userinfo))
+    if wrong:
+        right = ", ".join(f"{quote(character, safe='')} for {character!r}" for character in wrong)
+        shown = f"{scheme}://{userinfo.partition(':')[0]}:***@{after if cut else after + delimiter + rest}"
+        path = "" if delimiter == "#" or not cut else "; %40 for an @ of the path"
+        raise UsageError(f"{shown}: expected a name and password that end with the @: write {right}{path}")
 
 
 def _check_utf8(name: str) -> None:

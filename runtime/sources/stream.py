@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import queue
+import ssl
 import threading
 import time
 from collections.abc import Iterator
@@ -20,6 +21,7 @@ import numpy as np
 from ..errors import ImageError, SourceError
 from ..frame import Pixels
 from ..opencv import cv2
+from ..process import usable_cpus
 from .blocking import BLOCKING_CALLS, READ_WAIT, open_capture
 from .names import display_name, split_url
 from .network import connect
@@ -121,15 +123,18 @@ def open_rtsp(url: str, stop: threading.Event, *, newest: bool, patience: float)
     ``newest`` decodes without delay, on one thread; otherwise several threads decode, each a frame later. Setting
     ``stop`` ends every wait; the connection is to be given up after ``patience`` seconds without a frame.
     """
-    numeric = _ask(url, stop)
-    capture = _open(numeric, stop, FAST_OPTIONS, OPEN_TIMEOUT, newest=newest)
+    numeric, tls = _ask(url, stop), url.lower().startswith("rtsps:")
+    authorities = ssl.get_default_verify_paths().cafile if tls else None
+    trust = f"|tls_verify;1|ca_file;{authorities}" if authorities else ""  # of FFmpeg 8; older ones ask for none
+    capture = _open(numeric, stop, FAST_OPTIONS + trust, OPEN_TIMEOUT, newest=newest)
     if capture.isOpened() and not capture.get(cv2.CAP_PROP_FRAME_WIDTH):  # this server tells it only with the frames
         capture.release()
-        capture = _open(numeric, stop, OPTIONS, FIRST_FRAME_TIMEOUT, newest=newest)
+        capture = _open(numeric, stop, OPTIONS + trust, FIRST_FRAME_TIMEOUT, newest=newest)
     if not capture.isOpened():
         capture.release()
         raise SourceError(
             "the server answers, and gives no video: wrong path, name or password, or a codec that FFmpeg lacks"
+            + ", as it may TLS" * tls
         )
     return RtspConnection(capture, stop, patience)
 
@@ -137,8 +142,9 @@ def open_rtsp(url: str, stop: threading.Event, *, newest: bool, patience: float)
 def _open(url: str, stop: threading.Event, options: str, seconds: float, *, newest: bool) -> cv2.VideoCapture:
     settings = [cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, int(seconds * 1000)]
     settings += [cv2.CAP_PROP_READ_TIMEOUT_MSEC, int(READ_TIMEOUT * 1000)]
-    if newest and hasattr(cv2, "CAP_PROP_N_THREADS"):  # from OpenCV 4.7 on; each thread holds a frame back
-        settings += [cv2.CAP_PROP_N_THREADS, 1]
+    unset = newest or "OPENCV_FFMPEG_THREADS" not in os.environ
+    if unset and hasattr(cv2, "CAP_PROP_N_THREADS"):  # from OpenCV 4.7 on; each thread holds a frame back
+        settings += [cv2.CAP_PROP_N_THREADS, 1 if newest else len(usable_cpus())]
 
     def open_with_options() -> cv2.VideoCapture:
         if OPTIONS_VARIABLE in os.environ:  # the user's own stay as they are
@@ -156,12 +162,13 @@ def _ask(url: str, stop: threading.Event) -> str:
     """Return the URL with the server's numeric address once it has answered there.
 
     FFmpeg's own wait can't be ended and would keep other streams waiting, its look-up of a name could take half a
-    minute, and its errors can't be told apart.
+    minute, and its errors can't be told apart. Of rtsps the certificate is verified here.
     """
     parts, host, port = split_url(url)
     user, at, bare = parts.netloc.rpartition("@")
     target = parts._replace(netloc=bare).geturl()
-    with connect(host, port, stop, time.monotonic() + ANSWER_TIMEOUT) as stream:
+    deadline = time.monotonic() + ANSWER_TIMEOUT
+    with connect(host, port, stop, deadline, tls=parts.scheme.lower() == "rtsps") as stream:
         stream.send(f"OPTIONS {target} RTSP/1.0\r\nCSeq: 1\r\nUser-Agent: hybrid-edge\r\n\r\n".encode())
         try:
             answer = stream.read(40) or b""

@@ -1,12 +1,9 @@
-from __future__ import annotations
-
 import errno
 import os
 import shutil
 import subprocess
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -14,22 +11,8 @@ import pytest
 from support.models.bundles import encode, sample_image
 
 from hybrid_edge.runtime.errors import SourceError, UsageError
-from hybrid_edge.runtime.opencv import cv2
 from hybrid_edge.runtime.sources import files
 from hybrid_edge.runtime.sources.files import open_sources
-
-FRAMES = 20
-
-
-@pytest.fixture(scope="session")
-def video(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("video") / "clip.avi"
-    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"MJPG"), 10, (64, 48))
-    for number in range(FRAMES):
-        noise = np.random.default_rng(number).integers(-9, 10, size=(48, 64, 3))  # so that most of the file is frames
-        writer.write(np.clip(10 * number + 20 + noise, 0, 255).astype(np.uint8))
-    writer.release()
-    return path
 
 
 def names(*patterns: str | Path) -> list[str]:
@@ -44,7 +27,6 @@ def test_an_image_is_one_frame(photos: Path) -> None:
     (frame,) = open_sources([photos / "img3.png"])
     assert (frame.source, frame.index, frame.video, frame.error) == (str(photos / "img3.png"), 0, False, None)
     assert frame.position is None
-    assert frame.image is not None
     np.testing.assert_array_equal(frame.image, sample_image(3, 29, 37))
 
 
@@ -69,39 +51,11 @@ def test_globs_match_files_and_whole_folders(photos: Path) -> None:
     assert names(photos / "img[1].png") == ["img[1].png"]
 
 
-def test_a_video_gives_every_frame_in_order(video: Path) -> None:
-    frames = list(open_sources([video]))
-    assert [frame.index for frame in frames] == list(range(FRAMES))
-    assert all(frame.video for frame in frames)
-    means = [float(frame.image.mean()) for frame in frames if frame.image is not None]
-    np.testing.assert_allclose(means, np.arange(FRAMES) * 10 + 20, atol=3)
-    np.testing.assert_allclose([frame.position for frame in frames], np.arange(FRAMES) / 10, atol=1e-3)
-
-
 def test_a_video_and_an_image_are_known_by_content_where_the_suffix_says_nothing(video: Path, tmp_path: Path) -> None:
     shutil.copy(video, tmp_path / "clip")
     (tmp_path / "picture.data").write_bytes(encode(sample_image(1)))
-    assert len(names(tmp_path / "clip")) == FRAMES
+    assert len(names(tmp_path / "clip")) == 20
     assert len(names(tmp_path / "picture.data")) == 1
-
-
-def test_a_truncated_video_gives_its_frames_and_an_error(video: Path, tmp_path: Path) -> None:
-    data = video.read_bytes()
-    (tmp_path / "short.avi").write_bytes(data[: len(data) // 2])
-    frames = list(open_sources([tmp_path / "short.avi"]))
-    readable = [frame for frame in frames if frame.image is not None]
-    assert 2 < len(readable) < FRAMES
-    assert frames[-1].error == f"the video ends after {len(readable)} of {FRAMES} frames: truncated or damaged"
-
-
-def test_a_whole_video_of_a_varying_rate_is_not_called_truncated(tmp_path: Path) -> None:
-    if shutil.which("ffmpeg") is None:
-        pytest.skip("needs ffmpeg to make a video of a varying rate")
-    path = tmp_path / "varying.mkv"
-    kept = "select=lt(n\\,3)+gt(n\\,90)+not(mod(n\\,20))"  # 16 of 100 frames, the first and the last among them
-    source = ["-f", "lavfi", "-i", "testsrc=size=64x48:rate=10:duration=10"]
-    subprocess.run(["ffmpeg", "-loglevel", "error", *source, "-vf", kept, "-vsync", "vfr", path], check=True)
-    assert [frame.error for frame in open_sources([path])] == [None] * 16
 
 
 def test_sources_come_in_the_order_they_were_named(photos: Path, video: Path) -> None:
@@ -118,9 +72,7 @@ def test_sources_come_in_the_order_they_were_named(photos: Path, video: Path) ->
         ("bad.xyz", b"nothing known", "neither an image nor a video"),
     ],
 )
-def test_an_unreadable_file_is_a_frame_with_a_reason_and_the_rest_is_read(
-    photos: Path, name: str, content: bytes, reason: str
-) -> None:
+def test_an_unreadable_file_is_a_frame_with_a_reason(photos: Path, name: str, content: bytes, reason: str) -> None:
     (photos / name).write_bytes(content)
     frames = list(open_sources([photos / "img1.png", photos / name, photos / "img2.png"]))
     assert [frame.image is None for frame in frames] == [False, True, False]
@@ -157,8 +109,8 @@ def test_a_source_that_gives_nothing_is_refused_with_the_reason(tmp_path: Path) 
     (tmp_path / "text" / "notes.txt").write_text("no image")
     with pytest.raises(SourceError, match="found nothing of that name"):
         open_sources([tmp_path / "missing"])
-    for folder in ("empty", "text"):
-        with pytest.raises(SourceError, match=r"expected images or videos in the folder, found none of .*\.png"):
+    for folder, besides in (("empty", "it holds no file"), ("text", "left out: 1 .txt")):
+        with pytest.raises(SourceError, match=f"found none that OpenCV reads; {besides}"):
             open_sources([tmp_path / folder])
     for pattern in ("*.gif", "empt*", "**/*.png"):
         with pytest.raises(SourceError, match="found none that match"):
@@ -173,9 +125,7 @@ def test_a_live_source_is_refused(source: str) -> None:
         open_sources([source])
 
 
-def test_the_total_is_known_for_images_which_can_be_read_again_and_unknown_with_a_video(
-    photos: Path, video: Path
-) -> None:
+def test_the_total_is_known_of_images_read_again_and_not_of_a_video(photos: Path, video: Path) -> None:
     found = open_sources([photos, photos / "img1.png"])
     assert found.total == len(list(found)) == len(list(found)) == 13
     assert open_sources([photos, video]).total is None
@@ -206,13 +156,13 @@ def deny(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
 def test_a_folder_that_may_not_be_looked_into_is_a_frame_with_a_reason_and_the_rest_is_read(
     photos: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (photos / "lost+found").mkdir()
-    deny(monkeypatch, photos / "lost+found")
+    (photos / "closed").mkdir()
+    deny(monkeypatch, photos / "closed")
     found = open_sources([photos])
     frames = list(found)
     assert (len(frames), found.total) == (13, 13)
     (unread,) = (frame for frame in frames if frame.image is None)
-    assert unread.source == str(photos / "lost+found")
+    assert unread.source == str(photos / "closed")
     assert unread.error == "the folder can't be read: Permission denied"
 
 
@@ -234,9 +184,7 @@ def test_a_link_that_leads_to_itself_is_a_frame_with_a_reason(photos: Path) -> N
     assert "symbolic links" in error
 
 
-def test_a_named_source_that_can_not_be_looked_at_is_refused_with_the_reason(
-    photos: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_source_that_can_not_be_looked_at_is_refused_why(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(SourceError, match="n: can't be read: File name too long"):
         open_sources(["n" * 300])
     with pytest.raises(SourceError, match="found none that match"):
@@ -252,9 +200,7 @@ def test_a_named_source_that_can_not_be_looked_at_is_refused_with_the_reason(
 
 
 @pytest.mark.parametrize("name", ["", " ", "\t\n"])
-def test_an_empty_name_is_refused_and_not_taken_for_the_current_folder(
-    name: str, photos: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_empty_name_is_not_the_current_folder(name: str, photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     photos = photos.rename(photos.with_name("7"))  # also the name of a camera
     monkeypatch.chdir(photos.parent)
     with pytest.raises(UsageError, match="found an empty one"):
@@ -262,9 +208,7 @@ def test_an_empty_name_is_refused_and_not_taken_for_the_current_folder(
     assert len(names(".")) == len(names("7")) == 12
 
 
-def test_a_video_whose_name_is_not_utf8_is_a_frame_with_a_reason_and_the_rest_is_read(
-    photos: Path, video: Path
-) -> None:
+def test_a_video_whose_name_is_not_utf8_is_a_frame_with_a_reason(photos: Path, video: Path) -> None:
     """In a process of its own, which the fault would crash."""
     shutil.copy(video, os.fsencode(photos) + b"/caf\xe9.avi")
     shutil.copy(photos / "img1.png", os.fsencode(photos) + b"/caf\xe9.png")
@@ -278,24 +222,3 @@ def test_a_video_whose_name_is_not_utf8_is_a_frame_with_a_reason_and_the_rest_is
     assert [line for line in lines if "True" in line] == [
         f"'{photos}/caf\\udce9.avi' True its name is not UTF-8: rename it"
     ]
-
-
-@pytest.mark.parametrize(
-    ("reached", "rate", "positions"),
-    [
-        ([0, 0.1, 0.5], 10, [0, 0.1, 0.5]),  # of a varying rate
-        ([0, 0, 0], 10, [0, 0.1, 0.2]),
-        ([0, 0, 0], 0, [None, None, None]),
-        ([0, 0.2, 0.1, 0.3], 10, [0, 0.2, 0.2, 0.3]),
-        ([-1e15, float("nan"), float("inf")], 10, [0, 0.1, 0.2]),
-        ([0, 1, 2], 0, [None, 1, 2]),
-    ],
-)
-def test_a_position_comes_from_the_container_or_the_rate_and_never_goes_back(
-    reached: list[float], rate: float, positions: list[float | None]
-) -> None:
-    found: list[float | None] = []
-    for index, moment in enumerate(reached):
-        capture = SimpleNamespace(get=lambda _: rate)
-        found.append(files._position(capture, index, moment, found[-1] if found else None))
-    assert found == positions

@@ -1,8 +1,7 @@
 """Motion JPEG, cut from bytes, and from a real server on loopback, through a relay that fails on request."""
 
-from __future__ import annotations
-
 import random
+import re
 import threading
 import time
 from collections.abc import Callable
@@ -15,8 +14,8 @@ from support.streams.servers import MjpegStream, picture
 
 from hybrid_edge.runtime.errors import SourceError
 from hybrid_edge.runtime.opencv import cv2
-from hybrid_edge.runtime.sources import capture, mjpeg
-from hybrid_edge.runtime.sources.mjpeg import MJPEG_PATIENCE, JpegCutter, open_mjpeg
+from hybrid_edge.runtime.sources import mjpeg
+from hybrid_edge.runtime.sources.mjpeg import MJPEG_PATIENCE, JpegCutter, MjpegConnection
 from hybrid_edge.runtime.sources.names import CaptureOptions
 
 WAIT = 1.5  # seconds that a stop may take
@@ -84,9 +83,7 @@ def test_a_damaged_image_costs_that_image_only(damaged: bytes, step: int) -> Non
     assert rest == JPEGS
 
 
-def test_a_stream_without_an_end_of_an_image_is_given_up_before_it_fills_the_memory(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_an_endless_image_is_given_up_before_it_fills_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(mjpeg, "MAX_JPEG", 10**5)
     for start in (b"", parts(b""), JPEGS[0][:-2]):
         with pytest.raises(SourceError, match="at most 100000 bytes"):
@@ -177,7 +174,7 @@ def chunked(handler: BaseHTTPRequestHandler) -> bool:
 def test_a_slow_stream_is_not_taken_for_a_stalled_one(
     accept: Callable[[BaseHTTPRequestHandler], bool], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(capture, "MJPEG_PATIENCE", 0.5)
+    monkeypatch.setattr(mjpeg, "MJPEG_PATIENCE", 0.5)
     with MjpegStream(fps=0.8) as stream:
         stream.accept = accept
         with Reading(stream.url, CaptureOptions(fps=0.8)) as reading:
@@ -195,23 +192,113 @@ def test_a_stop_is_not_kept_waiting_by_an_attempt_to_connect(silence: str) -> No
             assert reading.end() < WAIT
 
 
-@pytest.mark.parametrize(
-    ("kind", "message"),
-    [
-        ("text/html", "expected motion JPEG (multipart/x-mixed-replace), found text/html"),
-        ("image/jpeg", "that is one picture, look for the camera's video URL"),
-    ],
-)
-def test_what_is_no_motion_jpeg_is_refused(kind: str, message: str) -> None:
-    def page(handler: BaseHTTPRequestHandler) -> bool:
-        head(handler, Content_Type=kind)
-        return False
+def encoded(*flags: int, channels: int = 3) -> bytes:
+    image = picture(64, 48, 1)
+    return cv2.imencode(".jpg", image if channels == 3 else image[..., 0], flags)[1].tobytes()
+
+
+def unmarked(data: bytes) -> bytes:
+    """Without its end marker."""
+    return data.removesuffix(b"\xff\xd9")
+
+
+STREAM = b"multipart/x-mixed-replace;boundary=foo"
+# Huffman's tables left out, as USB cameras do
+WITHOUT_TABLES = re.sub(rb"\xff\xc4.*?(?=\xff[\xda\xc0])", b"", JPEGS[0], flags=re.DOTALL)
+PLAYED = {
+    "boundary in quotes": (STREAM.replace(b"foo", b'"foo"'), parts(*JPEGS, mark=b"--foo")),
+    "boundary with its dashes": (STREAM.replace(b"foo", b"--foo"), parts(*JPEGS, mark=b"--foo")),
+    "boundary twice dashed": (STREAM.replace(b"foo", b"--foo"), parts(*JPEGS, mark=b"----foo")),
+    "another boundary": (STREAM, parts(*JPEGS, mark=b"--bar")),
+    "no boundary announced": (b"multipart/x-mixed-replace", parts(*JPEGS)),
+    "no boundary before the first part": (STREAM, parts(*JPEGS)[9:]),
+    "a preamble": (STREAM, b"This is a stream.\r\n\r\n" + parts(*JPEGS)),
+    "a closing boundary after each": (STREAM, parts(*JPEGS).replace(CRLF + b"--frame", CRLF + b"--frame--\r\n--frame")),
+    "an empty line after the boundary": (STREAM, parts(*JPEGS).replace(b"--frame\r\n", b"\r\n\r\n--frame\r\n")),
+    "no line end after an image": (STREAM, parts(*JPEGS).replace(CRLF + b"--frame", b"--frame")),
+    "no fields of parts": (STREAM, b"".join(b"--foo\r\n\r\n" + data + CRLF for data in JPEGS)),
+    "many fields": (STREAM, parts(*JPEGS, kind=b"image/jpeg" + b"\r\nX-Timestamp: 1" * 30)),
+    "no content type of parts": (STREAM, parts(*JPEGS).replace(b"Content-Type: image/jpeg\r\n", b"")),
+    "names in other cases": (STREAM.upper(), parts(*JPEGS).replace(b"Content-Type", b"content-TYPE")),
+    "pictures of the type octet-stream": (STREAM, parts(*JPEGS, kind=b"application/octet-stream")),
+    "multipart/mixed": (STREAM.replace(b"x-mixed-replace", b"mixed"), parts(*JPEGS)),
+    "no content type": (b"", parts(*JPEGS)),
+    "no header at all": (None, parts(*JPEGS)),
+    "no header at all, nothing between": (None, b"".join(JPEGS)),
+    "a content type that can't be": (b"multipart", parts(*JPEGS)),
+    "pictures alone, one after the other": (b"video/x-motion-jpeg", b"".join(JPEGS)),
+    "pictures alone, as a picture": (b"image/jpeg", b"".join(JPEGS)),
+    "fill bytes before and after": (STREAM, parts(*(b"\xff" * 5 + b"\0\0" + data + b"\0" * 7 for data in JPEGS))),
+    "no end markers": (STREAM, parts(*map(unmarked, JPEGS))),
+    "no end markers, no fields": (STREAM, b"".join(b"--foo\r\n\r\n" + unmarked(data) + CRLF for data in JPEGS)),
+    "no end markers, nothing between": (b"video/mjpeg", b"".join(map(unmarked, JPEGS))),
+    "a thumbnail": (STREAM, parts(*[WITH_THUMBNAIL] * 3)),
+    "a thumbnail and no end markers": (STREAM, parts(*[unmarked(WITH_THUMBNAIL)] * 3)),
+    "no Huffman tables": (STREAM, parts(*[WITHOUT_TABLES] * 3)),
+    "progressive": (STREAM, parts(*[encoded(cv2.IMWRITE_JPEG_PROGRESSIVE, 1)] * 3)),
+    "restart markers": (STREAM, parts(*[encoded(cv2.IMWRITE_JPEG_RST_INTERVAL, 1)] * 3)),
+    "gray": (STREAM, parts(*[encoded(channels=1)] * 3)),
+}
+
+
+@pytest.mark.parametrize("form", PLAYED)
+def test_every_form_that_a_browser_or_ffmpeg_plays_is_played(form: str, capfd: pytest.CaptureFixture[str]) -> None:
+    kind, body = PLAYED[form]
+
+    def serve(handler: BaseHTTPRequestHandler) -> None:
+        if kind is not None:
+            handler.wfile.write(b"HTTP/1.1 200 OK\r\n" + (b"Content-Type: " + kind + CRLF) * bool(kind) + CRLF)
+        while True:
+            handler.wfile.write(body)
+            time.sleep(0.02)
 
     with MjpegStream() as stream:
-        stream.accept = page
+        stream.accept = serve
+        with Reading(stream.url) as reading:
+            reading.wait(9)
+    assert reading.told == []
+    assert reading.damaged == 0
+    assert min(abs(reading.last.image.astype(int) - picture(64, 48, moment)).mean() for moment in (1, 2, 3)) < 3
+    assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize("length", [True, False])
+def test_the_address_of_a_picture_is_asked_for_again_at_the_rate_that_is_wanted(length: bool) -> None:
+    def snapshot(handler: BaseHTTPRequestHandler) -> None:
+        head(handler, Content_Type="image/jpeg", **({"Content-Length": str(len(JPEGS[0]))} if length else {}))
+        handler.wfile.write(JPEGS[0])
+        if length:  # some servers keep the connection, whatever was asked
+            time.sleep(5)
+
+    with MjpegStream() as stream:
+        stream.accept = snapshot
+        with Reading(stream.url, CaptureOptions(fps=20)) as reading:
+            start = time.monotonic()
+            reading.wait(5)
+            assert time.monotonic() - start > 0.15
+            reading.capture._opener = None  # no connection is opened anew
+            reading.wait(5)
+        with Reading(stream.url) as reading:  # one a second
+            reading.wait(1)
+            assert reading.end() < WAIT
+    assert reading.told == []
+
+
+@pytest.mark.parametrize(
+    ("fields", "found"),
+    [
+        ({"Content-Type": "text/html"}, "text/html"),
+        ({"Content-Type": "video/mp4"}, "video/mp4"),
+        ({"Content-Type": "image/png"}, "image/png"),
+        ({"Content-Type": "multipart/mixed", "Content-Encoding": "gzip"}, "multipart/mixed in gzip"),
+    ],
+)
+def test_what_is_no_motion_jpeg_is_refused(fields: dict[str, str], found: str) -> None:
+    with MjpegStream() as stream:
+        stream.accept = lambda handler: head(handler, **fields)  # type: ignore[func-returns-value]
         with pytest.raises(SourceError) as caught:
-            open_mjpeg(stream.url, threading.Event(), 2)
-        assert message in str(caught.value)
+            MjpegConnection(stream.url, threading.Event(), CaptureOptions())
+    assert str(caught.value) == f"expected motion JPEG (multipart/x-mixed-replace) or a JPEG, found {found}"
 
 
 @pytest.mark.parametrize("chunk", [b"-5", b"", b"no number", b"0x5", b"9" * 5000])

@@ -1,11 +1,9 @@
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest
 
 from hybrid_edge.runtime.errors import UsageError
-from hybrid_edge.runtime.sources.names import LiveName, display_name, parse_live
+from hybrid_edge.runtime.sources.names import LiveName, display_name, parse_live, split_url
 
 
 @pytest.mark.parametrize(
@@ -21,12 +19,18 @@ from hybrid_edge.runtime.sources.names import LiveName, display_name, parse_live
         ("RTSP://host:8554/a", "rtsp", "RTSP://host:8554/a"),
         ("http://host:81/stream", "mjpeg", "http://host:81/stream"),
         ("https://host/v?x=1", "mjpeg", "https://host/v?x=1"),
+        ("rtsps://anna:x%23@host/a", "rtsp", "rtsps://anna:x%23@host/a"),
+        ("rtsp://[::1]:8554/a", "rtsp", "rtsp://[::1]:8554/a"),
+        ("http://[fe80::1%25eth0]:81/a", "mjpeg", "http://[fe80::1%25eth0]:81/a"),
+        ("http://10.0.0.5:81/a@b?c=d@e", "mjpeg", "http://10.0.0.5:81/a@b?c=d@e"),
+        ("http://host?mail=a@b", "mjpeg", "http://host?mail=a@b"),
         ("gst://videotestsrc ! videoflip", "gst", "videotestsrc ! videoflip"),
         ("http://host/" + "x" * 300, "mjpeg", "http://host/" + "x" * 300),  # longer than a file's name may be
     ],
 )
 def test_live_sources_are_known_by_their_names(name: str, kind: str, address: str) -> None:
-    assert parse_live(name) == LiveName(kind, address, address if kind == "v4l2" else name)  # type: ignore[arg-type]
+    shown = address if kind == "v4l2" else name.replace("x%23@", "***@")
+    assert parse_live(name) == LiveName(kind, address, shown)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -49,12 +53,11 @@ def test_a_file_named_like_a_camera_or_stream_is_that_file(tmp_path: Path, monke
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("ftp://host/a", "expected one of csi://, rtsp://, http://, https://, gst://"),
+        ("ftp://host/a", "expected one of csi://, rtsp://, rtsps://, http://, https://, gst://"),
         ("csi://left", "number of a sensor"),
         ("gst:// ", "expected a pipeline"),
         ("rtsp:///path", "expected a host"),
         ("rtsp://host:99999/a", "expected rtsp://HOST:PORT/PATH"),
-        ("http://user:a/b@host/c", "write a / or @ inside a password as %2F or %40"),
         ("csi://" + "9" * 5000, "number of a sensor"),
         ("rtsp://host/caf\udce9", r"rtsp://host/caf\\udce9: expected a name in UTF-8"),
         ("rtsp://caf\udce9@host/", "expected a name in UTF-8"),
@@ -92,8 +95,43 @@ def test_passwords_are_never_shown(name: str, shown: str) -> None:
     assert display_name(name) == shown
 
 
+@pytest.mark.parametrize("scheme", ["rtsp", "rtsps", "http", "HTTPS"])
+@pytest.mark.parametrize(
+    ("typed", "shown", "right"),
+    [
+        ("anna:1234#@10.0.0.5:8554/s", "anna:***@10.0.0.5:8554/s", "%23 for '#'"),
+        ("anna:ge#heim@host/s", "anna:***@host/s", "%23 for '#'"),
+        ("anna:12?34@host/s?a=b", "anna:***@host/s?a=b", "%3F for '?'; %40 for an @ of the path"),
+        ("anna:12/34@host:554/s", "anna:***@host:554/s", "%2F for '/'; %40 for an @ of the path"),
+        ("anna:g@e#h/e?i@host", "anna:***@host", "%23 for '#', %2F for '/', %3F for '?'"),
+        ("anna:ge heim\t@host/s", "anna:***@host/s", "%20 for ' ', %09 for '\\t'"),
+        ("anna:ge[h]eim@[::1]:80/s", "anna:***@[::1]:80/s", "%5B for '[', %5D for ']'"),
+        ("an#na@host/s", "an#na:***@host/s", "%23 for '#'"),
+    ],
+)
+def test_a_password_that_would_end_the_address_is_refused_with_the_right_spelling(
+    typed: str, shown: str, right: str, scheme: str
+) -> None:
+    with pytest.raises(UsageError) as caught:
+        parse_live(f"{scheme}://{typed}")
+    assert str(caught.value) == f"{scheme}://{shown}: expected a name and password that end with the @: write {right}"
+
+
+@pytest.mark.parametrize("password", ["a@b", "a:b", "50%", "%23%2f", "p\u00e4ss", "a&b=c;!$"])
+def test_a_password_that_means_what_it_says_is_taken(password: str) -> None:
+    assert parse_live(f"rtsp://anna:{password}@host/a") == LiveName(
+        "rtsp", f"rtsp://anna:{password}@host/a", "rtsp://anna:***@host/a"
+    )
+    assert split_url(f"rtsp://anna:{password}@host/a")[1:] == ("host", 554)
+
+
 def test_a_refused_name_does_not_show_its_password() -> None:
-    for name in ("ftp://anna:geheim@host/a", "http://anna:gehe/im@host/c", "rtsp://anna:geheim@host:port/c"):
+    for name in (
+        "ftp://anna:geheim@host/a",
+        "http://anna:gehe/im@host/c",
+        "rtsp://anna:geheim@host:port/c",
+        "rtsp://anna:geheim/c",
+    ):
         with pytest.raises(UsageError) as caught:
             parse_live(name)
         assert "gehe" not in str(caught.value)

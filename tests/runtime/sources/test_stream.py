@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
+from ipaddress import IPv6Address
 from pathlib import Path
 
 import numpy as np
 import pytest
 from support.streams.reading import BACK, Reading, lose_and_find_again, resources, settled
-from support.streams.servers import MjpegStream, RtspStream, rtsp_missing
+from support.streams.relay import Relay
+from support.streams.servers import MjpegStream, RtspStream, TlsDoor, rtsp_missing, server_context
 
 from hybrid_edge.runtime.errors import ImageError, SourceError
 from hybrid_edge.runtime.opencv import cv2
@@ -99,6 +102,51 @@ def test_another_kind_of_server_is_said() -> None:
     with MjpegStream() as web, Reading(web.url.replace("http", "rtsp")) as reading:
         reading.wait_for("lost")
     assert "expected an RTSP server, found one that answers" in reading.told[0].detail
+
+
+def local_addresses() -> list[str]:
+    """Addresses of IPv6 that reach this machine, those of a link with their zone."""
+    with suppress(OSError):
+        lines = [line.split() for line in Path("/proc/net/if_inet6").read_text().splitlines()]
+        found = [(str(IPv6Address(bytes.fromhex(digits))), flags, name) for digits, _, _, _, flags, name in lines]
+        return [
+            f"{place}%{name}" if place.startswith("fe80") else place for place, flags, name in found if flags <= "80"
+        ]
+    return []
+
+
+@needs_server
+@pytest.mark.parametrize("kind", [RtspStream, MjpegStream])
+def test_ipv6_addresses_are_read_with_zones_too(
+    kind: type[RtspStream | MjpegStream], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    addresses = local_addresses()
+    if not addresses:
+        pytest.skip("needs IPv6")
+    for address in addresses:
+        monkeypatch.setattr(Relay, "host", address)
+        with kind() as stream, Reading(stream.url) as reading:
+            reading.wait()
+        assert reading.told == []
+        if isinstance(stream, MjpegStream):
+            assert stream.requests[0]["Host"] == f"[{address.partition('%')[0]}]:{stream.port}"
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="needs openssl")
+def test_rtsps_is_read_where_somebody_vouches_for_the_certificate(
+    stream: RtspStream, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    context, certificate = server_context(tmp_path)
+    with TlsDoor(context, stream.port) as door:
+        url = f"rtsps://localhost:{door.server_address[1]}/live"
+        with Reading(url) as reading:
+            reading.wait_for("lost")
+        assert "nobody vouches for the server's certificate" in reading.told[0].detail
+        monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+        with Reading(url) as reading:
+            reading.wait()
+        assert reading.told == []
+        door.shutdown()
 
 
 HALF_DEAD = """

@@ -19,6 +19,8 @@ RESET = struct.pack("ii", 1, 0)  # SO_LINGER: close() sends a reset instead of a
 class Relay:
     """Passes TCP connections on to a port, on one thread, until it is told to fail."""
 
+    host = "127.0.0.1"
+
     def __init__(self, target: int) -> None:
         self.target = target
         self.port = 0
@@ -68,10 +70,8 @@ class Relay:
             self._pairs.clear()
 
     def restart(self) -> None:
-        ears = socket.socket()
-        ears.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        ears.bind(("127.0.0.1", self.port))
-        ears.listen(512)
+        family, _, _, _, place = socket.getaddrinfo(self.host, self.port, type=socket.SOCK_STREAM)[0]
+        ears = socket.create_server(place, family=family, backlog=512)
         with self._lock:
             self.port = ears.getsockname()[1]
             self._ears = ears

@@ -17,6 +17,9 @@ from __future__ import annotations
 import contextlib
 import random
 import shutil
+import socket
+import socketserver
+import ssl
 import subprocess
 import threading
 import time
@@ -72,6 +75,39 @@ def rtsp_missing() -> str | None:
     return None
 
 
+def server_context(folder: Path) -> tuple[ssl.SSLContext, Path]:
+    """A server's side of TLS for localhost, and its certificate, which nobody vouches for yet; needs openssl."""
+    key, certificate = folder / "key.pem", folder / "certificate.pem"
+    make = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj /CN=localhost"
+    names = ["-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1", "-keyout", str(key), "-out", str(certificate)]
+    subprocess.run([*make.split(), *names], check=True, capture_output=True)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, key)
+    return context, certificate
+
+
+class TlsDoor(socketserver.ThreadingTCPServer):
+    """Takes TLS on a port of its own and passes what it has in it on to another."""
+
+    daemon_threads = True
+
+    def __init__(self, context: ssl.SSLContext, target: int) -> None:
+        class Handler(socketserver.BaseRequestHandler):
+            def handle(self) -> None:
+                with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", target)) as plain:
+                    tls = context.wrap_socket(self.request, server_side=True)
+                    threading.Thread(target=pump, args=(tls, plain), daemon=True).start()
+                    pump(plain, tls)
+
+        def pump(source: socket.socket, sink: socket.socket) -> None:
+            with contextlib.suppress(OSError):
+                while data := source.recv(2**16):
+                    sink.sendall(data)
+
+        super().__init__(("127.0.0.1", 0), Handler)
+        threading.Thread(target=self.serve_forever, args=(0.05,), daemon=True).start()
+
+
 class Stream(Relay):
     """A server behind a relay, which is what fails."""
 
@@ -80,7 +116,8 @@ class Stream(Relay):
 
     @property
     def url(self) -> str:
-        return f"{self.scheme}://127.0.0.1:{self.port}/live"
+        host = f"[{self.host.replace('%', '%25')}]" if ":" in self.host else self.host
+        return f"{self.scheme}://{host}:{self.port}/live"
 
     def resize(self, width: int, height: int) -> None:
         self.size = (width, height)
