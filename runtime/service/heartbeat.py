@@ -14,7 +14,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -60,6 +60,7 @@ class Heartbeat:
         self._hang_timeout = hang_timeout
         self._stages: Readings = dict
         self._counts: Readings = dict
+        self._lock = threading.Lock()  # held for a beat: one of the phase before must not come after a phase's first
         self._awake = float("-inf")  # when this process last went on after a stop, ``time.monotonic()`` seconds
         channel.setblocking(False)
         self._enter("starting", START_TIMEOUT, "it made no progress while it started")
@@ -114,27 +115,30 @@ class Heartbeat:
 
     def _beat(self) -> bool:
         """Send one beat; return False where it is the last one."""
-        phase, within, stuck = self._phase
+        with self._lock:
+            phase, within, _ = self._phase
+            overdue = next(self._overdue(), ())
+            if phase != "stopping" and not takes(sys.stdout, sys.stderr):
+                overdue = ()  # a stage that waits for whoever reads is not hung
+            try:
+                self._channel.send(json.dumps(vars(Beat(phase, within, self._counts(), *overdue))).encode())
+            except ConnectionError:  # the supervisor was gone before the kernel knew of its worker
+                os._exit(1)
+            except OSError:  # nobody receives now: the supervisor is stopped, by Ctrl-Z say
+                pass
+        return not overdue
+
+    def _overdue(self) -> Iterator[tuple[str, float, bool]]:
+        """Yield ``overdue``, ``seconds`` and ``source`` of a ``Beat`` for each call that has lasted for too long."""
+        _, within, stuck = self._phase
         now, calls, stages = time.monotonic(), BLOCKING_CALLS.busy(), self._stages()
         # what may hang, the seconds that it has lasted, their limit, and a hint
         watched = [
             (f"a source's call, {name[:MAX_NAME]}, has not returned", calls[name], SOURCE_TIMEOUT, "") for name in calls
         ]
-        hint = "; a slower engine needs a larger --hang-timeout"
-        watched += [(f"stage {name} has been in one call", stages[name], self._hang_timeout, hint) for name in stages]
+        remedy = "; a slower engine needs a larger --hang-timeout"
+        watched += [(f"stage {name} has been in one call", stages[name], self._hang_timeout, remedy) for name in stages]
         watched += [(stuck, now - self._since, within, "")] if stuck else []
-        if phase != "stopping" and not takes(sys.stdout, sys.stderr):
-            watched = []  # a stage that waits for whoever reads is not hung
-        hung = [
-            (f"{what} for {seconds:.1f} s (limit {limit:g} s{hint})", seconds, number < len(calls))
-            for number, (what, lasted, limit, hint) in enumerate(watched)
-            if (seconds := min(lasted, now - self._awake)) > limit
-        ]
-        beat = Beat(phase, within, self._counts(), *next(iter(hung), ()))
-        try:
-            self._channel.send(json.dumps(vars(beat)).encode())
-        except ConnectionError:  # the supervisor was gone before the kernel knew of its worker
-            os._exit(1)
-        except OSError:  # nobody receives now: the supervisor is stopped, by Ctrl-Z say
-            pass
-        return not hung
+        for number, (what, lasted, limit, hint) in enumerate(watched):
+            if (seconds := min(lasted, now - self._awake)) > limit:
+                yield f"{what} for {seconds:.1f} s (limit {limit:g} s{hint})", seconds, number < len(calls)

@@ -128,6 +128,23 @@ def test_beats_tell_the_phase_the_counts_and_how_long_to_wait_for_the_next(timeo
     assert next_beat(ours, "stopping") == Beat("stopping", timeout)
 
 
+def test_no_beat_of_a_phase_comes_after_the_next_one_began() -> None:
+    heart, ours = start(8.0)
+    beating = threading.Event()
+
+    def counts() -> dict[str, float]:
+        if threading.current_thread() is not threading.main_thread():
+            beating.set()
+            time.sleep(0.3)
+        return {}
+
+    heart.running(dict, counts)
+    assert beating.wait(PATIENCE)
+    heart.stopping()
+    next_beat(ours, "stopping")
+    assert [Beat(**json.loads(ours.recv(4096))).phase for _ in range(2)] == ["stopping"] * 2
+
+
 PROGRAM = """
 import ctypes, sys, time
 from hybrid_edge.runtime.service import heartbeat
