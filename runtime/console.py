@@ -40,10 +40,10 @@ if TYPE_CHECKING:
 INTERRUPTED = 130
 MIN_NAME_WIDTH = 8  # cells, to which a table wraps its names where the terminal is too narrow for it
 ABSENT = "–"  # stands in a cell that has no figure
-FULL = (errno.ENOSPC, errno.EDQUOT)
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 NO_THREAD = "can't start new thread"  # is what Python says with a RuntimeError
 REMEDY = "mend that, or name another place"
-REMEDIES = {errno.EMFILE: "raise the limit of open files (ulimit -n)", errno.EFBIG: "raise the limit (ulimit -f)"}
+REMEDIES = {errno.EMFILE: "raise the limit of open files (ulimit -n)"}
 ESCAPED = "backslashreplace"  # a character that a stream can't encode is escaped, and does not end a run
 
 stdout = Console(soft_wrap=not (sys.stdout and sys.stdout.isatty()), highlight=False)
