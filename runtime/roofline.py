@@ -14,21 +14,22 @@ The exporter records a variant's ``Cost`` in the manifest (``export/bundle/cost.
 
 from __future__ import annotations
 
+import csv
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Literal
+from pathlib import Path
+from typing import Annotated, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from .errors import UsageError
 
 Arithmetic = Literal["fp32", "fp16", "int8"]
 Count = Annotated[int, Field(ge=0)]
+ARITHMETICS: tuple[Arithmetic, ...] = get_args(Arithmetic)
 
-PREDICTED = "predicted bound, not measured"
 MIB = 2**20
-# an arithmetic without a rate of its own is done in the next wider one: the values convert without loss
-WIDER: Mapping[Arithmetic, Arithmetic] = {"int8": "fp16", "fp16": "fp32"}
+PUBLISHED = Path(__file__).with_name("published_rates.csv")
 
 
 @dataclass(frozen=True)
@@ -77,10 +78,10 @@ class Cost:
 class Rates:
     """The peak rates of one machine, measured on it or published, and in words their ``source``.
 
-    ``gmacs`` has 10^9 multiply-accumulates a second by arithmetic, ``fp32`` at least; twice that is what data sheets
-    call GFLOPS or GOPS, without sparsity. Bandwidths are 10^9 bytes a second, from memory and from the last cache;
-    where the latter is None, what stays in the cache costs no time. Nothing stays in a cache whose size is None.
-    ``near_bytes`` is the size of the caches nearer to the cores, reading from which is part of the peak rates.
+    ``gmacs`` has 10^9 multiply-accumulates a second by arithmetic; one that is missing is done in ``fp32``. Twice that
+    is what data sheets call GFLOPS or GOPS, without sparsity. Bandwidths are 10^9 bytes a second, from memory and from
+    the last cache; where the latter is None, what stays in the cache costs no time. Nothing stays in a cache whose size
+    is None. ``near_bytes`` is the size of the caches nearer to the cores, reading from which is part of the peak rates.
     """
 
     name: str
@@ -96,24 +97,20 @@ class Rates:
     @property
     def label(self) -> str:
         """The words to print beside every number that follows from these rates."""
-        return "bound from rates measured on this machine" if self.measured else PREDICTED
+        return "bound from rates measured on this machine" if self.measured else "predicted bound, not measured"
 
 
-class Limit(BaseModel):
+@dataclass(frozen=True)
+class Limit:
     """The least time that a batch can take at some rates, in milliseconds, and what limits each branch.
 
-    ``overlapped_ms`` is what would be left if the branches ran side by side, one's arithmetic under another's memory
-    traffic. ``rates`` names the machine, ``measured`` says whether its rates were measured there.
+    ``overlapped_ms`` is what would be left if one branch's arithmetic ran under another's memory traffic.
     """
-
-    model_config = ConfigDict(frozen=True, extra="ignore", defer_build=True)
 
     ms: float
     overlapped_ms: float
     by_branch: dict[str, float]
     limited_by: dict[str, str]
-    rates: str
-    measured: bool
 
 
 def limit_of(cost: Cost, rates: Rates, batch: int = 1) -> Limit:
@@ -128,19 +125,11 @@ def limit_of(cost: Cost, rates: Rates, batch: int = 1) -> Limit:
         overlapped_ms=max(sum(arithmetic.values()), sum(memory.values())),
         by_branch=by_branch,
         limited_by={name: "arithmetic" if arithmetic[name] >= memory[name] else "memory" for name in branches},
-        rates=rates.name,
-        measured=rates.measured,
     )
 
 
 def _arithmetic_ms(branch: BranchCost, rates: Rates) -> float:
-    return sum(count / (_gmacs(rates, kind) * 1e6) for kind, count in branch.macs.items())
-
-
-def _gmacs(rates: Rates, kind: Arithmetic) -> float:
-    while kind not in rates.gmacs:
-        kind = WIDER[kind]
-    return rates.gmacs[kind]
+    return sum(count / rates.gmacs.get(kind, rates.gmacs["fp32"]) for kind, count in branch.macs.items()) / 1e6
 
 
 def _memory_ms(branch: BranchCost, rates: Rates, weights: int) -> float:
@@ -151,81 +140,28 @@ def _memory_ms(branch: BranchCost, rates: Rates, weights: int) -> float:
 
 def _reading_ms(size: int, total: int, rates: Rates) -> float:
     """Return the ms of reading ``total`` bytes of data of ``size`` bytes, which stay in caches as far as they fit."""
-    beyond = _share_beyond(size, rates.cache_bytes or rates.near_bytes)
-    inside = max(0.0, _share_beyond(size, rates.near_bytes) - beyond)
-    nanoseconds = total * beyond / rates.bandwidth_gbs
-    if rates.cache_bandwidth_gbs:
-        nanoseconds += total * inside / rates.cache_bandwidth_gbs
-    return nanoseconds / 1e6
-
-
-def _share_beyond(size: int, cache: int) -> float:
-    return max(0.0, 1 - cache / size) if size else 0.0
-
-
-# Published rates of devices that are not here. A GPU's follow from its multiprocessors and its clock; the tests hold
-# them against the TOPS and TFLOPS that its maker prints, from which the halves for sparsity and for other accelerators
-# (DLA) are left out: our graphs use neither. No maker prints the bandwidth of an L2.
-GPU = ("cuda", "tensorrt")
-# multiply-accumulates of one multiprocessor a clock: FP32 on its CUDA cores, the others, dense, on its tensor cores
-XAVIER: Mapping[Arithmetic, int] = {"fp32": 64, "fp16": 512, "int8": 1024}
-ORIN: Mapping[Arithmetic, int] = {"fp32": 128, "fp16": 1024, "int8": 2048}
-THOR: Mapping[Arithmetic, int] = {"fp32": 128, "fp16": 4096, "int8": 8192}
-
-QUERIED = "L2 as CUDA's deviceQuery shows it"
-AGX_BRIEF = "NVIDIA's Jetson AGX Orin series technical brief (multiprocessors, TOPS, memory, L2)"
-NX_SHEET = f"NVIDIA's Jetson Orin NX series data sheet (clock, TOPS, memory); {QUERIED}"
-NANO_SHEET = f"NVIDIA's Jetson Orin Nano series data sheet (clock, TOPS, memory); {QUERIED}"
-NANO_NEWS = f"NVIDIA's announcement of the Orin Nano Super (clocks, dense TOPS, memory, before and after); {QUERIED}"
-NX_NEWS = f"NVIDIA's announcement of JetPack 6.2's Super modes (clock, TOPS, memory); {QUERIED}"
-XAVIER_SHEET = f"NVIDIA's Jetson Xavier NX data sheet, per clock as AGX Xavier's 22.6 INT8 TOPS; {QUERIED}"
-THOR_SHEET = f"NVIDIA's Jetson Thor series data sheet (clock, FP16 and FP8 TFLOPS, memory), INT8 as FP8; {QUERIED}"
-H200_SHEET = "NVIDIA's H200 data sheet (TFLOPS and TOPS without sparsity, memory); L2 of its H100 white paper"
-PI_GUIDE = (  # each core's two pipes do 8 products a clock in FP32, 16 in FP16, 32 in INT8
-    "4 Cortex-A76 at 2.4 GHz with two 128-bit pipes (Arm's Cortex-A76 software optimization guide: FMLA and SDOT); "
-    "LPDDR4X-4267, 32 bits wide, 2 MB of L3 (Raspberry Pi's page of BCM2712)"
-)
-
-
-def _jetson(
-    name: str,
-    processors: int,
-    mhz: int,
-    gbs: float,
-    l2_mib: float,
-    source: str,
-    per_clock: Mapping[Arithmetic, int] = ORIN,
-) -> Rates:
-    gmacs = {kind: processors * count * mhz / 1e3 for kind, count in per_clock.items()}
-    said = f"{processors} multiprocessors at {mhz} MHz; {source}"
-    return Rates(name, gmacs, gbs, round(l2_mib * MIB), None, said, measured=False, targets=GPU)
-
-
-H200: Mapping[Arithmetic, float] = {"fp32": 33_500, "fp16": 494_750, "int8": 989_500}
-PI: Mapping[Arithmetic, float] = {"fp32": 76.8, "fp16": 153.6, "int8": 307.2}
-DEVICES: Mapping[str, Rates] = {
-    "orin-nano-4": _jetson("Jetson Orin Nano 4GB", 4, 625, 34, 2, NANO_SHEET),
-    "orin-nano": _jetson("Jetson Orin Nano 8GB", 8, 635, 68, 2, NANO_NEWS),
-    "orin-nano-super": _jetson("Jetson Orin Nano 8GB, Super", 8, 1020, 102, 2, NANO_NEWS),
-    "orin-nx-8": _jetson("Jetson Orin NX 8GB", 8, 765, 102.4, 2, NX_SHEET),
-    "orin-nx-16": _jetson("Jetson Orin NX 16GB", 8, 918, 102.4, 2, NX_SHEET),
-    "orin-nx-16-super": _jetson("Jetson Orin NX 16GB, Super", 8, 1173, 102.4, 2, NX_NEWS),
-    "agx-orin-32": _jetson("Jetson AGX Orin 32GB", 14, 930, 204.8, 4, AGX_BRIEF),
-    "agx-orin-64": _jetson("Jetson AGX Orin 64GB", 16, 1300, 204.8, 4, AGX_BRIEF),
-    "xavier-nx": _jetson("Jetson Xavier NX", 6, 1100, 59.7, 0.5, XAVIER_SHEET, XAVIER),
-    "thor": _jetson("Jetson Thor T5000", 20, 1575, 273, 32, THOR_SHEET, THOR),
-    "h200": Rates("H200 SXM", H200, 4800, 50 * MIB, None, H200_SHEET, measured=False, targets=GPU),
-    "rpi5": Rates("Raspberry Pi 5, CPU", PI, 17.1, 2 * MIB, None, PI_GUIDE, measured=False),
-}
-ALIASES = {"orin-nx": "orin-nx-16", "agx-orin": "agx-orin-64"}  # a name without a size means the larger module
+    near, last = (max(0.0, 1 - cache / max(1, size)) for cache in (rates.near_bytes, rates.cache_bytes or 0))
+    beyond = min(near, last)
+    inside = (near - beyond) / rates.cache_bandwidth_gbs if rates.cache_bandwidth_gbs else 0.0
+    return total * (beyond / rates.bandwidth_gbs + inside) / 1e6
 
 
 def rates_of(device: str) -> Rates:
-    """Return a device's published rates by its name in ``DEVICES`` or ``ALIASES``, which UsageError lists."""
-    try:
-        return DEVICES[ALIASES.get(device, device)]
-    except KeyError:
+    """Return the published rates of a device that isn't here by its name; UsageError lists the names that are known.
+
+    The tests hold a GPU's against the TOPS and TFLOPS that its maker prints, from which the halves for sparsity and for
+    other accelerators (DLA) are left out: our graphs use neither. No maker prints the bandwidth of an L2.
+    """
+    with PUBLISHED.open(newline="", encoding="utf-8") as file:
+        rows = {name: row for row in csv.DictReader(file) for name in row["names"].split()}
+    if device not in rows:
         raise UsageError(
-            f"expected one of {', '.join((*DEVICES, *ALIASES))} as the device whose rates are taken, found {device!r}; "
+            f"expected one of {', '.join(rows)} as the device whose rates are taken, found {device!r}; "
             "the machine that hybrid-bench runs on is measured with --probe"
-        ) from None
+        )
+    row = rows[device]
+    gmacs: dict[Arithmetic, float] = {kind: float(row[kind]) for kind in ARITHMETICS}
+    size, targets = round(float(row["cache_mib"]) * MIB), tuple(row["targets"].split())
+    return Rates(
+        row["title"], gmacs, float(row["gb_per_s"]), size, None, row["source"], measured=False, targets=targets
+    )

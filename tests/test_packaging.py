@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 import json
 import os
 import re
@@ -120,8 +118,9 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def modules() -> set[str]:
-    found = {f"{path.relative_to(ROOT)}" for room in ROOMS for path in (ROOT / room).rglob("*.py")}
-    return {f"hybrid_edge/{path}" for path in found} | {"hybrid_edge/__init__.py"}
+    kinds = (".py", ".csv", ".onnx")
+    paths = (path for room in ROOMS for path in (ROOT / room).rglob("*") if path.suffix in kinds)
+    return {f"hybrid_edge/{path.relative_to(ROOT)}" for path in paths} | {"hybrid_edge/__init__.py"}
 
 
 def extra(requires: list[str], name: str) -> set[str]:
@@ -136,7 +135,7 @@ def asked_for(built: Built, name: str, python: str) -> dict[str, SpecifierSet]:
     return {item.name: item.specifier for item in lines if item.marker and item.marker.evaluate(environment)}
 
 
-def test_the_wheel_holds_every_module_and_nothing_else(built: Built) -> None:
+def test_the_wheel_holds_every_module_with_its_tables_and_graphs_and_nothing_else(built: Built) -> None:
     assert built.files == modules() | {"hybrid_edge/py.typed"}
 
 

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import BenchError
-from ..roofline import PREDICTED
 from ..storage import replacing
 from .bench_report import STAGES, UNSPLIT, BenchReport, Case
 
@@ -69,15 +68,16 @@ def draw_report(report: BenchReport) -> Figure:
     handles = {label: handle for legend in legends for handle, label in legend}
     figure.legend(handles.values(), handles.keys(), loc="outside right center", frameon=False, fontsize=9)
     figure.suptitle(report.machine.title, x=MARGIN, ha="left", fontsize=9, wrap=True)
-    if caption := _caption(report.cases):
+    if caption := _caption(report):
         figure.supxlabel(caption, x=MARGIN, ha="left", fontsize=9, wrap=True)
     return figure
 
 
-def _caption(cases: Sequence[Case]) -> str:
+def _caption(report: BenchReport) -> str:
     """Return which rates the limits are from, and whether these are measured or predicted; '' without limits."""
-    limits = (case.limit for case in cases if case.limit is not None)
-    said = {f"{limit.rates}, {'measured' if limit.measured else PREDICTED}": None for limit in limits}
+    used = {case.target for case in report.cases if case.limit is not None}
+    known = [rates for target, rates in (report.rates or {}).items() if target in used]
+    said = dict.fromkeys(f"{rates.name}, {'measured' if rates.measured else rates.label}" for rates in known)
     return f"limit from the rates of {'; of '.join(said)}" if said else ""
 
 

@@ -165,14 +165,14 @@ def _limit_notes(report: BenchReport) -> list[str]:
         ]
     beaten: dict[str, list[str]] = {}
     for case in report.cases:
-        if case.limit is not None and case.of_limit is not None and case.of_limit > 1:
-            beaten.setdefault(_why_beaten(case.limit), []).append(case.name)
+        if case.of_limit is not None and case.of_limit > 1:
+            beaten.setdefault(_why_beaten(rates[case.target]), []).append(case.name)
     return [f"over 100 % of the limit: {', '.join(names)}: {why}" for why, names in beaten.items()]
 
 
-def _why_beaten(limit: Limit) -> str:
-    if not limit.measured:
-        return f"the rates of {limit.rates} are not this machine's"
+def _why_beaten(rates: Rates) -> str:
+    if not rates.measured:
+        return f"the rates of {rates.name} are not this machine's"
     return "other programs slowed the probe, or the engine multiplies less than is counted; end them and measure again"
 
 

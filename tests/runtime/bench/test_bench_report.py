@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 import csv
 import json
 import math
@@ -13,6 +11,8 @@ import pytest
 from hybrid_edge.runtime.bench.bench_report import BenchReport, Stats, write_csv
 from hybrid_edge.runtime.errors import BenchError
 from hybrid_edge.runtime.roofline import Limit
+
+Alter = Callable[..., BenchReport]
 
 
 def test_percentiles_are_over_all_calls_and_the_medians_of_the_rounds_are_kept() -> None:
@@ -54,7 +54,7 @@ def test_the_stages_are_the_inference_without_its_copies_shared_out(measured: Be
 
 
 def test_throughput_and_the_share_of_the_limit(measured: BenchReport) -> None:
-    limit = Limit(ms=2.0, overlapped_ms=1.5, by_branch={}, limited_by={}, rates="here", measured=True)
+    limit = Limit(ms=2.0, overlapped_ms=1.5, by_branch={}, limited_by={})
     inference = measured.cases[1].inference.model_copy(update={"p50": 8.0, "mean": 10.0})
     case = measured.cases[1].model_copy(update={"inference": inference, "limit": limit})
     assert (case.batch, case.images_per_s, case.of_limit) == (3, 300.0, 0.25)
@@ -70,7 +70,7 @@ def test_a_report_reads_back_as_it_was_written(measured: BenchReport, tmp_path: 
 
 
 def test_the_json_has_what_follows_from_the_measured_too(measured: BenchReport, tmp_path: Path) -> None:
-    limit = Limit(ms=0.001, overlapped_ms=0.001, by_branch={}, limited_by={}, rates="here", measured=True)
+    limit = Limit(ms=0.001, overlapped_ms=0.001, by_branch={}, limited_by={})
     report = measured.model_copy(update={"cases": (measured.cases[0].model_copy(update={"limit": limit}),)})
     report.save(tmp_path / "report.json")
     content, case = json.loads((tmp_path / "report.json").read_text()), report.cases[0]
@@ -127,9 +127,7 @@ def test_no_file_no_json_and_another_json_are_refused_with_what_was_found(
         BenchReport.load(path)
 
 
-def test_the_csv_has_a_flat_row_for_each_case(
-    altered: Callable[..., BenchReport], measured: BenchReport, tmp_path: Path
-) -> None:
+def test_the_csv_has_a_flat_row_for_each_case(altered: Alter, measured: BenchReport, tmp_path: Path) -> None:
     names = [case.name for case in measured.cases]
     report = altered({names[0]: ([1.25] * 3, [2.5] * 3), names[1]: ([4.0] * 3, [6.0] * 3)})
     path = tmp_path / "report.csv"

@@ -12,7 +12,7 @@ from hybrid_edge.runtime.bench.bench_report import BenchReport, Case
 from hybrid_edge.runtime.bench.report_plot import STAGE_COLOURS, draw_report, write_plot
 from hybrid_edge.runtime.errors import BenchError
 from hybrid_edge.runtime.opencv import cv2
-from hybrid_edge.runtime.roofline import Limit
+from hybrid_edge.runtime.roofline import Limit, Rates, rates_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -31,10 +31,12 @@ SEVEN = (1, 2, 4, 8, 16, 32, 64)
 THIRTEEN = tuple(2**power for power in range(13))  # up to the largest there is
 VARIANTS = ("fp32-cpu", "int8-cpu-unrolled", "fp16-tensorrt", "int8-tensorrt")
 
+OWN = Rates("this machine", {"fp32": 1.0}, 1.0, None, None, "by hand", measured=True)
 
-def limited(case: Case, ms: float, rates: str = "this machine", *, measured: bool = True) -> Case:
+
+def limited(case: Case, ms: float) -> Case:
     inference = case.inference.model_copy(update={"p50": ms * case.batch})
-    limit = Limit(ms=ms / 2, overlapped_ms=ms / 2, by_branch={}, limited_by={}, rates=rates, measured=measured)
+    limit = Limit(ms=ms / 2, overlapped_ms=ms / 2, by_branch={}, limited_by={})
     return case.model_copy(update={"inference": inference, "limit": limit})
 
 
@@ -65,7 +67,7 @@ def test_nothing_is_cut_off_and_nothing_written_lies_over_another(
         for variant in variants
         for batch in batches
     )
-    figure = draw_report(altered(cases=cases, machine=measured.machine.model_copy(update=LONG)))
+    figure = draw_report(altered(cases=cases, rates={"cpu": OWN}, machine=measured.machine.model_copy(update=LONG)))
     found = parts_of(figure)
     assert len(found) == len(variants) * (len(batches) + 2) + 3
     for name, box in found.items():
@@ -76,17 +78,19 @@ def test_nothing_is_cut_off_and_nothing_written_lies_over_another(
 
 
 def test_the_caption_says_whose_rates_the_limit_is_from(altered: Alter, measured: BenchReport) -> None:
-    def caption(*cases: Case) -> str | None:
-        figure = draw_report(altered(cases=cases))
+    case = limited(measured.cases[0], 1)
+    other = case.model_copy(update={"target": "cuda"})
+
+    def caption(*cases: Case, **rates: Rates) -> str | None:
+        figure = draw_report(altered(cases=cases, rates=rates))
         return figure.get_supxlabel() or None
 
-    case = measured.cases[0]
-    own, stated = limited(case, 1), limited(case, 1, "Raspberry Pi 5, CPU", measured=False)
-    assert caption(case) is None
-    assert caption(own) == "limit from the rates of this machine, measured"
-    assert caption(stated) == "limit from the rates of Raspberry Pi 5, CPU, predicted bound, not measured"
-    both = "limit from the rates of this machine, measured; of Raspberry Pi 5, CPU, predicted bound, not measured"
-    assert caption(own, stated) == both
+    thor = rates_of("thor")
+    assert caption(measured.cases[0], cpu=OWN) is None
+    assert caption(case, cpu=OWN, cuda=thor) == "limit from the rates of this machine, measured"
+    assert caption(other, cuda=thor) == "limit from the rates of Jetson Thor T5000, predicted bound, not measured"
+    both = "limit from the rates of this machine, measured; of Jetson Thor T5000, predicted bound, not measured"
+    assert caption(case, other, cpu=OWN, cuda=thor, tensorrt=thor) == both
 
 
 def test_a_report_without_a_case_can_not_be_drawn(altered: Alter) -> None:
