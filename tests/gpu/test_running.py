@@ -30,9 +30,7 @@ MIB = 2**20
 
 @pytest.mark.parametrize("graphs", [True, False])
 @pytest.mark.parametrize("capacity", [8, 11])
-def test_two_batches_under_way_give_what_each_alone_gives(
-    bundle: Bundle, variant: Variant, graphs: bool, capacity: int
-) -> None:
+def test_two_batches_under_way_do_not_mix(bundle: Bundle, variant: Variant, graphs: bool, capacity: int) -> None:
     sizes = [capacity, 1, capacity, 3, 3, 1, capacity, 3, 1] * 4
     inputs = tensors(bundle, sum(sizes))
     ends = zip(sizes, accumulate(sizes), strict=True)
