@@ -18,7 +18,7 @@ from hybrid_edge.train.data import LabelledImage
 @pytest.fixture(scope="module")
 def flip(tmp_path_factory: pytest.TempPathFactory) -> Flip:
     path = next(write_crops(tmp_path_factory.mktemp("flips"), 1, seed=9).rglob("*.png"))
-    return Flip(LabelledImage(path, "cat"), "cat", 0.61, "dog", 0.55, 0.3)
+    return Flip(LabelledImage(path, "cat"), "cat", 0.61, "dog", 0.55)
 
 
 def test_nothing_is_written_where_nothing_flipped_and_an_earlier_sheet_goes(tmp_path: Path, flip: Flip) -> None:

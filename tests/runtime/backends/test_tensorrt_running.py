@@ -206,7 +206,7 @@ def test_graphs_leave_the_gpu_memory_for_others(machine: Any) -> None:
         for rows in (1, 2, 3, 4, 5):
             for _ in range(3):
                 backend.run(inputs(rows))
-        assert backend._execution.graphs == 3  # 258, 257 and 256 MiB were free
+        assert len(backend._execution._captured) == 3  # 258, 257 and 256 MiB were free
     assert machine.said == [
         "no more than 3 CUDA graphs, other batches are launched kernel by kernel: expected 256 MiB of the GPU's memory "
         "to be free, found 255 MiB"
@@ -227,7 +227,7 @@ def test_of_a_memory_that_is_shared_what_files_can_give_is_free(
             machine.cuda.free = 2**20
             for _ in range(3):
                 backend.run(inputs(1))
-            graphs.append(backend._execution.graphs)
+            graphs.append(len(backend._execution._captured))
     assert graphs == [1, 0]
 
 
@@ -253,7 +253,7 @@ def test_a_graph_for_which_there_is_no_context_costs_no_batch(
         for seed in range(3):
             machine.check(backend.run(inputs(2, seed)), inputs(2, seed))
             machine.check(backend.run(inputs(1, seed)), inputs(1, seed))
-        assert backend._execution.graphs == 1
+        assert len(backend._execution._captured) == 1
         assert machine.cuda.launches == 4
     assert len(machine.said) == 1
     assert machine.said[0].startswith("no more than 1 CUDA graphs, other batches are launched kernel by kernel: ")
@@ -330,7 +330,7 @@ def test_there_are_never_more_graphs_than_can_be_kept(machine: Any, monkeypatch:
         for _ in range(3):
             for rows in (1, 2, 3, 4):
                 backend.run(inputs(rows))
-        assert backend._execution.graphs == 2
+        assert len(backend._execution._captured) == 2
         assert machine.trt.contexts == 3
 
 
