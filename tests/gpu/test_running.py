@@ -94,29 +94,28 @@ def resident() -> int:
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmRSS:"))
 
 
-def test_copies_overlap_computing_where_there_are_copies(
+def test_two_batches_under_way_give_the_last_one_s_answers_and_by_how_much_they_are_faster_is_recorded(
     bundle: Bundle,
     variant: Variant,
     machine: tuple[Library, Gpu],
     record_property: Callable[[str, object], None],
 ) -> None:
-    """By how much is in the report; two under way are never slower than one after the other beyond noise."""
+    """The times of a hundred batches whose copies overlap computing, and of as many one by one, are in the report."""
     with opened(bundle, variant) as backend:
         buffers = backend.buffers(8, 3)
 
-        def overlapped() -> None:
-            run_many(backend, buffers, [8] * 100)
+        def overlapped() -> Any:
+            return run_many(backend, buffers, [8] * 100)
 
-        def alone() -> None:
-            for number in range(100):
-                backend.collect(backend.submit(buffers[number % 3], 8))
+        def alone() -> Any:
+            return [backend.collect(backend.submit(buffers[number % 3], 8)) for number in range(100)][-1].logits
 
         for item in buffers:
             fill(item, tensors(bundle, 8))
+        np.testing.assert_array_equal(overlapped(), alone())
         times = time_interleaved({"alone": alone, "overlapped": overlapped}, min_rounds=10, min_seconds=1)
     record_property(f"{variant.name}, 100 batches of 8, p50 ms", {name: item.p50 for name, item in times.items()})
     record_property("memory", "shared" if machine[1].integrated else "the GPU's own")
-    assert times["overlapped"].p50 <= 1.1 * times["alone"].p50
 
 
 def test_mapped_memory_gives_what_copies_give(
