@@ -5,6 +5,7 @@ A request holds the model's file, the images to prove it on, the images to calib
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
@@ -14,14 +15,17 @@ from typing import get_args
 import numpy as np
 
 from ..calib import METHODS, Method
+from ..runtime.console import say
 from ..runtime.engines.engine_options import EngineOptions
 from ..runtime.errors import DataError, ImageError, RunError, UsageError
 from ..runtime.frame import Pixels
 from ..runtime.manifest import Precision
-from ..runtime.preprocess import IMAGE_SUFFIXES, read_image
-from ..train.class_folders import find_classes, find_roots
+from ..runtime.preprocess import read_image
+from ..runtime.sources.media_files import describe_left_out, is_wanted
+from ..train.class_folders import find_classes, list_folder
 from ..train.data import LabelledImage, read_list
 from ..train.run_folder import RunFolder
+from ..train.splits import find_splits
 from .artifacts import PRECISIONS, Recurrent
 
 MIN_IMAGES = 8  # a bundle has so many golden examples, and a gate's largest batch so many images
@@ -57,11 +61,15 @@ def folder_images(folder: Path, option: str = "--images", *, prefer: str = "val"
     """
     if not folder.is_dir():
         raise UsageError(f"{option} {folder}: expected a folder of class folders or of images, found no folder there")
-    loose = sorted(path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file())
+    left_out = Counter[str]()
+    loose = sorted(path for path in list_folder(folder)[1] if is_wanted(path, left_out, videos=False))
+    if not loose:
+        splits = find_splits(folder)
+        classes = find_classes(splits.train if prefer == "train" else splits.validation or splits.train, left_out)
+    if described := describe_left_out(left_out):
+        say(f"{option} {folder}: {described}")
     if loose:
         return [LabelledImage(path, "") for path in loose]
-    train, validation = find_roots(folder)
-    classes = find_classes(train if prefer == "train" else validation or train)
     return [LabelledImage(path, label) for label, paths in classes.items() for path in paths]
 
 

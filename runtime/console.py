@@ -39,6 +39,9 @@ if TYPE_CHECKING:
 INTERRUPTED = 130
 ABSENT = "–"  # stands in a cell that has no figure
 FULL = (errno.ENOSPC, errno.EDQUOT)
+NO_THREAD = "can't start new thread"  # is what Python says with a RuntimeError
+REMEDY = "mend that, or name another place"
+REMEDIES = {errno.EMFILE: "raise the limit of open files (ulimit -n)", errno.EFBIG: "raise the limit (ulimit -f)"}
 ESCAPED = "backslashreplace"  # a character that a stream can't encode is escaped, and does not end a run
 
 stdout = Console(soft_wrap=not (sys.stdout and sys.stdout.isatty()), highlight=False)
@@ -134,8 +137,8 @@ def _main(app: typer.Typer) -> NoReturn:
         # `... | head` closed our stdout, and Typer or rich would leave with 1: not an error
         _silence_stdout()
         code = 0
-    except OSError as error:
-        code = _disk_exit_code(error)
+    except (OSError, MemoryError, RuntimeError) as error:
+        code = _refused_exit_code(error)
     except Exception as error:
         code = _click_exit_code(error)
     sys.exit(code)
@@ -146,13 +149,23 @@ def _print_error(text: str) -> None:
     status.print(text, markup=False, soft_wrap=True)
 
 
-def _disk_exit_code(error: OSError) -> int:
-    """Say that a disk is full, stdout's included, and return 1; any other error is our fault and is raised again."""
-    if error.errno not in FULL:
+def _refused_exit_code(error: OSError | MemoryError | RuntimeError) -> int:
+    """Say what the system refused, and return 1; an error that is not the system's own is raised again."""
+    if isinstance(error, OSError) and error.errno is not None:
+        where = f" for {error.filename}" if error.filename else ""
+        if error.errno in FULL:
+            found = f"expected room on the disk{where}, found none ({error.strerror}); free some, or write elsewhere"
+        else:
+            found = f"the system refused this{where}: {error.strerror}; {REMEDIES.get(error.errno, REMEDY)}"
+    elif isinstance(error, MemoryError) or str(error) == NO_THREAD:
+        found = f"expected more memory or threads than this process may have ({error}); raise its limits"
+    else:
         raise error
-    where = f" for {error.filename}" if error.filename else ""
-    _print_error(f"expected room on the disk{where}, found none ({error.strerror}); free some, or write elsewhere")
-    _silence_stdout()
+    _print_error(found)
+    try:
+        sys.stdout.flush()
+    except OSError:  # it is stdout that takes no more
+        _silence_stdout()
     return 1
 
 

@@ -2,9 +2,9 @@
 
 The contract, version 1 (written into every bundle, see ``contract``):
 
-- A file is decoded to BGR uint8 by ``decode_image``: EXIF orientation is applied, an alpha channel is dropped without
-  blending, gray is repeated over three channels, 16-bit samples keep their high byte (a TIFF in colour rounds to the
-  nearest), and of an animation or a multi-page file the first image counts.
+- A file is decoded to BGR uint8 by ``decode_image``: EXIF orientation is applied (in AVIF, its own in place of that),
+  an alpha channel is dropped without blending, gray is repeated over three channels, 16-bit samples keep their high
+  byte (a TIFF in colour rounds to the nearest), and of an animation or a multi-page file the first image counts.
 - The resize policy brings a frame of any size to S x S. ``stretch`` ignores the aspect ratio, ``center-crop`` takes the
   largest centred square, ``letterbox`` keeps the whole frame and pads with 128, whose scaled value is nearest to 0.
 - Interpolation is OpenCV's ``INTER_LINEAR_EXACT`` (or ``INTER_NEAREST_EXACT``), the same to the bit on x86 and ARM.
@@ -17,7 +17,6 @@ from __future__ import annotations
 import hashlib
 import json
 import stat
-import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -27,6 +26,7 @@ import numpy.typing as npt
 
 from .errors import ImageError, InputError
 from .frame import Pixels
+from .image_headers import check_header, heif_turns, unread_format
 from .opencv import MAX_PIXELS, cv2
 from .spec import ModelSpec
 
@@ -40,11 +40,6 @@ INTERPOLATIONS = {"linear-exact": cv2.INTER_LINEAR_EXACT, "nearest-exact": cv2.I
 SCALED_VALUES = (np.arange(256, dtype=np.float32) / np.float32(127.5) - np.float32(1.0)).astype(np.float32)
 CHANNEL_MEAN = np.full((1, 3), 1.0 / 3.0, dtype=np.float32)
 MAX_FILE_SIZE = 2**30 + 2**20  # 1 GiB: MAX_PIXELS of uncompressed 16-bit RGBA, and its header
-PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
-JPEG_START = b"\xff\xd8\xff"
-JPEG_SCAN_MARKER = 0xDA  # start of scan: the compressed pixels follow
-JPEG_SIZE_MARKERS = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # the markers whose segment has height and width
-JPEG_END = b"\xff\xd9"
 
 
 def contract(spec: ModelSpec) -> dict[str, Any]:
@@ -99,61 +94,17 @@ def decode_image(data: bytes, name: str = "image") -> Pixels:
     """
     if not data:
         raise ImageError(f"{name}: the file is empty")
-    if data.startswith(PNG_SIGNATURE):
-        _check_png(data, name)
-    elif data.startswith(JPEG_START):
-        _check_jpeg(data, name)
+    check_header(data, name)
+    turns = heif_turns(data, name)
     try:
-        frame = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+        flags = cv2.IMREAD_COLOR | (cv2.IMREAD_IGNORE_ORIENTATION if turns else 0)
+        frame = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
     except (cv2.error, MemoryError):
         raise ImageError(f"{name}: refused by the decoder: damaged, or over {MAX_PIXELS} pixels") from None
     if frame is None:
-        raise ImageError(f"{name}: not an image that OpenCV reads, or damaged")
-    return np.asarray(frame, dtype=np.uint8)
-
-
-def _check_png(data: bytes, name: str) -> None:
-    """Refuse a PNG whose chunks run past the file's end or whose pixels are damaged.
-
-    libpng would allocate a chunk's claimed length before reading it, and complain about a checksum on stderr.
-    """
-    _check_pixels(data[16:20], data[20:24], name)
-    position = len(PNG_SIGNATURE)
-    view = memoryview(data)
-    while position + 8 <= len(data):
-        length = int.from_bytes(data[position : position + 4], "big")
-        kind = data[position + 4 : position + 8]
-        end = position + 8 + length
-        if end + 4 > len(data):
-            raise ImageError(f"{name}: damaged PNG: chunk {kind!r} claims {length} bytes, the file ends before that")
-        if kind[:1].isupper() and zlib.crc32(view[position + 4 : end]) != int.from_bytes(data[end : end + 4], "big"):
-            raise ImageError(f"{name}: damaged PNG: the checksum of chunk {kind!r} differs")
-        if kind == b"IEND":
-            return
-        position = end + 4
-    raise ImageError(f"{name}: damaged PNG: it ends without an IEND chunk")
-
-
-def _check_jpeg(data: bytes, name: str) -> None:
-    """Refuse a JPEG without an end marker after its pixels: OpenCV before 5 fills in gray where they are missing.
-
-    The segments before the pixels are skipped by their lengths, as a thumbnail inside them has an end marker too.
-    """
-    position = 2
-    while position + 4 <= len(data) and data[position] == 0xFF and data[position + 1] != JPEG_SCAN_MARKER:
-        if data[position + 1] in JPEG_SIZE_MARKERS:
-            _check_pixels(data[position + 5 : position + 7], data[position + 7 : position + 9], name)
-        fill = data[position + 1] == 0xFF  # any number of these may stand before a marker
-        position += 1 if fill else 2 + int.from_bytes(data[position + 2 : position + 4], "big")
-    if data.rfind(JPEG_END, position) < 0:
-        raise ImageError(f"{name}: truncated JPEG: it ends without an end marker")
-
-
-def _check_pixels(first: bytes, second: bytes, name: str) -> None:
-    """Refuse a header's size over ``MAX_PIXELS``; OpenCV's own limit fails if it was imported before we set that."""
-    height, width = int.from_bytes(first, "big"), int.from_bytes(second, "big")
-    if height * width > MAX_PIXELS:
-        raise ImageError(f"{name}: expected at most {MAX_PIXELS} pixels, found {height * width}")
+        raise ImageError(f"{name}: {unread_format(data)}")
+    pixels = np.asarray(frame, dtype=np.uint8)
+    return turns.applied(pixels) if turns else pixels
 
 
 class Preprocessor:

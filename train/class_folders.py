@@ -6,6 +6,7 @@ A folder whose name is a label holds the images of that class, in sub-folders to
 from __future__ import annotations
 
 import os
+import unicodedata
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
@@ -13,76 +14,66 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 from ..runtime.errors import DataError
-from ..runtime.preprocess import IMAGE_SUFFIXES
+from ..runtime.sources.media_files import describe_left_out, find_media, is_wanted, leads_to_folder, visible_entries
 
 Classes = dict[str, list[Path]]  # label -> its images, in the order of their paths
 
 
-def find_roots(data: Path) -> tuple[Path, Path | None]:
-    """Return the folders of the training and of the validation classes; None where validation has to be split off."""
-    if not data.exists():
-        raise DataError(f"{data}: no such folder; expected a folder of class folders with images")
-    if not data.is_dir():
-        raise DataError(f"{data}: expected a folder of class folders with images, found a file")
-    train, val = data / "train", data / "val"
-    if train.is_dir() and val.is_dir():
-        return train, val
-    if train.is_dir() and not _images_among(_entries(train)):  # with images in it, it is a class that is called "train"
-        return train, None
-    if val.is_dir() and not _images_among(_entries(val)):
-        raise DataError(
-            f"{data}: there is a val/ folder and no train/ beside it; expected train/CLASS/* and val/CLASS/*"
-        )
-    return data, None
+def list_folder(root: Path, left_out: Counter[str] | None = None) -> tuple[list[Path], list[Path]]:
+    """Return a folder's visible sub-folders and files, both in natural order; DataError where it can't be read."""
+    try:
+        entries = visible_entries(root, left_out)
+    except OSError as error:
+        raise DataError(f"{root}: the folder can't be read: {error.strerror or error}") from None
+    folders = [root / entry.name for entry in entries if leads_to_folder(entry)]
+    return folders, [root / entry.name for entry in entries if not leads_to_folder(entry)]
 
 
-def find_classes(root: Path) -> Classes:
+def find_classes(root: Path, left_out: Counter[str] | None = None) -> Classes:
     """Return the classes under a folder in the order of their labels, each with its images, sub-folders included.
 
-    Hidden entries and files of other kinds are left out; DataError says why nothing can be trained on.
+    Labels are the folders' names in Unicode's NFC, as macOS may write what Linux writes in another form. ``left_out``
+    counts by suffix the files that are no images; DataError says why nothing can be trained on.
     """
-    entries = _entries(root)
-    folders = sorted((entry for entry in entries if entry.is_dir()), key=lambda folder: folder.name)
+    counted = Counter[str]() if left_out is None else left_out
+    folders, files = list_folder(root, counted)
+    loose = [file for file in files if is_wanted(file, counted, videos=False)]
     if not folders:
-        loose = len(_images_among(entries))
-        found = f"{loose} images beside each other" if loose else "none"
+        found = f"{len(loose)} images beside each other" if loose else "none"
         raise DataError(f"{root}: expected one folder for each class, found {found}; put each class in its own folder")
-    classes: Classes = {}
+    if loose:
+        counted["images beside the class folders"] += len(loose)
+    named = _by_label(root, sorted(folders))
+    return {label: _class_images(label, named[label], counted) for label in sorted(named)}
+
+
+def _by_label(root: Path, folders: Iterable[Path]) -> dict[str, Path]:
+    named: dict[str, Path] = {}
     for folder in folders:
-        if not folder.name.isprintable():  # a name that is not UTF-8, or a line break: no label for JSON
+        label = unicodedata.normalize("NFC", folder.name)
+        if not label.isprintable():  # a name that is not UTF-8, or a line break: no label for JSON
             raise DataError(f"{root}: the folder {folder.name!r} can't be a label: rename it to printable UTF-8")
-        classes[folder.name] = sorted(_images_below(folder))
-        if not classes[folder.name]:
-            raise DataError(
-                f"class {folder.name!r} is empty: {folder} holds no image ({', '.join(sorted(IMAGE_SUFFIXES))}); "
-                "add images or remove the folder"
-            )
-    return classes
+        if label in named:
+            pair = f"{named[label].name!a} and {folder.name!a}"
+            raise DataError(f"{root}: two folders are called {label!r}, in two forms of Unicode ({pair}): merge them")
+        named[label] = folder
+    return named
 
 
-def _entries(folder: Path) -> list[Path]:
-    try:
-        return [entry for entry in folder.iterdir() if not entry.name.startswith(".")]
-    except OSError as error:
-        raise DataError(f"{folder}: can't be listed: {error.strerror or error}") from None
-
-
-def _images_among(entries: Iterable[Path]) -> list[Path]:
-    # a broken link counts, so that it is reported as unreadable; a pipe or socket does not: it would block its reader
-    images = [entry for entry in entries if entry.suffix.lower() in IMAGE_SUFFIXES]
-    return [image for image in images if image.is_file() or (image.is_symlink() and not image.exists())]
-
-
-def _images_below(folder: Path, above: frozenset[str] = frozenset()) -> Iterator[Path]:
-    """Yield the images in a folder and its sub-folders; links to folders are followed, except back up."""
-    here = os.path.realpath(folder)
-    if here in above:
-        return
-    entries = _entries(folder)
-    yield from _images_among(entries)
-    for entry in entries:
-        if entry.is_dir():
-            yield from _images_below(entry, above | {here})
+def _class_images(label: str, folder: Path, left_out: Counter[str]) -> list[Path]:
+    before = left_out.copy()
+    images = []
+    for found in find_media(folder, left_out, videos=False):
+        if not isinstance(found, Path):
+            raise DataError(f"{found.source}: {found.error}")
+        images.append(found)
+    if not images:
+        besides = describe_left_out(left_out - before)
+        raise DataError(
+            f"class {label!r} is empty: {folder} holds no image that OpenCV reads{besides and f' ({besides})'}; "
+            "add images or remove the folder"
+        )
+    return sorted(images)
 
 
 @dataclass(frozen=True)

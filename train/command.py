@@ -37,6 +37,9 @@ def train(
         Path | None,
         typer.Argument(metavar="DATA", help="train/CLASS/* and val/CLASS/*, or CLASS/*; not needed with --resume"),
     ] = None,
+    val: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="class folders to validate on, where they lie apart from DATA")
+    ] = None,
     preset_name: Annotated[
         Literal["xception-lstm", "digits"], typer.Option("--preset", help="the reference hybrid, or the small one")
     ] = "xception-lstm",
@@ -140,6 +143,7 @@ def _settings(flags: dict[str, Any]) -> TrainSettings:
     unchanged = ("mixed_precision", "val_fraction", "seed", "feature_cache", "bn_batches", "bn_momentum")
     return TrainSettings.make(
         data=str(flags["data"].absolute()),
+        val=str(flags["val"].absolute()) if flags["val"] else None,
         spec=spec,
         phases=phases,
         weights=weights,

@@ -1,10 +1,7 @@
 """Data sets are found as class folders, checked and split before any training starts.
 
-    DATA/train/CLASS/*  and  DATA/val/CLASS/*     as they are; other folders beside them, test/ say, are ignored
-    DATA/train/CLASS/*  without DATA/val          split
-    DATA/CLASS/*                                  split
-
-Only paths and labels are kept, so memory does not grow with the images.
+``splits`` tells how their folders may be laid out. Only paths and labels are kept, so memory does not grow with the
+images.
 """
 
 from __future__ import annotations
@@ -14,9 +11,10 @@ import hashlib
 import os
 import re
 import zlib
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -24,12 +22,14 @@ import numpy as np
 from ..runtime.console import progress
 from ..runtime.errors import DataError, ImageError, UsageError
 from ..runtime.preprocess import read_image
+from ..runtime.process import usable_cpus
 from ..runtime.storage import cache_dir, write_bytes, write_text
-from .class_folders import Classes, find_classes, find_roots
+from .class_folders import Classes, find_classes
+from .splits import SplitFolders, find_splits, refuse_splits_inside
 
 ESCAPES = str.maketrans({"\\": r"\\", "\t": r"\t", "\n": r"\n", "\r": r"\r"})
 UNESCAPES = {r"\\": "\\", r"\t": "\t", r"\n": "\n", r"\r": "\r"}
-THREADS = min(os.cpu_count() or 1, 8)  # decoding leaves the GIL; more threads only hold more decoded images
+THREADS = min(len(usable_cpus()), 8)  # decoding leaves the GIL; more threads only hold more decoded images
 CHUNK = 16 * THREADS
 
 
@@ -46,7 +46,8 @@ class DataSet:
     """A data set fit to train on: at least two classes, at least one image of each in ``train``.
 
     ``labels`` are sorted; both lists of images are in the order of label and name, unshuffled. ``skipped`` says why an
-    image was left out; ``warnings`` are whole sentences for the user about what is unusual and still trainable.
+    image was left out, ``left_out`` counts by suffix the files that are no images; ``notes`` are whole sentences for
+    the user about how the data set was understood, ``warnings`` about what is unusual and still trainable.
     """
 
     labels: tuple[str, ...]
@@ -54,12 +55,15 @@ class DataSet:
     validation: tuple[LabelledImage, ...]
     skipped: dict[Path, str]
     warnings: tuple[str, ...]
+    notes: tuple[str, ...] = ()
+    left_out: Counter[str] = field(default_factory=Counter)
 
 
-def scan(data: Path, *, val_fraction: float = 0.2, seed: int = 0) -> DataSet:
+def scan(data: Path, *, val: Path | None = None, val_fraction: float = 0.2, seed: int = 0) -> DataSet:
     """Find the images of a data set in class folders, and split them where there is no ``val/``.
 
-    ``data`` is laid out as above; images may lie in sub-folders of their class. Every image is read once, and those
+    ``data`` is laid out as ``splits`` says, and so is ``val``, the place of the validation images where they lie apart.
+    Images may lie in sub-folders of their class. Every image is read once, and those
     that can't be read in full are left out. What was read is remembered in the cache, so that the next start on the
     same files is quick.
 
@@ -74,28 +78,30 @@ def scan(data: Path, *, val_fraction: float = 0.2, seed: int = 0) -> DataSet:
     """
     if not 0 < val_fraction < 1:
         raise UsageError(f"the validation fraction must lie between 0 and 1, found {val_fraction}")
-    try:
-        train_root, val_root = find_roots(data)
-        train = find_classes(train_root)
-        val = find_classes(val_root) if val_root else {}
-    except OSError as error:
-        raise DataError(f"{error.filename or data}: can't be looked at: {error.strerror or error}") from None
-    _refuse_foreign_classes(train, val, train_root)
-    skipped = _find_unreadable([path for classes in (train, val) for paths in classes.values() for path in paths], data)
-    train = _readable_classes(train, skipped, train_root)
-    val = _readable_classes(val, skipped, val_root or train_root)
-    if val_root is None:
-        train, val = _split(train, val_fraction, seed)
-    if not val:
+    folders, left_out = find_splits(data, val), Counter[str]()
+    refuse_splits_inside(folders.train)
+    train = find_classes(folders.train, left_out)
+    validation = find_classes(folders.validation, left_out) if folders.validation else {}
+    _refuse_foreign_classes(train, validation, folders)
+    skipped = _find_unreadable(
+        [path for classes in (train, validation) for paths in classes.values() for path in paths], data
+    )
+    train = _readable_classes(train, skipped, folders.train)
+    validation = _readable_classes(validation, skipped, folders.validation or folders.train)
+    if folders.validation is None:
+        train, validation = _split(train, val_fraction, seed)
+    if not validation:
         raise DataError(f"{data}: nothing to validate on: each of the {len(train)} classes has one image; add images")
-    missing = [label for label in train if label not in val]
+    missing = [label for label in train if label not in validation]
     unvalidated = f"no validation image of: {_quoted(missing)}; such classes are trained on and not validated"
     return DataSet(
         labels=tuple(train),
         train=_flatten(train),
-        validation=_flatten(val),
+        validation=_flatten(validation),
         skipped=skipped,
         warnings=(unvalidated,) if missing else (),
+        notes=folders.notes,
+        left_out=left_out,
     )
 
 
@@ -151,19 +157,20 @@ def read_list(path: Path) -> list[LabelledImage]:
     return images
 
 
-def _refuse_foreign_classes(train: Classes, val: Classes, train_root: Path) -> None:
+def _refuse_foreign_classes(train: Classes, val: Classes, folders: SplitFolders) -> None:
     if len(train) == 1:
-        raise DataError(f"{train_root}: expected two classes or more, found one: {next(iter(train))!r}")
+        raise DataError(f"{folders.train}: expected two classes or more, found one: {next(iter(train))!r}")
     foreign = [label for label in val if label not in train]
     if foreign == ["images"]:
         raise DataError(
-            f"{train_root.parent}: val/images is no class of train/: this looks like tiny-imagenet as it is published; "
-            "make class folders of it first: hybrid-prepare tiny-imagenet SRC DST"
+            f"{folders.validation}/images is no class of {folders.train}: this looks like tiny-imagenet as it is "
+            "published; make class folders of it first: hybrid-prepare tiny-imagenet SRC DST"
         )
-    if foreign:
+    if foreign and folders.validation:
         raise DataError(
-            f"{train_root.parent}: val/ has classes that train/ lacks: {_quoted(foreign)}; "
-            "a model can't learn them: add them to train/ or remove them from val/"
+            f"{folders.validation.parent}: {folders.validation.name}/ has classes that {folders.train.name}/ lacks: "
+            f"{_quoted(foreign)}; "
+            "a model can't learn them: add them to the training images or remove them from the validation images"
         )
 
 

@@ -15,6 +15,7 @@ import keras
 from ..runtime.console import say
 from ..runtime.errors import DataError, ImageError, RunError
 from ..runtime.process import peak_mib
+from ..runtime.sources.media_files import describe_left_out
 from ..runtime.spec import ModelSpec
 from ..runtime.storage import replacing, write_json
 from .batches import Batches
@@ -43,7 +44,8 @@ def train(settings: TrainSettings, runs: Path = Path("runs"), name: str | None =
         RunError: the run folder can't be written, or no epoch had a finite loss.
         KeyboardInterrupt: Ctrl-C is passed on, after the best weights so far were put in place.
     """
-    data = scan(Path(settings.data), val_fraction=settings.val_fraction, seed=settings.seed)
+    val = Path(settings.val) if settings.val else None
+    data = scan(Path(settings.data), val=val, val_fraction=settings.val_fraction, seed=settings.seed)
     _show_faults(data)
     spec = settings.spec.replace(class_labels=data.labels)
     with _precision(settings):
@@ -85,7 +87,9 @@ def resume(path: Path | None = None, runs: Path = Path("runs")) -> RunFolder:
 
 
 def _show_faults(data: DataSet) -> None:
-    """Print the warnings and the skipped images; a long list is cut, and the run's ``skipped.json`` has all of it."""
+    """Print how the data was understood and what is skipped; a long list is cut, and ``skipped.json`` has all of it."""
+    for note in filter(None, [*data.notes, describe_left_out(data.left_out)]):
+        say(note, "")
     for warning in data.warnings:
         say(f"warning: {warning}", "yellow")
     for path, reason in list(data.skipped.items())[:MAX_SKIPPED_SHOWN]:

@@ -65,6 +65,7 @@ class TrainSettings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     data: str
+    val: str | None = Field(default=None, description="validation images that lie apart from data")
     spec: ModelSpec
     phases: tuple[PhaseSettings, PhaseSettings]
     weights: str = Field(default="none", description="imagenet, none, or a file")

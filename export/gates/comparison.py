@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -151,6 +152,9 @@ def paired_interval(lost: int, gained: int, count: int) -> tuple[float, float]:
 
 
 def class_indices(labels: Sequence[str], classes: Sequence[str]) -> npt.NDArray[np.int64]:
-    """Return the index of each label among the classes, -1 where it is none of them; (N,) int64."""
-    index = {name: number for number, name in enumerate(classes)}
-    return np.array([index.get(label, -1) for label in labels], np.int64)
+    """Return the index of each label among the classes, -1 where it is none of them; (N,) int64.
+
+    Names are compared in NFC: a folder's may come in another form than that in which the model was trained.
+    """
+    index = {unicodedata.normalize("NFC", name): number for number, name in enumerate(classes)}
+    return np.array([index.get(unicodedata.normalize("NFC", label), -1) for label in labels], np.int64)

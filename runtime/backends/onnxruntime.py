@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import os
 import tempfile
 from collections import defaultdict
 from collections.abc import Mapping
@@ -18,6 +19,7 @@ import numpy.typing as npt
 
 from ..errors import BackendError, BackendUnavailableError, BundleError
 from ..frame import OUTPUT_NAMES
+from ..process import usable_cpus
 from .base import Backend
 
 Tensor = npt.NDArray[np.float32]
@@ -166,7 +168,14 @@ class TensorSession:
 
 
 def _make_options(kind: type[OnnxRuntimeCpu], threads: int | None) -> Any:
-    """Make the options of a session; where ``threads`` is None ONNX Runtime takes one for each core."""
+    """Make the options of a session; where ``threads`` is None ONNX Runtime takes one for each core.
+
+    It counts and binds itself to all cores of the machine, also where the process was given fewer: there the number is
+    set, and nothing is bound.
+    """
+    cpus = len(usable_cpus())
+    if threads is None and cpus < (os.cpu_count() or 1):
+        threads = cpus
     options = import_onnxruntime().SessionOptions()
     options.log_severity_level = kind.log_severity
     if threads is not None:
@@ -185,7 +194,13 @@ def _make_session(kind: type[OnnxRuntimeCpu], model: str | bytes, options: Any) 
 
 @cache
 def import_onnxruntime() -> ModuleType:
-    """Import ONNX Runtime, or raise BackendUnavailableError with the extra to install."""
+    """Import ONNX Runtime, or raise BackendUnavailableError with the extra to install.
+
+    From 1.29 on ONNX Runtime sends its maker what it runs, and keeps the device's number and a database for it in the
+    user's cache, with threads of its own. That is off here, unless ``ORT_DISABLE_TELEMETRY`` has another value already,
+    which is read before the first session.
+    """
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     try:
         return importlib.import_module("onnxruntime")
     except ImportError as error:

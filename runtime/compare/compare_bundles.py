@@ -6,6 +6,7 @@ times that are compared here are those of one model that has the machine for its
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from itertools import chain, count, islice
@@ -19,6 +20,7 @@ from ..console import say
 from ..errors import BundleError, UsageError
 from ..frame import Frame
 from ..sources.files import open_sources
+from ..sources.media_files import describe_left_out
 from ..sources.names import parse_live
 from ..storage import check_writable
 from .answers import Answers, ComparedModel, ComparisonTally
@@ -60,6 +62,8 @@ def compare_bundles(
     if sheet is not None:
         check_writable("--sheet", sheet, ".png")
     images = open_sources(sources)
+    if left_out := describe_left_out(images.left_out):
+        say(left_out)
     with _open_models(find_bundles(bundle, others), batch_size=batch_size, **settings) as models:
         frames = iter(images)
         first = list(islice(frames, 1))
@@ -161,5 +165,6 @@ def _open_models(bundles: Mapping[str, tuple[Path, Bundle]], **settings: Any) ->
 
 def _truth(frame: Frame, models: Sequence[ComparedModel]) -> str | None:
     """Return an image's class, the name of its folder where that is a label; else, and for a video, None."""
-    name = Path(frame.source).absolute().parent.name
-    return name if name in models[0].classifier.labels and not frame.video else None
+    folder = unicodedata.normalize("NFC", Path(frame.source).absolute().parent.name)
+    labels = models[0].classifier.labels if not frame.video else ()
+    return next((label for label in labels if unicodedata.normalize("NFC", label) == folder), None)

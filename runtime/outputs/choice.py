@@ -17,6 +17,7 @@ from ..infer_request import InferRequest
 from ..sources.events import Event, Events, Kind
 from ..storage import check_writable
 from .display import display_problem, require_display
+from .encoders import find_h264_encoder
 from .recorder import Recorder
 from .result_lines import FileProgress, JsonLines, ResultTable
 from .sink import Result, Sink, Status
@@ -66,7 +67,9 @@ class ChosenSinks:
         self._progress: FileProgress | None = None
         # what only checks comes before what opens a window
         if request.save is not None:
-            recorder = Recorder(request.save, request.fps or FILE_FPS, events=events, live=live, say=say)
+            recorder = Recorder(
+                request.save, request.fps or FILE_FPS, events=events, live=live, say=say, h264=find_h264_encoder()
+            )
             self._files["the recording is"] = recorder
         if request.snapshots is not None and request.when is not None:
             condition = parse_condition(request.when, labels)

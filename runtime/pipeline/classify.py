@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from concurrent.futures import TimeoutError as NotInTime
 from contextlib import contextmanager
@@ -25,8 +26,9 @@ from ..service.signals import StopSignals
 from ..service.supervisor import REPLACED
 from ..sources.blocking import BLOCKING_CALLS
 from ..sources.camera import reading_note
-from ..sources.capture import open_captures
+from ..sources.capture import FileCapture, open_captures
 from ..sources.events import Events
+from ..sources.media_files import describe_left_out
 from ..sources.names import CaptureOptions
 from .dataflow import Pipeline, PipelineOptions
 
@@ -127,7 +129,8 @@ class LatestStatus(Sink):
 def _open_sources(request: InferRequest, events: Events) -> list[Capture]:
     options = CaptureOptions(request.width, request.height, request.fps, request.every_frame)
     captures = open_captures(request.sources, options, events)
-    for note in filter(None, map(reading_note, request.sources)):
+    left_out = sum((capture.left_out for capture in captures if isinstance(capture, FileCapture)), Counter[str]())
+    for note in filter(None, [*map(reading_note, request.sources), describe_left_out(left_out)]):
         say(note)
     return captures
 

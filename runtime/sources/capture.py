@@ -10,6 +10,7 @@ import random
 import re
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
@@ -202,6 +203,11 @@ class FileCapture:
         self.total = sources.total
         self._sources = sources
         self._played = played
+
+    @property
+    def left_out(self) -> Counter[str]:
+        """The numbers of files that folders hold besides images and videos, by suffix."""
+        return self._sources.left_out
 
     def frames(self, stop: threading.Event) -> Iterator[Frame]:
         """Yield every frame in order; ``open_sources`` says what becomes of files that can't be read."""

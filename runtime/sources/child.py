@@ -61,7 +61,7 @@ class ChildConnection:
         self._deadline = 0.0
         self._messages = b""
         self._frames = pnm_frames(self._fill)
-        self._process = _launch(f"{pipeline} ! {_tail(options)} ! fdsink fd=1 sync=false")
+        self._process = launch(f"{pipeline} ! {_tail(options)} ! fdsink fd=1 sync=false")
         self._frames_pipe, self._messages_pipe = (
             -1 if end is None else end.fileno() for end in (self._process.stdout, self._process.stderr)
         )
@@ -188,7 +188,14 @@ def _rate(fps: float) -> str:
     return f"{round(fps * 1000)}/1000"
 
 
-def _launch(pipeline: str) -> subprocess.Popen[bytes]:
+def launch(
+    pipeline: str, *, stdin: int = subprocess.DEVNULL, start_new_session: bool = False
+) -> subprocess.Popen[bytes]:
+    """Start ``gst-launch-1.0`` with a pipeline; it dies with the thread that starts it, where ``setpriv`` is there.
+
+    Raises:
+        SourceError: there is no ``gst-launch-1.0``, it can't be started, or the pipeline has an unclosed quote.
+    """
     program = shutil.which("gst-launch-1.0")
     if program is None:
         raise SourceError(f"expected gst-launch-1.0, which reads this source, found none: {PACKAGES_HINT}")
@@ -197,10 +204,11 @@ def _launch(pipeline: str) -> subprocess.Popen[bytes]:
     try:
         return subprocess.Popen(  # noqa: S603 - the user's own pipeline, no shell
             [*guard, program, "-q", *shlex.split(pipeline)],
-            stdin=subprocess.DEVNULL,
+            stdin=stdin,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             bufsize=0,
+            start_new_session=start_new_session,
         )
     except ValueError as error:
         raise SourceError(f"expected a GStreamer pipeline, found one with {str(error).lower()}") from None

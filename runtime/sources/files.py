@@ -5,30 +5,31 @@ from __future__ import annotations
 import errno
 import glob
 import os
-import re
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from ..errors import ImageError, SourceError, UsageError
 from ..frame import Frame
 from ..preprocess import IMAGE_SUFFIXES, read_image
+from .media_files import VIDEO_SUFFIXES, describe_left_out, find_media, kind_by_content, media_kind, natural_order
 from .names import parse_live
 from .video import read_video
-
-VIDEO_SUFFIXES = frozenset({".mp4", ".avi", ".mkv", ".mov", ".webm", ".m4v", ".mpg", ".mpeg", ".ts", ".wmv", ".flv"})
 
 
 class Sources:
     """These validated sources are iterable any number of times, with one frame and one folder's names in memory.
 
-    ``total`` is the number of frames there will be, or None where a video is among the sources.
+    ``total`` is the number of frames there will be, or None where a video is among the sources. ``left_out`` counts by
+    suffix what folders hold besides.
     """
 
     def __init__(self, patterns: Sequence[str | Path]) -> None:
         self._roots = [path for pattern in patterns for path in _expand(str(pattern))]
         count, videos = 0, False
-        for found in self._files():
-            video = isinstance(found, Path) and found.suffix.lower() in VIDEO_SUFFIXES
+        self.left_out: Counter[str] = Counter()
+        for found in self._files(self.left_out):
+            video = isinstance(found, Path) and media_kind(found) == "video"
             count, videos = count + 1, videos or video
         self.total = None if videos else count
 
@@ -36,17 +37,17 @@ class Sources:
         for found in self._files():
             yield from (found,) if isinstance(found, Frame) else _frames(found)
 
-    def _files(self) -> Iterator[Path | Frame]:
+    def _files(self, left_out: Counter[str] | None = None) -> Iterator[Path | Frame]:
         for root in self._roots:
-            yield from _walk(root) if os.path.isdir(root) else (root,)
+            yield from find_media(root, left_out) if os.path.isdir(root) else (root,)
 
 
 def open_sources(patterns: Sequence[str | Path]) -> Sources:
     """Find what there is to read, an iterable of ``Frame``; nothing is decoded before iteration.
 
-    ``patterns`` are image and video files, folders (every image and video below them, hidden ones left out), and globs
-    (``**`` too). Folders and globs come in natural order: ``img2`` before ``img10``. A file, or a folder inside one,
-    that can't be read is a frame with an ``error``, in its place.
+    ``patterns`` are image and video files, folders (every image and video below them, by the rule of ``find_media``),
+    and globs (``**`` too). Folders and globs come in natural order: ``img2`` before ``img10``. A file, or a folder
+    inside one, that can't be read is a frame with an ``error``, in its place.
 
     Raises:
         SourceError: a source does not exist or can't be looked at, a folder holds no image or video, or a glob matches
@@ -76,21 +77,24 @@ def _expand(pattern: str) -> list[Path]:
             "expected an image, a folder, a glob or a video file"
         )
     if os.path.isdir(path):
-        first = next(_walk(path), None)
+        left_out: Counter[str] = Counter()
+        first = next(find_media(path, left_out), None)
         if isinstance(first, Frame) and first.source == str(path):
             raise SourceError(f"{pattern}: {first.error}")
         if first is None:
-            kinds = " ".join(sorted(IMAGE_SUFFIXES | VIDEO_SUFFIXES))
-            raise SourceError(f"{pattern}: expected images or videos in the folder, found none of {kinds}")
+            besides = describe_left_out(left_out) or "it holds no file"
+            raise SourceError(
+                f"{pattern}: expected images or videos in the folder, found none that OpenCV reads; {besides}"
+            )
         return [path]
     if _exists(path, pattern):
         return [path]
     if not glob.has_magic(pattern):
         raise SourceError(f"{pattern}: expected a file, a folder or a glob, found nothing of that name")
     names = glob.glob(pattern, recursive=True)  # noqa: PTH207 - Path.glob takes no absolute pattern
-    matches = [Path(name) for name in sorted(names, key=_natural)]
+    matches = [Path(name) for name in sorted(names, key=natural_order)]
     walked = "**" not in pattern  # else a folder among the matches is walked by ** itself
-    found = [match for match in matches if not os.path.isdir(match) or (walked and next(_walk(match), None))]
+    found = [match for match in matches if not os.path.isdir(match) or (walked and next(find_media(match), None))]
     if not found:
         raise SourceError(
             f"{pattern}: expected files, found none that match; quote a glob so that the shell leaves it alone"
@@ -111,44 +115,10 @@ def _exists(path: Path, pattern: str) -> bool:
     return True
 
 
-def _walk(folder: Path) -> Iterator[Path | Frame]:
-    """Yield images and videos below a folder, depth first, in natural order; links to folders are not followed.
-
-    A folder that can't be read is yielded as a frame whose ``error`` says why.
-    """
-    try:
-        with os.scandir(folder) as entries:
-            visible = sorted(
-                (entry for entry in entries if not entry.name.startswith(".")), key=lambda entry: _natural(entry.name)
-            )
-    except OSError as error:
-        yield Frame(str(folder), 0, None, f"the folder can't be read: {error.strerror or error}")
-        return
-    for entry in visible:
-        if not _leads_to_folder(entry):
-            if Path(entry.name).suffix.lower() in IMAGE_SUFFIXES | VIDEO_SUFFIXES:
-                yield folder / entry.name
-        elif not entry.is_symlink():
-            yield from _walk(folder / entry.name)
-
-
-def _leads_to_folder(entry: os.DirEntry[str]) -> bool:
-    """Return whether an entry is a folder; one that can't be looked at counts as a file, whose reading says why."""
-    try:
-        return entry.is_dir()
-    except OSError:  # a link to itself, or into a folder that may not be entered
-        return False
-
-
-def _natural(name: str) -> list[tuple[int, str]]:
-    """Return a sort key by which numbers inside names count as numbers."""
-    return [(int(part), "") if part.isdecimal() else (-1, part.lower()) for part in re.split(r"(\d+)", name)]
-
-
 def _frames(path: Path) -> Iterator[Frame]:
-    suffix = path.suffix.lower()
-    if suffix in VIDEO_SUFFIXES:
-        yield from read_video(path, "not a video that OpenCV reads, or damaged")
+    suffix, content = path.suffix.lower(), kind_by_content(path)
+    if content == "video" or (content == "other" and suffix in VIDEO_SUFFIXES):
+        yield from read_video(path, "not a video that OpenCV reads: damaged, or sound alone")
         return
     try:
         frame = Frame(str(path), 0, read_image(path))

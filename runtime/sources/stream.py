@@ -21,6 +21,7 @@ import numpy as np
 from ..errors import ImageError, SourceError
 from ..frame import Pixels
 from ..opencv import cv2
+from ..process import usable_cpus
 from .blocking import BLOCKING_CALLS, READ_WAIT, open_capture
 from .names import display_name, split_url
 from .network import connect
@@ -141,8 +142,9 @@ def open_rtsp(url: str, stop: threading.Event, *, newest: bool, patience: float)
 def _open(url: str, stop: threading.Event, options: str, seconds: float, *, newest: bool) -> cv2.VideoCapture:
     settings = [cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, int(seconds * 1000)]
     settings += [cv2.CAP_PROP_READ_TIMEOUT_MSEC, int(READ_TIMEOUT * 1000)]
-    if newest and hasattr(cv2, "CAP_PROP_N_THREADS"):  # from OpenCV 4.7 on; each thread holds a frame back
-        settings += [cv2.CAP_PROP_N_THREADS, 1]
+    unset = newest or "OPENCV_FFMPEG_THREADS" not in os.environ
+    if unset and hasattr(cv2, "CAP_PROP_N_THREADS"):  # from OpenCV 4.7 on; each thread holds a frame back
+        settings += [cv2.CAP_PROP_N_THREADS, 1 if newest else len(usable_cpus())]
 
     def open_with_options() -> cv2.VideoCapture:
         if OPTIONS_VARIABLE in os.environ:  # the user's own stay as they are

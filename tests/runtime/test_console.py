@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import errno
 import re
 import sys
 from collections.abc import Callable
 
 import pytest
+import typer
 from support.machines.commands import call_command
 
 from hybrid_edge.runtime import console, errors
@@ -51,13 +53,38 @@ def test_a_commands_own_end_has_its_documented_code(
     assert leave(command, capsys, monkeypatch) == (code, said)
 
 
-def test_a_fault_of_ours_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("fault", [ZeroDivisionError(), RuntimeError("ours"), OSError("a library's")], ids=repr)
+def test_a_fault_of_ours_keeps_its_traceback(fault: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
     def command() -> None:
-        raise ZeroDivisionError
+        raise fault
 
     monkeypatch.setattr(sys, "argv", ["hybrid-test"])
-    with pytest.raises(ZeroDivisionError):
+    with pytest.raises(type(fault)):
         console.main(console.make_app(command))
+
+
+@pytest.mark.parametrize(
+    ("refused", "said"),
+    [
+        (OSError(errno.EMFILE, "Too many open files", "a.png"), r"for a.png: Too many open files; .*ulimit -n"),
+        (PermissionError(errno.EACCES, "Permission denied", "/b"), "for /b: Permission denied; "),
+        (FileNotFoundError(errno.ENOENT, "No usable temporary directory found"), "No usable temporary directory"),
+        (OSError(errno.ENOSPC, "No space left"), "expected room on the disk"),
+        (MemoryError("Unable to allocate 9 GiB"), "more memory .*9 GiB"),
+        (RuntimeError("can't start new thread"), "threads"),
+    ],
+    ids=repr,
+)
+def test_what_the_system_refuses_is_one_line_and_what_was_printed_is_kept(
+    refused: Exception, said: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def command() -> None:
+        typer.echo("a result")
+        raise refused
+
+    ended = call_command("hybrid-test", lambda: console.main(console.make_app(command)), monkeypatch, capsys)
+    assert (ended.code, ended.out, ended.err.count("\n")) == (1, "a result\n", 1)
+    assert re.search(said, ended.err)
 
 
 def test_every_error_is_exported_and_drawn_in_the_tree() -> None:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import typer
 from support.streams.reading import resources
 
@@ -19,6 +20,8 @@ from hybrid_edge.runtime.outputs.sink import Sink
 from hybrid_edge.runtime.sources.events import Event
 
 MIB = 2**20
+MOST = 200_000  # samples: ten a second for five hours
+THREADS, DESCRIPTORS = 2, 3  # columns of Samples.rows
 # a process of its own: TensorFlow's memory is no part of what is measured
 EXPORT = """
 import sys
@@ -49,12 +52,13 @@ def rss() -> float:
 
 @dataclass
 class Samples:
-    """Memory, threads and descriptors, noted now and then by whoever calls ``note``, with a number of one's own."""
+    """Memory, threads and descriptors, noted now and then by whoever calls ``note``, with a number of one's own.
 
-    at: list[float] = field(default_factory=list)
-    memory: list[float] = field(default_factory=list)
-    threads: list[int] = field(default_factory=list)  # those of libraries too
-    descriptors: list[int] = field(default_factory=list)
+    They are kept in memory that is there from the start: lists that grow and move would be measured as well.
+    """
+
+    rows: npt.NDArray[np.float64] = field(default_factory=lambda: np.full((MOST, 4), np.nan))
+    count: int = 0
     due: float = 0.0
 
     def note(self, at: float, every: float = 0.1) -> None:
@@ -63,15 +67,26 @@ class Samples:
         if now < self.due:
             return
         self.due = now + every
-        self.at.append(at)
-        self.memory.append(rss())
         threads, descriptors, _ = resources()
-        self.threads.append(threads)
-        self.descriptors.append(descriptors)
+        self.rows[self.count] = at, rss(), threads, descriptors
+        self.count += 1
 
     def after(self, start: float) -> Samples:
-        first = int(np.searchsorted(self.at, start))
-        return Samples(self.at[first:], self.memory[first:], self.threads[first:], self.descriptors[first:])
+        kept = self.rows[: self.count]
+        kept = kept[np.searchsorted(kept[:, 0], start) :]
+        return Samples(kept, len(kept))
+
+    @property
+    def at(self) -> npt.NDArray[np.float64]:
+        return self.rows[: self.count, 0]
+
+    @property
+    def memory(self) -> npt.NDArray[np.float64]:
+        return self.rows[: self.count, 1]
+
+    def range(self, column: int) -> tuple[int, int]:
+        """The fewest and the most threads (those of libraries too), or descriptors."""
+        return int(self.rows[: self.count, column].min()), int(self.rows[: self.count, column].max())
 
     def slope(self) -> float:
         """MiB for each step of the number, by least squares."""

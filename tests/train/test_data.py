@@ -8,7 +8,9 @@ import pytest
 from support.data.image_folders import add, by_label, numbered, relative
 
 from hybrid_edge.runtime.errors import DataError, UsageError
-from hybrid_edge.train import data
+from hybrid_edge.runtime.sources import media_files
+from hybrid_edge.runtime.sources.media_files import visible_entries
+from hybrid_edge.train import class_folders, data
 from hybrid_edge.train.data import LabelledImage, calibration_sample, read_list, scan, write_list
 
 pytestmark = pytest.mark.usefixtures("own_cache")
@@ -77,8 +79,8 @@ def test_the_split_depends_on_the_seed_and_the_names_of_each_class_alone(
     before = scan(flat, seed=3)
     assert len({scan(flat, seed=seed).validation for seed in range(6)}) > 1
     with monkeypatch.context() as patch:
-        real = Path.iterdir
-        patch.setattr(Path, "iterdir", lambda self: iter(sorted(real(self), reverse=True)))
+        patch.setattr(class_folders, "visible_entries", lambda *found: visible_entries(*found)[::-1])
+        patch.setattr(media_files, "visible_entries", lambda *found: visible_entries(*found)[::-1])
         assert scan(flat, seed=3) == before
     add(flat / "ant", *numbered(7))
     moved = flat.rename(flat.with_name("moved"))
@@ -125,7 +127,8 @@ def empty(*places: str) -> Callable[[Path], None]:
     def make(root: Path) -> None:
         folders("train/a", "train/b", "val/a", "val/b")(root)
         for place in places:
-            (root / place / "1.jpg").rename(root / place / "1.txt")
+            (root / place / "1.jpg").unlink()
+            (root / place / "1.txt").write_text("notes")
 
     return make
 
@@ -139,9 +142,9 @@ def empty(*places: str) -> Callable[[Path], None]:
         (lambda _: None, "one folder for each class, found none"),
         (lambda root: add(root, *numbered(3)), "found 3 images beside each other"),
         (folders("only"), "found one: 'only'"),
-        (empty("train/b"), "class 'b' is empty: .*/train/b"),
+        (empty("train/b"), "class 'b' is empty: .*/train/b .*left out: 1 .txt"),
         (empty("val/b"), "class 'b' is empty: .*/val/b"),
-        (folders("train/a", "train/b", "val/a", "val/x", "val/y"), "train/ lacks: 'x', 'y'"),
+        (folders("train/a", "train/b", "val/a", "val/x", "val/y"), "val/ has classes that train/ lacks: 'x', 'y'"),
         (folders("val/a"), "no train/ beside it"),
         (folders("train/n01/images", "train/n02/images", "val/images"), "hybrid-prepare tiny-imagenet"),
         (no_utf8, "can't be a label"),
@@ -157,21 +160,17 @@ def test_what_cannot_be_trained_on_is_refused_with_the_reason(
         scan(root)
 
 
-@pytest.mark.parametrize(
-    ("method", "message"), [("iterdir", "cat: can't be listed"), ("is_file", r"cat/.*: can't be looked at")]
-)
-def test_a_class_that_may_not_be_listed_or_looked_at_is_named(
-    flat: Path, monkeypatch: pytest.MonkeyPatch, method: str, message: str
-) -> None:
-    real = getattr(Path, method)
+@pytest.mark.parametrize("name", ["flat", "cat"])
+def test_a_folder_that_may_not_be_listed_is_named(flat: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    real = os.scandir
 
-    def denied(self: Path) -> object:
-        if (self if method == "iterdir" else self.parent).name == "cat":
-            raise PermissionError(13, "Permission denied", str(self))
-        return real(self)
+    def denied(folder: Path) -> object:
+        if folder.name == name:
+            raise PermissionError(13, "Permission denied", str(folder))
+        return real(folder)
 
-    monkeypatch.setattr(Path, method, denied)
-    with pytest.raises(DataError, match=f"{message}: Permission denied"):
+    monkeypatch.setattr(os, "scandir", denied)
+    with pytest.raises(DataError, match=f"{name}: the folder can't be read: Permission denied"):
         scan(flat)
 
 

@@ -49,3 +49,4 @@ def test_a_variant_may_be_right_where_keras_is_not() -> None:
 
 def test_a_label_that_is_no_class_has_no_index() -> None:
     assert class_indices(["b", "", "a", "z"], ("a", "b")).tolist() == [1, -1, 0, -1]
+    assert class_indices(["caf\xe9", "cafe\u0301"], ("tea", "cafe\u0301")).tolist() == [1, 1], "in either form"

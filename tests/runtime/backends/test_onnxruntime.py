@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -139,6 +140,29 @@ except BackendUnavailableError as error:
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert "pip install 'hybrid-edge[cpu]'" in done.stdout
+
+
+@pytest.mark.parametrize("chosen", [{}, {"ORT_DISABLE_TELEMETRY": "true"}])
+def test_onnxruntime_keeps_nothing_of_its_own_and_starts_no_uploader(
+    model: Path, tmp_path: Path, chosen: dict[str, str]
+) -> None:
+    code = f"""
+import os
+from pathlib import Path
+from hybrid_edge.runtime import ModelSpec
+from hybrid_edge.runtime.backends.onnxruntime import OnnxRuntimeCpu
+threads = len(os.listdir("/proc/self/task")) if os.path.exists("/proc/self/task") else 0
+with OnnxRuntimeCpu(Path({str(model)!r}), ModelSpec.from_json({SPEC.model_dump_json()!r}), threads=1):
+    print(os.environ.get("ORT_DISABLE_TELEMETRY"), len(os.listdir("/proc/self/task")) - threads if threads else 0)
+"""
+    home = tmp_path / "home"
+    home.mkdir()
+    # nothing that stands for a test run, where ONNX Runtime is silent by itself
+    kept = {name: os.environ[name] for name in ("PATH", "PYTHONPATH", "LD_LIBRARY_PATH") if name in os.environ}
+    environment = {**kept, "HOME": str(home), **chosen}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
+    assert done.stdout.split() == [*(chosen.values() or ["1"]), "0"]
+    assert list(home.rglob("*")) == []
 
 
 def test_nodes_are_timed_and_no_file_is_left(graph: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

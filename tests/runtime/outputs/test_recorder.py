@@ -12,8 +12,8 @@ from support.live.results import make_result
 from support.models.bundles import make_bundle, sample_image
 
 from hybrid_edge.runtime.frame import Pixels
-from hybrid_edge.runtime.opencv import cv2
 from hybrid_edge.runtime.outputs import recorder
+from hybrid_edge.runtime.outputs.encoders import JpegEncoder
 from hybrid_edge.runtime.outputs.mp4 import Mp4Writer
 from hybrid_edge.runtime.outputs.recorder import Recorder
 from hybrid_edge.runtime.outputs.sink import Result
@@ -157,7 +157,7 @@ def test_each_source_and_each_resolution_has_a_file_of_its_own(tmp_path: Path) -
     played = [play(path) for path in paths]
     assert [(len(frames), int(np.argmax(middle(frames[0][1])))) for frames in played] == [(3, 2), (4, 1), (5, 0)]
     assert played[2][0][1].shape == (480, 640, 3)
-    assert said[2] == f"recording to {tmp_path / 'out-3.mp4'}, 640x480"
+    assert said[2] == f"recording to {tmp_path / 'out-3.mp4'}, 640x480, Motion JPEG"
 
 
 @pytest.mark.parametrize(
@@ -193,10 +193,9 @@ def test_many_sources_keep_few_files_open(tmp_path: Path) -> None:
 
 
 def test_a_picture_whose_time_goes_back_comes_behind_the_one_before(tmp_path: Path) -> None:
-    _, data = cv2.imencode(".jpg", np.zeros((16, 16, 3), np.uint8))
-    writer = Mp4Writer(tmp_path / "out.mp4", 16, 16)
+    writer = Mp4Writer(tmp_path / "out.mp4", JpegEncoder(16, 16))
     for start in (0.0, 0.5, 0.1, 2.0):
-        writer.write(data.tobytes(), start, 1.0)
+        writer.write(np.zeros((16, 16, 3), np.uint8), start, 1.0)
     assert writer.end == pytest.approx(3.0)
     writer.close()
     assert times(tmp_path / "out.mp4") == pytest.approx([0, 0.5, 1.5, 2], abs=0.001)

@@ -21,6 +21,7 @@ from support.models.bundles import encode, make_bundle, sample_image
 from hybrid_edge.runtime.opencv import cv2
 from hybrid_edge.runtime.outputs import recorder
 from hybrid_edge.runtime.outputs import recorder as module
+from hybrid_edge.runtime.outputs.encoders import JpegEncoder
 from hybrid_edge.runtime.outputs.mp4 import Mp4Writer
 from hybrid_edge.runtime.outputs.recorder import Recorder
 from hybrid_edge.runtime.sources.files import open_sources
@@ -75,12 +76,12 @@ def test_a_recording_that_is_cleared_away_begins_anew_under_its_name(
 
 
 def test_a_file_that_is_emptied_while_a_frame_is_written_is_found_at_the_next(tmp_path: Path) -> None:
-    path, data = tmp_path / "out.mp4", encode(sample_image(0), ".jpg")
-    writer = Mp4Writer(path, 16, 16)
-    writer.write(data, 0.0, 0.1)
+    path, picture = tmp_path / "out.mp4", sample_image(0, 16, 16)
+    writer = Mp4Writer(path, JpegEncoder(16, 16))
+    writer.write(picture, 0.0, 0.1)
     assert not writer.is_taken_away()
     empty(path)
-    writer.write(data, 0.1, 0.1)  # behind a hole: a file that is as long as if it were whole
+    writer.write(picture, 0.1, 0.1)  # behind a hole: a file that is as long as if it were whole
     assert path.stat().st_size == writer.size
     assert writer.is_taken_away()
     assert not path.exists()
