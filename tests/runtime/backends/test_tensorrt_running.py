@@ -430,7 +430,7 @@ def test_outputs_are_the_callers_own(machine: Any) -> None:
 def test_buffers_and_tickets_out_of_order_are_refused(machine: Any) -> None:
     with machine.open() as backend:
         one, two = backend.buffers(2, 2)
-        assert (one.slot, two.slot, one.capacity) == (0, 1, 2)
+        assert (one.slot, two.slot, len(one.tensors["image"])) == (0, 1, 2)
         first, second = backend.submit(one, 1), backend.submit(two, 2)
         with pytest.raises(BackendError, match="found one that is under way; collect it first"):
             backend.submit(one, 1)
