@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -90,7 +88,6 @@ def test_a_layer_whose_averages_are_stale_is_named_as_the_cause(
     assert found.stale == ("second_bn",)
     assert found.worst[0] == "second_bn"
     assert sign * np.log(found.worst[1]) > np.log(MAX_RATIO)
-    assert found.warning is not None
     assert "moving averages are stale" in found.warning
     assert "1 of 3 layers" in found.warning
     assert "hybrid-train --resume" in found.warning
@@ -103,12 +100,8 @@ def test_averages_that_were_never_updated_are_found(report: Callable[..., StaleR
 def test_every_batch_norm_of_xception_is_found_behind_its_own_convolution(exported_reduced: Any) -> None:
     graph = onnx.load(exported_reduced.graph)
     outputs = batch_norm_outputs(exported_reduced.model, graph)
-    norms = [
-        item.name
-        for item in exported_reduced.model.get_layer("cnn").layers
-        if "norm" in item.name or "_bn" in item.name
-    ]
-    assert list(outputs) == norms
+    names = [item.name for item in exported_reduced.model.get_layer("cnn").layers]
+    assert list(outputs) == [name for name in names if "norm" in name or "_bn" in name]
     assert len(set(outputs.values())) == 40
     made_by = {output: node for node in graph.graph.node for output in node.output}
     used_by = {name: node for node in graph.graph.node for name in node.input}
@@ -121,9 +114,7 @@ def test_every_batch_norm_of_xception_is_found_behind_its_own_convolution(export
             assert norm.removesuffix("_bn") in used_by[tensor].name
 
 
-def test_batch_norm_behind_the_lstms_is_judged_where_it_is_a_step_of_its_own(
-    report: Callable[..., StaleReport],
-) -> None:
+def test_batch_norm_behind_lstms_is_judged_where_it_is_a_step_of_its_own(report: Callable[..., StaleReport]) -> None:
     from hybrid_edge.train.model import build_model
 
     joined = build_model(DIGITS.replace(rnn_batch_norm=True))

@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np
@@ -63,10 +61,7 @@ def test_an_engine_is_released_once_however_often_it_is_closed_and_not_asked_aga
         (changed(extra=np.zeros(2, np.float32)), r"found \['extra', 'image', 'sequence'\]"),
         (changed(image=np.zeros((2, 12, 12, 3))), r"image: expected float32 .* found float64"),
         (changed(image=np.zeros((2, 12, 12, 3), np.uint8)), r"found uint8"),
-        (
-            changed(image=np.zeros((2, 3, 12, 12), np.float32)),
-            r"expected shape \(N, 12, 12, 3\).* found \(2, 3, 12, 12\)",
-        ),
+        (changed(image=np.zeros((2, 3, 12, 12), np.float32)), r"shape \(N, 12, 12, 3\).* found \(2, 3, 12, 12\)"),
         (changed(sequence=np.zeros((2, 24, 6), np.float32)), r"sequence: expected shape \(N, 6, 24\)"),
         (changed(image=np.zeros((12, 12, 3), np.float32)), r"found \(12, 12, 3\)"),
         (changed(image=np.float32(1) * np.ones((), np.float32)), r"found"),
