@@ -3,6 +3,7 @@ import io
 import json
 import pickle
 import random
+import tempfile
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -155,6 +156,15 @@ def test_a_damaged_foreign_or_oversized_member_is_refused(
     path = pack(tmp_path / "changed.keras", members, zipfile.ZIP_DEFLATED)
     with pytest.raises(ModelFileError, match=message):
         load_model(path)
+
+
+def test_a_full_disk_for_temporary_files_is_no_damage(
+    saved: tuple[Path, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / WEIGHTS_MEMBER).symlink_to("/dev/full")
+    monkeypatch.setattr(tempfile, "TemporaryDirectory", lambda **_: contextlib.nullcontext(tmp_path))
+    with pytest.raises(OSError, match="No space left"):
+        load_model(saved[0])
 
 
 def test_two_specs_in_one_file_are_refused(saved: tuple[Path, Any], tmp_path: Path) -> None:
