@@ -10,6 +10,7 @@ FFmpeg would make are left out where it is not there.
 from __future__ import annotations
 
 import multiprocessing
+import os
 import shutil
 import subprocess
 import tempfile
@@ -61,7 +62,8 @@ def originals(folder: Path) -> dict[str, list[bytes]]:
         for suffix, options in VIDEOS.items():
             path = folder / f"whole.{suffix}"
             made = ["ffmpeg", "-v", "quiet", "-f", "lavfi", "-i", "testsrc2=size=96x64:rate=10:duration=1"]
-            if subprocess.run([*made, *options.split(), str(path)], check=False).returncode == 0:
+            command = [*made, *options.split(), str(path)]
+            if subprocess.run(command, check=False, capture_output=True).returncode == 0:
                 kinds[suffix] = [path.read_bytes()]
     return kinds
 
@@ -119,6 +121,7 @@ def decode(data: bytes, kind: str, folder: Path) -> str:
 
 def work(link: Connection, files: dict[str, list[bytes]], numbers: list[tuple[str, int]]) -> None:
     """Decode the files of these numbers, and say before each which it is, and after it what came."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # libjpeg and libpng print a line for each fault
     with tempfile.TemporaryDirectory() as folder:
         start = rss()
         for kind, number in numbers:
