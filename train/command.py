@@ -38,7 +38,10 @@ def train(
         typer.Argument(metavar="DATA", help="train/CLASS/* and val/CLASS/*, or CLASS/*; not needed with --resume"),
     ] = None,
     val: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="class folders to validate on, where they lie apart from DATA")
+        Path | None, typer.Option(metavar="DIR", help="what to validate on, apart from DATA: class folders, or a CSV")
+    ] = None,
+    labels: Annotated[
+        Path | None, typer.Option(metavar="CSV", help="a table of the images in DATA and their classes: file,label")
     ] = None,
     preset_name: Annotated[
         Literal["xception-lstm", "digits"], typer.Option("--preset", help="the reference hybrid, or the small one")
@@ -143,7 +146,7 @@ def _settings(flags: dict[str, Any]) -> TrainSettings:
     unchanged = ("mixed_precision", "val_fraction", "seed", "feature_cache", "bn_batches", "bn_momentum")
     return TrainSettings.make(
         data=str(flags["data"].absolute()),
-        val=str(flags["val"].absolute()) if flags["val"] else None,
+        **{place: str(flags[place].absolute()) for place in ("val", "labels") if flags[place]},
         spec=spec,
         phases=phases,
         weights=weights,

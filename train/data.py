@@ -1,7 +1,6 @@
-"""Data sets are found as class folders, checked and split before any training starts.
+"""Data sets are found, checked and split before any training starts.
 
-``splits`` tells how their folders may be laid out. Only paths and labels are kept, so memory does not grow with the
-images.
+Only paths and labels are kept, so memory does not grow with the images.
 """
 
 from __future__ import annotations
@@ -24,8 +23,8 @@ from ..runtime.errors import DataError, ImageError, UsageError
 from ..runtime.preprocess import read_image
 from ..runtime.process import usable_cpus
 from ..runtime.storage import cache_dir, write_bytes, write_text
-from .class_folders import Classes, find_classes
-from .splits import SplitFolders, find_splits, refuse_splits_inside
+from .class_folders import Classes
+from .found_images import find_images, quoted
 
 ESCAPES = str.maketrans({"\\": r"\\", "\t": r"\t", "\n": r"\n", "\r": r"\r"})
 UNESCAPES = {r"\\": "\\", r"\t": "\t", r"\n": "\n", r"\r": "\r"}
@@ -59,13 +58,13 @@ class DataSet:
     left_out: Counter[str] = field(default_factory=Counter)
 
 
-def scan(data: Path, *, val: Path | None = None, val_fraction: float = 0.2, seed: int = 0) -> DataSet:
-    """Find the images of a data set in class folders, and split them where there is no ``val/``.
+def scan(
+    data: Path, *, val: Path | None = None, labels: Path | None = None, val_fraction: float = 0.2, seed: int = 0
+) -> DataSet:
+    """Find the images of a data set as ``find_images`` does, and split them where there are none to validate on.
 
-    ``data`` is laid out as ``splits`` says, and so is ``val``, the place of the validation images where they lie apart.
-    Images may lie in sub-folders of their class. Every image is read once, and those
-    that can't be read in full are left out. What was read is remembered in the cache, so that the next start on the
-    same files is quick.
+    Every image is read once, and those that can't be read in full are left out. What was read is remembered in the
+    cache, so that the next start on the same files is quick.
 
     The split is stratified: every class of two images or more has at least one on each side, and ``val_fraction``, in
     (0, 1), goes to validation. It depends on the seed and the files' names alone, class by class, so a new class leaves
@@ -73,35 +72,30 @@ def scan(data: Path, *, val: Path | None = None, val_fraction: float = 0.2, seed
 
     Raises:
         UsageError: ``val_fraction`` is out of range.
-        DataError: there is no such folder, no class folders, one class, an empty class, a class in ``val/`` that
-            ``train/`` lacks, a class of which no image can be read, or nothing to validate on.
+        DataError: ``find_images`` raised it, no image of a class can be read, or there is nothing to validate on.
     """
     if not 0 < val_fraction < 1:
         raise UsageError(f"the validation fraction must lie between 0 and 1, found {val_fraction}")
-    folders, left_out = find_splits(data, val), Counter[str]()
-    refuse_splits_inside(folders.train)
-    train = find_classes(folders.train, left_out)
-    validation = find_classes(folders.validation, left_out) if folders.validation else {}
-    _refuse_foreign_classes(train, validation, folders)
+    found = find_images(data, val, labels)
     skipped = _find_unreadable(
-        [path for classes in (train, validation) for paths in classes.values() for path in paths], data
+        [path for classes in (found.train, found.validation) for paths in classes.values() for path in paths], data
     )
-    train = _readable_classes(train, skipped, folders.train)
-    validation = _readable_classes(validation, skipped, folders.validation or folders.train)
-    if folders.validation is None:
+    train = _readable_classes(found.train, skipped, found.train_place)
+    validation = _readable_classes(found.validation, skipped, found.validation_place)
+    if not validation:
         train, validation = _split(train, val_fraction, seed)
     if not validation:
         raise DataError(f"{data}: nothing to validate on: each of the {len(train)} classes has one image; add images")
     missing = [label for label in train if label not in validation]
-    unvalidated = f"no validation image of: {_quoted(missing)}; such classes are trained on and not validated"
+    unvalidated = f"no validation image of: {quoted(missing)}; such classes are trained on and not validated"
     return DataSet(
         labels=tuple(train),
         train=_flatten(train),
         validation=_flatten(validation),
         skipped=skipped,
         warnings=(unvalidated,) if missing else (),
-        notes=folders.notes,
-        left_out=left_out,
+        notes=found.notes,
+        left_out=found.left_out,
     )
 
 
@@ -157,23 +151,6 @@ def read_list(path: Path) -> list[LabelledImage]:
     return images
 
 
-def _refuse_foreign_classes(train: Classes, val: Classes, folders: SplitFolders) -> None:
-    if len(train) == 1:
-        raise DataError(f"{folders.train}: expected two classes or more, found one: {next(iter(train))!r}")
-    foreign = [label for label in val if label not in train]
-    if foreign == ["images"]:
-        raise DataError(
-            f"{folders.validation}/images is no class of {folders.train}: this looks like tiny-imagenet as it is "
-            "published; make class folders of it first: hybrid-prepare tiny-imagenet SRC DST"
-        )
-    if foreign and folders.validation:
-        raise DataError(
-            f"{folders.validation.parent}: {folders.validation.name}/ has classes that {folders.train.name}/ lacks: "
-            f"{_quoted(foreign)}; "
-            "a model can't learn them: add them to the training images or remove them from the validation images"
-        )
-
-
 def _readable_classes(classes: Classes, skipped: dict[Path, str], root: Path) -> Classes:
     kept: Classes = {}
     for label, paths in classes.items():
@@ -205,11 +182,6 @@ def _random(seed: int, label: str) -> np.random.Generator:
 
 def _flatten(classes: Classes) -> tuple[LabelledImage, ...]:
     return tuple(LabelledImage(path, label) for label, paths in classes.items() for path in paths)
-
-
-def _quoted(labels: Sequence[str], most: int = 5) -> str:
-    more = f" and {len(labels) - most} more" if len(labels) > most else ""
-    return ", ".join(map(repr, labels[:most])) + more
 
 
 def _unescape(text: str) -> str:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -60,25 +60,12 @@ def refuse_splits_inside(classes: Path) -> None:
             )
 
 
-def find_splits(data: Path, val: Path | None = None) -> SplitFolders:
-    """Find the folders whose sub-folders are classes, in ``data`` and, where it is given, in ``val``.
+def find_splits(data: Path) -> SplitFolders:
+    """Find the folders in ``data`` whose sub-folders are classes.
 
     Raises:
         DataError: there is no such folder, or its folders could mean two things; the message names them.
     """
-    found = _find(data)
-    if val is None:
-        return found
-    if found.validation is not None:
-        raise DataError(
-            f"{data}: expected training images alone beside --val, found {found.validation} too; "
-            f"name the training folder itself: hybrid-train {found.train} --val {val}"
-        )
-    inside = _find(val)
-    return replace(found, validation=inside.validation or inside.train, notes=(*found.notes, *inside.notes))
-
-
-def _find(data: Path) -> SplitFolders:
     if not data.is_dir():
         found = "found a file" if data.exists() else "no such folder"
         raise DataError(f"{data}: {found}; expected a folder of class folders with images")
@@ -110,7 +97,8 @@ def _named_splits(
         raise DataError(
             f"{_names(flat)}: expected class folders in the folder of a split, found images directly in it; put each "
             "class in its own folder (rename the folder where it is a class itself), or name the classes in a CSV: "
-            f"hybrid-train {train or root} --labels FILE.csv"
+            f"hybrid-train {train or root} --labels {_table([train or root, root])}"
+            + (f" --val {_table([validation])}" if validation in flat and validation else "")
         )
     if train is None:
         raise DataError(f"{_names(named)}: there is no train/ beside it; expected train/CLASS/* and val/CLASS/*")
@@ -123,6 +111,12 @@ def _named_splits(
     notes += [f"{test} is left out of training: hybrid-export --images {test} proves an export on it" for test in tests]
     inner = [None if folder is None else _enter(folder) for folder in (train, validation)]
     return SplitFolders(inner[0] or train, inner[1], tests[0] if tests else None, tuple(notes))
+
+
+def _table(folders: Sequence[Path]) -> Path:
+    """Return the table beside images, which Roboflow and Kaggle leave there, or what stands for one in a message."""
+    files = (file for folder in folders for file in list_folder(folder)[1])
+    return next((file for file in files if file.suffix.lower() == ".csv"), Path("FILE.csv"))
 
 
 def _only(folders: Sequence[Path]) -> Path | None:

@@ -44,8 +44,8 @@ def train(settings: TrainSettings, runs: Path = Path("runs"), name: str | None =
         RunError: the run folder can't be written, or no epoch had a finite loss.
         KeyboardInterrupt: Ctrl-C is passed on, after the best weights so far were put in place.
     """
-    val = Path(settings.val) if settings.val else None
-    data = scan(Path(settings.data), val=val, val_fraction=settings.val_fraction, seed=settings.seed)
+    val, labels = (Path(place) if place else None for place in (settings.val, settings.labels))
+    data = scan(Path(settings.data), val=val, labels=labels, val_fraction=settings.val_fraction, seed=settings.seed)
     _show_faults(data)
     spec = settings.spec.replace(class_labels=data.labels)
     with _precision(settings):

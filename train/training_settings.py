@@ -66,6 +66,7 @@ class TrainSettings(BaseModel):
 
     data: str
     val: str | None = Field(default=None, description="validation images that lie apart from data")
+    labels: str | None = Field(default=None, description="table of the classes of the images in data")
     spec: ModelSpec
     phases: tuple[PhaseSettings, PhaseSettings]
     weights: str = Field(default="none", description="imagenet, none, or a file")

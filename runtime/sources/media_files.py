@@ -59,20 +59,32 @@ def find_media(folder: Path, left_out: Counter[str] | None = None, *, videos: bo
     read is yielded as a frame whose ``error`` says why; a broken link counts as the file that its name promises.
     """
     counted = Counter[str]() if left_out is None else left_out
-    real = Path(os.path.realpath(folder))
-    logical = Path(os.path.realpath(folder.parent))
+    for path, found in _walk(folder, counted):
+        if isinstance(found, OSError):
+            yield Frame(str(path), 0, None, f"the folder can't be read: {found.strerror or found}")
+        elif found == "file" and is_wanted(path, counted, videos=videos):
+            yield path
+
+
+def find_folders(folder: Path) -> Iterator[Path]:
+    """Yield a folder and those below it in which ``find_media`` looks."""
+    return (path for path, found in _walk(folder, Counter()) if found == "folder")
+
+
+def _walk(folder: Path, left_out: Counter[str]) -> Iterator[tuple[Path, OSError | Literal["folder", "file"]]]:
+    real, logical = (Path(os.path.realpath(path)) for path in (folder, folder.parent))
     pending = [(folder, True, frozenset(map(str, (real, *real.parents, logical, *logical.parents))))]
     while pending:
         path, is_folder, above = pending.pop()
         if not is_folder:
-            if is_wanted(path, counted, videos=videos):
-                yield path
+            yield path, "file"
             continue
         try:
-            entries = visible_entries(path, counted)
+            entries = visible_entries(path, left_out)
         except OSError as error:
-            yield Frame(str(path), 0, None, f"the folder can't be read: {error.strerror or error}")
+            yield path, error
             continue
+        yield path, "folder"
         for entry in reversed(entries):
             inner = path / entry.name
             if not leads_to_folder(entry):

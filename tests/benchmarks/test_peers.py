@@ -179,9 +179,7 @@ def test_a_tool_ended_by_a_signal_is_run_again_and_so_is_one_of_another_version(
     ("keras", "stand_in", "told"),
     [(0.9, False, None), (1.0, False, "Keras's own labels"), (0.99, True, "the stand-in's own labels")],
 )
-def test_the_page_says_where_accuracy_is_only_agreement(
-    tmp_path: Path, keras: float, stand_in: bool, told: str | None
-) -> None:
+def test_the_page_tells_agreement_from_accuracy(tmp_path: Path, keras: float, stand_in: bool, told: str | None) -> None:
     time = {"p10": 0.01, "median": 0.02, "p90": 0.03}
     row = {"name": REFERENCE, "precision": "FP32", "ours": False, "versions": {"keras": "3"}, "peak_mib": None}
     row |= {"waiting_share": 0.0, "agreement": 1.0, "accuracy": {"keras": keras, "variant": keras}, "passed": True}

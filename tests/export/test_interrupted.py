@@ -116,7 +116,7 @@ class Exports:
 
     def _proofs(self, version: int) -> Callable[..., list[Proof]]:
         bundle, known = Bundle.open(self.whole.result.bundle), self.whole.variants
-        flip = Flip(self.whole.request.images.images[0], "1", 0.9, "2", 0.8, 0.7)
+        flip = Flip(self.whole.request.images.images[0], "1", 0.9, "2", 0.8)
 
         def prove(_: Path, artifact: Artifact, *__: Any, **___: Any) -> list[Proof]:
             proofs = []

@@ -41,9 +41,7 @@ def again(whole: Whole, monkeypatch: pytest.MonkeyPatch) -> Again:
     return partial(whole.again, monkeypatch)
 
 
-def test_a_damaged_calibration_is_refused_and_what_passes_is_written(
-    whole: Whole, tmp_path: Path, again: Again
-) -> None:
+def test_a_damaged_calibration_is_refused_and_what_passes_written(whole: Whole, tmp_path: Path, again: Again) -> None:
     result = again(tmp_path / "bundle", whole.damaged(8), precisions=("fp32", "int8"))
     assert result.written == ("fp32-cpu", "fp32-cuda", "fp32-tensorrt")
     bundle = Bundle.open(result.bundle)
@@ -67,9 +65,7 @@ def test_a_damaged_calibration_is_refused_and_what_passes_is_written(
     assert (result.report / report["variants"][-1]["flips"]).is_file()
 
 
-def test_where_nothing_passes_no_bundle_appears_and_the_report_says_why(
-    whole: Whole, tmp_path: Path, again: Again
-) -> None:
+def test_where_nothing_passes_no_bundle_appears_the_report_says_why(whole: Whole, tmp_path: Path, again: Again) -> None:
     result = again(tmp_path / "bundle", whole.damaged(8))
     assert (result.manifest, result.written) == (None, ())
     assert not result.bundle.exists()
@@ -78,9 +74,7 @@ def test_where_nothing_passes_no_bundle_appears_and_the_report_says_why(
     assert read_report(result)["written"] == []
 
 
-def test_a_variant_that_passed_before_stays_where_its_successor_is_refused(
-    whole: Whole, tmp_path: Path, again: Again
-) -> None:
+def test_a_variant_that_passed_stays_where_its_successor_is_refused(whole: Whole, tmp_path: Path, again: Again) -> None:
     out = tmp_path / "bundle"
     shutil.copytree(whole.result.bundle, out)
     before = (out / MANIFEST).read_bytes()
@@ -196,9 +190,7 @@ def test_a_precision_that_is_slower_here_is_kept_with_a_plain_warning(
         assert all("fp32 1.00 ms: int8 is 2.00 times slower here" in text for text in warned["int8-cpu"])
 
 
-def test_stale_statistics_are_named_as_the_cause_before_the_quantizer(
-    whole: Whole, tmp_path: Path, again: Again
-) -> None:
+def test_stale_statistics_are_named_as_cause_before_the_quantizer(whole: Whole, tmp_path: Path, again: Again) -> None:
     standin, spec = load_model(whole.request.model)
     spec = spec.replace(rnn_batch_norm=True)
     model = build_model(spec)  # its BatchNorm's averages are still 0 and 1: it changes nothing, and expects more

@@ -47,6 +47,10 @@ def test_a_split_has_a_usual_name_in_any_case(name: str, role: str | None) -> No
         (classes("images/Train", "images/Val"), "images/Train", "images/Val"),
         (classes("d/d"), "d/d", "d/d"),  # Kaggle's doubled folder
         (classes("d/d/train/train", "d/d/val"), "d/d/train/train", "d/d/val"),
+        (
+            classes("ILSVRC/Data/CLS-LOC/train", "ILSVRC/Data/CLS-LOC/val"),
+            *(f"ILSVRC/Data/CLS-LOC/{s}" for s in ("train", "val")),
+        ),
         (classes("train", "test1*", "val", "raw*"), "train", "val"),
         (classes("train", "test*"), "train", "train"),  # Kaggle's images to be answered
         (classes("", "train*"), "", ""),  # a class of vehicles
@@ -58,7 +62,7 @@ def test_splits_are_found_by_their_names(
 ) -> None:
     make(tmp_path)
     (tmp_path / "README.roboflow.txt").touch()
-    if not train.startswith("d") and train:  # there it would be a class without images
+    if train.casefold().startswith(("train", "images")):  # elsewhere it would be a class without images
         (tmp_path / "annotations").mkdir()
     found = scan(tmp_path)
     assert {image.path.parent.parent for image in found.train} == {tmp_path / train}
@@ -95,6 +99,14 @@ def test_what_could_mean_two_things_is_refused_with_the_folders(
         scan(tmp_path / "data")
 
 
+def test_a_table_beside_the_images_of_a_split_is_named_in_the_message(tmp_path: Path) -> None:
+    classes("train*", "valid*", "test*")(tmp_path)
+    for split in ("train", "valid", "test"):
+        (tmp_path / split / "_classes.csv").touch()
+    with pytest.raises(DataError, match=r"--labels .*/train/_classes\.csv --val .*/valid/_classes\.csv$"):
+        scan(tmp_path)
+
+
 def test_what_is_left_out_and_how_the_folders_were_understood_is_told(tmp_path: Path) -> None:
     classes("data/train", "data/val", "data/test", "data/raw")(tmp_path)
     add(tmp_path / "data/train", "loose.jpg")
@@ -116,7 +128,7 @@ def test_splits_may_be_given_apart(tmp_path: Path) -> None:
         assert relative(found.validation, tmp_path / root) == ["a/1.jpg", "a/2.jpg", "b/1.jpg"]
         assert len(found.train) == 3
     with pytest.raises(
-        DataError, match=r"both/val too; name the training folder itself: hybrid-train .*both/train --val"
+        DataError, match=r"both/val too; name the training images alone: hybrid-train .*both/train --val"
     ):
         scan(tmp_path / "both", val=tmp_path / "there")
     with pytest.raises(DataError, match="nowhere: no such folder"):

@@ -231,9 +231,7 @@ def test_ctrl_c_keeps_the_phase_before_where_that_was_better(
     assert metrics(stopped)["from"] == expected
 
 
-def test_ctrl_c_while_a_run_is_measured_again_leaves_its_metrics(
-    run: RunFolder, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_ctrl_c_in_measuring_a_run_again_leaves_its_metrics(run: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
     before = run.metrics.read_bytes()
     monkeypatch.setattr(trainer, "evaluate", interrupted)
     with pytest.raises(KeyboardInterrupt):

@@ -156,7 +156,7 @@ def test_one_layer_alone_may_be_quantized_with_all_others_in_fp32(graphs: Artifa
 
 def test_ranges_are_symmetric_for_tensorrt_as_measured_for_the_cpu_and_bounded_in_both(source: Any) -> None:
     measured = source[1]
-    calibration = Calibration(measured.statistics, Binding("", "", "", ""), 32, reused=False, reason="")
+    calibration = Calibration(measured.statistics, Binding("", "", "", ""), 32, reason="")
     graph = measured.forms["unrolled"]
     for method in ("minmax", "entropy", "percentile"):
         signed, unsigned = (choose_ranges(calibration, graph, method, symmetric=item) for item in (True, False))

@@ -113,7 +113,7 @@ def test_an_engine_gets_contiguous_tensors_whatever_the_caller_has(backend: Reco
 def test_a_batch_is_the_first_rows_of_a_buffer(backend: Recorder) -> None:
     assert backend.depth == 1
     first, second = backend.buffers(4, 2)
-    assert (first.capacity, first.slot, second.slot) == (4, 0, 1)
+    assert (len(first.tensors["image"]), first.slot, second.slot) == (4, 0, 1)
     assert {name: tensor.shape[1:] for name, tensor in first.tensors.items()} == SPEC.inputs
     assert not np.shares_memory(first.tensors["image"], second.tensors["image"])
     ticket = backend.submit(second, 3)

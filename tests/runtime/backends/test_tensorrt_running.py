@@ -194,7 +194,7 @@ def test_graphs_leave_the_gpu_memory_for_others(machine: Any) -> None:
         for rows in (1, 2, 3, 4, 5):
             for _ in range(3):
                 backend.run(inputs(rows))
-        assert backend._execution.graphs == 3  # 258, 257 and 256 MiB were free
+        assert len(backend._execution._captured) == 3  # 258, 257 and 256 MiB were free
     assert machine.said == [
         "no more than 3 CUDA graphs, other batches are launched kernel by kernel: expected 256 MiB of the GPU's memory "
         "to be free, found 255 MiB"
@@ -215,7 +215,7 @@ def test_of_a_memory_that_is_shared_what_files_can_give_is_free(
             machine.cuda.free = 2**20
             for _ in range(3):
                 backend.run(inputs(1))
-            graphs.append(backend._execution.graphs)
+            graphs.append(len(backend._execution._captured))
     assert graphs == [1, 0]
 
 
@@ -235,7 +235,7 @@ def test_a_graph_without_a_context_costs_no_batch(machine: Any, refuses: str, mo
         for seed in range(3):
             machine.check(backend.run(inputs(2, seed)), inputs(2, seed))
             machine.check(backend.run(inputs(1, seed)), inputs(1, seed))
-        assert backend._execution.graphs == 1
+        assert len(backend._execution._captured) == 1
         assert machine.cuda.launches == 4
     assert len(machine.said) == 1
     assert machine.said[0].startswith("no more than 1 CUDA graphs, other batches are launched kernel by kernel: ")
@@ -302,7 +302,7 @@ def test_there_are_never_more_graphs_than_can_be_kept(machine: Any, monkeypatch:
         for _ in range(3):
             for rows in (1, 2, 3, 4):
                 backend.run(inputs(rows))
-        assert backend._execution.graphs == 2
+        assert len(backend._execution._captured) == 2
         assert machine.trt.contexts == 3
 
 
@@ -399,7 +399,7 @@ def test_outputs_are_the_callers_own(machine: Any) -> None:
 def test_buffers_and_tickets_out_of_order_are_refused(machine: Any) -> None:
     with machine.open() as backend:
         one, two = backend.buffers(2, 2)
-        assert (one.slot, two.slot, one.capacity) == (0, 1, 2)
+        assert (one.slot, two.slot, len(one.tensors["image"])) == (0, 1, 2)
         first, second = backend.submit(one, 1), backend.submit(two, 2)
         with pytest.raises(BackendError, match="found one that is under way; collect it first"):
             backend.submit(one, 1)

@@ -1,4 +1,6 @@
 import re
+import subprocess
+import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -41,6 +43,14 @@ def test_of_the_usual_bundle_tables_go_to_stdout_and_files_are_written(beside_bu
     assert str(tmp_path) not in report.command
     assert len(files["csv"].read_text().splitlines()) == 3
     assert f"written: {files['json']}" in err
+
+
+def test_where_stdouts_disk_is_full_the_report_is_kept(bench_bundle: Path, tmp_path: Path) -> None:
+    words = [sys.executable, "-c", "from hybrid_edge.runtime.commands.bench import main; main()", bench_bundle, *QUICK]
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run([*map(str, words), "--json", tmp_path / "a.json"], stdout=full, stderr=-1, check=False)
+    assert (done.returncode, b"expected room on the disk" in done.stderr) == (1, True)
+    assert len(BenchReport.load(tmp_path / "a.json").cases) == 2
 
 
 @pytest.mark.parametrize(

@@ -99,6 +99,19 @@ def test_the_figures_are_those_of_each_bundle_by_itself(compare: Compare, runs: 
         assert model["bytes"] == next((runs / model["name"] / "bundle" / "artifacts").iterdir()).stat().st_size
 
 
+def test_a_folder_is_its_class_in_any_form_of_unicode_and_what_is_left_out_is_counted(
+    compare: Compare, folders: Path, tmp_path: Path
+) -> None:
+    spec = SPEC.replace(class_labels=("caf\xe9", *LABELS[1:]))
+    for branches in ("cnn", "rnn"):
+        make_bundle(tmp_path / branches / "bundle", spec.replace(branches=branches))
+    (folders / LABELS[0]).rename(folders / "cafe\u0301")
+    (folders / "notes.txt").touch()
+    done = compare(folders, "--bundle", tmp_path / "cnn/bundle", "--with", tmp_path / "rnn/bundle", "--json")
+    assert {line["true"] for line in done.lines if "answers" in line} == set(spec.class_labels)
+    assert "left out: 1 .txt" in done.err
+
+
 def test_class_folders_become_one_table_and_sheet(compare: Compare, runs: Path, folders: Path, tmp_path: Path) -> None:
     result = comparison_of(compare(folders, *named(runs), "--json"))
     (tmp_path / "differences.png").unlink()

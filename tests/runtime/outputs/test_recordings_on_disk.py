@@ -84,9 +84,7 @@ def test_a_file_that_is_emptied_while_a_frame_is_written_is_found_at_the_next(tm
     writer.close()
 
 
-def test_a_removed_files_space_is_freed_though_its_source_rests(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_removed_files_space_is_freed_while_its_source_rests(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def opened() -> list[str]:
         links = list(Path("/proc/self/fd").iterdir())
         return [str(link.readlink()) for link in links if link.is_symlink() and "out.mp4" in str(link.readlink())]

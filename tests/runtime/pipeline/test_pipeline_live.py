@@ -131,9 +131,7 @@ def test_the_newest_frame_of_a_file_on_request(classifier: Classifier) -> None:
     assert sink.results[-1].frame.index == 499
 
 
-def test_corrupt_frames_are_counted_the_next_good_one_classified(
-    classifier: Classifier, snapshots: list[Status]
-) -> None:
+def test_corrupt_frames_are_counted_the_good_one_classified(classifier: Classifier, snapshots: list[Status]) -> None:
     sink = until(lambda sink: bool(sink.results) and sink.results[-1].frame.index == 1009)
     camera = Camera(2000, limit=1010, broken=lambda index: index < 1000)
     summary = run(classifier, [camera], sink, after=30)

@@ -131,5 +131,5 @@ def test_a_bare_sensor_is_said_to_need_the_image_processor(dev: Path, monkeypatc
         assert "nvarguscamerasrc, as csi://1" in note
     assert reading_note(str(dev / "video0")) is None
     assert reading_note(str(dev / "video3")) is None  # can't be asked now: no reason not to begin
-    assert reading_note("rtsp://host/a") is None
+    assert reading_note("http://host/a") is None
     assert reading_note("photos") is None

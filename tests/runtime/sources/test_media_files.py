@@ -130,3 +130,15 @@ def test_links_to_folders_are_followed_and_loops_end(tmp_path: Path) -> None:
     (store / "dogs/back").symlink_to(data)
     assert found(data) == ["cat/1.png", "cat/other/2.png", "dog/2.png"]
     assert found(data / "cat") == ["1.png", "other/2.png"], "a class never reaches its neighbours by a link up"
+
+
+def test_a_glob_follows_the_same_rule(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    put(tmp_path, *(f"{folder}/{number}.png" for folder in ("a", "b", "a/@eaDir", "[c]") for number in range(2)))
+    for folder in "ab":  # two loops, which glob itself would follow 2 ** 40 times
+        (tmp_path / folder / "up").symlink_to(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    assert [frame.source for frame in open_sources(["**/1.png"])] == ["[c]/1.png", "a/1.png", "b/1.png"]
+    assert len(list(open_sources([f"{tmp_path}/**"]))) == 6
+    assert len(list(open_sources([tmp_path / "?/**/0.png", "a/@eaDir/*.png"]))) == 4
+    monkeypatch.chdir("/")
+    assert len(list(open_sources([f"{tmp_path}/*/*.png"]))) == 6
