@@ -131,8 +131,9 @@ def work(link: Connection, files: dict[str, list[bytes]], numbers: list[tuple[st
                 outcome = decode(data, kind, Path(folder))
             except Exception as error:  # any is a finding
                 outcome = f"{type(error).__name__}: {error}"
-            if peak() - start > MEMORY:
-                outcome = f"{peak() - start:.0f} MiB"
+            memory = peak() - start
+            if memory > MEMORY:
+                outcome = f"{memory:.0f} MiB"
             link.send((kind, number, outcome))
     link.send(None)
 
