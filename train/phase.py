@@ -17,6 +17,7 @@ from ..runtime.errors import RunError
 from ..runtime.spec import ModelSpec
 from .batches import Batches, TrainingBatches
 from .checkpoints import EpochRecorder, Training, TrainingState
+from .data import balanced_weights
 from .features import Features, FeatureStore
 from .model import KerasModel, build_head_model
 from .model_file import first_line, load_weights, weights_sha256
@@ -142,6 +143,7 @@ def fit_phase(prepared: PreparedPhase) -> TrainingState:
     recorder = EpochRecorder(training, prepared.whole, state)
     tensorboard = keras.callbacks.TensorBoard(training.run.tensorboard / f"phase{state.phase}", write_graph=False)
     batches = prepared.training_batches(first=state.epoch * prepared.steps)
+    weights = balanced_weights(training.train) if training.settings.class_weights == "balanced" else None
     try:
         model.fit(
             batches,
@@ -149,6 +151,8 @@ def fit_phase(prepared: PreparedPhase) -> TrainingState:
             initial_epoch=state.epoch,
             steps_per_epoch=prepared.steps,
             validation_data=prepared.validation,
+            class_weight=weights
+            and {number: weights[label] for number, label in enumerate(training.spec.class_labels)},
             callbacks=[bar, recorder, tensorboard],
             verbose=0,
             shuffle=False,
