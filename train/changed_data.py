@@ -25,7 +25,8 @@ def refuse_changed(
 ) -> None:
     """Raise DataError, which names the changes, where the data are not those with which the run began.
 
-    ``train`` is empty where only ``validation`` is still to be used; then what was added does not count.
+    ``train`` is empty where only ``validation`` is still to be used; then what was added does not count, nor in runs
+    that recorded no contents: by the rules of their time it may have been left out.
     """
     labels = {image.path: image.label for image in (*train, *validation)}
     try:
@@ -38,8 +39,8 @@ def refuse_changed(
         contents = run.contents.read_text().split() if run.contents.exists() else []  # older runs have none
         recorded = dict(zip(labels, contents[len(contents) - len(labels) :], strict=False))
         changes = _changes(labels, recorded, data)
-        earlier = {Path(item["path"]) for item in run.read_json(run.path / "skipped.json")}
-        changes["added"] = [path for path in changes["added"] if path not in earlier] if train and contents else []
+        if not train or not contents:
+            del changes["added"]
     named = [f"{len(paths):,} {change} ({_named(paths)})" for change, paths in changes.items() if paths]
     if named:
         raise DataError(

@@ -106,8 +106,8 @@ def _warnings(data: DataSet) -> Iterator[str]:
     if (count := len(data.validation)) < FEW_IMAGES:
         half = NORMAL_QUANTILE * math.sqrt(0.25 / (count + NORMAL_QUANTILE**2))  # Agresti and Coull, at 50 %
         yield (
-            f"{count} validation images show top-1 to about ±{100 * half:.0f} points (95 %): a smaller difference may be "
-            "chance"
+            f"{count} validation images show top-1 to about ±{100 * half:.0f} points (95 %): a smaller difference may "
+            "be chance"
         )
 
 

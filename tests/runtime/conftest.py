@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 import tarfile
 from collections.abc import Callable, Iterator
 from pathlib import Path

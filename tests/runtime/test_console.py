@@ -7,28 +7,32 @@ from collections.abc import Callable
 
 import pytest
 import typer
-from support.machines.commands import call_command
+from support.machines.commands import Ended
 
 from hybrid_edge.runtime import console, errors
 
+Leave = Callable[[Callable[[], None]], tuple[int, str]]
 
-def leave(
-    command: Callable[[], None], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> tuple[int, str]:
-    ended = call_command("hybrid-test", lambda: console.main(console.make_app(command)), monkeypatch, capsys)
-    return ended.code, ended.err
+
+@pytest.fixture
+def leave(call: Callable[..., Ended]) -> Leave:
+    """Runs a function as a command; returns its exit code and what it says."""
+
+    def run(command: Callable[[], None]) -> tuple[int, str]:
+        ended = call("hybrid-test", lambda: console.main(console.make_app(command)))
+        return ended.code, ended.err
+
+    return run
 
 
 @pytest.mark.parametrize("name", errors.__all__)
-def test_every_error_of_ours_ends_with_its_code_and_its_message(
-    name: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_every_error_of_ours_ends_with_its_code_and_its_message(name: str, leave: Leave) -> None:
     kind = getattr(errors, name)
 
     def command() -> None:
         raise kind("expected [this], found that")
 
-    code, err = leave(command, capsys, monkeypatch)
+    code, err = leave(command)
     assert code == kind.exit_code
     assert "expected [this], found that" in err
     assert "Traceback" not in err
@@ -39,18 +43,12 @@ def test_every_error_of_ours_ends_with_its_code_and_its_message(
     [(None, 0, ""), (KeyboardInterrupt(), 130, "interrupted\n"), (SystemExit(7), 7, "")],
     ids=["returns", "interrupted", "an exit code of its own"],
 )
-def test_a_commands_own_end_has_its_documented_code(
-    ending: BaseException | None,
-    code: int,
-    said: str,
-    capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_a_commands_own_end_has_its_code(ending: BaseException | None, code: int, said: str, leave: Leave) -> None:
     def command() -> None:
         if ending is not None:
             raise ending
 
-    assert leave(command, capsys, monkeypatch) == (code, said)
+    assert leave(command) == (code, said)
 
 
 @pytest.mark.parametrize("fault", [ZeroDivisionError(), RuntimeError("ours"), OSError("a library's")], ids=repr)
@@ -76,13 +74,13 @@ def test_a_fault_of_ours_keeps_its_traceback(fault: Exception, monkeypatch: pyte
     ids=repr,
 )
 def test_what_the_system_refuses_is_one_line_and_what_was_printed_is_kept(
-    refused: Exception, said: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    refused: Exception, said: str, call: Callable[..., Ended]
 ) -> None:
     def command() -> None:
         typer.echo("a result")
         raise refused
 
-    ended = call_command("hybrid-test", lambda: console.main(console.make_app(command)), monkeypatch, capsys)
+    ended = call("hybrid-test", lambda: console.main(console.make_app(command)))
     assert (ended.code, ended.out, ended.err.count("\n")) == (1, "a result\n", 1)
     assert re.search(said, ended.err)
 

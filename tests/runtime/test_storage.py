@@ -18,8 +18,7 @@ from hybrid_edge.runtime.storage import cache_dir, locked, replacing, sweep, wri
     [
         ("HOME/mine", "HOME/xdg", "mine"),
         (None, "HOME/xdg", "xdg/hybrid-edge"),
-        (None, "", ".cache/hybrid-edge"),
-        (None, "relative/folder", ".cache/hybrid-edge"),
+        *((None, other, ".cache/hybrid-edge") for other in ("", "relative/folder")),
     ],
 )
 def test_the_cache_is_where_the_environment_says_else_in_xdgs_folder_else_below_home_and_not_created(

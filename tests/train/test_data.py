@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -73,9 +71,7 @@ def test_classes_that_happen_to_be_called_train_and_val_are_classes(tmp_path: Pa
     assert scan(tmp_path).labels == ("bus", "train")
 
 
-def test_the_split_depends_on_the_seed_and_the_names_of_each_class_alone(
-    flat: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_split_depends_on_seed_and_names_of_each_class_alone(flat: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = scan(flat, seed=3)
     assert len({scan(flat, seed=seed).validation for seed in range(6)}) > 1
     with monkeypatch.context() as patch:
@@ -233,9 +229,7 @@ def test_the_second_check_reads_only_what_is_new_changed_or_was_bad(flat: Path, 
     assert {path.name for path in reads} == {"bad.jpg", "001.jpg", "003.jpg", "new.jpg"}
 
 
-def test_an_interrupted_check_keeps_what_it_has_seen(
-    flat: Path, reads: list[Path], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_interrupted_check_keeps_what_it_saw(flat: Path, reads: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(checked_images, "CHUNK", 4)
     spy = checked_images.read_image_file
 

@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 import errno
 import io
 import json
@@ -233,9 +231,7 @@ def test_ctrl_c_keeps_the_phase_before_where_that_was_better(
     assert metrics(stopped)["from"] == expected
 
 
-def test_ctrl_c_while_a_finished_run_is_measured_again_leaves_what_it_measured(
-    run: RunFolder, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_ctrl_c_in_measuring_a_run_again_leaves_its_metrics(run: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
     before = run.metrics.read_bytes()
     monkeypatch.setattr(trainer, "evaluate", interrupted)
     with pytest.raises(KeyboardInterrupt):
@@ -244,9 +240,7 @@ def test_ctrl_c_while_a_finished_run_is_measured_again_leaves_what_it_measured(
     load_model(run.model)
 
 
-def test_weights_that_are_not_numbers_are_never_kept(
-    few_digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_weights_that_are_nan_are_never_kept(few_digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Their accuracy is a number, and NaN is less than no other loss."""
 
     def poison(recorder: EpochRecorder) -> None:
@@ -302,9 +296,7 @@ def test_a_checkpoint_that_is_damaged_is_named(run: RunFolder, tmp_path: Path) -
         trainer.resume(copy.path)
 
 
-def test_resuming_a_finished_run_changes_nothing_and_where_there_is_none_it_is_refused(
-    run: RunFolder, tmp_path: Path
-) -> None:
+def test_resuming_a_finished_run_changes_nothing_and_none_is_refused(run: RunFolder, tmp_path: Path) -> None:
     before, top1 = epochs(run), metrics(run)["top1"]
     trainer.resume(run.path)
     assert (epochs(run), metrics(run)["top1"]) == (before, top1)
@@ -349,8 +341,7 @@ def test_a_pretrained_xception_is_frozen_in_phase_1_and_trains_in_phase_2(few_di
     )
     run = trainer.train(settings, tmp_path / "runs", "xception")
     start, frozen, trained = map(
-        cnn_weights,
-        (tmp_path / "cnn.keras", run.checkpoints / "phase1.keras", run.checkpoints / "phase2.keras"),
+        cnn_weights, (tmp_path / "cnn.keras", run.checkpoints / "phase1.keras", run.checkpoints / "phase2.keras")
     )
     assert start.keys() == frozen.keys() == trained.keys()
     assert all(np.array_equal(old, frozen[name]) for name, old in start.items())

@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 import subprocess
 import sys
 from itertools import pairwise
@@ -133,9 +131,7 @@ def test_images_share_one_file_fitted_to_the_size_of_the_first(tmp_path: Path) -
     assert [image.shape for _, image in play(path)] == [(240, 320, 3)] * 3
 
 
-def test_a_full_file_is_followed_by_another_and_no_frame_is_missing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_full_file_is_followed_by_another_without_a_gap(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(recorder, "MAX_FILE_SIZE", 30_000)
     results = [at(index / 10, index, color=(0, 0, 5 * index)) for index in range(50)]
     paths = record(tmp_path / "out.mp4", results).paths
@@ -170,7 +166,7 @@ def test_each_source_and_each_resolution_has_a_file_of_its_own(tmp_path: Path) -
         ((70_000, 8), (1920, 2)),
     ],
 )
-def test_recorded_frames_are_even_not_too_large_and_readable(
+def test_recorded_frames_are_even_and_not_too_large(
     tmp_path: Path, size: tuple[int, int], recorded: tuple[int, int]
 ) -> None:
     record(tmp_path / "out.mp4", [make_result(size=size)])

@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 import os
 import resource
 import shutil
@@ -57,9 +55,7 @@ def copy_and_truncate(path: Path) -> None:
 
 
 @pytest.mark.parametrize("clear", [Path.unlink, move, empty, copy_and_truncate])
-def test_a_recording_that_is_cleared_away_begins_anew_under_its_name(
-    tmp_path: Path, clear: Callable[[Path], None]
-) -> None:
+def test_a_recording_cleared_away_begins_anew_under_its_name(tmp_path: Path, clear: Callable[[Path], None]) -> None:
     path = tmp_path / "out.mp4"
     run = Run(path)
     for _ in range(3):
@@ -88,9 +84,7 @@ def test_a_file_that_is_emptied_while_a_frame_is_written_is_found_at_the_next(tm
     writer.close()
 
 
-def test_the_space_of_a_removed_file_is_freed_also_while_its_source_gives_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_removed_files_space_is_freed_while_its_source_rests(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def opened() -> list[str]:
         links = list(Path("/proc/self/fd").iterdir())
         return [str(link.readlink()) for link in links if link.is_symlink() and "out.mp4" in str(link.readlink())]
