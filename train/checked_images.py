@@ -81,7 +81,7 @@ def _remembered(record: Path) -> dict[str, ImageFacts]:
     except OSError:
         return {}
     found = (match.groups() for match in map(LINE.fullmatch, lines) if match)
-    return {key: ImageFacts(*map(int, fields[:5]), *fields[5:]) for key, *fields in found}
+    return {key: ImageFacts._make([*map(int, fields[:5]), *fields[5:]]) for key, *fields in found}
 
 
 def _read_all(paths: Sequence[Path]) -> Iterator[tuple[Path, ImageFacts | str]]:
@@ -113,7 +113,7 @@ def _picture_hash(frame: npt.NDArray[Any]) -> str:
     """Hash a picture by its shape, the sums of its channels and a grid of its pixels: all, where it is small."""
     step = math.ceil(math.sqrt(frame.shape[0] * frame.shape[1] / HASHED_PIXELS))
     digest = hashlib.sha256(f"{frame.shape} {frame.dtype} {cv2.sumElems(frame)}".encode())
-    digest.update(np.ascontiguousarray(frame[::step, ::step]))
+    digest.update(np.ascontiguousarray(frame[::step, ::step]).data)
     return digest.hexdigest()[:32]
 
 

@@ -143,7 +143,6 @@ def fit_phase(prepared: PreparedPhase) -> TrainingState:
     recorder = EpochRecorder(training, prepared.whole, state)
     tensorboard = keras.callbacks.TensorBoard(training.run.tensorboard / f"phase{state.phase}", write_graph=False)
     batches = prepared.training_batches(first=state.epoch * prepared.steps)
-    weights = balanced_weights(training.train) if training.settings.class_weights == "balanced" else None
     try:
         model.fit(
             batches,
@@ -151,8 +150,7 @@ def fit_phase(prepared: PreparedPhase) -> TrainingState:
             initial_epoch=state.epoch,
             steps_per_epoch=prepared.steps,
             validation_data=prepared.validation,
-            class_weight=weights
-            and {number: weights[label] for number, label in enumerate(training.spec.class_labels)},
+            class_weight=_class_weights(training),
             callbacks=[bar, recorder, tensorboard],
             verbose=0,
             shuffle=False,
@@ -164,6 +162,13 @@ def fit_phase(prepared: PreparedPhase) -> TrainingState:
     finally:
         bar.close()
     return recorder.state
+
+
+def _class_weights(training: Training) -> dict[int, float] | None:
+    if training.settings.class_weights == "none":
+        return None
+    weights = balanced_weights(training.train)
+    return {number: weights[label] for number, label in enumerate(training.spec.class_labels)}
 
 
 def _load_checkpoint(model: KerasModel, path: Path) -> None:

@@ -17,7 +17,7 @@ from hybrid_edge.train import command
 
 pytestmark = pytest.mark.usefixtures("own_cache")
 
-DEEP = cv2.cvtColor(PHOTO, cv2.COLOR_BGR2GRAY).astype(np.uint16)
+DEEP = cv2.normalize(cv2.cvtColor(PHOTO, cv2.COLOR_BGR2GRAY), None, 0, 255, cv2.NORM_MINMAX).astype(np.uint16)
 
 
 @pytest.fixture
@@ -71,7 +71,10 @@ def deep(suffix: str, factor: int, shape: tuple[int, ...] = ()) -> Callable[[Pat
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (copied_split, r"4 of the 4 validation images are training images too, by content \(val/cat/0-000.jpg = train/"),
+        (
+            copied_split,
+            r"4 of the 4 validation images are training images too, by content \(val/cat/0-000.jpg = train/",
+        ),
         (saved_again, r"1 of the 5 validation .* \(val/cat/again.png = train/cat/0-000.jpg\): accuracy is memory"),
         (under_another_label, r"1 picture is in two classes, by content \(train/cat/0-000.jpg = train/dog/zzz.jpg, "),
         (deep("png", 16), r"1 of 1 pictures of 16 bits fill 12 of them \(values \d+ to 4,080\).*Multiply 16 NEW"),
@@ -109,7 +112,9 @@ def test_what_misleads_no_training_is_not_warned_of(
     assert absent not in report(tmp_path)[1]
 
 
-def test_one_pixel_of_a_large_picture_tells_it_from_another(report: Callable[..., tuple[str, str]], tmp_path: Path) -> None:
+def test_one_pixel_of_a_large_picture_tells_it_from_another(
+    report: Callable[..., tuple[str, str]], tmp_path: Path
+) -> None:
     splits(tmp_path)
     large = np.full((900, 1200, 3), 7, np.uint8)
     save(tmp_path / "train/cat/large.png", large)
