@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ..runtime.errors import DataError
-from .class_folders import Classes, find_classes
+from .class_folders import Classes, find_classes, quoted
 from .label_file import read_label_file
-from .splits import find_splits, refuse_splits_inside
+from .splits import find_splits, note_folders_inside
 
 
 @dataclass(frozen=True)
@@ -61,10 +60,10 @@ def find_images(data: Path, val: Path | None = None, labels: Path | None = None)
 
 def _from_folders(data: Path) -> FoundImages:
     folders, left_out = find_splits(data), Counter[str]()
-    refuse_splits_inside(folders.train)
+    notes = (*folders.notes, *note_folders_inside(folders.train))
     train = find_classes(folders.train, left_out)
     validation = find_classes(folders.validation, left_out) if folders.validation else {}
-    return FoundImages(train, validation, folders.train, folders.validation or folders.train, folders.notes, left_out)
+    return FoundImages(train, validation, folders.train, folders.validation or folders.train, notes, left_out)
 
 
 def _from_table(data: Path, table: Path, *, alone: bool) -> FoundImages:
@@ -85,14 +84,11 @@ def _refuse_classes(found: FoundImages) -> None:
             "is published; make class folders of it first: hybrid-prepare tiny-imagenet SRC DST"
         )
     if foreign:
+        alike = {label.strip().casefold(): label for label in found.train}
+        near = [alike[label.strip().casefold()] for label in foreign if label.strip().casefold() in alike]
+        spelled = f" (but has {quoted(near)}: spell them alike)" if near else ""
         raise DataError(
             f"{found.validation_place.parent}: {found.validation_place.name}/ has classes that "
-            f"{found.train_place.name}/ lacks: {quoted(foreign)}; a model can't learn them: add them to the training "
-            "images or remove them from the validation images"
+            f"{found.train_place.name}/ lacks: {quoted(foreign)}{spelled}; a model can't learn them: add them to the "
+            "training images or remove them from the validation images"
         )
-
-
-def quoted(labels: Sequence[str], most: int = 5) -> str:
-    """Return labels in quotes for a message, at most so many."""
-    more = f" and {len(labels) - most} more" if len(labels) > most else ""
-    return ", ".join(map(repr, labels[:most])) + more

@@ -18,7 +18,7 @@ from typing import Literal
 
 from ..runtime.errors import DataError
 from ..runtime.sources.media_files import find_media, media_kind
-from .class_folders import list_folder
+from .class_folders import list_folder, quoted
 
 Role = Literal["train", "validation", "test"]
 
@@ -27,6 +27,7 @@ SPELLINGS: dict[Role, str] = {
     "validation": "val(?:id(?:ation|ate)?)?|dev(?:elopment)?|eval(?:uation)?",
     "test": "test(?:ing)?",
 }
+SHORT_NAMES: dict[str, Role] = {"tr": "train", "trn": "train", "vld": "validation", "te": "test", "tst": "test"}
 NOUNS = "set|split|data|images?|imgs?|folder"
 CONTAINER = re.compile(f"(?:{NOUNS}|dataset)s?")
 MAX_ENTERED = 3  # folders around a data set: an archive's, the one in it of the same name, and one called images
@@ -50,14 +51,25 @@ def split_role(name: str) -> Role | None:
     return _role(name, f"(?:{{}})(?:[ _.-]*(?:{NOUNS}))?")
 
 
-def refuse_splits_inside(classes: Path) -> None:
-    """Refuse classes whose folders hold those of two splits, as in ``CLASS/train`` and ``CLASS/test``."""
-    for folder in list_folder(classes)[0]:
-        inside = [inner for inner in list_folder(folder)[0] if split_role(inner.name)]
+def note_folders_inside(classes: Path) -> tuple[str, ...]:
+    """Return a sentence where all classes hold folders of the same names, as ``fold1/CAT`` and ``fold2/CAT``.
+
+    Classes whose folders hold those of two splits, as ``CLASS/train`` and ``CLASS/test``, are refused.
+    """
+    folders = {folder: list_folder(folder)[0] for folder in list_folder(classes)[0]}
+    for held in folders.values():
+        inside = [inner for inner in held if split_role(inner.name)]
         if len({split_role(inner.name) for inner in inside}) > 1:
             raise DataError(
                 f"{_names(inside)}: expected classes inside the splits, train/CLASS and val/CLASS, found the reverse"
             )
+    names = [{inner.name for inner in held} for held in folders.values()]
+    if len(names) < 2 or len(names[0]) < 2 or any(held != names[0] for held in names):
+        return ()
+    return (
+        f"{classes}: each class folder holds the folders {quoted(sorted(names[0]))}, whose images are taken together; "
+        f"if those are the classes, name the folder to train on: hybrid-train {next(iter(folders))}",
+    )
 
 
 def find_splits(data: Path) -> SplitFolders:
@@ -133,15 +145,16 @@ def _refuse_likely_splits(folders: Sequence[Path]) -> None:
     if len({_likely_role(folder.name) for folder in folders} - {None}) < 2:
         return
     filled = [folder for folder in folders if _holds_images(folder)]
-    if filled and all(_likely_role(folder.name) for folder in filled):
+    likely = [folder for folder in filled if _likely_role(folder.name)]
+    if likely and (likely == filled or all(map(_holds_classes, likely))):  # seg_pred beside them has no class
         raise DataError(
-            f"{_names(filled)}: are they splits or classes? Name splits train/ and val/, or name them apart: "
+            f"{_names(likely)}: are they splits or classes? Name splits train/ and val/, or name them apart: "
             "hybrid-train TRAIN --val VAL"
         )
 
 
 def _likely_role(name: str) -> Role | None:
-    return _role(name, ".*(?<![a-z])(?:{})(?![a-z]).*")
+    return _role(name, ".*(?<![a-z])(?:{})(?![a-z]).*") or SHORT_NAMES.get(name.casefold())
 
 
 def _role(name: str, pattern: str) -> Role | None:

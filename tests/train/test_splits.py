@@ -84,6 +84,11 @@ def test_splits_are_found_by_their_names(
         (classes("train", "val*"), "data/val/: .* found images directly"),
         (classes("", "test*"), "data/test/: .* found images directly"),
         (classes("seg_train/seg_train", "seg_test/seg_test"), "data/seg_test/, .*data/seg_train/: are they splits"),
+        (
+            classes("seg_train/seg_train", "seg_test/seg_test", "seg_pred/seg_pred*"),
+            "data/seg_test/, .*data/seg_train/: a",
+        ),
+        (classes("tr", "te"), "data/te/, .*data/tr/: are they splits"),
         (classes("train2017", "val2017"), "data/train2017/, .*data/val2017/: are they splits"),
         (
             classes("a/train*", "a/test*", "b/train*", "b/test*"),
@@ -119,6 +124,15 @@ def test_what_is_left_out_and_how_the_folders_were_understood_is_told(tmp_path: 
         f"{data}/test is left out of training: hybrid-export --images {data}/test proves an export on it",
     )
     assert found.left_out == {".xml": 1, "images beside the class folders": 1}
+
+
+def test_class_folders_that_all_hold_the_same_folders_are_named(tmp_path: Path) -> None:
+    classes("fold1", "fold2")(tmp_path)
+    (note,) = scan(tmp_path).notes
+    assert "each class folder holds the folders 'a', 'b'" in note
+    assert note.endswith(f"hybrid-train {tmp_path}/fold1")
+    add(tmp_path, "fold2/c/1.jpg")
+    assert not scan(tmp_path).notes
 
 
 def test_splits_may_be_given_apart(tmp_path: Path) -> None:
