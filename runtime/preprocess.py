@@ -26,7 +26,7 @@ import numpy.typing as npt
 
 from .errors import ImageError, InputError
 from .frame import Pixels
-from .image_headers import check_header, heif_turns, unread_format
+from .image_headers import PNG_SIGNATURE, check_header, heif_turns, unread_format
 from .opencv import MAX_PIXELS, cv2
 from .spec import ModelSpec
 
@@ -39,6 +39,7 @@ INTERPOLATIONS = {"linear-exact": cv2.INTER_LINEAR_EXACT, "nearest-exact": cv2.I
 # float32 throughout, in Keras's order of operations, so that the table equals preprocess_input to the bit
 SCALED_VALUES = (np.arange(256, dtype=np.float32) / np.float32(127.5) - np.float32(1.0)).astype(np.float32)
 CHANNEL_MEAN = np.full((1, 3), 1.0 / 3.0, dtype=np.float32)
+DEEP_STARTS = (b"II*\0", b"MM\0*", b"P5", b"P6")  # TIFF, PGM and PPM may have 16 bits
 MAX_FILE_SIZE = 2**30 + 2**20  # 1 GiB: MAX_PIXELS of uncompressed 16-bit RGBA, and its header
 
 
@@ -71,6 +72,11 @@ def read_image(path: Path | str) -> Pixels:
         ImageError: the file is not there, no regular file, no image, truncated, or larger than ``MAX_PIXELS`` or
             ``MAX_FILE_SIZE``.
     """
+    return decode_image(read_image_file(path), name=str(path))
+
+
+def read_image_file(path: Path | str) -> bytes:
+    """Read the bytes of an image file, which ``decode_image`` decodes; ImageError as ``read_image`` says."""
     try:
         facts = Path(path).stat()
         if not stat.S_ISREG(facts.st_mode):  # a device or a pipe might never end
@@ -78,12 +84,11 @@ def read_image(path: Path | str) -> Pixels:
             raise ImageError(f"{path}: expected an image file, found {found}")
         if facts.st_size > MAX_FILE_SIZE:
             raise ImageError(f"{path}: expected at most {MAX_FILE_SIZE} bytes, found {facts.st_size}")
-        data = Path(path).read_bytes()
+        return Path(path).read_bytes()
     except OSError as error:
         raise ImageError(f"{path}: can't be read: {error.strerror or error}") from None
     except ValueError:
         raise ImageError(f"{path!r}: expected a file name, found a null character in it") from None
-    return decode_image(data, name=str(path))
 
 
 def decode_image(data: bytes, name: str = "image") -> Pixels:
@@ -105,6 +110,23 @@ def decode_image(data: bytes, name: str = "image") -> Pixels:
         raise ImageError(f"{name}: {unread_format(data)}")
     pixels = np.asarray(frame, dtype=np.uint8)
     return turns.applied(pixels) if turns else pixels
+
+
+def deep_samples(data: bytes) -> npt.NDArray[np.uint16] | None:
+    """Return the 16-bit samples, (H, W) or (H, W, 3), of a file of which ``decode_image`` keeps the high bytes.
+
+    None for every other one. Such a file is decoded a second time.
+    """
+    deep_png = data.startswith(PNG_SIGNATURE) and data[24:25] == b"\x10"  # IHDR's bit depth
+    if not deep_png and not data.startswith(DEEP_STARTS):
+        return None
+    try:
+        samples = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    except (cv2.error, MemoryError):
+        return None
+    if samples is None or samples.dtype != np.uint16:
+        return None
+    return np.asarray(samples[..., :3] if samples.ndim == 3 else samples)  # without alpha
 
 
 class Preprocessor:

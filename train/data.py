@@ -5,31 +5,25 @@ Only paths and labels are kept, so memory does not grow with the images.
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
 import os
 import re
 import zlib
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
-from ..runtime.console import progress
-from ..runtime.errors import DataError, ImageError, UsageError
-from ..runtime.preprocess import read_image
-from ..runtime.process import usable_cpus
-from ..runtime.storage import cache_dir, write_bytes, write_text
+from ..runtime.errors import DataError, UsageError
+from ..runtime.storage import write_bytes
+from .checked_images import ImageFacts, check_images
 from .class_folders import Classes
 from .found_images import find_images, quoted
+from .training_settings import TrainSettings
 
 ESCAPES = str.maketrans({"\\": r"\\", "\t": r"\t", "\n": r"\n", "\r": r"\r"})
 UNESCAPES = {r"\\": "\\", r"\t": "\t", r"\n": "\n", r"\r": "\r"}
-THREADS = min(len(usable_cpus()), 8)  # decoding leaves the GIL; more threads only hold more decoded images
-CHUNK = 16 * THREADS
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,9 +38,10 @@ class LabelledImage:
 class DataSet:
     """A data set fit to train on: at least two classes, at least one image of each in ``train``.
 
-    ``labels`` are sorted; both lists of images are in the order of label and name, unshuffled. ``skipped`` says why an
-    image was left out, ``left_out`` counts by suffix the files that are no images; ``notes`` are whole sentences for
-    the user about how the data set was understood, ``warnings`` about what is unusual and still trainable.
+    ``labels`` are sorted; both lists of images are in the order of label and name, unshuffled, and ``facts`` has what
+    was seen of each. ``skipped`` says why an image was left out, ``left_out`` counts by suffix the files that are no
+    images; ``notes`` are whole sentences for the user about how the data set was understood, ``warnings`` about what is
+    unusual and still trainable.
     """
 
     labels: tuple[str, ...]
@@ -56,6 +51,12 @@ class DataSet:
     warnings: tuple[str, ...]
     notes: tuple[str, ...] = ()
     left_out: Counter[str] = field(default_factory=Counter)
+    facts: dict[Path, ImageFacts] = field(default_factory=dict)
+
+    @property
+    def images(self) -> tuple[LabelledImage, ...]:
+        """All images, those to train on first."""
+        return self.train + self.validation
 
 
 def scan(
@@ -77,7 +78,7 @@ def scan(
     if not 0 < val_fraction < 1:
         raise UsageError(f"the validation fraction must lie between 0 and 1, found {val_fraction}")
     found = find_images(data, val, labels)
-    skipped = _find_unreadable(
+    facts, skipped = check_images(
         [path for classes in (found.train, found.validation) for paths in classes.values() for path in paths], data
     )
     train = _readable_classes(found.train, skipped, found.train_place)
@@ -96,7 +97,23 @@ def scan(
         warnings=(unvalidated,) if missing else (),
         notes=found.notes,
         left_out=found.left_out,
+        facts=facts,
     )
+
+
+def scan_for(settings: TrainSettings) -> DataSet:
+    """Find, check and split the data set of a training, as ``scan`` does."""
+    val, labels = (Path(place) if place else None for place in (settings.val, settings.labels))
+    return scan(Path(settings.data), val=val, labels=labels, val_fraction=settings.val_fraction, seed=settings.seed)
+
+
+def balanced_weights(train: Sequence[LabelledImage]) -> dict[str, float]:
+    """Return what an image of each class counts in the loss where all classes are to count alike: n / (k * n_class).
+
+    Of n images in k classes; the mean over the images is 1 (as scikit-learn's ``class_weight="balanced"``).
+    """
+    counts = Counter(image.label for image in train)
+    return {label: len(train) / (len(counts) * count) for label, count in sorted(counts.items())}
 
 
 def calibration_sample(train: Sequence[LabelledImage], n: int = 500, seed: int = 0) -> tuple[LabelledImage, ...]:
@@ -186,65 +203,3 @@ def _flatten(classes: Classes) -> tuple[LabelledImage, ...]:
 
 def _unescape(text: str) -> str:
     return re.sub(r"\\[\\tnr]", lambda match: UNESCAPES[match.group()], text)
-
-
-def _find_unreadable(paths: Sequence[Path], data: Path) -> dict[Path, str]:
-    """Read every image in full and return those that can't be, with the reason, in the order given.
-
-    Files found readable before, of the same path, size and modification time, are not read again: ``CACHE/checked/``
-    has a file of their keys for each data set. A fault is looked at anew.
-    """
-    name = hashlib.sha256(os.fsencode(os.path.abspath(data))).hexdigest()[:32]  # noqa: PTH100  links stay
-    record = cache_dir() / "checked" / f"{name}.txt"
-    try:
-        known = set(record.read_bytes().decode(errors="replace").split())
-    except OSError:
-        known = set()
-    keys = {path: _key_if_there(path) for path in paths}
-    unknown = [path for path in paths if keys[path] not in known]
-    good = [key for key in keys.values() if key in known]
-    bad: dict[Path, str] = {}
-    try:
-        for path, fault in _read_all(unknown):
-            if fault:
-                bad[path] = fault
-            else:
-                good.append(keys[path])
-    finally:  # an interrupted check keeps what it has seen
-        if unknown:
-            # a cache that can't be written costs time at the next start and nothing else
-            with contextlib.suppress(OSError):
-                write_text(record, "\n".join(good))
-    return bad
-
-
-def _read_all(paths: Sequence[Path]) -> Iterator[tuple[Path, str]]:
-    """Yield each path with the reason why it can't be read, or an empty string."""
-    with ThreadPoolExecutor(THREADS) as pool, progress(unit="images", transient=True) as bar:
-        task = bar.add_task("checking images", total=len(paths))
-        for start in range(0, len(paths), CHUNK):  # in chunks, so that Ctrl-C waits for few
-            chunk = paths[start : start + CHUNK]
-            yield from zip(chunk, pool.map(_fault, chunk), strict=True)
-            bar.update(task, completed=start + len(chunk))
-
-
-def _fault(path: Path) -> str:
-    try:
-        read_image(path)
-    except ImageError as error:
-        return str(error).removeprefix(f"{path}: ")
-    return ""
-
-
-def file_key(path: Path) -> str:
-    """Identify a file without reading it, by the SHA-256 of its absolute path, size and time of change."""
-    state = path.stat()
-    text = f"{path.absolute()}\0{state.st_size}\0{state.st_mtime_ns}"
-    return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()
-
-
-def _key_if_there(path: Path) -> str:
-    try:
-        return file_key(path)
-    except OSError:
-        return ""

@@ -213,9 +213,11 @@ class _Reading:
         for number, cells in rows:
             self._read_row(number, cells)
         if not self._seen:
-            missing = f": none of {len(self._missing)} images is there, the first is {self._missing[0]}"
-            where = f"; paths are looked for in {self._images.data} and beside the table" if self._missing else ""
-            raise DataError(f"{self._path}: found no image with a class{missing if self._missing else ''}{where}")
+            missing = (
+                f"none of {len(self._missing)} images is there, the first is {', '.join(self._missing[:1])}; paths "
+            )
+            missing += f"are looked for in {self._images.data} and beside the table"
+            raise DataError(f"{self._path}: {missing if self._missing else 'no row has an image and a class'}")
         splits: dict[Role, Classes] = {}
         for image, (_, role, label) in sorted(self._seen.items(), key=lambda item: (item[1][2], item[0])):
             splits.setdefault(role, {}).setdefault(label, []).append(image)

@@ -14,6 +14,7 @@ from ..runtime.spec import ModelSpec
 
 Optimizer = Literal["rmsprop", "adam", "adamw", "sgd"]
 Monitor = Literal["val_loss", "val_accuracy", "val_top5"]
+ClassWeights = Literal["none", "balanced"]
 
 
 class PhaseSettings(BaseModel):
@@ -71,6 +72,7 @@ class TrainSettings(BaseModel):
     phases: tuple[PhaseSettings, PhaseSettings]
     weights: str = Field(default="none", description="imagenet, none, or a file")
     val_fraction: float = Field(default=0.2, gt=0, lt=1)
+    class_weights: ClassWeights = Field(default="none", description="balanced: each class counts alike in the loss")
     augment: bool = False
     mixed_precision: Literal["off", "float16", "bfloat16"] = "off"
     seed: int = 0

@@ -8,7 +8,7 @@ from support.data.image_folders import add, by_label, numbered, relative
 from hybrid_edge.runtime.errors import DataError, UsageError
 from hybrid_edge.runtime.sources import media_files
 from hybrid_edge.runtime.sources.media_files import visible_entries
-from hybrid_edge.train import class_folders, data
+from hybrid_edge.train import checked_images, class_folders
 from hybrid_edge.train.data import LabelledImage, calibration_sample, read_list, scan, write_list
 
 pytestmark = pytest.mark.usefixtures("own_cache")
@@ -173,13 +173,13 @@ def test_a_folder_that_may_not_be_listed_is_named(flat: Path, monkeypatch: pytes
 @pytest.fixture
 def reads(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     seen: list[Path] = []
-    real = data.read_image
+    real = checked_images.read_image_file
 
     def spy(path: Path) -> object:
         seen.append(path)
         return real(path)
 
-    monkeypatch.setattr(data, "read_image", spy)
+    monkeypatch.setattr(checked_images, "read_image_file", spy)
     return seen
 
 
@@ -230,20 +230,20 @@ def test_the_second_check_reads_only_what_is_new_changed_or_was_bad(flat: Path, 
 
 
 def test_an_interrupted_check_keeps_what_it_saw(flat: Path, reads: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(data, "CHUNK", 4)
-    spy = data.read_image
+    monkeypatch.setattr(checked_images, "CHUNK", 4)
+    spy = checked_images.read_image_file
 
     def interrupt(path: Path) -> object:
         if len(reads) >= 8:
             raise KeyboardInterrupt
         return spy(path)
 
-    monkeypatch.setattr(data, "read_image", interrupt)
+    monkeypatch.setattr(checked_images, "read_image_file", interrupt)
     with pytest.raises(KeyboardInterrupt):
         scan(flat)
     assert len(reads) == 8
     reads.clear()
-    monkeypatch.setattr(data, "read_image", spy)
+    monkeypatch.setattr(checked_images, "read_image_file", spy)
     scan(flat)
     assert len(reads) == 17 - 8
 

@@ -111,6 +111,7 @@ def test_what_rows_and_images_are_left_out_is_counted_in_one_line(images: Path) 
     [
         ("", "expected rows of an image and its class, as in a/1.jpg,cat; found none"),
         ("1.jpg\n2.jpg\n", "found one column in line 1"),
+        ("file,label\n1.jpg,\n", "no row has an image and a class"),
         (
             "file,label\nx.jpg,cat\n",
             "none of 1 images is there, the first is 'x.jpg' in line 2; paths are looked for in",

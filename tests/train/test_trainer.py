@@ -260,6 +260,32 @@ def test_weights_that_are_nan_are_never_kept(few_digits: Path, tmp_path: Path, m
         assert np.isfinite(weight).all()
 
 
+def test_classes_count_alike_in_both_phases_and_after_a_resume(
+    few_digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import keras
+
+    shutil.copytree(few_digits, tmp_path / "data")
+    for image in sorted((tmp_path / "data/train/7").iterdir())[:12]:
+        image.unlink()
+    weights, fit = [], keras.Model.fit
+
+    def spy(*given: Any, **named: Any) -> Any:
+        weights.append(named["class_weight"])
+        return fit(*given, **named)
+
+    monkeypatch.setattr(keras.Model, "fit", spy)
+    balanced = settings(tmp_path / "data", "rnn", epochs=(1, 1), class_weights="balanced")
+    with monkeypatch.context() as patch:
+        at_epoch(patch, (2, 1), interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            trainer.train(balanced, tmp_path, "unequal")
+    run = trainer.resume(tmp_path / "unequal")
+    expected = {0: 60 / (3 * 24), 1: 60 / (3 * 24), 2: 60 / (3 * 12)}
+    assert weights == [pytest.approx(expected)] * 3
+    assert list(metrics(run)["class_weights"].values()) == pytest.approx(list(expected.values()))
+
+
 def test_a_training_that_diverges_at_once_ends_with_a_word(few_digits: Path, tmp_path: Path) -> None:
     diverging = settings(few_digits, "rnn", epochs=(2, 0), phase1={"learning_rate": 1e38})
     with pytest.raises(RunError, match=r"phase 1: no epoch had a finite loss; .* a smaller --phase1-lr than 1e"):
