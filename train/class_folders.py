@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import unicodedata
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -48,12 +48,6 @@ def find_classes(root: Path, left_out: Counter[str] | None = None) -> Classes:
         counted["images beside the class folders"] += len(loose)
     named = _by_label(root, sorted(folders))
     return {label: _class_images(label, named[label], counted) for label in sorted(named)}
-
-
-def quoted(labels: Sequence[str], most: int = 5) -> str:
-    """Return labels in quotes for a message, at most so many."""
-    more = f" and {len(labels) - most} more" if len(labels) > most else ""
-    return ", ".join(map(repr, labels[:most])) + more
 
 
 def _by_label(root: Path, folders: Iterable[Path]) -> dict[str, Path]:

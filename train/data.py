@@ -18,8 +18,8 @@ import numpy as np
 from ..runtime.errors import DataError, UsageError
 from ..runtime.storage import write_bytes
 from .checked_images import ImageFacts, check_images
-from .class_folders import Classes, quoted
-from .found_images import find_images
+from .class_folders import Classes
+from .found_images import find_images, quoted
 from .training_settings import TrainSettings
 
 ESCAPES = str.maketrans({"\\": r"\\", "\t": r"\t", "\n": r"\n", "\r": r"\r"})

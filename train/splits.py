@@ -11,6 +11,7 @@ like are entered, where DATA holds nothing else with images.
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +19,7 @@ from typing import Literal
 
 from ..runtime.errors import DataError
 from ..runtime.sources.media_files import find_media, media_kind
-from .class_folders import list_folder, quoted
+from .class_folders import list_folder
 
 Role = Literal["train", "validation", "test"]
 
@@ -30,6 +31,7 @@ SPELLINGS: dict[Role, str] = {
 SHORT_NAMES: dict[str, Role] = {"tr": "train", "trn": "train", "vld": "validation", "te": "test", "tst": "test"}
 NOUNS = "set|split|data|images?|imgs?|folder"
 CONTAINER = re.compile(f"(?:{NOUNS}|dataset)s?")
+PART = re.compile(r"(?:fold|split|part|batch|chunk|shard)[ _.-]*\d+")  # of a data set that was cut into pieces
 MAX_ENTERED = 3  # folders around a data set: an archive's, the one in it of the same name, and one called images
 
 
@@ -51,25 +53,35 @@ def split_role(name: str) -> Role | None:
     return _role(name, f"(?:{{}})(?:[ _.-]*(?:{NOUNS}))?")
 
 
-def note_folders_inside(classes: Path) -> tuple[str, ...]:
-    """Return a sentence where all classes hold folders of the same names, as ``fold1/CAT`` and ``fold2/CAT``.
-
-    Classes whose folders hold those of two splits, as ``CLASS/train`` and ``CLASS/test``, are refused.
-    """
-    folders = {folder: list_folder(folder)[0] for folder in list_folder(classes)[0]}
-    for held in folders.values():
-        inside = [inner for inner in held if split_role(inner.name)]
+def refuse_splits_inside(classes: Path) -> None:
+    """Refuse classes whose folders hold those of two splits, as in ``CLASS/train`` and ``CLASS/test``."""
+    for folder in list_folder(classes)[0]:
+        inside = [inner for inner in list_folder(folder)[0] if split_role(inner.name)]
         if len({split_role(inner.name) for inner in inside}) > 1:
             raise DataError(
                 f"{_names(inside)}: expected classes inside the splits, train/CLASS and val/CLASS, found the reverse"
             )
-    names = [{inner.name for inner in held} for held in folders.values()]
-    if len(names) < 2 or len(names[0]) < 2 or any(held != names[0] for held in names):
+
+
+def explain_parts(classes: Path) -> tuple[str, ...]:
+    """Tell of folders that may be parts of a data set and no classes, as all of them have folders of the same names.
+
+    ``fold1/CLASS`` and ``fold2/CLASS`` are refused by their names; of ``camera1/CLASS`` and ``camera2/CLASS`` the one
+    whole sentence that is returned says how they were taken, as ``dog/day`` and ``cat/day`` are classes.
+    """
+    folders = [folder for folder in list_folder(classes)[0] if _holds_images(folder)]
+    inside = [{inner.name for inner in list_folder(folder)[0]} for folder in folders]
+    common = set.intersection(*inside) if len(folders) > 1 else set()
+    shared = sorted(name for name in common if not PART.fullmatch(name.casefold()))
+    if len(shared) < 2 or any(map(_holds_images_directly, folders)):
         return ()
-    return (
-        f"{classes}: each class folder holds the folders {quoted(sorted(names[0]))}, whose images are taken together; "
-        f"if those are the classes, name the folder to train on: hybrid-train {next(iter(folders))}",
-    )
+    named, same = _names(folders[:5]), ", ".join(shared[:5])
+    if all(PART.fullmatch(folder.name.casefold()) for folder in folders):
+        parts = shlex.join(["hybrid-train", str(folders[0]), "--val", str(folders[1])])
+        raise DataError(
+            f"{named}: expected class folders, found each with {same} in it; merge them, or name two: {parts}"
+        )
+    return (f"{named} are taken as the classes; if {same}, which are in each, are the classes, merge the folders",)
 
 
 def find_splits(data: Path) -> SplitFolders:
@@ -109,26 +121,32 @@ def _named_splits(
         raise DataError(
             f"{_names(flat)}: expected class folders in the folder of a split, found images directly in it; put each "
             "class in its own folder (rename the folder where it is a class itself), or name the classes in a CSV: "
-            f"hybrid-train {train or root} --labels {_table([train or root, root])}"
-            + (f" --val {_table([validation])}" if validation in flat and validation else "")
+            + shlex.join(
+                ["hybrid-train", str(train or root), "--labels", _table([train or root, root])]
+                + (["--val", _table([validation])] if validation in flat and validation else [])
+            )
         )
     if train is None:
         raise DataError(f"{_names(named)}: there is no train/ beside it; expected train/CLASS/* and val/CLASS/*")
     if others and validation is None:
         raise DataError(
             f"{root}: {train.name}/ is the folder of a split, and beside it are images in {_names(others)}: are they "
-            f"classes? Put all classes in one folder, or name the folder to train on: hybrid-train {train}"
+            "classes? Put all classes in one folder, or name the folder to train on: "
+            + shlex.join(["hybrid-train", str(train)])
         )
     notes = [*notes, *(f"{folder} is left out: it is no split by its name" for folder in others)]
-    notes += [f"{test} is left out of training: hybrid-export --images {test} proves an export on it" for test in tests]
+    notes += [
+        f"{test} is left out of training: {shlex.join(['hybrid-export', '--images', str(test)])} proves an export on it"
+        for test in tests
+    ]
     inner = [None if folder is None else _enter(folder) for folder in (train, validation)]
     return SplitFolders(inner[0] or train, inner[1], tests[0] if tests else None, tuple(notes))
 
 
-def _table(folders: Sequence[Path]) -> Path:
+def _table(folders: Sequence[Path]) -> str:
     """Return the table beside images, which Roboflow and Kaggle leave there, or what stands for one in a message."""
     files = (file for folder in folders for file in list_folder(folder)[1])
-    return next((file for file in files if file.suffix.lower() == ".csv"), Path("FILE.csv"))
+    return next((str(file) for file in files if file.suffix.lower() == ".csv"), "FILE.csv")
 
 
 def _only(folders: Sequence[Path]) -> Path | None:

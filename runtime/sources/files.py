@@ -13,11 +13,11 @@ from ..errors import ImageError, SourceError, UsageError
 from ..frame import Frame
 from ..preprocess import IMAGE_SUFFIXES, read_image
 from .media_files import (
+    DEBRIS,
     VIDEO_SUFFIXES,
     describe_left_out,
     find_folders,
     find_media,
-    is_debris,
     kind_by_content,
     media_kind,
     natural_order,
@@ -116,9 +116,7 @@ def _matches(pattern: str) -> set[str]:
     if "**" not in parts:
         names = glob.glob(pattern)  # noqa: PTH207 - Path.glob takes no absolute pattern
         asked = {part.casefold() for part in parts}
-        return {
-            name for name in names if not any(map(is_debris, {part.casefold() for part in name.split("/")} - asked))
-        }
+        return {name for name in names if not DEBRIS & ({part.casefold() for part in name.split("/")} - asked)}
     star = parts.index("**")
     roots = _matches("/".join([*parts[:star], ""])) if star else {"."}
     after = "/".join(parts[star + 1 :]) or "*"
