@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -10,7 +11,7 @@ from pathlib import Path
 from ..runtime.errors import DataError
 from .class_folders import Classes, find_classes
 from .label_file import read_label_file
-from .splits import find_splits, refuse_splits_inside
+from .splits import explain_parts, find_splits, refuse_splits_inside
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,8 @@ def find_images(data: Path, val: Path | None = None, labels: Path | None = None)
         if found.validation:
             raise DataError(
                 f"{data}: expected training images alone beside --val, found {found.validation_place} too; "
-                f"name the training images alone: hybrid-train {found.train_place} --val {val}"
+                "name the training images alone: "
+                + shlex.join(["hybrid-train", str(found.train_place), "--val", str(val)])
             )
         apart = _from_table(data, val, alone=False) if table else _from_folders(val)
         found = replace(
@@ -62,9 +64,10 @@ def find_images(data: Path, val: Path | None = None, labels: Path | None = None)
 def _from_folders(data: Path) -> FoundImages:
     folders, left_out = find_splits(data), Counter[str]()
     refuse_splits_inside(folders.train)
+    notes = (*folders.notes, *explain_parts(folders.train))
     train = find_classes(folders.train, left_out)
     validation = find_classes(folders.validation, left_out) if folders.validation else {}
-    return FoundImages(train, validation, folders.train, folders.validation or folders.train, folders.notes, left_out)
+    return FoundImages(train, validation, folders.train, folders.validation or folders.train, notes, left_out)
 
 
 def _from_table(data: Path, table: Path, *, alone: bool) -> FoundImages:
@@ -85,10 +88,13 @@ def _refuse_classes(found: FoundImages) -> None:
             "is published; make class folders of it first: hybrid-prepare tiny-imagenet SRC DST"
         )
     if foreign:
+        alike = {label.strip().casefold(): label for label in found.train}
+        near = [alike[folded] for label in foreign if (folded := label.strip().casefold()) in alike]
+        spelled = f" (but has {quoted(near)}: spell them alike)" if near else ""
         raise DataError(
             f"{found.validation_place.parent}: {found.validation_place.name}/ has classes that "
-            f"{found.train_place.name}/ lacks: {quoted(foreign)}; a model can't learn them: add them to the training "
-            "images or remove them from the validation images"
+            f"{found.train_place.name}/ lacks: {quoted(foreign)}{spelled}; a model can't learn them: add them to the "
+            "training images or remove them from the validation images"
         )
 
 
