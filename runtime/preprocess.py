@@ -112,7 +112,7 @@ def decode_image(data: bytes, name: str = "image") -> Pixels:
     return turns.applied(pixels) if turns else pixels
 
 
-def deep_samples(data: bytes) -> npt.NDArray[np.uint16] | None:
+def deep_samples(data: bytes) -> npt.NDArray[np.uint16 | np.int16] | None:
     """Return the 16-bit samples, (H, W) or (H, W, 3), of a file of which ``decode_image`` keeps the high bytes.
 
     None for every other one. Such a file is decoded a second time.
@@ -124,7 +124,7 @@ def deep_samples(data: bytes) -> npt.NDArray[np.uint16] | None:
         samples = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
     except (cv2.error, MemoryError):
         return None
-    if samples is None or samples.dtype != np.uint16:
+    if samples is None or samples.dtype not in (np.uint16, np.int16):
         return None
     return np.asarray(samples[..., :3] if samples.ndim == 3 else samples)  # without alpha
 
