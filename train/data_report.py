@@ -118,8 +118,8 @@ def _dark_warnings(data: DataSet) -> Iterator[str]:
     if low < 0 or (not dark and high - low < 2**DARK_BITS):  # signed, or with an offset, as of computed tomography
         yield (
             f"{len(deep):,} pictures of 16 bits have {_range(deep)}; as their high byte is kept, they are trained on "
-            f"in {(high >> 8) - (low >> 8) + 1} shades{', and what lies below 0 is light' * (low < 0)}. Spread the values "
-            "over 0 to 65,535, and those of all that the model is to see"
+            f"in {(high >> 8) - (low >> 8) + 1} shades{', and what lies below 0 is light' * (low < 0)}. Spread the "
+            "values over 0 to 65,535, and those of all that the model is to see"
         )
     elif dark:
         bits = max(item.high for item in dark).bit_length()
