@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -10,7 +11,7 @@ from pathlib import Path
 from ..runtime.errors import DataError
 from .class_folders import Classes, find_classes
 from .label_file import read_label_file
-from .splits import find_splits, refuse_splits_inside
+from .splits import explain_parts, find_splits, refuse_splits_inside
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,8 @@ def find_images(data: Path, val: Path | None = None, labels: Path | None = None)
         if found.validation:
             raise DataError(
                 f"{data}: expected training images alone beside --val, found {found.validation_place} too; "
-                f"name the training images alone: hybrid-train {found.train_place} --val {val}"
+                "name the training images alone: "
+                + shlex.join(["hybrid-train", str(found.train_place), "--val", str(val)])
             )
         apart = _from_table(data, val, alone=False) if table else _from_folders(val)
         found = replace(
@@ -62,9 +64,10 @@ def find_images(data: Path, val: Path | None = None, labels: Path | None = None)
 def _from_folders(data: Path) -> FoundImages:
     folders, left_out = find_splits(data), Counter[str]()
     refuse_splits_inside(folders.train)
+    notes = (*folders.notes, *explain_parts(folders.train))
     train = find_classes(folders.train, left_out)
     validation = find_classes(folders.validation, left_out) if folders.validation else {}
-    return FoundImages(train, validation, folders.train, folders.validation or folders.train, folders.notes, left_out)
+    return FoundImages(train, validation, folders.train, folders.validation or folders.train, notes, left_out)
 
 
 def _from_table(data: Path, table: Path, *, alone: bool) -> FoundImages:

@@ -11,6 +11,7 @@ like are entered, where DATA holds nothing else with images.
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +30,7 @@ SPELLINGS: dict[Role, str] = {
 }
 NOUNS = "set|split|data|images?|imgs?|folder"
 CONTAINER = re.compile(f"(?:{NOUNS}|dataset)s?")
+PART = re.compile(r"(?:fold|split|part|batch|chunk|shard)[ _.-]*\d+")  # of a data set that was cut into pieces
 MAX_ENTERED = 3  # folders around a data set: an archive's, the one in it of the same name, and one called images
 
 
@@ -58,6 +60,27 @@ def refuse_splits_inside(classes: Path) -> None:
             raise DataError(
                 f"{_names(inside)}: expected classes inside the splits, train/CLASS and val/CLASS, found the reverse"
             )
+
+
+def explain_parts(classes: Path) -> tuple[str, ...]:
+    """Tell of folders that may be parts of a data set and no classes, as all of them have folders of the same names.
+
+    ``fold1/CLASS`` and ``fold2/CLASS`` are refused by their names; of ``camera1/CLASS`` and ``camera2/CLASS`` the one
+    whole sentence that is returned says how they were taken, as ``dog/day`` and ``cat/day`` are classes.
+    """
+    folders = [folder for folder in list_folder(classes)[0] if _holds_images(folder)]
+    inside = [{inner.name for inner in list_folder(folder)[0]} for folder in folders]
+    common = set.intersection(*inside) if len(folders) > 1 else set()
+    shared = sorted(name for name in common if not PART.fullmatch(name.casefold()))
+    if len(shared) < 2 or any(map(_holds_images_directly, folders)):
+        return ()
+    named, same = _names(folders[:5]), ", ".join(shared[:5])
+    if all(PART.fullmatch(folder.name.casefold()) for folder in folders):
+        parts = shlex.join(["hybrid-train", str(folders[0]), "--val", str(folders[1])])
+        raise DataError(
+            f"{named}: expected class folders, found each with {same} in it; merge them, or name two: {parts}"
+        )
+    return (f"{named} are taken as the classes; if {same}, which are in each, are the classes, merge the folders",)
 
 
 def find_splits(data: Path) -> SplitFolders:
@@ -97,26 +120,32 @@ def _named_splits(
         raise DataError(
             f"{_names(flat)}: expected class folders in the folder of a split, found images directly in it; put each "
             "class in its own folder (rename the folder where it is a class itself), or name the classes in a CSV: "
-            f"hybrid-train {train or root} --labels {_table([train or root, root])}"
-            + (f" --val {_table([validation])}" if validation in flat and validation else "")
+            + shlex.join(
+                ["hybrid-train", str(train or root), "--labels", _table([train or root, root])]
+                + (["--val", _table([validation])] if validation in flat and validation else [])
+            )
         )
     if train is None:
         raise DataError(f"{_names(named)}: there is no train/ beside it; expected train/CLASS/* and val/CLASS/*")
     if others and validation is None:
         raise DataError(
             f"{root}: {train.name}/ is the folder of a split, and beside it are images in {_names(others)}: are they "
-            f"classes? Put all classes in one folder, or name the folder to train on: hybrid-train {train}"
+            "classes? Put all classes in one folder, or name the folder to train on: "
+            + shlex.join(["hybrid-train", str(train)])
         )
     notes = [*notes, *(f"{folder} is left out: it is no split by its name" for folder in others)]
-    notes += [f"{test} is left out of training: hybrid-export --images {test} proves an export on it" for test in tests]
+    notes += [
+        f"{test} is left out of training: {shlex.join(['hybrid-export', '--images', str(test)])} proves an export on it"
+        for test in tests
+    ]
     inner = [None if folder is None else _enter(folder) for folder in (train, validation)]
     return SplitFolders(inner[0] or train, inner[1], tests[0] if tests else None, tuple(notes))
 
 
-def _table(folders: Sequence[Path]) -> Path:
+def _table(folders: Sequence[Path]) -> str:
     """Return the table beside images, which Roboflow and Kaggle leave there, or what stands for one in a message."""
     files = (file for folder in folders for file in list_folder(folder)[1])
-    return next((file for file in files if file.suffix.lower() == ".csv"), Path("FILE.csv"))
+    return next((str(file) for file in files if file.suffix.lower() == ".csv"), "FILE.csv")
 
 
 def _only(folders: Sequence[Path]) -> Path | None:

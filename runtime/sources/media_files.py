@@ -1,6 +1,6 @@
 """Images and videos are found in folders by one rule, in training, calibration, export, inference and comparison.
 
-- Hidden entries, and what file servers, systems, version control and hybrid-train itself leave, are never data.
+- Hidden entries, and what file servers, systems, version control and trainings leave, are never data.
 - A file's usual suffix says what it is, else its first bytes do. What OpenCV can't read is left out and counted.
 - Links to folders are followed, but never back up into a folder that holds the place where they are.
 """
@@ -32,6 +32,7 @@ DEBRIS = frozenset(
         *("thumbs.db", "ehthumbs.db", "ehthumbs_vista.db", "desktop.ini"),  # Windows
         *("__macosx", "network trash folder", "temporary items", "thevolumesettingsfolder", "icon\r"),  # macOS
         *("cvs", "_svn", "__pycache__"),
+        *("wandb", "mlruns", "lightning_logs"),  # records of trainings
     }
 )
 # each with what else begins alike ruled out: a text may begin with BM or P5
@@ -99,7 +100,7 @@ def visible_entries(folder: Path, left_out: Counter[str] | None = None) -> list[
         visible = [entry for entry in entries if not entry.name.startswith(".")]
     kept = []
     for entry in sorted(visible, key=lambda entry: natural_order(entry.name)):
-        if not is_debris(entry.name) and not _holds_runs(entry):
+        if not is_debris(entry.name) and not _left_by_a_tool(entry):
             kept.append(entry)
         elif left_out is not None and leads_to_folder(entry):
             left_out[f"{entry.name}/"] += 1
@@ -111,8 +112,15 @@ def is_debris(name: str) -> bool:
     return name.startswith(".") or name.casefold() in DEBRIS
 
 
-def _holds_runs(entry: os.DirEntry[str]) -> bool:
-    return entry.name == "runs" and Path(entry.path, "latest").is_symlink()
+def _left_by_a_tool(entry: os.DirEntry[str]) -> bool:
+    """Tell whether a folder has the runs of hybrid-train, or of Ultralytics' tools, or is a Python environment."""
+    if not leads_to_folder(entry):
+        return False
+    folder = Path(entry.path)
+    if entry.name == "runs":
+        marks = ("latest", "*/*/args.yaml", "*/*/opt.yaml")
+        return any(path.name != "latest" or path.is_symlink() for mark in marks for path in folder.glob(mark))
+    return os.path.isfile(folder / "pyvenv.cfg")
 
 
 def leads_to_folder(entry: os.DirEntry[str]) -> bool:

@@ -7,6 +7,7 @@ from support.data.image_folders import add, relative
 
 from hybrid_edge.runtime.errors import DataError
 from hybrid_edge.train.data import scan
+from hybrid_edge.train.found_images import find_images
 from hybrid_edge.train.splits import split_role
 
 pytestmark = pytest.mark.usefixtures("own_cache")
@@ -89,6 +90,12 @@ def test_splits_are_found_by_their_names(
             classes("a/train*", "a/test*", "b/train*", "b/test*"),
             "data/a/test/, .*data/a/train/: expected classes inside the splits",
         ),
+        (classes("fold1", "fold2", "Fold_10"), r"data/fold1/, .*: .* each with a, b in it; .* --val .*data/fold2$"),
+        (
+            classes("train/batch 1", "train/batch 2", "val"),
+            r"; merge them, or name two: hybrid-train '.*/batch 1' --val ",
+        ),
+        (classes("Training Set", "more"), "name the folder to train on: hybrid-train '.*data/Training Set'$"),
     ],
 )
 def test_what_could_mean_two_things_is_refused_with_the_folders(
@@ -119,6 +126,29 @@ def test_what_is_left_out_and_how_the_folders_were_understood_is_told(tmp_path: 
         f"{data}/test is left out of training: hybrid-export --images {data}/test proves an export on it",
     )
     assert found.left_out == {".xml": 1, "images beside the class folders": 1}
+
+
+@pytest.mark.parametrize(
+    ("roots", "told"),
+    [
+        (("cam1", "cam2"), True),
+        (("fold1", "b"), True),
+        (("", "c*"), False),
+        (("ok/2024", "bad/2024"), False),
+    ],
+)
+def test_classes_that_have_folders_of_the_same_names_are_told(
+    tmp_path: Path, roots: tuple[str, ...], told: bool
+) -> None:
+    classes(*roots)(tmp_path)
+    notes = find_images(tmp_path).notes
+    assert [("if a, b, which are in each, are the classes" in note) for note in notes] == [True] * told
+
+
+def test_classes_whose_images_lie_in_parts_are_classes(tmp_path: Path) -> None:
+    add(tmp_path, *(f"{label}/part{part}/1.jpg" for label in ("cat", "dog") for part in (1, 2)))
+    found = find_images(tmp_path)
+    assert (sorted(found.train), found.notes) == (["cat", "dog"], ())
 
 
 def test_splits_may_be_given_apart(tmp_path: Path) -> None:

@@ -30,6 +30,7 @@ def found(root: Path, left_out: Counter[str] | None = None, *, videos: bool = Tr
         *("@eaDir", "#recycle", "#snapshot", ".snapshot", "@Recycle", "@Recently-Snapshot", "lost+found", "__MACOSX"),
         *("$RECYCLE.BIN", "$Recycle.Bin", "System Volume Information", ".git", ".svn", "CVS", ".ipynb_checkpoints"),
         *("__pycache__", ".AppleDouble", ".Trash-1000", ".Trashes", "Network Trash Folder"),
+        *("wandb", "mlruns", "lightning_logs"),
     ],
 )
 def test_what_systems_leave_is_never_data_and_a_visible_folder_of_it_is_counted(tmp_path: Path, name: str) -> None:
@@ -40,11 +41,27 @@ def test_what_systems_leave_is_never_data_and_a_visible_folder_of_it_is_counted(
     assert describe_left_out(left_out) == ("" if name.startswith(".") else f"left out: 2 {name}/")
 
 
-def test_our_own_runs_beside_the_classes_are_no_data_and_a_class_called_runs_is(tmp_path: Path) -> None:
-    put(tmp_path, "runs/1/curves.png", "cat/1.png")
-    assert found(tmp_path) == ["cat/1.png", "runs/1/curves.png"]
-    (tmp_path / "runs/latest").symlink_to("1")
-    assert found(tmp_path) == ["cat/1.png"]
+@pytest.mark.parametrize(
+    "mark",
+    [
+        "runs/latest",
+        "runs/classify/train/args.yaml",
+        "runs/train-cls/exp/opt.yaml",
+        "venv/pyvenv.cfg",
+        "env/pyvenv.cfg",
+    ],
+)
+def test_runs_and_environments_beside_the_classes_are_no_data_and_a_class_of_the_name_is(
+    tmp_path: Path, mark: str
+) -> None:
+    folder = mark.split("/", maxsplit=1)[0]
+    put(tmp_path, "cat/1.png", f"{folder}/classify/train/curves.png")
+    assert found(tmp_path) == ["cat/1.png", f"{folder}/classify/train/curves.png"]
+    (tmp_path / mark).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / mark).symlink_to(tmp_path / "cat/1.png")
+    left_out: Counter[str] = Counter()
+    assert found(tmp_path, left_out) == ["cat/1.png"]
+    assert left_out == {f"{folder}/": 1}
 
 
 @pytest.mark.parametrize(
