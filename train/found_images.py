@@ -88,10 +88,13 @@ def _refuse_classes(found: FoundImages) -> None:
             "is published; make class folders of it first: hybrid-prepare tiny-imagenet SRC DST"
         )
     if foreign:
+        alike = {label.strip().casefold(): label for label in found.train}
+        near = [alike[folded] for label in foreign if (folded := label.strip().casefold()) in alike]
+        spelled = f" (but has {quoted(near)}: spell them alike)" if near else ""
         raise DataError(
             f"{found.validation_place.parent}: {found.validation_place.name}/ has classes that "
-            f"{found.train_place.name}/ lacks: {quoted(foreign)}; a model can't learn them: add them to the training "
-            "images or remove them from the validation images"
+            f"{found.train_place.name}/ lacks: {quoted(foreign)}{spelled}; a model can't learn them: add them to the "
+            "training images or remove them from the validation images"
         )
 
 

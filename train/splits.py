@@ -28,6 +28,7 @@ SPELLINGS: dict[Role, str] = {
     "validation": "val(?:id(?:ation|ate)?)?|dev(?:elopment)?|eval(?:uation)?",
     "test": "test(?:ing)?",
 }
+SHORT_NAMES: dict[str, Role] = {"tr": "train", "trn": "train", "vld": "validation", "te": "test", "tst": "test"}
 NOUNS = "set|split|data|images?|imgs?|folder"
 CONTAINER = re.compile(f"(?:{NOUNS}|dataset)s?")
 PART = re.compile(r"(?:fold|split|part|batch|chunk|shard)[ _.-]*\d+")  # of a data set that was cut into pieces
@@ -162,15 +163,16 @@ def _refuse_likely_splits(folders: Sequence[Path]) -> None:
     if len({_likely_role(folder.name) for folder in folders} - {None}) < 2:
         return
     filled = [folder for folder in folders if _holds_images(folder)]
-    if filled and all(_likely_role(folder.name) for folder in filled):
+    likely = [folder for folder in filled if _likely_role(folder.name)]
+    if likely and (likely == filled or all(map(_holds_classes, likely))):  # seg_pred beside them has no class
         raise DataError(
-            f"{_names(filled)}: are they splits or classes? Name splits train/ and val/, or name them apart: "
+            f"{_names(likely)}: are they splits or classes? Name splits train/ and val/, or name them apart: "
             "hybrid-train TRAIN --val VAL"
         )
 
 
 def _likely_role(name: str) -> Role | None:
-    return _role(name, ".*(?<![a-z])(?:{})(?![a-z]).*")
+    return _role(name, ".*(?<![a-z])(?:{})(?![a-z]).*") or SHORT_NAMES.get(name.casefold())
 
 
 def _role(name: str, pattern: str) -> Role | None:

@@ -8,19 +8,20 @@ length. No encoder that keeps a picture back for later ones is taken, so that a 
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import re
 import select
+import shlex
+import shutil
 import struct
 import subprocess
 import time
 from typing import NamedTuple
 
 from ..canvas.pictures import blank
-from ..errors import SourceError
 from ..frame import Pixels
 from ..opencv import cv2
-from ..sources.child import launch
 
 JPEG_QUALITY = 80  # JPEG's, from 0 to 100
 JPEG_OBJECT_TYPE = 0x6C  # object type of ISO/IEC 10918-1 in 14496-1
@@ -36,7 +37,7 @@ H264_ENCODERS = {
     "rate-control=bitrate bitrate={bits}",
 }
 ENCODE_TIMEOUT = 3.0  # seconds for one picture, the start of the process with it
-EXIT_TIMEOUT = 0.5  # seconds in which the process ends once its input has ended
+KILL_TIMEOUT = 0.5  # seconds from SIGKILL to the process's end; only a call that hangs inside a driver takes longer
 PROBE_SIZE = (320, 240)  # pixels; hardware refuses much smaller ones
 PART = re.compile(rb"Content-Length: (\d{1,9})\r\n(?:[^\r\n]+\r\n)*\r\n")
 START_CODE = re.compile(b"\0\0\x01")
@@ -109,12 +110,9 @@ class H264Encoder(Encoder):
         bits = max(round(width * height * 30 * BITS_PER_PIXEL), 200_000)
         encoder = H264_ENCODERS[element].format(interval=KEY_INTERVAL, bits=bits, kilobits=bits // 1000)
         raw = f"rawvideoparse format=bgr width={width} height={height} framerate=30/1"
-        pipeline = f"fdsrc fd=0 blocksize={width * height * 3} ! {raw} ! {encoder} ! multipartmux ! fdsink sync=false"
-        try:
-            self._process = launch(pipeline, stdin=subprocess.PIPE, start_new_session=True)
-        except SourceError as error:
-            raise EncoderError(str(error)) from None
-        for end in (self._process.stdin, self._process.stdout):
+        source = f"fdsrc fd=0 blocksize={width * height * 3} ! {raw}"
+        self._process, self._samples = _launch(f"{source} ! {encoder} ! multipartmux")
+        for end in (self._process.stdin, self._samples):
             if end is not None:
                 os.set_blocking(end.fileno(), False)
 
@@ -138,22 +136,18 @@ class H264Encoder(Encoder):
         return b"avc1", b"avcC", head + sets
 
     def close(self) -> None:
-        """End the process, by force where it does not end with its input."""
-        for end in (self._process.stdin, self._process.stdout, self._process.stderr):
+        """End the process, which has given back all its pictures; one that hangs holds nobody up."""
+        self._process.kill()
+        for end in (self._process.stdin, self._samples):
             if end is not None:
                 end.close()
         with contextlib.suppress(subprocess.TimeoutExpired):
-            self._process.wait(EXIT_TIMEOUT)
-            return
-        self._process.kill()
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            self._process.wait(EXIT_TIMEOUT)
+            self._process.wait(KILL_TIMEOUT)
 
     def _exchange(self, missing: memoryview, deadline: float) -> int:
         """Take what the process has written, give it what it takes of ``missing``, and return that number of bytes."""
-        source, sink = self._process.stdout, self._process.stdin
-        assert source is not None  # noqa: S101 - both are pipes, as asked for
-        assert sink is not None  # noqa: S101
+        source, sink = self._samples, self._process.stdin
+        assert sink is not None  # noqa: S101 - a pipe, as asked for
         left = max(deadline - time.monotonic(), 0)
         readable, writable, _ = select.select([source], [sink] if missing else [], [], left)
         if not readable and not writable:
@@ -194,6 +188,40 @@ def find_h264_encoder() -> str | None:
             if encoder.encode(blank(*PROBE_SIZE)).key:
                 return element
     return None
+
+
+def _launch(pipeline: str) -> tuple[subprocess.Popen[bytes], io.FileIO]:
+    """Start a pipeline; return its process, which reads stdin, and the pipe with what comes out at its end.
+
+    That is a pipe of its own, and what the process says is dropped: NVIDIA's elements write on stdout, and one that
+    nobody read would hold it up. It dies with the thread that starts it, where ``setpriv`` is there.
+    """
+    program = shutil.which("gst-launch-1.0")
+    if program is None:
+        raise EncoderError("expected gst-launch-1.0, found none")
+    setpriv = shutil.which("setpriv")  # of util-linux
+    guard = [setpriv, "--pdeathsig", "KILL"] if setpriv else []
+    try:
+        reading, writing = os.pipe()
+    except OSError as error:
+        raise EncoderError(f"no pipe to an encoder can be made: {error.strerror}") from None
+    samples = io.FileIO(reading)
+    try:
+        process = subprocess.Popen(  # noqa: S603 - our own pipeline, no shell
+            [*guard, program, *shlex.split(f"{pipeline} ! fdsink fd={writing} sync=false")],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            bufsize=0,
+            pass_fds=[writing],
+            start_new_session=True,
+        )
+    except OSError as error:
+        samples.close()
+        raise EncoderError(f"gst-launch-1.0 can't be started: {error.strerror}") from None
+    finally:
+        os.close(writing)
+    return process, samples
 
 
 def _descriptor(tag: int, body: bytes) -> bytes:

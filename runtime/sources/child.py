@@ -230,31 +230,3 @@ def _launch(pipeline: str) -> tuple[subprocess.Popen[bytes], io.FileIO]:
             process.stdin.write("\0".join(words).encode(errors="surrogateescape"))
         process.stdin.close()
     return process, frames
-
-
-def launch(
-    pipeline: str, *, stdin: int = subprocess.DEVNULL, start_new_session: bool = False
-) -> subprocess.Popen[bytes]:
-    """Start ``gst-launch-1.0`` with a pipeline; it dies with the thread that starts it, where ``setpriv`` is there.
-
-    Raises:
-        SourceError: there is no ``gst-launch-1.0``, it can't be started, or the pipeline has an unclosed quote.
-    """
-    program = shutil.which("gst-launch-1.0")
-    if program is None:
-        raise SourceError(f"expected gst-launch-1.0, which reads this source, found none: {PACKAGES_HINT}")
-    setpriv = shutil.which("setpriv")  # of util-linux
-    guard = [setpriv, "--pdeathsig", "KILL"] if setpriv else []
-    try:
-        return subprocess.Popen(  # noqa: S603 - the user's own pipeline, no shell
-            [*guard, program, "-q", *shlex.split(pipeline)],
-            stdin=stdin,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            bufsize=0,
-            start_new_session=start_new_session,
-        )
-    except ValueError as error:
-        raise SourceError(f"expected a GStreamer pipeline, found one with {str(error).lower()}") from None
-    except OSError as error:
-        raise SourceError(f"gst-launch-1.0 can't be started: {error.strerror}") from None

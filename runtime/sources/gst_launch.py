@@ -45,11 +45,13 @@ def main() -> str:
     for name in POINTERS:
         getattr(gst, name).restype = c_void_p
     gst.gst_structure_get_name.restype = c_char_p
-    error = POINTER(GError)()
+    error, details = POINTER(GError)(), c_char_p()
     pipeline = c_void_p(gst.gst_parse_launchv((c_char_p * (len(words) + 1))(*words), byref(error)))
     if not error and (message := _last_message(gst, pipeline)):
-        gst.gst_message_parse_error(message, byref(error), None)
-    return f"ERROR: {error.contents.message.decode(errors='replace')}" if error else ""
+        gst.gst_message_parse_error(message, byref(error), byref(details))
+    where = (details.value or b"").rpartition(b" (): ")[2]  # behind the place in the source: the element, and the cause
+    words = b" ".join([b"ERROR:", error.contents.message, *where.split()]) if error else b""
+    return words.decode(errors="replace")
 
 
 def _last_message(gst: ctypes.CDLL, pipeline: c_void_p) -> c_void_p | None:

@@ -28,13 +28,16 @@ RAW_SUFFIXES = frozenset({".dng", ".nef", ".nrw", ".cr2", ".arw", ".srw", ".pef"
 DEBRIS = frozenset(
     {
         *("@eadir", "#recycle", "#snapshot", "@tmp", "@sharebin", "@recycle", "@recently-snapshot", "~snapshot"),  # NAS
-        *("lost+found", "$recycle.bin", "recycler", "recycled", "system volume information", "found.000"),  # disks
+        *("@transcode", "@__thumb", "@sharesnap"),
+        *("lost+found", "$recycle.bin", "recycler", "recycled", "system volume information"),  # disks
+        *("found.000", "found.001"),  # what chkdsk puts together
         *("thumbs.db", "ehthumbs.db", "ehthumbs_vista.db", "desktop.ini"),  # Windows
         *("__macosx", "network trash folder", "temporary items", "thevolumesettingsfolder", "icon\r"),  # macOS
         *("cvs", "_svn", "__pycache__"),
         *("wandb", "mlruns", "lightning_logs"),  # records of trainings
     }
 )
+DEBRIS_SUFFIXES = (".lrdata",)  # Lightroom's previews
 # each with what else begins alike ruled out: a text may begin with BM or P5
 IMAGE_START = re.compile(
     rb"\xff\xd8\xff|\x89PNG\r\n\x1a\n|GIF8[79]a|RIFF.{4}WEBP|II[*+]\0|MM\0[*+]|P[1-7]\s+[\d#W]|P[Ff]\n"
@@ -109,7 +112,7 @@ def visible_entries(folder: Path, left_out: Counter[str] | None = None) -> list[
 
 def is_debris(name: str) -> bool:
     """Tell by its name whether a file or folder is hidden or was left by a system, and is never data."""
-    return name.startswith(".") or name.casefold() in DEBRIS
+    return name.startswith(".") or name.casefold() in DEBRIS or name.casefold().endswith(DEBRIS_SUFFIXES)
 
 
 def _left_by_a_tool(entry: os.DirEntry[str]) -> bool:
@@ -174,6 +177,8 @@ def is_wanted(path: Path, left_out: Counter[str], *, videos: bool) -> bool:
     if kind == "image" or (videos and kind == "video"):
         return True
     suffix = path.suffix.lower() or "without a suffix"
+    if os.path.islink(path) and not os.path.exists(path):  # noqa: PTH114 - Path's raise where they may not look
+        suffix = "broken link"
     left_out[f"{suffix} (this OpenCV can't read it)" if kind == "image that OpenCV lacks" else suffix] += 1
     return False
 

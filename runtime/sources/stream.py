@@ -148,7 +148,10 @@ def hardware_decodes() -> bool:
     inspect = shutil.which("gst-inspect-1.0")
     with suppress(OSError, subprocess.TimeoutExpired):
         return inspect is not None and all(
-            subprocess.run([inspect, "--exists", name], timeout=INSPECT_TIMEOUT, check=False).returncode == 0  # noqa: S603
+            subprocess.run(  # noqa: S603
+                [inspect, "--exists", name], capture_output=True, timeout=INSPECT_TIMEOUT, check=False
+            ).returncode
+            == 0
             for name in HARDWARE
         )
     return False

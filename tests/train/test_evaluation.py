@@ -58,7 +58,7 @@ def test_the_loss_is_the_mean_cross_entropy() -> None:
 
 
 def test_class_names_are_drawn_as_they_are_whatever_is_in_them(tmp_path: Path) -> None:
-    labels = ("a$_$b", "猫", "plain")
+    labels = ("a$_$b", "猫", "x" * 240)
     rates = [{"label": label, "images": 3, "top1": 0.5, "top5": 1.0} for label in labels]
     with warnings.catch_warnings():
         warnings.simplefilter("error")

@@ -85,6 +85,11 @@ def test_splits_are_found_by_their_names(
         (classes("train", "val*"), "data/val/: .* found images directly"),
         (classes("", "test*"), "data/test/: .* found images directly"),
         (classes("seg_train/seg_train", "seg_test/seg_test"), "data/seg_test/, .*data/seg_train/: are they splits"),
+        (
+            classes("seg_train/seg_train", "seg_test/seg_test", "seg_pred/seg_pred*"),
+            "data/seg_test/, .*data/seg_train/: a",
+        ),
+        (classes("tr", "te"), "data/te/, .*data/tr/: are they splits"),
         (classes("train2017", "val2017"), "data/train2017/, .*data/val2017/: are they splits"),
         (
             classes("a/train*", "a/test*", "b/train*", "b/test*"),

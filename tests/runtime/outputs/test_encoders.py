@@ -107,6 +107,19 @@ def test_an_encoder_that_does_not_answer_is_given_up(element: str, monkeypatch: 
     assert encoder._process.poll() is not None
 
 
+def test_what_an_encoder_says_neither_stops_it_nor_gets_into_the_file(
+    tmp_path: Path, element: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = tmp_path / "gst-launch-1.0"
+    said = r"printf 'Content-Length: 1\r\n\r\n'; yes NvMMLiteOpen | head -n 9000 >&2"  # more than a pipe holds
+    program.write_text(f'#!/bin/sh\n{said}\nexec {shutil.which(program.name)} "$@"\n')
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    record(tmp_path / "out.mp4", live(20), live=["cam0"], h264=element)
+    assert_plays(tmp_path / "out.mp4", 0, 20)
+    assert [path.name for path in tmp_path.glob("*.mp4")] == ["out.mp4"]
+
+
 def test_an_element_that_is_missing_or_fails_is_passed_over(element: str, monkeypatch: pytest.MonkeyPatch) -> None:
     others = {"nosuchenc": "nosuchenc", "failing": "videoconvert ! video/x-raw,width=1 ! openh264enc"}
     monkeypatch.setattr(encoders, "H264_ENCODERS", others | encoders.H264_ENCODERS)

@@ -134,7 +134,10 @@ def test_a_child_that_dies_or_hangs_is_replaced_and_none_is_left(monkeypatch: py
     [
         (csi_pipeline(0, CaptureOptions()), 'no element "nvarguscamerasrc"; it is for a Jetson'),
         ("nosuchsource ! decodebin", 'no element "nosuchsource"; apt install gstreamer1.0-tools'),
-        ("filesrc location=/missing ! decodebin", "Resource not found"),
+        (
+            "filesrc location=/missing ! decodebin",
+            "Resource not found. /GstPipeline:pipeline0/GstFileSrc:filesrc0: No such file",
+        ),
         ("videotestsrc 'pattern=ball", "expected a GStreamer pipeline, found one with no closing quotation"),
         ("audiotestsrc", "the pipeline ended"),
     ],

@@ -29,6 +29,7 @@ def found(root: Path, left_out: Counter[str] | None = None, *, videos: bool = Tr
     [
         *("@eaDir", "#recycle", "#snapshot", ".snapshot", "@Recycle", "@Recently-Snapshot", "lost+found", "__MACOSX"),
         *("$RECYCLE.BIN", "$Recycle.Bin", "System Volume Information", ".git", ".svn", "CVS", ".ipynb_checkpoints"),
+        *("@Transcode", "FOUND.001", "Catalog Previews.lrdata"),
         *("__pycache__", ".AppleDouble", ".Trash-1000", ".Trashes", "Network Trash Folder"),
         *("wandb", "mlruns", "lightning_logs"),
     ],
@@ -126,11 +127,12 @@ def test_what_is_left_out_is_counted_by_suffix_in_one_line(tmp_path: Path) -> No
     put(tmp_path, "1.png")
     for name in ("a.txt", "b.TXT", "c.xml", "noise", "clip.mp4"):
         (tmp_path / name).write_text("text")
+    (tmp_path / "gone").symlink_to("nowhere")
     (tmp_path / "d.heic").write_bytes(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic")
     left_out: Counter[str] = Counter()
     assert found(tmp_path, left_out, videos=False) == ["1.png"]
     assert describe_left_out(left_out) == (
-        "left out: 2 .txt, 1 .heic (this OpenCV can't read it), 1 .mp4, 1 .xml, 1 without a suffix"
+        "left out: 2 .txt, 1 .heic (this OpenCV can't read it), 1 .mp4, 1 .xml, 1 broken link, 1 without a suffix"
     )
     many = Counter({f".{number}": 1 for number in range(1000)})
     assert describe_left_out(many).endswith(", 992 of other kinds")

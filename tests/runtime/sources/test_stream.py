@@ -208,17 +208,18 @@ def test_what_the_hardware_can_not_decode_is_decoded_by_ffmpeg(
 
 
 def test_a_jetsons_decoder_is_asked_for_where_it_is_installed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, decoder: object
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, decoder: object, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """Two programs stand in for a Jetson's GStreamer; no Jetson was at hand."""
     module.hardware_decodes.cache_clear()
     assert reading_note("rtsp://camera/a") == "rtsp://camera/a: decoded by FFmpeg (software)"
-    for name, line in {"gst-inspect-1.0": "exit 0", "gst-launch-1.0": "exit 1"}.items():
+    for name, line in {"gst-inspect-1.0": "echo NVIDIA; echo warning >&2", "gst-launch-1.0": "exit 1"}.items():
         (tmp_path / name).write_text(f"#!/bin/sh\n{line}\n")
         (tmp_path / name).chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
     module.hardware_decodes.cache_clear()
     assert reading_note("rtsp://camera/a") == "rtsp://camera/a: decoded by nvv4l2decoder (hardware)"
+    assert capfd.readouterr() == ("", "")
     assert reading_note("rtsps://camera/a") == "rtsps://camera/a: decoded by FFmpeg (software)"
     started: list[str] = []
     monkeypatch.setattr(module, "_ask", lambda *_: None)
