@@ -39,7 +39,8 @@ INTERPOLATIONS = {"linear-exact": cv2.INTER_LINEAR_EXACT, "nearest-exact": cv2.I
 # float32 throughout, in Keras's order of operations, so that the table equals preprocess_input to the bit
 SCALED_VALUES = (np.arange(256, dtype=np.float32) / np.float32(127.5) - np.float32(1.0)).astype(np.float32)
 CHANNEL_MEAN = np.full((1, 3), 1.0 / 3.0, dtype=np.float32)
-DEEP_STARTS = (b"II*\0", b"MM\0*", b"P5", b"P6")  # TIFF, PGM and PPM may have 16 bits
+# TIFF, PGM, PPM and JPEG 2000 may have 16 bits
+DEEP_STARTS = (b"II*\0", b"MM\0*", b"P2", b"P3", b"P5", b"P6", b"\0\0\0\x0cjP  ", b"\xff\x4f\xff\x51")
 MAX_FILE_SIZE = 2**30 + 2**20  # 1 GiB: MAX_PIXELS of uncompressed 16-bit RGBA, and its header
 
 
@@ -112,8 +113,8 @@ def decode_image(data: bytes, name: str = "image") -> Pixels:
     return turns.applied(pixels) if turns else pixels
 
 
-def deep_samples(data: bytes) -> npt.NDArray[np.uint16 | np.int16] | None:
-    """Return the 16-bit samples, (H, W) or (H, W, 3), of a file of which ``decode_image`` keeps the high bytes.
+def deep_samples(data: bytes, frame: Pixels) -> npt.NDArray[np.uint16 | np.int16] | None:
+    """Return the 16-bit samples, (H, W) or (H, W, 3), of a file whose high bytes ``decode_image`` kept in ``frame``.
 
     None for every other one. Such a file is decoded a second time.
     """
@@ -121,12 +122,16 @@ def deep_samples(data: bytes) -> npt.NDArray[np.uint16 | np.int16] | None:
     if not deep_png and not data.startswith(DEEP_STARTS):
         return None
     try:
-        samples = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+        found = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
     except (cv2.error, MemoryError):
         return None
-    if samples is None or samples.dtype not in (np.uint16, np.int16):
+    if found is None or found.dtype not in (np.uint16, np.int16):
         return None
-    return np.asarray(samples[..., :3] if samples.ndim == 3 else samples)  # without alpha
+    samples: npt.NDArray[np.uint16 | np.int16] = np.asarray(
+        found[..., :3] if found.ndim == 3 else found
+    )  # without alpha
+    # JPEG 2000 that says it has 12 bits is scaled by these; a TIFF in colour is rounded up
+    return samples if samples.min() < 0 or int(frame.max()) <= (int(samples.max()) >> 8) + 1 else None
 
 
 class Preprocessor:

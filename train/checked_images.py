@@ -100,7 +100,7 @@ def _look_at(path: Path) -> ImageFacts | str:
         frame = decode_image(data, name=str(path))
     except ImageError as error:
         return str(error).removeprefix(f"{path}: ")
-    samples = deep_samples(data)
+    samples = deep_samples(data, frame)
     blue, green, red, _ = cv2.sumElems(frame)
     gray = blue == green == red and bool((frame == frame[..., :1]).all())
     low, high = (-1, -1) if samples is None else (int(samples.min()), int(samples.max()))

@@ -39,7 +39,7 @@ def show_report(data: DataSet, class_weights: ClassWeights, console: Console) ->
     for path, reason in list(data.skipped.items())[:MAX_SKIPPED_SHOWN]:
         say(f"skipped {path}: {reason}", "yellow")
     if len(data.skipped) > MAX_SKIPPED_SHOWN:
-        say(f"and {len(data.skipped) - MAX_SKIPPED_SHOWN} more; all are in the run's skipped.json", "yellow")
+        say(f"and {len(data.skipped) - MAX_SKIPPED_SHOWN} more; a run's skipped.json lists all", "yellow")
 
 
 def _class_table(data: DataSet, class_weights: ClassWeights) -> Table:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import base64
 import re
 import shutil
 from collections.abc import Callable
@@ -18,6 +19,12 @@ from hybrid_edge.train import command
 pytestmark = pytest.mark.usefixtures("own_cache")
 
 DEEP = cv2.normalize(cv2.cvtColor(PHOTO, cv2.COLOR_BGR2GRAY), None, 0, 255, cv2.NORM_MINMAX).astype(np.uint16)
+# 16 x 16 at 4,000 of 4,095, which says that it has 12 bits, and OpenCV scales it by these (FFmpeg's libopenjpeg)
+JP2_OF_12_BITS = base64.b85decode(
+    "0000CYEU2`4GM<}0000KW^{RQYH%_j00000YH%_j0000jYH%`W0000MX=r3}0000G0000G009dJ0000001sntY;pkr000005dZ)Hs%mgDWB*V8"
+    "Q2;3b000005C8xG5C8xG00000000005C8xG5C8xG000000003C0RjI~01N;C009611Oxy9|6BkBKw$r503`qcLvm$dbY)~9VtF7>aAj^vP(?=|"
+    "c4cyNX>V>IGA=bPF#nJM3IG5A001}u0soWF<eU&#YTD%XjxR1m000003?wD{Hh2I47)VR@^)LVcFp!t+pS*yn5C7Q"
+)
 
 
 @pytest.fixture
@@ -81,6 +88,7 @@ def deep(suffix: str, factor: int, shape: tuple[int, ...] = ()) -> Callable[[Pat
         (deep("png", 4, (4,)), r"fill 10 of them .*Multiply 64 NEW"),  # alpha is no part of the picture
         (deep("tif", 64), r"fill 14 of them .*Multiply 4 NEW"),
         (deep("pgm", 16), r"fill 12 of them"),
+        (deep("jp2", 16), r"fill 12 of them"),
         (deep("ppm", 1, (3,)), r"fill 8 of them"),
         (
             lambda root: save(root / "train/cat/ct.png", DEEP + np.uint16(2**15 - 99)),
@@ -108,6 +116,7 @@ def test_what_misleads_a_training_is_said_in_a_line(
     ("make", "absent"),
     [
         (deep("png", 256), "16 bits fill"),  # all of the range
+        (lambda root: (root / "train/cat/scaled.jp2").write_bytes(JP2_OF_12_BITS), "16 bits"),
         (lambda root: shutil.copy(root / "train/cat/0-000.jpg", root / "train/cat/again.jpg"), "by content"),
         (lambda root: save(root / "val/cat/near.png", cv2.imread(str(root / "train/cat/0-000.jpg")) ^ 1), "by content"),
     ],
