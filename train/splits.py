@@ -54,7 +54,7 @@ def split_role(name: str) -> Role | None:
 
 
 def refuse_splits_inside(classes: Path) -> None:
-    """Refuse classes with the folders of two splits in them, ``CLASS/train`` and ``CLASS/test``, or a split beside them."""
+    """Refuse classes that hold two splits (``CLASS/train``, ``CLASS/test``), or a split beside them."""
     folders = list_folder(classes)[0]
     if among := [folder for folder in folders if split_role(folder.name) and _holds_classes(folder)]:
         raise DataError(f"{_names(among)}: expected classes in {classes}, found the folder of a split beside them")
