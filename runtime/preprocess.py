@@ -113,7 +113,7 @@ def decode_image(data: bytes, name: str = "image") -> Pixels:
     return turns.applied(pixels) if turns else pixels
 
 
-def deep_samples(data: bytes, frame: Pixels) -> npt.NDArray[np.uint16] | None:
+def deep_samples(data: bytes, frame: Pixels) -> npt.NDArray[np.uint16 | np.int16] | None:
     """Return the 16-bit samples, (H, W) or (H, W, 3), of a file whose high bytes ``decode_image`` kept in ``frame``.
 
     None for every other one. Such a file is decoded a second time.
@@ -125,11 +125,13 @@ def deep_samples(data: bytes, frame: Pixels) -> npt.NDArray[np.uint16] | None:
         found = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
     except (cv2.error, MemoryError):
         return None
-    if found is None or found.dtype != np.uint16:
+    if found is None or found.dtype not in (np.uint16, np.int16):
         return None
-    samples: npt.NDArray[np.uint16] = np.asarray(found[..., :3] if found.ndim == 3 else found)  # without alpha
+    samples: npt.NDArray[np.uint16 | np.int16] = np.asarray(
+        found[..., :3] if found.ndim == 3 else found
+    )  # without alpha
     # JPEG 2000 that says it has 12 bits is scaled by these; a TIFF in colour is rounded up
-    return samples if int(frame.max()) <= (int(samples.max()) >> 8) + 1 else None
+    return samples if samples.min() < 0 or int(frame.max()) <= (int(samples.max()) >> 8) + 1 else None
 
 
 class Preprocessor:

@@ -91,6 +91,16 @@ import sklearn, matplotlib.pyplot
     assert run(code) == "[]\n"
 
 
+def test_a_run_loads_no_more_of_our_modules_than_it_needs() -> None:
+    code = """
+import sys, hybrid_edge.runtime.commands.infer, hybrid_edge.runtime.pipeline.classify
+print(*(name for name in sys.modules if name.startswith("hybrid_edge.")))
+"""
+    loaded = run(code).split()
+    assert len(loaded) < 80
+    assert "hybrid_edge.runtime.outputs.recorder" not in loaded  # it comes with --save
+
+
 def test_the_installed_version_is_the_one_in_the_source() -> None:
     assert version("hybrid-edge") == hybrid_edge.__version__
 

@@ -114,7 +114,14 @@ def _warnings(data: DataSet) -> Iterator[str]:
 def _dark_warnings(data: DataSet) -> Iterator[str]:
     deep = [fact for fact in (data.facts[image.path] for image in data.images) if fact.high >= 0]
     dark = [item for item in deep if 0 < item.high < 2**DARK_BITS]
-    if dark:
+    low, high = min((item.low for item in deep), default=0), max((item.high for item in deep), default=2**16)
+    if low < 0 or (not dark and high - low < 2**DARK_BITS):  # signed, or with an offset, as of computed tomography
+        yield (
+            f"{len(deep):,} pictures of 16 bits have {_range(deep)}; as their high byte is kept, they are trained on "
+            f"in {(high >> 8) - (low >> 8) + 1} shades{', and what lies below 0 is light' * (low < 0)}. Spread the "
+            "values over 0 to 65,535, and those of all that the model is to see"
+        )
+    elif dark:
         bits = max(item.high for item in dark).bit_length()
         factor = 2 ** (16 - bits)
         yield (

@@ -146,7 +146,7 @@ def _frames(path: Path) -> Iterator[Frame]:
         frame = Frame(str(path), 0, read_image(path))
     except ImageError as error:
         reason = str(error).removeprefix(f"{path}: ")
-        if suffix not in IMAGE_SUFFIXES and os.path.isfile(path):
+        if suffix not in IMAGE_SUFFIXES and content != "image that OpenCV lacks" and os.path.isfile(path):
             yield from read_video(path, f"neither an image nor a video that OpenCV reads ({reason})")
             return
         frame = Frame(str(path), 0, None, reason)

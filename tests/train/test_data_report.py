@@ -90,6 +90,14 @@ def deep(suffix: str, factor: int, shape: tuple[int, ...] = ()) -> Callable[[Pat
         (deep("pgm", 16), r"fill 12 of them"),
         (deep("jp2", 16), r"fill 12 of them"),
         (deep("ppm", 1, (3,)), r"fill 8 of them"),
+        (
+            lambda root: save(root / "train/cat/ct.png", DEEP + np.uint16(2**15 - 99)),
+            r"values 32,\d+ to 32,924; .* in 2 shades",
+        ),
+        (
+            lambda root: save(root / "train/cat/ct.tif", DEEP.astype(np.int16) * 8 - 1024),
+            r"values -1,\d+ to 1,016; .* in 8 shades, and what lies below 0 is light\. Spread",
+        ),
         (lambda _: None, r"warning: 4 validation images show top-1 to about ±35 points"),
     ],
 )

@@ -69,6 +69,7 @@ def test_sources_come_in_the_order_they_were_named(photos: Path, video: Path) ->
         ("bad.png", b"no image", "not an image"),
         ("empty.jpg", b"", "the file is empty"),
         ("bad.mp4", b"no video" * 100, "not a video that OpenCV reads"),
+        ("photo.heic", b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(99), "HEIF, which this OpenCV does not read"),
         ("bad.xyz", b"nothing known", "neither an image nor a video"),
     ],
 )
