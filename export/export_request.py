@@ -25,7 +25,7 @@ from ..runtime.sources.media_files import describe_left_out, is_wanted
 from ..train.class_folders import find_classes, list_folder
 from ..train.data import LabelledImage, read_list
 from ..train.run_folder import RunFolder
-from ..train.splits import find_splits
+from ..train.splits import find_splits, holds_images
 from .artifacts import PRECISIONS, Recurrent
 
 MIN_IMAGES = 8  # a bundle has so many golden examples, and a gate's largest batch so many images
@@ -69,14 +69,16 @@ def folder_images(folder: Path, option: str = "--images", *, prefer: str = "val"
     if not folder.is_dir():
         raise UsageError(f"{option} {folder}: expected a folder of class folders or of images, found no folder there")
     left_out = Counter[str]()
-    loose = sorted(path for path in list_folder(folder)[1] if is_wanted(path, left_out, videos=False))
-    if not loose:
+    folders, files = list_folder(folder)
+    loose = sorted(path for path in files if is_wanted(path, left_out, videos=False))
+    if loose and sum(map(holds_images, folders)) < 2:
+        classes = {"": loose}
+    else:  # which counts the files anew, and images beside class folders as left out
+        left_out.clear()
         splits = find_splits(folder)
         classes = find_classes(splits.train if prefer == "train" else splits.validation or splits.train, left_out)
     if described := describe_left_out(left_out):
         say(f"{option} {folder}: {described}")
-    if loose:
-        return [LabelledImage(path, "") for path in loose]
     return [LabelledImage(path, label) for label, paths in classes.items() for path in paths]
 
 

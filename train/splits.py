@@ -72,7 +72,7 @@ def explain_parts(classes: Path) -> tuple[str, ...]:
     ``fold1/CLASS`` and ``fold2/CLASS`` are refused by their names; of ``camera1/CLASS`` and ``camera2/CLASS`` the one
     whole sentence that is returned says how they were taken, as ``dog/day`` and ``cat/day`` are classes.
     """
-    folders = [folder for folder in list_folder(classes)[0] if _holds_images(folder)]
+    folders = [folder for folder in list_folder(classes)[0] if holds_images(folder)]
     inside = [{inner.name for inner in list_folder(folder)[0]} for folder in folders]
     common = set.intersection(*inside) if len(folders) > 1 else set()
     shared = sorted(name for name in common if not PART.fullmatch(name.casefold()))
@@ -104,7 +104,7 @@ def find_splits(data: Path) -> SplitFolders:
         split_role(folder.name) for folder in named
     }  # then a few loose images are strays
     flat = [folder for folder in named if _holds_images_directly(folder) and not (paired and _holds_classes(folder))]
-    others = [folder for folder in folders if folder not in named and _holds_images(folder)] if named else []
+    others = [folder for folder in folders if folder not in named and holds_images(folder)] if named else []
     if not named:
         _refuse_likely_splits(folders)
     elif len(named) == len(flat) == 1 and others and split_role(flat[0].name) != "test":
@@ -165,7 +165,7 @@ def _refuse_likely_splits(folders: Sequence[Path]) -> None:
     """Refuse folders such as ``seg_train`` and ``seg_test``, or ``train2017`` and ``val2017``, as classes."""
     if len({_likely_role(folder.name) for folder in folders} - {None}) < 2:
         return
-    filled = [folder for folder in folders if _holds_images(folder)]
+    filled = [folder for folder in folders if holds_images(folder)]
     likely = [folder for folder in filled if _likely_role(folder.name)]
     if likely and (likely == filled or all(map(_holds_classes, likely))):  # seg_pred beside them has no class
         raise DataError(
@@ -204,11 +204,12 @@ def _container(folders: Sequence[Path]) -> Path | None:
     """Return the folder that can only be around a data set: the single one, or ``images/`` beside none with images."""
     if len(folders) > 1:
         likely = [folder for folder in folders if CONTAINER.fullmatch(folder.name.casefold())]
-        folders = [] if any(_holds_images(folder) for folder in folders if folder not in likely) else likely
+        folders = [] if any(holds_images(folder) for folder in folders if folder not in likely) else likely
     return folders[0] if len(folders) == 1 else None
 
 
-def _holds_images(folder: Path) -> bool:
+def holds_images(folder: Path) -> bool:
+    """Tell whether there is an image in a folder or below it."""
     return any(isinstance(found, Path) for found in find_media(folder, videos=False))
 
 
@@ -217,7 +218,7 @@ def _holds_images_directly(folder: Path) -> bool:
 
 
 def _holds_classes(folder: Path) -> bool:
-    return any(_holds_images(inner) for inner in list_folder(folder)[0])
+    return any(holds_images(inner) for inner in list_folder(folder)[0])
 
 
 def _names(folders: Sequence[Path]) -> str:

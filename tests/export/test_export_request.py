@@ -79,6 +79,17 @@ def test_a_folder_may_hold_classes_or_a_data_set_of_which_validation_counts(phot
     assert folder_images(photos) == listed(photos)
 
 
+def test_an_image_beside_class_folders_is_left_out_as_in_training(
+    photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    copy = shutil.copytree(photos, tmp_path / "copy")
+    images = listed(copy)
+    shutil.copy(images[0].path, copy)
+    (copy / "notes.txt").touch()
+    assert folder_images(copy) == images
+    assert "left out: 1 .txt, 1 images beside the class folders" in " ".join(capsys.readouterr().err.split())
+
+
 def test_a_folder_that_is_not_there_is_wrong_usage(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="--images"):
         folder_images(tmp_path / "none")
