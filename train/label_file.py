@@ -137,9 +137,15 @@ class _Images:
         return [image for image in self._named.get(moved.name, []) if self._same_end(image, moved)]
 
     def _same_end(self, image: Path, moved: PurePosixPath) -> bool:
-        """Tell whether an image's folders in ``data`` are the last of a path in which the same set lay elsewhere."""
+        """Tell whether an image's folders in ``data`` are the last of a path in which the same set lay elsewhere.
+
+        ``data`` itself may have another name there, but not that of another split.
+        """
         ours = PurePosixPath(_normal(image.relative_to(self.data).as_posix())).parent.parts
-        return all(here == there for here, there in zip(reversed(ours), reversed(moved.parent.parts), strict=False))
+        theirs = moved.parent.parts
+        above = theirs[: -len(ours) or None][-1:]
+        roles = {split_role(name) for name in (*above, self.data.absolute().name)} - {None}
+        return len(roles) < 2 and all(a == b for a, b in zip(reversed(ours), reversed(theirs), strict=False))
 
 
 def _normal(text: str) -> str:

@@ -105,6 +105,14 @@ def test_validation_images_may_be_in_a_table_or_in_class_folders_of_their_own(im
         labelled(images, "file,label,split\n1.jpg,cat,train\n3.jpg,dog,train\n2.jpg,cat,val\n", val=valid)
 
 
+def test_a_row_of_another_split_names_no_image_of_this_one(images: Path) -> None:
+    valid = images.rename(images.with_name("valid"))
+    rows = (
+        "/elsewhere/train/1.jpg,dog\ntrain/3.jpg,cat\n/elsewhere/val/2.jpg,cat\nset/4.png,dog\n1.jpg,cat\n3.jpg,dog\n"
+    )
+    assert answers(labelled(valid, rows)) == CLASSES
+
+
 def test_what_rows_and_images_are_left_out_is_counted_in_one_line(images: Path) -> None:
     add(images, "5.jpg")
     (images / "notes.txt").write_text("text")
