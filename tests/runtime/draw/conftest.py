@@ -8,7 +8,7 @@ import pytest
 from support.data.drawings import Drawing, read_drawings
 from support.models import bundles
 
-from hybrid_edge.runtime.draw.digits import mnist_frame
+from hybrid_edge.runtime.digits import mnist_frame
 from hybrid_edge.runtime.spec import ModelSpec
 
 SPEC = ModelSpec(

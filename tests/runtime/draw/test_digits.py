@@ -12,7 +12,7 @@ from cv2 import connectedComponents
 from support.data.drawings import PLACES, SIZE, STROKES, Drawing
 
 from hybrid_edge.runtime import Classifier
-from hybrid_edge.runtime.draw.digits import BOX, PEN, SIDE, drawn_frame, mnist_frame
+from hybrid_edge.runtime.digits import BOX, PEN, SIDE, drawn_frame, mnist_frame
 from hybrid_edge.runtime.draw.readers import Reader, read_drawing
 from hybrid_edge.runtime.errors import InputError
 
