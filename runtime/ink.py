@@ -15,7 +15,7 @@ LIGHTING = 160  # the longer side of the picture in which the light is measured,
 WIDEST = 3  # a stroke is at most a third as wide as the picture's shorter side; what is wider is a table, or a shadow
 DIMMEST = 4  # where there is less than a quarter of the brightest light, contrast is not made of it: it would be noise
 FAINTEST = 24  # of 255: what takes less than a tenth of the light is a crease, or the other side's ink
-FAINTEST_CUT = 80  # the same at the picture's edge, where the light can't be told so well: a third of it
+FAINTEST_CUT = 100  # the same at the picture's edge, where the light can't be told so well: two fifths
 SHARES = (0.6, 0.4, 0.25, 0.15)  # of the most contrast there is, what a stroke has at least: the darkest digit counts
 SMALLEST = 40  # a digit is at least a fortieth as long as the picture; what is shorter is dust
 MOST_STROKES = 16  # that are looked at with each share, the largest first
@@ -24,8 +24,11 @@ GROWTH = 2  # times as wide as in their darkest part are strokes at most; what i
 GAP = 10  # what is within a fifth (twice a tenth) of the longest stroke's length belongs to its digit
 SPECK = 100  # what has less than a hundredth of that stroke's area does not
 FULL = 90  # percentile of the ink's contrast that becomes 255: edges are fainter
-DARK_SKEW = -0.5  # skewness of the brightness of dark strokes on light paper, at most
-NOISE = 3 * 1.4826  # three standard deviations, in median absolute deviations
+HALO = 0.2  # of that, what a lens and JPEG may spread around strokes; where nothing is spread, edges stay as drawn
+CLEAR_SKEW = 0.5  # skewness of the brightness, from which on ink is clearly the smaller part of a picture
+NOISE_STEP = 4  # pixels between those by which noise is measured
+PAPER = (20, 40)  # percentiles of the contrast, which are paper's
+NOISE = 5.5  # times what lies between these two, from the second to three standard deviations above the mean
 
 
 def photographed_frame(image: Pixels) -> Pixels:
@@ -41,17 +44,16 @@ def photographed_frame(image: Pixels) -> Pixels:
     """
     check_pixels(image)
     page = _page(image)
-    flip = 255 if _skewness(page) > 0 else 0  # light ink on dark becomes dark on light
+    flip = 255 if _has_light_ink(page) else 0  # light ink on dark becomes dark on light
     page = page ^ np.uint8(flip)
     light = _lighting(page)
-    contrast = _contrast(page, light)
-    digit = _find_digit(contrast)
+    digit = _find_digit(_contrast(page, light))
     if digit is None:
         raise ImageError(
             "no ink found: expected strokes that are clearly darker or lighter than the paper around them, and longer "
             f"than a {SMALLEST}th of the picture"
         )
-    frame = drawn_frame(_ink(image ^ np.uint8(flip), light, digit, _noise(contrast)))
+    frame = drawn_frame(_ink(image ^ np.uint8(flip), light, digit))
     return np.asarray(cv2.cvtColor(frame, cv2.COLOR_GRAY2BGR), np.uint8)
 
 
@@ -66,7 +68,16 @@ def _page(image: Pixels) -> Pixels:
 def is_dark_on_light(image: Pixels) -> bool:
     """Return whether a picture, (H, W, 3) uint8, looks like dark strokes on light paper."""
     page = shrink(image, LIGHTING)
-    return float(np.median(page)) >= 128 and _skewness(page) < DARK_SKEW
+    return float(np.median(page)) >= 128 and _skewness(page) < -CLEAR_SKEW
+
+
+def _has_light_ink(page: Pixels) -> bool:
+    """Return whether the ink is lighter than the paper; the picture's edge tells where the ink fills half of it."""
+    skewness = _skewness(page)
+    if abs(skewness) > CLEAR_SKEW:
+        return skewness > 0
+    edge = np.concatenate((page[0], page[-1], page[:, 0], page[:, -1]))
+    return bool(edge.mean() < page.mean())
 
 
 def _skewness(page: Pixels) -> float:
@@ -118,9 +129,9 @@ def _find_digit(contrast: Gray) -> Gray | None:
 
 
 def _noise(contrast: Gray) -> float:
-    """Return the contrast that paper has by chance at most, from the middle half of all pixels."""
-    middle = float(np.median(contrast))
-    return middle + NOISE * float(np.median(np.abs(contrast - middle)))
+    """Return the contrast that paper has by chance at most, told from its lower part, as half of a page may be ink."""
+    low, middle = np.percentile(contrast[::NOISE_STEP, ::NOISE_STEP], PAPER)
+    return float(middle + NOISE * (middle - low))
 
 
 def _longest_stroke(dark: npt.NDArray[np.bool_], core: Gray | None, *, whole: bool) -> Gray | None:
@@ -135,15 +146,17 @@ def _longest_stroke(dark: npt.NDArray[np.bool_], core: Gray | None, *, whole: bo
     cut = (x == 0) | (y == 0) | (x + widths == width) | (y + heights == height)
     suits = (length * SMALLEST >= max(height, width)) & ~(cut & whole)
     suits[0] = False  # the paper
+    widest, belongs = np.inf, area > 0
     if core is not None:
-        suits &= np.bincount(parts[core > 0], minlength=len(area)) > 0
-    widest = np.inf if core is None else GROWTH * _half_width(core)
+        widest = GROWTH * _half_width(core)
+        belongs = np.bincount(parts[core > 0], minlength=len(area)) > 0
+    suits &= belongs
     strokes = np.flatnonzero(suits)
     for stroke in strokes[np.argsort(-area[strokes], kind="stable")][:MOST_STROKES]:
         box = slice(y[stroke], y[stroke] + heights[stroke]), slice(x[stroke], x[stroke] + widths[stroke])
         half_width = _half_width((parts[box] == stroke).astype(np.uint8))
         if half_width <= widest and area[stroke] >= SLENDER * half_width**2:
-            near = (area * SPECK >= area[stroke]) & (~cut | (length <= length[stroke]))
+            near = belongs & (area * SPECK >= area[stroke]) & (~cut | (length <= length[stroke]))
             near[0] = False
             return _group(near[parts].astype(np.uint8), parts == stroke, int(length[stroke]))
     return None
@@ -163,8 +176,8 @@ def _group(near: Gray, stroke: npt.NDArray[np.bool_], length: int) -> Gray:
     return np.asarray(near * (groups == groups[stroke][0]), np.uint8)
 
 
-def _ink(image: Pixels, light: Pixels, digit: Gray, noise: float) -> Gray:
-    """Cut the digit out of the image in its full size, 255 = ink, 0 = paper; the other three are of the page."""
+def _ink(image: Pixels, light: Pixels, digit: Gray) -> Gray:
+    """Cut the digit out of the image in its full size, 255 = ink, 0 = paper; the other two are of the page."""
     x, y, width, height = cv2.boundingRect(digit)
     edge = 2 + max(width, height) // 20  # pixels of the page that a blurred stroke's edge has
     box = slice(max(0, y - edge), y + height + edge), slice(max(0, x - edge), x + width + edge)
@@ -177,7 +190,9 @@ def _ink(image: Pixels, light: Pixels, digit: Gray, noise: float) -> Gray:
     contrast = _contrast(cut, np.asarray(cv2.resize(light[box], size, interpolation=cv2.INTER_LINEAR), np.uint8))
     around = cv2.dilate(digit[box], np.ones((2 * edge - 1, 2 * edge - 1), np.uint8))
     inside = cv2.resize(around, size, interpolation=cv2.INTER_NEAREST) > 0
-    strokes = cv2.resize(digit[box], size, interpolation=cv2.INTER_NEAREST) > 0
-    full = max(float(np.percentile(contrast[strokes], FULL)), noise + 1)
-    ink = np.clip((contrast - noise) * (255 / (full - noise)), 0, 255) * inside
+    strokes = cv2.resize(digit[box] * 255, size, interpolation=cv2.INTER_AREA) > 0  # some are left in any size
+    beyond = contrast[inside & ~(cv2.dilate(strokes.astype(np.uint8), np.ones((5, 5), np.uint8)) > 0)]
+    full = float(np.percentile(contrast[strokes], FULL))
+    none = min(max(HALO * full, float(beyond.max())), full / 2) if beyond.any() else 0.0
+    ink = np.clip((contrast - none) * (255 / (full - none)), 0, 255) * inside
     return np.asarray(np.rint(ink), np.uint8)
