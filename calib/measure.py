@@ -38,14 +38,13 @@ OnBatch = Callable[[int], None] | None
 class Calibration:
     """Statistics of every tensor of a graph, by its name, and the ``binding`` that says what they were measured on.
 
-    ``images`` counts the images measured, and ``skipped`` says which could not be read and why. ``reused`` tells
-    whether the statistics were in the file already, and ``reason`` says so in a sentence for the report.
+    ``images`` counts the images measured, and ``skipped`` says which could not be read and why. ``reason`` says in a
+    sentence for the report whether the statistics were in the file already.
     """
 
     statistics: dict[str, TensorStatistics]
     binding: Binding
     images: int
-    reused: bool
     reason: str
     skipped: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
@@ -80,7 +79,6 @@ def calibrate(
         weights, images_hash(images.sha256s), contract_hash(spec), graph=hashlib.sha256(graph).hexdigest()
     )
     measured, reason = load_if_same(path, binding)
-    reused = measured is not None
     warnings: list[str] = []
     if measured is None:
         measured = measure_statistics(graph, images.paths, spec, on_batch=on_batch)
@@ -93,7 +91,7 @@ def calibrate(
             f"calibrated on {measured.images} images: expected {RECOMMENDED_IMAGES} or more, with fewer the ranges "
             "depend on chance; name a folder with more images with --calib DIR"
         )
-    return Calibration(measured.statistics, binding, measured.images, reused, reason, measured.skipped, tuple(warnings))
+    return Calibration(measured.statistics, binding, measured.images, reason, measured.skipped, tuple(warnings))
 
 
 def measure_statistics(
@@ -112,10 +110,10 @@ def measure_statistics(
 
 def measure_peaks(
     graph: bytes, paths: Collection[Path], spec: ModelSpec, *, on_batch: OnBatch = None
-) -> dict[str, float]:
-    """Return the largest |value| of each output of a graph over images: a third of the work of ``measure_statistics``.
+) -> tuple[dict[str, float], list[str]]:
+    """Return the largest |value| of each output of a graph over images, and why some of these were passed over.
 
-    The arguments and errors are those of ``calibrate``.
+    It is a third of the work of ``measure_statistics``. The arguments and errors are those of ``calibrate``.
     """
     peaks: dict[str, float] = {}
 
@@ -124,8 +122,8 @@ def measure_peaks(
             low, high = float(values.min()), float(values.max())  # NaN comes through both
             peaks[name] = require_finite(name, max(-low, high, peaks.get(name, 0.0)))
 
-    _run(graph, paths, spec, update, on_batch=on_batch)
-    return peaks
+    skipped = _run(graph, paths, spec, update, on_batch=on_batch)
+    return peaks, skipped
 
 
 def measure_channels(

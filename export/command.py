@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, cast
 
@@ -177,11 +178,8 @@ def show(request: ExportRequest, result: ExportResult) -> None:
         markup=False,
     )
     if result.written:
-        console.stdout.print(
-            f"next: hybrid-infer --bundle {result.tar or result.bundle} {request.images.images[0].path}",
-            soft_wrap=True,
-            markup=False,
-        )
+        words = ["hybrid-infer", "--bundle", str(result.tar or result.bundle), str(request.images.images[0].path)]
+        console.stdout.print(f"next: {shlex.join(words)}", soft_wrap=True, markup=False)
 
 
 def build(bundle: Path, architectures: tuple[str, ...], options: EngineOptions) -> None:

@@ -29,7 +29,7 @@ from ..train.splits import find_splits
 from .artifacts import PRECISIONS, Recurrent
 
 MIN_IMAGES = 8  # a bundle has so many golden examples, and a gate's largest batch so many images
-MAX_SUBSTITUTES = 32  # images in all, if a run validated on fewer: thousands of training images prove no more
+MAX_SUBSTITUTES = 32  # images in all, if a run validated on too few: thousands of training images prove no more
 
 
 @dataclass(frozen=True)
@@ -44,13 +44,20 @@ class ChosenImages:
     skipped: tuple[str, ...] = ()
 
 
-def run_images(run: RunFolder) -> list[LabelledImage]:
-    """List a run's validation images, and where these are fewer than 8, some of its training images after them."""
+def run_images(run: RunFolder, most: int = MAX_SUBSTITUTES) -> list[LabelledImage]:
+    """List a run's validation images, and where these are fewer than 8, training images after them, ``most`` in all."""
     validation = read_list(run.images("validation"))
     if len(validation) >= MIN_IMAGES:
         return validation
     train = read_list(run.images("train")) if run.images("train").exists() else []
-    return validation + _round_robin(train)[: MAX_SUBSTITUTES - len(validation)]
+    lent = _round_robin(train)[: most - len(validation)]
+    if lent:
+        say(
+            f"warning: the run validated on {len(validation)} images, so {len(lent)} that it was trained on check the "
+            "export too: that shows whether variants agree with Keras, and nothing of their accuracy",
+            "yellow",
+        )
+    return validation + lent
 
 
 def folder_images(folder: Path, option: str = "--images", *, prefer: str = "val") -> list[LabelledImage]:
@@ -212,7 +219,9 @@ def make_request(
     run = RunFolder.find(model, runs)
     if not run.model.is_file():
         raise RunError(f"{run.path}: expected a trained model.keras, found none; finish the training with --resume")
-    candidates = folder_images(images) if images else run_images(run)
+    # what checks an export is not calibrated on: of a small set no more is taken than a check needs
+    most = MIN_IMAGES if settings.needs_calibration and calib is None else MAX_SUBSTITUTES
+    candidates = folder_images(images) if images else run_images(run, most)
     return ExportRequest(
         run.model,
         choose_images(candidates, gate_images),

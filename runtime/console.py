@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import typer
 from rich import box
-from rich.cells import cell_len
 from rich.console import Console
 from rich.measure import Measurement
 from rich.progress import (
@@ -38,9 +37,11 @@ if TYPE_CHECKING:
 
 
 INTERRUPTED = 130
-MIN_NAME_WIDTH = 8  # cells, to which a table wraps its names where the terminal is too narrow for it
 ABSENT = "–"  # stands in a cell that has no figure
-FULL = (errno.ENOSPC, errno.EDQUOT)
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+NO_THREAD = "can't start new thread"  # is what Python says with a RuntimeError
+REMEDY = "mend that, or name another place"
+REMEDIES = {errno.EMFILE: "raise the limit of open files (ulimit -n)"}
 ESCAPED = "backslashreplace"  # a character that a stream can't encode is escaped, and does not end a run
 
 stdout = Console(soft_wrap=not (sys.stdout and sys.stdout.isatty()), highlight=False)
@@ -136,8 +137,8 @@ def _main(app: typer.Typer) -> NoReturn:
         # `... | head` closed our stdout, and Typer or rich would leave with 1: not an error
         _silence_stdout()
         code = 0
-    except OSError as error:
-        code = _disk_exit_code(error)
+    except (OSError, MemoryError, RuntimeError) as error:
+        code = _refused_exit_code(error)
     except Exception as error:
         code = _click_exit_code(error)
     sys.exit(code)
@@ -148,13 +149,23 @@ def _print_error(text: str) -> None:
     status.print(text, markup=False, soft_wrap=True)
 
 
-def _disk_exit_code(error: OSError) -> int:
-    """Say that a disk is full, stdout's included, and return 1; any other error is our fault and is raised again."""
-    if error.errno not in FULL:
+def _refused_exit_code(error: OSError | MemoryError | RuntimeError) -> int:
+    """Say what the system refused, and return 1; an error that is not the system's own is raised again."""
+    if isinstance(error, OSError) and error.errno is not None:
+        where = f" for {error.filename}" if error.filename else ""
+        if error.errno in FULL:
+            found = f"expected room on the disk{where}, found none ({error.strerror}); free some, or write elsewhere"
+        else:
+            found = f"the system refused this{where}: {error.strerror}; {REMEDIES.get(error.errno, REMEDY)}"
+    elif isinstance(error, MemoryError) or str(error) == NO_THREAD:
+        found = f"expected more memory or threads than this process may have ({error}); raise its limits"
+    else:
         raise error
-    where = f" for {error.filename}" if error.filename else ""
-    _print_error(f"expected room on the disk{where}, found none ({error.strerror}); free some, or write elsewhere")
-    _silence_stdout()
+    _print_error(found)
+    try:
+        sys.stdout.flush()
+    except OSError:  # it is stdout that takes no more
+        _silence_stdout()
     return 1
 
 
@@ -249,15 +260,21 @@ def make_table(
 def show_table(table: Table) -> None:
     """Print a table on stdout; brackets in it are no markup, and no figure is ever cut.
 
-    A terminal that is narrower than the table wraps the names in its first column, and lines only where the figures
-    alone are too wide; in a file or a pipe a row is one line.
+    On a terminal that is narrower than the table, names stand on lines of their own above the figures that are theirs,
+    and lines are wrapped only where the figures alone are too wide; in a file or a pipe a row is one line.
     """
-    unlimited, names = stdout.options.update(max_width=sys.maxsize, markup=False), table.columns[0]
-    excess = Measurement.get(stdout, unlimited, table).maximum - stdout.width
-    if stdout.is_terminal and excess > 0:
-        names.max_width = max(MIN_NAME_WIDTH, max(cell_len(str(cell)) for cell in names.cells) - excess)
+    unlimited, names = stdout.options.update(max_width=sys.maxsize, markup=False), list[str]()
+    if stdout.is_terminal and Measurement.get(stdout, unlimited, table).maximum > stdout.width:
+        names = [str(cell) for cell in table.columns.pop(0).cells]
     table.width = Measurement.get(stdout, unlimited, table).maximum
     caption, table.caption = table.caption, None  # rich would wrap it where the table ends
-    stdout.print(table, markup=False, crop=False, soft_wrap=False)
+    with stdout.capture() as captured:
+        stdout.print(table, markup=False, crop=False, soft_wrap=False)
+    lines = captured.get().splitlines(keepends=True)
+    above = [""] * (len(lines) - len(names) - 1) + names + [""]  # the last line is empty
+    for line, name, last in zip(lines, above, ["", *above], strict=False):
+        if name not in ("", last):
+            stdout.print(f" {name}", markup=False, soft_wrap=True)
+        stdout.out(line, end="", highlight=False)
     if caption:
         stdout.print(caption)

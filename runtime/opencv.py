@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 from .errors import BackendUnavailableError
+from .process import usable_cpus
 
 __all__ = ["MAX_PIXELS", "V4L2_WAIT", "cv2"]
 
@@ -29,3 +30,6 @@ except ImportError as error:
     raise BackendUnavailableError(
         f"OpenCV, which reads and resizes images, can't be imported here ({error}): {advice}"
     ) from error
+
+if (cpus := len(usable_cpus())) < cv2.getNumThreads():  # OpenCV knows of affinity, and not of every quota
+    cv2.setNumThreads(cpus)

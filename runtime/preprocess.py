@@ -26,7 +26,7 @@ import numpy.typing as npt
 
 from .errors import ImageError
 from .frame import Pixels, check_pixels
-from .image_headers import check_header, heif_turns, unread_format
+from .image_headers import PNG_SIGNATURE, check_header, heif_turns, unread_format
 from .opencv import MAX_PIXELS, cv2
 from .spec import ModelSpec
 
@@ -39,6 +39,8 @@ INTERPOLATIONS = {"linear-exact": cv2.INTER_LINEAR_EXACT, "nearest-exact": cv2.I
 # float32 throughout, in Keras's order of operations, so that the table equals preprocess_input to the bit
 SCALED_VALUES = (np.arange(256, dtype=np.float32) / np.float32(127.5) - np.float32(1.0)).astype(np.float32)
 CHANNEL_MEAN = np.full((1, 3), 1.0 / 3.0, dtype=np.float32)
+# TIFF, PGM, PPM and JPEG 2000 may have 16 bits
+DEEP_STARTS = (b"II*\0", b"MM\0*", b"P2", b"P3", b"P5", b"P6", b"\0\0\0\x0cjP  ", b"\xff\x4f\xff\x51")
 MAX_FILE_SIZE = 2**30 + 2**20  # 1 GiB: MAX_PIXELS of uncompressed 16-bit RGBA, and its header
 
 
@@ -71,6 +73,11 @@ def read_image(path: Path | str) -> Pixels:
         ImageError: the file is not there, no regular file, no image, truncated, or larger than ``MAX_PIXELS`` or
             ``MAX_FILE_SIZE``.
     """
+    return decode_image(read_image_file(path), name=str(path))
+
+
+def read_image_file(path: Path | str) -> bytes:
+    """Read the bytes of an image file, which ``decode_image`` decodes; ImageError as ``read_image`` says."""
     try:
         facts = Path(path).stat()
         if not stat.S_ISREG(facts.st_mode):  # a device or a pipe might never end
@@ -78,12 +85,11 @@ def read_image(path: Path | str) -> Pixels:
             raise ImageError(f"{path}: expected an image file, found {found}")
         if facts.st_size > MAX_FILE_SIZE:
             raise ImageError(f"{path}: expected at most {MAX_FILE_SIZE} bytes, found {facts.st_size}")
-        data = Path(path).read_bytes()
+        return Path(path).read_bytes()
     except OSError as error:
         raise ImageError(f"{path}: can't be read: {error.strerror or error}") from None
     except ValueError:
         raise ImageError(f"{path!r}: expected a file name, found a null character in it") from None
-    return decode_image(data, name=str(path))
 
 
 def decode_image(data: bytes, name: str = "image") -> Pixels:
@@ -105,6 +111,27 @@ def decode_image(data: bytes, name: str = "image") -> Pixels:
         raise ImageError(f"{name}: {unread_format(data)}")
     pixels = np.asarray(frame, dtype=np.uint8)
     return turns.applied(pixels) if turns else pixels
+
+
+def deep_samples(data: bytes, frame: Pixels) -> npt.NDArray[np.uint16 | np.int16] | None:
+    """Return the 16-bit samples, (H, W) or (H, W, 3), of a file whose high bytes ``decode_image`` kept in ``frame``.
+
+    None for every other one. Such a file is decoded a second time.
+    """
+    deep_png = data.startswith(PNG_SIGNATURE) and data[24:25] == b"\x10"  # IHDR's bit depth
+    if not deep_png and not data.startswith(DEEP_STARTS):
+        return None
+    try:
+        found = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    except (cv2.error, MemoryError):
+        return None
+    if found is None or found.dtype not in (np.uint16, np.int16):
+        return None
+    samples: npt.NDArray[np.uint16 | np.int16] = np.asarray(
+        found[..., :3] if found.ndim == 3 else found
+    )  # without alpha
+    # JPEG 2000 that says it has 12 bits is scaled by these; a TIFF in colour is rounded up
+    return samples if samples.min() < 0 or int(frame.max()) <= (int(samples.max()) >> 8) + 1 else None
 
 
 class Preprocessor:

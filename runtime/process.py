@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import resource
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 STATUS = Path("/proc/self/status")
@@ -24,8 +26,33 @@ def peak_mib(status: Path = STATUS) -> float:
         return peak / KIB_PER_MIB / (KIB_PER_MIB if sys.platform == "darwin" else 1)  # macOS counts bytes, others KiB
 
 
-def usable_cpus() -> list[int]:
-    """Return the numbers of the CPUs that this process may run on; where the system does not say, of all."""
-    if hasattr(os, "sched_getaffinity"):
-        return sorted(os.sched_getaffinity(0))
-    return list(range(os.cpu_count() or 1))
+def usable_cpus(root: Path = Path("/")) -> list[int]:
+    """Return the numbers of the CPUs that this process may run on, no more than its cgroups let it use at a time.
+
+    A container's limit (``docker run --cpus``) is a quota of time: more threads than it feeds are stopped together, for
+    most of each tenth of a second. Where the system says nothing, it is all CPUs. ``root`` has /proc and /sys.
+    """
+    allowed = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1)
+    at_once = int(min([len(allowed), *_quotas(root)]))
+    return sorted(allowed)[: max(1, at_once)]
+
+
+def _quotas(root: Path) -> Iterator[float]:
+    """Yield the limits of this process's cgroups and of those above them, in CPUs.
+
+    A container may see its own cgroup as the top of the tree, while its path still begins at the host's top: folders
+    that are not there are passed over.
+    """
+    with contextlib.suppress(OSError):
+        for line in (root / "proc/self/cgroup").read_text().splitlines():
+            _, controllers, path = line.split(":", 2)
+            if controllers and "cpu" not in controllers.split(","):
+                continue
+            top = root / "sys/fs/cgroup" / ("cpu" if controllers else "")
+            own = top / path.lstrip("/")
+            for folder in (own, *own.parents):
+                with contextlib.suppress(OSError, ValueError):  # ValueError: version 2 says "max" where there is none
+                    names = ("cpu.cfs_quota_us", "cpu.cfs_period_us") if controllers else ("cpu.max",)
+                    quota, period = " ".join((folder / name).read_text() for name in names).split()
+                    if int(quota) > 0:
+                        yield int(quota) / int(period)

@@ -125,14 +125,37 @@ def _open_lock(path: Path) -> int:
 def cache_dir() -> Path:
     """Return the path of the cache folder, which may not exist yet.
 
-    It is ``$HYBRID_EDGE_CACHE``, else ``$XDG_CACHE_HOME/hybrid-edge``, else ``~/.cache/hybrid-edge``.
+    It is ``$HYBRID_EDGE_CACHE``, else ``$XDG_CACHE_HOME/hybrid-edge``, else ``~/.cache/hybrid-edge``. A user without
+    a home, whom neither HOME nor /etc/passwd knows, as in many containers, has a temporary folder of their own.
+
+    Raises:
+        UsageError: HYBRID_EDGE_CACHE names a home that is not known, or the temporary folder is another user's.
     """
-    if chosen := os.environ.get("HYBRID_EDGE_CACHE"):
-        return Path(chosen).expanduser().absolute()
+    chosen = os.environ.get("HYBRID_EDGE_CACHE", "")
     base = Path(os.environ.get("XDG_CACHE_HOME", ""))
-    if not base.is_absolute():  # the XDG specification: a relative value is to be ignored
-        base = Path.home() / ".cache"
-    return base / "hybrid-edge"
+    try:
+        if chosen:
+            return Path(chosen).expanduser().absolute()
+        # the XDG specification: a relative value is to be ignored
+        return (base if base.is_absolute() else Path.home() / ".cache") / "hybrid-edge"
+    except RuntimeError as error:
+        if chosen:
+            raise UsageError(
+                f"HYBRID_EDGE_CACHE={chosen}: expected a folder, found an unknown home; write the whole path"
+            ) from error
+        return _own_temporary_folder()
+
+
+def _own_temporary_folder() -> Path:
+    folder = Path(tempfile.gettempdir()) / f"hybrid-edge-{os.getuid()}"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    state = folder.lstat()
+    if state.st_uid != os.getuid() or state.st_mode & 0o077:  # others can make what engines are taken from
+        raise UsageError(
+            f"{folder}: expected a folder that is this user's alone, found one that others may write to; "
+            "name a cache folder with HYBRID_EDGE_CACHE"
+        )
+    return folder
 
 
 def file_sha256(path: Path) -> str:

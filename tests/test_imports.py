@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 import ast
 import re
 import subprocess
@@ -91,6 +89,16 @@ print([name for name in sys.modules if name.partition(".")[0] in ("sklearn", "ma
 import sklearn, matplotlib.pyplot
 """
     assert run(code) == "[]\n"
+
+
+def test_a_run_loads_no_more_of_our_modules_than_it_needs() -> None:
+    code = """
+import sys, hybrid_edge.runtime.commands.infer, hybrid_edge.runtime.pipeline.classify
+print(*(name for name in sys.modules if name.startswith("hybrid_edge.")))
+"""
+    loaded = run(code).split()
+    assert len(loaded) < 80
+    assert "hybrid_edge.runtime.outputs.recorder" not in loaded  # it comes with --save
 
 
 def test_the_installed_version_is_the_one_in_the_source() -> None:

@@ -19,6 +19,7 @@ from ..runtime.errors import DataError, RunError, UsageError
 from ..runtime.spec import ModelSpec
 from ..runtime.storage import replacing, sweep, write_json
 from .batches import KeptFrames
+from .changed_data import record_contents, refuse_changed
 from .data import DataSet, LabelledImage, calibration_sample, read_list, write_list
 from .model import KerasModel
 from .model_file import save_model
@@ -116,6 +117,7 @@ def record_start(run: RunFolder, settings: TrainSettings, spec: ModelSpec, data:
     write_json(run.spec, spec.model_dump())
     write_list(run.images("train"), data.train)
     write_list(run.images("validation"), data.validation)
+    record_contents(run, data)
     write_list(run.images("calibration"), calibration_sample(data.train, CALIBRATION_IMAGES, settings.seed))
     skipped = [{"path": str(path), "reason": reason} for path, reason in data.skipped.items()]
     write_json(run.path / "skipped.json", skipped)
@@ -133,7 +135,7 @@ def read_stopped(run: RunFolder) -> tuple[Training, TrainingState]:
     except DataError as error:
         raise RunError(f"{error}; it is not a complete run: start a new one with hybrid-train DATA") from None
     phases_left = state.phase <= len(settings.phases)  # else only the final validation is left
-    _check_images([*train, *validation] if phases_left else validation, settings.data)
+    refuse_changed(run, settings, train if phases_left else [], validation)
     for name in ("model.keras", "*.json", "*.csv", "*.png"):
         sweep(run.path, name)
     sweep(run.checkpoints, "*")
@@ -149,12 +151,3 @@ def _read_record(run: RunFolder, path: Path, make: Any) -> Any:
         return make(**content)
     except (TypeError, UsageError) as error:
         raise RunError(f"{path} is damaged, or of another version of hybrid-edge: {error}; start a new run") from None
-
-
-def _check_images(images: list[LabelledImage], data: str) -> None:
-    missing = [image.path for image in images if not image.path.is_file()]
-    if missing:
-        raise DataError(
-            f"{len(missing)} of the run's {len(images)} images are no longer there, the first is {missing[0]}: "
-            f"put DATA back where it was ({data}), or start a new run"
-        )

@@ -40,7 +40,10 @@ def find_classes(root: Path, left_out: Counter[str] | None = None) -> Classes:
     loose = [file for file in files if is_wanted(file, counted, videos=False)]
     if not folders:
         found = f"{len(loose)} images beside each other" if loose else "none"
-        raise DataError(f"{root}: expected one folder for each class, found {found}; put each class in its own folder")
+        raise DataError(
+            f"{root}: expected one folder for each class, found {found}; put each class in its own folder"
+            + (", or name the classes in a CSV: --labels FILE.csv" if loose else "")
+        )
     if loose:
         counted["images beside the class folders"] += len(loose)
     named = _by_label(root, sorted(folders))

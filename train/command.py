@@ -15,11 +15,13 @@ from ..runtime import console
 from ..runtime.errors import UsageError
 from ..runtime.spec import Branches, Interpolation, ModelSpec, ResizePolicy, preset
 from .class_folders import WrittenFolders
+from .data import scan_for
+from .data_report import show_report
 from .handwritten_digits import prepare_digits, prepare_mnist
 from .run_folder import RunFolder
 from .tensorflow_import import import_tensorflow
 from .tiny_imagenet import prepare_tiny_imagenet
-from .training_settings import PHASES, Monitor, Optimizer, PhaseSettings, TrainSettings, named_faults
+from .training_settings import PHASES, ClassWeights, Monitor, Optimizer, PhaseSettings, TrainSettings, named_faults
 
 
 def _option(panel: str, help_text: str, *names: str) -> Any:
@@ -38,7 +40,10 @@ def train(
         typer.Argument(metavar="DATA", help="train/CLASS/* and val/CLASS/*, or CLASS/*; not needed with --resume"),
     ] = None,
     val: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="class folders to validate on, where they lie apart from DATA")
+        Path | None, typer.Option(metavar="DIR", help="what to validate on, apart from DATA: class folders, or a CSV")
+    ] = None,
+    labels: Annotated[
+        Path | None, typer.Option(metavar="CSV", help="a table of the images in DATA and their classes: file,label")
     ] = None,
     preset_name: Annotated[
         Literal["xception-lstm", "digits"], typer.Option("--preset", help="the reference hybrid, or the small one")
@@ -84,6 +89,9 @@ def train(
             "--augment/--no-augment",
         ),
     ] = None,
+    class_weights: Annotated[
+        ClassWeights, _run("balanced: all classes count alike in the loss, however many images they have")
+    ] = "none",
     mixed_precision: Annotated[
         Literal["off", "float16", "bfloat16"], _run("compute in half precision; bfloat16 on CPUs that have it")
     ] = "off",
@@ -99,6 +107,7 @@ def train(
     bn_momentum: Annotated[float, _run("momentum of BatchNorm's re-estimation")] = 0.9,
     runs: Annotated[Path, _run("folder of all runs")] = Path("runs"),
     name: Annotated[str | None, _run("name of the run (default: date, time, branches)")] = None,
+    check_only: Annotated[bool, _run("only report on the data, and stop before training", "--check-only")] = False,
     resume: Annotated[bool, _run("continue the newest run, or the one named with --name", "--resume")] = False,
 ) -> None:
     """Train a classifier of two branches, a CNN and an LSTM, from images in class folders.
@@ -114,6 +123,9 @@ def train(
     elif data is None:
         raise UsageError("expected DATA, a folder of class folders, or --resume; see hybrid-train --help")
     settings = None if resume else _settings(flags)
+    if settings and check_only:
+        show_report(scan_for(settings), settings.class_weights, console.stdout)
+        return
     import_tensorflow()
     from . import trainer  # noqa: PLC0415  # TensorFlow takes seconds; --help and wrong usage should not wait for it
 
@@ -140,10 +152,18 @@ def _settings(flags: dict[str, Any]) -> TrainSettings:
     if weights not in ("none", "imagenet"):
         weights = str(Path(weights).absolute())  # --resume may be called from another folder
     phases = [_phase_settings(flags, number, weights != "none" and spec.uses_cnn) for number in (1, 2)]
-    unchanged = ("mixed_precision", "val_fraction", "seed", "feature_cache", "bn_batches", "bn_momentum")
+    unchanged = (
+        "class_weights",
+        "mixed_precision",
+        "val_fraction",
+        "seed",
+        "feature_cache",
+        "bn_batches",
+        "bn_momentum",
+    )
     return TrainSettings.make(
         data=str(flags["data"].absolute()),
-        val=str(flags["val"].absolute()) if flags["val"] else None,
+        **{place: str(flags[place].absolute()) for place in ("val", "labels") if flags[place]},
         spec=spec,
         phases=phases,
         weights=weights,

@@ -1,35 +1,29 @@
-"""Data sets are found as class folders, checked and split before any training starts.
+"""Data sets are found, checked and split before any training starts.
 
-``splits`` tells how their folders may be laid out. Only paths and labels are kept, so memory does not grow with the
-images.
+Only paths and labels are kept, so memory does not grow with the images.
 """
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
 import os
 import re
 import zlib
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
-from ..runtime.console import progress
-from ..runtime.errors import DataError, ImageError, UsageError
-from ..runtime.preprocess import read_image
-from ..runtime.storage import cache_dir, write_bytes, write_text
-from .class_folders import Classes, find_classes
-from .splits import SplitFolders, find_splits, refuse_splits_inside
+from ..runtime.errors import DataError, UsageError
+from ..runtime.storage import write_bytes
+from .checked_images import ImageFacts, check_images
+from .class_folders import Classes
+from .found_images import find_images, quoted
+from .training_settings import TrainSettings
 
 ESCAPES = str.maketrans({"\\": r"\\", "\t": r"\t", "\n": r"\n", "\r": r"\r"})
 UNESCAPES = {r"\\": "\\", r"\t": "\t", r"\n": "\n", r"\r": "\r"}
-THREADS = min(os.cpu_count() or 1, 8)  # decoding leaves the GIL; more threads only hold more decoded images
-CHUNK = 16 * THREADS
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,9 +38,10 @@ class LabelledImage:
 class DataSet:
     """A data set fit to train on: at least two classes, at least one image of each in ``train``.
 
-    ``labels`` are sorted; both lists of images are in the order of label and name, unshuffled. ``skipped`` says why an
-    image was left out, ``left_out`` counts by suffix the files that are no images; ``notes`` are whole sentences for
-    the user about how the data set was understood, ``warnings`` about what is unusual and still trainable.
+    ``labels`` are sorted; both lists of images are in the order of label and name, unshuffled, and ``facts`` has what
+    was seen of each. ``skipped`` says why an image was left out, ``left_out`` counts by suffix the files that are no
+    images; ``notes`` are whole sentences for the user about how the data set was understood, ``warnings`` about what is
+    unusual and still trainable.
     """
 
     labels: tuple[str, ...]
@@ -56,15 +51,21 @@ class DataSet:
     warnings: tuple[str, ...]
     notes: tuple[str, ...] = ()
     left_out: Counter[str] = field(default_factory=Counter)
+    facts: dict[Path, ImageFacts] = field(default_factory=dict)
+
+    @property
+    def images(self) -> tuple[LabelledImage, ...]:
+        """All images, those to train on first."""
+        return self.train + self.validation
 
 
-def scan(data: Path, *, val: Path | None = None, val_fraction: float = 0.2, seed: int = 0) -> DataSet:
-    """Find the images of a data set in class folders, and split them where there is no ``val/``.
+def scan(
+    data: Path, *, val: Path | None = None, labels: Path | None = None, val_fraction: float = 0.2, seed: int = 0
+) -> DataSet:
+    """Find the images of a data set as ``find_images`` does, and split them where there are none to validate on.
 
-    ``data`` is laid out as ``splits`` says, and so is ``val``, the place of the validation images where they lie apart.
-    Images may lie in sub-folders of their class. Every image is read once, and those
-    that can't be read in full are left out. What was read is remembered in the cache, so that the next start on the
-    same files is quick.
+    Every image is read once, and those that can't be read in full are left out. What was read is remembered in the
+    cache, so that the next start on the same files is quick.
 
     The split is stratified: every class of two images or more has at least one on each side, and ``val_fraction``, in
     (0, 1), goes to validation. It depends on the seed and the files' names alone, class by class, so a new class leaves
@@ -72,36 +73,47 @@ def scan(data: Path, *, val: Path | None = None, val_fraction: float = 0.2, seed
 
     Raises:
         UsageError: ``val_fraction`` is out of range.
-        DataError: there is no such folder, no class folders, one class, an empty class, a class in ``val/`` that
-            ``train/`` lacks, a class of which no image can be read, or nothing to validate on.
+        DataError: ``find_images`` raised it, no image of a class can be read, or there is nothing to validate on.
     """
     if not 0 < val_fraction < 1:
         raise UsageError(f"the validation fraction must lie between 0 and 1, found {val_fraction}")
-    folders, left_out = find_splits(data, val), Counter[str]()
-    refuse_splits_inside(folders.train)
-    train = find_classes(folders.train, left_out)
-    validation = find_classes(folders.validation, left_out) if folders.validation else {}
-    _refuse_foreign_classes(train, validation, folders)
-    skipped = _find_unreadable(
-        [path for classes in (train, validation) for paths in classes.values() for path in paths], data
+    found = find_images(data, val, labels)
+    facts, skipped = check_images(
+        [path for classes in (found.train, found.validation) for paths in classes.values() for path in paths], data
     )
-    train = _readable_classes(train, skipped, folders.train)
-    validation = _readable_classes(validation, skipped, folders.validation or folders.train)
-    if folders.validation is None:
+    train = _readable_classes(found.train, skipped, found.train_place)
+    validation = _readable_classes(found.validation, skipped, found.validation_place)
+    if not validation:
         train, validation = _split(train, val_fraction, seed)
     if not validation:
         raise DataError(f"{data}: nothing to validate on: each of the {len(train)} classes has one image; add images")
     missing = [label for label in train if label not in validation]
-    unvalidated = f"no validation image of: {_quoted(missing)}; such classes are trained on and not validated"
+    unvalidated = f"no validation image of: {quoted(missing)}; such classes are trained on and not validated"
     return DataSet(
         labels=tuple(train),
         train=_flatten(train),
         validation=_flatten(validation),
         skipped=skipped,
         warnings=(unvalidated,) if missing else (),
-        notes=folders.notes,
-        left_out=left_out,
+        notes=found.notes,
+        left_out=found.left_out,
+        facts=facts,
     )
+
+
+def scan_for(settings: TrainSettings) -> DataSet:
+    """Find, check and split the data set of a training, as ``scan`` does."""
+    val, labels = (Path(place) if place else None for place in (settings.val, settings.labels))
+    return scan(Path(settings.data), val=val, labels=labels, val_fraction=settings.val_fraction, seed=settings.seed)
+
+
+def balanced_weights(train: Sequence[LabelledImage]) -> dict[str, float]:
+    """Return what an image of each class counts in the loss where all classes are to count alike: n / (k * n_class).
+
+    Of n images in k classes; the mean over the images is 1 (as scikit-learn's ``class_weight="balanced"``).
+    """
+    counts = Counter(image.label for image in train)
+    return {label: len(train) / (len(counts) * count) for label, count in sorted(counts.items())}
 
 
 def calibration_sample(train: Sequence[LabelledImage], n: int = 500, seed: int = 0) -> tuple[LabelledImage, ...]:
@@ -156,23 +168,6 @@ def read_list(path: Path) -> list[LabelledImage]:
     return images
 
 
-def _refuse_foreign_classes(train: Classes, val: Classes, folders: SplitFolders) -> None:
-    if len(train) == 1:
-        raise DataError(f"{folders.train}: expected two classes or more, found one: {next(iter(train))!r}")
-    foreign = [label for label in val if label not in train]
-    if foreign == ["images"]:
-        raise DataError(
-            f"{folders.validation}/images is no class of {folders.train}: this looks like tiny-imagenet as it is "
-            "published; make class folders of it first: hybrid-prepare tiny-imagenet SRC DST"
-        )
-    if foreign and folders.validation:
-        raise DataError(
-            f"{folders.validation.parent}: {folders.validation.name}/ has classes that {folders.train.name}/ lacks: "
-            f"{_quoted(foreign)}; "
-            "a model can't learn them: add them to the training images or remove them from the validation images"
-        )
-
-
 def _readable_classes(classes: Classes, skipped: dict[Path, str], root: Path) -> Classes:
     kept: Classes = {}
     for label, paths in classes.items():
@@ -206,72 +201,5 @@ def _flatten(classes: Classes) -> tuple[LabelledImage, ...]:
     return tuple(LabelledImage(path, label) for label, paths in classes.items() for path in paths)
 
 
-def _quoted(labels: Sequence[str], most: int = 5) -> str:
-    more = f" and {len(labels) - most} more" if len(labels) > most else ""
-    return ", ".join(map(repr, labels[:most])) + more
-
-
 def _unescape(text: str) -> str:
     return re.sub(r"\\[\\tnr]", lambda match: UNESCAPES[match.group()], text)
-
-
-def _find_unreadable(paths: Sequence[Path], data: Path) -> dict[Path, str]:
-    """Read every image in full and return those that can't be, with the reason, in the order given.
-
-    Files found readable before, of the same path, size and modification time, are not read again: ``CACHE/checked/``
-    has a file of their keys for each data set. A fault is looked at anew.
-    """
-    name = hashlib.sha256(os.fsencode(os.path.abspath(data))).hexdigest()[:32]  # noqa: PTH100  links stay
-    record = cache_dir() / "checked" / f"{name}.txt"
-    try:
-        known = set(record.read_bytes().decode(errors="replace").split())
-    except OSError:
-        known = set()
-    keys = {path: _key_if_there(path) for path in paths}
-    unknown = [path for path in paths if keys[path] not in known]
-    good = [key for key in keys.values() if key in known]
-    bad: dict[Path, str] = {}
-    try:
-        for path, fault in _read_all(unknown):
-            if fault:
-                bad[path] = fault
-            else:
-                good.append(keys[path])
-    finally:  # an interrupted check keeps what it has seen
-        if unknown:
-            # a cache that can't be written costs time at the next start and nothing else
-            with contextlib.suppress(OSError):
-                write_text(record, "\n".join(good))
-    return bad
-
-
-def _read_all(paths: Sequence[Path]) -> Iterator[tuple[Path, str]]:
-    """Yield each path with the reason why it can't be read, or an empty string."""
-    with ThreadPoolExecutor(THREADS) as pool, progress(unit="images", transient=True) as bar:
-        task = bar.add_task("checking images", total=len(paths))
-        for start in range(0, len(paths), CHUNK):  # in chunks, so that Ctrl-C waits for few
-            chunk = paths[start : start + CHUNK]
-            yield from zip(chunk, pool.map(_fault, chunk), strict=True)
-            bar.update(task, completed=start + len(chunk))
-
-
-def _fault(path: Path) -> str:
-    try:
-        read_image(path)
-    except ImageError as error:
-        return str(error).removeprefix(f"{path}: ")
-    return ""
-
-
-def file_key(path: Path) -> str:
-    """Identify a file without reading it, by the SHA-256 of its absolute path, size and time of change."""
-    state = path.stat()
-    text = f"{path.absolute()}\0{state.st_size}\0{state.st_mtime_ns}"
-    return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()
-
-
-def _key_if_there(path: Path) -> str:
-    try:
-        return file_key(path)
-    except OSError:
-        return ""

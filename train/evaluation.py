@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 mpl.rcParams["text.parse_math"] = False  # a class may be called a$b$c
 MAX_NUMBERED_CLASSES = 30  # classes up to which the numbers in the cells can be read
+MAX_DRAWN_LABEL = 40  # characters
 DPI = 110
 MIN_PROBABILITY = 1e-7  # to which Keras clips probabilities before the logarithm, too
 
@@ -136,8 +137,9 @@ def plot_confusion(matrix: npt.NDArray[np.int64], labels: tuple[str, ...], path:
     drawn = axis.imshow(shares, vmin=0, vmax=1, cmap="Blues")
     figure.colorbar(drawn, ax=axis, shrink=0.7, label="share of the true class")
     size = 9 if classes <= MAX_NUMBERED_CLASSES else 5
-    axis.set_xticks(range(classes), labels, rotation=90, fontsize=size)
-    axis.set_yticks(range(classes), labels, fontsize=size)
+    shown = [_shortened(label) for label in labels]
+    axis.set_xticks(range(classes), shown, rotation=90, fontsize=size)
+    axis.set_yticks(range(classes), shown, fontsize=size)
     axis.set(xlabel="answer", ylabel="true class", title=f"confusion on {matrix.sum()} validation images")
     if classes <= MAX_NUMBERED_CLASSES:
         for row, column in np.argwhere(matrix > 0):
@@ -155,13 +157,18 @@ def plot_class_rates(rates: list[dict[str, Any]], path: Path) -> None:
     figure, axis = plt.subplots(figsize=(9, 1.5 + 0.28 * len(shown)), layout="constrained")
     axis.barh(range(len(shown)), [rate["top5"] for rate in shown], color="#b9d3ee", label="top-5")
     axis.barh(range(len(shown)), [rate["top1"] for rate in shown], color="#2f6fb0", label="top-1", height=0.5)
-    axis.set_yticks(range(len(shown)), [f"{rate['label']} ({rate['images']})" for rate in shown])
+    axis.set_yticks(range(len(shown)), [f"{_shortened(rate['label'])} ({rate['images']})" for rate in shown])
     axis.set(xlim=(0, 1), title="top-1 and top-5 by class (validation images)")
     axis.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     axis.grid(axis="x", alpha=0.3)
     axis.legend(loc="upper left", bbox_to_anchor=(1.01, 1))
     axis.margins(y=0.01)
     _save(figure, path)
+
+
+def _shortened(label: str) -> str:
+    """Return a label with its end left out where it would leave no room for the picture."""
+    return label if len(label) <= MAX_DRAWN_LABEL else f"{label[: MAX_DRAWN_LABEL - 1]}…"
 
 
 def _save(figure: Figure, path: Path) -> None:

@@ -19,7 +19,8 @@ from ..runtime.console import progress
 from ..runtime.preprocess import Preprocessor, contract_hash, read_image
 from ..runtime.spec import ModelSpec
 from ..runtime.storage import cache_dir, locked, write_text
-from .data import LabelledImage, file_key
+from .checked_images import file_key
+from .data import LabelledImage
 
 Extract = Callable[[npt.NDArray[np.float32]], npt.NDArray[np.float32]]
 BATCH_SIZE = 16

@@ -106,7 +106,7 @@ def _load_mnist() -> tuple[tuple[Images, Images], tuple[Images, Images]]:
         with contextlib.redirect_stdout(sys.stderr):  # Keras draws the download's progress on stdout
             data: tuple[tuple[Images, Images], tuple[Images, Images]] = mnist.load_data()
     except Exception as error:  # keras.utils.get_file raises a bare Exception when a download fails
-        place = Path(os.environ.get("KERAS_HOME", Path.home() / ".keras")) / "datasets" / "mnist.npz"
+        place = Path(os.environ.get("KERAS_HOME", "~/.keras")) / "datasets" / "mnist.npz"
         raise DataError(
             f"MNIST can't be loaded from {MNIST_URL}: {error}; put that file at {place} by hand, or use scikit-learn's "
             "digits, which need no network: hybrid-prepare digits DST"

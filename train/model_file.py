@@ -23,6 +23,7 @@ import h5py
 import keras
 import numpy as np
 
+from ..runtime.console import FULL
 from ..runtime.errors import HybridEdgeError, ModelFileError, SpecError, WeightsError
 from ..runtime.spec import ModelSpec
 from ..runtime.storage import replacing
@@ -60,6 +61,7 @@ def load_model(path: Path, into: KerasModel | None = None) -> tuple[KerasModel, 
     ``into`` is a model of the file's spec, given where one is there: building an Xception takes seconds.
 
     Raises:
+        OSError: there is no room for temporary files.
         ModelFileError: the file is absent, no ``.keras`` archive, not written by hybrid-train, larger or smaller inside
             than its spec allows, has links out of the file, arrays that don't fit the spec, or other weights than were
             saved.
@@ -78,6 +80,8 @@ def load_model(path: Path, into: KerasModel | None = None) -> tuple[KerasModel, 
             raise
         except Exception as error:
             # zipfile, h5py and Keras raise a dozen unrelated types on damaged files
+            if isinstance(error, OSError) and error.errno in FULL:
+                raise  # the temporary folder's disk is full, and the file may be as it should
             raise ModelFileError(
                 f"{path}: the weights are damaged or don't fit the spec inside: {first_line(error)}"
             ) from error

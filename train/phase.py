@@ -17,6 +17,7 @@ from ..runtime.errors import RunError
 from ..runtime.spec import ModelSpec
 from .batches import Batches, TrainingBatches
 from .checkpoints import EpochRecorder, Training, TrainingState
+from .data import balanced_weights
 from .features import Features, FeatureStore
 from .model import KerasModel, build_head_model
 from .model_file import first_line, load_weights, weights_sha256
@@ -149,6 +150,7 @@ def fit_phase(prepared: PreparedPhase) -> TrainingState:
             initial_epoch=state.epoch,
             steps_per_epoch=prepared.steps,
             validation_data=prepared.validation,
+            class_weight=_class_weights(training),
             callbacks=[bar, recorder, tensorboard],
             verbose=0,
             shuffle=False,
@@ -160,6 +162,13 @@ def fit_phase(prepared: PreparedPhase) -> TrainingState:
     finally:
         bar.close()
     return recorder.state
+
+
+def _class_weights(training: Training) -> dict[int, float] | None:
+    if training.settings.class_weights == "none":
+        return None
+    weights = balanced_weights(training.train)
+    return {number: weights[label] for number, label in enumerate(training.spec.class_labels)}
 
 
 def _load_checkpoint(model: KerasModel, path: Path) -> None:

@@ -26,6 +26,7 @@ class RunFolder:
     settings.json                  every setting of the training
     metrics.json                   what the trained model measured on the validation images
     history.csv                    a row for each epoch
+    contents.txt                   what the images of train.txt and validation.txt held, for a resumed training
     state.json, checkpoints/       where a resumed training goes on; the best weights of each phase
     tensorboard/                   a folder of event files for each phase
     bundle/                        what hybrid-export makes of the run
@@ -40,6 +41,7 @@ class RunFolder:
         self.metrics = path / "metrics.json"
         self.history = path / "history.csv"
         self.state = path / "state.json"
+        self.contents = path / "contents.txt"
         self.checkpoints = path / "checkpoints"
         self.tensorboard = path / "tensorboard"
         self.bundle = path / "bundle"

@@ -11,8 +11,9 @@ like are entered, where DATA holds nothing else with images.
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -27,8 +28,10 @@ SPELLINGS: dict[Role, str] = {
     "validation": "val(?:id(?:ation|ate)?)?|dev(?:elopment)?|eval(?:uation)?",
     "test": "test(?:ing)?",
 }
+SHORT_NAMES: dict[str, Role] = {"tr": "train", "trn": "train", "vld": "validation", "te": "test", "tst": "test"}
 NOUNS = "set|split|data|images?|imgs?|folder"
 CONTAINER = re.compile(f"(?:{NOUNS}|dataset)s?")
+PART = re.compile(r"(?:fold|split|part|batch|chunk|shard)[ _.-]*\d+")  # of a data set that was cut into pieces
 MAX_ENTERED = 3  # folders around a data set: an archive's, the one in it of the same name, and one called images
 
 
@@ -60,25 +63,33 @@ def refuse_splits_inside(classes: Path) -> None:
             )
 
 
-def find_splits(data: Path, val: Path | None = None) -> SplitFolders:
-    """Find the folders whose sub-folders are classes, in ``data`` and, where it is given, in ``val``.
+def explain_parts(classes: Path) -> tuple[str, ...]:
+    """Tell of folders that may be parts of a data set and no classes, as all of them have folders of the same names.
+
+    ``fold1/CLASS`` and ``fold2/CLASS`` are refused by their names; of ``camera1/CLASS`` and ``camera2/CLASS`` the one
+    whole sentence that is returned says how they were taken, as ``dog/day`` and ``cat/day`` are classes.
+    """
+    folders = [folder for folder in list_folder(classes)[0] if _holds_images(folder)]
+    inside = [{inner.name for inner in list_folder(folder)[0]} for folder in folders]
+    common = set.intersection(*inside) if len(folders) > 1 else set()
+    shared = sorted(name for name in common if not PART.fullmatch(name.casefold()))
+    if len(shared) < 2 or any(map(_holds_images_directly, folders)):
+        return ()
+    named, same = _names(folders[:5]), ", ".join(shared[:5])
+    if all(PART.fullmatch(folder.name.casefold()) for folder in folders):
+        parts = shlex.join(["hybrid-train", str(folders[0]), "--val", str(folders[1])])
+        raise DataError(
+            f"{named}: expected class folders, found each with {same} in it; merge them, or name two: {parts}"
+        )
+    return (f"{named} are taken as the classes; if {same}, which are in each, are the classes, merge the folders",)
+
+
+def find_splits(data: Path) -> SplitFolders:
+    """Find the folders in ``data`` whose sub-folders are classes.
 
     Raises:
         DataError: there is no such folder, or its folders could mean two things; the message names them.
     """
-    found = _find(data)
-    if val is None:
-        return found
-    if found.validation is not None:
-        raise DataError(
-            f"{data}: expected training images alone beside --val, found {found.validation} too; "
-            f"name the training folder itself: hybrid-train {found.train} --val {val}"
-        )
-    inside = _find(val)
-    return replace(found, validation=inside.validation or inside.train, notes=(*found.notes, *inside.notes))
-
-
-def _find(data: Path) -> SplitFolders:
     if not data.is_dir():
         found = "found a file" if data.exists() else "no such folder"
         raise DataError(f"{data}: {found}; expected a folder of class folders with images")
@@ -110,19 +121,32 @@ def _named_splits(
         raise DataError(
             f"{_names(flat)}: expected class folders in the folder of a split, found images directly in it; put each "
             "class in its own folder (rename the folder where it is a class itself), or name the classes in a CSV: "
-            f"hybrid-train {train or root} --labels FILE.csv"
+            + shlex.join(
+                ["hybrid-train", str(train or root), "--labels", _table([train or root, root])]
+                + (["--val", _table([validation])] if validation in flat and validation else [])
+            )
         )
     if train is None:
         raise DataError(f"{_names(named)}: there is no train/ beside it; expected train/CLASS/* and val/CLASS/*")
     if others and validation is None:
         raise DataError(
             f"{root}: {train.name}/ is the folder of a split, and beside it are images in {_names(others)}: are they "
-            f"classes? Put all classes in one folder, or name the folder to train on: hybrid-train {train}"
+            "classes? Put all classes in one folder, or name the folder to train on: "
+            + shlex.join(["hybrid-train", str(train)])
         )
     notes = [*notes, *(f"{folder} is left out: it is no split by its name" for folder in others)]
-    notes += [f"{test} is left out of training: hybrid-export --images {test} proves an export on it" for test in tests]
+    notes += [
+        f"{test} is left out of training: {shlex.join(['hybrid-export', '--images', str(test)])} proves an export on it"
+        for test in tests
+    ]
     inner = [None if folder is None else _enter(folder) for folder in (train, validation)]
     return SplitFolders(inner[0] or train, inner[1], tests[0] if tests else None, tuple(notes))
+
+
+def _table(folders: Sequence[Path]) -> str:
+    """Return the table beside images, which Roboflow and Kaggle leave there, or what stands for one in a message."""
+    files = (file for folder in folders for file in list_folder(folder)[1])
+    return next((str(file) for file in files if file.suffix.lower() == ".csv"), "FILE.csv")
 
 
 def _only(folders: Sequence[Path]) -> Path | None:
@@ -139,15 +163,16 @@ def _refuse_likely_splits(folders: Sequence[Path]) -> None:
     if len({_likely_role(folder.name) for folder in folders} - {None}) < 2:
         return
     filled = [folder for folder in folders if _holds_images(folder)]
-    if filled and all(_likely_role(folder.name) for folder in filled):
+    likely = [folder for folder in filled if _likely_role(folder.name)]
+    if likely and (likely == filled or all(map(_holds_classes, likely))):  # seg_pred beside them has no class
         raise DataError(
-            f"{_names(filled)}: are they splits or classes? Name splits train/ and val/, or name them apart: "
+            f"{_names(likely)}: are they splits or classes? Name splits train/ and val/, or name them apart: "
             "hybrid-train TRAIN --val VAL"
         )
 
 
 def _likely_role(name: str) -> Role | None:
-    return _role(name, ".*(?<![a-z])(?:{})(?![a-z]).*")
+    return _role(name, ".*(?<![a-z])(?:{})(?![a-z]).*") or SHORT_NAMES.get(name.casefold())
 
 
 def _role(name: str, pattern: str) -> Role | None:

@@ -6,24 +6,40 @@ import contextlib
 import os
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from typing import Any
 
 from ..runtime.errors import BackendUnavailableError
+from ..runtime.process import usable_cpus
+
+ZIP_YEARS = (1980, 2107)  # APPNOTE 4.4.6: MS-DOS dates
 
 
 def import_tensorflow() -> None:
     """Import TensorFlow and let it look for GPUs, both silently; what it wrote is shown if it fails.
 
+    TensorFlow and NumPy's BLAS take no more threads than there are CPUs: of a container's quota they know nothing.
+
     Raises:
-        BackendUnavailableError: TensorFlow or Keras is not installed; the message names the extra.
+        BackendUnavailableError: TensorFlow or Keras is not installed; the message names the extra. Or the clock, of a
+            machine that forgot it say, is at a year in which Keras can't save a model.
     """
+    if not ZIP_YEARS[0] <= (year := time.localtime().tm_year) <= ZIP_YEARS[1]:
+        raise BackendUnavailableError(
+            f"models are saved as ZIP archives, which hold the years {ZIP_YEARS[0]} to {ZIP_YEARS[1]}, found that the "
+            f"clock says {year}; set it: timedatectl set-time"
+        )
     # 3 shows fatal messages only; at 2 a training prints that the graph optimizer or oneDNN chose another way. What
     # really fails is raised as an exception
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    cpus = len(usable_cpus())
+    for pool in ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS"):
+        os.environ.setdefault(pool, str(cpus))
     try:
         with _stderr_kept(), _hidden("sklearn", "matplotlib"):
             import tensorflow as tf  # noqa: PLC0415  # seconds: only when a command is about to work
+            from threadpoolctl import ThreadpoolController  # noqa: PLC0415  # on a device it is not installed
 
             tf.config.list_physical_devices("GPU")  # the search for CUDA writes as well, once
     except ImportError as error:
@@ -31,6 +47,9 @@ def import_tensorflow() -> None:
             f"training and export need TensorFlow, which can't be imported here ({error}): "
             "pip install 'hybrid-edge[train,cpu]' on Python 3.11 or later"
         ) from error
+    for library in ThreadpoolController().lib_controllers:
+        if library.num_threads > cpus:
+            library.set_num_threads(cpus)
 
 
 @contextlib.contextmanager

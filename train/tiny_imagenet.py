@@ -12,7 +12,6 @@ val/val_annotations.txt            file<TAB>wnid<TAB>box, four numbers
 from __future__ import annotations
 
 import lzma
-import os
 import re
 import stat
 import tarfile
@@ -29,7 +28,8 @@ from typing import IO
 from ..runtime.console import progress
 from ..runtime.errors import DataError, UsageError
 from ..runtime.preprocess import IMAGE_SUFFIXES
-from .class_folders import ClassFolderWriter, WrittenFolders
+from ..runtime.sources.media_files import find_folders
+from .class_folders import ClassFolderWriter, WrittenFolders, list_folder
 
 WNIDS, WORDS, ANNOTATIONS = "wnids.txt", "words.txt", "val/val_annotations.txt"
 LISTS = (WNIDS, WORDS, PurePosixPath(ANNOTATIONS).name)
@@ -148,11 +148,8 @@ def _open(path: Path) -> IO[bytes]:
 
 
 def _walk(src: Path) -> Iterator[str]:
-    for folder, _, files in os.walk(src, followlinks=True):
-        for file in files:
-            path = Path(folder) / file
-            if path.is_file():
-                yield path.relative_to(src).as_posix()
+    for folder in find_folders(src):
+        yield from (path.relative_to(src).as_posix() for path in list_folder(folder)[1] if path.is_file())
 
 
 def _read_member(name: str, opener: Opener) -> bytes:

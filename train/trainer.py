@@ -12,24 +12,22 @@ from typing import Any
 
 import keras
 
-from ..runtime.console import say
+from ..runtime.console import say, status
 from ..runtime.errors import DataError, ImageError, RunError
 from ..runtime.process import peak_mib
-from ..runtime.sources.media_files import describe_left_out
 from ..runtime.spec import ModelSpec
 from ..runtime.storage import replacing, write_json
 from .batches import Batches
 from .best_weights import choose_weights
 from .checkpoints import Training, TrainingState, read_stopped, record_start
-from .data import DataSet, scan
+from .data import balanced_weights, scan_for
+from .data_report import show_report
 from .evaluation import evaluate, plot_class_rates, plot_confusion, plot_curves
 from .model import KerasModel, build_model
 from .model_file import load_model, load_pretrained, save_model
 from .phase import fit_phase, prepare_phase
 from .run_folder import RunFolder
 from .training_settings import TrainSettings
-
-MAX_SKIPPED_SHOWN = 20
 
 
 def train(settings: TrainSettings, runs: Path = Path("runs"), name: str | None = None) -> RunFolder:
@@ -44,9 +42,8 @@ def train(settings: TrainSettings, runs: Path = Path("runs"), name: str | None =
         RunError: the run folder can't be written, or no epoch had a finite loss.
         KeyboardInterrupt: Ctrl-C is passed on, after the best weights so far were put in place.
     """
-    val = Path(settings.val) if settings.val else None
-    data = scan(Path(settings.data), val=val, val_fraction=settings.val_fraction, seed=settings.seed)
-    _show_faults(data)
+    data = scan_for(settings)
+    show_report(data, settings.class_weights, status)
     spec = settings.spec.replace(class_labels=data.labels)
     with _precision(settings):
         model = _starting_model(settings, spec)
@@ -84,18 +81,6 @@ def resume(path: Path | None = None, runs: Path = Path("runs")) -> RunFolder:
             say(f"{run.path}: continuing, {where}", "")
             _run_to_the_end(training, model, state)
     return run
-
-
-def _show_faults(data: DataSet) -> None:
-    """Print how the data was understood and what is skipped; a long list is cut, and ``skipped.json`` has all of it."""
-    for note in filter(None, [*data.notes, describe_left_out(data.left_out)]):
-        say(note, "")
-    for warning in data.warnings:
-        say(f"warning: {warning}", "yellow")
-    for path, reason in list(data.skipped.items())[:MAX_SKIPPED_SHOWN]:
-        say(f"skipped {path}: {reason}", "yellow")
-    if len(data.skipped) > MAX_SKIPPED_SHOWN:
-        say(f"and {len(data.skipped) - MAX_SKIPPED_SHOWN} more; all are in the run's skipped.json", "yellow")
 
 
 @contextlib.contextmanager
@@ -210,6 +195,7 @@ def _finish(training: Training, model: KerasModel, state: TrainingState, began: 
         "seconds": state.seconds,
         "seconds_this_start": time.perf_counter() - began,
         "peak_memory_mib": peak_mib(),
+        "class_weights": balanced_weights(training.train) if settings.class_weights == "balanced" else None,
         "phases": state.results,
         "classes": rates,
     }

@@ -14,6 +14,7 @@ from ..runtime.spec import ModelSpec
 
 Optimizer = Literal["rmsprop", "adam", "adamw", "sgd"]
 Monitor = Literal["val_loss", "val_accuracy", "val_top5"]
+ClassWeights = Literal["none", "balanced"]
 
 
 class PhaseSettings(BaseModel):
@@ -66,10 +67,12 @@ class TrainSettings(BaseModel):
 
     data: str
     val: str | None = Field(default=None, description="validation images that lie apart from data")
+    labels: str | None = Field(default=None, description="table of the classes of the images in data")
     spec: ModelSpec
     phases: tuple[PhaseSettings, PhaseSettings]
     weights: str = Field(default="none", description="imagenet, none, or a file")
     val_fraction: float = Field(default=0.2, gt=0, lt=1)
+    class_weights: ClassWeights = Field(default="none", description="balanced: each class counts alike in the loss")
     augment: bool = False
     mixed_precision: Literal["off", "float16", "bfloat16"] = "off"
     seed: int = 0

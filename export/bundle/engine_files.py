@@ -22,15 +22,13 @@ from .bundle_writer import bundle_lock
 class LocalEngine:
     """An engine for this machine, in the cache; ``size`` is in bytes.
 
-    ``built`` says whether it was built now; else it was found in the cache. ``seconds`` is how long parsing and
-    building took, whenever that was.
+    ``seconds`` is how long parsing and building took, now or when it came into the cache.
     """
 
     variant: str
     path: Path
     size: int
     seconds: float
-    built: bool
 
 
 @dataclass(frozen=True)
@@ -99,7 +97,7 @@ def _build_local(bundle: Bundle, options: EngineOptions, environment: BuildEnvir
             environment.reporter.say(f"{variant.name} does not build here: {error}")
             continue
         record = made.engine.record
-        engines.append(LocalEngine(variant.name, made.path, record.size, record.seconds, made.built))
+        engines.append(LocalEngine(variant.name, made.path, record.size, record.seconds))
     if errors:
         raise _worst(errors)
     return engines

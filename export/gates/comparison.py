@@ -23,7 +23,7 @@ NORMAL_QUANTILE = 1.959963984540054  # the quantile of the normal distribution, 
 class Flip:
     """An image that Keras and the variant give different first labels; its true label may be empty.
 
-    Probabilities are 0 to 1; ``margin`` is the difference of Keras's first two: the wider, the worse the flip.
+    Probabilities are 0 to 1.
     """
 
     image: LabelledImage
@@ -31,7 +31,6 @@ class Flip:
     keras_probability: float
     variant_label: str
     variant_probability: float
-    margin: float
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,7 +91,7 @@ class KerasComparison:
         return float((first[:, :, None] == second[:, None, :]).any(axis=2).mean())
 
     def flips(self, images: Sequence[LabelledImage], classes: Sequence[str]) -> tuple[Flip, ...]:
-        """List the images whose first label differs, the widest margin first; ``images`` are the N of the rows."""
+        """List the images whose first label differs, the widest margin (the worst) first; ``images`` has the N."""
         rows = np.flatnonzero(~self.same)
         order = rows[np.argsort(-self.margins[rows], kind="stable")]
         return tuple(self._flip(row, images[row], classes) for row in order.tolist())
@@ -105,7 +104,6 @@ class KerasComparison:
             keras_probability=float(self.expected_probabilities[row, expected]),
             variant_label=classes[found],
             variant_probability=float(self.found_probabilities[row, found]),
-            margin=float(self.margins[row]),
         )
 
 

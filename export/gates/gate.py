@@ -16,7 +16,7 @@ import numpy.typing as npt
 from ...runtime.backends.base import Backend
 from ...runtime.errors import BackendError, ParityError
 from ...runtime.manifest import Accuracy, Parity, Precision
-from .comparison import Flip, KerasComparison, class_indices, paired_accuracy
+from .comparison import Flip, KerasComparison, class_indices, paired_accuracy, paired_interval
 from .reference import BATCH, Reference
 from .verdict import LOGIT_LIMIT, GateLimits
 
@@ -30,6 +30,7 @@ SIMULATED_IMAGES = 300  # a simulation runs one operator at a time, many times s
 MIN_CERTAINTY = 0.1  # share of the way from chance to certainty; below it the softmax is flat
 # standard deviation of a probability over the images; below it all images look the same to the model
 MIN_DEVIATION = 0.01
+FEW_IMAGES = 100  # with labels; on fewer no loss of accuracy below some points can be seen
 MIN_SEQUENCE_EFFECT = 10 * LOGIT_LIMIT  # the least effect of another image's sequence on the logits, over max |logit|
 
 
@@ -192,6 +193,7 @@ def _parity(
             *_flat_warnings(comparison.expected_probabilities),
             *_effect_warnings(effect),
             *_label_warnings(limits, images, labelled),
+            *_few_warnings(limits, labelled),
         ),
     )
 
@@ -249,3 +251,13 @@ def _label_warnings(limits: GateLimits, images: int, labelled: int) -> Iterator[
         )
     else:
         yield f"accuracy is judged on the {labelled} of {images} images whose label the model knows"
+
+
+def _few_warnings(limits: GateLimits, labelled: int) -> Iterator[str]:
+    """Warn where a loss of accuracy far above its limit would not show, as there are few images."""
+    if limits.max_drop is not None and 0 < labelled < FEW_IMAGES:
+        unseen = 100 * paired_interval(0, 0, labelled)[1]
+        yield (
+            f"with {labelled} labelled images an accuracy loss below {unseen:.0f} points can't be seen (95 %): without "
+            "a single flip the true loss may be that large; --images DIR names more"
+        )

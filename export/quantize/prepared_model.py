@@ -9,7 +9,7 @@ Each stage is a frozen value that is made from those before it:
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -81,7 +81,7 @@ class PreparedModel:
             return None
         layer, ratio = self.graphs.survey.worst_ratio
         content: dict[str, Any] = {
-            "images": len(self.images.paths),
+            "images": self.calibration.images if self.calibration else len(self.images.paths),
             "excluded_as_validation": self.images.excluded,
             "duplicates": self.images.duplicates,
             "furthest_batch_norm": {"layer": layer, "ratio": ratio},
@@ -113,6 +113,7 @@ def prepare(request: ExportRequest, log: StepLog) -> PreparedModel:
         return prepared
     chosen = choose_images(request.calibration, validation=[image.path for image in reference.images])
     measurer = ActivationMeasurer(spec, chosen, tuple(image.path for image in reference.images), log)
+    measurer.tell(chosen.skipped, len(request.calibration))
     surveyed = replace(
         prepared, graphs=_surveyed(prepared.graphs, model, measurer, half="fp16" in settings.precisions), images=chosen
     )
@@ -146,6 +147,12 @@ class ActivationMeasurer:
     gate_paths: tuple[Path, ...]
     log: StepLog
 
+    def tell(self, skipped: Sequence[str], count: int) -> None:
+        """Say in one line that some of so many images were passed over, and why the first was."""
+        if skipped:
+            said = f"passed over {len(skipped)} of {count} images; the first: {skipped[0]}"
+            self.log.say(said, style="yellow")
+
     def survey(self, model: KerasModel, graph: onnx.ModelProto) -> ActivationSurvey:
         """Measure the unrolled FP32 graph on some images: the channels' peaks, and how BatchNorm's statistics fit."""
         paths = self.images.paths[:SURVEYED_IMAGES]
@@ -168,6 +175,7 @@ class ActivationMeasurer:
         data, count = serialize(measured_graph(graph)), len(self.images.paths)
         with self.log.step(f"calibrate on {count} images", count) as advance:
             calibration = calibrate(data, self.images, self.spec, weights, folder / RANGES, on_batch=advance)
+        self.tell(calibration.skipped, count)
         self.log.say(f"          ranges {calibration.reason}")
         seen = {name: item.peak for name, item in calibration.statistics.items()}
         return calibration, self._peaks(graph, seen, self.gate_paths)
@@ -187,5 +195,6 @@ class ActivationMeasurer:
     def _peaks(self, graph: onnx.ModelProto, seen: Mapping[str, float], paths: tuple[Path, ...]) -> ActivationPeaks:
         data = serialize(measured_graph(graph))
         with self.log.step(f"measure the largest activations on {len(paths)} images", len(paths)) as advance:
-            peaks = measure_peaks(data, paths, self.spec, on_batch=advance)
+            peaks, skipped = measure_peaks(data, paths, self.spec, on_batch=advance)
+        self.tell(skipped, len(paths))
         return ActivationPeaks.of((seen, peaks), too_large_weights(graph))

@@ -35,13 +35,11 @@ Array = npt.NDArray[np.float32]
 class StaleReport:
     """How far BatchNorm's outputs are from what the layers' own gamma and beta say.
 
-    Attributes:
-        ratios: the measured over the expected RMS of each layer's output, by the layer's name, in the network's order.
-        unmeasured: the layers that were not judged: folded into what follows them, or not among the measured tensors.
+    ``ratios`` has the measured over the expected RMS of each layer's output, by the layer's name, in the network's
+    order. A layer that was folded into what follows it, or is not among the measured tensors, is left out.
     """
 
     ratios: dict[str, float]
-    unmeasured: tuple[str, ...] = ()
 
     @property
     def worst(self) -> tuple[str, float]:
@@ -77,15 +75,12 @@ def stale_layers(
     graph's tensors over training images (``calib.calibrate``).
     """
     ratios: dict[str, float] = {}
-    unmeasured: list[str] = []
     for norm in _norms(model):
         expected = float(np.sqrt(np.mean(np.square(norm.gamma.numpy()) + np.square(norm.beta.numpy()))))
         measured = statistics.get(outputs.get(norm.name, ""))
-        if measured is None or not measured.count or expected == 0:
-            unmeasured.append(norm.name)
-        else:
+        if measured is not None and measured.count and expected != 0:
             ratios[norm.name] = measured.rms / expected
-    return StaleReport(ratios, tuple(unmeasured))
+    return StaleReport(ratios)
 
 
 def batch_norm_outputs(model: KerasModel, graph: onnx.ModelProto) -> dict[str, str]:

@@ -26,16 +26,11 @@ class Buffers:
     """Input tensors of one batch, in the memory that the engine reads fastest; they are written in place and reused.
 
     ``tensors`` holds ``image`` (B, S, S, 3) and/or ``sequence`` (B, T, S*S/T), C-contiguous float32: those that the
-    spec's branches use. B is the capacity; ``slot`` numbers the backend's buffers from 0.
+    spec's branches use. A batch has at most B rows; ``slot`` numbers the backend's buffers from 0.
     """
 
     tensors: dict[str, Tensor]
     slot: int = 0
-
-    @property
-    def capacity(self) -> int:
-        """The most rows that a batch can have, B."""
-        return len(next(iter(self.tensors.values())))
 
 
 @dataclass(frozen=True, eq=False)

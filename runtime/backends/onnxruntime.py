@@ -19,6 +19,7 @@ import numpy.typing as npt
 
 from ..errors import BackendError, BackendUnavailableError, BundleError
 from ..frame import OUTPUT_NAMES
+from ..process import usable_cpus
 from .base import Backend
 
 Tensor = npt.NDArray[np.float32]
@@ -167,7 +168,14 @@ class TensorSession:
 
 
 def _make_options(kind: type[OnnxRuntimeCpu], threads: int | None) -> Any:
-    """Make the options of a session; where ``threads`` is None ONNX Runtime takes one for each core."""
+    """Make the options of a session; where ``threads`` is None ONNX Runtime takes one for each core.
+
+    It counts and binds itself to all cores of the machine, also where the process was given fewer: there the number is
+    set, and nothing is bound.
+    """
+    cpus = len(usable_cpus())
+    if threads is None and cpus < (os.cpu_count() or 1):
+        threads = cpus
     options = import_onnxruntime().SessionOptions()
     options.log_severity_level = kind.log_severity
     if threads is not None:

@@ -128,15 +128,17 @@ def bench(
     _check_files(files)
     with _progress() as progress:
         report = measure(request, progress)
-    show_report(report)
     writers: dict[str, Callable[[BenchReport, Path], None]] = {
         "json": BenchReport.save,
         "csv": write_csv,
         "plot": write_plot,
     }
-    for name, path in files.items():
-        writers[name](report, path)
-        console.say(f"written: {path}")
+    try:
+        show_report(report)
+    finally:  # what took minutes to measure is kept where stdout's disk is full
+        for name, path in files.items():
+            writers[name](report, path)
+            console.say(f"written: {path}")
 
 
 def _numbers(text: str) -> tuple[int, ...]:

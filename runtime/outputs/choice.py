@@ -17,7 +17,6 @@ from ..infer_request import InferRequest
 from ..sources.events import Event, Events, Kind
 from ..storage import check_writable
 from .display import display_problem, require_display
-from .recorder import Recorder
 from .result_lines import FileProgress, JsonLines, ResultTable
 from .sink import Result, Sink, Status
 from .snapshots import Snapshots, parse_condition, prepare_folder
@@ -26,6 +25,7 @@ from .window import HEADLESS_ADVICE, Window
 
 if TYPE_CHECKING:
     from ..sources.capture import Capture
+    from .recorder import Recorder
 
 FILE_FPS = 25.0  # frames a second of a recording, where neither the video file nor --fps says how many
 SMOOTHED_FPS = 25  # frames of a video file that count as a second: the same on every machine
@@ -62,11 +62,16 @@ class ChosenSinks:
         self, request: InferRequest, labels: tuple[str, ...], captures: Sequence[Capture], events: Events
     ) -> None:
         live = [capture.name for capture in captures if capture.live]
-        self._files = dict[str, Recorder | Snapshots]()
+        self._files: dict[str, Recorder | Snapshots] = {}
         self._progress: FileProgress | None = None
         # what only checks comes before what opens a window
         if request.save is not None:
-            recorder = Recorder(request.save, request.fps or FILE_FPS, events=events, live=live, say=say)
+            from .encoders import find_h264_encoder  # noqa: PLC0415  # most runs record nothing and start sooner
+            from .recorder import Recorder  # noqa: PLC0415
+
+            recorder = Recorder(
+                request.save, request.fps or FILE_FPS, events=events, live=live, say=say, h264=find_h264_encoder()
+            )
             self._files["the recording is"] = recorder
         if request.snapshots is not None and request.when is not None:
             condition = parse_condition(request.when, labels)

@@ -13,13 +13,12 @@ from pathlib import Path
 from ..canvas.pictures import blank, caption, fit, inset, notice
 from ..classifier import Prediction
 from ..frame import Pixels
-from ..opencv import cv2
 from ..sources.events import Events
 from ..storage import check_writable
+from .encoders import Encoder, EncoderError, H264Encoder, JpegEncoder
 from .mp4 import Mp4Writer
 from .sink import Result, Sink
 
-JPEG_QUALITY = 80  # JPEG's, from 0 to 100
 MAX_SIDE = 1920  # pixels that the longer side of a recorded frame has at most
 MIN_SIDE = 240  # pixels below which the shorter side is enlarged: a label is not readable there
 IMAGE_SECONDS = 1.0  # seconds for which a single image is shown
@@ -64,8 +63,9 @@ class Recorder(Sink):
     moment, also after the process was killed, and taken away at every moment: one that was removed, moved or emptied
     begins anew under its name. Frames of cameras and streams are shown when they were captured, with a notice in place
     of gaps; those of video files where they stand in them, one that is read again behind the first time; single images
-    for a second each, all in one file, fitted to the size of the first. Frames are Motion JPEG, no larger than 1920
-    pixels; tiny ones are enlarged until a label can be read.
+    for a second each, all in one file, fitted to the size of the first. Frames are no larger than 1920 pixels, and tiny
+    ones are enlarged until a label can be read. They are H.264 where an encoder is named, else Motion JPEG; where that
+    encoder gives up, this is said, and the recording goes on as Motion JPEG in another file.
 
     Where a file can't be written, because the disk is full above all, that is reported as ``disk-full``, what was
     written stays playable, nothing more is recorded, and ``stopped`` is True.
@@ -79,12 +79,13 @@ class Recorder(Sink):
         events: Events | None = None,
         live: Collection[str] = (),
         say: Callable[[str], None] = lambda _: None,
+        h264: str | None = None,
     ) -> None:
         """Check the path, an .mp4 that can be written, or raise UsageError; no file is created before the first frame.
 
         ``fps`` is that of video files that don't say when their frames are shown. ``live`` names the cameras and
         streams, as their frames carry them. ``say`` is called with lines that name the file being written, or say what
-        became of it.
+        became of it. ``h264`` is an encoder that ``find_h264_encoder`` found.
         """
         check_writable("--save", path, ".mp4")
         self.paths: list[Path] = []
@@ -94,6 +95,7 @@ class Recorder(Sink):
         self._events = events or Events()
         self._live = frozenset(live)
         self._say = say
+        self._h264 = h264
         self._open_files: dict[str, _SourceFile] = {}  # the one that was written last stands at the end
         self._looked = time.monotonic()
 
@@ -103,6 +105,11 @@ class Recorder(Sink):
             return
         try:
             self._record(result, result.prediction, result.frame.image)
+        except EncoderError as error:
+            self._h264 = None
+            self._say(f"{error}; the recording goes on as Motion JPEG")
+            self.close()
+            self.write(result)
         except OSError as error:
             self._give_up(error, result.frame.source)
 
@@ -138,12 +145,12 @@ class Recorder(Sink):
                 self._write_gap(file.writer, file.writer.end + self._interval, start)
         elif frame.video:
             start, seconds = file.place(frame.index, now, self._interval)
-        picture = blank(file.writer.width, file.writer.height)
+        picture = _blank(file.writer)
         fit(image, picture)
         if frame.seen is not None:
             inset(frame.seen, picture)
         _label(picture, result, prediction)
-        file.writer.write(_encode(picture), start, seconds)
+        file.writer.write(picture, start, seconds)
 
     def _file_for(self, result: Result, image: Pixels, now: float) -> _SourceFile:
         """Return the file that a frame goes to: a new one where its size changed or the old is full or taken away."""
@@ -167,23 +174,29 @@ class Recorder(Sink):
 
     def _create(self, width: int, height: int, freed_name: Path | None) -> Mp4Writer:
         """Create a file under a name that nothing has: ``freed_name``, of a file taken away, else the next number's."""
+        encoder: Encoder = JpegEncoder(width, height)
+        if self._h264 is not None:
+            encoder = H264Encoder(self._h264, width, height)
         numbered = (_numbered(self._path, number) for number in itertools.count(len(self.paths) + 1))
         names = itertools.chain([] if freed_name is None else [freed_name], numbered)
         while True:
             path = next(names)
             try:
-                writer = Mp4Writer(path, width, height)
+                writer = Mp4Writer(path, encoder)
             except FileExistsError:
                 continue
+            except OSError:
+                encoder.close()
+                raise
             if path not in self.paths:
                 self.paths.append(path)
-            self._say(f"recording to {path}, {width}x{height}")
+            self._say(f"recording to {path}, {width}x{height}, {encoder.name}")
             return writer
 
     def _write_gap(self, writer: Mp4Writer, start: float, end: float) -> None:
-        picture = blank(writer.width, writer.height)
-        notice(picture, [f"nothing classified for {end - start:.0f} s"], _text_size(writer.height))
-        writer.write(_encode(picture), start, self._interval)
+        picture = _blank(writer)
+        notice(picture, [f"nothing classified for {end - start:.0f} s"], _text_size(picture.shape[0]))
+        writer.write(picture, start, self._interval)
 
     def _give_up(self, error: OSError, source: str) -> None:
         self.stopped = True
@@ -221,6 +234,5 @@ def _even(side: float) -> int:
     return max(round(side / 2) * 2, 2)
 
 
-def _encode(picture: Pixels) -> bytes:
-    _, data = cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
-    return data.tobytes()
+def _blank(writer: Mp4Writer) -> Pixels:
+    return blank(writer.encoder.width, writer.encoder.height)

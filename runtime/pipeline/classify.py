@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from concurrent.futures import TimeoutError as NotInTime
@@ -26,7 +25,6 @@ from ..outputs.choice import ChosenSinks, check_outputs
 from ..outputs.sink import Result, Sink, Status
 from ..service.heartbeat import Heartbeat
 from ..service.signals import StopSignals
-from ..service.supervisor import REPLACED
 from ..sources.blocking import BLOCKING_CALLS
 from ..sources.camera import reading_note
 from ..sources.capture import FileCapture, open_captures
@@ -54,7 +52,7 @@ def classify(request: InferRequest, signals: StopSignals, heartbeat: Heartbeat |
         SystemExit: another signal came.
     """
     events = Events()
-    for _ in range(int(os.environ.pop(REPLACED, "0"))):  # the workers that were given up before this one
+    for _ in range(heartbeat.replaced if heartbeat else 0):
         events.report("engine-hung")
     captures = _open_sources(request, events)
     latest = None if request.every_frame is None else not request.every_frame

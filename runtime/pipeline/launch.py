@@ -11,7 +11,7 @@ from ..console import say
 from ..errors import BackendError
 from ..infer_request import InferRequest
 from ..service.heartbeat import Heartbeat
-from ..service.signals import StopSignals
+from ..service.signals import StopSignals, takes
 from ..service.supervisor import Supervisor
 from ..sources.events import Event
 
@@ -27,10 +27,10 @@ def run(request: InferRequest) -> int:
     heartbeat = Heartbeat.from_environment(request.hang_timeout)
     if heartbeat is None and request.supervised:
         raise SystemExit(_supervise(request))
-    with StopSignals(_stop_codes(request)) as signals:
-        from .classify import classify  # noqa: PLC0415  # a supervisor loads neither OpenCV nor an engine
+    signals = StopSignals(_stop_codes(request))
+    from .classify import classify  # noqa: PLC0415  # a supervisor loads neither OpenCV nor an engine
 
-        return classify(request, signals, heartbeat)
+    return classify(request, signals, heartbeat)
 
 
 def _stop_codes(request: InferRequest) -> Mapping[int, int]:
@@ -58,7 +58,8 @@ def _supervise(request: InferRequest) -> int:
             "end what else takes this machine's memory or processes, or go without a second process: --no-supervise"
         ) from error
     finally:
-        console.status.show_cursor()  # a worker that was killed during its status line has left it hidden
+        if takes(sys.stderr):
+            console.status.show_cursor()  # a worker that was killed during its status line has left it hidden
 
 
 def _say_below_status(text: str) -> None:

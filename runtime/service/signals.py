@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import os
 import select
@@ -12,7 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from types import FrameType
-from typing import Any, NoReturn, TextIO
+from typing import NoReturn, TextIO
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 END_TIMEOUT = 2.5  # seconds from a signal to the end: the pipeline drains for 1.8, and then closes its outputs
@@ -20,13 +21,11 @@ OUTPUTS_TIMEOUT = 3.0  # seconds more, while outputs are being closed: a disk ma
 RECHECK_INTERVAL = 0.1  # seconds between two looks at whether the end is held up
 
 
-def takes(stream: TextIO | None) -> bool:
-    """Return whether a stream takes a line without waiting for its reader, who may be slow, or stopped by Ctrl-S."""
-    poll = select.poll()
+def takes(*streams: TextIO) -> bool:
+    """Return whether all streams take a line without waiting for a reader, who may be slow, or stopped by Ctrl-S."""
     try:
-        poll.register(stream.fileno(), select.POLLOUT)  # type: ignore[union-attr]
-        return bool(poll.poll(0))
-    except (AttributeError, OSError, ValueError):  # there is no stream, it is closed, or no file that can be polled
+        return len(select.select([], streams, [], 0)[1]) == len(streams)
+    except (TypeError, OSError, ValueError):  # one is missing, closed, or no file: it makes nobody wait
         return True
 
 
@@ -36,12 +35,11 @@ def asked_for(*signals: signal.Signals) -> set[signal.Signals]:
 
 
 class StopSignals:
-    """A context manager of the main thread, which handles the signals for as long as its context lasts.
+    """Handles the signals from its making on, on the main thread, in a process that ends with its run.
 
     Before frames flow a signal ends what is being done by an exception; while they flow (``draining``) it sets an
     event, and the pipeline finishes what is in the model. A second signal ends the process there and then; so does a
-    timer where the main thread waits for whoever does not read stdout or stderr. ``codes`` has the exit code for each
-    signal.
+    timer where whoever does not read stdout or stderr holds up the end. ``codes`` has the exit code for each signal.
     """
 
     def __init__(self, codes: Mapping[int, int]) -> None:
@@ -51,19 +49,12 @@ class StopSignals:
         self._stop = threading.Event()
         self._draining = False
         self._closing: Callable[[], bool] = lambda: False
-        self._before: dict[signal.Signals, Any] = {}
-
-    def __enter__(self) -> StopSignals:
-        self._before = {item: signal.signal(item, self._handle) for item in asked_for(*STOP_SIGNALS)}
-        self._before[signal.SIGALRM] = signal.signal(signal.SIGALRM, self._end_if_unread)
+        for item in asked_for(*STOP_SIGNALS):
+            signal.signal(item, self._handle)
+        signal.signal(signal.SIGALRM, self._end_if_unread)
+        atexit.register(signal.setitimer, signal.ITIMER_REAL, 0)  # later on, it would end the process by itself
         # a supervisor starts its worker with these held back until they are handled
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {*self._before, signal.SIGTSTP})
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        for item, handler in self._before.items():
-            signal.signal(item, handler)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {*STOP_SIGNALS, signal.SIGTSTP})
 
     @contextmanager
     def draining(self, closing: Callable[[], bool]) -> Iterator[threading.Event]:
@@ -71,8 +62,7 @@ class StopSignals:
 
         ``closing`` returns whether outputs are being closed, which may take longer.
         """
-        self._closing = closing
-        self._draining = True
+        self._closing, self._draining = closing, True
         try:
             yield self._stop
         finally:
@@ -80,16 +70,13 @@ class StopSignals:
 
     def leave(self) -> None:
         """Raise what the signal that came asks for, KeyboardInterrupt or SystemExit; do nothing where none came."""
-        if self._code == self._codes[signal.SIGINT]:
-            raise KeyboardInterrupt
         if self._code is not None:
-            raise SystemExit(self._code)
+            raise KeyboardInterrupt if self._code == self._codes[signal.SIGINT] else SystemExit(self._code)
 
     def _handle(self, signum: int, _frame: FrameType | None) -> None:
         if self._code is not None:
             _leave_at_once(self._code)
-        self._code = self._codes.get(signum, 1)
-        self._came = time.monotonic()
+        self._code, self._came = self._codes[signum], time.monotonic()
         self._stop.set()
         # its handler runs within a write of the main thread too, which goes on where the handler returns
         signal.setitimer(signal.ITIMER_REAL, END_TIMEOUT, RECHECK_INTERVAL)
@@ -99,7 +86,7 @@ class StopSignals:
     def _end_if_unread(self, _signum: int, _frame: FrameType | None) -> None:
         limit = END_TIMEOUT + OUTPUTS_TIMEOUT if self._closing() else END_TIMEOUT
         late = time.monotonic() - self._came >= limit
-        if late and self._code is not None and not (takes(sys.stdout) and takes(sys.stderr)):
+        if late and self._code is not None and not takes(sys.stdout, sys.stderr):
             _leave_at_once(self._code)
 
 

@@ -26,6 +26,7 @@ from ..opencv import V4L2_WAIT, cv2
 from .blocking import BLOCKING_CALLS, open_capture
 from .child import ChildConnection, csi_pipeline
 from .names import CaptureOptions, parse_live
+from .stream import rtsp_decoder
 
 CAMERA_PATIENCE = 3.0  # seconds without a frame after which a camera has stalled; some need two for their first
 QUERYCAP, CAPABILITY = 0x80685600, struct.Struct("=16s32s32sIII12x")
@@ -194,8 +195,10 @@ def _open_v4l2(node: str, options: CaptureOptions) -> cv2.VideoCapture:
 
 
 def reading_note(name: str | Path) -> str | None:
-    """Return what the user should know of how a source is read: that /dev/videoN is a bare sensor; else None."""
+    """Return what the user should know of how a source is read: a bare sensor as such, what decodes RTSP; else None."""
     live = parse_live(str(name))
+    if live is not None and live.kind == "rtsp":
+        return f"{live.display}: decoded by {rtsp_decoder(live.address)}"
     if live is None or live.kind != "v4l2":
         return None
     try:

@@ -19,14 +19,13 @@ from typing import Protocol
 
 from ..errors import ImageError, SourceError
 from ..frame import Frame, Pixels
-from ..opencv import cv2
 from .camera import open_node
-from .child import ChildConnection, csi_pipeline, rtsp_pipeline
+from .child import ChildConnection, csi_pipeline
 from .events import Events, Kind
 from .files import Sources, check_names, open_sources
 from .mjpeg import MjpegConnection
 from .names import CaptureOptions, LiveName, display_name, parse_live
-from .stream import RTSP_PATIENCE, open_rtsp
+from .stream import RtspOpener
 
 MAX_FRAME_GAP = 10.0  # seconds between two frames of a played video: more means that its clock jumped
 UNEXPECTED = (OSError, ValueError, RuntimeError)  # errors that are the loss of the one source they come from
@@ -273,8 +272,4 @@ def opener(live: LiveName, options: CaptureOptions) -> Opener:
         return lambda stop: ChildConnection(live.address, options, stop)
     if live.kind == "mjpeg":
         return lambda stop: MjpegConnection(live.address, stop, options)
-    if cv2.videoio_registry.hasBackend(cv2.CAP_FFMPEG):
-        return lambda stop: open_rtsp(
-            live.address, stop, newest=not options.every_frame, patience=options.patience(RTSP_PATIENCE)
-        )
-    return lambda stop: ChildConnection(rtsp_pipeline(live.address), options, stop)
+    return RtspOpener(live.address, options)

@@ -1,22 +1,26 @@
-"""Read frames from ``gst-launch-1.0`` in a child process, as pip's OpenCV has no GStreamer inside.
+"""Read frames from GStreamer in a child process, as pip's OpenCV has no GStreamer inside.
 
-Frames come through one pipe as PNM, where each states its own size, so that a change of size is never missed; the
-child's messages come through another.
+Frames come through one pipe as PNM, where each states its own size, so that a change of size is never missed; what the
+child says comes through another, also on stdout, where NVIDIA's elements write.
 """
 
 from __future__ import annotations
 
 import contextlib
 import fcntl
+import io
 import os
 import re
 import select
 import shlex
 import shutil
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
 
 import numpy as np
 
@@ -55,16 +59,16 @@ class ChildConnection:
         ``options`` have the size and rate to convert to, and whether every frame is wanted; setting ``stop`` ends every
         wait.
         """
+        self.started = False  # whether a frame has come
         self._patience = options.patience(PIPELINE_PATIENCE)
         self.patience = max(FIRST_FRAME_TIMEOUT, self._patience)
         self._stop = stop
         self._deadline = 0.0
         self._messages = b""
         self._frames = pnm_frames(self._fill)
-        self._process = _launch(f"{pipeline} ! {_tail(options)} ! fdsink fd=1 sync=false")
-        self._frames_pipe, self._messages_pipe = (
-            -1 if end is None else end.fileno() for end in (self._process.stdout, self._process.stderr)
-        )
+        self._process, self._frames_file = _launch(f"{pipeline} ! {_tail(options)}")
+        self._frames_pipe = self._frames_file.fileno()
+        self._messages_pipe = -1 if self._process.stdout is None else self._process.stdout.fileno()
         with contextlib.suppress(OSError):  # a smaller pipe works too, only slower
             fcntl.fcntl(self._frames_pipe, fcntl.F_SETPIPE_SZ, PIPE_SIZE)
         self._poll = select.poll()
@@ -81,13 +85,13 @@ class ChildConnection:
         if isinstance(image, MemoryError):
             raise image
         if image is not None:
-            self.patience = self._patience
+            self.started, self.patience = True, self._patience
         return image
 
     def close(self) -> None:
         """Kill the process and reap it; one held by a driver, so that not even SIGKILL ends it, is left to itself."""
         self._process.kill()
-        for end in (self._process.stdout, self._process.stderr):
+        for end in (self._frames_file, self._process.stdout):
             if end is not None:
                 end.close()
         with contextlib.suppress(subprocess.TimeoutExpired):  # Popen then tries to reap it at each new child
@@ -170,9 +174,18 @@ def csi_pipeline(sensor: int, options: CaptureOptions) -> str:
     return f"nvarguscamerasrc sensor-id={sensor} ! {shlex.quote(caps)} ! nvvidconv ! video/x-raw,format=I420"
 
 
-def rtsp_pipeline(url: str) -> str:
-    """Return the pipeline that reads RTSP where OpenCV has no FFmpeg; it holds no frame back to smooth the stream."""
-    return f"rtspsrc location={shlex.quote(url)} protocols=tcp latency=0 ! decodebin"
+def rtsp_pipeline(url: str, decoder: str = "decodebin") -> str:
+    """Return the pipeline that reads RTSP; it holds no frame back to smooth the stream."""
+    parts = urlsplit(url)
+    credentials = {"user-id": parts.username, "user-pw": parts.password}  # in the URL, not every character would do
+    quoted = (
+        shlex.quote('{}="{}"'.format(name, re.sub(r'(["\\])', r"\\\1", unquote(value))))
+        for name, value in credentials.items()
+        if value
+    )
+    bare = parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
+    source = f"rtspsrc location={shlex.quote(bare)} {' '.join(quoted)} protocols=tcp latency=0"
+    return f"{source} ! application/x-rtp,media=video ! {decoder}"  # a sound's pad may come first
 
 
 def _tail(options: CaptureOptions) -> str:
@@ -181,28 +194,39 @@ def _tail(options: CaptureOptions) -> str:
     limits = "max-size-buffers=1 max-size-bytes=0 max-size-time=0 leaky=downstream"
     newest = "" if options.every_frame else f"queue {limits} ! "
     scale = "videoscale ! video/x-raw,width={},height={} ! ".format(*options.size) if options.size else ""
-    return f"{rate}{newest}{scale}videoconvert ! video/x-raw,format=RGB ! pnmenc"
+    return f"{rate}{newest}{scale}videoconvert name=hybrid-edge ! video/x-raw,format=RGB ! pnmenc"
 
 
 def _rate(fps: float) -> str:
     return f"{round(fps * 1000)}/1000"
 
 
-def _launch(pipeline: str) -> subprocess.Popen[bytes]:
-    program = shutil.which("gst-launch-1.0")
-    if program is None:
-        raise SourceError(f"expected gst-launch-1.0, which reads this source, found none: {PACKAGES_HINT}")
-    setpriv = shutil.which("setpriv")  # of util-linux
-    guard = [setpriv, "--pdeathsig", "KILL"] if setpriv else []
+def _launch(pipeline: str) -> tuple[subprocess.Popen[bytes], io.FileIO]:
+    """Start the child, which reads the pipeline from stdin; return its process and the pipe with the frames."""
+    if shutil.which("gst-launch-1.0") is None:
+        raise SourceError(f"expected GStreamer, which reads this source, found no gst-launch-1.0: {PACKAGES_HINT}")
+    reading, writing = os.pipe()
+    frames = io.FileIO(reading)
     try:
-        return subprocess.Popen(  # noqa: S603 - the user's own pipeline, no shell
-            [*guard, program, "-q", *shlex.split(pipeline)],
-            stdin=subprocess.DEVNULL,
+        words = shlex.split(f"{pipeline} ! fdsink fd={writing} sync=false")
+        process = subprocess.Popen(  # noqa: S603 - our own program
+            [sys.executable, "-I", "-S", str(Path(__file__).with_name("gst_launch.py"))],
+            stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
             bufsize=0,
+            pass_fds=[writing],
         )
     except ValueError as error:
+        frames.close()
         raise SourceError(f"expected a GStreamer pipeline, found one with {str(error).lower()}") from None
     except OSError as error:
-        raise SourceError(f"gst-launch-1.0 can't be started: {error.strerror}") from None
+        frames.close()
+        raise SourceError(f"GStreamer's process can't be started: {error.strerror}") from None
+    finally:
+        os.close(writing)
+    if process.stdin is not None:
+        with contextlib.suppress(OSError):  # it has ended already; its messages say why
+            process.stdin.write("\0".join(words).encode(errors="surrogateescape"))
+        process.stdin.close()
+    return process, frames

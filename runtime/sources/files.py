@@ -12,7 +12,16 @@ from pathlib import Path
 from ..errors import ImageError, SourceError, UsageError
 from ..frame import Frame
 from ..preprocess import IMAGE_SUFFIXES, read_image
-from .media_files import VIDEO_SUFFIXES, describe_left_out, find_media, kind_by_content, media_kind, natural_order
+from .media_files import (
+    DEBRIS,
+    VIDEO_SUFFIXES,
+    describe_left_out,
+    find_folders,
+    find_media,
+    kind_by_content,
+    media_kind,
+    natural_order,
+)
 from .names import parse_live
 from .video import read_video
 
@@ -91,8 +100,7 @@ def _expand(pattern: str) -> list[Path]:
         return [path]
     if not glob.has_magic(pattern):
         raise SourceError(f"{pattern}: expected a file, a folder or a glob, found nothing of that name")
-    names = glob.glob(pattern, recursive=True)  # noqa: PTH207 - Path.glob takes no absolute pattern
-    matches = [Path(name) for name in sorted(names, key=natural_order)]
+    matches = [Path(name) for name in sorted(_matches(pattern), key=natural_order)]
     walked = "**" not in pattern  # else a folder among the matches is walked by ** itself
     found = [match for match in matches if not os.path.isdir(match) or (walked and next(find_media(match), None))]
     if not found:
@@ -100,6 +108,20 @@ def _expand(pattern: str) -> list[Path]:
             f"{pattern}: expected files, found none that match; quote a glob so that the shell leaves it alone"
         )
     return found
+
+
+def _matches(pattern: str) -> set[str]:
+    """Return what a glob matches; ``**`` goes through the folders that ``find_media`` does: loops of links end."""
+    parts = pattern.split("/")
+    if "**" not in parts:
+        names = glob.glob(pattern)  # noqa: PTH207 - Path.glob takes no absolute pattern
+        asked = {part.casefold() for part in parts}
+        return {name for name in names if not DEBRIS & ({part.casefold() for part in name.split("/")} - asked)}
+    star = parts.index("**")
+    roots = _matches("/".join([*parts[:star], ""])) if star else {"."}
+    after = "/".join(parts[star + 1 :]) or "*"
+    folders = {str(folder) for root in roots for folder in find_folders(Path(root))}
+    return {name for folder in folders for name in _matches(f"{glob.escape(folder)}/{after}")}
 
 
 def _exists(path: Path, pattern: str) -> bool:
@@ -118,13 +140,13 @@ def _exists(path: Path, pattern: str) -> bool:
 def _frames(path: Path) -> Iterator[Frame]:
     suffix, content = path.suffix.lower(), kind_by_content(path)
     if content == "video" or (content == "other" and suffix in VIDEO_SUFFIXES):
-        yield from read_video(path, "not a video that OpenCV reads, or damaged")
+        yield from read_video(path, "not a video that OpenCV reads: damaged, or sound alone")
         return
     try:
         frame = Frame(str(path), 0, read_image(path))
     except ImageError as error:
         reason = str(error).removeprefix(f"{path}: ")
-        if suffix not in IMAGE_SUFFIXES and os.path.isfile(path):
+        if suffix not in IMAGE_SUFFIXES and content != "image that OpenCV lacks" and os.path.isfile(path):
             yield from read_video(path, f"neither an image nor a video that OpenCV reads ({reason})")
             return
         frame = Frame(str(path), 0, None, reason)

@@ -1,6 +1,6 @@
 """Images and videos are found in folders by one rule, in training, calibration, export, inference and comparison.
 
-- Hidden entries, and what file servers, systems, version control and hybrid-train itself leave, are never data.
+- Hidden entries, and what file servers, systems, version control and trainings leave, are never data.
 - A file's usual suffix says what it is, else its first bytes do. What OpenCV can't read is left out and counted.
 - Links to folders are followed, but never back up into a folder that holds the place where they are.
 """
@@ -20,18 +20,24 @@ from ..preprocess import IMAGE_SUFFIXES
 
 MediaKind = Literal["image", "video", "image that OpenCV lacks", "other"]
 
-VIDEO_SUFFIXES = frozenset({".mp4", ".avi", ".mkv", ".mov", ".webm", ".m4v", ".mpg", ".mpeg", ".ts", ".wmv", ".flv"})
+MOTION_JPEG_SUFFIXES = frozenset({".mjpeg", ".mjpg"})  # begin as a JPEG does
+VIDEO_SUFFIXES = MOTION_JPEG_SUFFIXES | {".h264", ".hevc"}  # bare streams, as a Raspberry Pi's camera writes them
+VIDEO_SUFFIXES |= {".mp4", ".avi", ".mkv", ".mov", ".webm", ".m4v", ".mpg", ".mpeg", ".ts", ".wmv", ".flv"}
 # a raw photograph is a TIFF by its first bytes, and OpenCV would take the thumbnail in it
 RAW_SUFFIXES = frozenset({".dng", ".nef", ".nrw", ".cr2", ".arw", ".srw", ".pef", ".3fr", ".iiq", ".kdc", ".dcr"})
 DEBRIS = frozenset(
     {
         *("@eadir", "#recycle", "#snapshot", "@tmp", "@sharebin", "@recycle", "@recently-snapshot", "~snapshot"),  # NAS
-        *("lost+found", "$recycle.bin", "recycler", "recycled", "system volume information", "found.000"),  # disks
+        *("@transcode", "@__thumb", "@sharesnap"),
+        *("lost+found", "$recycle.bin", "recycler", "recycled", "system volume information"),  # disks
+        *("found.000", "found.001"),  # what chkdsk puts together
         *("thumbs.db", "ehthumbs.db", "ehthumbs_vista.db", "desktop.ini"),  # Windows
         *("__macosx", "network trash folder", "temporary items", "thevolumesettingsfolder", "icon\r"),  # macOS
         *("cvs", "_svn", "__pycache__"),
+        *("wandb", "mlruns", "lightning_logs"),  # records of trainings
     }
 )
+DEBRIS_SUFFIXES = (".lrdata",)  # Lightroom's previews
 # each with what else begins alike ruled out: a text may begin with BM or P5
 IMAGE_START = re.compile(
     rb"\xff\xd8\xff|\x89PNG\r\n\x1a\n|GIF8[79]a|RIFF.{4}WEBP|II[*+]\0|MM\0[*+]|P[1-7]\s+[\d#W]|P[Ff]\n"
@@ -57,20 +63,32 @@ def find_media(folder: Path, left_out: Counter[str] | None = None, *, videos: bo
     read is yielded as a frame whose ``error`` says why; a broken link counts as the file that its name promises.
     """
     counted = Counter[str]() if left_out is None else left_out
-    real = Path(os.path.realpath(folder))
-    logical = Path(os.path.realpath(folder.parent))
+    for path, found in _walk(folder, counted):
+        if isinstance(found, OSError):
+            yield Frame(str(path), 0, None, f"the folder can't be read: {found.strerror or found}")
+        elif found == "file" and is_wanted(path, counted, videos=videos):
+            yield path
+
+
+def find_folders(folder: Path) -> Iterator[Path]:
+    """Yield a folder and those below it in which ``find_media`` looks."""
+    return (path for path, found in _walk(folder, Counter()) if found == "folder")
+
+
+def _walk(folder: Path, left_out: Counter[str]) -> Iterator[tuple[Path, OSError | Literal["folder", "file"]]]:
+    real, logical = (Path(os.path.realpath(path)) for path in (folder, folder.parent))
     pending = [(folder, True, frozenset(map(str, (real, *real.parents, logical, *logical.parents))))]
     while pending:
         path, is_folder, above = pending.pop()
         if not is_folder:
-            if is_wanted(path, counted, videos=videos):
-                yield path
+            yield path, "file"
             continue
         try:
-            entries = visible_entries(path, counted)
+            entries = visible_entries(path, left_out)
         except OSError as error:
-            yield Frame(str(path), 0, None, f"the folder can't be read: {error.strerror or error}")
+            yield path, error
             continue
+        yield path, "folder"
         for entry in reversed(entries):
             inner = path / entry.name
             if not leads_to_folder(entry):
@@ -85,7 +103,7 @@ def visible_entries(folder: Path, left_out: Counter[str] | None = None) -> list[
         visible = [entry for entry in entries if not entry.name.startswith(".")]
     kept = []
     for entry in sorted(visible, key=lambda entry: natural_order(entry.name)):
-        if not is_debris(entry.name) and not _holds_runs(entry):
+        if not is_debris(entry.name) and not _left_by_a_tool(entry):
             kept.append(entry)
         elif left_out is not None and leads_to_folder(entry):
             left_out[f"{entry.name}/"] += 1
@@ -94,11 +112,18 @@ def visible_entries(folder: Path, left_out: Counter[str] | None = None) -> list[
 
 def is_debris(name: str) -> bool:
     """Tell by its name whether a file or folder is hidden or was left by a system, and is never data."""
-    return name.startswith(".") or name.casefold() in DEBRIS
+    return name.startswith(".") or name.casefold() in DEBRIS or name.casefold().endswith(DEBRIS_SUFFIXES)
 
 
-def _holds_runs(entry: os.DirEntry[str]) -> bool:
-    return entry.name == "runs" and Path(entry.path, "latest").is_symlink()
+def _left_by_a_tool(entry: os.DirEntry[str]) -> bool:
+    """Tell whether a folder has the runs of hybrid-train, or of Ultralytics' tools, or is a Python environment."""
+    if not leads_to_folder(entry):
+        return False
+    folder = Path(entry.path)
+    if entry.name == "runs":
+        marks = ("latest", "*/*/args.yaml", "*/*/opt.yaml")
+        return any(path.name != "latest" or path.is_symlink() for mark in marks for path in folder.glob(mark))
+    return os.path.isfile(folder / "pyvenv.cfg")
 
 
 def leads_to_folder(entry: os.DirEntry[str]) -> bool:
@@ -133,7 +158,7 @@ def kind_by_content(path: Path) -> MediaKind:
             start = file.read(START)
     except OSError:
         return "other"
-    if IMAGE_START.match(start):
+    if IMAGE_START.match(start) and path.suffix.lower() not in MOTION_JPEG_SUFFIXES:
         return "image" if _opencv_reads(path) else "image that OpenCV lacks"
     return "video" if VIDEO_START.match(start) else "other"
 
@@ -152,6 +177,8 @@ def is_wanted(path: Path, left_out: Counter[str], *, videos: bool) -> bool:
     if kind == "image" or (videos and kind == "video"):
         return True
     suffix = path.suffix.lower() or "without a suffix"
+    if os.path.islink(path) and not os.path.exists(path):  # noqa: PTH114 - Path's raise where they may not look
+        suffix = "broken link"
     left_out[f"{suffix} (this OpenCV can't read it)" if kind == "image that OpenCV lacks" else suffix] += 1
     return False
 

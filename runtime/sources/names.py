@@ -23,8 +23,12 @@ SCHEME = re.compile(r"^([a-z][a-z0-9+.-]*)://(.*)$", re.IGNORECASE | re.DOTALL)
 DEVICE = re.compile(r"^/dev/(?:video\d+|v4l/by-(?:id|path)/[^/]+)$")  # udev's links stay with their camera
 # user:password@ of a URL, also where the password has an @ or a slash that should have been %40 or %2F
 USERINFO = re.compile(r"(://[^\s/:@]*:)(?:[^\s/]*|(?!\d{1,5}/)\S*)(?=@)")
-# many cameras take the password among the parameters, some in the path
-PARAMETER = re.compile(r"(\b[\w-]*(?:pass|passwd|password|pwd?|secret|token|api_?key|auth)=)[^\s&;#/]+", re.IGNORECASE)
+# many cameras take the password among the parameters, some in the path; pipelines quote what has spaces
+PARAMETER = re.compile(
+    r"(\b[\w-]*(?:pass|passwd|password|pwd?|secret|token|api_?key|auth)\s*=\s*)"
+    r"""(?:"(?:\\.|[^"\\])*"|'[^']*'|(?:\\.|[^\s&;#/])+)""",
+    re.IGNORECASE,
+)
 NUMBER = re.compile(r"[0-9]{1,9}")  # of a camera or sensor
 PORTS = {"rtsp": 554, "rtsps": 322, "http": 80, "https": 443}
 AUTHORITY = re.compile(r"([^/?#]*)([/?#]?)(.*)", re.DOTALL)  # a URL's name, password, host and port, and what follows

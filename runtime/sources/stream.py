@@ -1,4 +1,4 @@
-"""Read RTSP through OpenCV's FFmpeg, on other threads, once the server has been asked whether it is there.
+"""Read RTSP once the server has been asked whether it is there: through a Jetson's decoder, or OpenCV's FFmpeg.
 
 What FFmpeg does was measured (OpenCV 5). A read that meets FFmpeg's time limit drains the decoder, gives an old frame
 or none, and never another one: the connection is over. That limit is therefore longer than ours. OpenCV opens one
@@ -8,9 +8,12 @@ resolution of a session is that of its first frame: OpenCV scales what comes aft
 
 from __future__ import annotations
 
+import functools
 import os
 import queue
+import shutil
 import ssl
+import subprocess
 import threading
 import time
 from collections.abc import Iterator
@@ -21,8 +24,10 @@ import numpy as np
 from ..errors import ImageError, SourceError
 from ..frame import Pixels
 from ..opencv import cv2
+from ..process import usable_cpus
 from .blocking import BLOCKING_CALLS, READ_WAIT, open_capture
-from .names import display_name, split_url
+from .child import ChildConnection, rtsp_pipeline
+from .names import CaptureOptions, display_name, split_url
 from .network import connect
 
 ANSWER_TIMEOUT = 2.5  # seconds to the server's first answer, below what connecting again may take
@@ -31,6 +36,8 @@ FIRST_FRAME_TIMEOUT = 8.0  # seconds, as a key frame may be long in coming
 RTSP_PATIENCE = 2.0  # seconds without a frame after which the stream has stalled
 READ_TIMEOUT = FIRST_FRAME_TIMEOUT + 1.0  # seconds after which FFmpeg gives up a read
 CLOSE_TIMEOUT = 0.3  # seconds that closing waits for the read under way: enough where frames flow
+HARDWARE = ("nvv4l2decoder", "nvvidconv")  # JetPack's elements: the decoder, and what brings its frames to the CPU
+INSPECT_TIMEOUT = 30.0  # seconds: GStreamer looks through all its plugins when some are new
 POLL_INTERVAL = 0.1  # seconds between two looks at ``stop``
 MAX_FAILED_READS = 8  # reads in a row that fail at once, after which the stream has ended
 INSTANT = 0.005  # seconds within which a read fails at once; after a stream's end it took less than 0.0001
@@ -116,13 +123,81 @@ class RtspConnection:
         yield SourceError("the server ended the stream")
 
 
+class HardwareConnection(ChildConnection):
+    """This connection has H.264 or H.265 decoded by a Jetson's hardware, from a key frame on that is asked for."""
+
+    def __init__(self, url: str, options: CaptureOptions, stop: threading.Event) -> None:
+        """Start a child process for a stream whose server answers."""
+        _ask(url, stop)
+        decoder, converter = HARDWARE
+        elements = f"parsebin ! {decoder} ! {converter} ! video/x-raw,format=I420"
+        super().__init__(rtsp_pipeline(url, elements), options, stop)
+
+    def read(self) -> Pixels | None:
+        """Return the next frame, as ``Connection`` says; an error before the first one says what is tried next."""
+        try:
+            return super().read()
+        except SourceError as error:
+            tried = "" if self.started else f"; {HARDWARE[0]} gave no frame, the next try is software's"
+            raise SourceError(f"{error}{tried}") from None
+
+
+@functools.cache
+def hardware_decodes() -> bool:
+    """Return whether GStreamer has the elements of a Jetson's decoder; the first time it may look for seconds."""
+    inspect = shutil.which("gst-inspect-1.0")
+    with suppress(OSError, subprocess.TimeoutExpired):
+        return inspect is not None and all(
+            subprocess.run(  # noqa: S603
+                [inspect, "--exists", name], capture_output=True, timeout=INSPECT_TIMEOUT, check=False
+            ).returncode
+            == 0
+            for name in HARDWARE
+        )
+    return False
+
+
+def rtsp_decoder(url: str) -> str:
+    """Return what decodes a stream, for people."""
+    if hardware_decodes() and not _encrypted(url):
+        return f"{HARDWARE[0]} (hardware)"
+    return f"{'FFmpeg' if cv2.videoio_registry.hasBackend(cv2.CAP_FFMPEG) else 'GStreamer'} (software)"
+
+
+class RtspOpener:
+    """This opener connects to a stream, decoded in hardware where that works, else in software.
+
+    A try of the hardware without a frame, as of a codec that it lacks, is followed by one of the software.
+    """
+
+    def __init__(self, url: str, options: CaptureOptions) -> None:
+        self._url = url
+        self._options = options
+        self._tried: HardwareConnection | None = None
+
+    def __call__(self, stop: threading.Event) -> RtspConnection | ChildConnection:
+        """Connect anew; setting ``stop`` ends every wait."""
+        tried, self._tried = self._tried, None
+        if hardware_decodes() and not _encrypted(self._url) and (tried is None or tried.started):
+            self._tried = HardwareConnection(self._url, self._options, stop)
+            return self._tried
+        if cv2.videoio_registry.hasBackend(cv2.CAP_FFMPEG):
+            newest, patience = not self._options.every_frame, self._options.patience(RTSP_PATIENCE)
+            return open_rtsp(self._url, stop, newest=newest, patience=patience)
+        return ChildConnection(rtsp_pipeline(self._url), self._options, stop)
+
+
+def _encrypted(url: str) -> bool:
+    return url.lower().startswith("rtsps:")  # GStreamer's TLS knows nothing of SSL_CERT_FILE
+
+
 def open_rtsp(url: str, stop: threading.Event, *, newest: bool, patience: float) -> RtspConnection:
     """Open a stream, H.264 or whatever else FFmpeg decodes, over TCP.
 
     ``newest`` decodes without delay, on one thread; otherwise several threads decode, each a frame later. Setting
     ``stop`` ends every wait; the connection is to be given up after ``patience`` seconds without a frame.
     """
-    numeric, tls = _ask(url, stop), url.lower().startswith("rtsps:")
+    numeric, tls = _ask(url, stop), _encrypted(url)
     authorities = ssl.get_default_verify_paths().cafile if tls else None
     trust = f"|tls_verify;1|ca_file;{authorities}" if authorities else ""  # of FFmpeg 8; older ones ask for none
     capture = _open(numeric, stop, FAST_OPTIONS + trust, OPEN_TIMEOUT, newest=newest)
@@ -141,8 +216,9 @@ def open_rtsp(url: str, stop: threading.Event, *, newest: bool, patience: float)
 def _open(url: str, stop: threading.Event, options: str, seconds: float, *, newest: bool) -> cv2.VideoCapture:
     settings = [cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, int(seconds * 1000)]
     settings += [cv2.CAP_PROP_READ_TIMEOUT_MSEC, int(READ_TIMEOUT * 1000)]
-    if newest and hasattr(cv2, "CAP_PROP_N_THREADS"):  # from OpenCV 4.7 on; each thread holds a frame back
-        settings += [cv2.CAP_PROP_N_THREADS, 1]
+    unset = newest or "OPENCV_FFMPEG_THREADS" not in os.environ
+    if unset and hasattr(cv2, "CAP_PROP_N_THREADS"):  # from OpenCV 4.7 on; each thread holds a frame back
+        settings += [cv2.CAP_PROP_N_THREADS, 1 if newest else len(usable_cpus())]
 
     def open_with_options() -> cv2.VideoCapture:
         if OPTIONS_VARIABLE in os.environ:  # the user's own stay as they are
@@ -166,7 +242,7 @@ def _ask(url: str, stop: threading.Event) -> str:
     user, at, bare = parts.netloc.rpartition("@")
     target = parts._replace(netloc=bare).geturl()
     deadline = time.monotonic() + ANSWER_TIMEOUT
-    with connect(host, port, stop, deadline, tls=parts.scheme.lower() == "rtsps") as stream:
+    with connect(host, port, stop, deadline, tls=_encrypted(url)) as stream:
         stream.send(f"OPTIONS {target} RTSP/1.0\r\nCSeq: 1\r\nUser-Agent: hybrid-edge\r\n\r\n".encode())
         try:
             answer = stream.read(40) or b""

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import math
 import os
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
-from ..frame import Frame
+from ..frame import Frame, Pixels
 from ..opencv import cv2
 from ..process import usable_cpus
+from .containers import Container, read_container
 from .stream import OPENING_TURN
 
 MIN_SHARE = 0.9  # of the announced frames in a whole video; a count guessed from a duration is a little off
@@ -19,12 +21,15 @@ LAST_FRAME_TIME = 0.5  # seconds for which a video's last frame may be shown
 
 
 def read_video(path: Path, otherwise: str) -> Iterator[Frame]:
-    """Yield every frame of a video file in order; where there is none, one with ``otherwise`` as its error."""
+    """Yield every frame of a video file in order; where there is none, one with ``otherwise`` or the cause as error."""
     index, reached, position = 0, 0.0, None
     try:
+        container = read_container(path)
         capture = _open_video(path)
     except (UnicodeEncodeError, OSError) as cause:
-        reason = "its name is not UTF-8: rename it" if isinstance(cause, UnicodeError) else f"can't be read: {cause}"
+        reason = (
+            f"can't be read: {cause.strerror}" if isinstance(cause, OSError) else "its name is not UTF-8: rename it"
+        )
         yield Frame(str(path), 0, None, reason, video=True)
         return
     try:
@@ -34,9 +39,14 @@ def read_video(path: Path, otherwise: str) -> Iterator[Frame]:
                 break
             reached = capture.get(cv2.CAP_PROP_POS_MSEC) / 1000  # asked now, as after the last frame OpenCV says 0
             position = _position(capture, index, reached, position)
-            yield Frame(str(path), index, np.asarray(image, dtype=np.uint8), video=True, position=position)
+            pixels = np.asarray(image, dtype=np.uint8)
+            pixels = _mirror(capture, pixels) if container.mirrored else pixels
+            yield Frame(str(path), index, pixels, video=True, position=position)
             index += 1
-        error = _incomplete(capture, index, reached) if index else otherwise
+        if index:
+            error = _incomplete(container, capture, index, reached)
+        else:
+            error = _undecoded(container, path, otherwise, opened=capture.isOpened())
         if error:
             yield Frame(str(path), index, None, error, video=True)
     except cv2.error as error:
@@ -75,15 +85,42 @@ def _position(capture: cv2.VideoCapture, index: int, reached: float, before: flo
     return position if before is None else max(position, before)
 
 
-def _incomplete(capture: cv2.VideoCapture, read: int, seconds: float) -> str | None:
-    """Return an error if a video ended well before its header says, by frames and by time; either alone can be a guess.
+def _mirror(capture: cv2.VideoCapture, image: Pixels) -> Pixels:
+    """Mirror a picture that its container wants turned and mirrored, of which OpenCV did the turn alone."""
+    sideways = capture.get(cv2.CAP_PROP_ORIENTATION_META) % 180 == 90
+    return np.asarray(cv2.flip(image, int(sideways)), dtype=np.uint8)
 
-    With a varying rate, the header announces as many frames as there would be at the highest one.
-    """
-    announced = capture.get(cv2.CAP_PROP_FRAME_COUNT)
+
+def _incomplete(container: Container, capture: cv2.VideoCapture, read: int, seconds: float) -> str | None:
+    """Return an error if a video's file was cut, or its end was never filled and its frames stop before their time."""
+    if container.cut:
+        return f"the video ends after {read} frame{'s' * (read != 1)}: {_cut(container)}"
+    announced = capture.get(cv2.CAP_PROP_FRAME_COUNT)  # both guesses: sound may be longer, and rates vary
     rate = capture.get(cv2.CAP_PROP_FPS)
-    if rate <= 0 or read >= MIN_SHARE * announced:
+    if not container.hollow or rate <= 0 or read >= MIN_SHARE * announced:
         return None
     if seconds >= min(MIN_SHARE * announced / rate, announced / rate - LAST_FRAME_TIME):
         return None
-    return f"the video ends after {read} of {announced:.0f} frames: truncated or damaged"
+    return f"the video ends after {read} of {announced:.0f} frames: the end of the file is empty; copy it again"
+
+
+def _undecoded(container: Container, path: Path, otherwise: str, *, opened: bool) -> str:
+    """Return why a video gave no frame: what its container shows, else ``otherwise``."""
+    if container.size == 0:
+        return "the file is empty"
+    if container.cut:
+        return f"no frame can be read: {_cut(container)}"
+    if container.lost:
+        return "its index (moov) is missing, so no frame can be found: was it recorded and copied to its end?"
+    codec = container.codec
+    if opened and codec != "AV1":  # for which FFmpeg has a decoder that needs a GPU
+        return f"none of its frames can be decoded (codec {codec or 'unknown'}): it is damaged, or has no key frame"
+    if codec is None:
+        return otherwise
+    doubt = "" if codec == "AV1" else ", or it is damaged or has no key frame"
+    convert = shlex.join(["ffmpeg", "-i", str(path), "-c:v", "libx264", str(path.with_name(f"{path.stem}-h264.mp4"))])
+    return f"its codec {codec} can't be decoded by this OpenCV{doubt}; convert it: {convert}"
+
+
+def _cut(container: Container) -> str:
+    return f"the file is cut, {container.size:,} of at least {container.promised:,} bytes are there; copy it again"

@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 import json
 import os
 import sys
@@ -14,6 +12,7 @@ import pytest
 from support.models.bundles import LABELS, SPEC, make_bundle, sample_image
 
 sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
+from batch_curve import recurrent_bytes
 from peers.artifacts import Maker
 from peers.catalogue import REFERENCE, Peer, catalogue, plain_graph_of
 from peers.compare import compare
@@ -23,9 +22,12 @@ from peers.images import Inputs, write_inputs
 from peers.measure import Answers, answer, judge
 from peers.page import write_page
 from peers.process import Worker, pick_cpus
+from training_loop import SIZES, _phase, title
 
 from hybrid_edge.runtime.bundle import Bundle
 from hybrid_edge.runtime.classifier import Classifier
+from hybrid_edge.runtime.spec import preset
+from hybrid_edge.train.training_settings import PHASES
 
 CPUS = pick_cpus(1)
 
@@ -148,9 +150,7 @@ def test_what_a_tool_could_not_make_is_not_tried_again(tmp_path: Path, inputs: I
     assert str(second.value) == str(first.value)
 
 
-def test_a_tool_that_a_signal_ended_is_run_again_and_so_is_one_of_another_version(
-    tmp_path: Path, inputs: Inputs
-) -> None:
+def test_a_tool_ended_by_a_signal_is_run_again_and_so_is_one_of_another_version(tmp_path: Path, inputs: Inputs) -> None:
     """In the place of an environment's interpreter, one that tells a version, and dies at the first conversion."""
     python, count = tmp_path / "python", tmp_path / "count"
     graph = tmp_path / "graph.onnx"
@@ -179,9 +179,7 @@ def test_a_tool_that_a_signal_ended_is_run_again_and_so_is_one_of_another_versio
     ("keras", "stand_in", "told"),
     [(0.9, False, None), (1.0, False, "Keras's own labels"), (0.99, True, "the stand-in's own labels")],
 )
-def test_the_page_says_where_accuracy_is_only_agreement(
-    tmp_path: Path, keras: float, stand_in: bool, told: str | None
-) -> None:
+def test_the_page_tells_agreement_from_accuracy(tmp_path: Path, keras: float, stand_in: bool, told: str | None) -> None:
     time = {"p10": 0.01, "median": 0.02, "p90": 0.03}
     row = {"name": REFERENCE, "precision": "FP32", "ours": False, "versions": {"keras": "3"}, "peak_mib": None}
     row |= {"waiting_share": 0.0, "agreement": 1.0, "accuracy": {"keras": keras, "variant": keras}, "passed": True}
@@ -208,3 +206,16 @@ def test_an_environment_that_was_named_is_taken_and_one_that_can_not_be_installe
     monkeypatch.setattr(sys, "executable", "/nonexistent/python")
     with pytest.raises(PeerError, match=r"openvino nncf can't be installed here: .*nonexistent"):
         environment_python("openvino", tmp_path, {})
+
+
+def test_the_recurrent_weights_are_read_at_each_timestep_but_the_first() -> None:
+    spec = preset("xception-lstm")
+    assert recurrent_bytes(spec, 1) == 2 * 4 * 2048 * 2048 * 22
+
+
+def test_each_case_trains_as_its_presets_second_phase_and_says_what_is_not_as_usual() -> None:
+    for name, chosen in (("reduced", "xception-lstm"), ("digits", "digits")):
+        kept = {"steps", "epochs", "batch_size"}
+        assert _phase(SIZES[name]).model_dump(exclude=kept) == PHASES[chosen][1].model_dump(exclude=kept)
+    assert title("digits", SIZES["digits"]).startswith("digits --no-augment: a step of 64 images at 28x28")
+    assert title("reduced", SIZES["reduced"]).startswith("reduced: ")

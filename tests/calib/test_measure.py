@@ -1,6 +1,7 @@
-from __future__ import annotations
-
+import os
+import shutil
 import weakref
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,15 @@ from support.models.bundles import SPEC, make_weights, reference_outputs
 from support.models.lowered import SMALL_RNN
 from support.models.standin import crops
 
-from hybrid_edge.calib import CalibrationImages, calibrate, choose_images, measure_statistics, second_moments
+from hybrid_edge.calib import (
+    CalibrationImages,
+    calibrate,
+    choose_images,
+    measure_peaks,
+    measure_statistics,
+    read_batches,
+    second_moments,
+)
 from hybrid_edge.calib.measure import RECOMMENDED_IMAGES
 from hybrid_edge.runtime.backends.onnxruntime import TensorSession
 from hybrid_edge.runtime.errors import BackendError, CalibrationError
@@ -56,6 +65,9 @@ def test_every_input_and_output_is_measured_over_all_images(graph: bytes, images
         assert item.count == values.size
         assert (item.low, item.high) == pytest.approx((values.min(), values.max()), rel=1e-4, abs=1e-5)
         assert item.rms == pytest.approx(np.sqrt(np.mean(np.square(values))), rel=1e-4)
+    peaks, skipped = measure_peaks(graph, images.paths, SPEC)
+    assert skipped == []
+    assert peaks == {name: pytest.approx(found.statistics[name].peak) for name in ("logits", "probabilities", *inner)}
 
 
 @pytest.mark.parametrize(("size", "batches"), [(12, [8, 1]), (299, [2, 2, 2, 2, 1])])
@@ -67,9 +79,7 @@ def test_large_images_come_in_small_batches(photos: list[LabelledImage], size: i
     assert seen == batches
 
 
-def test_never_more_than_one_batch_is_held(
-    graph: bytes, images: CalibrationImages, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_at_most_one_batch_is_held(graph: bytes, images: CalibrationImages, monkeypatch: pytest.MonkeyPatch) -> None:
     alive: list[weakref.ref[Any]] = []
     most = 0
 
@@ -103,10 +113,9 @@ def test_an_activation_that_is_not_finite_is_refused_by_name(photos: list[Labell
 def test_the_second_calibration_reuses_the_first(graph: bytes, images: CalibrationImages, tmp_path: Path) -> None:
     path = tmp_path / "report" / "ranges.npz"
     first = calibrate(graph, images, SPEC, "1" * 64, path)
-    assert not first.reused
     assert first.reason.startswith("measured: ranges.npz is not there")
     second = calibrate(graph, images, SPEC, "1" * 64, path, on_batch=lambda _: pytest.fail("measured again"))
-    assert second.reused
+    assert second.reason.startswith("reused from ranges.npz")
     assert second.images == 20
     assert second.binding == first.binding
     assert all(np.array_equal(second.statistics[k].histogram, v.histogram) for k, v in first.statistics.items())
@@ -129,14 +138,11 @@ def test_other_weights_images_preprocessing_or_graph_are_measured_again(
     for what, arguments in changes.items():
         path.write_bytes(original)
         found = calibrate(*arguments, path)
-        assert not found.reused
         assert found.reason.startswith(f"measured again: {what} differ"), found.reason
-        assert calibrate(*arguments, path).reused
+        assert calibrate(*arguments, path).reason.startswith("reused")
 
 
-def test_few_images_are_warned_of_each_time_and_many_are_not(
-    graph: bytes, images: CalibrationImages, tmp_path: Path
-) -> None:
+def test_few_images_are_always_warned_of_many_are_not(graph: bytes, images: CalibrationImages, tmp_path: Path) -> None:
     path = tmp_path / "ranges.npz"
     for _ in range(2):
         warnings = calibrate(graph, images, SPEC, "1" * 64, path).warnings
@@ -175,6 +181,7 @@ def test_a_graph_that_is_none_is_refused(images: CalibrationImages, tmp_path: Pa
 
 
 ROWS = ["N", 28, 28]
+IDENTITY = one_node("Identity", "sequence", ROWS, ROWS)
 
 
 @pytest.fixture
@@ -187,9 +194,7 @@ def crop_files(tmp_path: Path) -> list[Path]:
 
 def test_moments_are_the_mean_over_images_and_timesteps(crop_files: list[Path]) -> None:
     told: list[int] = []
-    found = second_moments(one_node("Identity", "sequence", ROWS, ROWS), crop_files, SMALL_RNN, on_batch=told.append)[
-        "out"
-    ]
+    found = second_moments(IDENTITY, crop_files, SMALL_RNN, on_batch=told.append)["out"]
     rows = Preprocessor(SMALL_RNN)([cv2.imread(str(path)) for path in crop_files])["sequence"].reshape(-1, 28)
     np.testing.assert_allclose(found, rows.T @ rows / (11 * 28), rtol=1e-5, atol=1e-7)
     assert told == [8, 3]
@@ -198,14 +203,80 @@ def test_moments_are_the_mean_over_images_and_timesteps(crop_files: list[Path]) 
 def test_an_image_that_cannot_be_read_is_passed_over(crop_files: list[Path], tmp_path: Path) -> None:
     broken = tmp_path / "broken.png"
     broken.write_bytes(b"no image")
-    with_broken = second_moments(one_node("Identity", "sequence", ROWS, ROWS), [broken, *crop_files], SMALL_RNN)["out"]
-    np.testing.assert_allclose(
-        with_broken,
-        second_moments(one_node("Identity", "sequence", ROWS, ROWS), crop_files, SMALL_RNN)["out"],
-        rtol=1e-6,
+    found, expected = (
+        second_moments(IDENTITY, files, SMALL_RNN)["out"] for files in ([broken, *crop_files], crop_files)
     )
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
 
 
 def test_activations_that_are_not_finite_are_refused(crop_files: list[Path]) -> None:
     with pytest.raises(CalibrationError, match="out"):
         second_moments(one_node("Log", "sequence", ROWS, ROWS), crop_files, SMALL_RNN)  # of negative pixels: NaN
+
+
+def labels(paths: tuple[Path, ...]) -> Counter[str]:
+    return Counter(path.parent.name for path in paths)
+
+
+def test_a_choice_of_any_size_is_stratified(photos: list[LabelledImage]) -> None:
+    assert labels(choose_images(photos, count=3).paths) == {"a": 1, "b": 1, "c": 1}
+    assert labels(choose_images(photos, count=10).paths) == {"a": 6, "b": 3, "c": 1}
+    assert labels(choose_images(photos).paths) == {"a": 12, "b": 6, "c": 2}
+
+
+def test_the_choice_does_not_depend_on_the_order_of_the_candidates(photos: list[LabelledImage]) -> None:
+    chosen = choose_images(photos, count=8)
+    assert choose_images(photos, count=8) == chosen
+    assert labels(choose_images(photos[::-1], count=8).paths) == labels(chosen.paths)
+
+
+def test_validation_images_are_left_out_by_path_link_and_content(photos: list[LabelledImage], tmp_path: Path) -> None:
+    copy, link = tmp_path / "copy.png", tmp_path / "link.png"
+    shutil.copy(photos[0].path, copy)
+    link.symlink_to(photos[1].path)
+    held_out = [copy, link, photos[2].path, tmp_path / "gone.png"]
+    chosen = choose_images(photos, validation=held_out)
+    assert chosen.excluded == 3
+    assert set(chosen.paths) == {photo.path for photo in photos[3:]}
+
+
+def test_copies_of_an_image_count_once(photos: list[LabelledImage], tmp_path: Path) -> None:
+    copy = tmp_path / "copy.png"
+    shutil.copy(photos[5].path, copy)
+    chosen = choose_images([*photos, LabelledImage(copy, "c")])
+    assert (len(chosen.paths), chosen.duplicates) == (20, 1)
+    assert len(set(chosen.sha256s)) == 20
+
+
+def test_files_that_are_gone_or_no_files_are_named(photos: list[LabelledImage], tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.png")
+    odd = [
+        LabelledImage(tmp_path / "gone.png", "a"),
+        LabelledImage(tmp_path / "pipe.png", "a"),
+        LabelledImage(tmp_path, "b"),
+    ]
+    chosen = choose_images([*odd, *photos])
+    assert len(chosen.paths) == 20
+    assert len(chosen.skipped) == 3
+    assert any("gone.png: No such file" in line for line in chosen.skipped)
+    assert any("pipe.png: not a regular file" in line for line in chosen.skipped)
+
+
+def test_nothing_to_calibrate_on_is_refused(photos: list[LabelledImage]) -> None:
+    with pytest.raises(CalibrationError, match="of 0 candidates"):
+        choose_images([])
+    with pytest.raises(CalibrationError, match="20 validate the model too"):
+        choose_images(photos, validation=[photo.path for photo in photos])
+
+
+def test_batches_hold_what_the_preprocessing_gives_and_name_what_can_not_be_read(photos: list[LabelledImage]) -> None:
+    paths = [photo.path for photo in photos[:10]]
+    paths[4].write_bytes(b"no image")
+    skipped: list[str] = []
+    batches = list(read_batches(paths, SPEC, batch=4, on_skip=skipped.append))
+    assert [len(batch["image"]) for batch in batches] == [4, 4, 1]
+    expected = Preprocessor(SPEC)([read_image(path) for path in paths if path != paths[4]])
+    for name, values in expected.items():
+        assert np.array_equal(np.concatenate([batch[name] for batch in batches]), values)
+    (said,) = skipped
+    assert str(paths[4]) in said

@@ -29,10 +29,11 @@ if TYPE_CHECKING:
     from support.models.whole import Whole
 
 Main = Callable[..., Ended]
+Asked = tuple[object, ...]
 
 
 @pytest.fixture
-def asked(whole: Whole, tmp_path: Path) -> tuple[object, ...]:
+def asked(whole: Whole, tmp_path: Path) -> Asked:
     """What every export of the digits stand-in names, into a bundle of its own."""
     return (whole.request.model, "--images", whole.photos, "--calib", whole.calibration, "--out", tmp_path / "b")
 
@@ -93,7 +94,7 @@ def test_without_arguments_the_newest_run_becomes_a_bundle(run: RunFolder, tmp_p
 
 
 def test_a_damaged_calibration_ends_with_3_after_what_passed_was_written(
-    whole: Whole, asked: tuple[object, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, main: Main
+    whole: Whole, asked: Asked, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, main: Main
 ) -> None:
     monkeypatch.setattr(exporter, "prepare", lambda *_: whole.damaged(8))
     code, out, err = main(*asked, "--fp32", "--int8", "--recurrent", "lstm")
@@ -119,9 +120,7 @@ def test_the_bundle_in_every_precision_runs_by_name_and_by_itself(whole: Whole) 
         assert json.loads(result.stdout)["labels"][0] == image.parent.name
 
 
-def test_every_option_reaches_the_request(
-    whole: Whole, asked: tuple[object, ...], monkeypatch: pytest.MonkeyPatch, main: Main
-) -> None:
+def test_options_reach_the_request(whole: Whole, asked: Asked, monkeypatch: pytest.MonkeyPatch, main: Main) -> None:
     seen: list[ExportRequest] = []
 
     def stop(request: ExportRequest, **_: object) -> None:
@@ -154,15 +153,11 @@ def test_a_run_brings_its_own_calibration_images(run: RunFolder, photos: Path) -
 
 
 def test_sensitivity_prints_the_table_and_where_the_plot_is(
-    whole: Whole, asked: tuple[object, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, main: Main
+    whole: Whole, asked: Asked, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, main: Main
 ) -> None:
     images = whole.prepared.images
-    assert images is not None
-    monkeypatch.setattr(
-        sensitivity_report,
-        "prepare",
-        lambda *_: replace(whole.prepared, images=replace(images, paths=images.paths[:8])),
-    )
+    few = replace(whole.prepared, images=replace(images, paths=images.paths[:8]))
+    monkeypatch.setattr(sensitivity_report, "prepare", lambda *_: few)
     code, out, _ = main(*asked, "--sensitivity")
     assert code == 0
     assert "each layer alone in INT8, 8 images" in out
@@ -188,7 +183,7 @@ def test_engines_alone_need_neither_tensorflow_nor_onnx(tmp_path: Path) -> None:
 
 
 def test_engines_for_desktop_cards_are_built_with_the_export(
-    whole: Whole, asked: tuple[object, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, main: Main
+    whole: Whole, asked: Asked, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, main: Main
 ) -> None:
     pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX is not installed")
     monkeypatch.setattr(exporter, "prepare", lambda *_: whole.prepared)
@@ -218,14 +213,11 @@ def test_wrong_usage_ends_with_2_and_what_to_do_before_tensorflow_starts(whole: 
     cases = {
         "a model file comes without images; name a folder of real ones": [model],
         "int8 must be calibrated: name a folder": [model, "--images", images, "--int8"],
+        "fp16 must be calibrated: name a folder": [model, "--images", images, "--fp16"],
         "--method: expected minmax, entropy, percentile, found 'mse'": [model, "--images", images, "--method", "mse"],
         "--recurrent: expected lstm, unrolled, auto, found 'gru'": [model, "--images", images, "--recurrent", "gru"],
-        "expected RTX architectures among sm80, sm86, sm89, sm120, found 'sm87': that is a Jetson Orin": [
-            *("--engine-only", tmp_path, "--rtx-arch", "sm87")
-        ],
-        "expected a batch profile of MIN,OPT,MAX such as 1,1,8, found '1,8'": [
-            *(model, "--images", images, "--profile", "1,8")
-        ],
+        "sm120, found 'sm87': that is a Jetson Orin": ["--engine-only", tmp_path, "--rtx-arch", "sm87"],
+        "MIN,OPT,MAX such as 1,1,8, found '1,8'": [model, "--images", images, "--profile", "1,8"],
         "No such option": ["--int4"],
     }
     result = without_tensorflow(*cases.values())

@@ -1,11 +1,10 @@
-from __future__ import annotations
-
 import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from hybrid_edge.calib import choose_images as choose_calibration
 from hybrid_edge.export.export_request import (
     ExportSettings,
     choose_images,
@@ -95,6 +94,22 @@ def test_a_run_that_validated_on_very_few_images_lends_its_training_images(photo
     assert sorted(found, key=lambda image: image.path) == listed(photos)
     write_list(run.images("train"), listed(photos) * 100)
     assert len(run_images(run)) == 32
+
+
+@pytest.mark.parametrize(("validate", "checked", "calibrated"), [(2, 8, 8), (8, 8, 8), (4, 8, 8), (10, 10, 6)])
+def test_a_small_set_is_calibrated_on_what_does_not_check_it(
+    photos: Path, tmp_path: Path, validate: int, checked: int, calibrated: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = make_run(tmp_path, photos)
+    images = listed(photos)[::2] + listed(photos)[1::2]
+    write_list(run.images("validation"), images[:validate])
+    for kind in ("train", "calibration"):
+        write_list(run.images(kind), images[validate:])
+    request = make_request(run.path, settings=ExportSettings(("int8",)))
+    chosen = choose_calibration(request.calibration, validation=[image.path for image in request.images.images])
+    assert (len(request.images.images), len(chosen.paths)) == (checked, calibrated)
+    lent = f"validated on {validate} images, so {8 - validate} that it was trained on check the export too"
+    assert (lent in " ".join(capsys.readouterr().err.split())) == (validate < 8)
 
 
 def test_the_newest_run_is_exported_by_default(photos: Path, tmp_path: Path) -> None:

@@ -1,7 +1,5 @@
 """The reference hybrid at full size: a stand-in with 103 M parameters through the real command."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,7 +18,6 @@ from hybrid_edge.export.gates.gate import run_gate
 from hybrid_edge.export.gates.reference import Reference
 from hybrid_edge.export.gates.verdict import GateLimits, require_passed
 from hybrid_edge.runtime.errors import ParityError
-from hybrid_edge.runtime.preprocess import Preprocessor
 from hybrid_edge.train.data import LabelledImage
 
 pytestmark = pytest.mark.fullsize
@@ -78,7 +75,6 @@ def test_full_size_parity_holds_within_every_limit(exported_full: FullExport) ->
     assert parity.max_logit_error <= 1e-4
     assert parity.max_probability_error <= 1e-4
     assert parity.batch_error <= 1e-5
-    assert parity.sequence_error is not None
     assert parity.sequence_error <= 1e-6
     assert parity.warnings == ()
 
@@ -88,14 +84,6 @@ def backend(exported_full: FullExport) -> Iterator[DamagedInputs]:
     """The graph as it was exported, loaded once."""
     with DamagedInputs(exported_full.graph, FULL) as backend:
         yield backend
-
-
-def test_batches_of_1_3_and_8_give_the_same_rows(backend: DamagedInputs) -> None:
-    tensors = Preprocessor(FULL)(crops(8, seed=4321))
-    logits = backend.run(tensors).logits
-    for part in (slice(0, 1), slice(7, 8), slice(2, 5)):
-        found = backend.run({name: tensor[part] for name, tensor in tensors.items()}).logits
-        assert np.abs(found - logits[part]).max() <= 1e-5 * np.abs(logits).max()
 
 
 @pytest.fixture(scope="module")

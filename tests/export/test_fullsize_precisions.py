@@ -1,7 +1,5 @@
 """FP16 and INT8 of the reference hybrid at full size: sizes, what is quantized, and TensorRT-RTX's builder."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from typing import Any
 

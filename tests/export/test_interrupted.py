@@ -116,7 +116,7 @@ class Exports:
 
     def _proofs(self, version: int) -> Callable[..., list[Proof]]:
         bundle, known = Bundle.open(self.whole.result.bundle), self.whole.variants
-        flip = Flip(self.whole.request.images.images[0], "1", 0.9, "2", 0.8, 0.7)
+        flip = Flip(self.whole.request.images.images[0], "1", 0.9, "2", 0.8)
 
         def prove(_: Path, artifact: Artifact, *__: Any, **___: Any) -> list[Proof]:
             proofs = []
@@ -247,9 +247,7 @@ def test_two_exports_at_once_leave_one_bundle_and_the_report_of_it(exports: Expo
     assert len(seen) == 2
 
 
-def test_a_report_that_cannot_be_written_is_told_and_the_bundle_stands(
-    exports: Exports, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_an_unwritable_report_is_told_the_bundle_stands(exports: Exports, capsys: pytest.CaptureFixture[str]) -> None:
     def no_room(*_: object) -> None:
         raise OSError(28, "No space left on device")
 

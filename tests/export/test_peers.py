@@ -1,7 +1,5 @@
 """``make bench`` on a small model: real engines in real processes, from the command to the page."""
 
-from __future__ import annotations
-
 import json
 import subprocess
 import sys
@@ -22,9 +20,7 @@ sys.path.append(str(BENCHMARKS))
 from peers.plain import MOVES, fingerprint, plain_graph
 
 
-def test_a_small_model_is_measured_on_keras_onnx_runtime_and_our_backend(
-    exported_digits: Any, photos: Path, tmp_path: Path
-) -> None:
+def test_a_small_model_is_measured_on_each_engine(exported_digits: Any, photos: Path, tmp_path: Path) -> None:
     places = {"model": exported_digits.file, "bundle": exported_digits.bundle, "images": photos}
     places |= {"work": tmp_path / "work", "out": tmp_path / "results", "docs": tmp_path / "docs"}
     options = {**places, "batch": "1,3", "rounds": 2, "threads": 1, "python": "openvino=/nonexistent/python"}
@@ -68,9 +64,7 @@ def plain(exported_reduced: Any) -> onnx.ModelProto:
     return plain_graph(exported_reduced.model, exported_reduced.spec)
 
 
-def test_the_plain_graph_has_the_same_operators_with_the_same_weights(
-    exported_reduced: Any, plain: onnx.ModelProto
-) -> None:
+def test_the_plain_graph_has_the_same_operators_and_weights(exported_reduced: Any, plain: onnx.ModelProto) -> None:
     ours, theirs = fingerprint(onnx.load(exported_reduced.graph)), fingerprint(plain)
     assert theirs.operators == ours.operators
     assert ours.operators["Conv"] == 74

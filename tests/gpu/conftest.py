@@ -3,8 +3,6 @@
 A device without TensorFlow takes the first: ``HYBRID_EDGE_TEST_BUNDLE=bundle.tar python -m pytest -m gpu tests/gpu``.
 """
 
-from __future__ import annotations
-
 import os
 
 import pytest

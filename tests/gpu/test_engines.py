@@ -1,7 +1,5 @@
 """TensorRT engines on a real GPU: built, run, and compared with ONNX Runtime on the CPU; run by ``make test-gpu``."""
 
-from __future__ import annotations
-
 import json
 import os
 import subprocess

@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 import tarfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -91,11 +89,8 @@ def fitted_weights() -> dict[str, Any]:
     data = load_digits()
     frames = [mnist_frame(image) for image in np.rint(data.images * (255 / 16)).astype(np.uint8)]
     rng = np.random.default_rng(0)
-    varied = [
-        augment(np.repeat(frame[:, :, None], 3, 2), rng, "digits")[..., 0]
-        for _ in range(VARIATIONS)
-        for frame in frames
-    ]
+    colored = [np.repeat(frame[:, :, None], 3, 2) for frame in frames] * VARIATIONS
+    varied = [augment(frame, rng, "digits")[..., 0] for frame in colored]
     pixels = (np.stack(varied).reshape(len(varied), -1) / 127.5 - 1).astype(np.float32)
     wanted = np.eye(10, dtype=np.float32)[np.tile(data.target, VARIATIONS)] - 0.1
     found = np.linalg.solve(pixels.T @ pixels + RIDGE * np.eye(784, dtype=np.float32), pixels.T @ wanted)

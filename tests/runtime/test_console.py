@@ -1,32 +1,38 @@
 from __future__ import annotations
 
+import errno
 import re
 import sys
 from collections.abc import Callable
 
 import pytest
-from support.machines.commands import call_command
+import typer
+from support.machines.commands import Ended
 
 from hybrid_edge.runtime import console, errors
 
+Leave = Callable[[Callable[[], None]], tuple[int, str]]
 
-def leave(
-    command: Callable[[], None], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> tuple[int, str]:
-    ended = call_command("hybrid-test", lambda: console.main(console.make_app(command)), monkeypatch, capsys)
-    return ended.code, ended.err
+
+@pytest.fixture
+def leave(call: Callable[..., Ended]) -> Leave:
+    """Runs a function as a command; returns its exit code and what it says."""
+
+    def run(command: Callable[[], None]) -> tuple[int, str]:
+        ended = call("hybrid-test", lambda: console.main(console.make_app(command)))
+        return ended.code, ended.err
+
+    return run
 
 
 @pytest.mark.parametrize("name", errors.__all__)
-def test_every_error_of_ours_ends_with_its_code_and_its_message(
-    name: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_every_error_of_ours_ends_with_its_code_and_its_message(name: str, leave: Leave) -> None:
     kind = getattr(errors, name)
 
     def command() -> None:
         raise kind("expected [this], found that")
 
-    code, err = leave(command, capsys, monkeypatch)
+    code, err = leave(command)
     assert code == kind.exit_code
     assert "expected [this], found that" in err
     assert "Traceback" not in err
@@ -37,27 +43,46 @@ def test_every_error_of_ours_ends_with_its_code_and_its_message(
     [(None, 0, ""), (KeyboardInterrupt(), 130, "interrupted\n"), (SystemExit(7), 7, "")],
     ids=["returns", "interrupted", "an exit code of its own"],
 )
-def test_a_commands_own_end_has_its_documented_code(
-    ending: BaseException | None,
-    code: int,
-    said: str,
-    capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_a_commands_own_end_has_its_code(ending: BaseException | None, code: int, said: str, leave: Leave) -> None:
     def command() -> None:
         if ending is not None:
             raise ending
 
-    assert leave(command, capsys, monkeypatch) == (code, said)
+    assert leave(command) == (code, said)
 
 
-def test_a_fault_of_ours_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("fault", [ZeroDivisionError(), RuntimeError("ours"), OSError("a library's")], ids=repr)
+def test_a_fault_of_ours_keeps_its_traceback(fault: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
     def command() -> None:
-        raise ZeroDivisionError
+        raise fault
 
     monkeypatch.setattr(sys, "argv", ["hybrid-test"])
-    with pytest.raises(ZeroDivisionError):
+    with pytest.raises(type(fault)):
         console.main(console.make_app(command))
+
+
+@pytest.mark.parametrize(
+    ("refused", "said"),
+    [
+        (OSError(errno.EMFILE, "Too many open files", "a.png"), r"for a.png: Too many open files; .*ulimit -n"),
+        (PermissionError(errno.EACCES, "Permission denied", "/b"), "for /b: Permission denied; "),
+        (FileNotFoundError(errno.ENOENT, "No usable temporary directory found"), "No usable temporary directory"),
+        (OSError(errno.ENOSPC, "No space left"), "expected room on the disk"),
+        (MemoryError("Unable to allocate 9 GiB"), "more memory .*9 GiB"),
+        (RuntimeError("can't start new thread"), "threads"),
+    ],
+    ids=repr,
+)
+def test_what_the_system_refuses_is_one_line_and_what_was_printed_is_kept(
+    refused: Exception, said: str, call: Callable[..., Ended]
+) -> None:
+    def command() -> None:
+        typer.echo("a result")
+        raise refused
+
+    ended = call("hybrid-test", lambda: console.main(console.make_app(command)))
+    assert (ended.code, ended.out, ended.err.count("\n")) == (1, "a result\n", 1)
+    assert re.search(said, ended.err)
 
 
 def test_every_error_is_exported_and_drawn_in_the_tree() -> None:

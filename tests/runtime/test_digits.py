@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Callable
 from pathlib import Path
@@ -127,9 +125,7 @@ def test_a_view_that_is_not_contiguous_is_taken_and_only_read() -> None:
 
 
 @pytest.mark.parametrize(("thickness", "expected"), [(3, PEN), (15, PEN), (30, PEN), (60, 60 / 380 * BOX)])
-def test_thin_strokes_of_a_drawing_are_thickened_to_a_pen_and_wide_ones_are_kept(
-    thickness: int, expected: float
-) -> None:
+def test_thin_strokes_are_thickened_to_a_pen_and_wide_ones_are_kept(thickness: int, expected: float) -> None:
     canvas = np.zeros((400, 400), np.uint8)
     cv2.rectangle(canvas, (100, 10), (100 + thickness - 1, 389), 255, cv2.FILLED)
     frame = drawn_frame(canvas)

@@ -1,10 +1,8 @@
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np
 import pytest
-from support.models.bundles import make_bundle, npz, store, write_manifest
+from support.models.bundles import change_manifest, make_bundle, npz, store
 
 from hybrid_edge.runtime.backends import open_backend
 from hybrid_edge.runtime.bundle import Bundle
@@ -30,12 +28,9 @@ def with_probabilities(bundle: Bundle, change: float) -> Bundle:
     variant = bundle.manifest.variants[0]
     outputs = bundle.golden_outputs(variant)
     outputs.probabilities[5, 2] += np.float32(change)
-    record = store(
-        bundle.root, "golden", "npz", npz({"logits": outputs.logits, "probabilities": outputs.probabilities})
-    )
-    changed = variant.model_copy(update={"golden": record})
-    write_manifest(bundle.root, bundle.manifest.model_copy(update={"variants": (changed,)}))
-    return Bundle.open(bundle.root)
+    arrays = {"logits": outputs.logits, "probabilities": outputs.probabilities}
+    record = store(bundle.root, "golden", "npz", npz(arrays))
+    return change_manifest(bundle.root, variants=(variant.model_copy(update={"golden": record}),))
 
 
 def test_a_device_that_agrees_passes_and_says_how_nearly(bundle: Bundle) -> None:
@@ -64,9 +59,8 @@ def test_other_preprocessing_is_blamed_on_preprocessing(bundle: Bundle) -> None:
 
 
 def test_a_probability_beyond_the_tolerance_is_refused_with_both_numbers(bundle: Bundle) -> None:
-    with pytest.raises(
-        GoldenError, match=r"within 1e-05 on 8 golden examples, found a difference of 2.*1 examples over"
-    ):
+    message = r"within 1e-05 on 8 golden examples, found a difference of 2.*1 examples over"
+    with pytest.raises(GoldenError, match=message):
         check(with_probabilities(bundle, 2e-5))
 
 

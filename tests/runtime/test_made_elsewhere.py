@@ -4,8 +4,6 @@
 test-oldest`` do; without it there is no other machine, and the tests are skipped.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import tarfile

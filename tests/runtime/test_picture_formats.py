@@ -1,7 +1,5 @@
 """The table of docs/preprocessing.md, a test or a row of one for each of its lines; Pillow writes what OpenCV can't."""
 
-from __future__ import annotations
-
 import io
 import struct
 from typing import Any

@@ -1,6 +1,5 @@
-from __future__ import annotations
-
 import tracemalloc
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -37,22 +36,6 @@ def test_every_value_equals_kerass_preprocess_input_to_the_bit() -> None:
     np.testing.assert_array_equal(image, xception.preprocess_input(values.astype(np.float32)))
 
 
-@pytest.mark.parametrize(
-    ("interpolation", "row"),
-    [
-        ("linear-exact", [[0, 37, 74], [90, 127, 164], [187, 48, 85], [140, 65, 102], [126, 163, 88], [143, 180, 41]]),
-        ("nearest-exact", [[0, 37, 74], [111, 148, 185], [222, 3, 40], [77, 114, 151], [77, 114, 151], [188, 225, 6]]),
-    ],
-)
-def test_a_known_frame_gives_the_recorded_values_on_every_machine(interpolation: str, row: list[list[int]]) -> None:
-    frame = (np.arange(5 * 7 * 3).reshape(5, 7, 3) * 37 % 256).astype(np.uint8)
-    spec = ModelSpec.make(image_size=8, timesteps=4, backbone="digits", interpolation=interpolation)
-    tensors = Preprocessor(spec)([frame])
-    assert pixels(tensors["image"][0])[0, :6].tolist() == row
-    first = [value.hex() for value in tensors["image"][0, 0, 0].astype(float).tolist()]
-    assert first == ["-0x1.adadac0000000p-2", "-0x1.6b6b6c0000000p-1", "-0x1.0000000000000p+0"]
-
-
 def test_the_sequence_is_row_major_with_the_earliest_rows_first() -> None:
     frame = np.zeros((12, 12, 3), np.uint8)
     frame[0] = 255
@@ -73,9 +56,7 @@ def test_a_center_crop_keeps_the_largest_centred_square() -> None:
 @pytest.mark.parametrize(
     ("height", "width", "inside"), [(6, 12, np.s_[3:9, :]), (12, 6, np.s_[:, 3:9]), (1, 12, np.s_[5:6, :])]
 )
-def test_a_letterbox_keeps_the_whole_frame_and_pads_with_128(
-    height: int, width: int, inside: tuple[slice, slice]
-) -> None:
+def test_a_letterbox_keeps_the_frame_and_pads_with_128(height: int, width: int, inside: tuple[slice, slice]) -> None:
     frame = sample_image(4, height, width)
     image = pixels(Preprocessor(SPEC.replace(resize="letterbox"))([frame])["image"][0])
     np.testing.assert_array_equal(image[inside], frame)
@@ -158,10 +139,6 @@ def test_what_is_not_a_bgr_frame_is_refused_with_both_sides(shape: tuple[int, ..
 
 
 def test_the_contract_changes_with_whatever_changes_the_tensors() -> None:
-    changed = [
-        SPEC.replace(resize="letterbox"),
-        SPEC.replace(timesteps=12),
-        SPEC.replace(interpolation="nearest-exact"),
-    ]
-    assert len({contract_hash(spec) for spec in (SPEC, *changed)}) == 4
+    changes: list[dict[str, Any]] = [{}, {"resize": "letterbox"}, {"timesteps": 12}, {"interpolation": "nearest-exact"}]
+    assert len({contract_hash(SPEC.replace(**change)) for change in changes}) == 4
     assert contract(SPEC.replace(class_labels=("x",))) == contract(SPEC)

@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 import json
 import re
 from dataclasses import replace
@@ -33,10 +31,7 @@ def cached(size: int, rate: float | None = 10.0) -> Rates:
 
 
 def test_a_branch_takes_as_long_as_its_products_or_its_bytes_whichever_is_longer() -> None:
-    compute, memory = (
-        limit_of(head(3 * MILLION, 2 * MILLION), RATES, 1),
-        limit_of(head(3 * MILLION, 5 * MILLION), RATES, 1),
-    )
+    compute, memory = (limit_of(head(3 * MILLION, size * MILLION), RATES, 1) for size in (2, 5))
     assert (compute.ms, compute.limited_by) == (3, {"head": "arithmetic"})
     assert (memory.ms, memory.limited_by) == (5, {"head": "memory"})
 
@@ -133,9 +128,7 @@ def read_cost(manifest: dict[str, Any]) -> Cost | None:
     return parse_manifest(json.dumps(manifest).encode()).variants[0].cost
 
 
-def test_a_manifest_gives_back_the_cost_that_it_was_given_though_a_later_version_adds_to_it(
-    manifest: dict[str, Any],
-) -> None:
+def test_a_manifest_gives_back_the_cost_it_was_given_though_later_versions_add_to_it(manifest: dict[str, Any]) -> None:
     assert read_cost(manifest) == COST
     cost = manifest["variants"][0]["cost"]
     cost |= {"added": 1, "head": cost["head"] | {"added": {}}}

@@ -3,8 +3,6 @@
 ``python tests/runtime/test_same_bits.py`` records it anew, where the contract of preprocessing has changed.
 """
 
-from __future__ import annotations
-
 import base64
 import hashlib
 import json

@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 import json
 import os
 import select
@@ -68,9 +66,7 @@ def test_an_error_that_stderr_can_not_take_keeps_its_code(full: int, arguments: 
     assert run(*arguments, stderr=full).returncode == code
 
 
-def test_a_full_disk_under_stdout_ends_the_run_with_1_also_where_stderr_can_not_say_so(
-    folder: Path, photos: Path, full: int
-) -> None:
+def test_a_full_disk_under_stdout_ends_with_1_also_where_stderr_is_full(folder: Path, photos: Path, full: int) -> None:
     done = run(photos, "--bundle", folder, "--json", stdout=full)
     assert (done.returncode, "expected room on the disk" in done.stderr) == (1, True)
     assert run(photos, "--bundle", folder, "--json", stdout=full, stderr=full).returncode == 1
@@ -103,9 +99,7 @@ def test_a_name_in_another_alphabet_is_escaped(folder: Path, tmp_path: Path, for
     assert (r"\u00e9.png" if form else r"\xe9.png") in done.stdout
 
 
-def test_frames_of_files_that_were_dropped_are_counted_in_the_summary_and_in_the_lines(
-    folder: Path, photos: Path
-) -> None:
+def test_frames_of_files_that_were_dropped_are_counted_in_the_summary_and_the_lines(folder: Path, photos: Path) -> None:
     done = run(*[photos] * 20, "--bundle", folder, "--json", "--latest")
     lines = [json.loads(line) for line in done.stdout.splitlines()]
     assert done.returncode == 0

@@ -1,11 +1,15 @@
 from __future__ import annotations
 
 import json
+import os
+import pwd
+import tempfile
 import threading
 from pathlib import Path
 
 import pytest
 
+from hybrid_edge.runtime.errors import UsageError
 from hybrid_edge.runtime.storage import cache_dir, locked, replacing, sweep, write_json
 
 
@@ -14,8 +18,7 @@ from hybrid_edge.runtime.storage import cache_dir, locked, replacing, sweep, wri
     [
         ("HOME/mine", "HOME/xdg", "mine"),
         (None, "HOME/xdg", "xdg/hybrid-edge"),
-        (None, "", ".cache/hybrid-edge"),
-        (None, "relative/folder", ".cache/hybrid-edge"),
+        *((None, other, ".cache/hybrid-edge") for other in ("", "relative/folder")),
     ],
 )
 def test_the_cache_is_where_the_environment_says_else_in_xdgs_folder_else_below_home_and_not_created(
@@ -27,6 +30,34 @@ def test_the_cache_is_where_the_environment_says_else_in_xdgs_folder_else_below_
             monkeypatch.setenv(name, value.replace("HOME", str(tmp_path)))
     assert cache_dir() == tmp_path / expected
     assert not list(tmp_path.iterdir())
+
+
+def test_a_user_without_a_home_has_a_cache_that_nobody_else_can_write(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("HYBRID_EDGE_CACHE", "XDG_CACHE_HOME", "HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(os, "getuid", lambda: 54321)  # nobody in /etc/passwd
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    folder = tmp_path / "hybrid-edge-54321"
+    folder.mkdir(mode=0o700)
+    with pytest.raises(UsageError, match="this user's alone"):  # it is that of whoever runs the test
+        cache_dir()
+    monkeypatch.setattr(os, "getuid", folder.lstat().st_uid.__int__)
+    monkeypatch.setattr(pwd, "getpwuid", {}.__getitem__)
+    mine = cache_dir()
+    assert (mine, mine.stat().st_mode & 0o777) == (tmp_path / f"hybrid-edge-{os.getuid()}", 0o700)
+    assert cache_dir() == mine
+    mine.chmod(0o777)
+    with pytest.raises(UsageError, match="this user's alone"):
+        cache_dir()
+    mine.rmdir()
+    mine.symlink_to(folder)
+    with pytest.raises(UsageError, match="HYBRID_EDGE_CACHE"):
+        cache_dir()
+    monkeypatch.setenv("HYBRID_EDGE_CACHE", "~/cache")
+    with pytest.raises(UsageError, match="unknown home"):
+        cache_dir()
 
 
 def test_a_file_is_replaced_as_a_whole_or_not_at_all(tmp_path: Path) -> None:

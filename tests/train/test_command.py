@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 import json
 import shutil
 import sys
@@ -44,10 +42,7 @@ def test_without_flags_it_is_the_reference_training(settings: Settings) -> None:
     assert [
         (it.optimizer, it.learning_rate, it.batch_size, it.steps, it.epochs, it.monitor, it.freeze_cnn)
         for it in reference.phases
-    ] == [
-        ("rmsprop", 1e-3, 32, 140, 30, "val_loss", True),
-        ("adam", 1e-4, 16, 140, 30, "val_accuracy", False),
-    ]
+    ] == [("rmsprop", 1e-3, 32, 140, 30, "val_loss", True), ("adam", 1e-4, 16, 140, 30, "val_accuracy", False)]
 
 
 @pytest.mark.parametrize(("branches", "epochs"), [("cnn", 16), ("hybrid", 16), ("rnn", 24)])

@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +8,7 @@ from support.data.image_folders import add, by_label, numbered, relative
 from hybrid_edge.runtime.errors import DataError, UsageError
 from hybrid_edge.runtime.sources import media_files
 from hybrid_edge.runtime.sources.media_files import visible_entries
-from hybrid_edge.train import class_folders, data
+from hybrid_edge.train import checked_images, class_folders
 from hybrid_edge.train.data import LabelledImage, calibration_sample, read_list, scan, write_list
 
 pytestmark = pytest.mark.usefixtures("own_cache")
@@ -73,9 +71,7 @@ def test_classes_that_happen_to_be_called_train_and_val_are_classes(tmp_path: Pa
     assert scan(tmp_path).labels == ("bus", "train")
 
 
-def test_the_split_depends_on_the_seed_and_the_names_of_each_class_alone(
-    flat: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_split_depends_on_seed_and_names_of_each_class_alone(flat: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = scan(flat, seed=3)
     assert len({scan(flat, seed=seed).validation for seed in range(6)}) > 1
     with monkeypatch.context() as patch:
@@ -144,7 +140,8 @@ def empty(*places: str) -> Callable[[Path], None]:
         (folders("only"), "found one: 'only'"),
         (empty("train/b"), "class 'b' is empty: .*/train/b .*left out: 1 .txt"),
         (empty("val/b"), "class 'b' is empty: .*/val/b"),
-        (folders("train/a", "train/b", "val/a", "val/x", "val/y"), "val/ has classes that train/ lacks: 'x', 'y'"),
+        (folders("train/a", "train/b", "val/a", "val/x", "val/y"), "val/ has classes that train/ lacks: 'x', 'y';"),
+        (folders("train/A", "train/b ", "val/a", "val/b"), r"lacks: 'a', 'b' \(but has 'A', 'b ': spell them alike\);"),
         (folders("val/a"), "no train/ beside it"),
         (folders("train/n01/images", "train/n02/images", "val/images"), "hybrid-prepare tiny-imagenet"),
         (no_utf8, "can't be a label"),
@@ -177,13 +174,13 @@ def test_a_folder_that_may_not_be_listed_is_named(flat: Path, monkeypatch: pytes
 @pytest.fixture
 def reads(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     seen: list[Path] = []
-    real = data.read_image
+    real = checked_images.read_image_file
 
     def spy(path: Path) -> object:
         seen.append(path)
         return real(path)
 
-    monkeypatch.setattr(data, "read_image", spy)
+    monkeypatch.setattr(checked_images, "read_image_file", spy)
     return seen
 
 
@@ -233,23 +230,21 @@ def test_the_second_check_reads_only_what_is_new_changed_or_was_bad(flat: Path, 
     assert {path.name for path in reads} == {"bad.jpg", "001.jpg", "003.jpg", "new.jpg"}
 
 
-def test_an_interrupted_check_keeps_what_it_has_seen(
-    flat: Path, reads: list[Path], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(data, "CHUNK", 4)
-    spy = data.read_image
+def test_an_interrupted_check_keeps_what_it_saw(flat: Path, reads: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checked_images, "CHUNK", 4)
+    spy = checked_images.read_image_file
 
     def interrupt(path: Path) -> object:
         if len(reads) >= 8:
             raise KeyboardInterrupt
         return spy(path)
 
-    monkeypatch.setattr(data, "read_image", interrupt)
+    monkeypatch.setattr(checked_images, "read_image_file", interrupt)
     with pytest.raises(KeyboardInterrupt):
         scan(flat)
     assert len(reads) == 8
     reads.clear()
-    monkeypatch.setattr(data, "read_image", spy)
+    monkeypatch.setattr(checked_images, "read_image_file", spy)
     scan(flat)
     assert len(reads) == 17 - 8
 

@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 import unicodedata
 from collections.abc import Callable
 from pathlib import Path
@@ -9,6 +7,7 @@ from support.data.image_folders import add, relative
 
 from hybrid_edge.runtime.errors import DataError
 from hybrid_edge.train.data import scan
+from hybrid_edge.train.found_images import find_images
 from hybrid_edge.train.splits import split_role
 
 pytestmark = pytest.mark.usefixtures("own_cache")
@@ -49,6 +48,10 @@ def test_a_split_has_a_usual_name_in_any_case(name: str, role: str | None) -> No
         (classes("images/Train", "images/Val"), "images/Train", "images/Val"),
         (classes("d/d"), "d/d", "d/d"),  # Kaggle's doubled folder
         (classes("d/d/train/train", "d/d/val"), "d/d/train/train", "d/d/val"),
+        (
+            classes("ILSVRC/Data/CLS-LOC/train", "ILSVRC/Data/CLS-LOC/val"),
+            *(f"ILSVRC/Data/CLS-LOC/{s}" for s in ("train", "val")),
+        ),
         (classes("train", "test1*", "val", "raw*"), "train", "val"),
         (classes("train", "test*"), "train", "train"),  # Kaggle's images to be answered
         (classes("", "train*"), "", ""),  # a class of vehicles
@@ -60,7 +63,7 @@ def test_splits_are_found_by_their_names(
 ) -> None:
     make(tmp_path)
     (tmp_path / "README.roboflow.txt").touch()
-    if not train.startswith("d") and train:  # there it would be a class without images
+    if train.casefold().startswith(("train", "images")):  # elsewhere it would be a class without images
         (tmp_path / "annotations").mkdir()
     found = scan(tmp_path)
     assert {image.path.parent.parent for image in found.train} == {tmp_path / train}
@@ -82,11 +85,22 @@ def test_splits_are_found_by_their_names(
         (classes("train", "val*"), "data/val/: .* found images directly"),
         (classes("", "test*"), "data/test/: .* found images directly"),
         (classes("seg_train/seg_train", "seg_test/seg_test"), "data/seg_test/, .*data/seg_train/: are they splits"),
+        (
+            classes("seg_train/seg_train", "seg_test/seg_test", "seg_pred/seg_pred*"),
+            "data/seg_test/, .*data/seg_train/: a",
+        ),
+        (classes("tr", "te"), "data/te/, .*data/tr/: are they splits"),
         (classes("train2017", "val2017"), "data/train2017/, .*data/val2017/: are they splits"),
         (
             classes("a/train*", "a/test*", "b/train*", "b/test*"),
             "data/a/test/, .*data/a/train/: expected classes inside the splits",
         ),
+        (classes("fold1", "fold2", "Fold_10"), r"data/fold1/, .*: .* each with a, b in it; .* --val .*data/fold2$"),
+        (
+            classes("train/batch 1", "train/batch 2", "val"),
+            r"; merge them, or name two: hybrid-train '.*/batch 1' --val ",
+        ),
+        (classes("Training Set", "more"), "name the folder to train on: hybrid-train '.*data/Training Set'$"),
     ],
 )
 def test_what_could_mean_two_things_is_refused_with_the_folders(
@@ -95,6 +109,14 @@ def test_what_could_mean_two_things_is_refused_with_the_folders(
     make(tmp_path / "data")
     with pytest.raises(DataError, match=named):
         scan(tmp_path / "data")
+
+
+def test_a_table_beside_the_images_of_a_split_is_named_in_the_message(tmp_path: Path) -> None:
+    classes("train*", "valid*", "test*")(tmp_path)
+    for split in ("train", "valid", "test"):
+        (tmp_path / split / "_classes.csv").touch()
+    with pytest.raises(DataError, match=r"--labels .*/train/_classes\.csv --val .*/valid/_classes\.csv$"):
+        scan(tmp_path)
 
 
 def test_what_is_left_out_and_how_the_folders_were_understood_is_told(tmp_path: Path) -> None:
@@ -111,6 +133,29 @@ def test_what_is_left_out_and_how_the_folders_were_understood_is_told(tmp_path: 
     assert found.left_out == {".xml": 1, "images beside the class folders": 1}
 
 
+@pytest.mark.parametrize(
+    ("roots", "told"),
+    [
+        (("cam1", "cam2"), True),
+        (("fold1", "b"), True),
+        (("", "c*"), False),
+        (("ok/2024", "bad/2024"), False),
+    ],
+)
+def test_classes_that_have_folders_of_the_same_names_are_told(
+    tmp_path: Path, roots: tuple[str, ...], told: bool
+) -> None:
+    classes(*roots)(tmp_path)
+    notes = find_images(tmp_path).notes
+    assert [("if a, b, which are in each, are the classes" in note) for note in notes] == [True] * told
+
+
+def test_classes_whose_images_lie_in_parts_are_classes(tmp_path: Path) -> None:
+    add(tmp_path, *(f"{label}/part{part}/1.jpg" for label in ("cat", "dog") for part in (1, 2)))
+    found = find_images(tmp_path)
+    assert (sorted(found.train), found.notes) == (["cat", "dog"], ())
+
+
 def test_splits_may_be_given_apart(tmp_path: Path) -> None:
     classes("here", "there/there", "both/train", "both/val")(tmp_path)
     for val, root in (("there", "there/there"), ("both", "both/val")):
@@ -118,7 +163,7 @@ def test_splits_may_be_given_apart(tmp_path: Path) -> None:
         assert relative(found.validation, tmp_path / root) == ["a/1.jpg", "a/2.jpg", "b/1.jpg"]
         assert len(found.train) == 3
     with pytest.raises(
-        DataError, match=r"both/val too; name the training folder itself: hybrid-train .*both/train --val"
+        DataError, match=r"both/val too; name the training images alone: hybrid-train .*both/train --val"
     ):
         scan(tmp_path / "both", val=tmp_path / "there")
     with pytest.raises(DataError, match="nowhere: no such folder"):

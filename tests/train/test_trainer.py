@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 import errno
 import io
 import json
@@ -233,9 +231,7 @@ def test_ctrl_c_keeps_the_phase_before_where_that_was_better(
     assert metrics(stopped)["from"] == expected
 
 
-def test_ctrl_c_while_a_finished_run_is_measured_again_leaves_what_it_measured(
-    run: RunFolder, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_ctrl_c_in_measuring_a_run_again_leaves_its_metrics(run: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
     before = run.metrics.read_bytes()
     monkeypatch.setattr(trainer, "evaluate", interrupted)
     with pytest.raises(KeyboardInterrupt):
@@ -244,9 +240,7 @@ def test_ctrl_c_while_a_finished_run_is_measured_again_leaves_what_it_measured(
     load_model(run.model)
 
 
-def test_weights_that_are_not_numbers_are_never_kept(
-    few_digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_weights_that_are_nan_are_never_kept(few_digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Their accuracy is a number, and NaN is less than no other loss."""
 
     def poison(recorder: EpochRecorder) -> None:
@@ -264,6 +258,32 @@ def test_weights_that_are_not_numbers_are_never_kept(
     assert np.isfinite(metrics(run)["loss"])
     for weight in load_model(run.model)[0].get_weights():
         assert np.isfinite(weight).all()
+
+
+def test_classes_count_alike_in_both_phases_and_after_a_resume(
+    few_digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import keras
+
+    shutil.copytree(few_digits, tmp_path / "data")
+    for image in sorted((tmp_path / "data/train/7").iterdir())[:12]:
+        image.unlink()
+    weights, fit = [], keras.Model.fit
+
+    def spy(*given: Any, **named: Any) -> Any:
+        weights.append(named["class_weight"])
+        return fit(*given, **named)
+
+    monkeypatch.setattr(keras.Model, "fit", spy)
+    balanced = settings(tmp_path / "data", "rnn", epochs=(1, 1), class_weights="balanced")
+    with monkeypatch.context() as patch:
+        at_epoch(patch, (2, 1), interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            trainer.train(balanced, tmp_path, "unequal")
+    run = trainer.resume(tmp_path / "unequal")
+    expected = {0: 60 / (3 * 24), 1: 60 / (3 * 24), 2: 60 / (3 * 12)}
+    assert weights == [pytest.approx(expected)] * 3
+    assert list(metrics(run)["class_weights"].values()) == pytest.approx(list(expected.values()))
 
 
 def test_a_training_that_diverges_at_once_ends_with_a_word(few_digits: Path, tmp_path: Path) -> None:
@@ -302,9 +322,7 @@ def test_a_checkpoint_that_is_damaged_is_named(run: RunFolder, tmp_path: Path) -
         trainer.resume(copy.path)
 
 
-def test_resuming_a_finished_run_changes_nothing_and_where_there_is_none_it_is_refused(
-    run: RunFolder, tmp_path: Path
-) -> None:
+def test_resuming_a_finished_run_changes_nothing_and_none_is_refused(run: RunFolder, tmp_path: Path) -> None:
     before, top1 = epochs(run), metrics(run)["top1"]
     trainer.resume(run.path)
     assert (epochs(run), metrics(run)["top1"]) == (before, top1)
@@ -349,8 +367,7 @@ def test_a_pretrained_xception_is_frozen_in_phase_1_and_trains_in_phase_2(few_di
     )
     run = trainer.train(settings, tmp_path / "runs", "xception")
     start, frozen, trained = map(
-        cnn_weights,
-        (tmp_path / "cnn.keras", run.checkpoints / "phase1.keras", run.checkpoints / "phase2.keras"),
+        cnn_weights, (tmp_path / "cnn.keras", run.checkpoints / "phase1.keras", run.checkpoints / "phase2.keras")
     )
     assert start.keys() == frozen.keys() == trained.keys()
     assert all(np.array_equal(old, frozen[name]) for name, old in start.items())

@@ -65,11 +65,6 @@ class Execution:
         # a failure leaves in TensorRT's fails the next execution, and is gone with it
         self._tries = 1  # how often the next execution is tried
 
-    @property
-    def graphs(self) -> int:
-        """How many CUDA graphs there are."""
-        return len(self._captured)
-
     def run(self, addresses: Mapping[str, int], batch: int) -> None:
         """Put one batch of ``batch`` rows, within the engine's profile, on the stream.
 

@@ -1,7 +1,5 @@
 """Exports of a small bundle in processes of their own, to be killed, starved or run at once; see test_bundle_writer."""
 
-from __future__ import annotations
-
 import contextlib
 import json
 import os
@@ -72,20 +70,6 @@ def kill_everywhere() -> None:
         outcomes.append({"version": version, "leftovers": leftovers, "left_after_next_start": after})
         moment += 1
     print(json.dumps(outcomes))  # noqa: T201
-
-
-def write_forever() -> None:
-    version = 2
-    (FOLDER / "started").touch()
-    while True:
-        write(BUNDLE, version, size=300_000)
-        version = version % 200 + 2
-
-
-def write_many() -> None:
-    first = int(sys.argv[3])
-    for version in range(first, first + 20):
-        write(BUNDLE, version)
 
 
 def expect_refusal() -> None:

@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 import shutil
 import tarfile
 from pathlib import Path
@@ -43,12 +41,10 @@ def test_without_a_builder_one_line_says_what_to_run_on_the_device(folder: Path)
     found = build_engines(folder)
     assert found.local == found.ahead == ()
     assert "\n" not in found.advice
-    assert "TensorRT is not installed here" in found.advice
-    assert "hybrid-infer --bundle bundle" in found.advice
-    assert "hybrid-export --engine-only bundle" in found.advice
-    assert "--minShapes=image:1x12x12x3,sequence:1x6x24" in found.advice
-    assert "--maxShapes=image:8x12x12x3,sequence:8x6x24" in found.advice
-    assert next(folder.glob("artifacts/*.onnx")).name in found.advice
+    commands = ("hybrid-infer --bundle bundle", "hybrid-export --engine-only bundle")
+    shapes = ("--minShapes=image:1x12x12x3,sequence:1x6x24", "--maxShapes=image:8x12x12x3,sequence:8x6x24")
+    for said in ("TensorRT is not installed here", *commands, *shapes, next(folder.glob("artifacts/*.onnx")).name):
+        assert said in found.advice
 
 
 def test_every_tensorrt_variant_is_built_for_this_machine_once(folder: Path, builds: Builds) -> None:
@@ -56,8 +52,8 @@ def test_every_tensorrt_variant_is_built_for_this_machine_once(folder: Path, bui
     assert first.advice == ""
     assert [item.variant for item in first.local] == ["fp32-tensorrt", "fp16-tensorrt"]
     # both name one file here: the second finds the first's engine
-    assert [item.built for item in first.local] == [True, False]
-    assert [item.built for item in second.local] == [False, False]
+    assert {item.path for item in (*first.local, *second.local)} == {first.local[0].path}
+    assert len(builds.made) == 1
     assert first.local[0].path.read_bytes() == builds.made[0].engine
     assert first.local[0].size == len(builds.made[0].engine)
 
@@ -113,9 +109,7 @@ def test_an_engine_that_can_not_be_kept_is_an_error_of_who_only_builds(
     assert builds.made == []
 
 
-def test_a_tensorrt_that_does_not_start_is_as_good_as_none(
-    folder: Path, builds: Builds, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_tensorrt_that_does_not_start_is_none(folder: Path, builds: Builds, monkeypatch: pytest.MonkeyPatch) -> None:
     def fails(*_: object, **__: object) -> None:
         raise BackendUnavailableError("TensorRT 11.4.1 does not start here: error: 35; the driver is older")
 

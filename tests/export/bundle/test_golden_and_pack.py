@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 import json
 import shutil
 import tarfile
@@ -10,7 +8,7 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
-from support.models.bundles import files_of, write_manifest
+from support.models.bundles import change_manifest, files_of
 from support.models.standin import crops
 
 from hybrid_edge.export import exporter
@@ -47,7 +45,6 @@ def test_a_bundle_has_eight_examples_of_four_classes_that_pass_their_own_check(b
     assert len(golden.images) == 8
     assert len({image.label for image in golden.images}) == 4
     with Classifier.load(bundle, backend="cpu") as classifier:
-        assert classifier.golden is not None
         assert classifier.golden.probability_error <= 1e-6
 
 
@@ -67,9 +64,7 @@ def test_golden_examples_are_lossless_and_their_tensors_are_preprocessings_own(e
         np.testing.assert_array_equal(tensors[name], expected)
 
 
-def test_a_large_photograph_is_brought_to_1024_pixels_and_a_small_one_stays(
-    exported_digits: Any, tmp_path: Path
-) -> None:
+def test_a_large_photograph_is_brought_to_1024_pixels_a_small_one_stays(exported_digits: Any, tmp_path: Path) -> None:
     large, small = tmp_path / "large.jpg", tmp_path / "small.png"
     cv2.imwrite(str(large), cv2.resize(crops(1, 3)[0], (3000, 1500)))
     cv2.imwrite(str(small), crops(1, 4)[0])
@@ -107,12 +102,11 @@ def damage_file(bundle: Path, manifest: Manifest) -> None:
 
 
 def change_weights(bundle: Path, manifest: Manifest) -> None:
-    write_manifest(bundle, manifest.model_copy(update={"weights_sha256": "0" * 64}))
+    change_manifest(bundle, weights_sha256="0" * 64)
 
 
 def change_labels(bundle: Path, manifest: Manifest) -> None:
-    spec = manifest.spec.replace(class_labels=tuple("jihgfedcba"))
-    write_manifest(bundle, manifest.model_copy(update={"spec": spec}))
+    change_manifest(bundle, spec=manifest.spec.replace(class_labels=tuple("jihgfedcba")))
 
 
 @pytest.mark.parametrize("change", [damage_file, change_weights, change_labels])

@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any
@@ -87,12 +85,8 @@ def test_targets_that_share_an_artifact_share_a_row_and_fp32_shows_its_limits(sh
 
 def test_what_failed_is_refused_with_its_limits_and_the_reason(shown: tuple[Console, Console]) -> None:
     failed = Parity(**{**PARITY, "top1_agreement": 0.9, "flips": 30})
-    show_report(
-        [
-            entry("fp16-cuda", parity=failed, refused="fp16-cuda is not the Keras model", flips="flips-fp16-cuda.png"),
-            entry("int8-cpu", parity=None, refused="int8-cpu could not be run"),
-        ]
-    )
+    wrong = entry("fp16-cuda", parity=failed, refused="fp16-cuda is not the Keras model", flips="flips-fp16-cuda.png")
+    show_report([wrong, entry("int8-cpu", parity=None, refused="int8-cpu could not be run")])
     text, said = (console.export_text() for console in shown)
     assert text.count("refused") == 2
     assert "90.00 %  ≥ 99.5 %  failed" in text

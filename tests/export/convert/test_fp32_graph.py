@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 import logging
 import os
 import subprocess
@@ -136,10 +134,6 @@ def drop_convolution(model: onnx.ModelProto) -> None:
     model.graph.node.remove(next(node for node in model.graph.node if node.op_type == "Conv"))
 
 
-def add_loop(model: onnx.ModelProto) -> None:
-    model.graph.node.append(onnx.helper.make_node("Loop", ["", ""], ["looped"], body=onnx.GraphProto(name="body")))
-
-
 def add_batch_norm(model: onnx.ModelProto) -> None:
     model.graph.node.append(onnx.helper.make_node("BatchNormalization", ["product"] * 5, ["normed"]))
 
@@ -170,7 +164,6 @@ def cut_head(model: onnx.ModelProto) -> None:
         (make_double, "logits: expected FLOAT, found DOUBLE"),
         (drop_lstm, "LSTM: expected 1, found 0"),
         (drop_convolution, "Conv: expected 3, found 2"),
-        (add_loop, "Loop: expected 0, found 1"),
         (add_batch_norm, "BatchNormalization: expected 0, found 1"),
         (add_foreign, "foreign domains: com.microsoft.FusedGelu"),
         (raise_opset, "operator sets: expected {'': 17}, found {'': 21}"),

@@ -76,7 +76,6 @@ def test_csv_and_json_hold_the_same(report: SensitivityReport) -> None:
 
 def test_the_plot_shows_one_bar_for_each_layer(report: SensitivityReport) -> None:
     picture = cv2.imread(str(report.plot))
-    assert picture is not None
     assert picture.shape[1] == pytest.approx(990, abs=2)
     blue = np.all(np.abs(picture.astype(int) - (0xB3, 0x6F, 0x2F)) < 12, axis=2)
     widths = [np.flatnonzero(row).size for row in blue]

@@ -1,7 +1,5 @@
 """Fixtures of the gates' tests: crops of photographs, and what Keras gives for them."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +15,8 @@ from hybrid_edge.runtime.spec import ModelSpec
 
 pytestmark = pytest.mark.usefixtures("_short")
 
+Files = dict[Precision, Path]
+
 
 @pytest.fixture
 def _short(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -25,7 +25,7 @@ def _short(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(scope="module")
-def files(digits_source: Source, tmp_path_factory: pytest.TempPathFactory) -> dict[Precision, Path]:
+def files(digits_source: Source, tmp_path_factory: pytest.TempPathFactory) -> Files:
     """On the CPU: LSTM operators in FP32, and TensorRT's INT8, which is many times slower there."""
     folder = tmp_path_factory.mktemp("speed")
     graphs = {"fp32": digits_source.forms["lstm"], "int8": digits_source.lower("int8-tensorrt", "unrolled")}
@@ -34,30 +34,22 @@ def files(digits_source: Source, tmp_path_factory: pytest.TempPathFactory) -> di
     return {"fp32": folder / "fp32", "int8": folder / "int8"}
 
 
-def test_a_narrower_precision_that_is_slower_is_named_with_both_times(
-    files: dict[Precision, Path], digits_source: Source
-) -> None:
+def test_a_narrower_precision_that_is_slower_is_named_with_both_times(files: Files, digits_source: Source) -> None:
     found = against_wider(files, "cpu", digits_source.spec)
     assert found.keys() == {"int8"}
-    warning = found["int8"].warning
-    assert warning is not None
-    assert "int8 takes " in warning
-    assert "on ONNX Runtime" in warning
-    assert warning.endswith(f"int8 is {found['int8'].ratio:.2f} times slower here")
+    assert "int8 takes " in found["int8"].warning
+    assert "on ONNX Runtime" in found["int8"].warning
+    assert found["int8"].warning.endswith(f"int8 is {found['int8'].ratio:.2f} times slower here")
     assert found["int8"].ratio > 1.5
-    faster: dict[Precision, Path] = {"fp32": files["int8"], "int8": files["fp32"]}
+    faster: Files = {"fp32": files["int8"], "int8": files["fp32"]}
     beside = against_wider(faster, "cpu", digits_source.spec)["int8"]
     assert beside.ratio < 1
     assert beside.warning is None
 
 
-def test_the_ratio_of_two_artifacts_is_that_of_the_second_to_the_first(
-    files: dict[Precision, Path], digits_source: Source
-) -> None:
+def test_the_ratio_of_two_artifacts_is_that_of_the_second_to_the_first(files: Files, digits_source: Source) -> None:
     slower = time_ratio(files["fp32"], files["int8"], "cpu", digits_source.spec)
     faster = time_ratio(files["int8"], files["fp32"], "cpu", digits_source.spec)
-    assert slower is not None
-    assert faster is not None
     assert faster < 1 < slower
 
 
@@ -69,7 +61,7 @@ def simulated_target(_target: str, file: Path, spec: ModelSpec, _options: object
 
 
 def test_what_is_only_simulated_here_or_stands_alone_is_not_timed(
-    files: dict[Precision, Path], digits_source: Source, monkeypatch: pytest.MonkeyPatch
+    files: Files, digits_source: Source, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def never(*_arguments: object, **_settings: object) -> None:
         raise AssertionError("timed")

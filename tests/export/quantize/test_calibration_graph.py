@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 from collections import Counter
 
 import keras
@@ -25,9 +23,7 @@ def measured(small_source: Source) -> dict[str, Array]:
         return session.run(tensors_of(small_source.spec, IMAGES))
 
 
-def test_an_lstms_steps_are_one_tensor_for_each_of_their_states(
-    small_source: Source, measured: dict[str, Array]
-) -> None:
+def test_an_lstms_steps_are_one_tensor_for_each_state(small_source: Source, measured: dict[str, Array]) -> None:
     spec = small_source.spec
     timesteps, units = spec.timesteps, spec.rnn_units
     for layer in ("rnn/lstm_1", "rnn/lstm_2"):
@@ -88,21 +84,17 @@ def test_pixels_their_means_and_hidden_states_are_bounded_and_nothing_else(small
 
 @pytest.mark.parametrize(
     "spec",
-    [SMALL.replace(branches="cnn"), SMALL_RNN, SMALL_RNN.replace(timesteps=1), SMALL.replace(rnn_units=128)],
-    ids=["cnn", "rnn", "one timestep", "no projection"],
+    [SMALL.replace(branches="cnn"), SMALL_RNN, SMALL_RNN.replace(timesteps=1), SMALL.replace(rnn_units=128), None],
+    ids=["cnn", "rnn", "one timestep", "no projection", "xception"],
 )
-def test_every_range_that_a_variant_needs_is_measured(spec: ModelSpec) -> None:
-    keras.utils.set_random_seed(0)
-    builder = GraphBuilder(build_model(spec), spec)
-    write_every_variant(measured_source(spec, {form: builder.build(form) for form in ("lstm", "unrolled")}, 2))
-
-
-def test_every_range_that_a_variant_of_xception_needs_is_measured(reduced_source: Source) -> None:
-    write_every_variant(reduced_source)
-
-
-def write_every_variant(source: Source) -> None:
-    """A range that is missing is a KeyError."""
+def test_every_range_that_a_variant_needs_is_measured(spec: ModelSpec | None, request: pytest.FixtureRequest) -> None:
+    """One that is missing is a KeyError."""
+    if spec is None:
+        source: Source = request.getfixturevalue("reduced_source")
+    else:
+        keras.utils.set_random_seed(0)
+        builder = GraphBuilder(build_model(spec), spec)
+        source = measured_source(spec, {form: builder.build(form) for form in ("lstm", "unrolled")}, 2)
     for form in source.forms:
         for variant in VARIANTS:
             assert source.lower(variant, form).graph.node

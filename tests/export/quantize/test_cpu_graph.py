@@ -1,7 +1,4 @@
-from __future__ import annotations
-
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +9,7 @@ import onnxruntime
 import pytest
 from support.models.lowered import (
     INT8_ERROR,
+    SmallCnn,
     Source,
     constants_of,
     error_of,
@@ -24,7 +22,6 @@ from support.models.lowered import (
 from hybrid_edge.calib import choose_range
 from hybrid_edge.export.convert.fp32_graph import serialize
 from hybrid_edge.export.convert.graph_reading import quantizable
-from hybrid_edge.export.convert.graph_writer import GraphWriter
 from hybrid_edge.export.quantize.calibration_graph import measured_graph
 from hybrid_edge.export.quantize.cpu_graph import CpuGraph
 from hybrid_edge.runtime.backends.onnxruntime import TensorSession
@@ -102,18 +99,6 @@ def test_versions_and_domains_are_those_of_onnx_runtime(small_source: Source, fo
     np.testing.assert_array_equal(logits_of(nothing, tensors), logits_of(small_source.forms[form], tensors))
 
 
-@pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize("size", ["small_source", "reduced_source"])
-def test_no_two_nodes_and_no_two_tensors_share_a_name(size: str, form: str, request: pytest.FixtureRequest) -> None:
-    source: Source = request.getfixturevalue(size)
-    model = source.lower("int8-cpu", form)
-    names = [node.name for node in model.graph.node]
-    tensors = [name for node in model.graph.node for name in node.output if name]
-    assert len(set(names)) == len(names)
-    assert len(set(tensors)) == len(tensors)
-    assert not constants_of(model).keys() & set(tensors)
-
-
 def test_a_layer_given_back_stays_in_float_between_quantized_ones(small_source: Source, tmp_path: Path) -> None:
     tensors = tensors_of(small_source.spec, 8)
     expected = logits_of(small_source.forms["unrolled"], tensors)
@@ -126,31 +111,23 @@ def test_a_layer_given_back_stays_in_float_between_quantized_ones(small_source: 
         assert error_of(logits_of(model, tensors, "int8-cpu"), expected) <= 0.1
 
 
-class Small:
-    """A graph (N, 3, 6, 6) -> (N, …) written by hand."""
+class Small(SmallCnn):
+    """A CNN, also in INT8."""
 
     def __init__(self) -> None:
-        self.writer = GraphWriter("small")
-        self.writer.input("image", (3, 6, 6))
+        super().__init__((3, 6, 6), padded=True)
 
-    def convolve(self, value: str, name: str, weight: Array, bias: Array | None = None) -> str:
-        inputs = [value, self.writer.constant(f"{name}/w", weight.astype(np.float32))]
-        if bias is not None:
-            inputs.append(self.writer.constant(f"{name}/b", bias.astype(np.float32)))
-        return self.writer.node("Conv", inputs, name, pads=[weight.shape[2] // 2] * 4)
-
-    def finish(self, output: str, channels: int) -> tuple[onnx.ModelProto, onnx.ModelProto, Array]:
-        """In FP32 and in INT8, and images to run them on."""
-        writer = self.writer
-        writer.node("GlobalAveragePool", [output], "pooled")
-        writer.node("Flatten", ["pooled"], "logits")
-        writer.output("logits", (channels,))
-        writer.model.opset_import.append(onnx.helper.make_opsetid("", 17))
-        writer.model.ir_version = 8
-        images = RNG.uniform(-1, 1, (32, 3, 6, 6)).astype(np.float32)
-        statistics = statistics_of(measured_graph(writer.model), {"image": images})
+    def quantize(self, output: str, channels: int) -> tuple[onnx.ModelProto, Array, Array]:
+        """The INT8 graph, and the logits of some images by it and by the FP32 graph."""
+        source, tensors = self.finish(output, channels), images()
+        statistics = statistics_of(measured_graph(source), tensors)
         ranges = {name: choose_range(item, "minmax", symmetric=False) for name, item in statistics.items()}
-        return writer.model, CpuGraph(writer.model, ranges, quantizable(writer.model)).write(), images
+        quantized = CpuGraph(source, ranges, quantizable(source)).write()
+        return quantized, logits_of(quantized, tensors), logits_of(source, tensors)
+
+
+def images() -> dict[str, Array]:
+    return {"image": RNG.uniform(-1, 1, (32, 3, 6, 6)).astype(np.float32)}
 
 
 def weight(outputs: int, inputs: int = 3, size: int = 3) -> Array:
@@ -162,38 +139,24 @@ def test_channels_without_weights_and_with_a_large_bias_keep_their_value() -> No
     kernel[0] = 0  # a dead filter: its scale, and its bias in units of it, must not go to zero and to infinity
     kernel[1] *= 1e-9
     small.convolve("image", "cnn/a", kernel, np.array([50, -40, 0.1, 0]))
-    source, quantized, images = small.finish("cnn/a", 4)
-    expected, found = (logits_of(model, {"image": images}) for model in (source, quantized))
+    _, found, expected = small.quantize("cnn/a", 4)
     np.testing.assert_allclose(expected[:, :2], np.array([[50, -40]] * 32), rtol=1e-6)
     np.testing.assert_allclose(found, expected, atol=0.51 * 90 / 255)
 
 
-def only_relu(small: Small, value: str) -> str:
-    return small.writer.node("Relu", [value], "cnn/relu")
-
-
-def relu_and_shortcut(small: Small, value: str) -> str:
-    return small.writer.node("Add", [only_relu(small, value), value], "cnn/sum")
-
-
-def leaky(small: Small, value: str) -> str:
-    return small.writer.node("LeakyRelu", [value], "cnn/leaky", alpha=0.3)
-
-
-def twice(small: Small, value: str) -> str:
-    return small.writer.node("Add", [value, value], "cnn/sum")
-
-
-@pytest.mark.parametrize("between", [only_relu, relu_and_shortcut, leaky, twice])
-def test_what_stands_between_two_convolutions_stops_neither_from_being_fused(
-    between: Callable[[Small, str], str], tmp_path: Path
-) -> None:
+@pytest.mark.parametrize("between", ["a ReLU", "a ReLU and a shortcut", "a leaky ReLU", "a sum with itself"])
+def test_what_stands_between_two_convolutions_stops_neither_from_being_fused(between: str, tmp_path: Path) -> None:
     small = Small()
-    first = small.convolve("image", "cnn/a", weight(8), RNG.normal(size=8))
-    second = small.convolve(between(small, first), "cnn/b", weight(5, 8), RNG.normal(size=5))
-    source, quantized, images = small.finish(small.writer.node("Relu", [second], "cnn/last"), 5)
+    value = first = small.convolve("image", "cnn/a", weight(8), RNG.normal(size=8))
+    if "a ReLU" in between:
+        value = small.writer.node("Relu", [first], "cnn/relu")
+    if "leaky" in between:
+        value = small.writer.node("LeakyRelu", [first], "cnn/leaky", alpha=0.3)
+    if "shortcut" in between or "sum" in between:
+        value = small.writer.node("Add", [value, first], "cnn/sum")
+    second = small.convolve(value, "cnn/b", weight(5, 8), RNG.normal(size=5))
+    quantized, found, expected = small.quantize(small.writer.node("Relu", [second], "cnn/last"), 5)
     assert fused(quantized, tmp_path)["QLinearConv"] == 2
-    expected, found = (logits_of(model, {"image": images}) for model in (source, quantized))
     assert error_of(found, expected) <= 0.03
 
 
@@ -204,9 +167,8 @@ def test_convolutions_that_share_a_constant_have_integers_of_their_own() -> None
     inputs = ["cnn/a", small.writer.constant("cnn/b/w", weight(3).astype(np.float32)), "cnn/a/b"]
     small.writer.node("Conv", inputs, "cnn/b", pads=[1, 1, 1, 1])
     small.writer.node("Conv", ["cnn/b", "cnn/b/w", "cnn/a/b"], "cnn/c", pads=[1, 1, 1, 1])
-    source, quantized, images = small.finish("cnn/c", 3)
+    quantized, found, expected = small.quantize("cnn/c", 3)
     constants_of(quantized)  # no name twice
-    expected, found = (logits_of(model, {"image": images}) for model in (source, quantized))
     assert error_of(found, expected) <= 0.03
 
 
@@ -220,7 +182,7 @@ def test_a_pointwise_convolution_into_an_addition_gives_floats(size: int, as_pro
     # the same weights and bias once more, as tf2onnx would give them
     pads = [size // 2] * 4
     fourth = small.writer.node("Conv", [third, "cnn/b/w", "cnn/b/b"], "cnn/c", pads=pads)
-    source, quantized, images = small.finish(small.writer.node("Add", [fourth, third], "cnn/sum"), 6)
+    quantized, found, expected = small.quantize(small.writer.node("Add", [fourth, third], "cnn/sum"), 6)
     constants_of(quantized)  # no name twice
     operators = fused(quantized, tmp_path)
     assert operators["QLinearConv"] == (1 if as_product else 3)
@@ -228,27 +190,21 @@ def test_a_pointwise_convolution_into_an_addition_gives_floats(size: int, as_pro
     for name in ("cnn/b", "cnn/c"):
         takers = {node.op_type for node in quantized.graph.node if name in node.input}
         assert takers == ({"Add"} if as_product else {"QuantizeLinear"})
-    expected, found = (logits_of(model, {"image": images}) for model in (source, quantized))
     assert error_of(found, expected) <= 0.03
 
 
 def test_a_shortcut_with_strides_and_what_goes_to_the_global_average_give_floats_too(tmp_path: Path) -> None:
     small = Small()
     first = small.convolve("image", "cnn/a", weight(6), RNG.normal(size=6))
-    constants = [
-        small.writer.constant(f"cnn/b/{i}", v.astype(np.float32))
-        for i, v in enumerate((weight(6, 6, 1), RNG.normal(size=6)))
-    ]
-    small.writer.node("Conv", [first, *constants], "cnn/b", strides=[2, 2])
+    small.convolve(first, "cnn/b", weight(6, 6, 1), RNG.normal(size=6), strides=[2, 2])
     small.writer.node("MaxPool", [first], "cnn/pool", kernel_shape=[2, 2], strides=[2, 2])
     third = small.writer.node("Add", ["cnn/b", "cnn/pool"], "cnn/sum")
     last = small.convolve(third, "cnn/c", weight(5, 6, 1), RNG.normal(size=5))
-    source, quantized, images = small.finish(small.writer.node("Relu", [last], "cnn/last"), 5)
+    quantized, found, expected = small.quantize(small.writer.node("Relu", [last], "cnn/last"), 5)
     operators = fused(quantized, tmp_path)
     assert (operators["QLinearConv"], operators["MatMulIntegerToFloat"]) == (1, 2)
     made = {node.output[0]: node for node in quantized.graph.node}
     assert made["cnn/b"].op_type == made["cnn/c"].op_type == "Transpose"
-    expected, found = (logits_of(model, {"image": images}) for model in (source, quantized))
     assert error_of(found, expected) <= 0.03
 
 
@@ -261,9 +217,8 @@ def test_a_relu_between_a_sum_and_a_quantization_is_left_to_the_zero_point(tmp_p
         small.writer.node("Relu", [added], "cnn/relu")
         small.convolve("cnn/relu", "cnn/b", weight(6, 6), RNG.normal(size=6))
         last = small.writer.node("Add", ["cnn/b", "cnn/relu" if taken_twice else "cnn/sum"], "cnn/end")
-        source, quantized, images = small.finish(last, 6)
+        quantized, found, expected = small.quantize(last, 6)
         assert fused(quantized, tmp_path)["Relu"] == taken_twice
-        expected, found = (logits_of(model, {"image": images}) for model in (source, quantized))
         assert error_of(found, expected) <= 0.03
 
 
@@ -275,14 +230,13 @@ def test_a_bias_makes_up_for_what_rounding_takes_from_the_mean(size: int) -> Non
     kernel = RNG.normal(0, 0.3, (6, 3, size, size))
     small.writer.node("Conv", ["cnn/positive", small.writer.constant("cnn/a/w", kernel.astype(np.float32))], "cnn/a")
     one = small.writer.constant("cnn/one", np.array(1, np.float32))
-    source, _, images = small.finish(small.writer.node("Add", ["cnn/a", one], "cnn/sum"), 6)
+    source, tensors = small.finish(small.writer.node("Add", ["cnn/a", one], "cnn/sum"), 6), images()
     with TensorSession(serialize(measured_graph(source))) as session:
-        found = session.run({"image": images})
-    statistics = statistics_of(measured_graph(source), {"image": images})
+        found = session.run(tensors)
+    statistics = statistics_of(measured_graph(source), tensors)
     means = {"cnn/a": found["cnn/positive"].mean(axis=(0, 2, 3), dtype=np.float64)}
     ranges = {name: choose_range(item, "minmax", symmetric=False) for name, item in statistics.items()}
     plain, corrected = (
-        logits_of(CpuGraph(source, ranges, ["cnn/a"], levels=7, means=item).write(), {"image": images})
-        for item in (None, means)
+        logits_of(CpuGraph(source, ranges, ["cnn/a"], levels=7, means=item).write(), tensors) for item in (None, means)
     )
     assert np.abs(corrected - found["logits"]).mean() < 0.3 * np.abs(plain - found["logits"]).mean()

@@ -1,16 +1,12 @@
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
-from onnx import helper
-from support.models.lowered import Source, constants_of, error_of, logits_of, tensors_of
+from support.models.lowered import SmallCnn, Source, constants_of, error_of, logits_of, tensors_of
 
 from hybrid_edge.export.convert.fp32_graph import serialize
 from hybrid_edge.export.convert.graph_reading import branch_of, quantizable
-from hybrid_edge.export.convert.graph_writer import GraphWriter
 from hybrid_edge.export.quantize.channel_groups import groups_of
 from hybrid_edge.export.quantize.cpu_graph import CpuGraph
 from hybrid_edge.export.quantize.cpu_speed import SCAN_NAME, VECTOR_CHANNELS, fill_channels, one_image_at_a_time
@@ -21,25 +17,18 @@ RNG = np.random.default_rng(0)
 
 def small(channels: int, *, leaves: bool = False) -> onnx.ModelProto:
     """A convolution -> a depthwise one -> a ReLU -> a pointwise one to 5 logits; its middle may leave the CNN too."""
-    writer = GraphWriter("small")
-    writer.input("image", (3, 8, 8))
+    cnn = SmallCnn((3, 8, 8))
 
     def convolve(value: str, name: str, shape: tuple[int, ...], group: int = 1) -> str:
-        weight, bias = RNG.normal(0, 0.3, shape), RNG.normal(size=shape[0])
-        inputs = [value, *(writer.constant(f"{name}/{i}", v.astype(np.float32)) for i, v in enumerate((weight, bias)))]
-        return writer.node("Conv", inputs, name, group=group)
+        return cnn.convolve(value, name, RNG.normal(0, 0.3, shape), RNG.normal(size=shape[0]), group=group)
 
     value = convolve("image", "cnn/a", (channels, 3, 3, 3))
-    value = writer.node("Relu", [convolve(value, "cnn/b", (channels, 1, 3, 3), channels)], "cnn/relu")
-    writer.node("GlobalAveragePool", [convolve(value, "cnn/c", (5, channels, 1, 1))], "pooled")
-    writer.node("Flatten", ["pooled"], "logits")
-    writer.output("logits", (5,))
+    value = cnn.writer.node("Relu", [convolve(value, "cnn/b", (channels, 1, 3, 3), channels)], "cnn/relu")
+    model = cnn.finish(convolve(value, "cnn/c", (5, channels, 1, 1)), 5)
     if leaves:
-        writer.node("Sigmoid", ["cnn/relu"], "cnn/seen")
-        writer.output("cnn/seen", (channels, 4, 4))
-    writer.model.opset_import.append(helper.make_opsetid("", 17))
-    writer.model.ir_version = 8
-    return writer.model
+        cnn.writer.node("Sigmoid", ["cnn/relu"], "cnn/seen")
+        cnn.writer.output("cnn/seen", (channels, 4, 4))
+    return model
 
 
 @pytest.mark.parametrize(("channels", "filled"), [(12, 16), (16, 16), (17, 32), (1, 1)])
@@ -86,9 +75,7 @@ def test_xceptions_middle_flow_is_filled_and_int8_gives_the_same(reduced_source:
 @pytest.mark.parametrize(
     ("size", "form"), [("small_source", "unrolled"), ("small_source", "lstm"), ("reduced_source", "lstm")]
 )
-def test_one_image_after_the_other_gives_the_same_to_the_bit(
-    size: str, form: str, request: pytest.FixtureRequest
-) -> None:
+def test_image_after_image_gives_the_same_to_the_bit(size: str, form: str, request: pytest.FixtureRequest) -> None:
     source: Source = request.getfixturevalue(size)
     model = source.lower("int8-cpu", form)
     before = serialize(model)
@@ -105,9 +92,7 @@ def test_one_image_after_the_other_gives_the_same_to_the_bit(
         np.testing.assert_array_equal(found, expected)
 
 
-def test_small_images_go_through_together_and_a_model_without_a_cnn_stays_as_it_is(
-    small_source: Source, reduced_source: Source
-) -> None:
+def test_small_images_go_through_together(small_source: Source, reduced_source: Source) -> None:
     for source in (small_source, reduced_source):
         model = source.lower("int8-cpu", "unrolled")
         assert one_image_at_a_time(model) is model

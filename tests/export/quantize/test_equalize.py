@@ -1,15 +1,12 @@
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import numpy as np
 import numpy.typing as npt
 import onnx
 import pytest
-from support.models.lowered import Array, Source, constants_of, error_of, logits_of, tensors_of
+from support.models.lowered import Array, SmallCnn, Source, constants_of, error_of, logits_of, tensors_of
 
 from hybrid_edge.export.convert.fp32_graph import serialize
-from hybrid_edge.export.convert.graph_writer import GraphWriter
 from hybrid_edge.export.convert.inspection import Declaration, check_graph
 from hybrid_edge.export.quantize.calibration_graph import measured_graph
 from hybrid_edge.export.quantize.equalize import HALF_STEP, MAX_WIDENING, PIXELS, channel_tensors, even_channels
@@ -40,29 +37,13 @@ def evenness(peaks: npt.NDArray[np.float32]) -> float:
     return float(peaks.min() / peaks.max())
 
 
-class Small:
+class Small(SmallCnn):
     """(N, 3, 8, 8) -> a convolution of uneven channels -> whatever stands between -> a convolution -> logits."""
 
     def __init__(self) -> None:
-        self.writer = GraphWriter("small")
-        self.writer.input("image", (3, 8, 8))
+        super().__init__((3, 8, 8))
         kernel = RNG.normal(0, 0.3, (8, 3, 3, 3)) * UNEVEN.reshape(-1, 1, 1, 1)
         self.convolve("image", "cnn/a", kernel, RNG.normal(0, 0.2, 8) * UNEVEN)
-
-    def convolve(self, value: str, name: str, kernel: Array, bias: Array, group: int = 1) -> str:
-        inputs = [value, self.constant(f"{name}/w", kernel), self.constant(f"{name}/b", bias)]
-        return self.writer.node("Conv", inputs, name, group=group)
-
-    def constant(self, name: str, values: Array) -> str:
-        return self.writer.constant(name, values.astype(np.float32))
-
-    def finish(self, value: str, channels: int) -> onnx.ModelProto:
-        self.writer.node("GlobalAveragePool", [value], "pooled")
-        self.writer.node("Flatten", ["pooled"], "logits")
-        self.writer.output("logits", (channels,))
-        self.writer.model.opset_import.append(onnx.helper.make_opsetid("", 17))
-        self.writer.model.ir_version = 8
-        return self.writer.model
 
 
 def relu(small: Small) -> str:
@@ -164,9 +145,7 @@ def test_a_channel_that_is_always_zero_and_one_that_is_never_taken_change_nothin
 @pytest.mark.parametrize(
     ("size", "form"), [("small_source", "lstm"), ("small_source", "unrolled"), ("reduced_source", "lstm")]
 )
-def test_a_whole_model_stays_the_same_function_and_the_source_is_left_alone(
-    size: str, form: str, request: pytest.FixtureRequest
-) -> None:
+def test_a_whole_model_stays_the_same_and_its_source_too(size: str, form: str, request: pytest.FixtureRequest) -> None:
     source: Source = request.getfixturevalue(size)
     graph, tensors = source.forms[form], tensors_of(source.spec, 4)
     peaks = peaks_of(source.forms["unrolled"], tensors)
@@ -182,21 +161,14 @@ def test_a_whole_model_stays_the_same_function_and_the_source_is_left_alone(
 @pytest.mark.parametrize("padded", [False, True])
 def test_pixels_come_onto_the_grid_of_signed_bytes_unless_a_padding_of_zeros_would_leave_it(padded: bool) -> None:
     """The middle of a byte's range is between two bytes: with zero among the integers, all would be half a step off."""
-    writer = GraphWriter("small")
-    writer.input("image", (8, 8, 3))
-    writer.node("Transpose", ["image"], "cnn/first", perm=[0, 3, 1, 2])
-    kernel, bias = RNG.normal(0, 0.3, (4, 3, 3, 3)), RNG.normal(size=4)
-    inputs = ["cnn/first", *(writer.constant(f"cnn/a/{i}", v.astype(np.float32)) for i, v in enumerate((kernel, bias)))]
-    writer.node("Conv", inputs, "cnn/a", pads=[1 if padded else 0] * 4)
-    writer.node("GlobalAveragePool", ["cnn/a"], "pooled")
-    writer.node("Flatten", ["pooled"], "logits")
-    writer.output("logits", (4,))
-    writer.model.opset_import.append(onnx.helper.make_opsetid("", 17))
-    writer.model.ir_version = 8
+    cnn = SmallCnn((8, 8, 3), padded=padded)
+    cnn.writer.node("Transpose", ["image"], "cnn/first", perm=[0, 3, 1, 2])
+    cnn.convolve("cnn/first", "cnn/a", RNG.normal(0, 0.3, (4, 3, 3, 3)), RNG.normal(size=4))
+    source = cnn.finish("cnn/a", 4)
     tensors = {"image": (RNG.integers(0, 256, (8, 8, 8, 3)) / 127.5 - 1).astype(np.float32)}
     means = {"cnn/first": np.array([0.1, 0.2, 0.3])}
-    evened, moved = even_channels(writer.model, peaks_of(writer.model, tensors), means)
-    assert error_of(logits_of(evened, tensors), logits_of(writer.model, tensors)) <= 1e-5
+    evened, moved = even_channels(source, peaks_of(source, tensors), means)
+    assert error_of(logits_of(evened, tensors), logits_of(source, tensors)) <= 1e-5
     with TensorSession(serialize(measured_graph(evened))) as session:
         found = session.run(tensors)
     assert (PIXELS in found) == (not padded)
@@ -205,7 +177,7 @@ def test_pixels_come_onto_the_grid_of_signed_bytes_unless_a_padding_of_zeros_wou
         np.testing.assert_allclose(steps, np.rint(steps), atol=1e-4)
         assert (np.rint(steps).min(), np.rint(steps).max()) == (-128, 127)
     np.testing.assert_allclose(moved["cnn/a"], means["cnn/first"] - (0 if padded else HALF_STEP))
-    assert even_channels(writer.model, {}).means == {}
+    assert even_channels(source, {}).means == {}
 
 
 def test_the_means_of_what_is_taken_are_divided_with_it() -> None:

@@ -1,6 +1,5 @@
-from __future__ import annotations
-
 import math
+import re
 import warnings
 from typing import Any
 
@@ -35,6 +34,7 @@ from hybrid_edge.train.model import build_model
 
 FORMS = ("lstm", "unrolled")
 SOURCES = ("digits_source", "small_source")
+ON_CPU = [("int8-cpu", "small_source"), ("int8-cpu", "reduced_source")]
 SHAPES = ("Cast", "Shape", "Gather", "Slice", "Concat")  # what they take or make is of other types
 FLOAT, FLOAT16 = TensorProto.FLOAT, TensorProto.FLOAT16
 
@@ -185,9 +185,7 @@ def test_a_weight_that_fp16_holds_is_not_too_large(small_source: Source) -> None
 
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("size", [*SOURCES, "reduced_source"])
-def test_both_inputs_of_every_quantized_operation_come_through_int8(
-    size: str, form: str, request: pytest.FixtureRequest
-) -> None:
+def test_both_inputs_of_every_product_come_through_int8(size: str, form: str, request: pytest.FixtureRequest) -> None:
     source: Source = request.getfixturevalue(size)
     model = source.lower("int8-tensorrt", form)
     makers, constants, types = makers_of(model), constants_of(model), types_of(model)
@@ -251,9 +249,7 @@ def test_a_weight_that_a_wide_and_a_narrow_layer_share_is_dequantized_in_the_typ
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_initial_states_of_the_graphs_own_change_no_bit_of_what_an_lstm_gives(
-    small_source: Source, variant: str
-) -> None:
+def test_initial_states_of_the_graphs_own_change_no_bit_of_an_lstms_output(small_source: Source, variant: str) -> None:
     model = small_source.lower(variant, "lstm")
     left_away = onnx.ModelProto.FromString(serialize(model))
     for node in left_away.graph.node:
@@ -311,10 +307,12 @@ def test_a_layer_that_is_wide_and_quantized_has_its_scales_in_fp32(small_source:
     assert error_of(logits_of(model, tensors, "int8-tensorrt"), expected) <= 0.1
 
 
-@pytest.mark.parametrize("variant", ["fp16", "int8-tensorrt"])
+@pytest.mark.parametrize(("variant", "size"), [(v, s) for v in VARIANTS[1:3] for s in SOURCES] + ON_CPU)
 @pytest.mark.parametrize("form", FORMS)
-def test_no_two_nodes_and_no_two_tensors_share_a_name(source: Source, form: str, variant: str) -> None:
-    model = source.lower(variant, form)
+def test_no_two_nodes_and_no_two_tensors_share_a_name(
+    size: str, form: str, variant: str, request: pytest.FixtureRequest
+) -> None:
+    model = request.getfixturevalue(size).lower(variant, form)
     names = [node.name for node in model.graph.node]
     tensors = [name for node in model.graph.node for name in node.output if name]
     assert len(set(names)) == len(names)
@@ -337,9 +335,7 @@ def test_the_bias_of_a_quantized_convolution_makes_up_for_its_rounded_weights(sm
     assert bias in constants_of(plain)
 
 
-def test_the_weights_that_the_steps_share_are_rounded_once(
-    small_source: Source, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_weights_that_steps_share_are_rounded_once(small_source: Source, monkeypatch: pytest.MonkeyPatch) -> None:
     """At full size each rounding takes most of a second, and there are 44 of them."""
     rounded: list[tuple[int, ...]] = []
 
@@ -356,37 +352,38 @@ def test_the_weights_that_the_steps_share_are_rounded_once(
 def test_the_largest_over_all_sets_of_images_counts_and_the_head_does_not() -> None:
     found = ActivationPeaks.of([{"cnn/a": 3.0, "rnn/lstm_1/gates": 7.0}, {"cnn/a": 5.0, "logits": 1e6, "image": 1.0}])
     assert found.largest == {"cnn/a": 5.0, "rnn/lstm_1/gates": 7.0}
-    assert found.wide == frozenset()
-    assert found.warnings == ()
+    assert (found.wide, found.warnings) == (frozenset(), ())
 
 
-@pytest.mark.parametrize("peak", [FP16_MAX + 1, 1e30, math.inf])
-def test_what_fp16_cannot_hold_stays_in_fp32_and_is_named(peak: float) -> None:
-    found = ActivationPeaks.of([{"cnn/a": peak, "cnn/b": 4.0}])
-    assert found.wide == {"cnn/a"}
+BEYOND = "beyond FP16's 65,504, so these layers stay in FP32: "
+NEAR = {"cnn/a": FP16_WARNING, "cnn/b": FP16_WARNING + 1, "cnn/c": FP16_MAX}
+MANY = {f"cnn/{number}": 1e5 + number for number in range(8)}
+RECURRENT = "rnn/lstm_1/recurrent"
+
+
+@pytest.mark.parametrize(
+    ("peaks", "weights", "wide", "warning"),
+    [
+        ({"cnn/a": FP16_MAX + 1, "cnn/b": 4.0}, {}, ["cnn/a"], rf"{BEYOND}cnn/a \(65,505\)"),
+        ({"cnn/a": 1e30, "cnn/b": 4.0}, {}, ["cnn/a"], rf"{BEYOND}cnn/a \([\d,]+\)"),
+        ({"cnn/a": math.inf, "cnn/b": 4.0}, {}, ["cnn/a"], rf"{BEYOND}cnn/a \(inf\)"),
+        (NEAR, {}, [], r"activations above 16,000 .*: cnn/c \(65,504\), cnn/b \(16,001\);.*"),
+        ({RECURRENT: 35_491.0, "cnn/a": 2.0}, {RECURRENT: 1e5}, [RECURRENT], rf"{BEYOND}{RECURRENT} \(100,000\)"),
+        (MANY, {}, list(MANY), BEYOND + "".join(rf"cnn/{n} \(100,00{n}\), " for n in (7, 6, 5, 4, 3)) + "and 3 more"),
+    ],
+    ids=[
+        "just beyond",
+        "far beyond",
+        "infinite",
+        "near is only warned of",
+        "a weight, with its own size",
+        "the largest",
+    ],
+)
+def test_what_fp16_cannot_hold_stays_in_fp32_and_is_named_with_its_size(
+    peaks: dict[str, float], weights: dict[str, float], wide: list[str], warning: str
+) -> None:
+    found = ActivationPeaks.of([peaks], weights)
+    assert found.wide == set(wide)
     (line,) = found.warnings
-    assert line.startswith("beyond FP16's 65,504, so these layers stay in FP32: cnn/a (")
-    assert "cnn/b" not in line
-
-
-def test_what_comes_near_the_end_is_warned_of_and_stays_in_fp16() -> None:
-    found = ActivationPeaks.of([{"cnn/a": FP16_WARNING, "cnn/b": FP16_WARNING + 1, "cnn/c": FP16_MAX}])
-    assert found.wide == frozenset()
-    (line,) = found.warnings
-    assert "above 16,000" in line
-    assert "cnn/c (65,504), cnn/b (16,001)" in line
-    assert "cnn/a" not in line
-
-
-def test_a_weight_beyond_fp16_keeps_its_layer_in_fp32_and_is_said_with_its_own_size() -> None:
-    found = ActivationPeaks.of([{"rnn/lstm_1/recurrent": 35_491.0, "cnn/a": 2.0}], {"rnn/lstm_1/recurrent": 1e5})
-    assert found.wide == {"rnn/lstm_1/recurrent"}
-    assert found.warnings == ("beyond FP16's 65,504, so these layers stay in FP32: rnn/lstm_1/recurrent (100,000)",)
-
-
-def test_of_many_layers_the_five_largest_are_listed_and_the_others_counted() -> None:
-    found = ActivationPeaks.of([{f"cnn/{number}": 1e5 + number for number in range(8)}])
-    (line,) = found.warnings
-    assert line.endswith(
-        "cnn/7 (100,007), cnn/6 (100,006), cnn/5 (100,005), cnn/4 (100,004), cnn/3 (100,003), and 3 more"
-    )
+    assert re.fullmatch(warning, line), line

@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 import numpy as np
 import numpy.typing as npt
 import pytest
@@ -46,9 +44,7 @@ def pair_sums(integers: np.ndarray, axis: int) -> np.ndarray:
 
 
 @pytest.mark.parametrize(("weight", "axis"), [(KERNEL, 0), (KERNEL[:, :3], 0), (KERNEL.reshape(6, -1).T, 1)])
-def test_paired_weights_take_the_finest_scale_at_which_neighbours_fit_into_16_bits_together(
-    weight: np.ndarray, axis: int
-) -> None:
+def test_paired_weights_take_the_finest_scale_where_neighbours_fit_into_16_bits(weight: np.ndarray, axis: int) -> None:
     quantized = quantize_weight(weight, axis, paired=True)
     sums = pair_sums(quantized.integers, axis)
     assert (
@@ -173,9 +169,7 @@ def weight() -> Float32:
 
 
 @pytest.mark.parametrize("levels", [127, 63])
-def test_products_of_inputs_not_measured_lose_a_third_at_most_of_what_nearest_integers_lose(
-    weight: Float32, levels: int
-) -> None:
+def test_products_of_unseen_inputs_lose_at_most_a_third_of_nearest_integers_loss(weight: Float32, levels: int) -> None:
     seen, unseen = alike(2000, 200, 2), alike(500, 200, 3)
     plain = quantize_weight(weight, 1, levels=levels)
     better = round_for_inputs(weight, plain.scales, seen.T @ seen / len(seen), levels)

@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -77,7 +75,7 @@ def test_statistics_that_fit_give_a_ratio_of_one(model: Any, report: Callable[..
     found = report(model, SPEC)
     assert tuple(found.ratios) == NORMS
     assert list(found.ratios.values()) == pytest.approx([1, 1, 1], abs=0.02)
-    assert (found.stale, found.warning, found.unmeasured) == ((), None, ())
+    assert (found.stale, found.warning) == ((), None)
 
 
 @pytest.mark.parametrize(("factor", "sign"), [(0.1, 1), (10.0, -1)])
@@ -90,7 +88,6 @@ def test_a_layer_whose_averages_are_stale_is_named_as_the_cause(
     assert found.stale == ("second_bn",)
     assert found.worst[0] == "second_bn"
     assert sign * np.log(found.worst[1]) > np.log(MAX_RATIO)
-    assert found.warning is not None
     assert "moving averages are stale" in found.warning
     assert "1 of 3 layers" in found.warning
     assert "hybrid-train --resume" in found.warning
@@ -103,12 +100,8 @@ def test_averages_that_were_never_updated_are_found(report: Callable[..., StaleR
 def test_every_batch_norm_of_xception_is_found_behind_its_own_convolution(exported_reduced: Any) -> None:
     graph = onnx.load(exported_reduced.graph)
     outputs = batch_norm_outputs(exported_reduced.model, graph)
-    norms = [
-        item.name
-        for item in exported_reduced.model.get_layer("cnn").layers
-        if "norm" in item.name or "_bn" in item.name
-    ]
-    assert list(outputs) == norms
+    names = [item.name for item in exported_reduced.model.get_layer("cnn").layers]
+    assert list(outputs) == [name for name in names if "norm" in name or "_bn" in name]
     assert len(set(outputs.values())) == 40
     made_by = {output: node for node in graph.graph.node for output in node.output}
     used_by = {name: node for node in graph.graph.node for name in node.input}
@@ -121,9 +114,7 @@ def test_every_batch_norm_of_xception_is_found_behind_its_own_convolution(export
             assert norm.removesuffix("_bn") in used_by[tensor].name
 
 
-def test_batch_norm_behind_the_lstms_is_judged_where_it_is_a_step_of_its_own(
-    report: Callable[..., StaleReport],
-) -> None:
+def test_batch_norm_behind_lstms_is_judged_where_it_is_a_step_of_its_own(report: Callable[..., StaleReport]) -> None:
     from hybrid_edge.train.model import build_model
 
     joined = build_model(DIGITS.replace(rnn_batch_norm=True))
@@ -131,11 +122,11 @@ def test_batch_norm_behind_the_lstms_is_judged_where_it_is_a_step_of_its_own(
     assert list(found.ratios) == ["rnn_batch_norm"]
     assert found.stale == ("rnn_batch_norm",), "an untrained average"
     folded = DIGITS.replace(branches="rnn", rnn_batch_norm=True)
-    assert report(build_model(folded), folded) == StaleReport({}, ("rnn_batch_norm",))
+    assert report(build_model(folded), folded) == StaleReport({})
 
 
-def test_a_layer_that_was_not_measured_is_said_to_be(model: Any) -> None:
+def test_a_layer_that_was_not_measured_is_not_judged(model: Any) -> None:
     found = stale_layers(model, {"first_bn": "one", "second_bn": "two"}, {"one": TensorStatistics("one")})
-    assert found == StaleReport({}, NORMS)
+    assert found == StaleReport({})
     assert found.worst == ("", 1.0)
     assert found.warning is None

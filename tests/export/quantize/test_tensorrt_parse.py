@@ -1,7 +1,5 @@
 """What TensorRT-RTX, which needs no GPU, makes of the graphs; sizes of digits, so that a parse takes milliseconds."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -59,9 +57,7 @@ def test_a_layer_given_back_is_not_quantized_in_the_network(small_source: Source
 
 
 @pytest.mark.parametrize("variant", ["fp16", "int8-tensorrt"])
-def test_an_lstm_starts_from_the_graphs_own_states_in_its_own_type(
-    variant: str, small_source: Source, rtx: Library
-) -> None:
+def test_an_lstm_starts_from_the_graphs_states_in_its_type(variant: str, small_source: Source, rtx: Library) -> None:
     """Whatever a version of the parser makes by itself: up to 10.6 FP32, which strong typing refuses beside FP16."""
     with parsed(small_source.lower(variant, "lstm"), rtx) as network:
         states = [layer.get_input(0) for layer in layers_of(network) if layer.type.name == "RECURRENCE"]

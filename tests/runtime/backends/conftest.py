@@ -1,7 +1,5 @@
 """A machine with a GPU and TensorRT, in the CPU's memory, and graphs to run there."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any

@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np
@@ -63,10 +61,7 @@ def test_an_engine_is_released_once_however_often_it_is_closed_and_not_asked_aga
         (changed(extra=np.zeros(2, np.float32)), r"found \['extra', 'image', 'sequence'\]"),
         (changed(image=np.zeros((2, 12, 12, 3))), r"image: expected float32 .* found float64"),
         (changed(image=np.zeros((2, 12, 12, 3), np.uint8)), r"found uint8"),
-        (
-            changed(image=np.zeros((2, 3, 12, 12), np.float32)),
-            r"expected shape \(N, 12, 12, 3\).* found \(2, 3, 12, 12\)",
-        ),
+        (changed(image=np.zeros((2, 3, 12, 12), np.float32)), r"shape \(N, 12, 12, 3\).* found \(2, 3, 12, 12\)"),
         (changed(sequence=np.zeros((2, 24, 6), np.float32)), r"sequence: expected shape \(N, 6, 24\)"),
         (changed(image=np.zeros((12, 12, 3), np.float32)), r"found \(12, 12, 3\)"),
         (changed(image=np.float32(1) * np.ones((), np.float32)), r"found"),
@@ -118,7 +113,7 @@ def test_an_engine_gets_contiguous_tensors_whatever_the_caller_has(backend: Reco
 def test_a_batch_is_the_first_rows_of_a_buffer(backend: Recorder) -> None:
     assert backend.depth == 1
     first, second = backend.buffers(4, 2)
-    assert (first.capacity, first.slot, second.slot) == (4, 0, 1)
+    assert (len(first.tensors["image"]), first.slot, second.slot) == (4, 0, 1)
     assert {name: tensor.shape[1:] for name, tensor in first.tensors.items()} == SPEC.inputs
     assert not np.shares_memory(first.tensors["image"], second.tensors["image"])
     ticket = backend.submit(second, 3)

@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -83,9 +81,7 @@ def real(name: str, *arguments: Any) -> Any:
         real("cudaGraphExecDestroy", "cudaGraphExec_t"),
     ],
 )
-def test_the_real_bindings_take_what_the_code_gives_them_and_answer_that_there_is_no_driver(
-    name: str, call: Any
-) -> None:
+def test_the_real_bindings_take_what_the_code_gives_and_answer_that_there_is_no_driver(name: str, call: Any) -> None:
     pytest.importorskip("cuda.bindings.runtime", reason="cuda-python is not installed")
     skip_on_a_gpu()
     # cuda-python 12.6 has no CUDA runtime, and so no error code for that: Function "cuInit" not found

@@ -1,14 +1,12 @@
 """The choice between the forms of the recurrent branch, on graphs that stand in for engines: no GPU here."""
 
-from __future__ import annotations
-
 import time
 from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
 from support.gpu.engine_fixtures import ADA
-from support.models.bundles import make_bundle, make_graph, make_weights, store, write_manifest
+from support.models.bundles import change_manifest, make_bundle, make_graph, make_weights, store
 
 from hybrid_edge.runtime.backends import fastest_form as forms
 from hybrid_edge.runtime.backends.fastest_form import open_fastest_form
@@ -77,9 +75,8 @@ def bundle(tmp_path: Path) -> Bundle:
     lstm = found.manifest.variants[0]
     other = store(folder, "artifacts", "onnx", make_graph(found.spec, make_weights(found.spec)) + b"\x32\x01x")
     unrolled = lstm.model_copy(update={"name": FORMS[1], "recurrent": "unrolled", "file": other})
-    write_manifest(folder, found.manifest.model_copy(update={"variants": (lstm, unrolled)}))
     Engine.names.update({lstm.file.sha256: FORMS[0], other.sha256: FORMS[1]})
-    return Bundle.open(folder)
+    return change_manifest(folder, variants=(lstm, unrolled))
 
 
 def take(bundle: Bundle, variants: Any = None, options: Any = None) -> str:
@@ -112,9 +109,7 @@ def test_the_choice_is_remembered(bundle: Bundle) -> None:
     assert Engine.opened == [FORMS[1]]
 
 
-def test_a_choice_that_can_not_be_kept_costs_a_line(
-    bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_choice_not_kept_costs_a_line(bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").touch()
     monkeypatch.setenv("HYBRID_EDGE_CACHE", str(tmp_path / "file"))
     assert take(bundle) in FORMS

@@ -1,15 +1,13 @@
-from __future__ import annotations
-
 import platform
 from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
-from support.models.bundles import make_bundle, write_manifest
+from support.gpu.engine_fixtures import skip_where_tensorrt_runs
+from support.models.bundles import change_manifest, make_bundle
 
 from hybrid_edge.runtime.backends import ENGINES, Selection, open_backend, selection
 from hybrid_edge.runtime.backends.onnxruntime import OnnxRuntimeCpu
-from hybrid_edge.runtime.backends.tensorrt import TensorRtBackend
 from hybrid_edge.runtime.bundle import Bundle
 from hybrid_edge.runtime.errors import (
     ArtifactHashError,
@@ -71,8 +69,7 @@ def chosen(found: Selection) -> str:
 
 def changed(bundle: Bundle, name: str, **update: object) -> Bundle:
     variants = tuple(item.model_copy(update=update) if item.name == name else item for item in bundle.manifest.variants)
-    write_manifest(bundle.root, bundle.manifest.model_copy(update={"variants": variants}))
-    return Bundle.open(bundle.root)
+    return change_manifest(bundle.root, variants=variants)
 
 
 def over_its_limits(bundle: Bundle, name: str) -> Bundle:
@@ -126,10 +123,9 @@ def test_on_the_cpu_auto_takes_the_wider_precision_where_the_exporter_found_it_f
     bundle = changed(bundle_of(tmp_path, ("fp32", "cpu"), ("int8", "cpu")), "int8-cpu", time_ratio=ratio)
     found = open_backend(bundle)
     assert chosen(found) == taken
-    reason = (
-        "int8-cpu took 1.50 times as long as fp32-cpu where it was exported; --precision int8 takes it all the same"
-    )
-    assert found.passed_over == ({"cpu int8": reason} if taken == "fp32-cpu" else {})
+    slower = "int8-cpu took 1.50 times as long as fp32-cpu where it was exported"
+    told = {"cpu int8": f"{slower}; --precision int8 takes it all the same"}
+    assert found.passed_over == (told if taken == "fp32-cpu" else {})
     assert chosen(open_backend(bundle, precision="int8")) == "int8-cpu"
 
 
@@ -148,17 +144,8 @@ def test_a_variant_that_is_not_there_is_named_with_those_that_are(tmp_path: Path
         open_backend(over_its_limits(bundle, "fp32-cpu"))
 
 
-@pytest.fixture
-def without_tensorrt() -> None:
-    try:
-        TensorRtBackend.require()
-    except BackendUnavailableError:
-        return
-    pytest.skip("this machine has TensorRT and a GPU")
-
-
-@pytest.mark.usefixtures("without_tensorrt")
 def test_tensorrt_comes_first_and_is_passed_over_where_it_is_not_but_not_by_name(tmp_path: Path) -> None:
+    skip_where_tensorrt_runs()
     assert list(ENGINES) == ["tensorrt", "cuda", "cpu"]
     bundle = bundle_of(tmp_path, ("fp32", "tensorrt"), ("fp32", "cpu"))
     found = open_backend(bundle)
@@ -168,8 +155,8 @@ def test_tensorrt_comes_first_and_is_passed_over_where_it_is_not_but_not_by_name
         open_backend(bundle, "tensorrt")
 
 
-@pytest.mark.usefixtures("without_tensorrt")
 def test_a_graph_is_not_even_read_for_an_engine_that_is_not_here(tmp_path: Path) -> None:
+    skip_where_tensorrt_runs()
     bundle = bundle_of(tmp_path, ("fp32", "tensorrt"))
     (bundle.root / bundle.manifest.variants[0].file.path).write_bytes(b"damaged")
     with pytest.raises(BackendUnavailableError):
@@ -283,16 +270,12 @@ def test_where_no_engine_works_every_reason_is_given(tmp_path: Path, monkeypatch
         ({"threads": 0}, "at least 1 thread"),
     ],
 )
-def test_an_argument_that_is_none_of_ours_is_a_usage_error(
-    bundle: Bundle, arguments: dict[str, Any], message: str
-) -> None:
+def test_an_argument_that_is_not_ours_is_a_usage_error(bundle: Bundle, arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(UsageError, match=message):
         open_backend(bundle, **arguments)
 
 
-def test_a_damaged_graph_is_refused_before_any_engine_parses_it(
-    bundle: Bundle, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_damaged_graph_is_refused_before_an_engine_parses_it(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
     path = bundle.root / bundle.manifest.variants[0].file.path
     data = bytearray(path.read_bytes())
     data[200] ^= 4

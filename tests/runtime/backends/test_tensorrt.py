@@ -1,7 +1,5 @@
 """What of the TensorRT backend needs no GPU: which one, loading, refusals; tests/gpu has the rest."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -25,6 +23,8 @@ from hybrid_edge.runtime.engines.gpu import Gpu
 from hybrid_edge.runtime.engines.library import Messages, find_library, make_interface
 from hybrid_edge.runtime.errors import BackendError, BackendUnavailableError, EngineError, EngineMissingError
 from hybrid_edge.runtime.storage import cache_dir
+
+Make = Callable[..., Any]
 
 
 def has(monkeypatch: pytest.MonkeyPatch, *kinds: str, gpu: Gpu = ADA) -> None:
@@ -63,7 +63,7 @@ def test_a_backend_without_a_gpu_is_unavailable(graph: Path) -> None:
 
 
 @pytest.mark.parametrize("integrated", [False, True])
-def test_everything_is_given_back(make_machine: Callable[..., Any], integrated: bool) -> None:
+def test_everything_is_given_back(make_machine: Make, integrated: bool) -> None:
     machine = make_machine(integrated=integrated)
     before = machine.cuda.free
     backend = machine.open()
@@ -85,22 +85,12 @@ def test_everything_is_given_back(make_machine: Callable[..., Any], integrated: 
 @pytest.mark.parametrize(
     ("refuses", "kind", "message"),
     [
-        (
-            "runtime",
-            BackendUnavailableError,
-            r"TensorRT 10\.3\.0 does not start here: CUDA initialization .* error: 35;",
-        ),
-        (
-            "engine",
-            EngineError,
-            r"not load .*\.engine \(deserialize_cuda_engine: the engine plan file is not compatible\)",
-        ),
+        ("runtime", BackendUnavailableError, r"TensorRT 10\.3\.0 does not start here: CUDA init.* error: 35;"),
+        ("engine", EngineError, r"not load .*\.engine \(deserialize_cuda_engine: the engine plan file is not com"),
         ("context", EngineError, "create_execution_context failed: it gave no reason; a smaller --profile"),
     ],
 )
-def test_an_engine_that_does_not_load_leaves_nothing_behind(
-    machine: Any, refuses: str, kind: type[Exception], message: str
-) -> None:
+def test_an_unloadable_engine_leaves_nothing(machine: Any, refuses: str, kind: type[Exception], message: str) -> None:
     machine.trt.refuses = refuses
     with pytest.raises(kind, match=message):
         machine.open()
@@ -156,9 +146,7 @@ def test_such_an_engine_in_another_users_cache_is_built_and_used_from_memory(mac
     assert any("this run has its engine in memory, the next one builds it again" in line for line in machine.said)
 
 
-def test_an_engine_that_finds_too_little_memory_is_not_built_again(
-    machine: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_engine_short_of_memory_is_not_built_again(machine: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     def fails(_: bytes) -> None:
         machine.trt.logger.log(machine.trt.ILogger.ERROR, "Error Code 2: OutOfMemory (Requested size was 4 bytes.)")
 
@@ -196,7 +184,7 @@ def compiled_sizes() -> bytes | None:
 
 
 @pytest.fixture
-def rtx_machine(make_machine: Callable[..., Any]) -> Any:
+def rtx_machine(make_machine: Make) -> Any:
     """A card with TensorRT-RTX, whose cache has an engine that ran and what was compiled for it."""
     machine = make_machine(kind="rtx")
     with machine.open() as backend:
@@ -254,9 +242,7 @@ def test_kernels_that_can_not_be_had_or_taken_cost_nothing_but_time(
     assert rtx_machine.cuda.live == {}
 
 
-def test_contexts_that_can_not_be_configured_leave_nothing_behind(
-    make_machine: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_contexts_that_can_not_be_configured_leave_nothing(make_machine: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     machine = make_machine(kind="rtx")
     monkeypatch.setattr(_Engine, "create_runtime_config", raising)
     with pytest.raises(RuntimeError, match="pybind11's"):
@@ -292,9 +278,7 @@ def test_a_damaged_engine_never_reaches_tensorrt(machine: Any, monkeypatch: pyte
     assert "building it again" in machine.said[0]
 
 
-def test_an_engine_of_another_tensorrt_or_gpu_never_reaches_it(
-    make_machine: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_engine_of_another_tensorrt_or_gpu_never_loads(make_machine: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     make_machine().open().close()
     machine = make_machine(integrated=True)
     with pytest.raises(EngineMissingError, match=r"expected an engine for TensorRT 10\.3\.0 on Orin"):

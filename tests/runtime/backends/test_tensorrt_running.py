@@ -1,7 +1,5 @@
 """The TensorRT backend's way of running, on a GPU that does what it is told as late or as early as it may."""
 
-from __future__ import annotations
-
 import json
 from collections import defaultdict
 from collections.abc import Callable
@@ -25,6 +23,8 @@ from hybrid_edge.runtime.engines import gpu
 from hybrid_edge.runtime.engines.library import find_library
 from hybrid_edge.runtime.errors import BackendError, EngineError
 
+Make = Callable[..., Any]
+
 SCHEDULES = ("lazy", "eager", 1, 2, 3)
 
 
@@ -37,10 +37,7 @@ def check_pipelined(machine: Any, backend: TensorRtBackend, batches: list[dict[s
 @pytest.mark.parametrize("profile", [(1, 1, 8), (4, 4, 5)])
 @pytest.mark.parametrize("integrated", [False, True])
 def test_every_batch_comes_out_as_the_graph_computes_it(
-    make_machine: Callable[..., Any],
-    batch: int,
-    profile: tuple[int, int, int],
-    integrated: bool,
+    make_machine: Make, batch: int, profile: tuple[int, int, int], integrated: bool
 ) -> None:
     machine = make_machine(integrated=integrated)
     with machine.open(profile) as backend:
@@ -52,11 +49,7 @@ def test_every_batch_comes_out_as_the_graph_computes_it(
 @pytest.mark.parametrize("integrated", [False, True])
 @pytest.mark.parametrize(("capacity", "profile"), [(2, (1, 2, 3)), (5, (1, 2, 3)), (6, (4, 4, 5))])
 def test_batches_that_overlap_come_out_as_each_alone(
-    make_machine: Callable[..., Any],
-    schedule: Any,
-    integrated: bool,
-    capacity: int,
-    profile: tuple[int, int, int],
+    make_machine: Make, schedule: Any, integrated: bool, capacity: int, profile: tuple[int, int, int]
 ) -> None:
     machine = make_machine(schedule, integrated=integrated)
     batches = [inputs(rows, seed) for seed, rows in enumerate([capacity, 1, capacity, capacity, 2, 1, capacity, 2])]
@@ -67,10 +60,7 @@ def test_batches_that_overlap_come_out_as_each_alone(
 
 @pytest.mark.parametrize(("kind", "method"), [(CudaEvent, "synchronize"), (CudaStream, "wait"), (CudaStream, "record")])
 def test_without_one_of_the_waits_the_results_are_wrong(
-    machine: Any,
-    monkeypatch: pytest.MonkeyPatch,
-    kind: type,
-    method: str,
+    machine: Any, monkeypatch: pytest.MonkeyPatch, kind: type, method: str
 ) -> None:
     """That the GPU these tests run on notices what they are there for."""
     monkeypatch.setattr(kind, method, lambda *_: None)
@@ -90,7 +80,7 @@ def test_copies_and_computing_are_on_streams_of_their_own(machine: Any) -> None:
             backend.collect(ticket)
 
 
-def test_a_jetson_copies_nothing(make_machine: Callable[..., Any]) -> None:
+def test_a_jetson_copies_nothing(make_machine: Make) -> None:
     machine = make_machine(integrated=True)
     with machine.open() as backend:
         backend.run(inputs(8))
@@ -158,7 +148,7 @@ def test_after_a_capture_that_failed_inside_tensorrt_no_batch_is_lost(machine: A
 
 
 @pytest.mark.parametrize("graphs", [True, False])
-def test_tensorrt_rtx_gives_the_same_from_the_first_batch_on(make_machine: Callable[..., Any], graphs: bool) -> None:
+def test_tensorrt_rtx_gives_the_same_from_the_first_batch_on(make_machine: Make, graphs: bool) -> None:
     """It would exchange its kernels while it runs, and a graph would keep the ones for any size."""
     machine = make_machine(kind="rtx")
     with machine.open(graphs=graphs) as backend:
@@ -174,7 +164,7 @@ def test_tensorrt_rtx_gives_the_same_from_the_first_batch_on(make_machine: Calla
     [((1, 1, 8), 3, [3, 1, 2]), ((2, 2, 8), 3, [3, 2]), ((4, 4, 8), 3, [4]), ((1, 1, 3), 5, [3, 2, 1])],
 )
 def test_tensorrt_rtx_compiles_for_every_size_of_batch_before_frames_flow(
-    make_machine: Callable[..., Any], profile: tuple[int, int, int], capacity: int, sizes: list[int]
+    make_machine: Make, profile: tuple[int, int, int], capacity: int, sizes: list[int]
 ) -> None:
     machine = make_machine(kind="rtx")
     with machine.open(profile) as backend:
@@ -186,9 +176,7 @@ def test_tensorrt_rtx_compiles_for_every_size_of_batch_before_frames_flow(
         assert machine.trt.compiled == sizes
 
 
-def test_kernels_that_are_to_be_exchanged_are_not_captured(
-    make_machine: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_kernels_that_are_to_be_exchanged_are_not_captured(make_machine: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     machine = make_machine(kind="rtx")
     monkeypatch.delattr(_Engine, "create_runtime_config")  # a TensorRT-RTX that takes no word on it
     with machine.open() as backend:
@@ -206,7 +194,7 @@ def test_graphs_leave_the_gpu_memory_for_others(machine: Any) -> None:
         for rows in (1, 2, 3, 4, 5):
             for _ in range(3):
                 backend.run(inputs(rows))
-        assert backend._execution.graphs == 3  # 258, 257 and 256 MiB were free
+        assert len(backend._execution._captured) == 3  # 258, 257 and 256 MiB were free
     assert machine.said == [
         "no more than 3 CUDA graphs, other batches are launched kernel by kernel: expected 256 MiB of the GPU's memory "
         "to be free, found 255 MiB"
@@ -214,7 +202,7 @@ def test_graphs_leave_the_gpu_memory_for_others(machine: Any) -> None:
 
 
 def test_of_a_memory_that_is_shared_what_files_can_give_is_free(
-    make_machine: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    make_machine: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A Jetson that has read a bundle has little that nothing uses, and CUDA names that alone."""
     meminfo = tmp_path / "meminfo"
@@ -227,16 +215,12 @@ def test_of_a_memory_that_is_shared_what_files_can_give_is_free(
             machine.cuda.free = 2**20
             for _ in range(3):
                 backend.run(inputs(1))
-            graphs.append(backend._execution.graphs)
+            graphs.append(len(backend._execution._captured))
     assert graphs == [1, 0]
 
 
 @pytest.mark.parametrize("refuses", ["context", "execution", "cudaMemGetInfo"])
-def test_a_graph_for_which_there_is_no_context_costs_no_batch(
-    machine: Any,
-    refuses: str,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_a_graph_without_a_context_costs_no_batch(machine: Any, refuses: str, monkeypatch: pytest.MonkeyPatch) -> None:
     with machine.open() as backend:
         for seed in range(3):
             machine.check(backend.run(inputs(1, seed)), inputs(1, seed))
@@ -246,47 +230,35 @@ def test_a_graph_for_which_there_is_no_context_costs_no_batch(
         elif refuses == "context":
             machine.trt.refuses = refuses
         else:  # only what is not the context that there was
-            execute = _Context.execute_async_v3
-            monkeypatch.setattr(
-                _Context, "execute_async_v3", lambda item, stream: item is plain and execute(item, stream)
-            )
+            run = _Context.execute_async_v3
+            monkeypatch.setattr(_Context, "execute_async_v3", lambda item, stream: item is plain and run(item, stream))
         for seed in range(3):
             machine.check(backend.run(inputs(2, seed)), inputs(2, seed))
             machine.check(backend.run(inputs(1, seed)), inputs(1, seed))
-        assert backend._execution.graphs == 1
+        assert len(backend._execution._captured) == 1
         assert machine.cuda.launches == 4
     assert len(machine.said) == 1
     assert machine.said[0].startswith("no more than 1 CUDA graphs, other batches are launched kernel by kernel: ")
     assert machine.cuda.live == {}
 
 
-TOLD = json.dumps(
-    {
-        "Layers": [
-            {
-                "Name": "__myl_FcMul_myl3_7",
-                "Metadata": "[ONNX Layer: rnn/lstm_1/step_07/gates]\x1f[ONNX Layer: rnn/lstm_1/step_07/hidden]",
-            },
-            {"Name": "cnn/conv_1/Conv2D"},
-        ]
-    }
-)
+FUSED = "__myl_FcMul_myl3_7"
+MADE_OF = "[ONNX Layer: rnn/lstm_1/step_07/gates]\x1f[ONNX Layer: rnn/lstm_1/step_07/hidden]"
+TOLD = json.dumps({"Layers": [{"Name": FUSED, "Metadata": MADE_OF}, {"Name": "cnn/conv_1/Conv2D"}]})
 
 
 @pytest.mark.parametrize(
     ("inspector", "shares"),
     [
         (TOLD, {"cnn": 0.25, "recurrent": 0.75, "head": 0}),
-        ('{"Layers": ["__myl_FcMul_myl3_7"]}', {"cnn": 0.25, "recurrent": 0, "head": 0.75}),  # names alone
+        (f'{{"Layers": ["{FUSED}"]}}', {"cnn": 0.25, "recurrent": 0, "head": 0.75}),  # names alone
         ('{"Layers": [{"Name": ', {"cnn": 0.25, "recurrent": 0, "head": 0.75}),
         ("", {"cnn": 0.25, "recurrent": 0, "head": 0.75}),
     ],
 )
-def test_a_layer_is_told_with_the_nodes_that_it_was_made_of(
-    machine: Any, inspector: str, shares: dict[str, float]
-) -> None:
+def test_a_layer_is_told_with_the_nodes_it_was_made_of(machine: Any, inspector: str, shares: dict[str, float]) -> None:
     """TensorRT names the kernels that it compiles itself after what they do; its inspector knows what they are from."""
-    machine.trt.layers, machine.trt.inspector = {"__myl_FcMul_myl3_7": 3.0, "cnn/conv_1/Conv2D": 1.0}, inspector
+    machine.trt.layers, machine.trt.inspector = {FUSED: 3.0, "cnn/conv_1/Conv2D": 1.0}, inspector
     with machine.open() as backend:
         times = backend.profile(inputs(2), runs=3)
     assert sum(times.values()) == pytest.approx(4)
@@ -330,12 +302,12 @@ def test_there_are_never_more_graphs_than_can_be_kept(machine: Any, monkeypatch:
         for _ in range(3):
             for rows in (1, 2, 3, 4):
                 backend.run(inputs(rows))
-        assert backend._execution.graphs == 2
+        assert len(backend._execution._captured) == 2
         assert machine.trt.contexts == 3
 
 
 @pytest.mark.parametrize("schedule", ["lazy", 5])
-def test_a_thousand_batches_leave_nothing_behind(make_machine: Callable[..., Any], schedule: Any) -> None:
+def test_a_thousand_batches_leave_nothing_behind(make_machine: Make, schedule: Any) -> None:
     machine = make_machine(schedule)
     with machine.open() as backend:
         free = backend.buffers(2, 3)
@@ -368,9 +340,7 @@ def test_a_call_that_tensorrt_refuses_is_named_with_its_own_words_and_no_earlier
 
 
 @pytest.mark.parametrize("integrated", [False, True])
-def test_rows_that_fill_a_batch_up_are_finite(
-    make_machine: Callable[..., Any], integrated: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_rows_that_fill_up_are_finite(make_machine: Make, integrated: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     machine = make_machine(integrated=integrated)
     seen: list[Any] = []
     real = onnxruntime.InferenceSession.run
@@ -388,8 +358,7 @@ def test_rows_that_fill_a_batch_up_are_finite(
 
 
 @pytest.mark.parametrize(
-    "call",
-    ["cudaMemcpyAsync", "cudaEventRecord", "cudaStreamWaitEvent", "cudaEventSynchronize", "cudaGraphLaunch"],
+    "call", ["cudaMemcpyAsync", "cudaEventRecord", "cudaStreamWaitEvent", "cudaEventSynchronize", "cudaGraphLaunch"]
 )
 def test_every_cuda_call_is_checked_and_named_with_its_code(machine: Any, call: str) -> None:
     with machine.open() as backend:
@@ -430,7 +399,7 @@ def test_outputs_are_the_callers_own(machine: Any) -> None:
 def test_buffers_and_tickets_out_of_order_are_refused(machine: Any) -> None:
     with machine.open() as backend:
         one, two = backend.buffers(2, 2)
-        assert (one.slot, two.slot, one.capacity) == (0, 1, 2)
+        assert (one.slot, two.slot, len(one.tensors["image"])) == (0, 1, 2)
         first, second = backend.submit(one, 1), backend.submit(two, 2)
         with pytest.raises(BackendError, match="found one that is under way; collect it first"):
             backend.submit(one, 1)

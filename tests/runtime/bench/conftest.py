@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 import io
 from collections.abc import Callable
 from pathlib import Path
@@ -8,13 +6,13 @@ import onnx
 import pytest
 from support.models.bundles import (
     SPEC,
+    change_manifest,
     make_bundle,
     make_graph,
     make_weights,
     npz,
     reference_outputs,
     store,
-    write_manifest,
 )
 
 from hybrid_edge.runtime.bench import BenchReport, BenchRequest, bench
@@ -50,8 +48,7 @@ def bench_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "golden": store(folder, "golden", "npz", npz(outputs)),
     }
     variants = tuple(item.model_copy(update={**changes, "cost": COST}) for item in bundle.manifest.variants)
-    write_manifest(folder, bundle.manifest.model_copy(update={"variants": variants}))
-    return folder
+    return change_manifest(folder, variants=variants).root
 
 
 @pytest.fixture(scope="session")

@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 import csv
 import json
 import math
@@ -13,6 +11,8 @@ import pytest
 from hybrid_edge.runtime.bench.bench_report import BenchReport, Stats, write_csv
 from hybrid_edge.runtime.errors import BenchError
 from hybrid_edge.runtime.roofline import Limit
+
+Alter = Callable[..., BenchReport]
 
 
 def test_percentiles_are_over_all_calls_and_the_medians_of_the_rounds_are_kept() -> None:
@@ -127,9 +127,7 @@ def test_no_file_no_json_and_another_json_are_refused_with_what_was_found(
         BenchReport.load(path)
 
 
-def test_the_csv_has_a_flat_row_for_each_case(
-    altered: Callable[..., BenchReport], measured: BenchReport, tmp_path: Path
-) -> None:
+def test_the_csv_has_a_flat_row_for_each_case(altered: Alter, measured: BenchReport, tmp_path: Path) -> None:
     names = [case.name for case in measured.cases]
     report = altered({names[0]: ([1.25] * 3, [2.5] * 3), names[1]: ([4.0] * 3, [6.0] * 3)})
     path = tmp_path / "report.csv"

@@ -1,6 +1,6 @@
-from __future__ import annotations
-
 import re
+import subprocess
+import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -13,8 +13,7 @@ from hybrid_edge.runtime.bench.bench_report import BenchReport
 from hybrid_edge.runtime.commands import bench as bench_command
 
 QUICK = ("--batch", "1,2", "--seconds", "0.001", "--rounds", 2, "--threads", 1, "--starts", 0, "--backend", "cpu")
-
-
+Alter = Callable[..., BenchReport]
 Command = Callable[..., Ended]
 
 
@@ -23,12 +22,16 @@ def command(call: Callable[..., Ended]) -> Command:
     return partial(call, "hybrid-bench", bench_command.main)
 
 
-def test_of_a_bundle_in_the_usual_place_tables_go_to_stdout_and_files_are_written(
-    command: Command, bench_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def beside_bundle(command: Command, bench_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> Command:
+    """The command in a folder with a bundle in the usual place."""
     monkeypatch.chdir(bench_bundle.parent)
+    return command
+
+
+def test_of_the_usual_bundle_tables_go_to_stdout_and_files_are_written(beside_bundle: Command, tmp_path: Path) -> None:
     files = {name: tmp_path / f"report.{name}" for name in ("json", "csv")}
-    code, out, err = command(*QUICK, "--json", files["json"], "--csv", files["csv"])
+    code, out, err = beside_bundle(*QUICK, "--json", files["json"], "--csv", files["csv"])
     assert code == 0, err
     for title in ("latency, ms a batch", "where the time goes", "CNN", "recurrent", "img/s"):
         assert title in out
@@ -40,6 +43,14 @@ def test_of_a_bundle_in_the_usual_place_tables_go_to_stdout_and_files_are_writte
     assert str(tmp_path) not in report.command
     assert len(files["csv"].read_text().splitlines()) == 3
     assert f"written: {files['json']}" in err
+
+
+def test_where_stdouts_disk_is_full_the_report_is_kept(bench_bundle: Path, tmp_path: Path) -> None:
+    words = [sys.executable, "-c", "from hybrid_edge.runtime.commands.bench import main; main()", bench_bundle, *QUICK]
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run([*map(str, words), "--json", tmp_path / "a.json"], stdout=full, stderr=-1, check=False)
+    assert (done.returncode, b"expected room on the disk" in done.stderr) == (1, True)
+    assert len(BenchReport.load(tmp_path / "a.json").cases) == 2
 
 
 @pytest.mark.parametrize(
@@ -61,11 +72,7 @@ def test_of_a_bundle_in_the_usual_place_tables_go_to_stdout_and_files_are_writte
             "--predict-for: expected nothing beside it but BUNDLE, --batch, --backend, --precision, --variant, "
             "found --json, --plot; leave",
         ),
-        (
-            ("--compare", "a.json", "b.json", "--json", "c.json"),
-            2,
-            "--compare: expected nothing beside it, found --json",
-        ),
+        (("--compare", "a.json", "b.json", "--json", "c.json"), 2, "--compare: expected nothing beside it, found --"),
         (("bundle", "--compare", "a.json", "b.json", "--probe"), 2, "found BUNDLE, --probe; leave out one or"),
         (("--compare", "a.json", "b.json", "--predict-for", "thor"), 2, "found --predict-for; leave out one or"),
         (("--compare", "a.json", "b.json", "--batch", "1,2,4,8"), 2, "found --batch; leave out one or"),
@@ -75,15 +82,9 @@ def test_of_a_bundle_in_the_usual_place_tables_go_to_stdout_and_files_are_writte
     ],
 )
 def test_a_mistake_ends_with_its_documented_code_and_one_clear_message(
-    command: Command,
-    bench_bundle: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    arguments: tuple[str, ...],
-    code: int,
-    message: str,
+    beside_bundle: Command, arguments: tuple[str, ...], code: int, message: str
 ) -> None:
-    monkeypatch.chdir(bench_bundle.parent)
-    found, out, err = command(*arguments)
+    found, out, err = beside_bundle(*arguments)
     assert (found, out) == (code, "")
     assert message in err
     assert "Traceback" not in err
@@ -108,9 +109,7 @@ def test_a_plot_without_matplotlib_is_refused_before_anything_is_measured(
     assert "pip install 'hybrid-edge[plot]'" in err
 
 
-def test_reports_are_compared_and_what_changed_is_told(
-    command: Command, altered: Callable[..., BenchReport], tmp_path: Path
-) -> None:
+def test_reports_are_compared_and_what_changed_is_told(command: Command, altered: Alter, tmp_path: Path) -> None:
     whole = [9.0, 9.01, 9.01, 9.01, 9.02]
     steady = {"fp32-cpu b1": ([5.0, 5.01, 5.01, 5.01, 5.02], whole), "fp32-cpu b3": ([8.0] * 5, [9.0] * 5)}
     altered(steady).save(tmp_path / "a.json")

@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 import sys
 from contextlib import ExitStack
 from dataclasses import replace
@@ -7,7 +5,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.models.bundles import SPEC, make_bundle, store, write_manifest
+from support.gpu.engine_fixtures import skip_where_tensorrt_runs
+from support.models.bundles import SPEC, change_manifest, make_bundle, store
 
 from hybrid_edge.runtime.backends import open_variant
 from hybrid_edge.runtime.backends.tensorrt import find_tensorrt
@@ -22,14 +21,6 @@ from hybrid_edge.runtime.roofline import Rates, rates_of
 
 OWN = Rates("here", {"fp32": 1.0}, 1.0, None, None, "by hand", measured=True)
 QUICK: dict[str, Any] = {"batches": (1,), "seconds": 1e-4, "rounds": 2, "warm_up": 0.0, "threads": 1, "starts": 0}
-
-
-def gpu_is_here() -> bool:
-    try:
-        find_tensorrt()
-    except BackendError:
-        return False
-    return True
 
 
 def test_every_variant_that_runs_here_is_a_case_at_every_batch_size_with_its_branches_shares(
@@ -49,8 +40,7 @@ def test_every_variant_that_runs_here_is_a_case_at_every_batch_size_with_its_bra
 
 
 def test_what_does_not_run_here_is_left_out_with_the_reason(measured: BenchReport) -> None:
-    if gpu_is_here():
-        pytest.skip("this machine has TensorRT and a GPU")
+    skip_where_tensorrt_runs()
     assert list(measured.skipped) == ["fp16-tensorrt"]
     with pytest.raises(BackendError) as refusal:
         find_tensorrt()
@@ -65,9 +55,7 @@ def test_a_fresh_process_says_its_time_and_its_own_peak_of_memory(measured: Benc
     assert start.gpu_mib is None
 
 
-def test_the_record_names_the_model_and_how_it_was_measured_but_no_place(
-    measured: BenchReport, bench_bundle: Path
-) -> None:
+def test_the_record_names_the_model_and_how_it_was_measured_no_place(measured: BenchReport, bench_bundle: Path) -> None:
     text = measured.model_dump_json()
     assert measured.bundle.weights_sha256 == "0" * 64
     assert measured.settings["rounds"] == 5
@@ -76,9 +64,7 @@ def test_the_record_names_the_model_and_how_it_was_measured_but_no_place(
     assert str(Path.home()) not in text or str(Path.home()) == "/"
 
 
-def test_the_limit_stands_beside_the_number_where_rates_and_costs_are_known(
-    bench_bundle: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_limits_are_shown_where_rates_and_costs_are_known(bench_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "probe", lambda *_: OWN)
     limit = bench(BenchRequest(bench_bundle, probe=True, **QUICK)).cases[0].limit
     assert limit.by_branch == {"cnn": 0.2, "recurrent": 0.1, "head": 0.004}  # 10^9 MAC/s and 10^9 bytes/s
@@ -86,9 +72,7 @@ def test_the_limit_stands_beside_the_number_where_rates_and_costs_are_known(
     assert limit.ms == pytest.approx(0.304)
 
 
-def test_the_better_of_the_probes_before_and_after_the_rounds_counts(
-    bench_bundle: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_better_of_the_probes_before_and_after_counts(bench_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     events: list[str] = []
     pending = iter((OWN, replace(OWN, gmacs={"fp32": 2.0})))
 
@@ -105,9 +89,7 @@ def test_the_better_of_the_probes_before_and_after_the_rounds_counts(
     assert report.rates["cpu"].gmacs == {"fp32": 2.0}
 
 
-def test_a_bundle_from_before_costs_were_recorded_is_told_to_be_exported_again(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_bundle_without_costs_is_told_to_be_exported_again(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "probe", lambda *_: OWN)
     report = bench(BenchRequest(folder, probe=True, **QUICK))
     assert report.cases[0].limit is None
@@ -121,9 +103,7 @@ def test_a_single_round_is_never_called_quiet(bench_bundle: Path) -> None:
     assert any("fp32-cpu b1: too few rounds to tell; measure again with --rounds 5" in note for note in report.notes)
 
 
-def test_clocks_are_read_at_work_after_the_warm_up_and_after_the_last_round(
-    bench_bundle: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_clocks_are_read_after_the_warm_up_and_last_round(bench_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     events: list[str] = []
     readings = [Clocks(load=0.25, cpu_mhz=800), Clocks(load=2, cpu_mhz=4000), Clocks(load=3, cpu_mhz=2000)]
     pending = iter(readings)
@@ -154,15 +134,13 @@ def test_a_devices_rates_are_for_its_targets_and_the_cpus_own_come_first(
     assert limit_rates(rates="orin-nano") is None
 
 
-def test_a_command_and_a_refused_graph_leave_no_place_of_this_machine_in_the_report(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_no_place_of_this_machine_is_left_in_the_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = make_bundle(tmp_path / "bundle", variants=(("fp32", "cpu"), ("int8", "cpu")))
     manifest = Bundle.open(folder).manifest
     broken = manifest.variants[1].model_copy(update={"file": store(folder, "artifacts", "onnx", b"no graph")})
-    write_manifest(folder, manifest.model_copy(update={"variants": (manifest.variants[0], broken)}))
+    bundle = change_manifest(folder, variants=(manifest.variants[0], broken))
     with pytest.raises(BackendError) as refusal:
-        open_variant(Bundle.open(folder), broken)
+        open_variant(bundle, broken)
     assert str(folder) in str(refusal.value), "else there would be nothing to take out"
     monkeypatch.setattr(sys, "argv", ["/venv/bin/hybrid-bench", str(folder), f"--json={tmp_path}/my dir/a.json"])
     report = bench(BenchRequest(folder, **QUICK))
@@ -199,16 +177,14 @@ def test_a_mistake_is_refused_before_anything_is_measured(
 
 
 def test_what_is_asked_for_by_name_is_never_left_out(bench_bundle: Path) -> None:
-    if gpu_is_here():
-        pytest.skip("this machine has TensorRT and a GPU")
+    skip_where_tensorrt_runs()
     with pytest.raises(BackendError, match=r"GPU|TensorRT is not installed"):
         bench(BenchRequest(bench_bundle, variants=("fp16-tensorrt",), **QUICK))
 
 
 def test_a_variant_that_computes_something_else_here_is_not_measured(folder: Path) -> None:
-    manifest = Bundle.open(folder).manifest
-    strict = manifest.variants[0].model_copy(update={"golden_tolerance": 1e-30})
-    write_manifest(folder, manifest.model_copy(update={"variants": (strict,)}))
+    strict = Bundle.open(folder).manifest.variants[0].model_copy(update={"golden_tolerance": 1e-30})
+    change_manifest(folder, variants=(strict,))
     with pytest.raises(BackendError, match=r"none: fp32-cpu: .*computes something else than the exporter did"):
         bench(BenchRequest(folder, **QUICK))
     with pytest.raises(GateError):
@@ -217,10 +193,9 @@ def test_a_variant_that_computes_something_else_here_is_not_measured(folder: Pat
 
 def test_a_start_that_fails_is_an_error_that_says_what_it_said(bundle: Bundle) -> None:
     next(bundle.root.rglob("*.onnx")).write_bytes(b"damaged")
-    with pytest.raises(
-        BackendError, match=r"expected a fresh process to classify one frame, found: .*ArtifactHashError"
-    ):
-        measure_starts({"bundle": str(bundle.root), "threads": 1, "profile": (1, 1, 8)}, ["fp32-cpu"], 1)
+    settings = {"bundle": str(bundle.root), "threads": 1, "profile": (1, 1, 8)}
+    with pytest.raises(BackendError, match=r"a fresh process to classify one frame, found: .*ArtifactHashError"):
+        measure_starts(settings, ["fp32-cpu"], 1)
 
 
 def test_frames_are_a_cameras_and_the_whole_path_ends_in_labels(bench_bundle: Path) -> None:
@@ -269,16 +244,10 @@ def test_steps_are_told_as_they_are_done(bench_bundle: Path) -> None:
         ("cnn/block1_conv1/Conv2D + PWN(PWN(cnn/block1_act/Sigmoid), cnn/mul)", "cnn"),
         ("__myl_ReshTran_myl0_3", "head"),
         # and what it says of the kernels that it compiles itself
-        (
-            "__myl_FcSigMul_myl3_7 [ONNX Layer: rnn/lstm_1/step_07/gates] [ONNX Layer: rnn/lstm_1/step_07/hidden]",
-            "recurrent",
-        ),
+        ("__myl_FcSigMul_myl3_7 [ONNX Layer: rnn/lstm_1/step_07/gates] [ONNX Layer: rnn/lstm_1/hidden]", "recurrent"),
         ("__myl_CastConv_myl0_1 [ONNX Layer: image_q] [ONNX Layer: image_dq]", "cnn"),
         ("__myl_FcMul_myl3_9 [ONNX Layer: product] [ONNX Layer: logits]", "head"),
-        (
-            "__myl_FcFcMul_myl3_8 [ONNX Layer: cnn/dense/MatMul] [ONNX Layer: rnn/fc/MatMul] [ONNX Layer: rnn/fc/Add]",
-            "recurrent",
-        ),
+        ("__myl_FcFcMul [ONNX Layer: cnn/dense/MatMul] [ONNX Layer: rnn/fc/MatMul] [ONNX Layer: rnn/fc]", "recurrent"),
         ("images_of_cnn", "head"),
     ],
 )

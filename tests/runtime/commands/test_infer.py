@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 import io
 import os
 import re
@@ -14,7 +12,7 @@ import pytest
 from rich.console import Console
 from support.live.run import COMMAND, LiveRun
 from support.machines.commands import Ended
-from support.models.bundles import encode, make_bundle, sample_image, write_manifest
+from support.models.bundles import change_manifest, encode, make_bundle, sample_image
 
 from hybrid_edge.runtime import Classifier
 from hybrid_edge.runtime import console as terminal
@@ -62,9 +60,7 @@ def test_json_gives_one_object_a_line_that_agrees_with_the_classifier(infer: Inf
 
 
 @pytest.mark.parametrize("form", [[], ["--json"]])
-def test_unreadable_files_are_named_and_counted_the_rest_done_and_the_exit_code_is_1(
-    infer: Infer, photos: Path, form: list[str]
-) -> None:
+def test_unreadable_files_are_named_and_counted_and_the_code_is_1(infer: Infer, photos: Path, form: list[str]) -> None:
     (photos / "img5.png").write_bytes(b"damaged")
     (photos / "img7.png").write_bytes(b"")
     done = infer(photos, *form)
@@ -164,7 +160,7 @@ def test_a_mistake_ends_with_its_documented_code_and_one_clear_message(
 def test_a_device_that_computes_something_else_ends_with_3(infer: Infer, photos: Path, folder: Path) -> None:
     manifest = Bundle.open(folder).manifest
     strict = manifest.variants[0].model_copy(update={"golden_tolerance": 1e-30})
-    write_manifest(folder, manifest.model_copy(update={"variants": (strict,)}))
+    change_manifest(folder, variants=(strict,))
     done = infer(photos)
     assert done.code == 3
     assert "computes something else than the exporter did" in done.err
@@ -274,9 +270,7 @@ def test_what_is_wrong_with_an_output_is_told_before_the_bundle_is_opened(
     assert "expected a bundle" not in done.err
 
 
-def test_a_label_that_the_model_lacks_is_told_before_an_engine_is_opened(
-    infer: Infer, photos: Path, folder: Path
-) -> None:
+def test_an_unknown_label_is_told_before_an_engine_is_opened(infer: Infer, photos: Path, folder: Path) -> None:
     for graph in folder.rglob("*.onnx"):
         graph.unlink()
     done = infer(photos, "--snapshots", "kept", "--when", "caat>0.5")

@@ -157,12 +157,13 @@ def test_systemd_is_told_ready_watchdog_status_and_stopping_at_an_abstract_addre
         with start(environment=environment) as run:
             told: list[str] = []
             while not told or "classified" not in told[-1]:
-                told.append(systemd.recv(4096).decode())
+                told += systemd.recv(4096).decode().splitlines()
             status = told[-1]
-            told += [systemd.recv(4096).decode() for _ in range(5)]
+            for _ in range(5):
+                told += systemd.recv(4096).decode().splitlines()
             run.process.send_signal(signal.SIGTERM)
-            while told[-1] != "STOPPING=1":
-                told.append(systemd.recv(4096).decode())
+            while "STOPPING=1" not in told:
+                told += systemd.recv(4096).decode().splitlines()
             assert run.end() == 0
     assert told.count("READY=1") == 1
     assert told.count("WATCHDOG=1") >= 4

@@ -81,10 +81,8 @@ class Drawn:
     def canvas_when(self, ink: bool, rows: slice = slice(None)) -> Pixels:
         """The canvas, once there is ink on these of its rows, or none."""
         where = np.s_[100:500, 100:500]
-        picture = self.display.picture_when(
-            TITLE, lambda picture: (picture[where][rows].min(axis=2) > 200).any() == ink
-        )
-        return picture[where]
+        painted = self.display.picture_when(TITLE, lambda seen: (seen[where][rows].min(axis=2) > 200).any() == ink)
+        return painted[where]
 
 
 def test_a_one_a_nought_and_a_seven_are_read_printed_saved_and_the_keys_work_in_either_case(
@@ -235,18 +233,17 @@ class Stage:
 def stroke(x: int, *, erase: bool = False) -> Step:
     """Down the whole canvas; the mouse button stays down."""
     press = cv2.EVENT_RBUTTONDOWN if erase else cv2.EVENT_LBUTTONDOWN
-
-    def step(stage: Stage) -> str:
-        stage.mouse(press, x, 20)
-        stage.mouse(cv2.EVENT_MOUSEMOVE, x, 380)
-        return ""
-
-    return step
+    return mouse((press, x, 20), (cv2.EVENT_MOUSEMOVE, x, 380))
 
 
 def move(x: int) -> Step:
+    return mouse((cv2.EVENT_MOUSEMOVE, x, 200))
+
+
+def mouse(*events: tuple[int, int, int]) -> Step:
     def step(stage: Stage) -> str:
-        stage.mouse(cv2.EVENT_MOUSEMOVE, x, 200)
+        for event in events:
+            stage.mouse(*event)
         return ""
 
     return step

@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 import os
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -62,8 +60,7 @@ def test_without_any_the_error_says_where_was_looked(tmp_path: Path, monkeypatch
 
 
 @pytest.mark.parametrize(
-    ("kinds", "names"),
-    [(("cnn", "hybrid"), ["cnn", "hybrid"]), (("cnn", "cnn"), ["run0", "run1"])],
+    ("kinds", "names"), [(("cnn", "hybrid"), ["cnn", "hybrid"]), (("cnn", "cnn"), ["run0", "run1"])]
 )
 def test_models_are_named_by_what_tells_them_apart(
     kinds: tuple[str, str], names: list[str], tmp_path: Path, opened: ExitStack

@@ -1,7 +1,5 @@
 """Fixtures of the engines' tests: TensorRT-RTX, which builds without a GPU, and an environment to build in."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 import io
 import re
 import signal
@@ -47,8 +45,7 @@ def build(rtx: Library, onnx: bytes = ONNX, options: EngineOptions = OPTIONS, **
 
 
 @pytest.mark.parametrize(
-    ("architecture", "quantized"),
-    [("sm80", False), ("sm86", False), ("sm89", False), ("sm89", True), ("sm120", False)],
+    ("architecture", "quantized"), [("sm80", False), ("sm86", False), ("sm89", False), ("sm89", True), ("sm120", False)]
 )
 def test_an_lstm_graph_builds_for_every_desktop_architecture(rtx: Library, architecture: str, quantized: bool) -> None:
     built = build(rtx, lstm_graph(quantized=quantized), architecture=architecture)
@@ -194,9 +191,7 @@ def test_a_network_that_does_not_allow_it_is_built_without(rtx: Library, monkeyp
 
 
 @pytest.mark.parametrize("reason", ["Build canceled by user", "Out of memory error while finding fastest tactic"])
-def test_a_build_that_fails_for_another_reason_is_not_begun_again(
-    rtx: Library, monkeypatch: pytest.MonkeyPatch, reason: str
-) -> None:
+def test_a_build_failing_otherwise_is_not_retried(rtx: Library, monkeypatch: pytest.MonkeyPatch, reason: str) -> None:
     flags = refuse(rtx, monkeypatch, reason)
     with pytest.raises(EngineError, match=f"could not build the engine for sm89: .*{reason}"):
         build(rtx, gpu=ADA)

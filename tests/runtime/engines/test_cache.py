@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 import dataclasses
 import errno
 import json
@@ -31,9 +29,7 @@ def stored(cache: EngineCache) -> Path:
     return cache.path(KEY)
 
 
-def test_an_engine_comes_back_byte_for_byte_from_a_file_of_its_own_with_a_record_beside_it(
-    cache: EngineCache, stored: Path
-) -> None:
+def test_an_engine_comes_back_byte_for_byte_with_a_record_beside_it(cache: EngineCache, stored: Path) -> None:
     found = cache.lookup(KEY)
     assert found.data == stored.read_bytes() == ENGINE  # a header would break trtexec
     assert (found.record.seconds, found.record.key) == (12.5, KEY)
@@ -63,10 +59,8 @@ def test_whatever_an_engine_depends_on_is_in_its_key(cache: EngineCache, stored:
 def test_orins_of_one_name_do_not_share_engines(cache: EngineCache) -> None:
     """An AGX Orin has twice an Orin Nano's multiprocessors; name and compute capability are the same."""
     options, library = EngineOptions(), Library(None, "tensorrt", "10.3.0")
-    keys = [
-        EngineKey.of("0" * 64, library, dataclasses.replace(ORIN, multiprocessors=number), options)
-        for number in (8, 16)
-    ]
+    boards = [dataclasses.replace(ORIN, multiprocessors=number) for number in (8, 16)]
+    keys = [EngineKey.of("0" * 64, library, board, options) for board in boards]
     cache.store(keys[0], ENGINE, seconds=1, label="")
     assert [cache.lookup(key) is not None for key in keys] == [True, False]
     assert keys[0].timing_name != keys[1].timing_name
@@ -131,9 +125,7 @@ def test_an_engine_without_a_record_is_not_there(cache: EngineCache, stored: Pat
     assert cache.lookup(KEY) is None
 
 
-def test_the_engines_unused_for_longest_go_when_there_are_too_many(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_engines_unused_for_longest_go_when_there_are_too_many(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cache = EngineCache(tmp_path)
     monkeypatch.setattr("hybrid_edge.runtime.engines.cache.MAX_CACHE_SIZE", 3 * len(ENGINE))
     keys = [dataclasses.replace(KEY, onnx_sha256=f"{number:064}") for number in range(4)]
@@ -210,9 +202,7 @@ def test_another_users_cache_is_read_and_its_lock_waited_for(cache: EngineCache,
 
 
 @pytest.mark.parametrize("code", [errno.ENOLCK, errno.EOPNOTSUPP, errno.EBADF])
-def test_a_disk_that_knows_no_locks_is_told_and_built_on(
-    cache: EngineCache, monkeypatch: pytest.MonkeyPatch, code: int
-) -> None:
+def test_a_disk_without_locks_is_told_and_used(cache: EngineCache, monkeypatch: pytest.MonkeyPatch, code: int) -> None:
     """As a network's disk may answer; the disks here have locks."""
 
     def flock(*_: int) -> None:

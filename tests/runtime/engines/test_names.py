@@ -1,7 +1,5 @@
 """Every TensorRT and cuda-python name that the code uses: is it in the installed bindings, and in TensorRT 10.3?"""
 
-from __future__ import annotations
-
 import ast
 import importlib
 import types
@@ -51,10 +49,7 @@ HOLDERS: dict[str, dict[str, str]] = {
     "backends/tensorrt/execution.py": {"context": "IExecutionContext", "_plain": "IExecutionContext"},
 }
 # names of ours on such variables: a cached engine's bytes, a loaded engine's contexts
-OWN = {
-    ("backends/tensorrt/engine.py", "engine", "data"),
-    ("engines/build.py", "network", "network"),
-}
+OWN = {("backends/tensorrt/engine.py", "engine", "data"), ("engines/build.py", "network", "network")}
 
 # Names that TensorRT 10.3 (JetPack 6.1) has, by its Python API reference,
 # docs.nvidia.com/deeplearning/tensorrt/archives/tensorrt-1030/api/python_api, and by the bindings' source of that

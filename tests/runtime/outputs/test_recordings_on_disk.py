@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 import os
 import resource
 import shutil
@@ -21,6 +19,7 @@ from support.models.bundles import encode, make_bundle, sample_image
 from hybrid_edge.runtime.opencv import cv2
 from hybrid_edge.runtime.outputs import recorder
 from hybrid_edge.runtime.outputs import recorder as module
+from hybrid_edge.runtime.outputs.encoders import JpegEncoder
 from hybrid_edge.runtime.outputs.mp4 import Mp4Writer
 from hybrid_edge.runtime.outputs.recorder import Recorder
 from hybrid_edge.runtime.sources.files import open_sources
@@ -56,9 +55,7 @@ def copy_and_truncate(path: Path) -> None:
 
 
 @pytest.mark.parametrize("clear", [Path.unlink, move, empty, copy_and_truncate])
-def test_a_recording_that_is_cleared_away_begins_anew_under_its_name(
-    tmp_path: Path, clear: Callable[[Path], None]
-) -> None:
+def test_a_recording_cleared_away_begins_anew_under_its_name(tmp_path: Path, clear: Callable[[Path], None]) -> None:
     path = tmp_path / "out.mp4"
     run = Run(path)
     for _ in range(3):
@@ -75,21 +72,19 @@ def test_a_recording_that_is_cleared_away_begins_anew_under_its_name(
 
 
 def test_a_file_that_is_emptied_while_a_frame_is_written_is_found_at_the_next(tmp_path: Path) -> None:
-    path, data = tmp_path / "out.mp4", encode(sample_image(0), ".jpg")
-    writer = Mp4Writer(path, 16, 16)
-    writer.write(data, 0.0, 0.1)
+    path, picture = tmp_path / "out.mp4", sample_image(0, 16, 16)
+    writer = Mp4Writer(path, JpegEncoder(16, 16))
+    writer.write(picture, 0.0, 0.1)
     assert not writer.is_taken_away()
     empty(path)
-    writer.write(data, 0.1, 0.1)  # behind a hole: a file that is as long as if it were whole
+    writer.write(picture, 0.1, 0.1)  # behind a hole: a file that is as long as if it were whole
     assert path.stat().st_size == writer.size
     assert writer.is_taken_away()
     assert not path.exists()
     writer.close()
 
 
-def test_the_space_of_a_removed_file_is_freed_also_while_its_source_gives_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_removed_files_space_is_freed_while_its_source_rests(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def opened() -> list[str]:
         links = list(Path("/proc/self/fd").iterdir())
         return [str(link.readlink()) for link in links if link.is_symlink() and "out.mp4" in str(link.readlink())]

@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 import random
 import subprocess
 import sys
@@ -186,9 +184,7 @@ def waited(pace: Pace) -> float:
 
 
 @pytest.mark.parametrize(("max_wait", "least"), [(0.0, 0.3), (0.3, 0.0)])
-def test_frames_are_taken_just_before_a_busy_engine_is_free_and_a_wait_for_more_earlier(
-    max_wait: float, least: float
-) -> None:
+def test_frames_are_taken_just_before_a_busy_engine_is_free_a_wait_earlier(max_wait: float, least: float) -> None:
     pace = Pace(max_wait)
     for _ in range(2):
         assert waited(pace) < 0.05  # the engine is idle

@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 import threading
 import time
 from collections.abc import Iterator
@@ -79,9 +77,7 @@ def test_two_sources_of_a_thousand_frames_answer_as_each_alone(classifier: Class
 
 
 @pytest.mark.parametrize("kind", [Slow, Deep])
-def test_what_is_finished_is_told_while_a_source_makes_the_engine_wait(
-    classifier: Classifier, kind: type[Slow]
-) -> None:
+def test_what_is_finished_is_told_while_the_engine_waits(classifier: Classifier, kind: type[Slow]) -> None:
     """Small frames go from stage to stage some at a time; none of them may stay behind in between."""
     slowed(classifier, 0.001, kind)
     sink = KeepingSink()

@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 import threading
 import time
 from collections.abc import Iterator
@@ -29,9 +27,7 @@ def test_a_batch_that_fails_gives_up_its_frames_alone(classifier: Classifier) ->
     assert sink.results[-1].dropped == 6
 
 
-def test_a_batch_that_is_refused_while_another_is_in_the_engine_keeps_its_place_in_the_order(
-    classifier: Classifier,
-) -> None:
+def test_a_refused_batch_keeps_its_place_behind_one_in_the_engine(classifier: Classifier) -> None:
     engine = slowed(classifier, 0.05, kind=Refusing, fails=lambda number: number in (2, 4))
     events, sink = Events(), KeepingSink()
     entries = [*images(5), "bad", *images(6)]  # the third batch is the frames 4, 5 (unreadable) and 6
@@ -43,9 +39,7 @@ def test_a_batch_that_is_refused_while_another_is_in_the_engine_keeps_its_place_
     assert settled(summary)
 
 
-def test_three_refused_batches_in_a_row_end_the_run_and_one_in_between_that_was_not_counts(
-    classifier: Classifier,
-) -> None:
+def test_three_refused_batches_end_the_run_only_if_in_a_row(classifier: Classifier) -> None:
     engine = slowed(classifier, 0.01, kind=Refusing, fails=lambda number: number in (1, 2, 4, 5, 6))
     with pytest.raises(BackendError, match="out of order"):
         run(classifier, [Clip(images(40))], KeepingSink())
@@ -91,9 +85,7 @@ def hanging(classifier: Classifier) -> Iterator[threading.Event]:
             thread.join(5)
 
 
-def test_an_engine_that_hangs_is_left_behind_in_time_and_named(
-    classifier: Classifier, hanging: threading.Event
-) -> None:
+def test_a_hanging_engine_is_left_behind_in_time_and_named(classifier: Classifier, hanging: threading.Event) -> None:
     sink, stop = KeepingSink(), threading.Event()
     pipeline = Pipeline(classifier, [Camera(100)], [sink], PipelineOptions(), Events())
     with ThreadPoolExecutor(1) as pool:
@@ -109,9 +101,7 @@ def test_an_engine_that_hangs_is_left_behind_in_time_and_named(
     assert balanced(summary.status)
 
 
-def test_an_engine_that_hangs_in_a_run_that_fails_is_named_too(
-    classifier: Classifier, hanging: threading.Event
-) -> None:
+def test_a_hanging_engine_in_a_run_that_fails_is_named_too(classifier: Classifier, hanging: threading.Event) -> None:
     def poll() -> bool:
         if hanging.is_set():
             raise OSError("the window is gone")

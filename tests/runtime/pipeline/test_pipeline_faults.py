@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -187,9 +185,7 @@ def test_preprocessing_short_of_memory_gives_up_that_frame(
 
 
 @pytest.mark.parametrize("error", [MemoryError, no_memory])
-def test_an_output_short_of_memory_goes_without_that_result(
-    classifier: Classifier, error: Callable[[], Exception]
-) -> None:
+def test_an_output_short_of_memory_misses_that_result(classifier: Classifier, error: Callable[[], Exception]) -> None:
     def fail(result: Result) -> None:
         if result.frame.index == 4:
             raise error()
@@ -218,7 +214,7 @@ def test_capturing_short_of_memory_loses_one_frame(classifier: Classifier) -> No
     class Numbers:
         index = -1
 
-        def __iter__(self) -> Numbers:
+        def __iter__(self) -> Iterator[Frame]:
             return self
 
         def __next__(self) -> Frame:
@@ -237,9 +233,7 @@ def test_capturing_short_of_memory_loses_one_frame(classifier: Classifier) -> No
     assert settled(summary)
 
 
-def test_a_camera_whose_reading_died_of_memory_is_opened_again(
-    classifier: Classifier, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_camera_out_of_memory_is_opened_again(classifier: Classifier, monkeypatch: pytest.MonkeyPatch) -> None:
     class Dying(Camera):
         lives = 0
 

@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 import time
 from collections.abc import Callable
 
@@ -35,9 +33,7 @@ def until(enough: Callable[[KeepingSink], bool]) -> KeepingSink:
     return sink
 
 
-def test_an_engine_a_quarter_as_fast_as_the_camera_gives_fresh_results(
-    classifier: Classifier, snapshots: list[Status]
-) -> None:
+def test_an_engine_four_times_too_slow_gives_fresh_results(classifier: Classifier, snapshots: list[Status]) -> None:
     slowed(classifier, 4 / 60)
     camera, sink = Camera(60), KeepingSink(keep_images=False)
     summary = run(classifier, [camera], sink, after=2)
@@ -135,9 +131,7 @@ def test_the_newest_frame_of_a_file_on_request(classifier: Classifier) -> None:
     assert sink.results[-1].frame.index == 499
 
 
-def test_corrupt_frames_are_counted_and_the_next_good_one_is_classified(
-    classifier: Classifier, snapshots: list[Status]
-) -> None:
+def test_corrupt_frames_are_counted_the_good_one_classified(classifier: Classifier, snapshots: list[Status]) -> None:
     sink = until(lambda sink: bool(sink.results) and sink.results[-1].frame.index == 1009)
     camera = Camera(2000, limit=1010, broken=lambda index: index < 1000)
     summary = run(classifier, [camera], sink, after=30)

@@ -26,12 +26,12 @@ def work(seconds):
         os.write(1, b"x" * 4096)  # nobody reads it
     time.sleep(seconds)
 
-with signals.StopSignals({signal.SIGINT: 130, signal.SIGTERM: 0, signal.SIGHUP: 0}) as stopping:
-    with stopping.draining(lambda: sys.argv[2] == "closing"):
-        os.kill(os.getpid(), getattr(signal, sys.argv[4]))
-        work(float(sys.argv[3]))
-        Path(sys.argv[5]).touch()
-    stopping.leave()
+stopping = signals.StopSignals({signal.SIGINT: 130, signal.SIGTERM: 0, signal.SIGHUP: 0})
+with stopping.draining(lambda: sys.argv[2] == "closing"):
+    os.kill(os.getpid(), getattr(signal, sys.argv[4]))
+    work(float(sys.argv[3]))
+    Path(sys.argv[5]).touch()
+stopping.leave()
 """
 
 

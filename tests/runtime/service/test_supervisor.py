@@ -224,6 +224,22 @@ def test_ctrl_z_stops_the_worker_too_and_is_held_against_nobody(run: Start) -> N
     assert len(watched.workers) == 1
 
 
+def test_a_run_that_is_frozen_as_a_whole_goes_on_with_the_same_worker(run: Start) -> None:
+    watched = run("fine", limits="2,2,2")
+    watched.until("frame 3")
+    both = (watched.process.pid, watched.pids[0])
+    for pid in both:  # as a container that is paused
+        os.kill(pid, signal.SIGSTOP)
+    time.sleep(4)
+    for pid in both:  # the parent has its turn first
+        os.kill(pid, signal.SIGCONT)
+        time.sleep(0.3)
+    for _ in range(20):
+        watched.until("frame")
+    assert watched.end(signal.SIGTERM)[0] == 0
+    assert len(watched.workers) == 1
+
+
 def test_a_machine_that_starts_no_more_processes_is_an_error_with_the_reason() -> None:
     few = "import resource; resource.setrlimit(resource.RLIMIT_NOFILE, (5, 5))"  # enough to import, not to start one
     done = subprocess.run(

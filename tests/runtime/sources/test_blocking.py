@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import signal
 import subprocess
@@ -158,10 +159,10 @@ def test_of_several_calls_alike_the_longest_counts() -> None:
 
 
 def test_a_child_that_not_even_a_sigkill_ends_is_left_to_itself(monkeypatch: pytest.MonkeyPatch) -> None:
-    def launch(_: str) -> subprocess.Popen[bytes]:
-        process = subprocess.Popen(["sleep", "60"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, bufsize=0)
+    def launch(_: str) -> tuple[subprocess.Popen[bytes], io.FileIO]:
+        process = subprocess.Popen(["sleep", "60"], stdout=subprocess.PIPE, bufsize=0)
         process.kill = lambda: None  # type: ignore[method-assign]  # a driver holds it
-        return process
+        return process, io.FileIO(os.devnull)
 
     monkeypatch.setattr(child, "_launch", launch)
     pipeline = child.ChildConnection("none", CaptureOptions(), threading.Event())

@@ -1,7 +1,5 @@
 """V4L2 listings: the kernel's answers as recorded from a USB camera, its metadata node, a Jetson's sensors."""
 
-from __future__ import annotations
-
 import errno
 import re
 import struct
@@ -123,9 +121,7 @@ def test_a_sensor_that_went_away_meanwhile_is_an_error_of_the_source(dev: Path) 
         sensor_number("/dev/video77", list_cameras())
 
 
-def test_a_bare_sensor_is_said_to_be_read_through_the_image_processor(
-    dev: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_bare_sensor_is_said_to_need_the_image_processor(dev: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     node = str(dev / "video10")
     link = dev / "video-by-path"
     link.symlink_to(node)
@@ -135,5 +131,5 @@ def test_a_bare_sensor_is_said_to_be_read_through_the_image_processor(
         assert "nvarguscamerasrc, as csi://1" in note
     assert reading_note(str(dev / "video0")) is None
     assert reading_note(str(dev / "video3")) is None  # can't be asked now: no reason not to begin
-    assert reading_note("rtsp://host/a") is None
+    assert reading_note("http://host/a") is None
     assert reading_note("photos") is None

@@ -32,9 +32,9 @@ WAIT = 1.5  # seconds that a read may take, and a stop
 
 
 def children() -> list[int]:
-    names = ["ps", "--ppid", str(os.getpid()), "-o", "pid=,comm="]
+    names = ["ps", "--ppid", str(os.getpid()), "-o", "pid=,args=", "ww"]
     found = subprocess.run(names, capture_output=True, text=True, check=False).stdout.splitlines()
-    return [int(line.split()[0]) for line in found if line.split()[1].startswith("gst-launch")]
+    return [int(line.split()[0]) for line in found if "gst_launch.py" in line]
 
 
 def refused(pipeline: str) -> str:
@@ -70,6 +70,14 @@ def test_frames_come_through_the_pipe_in_their_colours() -> None:
     assert cyan[0] > 150
     assert reading.told == []
     assert all(now <= then for now, then in zip(settled(before), before, strict=True))
+
+
+@needs_gstreamer
+def test_what_elements_write_on_stdout_gets_into_no_frame() -> None:
+    with Reading(f"{SMPTE} ! identity dump=true") as reading:  # as NVIDIA's do
+        reading.wait(5)
+    assert reading.told == []
+    assert reading.last.image.shape == (240, 320, 3)
 
 
 @needs_gstreamer
@@ -126,7 +134,10 @@ def test_a_child_that_dies_or_hangs_is_replaced_and_none_is_left(monkeypatch: py
     [
         (csi_pipeline(0, CaptureOptions()), 'no element "nvarguscamerasrc"; it is for a Jetson'),
         ("nosuchsource ! decodebin", 'no element "nosuchsource"; apt install gstreamer1.0-tools'),
-        ("filesrc location=/missing ! decodebin", "Resource not found"),
+        (
+            "filesrc location=/missing ! decodebin",
+            "Resource not found. /GstPipeline:pipeline0/GstFileSrc:filesrc0: No such file",
+        ),
         ("videotestsrc 'pattern=ball", "expected a GStreamer pipeline, found one with no closing quotation"),
         ("audiotestsrc", "the pipeline ended"),
     ],
@@ -139,7 +150,7 @@ def test_a_pipeline_that_can_not_run_says_why(pipeline: str, message: str) -> No
 
 def test_without_gstreamer_the_packages_are_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert "found none: apt install gstreamer1.0-tools" in refused("videotestsrc")
+    assert "found no gst-launch-1.0: apt install gstreamer1.0-tools" in refused("videotestsrc")
 
 
 def test_a_sensor_is_asked_for_its_size_and_rate() -> None:

@@ -1,7 +1,5 @@
 """What every live source does alike, shown on a connection that does what it is told."""
 
-from __future__ import annotations
-
 import threading
 import time
 from collections.abc import Callable, Iterator

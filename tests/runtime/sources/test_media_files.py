@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 import os
 from collections import Counter
 from pathlib import Path
@@ -31,7 +29,9 @@ def found(root: Path, left_out: Counter[str] | None = None, *, videos: bool = Tr
     [
         *("@eaDir", "#recycle", "#snapshot", ".snapshot", "@Recycle", "@Recently-Snapshot", "lost+found", "__MACOSX"),
         *("$RECYCLE.BIN", "$Recycle.Bin", "System Volume Information", ".git", ".svn", "CVS", ".ipynb_checkpoints"),
+        *("@Transcode", "FOUND.001", "Catalog Previews.lrdata"),
         *("__pycache__", ".AppleDouble", ".Trash-1000", ".Trashes", "Network Trash Folder"),
+        *("wandb", "mlruns", "lightning_logs"),
     ],
 )
 def test_what_systems_leave_is_never_data_and_a_visible_folder_of_it_is_counted(tmp_path: Path, name: str) -> None:
@@ -42,11 +42,27 @@ def test_what_systems_leave_is_never_data_and_a_visible_folder_of_it_is_counted(
     assert describe_left_out(left_out) == ("" if name.startswith(".") else f"left out: 2 {name}/")
 
 
-def test_our_own_runs_beside_the_classes_are_no_data_and_a_class_called_runs_is(tmp_path: Path) -> None:
-    put(tmp_path, "runs/1/curves.png", "cat/1.png")
-    assert found(tmp_path) == ["cat/1.png", "runs/1/curves.png"]
-    (tmp_path / "runs/latest").symlink_to("1")
-    assert found(tmp_path) == ["cat/1.png"]
+@pytest.mark.parametrize(
+    "mark",
+    [
+        "runs/latest",
+        "runs/classify/train/args.yaml",
+        "runs/train-cls/exp/opt.yaml",
+        "venv/pyvenv.cfg",
+        "env/pyvenv.cfg",
+    ],
+)
+def test_runs_and_environments_beside_the_classes_are_no_data_and_a_class_of_the_name_is(
+    tmp_path: Path, mark: str
+) -> None:
+    folder = mark.split("/", maxsplit=1)[0]
+    put(tmp_path, "cat/1.png", f"{folder}/classify/train/curves.png")
+    assert found(tmp_path) == ["cat/1.png", f"{folder}/classify/train/curves.png"]
+    (tmp_path / mark).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / mark).symlink_to(tmp_path / "cat/1.png")
+    left_out: Counter[str] = Counter()
+    assert found(tmp_path, left_out) == ["cat/1.png"]
+    assert left_out == {f"{folder}/": 1}
 
 
 @pytest.mark.parametrize(
@@ -111,11 +127,12 @@ def test_what_is_left_out_is_counted_by_suffix_in_one_line(tmp_path: Path) -> No
     put(tmp_path, "1.png")
     for name in ("a.txt", "b.TXT", "c.xml", "noise", "clip.mp4"):
         (tmp_path / name).write_text("text")
+    (tmp_path / "gone").symlink_to("nowhere")
     (tmp_path / "d.heic").write_bytes(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic")
     left_out: Counter[str] = Counter()
     assert found(tmp_path, left_out, videos=False) == ["1.png"]
     assert describe_left_out(left_out) == (
-        "left out: 2 .txt, 1 .heic (this OpenCV can't read it), 1 .mp4, 1 .xml, 1 without a suffix"
+        "left out: 2 .txt, 1 .heic (this OpenCV can't read it), 1 .mp4, 1 .xml, 1 broken link, 1 without a suffix"
     )
     many = Counter({f".{number}": 1 for number in range(1000)})
     assert describe_left_out(many).endswith(", 992 of other kinds")
@@ -132,3 +149,15 @@ def test_links_to_folders_are_followed_and_loops_end(tmp_path: Path) -> None:
     (store / "dogs/back").symlink_to(data)
     assert found(data) == ["cat/1.png", "cat/other/2.png", "dog/2.png"]
     assert found(data / "cat") == ["1.png", "other/2.png"], "a class never reaches its neighbours by a link up"
+
+
+def test_a_glob_follows_the_same_rule(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    put(tmp_path, *(f"{folder}/{number}.png" for folder in ("a", "b", "a/@eaDir", "[c]") for number in range(2)))
+    for folder in "ab":  # two loops, which glob itself would follow 2 ** 40 times
+        (tmp_path / folder / "up").symlink_to(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    assert [frame.source for frame in open_sources(["**/1.png"])] == ["[c]/1.png", "a/1.png", "b/1.png"]
+    assert len(list(open_sources([f"{tmp_path}/**"]))) == 6
+    assert len(list(open_sources([tmp_path / "?/**/0.png", "a/@eaDir/*.png"]))) == 4
+    monkeypatch.chdir("/")
+    assert len(list(open_sources([f"{tmp_path}/*/*.png"]))) == 6

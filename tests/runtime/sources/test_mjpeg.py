@@ -1,7 +1,5 @@
 """Motion JPEG, cut from bytes, and from a real server on loopback, through a relay that fails on request."""
 
-from __future__ import annotations
-
 import random
 import re
 import threading
@@ -85,9 +83,7 @@ def test_a_damaged_image_costs_that_image_only(damaged: bytes, step: int) -> Non
     assert rest == JPEGS
 
 
-def test_a_stream_without_an_end_of_an_image_is_given_up_before_it_fills_the_memory(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_an_endless_image_is_given_up_before_it_fills_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(mjpeg, "MAX_JPEG", 10**5)
     for start in (b"", parts(b""), JPEGS[0][:-2]):
         with pytest.raises(SourceError, match="at most 100000 bytes"):

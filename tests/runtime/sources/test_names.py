@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest
@@ -89,6 +87,8 @@ def test_a_live_name_that_can_not_be_is_refused_with_what_was_expected(name: str
             "gst://rtspsrc location=rtsp://a:***@h/x ! decodebin",
         ),
         ("gst://rtspsrc user-id=a user-pw=geheim ! decodebin", "gst://rtspsrc user-id=a user-pw=*** ! decodebin"),
+        (r'gst://x user-pw = "ge \" h/eim" ! y user-pw=ge\ h ! z', "gst://x user-pw = *** ! y user-pw=*** ! z"),
+        ("gst://x user-pw='ge heim' ! y", "gst://x user-pw=*** ! y"),
         ("/dev/video0", "/dev/video0"),
         ("photos/img?.png", "photos/img?.png"),
     ],

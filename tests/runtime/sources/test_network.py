@@ -1,7 +1,5 @@
 """Connections and requests that nobody waits for, and passwords that go nowhere else."""
 
-from __future__ import annotations
-
 import base64
 import hashlib
 import re
@@ -160,9 +158,7 @@ def test_what_is_no_answer_or_a_refusal_is_quoted(answer: bytes, message: str) -
 
 
 @pytest.mark.parametrize("drip", [b"X", b"X-Field: " + b"y" * 60000 + b"\r\n", b"HTTP/1.0 100 Continue\r\n\r\n"])
-def test_a_header_that_never_ends_is_waited_for_no_longer_than_the_whole_may_take(
-    drip: bytes, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_endless_header_may_take_no_longer_than_the_whole(drip: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(network, "HTTP_TIMEOUT", 1.0)
 
     def accept(handler: BaseHTTPRequestHandler) -> None:

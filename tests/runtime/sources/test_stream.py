@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import base64
 import os
 import shutil
+import socketserver
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, suppress
 from ipaddress import IPv6Address
 from pathlib import Path
@@ -22,8 +24,11 @@ from support.streams.servers import MjpegStream, RtspStream, TlsDoor, rtsp_missi
 from hybrid_edge.runtime.errors import ImageError, SourceError
 from hybrid_edge.runtime.opencv import cv2
 from hybrid_edge.runtime.sources import stream as module
+from hybrid_edge.runtime.sources.camera import reading_note
+from hybrid_edge.runtime.sources.capture import opener
+from hybrid_edge.runtime.sources.child import ChildConnection
 from hybrid_edge.runtime.sources.files import open_sources
-from hybrid_edge.runtime.sources.names import CaptureOptions
+from hybrid_edge.runtime.sources.names import CaptureOptions, parse_live
 from hybrid_edge.runtime.sources.stream import CLOSE_TIMEOUT, MAX_FAILED_READS, OPTIONS_VARIABLE, RtspConnection
 
 needs_server = pytest.mark.skipif(rtsp_missing() is not None, reason=str(rtsp_missing()))
@@ -132,6 +137,138 @@ def test_ipv6_addresses_are_read_with_zones_too(
             assert stream.requests[0]["Host"] == f"[{address.partition('%')[0]}]:{stream.port}"
 
 
+def has_elements(*names: str) -> bool:
+    return all(subprocess.run(["gst-inspect-1.0", "--exists", name], check=False).returncode == 0 for name in names)
+
+
+@pytest.fixture
+def decoder(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], None]]:
+    """Puts a decoder of this machine's in the place of a Jetson's."""
+
+    def replace(name: str) -> None:
+        if not has_elements(name):
+            pytest.skip(f"needs GStreamer's {name}")
+        monkeypatch.setattr(module, "HARDWARE", (name, "videoconvert"))
+        module.hardware_decodes.cache_clear()
+
+    yield replace
+    monkeypatch.undo()
+    module.hardware_decodes.cache_clear()
+
+
+@needs_server
+@pytest.mark.parametrize(("codec", "name"), [(264, "openh264dec"), (265, "libde265dec")])
+def test_a_decoder_of_gstreamers_is_taken_where_it_is_and_every_loss_overcome(
+    codec: int, name: str, decoder: Callable[[str], None]
+) -> None:
+    decoder(name)
+    if not has_elements(f"x{codec}enc"):
+        pytest.skip(f"needs GStreamer's x{codec}enc")
+    before = resources()
+    with RtspStream(codec=codec) as stream:
+        url = stream.url.replace("//", "//anna:ge%22h%23eim@")
+        assert reading_note(url) == f"{stream.url.replace('//', '//anna:***@')}: decoded by {name} (hardware)"
+        with Reading(url) as reading:
+            reading.wait(20)
+            assert reading.last.image.shape == (240, 320, 3)
+            assert reading.told == []
+            everything = subprocess.run(["ps", "-eo", "args", "ww"], capture_output=True, text=True, check=True).stdout
+            assert "gst_launch.py" in everything
+            assert "eim" not in everything
+            lose_and_find_again(reading, stream, losses=1)
+            assert reading.end() < WAIT
+            assert max(reading.waits) < WAIT
+    assert all(now <= then for now, then in zip(settled(before), before, strict=True))
+
+
+@needs_server
+def test_a_key_frame_is_asked_for_where_they_are_rare() -> None:
+    if not has_elements("openh264dec"):
+        pytest.skip("needs GStreamer's openh264dec")
+    with RtspStream(gop=10**5) as stream:
+        source = f"gst://rtspsrc location={stream.url} protocols=tcp latency=0 ! application/x-rtp,media=video"
+        # the depayloader lets nothing through before a key frame, and the first reader has had the only one
+        source += " ! rtph264depay wait-for-keyframe=true ! h264parse ! openh264dec"
+        with Reading(source) as first:
+            first.wait(20)
+            with Reading(source) as second:
+                second.wait()
+    assert first.told == second.told == []
+
+
+@needs_server
+def test_what_the_hardware_can_not_decode_is_decoded_by_ffmpeg(
+    stream: RtspStream, decoder: Callable[[str], None]
+) -> None:
+    decoder("libde265dec")  # and the stream is H.264
+    with Reading(stream.url) as reading:
+        reading.wait()
+    assert [event.kind for event in reading.told] == ["lost", "reconnected"]
+    assert "libde265dec gave no frame, the next try is software's" in reading.told[0].detail
+
+
+def test_a_jetsons_decoder_is_asked_for_where_it_is_installed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, decoder: object, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Two programs stand in for a Jetson's GStreamer; no Jetson was at hand."""
+    module.hardware_decodes.cache_clear()
+    assert reading_note("rtsp://camera/a") == "rtsp://camera/a: decoded by FFmpeg (software)"
+    for name, line in {"gst-inspect-1.0": "echo NVIDIA; echo warning >&2", "gst-launch-1.0": "exit 1"}.items():
+        (tmp_path / name).write_text(f"#!/bin/sh\n{line}\n")
+        (tmp_path / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    module.hardware_decodes.cache_clear()
+    assert reading_note("rtsp://camera/a") == "rtsp://camera/a: decoded by nvv4l2decoder (hardware)"
+    assert capfd.readouterr() == ("", "")
+    assert reading_note("rtsps://camera/a") == "rtsps://camera/a: decoded by FFmpeg (software)"
+    started: list[str] = []
+    monkeypatch.setattr(module, "_ask", lambda *_: None)
+    monkeypatch.setattr(ChildConnection, "__init__", lambda _self, pipeline, *_: started.append(pipeline))
+    opener(parse_live("rtsp://anna:a%22b@camera/a"), CaptureOptions())(threading.Event())
+    assert started == [
+        """rtspsrc location=rtsp://camera/a 'user-id="anna"' 'user-pw="a\\"b"' protocols=tcp latency=0"""
+        " ! application/x-rtp,media=video"
+        " ! parsebin ! nvv4l2decoder ! nvvidconv ! video/x-raw,format=I420"
+    ]
+
+
+@pytest.mark.parametrize("decode", ["FFmpeg", "openh264dec"])
+@pytest.mark.parametrize(
+    ("typed", "meant"),
+    [
+        ("a@b:c", "a@b:c"),
+        ("50%", "50%"),
+        ("%23%2F%3F%20", "#/? "),
+        ("p\u00e4%C3%A4", "p\u00e4\u00e4"),
+        ("a&b=c;!$'\"\\", "a&b=c;!$'\"\\"),
+    ],
+)
+def test_a_password_reaches_the_server_as_it_was_meant(
+    typed: str, meant: str, decode: str, decoder: Callable[[str], None]
+) -> None:
+    if decode != "FFmpeg":
+        decoder(decode)
+    found = threading.Event()
+
+    class Handler(socketserver.StreamRequestHandler):
+        def handle(self) -> None:
+            for line in self.rfile:
+                if line.startswith(b"CSeq"):
+                    number = line
+                elif line.startswith(b"Authorization: Basic "):
+                    assert base64.b64decode(line[21:]).decode() == f"anna:{meant}"
+                    found.set()
+                    return
+                elif line == b"\r\n":
+                    self.wfile.write(b'RTSP/1.0 401 No\r\nWWW-Authenticate: Basic realm="r"\r\n' + number + b"\r\n")
+
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
+        with Reading(f"rtsp://anna:{typed}@127.0.0.1:{server.server_address[1]}/a"):
+            assert found.wait(20)
+        server.shutdown()
+
+
 @pytest.mark.skipif(shutil.which("openssl") is None, reason="needs openssl")
 def test_rtsps_is_read_where_somebody_vouches_for_the_certificate(
     stream: RtspStream, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -153,7 +290,10 @@ HALF_DEAD = """
 import socket, threading, time
 from hybrid_edge.runtime.sources.events import Events
 from hybrid_edge.runtime.sources.capture import open_captures
-from hybrid_edge.runtime.sources.names import CaptureOptions
+from hybrid_edge.runtime.sources.camera import reading_note
+from hybrid_edge.runtime.sources.capture import opener
+from hybrid_edge.runtime.sources.child import ChildConnection
+from hybrid_edge.runtime.sources.names import CaptureOptions, parse_live
 ears = socket.create_server(("127.0.0.1", 0))
 ends = []
 def serve():

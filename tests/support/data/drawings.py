@@ -1,7 +1,5 @@
 """The forty drawings of tests/data: strokes that a test draws with the mouse, or on a canvas without one."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Class folders of small real images, and what a scan of them found in short."""
 
-from __future__ import annotations
-
 from collections import Counter
 from pathlib import Path
 

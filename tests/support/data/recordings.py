@@ -1,7 +1,5 @@
 """Recordings made, and really played back."""
 
-from __future__ import annotations
-
 import struct
 from collections.abc import Iterable
 from dataclasses import replace

@@ -1,7 +1,5 @@
 """A miniature of Tiny ImageNet as published, what its class folders must hold, and ``hybrid-prepare`` as a process."""
 
-from __future__ import annotations
-
 import subprocess
 import tarfile
 import zipfile

@@ -1,7 +1,5 @@
 """What the engines' tests share: a GPU to build for, the builder that builds for it, and a cache of another user's."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,6 +10,7 @@ import numpy.typing as npt
 import pytest
 
 from hybrid_edge.runtime.backends.cuda import find_gpu
+from hybrid_edge.runtime.backends.tensorrt import TensorRtBackend
 from hybrid_edge.runtime.engines.build import BuiltEngine, build_engine
 from hybrid_edge.runtime.engines.gpu import Gpu
 from hybrid_edge.runtime.errors import BackendUnavailableError
@@ -34,6 +33,15 @@ def skip_on_a_gpu() -> None:
     except BackendUnavailableError:
         return
     pytest.skip("this machine has a GPU")
+
+
+def skip_where_tensorrt_runs() -> None:
+    """For tests of what is done without an engine."""
+    try:
+        TensorRtBackend.require()
+    except BackendUnavailableError:
+        return
+    pytest.skip("this machine has TensorRT and a GPU")
 
 
 class Builds:

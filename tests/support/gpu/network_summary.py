@@ -4,8 +4,6 @@ This is the network before the builder fuses it: that Q/DQ stand on both inputs 
 run it in INT8, not that it does. Only an engine inspector on a GPU can say that.
 """
 
-from __future__ import annotations
-
 from collections import Counter
 from dataclasses import dataclass
 from typing import Any

@@ -1,7 +1,5 @@
 """What the tests on a GPU share: a variant, opened as an engine, inputs for it, and batches on their way."""
 
-from __future__ import annotations
-
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -1,7 +1,5 @@
 """A display of a test's own: Xvfb on a free number, its windows driven by xdotool and captured to pictures."""
 
-from __future__ import annotations
-
 import ctypes
 import os
 import shutil

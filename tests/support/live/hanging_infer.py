@@ -18,7 +18,7 @@ import numpy.typing as npt
 sys.path.append(os.fspath(Path(__file__).parents[2]))
 
 from hybrid_edge.runtime.commands.infer import main
-from hybrid_edge.runtime.service.heartbeat import VARIABLE
+from hybrid_edge.runtime.service.heartbeat import WORKER
 from support.live.supervised import hang
 
 Tensor = npt.NDArray[np.float32]
@@ -56,6 +56,6 @@ def register() -> None:
 
 
 if __name__ == "__main__":
-    if VARIABLE in os.environ or "--no-supervise" in sys.argv:  # a supervisor loads no engine
+    if WORKER in os.environ or "--no-supervise" in sys.argv:  # a supervisor loads no engine
         register()
     main()

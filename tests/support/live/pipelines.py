@@ -1,7 +1,5 @@
 """Captures, sinks and engines for tests of the pipeline: plain objects with real frames and a real engine inside."""
 
-from __future__ import annotations
-
 import threading
 import time
 import weakref

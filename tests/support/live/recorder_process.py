@@ -4,8 +4,6 @@ Arguments: ``killed`` or ``limited``, and a folder; ``closed``, and a file. Line
 came.
 """
 
-from __future__ import annotations
-
 import os
 import resource
 import sys

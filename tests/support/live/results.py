@@ -1,7 +1,5 @@
 """Results as the live pipeline would hand them to its sinks."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Sequence
 

@@ -89,12 +89,10 @@ class LiveRun:
         self.end()
 
     def _read_results(self) -> None:
-        assert self.process.stdout is not None
         for line in self.process.stdout:
             self.lines.append({**json.loads(line), "_at": time.monotonic()})
 
     def _read_errors(self) -> None:
-        assert self.process.stderr is not None
         for line in self.process.stderr:
             self.errors.append(line.rstrip("\n"))
 

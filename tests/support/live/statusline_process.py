@@ -1,7 +1,5 @@
 """JSON lines on stdout beside a status line on stderr, as hybrid-infer would write them."""
 
-from __future__ import annotations
-
 import time
 
 from hybrid_edge.runtime.outputs.result_lines import JsonLines

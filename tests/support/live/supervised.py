@@ -22,7 +22,7 @@ from hybrid_edge.runtime.service import heartbeat as beats
 from hybrid_edge.runtime.service import supervisor as parent
 from hybrid_edge.runtime.service.heartbeat import Heartbeat
 from hybrid_edge.runtime.service.signals import StopSignals
-from hybrid_edge.runtime.service.supervisor import REPLACED, Supervisor
+from hybrid_edge.runtime.service.supervisor import Supervisor
 from hybrid_edge.runtime.sources.blocking import BLOCKING_CALLS
 from hybrid_edge.runtime.sources.events import Event
 
@@ -79,32 +79,33 @@ def misbehave(mode: str, stage: Stage) -> None:
         os._exit(int(mode[4:]))
 
 
-def work(mode: str, limits: str) -> int:
+def work(modes: list[str], limits: str) -> int:
     busy, silence, _ = map(float, limits.split(","))
     beats.SOURCE_TIMEOUT, beats.SILENCE_TIMEOUT = busy, silence
     heartbeat = Heartbeat.from_environment(busy)
     assert heartbeat is not None
+    mode = modes[min(heartbeat.replaced, len(modes) - 1)]
     stage = Stage()
-    with StopSignals(CODES) as signals:
-        print("worker", os.getpid(), mode, flush=True)
-        if mode == "start":
-            time.sleep(3600)
-        if mode == "parent":  # one that has a child of its own, as a capture through gst-launch has
-            child = subprocess.Popen(["sleep", "3600"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-            print("child", child.pid, flush=True)
-        heartbeat.running(stage.busy, stage.counts)
-        with signals.draining(lambda: False) as stop:
-            while not stop.wait(PERIOD):
-                stage.done += 1
-                print("frame", stage.done, flush=True)
-                if stage.done == 5:
-                    misbehave(mode, stage)
-        if mode == "drain-forever":
-            threading.Event().wait()
-        heartbeat.stopping()
-        if mode == "end-forever":
-            threading.Event().wait()
-        signals.leave()
+    signals = StopSignals(CODES)
+    print("worker", os.getpid(), mode, flush=True)
+    if mode == "start":
+        time.sleep(3600)
+    if mode == "parent":  # one that has a child of its own, as a capture through gst-launch has
+        child = subprocess.Popen(["sleep", "3600"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        print("child", child.pid, flush=True)
+    heartbeat.running(stage.busy, stage.counts)
+    with signals.draining(lambda: False) as stop:
+        while not stop.wait(PERIOD):
+            stage.done += 1
+            print("frame", stage.done, flush=True)
+            if stage.done == 5:
+                misbehave(mode, stage)
+    if mode == "drain-forever":
+        threading.Event().wait()
+    heartbeat.stopping()
+    if mode == "end-forever":
+        threading.Event().wait()
+    signals.leave()
     return 0
 
 
@@ -127,6 +128,5 @@ def supervise(limits: str, modes: list[str]) -> int:
 
 if __name__ == "__main__":
     if sys.argv[1] == "worker":
-        wanted = sys.argv[3:]
-        sys.exit(work(wanted[min(int(os.environ[REPLACED]), len(wanted) - 1)], sys.argv[2]))
+        sys.exit(work(sys.argv[3:], sys.argv[2]))
     sys.exit(supervise(sys.argv[1], sys.argv[2:]))

@@ -4,8 +4,6 @@ Arguments: where to keep the last picture that was drawn, then the sources. It e
 ``gtk`` among the sources the window answers what a Jetson's OpenCV, built with GTK, does.
 """
 
-from __future__ import annotations
-
 import sys
 import time
 from pathlib import Path

@@ -9,8 +9,6 @@ an absolute path from ``.arm64/root`` first, where it exists: that is how /proc/
 Runtime crashes on import.
 """
 
-from __future__ import annotations
-
 import hashlib
 import os
 import platform

@@ -1,7 +1,5 @@
 """The project's commands, as processes of their own and in the tests' own process."""
 
-from __future__ import annotations
-
 import json
 import os
 import re

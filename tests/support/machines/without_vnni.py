@@ -8,8 +8,6 @@ emulator (QEMU) shows in its own time this shows in the machine's: whole rooms o
 Linux on x86-64, with a C compiler and objdump.
 """
 
-from __future__ import annotations
-
 import importlib.util
 import os
 import re

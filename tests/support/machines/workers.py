@@ -5,21 +5,12 @@ worker makes the full-size model, exports it and everything else for itself, whi
 groups are made from the tests' paths, by a scheduler of our own and the hook that is there for it.
 """
 
-from __future__ import annotations
-
 import pytest
 from xdist.remote import Producer
 from xdist.scheduler import LoadScopeScheduling
 
 # beginnings of paths below tests/; the longest running first, so that no worker ends minutes before the other
-GROUPS = (
-    "export/test_fullsize",
-    "runtime/commands",
-    "export",
-    "train/test_trainer.py",
-    "runtime",
-    "train",
-)
+GROUPS = ("export/test_fullsize", "runtime/commands", "export", "train/test_trainer.py", "runtime", "train")
 
 
 def group_of(nodeid: str) -> str:

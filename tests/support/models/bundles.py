@@ -1,7 +1,5 @@
 """Small valid bundles around a real ONNX graph, for tests that need one but no training."""
 
-from __future__ import annotations
-
 import hashlib
 import io
 from collections.abc import Mapping, Sequence
@@ -13,6 +11,7 @@ import numpy.typing as npt
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from hybrid_edge.runtime.bundle import Bundle
 from hybrid_edge.runtime.manifest import (
     MANIFEST,
     FileRecord,
@@ -24,6 +23,7 @@ from hybrid_edge.runtime.manifest import (
     Provenance,
     Target,
     Variant,
+    parse_manifest,
 )
 from hybrid_edge.runtime.opencv import cv2
 from hybrid_edge.runtime.preprocess import Preprocessor, contract
@@ -53,31 +53,32 @@ def make_bundle(
     tensors = Preprocessor(spec)(frames)
     outputs = reference_outputs(spec, weights, tensors)
     golden = store(folder, "golden", "npz", npz(outputs))
+    images = [store(folder, "golden", "png", encode(frame)) for frame in frames]
     manifest = Manifest(
         spec=spec,
         preprocessing=contract(spec),
         weights_sha256="0" * 64,
         variants=tuple(make_variant(precision, target, graph, golden) for precision, target in variants),
         golden=GoldenRecord(
-            images=tuple(
-                GoldenImage(file=store(folder, "golden", "png", encode(frame)), label=spec.class_labels[0])
-                for frame in frames
-            ),
+            images=tuple(GoldenImage(file=file, label=spec.class_labels[0]) for file in images),
             tensors=store(folder, "golden", "npz", npz(tensors)),
         ),
         provenance=Provenance(created="2026-11-21T00:00:00Z", hybrid_edge="0.1.0"),
     )
-    write_manifest(folder, manifest.model_copy(update=dict(changes or {})))
+    (folder / MANIFEST).write_text(manifest.model_copy(update=dict(changes or {})).model_dump_json(indent=2))
     return folder
+
+
+def change_manifest(folder: Path, **fields: object) -> Bundle:
+    """Replace fields of a bundle's manifest, and open the bundle again."""
+    manifest = parse_manifest((folder / MANIFEST).read_bytes()).model_copy(update=fields)
+    (folder / MANIFEST).write_text(manifest.model_dump_json(indent=2))
+    return Bundle.open(folder)
 
 
 def files_of(folder: Path) -> set[str]:
     """The paths of all files below a folder."""
     return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
-
-
-def write_manifest(folder: Path, manifest: Manifest) -> None:
-    (folder / MANIFEST).write_text(manifest.model_dump_json(indent=2))
 
 
 def make_variant(precision: Precision, target: Target, file: FileRecord, golden: FileRecord, **changes: Any) -> Variant:
@@ -144,16 +145,24 @@ def make_graph(spec: ModelSpec, weights: Mapping[str, Array], *, batch: str | in
         features = ["product"]
     nodes.append(helper.make_node("MatMul", [features[0], "head_weights"], ["logits"]))
     nodes.append(helper.make_node("Softmax", ["logits"], ["probabilities"], axis=1))
-    graph = helper.make_graph(
-        nodes,
-        "small",
-        [_value(name, (batch, *shape)) for name, shape in spec.inputs.items()],
-        [_value(name, (batch, spec.num_classes)) for name in ("logits", "probabilities")],
-        [numpy_helper.from_array(value, f"{name}_weights") for name, value in weights.items()],
-    )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    constants = [numpy_helper.from_array(value, f"{name}_weights") for name, value in weights.items()]
+    model = make_model(spec, nodes, constants, batch)
     onnx.checker.check_model(model)
     return bytes(model.SerializeToString())
+
+
+def make_model(
+    spec: ModelSpec, nodes: list[onnx.NodeProto], constants: list[onnx.TensorProto], batch: str | int = "N"
+) -> onnx.ModelProto:
+    """A model with the interface of a spec, of opset 17 and IR 8."""
+
+    def values(shapes: Mapping[str, tuple[int, ...]]) -> list[onnx.ValueInfoProto]:
+        kind = TensorProto.FLOAT
+        return [helper.make_tensor_value_info(name, kind, [batch, *shape]) for name, shape in shapes.items()]
+
+    outputs = dict.fromkeys(("logits", "probabilities"), (spec.num_classes,))
+    graph = helper.make_graph(nodes, "small", values(spec.inputs), values(outputs), constants)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
 
 
 def sample_image(seed: int = 0, height: int = 24, width: int = 32) -> npt.NDArray[np.uint8]:
@@ -179,7 +188,3 @@ def store(folder: Path, where: str, suffix: str, data: bytes) -> FileRecord:
     path = f"{where}/{digest}.{suffix}"
     (folder / path).write_bytes(data)
     return FileRecord(path=path, size=len(data), sha256=digest)
-
-
-def _value(name: str, shape: Sequence[str | int]) -> onnx.ValueInfoProto:
-    return helper.make_tensor_value_info(name, TensorProto.FLOAT, list(shape))

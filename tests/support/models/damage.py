@@ -1,7 +1,5 @@
 """Damage by hand that a parity check has to see: the mistakes that an exporter can make without any error."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

@@ -3,8 +3,6 @@
 python tests/support/models/exported.py build/bundle.tar
 """
 
-from __future__ import annotations
-
 import shutil
 import subprocess
 import sys

@@ -1,7 +1,5 @@
 """The full-size stand-in through the real command, and a second way to its graphs that does not convert it again."""
 
-from __future__ import annotations
-
 import os
 import subprocess
 import sys

@@ -1,7 +1,5 @@
 """What the gate's tests share: the sizes of the exports, a variant judged, Keras's own labels as the truth."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 from hybrid_edge.export.gates.gate import run_gate

@@ -1,7 +1,5 @@
 """FP32 graphs to lower, what was measured on crops of photographs, and how to run what comes out."""
 
-from __future__ import annotations
-
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,8 +13,9 @@ import numpy.typing as npt
 import onnx
 
 from hybrid_edge.calib import Range, TensorStatistics, choose_range
-from hybrid_edge.export.convert.fp32_graph import GraphBuilder, serialize
+from hybrid_edge.export.convert.fp32_graph import GraphBuilder, serialize, set_versions
 from hybrid_edge.export.convert.graph_reading import quantizable
+from hybrid_edge.export.convert.graph_writer import GraphWriter
 from hybrid_edge.export.quantize.calibration_graph import bounds, measured_graph
 from hybrid_edge.export.quantize.cpu_graph import CpuGraph
 from hybrid_edge.export.quantize.gpu_graph import GpuGraph
@@ -147,6 +146,31 @@ def randomize(model: Any, seed: int = 0) -> None:
         noise = rng.normal(0, 0.1, variable.shape)
         values.append(np.abs(noise) + 0.2 if "variance" in variable.path else variable.numpy() + noise)
     model.set_weights(values)
+
+
+class SmallCnn:
+    """A CNN of a few operators on an image of a shape, written by hand; opset 17, IR 8."""
+
+    def __init__(self, shape: tuple[int, int, int], *, padded: bool = False) -> None:
+        self.writer = GraphWriter("small")
+        self.writer.input("image", shape)
+        self._padded = padded
+
+    def convolve(self, value: str, name: str, weight: Array, bias: Array | None = None, **attributes: Any) -> str:
+        """A convolution; where the CNN is padded, what it makes is as large as what it takes."""
+        constants = {f"{name}/w": weight} | ({} if bias is None else {f"{name}/b": bias})
+        inputs = [value, *(self.writer.constant(key, item.astype(np.float32)) for key, item in constants.items())]
+        if self._padded:
+            attributes["pads"] = [weight.shape[2] // 2] * 4
+        return self.writer.node("Conv", inputs, name, **attributes)
+
+    def finish(self, value: str, channels: int) -> onnx.ModelProto:
+        """The model, whose logits are the means of a value's channels."""
+        self.writer.node("GlobalAveragePool", [value], "pooled")
+        self.writer.node("Flatten", ["pooled"], "logits")
+        self.writer.output("logits", (channels,))
+        set_versions(self.writer.model, 17, 8)
+        return self.writer.model
 
 
 def makers_of(model: onnx.ModelProto) -> dict[str, onnx.NodeProto]:

@@ -1,25 +1,19 @@
 """Small ONNX graphs with what matters to TensorRT: convolutions, an LSTM, and Q/DQ around some of the products."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import onnx
-from onnx import TensorProto, helper, numpy_helper
+from onnx import helper, numpy_helper
 
 from hybrid_edge.runtime.spec import ModelSpec
+from support.models.bundles import make_model
 
 FILTERS = 8  # with 4 the builder takes five times as long
 SPEC = ModelSpec(
-    image_size=28,
-    timesteps=28,
-    backbone="digits",
-    rnn_units=FILTERS,
-    rnn_layers=1,
-    class_labels=tuple("0123456789"),
+    image_size=28, timesteps=28, backbone="digits", rnn_units=FILTERS, rnn_layers=1, class_labels=tuple("0123456789")
 )
 
 Array = npt.NDArray[Any]
@@ -93,16 +87,4 @@ class _Graph:
         self.node(operator, [f"{output}_input", f"{output}_turned" if transposed else f"{output}_factor"], output)
 
     def serialize(self) -> bytes:
-        graph = helper.make_graph(
-            self.nodes,
-            "small",
-            [_value(name, ("N", *shape)) for name, shape in SPEC.inputs.items()],
-            [_value(name, ("N", SPEC.num_classes)) for name in ("logits", "probabilities")],
-            self._constants,
-        )
-        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
-        return bytes(model.SerializeToString())
-
-
-def _value(name: str, shape: Sequence[str | int]) -> onnx.ValueInfoProto:
-    return helper.make_tensor_value_info(name, TensorProto.FLOAT, list(shape))
+        return bytes(make_model(SPEC, self.nodes, self._constants).SerializeToString())

@@ -5,8 +5,6 @@ crops of real photographs, the crops are labelled by cluster of CNN features x c
 fitted to tell these labels apart; so outputs are decided, differ between images, and depend on both branches.
 """
 
-from __future__ import annotations
-
 import os
 import warnings
 from collections.abc import Iterator, Sequence

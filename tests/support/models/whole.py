@@ -1,7 +1,5 @@
 """One export of the digits stand-in in every precision, and how to export it again with something damaged."""
 
-from __future__ import annotations
-
 import json
 import os
 from collections.abc import Collection, Mapping
@@ -47,7 +45,6 @@ class Whole:
 
     @property
     def variants(self) -> dict[str, Variant]:
-        assert self.result.manifest is not None
         return {item.name: item for item in self.result.manifest.variants}
 
     @cached_property
@@ -79,7 +76,6 @@ def with_damaged_ranges(prepared: PreparedModel, factor: float, only: Collection
         }
 
     ranges = prepared.graphs.int8
-    assert ranges is not None
     broken = replace(ranges, signed=damage(ranges.signed), unsigned=damage(ranges.unsigned))
     return replace(prepared, graphs=replace(prepared.graphs, int8=broken))
 

@@ -56,7 +56,6 @@ class Reading:
 
     def __init__(self, url: str, options: CaptureOptions = CaptureOptions()) -> None:  # noqa: B008 - frozen
         live = parse_live(url)
-        assert live is not None
         self.frames = self.damaged = 0
         self.last: Frame | None = None
         self.ages: deque[float] = deque(maxlen=1000)

@@ -15,15 +15,18 @@ from typing import Any
 import gi
 
 gi.require_version("Gst", "1.0")
+gi.require_version("GstRtsp", "1.0")
 gi.require_version("GstRtspServer", "1.0")
-from gi.repository import GLib, Gst, GstRtspServer
+from gi.repository import GLib, Gst, GstRtsp, GstRtspServer
 
 CAPS = "video/x-raw,format=I420,width={},height={},framerate={}/1"
 LAUNCH = (
     "( appsrc name=frames is-live=true format=time do-timestamp=true max-buffers=2 leaky-type=downstream"
-    " ! x264enc tune=zerolatency speed-preset=ultrafast key-int-max={gop} threads=1 bitrate=2000"
-    " ! rtph264pay name=pay0 pt=96 config-interval=-1 )"
+    " ! x{codec}enc tune=zerolatency speed-preset=ultrafast key-int-max={gop} bitrate=2000 {threads}"
+    " ! rtph{codec}pay pt=96 config-interval=-1 ! capsfilter name=pay0 caps=application/x-rtp{feedback} )"
 )
+RARE = 1000  # frames from one key frame to the next, from which on they can be asked for
+THREADS = {264: "threads=1", 265: "option-string=pools=1:frame-threads=1"}
 BITS = 32
 
 
@@ -41,13 +44,15 @@ def picture(width: int, height: int) -> bytes:
 class Server:
     """One mount, ``/live``, shared by its clients."""
 
-    def __init__(self, port: int, width: int, height: int, fps: int, gop: int) -> None:
+    def __init__(self, port: int, width: int, height: int, fps: int, gop: int, codec: int) -> None:
         self.size = (width, height)
         self.fps = fps
         self.sources: list[Any] = []
         self.server = GstRtspServer.RTSPServer(address="127.0.0.1", service=str(port))
         factory = GstRtspServer.RTSPMediaFactory()
-        factory.set_launch(LAUNCH.format(gop=gop))
+        feedback = ",rtcp-fb-nack-pli=(boolean)true" if gop >= RARE else ""
+        factory.set_launch(LAUNCH.format(gop=gop, codec=codec, threads=THREADS[codec], feedback=feedback))
+        factory.set_profiles(GstRtsp.RTSPProfile.AVPF if gop >= RARE else GstRtsp.RTSPProfile.AVP)
         factory.set_shared(True)
         factory.connect("media-configure", self.configure)
         self.server.get_mount_points().add_factory("/live", factory)
@@ -74,8 +79,8 @@ class Server:
 
 def main() -> None:
     Gst.init(None)
-    port, width, height, fps, gop = map(int, sys.argv[1:6])
-    server = Server(port, width, height, fps, gop)
+    port, *settings = map(int, sys.argv[1:7])
+    server = Server(port, *settings)
     sys.stdout.write(f"{server.server.get_bound_port()}\n")
     sys.stdout.flush()
     loop = GLib.MainLoop()
@@ -88,7 +93,7 @@ def main() -> None:
         GLib.idle_add(loop.quit)
 
     threading.Thread(target=control, daemon=True).start()
-    GLib.timeout_add(1000 // fps, server.push)
+    GLib.timeout_add(1000 // server.fps, server.push)
     loop.run()
 
 

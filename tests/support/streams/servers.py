@@ -124,13 +124,13 @@ class Stream(Relay):
 
 
 class RtspStream(Stream):
-    """H.264 over RTSP from GStreamer's server, a child process; ``freeze`` and ``kill_server`` reach that process."""
+    """H.264 or H.265 over RTSP from GStreamer's server, a child process, which ``kill_server`` reaches."""
 
     scheme = "rtsp"
 
-    def __init__(self, width: int = 320, height: int = 240, fps: int = 25, gop: int = 12) -> None:
+    def __init__(self, width: int = 320, height: int = 240, fps: int = 25, gop: int = 12, codec: int = 264) -> None:
         self.size = (width, height)
-        self._settings = (fps, gop)
+        self._settings = (fps, gop, codec)
         self._server_port = 0
         self.start_server()
         super().__init__(self._server_port)

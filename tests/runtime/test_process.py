@@ -1,0 +1,60 @@
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from support.models.bundles import make_bundle
+
+from hybrid_edge.runtime.process import usable_cpus
+
+V1 = "4:cpu,cpuacct:/docker/a\n1:name=systemd:/docker/a\n0::/docker/a\n"
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="the system does not bind processes to CPUs")
+@pytest.mark.parametrize(
+    ("cgroup", "files", "expected"),
+    [
+        (None, {}, 8),
+        ("0::/\n", {"cpu.max": "max 100000"}, 8),
+        ("0::/\n", {"cpu.max": "250000 100000"}, 2),  # docker run --cpus 2.5: a third thread would be stopped
+        ("0::/\n", {"cpu.max": "50000 100000"}, 1),
+        ("0::/\n", {"cpu.max": "9000000 100000"}, 8),
+        ("0::/pods/a/b\n", {"pods/cpu.max": "300000 100000", "pods/a/b/cpu.max": "max 100000"}, 3),
+        ("0::/../../a\n", {"cpu.max": "300000 100000"}, 3),  # a namespace's path that leads out of it
+        (V1, {"cpu/docker/a/cpu.cfs_quota_us": "400000", "cpu/docker/a/cpu.cfs_period_us": "100000"}, 4),
+        (V1, {"cpu/cpu.cfs_quota_us": "400000", "cpu/cpu.cfs_period_us": "100000"}, 4),  # a container's own view
+        (V1, {"cpu/cpu.cfs_quota_us": "-1", "cpu/cpu.cfs_period_us": "100000"}, 8),
+        (V1, {"cpu/cpu.cfs_quota_us": "damaged"}, 8),
+    ],
+)
+def test_cpus_are_no_more_than_the_cgroups_feed(
+    cgroup: str | None, files: dict[str, str], expected: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(3, 11)))
+    contents = {f"sys/fs/cgroup/{name}": f"{text}\n" for name, text in files.items()}
+    for name, text in (contents | ({} if cgroup is None else {"proc/self/cgroup": cgroup})).items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    assert usable_cpus(tmp_path) == list(range(3, 3 + expected))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_no_thread_leaves_the_cpus_that_the_process_was_given(tmp_path: Path) -> None:
+    """ONNX Runtime by itself makes a thread for each core of the machine and binds it there."""
+    code = """
+import os, sys
+from pathlib import Path
+os.sched_setaffinity(0, {int(sys.argv[2])})
+from hybrid_edge.runtime.backends.onnxruntime import TensorSession
+from hybrid_edge.runtime.opencv import cv2
+with TensorSession(Path(sys.argv[1])):
+    tasks = map(int, os.listdir("/proc/self/task"))
+    print(cv2.getNumThreads(), set().union(*map(os.sched_getaffinity, tasks)))
+"""
+    graph = next((make_bundle(tmp_path / "bundle") / "artifacts").iterdir())
+    first = str(min(os.sched_getaffinity(0)))  # ONNX Runtime's own thread is the caller, and stays where it is
+    done = subprocess.run([sys.executable, "-c", code, graph, first], capture_output=True, text=True, check=True)
+    assert done.stdout == f"1 {{{first}}}\n"
