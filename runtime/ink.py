@@ -48,12 +48,12 @@ def photographed_frame(image: Pixels) -> Pixels:
     page = page ^ np.uint8(flip)
     light = _lighting(page)
     digit = _find_digit(_contrast(page, light))
-    if digit is None:
+    frame = None if digit is None else drawn_frame(_ink(image, flip, light, digit))
+    if frame is None or not frame.any():
         raise ImageError(
             "no ink found: expected strokes that are clearly darker or lighter than the paper around them, and longer "
             f"than a {SMALLEST}th of the picture"
         )
-    frame = drawn_frame(_ink(image ^ np.uint8(flip), light, digit))
     return np.asarray(cv2.cvtColor(frame, cv2.COLOR_GRAY2BGR), np.uint8)
 
 
@@ -176,8 +176,8 @@ def _group(near: Gray, stroke: npt.NDArray[np.bool_], length: int) -> Gray:
     return np.asarray(near * (groups == groups[stroke][0]), np.uint8)
 
 
-def _ink(image: Pixels, light: Pixels, digit: Gray) -> Gray:
-    """Cut the digit out of the image in its full size, 255 = ink, 0 = paper; the other two are of the page."""
+def _ink(image: Pixels, flip: int, light: Pixels, digit: Gray) -> Gray:
+    """Cut the digit out of the image in its full size, 255 = ink, 0 = paper; the last two are the page's."""
     x, y, width, height = cv2.boundingRect(digit)
     edge = 2 + max(width, height) // 20  # pixels of the page that a blurred stroke's edge has
     box = slice(max(0, y - edge), y + height + edge), slice(max(0, x - edge), x + width + edge)
@@ -185,14 +185,14 @@ def _ink(image: Pixels, light: Pixels, digit: Gray) -> Gray:
         slice(part.start * full // small, -(-min(part.stop, small) * full // small))
         for part, full, small in zip(box, image.shape, digit.shape, strict=False)
     )
-    cut = image[rows, columns]
+    cut = image[rows, columns] ^ np.uint8(flip)
     size = cut.shape[1::-1]
     contrast = _contrast(cut, np.asarray(cv2.resize(light[box], size, interpolation=cv2.INTER_LINEAR), np.uint8))
     around = cv2.dilate(digit[box], np.ones((2 * edge - 1, 2 * edge - 1), np.uint8))
     inside = cv2.resize(around, size, interpolation=cv2.INTER_NEAREST) > 0
     strokes = cv2.resize(digit[box] * 255, size, interpolation=cv2.INTER_AREA) > 0  # some are left in any size
     beyond = contrast[inside & ~(cv2.dilate(strokes.astype(np.uint8), np.ones((5, 5), np.uint8)) > 0)]
-    full = float(np.percentile(contrast[strokes], FULL))
+    full = max(float(np.percentile(contrast[strokes], FULL)), 1.0)
     none = min(max(HALO * full, float(beyond.max())), full / 2) if beyond.any() else 0.0
     ink = np.clip((contrast - none) * (255 / (full - none)), 0, 255) * inside
     return np.asarray(np.rint(ink), np.uint8)
