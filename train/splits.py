@@ -29,8 +29,8 @@ SPELLINGS: dict[Role, str] = {
     "test": "test(?:ing)?",
 }
 SHORT_NAMES: dict[str, Role] = {"tr": "train", "trn": "train", "vld": "validation", "te": "test", "tst": "test"}
-NOUNS = "set|split|data|images?|imgs?|folder"
-CONTAINER = re.compile(f"(?:{NOUNS}|dataset)s?")
+NOUNS = "(?:data)?set|split|data|dir|images?|imgs?|folder"
+CONTAINER = re.compile(f"(?:{NOUNS})s?")
 PART = re.compile(r"(?:fold|split|part|batch|chunk|shard)[ _.-]*\d+")  # of a data set that was cut into pieces
 MAX_ENTERED = 3  # folders around a data set: an archive's, the one in it of the same name, and one called images
 
@@ -54,8 +54,11 @@ def split_role(name: str) -> Role | None:
 
 
 def refuse_splits_inside(classes: Path) -> None:
-    """Refuse classes whose folders hold those of two splits, as in ``CLASS/train`` and ``CLASS/test``."""
-    for folder in list_folder(classes)[0]:
+    """Refuse classes that hold two splits (``CLASS/train``, ``CLASS/test``), or a split beside them."""
+    folders = list_folder(classes)[0]
+    if among := [folder for folder in folders if split_role(folder.name) and _holds_classes(folder)]:
+        raise DataError(f"{_names(among)}: expected classes in {classes}, found the folder of a split beside them")
+    for folder in folders:
         inside = [inner for inner in list_folder(folder)[0] if split_role(inner.name)]
         if len({split_role(inner.name) for inner in inside}) > 1:
             raise DataError(

@@ -57,7 +57,7 @@ def infer(
     fps: Annotated[
         float | None,
         typer.Option(
-            min=0.1, max=1000, help="Of a live source, frames a second.", show_default=False, rich_help_panel=FRAMES
+            min=0.01, max=1000, help="Of a live source, frames a second.", show_default=False, rich_help_panel=FRAMES
         ),
     ] = None,
     every_frame: Annotated[

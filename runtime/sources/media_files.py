@@ -49,7 +49,7 @@ IMAGE_START = re.compile(
 VIDEO_START = re.compile(
     rb".{4}ftyp(?!M4[ABP] |crx )|\0.{3}(?:moov|mdat|wide|skip|free|pnot)|\x1aE\xdf\xa3|RIFF.{4}AVI |FLV\x01"
     rb"|G.{187}G.{187}G|.{4}G.{191}G.{191}G|\0{2}\x01[\xba\xb3]|0&\xb2u\x8ef\xcf\x11|OggS.{24,}\x80theora|YUV4MPEG2|DKIF"
-    rb"|\0{3}\x01[\x09\x27\x40\x46\x67]|\.RMF|\x06\x0e\+4",
+    rb"|\0{3}\x01[\x09\x27\x40\x46\x67]|\.RMF|\x06\x0e\+4|\x1f\x07\0[\x3f\xbf]",
     re.DOTALL,
 )
 START = 400  # bytes: three packets of an MPEG transport stream

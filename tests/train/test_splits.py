@@ -29,7 +29,10 @@ def classes(*roots: str) -> Callable[[Path], None]:
 @pytest.mark.parametrize(
     ("name", "role"),
     [
-        *((name, "train") for name in ("train", "Train", "TRAINING", "training_set", "Train Images", "train-data")),
+        *(
+            (name, "train")
+            for name in ("train", "Train", "TRAINING", "training_set", "Train Images", "train-data", "train_dataset")
+        ),
         *((name, "validation") for name in ("val", "Valid", "VALIDATION", "dev", "eval", "val_set", "validation set")),
         *((name, "test") for name in ("test", "Testing", "test_set", "TestImages")),
         *((name, None) for name in ("trainer", "invalid", "contest", "training day", "seg_train", "train2017", "set")),
@@ -89,6 +92,7 @@ def test_splits_are_found_by_their_names(
             classes("seg_train/seg_train", "seg_test/seg_test", "seg_pred/seg_pred*"),
             "data/seg_test/, .*data/seg_train/: a",
         ),
+        (classes("train", "train/val"), "data/train/val/: expected classes in .*, found the folder of a split beside"),
         (classes("tr", "te"), "data/te/, .*data/tr/: are they splits"),
         (classes("train2017", "val2017"), "data/train2017/, .*data/val2017/: are they splits"),
         (

@@ -131,6 +131,7 @@ def test_an_engine_that_was_passed_over_is_named(infer: Infer, photos: Path, tmp
         (["IMAGE", "--hang-timeout", "0"], 2, "--hang-timeout"),
         (["IMAGE", "--hang-timeout", "inf"], 2, "less than or equal to 3600"),
         (["IMAGE", "--latest", "--max-wait", "1e15"], 2, "less than or equal to 3600000"),
+        (["IMAGE", "--fps", "0"], 2, "greater than or equal to 0.01"),
         (["IMAGE", "--smooth", "1e9"], 2, "less than or equal to 3600"),
         (["IMAGE", "--batch", "100000000"], 2, "less than or equal to 4096"),
         (["IMAGE", "--threads", "100000"], 2, "less than or equal to 1024"),

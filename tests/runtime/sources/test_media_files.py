@@ -98,6 +98,7 @@ def test_a_video_is_known_by_its_content(tmp_path: Path, name: str, made_as: str
         (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", "image that OpenCV lacks"),
         (b"8BPS\0\1" + bytes(30), "image that OpenCV lacks"),
         (b"\0\0\0\x1cftypM4A " + bytes(30), "other"),
+        (b"\x1f\x07\0\xbf" + bytes(400), "video"),  # raw DV
         (b"RIFF\x24\0\0\0WAVEfmt ", "other"),
         (b"BMW is no bitmap, and PNG no picture", "other"),
         (b"P5 is a printer", "other"),

@@ -3,9 +3,9 @@
 from collections import Counter
 from pathlib import Path
 
-import cv2
 from skimage import data as photographs
 
+from hybrid_edge.runtime.opencv import cv2
 from hybrid_edge.train.data import LabelledImage
 
 PHOTO = cv2.cvtColor(photographs.astronaut()[:96, :96], cv2.COLOR_RGB2BGR)
