@@ -28,7 +28,8 @@ def refuse_changed(
     ``train`` is empty where only ``validation`` is still to be used; then what was added does not count, nor in runs
     that recorded no contents: by the rules of their time it may have been left out.
     """
-    labels = {image.path: image.label for image in (*train, *validation)}
+    images = [*train, *validation]
+    labels = {image.path: image.label for image in images}
     try:
         data = scan_for(settings)
     except DataError:
@@ -37,7 +38,8 @@ def refuse_changed(
             raise
     else:
         contents = run.contents.read_text().split() if run.contents.exists() else []  # older runs have none
-        recorded = dict(zip(labels, contents[len(contents) - len(labels) :], strict=False))
+        paths = [image.path for image in images]  # an image may be in both lists
+        recorded = dict(zip(paths, contents[len(contents) - len(paths) :], strict=False))
         changes = _changes(labels, recorded, data)
         if not train or not contents:
             del changes["added"]

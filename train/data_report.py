@@ -133,15 +133,14 @@ def _dark_warnings(data: DataSet) -> Iterator[str]:
 
 def _copies(data: DataSet) -> tuple[Copies, Copies]:
     """Pair validation images with the training images that they copy, and images with copies in another class."""
-    same = defaultdict(list)
+    same, trained = defaultdict(list), dict[str, LabelledImage]()
     for image in data.images:
         same[data.facts[image.path].pixels].append(image)
-    trained = set(data.train)
-    leaked, mixed = [], []
-    for images in same.values():
-        sources = [image for image in images if image in trained]
-        leaked += [(image, sources[0]) for image in images if sources and image not in trained]
-        mixed += [(images[0], image) for image in images if image.label != images[0].label]
+    for image in data.train:
+        trained.setdefault(data.facts[image.path].pixels, image)
+    sources = [(image, trained.get(data.facts[image.path].pixels)) for image in data.validation]
+    leaked = [(image, source) for image, source in sources if source]  # which may be the same file
+    mixed = [(images[0], image) for images in same.values() for image in images if image.label != images[0].label]
     return leaked, mixed
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ..runtime.errors import DataError
+from ..runtime.sources.media_files import describe_left_out
 from .class_folders import Classes, find_classes
 from .label_file import read_label_file
 from .splits import explain_parts, find_splits, refuse_splits_inside
@@ -50,6 +51,8 @@ def find_images(data: Path, val: Path | None = None, labels: Path | None = None)
                 + shlex.join(["hybrid-train", str(found.train_place), "--val", str(val)])
             )
         apart = _from_table(data, val, alone=False) if table else _from_folders(val)
+        if not (apart.validation or apart.train):
+            raise DataError(f"{val}: expected images to validate on, found rows of the test split alone")
         found = replace(
             found,
             validation=apart.validation or apart.train,
@@ -80,7 +83,10 @@ def _from_table(data: Path, table: Path, *, alone: bool) -> FoundImages:
 def _refuse_classes(found: FoundImages) -> None:
     if len(found.train) < 2:
         classes = f"one: {next(iter(found.train))!r}" if found.train else "none to train on"
-        raise DataError(f"{found.train_place}: expected two classes or more, found {classes}")
+        besides = describe_left_out(found.left_out)
+        raise DataError(
+            f"{found.train_place}: expected two classes or more, found {classes}{besides and f' ({besides})'}"
+        )
     foreign = [label for label in found.validation if label not in found.train]
     if foreign == ["images"]:
         raise DataError(

@@ -26,11 +26,12 @@ from .splits import Role, split_role
 
 Row = tuple[int, list[str]]  # a line's number and its cells
 
+VAGUE_COLUMNS = ("name", "id")  # what the cells say counts for more
 # usual names of columns, those that say the most first
 FILE_COLUMNS = (
     *("path", "paths", "filepath", "filepaths", "file_path", "image_path", "img_path", "filename", "filenames"),
     *("file_name", "file", "files", "image_name", "img_name", "image", "images", "img", "image_id", "img_id"),
-    *("name", "id"),
+    *VAGUE_COLUMNS,
 )
 CLASS_COLUMNS = (
     *("label", "labels", "class", "class_name", "classname", "category", "category_name", "target", "species"),
@@ -154,7 +155,8 @@ def _find_columns(path: Path, rows: list[Row], images: _Images) -> tuple[_Column
     body = rows[1:] if headed else rows
     if not headed:
         file = label = split = None
-    file = (0 if file_like is None and not headed else file_like) if file is None else file
+    if file is None or (head[file] in VAGUE_COLUMNS and file_like not in (None, label)):
+        file = 0 if file_like is None and not headed else file_like
     if split is not None and not any(_role(cells[split]) for _, cells in body if split < len(cells)):
         split = None  # a column of another meaning, such as the source of the image
     others = [column for column in range(len(head)) if column not in (file, split)]
@@ -181,9 +183,10 @@ def _first(head: Sequence[str], names: Iterable[str]) -> int | None:
 
 
 def _column_of_images(rows: Sequence[Row], images: _Images) -> int | None:
-    found = Counter(
-        column for _, cells in islice(rows, SAMPLE) for column, cell in enumerate(cells) if cell and images.find(cell)
-    )
+    found = Counter[int]()
+    for column, cell in ((column, cell) for _, cells in islice(rows, SAMPLE) for column, cell in enumerate(cells)):
+        if cell and images.find(cell):  # 7.jpg is an image rather than 7, which may be the row's number or a class
+            found[column] += 2 if PurePosixPath(cell).suffix.lower() in IMAGE_SUFFIXES else 1
     return found.most_common(1)[0][0] if found else None
 
 

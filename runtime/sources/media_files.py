@@ -29,14 +29,15 @@ DEBRIS = frozenset(
     {
         *("@eadir", "#recycle", "#snapshot", "@tmp", "@sharebin", "@recycle", "@recently-snapshot", "~snapshot"),  # NAS
         *("@transcode", "@__thumb", "@sharesnap"),
-        *("lost+found", "$recycle.bin", "recycler", "recycled", "system volume information"),  # disks
+        *("lost+found", "$recycle.bin", "system volume information"),  # disks
         *("found.000", "found.001"),  # what chkdsk puts together
         *("thumbs.db", "ehthumbs.db", "ehthumbs_vista.db", "desktop.ini"),  # Windows
         *("__macosx", "network trash folder", "temporary items", "thevolumesettingsfolder", "icon\r"),  # macOS
-        *("cvs", "_svn", "__pycache__"),
+        *("_svn", "__pycache__"),
         *("wandb", "mlruns", "lightning_logs"),  # records of trainings
     }
 )
+DEBRIS_CAPITALS = frozenset({"CVS", "RECYCLER", "RECYCLED"})  # in other letters they are classes
 DEBRIS_SUFFIXES = (".lrdata",)  # Lightroom's previews
 # each with what else begins alike ruled out: a text may begin with BM or P5
 IMAGE_START = re.compile(
@@ -112,7 +113,8 @@ def visible_entries(folder: Path, left_out: Counter[str] | None = None) -> list[
 
 def is_debris(name: str) -> bool:
     """Tell by its name whether a file or folder is hidden or was left by a system, and is never data."""
-    return name.startswith(".") or name.casefold() in DEBRIS or name.casefold().endswith(DEBRIS_SUFFIXES)
+    folded = name.casefold()
+    return name.startswith(".") or name in DEBRIS_CAPITALS or folded in DEBRIS or folded.endswith(DEBRIS_SUFFIXES)
 
 
 def _left_by_a_tool(entry: os.DirEntry[str]) -> bool:

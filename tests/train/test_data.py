@@ -138,6 +138,7 @@ def empty(*places: str) -> Callable[[Path], None]:
         (lambda _: None, "one folder for each class, found none"),
         (lambda root: add(root, *numbered(3)), "found 3 images beside each other"),
         (folders("only"), "found one: 'only'"),
+        (folders("only", "wandb"), r"found one: 'only' \(left out: 1 wandb/\)"),
         (empty("train/b"), "class 'b' is empty: .*/train/b .*left out: 1 .txt"),
         (empty("val/b"), "class 'b' is empty: .*/val/b"),
         (folders("train/a", "train/b", "val/a", "val/x", "val/y"), "val/ has classes that train/ lacks: 'x', 'y';"),

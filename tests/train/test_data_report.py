@@ -34,7 +34,7 @@ def report(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) 
     monkeypatch.setattr(console.stdout, "_width", 200)
     monkeypatch.setattr(console.status, "_width", 1000)
 
-    def printed(data: Path, **flags: str) -> tuple[str, str]:
+    def printed(data: Path, **flags: Path) -> tuple[str, str]:
         command.train(data, check_only=True, **flags)  # type: ignore[arg-type]
         return capsys.readouterr()
 
@@ -127,6 +127,17 @@ def test_what_misleads_no_training_is_not_warned_of(
     splits(tmp_path)
     make(tmp_path)
     assert absent not in report(tmp_path)[1]
+
+
+@pytest.mark.parametrize("val", ["train", "val.csv"])
+def test_an_image_that_is_in_both_splits_itself_is_warned_of(
+    report: Callable[..., tuple[str, str]], tmp_path: Path, val: str
+) -> None:
+    splits(tmp_path)
+    rows = (f"{label}/{n}-{name},{label}\n" for n, label in enumerate(("cat", "dog")) for name in numbered(2))
+    (tmp_path / "val.csv").write_text("".join(rows))
+    said = report(tmp_path / "train", val=tmp_path / val)[1]
+    assert "4 of the 4 validation images are training images too, by content" in said
 
 
 def test_one_pixel_of_a_large_picture_tells_it_from_another(

@@ -38,6 +38,7 @@ def answers(found: DataSet) -> dict[str, str]:
         ("sep=;\npath;category", "{file};{label}"),
         ("id,breed", "{stem},{label}"),  # Kaggle's dogs
         ("id,filename,size,label", "7,{file},3,{label}"),
+        ("id,photo,label", "{other},{file},{label}"),  # the row's number, which another image has for its name
         ("class id,filepaths,labels,data set", "5,{file},{label},birds"),  # a column of another meaning
         ("whatever,that", "{file},{label}"),
         ("image_id, cat, dog", "{stem}, {cat}, {dog}"),  # Kaggle's plants, Roboflow's _classes.csv
@@ -49,7 +50,14 @@ def answers(found: DataSet) -> dict[str, str]:
 )
 def test_a_table_is_read_in_the_shapes_that_people_have(images: Path, head: str, row: str) -> None:
     facts = [
-        {"file": f, "stem": f[0], "label": label, "cat": int(label == "cat"), "dog": int(label == "dog")}
+        {
+            "file": f,
+            "stem": f[0],
+            "other": 5 - int(f[0]),
+            "label": label,
+            "cat": int(label == "cat"),
+            "dog": int(label == "dog"),
+        }
         for f, label in CLASSES.items()
     ]
     found = labelled(images, "\r\n".join([*filter(None, [head]), *(row.format(**fact) for fact in facts), ""]))
@@ -90,6 +98,9 @@ def test_validation_images_may_be_in_a_table_or_in_class_folders_of_their_own(im
         found = labelled(images, text, val=val)
         assert [image.path.name for image in found.validation] == names
         assert by_label(found.train) == {"cat": 1, "dog": 1}
+    (valid / "_classes.csv").write_text("file,label,split\n7.jpg,cat,test\n8.jpg,dog,test\n")
+    with pytest.raises(DataError, match=r"_classes\.csv: expected images to validate on, found rows of the test split"):
+        labelled(images, text, val=valid / "_classes.csv")
     with pytest.raises(DataError, match=r"found .*labels\.csv too"):
         labelled(images, "file,label,split\n1.jpg,cat,train\n3.jpg,dog,train\n2.jpg,cat,val\n", val=valid)
 

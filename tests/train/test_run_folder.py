@@ -136,6 +136,16 @@ def test_a_label_that_changed_in_the_table_is_named(data: Path, tmp_path: Path, 
         read_stopped(run)
 
 
+def test_an_image_that_is_in_both_lists_is_no_change(data: Path, tmp_path: Path, own_cache: Path) -> None:
+    (tmp_path / "val.csv").write_text("a/001.jpg,a\nb/002.png,b\n")
+    settings = TrainSettings.make(
+        data=str(data / "train"), val=str(tmp_path / "val.csv"), spec=preset("digits"), phases=PHASES["digits"]
+    )
+    run = RunFolder.create(tmp_path, "both", "hybrid")
+    record_start(run, settings, SPEC, scan_for(settings))
+    read_stopped(run)
+
+
 def test_what_changes_no_image_of_the_run_is_no_change(run: RunFolder, data: Path) -> None:
     for image in data.rglob("*.jpg"):
         os.utime(image, (1, 1))

@@ -42,6 +42,11 @@ def test_what_systems_leave_is_never_data_and_a_visible_folder_of_it_is_counted(
     assert describe_left_out(left_out) == ("" if name.startswith(".") else f"left out: 2 {name}/")
 
 
+def test_what_is_written_as_no_system_writes_it_is_data(tmp_path: Path) -> None:
+    put(tmp_path, "cvs/1.png", "Recycled/2.png")
+    assert found(tmp_path) == ["cvs/1.png", "Recycled/2.png"]
+
+
 @pytest.mark.parametrize(
     "mark",
     [
