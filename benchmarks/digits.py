@@ -25,7 +25,7 @@ sys.path.append(str(Path(__file__).parents[1] / "tests"))
 from support.data.drawings import PLACES, read_drawings
 
 from hybrid_edge.runtime import Classifier
-from hybrid_edge.runtime.draw.digits import drawn_frame
+from hybrid_edge.runtime.digits import drawn_frame
 
 LIMITS = {"cnn": 0.98, "rnn": 0.97, "hybrid": 0.98}
 SECONDS = 60.0  # to train one, on two cores

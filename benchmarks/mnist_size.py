@@ -23,7 +23,7 @@ from interleave import RESULTS, Report
 from rich.progress import track
 from sklearn.datasets import load_digits
 
-from hybrid_edge.runtime.draw.digits import mnist_frame
+from hybrid_edge.runtime.digits import mnist_frame
 from hybrid_edge.train.augment import augment
 
 SPLITS = {"train": 60_000, "val": 10_000}

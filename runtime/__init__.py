@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from .engines.progress import Reporter
     from .frame import Frame, Outputs
     from .golden import GoldenResult, check_golden
+    from .ink import photographed_frame
     from .preprocess import Preprocessor, decode_image, read_image
     from .sources.files import Sources, open_sources
     from .spec import ModelSpec
@@ -79,6 +80,7 @@ __all__ = [
     "decode_image",
     "open_backend",
     "open_sources",
+    "photographed_frame",
     "read_image",
 ]
 
@@ -90,6 +92,7 @@ _MODULES = {
     "engines.progress": ("Reporter",),
     "frame": ("Frame", "Outputs"),
     "golden": ("GoldenResult", "check_golden"),
+    "ink": ("photographed_frame",),
     "preprocess": ("Preprocessor", "decode_image", "read_image"),
     "sources.files": ("Sources", "open_sources"),
     "spec": ("ModelSpec",),

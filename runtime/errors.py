@@ -5,7 +5,7 @@
     │   └── SpecError                            a ModelSpec that contradicts itself
     ├── DataError                       exit 1   a data set that can't be trained on
     │   └── CalibrationError                     no image to calibrate on, or activations that can't be calibrated
-    ├── ImageError                               one image that can't be read
+    ├── ImageError                               one image that can't be read, or without the ink that was looked for
     ├── SourceError                              a source of frames that does not exist or gives none
     ├── WeightsError                             pretrained weights absent or not fitting
     ├── ModelFileError                           a .keras file that hybrid-train did not write, or damaged
@@ -83,7 +83,7 @@ class CalibrationError(DataError):
 
 
 class ImageError(HybridEdgeError):
-    """An image can't be read; the message names the file and the reason."""
+    """An image can't be read, or shows no ink; the message names the file and the reason."""
 
 
 class SourceError(HybridEdgeError):

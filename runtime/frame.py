@@ -7,22 +7,31 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from .errors import InputError
+
 Pixels = npt.NDArray[np.uint8]  # a picture, (H, W, 3), BGR
+
+
+def check_pixels(image: Pixels) -> None:
+    """Raise InputError unless a picture is (H, W, 3) uint8, and not empty."""
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or image.size == 0:
+        raise InputError(f"expected a frame of shape (H, W, 3), uint8, BGR; found shape {image.shape}, {image.dtype}")
 
 
 @dataclass(frozen=True, eq=False)
 class Frame:
-    """One frame, or the reason why there is none.
+    """One frame, or the reason why it can't be classified.
 
     Attributes:
         source: the file, camera or stream it comes from, as it was named.
         index: the frame's number in a video or stream, from 0; 0 for an image.
-        image: (H, W, 3) uint8, BGR; None where ``error`` says why.
-        error: what is wrong with the file, or with this frame of a stream.
+        image: (H, W, 3) uint8, BGR; None where it could not be read.
+        error: what is wrong with the file, or with this frame of a stream; None where nothing is.
         video: whether the source has more than one frame.
         captured: when the frame left its decoder, ``time.monotonic()`` seconds; 0 where nobody measures ages.
         timestamp: the same moment in Unix seconds.
         position: seconds from the start of its video file; None elsewhere.
+        seen: what the model was shown in place of ``image``, (H, W, 3) uint8, BGR; None where it was shown that.
     """
 
     source: str
@@ -33,6 +42,7 @@ class Frame:
     captured: float = 0.0
     timestamp: float = 0.0
     position: float | None = None
+    seen: Pixels | None = None
 
 
 OUTPUT_NAMES = ("logits", "probabilities")

@@ -51,6 +51,7 @@ class InferRequest:
     snapshots: Path | None = None
     when: str | None = None
     smooth: float | None = None
+    digit: bool = False
     hang_timeout: float = HANG_TIMEOUT
     supervise: bool | None = None
 

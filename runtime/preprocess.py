@@ -24,8 +24,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from .errors import ImageError, InputError
-from .frame import Pixels
+from .errors import ImageError
+from .frame import Pixels, check_pixels
 from .image_headers import PNG_SIGNATURE, check_header, heif_turns, unread_format
 from .opencv import MAX_PIXELS, cv2
 from .spec import ModelSpec
@@ -167,10 +167,7 @@ class Preprocessor:
         Raises:
             InputError: the frame is not (H, W, 3) uint8, or is empty.
         """
-        if frame.dtype != np.uint8 or frame.ndim != 3 or frame.shape[2] != 3 or frame.size == 0:
-            raise InputError(
-                f"expected a frame of shape (H, W, 3), uint8, BGR; found shape {frame.shape}, {frame.dtype}"
-            )
+        check_pixels(frame)
         cv2.cvtColor(self._resize(frame), cv2.COLOR_BGR2RGB, dst=self._rgb)
         image = tensors["image"][row] if "image" in tensors else self._scaled
         cv2.LUT(self._rgb, SCALED_VALUES, dst=image)

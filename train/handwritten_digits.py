@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..runtime.console import progress
-from ..runtime.draw.digits import mnist_frame
+from ..runtime.digits import mnist_frame
 from ..runtime.errors import DataError
 from ..runtime.opencv import cv2
 from .class_folders import ClassFolderWriter, WrittenFolders

@@ -64,6 +64,14 @@ def fit(image: Pixels, pixels: Pixels) -> Box:
     return box
 
 
+def inset(image: Pixels, pixels: Pixels) -> None:
+    """Draw a picture into the upper right corner of another one, a quarter of its shorter side large."""
+    side = min(pixels.shape[:2]) // 4
+    corner = Box(pixels.shape[1] - side, 0, side, side).view(pixels)
+    fill(corner, TRACK)
+    fit(image, corner)
+
+
 def _shrunk(image: Pixels, size: tuple[int, int]) -> Pixels:
     """Return a picture shrunk by a whole number where it is twice too large or more: the fast way without aliasing."""
     factor = min(image.shape[1] // size[0], image.shape[0] // size[1])

@@ -89,6 +89,14 @@ def infer(
             rich_help_panel=FRAMES,
         ),
     ] = 0.0,
+    digit: Annotated[
+        bool,
+        typer.Option(
+            "--digit",
+            help="Show a digits model the digit that is found on a photographed page.",
+            rich_help_panel=FRAMES,
+        ),
+    ] = False,
     top_k: Annotated[int, typer.Option(min=1, help="Labels for each image.", rich_help_panel=OUTPUTS)] = 5,
     as_json: Annotated[
         bool, typer.Option("--json", help="JSON lines on stdout in place of rows.", rich_help_panel=OUTPUTS)
@@ -196,6 +204,7 @@ def infer(
         snapshots=snapshots,
         when=when,
         smooth=smooth,
+        digit=digit,
         hang_timeout=hang_timeout,
         supervise=supervise,
     )

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import numpy as np
 
+from ..digits import drawn_frame
 from ..frame import Pixels
 from ..opencv import cv2
 from ..outputs.display import QUIT_KEYS, close_window, is_visible, pressed_key
-from .digits import drawn_frame
 from .page import PAPER_BOX, TITLE, View, draw_page
 from .paper import THICKNESS, Paper, save_drawing
 from .readers import Reader, Reading, read_drawing

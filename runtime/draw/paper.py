@@ -9,9 +9,9 @@ import numpy as np
 import numpy.typing as npt
 
 from ..console import say
+from ..digits import drawn_frame
 from ..opencv import cv2
 from ..storage import free_path, write_bytes
-from .digits import drawn_frame
 
 PAPER_SIDE = 400  # pixels
 THICKNESS = 15

@@ -10,7 +10,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..canvas.pictures import blank, caption, fit, notice
+from ..canvas.pictures import blank, caption, fit, inset, notice
 from ..classifier import Prediction
 from ..frame import Pixels
 from ..sources.events import Events
@@ -147,6 +147,8 @@ class Recorder(Sink):
             start, seconds = file.place(frame.index, now, self._interval)
         picture = _blank(file.writer)
         fit(image, picture)
+        if frame.seen is not None:
+            inset(frame.seen, picture)
         _label(picture, result, prediction)
         file.writer.write(picture, start, seconds)
 

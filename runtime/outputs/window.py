@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Collection, Sequence
 
-from ..canvas.pictures import BACKGROUND, DIM, TEXT, WARNING, Bars, Box, blank, dim, fill, fit, notice, text_row
+from ..canvas.pictures import BACKGROUND, DIM, TEXT, WARNING, Bars, Box, blank, dim, fill, fit, inset, notice, text_row
 from ..frame import Pixels
 from ..opencv import cv2
 from ..sources.events import Event
@@ -175,6 +175,8 @@ class Tile:
         silence = self.silence()
         if self._pictured is not None and self._pictured.frame.image is not None:
             fit(self._pictured.frame.image, view)
+            if self._pictured.frame.seen is not None:
+                inset(self._pictured.frame.seen, view)
         text_row(pixels[:head], self.name, self._right(silence), size, (TEXT, DIM if silence is None else WARNING))
         below = pixels[height - panel + size // 2 :]
         if silence is not None:
@@ -183,7 +185,8 @@ class Tile:
             self._bars.draw(below, self._result.prediction.top(rows), size, step)
         elif self._result is not None:
             dim(view)
-            notice(view, [f"frame {self._result.frame.index} unreadable", self._result.frame.error or ""], size)
+            unread = [f"frame {self._result.frame.index} unreadable"] if self._result.frame.image is None else []
+            notice(view, [*unread, self._result.frame.error or ""], size)
         else:
             notice(view, ["waiting for the first frame"], size, TEXT)
 

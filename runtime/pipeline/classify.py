@@ -15,11 +15,14 @@ from .. import console
 from ..background import start_in_background
 from ..bundle import Bundle
 from ..console import say, waiting
+from ..digits import SIDE, reads_digits
 from ..engines.engine_options import EngineOptions
 from ..engines.progress import make_reporter
+from ..errors import UsageError
 from ..infer_request import InferRequest
+from ..ink import is_dark_on_light
 from ..outputs.choice import ChosenSinks, check_outputs
-from ..outputs.sink import Sink, Status
+from ..outputs.sink import Result, Sink, Status
 from ..service.heartbeat import Heartbeat
 from ..service.signals import StopSignals
 from ..sources.blocking import BLOCKING_CALLS
@@ -33,6 +36,8 @@ from .dataflow import Pipeline, PipelineOptions
 if TYPE_CHECKING:
     from ..classifier import Classifier
     from ..sources.capture import Capture
+
+LOOKS = 100  # frames, after which no hint is looked for: what is shown does not change, and large frames cost time
 
 
 def classify(request: InferRequest, signals: StopSignals, heartbeat: Heartbeat | None) -> int:
@@ -51,7 +56,7 @@ def classify(request: InferRequest, signals: StopSignals, heartbeat: Heartbeat |
         events.report("engine-hung")
     captures = _open_sources(request, events)
     latest = None if request.every_frame is None else not request.every_frame
-    plan = PipelineOptions(request.batch_size, request.max_wait, latest)
+    plan = PipelineOptions(request.batch_size, request.max_wait, latest, request.digit)
     check_outputs(request)
     classifier = _open_classifier(request, heartbeat)
     with closed_in_time(classifier, None if heartbeat else request.hang_timeout) as unfinished:
@@ -62,7 +67,8 @@ def classify(request: InferRequest, signals: StopSignals, heartbeat: Heartbeat |
             _warm_up(classifier, request.batch_size)
         outputs = ChosenSinks(request, classifier.labels, captures, events)
         latest_status = LatestStatus()
-        pipeline = Pipeline(classifier, captures, [*outputs.sinks, latest_status], plan, events)
+        hints = [PaperHint()] if reads_digits(classifier.spec) and not request.digit else []
+        pipeline = Pipeline(classifier, captures, [*outputs.sinks, *hints, latest_status], plan, events)
         try:
             if heartbeat is not None:
                 heartbeat.running(pipeline.busy, latest_status.counts)
@@ -124,6 +130,21 @@ class LatestStatus(Sink):
         self._last = status
 
 
+class PaperHint(Sink):
+    """This sink says once that the first frames look like ink on paper, of which a digits model has never seen any."""
+
+    def __init__(self) -> None:
+        self._left = LOOKS
+
+    def write(self, result: Result) -> None:
+        """Look at a frame, unless enough were looked at."""
+        if self._left and result.prediction is not None and result.frame.image is not None:
+            self._left -= 1
+            if is_dark_on_light(result.frame.image):
+                self._left = 0
+                say(f"{result.frame.source}: looks like dark ink on paper; this model reads that with --digit")
+
+
 def _open_sources(request: InferRequest, events: Events) -> list[Capture]:
     options = CaptureOptions(request.width, request.height, request.fps, request.every_frame)
     captures = open_captures(request.sources, options, events)
@@ -138,6 +159,12 @@ def _open_classifier(request: InferRequest, heartbeat: Heartbeat | None) -> Clas
     with waiting("opening the bundle") as stop:
         bundle = Bundle.open(request.bundle)
         check_outputs(request, bundle.labels)
+        if request.digit and not reads_digits(bundle.spec):
+            raise UsageError(
+                f"--digit: expected a model of the labels 0 to 9 in {SIDE}x{SIDE} pixels, found {len(bundle.labels)} "
+                f"labels ({', '.join(bundle.labels[:3])} …) in {bundle.spec.image_size}x{bundle.spec.image_size}; "
+                "leave --digit out, or name a digits model with --bundle"
+            )
         return runtime.Classifier.load(
             bundle,
             backend=request.backend,

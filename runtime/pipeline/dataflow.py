@@ -46,6 +46,7 @@ class PipelineOptions:
         batch: the most frames that go through the model at once.
         max_wait_ms: how long a live batch waits for more frames after its first, milliseconds; 0: not at all. Batches
             of files alone wait until they are full.
+        digit: whether the model is shown the digit that ``photographed_frame`` finds in a frame.
         latest: whether the newest frame wins and others are dropped; None: for live sources alone.
 
     Raises:
@@ -55,6 +56,7 @@ class PipelineOptions:
     batch: int = 1
     max_wait_ms: float = 0.0
     latest: bool | None = None
+    digit: bool = False
 
     def __post_init__(self) -> None:
         if self.batch < 1 or not 0 <= self.max_wait_ms < float("inf"):
@@ -116,7 +118,8 @@ class Pipeline:
         boxes = [Mailbox(item.name, live=item.live, newest=wins) for item, wins in zip(captures, newest, strict=True)]
         self._links = _make_links(boxes, backend, options.batch, depth, max_wait, events)
         self._inference = Inference(self._links, backend, depth)
-        preparation = Preparation(self._links, Preprocessor(classifier.spec), options.batch, max_wait)
+        preprocessor = Preprocessor(classifier.spec)
+        preparation = Preparation(self._links, preprocessor, options.batch, max_wait, digit=options.digit)
         stages = [
             (f"capture {box.name}", Capturing(self._links, capture, box).run)
             for capture, box in zip(captures, boxes, strict=True)

@@ -62,9 +62,10 @@ class Batch:
 
     def add(self, pending: PendingFrame) -> None:
         """Append a frame whose tensors are in row ``rows``, or one that could not be read."""
-        if pending.frame.image is not None:
+        if pending.frame.error is None:
             pending.row = self.rows
             self.rows += 1
+        if pending.frame.image is not None:
             self.size += pending.frame.image.nbytes
         self.frames.append(pending)
 

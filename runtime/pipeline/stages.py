@@ -13,7 +13,8 @@ from collections import deque
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from ..errors import BackendError, InputError
+from ..errors import BackendError, ImageError, InputError
+from ..ink import photographed_frame
 from ..preprocess import Preprocessor
 from .handover import MEMORY_ERRORS, Batch, Links, is_shortage, one_line
 from .mailbox import Mailbox, PendingFrame
@@ -83,15 +84,18 @@ class Preparation:
     """Takes frames, preprocesses them straight into the engine's input memory, and hands over batches.
 
     No other thread uses the preprocessor. A batch has up to ``capacity`` rows, and waits ``max_wait`` seconds for more
-    frames after its first; None: until it is full.
+    frames after its first; None: until it is full. With ``digit``, tensors are of what ``photographed_frame`` finds.
     """
 
-    def __init__(self, links: Links, preprocessor: Preprocessor, capacity: int, max_wait: float | None) -> None:
+    def __init__(
+        self, links: Links, preprocessor: Preprocessor, capacity: int, max_wait: float | None, *, digit: bool = False
+    ) -> None:
         self._links = links
         self._clock = links.clocks["preprocess"]
         self._preprocessor = preprocessor
         self._capacity = capacity
         self._max_wait = max_wait
+        self._digit = digit
 
     def run(self) -> None:
         """Make batches until no more frames will come."""
@@ -157,7 +161,12 @@ class Preparation:
             return True
         try:
             with self._clock as begun:
+                if self._digit:
+                    image = photographed_frame(image)
+                    pending.frame = replace(pending.frame, seen=image)
                 self._preprocessor.fill(image, batch.buffers.tensors, batch.rows)
+        except ImageError as error:  # of a page without ink, which can still be shown
+            pending.frame = replace(pending.frame, error=str(error))
         except InputError as error:
             pending.frame = replace(pending.frame, image=None, error=str(error))
         except MEMORY_ERRORS as error:

@@ -11,7 +11,7 @@ from support.models import bundles
 from support.models.bundles import make_bundle
 
 from hybrid_edge.runtime import Classifier
-from hybrid_edge.runtime.draw.digits import drawn_frame
+from hybrid_edge.runtime.digits import drawn_frame
 from hybrid_edge.runtime.draw.paper import save_drawing
 from hybrid_edge.runtime.draw.readers import newest_bundles, open_readers, read_drawing
 from hybrid_edge.runtime.draw.session import DrawRequest

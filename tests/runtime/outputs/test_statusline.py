@@ -6,6 +6,7 @@ import pty
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import pytest
 from rich.console import Console
@@ -57,7 +58,13 @@ def test_on_a_terminal_an_unreadable_frame_takes_the_label_away() -> None:
     stream = io.StringIO()
     console = Console(file=stream, force_terminal=True, width=200, color_system=None)
     line = StatusLine(console)
-    for result, label in ((make_result(), True), (make_result(index=1, error="torn"), False)):
+    blank = make_result(index=2)
+    blank = replace(blank, prediction=None, frame=replace(blank.frame, error="no ink: expected some"))
+    for result, label, said in (
+        (make_result(), True, ""),
+        (make_result(index=1, error="torn"), False, "frame unreadable"),
+        (blank, False, "no ink "),
+    ):
         line.write(result)
         line.status(make_status())
         stream.truncate(0)
@@ -65,7 +72,7 @@ def test_on_a_terminal_an_unreadable_frame_takes_the_label_away() -> None:
         line.poll()
         shown = stream.getvalue()
         assert (LABELS[0] in shown and "75.0 %" in shown) is label
-        assert ("frame unreadable" in shown) is not label
+        assert said in shown
     line.close()
 
 

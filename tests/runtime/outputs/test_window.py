@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -179,6 +180,16 @@ def test_an_unreadable_frame_has_no_label_and_before_the_first_one_there_is_a_no
     assert not is_live(make_tile(make_result(), make_result(index=1, error="the decoder gave up")))
     assert not is_live(make_tile())
     assert (draw(make_tile()) > 200).any()  # its text
+
+
+def test_what_the_model_saw_lies_in_a_corner_and_a_page_without_ink_is_shown_as_the_newest_picture() -> None:
+    white = np.full((28, 28, 3), 255, np.uint8)
+    assert np.array_equal(draw(make_tile(make_result(seen=white)))[45:65, 590:620], np.full((20, 30, 3), 255))
+    page = make_result(index=1, color=(255, 255, 255))
+    blank_page = replace(page, prediction=None, frame=replace(page.frame, error="no ink found: expected strokes"))
+    tile = make_tile(make_result(), blank_page)
+    assert not is_live(tile)
+    assert (draw(tile)[60, 320] == 255 * 0.35 // 1).all()  # a part of its light
 
 
 @pytest.mark.parametrize(("width", "height"), [(60, 50), (300, 240), (1280, 760)])

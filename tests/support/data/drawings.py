@@ -52,3 +52,10 @@ class Drawing:
 
 def read_drawings() -> list[Drawing]:
     return [Drawing(**item) for item in json.loads(STROKES.read_text(encoding="utf-8"))["drawings"]]
+
+
+def best_difference(frame: Gray, other: Gray) -> float:
+    """Mean |difference| as a share of the ink, at the best of the nine shifts by at most one pixel."""
+    shifts = [(dy, dx) for dy in (-1, 0, 1) for dx in (-1, 0, 1)]
+    gaps = [np.abs(np.roll(other, shift, (0, 1)).astype(int) - frame).sum() for shift in shifts]
+    return float(min(gaps) / frame.astype(int).sum())

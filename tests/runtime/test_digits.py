@@ -7,10 +7,10 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 from cv2 import connectedComponents
-from support.data.drawings import PLACES, SIZE, STROKES, Drawing
+from support.data.drawings import PLACES, SIZE, STROKES, Drawing, best_difference
 
 from hybrid_edge.runtime import Classifier
-from hybrid_edge.runtime.draw.digits import BOX, PEN, SIDE, drawn_frame, mnist_frame
+from hybrid_edge.runtime.digits import BOX, PEN, SIDE, drawn_frame, mnist_frame
 from hybrid_edge.runtime.draw.readers import Reader, read_drawing
 from hybrid_edge.runtime.errors import InputError
 
@@ -28,13 +28,6 @@ def drawn(digit: str, height: int = 400, stroke: int = 15) -> Ink:
 def cropped(ink: Ink) -> Ink:
     left, top, width, height = cv2.boundingRect(ink)
     return ink[top : top + height, left : left + width]
-
-
-def best_difference(frame: Ink, other: Ink) -> float:
-    """Mean |difference| as a share of the ink, at the best of the nine shifts by at most one pixel."""
-    shifts = [(dy, dx) for dy in (-1, 0, 1) for dx in (-1, 0, 1)]
-    gaps = [np.abs(np.roll(other, shift, (0, 1)).astype(int) - frame).sum() for shift in shifts]
-    return float(min(gaps) / frame.astype(int).sum())
 
 
 DIGITS = "0123456789"

@@ -11,8 +11,9 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from ..errors import InputError
-from ..opencv import cv2
+from .errors import InputError
+from .opencv import cv2
+from .spec import ModelSpec
 
 SIDE = 28  # side of the frame, pixels
 BOX = 20  # the ink's longer side in the frame, pixels
@@ -20,7 +21,14 @@ PEN = 2.3  # the thinnest stroke of a drawing in the frame, pixels; MNIST's are 
 INK = 128  # the gray from which a pixel counts as ink where its edges are soft
 WORKING = 4 * BOX  # a drawing's longer side while its strokes are widened: 400 pixels take twelve times as long
 
+LABELS = tuple("0123456789")
+
 Gray = npt.NDArray[np.uint8]
+
+
+def reads_digits(spec: ModelSpec) -> bool:
+    """Return whether a model reads frames as ``mnist_frame`` makes them: its labels are the digits, in 28 x 28."""
+    return spec.image_size == SIDE and sorted(spec.class_labels) == list(LABELS)
 
 
 def mnist_frame(ink: Gray) -> Gray:
@@ -58,7 +66,7 @@ def drawn_frame(ink: Gray) -> Gray:
 
 def _thicken(ink: Gray) -> Gray:
     """Widen strokes that would be thinner than ``PEN`` in the frame; leave wider ones as they are."""
-    ink = _shrink(_crop(ink))
+    ink = shrink(_crop(ink), WORKING)
     strokes = (ink >= INK).astype(np.uint8)
     if not strokes.any():
         return ink
@@ -73,12 +81,13 @@ def _thicken(ink: Gray) -> Gray:
     return np.asarray(cv2.dilate(paper, brush), np.uint8)
 
 
-def _shrink(ink: Gray) -> Gray:
-    longest = max(ink.shape)
-    if longest <= WORKING:
-        return ink
-    size = tuple(max(1, round(side * WORKING / longest)) for side in (ink.shape[1], ink.shape[0]))
-    return np.asarray(cv2.resize(ink, size, interpolation=cv2.INTER_AREA), np.uint8)
+def shrink(picture: Gray, longest: int) -> Gray:
+    """Return a picture, (H, W) or (H, W, 3) uint8, whose longer side has at most ``longest`` pixels."""
+    height, width = picture.shape[:2]
+    if max(height, width) <= longest:
+        return picture
+    size = tuple(max(1, round(side * longest / max(height, width))) for side in (width, height))
+    return np.asarray(cv2.resize(picture, size, interpolation=cv2.INTER_AREA), np.uint8)
 
 
 def _crop(ink: Gray) -> Gray:
