@@ -66,8 +66,11 @@ def write_bytes(path: Path, data: bytes) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a UTF-8 text file, replacing the old one as a whole."""
-    write_bytes(path, text.encode())
+    """Write a UTF-8 text file, replacing the old one as a whole.
+
+    A file name's byte that is not UTF-8 is written as an escape, which JSON reads back as the same name.
+    """
+    write_bytes(path, text.encode(errors="backslashreplace"))
 
 
 def write_json(path: Path, content: Any) -> None:

@@ -71,6 +71,12 @@ def test_a_file_is_replaced_as_a_whole_or_not_at_all(tmp_path: Path) -> None:
     assert "ä" in path.read_text(encoding="utf-8")
 
 
+def test_a_name_that_is_not_utf8_is_read_back(tmp_path: Path) -> None:
+    name = os.fsdecode(b"\xf0.png")
+    write_json(tmp_path / "skipped.json", [name, "\u00e9"])
+    assert json.loads((tmp_path / "skipped.json").read_text(encoding="utf-8")) == [name, "\u00e9"]
+
+
 def test_what_a_kill_left_half_written_is_swept(tmp_path: Path) -> None:
     for name in (".a.json-x1.tmp", ".a.json-x2.tmp.png", ".b.json-x3.tmp", "a.json"):
         (tmp_path / name).touch()
