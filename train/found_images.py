@@ -45,10 +45,12 @@ def find_images(data: Path, val: Path | None = None, labels: Path | None = None)
     found = _from_table(data, labels, alone=not table) if labels is not None else _from_folders(data)
     if val is not None:
         if found.validation:
+            remedy = "leave out --val, or the table's rows of that split"
+            if labels is None:
+                alone = shlex.join(["hybrid-train", str(found.train_place), "--val", str(val)])
+                remedy = f"name the training images alone: {alone}"
             raise DataError(
-                f"{data}: expected training images alone beside --val, found {found.validation_place} too; "
-                "name the training images alone: "
-                + shlex.join(["hybrid-train", str(found.train_place), "--val", str(val)])
+                f"{data}: expected training images alone beside --val, found {found.validation_place} too; {remedy}"
             )
         apart = _from_table(data, val, alone=False) if table else _from_folders(val)
         if not (apart.validation or apart.train):

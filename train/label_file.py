@@ -227,10 +227,21 @@ class _Reading:
             )
             missing += f"are looked for in {self._images.data} and beside the table"
             raise DataError(f"{self._path}: {missing if self._missing else 'no row has an image and a class'}")
+        if self._columns.split is None:
+            self._follow_folders()
         splits: dict[Role, Classes] = {}
         for image, (_, role, label) in sorted(self._seen.items(), key=lambda item: (item[1][2], item[0])):
             splits.setdefault(role, {}).setdefault(label, []).append(image)
         return splits
+
+    def _follow_folders(self) -> None:
+        """Take the splits from the folders where all images lie in folders of splits, as ``train/`` and ``test/``."""
+        places = [os.path.abspath(image) for image in self._seen]  # noqa: PTH100  links stay
+        start = len(os.path.commonpath(places).rstrip(os.sep)) + 1
+        roles = [split_role(place[start:].partition(os.sep)[0]) for place in places]
+        if len(set(roles)) > 1 and None not in roles:
+            pairs = zip(self._seen.items(), roles, strict=True)
+            self._seen = {image: (number, role, label) for (image, (number, _, label)), role in pairs if role}
 
     def _read_row(self, number: int, cells: Sequence[str]) -> None:
         label, image = self._label(number, cells), self._image(number, cells)

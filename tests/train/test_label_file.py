@@ -1,7 +1,7 @@
 from pathlib import Path
 
 import pytest
-from support.data.image_folders import add, by_label
+from support.data.image_folders import add, by_label, relative
 
 from hybrid_edge.runtime.errors import DataError
 from hybrid_edge.train.data import DataSet, scan
@@ -101,8 +101,26 @@ def test_validation_images_may_be_in_a_table_or_in_class_folders_of_their_own(im
     (valid / "_classes.csv").write_text("file,label,split\n7.jpg,cat,test\n8.jpg,dog,test\n")
     with pytest.raises(DataError, match=r"_classes\.csv: expected images to validate on, found rows of the test split"):
         labelled(images, text, val=valid / "_classes.csv")
-    with pytest.raises(DataError, match=r"found .*labels\.csv too"):
+    with pytest.raises(DataError, match=r"found .*labels\.csv too; leave out --val, or .* rows of that split$"):
         labelled(images, "file,label,split\n1.jpg,cat,train\n3.jpg,dog,train\n2.jpg,cat,val\n", val=valid)
+
+
+@pytest.mark.parametrize("place", ["", "train"])  # IMAGES
+def test_without_a_column_of_splits_those_of_the_folders_are_followed(tmp_path: Path, place: str) -> None:
+    names = [f"{split}/{number}.jpg" for split in ("train", "val", "test") for number in range(2)]
+    add(tmp_path, *names)
+    table = tmp_path / "labels.csv"
+    table.write_text("".join(f"{name},{['cat', 'dog'][index % 2]}\n" for index, name in enumerate(names)))
+    found = scan(tmp_path / place, labels=table)
+    assert [relative(images, tmp_path) for images in (found.train, found.validation)] == [names[:2], names[2:4]]
+    assert found.notes == (f"{table}: left out: 2 rows of the test split",)
+
+
+def test_a_folder_called_train_beside_classes_is_no_split_of_a_table(tmp_path: Path) -> None:
+    names = [f"{label}/{number}.jpg" for label in ("car", "train") for number in range(2)]
+    add(tmp_path, *names)
+    (tmp_path / "labels.csv").write_text("".join(f"{name},{name.partition('/')[0]}\n" for name in names))
+    assert by_label(scan(tmp_path, labels=tmp_path / "labels.csv").train) == {"car": 1, "train": 1}
 
 
 def test_a_row_of_another_split_names_no_image_of_this_one(images: Path) -> None:
