@@ -41,6 +41,8 @@ def find_images(data: Path, val: Path | None = None, labels: Path | None = None)
         DataError: there is no such folder or table, what is there could mean two things, there are no class folders,
             one class, an empty class, or a class to validate on that is not trained on.
     """
+    if val is not None and not val.exists():
+        raise DataError(f"--val {val}: expected class folders or a CSV of images and classes, found nothing there")
     table = val is not None and val.is_file()
     found = _from_table(data, labels, alone=not table) if labels is not None else _from_folders(data)
     if val is not None:

@@ -170,7 +170,7 @@ def test_splits_may_be_given_apart(tmp_path: Path) -> None:
         DataError, match=r"both/val too; name the training images alone: hybrid-train .*both/train --val"
     ):
         scan(tmp_path / "both", val=tmp_path / "there")
-    with pytest.raises(DataError, match="nowhere: no such folder"):
+    with pytest.raises(DataError, match=r"--val .*nowhere: expected class folders or a CSV .* found nothing there"):
         scan(tmp_path / "here", val=tmp_path / "nowhere")
 
 
