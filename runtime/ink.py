@@ -27,6 +27,13 @@ FULL = 90  # percentile of the ink's contrast that becomes 255: edges are fainte
 HALO = 0.2  # of that, what a lens and JPEG may spread around strokes; where nothing is spread, edges stay as drawn
 CLEAR_SKEW = 0.5  # skewness of the brightness, from which on ink is clearly the smaller part of a picture
 NOISE_STEP = 4  # pixels between those by which noise is measured
+LEAST_SHEET = (
+    50  # a sheet on a table has at least a fiftieth of the picture's area; what has nine tenths is the picture
+)
+SHEET_FILL = 0.86  # of the rectangle around it, what a sheet covers at least; a disc has 0.79
+SHEET_BLANK = 0.6  # of a sheet, what is paper at least; the rest may be ink
+SHEET_ASPECT = 3  # times as long as wide is a sheet at most; a chalk 1 is longer
+SHEET_RIM = 5  # side of the square by which a sheet is made smaller, pixels of ``LIGHTING``: its edge is blurred
 PAPER = (20, 40)  # percentiles of the contrast, which are paper's
 NOISE = 5.5  # times what lies between these two, from the second to three standard deviations above the mean
 
@@ -43,6 +50,7 @@ def photographed_frame(image: Pixels) -> Pixels:
         InputError: the image has another shape or type.
     """
     check_pixels(image)
+    image = _sheet(image)
     page = _page(image)
     flip = 255 if _has_light_ink(page) else 0  # light ink on dark becomes dark on light
     page = page ^ np.uint8(flip)
@@ -57,6 +65,38 @@ def photographed_frame(image: Pixels) -> Pixels:
     return np.asarray(cv2.cvtColor(frame, cv2.COLOR_GRAY2BGR), np.uint8)
 
 
+def _sheet(image: Pixels) -> Pixels:
+    """Return a light sheet that lies on something darker, cut out, with paper in place of what is around it.
+
+    It is the image itself where no large light rectangle is seen.
+    """
+    gray = np.asarray(cv2.blur(cv2.cvtColor(shrink(image, LIGHTING), cv2.COLOR_BGR2GRAY), (3, 3)), np.uint8)
+    light = np.asarray(cv2.threshold(gray, 0, 1, cv2.THRESH_BINARY | cv2.THRESH_OTSU)[1], np.uint8)
+    outlines = cv2.findContours(light, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)[0]
+    if not outlines:
+        return image
+    largest = max(outlines, key=cv2.contourArea)
+    filled = np.asarray(cv2.drawContours(np.zeros_like(light), [largest], -1, 1, cv2.FILLED), np.uint8)
+    area = cv2.countNonZero(filled)
+    width, height = sorted(cv2.minAreaRect(np.argwhere(filled).astype(np.float32))[1])
+    if (
+        not gray.size <= LEAST_SHEET * area <= LEAST_SHEET * 0.9 * gray.size
+        or area < SHEET_FILL * (width + 1) * (height + 1)
+        or cv2.countNonZero(light & filled) < SHEET_BLANK * area
+        or height > SHEET_ASPECT * width
+    ):
+        return image
+    inner = cv2.erode(filled, np.ones((SHEET_RIM, SHEET_RIM), np.uint8), borderValue=1)
+    on_it = gray[inner > 0]
+    if not on_it.size or np.ptp(on_it) < FAINTEST:  # with nothing on it, it is a stroke itself
+        return image
+    mask = cv2.resize(inner, image.shape[1::-1], interpolation=cv2.INTER_NEAREST)
+    x, y, width, height = cv2.boundingRect(mask)
+    sheet, around = image[y : y + height, x : x + width].copy(), mask[y : y + height, x : x + width] == 0
+    sheet[around] = np.median(sheet[~around], axis=0)
+    return sheet
+
+
 def _page(image: Pixels) -> Pixels:
     """Return the picture in a size in which strokes are searched: its longer side ``LIGHTING`` to ``PAGE`` pixels."""
     page = shrink(image, PAGE)
@@ -67,7 +107,7 @@ def _page(image: Pixels) -> Pixels:
 
 def is_dark_on_light(image: Pixels) -> bool:
     """Return whether a picture, (H, W, 3) uint8, looks like dark strokes on light paper."""
-    page = shrink(image, LIGHTING)
+    page = shrink(_sheet(image), LIGHTING)
     return float(np.median(page)) >= 128 and _skewness(page) < -CLEAR_SKEW
 
 

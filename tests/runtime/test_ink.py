@@ -65,6 +65,12 @@ def table(page: npt.NDArray[np.floating]) -> None:
     cv2.polylines(page, [np.array([(0, 9), (899, 0), (880, 590), (12, 599)])], True, GREEN, 70)
 
 
+def desk(page: npt.NDArray[np.floating], color: tuple[int, int, int] = GREEN, turned: float = 12) -> None:
+    """A sheet that takes a sixth of the picture, askew on a desk."""
+    page[:] = color
+    cv2.fillPoly(page, [cv2.boxPoints(((650, 430), (310, 280), turned)).astype(np.int32)], WHITE)
+
+
 def shadow(page: npt.NDArray[np.floating]) -> None:
     cv2.fillPoly(page, [np.array([(60, 60), (500, 200), (120, 500)])], (140, 140, 140))
 
@@ -86,6 +92,8 @@ KINDS = {
     "among dust": {"around": dust},
     "on a table": {"around": table},
     "pencil on a table": {"around": table, "pen": (120, 120, 120)},
+    "a sheet on a desk": {"around": desk},
+    "a sheet on a black desk": {"around": partial(desk, color=BLACK, turned=0)},
     "beside a shadow": {"around": shadow},
     "on ruled paper": {"around": lines},
 }
