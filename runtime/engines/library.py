@@ -16,6 +16,7 @@ guide "Migrating Python code from TensorRT 10.x to 11.x", and the deprecation me
 from __future__ import annotations
 
 import contextlib
+import gc
 import importlib
 import importlib.util
 import re
@@ -237,6 +238,9 @@ def make_interface(library: Library, interface: Any, messages: Messages) -> tupl
     logger = _make_logger(library, messages)
     # TensorRT takes the first logger that it is given as its global one, for as long as the process lasts
     _first_loggers.setdefault(library.kind, logger)
+    collecting = gc.isenabled()
+    # TensorRT logs while it holds a lock, for which another builder's end waits for ever: no garbage may be such a one
+    gc.disable()
     try:
         return interface(logger), logger
     except (TypeError, RuntimeError) as error:  # what pybind11 raises for a constructor that gave nothing
@@ -246,6 +250,9 @@ def make_interface(library: Library, interface: Any, messages: Messages) -> tupl
             "older than this TensorRT's CUDA (nvidia-smi shows both versions): update it, or install TensorRT for its "
             "CUDA version"
         ) from error
+    finally:
+        if collecting:
+            gc.enable()
 
 
 def _make_logger(library: Library, messages: Messages) -> Any:

@@ -171,3 +171,29 @@ def test_a_tensorrt_that_does_not_start_is_not_available_in_its_own_words(said: 
     with pytest.raises(BackendUnavailableError, match=r"TensorRT 11\.4\.1 does not start here") as caught:
         make_interface(library, builder, Messages())
     assert f"start here: {reason}; where that is CUDA's initialization, the NVIDIA driver is older" in str(caught.value)
+
+
+@pytest.mark.skipif(not installed("rtx"), reason="TensorRT-RTX is not installed")
+def test_no_garbage_is_collected_while_tensorrt_holds_its_lock_and_logs() -> None:
+    """A builder in a reference cycle that is collected inside a logger's call would wait for that lock for ever."""
+    code = """
+import faulthandler, gc
+from hybrid_edge.runtime.engines.library import Messages, find_library, make_interface
+faulthandler.dump_traceback_later(60, exit=True)
+library = find_library("rtx")
+def leave_a_cycle_and_build(logger):
+    cycle = [kept.pop()]
+    cycle.append(cycle)
+    del cycle
+    return library.module.Builder(logger)
+for allocations in range(1, 20):
+    gc.disable()
+    gc.collect()
+    kept = [make_interface(library, library.module.Builder, Messages())]
+    gc.set_threshold(allocations)
+    gc.enable()
+    make_interface(library, leave_a_cycle_and_build, Messages())
+assert gc.isenabled()
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
