@@ -51,6 +51,17 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         os.environ["HYBRID_EDGE_CACHE"] = before
 
 
+@pytest.fixture(autouse=True)
+def signals_as_before() -> Iterator[None]:
+    """What hybrid-infer does at signals until its process ends, a test that runs it in this process undoes."""
+    kinds = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGALRM)
+    before = [signal.getsignal(kind) for kind in kinds]
+    yield
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    for kind, handler in zip(kinds, before, strict=True):
+        signal.signal(kind, handler)
+
+
 @pytest.fixture(scope="session")
 def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """scikit-learn's 1,797 digits as train/, val/ and test/ class folders."""
