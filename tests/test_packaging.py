@@ -225,11 +225,12 @@ def test_help_needs_no_extra_but_cpu(installed: Installed, command: str) -> None
 
 
 @pytest.mark.parametrize(
-    "command", ["hybrid-train data", "hybrid-prepare digits there", "hybrid-export model.keras --images ."]
+    "command", ["hybrid-train data", "hybrid-prepare digits there", "hybrid-export model.keras --images photos"]
 )
 def test_what_needs_the_train_extra_is_one_line_that_names_it(installed: Installed, command: str) -> None:
+    (installed.folder / "photos").mkdir(exist_ok=True)
     for seed in range(8):
-        (installed.folder / f"{seed}.png").write_bytes(encode(sample_image(seed)))
+        (installed.folder / "photos" / f"{seed}.png").write_bytes(encode(sample_image(seed)))
     (installed.folder / "model.keras").write_bytes(b"")
     result = installed.run(*command.split())
     assert (result.returncode, result.stdout) == (1, "")

@@ -31,7 +31,7 @@ def test_tensorflow_and_blas_take_no_more_threads_than_a_containers_quota_feeds(
 from pathlib import Path
 from hybrid_edge.runtime import process
 process.usable_cpus = lambda: [0]
-from hybrid_edge.train.data import THREADS
+from hybrid_edge.train.checked_images import THREADS
 from hybrid_edge.train.tensorflow_import import import_tensorflow
 import_tensorflow()
 import tensorflow as tf
