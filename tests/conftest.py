@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import shutil
 import signal
@@ -16,6 +17,8 @@ os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # some tests import ONNX Ru
 if "PYTEST_XDIST_WORKER" in os.environ:  # one for each core: more threads would be in each other's way
     for variable in ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
         os.environ.setdefault(variable, "1")
+# OpenCV reads its settings once, when it is imported: before any test does that by itself
+importlib.import_module("hybrid_edge.runtime.opencv")
 # under nohup, or in the background of a script, these are ignored by every process that the tests start
 for ignored, handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
     if signal.getsignal(ignored) is signal.SIG_IGN:
