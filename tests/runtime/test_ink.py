@@ -82,7 +82,7 @@ def lines(page: npt.NDArray[np.floating]) -> None:
 KINDS = {
     "black on white": {},
     "small": {"height": 80, "corner": (20, 500)},
-    "large": {"size": (3000, 2000), "height": 900, "corner": (1900, 40)},
+    "large": {"size": (1500, 1000), "height": 450, "corner": (950, 20)},
     "upright": {"size": (480, 1400), "corner": (20, 1100)},
     "red on beige": {"paper": BEIGE, "pen": RED},
     "chalk": {"paper": GREEN, "pen": WHITE},
