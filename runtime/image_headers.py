@@ -5,6 +5,7 @@ OpenCV's decoders believe a header; what they would allocate for it, fill in or 
 
 from __future__ import annotations
 
+import contextlib
 import struct
 import zlib
 from collections.abc import Iterator
@@ -53,8 +54,8 @@ def unread_format(data: bytes) -> str:
     return f"{found}, which this OpenCV does not read, or damaged; convert it, as by ImageMagick: magick FILE FILE.png"
 
 
-class HeifTurns(NamedTuple):
-    """How an AVIF or HEIF picture is to be shown: turned by so many quarters to the left, and then mirrored."""
+class Turns(NamedTuple):
+    """How a picture is to be shown: turned by so many quarters to the left, and then mirrored."""
 
     quarters: int
     mirrored: int | None  # the axis of the array that is reversed: 0 swaps top and bottom, 1 left and right
@@ -65,12 +66,26 @@ class HeifTurns(NamedTuple):
         return np.ascontiguousarray(turned if self.mirrored is None else np.flip(turned, self.mirrored))
 
 
-def heif_turns(data: bytes, name: str) -> HeifTurns | None:
-    """Return what an AVIF or HEIF file's own properties say of its orientation; None for any other format.
+EXIF_TURNS = {  # EXIF's orientation -> what undoes it
+    2: Turns(0, 1),
+    3: Turns(2, None),
+    4: Turns(0, 0),
+    5: Turns(1, 0),
+    6: Turns(3, None),
+    7: Turns(1, 1),
+    8: Turns(1, None),
+}
 
+
+def own_turns(data: bytes, name: str) -> Turns | None:
+    """Return how a picture is to be turned here; None where OpenCV does what there is to do.
+
+    OpenCV before 4.11 leaves EXIF in WebP out.
     OpenCV leaves ``irot`` and ``imir`` (ISO/IEC 23008-12, 6.5.10 and 6.5.12) out, and by that standard they replace
     EXIF's orientation. ImageError where the picture has a clean aperture (``clap``), as it would be shown uncropped.
     """
+    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
+        return EXIF_TURNS.get(_webp_orientation(data), Turns(0, None))
     if _heif_format(data) is None:
         return None
     quarters, mirrored = 0, None
@@ -83,7 +98,27 @@ def heif_turns(data: bytes, name: str) -> HeifTurns | None:
             _check_pixels(content[4:8], content[8:12], name)
         elif kind == b"clap":
             raise ImageError(f"{name}: expected a whole picture, found one to be cropped (clap): export it cropped")
-    return HeifTurns(quarters, mirrored)
+    return Turns(quarters, mirrored)
+
+
+def _webp_orientation(data: bytes) -> int:
+    """Return the orientation in a WebP's EXIF (tag 0x0112 of TIFF's first directory), 1 where it says none."""
+    position = 12
+    while position + 8 <= len(data):
+        kind, size = struct.unpack_from("<4sI", data, position)
+        if kind == b"EXIF":
+            exif = data[position + 8 : position + 8 + size].removeprefix(b"Exif\0\0")
+            order = ">" if exif[:2] == b"MM" else "<"
+            with contextlib.suppress(struct.error):
+                (start,) = struct.unpack_from(f"{order}I", exif, 4)
+                (count,) = struct.unpack_from(f"{order}H", exif, start)
+                for entry in range(start + 2, start + 2 + 12 * count, 12):
+                    tag, value = struct.unpack_from(f"{order}H6xH", exif, entry)
+                    if tag == 0x0112:
+                        return int(value)
+            return 1
+        position += 8 + size + size % 2
+    return 1
 
 
 def _heif_format(data: bytes) -> str | None:

@@ -26,7 +26,7 @@ import numpy.typing as npt
 
 from .errors import ImageError
 from .frame import Pixels, check_pixels
-from .image_headers import PNG_SIGNATURE, check_header, heif_turns, unread_format
+from .image_headers import PNG_SIGNATURE, check_header, own_turns, unread_format
 from .opencv import MAX_PIXELS, cv2
 from .spec import ModelSpec
 
@@ -101,7 +101,7 @@ def decode_image(data: bytes, name: str = "image") -> Pixels:
     if not data:
         raise ImageError(f"{name}: the file is empty")
     check_header(data, name)
-    turns = heif_turns(data, name)
+    turns = own_turns(data, name)
     try:
         flags = cv2.IMREAD_COLOR | (cv2.IMREAD_IGNORE_ORIENTATION if turns else 0)
         frame = cv2.imdecode(np.frombuffer(data, np.uint8), flags)

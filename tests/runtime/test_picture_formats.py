@@ -84,7 +84,8 @@ def test_an_avif_that_claims_too_many_pixels_is_refused() -> None:
 
 @pytest.mark.parametrize("kind", ["GIF", "PNG", "WEBP", "TIFF", "AVIF"])
 def test_of_an_animation_and_of_pages_the_first_counts(kind: str) -> None:
-    if not cv2.haveImageWriter(f"picture.{kind.lower()}"):
+    old = kind == "WEBP" and tuple(map(int, cv2.__version__.split(".")[:2])) < (4, 11)
+    if old or not cv2.haveImageWriter(f"picture.{kind.lower()}"):
         pytest.skip(f"this OpenCV reads no {kind}")
     np.testing.assert_allclose(rgb(written(kind, frames=3)), QUARTERS, atol=2)
 
