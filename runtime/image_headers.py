@@ -22,12 +22,14 @@ JPEG_START = b"\xff\xd8\xff"
 JPEG_SCAN_MARKER = 0xDA  # start of scan: the compressed pixels follow
 JPEG_SIZE_MARKERS = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # the markers whose segment has height and width
 JPEG_END = b"\xff\xd9"
+ANIMATED = 2  # a flag of WebP's chunk VP8X
 HEIF_BRANDS = {  # of the box ftyp, in the order in which they are looked for
     b"avif": "AVIF",
     b"avis": "AVIF",
     **dict.fromkeys((b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"mif1", b"msf1"), "HEIF"),
 }
-FORMATS = {  # what a file begins with -> its format, of those that no OpenCV reads
+FORMATS = {  # what a file begins with -> its format, of those that no OpenCV reads, or not every one
+    b"GIF8": "GIF",
     b"\xff\x0a": "JPEG XL",
     b"\0\0\0\x0cJXL \r\n\x87\n": "JPEG XL",
     b"8BPS": "Photoshop",
@@ -49,6 +51,8 @@ def check_header(data: bytes, name: str) -> None:
 def unread_format(data: bytes) -> str:
     """Return why OpenCV reads no image in these bytes: the format's name and how to convert it, where it is known."""
     found = _heif_format(data) or next((said for start, said in FORMATS.items() if data.startswith(start)), None)
+    if _is_webp(data) and data[12:16] == b"VP8X" and int.from_bytes(data[20:21], "big") & ANIMATED:
+        found = "animated WebP"
     if found is None:
         return "not an image that OpenCV reads, or damaged"
     return f"{found}, which this OpenCV does not read, or damaged; convert it, as by ImageMagick: magick FILE FILE.png"
@@ -80,11 +84,11 @@ EXIF_TURNS = {  # EXIF's orientation -> what undoes it
 def own_turns(data: bytes, name: str) -> Turns | None:
     """Return how a picture is to be turned here; None where OpenCV does what there is to do.
 
-    OpenCV before 4.11 leaves EXIF in WebP out.
-    OpenCV leaves ``irot`` and ``imir`` (ISO/IEC 23008-12, 6.5.10 and 6.5.12) out, and by that standard they replace
-    EXIF's orientation. ImageError where the picture has a clean aperture (``clap``), as it would be shown uncropped.
+    OpenCV leaves AVIF's ``irot`` and ``imir`` (ISO/IEC 23008-12, 6.5.10 and 6.5.12) out, which by that standard replace
+    EXIF's orientation, and an older one (4.8, of JetPack 6) EXIF in WebP as well. ImageError where the picture has a
+    clean aperture (``clap``), as it would be shown uncropped.
     """
-    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
+    if _is_webp(data):
         return EXIF_TURNS.get(_webp_orientation(data), Turns(0, None))
     if _heif_format(data) is None:
         return None
@@ -99,6 +103,10 @@ def own_turns(data: bytes, name: str) -> Turns | None:
         elif kind == b"clap":
             raise ImageError(f"{name}: expected a whole picture, found one to be cropped (clap): export it cropped")
     return Turns(quarters, mirrored)
+
+
+def _is_webp(data: bytes) -> bool:
+    return data[:4] == b"RIFF" and data[8:12] == b"WEBP"
 
 
 def _webp_orientation(data: bytes) -> int:

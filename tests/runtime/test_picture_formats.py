@@ -134,6 +134,8 @@ def test_more_than_8_bits_of_an_avif_are_rounded(depth: int) -> None:
         (b"\0\0\0\x18ftypmif1\0\0\0\0mif1hevc", "HEIF"),
         (b"\0\0\0\x18ftypavif\0\0\0\0avifmif1", "AVIF"),
         (b"8BPS\0\1", "Photoshop"),
+        (b"GIF89a", "GIF"),
+        (b"RIFF\xff\0\0\0WEBPVP8X\x0a\0\0\0\2", "animated WebP"),
         (b'<svg xmlns="http://www.w3.org/2000/svg">', "SVG"),
     ],
 )

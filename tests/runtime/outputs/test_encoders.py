@@ -14,6 +14,7 @@ import pytest
 from support.data.recordings import play, record, times
 from support.live.results import make_result
 from support.models.bundles import make_bundle
+from support.streams.reading import children
 
 from hybrid_edge.runtime.outputs import encoders
 from hybrid_edge.runtime.outputs.encoders import H264Encoder, find_h264_encoder
@@ -82,13 +83,12 @@ def test_a_file_is_whole_at_every_moment_and_a_gap_and_another_size_are_as_in_an
 
 
 def test_where_the_encoder_ends_the_recording_goes_on_as_motion_jpeg(tmp_path: Path, element: str) -> None:
-    said: list[str] = []
+    said, before = list[str](), children()
     recorder = Recorder(tmp_path / "out.mp4", live=["cam0"], say=said.append, h264=element)
     for index, result in enumerate(live(20)):
         if index == 10:
-            (file,) = recorder._open_files.values()
-            assert isinstance(file.writer.encoder, H264Encoder)
-            file.writer.encoder._process.kill()
+            (encoder,) = children() - before
+            os.kill(encoder, signal.SIGKILL)
         recorder.write(result)
     recorder.close()
     assert_plays(tmp_path / "out.mp4", 0, 10)
@@ -99,12 +99,14 @@ def test_where_the_encoder_ends_the_recording_goes_on_as_motion_jpeg(tmp_path: P
 
 def test_an_encoder_that_does_not_answer_is_given_up(element: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(encoders, "ENCODE_TIMEOUT", 0.5)
+    before = children()
     encoder = H264Encoder(element, 320, 240)
-    os.kill(encoder._process.pid, signal.SIGSTOP)
+    (process,) = children() - before
+    os.kill(process, signal.SIGSTOP)
     with pytest.raises(encoders.EncoderError, match="expected a picture within"):
         encoder.encode(np.zeros((240, 320, 3), np.uint8))
     encoder.close()
-    assert encoder._process.poll() is not None
+    assert children() == before
 
 
 def test_what_an_encoder_says_neither_stops_it_nor_gets_into_the_file(

@@ -26,12 +26,17 @@ Image = npt.NDArray[np.uint8]
 
 def resources() -> tuple[int, int, int]:
     """Threads, file descriptors and children of this process."""
-    tasks = [task.name for task in Path("/proc/self/task").iterdir()]
-    children = 0
-    for task in tasks:
+    threads = len(list(Path("/proc/self/task").iterdir()))
+    return threads, len(list(Path("/proc/self/fd").iterdir())), len(children())
+
+
+def children() -> set[int]:
+    """The processes that this one started and that are there."""
+    found = set[int]()
+    for task in Path("/proc/self/task").iterdir():
         with contextlib.suppress(OSError):  # it has ended meanwhile
-            children += len(Path(f"/proc/self/task/{task}/children").read_text().split())
-    return len(tasks), len(list(Path("/proc/self/fd").iterdir())), children
+            found |= {int(number) for number in (task / "children").read_text().split()}
+    return found
 
 
 def settled(before: tuple[int, int, int], seconds: float = 10) -> tuple[int, int, int]:
