@@ -305,7 +305,9 @@ def test_an_image_that_vanishes_after_the_check_is_named_with_the_way_to_go_on(
 def test_half_precision_saves_float32_and_ends_with_the_training(few_digits: Path, tmp_path: Path) -> None:
     import keras
 
-    run = trainer.train(settings(few_digits, "cnn", (1, 1), mixed_precision="float16"), tmp_path, "half")
+    steps = {"steps": 3}  # a CPU takes seconds for each
+    half = settings(few_digits, "cnn", (1, 1), steps, steps, mixed_precision="float16")
+    run = trainer.train(half, tmp_path, "half")
     assert keras.mixed_precision.global_policy().name == "float32"
     model, _ = load_model(run.model)
     assert {weight.dtype for weight in model.get_weights()} == {np.dtype(np.float32)}

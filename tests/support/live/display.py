@@ -102,7 +102,10 @@ class Display:
 
     def picture(self, title: str) -> Pixels:
         """What a window shows, (H, W, 3) uint8, BGR."""
-        data = self._run("import", "-window", self.window(title), "png:-")
+        until = time.monotonic() + PATIENCE
+        while not (data := self._run("import", "-window", self.window(title), "png:-", check=False)):
+            assert time.monotonic() < until, f"{title}: no picture of it within {PATIENCE} s"  # it is just being moved
+            time.sleep(0.1)
         image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
         assert image is not None, "expected a PNG of the window"
         return np.asarray(image, np.uint8)

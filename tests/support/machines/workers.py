@@ -10,7 +10,18 @@ from xdist.remote import Producer
 from xdist.scheduler import LoadScopeScheduling
 
 # beginnings of paths below tests/; the longest running first, so that no worker ends minutes before the other
-GROUPS = ("export/test_fullsize", "runtime/commands", "export", "train/test_trainer.py", "runtime", "train")
+GROUPS = (
+    "export/test_fullsize",
+    "runtime/commands",
+    "export",
+    "train/test_trainer.py",
+    "runtime",
+    "runtime/sources",
+    "train",
+    "runtime/service",
+    "runtime/pipeline",
+    "runtime/outputs",
+)
 
 
 def group_of(nodeid: str) -> str:
