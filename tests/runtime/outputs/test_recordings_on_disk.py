@@ -87,7 +87,7 @@ def test_a_file_that_is_emptied_while_a_frame_is_written_is_found_at_the_next(tm
 def test_a_removed_files_space_is_freed_while_its_source_rests(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def opened() -> list[str]:
         links = list(Path("/proc/self/fd").iterdir())
-        return [str(link.readlink()) for link in links if link.is_symlink() and "out.mp4" in str(link.readlink())]
+        return [str(link.readlink()) for link in links if link.is_symlink() and str(path) in str(link.readlink())]
 
     monkeypatch.setattr(module, "LOOK_EVERY", 0.0)
     path = tmp_path / "out.mp4"
