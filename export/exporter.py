@@ -132,6 +132,7 @@ def _commit(
 ) -> None:
     names = {item.name for item in passed}
     manifest = Manifest(
+        format_version=prepared.spec.format_version,
         spec=prepared.spec,
         preprocessing=contract(prepared.spec),
         weights_sha256=prepared.weights,

@@ -17,7 +17,7 @@ from .roofline import Cost
 from .spec import ModelSpec, describe_faults
 
 MANIFEST = "manifest.json"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2  # the newest that is read; a bundle is of the oldest whose readers know its spec
 MAX_MANIFEST_SIZE = 2**24  # 16 MiB; a real one is some tens of KiB, also with a thousand class labels
 
 Precision = Literal["fp32", "fp16", "int8"]
@@ -192,7 +192,7 @@ class Manifest(_ManifestRecord):
     """The content of ``manifest.json``."""
 
     format: Literal["hybrid-edge-bundle"] = "hybrid-edge-bundle"
-    format_version: int = FORMAT_VERSION
+    format_version: int = 1
     spec: ModelSpec
     preprocessing: dict[str, Any]
     weights_sha256: Sha256

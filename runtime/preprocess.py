@@ -8,14 +8,16 @@ The contract, version 1 (written into every bundle, see ``contract``):
 - The resize policy brings a frame of any size to S x S. ``stretch`` ignores the aspect ratio, ``center-crop`` takes the
   largest centred square, ``letterbox`` keeps the whole frame and pads with 128, whose scaled value is nearest to 0.
 - Interpolation is OpenCV's ``INTER_LINEAR_EXACT`` (or ``INTER_NEAREST_EXACT``), the same to the bit on x86 and ARM.
-- ``image``: RGB, float32, x / 127.5 - 1 as ``keras.applications.xception.preprocess_input`` computes it.
-- ``sequence``: mean of the three scaled channels, row-major, T steps of S*S/T.
+- ``image``: RGB, float32, x / 127.5 - 1 as ``keras.applications.xception.preprocess_input`` computes it; or BGR, or
+  gray by the weights of ITU-R BT.601; scaled in another way where the spec says so (``scaled_values``).
+- ``sequence``: mean of the three scaled channels, row-major, T steps of S*S/T; or T patches of a grid, each row-major.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import math
 import stat
 from collections.abc import Sequence
 from pathlib import Path
@@ -28,7 +30,7 @@ from .errors import ImageError
 from .frame import Pixels, check_pixels
 from .image_headers import PNG_SIGNATURE, check_header, own_turns, unread_format
 from .opencv import MAX_PIXELS, cv2
-from .spec import ModelSpec
+from .spec import Channels, ModelSpec, Scaling
 
 Tensor = npt.NDArray[np.float32]
 
@@ -36,8 +38,16 @@ Tensor = npt.NDArray[np.float32]
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".gif"})
 LETTERBOX_VALUE = 128
 INTERPOLATIONS = {"linear-exact": cv2.INTER_LINEAR_EXACT, "nearest-exact": cv2.INTER_NEAREST_EXACT}
-# float32 throughout, in Keras's order of operations, so that the table equals preprocess_input to the bit
-SCALED_VALUES = (np.arange(256, dtype=np.float32) / np.float32(127.5) - np.float32(1.0)).astype(np.float32)
+SCALINGS: dict[Scaling, str] = {
+    "xception": "x / 127.5 - 1",
+    "unit": "x / 255",
+    "torch": "(x / 255 - (0.485, 0.456, 0.406)) / (0.229, 0.224, 0.225), of red, green, blue",
+    "caffe": "x - (123.68, 116.779, 103.939), of red, green, blue",
+    "raw": "x",
+}
+CHANNEL_ORDERS: dict[Channels, str] = {"rgb": "RGB", "bgr": "BGR", "gray": "gray: 0.299 R + 0.587 G + 0.114 B"}
+TORCH_MEAN, TORCH_DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+CAFFE_MEAN = (123.68, 116.779, 103.939)
 CHANNEL_MEAN = np.full((1, 3), 1.0 / 3.0, dtype=np.float32)
 # TIFF, PGM, PPM and JPEG 2000 may have 16 bits
 DEEP_STARTS = (b"II*\0", b"MM\0*", b"P2", b"P3", b"P5", b"P6", b"\0\0\0\x0cjP  ", b"\xff\x4f\xff\x51")
@@ -46,19 +56,43 @@ MAX_FILE_SIZE = 2**30 + 2**20  # 1 GiB: MAX_PIXELS of uncompressed 16-bit RGBA, 
 
 def contract(spec: ModelSpec) -> dict[str, Any]:
     """Return what preprocessing does for this spec, as the plain values that a bundle's manifest records."""
-    return {
+    content = {
         "version": 1,
         "decode": "BGR uint8; EXIF orientation applied; alpha dropped; gray repeated; 16-bit keeps the high byte",
         "image_size": spec.image_size,
         "resize": spec.resize,
         "letterbox_value": LETTERBOX_VALUE,
         "interpolation": spec.interpolation,
-        "channel_order": "RGB",
-        "scaling": "x / 127.5 - 1",
+        "channel_order": CHANNEL_ORDERS[spec.channels],
+        "scaling": SCALINGS[spec.scaling],
+    }
+    if spec.adopted:
+        return content
+    return content | {
         "grayscale": "mean of the scaled channels",
         "timesteps": spec.timesteps,
-        "order": "row-major",
+        "order": "row-major" if spec.sequence_order == "rows" else "a grid of patches, row-major within and between",
     }
+
+
+def scaled_values(scaling: Scaling, channels: Channels = "rgb") -> Tensor:
+    """Return what each pixel value 0 to 255 becomes, (256, C) float32, C the channels in their order, 3 or 1.
+
+    ``xception``, ``torch`` and ``caffe`` are the modes of Keras's ``preprocess_input`` (tf, torch, caffe), whose order
+    of operations is kept in float32, so that the table equals it to the bit; ``unit`` is x / 255, ``raw`` x itself.
+    """
+    values: Tensor = np.repeat(np.arange(256, dtype=np.float32)[:, None], 1 if channels == "gray" else 3, axis=1)
+    if scaling == "xception":
+        values = values / np.float32(127.5) - np.float32(1.0)
+    elif scaling in ("unit", "torch"):
+        values = values / np.float32(255)
+    order = slice(None, None, -1 if channels == "bgr" else 1)
+    if scaling == "torch":
+        values -= np.array(TORCH_MEAN[order], np.float32)
+        values /= np.array(TORCH_DEVIATION[order], np.float32)
+    elif scaling == "caffe":
+        values -= np.array(CAFFE_MEAN[order], np.float32)
+    return np.ascontiguousarray(values, np.float32)
 
 
 def contract_hash(spec: ModelSpec) -> str:
@@ -145,11 +179,15 @@ class Preprocessor:
         self.spec = spec
         self._interpolation = INTERPOLATIONS[spec.interpolation]
         self._resized = np.full((size, size, 3), LETTERBOX_VALUE, dtype=np.uint8)
-        self._rgb = np.empty((size, size, 3), dtype=np.uint8)
-        self._scaled = np.empty((size, size, 3), dtype=np.float32)
+        self._ordered = np.empty((size, size, 3)[: 2 if spec.channels == "gray" else 3], dtype=np.uint8)
+        self._scaled = np.empty(spec.image_shape, dtype=np.float32)
+        self._gray = np.empty((size, size, 1), dtype=np.float32)
+        table = scaled_values(spec.scaling, spec.channels)
+        alike = bool((table == table[:, :1]).all())
+        self._table = table[:, 0].copy() if alike else table[None]  # one for all channels is faster
 
     def allocate(self, batch: int) -> dict[str, Tensor]:
-        """Allocate a batch's inputs, those the branches use: ``image`` (N, S, S, 3), ``sequence`` (N, T, S*S/T)."""
+        """Allocate a batch's inputs, those the model uses: ``image`` (N, S, S, C), ``sequence`` (N, T, S*S/T)."""
         return {name: np.empty((batch, *shape), dtype=np.float32) for name, shape in self.spec.inputs.items()}
 
     def __call__(self, frames: Sequence[Pixels]) -> dict[str, Tensor]:
@@ -168,12 +206,32 @@ class Preprocessor:
             InputError: the frame is not (H, W, 3) uint8, or is empty.
         """
         check_pixels(frame)
-        cv2.cvtColor(self._resize(frame), cv2.COLOR_BGR2RGB, dst=self._rgb)
         image = tensors["image"][row] if "image" in tensors else self._scaled
-        cv2.LUT(self._rgb, SCALED_VALUES, dst=image)
-        if "sequence" in tensors:
-            size = self.spec.image_size
-            cv2.transform(image, CHANNEL_MEAN, dst=tensors["sequence"][row].reshape(size, size, 1))
+        size = self.spec.image_size
+        pixels = self._in_order(self._resize(frame))
+        if pixels.ndim == 2:
+            cv2.LUT(pixels, self._table, dst=image.reshape(size, size))
+        else:
+            cv2.LUT(pixels, self._table, dst=image)
+        if "sequence" not in tensors:
+            return
+        sequence = tensors["sequence"][row]
+        if self.spec.sequence_order == "rows":
+            cv2.transform(image, CHANNEL_MEAN, dst=sequence.reshape(size, size, 1))
+            return
+        cv2.transform(image, CHANNEL_MEAN, dst=self._gray)
+        side = math.isqrt(self.spec.timesteps)
+        edge = size // side
+        patches = self._gray.reshape(side, edge, side, edge).transpose(0, 2, 1, 3)
+        np.copyto(sequence.reshape(side, side, edge, edge), patches)
+
+    def _in_order(self, frame: Pixels) -> Pixels:
+        """Bring BGR pixels to the spec's channels: (S, S, 3), or (S, S) for gray."""
+        if self.spec.channels == "bgr":
+            return frame
+        code = cv2.COLOR_BGR2RGB if self.spec.channels == "rgb" else cv2.COLOR_BGR2GRAY
+        cv2.cvtColor(frame, code, dst=self._ordered)
+        return self._ordered
 
     def resized(self, frame: Pixels) -> Pixels:
         """Resize a BGR frame of any size to a new (S, S, 3) uint8 array, of which ``fill`` makes the same tensors."""

@@ -2,27 +2,65 @@
 
 from __future__ import annotations
 
+import math
 import reprlib
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    model_serializer,
+    model_validator,
+)
 
 from .errors import SpecError
 
-Backbone = Literal["xception", "digits"]
-Branches = Literal["hybrid", "cnn", "rnn"]
+Backbone = Literal[
+    "xception",
+    "digits",
+    "mobilenet_v2",
+    "mobilenet_v3_small",
+    "mobilenet_v3_large",
+    "efficientnet_v2_b0",
+    "resnet50_v2",
+    "densenet121",
+    "convnext_tiny",
+]
+Branches = Literal["hybrid", "cnn", "rnn", "adopted"]
 ResizePolicy = Literal["stretch", "center-crop", "letterbox"]
 Interpolation = Literal["linear-exact", "nearest-exact"]
+Scaling = Literal["xception", "unit", "torch", "caffe", "raw"]  # what each computes: ``preprocess.scaled_values``
+Channels = Literal["rgb", "bgr", "gray"]
+Cell = Literal["lstm", "gru", "bilstm"]
+Merge = Literal["multiply", "concatenate", "add"]
+SequenceOrder = Literal["rows", "patches"]
 
 MAX_IMAGE_SIZE = 4096  # a frame of 4096x4096x3 float32 is 192 MiB; more is a typing error, not a model
 MAX_FAULTS = 5  # that an error lists
 SPATIAL_MINIMUM = {"xception": 71, "digits": 8}  # Xception's five stride-2 stages; the digits CNN's three poolings
+OTHER_SPATIAL_MINIMUM = 32  # Keras's own for the other backbones
+# fields that the first version of the format lacks; they are written only where they differ from their defaults, so
+# that what an older hybrid-edge can run, it can read
+LATER_FIELDS = ("channels", "cell", "merge", "sequence_order")
+BRANCH_FIELDS = (
+    "grayscale",
+    "timesteps",
+    "backbone",
+    "rnn_units",
+    "rnn_layers",
+    "rnn_batch_norm",
+)  # no adopted model's
 
 
 class ModelSpec(BaseModel):
     """What a model sees and is made of, as a frozen, validated record that is read from and written to JSON.
 
-    The defaults are the reference hybrid: 299x299x3 images, 23 timesteps of 3887 values, two LSTMs of 2048.
+    The defaults are the reference hybrid: 299x299x3 images, 23 timesteps of 3887 values, two LSTMs of 2048. An
+    ``adopted`` model is one that somebody else trained, a single graph from the image to the scores: for it the fields
+    of the branches stay at their defaults and mean nothing.
 
     Raises:
         SpecError: from ``ModelSpec.make`` and ``ModelSpec.from_json``, with every contradiction found.
@@ -33,14 +71,18 @@ class ModelSpec(BaseModel):
     image_size: int = Field(default=299, ge=8, le=MAX_IMAGE_SIZE, description="S: width and height, pixels")
     resize: ResizePolicy = "stretch"
     interpolation: Interpolation = "linear-exact"  # bit-exact on x86 and ARM; INTER_LINEAR is not
-    scaling: Literal["xception"] = "xception"  # x / 127.5 - 1, so [-1, 1]
+    channels: Channels = "rgb"
+    scaling: Scaling = "xception"  # x / 127.5 - 1, so [-1, 1]
     grayscale: Literal["mean"] = "mean"  # plain mean of the three scaled channels
-    timesteps: int = Field(default=23, ge=1, description="T: must divide S*S")
+    timesteps: int = Field(default=23, ge=1, description="T: must divide S*S; for patches n*n, with n dividing S")
+    sequence_order: SequenceOrder = "rows"  # how pixels are dealt out to timesteps
     backbone: Backbone = "xception"
     branches: Branches = "hybrid"
+    cell: Cell = "lstm"
     rnn_units: int = Field(default=2048, ge=1, le=16384)
     rnn_layers: int = Field(default=2, ge=1, le=16)
     rnn_batch_norm: bool = False
+    merge: Merge = "multiply"  # how a hybrid's branches meet
     class_labels: tuple[str, ...] = ()
 
     @model_validator(mode="after")
@@ -53,13 +95,32 @@ class ModelSpec(BaseModel):
                 f"timesteps must divide image_size squared: {self.image_size}² = {pixels} is not a multiple of "
                 f"{self.timesteps}; nearest that are: {', '.join(map(str, near))}"
             )
-        minimum = SPATIAL_MINIMUM[self.backbone]
+        if self.uses_rnn and self.sequence_order == "patches" and not self._is_grid:
+            grids = [n * n for n in range(1, self.image_size + 1) if self.image_size % n == 0]
+            near = sorted(sorted(grids, key=lambda t: abs(t - self.timesteps))[:4])
+            raise ValueError(
+                f"patches are a grid of n x n, n dividing image_size {self.image_size}: expected timesteps of n*n, "
+                f"found {self.timesteps}; nearest that are: {', '.join(map(str, near))}"
+            )
+        if self.channels == "gray" and (not self.adopted or self.scaling in ("torch", "caffe")):
+            raise ValueError(
+                "one gray channel is for adopted models, with a scaling that is the same for every channel (xception, "
+                f"unit or raw), found branches {self.branches} and scaling {self.scaling}"
+            )
+        minimum = SPATIAL_MINIMUM.get(self.backbone, OTHER_SPATIAL_MINIMUM)
         if self.uses_cnn and self.image_size < minimum:
             raise ValueError(f"the {self.backbone} backbone needs image_size >= {minimum}, found {self.image_size}")
         if len(set(self.class_labels)) != len(self.class_labels):
             twice = sorted({c for c in self.class_labels if self.class_labels.count(c) > 1})
             raise ValueError(f"class_labels must differ from each other; twice or more: {', '.join(twice[:5])}")
         return self
+
+    @model_serializer(mode="wrap")
+    def _without_later_defaults(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        content: dict[str, Any] = handler(self)
+        omitted = (*LATER_FIELDS, *BRANCH_FIELDS) if self.adopted else LATER_FIELDS
+        fields = type(self).model_fields
+        return {name: v for name, v in content.items() if name not in omitted or v != fields[name].default}
 
     @classmethod
     def make(cls, **fields: Any) -> ModelSpec:
@@ -82,6 +143,18 @@ class ModelSpec(BaseModel):
         return self.make(**{**self.model_dump(), **fields})
 
     @property
+    def format_version(self) -> int:
+        """The first version of the bundle's and the model file's format whose readers know all of this spec: 1 or 2."""
+        later = {name for name in LATER_FIELDS if getattr(self, name) != type(self).model_fields[name].default}
+        old = self.backbone in SPATIAL_MINIMUM and self.scaling == "xception" and not self.adopted
+        return 1 if old and not later else 2
+
+    @property
+    def adopted(self) -> bool:
+        """Whether somebody else trained the model: one graph from the image to the scores, without branches."""
+        return self.branches == "adopted"
+
+    @property
     def uses_cnn(self) -> bool:
         """Whether the convolutional branch is part of the model."""
         return self.branches in ("hybrid", "cnn")
@@ -98,8 +171,8 @@ class ModelSpec(BaseModel):
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
-        """The shape of the ``image`` input without the batch axis: (S, S, 3)."""
-        return (self.image_size, self.image_size, 3)
+        """The shape of the ``image`` input without the batch axis: (S, S, 3), or (S, S, 1) for gray."""
+        return (self.image_size, self.image_size, 1 if self.channels == "gray" else 3)
 
     @property
     def sequence_shape(self) -> tuple[int, int]:
@@ -107,10 +180,15 @@ class ModelSpec(BaseModel):
         return (self.timesteps, self.image_size**2 // self.timesteps)
 
     @property
+    def _is_grid(self) -> bool:
+        side = math.isqrt(self.timesteps)
+        return side * side == self.timesteps and self.image_size % side == 0
+
+    @property
     def inputs(self) -> dict[str, tuple[int, ...]]:
-        """The ONNX inputs that the branches use, with their shapes without the batch axis."""
+        """The ONNX inputs that the model uses, with their shapes without the batch axis."""
         shapes: dict[str, tuple[int, ...]] = {}
-        if self.uses_cnn:
+        if self.uses_cnn or self.adopted:
             shapes["image"] = self.image_shape
         if self.uses_rnn:
             shapes["sequence"] = self.sequence_shape

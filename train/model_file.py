@@ -32,6 +32,7 @@ from .model import KerasModel, build_model
 SPEC_MEMBER = "hybrid_edge.json"
 WEIGHTS_MEMBER = "model.weights.h5"
 MODEL_FORMAT = "hybrid-edge-model"
+MODEL_VERSIONS = (1, 2)
 # RuntimeError comes from an encrypted archive or too deep nesting; its subclass NotImplementedError from a compression
 # that zipfile lacks
 SPEC_FAULTS = (ValueError, LookupError, TypeError, EOFError, RuntimeError, SpecError, zipfile.BadZipFile, zlib.error)
@@ -48,7 +49,7 @@ def save_model(model: KerasModel, spec: ModelSpec, path: Path) -> None:
         with zipfile.ZipFile(partial, "a") as archive:
             content = {
                 "format": MODEL_FORMAT,
-                "version": 1,
+                "version": spec.format_version,
                 "spec": spec.model_dump(),
                 "weights": weights_sha256(model),
             }
@@ -150,9 +151,9 @@ def _read_spec(archive: zipfile.ZipFile, path: Path) -> tuple[ModelSpec, str]:
         raise ModelFileError(f"{path}: its {SPEC_MEMBER} is larger than {MAX_SPEC_BYTES} bytes; refused")
     try:
         content: Any = json.loads(archive.read(SPEC_MEMBER))
-        if content["format"] != MODEL_FORMAT or content["version"] != 1:
+        if content["format"] != MODEL_FORMAT or content["version"] not in MODEL_VERSIONS:
             raise ModelFileError(
-                f"{path}: expected format {MODEL_FORMAT!r} version 1, found {content['format']!r} version "
+                f"{path}: expected format {MODEL_FORMAT!r} version 1 or 2, found {content['format']!r} version "
                 f"{content['version']!r}; a newer hybrid-edge wrote it"
             )
         spec = ModelSpec.from_json(json.dumps(content["spec"]))

@@ -27,13 +27,33 @@ def test_it_equals_the_plain_numpy_definition_without_a_resize() -> None:
     np.testing.assert_allclose(tensors["sequence"][0], sequence, atol=2e-7, rtol=0)
 
 
-def test_every_value_equals_kerass_preprocess_input_to_the_bit() -> None:
-    xception = pytest.importorskip("keras").applications.xception
+@pytest.mark.parametrize("channels", ["rgb", "bgr"])
+@pytest.mark.parametrize(("scaling", "mode"), [("xception", "tf"), ("torch", "torch"), ("caffe", "caffe")])
+def test_every_value_equals_kerass_preprocess_input_to_the_bit(scaling: str, mode: str, channels: str) -> None:
+    imagenet_utils = pytest.importorskip("keras").applications.imagenet_utils
     values = np.arange(256, dtype=np.uint8)
-    frame = np.repeat(values.reshape(16, 16, 1), 3, axis=2)
-    spec = ModelSpec(image_size=16, timesteps=16, backbone="digits")
-    image = Preprocessor(spec)([frame])["image"][0, :, :, 0].reshape(-1)
-    np.testing.assert_array_equal(image, xception.preprocess_input(values.astype(np.float32)))
+    frame = np.stack([values, values[::-1], np.roll(values, 7)], axis=-1).reshape(16, 16, 3)
+    spec = ModelSpec.make(branches="adopted", image_size=16, backbone="digits", scaling=scaling, channels=channels)
+    image = Preprocessor(spec)([frame])["image"][0]
+    expected = imagenet_utils.preprocess_input(frame[..., ::-1].astype(np.float32), mode=mode)  # caffe gives BGR
+    np.testing.assert_array_equal(image, expected[..., :: 1 if (channels == "bgr") == (mode == "caffe") else -1])
+
+
+@pytest.mark.parametrize(("scaling", "divisor"), [("unit", 255), ("raw", 1)])
+def test_gray_is_the_luma_of_a_frame_in_one_channel(scaling: str, divisor: int) -> None:
+    frame = sample_image(1, 12, 12)
+    spec = ModelSpec.make(branches="adopted", image_size=12, backbone="digits", scaling=scaling, channels="gray")
+    image = Preprocessor(spec)([frame])["image"]
+    assert image.shape == (1, 12, 12, 1)
+    np.testing.assert_allclose(image[0, ..., 0] * divisor, frame @ (0.114, 0.587, 0.299), atol=0.51)
+
+
+def test_patches_are_the_cells_of_a_grid_in_reading_order() -> None:
+    frame = sample_image(1, 12, 12)
+    gray = Preprocessor(SPEC)([frame])["sequence"][0].reshape(12, 12)
+    patches = Preprocessor(SPEC.replace(timesteps=9, sequence_order="patches"))([frame])["sequence"][0]
+    np.testing.assert_array_equal(patches[5].reshape(4, 4), gray[4:8, 8:12])
+    assert patches.shape == (9, 16)
 
 
 def test_the_sequence_is_row_major_with_the_earliest_rows_first() -> None:

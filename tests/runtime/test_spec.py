@@ -10,7 +10,8 @@ def test_the_reference_hybrid_has_the_papers_sizes() -> None:
 
 
 @pytest.mark.parametrize(
-    ("branches", "names"), [("hybrid", ["image", "sequence"]), ("cnn", ["image"]), ("rnn", ["sequence"])]
+    ("branches", "names"),
+    [("hybrid", ["image", "sequence"]), ("cnn", ["image"]), ("rnn", ["sequence"]), ("adopted", ["image"])],
 )
 def test_a_spec_has_only_the_inputs_its_branches_use(branches: str, names: list[str]) -> None:
     assert list(ModelSpec.make(branches=branches).inputs) == names
@@ -24,6 +25,15 @@ def test_the_digits_preset_has_an_lstm_as_wide_as_the_cnn_and_a_smaller_one_alon
 def test_json_gives_an_equal_spec_back() -> None:
     spec = ModelSpec(image_size=100, timesteps=50, class_labels=("ä", "b"), resize="letterbox")
     assert ModelSpec.from_json(spec.model_dump_json(indent=2)) == spec
+
+
+def test_fields_of_the_second_format_are_written_only_where_an_older_reader_would_be_wrong() -> None:
+    assert not {"channels", "cell", "merge", "sequence_order"} & ModelSpec().model_dump().keys()
+    assert ModelSpec().format_version == 1
+    later = ModelSpec.make(cell="gru", backbone="densenet121", scaling="torch")
+    assert later.format_version == 2
+    assert ModelSpec.from_json(later.model_dump_json()) == later
+    assert ModelSpec.make(scaling="torch").format_version == 2
 
 
 def test_a_cnn_alone_does_not_care_about_timesteps() -> None:

@@ -137,7 +137,7 @@ def spec_with(**changes: Any) -> bytes:
         (SPEC_MEMBER, b"[" * 100_000, "is damaged"),
         (SPEC_MEMBER, b"\xff\xfe", "is damaged"),
         (SPEC_MEMBER, spec_member(format="other"), "expected format"),
-        (SPEC_MEMBER, spec_member(version=2), "a newer hybrid-edge wrote it"),
+        (SPEC_MEMBER, spec_member(version=3), "a newer hybrid-edge wrote it"),
         (SPEC_MEMBER, spec_member(spec={"image_size": -1}), "is damaged"),
         (SPEC_MEMBER, spec_with(class_labels=[]), "at least two class labels"),
         (SPEC_MEMBER, spec_with(backbone="__import__('os')"), "is damaged"),
