@@ -1,4 +1,4 @@
-"""Brings a Keras classifier that somebody else trained into our shape: ``image`` in, ``logits`` and ``probabilities`` out.
+"""Brings somebody else's Keras classifier into our shape: ``image`` in, ``logits`` and ``probabilities`` out.
 
 What the model's last layer gives is found out: a softmax or a sigmoid there is taken off, so that variants can be
 compared by what is before it. ``AdoptedModel.original_scores`` still gives what the file's model gives.
@@ -112,10 +112,12 @@ def _image_shape(source: KerasModel, image_size: int | None) -> tuple[int, int, 
     height, width, channels = (*found, 1) if len(found) == 2 else found if len(found) == 3 else (0, 0, 0)
     if channels not in (1, 3):
         help_ = "; channels come last" if len(found) == 3 and found[0] in (1, 3) else ""
-        raise ModelFileError(f"expected a model of one image (N, S, S, 3) or (N, S, S, 1), found (N, {_listed(found)}){help_}")
+        raise ModelFileError(
+            f"expected a model of one image (N, S, S, 3) or (N, S, S, 1), found (N, {_listed(found)}){help_}"
+        )
     if None in (height, width) and image_size is None:
         raise ModelFileError("the model takes images of any size: say which with --image-size")
-    height, width = (height or image_size, width or image_size)
+    height, width = int(height or image_size or 0), int(width or image_size or 0)
     if image_size is not None and (height, width) != (image_size, image_size):
         raise ModelFileError(f"--image-size {image_size}: the model takes {height}x{width}, so leave it out")
     if height != width:
@@ -176,12 +178,12 @@ def _from_the_end(model: KerasModel) -> Iterator[Any]:
     """Yield what made a model's output, then what made its input, and so on; of a model inside it its own layers."""
     tensor = model.outputs[0]
     while True:
-        operation, node_index, _ = tensor._keras_history  # noqa: SLF001  # Keras's only way from a tensor to its maker
+        operation, node_index, _ = tensor._keras_history  # Keras's only way from a tensor to its maker
         if isinstance(operation, keras.Model):
             yield from _from_the_end(operation)
             return
         yield operation
-        taken = operation._inbound_nodes[node_index].input_tensors  # noqa: SLF001
+        taken = operation._inbound_nodes[node_index].input_tensors
         if not taken:
             return
         tensor = taken[0]

@@ -58,7 +58,7 @@ class TriedPreprocessing:
         """Whether its accuracy is higher by more than chance and ``FAR`` explain, on the same images."""
         gain = self.right.astype(float) - other.right
         uncertainty = 2 * float(gain.std()) / np.sqrt(len(gain))
-        return float(gain.mean()) > max(FAR, uncertainty)
+        return bool(gain.mean() > max(FAR, uncertainty))
 
 
 def candidates(channels: Channels | None, scaling: Scaling | None, gray: bool) -> list[tuple[Scaling, Channels]]:

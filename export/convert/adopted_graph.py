@@ -25,6 +25,7 @@ from onnx import numpy_helper
 from ...runtime.errors import ConversionError
 from ...runtime.spec import ModelSpec
 from ...train.model import KerasModel
+from ..artifacts import ModelParts
 from .from_keras import write_function
 from .graph_reading import producers
 from .graph_writer import GraphWriter
@@ -42,9 +43,15 @@ class CutLayer:
     given: str
     timesteps: int
 
+    @property
+    def units(self) -> int:
+        """The width of its state."""
+        bidirectional = isinstance(self.layer, keras.layers.Bidirectional)
+        return int((self.layer.forward_layer if bidirectional else self.layer).units)
+
 
 @dataclass(frozen=True, eq=False)
-class AdoptedParts:
+class AdoptedGraph:
     """The graph without its recurrent layers, the name of the logits in it, and the layers that are missing."""
 
     rest: onnx.GraphProto
@@ -52,9 +59,9 @@ class AdoptedParts:
     cut: tuple[CutLayer, ...]
 
     @classmethod
-    def of(cls, model: KerasModel, spec: ModelSpec, opset: int) -> AdoptedParts:
+    def of(cls, model: KerasModel, spec: ModelSpec, opset: int) -> AdoptedGraph:
         """Convert a model whose layer ``logits`` gives the scores before their softmax, (N, C)."""
-        part = keras.Model(model.input, model.get_layer("logits").output)
+        part = keras.Model(model.input, model.get_layer("logits").output, name="cnn")
         calls = _recurrent_calls(part, spec)
         given = [f"recurrent_{number}" for number in range(len(calls))]
 
@@ -62,7 +69,7 @@ class AdoptedParts:
             taken: list[Any] = []
             left = iter(states)
 
-            def replaced(layer: KerasModel, sequence: Any) -> Any:
+            def replaced(_: KerasModel, sequence: Any) -> Any:
                 taken.append(sequence)
                 return next(left)
 
@@ -95,9 +102,10 @@ class AdoptedParts:
         graph.initializer.extend(weights)
 
     @property
-    def convolutional(self) -> bool:
-        """Whether INT8 reaches a layer besides the recurrent ones."""
-        return any(node.op_type in ("Conv", "MatMul") for node in self.rest.node)
+    def parts(self) -> ModelParts:
+        """What the model is made of."""
+        others = any(node.op_type in ("Conv", "MatMul") for node in self.rest.node)
+        return ModelParts(bool(self.cut), others, max((cut.units for cut in self.cut), default=0))
 
 
 @dataclass(frozen=True)
@@ -129,7 +137,7 @@ def _cut(model: KerasModel, replaced: Any) -> Iterator[None]:
     """Have ``replaced(layer, sequence)`` called in place of each recurrent layer, for as long as this is open."""
 
     def stand_in(layer: KerasModel) -> Any:
-        def call(sequences: Any, initial_state: Any = None, mask: Any = None, training: Any = None) -> Any:
+        def call(sequences: Any, initial_state: Any = None, mask: Any = None, **_: Any) -> Any:
             if mask is not None or initial_state is not None:
                 found = "a mask" if mask is not None else "a state from another layer"
                 raise ConversionError(
@@ -158,8 +166,8 @@ def _walk(model: KerasModel) -> Iterator[KerasModel]:
             yield from _walk(layer)
 
 
-def write_layer(writer, cut, form):
-    raise NotImplementedError
+def write_layer(writer: GraphWriter, cut: CutLayer, form: Form) -> str:
+    raise NotImplementedError(writer, cut, form)
 
 
 def write_head(writer: GraphWriter, logits: str) -> None:

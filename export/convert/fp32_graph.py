@@ -7,7 +7,8 @@ import onnx
 from ...runtime.errors import ConversionError
 from ...runtime.spec import ModelSpec
 from ...train.model import KerasModel
-from .adopted_graph import AdoptedParts
+from ..artifacts import ModelParts
+from .adopted_graph import AdoptedGraph
 from .from_keras import write_cnn
 from .graph_writer import GraphWriter
 from .recurrent import Affine, Form, write_recurrent
@@ -29,7 +30,12 @@ class GraphBuilder:
         self._spec = spec
         self._branch = GraphWriter("cnn")
         self._features = write_cnn(self._branch, model.get_layer("cnn"), spec, OPSET) if spec.uses_cnn else None
-        self._adopted = AdoptedParts.of(model, spec, OPSET) if spec.adopted else None
+        self._adopted = AdoptedGraph.of(model, spec, OPSET) if spec.adopted else None
+
+    @property
+    def parts(self) -> ModelParts:
+        """What the model is made of."""
+        return self._adopted.parts if self._adopted else ModelParts.of_branches(self._spec)
 
     def build(self, form: Form = "lstm") -> onnx.ModelProto:
         """Build the graph with one form of the recurrent branch, unchecked (see ``inspection.check_graph``).
