@@ -152,6 +152,12 @@ class _Choice:
             marks = "  <- taken" if item is chosen else ""
             self._log.say(f"          {item.name:13}{item.accuracy:6.1%}{marks}")
         self._refuse_other_order(top, count)
+        as_good = sorted({item.scaling for item in tried if not chosen.beats(item)} - {chosen.scaling})
+        if scaling is None and as_good:
+            self._log.say(
+                f"          {chosen.scaling} is surest; {', '.join(as_good)} can't be told from it "
+                "on these images: state --scaling if it is known"
+            )
         chance = 1 / len(self._adoption.labels)
         if top.accuracy < chance + 2 * np.sqrt(chance * (1 - chance) / count):
             self._warn(

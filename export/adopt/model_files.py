@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import zipfile
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -21,7 +23,9 @@ class ForeignFile:
 
 def is_ours(path: Path) -> bool:
     """Return whether ``hybrid-train`` wrote the file: a ``.keras`` archive with a ``hybrid_edge.json`` inside."""
-    raise NotImplementedError(path)
+    with suppress(OSError, ValueError, RuntimeError), zipfile.ZipFile(path) as archive:
+        return "hybrid_edge.json" in archive.namelist()
+    return False
 
 
 def inspect_file(path: Path) -> ForeignFile:

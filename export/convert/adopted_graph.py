@@ -29,25 +29,20 @@ from ..artifacts import ModelParts
 from .from_keras import write_function
 from .graph_reading import producers
 from .graph_writer import GraphWriter
-from .recurrent import Form
+from .recurrent import Form, write_batch_major
+from .recurrent_layer import RecurrentLayer, is_recurrent
 
 Float64 = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True, eq=False)
 class CutLayer:
-    """One call of a recurrent layer: what it takes, (N, T, I), and gives, (N, T, H) or (N, H), by the graph's names."""
+    """One call of a recurrent layer: what it takes, (N, T, I), and gives, (N, T, F) or (N, F), by the graph's names."""
 
-    layer: KerasModel
+    layer: RecurrentLayer
     taken: str
     given: str
     timesteps: int
-
-    @property
-    def units(self) -> int:
-        """The width of its state."""
-        bidirectional = isinstance(self.layer, keras.layers.Bidirectional)
-        return int((self.layer.forward_layer if bidirectional else self.layer).units)
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,7 +77,10 @@ class AdoptedGraph:
         }
         writer = GraphWriter("cnn")
         logits, *taken = write_function(writer, function, shapes, opset)
-        cut = (CutLayer(c.layer, t, g, c.timesteps) for c, t, g in zip(calls, taken, given, strict=True))
+        cut = (
+            CutLayer(call.read(calls[:number]), taken[number], given[number], call.timesteps)
+            for number, call in enumerate(calls)
+        )
         return cls(writer.graph, logits, tuple(cut))
 
     def write(self, writer: GraphWriter, form: Form) -> None:
@@ -90,7 +88,10 @@ class AdoptedGraph:
         graph = writer.graph
         graph.node.extend(self.rest.node)
         graph.initializer.extend(self.rest.initializer)
-        states = {cut.given: write_layer(writer, cut, form) for cut in self.cut}
+        states = {
+            cut.given: write_batch_major(writer, cut.layer, cut.taken, form=form, timesteps=cut.timesteps)
+            for cut in self.cut
+        }
         for node in graph.node:
             node.input[:] = [states.get(name, name) for name in node.input]
         write_head(writer, states.get(self.logits, self.logits))
@@ -105,7 +106,7 @@ class AdoptedGraph:
     def parts(self) -> ModelParts:
         """What the model is made of."""
         others = any(node.op_type in ("Conv", "MatMul") for node in self.rest.node)
-        return ModelParts(bool(self.cut), others, max((cut.units for cut in self.cut), default=0))
+        return ModelParts(bool(self.cut), others, max((cut.layer.cells[0].units for cut in self.cut), default=0))
 
 
 @dataclass(frozen=True)
@@ -113,6 +114,11 @@ class _Call:
     layer: KerasModel
     given: tuple[int | None, ...]
     timesteps: int
+
+    def read(self, before: Sequence[_Call]) -> RecurrentLayer:
+        """Read the layer; each call of one that the model shares has a name of its own."""
+        times = sum(other.layer is self.layer for other in before)
+        return RecurrentLayer.of(self.layer, f"{self.layer.name}_call_{times + 1}" if times else None)
 
 
 def _recurrent_calls(model: KerasModel, spec: ModelSpec) -> list[_Call]:
@@ -148,7 +154,7 @@ def _cut(model: KerasModel, replaced: Any) -> Iterator[None]:
 
         return call
 
-    layers = [layer for layer in _walk(model) if isinstance(layer, (keras.layers.RNN, keras.layers.Bidirectional))]
+    layers = [layer for layer in _walk(model) if is_recurrent(layer)]
     for layer in layers:
         layer.call = stand_in(layer)
     try:
@@ -164,10 +170,6 @@ def _walk(model: KerasModel) -> Iterator[KerasModel]:
         yield layer
         if isinstance(layer, keras.Model):
             yield from _walk(layer)
-
-
-def write_layer(writer: GraphWriter, cut: CutLayer, form: Form) -> str:
-    raise NotImplementedError(writer, cut, form)
 
 
 def write_head(writer: GraphWriter, logits: str) -> None:
