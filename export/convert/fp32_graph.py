@@ -1,12 +1,12 @@
-"""Builds the whole model as one ONNX graph: the branches that it has, their product, and the head."""
+"""Builds the whole model as one ONNX graph: the branches that it has, what joins them, and the head."""
 
 from __future__ import annotations
 
 import onnx
 
 from ...runtime.errors import ConversionError
-from ...runtime.spec import ModelSpec
-from ...train.model import KerasModel
+from ...runtime.spec import Merge, ModelSpec
+from ...train.model import JOINS, KerasModel
 from ..artifacts import ModelParts
 from .adopted_graph import AdoptedGraph
 from .from_keras import write_cnn
@@ -18,6 +18,7 @@ IR_VERSION = 8
 QUANTIZED_OPSET = 19  # QuantizeLinear takes FP16 from opset 19 on, whose files are IR 9
 QUANTIZED_IR_VERSION = 9
 MAX_BYTES = 2**31 - 1  # protobuf's limit for one message
+JOIN_OPERATORS: dict[Merge, str] = {"multiply": "Mul", "add": "Add", "concatenate": "Concat"}
 GRAPH_OVERHEAD = 2**22  # bytes for nodes, names and shapes beside the weights; Xception's take 40 KiB
 
 
@@ -63,7 +64,7 @@ class GraphBuilder:
         rnn, affine = (
             write_recurrent(writer, model.get_layer("rnn"), spec, "sequence", form) if spec.uses_rnn else (None, None)
         )
-        _write_head(writer, model, self._features, rnn, affine)
+        _write_head(writer, model, spec, self._features, rnn, affine)
 
 
 def set_versions(model: onnx.ModelProto, opset: int, ir_version: int) -> None:
@@ -96,11 +97,18 @@ def _check_size(model: KerasModel) -> None:
 
 
 def _write_head(
-    writer: GraphWriter, model: KerasModel, cnn: str | None, rnn: str | None, affine: Affine | None
+    writer: GraphWriter,
+    model: KerasModel,
+    spec: ModelSpec,
+    cnn: str | None,
+    rnn: str | None,
+    affine: Affine | None,
 ) -> None:
     kernel, bias = model.get_layer("logits").get_weights()
     if cnn is not None and rnn is not None:
-        joined = writer.node("Mul", [cnn, rnn if affine is None else _write_affine(writer, rnn, affine)], "product")
+        branches = [cnn, rnn if affine is None else _write_affine(writer, rnn, affine)]
+        axis = {"axis": 1} if spec.merge == "concatenate" else {}
+        joined = writer.node(JOIN_OPERATORS[spec.merge], branches, JOINS[spec.merge][0], **axis)
     else:
         joined = cnn or rnn or ""
         if affine is not None:
@@ -110,7 +118,7 @@ def _write_head(
 
 
 def _write_affine(writer: GraphWriter, value: str, affine: Affine) -> str:
-    """Write batch normalization as a step of its own before the product, since a shift does not pass through one."""
+    """Write batch normalization as a step of its own before the branches join: no shift passes through a product."""
     scale = writer.constant("rnn/batch_norm/scale", affine.scale.astype("float32"))
     shift = writer.constant("rnn/batch_norm/shift", affine.shift.astype("float32"))
     scaled = writer.node("Mul", [value, scale], "rnn/batch_norm/scaled")
