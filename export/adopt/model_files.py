@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 import struct
@@ -57,6 +58,7 @@ class ForeignFile:
     input_shape: tuple[int | None, ...] | None  # (H, W, C), None where the file leaves it open; None: told by loading
     parameters: int  # elements of the arrays that the model is filled with; of a SavedModel, at most
     recipe: ModelRecipe | None  # layers of Keras alone, checked; None: a SavedModel
+    configuration: str  # SHA-256 of the recipe; of a SavedModel, of all its files
 
 
 def is_ours(path: Path) -> bool:
@@ -155,7 +157,7 @@ def _inspect_folder(path: Path) -> ForeignFile:
             raise ModelFileError(f"{path}: has assets, files that only layers for words have; refused")
     if (path / "saved_model.pb").stat().st_size > MAX_GRAPH:
         raise ModelFileError(f"{path}: its saved_model.pb is larger than {MAX_GRAPH} bytes; refused")
-    return ForeignFile(path, "saved_model", "", None, size // 4, None)
+    return ForeignFile(path, "saved_model", "", None, size // 4, None, _digest(path))
 
 
 def _found(
@@ -176,7 +178,17 @@ def _found(
             f"{(None, *shape)}"
         )
     image = shape if len(shape) == 3 else (*shape, 1)
-    return ForeignFile(path, kind, f"Keras {version}", image, sum(array.size for array in arrays), recipe)
+    parameters = sum(array.size for array in arrays)
+    digest = hashlib.sha256(repr(recipe).encode()).hexdigest()
+    return ForeignFile(path, kind, f"Keras {version}", image, parameters, recipe, digest)
+
+
+def _digest(folder: Path) -> str:
+    total = hashlib.sha256()
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        with path.open("rb") as file:
+            total.update(hashlib.file_digest(file, "sha256").digest())
+    return total.hexdigest()
 
 
 def text_attribute(group: Any, name: str) -> str | None:
