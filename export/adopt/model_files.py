@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import zipfile
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
+
+from ...runtime.errors import ModelFileError
 
 
 @dataclass(frozen=True)
@@ -21,7 +25,9 @@ class ForeignFile:
 
 def is_ours(path: Path) -> bool:
     """Return whether ``hybrid-train`` wrote the file: a ``.keras`` archive with a ``hybrid_edge.json`` inside."""
-    raise NotImplementedError(path)
+    with suppress(OSError, ValueError, RuntimeError, zipfile.BadZipFile), zipfile.ZipFile(path) as archive:
+        return "hybrid_edge.json" in archive.namelist()
+    return False
 
 
 def inspect_file(path: Path) -> ForeignFile:
@@ -31,4 +37,4 @@ def inspect_file(path: Path) -> ForeignFile:
         ModelFileError: the file is absent, of no kind that is read, damaged, or holds what is refused; the message
             names the layer and what would help.
     """
-    raise NotImplementedError(path)
+    raise ModelFileError(f"{path}: expected a .keras file as hybrid-train writes it, found something else")

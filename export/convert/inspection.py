@@ -13,11 +13,11 @@ from onnx import TensorProto
 from ...runtime.errors import ConversionError
 from ...runtime.manifest import RecurrentForm, Target
 from ...runtime.spec import ModelSpec
+from ...train.backbones import BACKBONES
 from .fp32_graph import IR_VERSION, OPSET, QUANTIZED_IR_VERSION, QUANTIZED_OPSET
 from .graph_reading import CONTRIBUTED, RECURRENT_OPERATORS, branch_of, is_pointwise, producers, skeleton, tensor_types
 from .graph_writer import BATCH
 
-CONVOLUTIONS = {"xception": 74, "digits": 3}  # Xception: 34 separable ones (two each), 2 of the entry, 4 shortcuts
 STEP_HIDDEN = re.compile(r"rnn/[^/]+/step_\d+/hidden")
 GRU_INPUTS = {"X": 0, "W": 1, "R": 2, "B": 3, "initial_h": 5}  # 4, the lengths, is left out
 RECURRENT_INPUTS = {"LSTM": {**GRU_INPUTS, "initial_c": 6}, "GRU": GRU_INPUTS}
@@ -127,11 +127,9 @@ def _version_faults(model: onnx.ModelProto, declared: Declaration) -> Iterable[s
 def _operator_faults(model: onnx.ModelProto, spec: ModelSpec, declared: Declaration) -> Iterable[str]:
     counts = {**count_operators(model), STEPS: count_steps(model)}
     counts["Conv"] = counts.get("Conv", 0) + sum(is_pointwise(node) for node in model.graph.node)
-    expected = {
-        **_recurrent_counts(spec, declared.recurrent),
-        "Conv": CONVOLUTIONS[spec.backbone] if spec.uses_cnn else 0,
-        **dict.fromkeys(UNWANTED, 0),
-    }
+    expected = {**dict.fromkeys(UNWANTED, 0), **_recurrent_counts(spec, declared.recurrent)}
+    if not spec.adopted:
+        expected["Conv"] = BACKBONES[spec.backbone].convolutions if spec.uses_cnn else 0
     for operator, count in expected.items():
         if counts.get(operator, 0) != count:
             cause = f" ({UNWANTED[operator]})" if operator in UNWANTED else ""
