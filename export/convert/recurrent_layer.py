@@ -113,6 +113,11 @@ class RecurrentLayer:
         return cls(shown, (CellWeights.of(layer),), bool(layer.return_sequences), bool(layer.go_backwards))
 
 
+def is_recurrent(layer: KerasModel) -> bool:
+    """Tell whether a Keras layer goes through timesteps, whether or not ``RecurrentLayer`` can read it."""
+    return isinstance(layer, (keras.layers.RNN, keras.layers.Bidirectional))
+
+
 def _faults(layer: KerasModel) -> Iterator[str]:
     """Yield what keeps a layer from being written, the first cause first."""
     if type(layer) is not keras.layers.Bidirectional:
