@@ -9,7 +9,8 @@ from typing import Any
 from ...runtime.errors import ModelFileError
 
 
-def _words(text: str) -> frozenset[str]:
+def words(text: str) -> frozenset[str]:
+    """Return the words of a text, for long lists of names."""
     return frozenset(text.split())
 
 
@@ -31,7 +32,7 @@ ALIASES = {
     "GlobalAvgPool2D": "GlobalAveragePooling2D",
     "GlobalMaxPool2D": "GlobalMaxPooling2D",
 }
-TAKEN = _words(
+TAKEN = words(
     """
     Functional Sequential InputLayer Activation ELU LeakyReLU PReLU ReLU Softmax AdditiveAttention Attention
     GroupQueryAttention MultiHeadAttention Conv1D Conv1DTranspose Conv2D Conv2DTranspose DepthwiseConv1D
@@ -46,7 +47,7 @@ TAKEN = _words(
     """
 )
 # in training these change or count, in inference they hand on what they are given
-IDLE = _words(
+IDLE = words(
     """
     ActivityRegularization AugMix CutMix MixUp RandAugment RandomBrightness RandomColorDegeneration
     RandomColorJitter RandomContrast RandomElasticTransform RandomErasing RandomFlip RandomGaussianBlur
@@ -75,7 +76,7 @@ REFUSED = {
     "SlicingOpLambda": "it cuts a tensor by code of TensorFlow; use Cropping2D or Permute, and turn the channels with "
     "--channels bgr instead, or save the model as a SavedModel",
 }
-ACTIVATIONS = _words(
+ACTIVATIONS = words(
     """
     linear relu relu6 elu selu celu gelu glu silu swish mish softplus softsign sigmoid hard_sigmoid hard_silu
     hard_swish hard_tanh tanh tanh_shrink hard_shrink soft_shrink threshold squareplus exponential leaky_relu
@@ -83,7 +84,7 @@ ACTIVATIONS = _words(
     """
 )
 # what training needs, what says how and not what is computed, and what is worked out anew
-DROPPED = _words(
+DROPPED = words(
     """
     dtype seed seed_generator rng_type activity_regularizer batch_input_shape batch_shape input_shape
     implementation use_cudnn unroll ragged sparse optional trainable query_shape key_shape value_shape
