@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -68,8 +67,7 @@ def adopt(adoption: Adoption, images: Sequence[LabelledImage], log: StepLog) -> 
 
 def _sha256(adopted: AdoptedModel, found: ForeignFile) -> str:
     """Hash weights and configuration: two models of the same weights may compute different things."""
-    configuration = json.dumps(found.config, sort_keys=True, default=str)
-    return hashlib.sha256(f"{weights_sha256(adopted.model)}{configuration}".encode()).hexdigest()
+    return hashlib.sha256(f"{weights_sha256(adopted.model)}{found.configuration}".encode()).hexdigest()
 
 
 def _prove_same(adopted: AdoptedModel, spec: ModelSpec, images: Sequence[LabelledImage]) -> None:

@@ -11,23 +11,23 @@ import onnx
 from onnx import TensorProto, helper
 
 from ...calib import Calibration, Method, Range, choose_range
-from ..convert.graph_reading import branch_of, float_tensors, producers, quantizable, range_key
+from ..convert.graph_reading import STEP_PART, branch_of, float_tensors, producers, quantizable, range_key
 from .equalize import PIXELS, PixelGrid
 
 # one tensor for all steps of a layer; what else a step makes lies within [-1, 1] or is smaller than one of these
 LSTM_STATES = ("recurrent", "gates", "cell", "hidden")
-STATE_NAME = re.compile(rf"rnn/lstm_\d+/step_\d+/({'|'.join(LSTM_STATES)})")
-STEP_PREFIX = re.compile(r"rnn/lstm_\d+/step_\d+/")
+GRU_STATES = ("shifted", "reset", "recurrent_candidate", "sum")  # and the first two and the last of an LSTM
+STATE_NAME = re.compile(rf"rnn/[^/]+/step_\d+/({'|'.join(LSTM_STATES + GRU_STATES)})")
 UNIT_INTERVAL = (-1.0, 1.0)  # of hidden states
 STEPS_BELOW_ZERO = {True: 127, False: 128}  # of a signed byte, by whether the range is symmetric
 
 
 def measured_graph(source: onnx.ModelProto) -> onnx.ModelProto:
-    """Return a copy with each floating-point activation as an output; the steps of an LSTM share one for each state.
+    """Return a copy with each floating-point activation as an output; a layer's steps share one for each state.
 
     The source is a graph as ``GraphBuilder`` writes it in the unrolled form. The outputs are named as ``range_key``
     names their ranges: ``cnn/…`` (N, …), ``rnn/lstm_1/hidden`` (T, N, H), ``gates`` and ``recurrent`` (T - 1, N, 4H),
-    ``cell`` (T - 1, N, H), and the head's.
+    ``cell`` (T - 1, N, H), those of a GRU likewise, and the head's.
     """
     model = onnx.ModelProto()
     model.CopyFrom(source)
@@ -38,11 +38,11 @@ def measured_graph(source: onnx.ModelProto) -> onnx.ModelProto:
         for output in node.output:
             if STATE_NAME.fullmatch(output):
                 steps[range_key(output)].append(output)
-            elif output in floats and not STEP_PREFIX.match(output):
+            elif output in floats and not STEP_PART.match(output):
                 names.append(output)
     for key, parts in steps.items():
         model.graph.node.append(helper.make_node("Concat", parts, [key], name=key, axis=0))
-    # the concatenation of an LSTM's hidden states is measured as its states
+    # the concatenation of a layer's hidden states is measured as its states
     measured = [name for name in dict.fromkeys(names) if range_key(name) == name] + list(steps)
     declared = {value.name for value in model.graph.output}
     for name in measured:
