@@ -63,7 +63,7 @@ def check(insides: Insides, model: Any) -> None:
         np.testing.assert_allclose(insides.recurrent.sequence, tensors["sequence"][0], atol=1e-6)
         vectors.append(model.get_layer("rnn").predict_on_batch(tensors["sequence"])[0])
         np.testing.assert_allclose(insides.recurrent.vector, vectors[-1], rtol=1e-4, atol=1e-5)
-        assert insides.recurrent.hidden.shape == (spec.timesteps, spec.rnn_units)
+        assert insides.recurrent.hidden.shape == (spec.timesteps, spec.rnn_units * (2 if spec.cell == "bilstm" else 1))
         np.testing.assert_allclose(insides.recurrent.answers[-1], expected, atol=1e-6)
         np.testing.assert_allclose(insides.recurrent.answers.sum(axis=1), 1, atol=1e-5)
     else:
@@ -75,9 +75,12 @@ def check(insides: Insides, model: Any) -> None:
     assert insides.evidence.sum() + bias[first] - bias[second] == pytest.approx(gap, abs=1e-3)
 
 
-@pytest.mark.parametrize("branches", ["hybrid", "cnn", "rnn"])
-def test_what_is_shown_is_what_the_model_computes(branches: str) -> None:
-    model, spec = small(branches)
+@pytest.mark.parametrize(
+    ("branches", "cell"),
+    [("hybrid", "lstm"), ("cnn", "lstm"), ("rnn", "lstm"), ("hybrid", "gru"), ("hybrid", "bilstm")],
+)
+def test_what_is_shown_is_what_the_model_computes(branches: str, cell: str) -> None:
+    model, spec = small(branches, cell=cell)
     insides = look_inside(model, spec, FRAME)
     check(insides, model)
     if spec.uses_cnn:
