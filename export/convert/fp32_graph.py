@@ -7,6 +7,8 @@ import onnx
 from ...runtime.errors import ConversionError
 from ...runtime.spec import Merge, ModelSpec
 from ...train.model import JOINS, KerasModel
+from ..artifacts import ModelParts
+from .adopted_graph import AdoptedGraph
 from .from_keras import write_cnn
 from .graph_writer import GraphWriter
 from .recurrent import Affine, Form, write_recurrent
@@ -21,7 +23,7 @@ GRAPH_OVERHEAD = 2**22  # bytes for nodes, names and shapes beside the weights; 
 
 
 class GraphBuilder:
-    """Writes a Keras model as ONNX graphs that differ in the recurrent branch's form; the CNN is converted once."""
+    """Writes a Keras model as ONNX graphs that differ in the recurrent layers' form; the rest is converted once."""
 
     def __init__(self, model: KerasModel, spec: ModelSpec) -> None:
         _check_size(model)
@@ -29,6 +31,12 @@ class GraphBuilder:
         self._spec = spec
         self._branch = GraphWriter("cnn")
         self._features = write_cnn(self._branch, model.get_layer("cnn"), spec, OPSET) if spec.uses_cnn else None
+        self._adopted = AdoptedGraph.of(model, spec, OPSET) if spec.adopted else None
+
+    @property
+    def parts(self) -> ModelParts:
+        """What the model is made of."""
+        return self._adopted.parts if self._adopted else ModelParts.of_branches(self._spec)
 
     def build(self, form: Form = "lstm") -> onnx.ModelProto:
         """Build the graph with one form of the recurrent branch, unchecked (see ``inspection.check_graph``).
@@ -36,20 +44,27 @@ class GraphBuilder:
         Its inputs are ``image`` (N, S, S, 3) and ``sequence`` (N, T, S*S/T), of which those that the branches use, its
         outputs ``logits`` and ``probabilities`` (N, C); all are float32; opset 17, IR 8.
         """
-        spec, model = self._spec, self._model
+        spec = self._spec
         writer = GraphWriter("hybrid_edge")
         for name, shape in spec.inputs.items():
             writer.input(name, shape)
+        if self._adopted is not None:
+            self._adopted.write(writer, form)
+        else:
+            self._write_branches(writer, form)
+        for name in ("logits", "probabilities"):
+            writer.output(name, (spec.num_classes,))
+        set_versions(writer.model, OPSET, IR_VERSION)
+        return writer.model
+
+    def _write_branches(self, writer: GraphWriter, form: Form) -> None:
+        spec, model = self._spec, self._model
         writer.graph.node.extend(self._branch.graph.node)
         writer.graph.initializer.extend(self._branch.graph.initializer)
         rnn, affine = (
             write_recurrent(writer, model.get_layer("rnn"), spec, "sequence", form) if spec.uses_rnn else (None, None)
         )
         _write_head(writer, model, spec, self._features, rnn, affine)
-        for name in ("logits", "probabilities"):
-            writer.output(name, (spec.num_classes,))
-        set_versions(writer.model, OPSET, IR_VERSION)
-        return writer.model
 
 
 def set_versions(model: onnx.ModelProto, opset: int, ir_version: int) -> None:

@@ -1,6 +1,7 @@
 """Reads our graphs: what nodes are called, which of them INT8 can reach, and the shapes and types of tensors.
 
-INT8 reaches convolutions and LSTMs' products. Weights are left out or read one by one: a copy of all is 400 MB.
+INT8 reaches convolutions and recurrent layers' products. Weights are left out or read one by one: a copy of all is
+400 MB.
 """
 
 from __future__ import annotations
@@ -23,9 +24,12 @@ WEIGHT_AXIS = {"Conv": 0, "MatMul": 1}
 
 CONTRIBUTED = "com.microsoft"  # the domain of ONNX Runtime's own operators
 POINTWISE = "/product"  # ends the name of a convolution that was written as a matrix product
-STEP_PART = re.compile(r"/step_\d+/")
-LSTM_PRODUCT = re.compile(r"(rnn/lstm_\d+)/(?:product|step_\d+/recurrent)")
-LSTM_OUTPUT = re.compile(r"(rnn/lstm_\d+)/output")
+RECURRENT_OPERATORS = ("LSTM", "GRU")
+# a recurrent layer's tensors are named rnn/LAYER/…, those of a Bidirectional's directions rnn/LAYER-forward/…
+FORWARD, BACKWARD = "-forward", "-backward"
+STEP_PART = re.compile(r"^(rnn/[^/]+)/step_\d+/")
+RECURRENT_PRODUCT = re.compile(r"(rnn/[^/]+)/(?:product|step_\d+/recurrent(?:_candidate)?)")
+RECURRENT_OUTPUT = re.compile(r"^(rnn/(?!batch_norm/)[^/]+)/output$")
 MAX_CONSTANT_VALUES = 1024  # values: shapes, axes and other constants that shape inference looks into
 
 
@@ -36,14 +40,14 @@ def branch_of(name: str) -> str:
 
 
 def layer_of(node: onnx.NodeProto) -> str | None:
-    """Name the layer that a quantizable node belongs to: the LSTM, or the node itself; None where INT8 can't take it.
+    """Name the layer that a quantizable node belongs to: a recurrent one, or the node itself; None for any other node.
 
     INT8 can take a convolution or a matrix product; our graphs have products with constants alone. A Gemm stays as it
     is: those of the head and the projection are small.
     """
     if node.op_type not in WEIGHT_AXIS:
         return None
-    found = LSTM_PRODUCT.fullmatch(node.name)
+    found = RECURRENT_PRODUCT.fullmatch(node.name)
     return found[1] if found else str(node.name)
 
 
@@ -57,8 +61,8 @@ def quantizable(model: onnx.ModelProto) -> dict[str, list[onnx.NodeProto]]:
 
 
 def range_key(tensor: str) -> str:
-    """Return the name of a tensor's range: the steps of an LSTM share one, and so does their concatenation."""
-    return LSTM_OUTPUT.sub(r"\1/hidden", STEP_PART.sub("/", tensor))
+    """Return the name of a tensor's range: a recurrent layer's steps share one, and so does their concatenation."""
+    return RECURRENT_OUTPUT.sub(r"\1/hidden", STEP_PART.sub(r"\1/", tensor))
 
 
 def producers(nodes: Iterable[onnx.NodeProto]) -> Mapping[str, onnx.NodeProto]:

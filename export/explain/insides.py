@@ -37,7 +37,8 @@ class Recurrent:
 
     Attributes:
         sequence: the branch's input, (T, S*S/T), computed from the image by the model itself.
-        hidden: the last LSTM's hidden state after each step, (T, H).
+        hidden: the last recurrent layer's hidden state after each step, (T, H); two directions' beside each other, each
+            in the order of its own steps.
         vector: the branch's output, (F,): the last hidden state, normalized and projected where the model does so.
         answers: the model's probabilities had the sequence ended after each step, (T, C); the last row is its answer.
     """
@@ -150,7 +151,7 @@ def _look_into_rnn(model: KerasModel, spec: ModelSpec, sequence: Tensor, cnn: Te
     hidden = hidden_states(model, spec, sequence)[0]
     value = hidden
     with keras.device("cpu:0"):
-        for layer in model.get_layer("rnn").layers[1 + spec.rnn_layers :]:  # those behind its input and LSTMs
+        for layer in model.get_layer("rnn").layers[1 + spec.rnn_layers :]:  # those behind its recurrent layers
             value = layer(value, training=False)
         vectors = np.asarray(value, np.float32)
         joined = _joined(cnn, vectors, spec.merge)

@@ -20,7 +20,15 @@ from onnx import TensorProto
 
 from ...calib import Range
 from ..convert.fp32_graph import IR_VERSION, OPSET, QUANTIZED_IR_VERSION, QUANTIZED_OPSET, set_versions
-from ..convert.graph_reading import WEIGHT_AXIS, arrays, branch_of, float_tensors, layer_of, range_key
+from ..convert.graph_reading import (
+    RECURRENT_OPERATORS,
+    WEIGHT_AXIS,
+    arrays,
+    branch_of,
+    float_tensors,
+    layer_of,
+    range_key,
+)
 from ..convert.graph_writer import GraphWriter
 from .int8_weights import QuantizedWeight, Rounder, bias_correction, quantize_weight, signed_scale
 
@@ -30,7 +38,7 @@ MAX_LISTED = 5  # layers that a warning names
 
 FLOAT, FLOAT16 = int(TensorProto.FLOAT), int(TensorProto.FLOAT16)
 NOT_FLOAT = int(TensorProto.UNDEFINED)  # shapes and indices, which stay as they are
-LSTM_NODES = ("LSTM", "Expand")  # the operator, and the zeros that it starts from, which have its type
+WHOLE_LAYER = (*RECURRENT_OPERATORS, "Expand")  # the operator, and the zeros that it starts from, which have its type
 FLOATS: dict[int, type[np.floating]] = {FLOAT: np.float32, FLOAT16: np.float16}
 
 
@@ -104,9 +112,9 @@ class GpuGraph:
         return FLOAT16
 
     def _is_wide(self, node: onnx.NodeProto) -> bool:
-        if node.op_type in LSTM_NODES:  # what is inside it has names only where the steps are written out
-            layer = node.name.rsplit("/", 1)[0]
-            return any(name.startswith(f"{layer}/") for name in self._wide)
+        if node.op_type in WHOLE_LAYER and branch_of(node.name) == "rnn":
+            layer = node.name.rsplit("/", 1)[0]  # what is inside it has names only where the steps are written out
+            return any(name.startswith((f"{layer}/", f"{layer}-")) for name in self._wide)
         return not self._wide.isdisjoint(range_key(name) for name in (*node.input, *node.output))
 
     def _input(self, name: str, kind: int) -> str:
@@ -146,14 +154,14 @@ class GpuGraph:
         return target
 
     def _weight(self, node: onnx.NodeProto, kind: int) -> str:
-        """Store a weight as integers, once however many nodes take it: an LSTM's is taken by every step."""
+        """Store a weight as integers, once however many nodes take it: a recurrent layer's is taken by every step."""
         name = f"{node.input[1]}:{_suffix(kind)}"
         target = f"{name}/dequantized"
         if self._writer.is_new(target):
             weight = self._rounded(node, kind)
             values, axis = weight.integers, weight.axis
             if branch_of(node.name) == "rnn":
-                # of the rank of what an LSTM's products take, (T, N, I): for any other TensorRT's parser puts a
+                # of the rank of what recurrent layers' products take, (T, N, I): for any other TensorRT's parser puts a
                 # reshape between this dequantization and each of its products
                 values, axis = values[None], axis + 1
             integers = self._writer.constant(f"{name}/integers", values)

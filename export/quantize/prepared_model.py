@@ -31,13 +31,15 @@ from ...calib import (
 from ...runtime.spec import ModelSpec
 from ...train.model import KerasModel
 from ...train.model_file import load_model, weights_sha256
+from ..adopt.adopting import adopt
+from ..artifacts import ModelParts
 from ..convert.fp32_graph import GraphBuilder, serialize
 from ..export_request import ExportRequest
 from ..gates.reference import Reference
 from ..step_log import StepLog
 from .artifact_graph import ActivationSurvey, ArtifactGraphs, Int8Ranges
 from .calibration_graph import choose_ranges, measured_graph, product_inputs
-from .equalize import channel_tensors
+from .equalize import PixelGrid, channel_tensors
 from .gpu_graph import ActivationPeaks, too_large_weights
 from .int8_weights import Rounder
 from .stale_batch_norm import batch_norm_outputs, stale_layers
@@ -63,6 +65,11 @@ class PreparedModel:
     def spec(self) -> ModelSpec:
         """The model's spec."""
         return self.graphs.spec
+
+    @property
+    def parts(self) -> ModelParts:
+        """What the model is made of."""
+        return self.graphs.builder.parts
 
     @property
     def calibration_paths(self) -> tuple[Path, ...]:
@@ -99,9 +106,7 @@ class PreparedModel:
 
 def prepare(request: ExportRequest, log: StepLog) -> PreparedModel:
     """Load the model, run Keras, convert, and measure what the precisions need."""
-    with log.step("load the Keras model"):
-        model, spec = load_model(request.model)
-        weights = weights_sha256(model)
+    model, spec, weights = _load(request, log)
     images, settings = request.images.images, request.settings
     with log.step(f"run Keras on {len(images)} images", len(images)) as advance:
         reference = Reference.of(model, spec, images, on_batch=advance)
@@ -120,6 +125,15 @@ def prepare(request: ExportRequest, log: StepLog) -> PreparedModel:
     return _calibrated(surveyed, measurer, request, log) if "int8" in settings.precisions else surveyed
 
 
+def _load(request: ExportRequest, log: StepLog) -> tuple[KerasModel, ModelSpec, str]:
+    if request.adoption is not None:
+        found = adopt(request.adoption, request.images.images, log)
+        return found.model, found.spec, found.weights
+    with log.step("load the Keras model"):
+        model, spec = load_model(request.model)
+        return model, spec, weights_sha256(model)
+
+
 def _surveyed(graphs: ArtifactGraphs, model: KerasModel, measurer: ActivationMeasurer, *, half: bool) -> ArtifactGraphs:
     graph = graphs.source("unrolled")
     survey = measurer.survey(model, graph)
@@ -133,7 +147,8 @@ def _calibrated(
     calibration, peaks = measurer.quantized(graph, prepared.weights, request.report)
     rounder = Rounder(measurer.moments(graph))
     with log.step(f"choose ranges ({method})"):
-        signed, unsigned = (choose_ranges(calibration, graph, method, symmetric=item) for item in (True, False))
+        grid = PixelGrid.of(prepared.spec)
+        signed, unsigned = (choose_ranges(calibration, graph, method, symmetric=i, grid=grid) for i in (True, False))
     graphs = replace(prepared.graphs, int8=Int8Ranges(signed, unsigned, peaks, rounder))
     return replace(prepared, graphs=graphs, calibration=calibration)
 
