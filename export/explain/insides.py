@@ -40,7 +40,8 @@ class Recurrent:
         hidden: the last recurrent layer's hidden state after each step, (T, H); two directions' beside each other, each
             in the order of its own steps.
         vector: the branch's output, (F,): the last hidden state, normalized and projected where the model does so.
-        answers: the model's probabilities had the sequence ended after each step, (T, C); the last row is its answer.
+        answers: the model's probabilities had the sequence ended after each step, or both directions stopped there,
+            (T, C); the last row is its answer.
     """
 
     sequence: Tensor

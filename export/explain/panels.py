@@ -110,9 +110,8 @@ def _draw_answers(axis: Axes, insides: Insides, answers: Array) -> None:
         axis.plot(steps, answers[:, index], label=_shortened(insides.spec.class_labels[index]), **style)
     axis.set(xlim=(0.5, len(answers) + 0.5), ylim=(-0.02, 1.02))
     axis.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
-    both_ways = insides.spec.cell == "bilstm"
-    when = "after so many steps of each direction" if both_ways else "had the sequence ended after this step"
-    axis.set_title(f"probability, {when}", size=8, color=QUIET, loc="left")
+    ended = "both directions stopped" if insides.spec.cell == "bilstm" else "the sequence ended"
+    axis.set_title(f"probability, had {ended} after this step", size=8, color=QUIET, loc="left")
     axis.grid(alpha=0.25)
     axis.spines[["top", "right"]].set_visible(False)
     legend = axis.legend(frameon=False, fontsize=7, loc="upper left", bbox_to_anchor=(1, 1.02), borderaxespad=0.3)
@@ -297,8 +296,8 @@ def _sections(insides: Insides) -> list[Section]:
         sections.append((height, title, lambda place: draw_feature_maps(place, insides.maps)))
     recurrent = insides.recurrent
     if recurrent is not None:
-        ended = "after so many steps both ways" if spec.cell == "bilstm" else "had the image ended there"
-        title = f"What the recurrent branch sees: its hidden state step by step, and the answer {ended}"
+        ended = "both directions stopped" if spec.cell == "bilstm" else "the image ended"
+        title = f"What the recurrent branch sees: its hidden state step by step, and the answer had {ended} there"
         sections.append((3.2, title, lambda place: draw_recurrent(place, insides, recurrent)))
     both = insides.cnn is not None and recurrent is not None
     title = f"How the {JOINS[spec.merge][0]} of both branches decides" if both else "How the branch's output decides"

@@ -83,9 +83,12 @@ def check(insides: Insides, model: Any) -> None:
     assert insides.evidence.sum() + bias[first] - bias[second] == pytest.approx(gap, abs=1e-3)
 
 
-@pytest.mark.parametrize("branches", ["hybrid", "cnn", "rnn"])
-def test_what_is_shown_is_what_the_model_computes(branches: str) -> None:
-    model, spec = small(branches)
+@pytest.mark.parametrize(
+    ("branches", "cell"),
+    [("hybrid", "lstm"), ("cnn", "lstm"), ("rnn", "lstm"), ("hybrid", "gru"), ("hybrid", "bilstm")],
+)
+def test_what_is_shown_is_what_the_model_computes(branches: str, cell: str) -> None:
+    model, spec = small(branches, cell=cell)
     insides = look_inside(model, spec, FRAME)
     check(insides, model)
     if spec.uses_cnn:
