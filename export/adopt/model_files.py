@@ -134,10 +134,10 @@ def _inspect_h5(path: Path) -> ForeignFile:
         kept = sum(array.id.get_storage_size() for array in arrays)
         if path.stat().st_size - kept > MAX_BOOKKEEPING:
             raise ModelFileError(f"{path}: holds over {MAX_BOOKKEEPING} bytes beside its arrays; refused")
-        config = text_attribute(file, "model_config")
+        config = _text_attribute(file, "model_config", path)
         if config is None:
             raise ModelFileError(f"{path}: holds weights and no model; {WHOLE}")
-        version = (text_attribute(file, "keras_version") or "1")[:40]
+        version = (_text_attribute(file, "keras_version", path) or "1")[:40]
         recipe = _recipe(_json(config.encode(), path), version, path)
         return _found(path, "h5", version, recipe, [a for a in arrays if a.name.startswith("/model_weights/")])
 
@@ -191,17 +191,19 @@ def _digest(folder: Path) -> str:
     return total.hexdigest()
 
 
-def text_attribute(group: Any, name: str) -> str | None:
+def _text_attribute(group: Any, name: str, path: Path) -> str | None:
     """Return a text that stands in an attribute of an HDF5 group, None where there is no such attribute."""
     if name not in group.attrs:
         return None
     attribute = group.attrs.get_id(name)
     if attribute.shape != () or attribute.dtype.kind not in "SO" or attribute.dtype.itemsize > MAX_CONFIG:
-        raise ModelFileError(f"its attribute {name} is no text but {attribute.dtype} of the shape {attribute.shape}")
+        raise ModelFileError(
+            f"{path}: its attribute {name} is no text but {attribute.dtype} of the shape {attribute.shape}"
+        )
     value = group.attrs[name]
     text = value.decode() if isinstance(value, bytes) else value
     if not isinstance(text, str):
-        raise ModelFileError(f"its attribute {name} is no text but {type(value).__name__}")
+        raise ModelFileError(f"{path}: its attribute {name} is no text but {type(value).__name__}")
     return text
 
 

@@ -1,4 +1,4 @@
-"""Hybrids with a GRU, or with an LSTM in both directions, in every precision and form."""
+"""Hybrids with a GRU or with an LSTM in both directions, and layers with other options, in every precision and form."""
 
 from itertools import product
 
@@ -6,7 +6,18 @@ import numpy as np
 import onnx
 import pytest
 from support.gpu.network_summary import inspect_graph
-from support.models.lowered import INT8_ERROR, VARIANTS, Source, error_of, logits_of, rms_error, tensors_of
+from support.models.lowered import (
+    INT8_ERROR,
+    VARIANTS,
+    Array,
+    Source,
+    error_of,
+    logits_of,
+    rms_error,
+    statistics_of,
+    tensors_of,
+)
+from support.models.recurrent_layers import LAYERS, SPEC, TIMESTEPS, VALUES, make_layer, written
 
 from hybrid_edge.export.bundle.cost import measure_cost
 from hybrid_edge.export.convert.fp32_graph import serialize
@@ -139,9 +150,12 @@ def test_a_variant_of_any_precision_gives_its_hidden_states(cell_source: Source,
         assert np.abs(found[variant] - found["fp32"]).max() <= limit
 
 
-@pytest.mark.parametrize("variant", [item for item in VARIANTS if item != "int8-cpu"])
+ON_TENSORRT = [item for item in VARIANTS if item != "int8-cpu"]
+
+
+@pytest.mark.parametrize("variant", ON_TENSORRT)
 @pytest.mark.parametrize("form", FORMS)
-def test_tensorrt_rtx_builds_it_with_a_loop_for_each_operator(cell_source: Source, variant: str, form: str) -> None:
+def test_tensorrt_rtx_parses_it_with_a_loop_for_each_operator(cell_source: Source, variant: str, form: str) -> None:
     pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX is not installed: pip install 'hybrid-edge[rtx]'")
     rtx, model = find_library("rtx"), cell_source.lower(variant, form)
     network = inspect_graph(serialize(model), cell_source.spec, rtx)
@@ -149,4 +163,42 @@ def test_tensorrt_rtx_builds_it_with_a_loop_for_each_operator(cell_source: Sourc
     assert network.loops == counts.get("LSTM", 0) + counts.get("GRU", 0) == (2 if form == "lstm" else 0)
     integers = {name for name, precision in operations(model).items() if precision == "INT8"}
     assert {item.name for item in network.products if item.quantized} == integers
-    assert build_engine(serialize(model), cell_source.spec, EngineOptions(), rtx, architecture="sm89").engine
+
+
+def sequences(count: int, seed: int) -> dict[str, Array]:
+    return {"sequence": np.random.default_rng(seed).uniform(-1, 1, (count, TIMESTEPS, VALUES)).astype(np.float32)}
+
+
+OPTIONS = (
+    "GRU {'reset_after': False}",
+    "GRU {'recurrent_activation': 'hard_sigmoid'}",
+    "LSTM sequences=True backwards=True",
+    "Bidirectional GRU concat {'return_sequences': True}",
+)
+
+
+@pytest.fixture(scope="module", params=OPTIONS)
+def layer_source(request: pytest.FixtureRequest) -> Source:
+    """One layer of an adopted model, measured on random sequences."""
+    layer = make_layer(LAYERS[request.param])
+    forms = {form: written(layer, form) for form in ("lstm", "unrolled")}
+    return Source(SPEC, forms, statistics_of(measured_graph(forms["unrolled"]), sequences(64, seed=5)))
+
+
+@pytest.mark.parametrize(("variant", "form"), EVERY)
+def test_a_layer_with_other_options_is_near_fp32(layer_source: Source, variant: str, form: str) -> None:
+    tensors = sequences(8, seed=6)
+    expected = logits_of(layer_source.forms["lstm"], tensors)
+    found = logits_of(layer_source.lower(variant, form), tensors, variant)
+    assert rms_error(found, expected) <= {"fp32": 1e-6, "fp16": 2e-3}.get(variant, INT8_ERROR)
+    assert (rms_error(found, expected) > 1e-3) == (variant.startswith("int8") and form == "unrolled")
+
+
+@pytest.mark.parametrize("variant", ON_TENSORRT[1:])
+@pytest.mark.parametrize("form", FORMS)
+def test_tensorrt_rtx_builds_a_layer_with_other_options(layer_source: Source, variant: str, form: str) -> None:
+    pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX is not installed: pip install 'hybrid-edge[rtx]'")
+    rtx, data = find_library("rtx"), serialize(layer_source.lower(variant, form))
+    quantized = [item for item in inspect_graph(data, SPEC, rtx).products if item.quantized]
+    assert bool(quantized) == (variant == "int8-tensorrt" and form == "unrolled")
+    assert build_engine(data, SPEC, EngineOptions(), rtx, architecture="sm89").engine
