@@ -43,8 +43,8 @@ def make_picture_request(
 def _model_file(model: Path | None, runs: Path) -> Path:
     if model is not None and is_foreign(model):
         raise UsageError(
-            f"--picture {model}: expected a model of hybrid-train, found one that somebody else trained: only of its own "
-            "branches are there pictures"
+            f"--picture {model}: expected a model of hybrid-train, found one that somebody else trained: only of its "
+            "own branches are there pictures"
         )
     if model is not None and model.is_file():
         return model
