@@ -74,14 +74,15 @@ def _variables_within(elements: int) -> Iterator[None]:
 
     def create(self: Any, initializer: Any, shape: Any = None, *args: Any, **kwargs: Any) -> None:
         nonlocal left
-        size = math.prod(shape or ()) if callable(initializer) else np.size(initializer)
+        fresh = callable(initializer) or isinstance(initializer, str)
+        size = math.prod(shape or ()) if fresh else np.size(initializer)
         left -= size
         if left < 0:
             raise ModelFileError(
                 f"it asks for an array of the shape {tuple(shape or ())}, and the file holds {elements - SLACK} "
                 "elements in all"
             )
-        created(self, keras.initializers.Zeros() if callable(initializer) else initializer, shape, *args, **kwargs)
+        created(self, keras.initializers.Zeros() if fresh else initializer, shape, *args, **kwargs)
 
     with ONE_AT_A_TIME:
         created = keras.Variable.__init__
