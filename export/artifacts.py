@@ -76,7 +76,7 @@ def plan_artifacts(precisions: Iterable[Precision], recurrent: Recurrent, parts:
     device times them.
 
     Raises:
-        UsageError: INT8 was asked for a model of LSTM operators alone, into which it does not reach.
+        UsageError: INT8 was asked for a model of LSTM or GRU operators alone, into which it does not reach.
     """
     asked = set(precisions)
     return [item for precision in PRECISIONS if precision in asked for item in _of(precision, recurrent, parts)]
@@ -105,7 +105,7 @@ def _forms(precision: Precision, recurrent: Recurrent, parts: ModelParts) -> tup
 
 
 def _quantizable_form(recurrent: Recurrent) -> tuple[RecurrentForm, ...]:
-    """Refuse LSTM operators for a model without a CNN: what is called INT8 would be FP16 or FP32 throughout."""
+    """Refuse recurrent operators for a model without a CNN: what is called INT8 would be FP16 or FP32 throughout."""
     if recurrent == "lstm":
         raise UsageError(
             "--int8 --recurrent lstm: expected layers that INT8 reaches, found LSTM operators alone (the model has no "
