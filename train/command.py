@@ -26,8 +26,8 @@ from .tiny_imagenet import prepare_tiny_imagenet
 from .training_settings import PHASES, ClassWeights, Monitor, Optimizer, PhaseSettings, TrainSettings, named_faults
 
 
-def _option(panel: str, help_text: str, *names: str) -> Any:
-    return typer.Option(*names, help=help_text, rich_help_panel=panel)
+def _option(panel: str, help_text: str, *names: str, **options: Any) -> Any:
+    return typer.Option(*names, help=help_text, rich_help_panel=panel, **options)
 
 
 _model = partial(_option, "Model (default: the preset's)")
@@ -52,7 +52,9 @@ def train(
         Literal["xception-lstm", "digits"], typer.Option("--preset", help="the reference hybrid, or the small one")
     ] = "xception-lstm",
     branches: Annotated[Literal["hybrid", "cnn", "rnn"], typer.Option(help="both branches, or one alone")] = "hybrid",
-    backbone: Annotated[Backbone | None, _model("the CNN, with its own scaling and image size; see --list")] = None,
+    backbone: Annotated[
+        Backbone | None, _model("the CNN, with its own scaling and image size; --list shows them", metavar="NAME")
+    ] = None,
     cell: Annotated[Cell | None, _model("the recurrent layers; bilstm reads the sequence both ways")] = None,
     merge: Annotated[Merge | None, _model("how the branches meet")] = None,
     sequence: Annotated[
@@ -125,7 +127,7 @@ def train(
     ] = False,
     predict_for: Annotated[
         str | None,
-        _list("devices, by the names that hybrid-bench --predict-for knows; default: " + ",".join(DEVICES)),
+        _list("devices, as hybrid-bench knows them; default: " + ",".join(DEVICES), metavar="NAME,NAME,…"),
     ] = None,
 ) -> None:
     """Train a classifier of two branches, a CNN and a recurrent one, from images in class folders.

@@ -206,6 +206,9 @@ def _kind_of_scores(plain: KerasModel, width: int) -> Scores:
         return "logits"
     noise = np.random.default_rng(0).uniform(-1, 1, (TRIED, *plain.input.shape[1:])).astype(np.float32)
     found = np.concatenate([np.asarray(plain(values, training=False)) for values in (noise, 127.5 * (noise + 1))])
+    found = found[np.isfinite(found).all(axis=1)]  # what is far from the model's own pixels may overflow in it
+    if not len(found):
+        return "logits"
     sums = found.sum(axis=1)
     return "probabilities" if found.min() >= 0 and np.abs(sums - 1).max() < SUM_TOLERANCE else "logits"
 

@@ -28,14 +28,16 @@ def build_from_recipe(recipe: ModelRecipe) -> KerasModel:
 
 
 def _build_chain(recipe: ModelRecipe) -> KerasModel:
-    layers = [make_layer(layer) for layer in recipe.layers if layer.class_name != "InputLayer"]
+    parts = [layer for layer in recipe.layers if layer.class_name != "InputLayer"]
+    made = [make_layer(layer) for layer in parts]
     start = [] if recipe.input_shape is None else [keras.Input(recipe.input_shape)]
+    value = start
+    for layer, instance in zip(parts, made, strict=True) if start else ():  # one by one: an error has a layer's name
+        with named(layer.name, layer.class_name):
+            value = [instance(*value)]
+        _check_size(layer, instance, value)
     with named(recipe.name, "Sequential"):
-        model = keras.Sequential([*start, *layers], name=recipe.name)
-    for layer, made in zip((x for x in recipe.layers if x.class_name != "InputLayer"), layers, strict=True):
-        if start:
-            _check_size(layer, [made.output])
-    return model
+        return keras.Sequential([*start, *made], name=recipe.name)
 
 
 def _build_graph(recipe: ModelRecipe) -> KerasModel:
@@ -80,7 +82,7 @@ class _Graph:
         with named(layer.name, layer.class_name):
             outputs = self.layers[layer.name](*self._resolved(call.args), **self._resolved(call.kwargs))
         self.tensors[layer.name, number] = list(outputs) if isinstance(outputs, list | tuple) else [outputs]
-        _check_size(layer, self.tensors[layer.name, number])
+        _check_size(layer, self.layers[layer.name], self.tensors[layer.name, number])
         for waiter, its_number in self.waiting.pop((layer.name, number), []):
             self.missing[waiter.name, its_number] -= 1
             if not self.missing[waiter.name, its_number]:
@@ -182,8 +184,10 @@ def what_it_said(error: Exception) -> str:
     return "no memory for it" if isinstance(error, MemoryError) else first_line(error)
 
 
-def _check_size(layer: LayerRecipe, outputs: list[Any]) -> None:
-    for output in outputs:
+def _check_size(layer: LayerRecipe, made: Any, outputs: list[Any]) -> None:
+    """Refuse what a layer gives, or a layer in a chain that was called for the first time, if it is too large."""
+    inside = [inner.output for inner in made.layers] if isinstance(made, keras.Sequential) else []
+    for output in [*inside, *outputs]:
         if math.prod(size or 1 for size in output.shape[1:]) > MAX_OUTPUT:
             raise ModelFileError(
                 f"layer {layer.name!r} ({layer.class_name}) gives the shape {tuple(output.shape)}; expected at most "

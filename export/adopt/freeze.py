@@ -51,7 +51,7 @@ def _freeze(folder: Path) -> tuple[dict[str, Any], bytes]:
 
     model = SavedModel()
     model.ParseFromString(saved)
-    name = _check(model, len(saved))
+    name = check_model(model, len(saved))
     loaded = tf.saved_model.load(str(folder))  # kept: its variables go with it
     frozen = convert_variables_to_constants_v2(loaded.signatures[name])
     about = _describe(frozen)
@@ -59,8 +59,12 @@ def _freeze(folder: Path) -> tuple[dict[str, Any], bytes]:
     return {**about, "version": _version(model)}, graph
 
 
-def _check(model: Any, size: int) -> str:
-    """Check a SavedModel before it is loaded; return the name of its signature."""
+def check_model(model: Any, size: int) -> str:
+    """Check a SavedModel, of ``size`` bytes, before it is loaded; return the name of its signature.
+
+    Raises:
+        ModelFileError: it does more than compute, or was not saved by TensorFlow 2; what does is named.
+    """
     if len(model.meta_graphs) != 1 or not model.meta_graphs[0].object_graph_def.nodes:
         raise ModelFileError("expected one graph as TensorFlow 2 saves it; load it there and save it again")
     meta = model.meta_graphs[0]

@@ -217,7 +217,7 @@ def test_a_folder_that_can_not_be_written_to_is_refused_before_the_model_is_load
         (["none.png", "out.png"], 1, "none.png: can't be read"),
         (["photo.png", "out.png"], 1, "expected a run folder at runs/latest, found none"),
         (["photo.png", "out.png", "."], 1, "expected a trained model.keras, found none"),
-        (["photo.png", "out.png", "photo.png"], 1, "expected a .keras file as hybrid-train writes it"),
+        (["photo.png", "out.png", "photo.png"], 2, "expected a model of hybrid-train, found one that somebody else"),
     ],
 )
 def test_a_mistake_is_one_message(main: Main, tmp_path: Path, arguments: list[str], code: int, message: str) -> None:
