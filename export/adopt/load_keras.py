@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,6 +19,7 @@ from .build_layers import build_from_recipe, what_it_said
 from .fill_h5 import fill_from_h5
 from .model_files import ForeignFile, weights_of
 
+ONE_AT_A_TIME = threading.Lock()  # of the models that are built: the limit stands in Keras's own class
 SLACK = 2**16  # elements beside those of the file: the state of a Dropout's random numbers, two for each
 
 
@@ -68,22 +70,24 @@ def _variables_within(elements: int) -> Iterator[None]:
     It is checked before a variable's memory is asked for. Zeros, because the file's arrays come next, and the
     orthogonal beginning of an LSTM(2048) takes ten seconds.
     """
-    created = keras.Variable.__init__
     left = elements
 
     def create(self: Any, initializer: Any, shape: Any = None, *args: Any, **kwargs: Any) -> None:
         nonlocal left
-        size = math.prod(shape or ()) if callable(initializer) else np.size(initializer)
+        fresh = callable(initializer) or isinstance(initializer, str)
+        size = math.prod(shape or ()) if fresh else np.size(initializer)
         left -= size
         if left < 0:
             raise ModelFileError(
                 f"it asks for an array of the shape {tuple(shape or ())}, and the file holds {elements - SLACK} "
                 "elements in all"
             )
-        created(self, keras.initializers.Zeros() if callable(initializer) else initializer, shape, *args, **kwargs)
+        created(self, keras.initializers.Zeros() if fresh else initializer, shape, *args, **kwargs)
 
-    keras.Variable.__init__ = create
-    try:
-        yield
-    finally:
-        keras.Variable.__init__ = created
+    with ONE_AT_A_TIME:
+        created = keras.Variable.__init__
+        keras.Variable.__init__ = create
+        try:
+            yield
+        finally:
+            keras.Variable.__init__ = created

@@ -14,7 +14,8 @@ from ...runtime.errors import ModelFileError
 from .layer_settings import clean_settings, excerpt, layer_class, plain
 from .operations import scalar_arithmetic, settings_of_operation
 
-MAX_LAYERS = 10_000  # EfficientNetV2L has 1,030
+MAX_LAYERS = 3000  # EfficientNetV2L has 1,030
+MAX_TENSORS = 10_000  # with which all layers are called
 MAX_MODEL_DEPTH = 8  # models in models
 
 
@@ -72,6 +73,15 @@ def _leaves(layer: LayerRecipe) -> Iterator[LayerRecipe]:
             yield from _leaves(layer.settings[key])
 
 
+def tensors_in(value: Any) -> Iterator[TensorAt]:
+    """Yield the references in an argument, in lists too."""
+    if isinstance(value, TensorAt):
+        yield value
+    elif isinstance(value, list):
+        for item in value:
+            yield from tensors_in(item)
+
+
 def read_recipe(config: Any, keras_version: str) -> ModelRecipe:
     """Return the recipe of a model from its configuration, as Keras 2 or 3 wrote it.
 
@@ -111,6 +121,7 @@ class _Reader:
 
     old: bool
     layers: int = 0
+    tensors: int = 0
 
     def layer(self, config: Any, depth: int, *, called: bool = False) -> LayerRecipe:
         """Read a layer or a model; ``called`` is whether it stands in a graph and has calls."""
@@ -171,6 +182,9 @@ class _Reader:
             args = args if len(args) == 1 else [args]
             settings = tensors[-1][3] if tensors and len(tensors[-1]) > 3 else {}
             kwargs = {str(key): _old_argument(value, name) for key, value in settings.items() if key != "name"}
+        self.tensors += 1 + sum(1 for _ in tensors_in([*args, *kwargs.values()]))
+        if self.tensors > MAX_TENSORS:
+            raise ModelFileError(f"its layers are called with over {MAX_TENSORS} tensors; no model is so large")
         if kwargs.pop("training", None):
             raise ModelFileError(
                 f"layer {name!r} is called with training=True: it answers by chance. Build the model without it, give "

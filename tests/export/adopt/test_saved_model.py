@@ -167,6 +167,23 @@ def test_what_nothing_calls_may_not_read_files_either(plain: SavedModel) -> None
         check_model(model, 0)
 
 
+@pytest.mark.parametrize("times", [1, 30])
+def test_functions_that_call_themselves_or_unfold_without_end_are_refused(plain: SavedModel, times: int) -> None:
+    model = SavedModel()
+    model.CopyFrom(plain)
+    graph = model.meta_graphs[0].graph_def
+    for number in range(times):  # the last calls the first that stands there: itself, if there is but one
+        function = graph.library.function.add()
+        function.signature.name = f"f{number}"
+        for name in ("a", "b"):
+            callee = f"f{number + 1}" if number + 1 < times else "f0" if times == 1 else "none"
+            function.node_def.add(name=name, op="PartitionedCall").attr["f"].func.name = callee
+    output = next(iter(model.meta_graphs[0].signature_def["serving_default"].outputs.values())).name.split(":")[0]
+    next(node for node in graph.node if node.name == output).attr["f"].func.name = "f0"
+    with pytest.raises(ModelFileError, match="call each other or themselves"):
+        check_model(model, 0)
+
+
 @pytest.mark.parametrize("kind", ["resource", "asset"])
 def test_objects_that_are_set_up_when_they_are_loaded_are_refused(plain: SavedModel, kind: str) -> None:
     model = SavedModel()
