@@ -16,6 +16,7 @@ from tensorflow.core.framework.graph_pb2 import GraphDef
 from tensorflow.core.protobuf.saved_model_pb2 import SavedModel
 
 from hybrid_edge.export.adopt import saved_model
+from hybrid_edge.export.adopt.adopted_model import in_our_shape
 from hybrid_edge.export.adopt.freeze import check_model
 from hybrid_edge.export.adopt.graph_operations import check_constants
 from hybrid_edge.export.adopt.model_files import inspect_file
@@ -225,6 +226,10 @@ def test_what_keras_3_exports_answers_as_before(tmp_path: Path) -> None:
     images = np.random.default_rng(0).uniform(0, 255, (2, 8, 8, 3)).astype("float32")
     loaded = load_saved_model(tmp_path / "saved", inspect_file(tmp_path / "saved"))
     np.testing.assert_allclose(loaded(images), model(images), atol=1e-6)
+    adopted = in_our_shape(loaded)
+    assert adopted.scores == "softmax"  # found in the graph, so that logits are what is before it
+    np.testing.assert_allclose(adopted.probabilities(images), model(images), atol=1e-6)
+    np.testing.assert_allclose(adopted.original_scores(images), model(images), atol=1e-6)
 
 
 LYING = """
