@@ -39,11 +39,30 @@ def load_saved_model(path: Path, found: ForeignFile) -> KerasModel:
         raise ValueError(f"expected a SavedModel, found {found.kind}")
     try:
         about, serialized = _freeze_elsewhere(path)
-        layer = _FrozenGraph(about, _parse(serialized))
+        graph = _parse(serialized)
+        about["output"], activation = _before_activation(graph, about["output"])
+        layer = _FrozenGraph(about, graph)
     except ModelFileError as error:
         raise ModelFileError(f"{path}: {error}") from None
     image = keras.Input(tuple(about["shape"][1:]), name="image")
-    return keras.Model(image, layer(image), name="saved_model")
+    scores = layer(image)
+    if activation is not None:
+        scores = keras.layers.Activation(activation, name="scores")(scores)
+    return keras.Model(image, scores, name="saved_model")
+
+
+def _before_activation(graph: Any, output: str) -> tuple[str, str | None]:
+    """Return the tensor before a softmax or sigmoid at the end, and which it is: as a layer, it can be taken off."""
+    nodes = {node.name: node for node in graph.node}
+    tensor = output
+    for _ in range(len(nodes)):
+        node = nodes.get(tensor.removesuffix(":0"))
+        if node is None or node.op not in ("Identity", "Softmax", "Sigmoid") or not node.input:
+            break
+        tensor = node.input[0] if ":" in node.input[0] else f"{node.input[0]}:0"
+        if node.op != "Identity":
+            return tensor, node.op.lower()
+    return output, None
 
 
 def _freeze_elsewhere(path: Path) -> tuple[dict[str, Any], bytes]:

@@ -77,6 +77,8 @@ def test_a_saved_model_of_keras_2_answers_as_it_did_there(keras2_files: Path) ->
     assert (model.input_shape, model.output_shape) == ((None, 16, 16, 3), (None, 5))
     np.testing.assert_allclose(model(known["image"], training=False), known["answer"], atol=1e-6)
     np.testing.assert_allclose(tf.function(model)(known["image"]), known["answer"], atol=1e-6)
+    assert model.layers[-1].activation is keras.activations.softmax
+    assert keras.ops.min(model.layers[-2](known["image"])) < 0
 
 
 def write_first(scores: Any) -> Any:
