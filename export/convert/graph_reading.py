@@ -20,6 +20,7 @@ from ...runtime.errors import ConversionError
 
 # the axis of a weight along which each index has its own scale: output channels of (O, I, H, W), columns of (I, O)
 WEIGHT_AXIS = {"Conv": 0, "MatMul": 1}
+WEIGHT_RANK = {"Conv": 4, "MatMul": 2}  # of the weights that INT8 takes: (O, I, H, W) and (I, O)
 
 CONTRIBUTED = "com.microsoft"  # the domain of ONNX Runtime's own operators
 POINTWISE = "/product"  # ends the name of a convolution that was written as a matrix product
@@ -35,13 +36,22 @@ def branch_of(name: str) -> str:
     return first if first in ("cnn", "rnn") and "/" in name else "head"
 
 
-def layer_of(node: onnx.NodeProto) -> str | None:
+Shapes = Mapping[str, tuple[int, ...]]
+
+
+def constant_shapes(model: onnx.ModelProto) -> Shapes:
+    """Return the shape of every initializer, by its name."""
+    return {tensor.name: tuple(tensor.dims) for tensor in model.graph.initializer}
+
+
+def layer_of(node: onnx.NodeProto, constants: Shapes) -> str | None:
     """Name the layer that a quantizable node belongs to: the LSTM, or the node itself; None where INT8 can't take it.
 
-    INT8 can take a convolution or a matrix product; our graphs have products with constants alone. A Gemm stays as it
-    is: those of the head and the projection are small.
+    INT8 can take a convolution of images or a matrix product whose weight is one of the constants, by
+    ``constant_shapes``; the product of two activations, as in attention, stays as it is. So does a Gemm: those of the
+    head and the projection are small.
     """
-    if node.op_type not in WEIGHT_AXIS:
+    if node.op_type not in WEIGHT_AXIS or len(constants.get(node.input[1], ())) != WEIGHT_RANK[node.op_type]:
         return None
     found = LSTM_PRODUCT.fullmatch(node.name)
     return found[1] if found else str(node.name)
@@ -50,8 +60,9 @@ def layer_of(node: onnx.NodeProto) -> str | None:
 def quantizable(model: onnx.ModelProto) -> dict[str, list[onnx.NodeProto]]:
     """List the nodes that INT8 can take, by layer, in the order of the graph."""
     layers: dict[str, list[onnx.NodeProto]] = {}
+    constants = constant_shapes(model)
     for node in model.graph.node:
-        if layer := layer_of(node):
+        if layer := layer_of(node, constants):
             layers.setdefault(layer, []).append(node)
     return layers
 

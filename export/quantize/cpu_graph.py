@@ -32,6 +32,7 @@ from ..convert.graph_reading import (
     CONTRIBUTED,
     POINTWISE,
     arrays,
+    constant_shapes,
     gives_float,
     integers_of,
     layer_of,
@@ -86,6 +87,7 @@ class CpuGraph:
         self._means = means or {}
         self._rounder = rounder or Rounder()
         self._arrays = arrays(source)
+        self._shapes = constant_shapes(source)
         self._makers = producers(source.graph.node)
         self._takers = takers(source.graph.node)
         self._writer = GraphWriter(source.graph.name)
@@ -95,7 +97,7 @@ class CpuGraph:
         """Write the graph: opset 17, IR 8, and ONNX Runtime's own domain where a matrix product is quantized."""
         self._writer.graph.input.extend(self._source.graph.input)
         for node in self._source.graph.node:
-            if layer_of(node) not in self._quantized:
+            if layer_of(node, self._shapes) not in self._quantized:
                 self._plain(node)
             elif node.op_type == "Conv" and self._gives_float(node):
                 self._pointwise(node)
@@ -208,7 +210,7 @@ class CpuGraph:
             maker = self._makers.get(maker.input[0])
         elif self._only_relu(name):
             return False
-        if maker is None or maker.op_type != "Conv" or layer_of(maker) not in self._quantized:
+        if maker is None or maker.op_type != "Conv" or layer_of(maker, self._shapes) not in self._quantized:
             return False
         return not self._gives_float(maker)
 
@@ -238,7 +240,7 @@ class CpuGraph:
         if node.op_type != "Relu" or self._is_stored(node.output[0]) or range_key(node.output[0]) not in self._ranges:
             return False
         behind = self._takers[node.output[0]]
-        quantized = all(other.op_type == "Conv" and layer_of(other) in self._quantized for other in behind)
+        quantized = all(other.op_type == "Conv" and layer_of(other, self._shapes) in self._quantized for other in behind)
         return quantized and int(unsigned_scale(self._ranges[range_key(node.output[0])])[1]) == 0
 
     def _parameters(self, name: str) -> tuple[str, str]:

@@ -20,7 +20,7 @@ from onnx import TensorProto
 
 from ...calib import Range
 from ..convert.fp32_graph import IR_VERSION, OPSET, QUANTIZED_IR_VERSION, QUANTIZED_OPSET, set_versions
-from ..convert.graph_reading import WEIGHT_AXIS, arrays, branch_of, float_tensors, layer_of, range_key
+from ..convert.graph_reading import WEIGHT_AXIS, arrays, branch_of, constant_shapes, float_tensors, layer_of, range_key
 from ..convert.graph_writer import GraphWriter
 from .int8_weights import QuantizedWeight, Rounder, bias_correction, quantize_weight, signed_scale
 
@@ -62,6 +62,7 @@ class GpuGraph:
         self._rounder = rounder or Rounder()
         self._half = half
         self._arrays = arrays(source)
+        self._shapes = constant_shapes(source)
         self._floats = float_tensors(source)
         self._writer = GraphWriter(source.graph.name)
         self._made: dict[str, int] = {}  # the type of each tensor that was written
@@ -79,7 +80,7 @@ class GpuGraph:
 
     def _node(self, node: onnx.NodeProto) -> None:
         kind = self._kind(node)
-        if layer_of(node) in self._quantized:
+        if layer_of(node, self._shapes) in self._quantized:
             inputs = self._quantized_inputs(node, kind)
         else:
             inputs = [self._input(name, kind) for name in node.input]
