@@ -47,7 +47,27 @@ class Artifact:
         return f"{self.precision}{form} for {', '.join(self.targets)}"
 
 
-def plan_artifacts(precisions: Iterable[Precision], recurrent: Recurrent, spec: ModelSpec) -> list[Artifact]:
+@dataclass(frozen=True)
+class ModelParts:
+    """What a model is made of, as far as plans depend on it.
+
+    Attributes:
+        recurrent: whether it has recurrent layers, which may be written in either form.
+        others: whether INT8 reaches layers besides those.
+        units: the recurrent layers' largest width.
+    """
+
+    recurrent: bool
+    others: bool
+    units: int
+
+    @classmethod
+    def of_branches(cls, spec: ModelSpec) -> ModelParts:
+        """Return the parts of a model that ``hybrid-train`` made."""
+        return cls(spec.uses_rnn, spec.uses_cnn, spec.rnn_units)
+
+
+def plan_artifacts(precisions: Iterable[Precision], recurrent: Recurrent, parts: ModelParts) -> list[Artifact]:
     """Plan the artifacts to make, the widest precision first.
 
     FP32 and FP16 are one graph for every target that takes them; where the recurrent branch is large, the CPU shares
@@ -59,14 +79,14 @@ def plan_artifacts(precisions: Iterable[Precision], recurrent: Recurrent, spec: 
         UsageError: INT8 was asked for a model of LSTM operators alone, into which it does not reach.
     """
     asked = set(precisions)
-    return [item for precision in PRECISIONS if precision in asked for item in _of(precision, recurrent, spec)]
+    return [item for precision in PRECISIONS if precision in asked for item in _of(precision, recurrent, parts)]
 
 
-def _of(precision: Precision, recurrent: Recurrent, spec: ModelSpec) -> Sequence[Artifact]:
-    main, *others = _forms(precision, recurrent, spec)
+def _of(precision: Precision, recurrent: Recurrent, parts: ModelParts) -> Sequence[Artifact]:
+    main, *others = _forms(precision, recurrent, parts)
     engines = [Artifact(precision, form, ("tensorrt",)) for form in others]
     if precision == "fp32":
-        if others and spec.rnn_units >= LARGE_UNITS:
+        if others and parts.units >= LARGE_UNITS:
             (unrolled,) = others
             return [Artifact(precision, main, ("cuda", "tensorrt")), Artifact(precision, unrolled, ("cpu", "tensorrt"))]
         return [Artifact(precision, main, ("cpu", "cuda", "tensorrt")), *engines]
@@ -76,10 +96,10 @@ def _of(precision: Precision, recurrent: Recurrent, spec: ModelSpec) -> Sequence
     return [Artifact(precision, on_cpu, ("cpu",)), Artifact(precision, main, ("tensorrt",)), *engines]
 
 
-def _forms(precision: Precision, recurrent: Recurrent, spec: ModelSpec) -> tuple[RecurrentForm, ...]:
-    if not spec.uses_rnn:
+def _forms(precision: Precision, recurrent: Recurrent, parts: ModelParts) -> tuple[RecurrentForm, ...]:
+    if not parts.recurrent:
         return ("none",)
-    if precision == "int8" and not spec.uses_cnn:
+    if precision == "int8" and not parts.others:
         return _quantizable_form(recurrent)
     return ("lstm", "unrolled") if recurrent == "auto" else (recurrent,)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, cast
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
@@ -14,6 +14,7 @@ from ..runtime.engines.ahead import parse_architectures
 from ..runtime.engines.engine_options import EngineOptions, parse_profile
 from ..runtime.engines.progress import Reporter, show_progress
 from ..train.tensorflow_import import import_tensorflow
+from .adopt.adoption import Statement
 from .bundle.engine_files import build_engines
 from .bundle.report import show_report
 from .export_request import ExportRequest, ExportSettings, choose_precisions, make_request
@@ -29,11 +30,19 @@ MB = 1e6
 MIB = 2**20
 
 
+def _adopted(text: str) -> Any:
+    return typer.Option(help=text, rich_help_panel="A model that somebody else trained", show_default=False)
+
+
 def export(
     context: typer.Context,
     model: Annotated[
         Path | None,
-        typer.Argument(metavar="MODEL", help="a run folder or a .keras file of hybrid-train; default: the newest run"),
+        typer.Argument(
+            metavar="MODEL",
+            help="a run folder or .keras file of hybrid-train, or anybody's .keras, .h5 or SavedModel of one image and "
+            "its class scores; default: the newest run",
+        ),
     ] = None,
     fp32: Annotated[bool, typer.Option("--fp32", help="full precision; what is exported without a choice")] = False,
     fp16: Annotated[bool, typer.Option("--fp16", help="half precision, for TensorRT and CUDA")] = False,
@@ -50,6 +59,15 @@ def export(
         Path | None,
         typer.Option(help="images to calibrate on (default: the run's stratified sample of its training images)"),
     ] = None,
+    labels: Annotated[Path | None, _adopted("its labels, one a line in the order of its scores (or .json)")] = None,
+    scaling: Annotated[
+        str | None,
+        _adopted("how its pixels were scaled: xception, unit, torch, caffe, raw, or auto: tried on --images"),
+    ] = None,
+    channels: Annotated[str | None, _adopted("the order of its channels: rgb, bgr or gray")] = None,
+    resize: Annotated[str | None, _adopted("stretch, center-crop or letterbox")] = None,
+    interpolation: Annotated[str | None, _adopted("linear-exact or nearest-exact")] = None,
+    image_size: Annotated[int | None, _adopted("pixels, for a model that takes images of any size")] = None,
     method: Annotated[str, typer.Option(help="ranges of INT8: minmax, entropy or percentile")] = "percentile",
     recurrent: Annotated[
         str, typer.Option(help="recurrent branch: lstm, unrolled, or auto: for TensorRT both, and the device chooses")
@@ -92,6 +110,8 @@ def export(
 
     Example: [bold]hybrid-export --fp16 --int8[/bold]
 
+    Example: [bold]hybrid-export model.h5 --labels labels.txt --images photos --int8[/bold]
+
     Example: [bold]hybrid-export --engine-only runs/latest/bundle --rtx-arch sm89[/bold]
 
     Example: [bold]hybrid-export --picture photo.jpg inside.png[/bold]
@@ -114,7 +134,14 @@ def export(
         engine=options,
     )
     request = make_request(
-        model, images=images, out=out, runs=runs, gate_images=gate_images, calib=calib, settings=settings
+        model,
+        images=images,
+        out=out,
+        runs=runs,
+        gate_images=gate_images,
+        calib=calib,
+        settings=settings,
+        stated=Statement(labels, scaling, channels, resize, interpolation, image_size),
     )
     log = StepLog()
     for reason in request.images.skipped:

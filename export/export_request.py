@@ -26,6 +26,8 @@ from ..train.class_folders import find_classes, list_folder
 from ..train.data import LabelledImage, read_list
 from ..train.run_folder import RunFolder
 from ..train.splits import find_splits, holds_images
+from .adopt.adoption import Adoption, Statement, is_foreign
+from .adopt.model_files import inspect_file
 from .artifacts import PRECISIONS, Recurrent
 
 MIN_IMAGES = 8  # a bundle has so many golden examples, and a gate's largest batch so many images
@@ -170,7 +172,7 @@ class ExportRequest:
     """A model file, the images to prove it on, and the folder of the bundle.
 
     ``calibration`` holds the candidates for calibration images; ``run`` and ``metrics`` are what the bundle's
-    provenance says of where the model came from.
+    provenance says of where the model came from; ``adoption`` is what is said of a model that somebody else trained.
     """
 
     model: Path
@@ -180,6 +182,7 @@ class ExportRequest:
     calibration: tuple[LabelledImage, ...] = ()
     run: str = ""
     metrics: dict[str, float] = field(default_factory=dict)
+    adoption: Adoption | None = None
 
     @property
     def report(self) -> Path:
@@ -196,19 +199,23 @@ def make_request(
     gate_images: int | None = None,
     calib: Path | None = None,
     settings: ExportSettings | None = None,
+    stated: Statement | None = None,
 ) -> ExportRequest:
     """Find what to export.
 
     Args:
-        model: a run folder or a ``.keras`` file; by default the newest run of ``runs``.
+        model: a run folder, a ``.keras`` file, or a model that somebody else trained (``.keras``, ``.h5``, or the
+            folder of a SavedModel); by default the newest run of ``runs``.
         images: a folder of images to check on; a run has its validation images, a file needs them named.
         out: the bundle's folder; by default ``bundle/`` in the run, or beside the file.
         runs: the folder of all runs.
         gate_images: how many images to run every variant on, at least 8; by default all.
         calib: a folder of images to calibrate on; by default the run's stratified sample of its training images.
         settings: the precisions and how they are made; by default FP32.
+        stated: what is known of a model that somebody else trained.
 
     Raises:
+        ModelFileError: somebody else's model file is not one that can be adopted.
         RunError: there is no run, or one without a trained model.
         UsageError: there is no such file, a file came without ``images``, or fewer than 8 gate images were asked for.
         DataError: there are too few readable images.
@@ -216,6 +223,13 @@ def make_request(
     settings = settings or ExportSettings()
     if gate_images is not None and gate_images < MIN_IMAGES:
         raise UsageError(f"--gate-images: expected at least {MIN_IMAGES}, found {gate_images}")
+    if model is not None and is_foreign(model):
+        return _adopted_request(model, stated or Statement(), images, out, gate_images, calib, settings)
+    if stated is not None and stated != Statement():
+        raise UsageError(
+            f"{', '.join(stated.options)}: expected a model that somebody else trained, found one of hybrid-train, "
+            "which knows its labels and its preprocessing: leave these options out"
+        )
     if model is not None and not model.is_dir():
         return _file_request(model, images, out, gate_images, calib, settings)
     run = RunFolder.find(model, runs)
@@ -252,6 +266,38 @@ def _file_request(
     chosen = choose_images(folder_images(images), gate_images)
     calibration = _calibration(settings, calib, None)
     return ExportRequest(model, chosen, out or model.parent / "bundle", settings, calibration)
+
+
+def _adopted_request(
+    model: Path,
+    stated: Statement,
+    images: Path | None,
+    out: Path | None,
+    gate_images: int | None,
+    calib: Path | None,
+    settings: ExportSettings,
+) -> ExportRequest:
+    """Make the request for somebody else's model; without ``calib`` its images are shared between gate and calibration.
+
+    Of a data set with splits those to validate on check it, and those to train on calibrate it.
+    """
+    found = inspect_file(model)
+    if images is None:
+        raise UsageError(
+            f"{model}: a model file comes without images; name a folder of real ones to check it on, in folders named "
+            "by label where their classes are known: --images DIR"
+        )
+    candidates = folder_images(images)
+    if len(candidates) >= 2 * MIN_IMAGES and calib is None and settings.needs_calibration:
+        gate_images = min(gate_images or len(candidates), max(len(candidates) // 2, MIN_IMAGES))
+    chosen = choose_images(candidates, gate_images)
+    calibration: tuple[LabelledImage, ...] = ()
+    if settings.needs_calibration:
+        named = ("--images", images) if calib is None else ("--calib", calib)
+        calibration = tuple(folder_images(named[1], named[0], prefer="train"))
+    adoption = stated.of(found, {image.label for image in candidates})
+    where = model.parent / f"{model.stem}-bundle"
+    return ExportRequest(model, chosen, out or where, settings, calibration, adoption=adoption)
 
 
 def _calibration(settings: ExportSettings, calib: Path | None, run: RunFolder | None) -> tuple[LabelledImage, ...]:

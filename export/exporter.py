@@ -116,7 +116,7 @@ def _try_variants(
 ) -> list[TriedVariant]:
     settings = request.settings
     maker = VariantMaker(writer, settings, prepared, golden, log)
-    artifacts = plan_artifacts(settings.precisions, settings.recurrent, prepared.spec)
+    artifacts = plan_artifacts(settings.precisions, settings.recurrent, prepared.parts)
     judged = [item for artifact in artifacts for item in maker.make(artifact)]
     timings = maker.time([item.variant for item in judged if item.variant is not None])
     return [item.timed(timings.get(item.tried.name)) for item in judged]

@@ -141,7 +141,7 @@ class VariantMaker:
         """Find an artifact of each precision for a target; one in FP32 is made to compare with where there is none."""
         files = {precision: self._writer.path / item.file.path for precision, item in own.items()}
         if "fp32" not in files:
-            planned = plan_artifacts(("fp32",), self._settings.recurrent, self._prepared.spec)
+            planned = plan_artifacts(("fp32",), self._settings.recurrent, self._prepared.parts)
             form = next(item.recurrent for item in planned if target in item.targets)
             files["fp32"] = self._write(Artifact("fp32", form, (target,)))
         return files
@@ -173,7 +173,7 @@ class VariantMaker:
     @cached_property
     def _groups(self) -> list[tuple[str, ...]]:
         """The groups of layers, the most sensitive first; they are measured when the first variant asks."""
-        form = "unrolled" if self._prepared.spec.uses_rnn else "none"
+        form = "unrolled" if self._prepared.parts.recurrent else "none"
         count = len(self._graphs.parameters(form))
         with self._log.step(f"measure the sensitivity of {count} layers", count) as advance:
             paths = self._prepared.calibration_paths[:SENSITIVITY_IMAGES]

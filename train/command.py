@@ -13,7 +13,9 @@ from rich.table import Table
 
 from ..runtime import console
 from ..runtime.errors import UsageError
-from ..runtime.spec import Branches, Interpolation, ModelSpec, ResizePolicy, preset
+from ..runtime.spec import Backbone, Cell, Interpolation, Merge, ModelSpec, ResizePolicy, SequenceOrder, preset
+from .backbone_list import DEVICES, show_backbones
+from .backbones import BACKBONES
 from .class_folders import WrittenFolders
 from .data import scan_for
 from .data_report import show_report
@@ -32,6 +34,7 @@ _model = partial(_option, "Model (default: the preset's)")
 _phase1 = partial(_option, "Phase 1 (default: the preset's)")
 _phase2 = partial(_option, "Phase 2 (default: the preset's)")
 _run = partial(_option, "Run")
+_list = partial(_option, "List")
 
 
 def train(
@@ -48,20 +51,28 @@ def train(
     preset_name: Annotated[
         Literal["xception-lstm", "digits"], typer.Option("--preset", help="the reference hybrid, or the small one")
     ] = "xception-lstm",
-    branches: Annotated[Branches, typer.Option(help="both branches, or one alone")] = "hybrid",
+    branches: Annotated[Literal["hybrid", "cnn", "rnn"], typer.Option(help="both branches, or one alone")] = "hybrid",
+    backbone: Annotated[Backbone | None, _model("the CNN, with its own scaling and image size; see --list")] = None,
+    cell: Annotated[Cell | None, _model("the recurrent layers; bilstm reads the sequence both ways")] = None,
+    merge: Annotated[Merge | None, _model("how the branches meet")] = None,
+    sequence: Annotated[
+        SequenceOrder | None, _model("a step is some rows of the image, or a patch of a grid of n x n")
+    ] = None,
     weights: Annotated[
         str | None,
         typer.Option(
             help="the CNN's: imagenet, none, or a file (.keras of hybrid-train, .h5 of Keras); "
-            "default: imagenet for Xception, none for digits"
+            "default: imagenet, or none for digits"
         ),
     ] = None,
     image_size: Annotated[int | None, _model("width and height in pixels")] = None,
-    timesteps: Annotated[int | None, _model("steps of the sequence; must divide image size squared")] = None,
-    rnn_units: Annotated[int | None, _model("units of each LSTM")] = None,
-    rnn_layers: Annotated[int | None, _model("number of LSTMs")] = None,
+    timesteps: Annotated[
+        int | None, _model("steps of the sequence; must divide image size squared; n x n for patches")
+    ] = None,
+    rnn_units: Annotated[int | None, _model("units of each recurrent layer")] = None,
+    rnn_layers: Annotated[int | None, _model("number of recurrent layers")] = None,
     rnn_batch_norm: Annotated[
-        bool | None, _model("BatchNormalization behind the LSTMs", "--rnn-batch-norm/--no-rnn-batch-norm")
+        bool | None, _model("BatchNormalization behind the recurrent layers", "--rnn-batch-norm/--no-rnn-batch-norm")
     ] = None,
     resize: Annotated[ResizePolicy | None, _model("how a frame becomes a square")] = None,
     interpolation: Annotated[Interpolation | None, _model("how a frame is resized")] = None,
@@ -85,7 +96,7 @@ def train(
         bool | None,
         _run(
             "vary the training images: shift, scale, rotate; photographs are mirrored too, digits get other pens; "
-            "default: digits yes, Xception no",
+            "default: digits yes, photographs no",
             "--augment/--no-augment",
         ),
     ] = None,
@@ -98,7 +109,7 @@ def train(
     val_fraction: Annotated[float, _run("share of each class for validation, where DATA has no val/")] = 0.2,
     seed: Annotated[int, _run("of the split, the weights and the order of images")] = 0,
     workers: Annotated[
-        int | None, _run("threads that read and preprocess images; default: digits 1, Xception 2")
+        int | None, _run("threads that read and preprocess images; default: digits 1, photographs 2")
     ] = None,
     feature_cache: Annotated[
         bool, _run("compute a frozen CNN's features once, not each epoch", "--feature-cache/--no-feature-cache")
@@ -109,17 +120,35 @@ def train(
     name: Annotated[str | None, _run("name of the run (default: date, time, branches)")] = None,
     check_only: Annotated[bool, _run("only report on the data, and stop before training", "--check-only")] = False,
     resume: Annotated[bool, _run("continue the newest run, or the one named with --name", "--resume")] = False,
+    list_models: Annotated[
+        bool, _list("the backbones and recurrent cells, and how fast a device can be at best; train nothing", "--list")
+    ] = False,
+    predict_for: Annotated[
+        str | None,
+        _list("devices, by the names that hybrid-bench --predict-for knows; default: " + ",".join(DEVICES)),
+    ] = None,
 ) -> None:
-    """Train a classifier of two branches, a CNN and an LSTM, from images in class folders.
+    """Train a classifier of two branches, a CNN and a recurrent one, from images in class folders.
 
     Phase 1 trains behind a frozen CNN where that has pretrained weights; phase 2 trains all layers from phase 1's best.
     Everything lands in runs/NAME, and runs/latest points at it.
 
     Example: [bold]hybrid-train photos --weights none --image-size 71 --timesteps 71 --rnn-units 128[/bold]
+
+    Example: [bold]hybrid-train photos --backbone mobilenet_v2 --cell gru --rnn-units 256 --sequence patches[/bold]
     """
     flags = dict(locals())
+    if list_models:
+        shown = ("list_models", "predict_for", "timesteps", "rnn_units", "rnn_layers")
+        _refuse_beside("--list shows every backbone as Keras has it", flags, shown)
+        show_backbones(_listed_recurrent(flags), _names(predict_for) or DEVICES)
+        return
+    if predict_for is not None:
+        raise UsageError("--predict-for chooses the devices of --list; give both, or leave it out")
     if resume:
-        _refuse_beside_resume(flags)
+        _refuse_beside(
+            "--resume continues a run with the data and settings it began with", flags, ("resume", "runs", "name")
+        )
     elif data is None:
         raise UsageError("expected DATA, a folder of class folders, or --resume; see hybrid-train --help")
     settings = None if resume else _settings(flags)
@@ -135,19 +164,51 @@ def train(
         show(trainer.train(settings, runs, name))
 
 
-def _refuse_beside_resume(flags: dict[str, Any]) -> None:
+def _refuse_beside(reason: str, flags: dict[str, Any], allowed: tuple[str, ...]) -> None:
     defaults = {key: parameter.default for key, parameter in inspect.signature(train).parameters.items()}
-    changed = [key for key, value in flags.items() if value != defaults[key] and key not in ("resume", "runs", "name")]
+    changed = [key for key, value in flags.items() if value != defaults[key] and key not in allowed]
     if changed:
         names = {"data": "DATA", "preset_name": "--preset"}
         found = ", ".join(names.get(key, "--" + key.replace("_", "-")) for key in changed)
-        raise UsageError(f"--resume continues a run with the data and settings it began with; leave out {found}")
+        raise UsageError(f"{reason}; leave out {found}")
+
+
+def _names(text: str | None) -> tuple[str, ...]:
+    return tuple(name.strip() for name in (text or "").split(",") if name.strip())
+
+
+SPEC_FLAGS = {name: name for name in ("image_size", "timesteps", "cell", "rnn_units", "rnn_layers", "rnn_batch_norm")}
+SPEC_FLAGS |= {name: name for name in ("merge", "resize", "interpolation")} | {"sequence": "sequence_order"}
+
+
+def _spec(flags: dict[str, Any]) -> ModelSpec:
+    """Make the spec of the preset, the backbone's own defaults, and what the flags say, the last of them first."""
+    spec = preset(flags["preset_name"], flags["branches"])
+    chosen = {field: flags[flag] for flag, field in SPEC_FLAGS.items() if flags[flag] is not None}
+    if flags["backbone"] not in (None, spec.backbone):
+        facts = BACKBONES[flags["backbone"]]
+        own = {"image_size": facts.image_size, "timesteps": facts.timesteps, "scaling": facts.scaling}
+        chosen = {"backbone": flags["backbone"], **own, **chosen}
+    if flags["sequence"] == "patches" and flags["timesteps"] is None:
+        chosen["timesteps"] = _grid(chosen.get("image_size", spec.image_size)) or spec.timesteps
+    return spec.replace(**chosen)
+
+
+def _grid(image_size: int) -> int:
+    """Return the number of patches of the grid nearest to 7 x 7 that divides an image; 0 without one near it."""
+    sides = [side for side in range(4, 17) if image_size % side == 0]
+    return min(sides, key=lambda side: abs(side - 7), default=0) ** 2
+
+
+def _listed_recurrent(flags: dict[str, Any]) -> ModelSpec:
+    """Make the spec whose recurrent branch --list shows: the flags', beside a backbone of the usual image size."""
+    facts = BACKBONES["mobilenet_v2"]
+    fields = {name: flags[name] for name in ("timesteps", "rnn_units", "rnn_layers") if flags[name] is not None}
+    return ModelSpec.make(**{"branches": "rnn", "image_size": facts.image_size, "timesteps": facts.timesteps, **fields})
 
 
 def _settings(flags: dict[str, Any]) -> TrainSettings:
-    spec = preset(flags["preset_name"], flags["branches"])
-    fields = ("image_size", "timesteps", "rnn_units", "rnn_layers", "rnn_batch_norm", "resize", "interpolation")
-    spec = spec.replace(**{field: flags[field] for field in fields if flags[field] is not None})
+    spec = _spec(flags)
     weights = flags["weights"] or _default_weights(spec)
     if weights not in ("none", "imagenet"):
         weights = str(Path(weights).absolute())  # --resume may be called from another folder
@@ -175,7 +236,7 @@ def _settings(flags: dict[str, Any]) -> TrainSettings:
 
 
 def _default_weights(spec: ModelSpec) -> str:
-    return "imagenet" if spec.backbone == "xception" and spec.uses_cnn else "none"
+    return "imagenet" if BACKBONES[spec.backbone].weights_file and spec.uses_cnn else "none"
 
 
 def _phase_settings(flags: dict[str, Any], number: int, pretrained: bool) -> PhaseSettings:

@@ -27,7 +27,8 @@ from ..runtime.console import FULL
 from ..runtime.errors import HybridEdgeError, ModelFileError, SpecError, WeightsError
 from ..runtime.spec import ModelSpec
 from ..runtime.storage import replacing
-from .model import KerasModel, build_model
+from .backbones import BACKBONES, count_parameters, weights_file
+from .model import KerasModel, build_application, build_model
 
 SPEC_MEMBER = "hybrid_edge.json"
 WEIGHTS_MEMBER = "model.weights.h5"
@@ -37,9 +38,8 @@ MODEL_VERSIONS = (1, 2)
 # that zipfile lacks
 SPEC_FAULTS = (ValueError, LookupError, TypeError, EOFError, RuntimeError, SpecError, zipfile.BadZipFile, zlib.error)
 MAX_SPEC_BYTES = 2**24  # a spec with 100,000 long labels; more is not a spec
-OTHER_WEIGHTS = 2**27  # Xception's 83 MB and HDF5's bookkeeping beside the LSTMs, the projection and the head
+BOOKKEEPING = 2**23  # bytes of HDF5's own beside the arrays
 ALTERNATIVES = "--weights none starts from random weights; --weights FILE takes a .keras file of hybrid-train or an .h5"
-XCEPTION_FILE = "xception_weights_tf_dim_ordering_tf_kernels_notop.h5"
 
 
 def save_model(model: KerasModel, spec: ModelSpec, path: Path) -> None:
@@ -159,6 +159,8 @@ def _read_spec(archive: zipfile.ZipFile, path: Path) -> tuple[ModelSpec, str]:
         spec = ModelSpec.from_json(json.dumps(content["spec"]))
         if spec.num_classes < 2:
             raise SpecError(f"expected at least two class labels, found {spec.num_classes}")
+        if spec.adopted:
+            raise SpecError("expected a model of hybrid-train, found an adopted one")
         return spec, str(content["weights"])
     except SPEC_FAULTS as error:
         raise ModelFileError(f"{path}: its {SPEC_MEMBER} is damaged: {error}") from None
@@ -170,20 +172,12 @@ def _check_size(archive: zipfile.ZipFile, spec: ModelSpec, path: Path) -> None:
     1 MB can hold 1 GiB of zeros, and a spec of a few bytes can ask for a model of 60 GB.
     """
     size = archive.getinfo(WEIGHTS_MEMBER).file_size
-    least = 4 * _lstm_parameters(spec)
-    most = least + OTHER_WEIGHTS + 4 * 2048 * (spec.rnn_units + spec.num_classes)
+    least = 4 * count_parameters(spec)
+    most = least + BOOKKEEPING
     if not least <= size <= most:
         raise ModelFileError(
             f"{path}: its weights unpack to {size} bytes, its spec allows {least} to {most}; damaged, or not ours"
         )
-
-
-def _lstm_parameters(spec: ModelSpec) -> int:
-    """Return the number of the LSTMs' parameters: 4·H·(I + H + 1) for each layer of H units on I inputs."""
-    if not spec.uses_rnn:
-        return 0
-    inputs = [spec.sequence_shape[1]] + [spec.rnn_units] * (spec.rnn_layers - 1)
-    return sum(4 * spec.rnn_units * (width + spec.rnn_units + 1) for width in inputs)
 
 
 def _refuse_links(weights: Path, path: Path) -> None:
@@ -223,14 +217,14 @@ def load_pretrained(model: KerasModel, spec: ModelSpec, weights: str) -> None:
 
 def _load_imagenet(cnn: KerasModel, spec: ModelSpec) -> None:
     try:
-        with contextlib.redirect_stdout(sys.stderr):  # Keras draws the download's progress on stdout
-            source = keras.applications.Xception(
-                weights="imagenet", include_top=False, pooling="avg", input_shape=spec.image_shape
-            )
+        with contextlib.redirect_stdout(sys.stderr), warnings.catch_warnings():  # Keras draws progress on stdout
+            warnings.simplefilter("ignore", UserWarning)  # that the weights were trained at another size
+            source = build_application(spec, "imagenet")
     except Exception as error:
         # urllib, socket and Keras's own hash check all raise types of their own here
         raise WeightsError(
-            f"Keras's ImageNet weights of Xception can't be downloaded ({first_line(error)}). Place {XCEPTION_FILE} in "
+            f"Keras's ImageNet weights of {BACKBONES[spec.backbone].application} can't be downloaded "
+            f"({first_line(error)}). Place {weights_file(spec.backbone, spec.image_size)} in "
             f"{Path('~/.keras/models')}, or: {ALTERNATIVES}"
         ) from error
     cnn.set_weights(source.get_weights())
@@ -242,7 +236,7 @@ def _load_file(cnn: KerasModel, spec: ModelSpec, path: Path) -> None:
             f"--weights expected imagenet, none or a file, found {str(path)!r}, which is no file. {ALTERNATIVES}"
         )
     if zipfile.is_zipfile(path):
-        _copy_cnn(cnn, path)
+        _copy_cnn(cnn, spec, path)
         return
     if path.suffix != ".h5":
         raise WeightsError(f"{path}: expected a .keras file of hybrid-train or an .h5 file of weights. {ALTERNATIVES}")
@@ -256,13 +250,17 @@ def _load_file(cnn: KerasModel, spec: ModelSpec, path: Path) -> None:
         ) from error
 
 
-def _copy_cnn(cnn: KerasModel, path: Path) -> None:
+def _copy_cnn(cnn: KerasModel, spec: ModelSpec, path: Path) -> None:
     try:
         source, found = load_model(path)
     except ModelFileError as error:
         raise WeightsError(f"{error}. {ALTERNATIVES}") from error
     if not found.uses_cnn:
         raise WeightsError(f"{path}: expected a CNN branch inside, found branches={found.branches}. {ALTERNATIVES}")
+    if found.backbone != spec.backbone:
+        raise WeightsError(
+            f"{path}: expected the CNN of {spec.backbone}, found that of {found.backbone}. {ALTERNATIVES}"
+        )
     try:
         cnn.set_weights(source.get_layer("cnn").get_weights())
     except ValueError as error:

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from ..runtime.errors import UsageError
 from ..runtime.spec import ModelSpec
+from .backbones import BACKBONES
 
 Optimizer = Literal["rmsprop", "adam", "adamw", "sgd"]
 Monitor = Literal["val_loss", "val_accuracy", "val_top5"]
@@ -85,10 +86,8 @@ class TrainSettings(BaseModel):
     def _consistent(self) -> TrainSettings:
         if self.weights != "none" and not self.spec.uses_cnn:
             raise ValueError(f"--weights {self.weights} fills the CNN branch, which --branches rnn leaves out")
-        if self.weights == "imagenet" and self.spec.backbone != "xception":
-            raise ValueError(
-                f"ImageNet weights exist for the xception backbone, not for {self.spec.backbone}; use --weights none"
-            )
+        if self.weights == "imagenet" and not BACKBONES[self.spec.backbone].weights_file:
+            raise ValueError(f"no ImageNet weights exist for the {self.spec.backbone} backbone; use --weights none")
         if all(phase.epochs == 0 for phase in self.phases):
             raise ValueError("both phases have 0 epochs: nothing would be trained")
         return self

@@ -10,7 +10,7 @@ import gc
 import logging
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -36,37 +36,57 @@ def write_cnn(writer: GraphWriter, cnn: KerasModel, spec: ModelSpec, opset: int)
     Batch normalization is folded into the convolutions. Where tf2onnx fails, or leaves control flow or an input that
     was not declared, it raises ConversionError.
     """
-    graph = _convert(cnn, spec, opset)
+    (features,) = write_function(
+        writer, lambda image: [cnn(image, training=False)], {"image": (None, *spec.image_shape)}, opset
+    )
+    return features
+
+
+def write_function(
+    writer: GraphWriter,
+    function: Callable[..., Sequence[Any]],
+    inputs: Mapping[str, Sequence[int | None]],
+    opset: int,
+) -> list[str]:
+    """Convert a TensorFlow function of float32 tensors into a graph; return the names of what it gives, in its order.
+
+    ``inputs`` has the shape of each, by its name, in the function's order. Errors as for ``write_cnn``.
+    """
+    graph = _convert(function, inputs, opset)
     found = [value.name for value in graph.input]
-    if found != ["image"] or len(graph.output) != 1:
+    if not set(found) <= set(inputs):
         raise ConversionError(
-            f"tf2onnx's graph of the CNN branch: expected the input image and one output, found inputs "
-            f"{', '.join(found)} and {len(graph.output)} outputs (a captured constant becomes an input)"
+            f"tf2onnx's graph of the network: expected the inputs {', '.join(inputs)}, found {', '.join(found)} (a "
+            "captured constant becomes an input)"
         )
-    rename = _canonical_names(graph)
+    rename = _canonical_names(graph, list(inputs))
     for node in graph.node:
         _rename_node(node, rename)
     for tensor in graph.initializer:
         tensor.name = rename[tensor.name]
     writer.graph.node.extend(graph.node)
     writer.graph.initializer.extend(sorted(graph.initializer, key=lambda tensor: tensor.name))
-    features = rename[graph.output[0].name]
+    names = [rename[value.name] for value in graph.output]
     del graph
     gc.collect()  # tf2onnx's objects refer to each other: 1.6 GB at full size that would otherwise stay for a while
-    return features
+    return names
 
 
-def _convert(cnn: KerasModel, spec: ModelSpec, opset: int) -> onnx.GraphProto:
-    function = tf.function(lambda image: cnn(image, training=False))
-    signature = [tf.TensorSpec((None, *spec.image_shape), tf.float32, name="image")]
+def _convert(
+    function: Callable[..., Sequence[Any]], inputs: Mapping[str, Sequence[int | None]], opset: int
+) -> onnx.GraphProto:
+    signature = [tf.TensorSpec(shape, tf.float32, name=name) for name, shape in inputs.items()]
     try:
         with traceable(), _quiet(), _without_copies(), _with_scalars(), tf.device("/CPU:0"):
             model, _ = tf2onnx.convert.from_function(
-                function, input_signature=signature, opset=opset, custom_op_handlers={"Erfc": (_write_erfc, [])}
+                tf.function(function),
+                input_signature=signature,
+                opset=opset,
+                custom_op_handlers={"Erfc": (_write_erfc, [])},
             )
     except Exception as error:
         # tf2onnx and TensorFlow raise anything from KeyError to their own types
-        raise ConversionError(f"tf2onnx {tf2onnx.__version__} could not convert the CNN branch: {error}") from error
+        raise ConversionError(f"tf2onnx {tf2onnx.__version__} could not convert the network: {error}") from error
     simplify(model)
     graph: onnx.GraphProto = model.graph
     return graph
@@ -162,13 +182,13 @@ def _quiet() -> Iterator[None]:
         logger.setLevel(before)
 
 
-def _canonical_names(graph: onnx.GraphProto) -> dict[str, str]:
+def _canonical_names(graph: onnx.GraphProto, inputs: Sequence[str]) -> dict[str, str]:
     """Name each tensor anew, from the layer that makes or first uses it, so that the names are the same every time.
 
     tf2onnx counts through everything that it did in this process, so the same model would give other bytes, and
     another hash, each time.
     """
-    names = {"image": "image", "": ""}
+    names = {"": ""} | {name: name for name in inputs}
     taken: set[str] = set()
     neighbours = _Neighbours(graph)
     for node in graph.node:
@@ -216,7 +236,7 @@ def _unique(name: str, taken: set[str]) -> str:
 
 def _rename_node(node: onnx.NodeProto, rename: dict[str, str]) -> None:
     if any(attribute.HasField("g") or attribute.graphs for attribute in node.attribute):
-        raise ConversionError(f"expected no control flow in the CNN branch, found {node.op_type} {node.name!r}")
+        raise ConversionError(f"expected no control flow in the network, found {node.op_type} {node.name!r}")
     inputs, outputs = [rename[name] for name in node.input], [rename[name] for name in node.output]
     del node.input[:], node.output[:]
     node.input.extend(inputs)

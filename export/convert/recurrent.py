@@ -1,21 +1,8 @@
-"""Writes the recurrent branch straight from the Keras weights, in one of two forms that give the same.
+"""Writes recurrent layers straight from their Keras weights, in one of two forms that give the same.
 
-The form ``lstm`` has ONNX LSTM operators. In ``unrolled`` the input's projection is hoisted out of the recurrence into
-one matrix product, and a layer's steps are written out one after the other, which quantization can reach into:
-
-    x (T, N, I) ──► MatMul W ──► Add b ──► Split
-      ┌───────────────────────┬──────────────┴───────────┐
-      ▼ step 0                ▼ step 1                   ▼ step 2
-    gates                    Add ──► gates              Add ──► gates ...
-      ├─► h_0 ──► MatMul R ───┘        ├─► h_1 ─► MatMul R ┘      ├─► h_2
-      └─► c_0 ─────────────────────────┴─► c_1 ───────────────────┴─► c_2
-
-    projected = x W + b                           (T, N, 4H), one product for all timesteps
-    gates_t   = projected_t + h_{t-1} R           (1, N, 4H)
-    c_t       = f c_{t-1} + i g,  h_t = o tanh(c_t)
-
-with i, f, o = sigmoid and g = tanh of their quarters (Hochreiter & Schmidhuber 1997, Gers et al. 2000; as in Keras).
-R is one initializer that every step refers to. The first step has no product: h and c are zero before it.
+The form ``lstm`` has ONNX's own operators, LSTM and GRU. In ``unrolled`` the steps are written out, which quantization
+can reach into (``unrolled_steps``). The names of a layer's nodes begin with ``rnn/NAME/``; of a Bidirectional each
+direction's begin with ``rnn/NAME-forward/`` and ``rnn/NAME-backward/``.
 """
 
 from __future__ import annotations
@@ -29,96 +16,74 @@ import numpy.typing as npt
 from ...runtime.spec import ModelSpec
 from ...train.model import KerasModel
 from .graph_writer import GraphWriter
+from .recurrent_layer import HARD_SIGMOID, CellWeights, Float32, Kind, RecurrentLayer
+from .unrolled_steps import write_steps
 
-Float32 = npt.NDArray[np.float32]
-
-KERAS_TO_UNROLLED = (0, 1, 3, 2)  # gates: Keras i, f, c, o; here i, f, o, c, so that one Sigmoid takes three of them
 Form = Literal["lstm", "unrolled"]
 Float64 = npt.NDArray[np.float64]
-KERAS_TO_ONNX = (0, 3, 1, 2)  # gates: Keras i, f, c, o; ONNX i, o, f, c
+KERAS_TO_ONNX: dict[Kind, tuple[int, ...]] = {"LSTM": (0, 3, 1, 2), "GRU": (0, 1, 2)}  # i, f, c, o to i, o, f, c
+STATES: dict[Kind, int] = {"LSTM": 2, "GRU": 1}  # h and c; h
 
 
-def write_unrolled(writer: GraphWriter, weights: LstmWeights, value: str, timesteps: int, *, last: bool) -> str:
-    """Add one layer to a graph, which takes ``value`` (T, N, I); return the name of the hidden states, (T, N, H).
+def write_layer(
+    writer: GraphWriter, layer: RecurrentLayer, value: str, *, form: Form, timesteps: int, batch: str
+) -> str:
+    """Add a layer to a graph, (T, N, I) -> (T, N, F), or (N, F) where it gives its last state alone.
 
-    With ``last`` it is the name of the last one, (N, H). Either way each step's state is the tensor
-    ``rnn/LAYER/step_TT/hidden``, (1, N, H).
+    ``value`` names the layer's input, with the timesteps first, and ``batch`` a tensor that holds N, (1,) int64, which
+    the form ``lstm`` takes. The name of the result is returned. In the form ``unrolled`` each step's state is the
+    tensor ``rnn/DIRECTION/step_TT/hidden``, (1, N, H), numbered in the order in which they are made.
     """
-    name = f"rnn/{weights.name}"
-    kernel = writer.constant(f"{name}/W", _gates(weights.kernel))
-    product = writer.node("MatMul", [value, kernel], f"{name}/product")
-    projected = writer.node(
-        "Add", [product, writer.constant(f"{name}/b", _gates(weights.bias[None])[0])], f"{name}/projected"
-    )
-    parts = [f"{name}/step_{step:02}/input" for step in range(timesteps)]
-    sizes = writer.constant(f"{name}/steps", np.ones(timesteps, np.int64))
-    writer.node("Split", [projected, sizes], parts, axis=0)
-    layer = _Layer(writer, name, weights)
-    hidden = [layer.step(f"{name}/step_{step:02}", part) for step, part in enumerate(parts)]
-    if last:
+    if form == "lstm":
+        parts = _write_operator(writer, layer, value, batch)
+    else:
+        parts = [_write_unrolled(writer, layer, index, value, timesteps) for index in range(len(layer.cells))]
+    if len(parts) > 1:
+        return _merge(writer, layer, parts)
+    if form == "lstm" and layer.backwards and layer.sequences:  # the operator gives them in the order of time
+        order = writer.constant(f"rnn/{layer.name}/order", np.arange(timesteps, dtype=np.int64)[::-1])
+        return writer.node("Gather", [parts[0], order], f"rnn/{layer.name}/reversed", axis=0)
+    return parts[0]
+
+
+def write_batch_major(writer: GraphWriter, layer: RecurrentLayer, value: str, *, form: Form, timesteps: int) -> str:
+    """Add a layer to a graph as Keras has it, (N, T, I) -> (N, T, F), or (N, F) where it gives its last state alone.
+
+    ``value`` names the layer's input, and the name of the result is returned. All that is added, nodes and constants,
+    is named ``rnn/NAME/…``, or of one direction of a Bidirectional ``rnn/NAME-forward/…`` and ``rnn/NAME-backward/…``.
+    The order of nodes in the graph is that in which they are added: ``value`` must have been made by then.
+    """
+    name = f"rnn/{layer.name}"
+    batch = writer.node("Shape", [value], f"{name}/batch", start=0, end=1) if form == "lstm" else ""
+    first = writer.node("Transpose", [value], f"{name}/time_major", perm=[1, 0, 2])
+    result = write_layer(writer, layer, first, form=form, timesteps=timesteps, batch=batch)
+    if not layer.sequences:
+        return result
+    return writer.node("Transpose", [result], f"{name}/batch_major", perm=[1, 0, 2])
+
+
+def _write_unrolled(writer: GraphWriter, layer: RecurrentLayer, index: int, value: str, timesteps: int) -> str:
+    name = f"rnn/{layer.directions[index]}"
+    backwards = layer.backwards or index == 1
+    hidden = write_steps(writer, name, layer.cells[index], value, timesteps, backwards=backwards)
+    if not layer.sequences:
         axis = writer.constant(f"{name}/time", np.array([0], np.int64))
         return writer.node("Squeeze", [hidden[-1], axis], f"{name}/output")
-    return writer.node("Concat", hidden, f"{name}/output", axis=0)
+    # beside a forward direction they come in the order of time, else in that in which they were made
+    return writer.node("Concat", hidden[::-1] if index == 1 else hidden, f"{name}/output", axis=0)
 
 
-class _Layer:
-    """Writes a layer step after step, and keeps the names of the states between them."""
-
-    def __init__(self, writer: GraphWriter, name: str, weights: LstmWeights) -> None:
-        self._writer = writer
-        self._recurrent = writer.constant(f"{name}/R", _gates(weights.recurrent))
-        units = weights.units
-        self._halves = writer.constant(f"{name}/sigmoids_and_candidate", np.array([3 * units, units], np.int64))
-        self._thirds = writer.constant(f"{name}/input_forget_output", np.array([units] * 3, np.int64))
-        self._hidden = ""
-        self._cell = ""
-
-    def step(self, name: str, projected: str) -> str:
-        """Return the name of the hidden state, (1, N, H)."""
-        node = self._writer.node
-        gates = projected
-        if self._hidden:
-            product = node("MatMul", [self._hidden, self._recurrent], f"{name}/recurrent")
-            gates = node("Add", [product, projected], f"{name}/gates")
-        node("Split", [gates, self._halves], [f"{name}/open", f"{name}/raw"], axis=2)
-        node("Sigmoid", [f"{name}/open"], f"{name}/sigmoids")
-        node("Split", [f"{name}/sigmoids", self._thirds], [f"{name}/i", f"{name}/f", f"{name}/o"], axis=2)
-        node("Tanh", [f"{name}/raw"], f"{name}/candidate")
-        cell = node("Mul", [f"{name}/i", f"{name}/candidate"], f"{name}/new")
-        if self._cell:
-            kept = node("Mul", [f"{name}/f", self._cell], f"{name}/kept")
-            cell = node("Add", [kept, cell], f"{name}/cell")
-        self._cell = cell
-        squashed = node("Tanh", [cell], f"{name}/squashed")
-        self._hidden = node("Mul", [f"{name}/o", squashed], f"{name}/hidden")
-        return self._hidden
-
-
-def _gates(values: Float32) -> Float32:
-    """Reorder Keras's (I, 4H) from gates i, f, c, o to gates i, f, o, c."""
-    quarters = np.split(values, 4, axis=1)
-    return np.concatenate([quarters[gate] for gate in KERAS_TO_UNROLLED], axis=1)
-
-
-@dataclass(frozen=True, eq=False)
-class LstmWeights:
-    """One Keras LSTM's ``kernel`` (I, 4H), ``recurrent`` (H, 4H) and ``bias`` (4H,); gates in its order i, f, c, o."""
-
-    name: str
-    kernel: Float32
-    recurrent: Float32
-    bias: Float32
-
-    @property
-    def units(self) -> int:
-        """The width of the hidden state, H."""
-        return int(self.recurrent.shape[0])
-
-    @classmethod
-    def of(cls, layer: KerasModel) -> LstmWeights:
-        """Read the weights of a Keras LSTM layer."""
-        kernel, recurrent, bias = layer.get_weights()
-        return cls(layer.name, kernel, recurrent, bias)
+def _merge(writer: GraphWriter, layer: RecurrentLayer, parts: list[str]) -> str:
+    """Write how two directions become one, (T, N, H) or (N, H) each."""
+    name = f"rnn/{layer.name}/merged"
+    if layer.merge == "concat":
+        return writer.node("Concat", parts, name, axis=-1)
+    if layer.merge == "mul":
+        return writer.node("Mul", parts, name)
+    if layer.merge == "sum":
+        return writer.node("Add", parts, name)
+    total = writer.node("Add", parts, f"rnn/{layer.name}/total")
+    return writer.node("Mul", [total, writer.constant(f"rnn/{layer.name}/half", np.array(0.5, np.float32))], name)
 
 
 @dataclass(frozen=True, eq=False)
@@ -143,7 +108,7 @@ class Affine:
 def write_recurrent(
     writer: GraphWriter, rnn: KerasModel, spec: ModelSpec, sequence: str, form: Form = "lstm"
 ) -> tuple[str, Affine | None]:
-    """Write the recurrent branch, (N, T, S*S/T) -> (N, F), with LSTM operators or, by ``form``, its steps unrolled.
+    """Write the recurrent branch, (N, T, S*S/T) -> (N, F), with ONNX's operators or, by ``form``, its steps unrolled.
 
     It returns the name of the branch's result (N, F), and the affine step that whoever takes it has to fold in: batch
     normalization with no Dense layer of the branch's own behind it. ``sequence`` is the name of the graph's input.
@@ -152,12 +117,8 @@ def write_recurrent(
     # N is read off the graph's input: a second taker of an LSTM's result would move where ONNX Runtime rounds to FP16
     batch = writer.node("Shape", [sequence], "rnn/batch", start=0, end=1) if form == "lstm" else ""
     for number in range(1, spec.rnn_layers + 1):
-        weights = LstmWeights.of(rnn.get_layer(f"lstm_{number}"))
-        last = number == spec.rnn_layers
-        if form == "lstm":
-            value = _write_lstm(writer, weights, value, batch, last=last)
-        else:
-            value = write_unrolled(writer, weights, value, spec.timesteps, last=last)
+        layer = RecurrentLayer.of(rnn.get_layer(f"{spec.cell}_{number}"))
+        value = write_layer(writer, layer, value, form=form, timesteps=spec.timesteps, batch=batch)
     names = {layer.name for layer in rnn.layers}
     affine = Affine.of_batch_norm(rnn.get_layer("rnn_batch_norm")) if "rnn_batch_norm" in names else None
     if "projection" not in names:
@@ -168,41 +129,76 @@ def write_recurrent(
     return writer.dense(value, kernel, bias, "rnn/projection"), None
 
 
-def _write_lstm(writer: GraphWriter, weights: LstmWeights, value: str, batch: str, *, last: bool) -> str:
-    """Write an LSTM operator; it takes (T, N, I) and N to (T, N, H), or the last layer to its last state, (N, H)."""
-    name = f"rnn/{weights.name}"
-    bias = _onnx_gates(weights.bias[None])[:, :, 0]
-    initial = _write_zeros(writer, name, batch, weights.units)
+def _write_operator(writer: GraphWriter, layer: RecurrentLayer, value: str, batch: str) -> list[str]:
+    """Write an LSTM or GRU operator; return each direction's result, (T, N, H), or its last state, (N, H).
+
+    One operator does both directions: TensorRT makes one loop of it, and two of two.
+    """
+    name, cells, last = f"rnn/{layer.name}", layer.cells, not layer.sequences
+    kind, units = cells[0].kind, cells[0].units
+    initial = _write_zeros(writer, name, batch, units, len(cells))
     inputs = [
         value,
-        writer.constant(f"{name}/W", _onnx_gates(weights.kernel)),
-        writer.constant(f"{name}/R", _onnx_gates(weights.recurrent)),
-        writer.constant(f"{name}/B", np.concatenate([bias, np.zeros_like(bias)], axis=1)),
+        writer.constant(f"{name}/W", _onnx_gates(kind, [cell.kernel for cell in cells])),
+        writer.constant(f"{name}/R", _onnx_gates(kind, [cell.recurrent for cell in cells])),
+        writer.constant(f"{name}/B", np.concatenate([_biases(cell) for cell in cells])),
         "",  # sequence_lens: every sequence has all timesteps
-        initial,
-        initial,
+        *[initial] * STATES[kind],
     ]
     outputs = ["", f"{name}/hidden"] if last else [f"{name}/hidden"]
-    hidden = writer.node("LSTM", inputs, outputs, hidden_size=weights.units)
+    hidden = writer.node(kind, inputs, outputs, hidden_size=units, **_options(layer))
     # Y is (T, directions, N, H), Y_h (directions, N, H)
     axis = writer.constant(f"{name}/direction", np.array([0 if last else 1], np.int64))
-    return writer.node("Squeeze", [hidden, axis], f"{name}/output")
+    if len(cells) == 1:
+        return [writer.node("Squeeze", [hidden, axis], f"{name}/output")]
+    parts = [f"rnn/{direction}/hidden" for direction in layer.directions]
+    sizes = writer.constant(f"{name}/directions", np.ones(len(parts), np.int64))
+    writer.node("Split", [hidden, sizes], parts, axis=0 if last else 1)
+    return [
+        writer.node("Squeeze", [part, axis], f"rnn/{direction}/output")
+        for part, direction in zip(parts, layer.directions, strict=True)
+    ]
 
 
-def _write_zeros(writer: GraphWriter, name: str, batch: str, units: int) -> str:
-    """Write the states before the first step, (1, N, H), although ONNX takes zeros where an LSTM is given none.
+def _options(layer: RecurrentLayer) -> dict[str, Any]:
+    """Return an operator's attributes that differ from their defaults."""
+    cell, count = layer.cells[0], len(layer.cells)
+    options: dict[str, Any] = {}
+    if count > 1:
+        options["direction"] = "bidirectional"
+    elif layer.backwards:
+        options["direction"] = "reverse"
+    if cell.kind == "GRU" and cell.reset_after:
+        options["linear_before_reset"] = 1
+    if cell.hard:
+        options["activations"] = ["HardSigmoid", *["Tanh"] * STATES[cell.kind]] * count
+        options["activation_alpha"] = [HARD_SIGMOID["alpha"]] * count
+        options["activation_beta"] = [HARD_SIGMOID["beta"]] * count
+    return options
+
+
+def _write_zeros(writer: GraphWriter, name: str, batch: str, units: int, directions: int) -> str:
+    """Write the states before the first step, (1 or 2, N, H), although ONNX takes zeros where it is given none.
 
     TensorRT's parser then makes the zeros itself, up to 10.6 at least in FP32, which a strongly typed network refuses
     beside FP16 weights. As tensors of the graph they are lowered with it.
     """
-    one = writer.constant(f"{name}/one", np.array([1], np.int64))
+    one = writer.constant(f"{name}/{'one' if directions == 1 else 'two'}", np.array([directions], np.int64))
     width = writer.constant(f"{name}/units", np.array([units], np.int64))
     shape = writer.node("Concat", [one, batch, width], f"{name}/state_shape", axis=0)
     zero = writer.constant(f"{name}/zero", np.zeros((1, 1, 1), np.float32))
     return writer.node("Expand", [zero, shape], f"{name}/initial")
 
 
-def _onnx_gates(values: Float32) -> Float32:
-    """Turn Keras's (I, 4H), gates i, f, c, o, into ONNX's (1, 4H, I), gates i, o, f, c."""
-    gates = np.split(values, 4, axis=1)
-    return np.concatenate([gates[gate].T for gate in KERAS_TO_ONNX])[None]
+def _biases(cell: CellWeights) -> Float32:
+    """Return a direction's biases as ONNX has them, those of the input before those of the hidden state: (1, 2*G*H)."""
+    other = np.zeros_like(cell.bias) if cell.recurrent_bias is None else cell.recurrent_bias
+    return np.concatenate([_onnx_gates(cell.kind, [item[None]])[:, :, 0] for item in (cell.bias, other)], axis=1)
+
+
+def _onnx_gates(kind: Kind, directions: list[Float32]) -> Float32:
+    """Turn Keras's (I, G*H) of each direction into ONNX's (directions, G*H, I), in the order of its gates."""
+    order = KERAS_TO_ONNX[kind]
+    gates = [np.split(values, len(order), axis=1) for values in directions]
+    joined = np.concatenate([own[gate].T for own in gates for gate in order])
+    return joined.reshape(len(directions), -1, joined.shape[1])

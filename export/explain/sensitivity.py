@@ -78,7 +78,7 @@ def measure_sensitivity(
     """
     spec = graphs.spec
     batches = list(read_batches(paths, spec))
-    form = "unrolled" if spec.uses_rnn else "none"
+    form = "unrolled" if graphs.builder.parts.recurrent else "none"
     evened = graphs.evened(form)
     with tempfile.TemporaryDirectory(prefix="hybrid-edge-") as folder:
         file = Path(folder) / "layer.onnx"
@@ -171,7 +171,7 @@ def rank_layers(request: ExportRequest, log: StepLog | None = None) -> Sensitivi
 def _rank(request: ExportRequest, log: StepLog) -> SensitivityReport:
     prepared = prepare(request, log)
     paths = prepared.calibration_paths[: max(SENSITIVITY_IMAGES, MIN_IMAGES)]
-    form = "unrolled" if prepared.spec.uses_rnn else "none"
+    form = "unrolled" if prepared.parts.recurrent else "none"
     count = len(prepared.graphs.parameters(form))
     with log.step(f"quantize {count} layers one by one, {len(paths)} images each", count) as advance:
         layers = measure_sensitivity(prepared.graphs, paths, on_layer=advance)

@@ -12,7 +12,8 @@ from ...runtime.spec import ModelSpec
 MAX_DROP = 0.005
 # FP32 carries 1e-7 and loses a factor of some tens over Xception's 74 convolutions; another model shows from 1e-2 on
 LOGIT_LIMIT = 1e-4
-PROBABILITY_LIMITS = {"digits": 1e-5, "xception": 1e-4}
+PROBABILITY_LIMIT = 1e-4
+DIGITS_PROBABILITY_LIMIT = 1e-5
 BATCH_LIMIT = 1e-5  # another batch does the same arithmetic in another order of summation
 NEIGHBOUR_LIMIT = 1e-5  # shapes and kernels are the same: nothing but the neighbour's values changes
 SEQUENCE_LIMIT = 1e-6  # the mean of three values in [-1, 1]: the last bit is 6e-8
@@ -38,7 +39,8 @@ class GateLimits:
     def for_precision(cls, precision: Precision, spec: ModelSpec, max_drop: float = MAX_DROP) -> GateLimits:
         """Return the limits of a precision; ``max_drop`` is the accuracy that INT8 may lose, 0 to 1."""
         if precision == "fp32":
-            return cls(logits=LOGIT_LIMIT, probabilities=PROBABILITY_LIMITS[spec.backbone], batch=BATCH_LIMIT)
+            limit = DIGITS_PROBABILITY_LIMIT if spec.backbone == "digits" else PROBABILITY_LIMIT
+            return cls(logits=LOGIT_LIMIT, probabilities=limit, batch=BATCH_LIMIT)
         # batches of other sizes sum in another order. The last bit of FP32 that changes stays a last bit in FP32, but
         # can push a value over the edge between two steps of FP16 or INT8, so only FP32 is judged by it
         if precision == "fp16":

@@ -31,6 +31,8 @@ from ...calib import (
 from ...runtime.spec import ModelSpec
 from ...train.model import KerasModel
 from ...train.model_file import load_model, weights_sha256
+from ..adopt.adopting import adopt
+from ..artifacts import ModelParts
 from ..convert.fp32_graph import GraphBuilder, serialize
 from ..export_request import ExportRequest
 from ..gates.reference import Reference
@@ -63,6 +65,11 @@ class PreparedModel:
     def spec(self) -> ModelSpec:
         """The model's spec."""
         return self.graphs.spec
+
+    @property
+    def parts(self) -> ModelParts:
+        """What the model is made of."""
+        return self.graphs.builder.parts
 
     @property
     def calibration_paths(self) -> tuple[Path, ...]:
@@ -99,9 +106,7 @@ class PreparedModel:
 
 def prepare(request: ExportRequest, log: StepLog) -> PreparedModel:
     """Load the model, run Keras, convert, and measure what the precisions need."""
-    with log.step("load the Keras model"):
-        model, spec = load_model(request.model)
-        weights = weights_sha256(model)
+    model, spec, weights = _load(request, log)
     images, settings = request.images.images, request.settings
     with log.step(f"run Keras on {len(images)} images", len(images)) as advance:
         reference = Reference.of(model, spec, images, on_batch=advance)
@@ -118,6 +123,15 @@ def prepare(request: ExportRequest, log: StepLog) -> PreparedModel:
         prepared, graphs=_surveyed(prepared.graphs, model, measurer, half="fp16" in settings.precisions), images=chosen
     )
     return _calibrated(surveyed, measurer, request, log) if "int8" in settings.precisions else surveyed
+
+
+def _load(request: ExportRequest, log: StepLog) -> tuple[KerasModel, ModelSpec, str]:
+    if request.adoption is not None:
+        found = adopt(request.adoption, request.images.images, log)
+        return found.model, found.spec, found.weights
+    with log.step("load the Keras model"):
+        model, spec = load_model(request.model)
+        return model, spec, weights_sha256(model)
 
 
 def _surveyed(graphs: ArtifactGraphs, model: KerasModel, measurer: ActivationMeasurer, *, half: bool) -> ArtifactGraphs:

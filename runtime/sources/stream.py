@@ -30,7 +30,7 @@ from .child import ChildConnection, rtsp_pipeline
 from .names import CaptureOptions, display_name, split_url
 from .network import connect
 
-ANSWER_TIMEOUT = 2.5  # seconds to the server's first answer, below what connecting again may take
+ANSWER_TIMEOUT = 2.0  # seconds to the server's first answer, below what connecting again may take
 OPEN_TIMEOUT = 5.0  # seconds to open where a server answers, perhaps slow and far away; other streams wait meanwhile
 FIRST_FRAME_TIMEOUT = 8.0  # seconds, as a key frame may be long in coming
 RTSP_PATIENCE = 2.0  # seconds without a frame after which the stream has stalled

@@ -1,7 +1,7 @@
 import pytest
 from support.models.lowered import SMALL, SMALL_RNN
 
-from hybrid_edge.export.artifacts import PRECISIONS, Artifact, plan_artifacts, variant_name
+from hybrid_edge.export.artifacts import PRECISIONS, Artifact, ModelParts, plan_artifacts, variant_name
 from hybrid_edge.runtime.errors import UsageError
 
 CNN = SMALL.replace(branches="cnn")
@@ -12,7 +12,7 @@ def names(artifacts: list[Artifact]) -> list[str]:
 
 
 def test_each_precision_is_one_graph_for_the_targets_that_take_it_and_auto_has_both_forms() -> None:
-    assert plan_artifacts(PRECISIONS, "auto", SMALL) == [
+    assert plan_artifacts(PRECISIONS, "auto", ModelParts.of_branches(SMALL)) == [
         Artifact("fp32", "lstm", ("cpu", "cuda", "tensorrt")),
         Artifact("fp32", "unrolled", ("tensorrt",)),
         Artifact("fp16", "lstm", ("cuda", "tensorrt")),
@@ -25,7 +25,7 @@ def test_each_precision_is_one_graph_for_the_targets_that_take_it_and_auto_has_b
 
 def test_a_form_that_was_asked_for_is_the_only_one() -> None:
     for form in ("lstm", "unrolled"):
-        artifacts = plan_artifacts(PRECISIONS, form, SMALL)
+        artifacts = plan_artifacts(PRECISIONS, form, ModelParts.of_branches(SMALL))
         assert {artifact.recurrent for artifact in artifacts} == {form}
         assert [(item.precision, item.targets) for item in artifacts] == [
             ("fp32", ("cpu", "cuda", "tensorrt")),
@@ -37,7 +37,7 @@ def test_a_form_that_was_asked_for_is_the_only_one() -> None:
 
 @pytest.mark.parametrize("recurrent", ["lstm", "unrolled", "auto"])
 def test_without_a_recurrent_branch_there_is_one_form(recurrent: str) -> None:
-    artifacts = plan_artifacts(PRECISIONS, recurrent, CNN)
+    artifacts = plan_artifacts(PRECISIONS, recurrent, ModelParts.of_branches(CNN))
     assert {artifact.recurrent for artifact in artifacts} == {"none"}
     assert names(artifacts) == [
         *("fp32-cpu", "fp32-cuda", "fp32-tensorrt"),
@@ -49,34 +49,36 @@ def test_without_a_recurrent_branch_there_is_one_form(recurrent: str) -> None:
 def test_a_recurrent_branch_alone_is_int8_in_the_form_that_int8_reaches_into() -> None:
     """An artifact of LSTM operators alone would be called INT8 and have nothing in INT8."""
     for recurrent in ("auto", "unrolled"):
-        assert plan_artifacts(["int8"], recurrent, SMALL_RNN) == [
+        assert plan_artifacts(["int8"], recurrent, ModelParts.of_branches(SMALL_RNN)) == [
             Artifact("int8", "unrolled", ("cpu",)),
             Artifact("int8", "unrolled", ("tensorrt",)),
         ]
     with pytest.raises(UsageError, match="--recurrent unrolled or auto"):
-        plan_artifacts(["int8"], "lstm", SMALL_RNN)
-    assert len(plan_artifacts(["fp32", "fp16"], "lstm", SMALL_RNN)) == 2
+        plan_artifacts(["int8"], "lstm", ModelParts.of_branches(SMALL_RNN))
+    assert len(plan_artifacts(["fp32", "fp16"], "lstm", ModelParts.of_branches(SMALL_RNN))) == 2
 
 
 def test_a_large_recurrent_branch_is_unrolled_for_the_cpu_in_the_graph_that_tensorrt_has_anyway() -> None:
     large = SMALL.replace(rnn_units=2048)
-    assert plan_artifacts(["fp32"], "auto", large) == [
+    assert plan_artifacts(["fp32"], "auto", ModelParts.of_branches(large)) == [
         Artifact("fp32", "lstm", ("cuda", "tensorrt")),
         Artifact("fp32", "unrolled", ("cpu", "tensorrt")),
     ]
     for asked in ("lstm", "unrolled"):
-        assert plan_artifacts(["fp32"], asked, large) == [Artifact("fp32", asked, ("cpu", "cuda", "tensorrt"))]
+        assert plan_artifacts(["fp32"], asked, ModelParts.of_branches(large)) == [
+            Artifact("fp32", asked, ("cpu", "cuda", "tensorrt"))
+        ]
 
 
 @pytest.mark.parametrize("recurrent", ["lstm", "unrolled", "auto"])
 def test_no_two_variants_share_a_name(recurrent: str) -> None:
-    found = names(plan_artifacts(PRECISIONS, recurrent, SMALL))
+    found = names(plan_artifacts(PRECISIONS, recurrent, ModelParts.of_branches(SMALL)))
     assert len(set(found)) == len(found)
 
 
 def test_the_widest_precision_comes_first_and_each_once_however_they_were_asked_for() -> None:
     assert PRECISIONS == ("fp32", "fp16", "int8")
-    artifacts = plan_artifacts(["int8", "fp32", "int8"], "lstm", SMALL)
+    artifacts = plan_artifacts(["int8", "fp32", "int8"], "lstm", ModelParts.of_branches(SMALL))
     assert [artifact.precision for artifact in artifacts] == ["fp32", "int8", "int8"]
     assert plan_artifacts([], "auto", SMALL) == []
 
@@ -91,5 +93,7 @@ def test_variants_are_named_by_precision_target_and_form() -> None:
 
 
 def test_only_int8_for_the_cpu_runs_integers_there() -> None:
-    found = [item for item in plan_artifacts(PRECISIONS, "auto", SMALL) if item.runs_integers_on_cpu]
+    found = [
+        item for item in plan_artifacts(PRECISIONS, "auto", ModelParts.of_branches(SMALL)) if item.runs_integers_on_cpu
+    ]
     assert [item.names for item in found] == [{"cpu": "int8-cpu-unrolled"}]

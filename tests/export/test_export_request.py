@@ -1,4 +1,5 @@
 import shutil
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -139,9 +140,15 @@ def test_a_run_may_be_checked_on_other_images_and_written_elsewhere(photos: Path
     assert len(request.images.images) == 8
 
 
+def our_file(path: Path) -> Path:
+    """A file that is told to be of hybrid-train by its name alone."""
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("hybrid_edge.json", "{}")
+    return path
+
+
 def test_a_model_file_goes_to_a_bundle_beside_it(photos: Path, tmp_path: Path) -> None:
-    file = tmp_path / "model.keras"
-    file.write_bytes(b"a model")
+    file = our_file(tmp_path / "model.keras")
     assert make_request(file, images=photos).out == tmp_path / "bundle"
 
 
@@ -149,7 +156,7 @@ def test_wrong_arguments_are_answered_before_tensorflow_starts(photos: Path, tmp
     file = tmp_path / "model.keras"
     with pytest.raises(UsageError, match="found nothing at"):
         make_request(file, images=photos)
-    file.write_bytes(b"a model")
+    our_file(file)
     with pytest.raises(UsageError, match="--images DIR"):
         make_request(file)
     for count in (7, 0):

@@ -274,7 +274,7 @@ def test_int8_that_passes_gives_nothing_back(
 def test_where_nothing_helps_it_ends_and_the_first_try_is_what_is_refused(
     tmp_path: Path, again: Again, monkeypatch: pytest.MonkeyPatch, proved: list[Any]
 ) -> None:
-    monkeypatch.setattr("hybrid_edge.export.convert.recurrent.KERAS_TO_ONNX", (0, 1, 2, 3))
+    monkeypatch.setattr("hybrid_edge.export.convert.recurrent.KERAS_TO_ONNX", {"LSTM": (0, 1, 2, 3)})
     result = again(tmp_path / "bundle", give_back=True)
     assert result.written == ()
     assert not result.bundle.exists()

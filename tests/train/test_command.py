@@ -86,7 +86,7 @@ def test_the_rnn_alone_needs_no_pretrained_weights(settings: Settings) -> None:
     [
         ({"image_size": 71}, r"71² = 5041 is not a multiple of 23; nearest that are: 1, 71"),
         ({"phase2_epochs": -1}, r"^phase 2: epochs: [^\n]*, found -1$"),
-        ({"preset_name": "digits", "weights": "imagenet"}, "ImageNet weights exist for the xception backbone"),
+        ({"preset_name": "digits", "weights": "imagenet"}, "no ImageNet weights exist for the digits backbone"),
         ({"branches": "rnn", "weights": "imagenet"}, "which --branches rnn leaves out"),
         ({"phase1_epochs": 0, "phase2_epochs": 0}, "nothing would be trained"),
     ],

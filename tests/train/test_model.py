@@ -9,7 +9,7 @@ keras = pytest.importorskip("keras")
 
 from support.models.standin import with_logits
 
-from hybrid_edge.train.model import build_head_model, build_model
+from hybrid_edge.train.model import build_head_model, build_model, recurrent_layers
 
 LABELS = tuple("0123456789")
 
@@ -35,6 +35,8 @@ def test_the_models_own_sequence_equals_the_preprocessing(frames: list[np.ndarra
     for described in (
         spec(),
         spec(timesteps=14),
+        spec(timesteps=16, sequence_order="patches"),
+        spec(scaling="torch", timesteps=49, sequence_order="patches"),
         ModelSpec(image_size=75, timesteps=25, rnn_units=4, class_labels=LABELS),
     ):
         model = build_model(described)
@@ -72,6 +74,33 @@ def test_the_head_model_on_the_cnns_features_equals_the_whole(frames: list[np.nd
             inputs["sequence"] = tensors["sequence"]
         head = build_head_model(model, spec(branches))
         np.testing.assert_allclose(np.asarray(head(inputs)), np.asarray(model(tensors["image"])), atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("merge", "name", "join"),
+    [("multiply", "product", np.multiply), ("add", "sum", np.add), ("concatenate", "concatenation", None)],
+)
+@pytest.mark.parametrize("cell", ["gru", "bilstm"])
+def test_branches_meet_as_the_spec_says(
+    frames: list[np.ndarray], cell: str, merge: str, name: str, join: np.ufunc | None
+) -> None:
+    described = spec(cell=cell, merge=merge, rnn_units=6, rnn_layers=2)
+    model = build_model(described)
+    tensors = Preprocessor(described)(frames)
+    cnn = np.asarray(model.get_layer("cnn")(tensors["image"]))
+    rnn = np.asarray(model.get_layer("rnn")(tensors["sequence"]))
+    expected = np.concatenate([cnn, rnn], axis=1) if join is None else join(cnn, rnn)
+    found = keras.Model(model.input, model.get_layer(name).output)(tensors["image"])
+    np.testing.assert_allclose(np.asarray(found), expected, atol=1e-5)
+    head = build_head_model(model, described)({"features": cnn, "sequence": tensors["sequence"]})
+    np.testing.assert_allclose(np.asarray(head), np.asarray(model(tensors["image"])), atol=1e-6)
+    assert [layer.name for layer in recurrent_layers(model, described)] == [f"{cell}_1", f"{cell}_2"]
+    assert rnn.shape[1] == (128 if join else 6 * (2 if cell == "bilstm" else 1))
+
+
+def test_an_adopted_models_spec_is_refused() -> None:
+    with pytest.raises(SpecError, match="with branches, found that of an adopted one"):
+        build_model(ModelSpec(branches="adopted", class_labels=LABELS))
 
 
 def test_one_class_is_refused() -> None:

@@ -142,7 +142,7 @@ def spec_with(**changes: Any) -> bytes:
         (SPEC_MEMBER, spec_with(class_labels=[]), "at least two class labels"),
         (SPEC_MEMBER, spec_with(backbone="__import__('os')"), "is damaged"),
         (WEIGHTS_MEMBER, 300_000_000, "unpack to 300000000 bytes"),
-        (WEIGHTS_MEMBER, random.Random(1).randbytes(400_000), "weights are damaged"),
+        (WEIGHTS_MEMBER, random.Random(1).randbytes(1_500_000), "weights are damaged"),
     ],
     ids=range(16),
 )

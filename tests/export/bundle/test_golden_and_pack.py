@@ -123,7 +123,7 @@ def test_an_export_that_fails_parity_leaves_the_old_bundle_untouched(
     exported_digits: Any, bundle: Path, photos: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = {name: (bundle / name).read_bytes() for name in files_of(bundle)}
-    monkeypatch.setattr("hybrid_edge.export.convert.recurrent.KERAS_TO_ONNX", (0, 1, 2, 3))
+    monkeypatch.setattr("hybrid_edge.export.convert.recurrent.KERAS_TO_ONNX", {"LSTM": (0, 1, 2, 3)})
     settings = ExportSettings(recurrent="lstm")
     result = exporter.export(make_request(exported_digits.file, images=photos, out=bundle, settings=settings))
     assert result.written == ()

@@ -216,7 +216,7 @@ def test_a_failure_of_tf2onnx_is_a_conversion_error_with_its_message(monkeypatch
         raise KeyError("CudnnRNNV3")
 
     monkeypatch.setattr(tf2onnx.convert, "from_function", fail)
-    with pytest.raises(ConversionError, match=r"could not convert the CNN branch.*CudnnRNNV3"):
+    with pytest.raises(ConversionError, match=r"could not convert the network.*CudnnRNNV3"):
         GraphBuilder(build_model(SPEC), SPEC).build()
 
 

@@ -16,7 +16,7 @@ from support.models.lowered import (
 )
 
 from hybrid_edge.calib import Binding, Calibration
-from hybrid_edge.export.artifacts import PRECISIONS, Artifact, plan_artifacts
+from hybrid_edge.export.artifacts import PRECISIONS, Artifact, ModelParts, plan_artifacts
 from hybrid_edge.export.convert.fp32_graph import GraphBuilder
 from hybrid_edge.export.convert.graph_reading import quantizable
 from hybrid_edge.export.convert.inspection import describe, operations
@@ -55,7 +55,7 @@ def graphs(source: tuple[GraphBuilder, Source]) -> ArtifactGraphs:
 
 def test_every_planned_artifact_is_written_checked_and_in_its_precision(graphs: ArtifactGraphs) -> None:
     expected = {"fp32": ("FP32", "FP32"), "fp16": ("FP16", "FP16"), "int8": ("INT8", "INT8")}
-    for artifact in plan_artifacts(PRECISIONS, "auto", SMALL):
+    for artifact in plan_artifacts(PRECISIONS, "auto", ModelParts.of_branches(SMALL)):
         cnn, rnn, form = describe(graphs.write(artifact))
         of_cnn, of_rnn = expected[artifact.precision]
         if artifact.precision == "int8" and artifact.recurrent == "lstm":

@@ -1,0 +1,206 @@
+"""Adopts a model: reads the file, finds the preprocessing that it was trained with, and proves both on real images."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from ...runtime.errors import DataError, ModelFileError, ParityError, UsageError
+from ...runtime.preprocess import Preprocessor, read_image
+from ...runtime.spec import Channels, ModelSpec, Scaling
+from ...train.data import LabelledImage
+from ...train.model import KerasModel
+from ...train.model_file import weights_sha256
+from ..step_log import StepLog
+from .adopted_model import SCORES, AdoptedModel, in_our_shape
+from .adoption import Adoption
+from .find_scaling import SCALINGS, TriedPreprocessing, best_of, candidates, try_each
+from .load_keras import load_keras
+from .model_files import ForeignFile
+from .saved_model import load_saved_model
+
+SAME = 1e-5  # of a probability: float32 arithmetic in the same order, but for the softmax
+ORDER_GAIN = 0.2  # of accuracy: what another order of the labels must gain to be told
+RARE_ORDER: dict[Scaling, Channels] = {name: "rgb" if name == "caffe" else "bgr" for name in SCALINGS}
+ORDER_IMAGES = 4  # of a label, for telling what the model answers to it
+LISTED = 5
+
+
+@dataclass(frozen=True, eq=False)
+class Adopted:
+    """A model in our shape with its spec; ``weights`` is the SHA-256 of its weights and its configuration."""
+
+    model: KerasModel
+    spec: ModelSpec
+    weights: str
+
+
+def adopt(adoption: Adoption, images: Sequence[LabelledImage], log: StepLog) -> Adopted:
+    """Load a model and find its preprocessing on images of which the first 8 can be read.
+
+    Raises:
+        ModelFileError: the file's model is not one image to one vector of exclusive classes.
+        DataError: the labels are not as many as the scores, in another order, or no preprocessing fits the images.
+        UsageError: nothing says what the preprocessing is.
+    """
+    found = adoption.file
+    with log.step("load the Keras model"):
+        source = load_saved_model(found.path, found) if found.kind == "saved_model" else load_keras(found.path, found)
+        try:
+            adopted = in_our_shape(source, adoption.image_size)
+        except ModelFileError as error:
+            raise ModelFileError(f"{found.path}: {error}") from None
+    log.say(f"          its scores are {SCORES[adopted.scores]}")
+    if len(adoption.labels) != adopted.num_classes:
+        raise DataError(
+            f"expected {adopted.num_classes} labels, as the model has so many scores, found {len(adoption.labels)}: "
+            f"{', '.join(adoption.labels[:LISTED])}{', …' * (len(adoption.labels) > LISTED)}"
+        )
+    spec = _Choice(adoption, adopted, images, log).spec()
+    _prove_same(adopted, spec, images)
+    return Adopted(adopted.model, spec, _sha256(adopted, found))
+
+
+def _sha256(adopted: AdoptedModel, found: ForeignFile) -> str:
+    """Hash weights and configuration: two models of the same weights may compute different things."""
+    configuration = json.dumps(found.config, sort_keys=True, default=str)
+    return hashlib.sha256(f"{weights_sha256(adopted.model)}{configuration}".encode()).hexdigest()
+
+
+def _prove_same(adopted: AdoptedModel, spec: ModelSpec, images: Sequence[LabelledImage]) -> None:
+    """Compare the model in our shape with the file's own on real images."""
+    tensor = Preprocessor(spec)([read_image(image.path) for image in images[:8]])["image"]
+    ours, own = np.asarray(adopted.model(tensor, training=False)), adopted.original_scores(tensor)
+    if adopted.scores == "logits":
+        return  # nothing was taken off
+    difference = float(np.abs(ours - own).max())
+    if not difference <= SAME:
+        raise ParityError(
+            f"the model without its {adopted.scores} gives other probabilities than with it: expected a difference of "
+            f"at most {SAME:g}, found {difference:.3g}"
+        )
+
+
+class _Choice:
+    """Chooses the preprocessing from what was stated, what is inside the model, and what labelled images show."""
+
+    def __init__(
+        self, adoption: Adoption, adopted: AdoptedModel, images: Sequence[LabelledImage], log: StepLog
+    ) -> None:
+        self._adoption = adoption
+        self._adopted = adopted
+        self._log = log
+        self._gray = adopted.image_shape[2] == 1
+        known = set(adoption.labels)
+        self._images = [image for image in images if image.label in known]
+
+    def spec(self) -> ModelSpec:
+        """Return the spec; what was found, and how, is said."""
+        adoption, inside = self._adoption, self._adopted.normalizes
+        if (adoption.channels == "gray") != self._gray and adoption.channels is not None:
+            raise UsageError(
+                f"--channels {adoption.channels}: the model takes {self._adopted.image_shape[2]} channels a pixel"
+            )
+        scaling: Scaling | None = adoption.scaling or ("raw" if inside else None)
+        if inside and adoption.scaling not in (None, "raw"):
+            self._warn(f"the model scales pixels itself (its layer {inside}): --scaling {scaling} comes on top of that")
+        elif inside:
+            self._log.say(f"          its layer {inside} scales raw pixels: scaling raw")
+        if self._images:
+            return self._tried(scaling)
+        if scaling is None:
+            raise UsageError(
+                "how the model's pixels were scaled can't be found out without labelled images: put the images of "
+                f"--images into folders named by label, or state --scaling {'|'.join(SCALINGS)}"
+            )
+        channels = adoption.channels or ("gray" if self._gray else "bgr" if scaling == "caffe" else "rgb")
+        self._warn(f"preprocessing {scaling} {channels} is untried, as no image has a label")
+        return self._base(scaling, channels)
+
+    def _base(self, scaling: Scaling, channels: Channels) -> ModelSpec:
+        adoption = self._adoption
+        return ModelSpec.make(
+            branches="adopted",
+            image_size=self._adopted.image_shape[0],
+            channels=channels,
+            scaling=scaling,
+            resize=adoption.resize,
+            interpolation=adoption.interpolation,
+            class_labels=adoption.labels,
+        )
+
+    def _tried(self, scaling: Scaling | None) -> ModelSpec:
+        pairs = candidates(self._adoption.channels, scaling, self._gray)
+        with self._log.step(f"try {len(pairs)} preprocessings"):
+            tried = try_each(self._adopted, self._base("raw", "gray" if self._gray else "rgb"), pairs, self._images)
+        top, count = best_of(tried), len(tried[0].right)
+        allowed = [item for item in tried if self._allows(item, scaling)]
+        chosen = best_of(allowed)
+        usual = [
+            item for item in allowed if item.scaling == chosen.scaling and item.channels != RARE_ORDER[item.scaling]
+        ]
+        if usual and not chosen.beats(usual[0]):
+            chosen = usual[0]  # nothing speaks for the rarer order of the channels
+        order = sorted(tried, key=lambda item: -item.accuracy)
+        self._log.say(f"          on {count} images Keras is right with")
+        for item in order:
+            marks = "  <- taken" if item is chosen else ""
+            self._log.say(f"          {item.name:13}{item.accuracy:6.1%}{marks}")
+        self._refuse_other_order(top, count)
+        as_good = sorted({item.scaling for item in tried if not chosen.beats(item)} - {chosen.scaling})
+        if scaling is None and as_good:
+            self._log.say(
+                f"          {chosen.scaling} is surest; {', '.join(as_good)} can't be told from it "
+                "on these images: state --scaling if it is known"
+            )
+        chance = 1 / len(self._adoption.labels)
+        if top.accuracy < chance + 2 * np.sqrt(chance * (1 - chance) / count):
+            self._warn(
+                f"no preprocessing makes more of these images than guessing would ({top.accuracy:.1%} right): are they "
+                "of the classes that the model knows, and its labels in the order of training?"
+            )
+        elif top.beats(chosen):
+            self._warn(
+                f"preprocessing {chosen.name} gives {chosen.accuracy:.1%} where {top.name} gives {top.accuracy:.1%}: "
+                f"was the model trained with --scaling {top.scaling} --channels {top.channels}?"
+            )
+        return self._base(chosen.scaling, chosen.channels)
+
+    def _allows(self, item: TriedPreprocessing, scaling: Scaling | None) -> bool:
+        return scaling in (None, item.scaling) and self._adoption.channels in (None, item.channels)
+
+    def _refuse_other_order(self, top: TriedPreprocessing, count: int) -> None:
+        labels = self._adoption.labels
+        numbers = np.array([labels.index(image.label) for image in self._images[:count]])
+        order = _likely_order(numbers, top.answers, len(labels))
+        if order is None:
+            return
+        shown = [f"images of {labels[own]!r} are called {labels[said]!r}" for own, said in order.items() if own != said]
+        raise DataError(
+            f"the labels are in another order than the model's scores: with {top.name} only {top.accuracy:.1%} of "
+            f"{count} images get their own label, and {'; '.join(shown[:LISTED])}. Give the labels in the order of "
+            "training (Keras sorts the folders' names)"
+        )
+
+    def _warn(self, text: str) -> None:
+        self._log.say(f"warning: {text}", style="yellow")
+
+
+def _likely_order(own: npt.NDArray[np.int64], answers: npt.NDArray[np.int64], labels: int) -> dict[int, int] | None:
+    """Tell which answer stands for which label, where the answers go with the labels but are not the same.
+
+    None where they are the same, or no one-to-one order explains them far better.
+    """
+    present = np.unique(own)
+    if len(own) < ORDER_IMAGES * labels or len(present) < 2:
+        return None
+    order = {int(label): int(np.bincount(answers[own == label]).argmax()) for label in present}
+    if len(set(order.values())) < len(order):
+        return None
+    agreeing = np.mean([order[int(label)] == answer for label, answer in zip(own, answers, strict=True)])
+    return order if agreeing > np.mean(own == answers) + ORDER_GAIN else None
