@@ -27,7 +27,7 @@ class BackboneFacts:
         features: the width of its output, F.
         parameters: the number of its weights; the digits network's is that at ``image_size``.
         macs: the multiply-accumulates of its convolutions and matrix products for one image of ``image_size``.
-        convolutions: how many convolutions it has; a separable one counts as two.
+        convolutions: how many convolutions it has; a separable one counts as two, a Dense layer on images as one.
         weights_file: the name of Keras's file of ImageNet weights without the top layer; ``{size}`` is the image's.
         scales_itself: whether Keras's model has the scaling inside, as layers that are left out here.
     """
@@ -135,7 +135,7 @@ BACKBONES: dict[Backbone, BackboneFacts] = {
         features=768,
         parameters=27_820_128,
         macs=4_454_763_264,
-        convolutions=22,
+        convolutions=58,
         weights_file="convnext_tiny_notop.h5",
         scales_itself=True,
     ),

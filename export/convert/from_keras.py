@@ -28,6 +28,7 @@ from .graph_writer import GraphWriter
 from .simplify import simplify
 
 PREFIX = "cnn/"
+ROWS_RANK, IMAGE_RANK = 2, 4  # (N, F) and (N, H, W, C)
 
 
 def write_cnn(writer: GraphWriter, cnn: KerasModel, spec: ModelSpec, opset: int) -> str:
@@ -100,6 +101,10 @@ def _write_erfc(context: Any, node: Any, name: str, _: list[Any]) -> None:
     context.insert_node_on_output(less, node.output[0])
 
 
+def _convolve(images: Any, kernel: Any) -> Any:
+    return tf.nn.conv2d(images, kernel[None, None], 1, "VALID")
+
+
 @contextmanager
 def traceable() -> Iterator[None]:
     """Let Keras trace some layers by other operators than it runs them by, to the same function.
@@ -115,13 +120,11 @@ def traceable() -> Iterator[None]:
 
     def dense(layer: Any, inputs: Any, training: bool | None = None) -> Any:
         rank = len(inputs.shape)
-        if rank < 3:
+        if rank <= ROWS_RANK:
             return call(layer, inputs, training=training)
         kernel = tf.convert_to_tensor(layer.kernel)
-        if rank == 4:
-            value = tf.nn.conv2d(inputs, kernel[None, None], 1, "VALID")
-        else:
-            value = tf.linalg.matmul(inputs, kernel)
+        product = tf.linalg.matmul if rank != IMAGE_RANK else _convolve
+        value = product(inputs, kernel)
         return layer.activation(tf.nn.bias_add(value, layer.bias) if layer.use_bias else value)
 
     tf.function, keras.layers.Dense.call = without_xla, dense

@@ -24,6 +24,7 @@ WEIGHT_RANK = {"Conv": 4, "MatMul": 2}  # of the weights that INT8 takes: (O, I,
 
 CONTRIBUTED = "com.microsoft"  # the domain of ONNX Runtime's own operators
 POINTWISE = "/product"  # ends the name of a convolution that was written as a matrix product
+AFFINE = re.compile(r"/affine(_\d+)?$")  # ends the name of a depthwise 1x1 convolution that is a normalization
 STEP_PART = re.compile(r"/step_\d+/")
 LSTM_PRODUCT = re.compile(r"(rnn/lstm_\d+)/(?:product|step_\d+/recurrent)")
 LSTM_OUTPUT = re.compile(r"(rnn/lstm_\d+)/output")
@@ -104,6 +105,16 @@ def gives_float(
     return bool(behind) and all(other.op_type in ("Add", "GlobalAveragePool") for other in behind)
 
 
+def is_affine(node: onnx.NodeProto) -> bool:
+    """Tell whether a convolution gives each channel a factor and an offset and no more, as ``simplify`` writes it."""
+    return node.op_type == "Conv" and bool(AFFINE.search(node.name))
+
+
+def groups_of(node: onnx.NodeProto) -> int:
+    """Return a convolution's number of groups; a depthwise one has as many as channels."""
+    return next((int(item.i) for item in node.attribute if item.name == "group"), 1)
+
+
 def is_pointwise(node: onnx.NodeProto) -> bool:
     """Tell whether a node is a 1x1 convolution that was written as a matrix product of integers."""
     return node.domain == CONTRIBUTED and branch_of(node.name) == "cnn" and node.name.endswith(POINTWISE)
@@ -161,6 +172,14 @@ def tensor_types(model: onnx.ModelProto) -> dict[str, int]:
 def float_tensors(model: onnx.ModelProto) -> frozenset[str]:
     """Return the names of the tensors in FP32: inputs, constants, activations and outputs, not shapes and indices."""
     return frozenset(name for name, kind in tensor_types(model).items() if kind == TensorProto.FLOAT)
+
+
+def channel_counts(model: onnx.ModelProto) -> dict[str, int]:
+    """Return the length of every tensor's second axis, the channels of images, by name, where that is known."""
+    graph = onnx.shape_inference.infer_shapes(skeleton(model)).graph
+    values = (*graph.input, *graph.value_info, *graph.output)
+    sizes = {value.name: [dim.dim_value for dim in value.type.tensor_type.shape.dim] for value in values}
+    return {name: dims[1] for name, dims in sizes.items() if len(dims) > 1 and dims[1]}
 
 
 @dataclass(frozen=True)

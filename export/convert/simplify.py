@@ -15,18 +15,17 @@ done to it too: its channels are evened out, and it is quantized.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 import onnx
-from onnx import helper, numpy_helper
+from onnx import helper
 
-from .graph_reading import integers_of, producers, skeleton, takers
+from .graph_editor import Float64, GraphEditor
+from .graph_reading import integers_of
 
-Float64 = npt.NDArray[np.float64]
-Rewrite = Callable[["_Editor", onnx.NodeProto], bool]
+Rewrite = Callable[["GraphEditor", onnx.NodeProto], bool]
 
 IMAGE_RANK = 4  # (N, C, H, W)
 CHANNELS_LAST, CHANNELS_FIRST = (0, 2, 3, 1), (0, 3, 1, 2)
@@ -37,121 +36,13 @@ TOLERANCE = 1e-5  # relative, of a constant that is rounded to float32
 
 def simplify(model: onnx.ModelProto) -> None:
     """Rewrite tf2onnx's graph of a CNN in place; its input, output and function stay the same."""
-    editor = _Editor(model)
+    editor = GraphEditor(model)
     for rewrite in REWRITES:
         editor.apply(rewrite)
     editor.write()
 
 
-class _Editor:
-    """A graph's nodes and constants while they are rewritten."""
-
-    def __init__(self, model: onnx.ModelProto) -> None:
-        self._graph = model.graph
-        self.nodes = list(model.graph.node)
-        self._tensors = {tensor.name: tensor for tensor in model.graph.initializer}
-        inferred = onnx.shape_inference.infer_shapes(skeleton(model)).graph
-        self._shapes = {
-            value.name: tuple(dim.dim_value or dim.dim_param for dim in value.type.tensor_type.shape.dim)
-            for value in (*inferred.input, *inferred.value_info, *inferred.output)
-            if value.type.tensor_type.HasField("shape")
-        }
-        self._outputs = {value.name for value in model.graph.output}
-        self._look()
-
-    def _look(self) -> None:
-        self._makers, self._takers = producers(self.nodes), takers(self.nodes)
-
-    def apply(self, rewrite: Rewrite) -> None:
-        """Try a rewriting on every node, in the order of the graph, those that it made too."""
-        done = set[int]()
-        while waiting := [node for node in self.nodes if id(node) not in done]:
-            for node in waiting:
-                done.add(id(node))
-                if rewrite(self, node):
-                    break
-
-    def shape(self, name: str) -> tuple[int | str, ...]:
-        """Return a tensor's inferred shape, the batch by its name; () where it is unknown."""
-        return tuple(self._tensors[name].dims) if name in self._tensors else self._shapes.get(name, ())
-
-    def maker(self, name: str, *operators: str) -> onnx.NodeProto | None:
-        """Return the node that makes a tensor if it is one of those operators, by default any."""
-        node = self._makers.get(name)
-        return node if node is not None and (not operators or node.op_type in operators) else None
-
-    def takers(self, name: str) -> list[onnx.NodeProto]:
-        """Return the nodes that take a tensor; none for the graph's output, which is taken from outside too."""
-        return [] if name in self._outputs else self._takers[name]
-
-    def only_taker(self, node: onnx.NodeProto, *operators: str) -> onnx.NodeProto | None:
-        """Return the one node that takes a node's result, if it is one of those operators."""
-        found = self.takers(node.output[0])
-        return found[0] if len(found) == 1 and found[0].op_type in operators else None
-
-    def value(self, name: str) -> Float64 | None:
-        """Return a constant's values in float64; None for what is no constant."""
-        tensor = self._tensors.get(name)
-        return None if tensor is None else np.asarray(numpy_helper.to_array(tensor), np.float64)
-
-    def scalar(self, name: str) -> float:
-        """Return the one value of a constant; NaN for anything else."""
-        tensor = self._tensors.get(name)
-        if tensor is None or math.prod(tensor.dims) != 1:
-            return math.nan
-        return float(numpy_helper.to_array(tensor).item())
-
-    def operand(self, node: onnx.NodeProto) -> tuple[str, str]:
-        """Return a node's input that is computed, and that which is constant; empty names where there are no such."""
-        constants = [name for name in node.input if name in self._tensors]
-        others = [name for name in node.input if name not in self._tensors]
-        return (others[0], constants[0]) if len(constants) == len(others) == 1 else ("", "")
-
-    def constant(self, name: str, values: npt.NDArray[np.generic]) -> str:
-        """Add a constant of a name that is not taken, floating values in float32, and return the name."""
-        count = 1
-        while name in self._tensors:
-            name, count = f"{name}_{count}", count + 1
-        kept = values.astype(np.float32) if np.issubdtype(values.dtype, np.floating) else values
-        self._tensors[name] = numpy_helper.from_array(np.ascontiguousarray(kept), name)
-        return name
-
-    def replace(self, old: list[onnx.NodeProto], *new: onnx.NodeProto) -> bool:
-        """Put nodes in the place of the last of others; what was only made for those is left out by ``write``."""
-        gone = {id(node) for node in old}
-        place = max(index for index, node in enumerate(self.nodes) if id(node) in gone)
-        self.nodes[place + 1 : place + 1] = new
-        self.nodes = [node for node in self.nodes if id(node) not in gone]
-        self._look()
-        return True
-
-    def redirect(self, old: str, new: str) -> bool:
-        """Let everything that takes one tensor take another."""
-        for node in self._takers[old]:
-            node.input[:] = [new if name == old else name for name in node.input]
-        self._look()
-        return True
-
-    def write(self) -> None:
-        """Write the nodes whose results are taken, and the constants that they take."""
-        wanted = set(self._outputs)
-        kept: list[onnx.NodeProto] = []
-        for node in reversed(self.nodes):
-            if not wanted.isdisjoint(node.output):
-                kept.append(node)
-                wanted.update(node.input)
-        nodes, tensors = kept[::-1], [tensor for name, tensor in self._tensors.items() if name in wanted]
-        copies = [onnx.NodeProto.FromString(node.SerializeToString()) for node in nodes]
-        del self._graph.node[:]
-        self._graph.node.extend(copies)
-        for index in reversed(range(len(self._graph.initializer))):
-            if self._graph.initializer[index].name not in wanted:
-                del self._graph.initializer[index]
-        have = {tensor.name for tensor in self._graph.initializer}
-        self._graph.initializer.extend(tensor for tensor in tensors if tensor.name not in have)
-
-
-def _skip_reshapes(editor: _Editor, node: onnx.NodeProto) -> bool:
+def _skip_reshapes(editor: GraphEditor, node: onnx.NodeProto) -> bool:
     """Leave out a change of shape whose result has the shape of what stood before it, or before others like it."""
     shape = editor.shape(node.output[0])
     if node.op_type not in RESHAPING or not shape or not editor.takers(node.output[0]):
@@ -166,13 +57,15 @@ def _skip_reshapes(editor: _Editor, node: onnx.NodeProto) -> bool:
 
 def _same_shape(one: tuple[int | str, ...], other: tuple[int | str, ...]) -> bool:
     """Tell whether shapes agree in all but the batch, which a Reshape's shape inference names anew."""
-    return len(one) == len(other) > 1 and one[1:] == other[1:] and all(isinstance(size, int) and size for size in one[1:])
+    return (
+        len(one) == len(other) > 1 and one[1:] == other[1:] and all(isinstance(size, int) and size for size in one[1:])
+    )
 
 
-def _hard_sigmoid(editor: _Editor, node: onnx.NodeProto) -> bool:
+def _hard_sigmoid(editor: GraphEditor, node: onnx.NodeProto) -> bool:
     value, three = editor.operand(node)
     clip = editor.only_taker(node, "Clip") if node.op_type == "Add" else None
-    product = editor.only_taker(clip, "Mul") if clip is not None and len(clip.input) == 3 else None  # noqa: PLR2004
+    product = editor.only_taker(clip, "Mul") if clip is not None and len(clip.input) == 3 else None
     if clip is None or product is None:
         return False
     found = [editor.scalar(name) for name in (three, *clip.input[1:], editor.operand(product)[1])]
@@ -182,7 +75,7 @@ def _hard_sigmoid(editor: _Editor, node: onnx.NodeProto) -> bool:
     return editor.replace([node, clip, product], new)
 
 
-def _gelu(editor: _Editor, node: onnx.NodeProto) -> bool:
+def _gelu(editor: GraphEditor, node: onnx.NodeProto) -> bool:
     """Match Mul(Mul(0.5, x), Sub(1, Erf(Mul(Neg(x), 1/√2)))) at its Erf."""
     scaled = editor.maker(node.input[0], "Mul") if node.op_type == "Erf" else None
     negative = editor.maker(editor.operand(scaled)[0], "Neg") if scaled is not None else None
@@ -219,7 +112,7 @@ class _Moments:
     axis: int
 
 
-def _moments(editor: _Editor, node: onnx.NodeProto) -> _Moments | None:
+def _moments(editor: GraphEditor, node: onnx.NodeProto) -> _Moments | None:
     """Match ReduceMean((x - mean(x))^2), with the mean over the same axis."""
     axes = integers_of(node, "axes")
     square = editor.maker(node.input[0], "Mul") if node.op_type == "ReduceMean" and len(axes) == 1 else None
@@ -235,7 +128,7 @@ def _moments(editor: _Editor, node: onnx.NodeProto) -> _Moments | None:
     return _Moments(centred.input[0], mean.output[0], axes[0] % rank) if rank else None
 
 
-def _layer_norm(editor: _Editor, node: onnx.NodeProto) -> bool:
+def _layer_norm(editor: GraphEditor, node: onnx.NodeProto) -> bool:
     """Match x · r + (shift - mean · r), r = scale / √(variance + ε), at its variance; Keras writes it so."""
     moments = _moments(editor, node)
     shifted = editor.only_taker(node, "Add") if moments is not None else None
@@ -249,7 +142,7 @@ def _layer_norm(editor: _Editor, node: onnx.NodeProto) -> bool:
     products = editor.takers(last.output[0])
     direct = next((item for item in products if moments.value in item.input), None)
     moved = next((item for item in products if item is not direct), None)
-    if len(products) != 2 or direct is None or moved is None or {item.op_type for item in products} != {"Mul"}:  # noqa: PLR2004
+    if len(products) != 2 or direct is None or moved is None or {item.op_type for item in products} != {"Mul"}:
         return False
     other = next(name for name in moved.input if name != last.output[0])
     negative = editor.maker(other, "Neg")
@@ -263,14 +156,14 @@ def _layer_norm(editor: _Editor, node: onnx.NodeProto) -> bool:
     return _write_layer_norm(editor, end, moments, (gamma, beta, size, epsilon))
 
 
-def _behind_reshapes(editor: _Editor, name: str) -> str:
+def _behind_reshapes(editor: GraphEditor, name: str) -> str:
     while (node := editor.maker(name, *RESHAPING)) is not None:
         name = node.input[0]
     return name
 
 
 def _shift(
-    editor: _Editor, direct: onnx.NodeProto, moved: onnx.NodeProto, *, negated: bool
+    editor: GraphEditor, direct: onnx.NodeProto, moved: onnx.NodeProto, *, negated: bool
 ) -> tuple[onnx.NodeProto | None, Float64 | None]:
     """Find the node that adds up x · r and the shift, and the shift's constant part."""
     step = editor.only_taker(moved, "Add" if negated else "Sub")
@@ -287,7 +180,7 @@ def _shift(
 
 
 def _write_layer_norm(
-    editor: _Editor,
+    editor: GraphEditor,
     end: onnx.NodeProto,
     moments: _Moments,
     parts: tuple[Float64 | None, Float64 | None, int, float],
@@ -311,8 +204,8 @@ def _write_layer_norm(
     return editor.replace([end], *new)
 
 
-def _fold_pad(editor: _Editor, node: onnx.NodeProto) -> bool:
-    """Give zeros that are put around an image to the convolution, or the pooling of positive values, that takes them."""
+def _fold_pad(editor: GraphEditor, node: onnx.NodeProto) -> bool:
+    """Give zeros around an image to the convolutions, or poolings of what is never negative, that take them."""
     pads = editor.value(node.input[1]) if node.op_type == "Pad" else None
     behind = editor.takers(node.output[0])
     if pads is None or len(pads) != 2 * IMAGE_RANK or not behind:
@@ -320,7 +213,7 @@ def _fold_pad(editor: _Editor, node: onnx.NodeProto) -> bool:
     maker = editor.maker(node.input[0])
     poolable = maker is not None and maker.op_type in NEVER_NEGATIVE
     fits = all(item.op_type == "Conv" or (poolable and item.op_type == "MaxPool") for item in behind)
-    zeros = len(node.input) < 3 or not node.input[2] or editor.scalar(node.input[2]) == 0  # noqa: PLR2004
+    zeros = len(node.input) < 3 or not node.input[2] or editor.scalar(node.input[2]) == 0
     ends = pads.reshape(2, IMAGE_RANK)
     mode = next((item.s for item in node.attribute if item.name == "mode"), b"constant")
     if not fits or not zeros or mode != b"constant" or ends[:, :2].any() or (ends < 0).any():
@@ -348,7 +241,7 @@ def _ceils(node: onnx.NodeProto) -> bool:
     return any(item.name == "ceil_mode" and item.i for item in node.attribute)
 
 
-def _fold_scale(editor: _Editor, node: onnx.NodeProto) -> bool:
+def _fold_scale(editor: GraphEditor, node: onnx.NodeProto) -> bool:
     """Fold a factor or an offset of each channel into the convolution before it, which nothing else takes."""
     value, constant = editor.operand(node) if node.op_type in ("Mul", "Add") else ("", "")
     before = editor.maker(value, "Conv")
@@ -356,12 +249,12 @@ def _fold_scale(editor: _Editor, node: onnx.NodeProto) -> bool:
     if before is None or kernel is None or editor.only_taker(before, node.op_type) is not node:
         return False
     factors = _channels(editor, constant, len(kernel))
-    bias = editor.value(before.input[2]) if len(before.input) > 2 else np.zeros(len(kernel))  # noqa: PLR2004
+    bias = editor.value(before.input[2]) if len(before.input) > 2 else np.zeros(len(kernel))
     if factors is None or bias is None:
         return False
     if node.op_type == "Mul":
         kernel, bias = kernel * factors.reshape(-1, 1, 1, 1), bias * factors
-        if not bias.any() and len(before.input) == 2:  # noqa: PLR2004
+        if not bias.any() and len(before.input) == 2:
             bias = None
     else:
         bias = bias + factors
@@ -377,7 +270,7 @@ def _fold_scale(editor: _Editor, node: onnx.NodeProto) -> bool:
     return editor.replace([before, node], new)
 
 
-def _channels(editor: _Editor, name: str, count: int) -> Float64 | None:
+def _channels(editor: GraphEditor, name: str, count: int) -> Float64 | None:
     """Return a constant that has one value, or one for each channel of images (N, C, H, W), as (C,); else None."""
     values = editor.value(name)
     if values is None or values.ndim > IMAGE_RANK:
@@ -386,7 +279,7 @@ def _channels(editor: _Editor, name: str, count: int) -> Float64 | None:
     return np.broadcast_to(full.reshape(-1), count) if full.shape in ((1, count, 1, 1), (1, 1, 1, 1)) else None
 
 
-def _batch_norm(editor: _Editor, node: onnx.NodeProto) -> bool:
+def _batch_norm(editor: GraphEditor, node: onnx.NodeProto) -> bool:
     """Write factors of channels, with offsets that follow, as a depthwise convolution of 1x1."""
     value, constant = editor.operand(node) if node.op_type == "Mul" else ("", "")
     shape = editor.shape(constant)
@@ -403,7 +296,7 @@ def _batch_norm(editor: _Editor, node: onnx.NodeProto) -> bool:
     return editor.replace([node, end], _depthwise(editor, end, value, factors, offsets))
 
 
-def _batch_norm_operator(editor: _Editor, node: onnx.NodeProto) -> bool:
+def _batch_norm_operator(editor: GraphEditor, node: onnx.NodeProto) -> bool:
     if node.op_type != "BatchNormalization" or len(editor.shape(node.input[0])) != IMAGE_RANK:
         return False
     parts = [editor.value(name) for name in node.input[1:]]
@@ -414,12 +307,13 @@ def _batch_norm_operator(editor: _Editor, node: onnx.NodeProto) -> bool:
 
 
 def _depthwise(
-    editor: _Editor, end: onnx.NodeProto, value: str, factors: Float64, offsets: Float64
+    editor: GraphEditor, end: onnx.NodeProto, value: str, factors: Float64, offsets: Float64
 ) -> onnx.NodeProto:
     kernel = editor.constant(f"{end.name}/kernel", factors.reshape(-1, 1, 1, 1))
     bias = editor.constant(f"{end.name}/bias", offsets)
+    name = f"{end.name}/affine"
     return helper.make_node(
-        "Conv", [value, kernel, bias], end.output, name=end.name, group=len(factors), kernel_shape=[1, 1]
+        "Conv", [value, kernel, bias], end.output, name=name, group=len(factors), kernel_shape=[1, 1]
     )
 
 

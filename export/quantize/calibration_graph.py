@@ -11,7 +11,7 @@ import onnx
 from onnx import TensorProto, helper
 
 from ...calib import Calibration, Method, Range, choose_range
-from ..convert.graph_reading import branch_of, float_tensors, producers, quantizable, range_key
+from ..convert.graph_reading import branch_of, constant_shapes, float_tensors, producers, quantizable, range_key
 from .equalize import HALF_STEP, PIXELS
 
 # one tensor for all steps of a layer; what else a step makes lies within [-1, 1] or is smaller than one of these
@@ -21,6 +21,7 @@ STEP_PREFIX = re.compile(r"rnn/lstm_\d+/step_\d+/")
 UNIT_INTERVAL = (-1.0, 1.0)
 STEPS_BELOW_ZERO = {True: 127, False: 128}  # of a signed byte, by whether the range is symmetric
 INPUTS = ("image", "sequence")
+MAX_MOMENTS = 8192  # inputs of a product: the mean of x xᵀ takes 256 MiB then, and its inverse a minute
 
 
 def measured_graph(source: onnx.ModelProto) -> onnx.ModelProto:
@@ -53,9 +54,13 @@ def measured_graph(source: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def product_inputs(source: onnx.ModelProto) -> onnx.ModelProto:
-    """Return the part of ``measured_graph`` that makes what quantizable products take, (..., I); empty without any."""
+    """Return the part of ``measured_graph`` that makes what quantizable products take, (..., I); empty without any.
+
+    A product of very many inputs, such as a Dense layer on a flattened image, is left out.
+    """
     products = [node for nodes in quantizable(source).values() for node in nodes if node.op_type == "MatMul"]
-    wanted = {range_key(node.input[0]) for node in products}
+    shapes = constant_shapes(source)
+    wanted = {range_key(node.input[0]) for node in products if shapes[node.input[1]][0] <= MAX_MOMENTS}
     model = measured_graph(source)
     graph, makers = model.graph, producers(model.graph.node)
     needed, left = set[str](), [name for name in wanted if name in makers]
@@ -78,30 +83,34 @@ def _keep(items: Any, wanted: Callable[[Any], bool]) -> None:
             del items[index]
 
 
-def bounds(source: onnx.ModelProto) -> dict[str, tuple[float, float]]:
-    """Return what tensors can't exceed by their mathematics: (-1, 1) for pixels, their means, and hidden states."""
+def bounds(source: onnx.ModelProto, pixels: tuple[float, float] = UNIT_INTERVAL) -> dict[str, tuple[float, float]]:
+    """Return what tensors can't exceed by their mathematics: ``pixels`` and their means, and hidden states, (-1, 1)."""
     transposed = {
-        node.output[0]: UNIT_INTERVAL
-        for node in source.graph.node
-        if node.op_type == "Transpose" and node.input[0] in INPUTS
+        node.output[0]: pixels for node in source.graph.node if node.op_type == "Transpose" and node.input[0] in INPUTS
     }
     hidden = {range_key(o): UNIT_INTERVAL for node in source.graph.node for o in node.output if o.endswith("/hidden")}
     return {
-        **dict.fromkeys(INPUTS, UNIT_INTERVAL),
+        **dict.fromkeys(INPUTS, pixels),
         **transposed,
         **{k: v for k, v in hidden.items() if branch_of(k) == "rnn"},
     }
 
 
 def choose_ranges(
-    calibration: Calibration, graph: onnx.ModelProto, method: Method, *, symmetric: bool
+    calibration: Calibration,
+    graph: onnx.ModelProto,
+    method: Method,
+    *,
+    symmetric: bool,
+    pixels: tuple[float, float] = UNIT_INTERVAL,
 ) -> dict[str, Range]:
     """Choose the range of every measured tensor, by its ``range_key``.
 
     ``calibration`` holds the statistics of ``graph``, which says which tensors are bounded by their mathematics.
     ``symmetric`` ranges are for signed INT8 with its zero at 0 (TensorRT), others for unsigned INT8 with a zero point.
+    ``pixels`` are the least and the largest value of a pixel.
     """
-    limits = bounds(graph)
+    limits = bounds(graph, pixels)
     ranges = {
         name: choose_range(item, method, symmetric=symmetric, bounds=limits.get(name))
         for name, item in calibration.statistics.items()

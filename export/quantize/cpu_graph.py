@@ -34,6 +34,7 @@ from ..convert.graph_reading import (
     arrays,
     constant_shapes,
     gives_float,
+    groups_of,
     integers_of,
     layer_of,
     producers,
@@ -41,7 +42,6 @@ from ..convert.graph_reading import (
     takers,
 )
 from ..convert.graph_writer import GraphWriter
-from .channel_groups import groups_of
 from .int8_weights import (
     LEVELS,
     QuantizedWeight,
@@ -240,7 +240,9 @@ class CpuGraph:
         if node.op_type != "Relu" or self._is_stored(node.output[0]) or range_key(node.output[0]) not in self._ranges:
             return False
         behind = self._takers[node.output[0]]
-        quantized = all(other.op_type == "Conv" and layer_of(other, self._shapes) in self._quantized for other in behind)
+        quantized = all(
+            other.op_type == "Conv" and layer_of(other, self._shapes) in self._quantized for other in behind
+        )
         return quantized and int(unsigned_scale(self._ranges[range_key(node.output[0])])[1]) == 0
 
     def _parameters(self, name: str) -> tuple[str, str]:

@@ -20,9 +20,9 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 
-from ..convert.graph_reading import arrays, gives_float, integers_of, producers, takers
+from ..convert.graph_reading import arrays, gives_float, groups_of, integers_of, producers, takers
 from ..convert.graph_writer import GraphWriter
-from .channel_groups import HOMOGENEOUS, ChannelGroup, channel_groups, groups_of
+from .channel_groups import HOMOGENEOUS, ChannelGroup, channel_groups
 
 Float32 = npt.NDArray[np.float32]
 Float64 = npt.NDArray[np.float64]
@@ -38,7 +38,13 @@ MIN_CHANNELS = 4  # channels; a tensor of fewer is the image, whose channels are
 class _Convolution:
     weight: Float64
     bias: Float64 | None
-    depthwise: bool
+    groups: int
+
+    @property
+    def by_input(self) -> Float64:
+        """The weight as a view (G, O / G, I / G, H, W), whose first and third axis are the input's channels."""
+        outputs, *others = self.weight.shape
+        return self.weight.reshape(self.groups, outputs // self.groups, *others)
 
 
 class EvenedGraph(NamedTuple):
@@ -49,23 +55,31 @@ class EvenedGraph(NamedTuple):
 
 
 def even_channels(
-    source: onnx.ModelProto, peaks: Mapping[str, Float32], means: Mapping[str, Float64] | None = None
+    source: onnx.ModelProto,
+    peaks: Mapping[str, Float32],
+    means: Mapping[str, Float64] | None = None,
+    *,
+    signed_pixels: bool = True,
 ) -> EvenedGraph:
     """Rewrite an FP32 graph so that the channels of what will be quantized have similar ranges.
 
     The source, as ``GraphBuilder`` writes it, is not changed. ``peaks`` are the largest |value| of each channel, (C,),
-    by the tensors that ``channel_tensors`` names, ``means`` the mean of each, likewise.
+    by the tensors that ``channel_tensors`` names, ``means`` the mean of each, likewise. ``signed_pixels``: the image is
+    scaled as ``xception`` is, so that half a step moves its pixels onto the grid of signed bytes.
     """
-    equalizer = _Equalizer(source, peaks, means or {})
+    equalizer = _Equalizer(source, peaks, means or {}, signed_pixels)
     return EvenedGraph(equalizer.write(), equalizer.input_means)
 
 
 class _Equalizer:
     """Scales the convolutions of one graph, and writes them; ``input_means`` follow."""
 
-    def __init__(self, source: onnx.ModelProto, peaks: Mapping[str, Float32], means: Mapping[str, Float64]) -> None:
+    def __init__(
+        self, source: onnx.ModelProto, peaks: Mapping[str, Float32], means: Mapping[str, Float64], signed_pixels: bool
+    ) -> None:
         self._source = source
         self._peaks = peaks
+        self._signed_pixels = signed_pixels
         self.input_means = {
             node.name: np.asarray(means[node.input[0]], np.float64)
             for node in source.graph.node
@@ -83,7 +97,7 @@ class _Equalizer:
     def write(self) -> onnx.ModelProto:
         """Write the graph with other weights, and Mul nodes where they are needed."""
         for node in self._source.graph.node:
-            if node.op_type == "Conv":
+            if node.op_type == "Conv" and self._signed_pixels:
                 self._align_pixels(node)
         for group in channel_groups(self._source):
             if group.whole and all(self._is_pooled(name) for name, _ in group.leaving):
@@ -135,14 +149,16 @@ class _Equalizer:
 
     def _multiply_back(self, node: onnx.NodeProto, factors: Float64) -> None:
         own = self._convolutions[node.name]
-        own.weight *= factors.reshape((-1, 1, 1, 1) if own.depthwise else (1, -1, 1, 1))
+        parts = own.by_input
+        parts *= factors.reshape(own.groups, 1, -1, 1, 1)
         if node.name in self.input_means:
             self.input_means[node.name] = self.input_means[node.name] / factors
 
     def _column_peaks(self, node: onnx.NodeProto) -> Float64 | None:
         """Return the largest |weight| that each input channel meets; None where each has a scale of its own anyway."""
         own = self._convolutions[node.name]
-        return None if own.depthwise else np.abs(own.weight).max(axis=(0, 2, 3))
+        alone = own.weight.shape[1] == 1 < own.groups
+        return None if alone else np.asarray(np.abs(own.by_input).max(axis=(1, 3, 4)).reshape(-1), np.float64)
 
     def _common_factors(self, group: ChannelGroup) -> Float64 | None:
         """Compute what to divide each channel of a group by, (C,); None where there is nothing to even out."""
@@ -230,7 +246,7 @@ def channel_tensors(source: onnx.ModelProto) -> list[str]:
 def _convolution(node: onnx.NodeProto, constants: Mapping[str, npt.NDArray[np.generic]]) -> _Convolution:
     weight = np.array(constants[node.input[1]], np.float64)
     bias = np.array(constants[node.input[2]], np.float64) if len(node.input) > 2 else None
-    return _Convolution(weight, bias, depthwise=groups_of(node) == weight.shape[0] > 1)
+    return _Convolution(weight, bias, groups_of(node))
 
 
 def _divide(convolution: _Convolution, factors: Float64) -> None:

@@ -28,6 +28,7 @@ from ...calib import (
     measure_peaks,
     second_moments,
 )
+from ...runtime.preprocess import scaled_values
 from ...runtime.spec import ModelSpec
 from ...train.model import KerasModel
 from ...train.model_file import load_model, weights_sha256
@@ -147,7 +148,11 @@ def _calibrated(
     calibration, peaks = measurer.quantized(graph, prepared.weights, request.report)
     rounder = Rounder(measurer.moments(graph))
     with log.step(f"choose ranges ({method})"):
-        signed, unsigned = (choose_ranges(calibration, graph, method, symmetric=item) for item in (True, False))
+        values = scaled_values(prepared.spec.scaling, prepared.spec.channels)
+        pixels = float(values.min()), float(values.max())
+        signed, unsigned = (
+            choose_ranges(calibration, graph, method, symmetric=item, pixels=pixels) for item in (True, False)
+        )
     graphs = replace(prepared.graphs, int8=Int8Ranges(signed, unsigned, peaks, rounder))
     return replace(prepared, graphs=graphs, calibration=calibration)
 
