@@ -24,6 +24,7 @@ from tf2onnx.optimizer.transpose_optimizer import TransposeOptimizer
 from ...runtime.errors import ConversionError
 from ...runtime.spec import ModelSpec
 from ...train.model import KerasModel
+from .fixed_shapes import fix_shapes
 from .graph_writer import GraphWriter
 from .simplify import simplify
 
@@ -88,6 +89,7 @@ def _convert(
     except Exception as error:
         # tf2onnx and TensorFlow raise anything from KeyError to their own types
         raise ConversionError(f"tf2onnx {tf2onnx.__version__} could not convert the network: {error}") from error
+    fix_shapes(model)
     simplify(model)
     graph: onnx.GraphProto = model.graph
     return graph

@@ -176,10 +176,20 @@ def float_tensors(model: onnx.ModelProto) -> frozenset[str]:
 
 def channel_counts(model: onnx.ModelProto) -> dict[str, int]:
     """Return the length of every tensor's second axis, the channels of images, by name, where that is known."""
+    return {name: dims[1] for name, dims in _inferred_dims(model).items() if len(dims) > 1 and dims[1]}
+
+
+def tensor_ranks(model: onnx.ModelProto) -> dict[str, int]:
+    """Return the number of axes of every tensor, by name, where that is known."""
+    return {name: len(dims) for name, dims in _inferred_dims(model).items()}
+
+
+def _inferred_dims(model: onnx.ModelProto) -> dict[str, list[int]]:
     graph = onnx.shape_inference.infer_shapes(skeleton(model)).graph
-    values = (*graph.input, *graph.value_info, *graph.output)
-    sizes = {value.name: [dim.dim_value for dim in value.type.tensor_type.shape.dim] for value in values}
-    return {name: dims[1] for name, dims in sizes.items() if len(dims) > 1 and dims[1]}
+    tensors = {value.name: value.type.tensor_type for value in (*graph.input, *graph.value_info, *graph.output)}
+    return {
+        name: [dim.dim_value for dim in tensor.shape.dim] for name, tensor in tensors.items() if tensor.HasField("shape")
+    }
 
 
 @dataclass(frozen=True)

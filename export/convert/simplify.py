@@ -29,6 +29,7 @@ Rewrite = Callable[["GraphEditor", onnx.NodeProto], bool]
 
 IMAGE_RANK = 4  # (N, C, H, W)
 CHANNELS_LAST, CHANNELS_FIRST = (0, 2, 3, 1), (0, 3, 1, 2)
+MEANS = ("ReduceMean", "GlobalAveragePool")
 RESHAPING = ("Reshape", "Squeeze", "Unsqueeze", "Flatten")
 NEVER_NEGATIVE = ("Relu", "Sigmoid", "HardSigmoid")
 TOLERANCE = 1e-5  # relative, of a constant that is rounded to float32
@@ -114,18 +115,24 @@ class _Moments:
 
 def _moments(editor: GraphEditor, node: onnx.NodeProto) -> _Moments | None:
     """Match ReduceMean((x - mean(x))^2), with the mean over the same axis."""
-    axes = integers_of(node, "axes")
-    square = editor.maker(node.input[0], "Mul") if node.op_type == "ReduceMean" and len(axes) == 1 else None
+    axes = _mean_axes(editor, node)
+    square = editor.maker(node.input[0], "Mul") if len(axes) == 1 else None
     centred = editor.maker(square.input[0], "Sub") if square is not None and len(set(square.input)) == 1 else None
     if centred is None:
         return None
-    mean = editor.maker(centred.input[1], *RESHAPING, "ReduceMean")
-    while mean is not None and mean.op_type != "ReduceMean":
-        mean = editor.maker(mean.input[0], *RESHAPING, "ReduceMean")
-    if mean is None or mean.input[0] != centred.input[0] or integers_of(mean, "axes") != axes:
+    mean = editor.maker(_behind_reshapes(editor, centred.input[1]), *MEANS)
+    if mean is None or mean.input[0] != centred.input[0] or _mean_axes(editor, mean) != axes:
         return None
     rank = len(editor.shape(centred.input[0]))
     return _Moments(centred.input[0], mean.output[0], axes[0] % rank) if rank else None
+
+
+def _mean_axes(editor: GraphEditor, node: onnx.NodeProto) -> list[int]:
+    """Return the axes that a node takes the mean over; tf2onnx writes that of rows as a pooling of (N, T, F)."""
+    rank = len(editor.shape(node.input[0]))
+    if node.op_type == "GlobalAveragePool":
+        return list(range(2, rank))
+    return [axis % rank for axis in integers_of(node, "axes")] if node.op_type == "ReduceMean" and rank else []
 
 
 def _layer_norm(editor: GraphEditor, node: onnx.NodeProto) -> bool:

@@ -40,6 +40,7 @@ from ..convert.graph_reading import (
     producers,
     range_key,
     takers,
+    tensor_ranks,
 )
 from ..convert.graph_writer import GraphWriter
 from .int8_weights import (
@@ -55,6 +56,7 @@ from .int8_weights import (
 
 Float32 = npt.NDArray[np.float32]
 
+IMAGE_RANK = 4  # (N, C, H, W)
 KERNEL_CHANNELS = 4  # input channels at a time: vpdpbusd adds up four products of bytes
 
 
@@ -88,6 +90,7 @@ class CpuGraph:
         self._rounder = rounder or Rounder()
         self._arrays = arrays(source)
         self._shapes = constant_shapes(source)
+        self._rows = {name for name, rank in tensor_ranks(source).items() if rank < IMAGE_RANK}
         self._makers = producers(source.graph.node)
         self._takers = takers(source.graph.node)
         self._writer = GraphWriter(source.graph.name)
@@ -112,8 +115,8 @@ class CpuGraph:
         return self._writer.model
 
     def _plain(self, node: onnx.NodeProto) -> None:
-        if node.op_type == "GlobalAveragePool":  # ONNX Runtime can't move a transposition past it
-            value = self._input(node.input[0])
+        if node.op_type == "GlobalAveragePool" and node.input[0] not in self._rows:
+            value = self._input(node.input[0])  # ONNX Runtime can't move a transposition past a pooling
             self._writer.node("ReduceMean", [value], node.output[0], axes=[2, 3], keepdims=1)
         elif not self._is_clipped(node):
             self._writer.copy(node, [self._input(name) for name in node.input])

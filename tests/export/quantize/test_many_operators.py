@@ -112,7 +112,7 @@ def test_every_convolution_and_dense_layer_behind_the_image_is_int8(name: str, f
         found = operations(network.graphs[variant])
         wide = {key for key, precision in found.items() if precision != "INT8" and key not in dense | {"logits"}}
         assert len(wide) == (1 if variant == "int8-cpu" else 0), wide  # the first takes an image of three channels
-        assert measure_cost(network.graphs[variant]).head is not None
+        assert sum(measure_cost(network.graphs[variant]).cnn.macs.values()) > 0
 
 
 @every_network
