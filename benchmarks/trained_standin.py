@@ -25,7 +25,7 @@ import onnx
 import onnxruntime
 import typer
 from sklearn.linear_model import LogisticRegression
-from support.models.standin import fill_lstms
+from support.models.standin import fill_recurrent
 
 from hybrid_edge.export.convert.fp32_graph import GraphBuilder, serialize
 from hybrid_edge.runtime.preprocess import Preprocessor, read_image
@@ -47,7 +47,7 @@ def main(
     keras.utils.set_random_seed(seed)
     model = build_model(spec, empty=True)
     model.get_layer("cnn").set_weights(small.get_layer("cnn").get_weights())
-    fill_lstms(model.get_layer("rnn"), seed)
+    fill_recurrent(model.get_layer("rnn"), seed)
     images = {part: sample(data / part, spec, count, seed) for part, count in (("train", train), ("val", sys.maxsize))}
     reestimate(model.get_layer("cnn"), spec, images["train"][:statistics])
     branches = {part: features(model, spec, images[part]) for part in images}

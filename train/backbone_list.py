@@ -16,9 +16,9 @@ from .backbones import BACKBONES, cnn_parameters, layer_weights, recurrent_param
 DEVICES = ("orin-nano-super", "agx-orin", "rpi5")  # shown where none is named
 BYTES: dict[Arithmetic, int] = {"fp32": 4, "fp16": 2, "int8": 1}
 CAPTION = (
-    "GMAC: multiply-accumulates of one image. Times are predicted bounds for a batch of 1, in ms,\n"
-    "not measured: no device is faster, and small networks are far from theirs. A hybrid's branches\n"
-    "add up."
+    "GMAC: multiply-accumulates of one image. Times are bounds for a batch of 1, in\n"
+    "ms, predicted and not measured: no device is faster, and a small network is far\n"
+    "from its bound. The times of a hybrid's branches add up."
 )
 
 

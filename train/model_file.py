@@ -29,6 +29,7 @@ from ..runtime.spec import ModelSpec
 from ..runtime.storage import replacing
 from .backbones import BACKBONES, count_parameters, weights_file
 from .model import KerasModel, build_application, build_model
+from .weight_arrays import arrays_of
 
 SPEC_MEMBER = "hybrid_edge.json"
 WEIGHTS_MEMBER = "model.weights.h5"
@@ -75,7 +76,8 @@ def load_model(path: Path, into: KerasModel | None = None) -> tuple[KerasModel, 
         try:
             with archive.open(WEIGHTS_MEMBER) as source, weights.open("wb") as target:
                 shutil.copyfileobj(source, target, 2**22)
-            _refuse_links(weights, path)
+            with h5py.File(weights, "r") as file:
+                arrays_of(file, path)
             load_weights(model if into is None else _bare(into), weights)
         except HybridEdgeError:
             raise
@@ -178,24 +180,6 @@ def _check_size(archive: zipfile.ZipFile, spec: ModelSpec, path: Path) -> None:
         raise ModelFileError(
             f"{path}: its weights unpack to {size} bytes, its spec allows {least} to {most}; damaged, or not ours"
         )
-
-
-def _refuse_links(weights: Path, path: Path) -> None:
-    """Refuse a file with links: HDF5 can point to other files and storage, but ours never does."""
-
-    def visit(group: h5py.Group) -> None:
-        for name in group:
-            link = group.get(name, getlink=True)
-            if not isinstance(link, h5py.HardLink):
-                raise ModelFileError(f"{path}: {group.name}/{name} links elsewhere; a model file holds only arrays")
-            item = group[name]
-            if isinstance(item, h5py.Group):
-                visit(item)
-            elif item.external or item.is_virtual:
-                raise ModelFileError(f"{path}: {item.name} is stored outside the file; refused")
-
-    with h5py.File(weights, "r") as file:
-        visit(file)
 
 
 def load_pretrained(model: KerasModel, spec: ModelSpec, weights: str) -> None:

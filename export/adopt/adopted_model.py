@@ -9,11 +9,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Literal
 
 import keras
 import numpy as np
 import numpy.typing as npt
+import tensorflow as tf
 
 from ...runtime.errors import ModelFileError
 from ...train.model import KerasModel
@@ -59,6 +61,13 @@ class AdoptedModel:
         """The number of classes, K; a model with one score has two."""
         return int(self.model.output.shape[-1])
 
+    @cached_property
+    def probabilities(self) -> Callable[[Tensor], Tensor]:
+        """Runs the model on (N, S, S, C): (N, K). It is traced once; called layer by layer, an LSTM takes a second."""
+        signature = [tf.TensorSpec((None, *self.image_shape), tf.float32)]
+        run = tf.function(lambda image: self.model(image, training=False), input_signature=signature)
+        return lambda image: np.asarray(run(image), np.float32)
+
     def original_scores(self, image: Tensor) -> Tensor:
         """Run the file's own model on (N, S, S, C); return its scores, (N, K), of one score the two probabilities."""
         found = self._original(image)
@@ -83,6 +92,8 @@ def in_our_shape(source: KerasModel, image_size: int | None = None) -> AdoptedMo
     width = _width(source)
     removal = _Removal.of(source)
     scores: Scores = removal.kind if removal else _kind_of_scores(plain, width)
+    if scores == "softmax" and width == 1:
+        raise ModelFileError("expected scores of two classes or more, found a softmax of one, which is always 1")
     if scores == "sigmoid" and width > 1:
         raise ModelFileError(
             f"expected classes that exclude each other (a softmax), found {width} sigmoids, which is a classifier of "
@@ -195,6 +206,9 @@ def _kind_of_scores(plain: KerasModel, width: int) -> Scores:
         return "logits"
     noise = np.random.default_rng(0).uniform(-1, 1, (TRIED, *plain.input.shape[1:])).astype(np.float32)
     found = np.concatenate([np.asarray(plain(values, training=False)) for values in (noise, 127.5 * (noise + 1))])
+    found = found[np.isfinite(found).all(axis=1)]  # what is far from the model's own pixels may overflow in it
+    if not len(found):
+        return "logits"
     sums = found.sum(axis=1)
     return "probabilities" if found.min() >= 0 and np.abs(sums - 1).max() < SUM_TOLERANCE else "logits"
 

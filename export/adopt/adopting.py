@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -27,7 +26,8 @@ from .saved_model import load_saved_model
 SAME = 1e-5  # of a probability: float32 arithmetic in the same order, but for the softmax
 ORDER_GAIN = 0.2  # of accuracy: what another order of the labels must gain to be told
 RARE_ORDER: dict[Scaling, Channels] = {name: "rgb" if name == "caffe" else "bgr" for name in SCALINGS}
-ORDER_IMAGES = 4  # of a label, for telling what the model answers to it
+ORDER_IMAGES = 6  # of a label, for telling what the model answers to it
+ORDER_LEAST = 0.5  # of the images must agree with an order
 LISTED = 5
 
 
@@ -68,17 +68,15 @@ def adopt(adoption: Adoption, images: Sequence[LabelledImage], log: StepLog) -> 
 
 def _sha256(adopted: AdoptedModel, found: ForeignFile) -> str:
     """Hash weights and configuration: two models of the same weights may compute different things."""
-    configuration = json.dumps(found.config, sort_keys=True, default=str)
-    return hashlib.sha256(f"{weights_sha256(adopted.model)}{configuration}".encode()).hexdigest()
+    return hashlib.sha256(f"{weights_sha256(adopted.model)}{found.configuration}".encode()).hexdigest()
 
 
 def _prove_same(adopted: AdoptedModel, spec: ModelSpec, images: Sequence[LabelledImage]) -> None:
     """Compare the model in our shape with the file's own on real images."""
-    tensor = Preprocessor(spec)([read_image(image.path) for image in images[:8]])["image"]
-    ours, own = np.asarray(adopted.model(tensor, training=False)), adopted.original_scores(tensor)
     if adopted.scores == "logits":
         return  # nothing was taken off
-    difference = float(np.abs(ours - own).max())
+    tensor = Preprocessor(spec)([read_image(image.path) for image in images[:8]])["image"]
+    difference = float(np.abs(adopted.probabilities(tensor) - adopted.original_scores(tensor)).max())
     if not difference <= SAME:
         raise ParityError(
             f"the model without its {adopted.scores} gives other probabilities than with it: expected a difference of "
@@ -151,7 +149,7 @@ class _Choice:
         for item in order:
             marks = "  <- taken" if item is chosen else ""
             self._log.say(f"          {item.name:13}{item.accuracy:6.1%}{marks}")
-        self._refuse_other_order(top, count)
+        self._refuse_other_order(tried, top.accuracy)
         as_good = sorted({item.scaling for item in tried if not chosen.beats(item)} - {chosen.scaling})
         if scaling is None and as_good:
             self._log.say(
@@ -174,33 +172,40 @@ class _Choice:
     def _allows(self, item: TriedPreprocessing, scaling: Scaling | None) -> bool:
         return scaling in (None, item.scaling) and self._adoption.channels in (None, item.channels)
 
-    def _refuse_other_order(self, top: TriedPreprocessing, count: int) -> None:
+    def _refuse_other_order(self, tried: Sequence[TriedPreprocessing], accuracy: float) -> None:
+        """Refuse labels whose order is not the scores': under one preprocessing the answers go with other labels."""
         labels = self._adoption.labels
-        numbers = np.array([labels.index(image.label) for image in self._images[:count]])
-        order = _likely_order(numbers, top.answers, len(labels))
-        if order is None:
+        own = np.array([labels.index(image.label) for image in self._images[: len(tried[0].answers)]])
+        order, agreeing = max((_likely_order(own, item.answers, len(labels)) for item in tried), key=lambda it: it[1])
+        if agreeing < ORDER_LEAST or agreeing <= accuracy + ORDER_GAIN:
             return
-        shown = [f"images of {labels[own]!r} are called {labels[said]!r}" for own, said in order.items() if own != said]
+        shown = [f"images of {labels[one]!r} are called {labels[said]!r}" for one, said in order.items() if one != said]
         raise DataError(
-            f"the labels are in another order than the model's scores: with {top.name} only {top.accuracy:.1%} of "
-            f"{count} images get their own label, and {'; '.join(shown[:LISTED])}. Give the labels in the order of "
-            "training (Keras sorts the folders' names)"
+            f"the labels are in another order than the model's scores: of {len(own)} images {accuracy:.1%} at most get "
+            f"their own label, and {agreeing:.1%} one that goes with it: {'; '.join(shown[:LISTED])}. Give labels in "
+            "the order of training (Keras sorts the folders' names)"
         )
 
     def _warn(self, text: str) -> None:
         self._log.say(f"warning: {text}", style="yellow")
 
 
-def _likely_order(own: npt.NDArray[np.int64], answers: npt.NDArray[np.int64], labels: int) -> dict[int, int] | None:
-    """Tell which answer stands for which label, where the answers go with the labels but are not the same.
+def _likely_order(
+    own: npt.NDArray[np.int64], answers: npt.NDArray[np.int64], labels: int
+) -> tuple[dict[int, int], float]:
+    """Tell which answer goes with which label, one to one, and the share of images that agree with that, 0 to 1.
 
-    None where they are the same, or no one-to-one order explains them far better.
+    The share is 0 where there are too few images to tell: with a few of each, chance alone finds an order.
     """
-    present = np.unique(own)
-    if len(own) < ORDER_IMAGES * labels or len(present) < 2:
-        return None
-    order = {int(label): int(np.bincount(answers[own == label]).argmax()) for label in present}
-    if len(set(order.values())) < len(order):
-        return None
-    agreeing = np.mean([order[int(label)] == answer for label, answer in zip(own, answers, strict=True)])
-    return order if agreeing > np.mean(own == answers) + ORDER_GAIN else None
+    if len(own) < ORDER_IMAGES * labels:
+        return {}, 0.0
+    counts = np.zeros((labels, labels), np.int64)
+    np.add.at(counts, (own, answers), 1)
+    order: dict[int, int] = {}
+    agreeing = 0
+    for cell in np.argsort(-counts, axis=None, kind="stable"):  # the pairs that are seen most come first
+        label, answer = divmod(int(cell), labels)
+        if label not in order and answer not in order.values() and counts[label, answer]:
+            order[label] = answer
+            agreeing += int(counts[label, answer])
+    return order, agreeing / len(own)

@@ -87,7 +87,7 @@ def try_each(
     for batch in _batches(known):
         frames = [read_image(image.path) for image in batch]
         for own, preprocessor in zip(found, preprocessors, strict=True):
-            own.append(np.asarray(adopted.model(preprocessor(frames)["image"], training=False), np.float32))
+            own.append(adopted.probabilities(preprocessor(frames)["image"]))
         done += len(batch)
         if done >= LEAST and time.monotonic() - start > SECONDS:
             break

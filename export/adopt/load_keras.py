@@ -2,10 +2,23 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
+import keras
+import numpy as np
+
+from ...runtime.errors import ModelFileError
 from ...train.model import KerasModel
-from .model_files import ForeignFile
+from ...train.model_file import load_weights
+from .build_layers import build_from_recipe, what_it_said
+from .fill_h5 import fill_from_h5
+from .model_files import ForeignFile, weights_of
+
+SLACK = 2**16  # elements beside those of the file: the state of a Dropout's random numbers, two for each
 
 
 def load_keras(path: Path, found: ForeignFile) -> KerasModel:
@@ -14,4 +27,63 @@ def load_keras(path: Path, found: ForeignFile) -> KerasModel:
     Raises:
         ModelFileError: the arrays don't fit the configuration, or Keras can't build it; the message names the layer.
     """
-    raise NotImplementedError(path, found)
+    if found.recipe is None:
+        raise ValueError(f"expected a file of Keras, found {found.kind}")
+    try:
+        with _variables_within(found.parameters + SLACK):
+            model = build_from_recipe(found.recipe)
+        _fill(model, path, found)
+        return _from_image(model)
+    except ModelFileError as error:
+        raise ModelFileError(f"{path}: {error}") from error.__cause__
+
+
+def _fill(model: KerasModel, path: Path, found: ForeignFile) -> None:
+    try:
+        if found.kind == "h5":
+            fill_from_h5(model, path)
+        else:
+            with weights_of(path) as weights:
+                load_weights(model, weights)
+    except ModelFileError:
+        raise
+    except Exception as error:
+        # h5py and Keras raise a dozen unrelated types on files that don't fit
+        raise ModelFileError(f"its arrays don't fit its layers: {what_it_said(error)}") from error
+
+
+def _from_image(model: KerasModel) -> KerasModel:
+    """Return the model with an input of images; what takes (N, H, W) is given a gray image without its channel."""
+    shape = model.inputs[0].shape[1:]
+    if len(shape) == 3:
+        return model
+    image = keras.Input((*shape, 1))
+    return keras.Model(image, model(keras.layers.Reshape(shape)(image)), name=model.name)
+
+
+@contextmanager
+def _variables_within(elements: int) -> Iterator[None]:
+    """While it is open, variables begin with zeros, and all together have ``elements`` at most.
+
+    It is checked before a variable's memory is asked for. Zeros, because the file's arrays come next, and the
+    orthogonal beginning of an LSTM(2048) takes ten seconds.
+    """
+    created = keras.Variable.__init__
+    left = elements
+
+    def create(self: Any, initializer: Any, shape: Any = None, *args: Any, **kwargs: Any) -> None:
+        nonlocal left
+        size = math.prod(shape or ()) if callable(initializer) else np.size(initializer)
+        left -= size
+        if left < 0:
+            raise ModelFileError(
+                f"it asks for an array of the shape {tuple(shape or ())}, and the file holds {elements - SLACK} "
+                "elements in all"
+            )
+        created(self, keras.initializers.Zeros() if callable(initializer) else initializer, shape, *args, **kwargs)
+
+    keras.Variable.__init__ = create
+    try:
+        yield
+    finally:
+        keras.Variable.__init__ = created

@@ -13,13 +13,13 @@ from collections.abc import Mapping
 import onnx
 
 from ...runtime.roofline import Arithmetic, BranchCost, Cost, WeightReads
-from ..convert.graph_reading import TensorShape, branch_of, producers, tensor_shapes
+from ..convert.graph_reading import RECURRENT_OPERATORS, TensorShape, branch_of, producers, tensor_shapes
 from ..convert.inspection import operations
 
 # a tensor behind one of these is the same tensor in another form; a constant likewise, such as an LSTM's first states
 FORMS = ("Cast", "DequantizeLinear", "Expand", "QuantizeLinear")
 ARITHMETIC: dict[str, Arithmetic] = {"FP32": "fp32", "FP16": "fp16", "INT8": "int8"}
-RECURRENT_INPUT = 2  # the place of R among an LSTM operator's inputs: X, W, R, B, and states
+RECURRENT_INPUT = 2  # the place of R among a recurrent operator's inputs: X, W, R, B, and states
 MIN_REREAD = 2**16  # bytes; smaller constants, such as scales, stay in the nearest cache after they were read once
 
 
@@ -41,7 +41,7 @@ def measure_cost(model: onnx.ModelProto) -> Cost:
 
 def _macs(node: onnx.NodeProto, shapes: Mapping[str, TensorShape]) -> int:
     weight = shapes[node.input[1]].dims
-    if node.op_type == "LSTM":  # X (T, 1, I), W (1, 4H, I), R (1, 4H, H)
+    if node.op_type in RECURRENT_OPERATORS:  # X (T, 1, I), W (D, G*H, I), R (D, G*H, H): D directions, G gates
         steps = shapes[node.input[0]].dims[0]
         return steps * math.prod(weight) + (steps - 1) * shapes[node.input[RECURRENT_INPUT]].size
     if node.op_type == "ConvTranspose":  # (I, O / groups, H, W)
@@ -55,13 +55,13 @@ def _macs(node: onnx.NodeProto, shapes: Mapping[str, TensorShape]) -> int:
 def _weights(model: onnx.ModelProto, shapes: Mapping[str, TensorShape]) -> Mapping[str, list[WeightReads]]:
     """List by branch the constants that a batch reads again, and the bytes of all others as one entry.
 
-    A constant that several branches take is the first's. An LSTM operator reads its R at each step but the first.
+    A constant that several branches take is the first's. A recurrent operator reads its R at each step but the first.
     """
     constants, makers = {tensor.name for tensor in model.graph.initializer}, producers(model.graph.node)
     homes, times = dict[str, str](), Counter[str]()
     for node in (item for item in model.graph.node if item.op_type not in FORMS):
         for index, constant in enumerate(_stored(name, makers) for name in node.input):
-            again = node.op_type == "LSTM" and index == RECURRENT_INPUT
+            again = node.op_type in RECURRENT_OPERATORS and index == RECURRENT_INPUT
             if constant in constants:
                 homes.setdefault(constant, branch_of(node.name))
                 times[constant] += max(1, shapes[node.input[0]].dims[0] - 1) if again else 1

@@ -105,4 +105,5 @@ def _evaluate(model: onnx.ModelProto, name: str, dims: Dims) -> npt.NDArray[Any]
         [tensor for key, tensor in constants.items() if any(key in node.input for node in needed)],
     )
     part = onnx.helper.make_model(graph, opset_imports=model.opset_import, ir_version=model.ir_version)
-    return np.asarray(ReferenceEvaluator(part).run(None, given)[0])
+    (shape,) = ReferenceEvaluator(part).run(None, given)
+    return np.asarray(shape)

@@ -1,6 +1,7 @@
 """Reads our graphs: what nodes are called, which of them INT8 can reach, and the shapes and types of tensors.
 
-INT8 reaches convolutions and LSTMs' products. Weights are left out or read one by one: a copy of all is 400 MB.
+INT8 reaches convolutions and recurrent layers' products. Weights are left out or read one by one: a copy of all is
+400 MB.
 """
 
 from __future__ import annotations
@@ -25,9 +26,12 @@ WEIGHT_RANK = {"Conv": 4, "MatMul": 2}  # of the weights that INT8 takes: (O, I,
 CONTRIBUTED = "com.microsoft"  # the domain of ONNX Runtime's own operators
 POINTWISE = "/product"  # ends the name of a convolution that was written as a matrix product
 AFFINE = re.compile(r"/affine(_\d+)?$")  # ends the name of a depthwise 1x1 convolution that is a normalization
-STEP_PART = re.compile(r"/step_\d+/")
-LSTM_PRODUCT = re.compile(r"(rnn/lstm_\d+)/(?:product|step_\d+/recurrent)")
-LSTM_OUTPUT = re.compile(r"(rnn/lstm_\d+)/output")
+RECURRENT_OPERATORS = ("LSTM", "GRU")
+# a recurrent layer's tensors are named rnn/LAYER/…, those of a Bidirectional's directions rnn/LAYER-forward/…
+FORWARD, BACKWARD = "-forward", "-backward"
+STEP_PART = re.compile(r"^(rnn/[^/]+)/step_\d+/")
+RECURRENT_PRODUCT = re.compile(r"(rnn/[^/]+)/(?:product|step_\d+/recurrent(?:_candidate)?)")
+RECURRENT_OUTPUT = re.compile(r"^(rnn/(?!batch_norm/)[^/]+)/output$")
 MAX_CONSTANT_VALUES = 1024  # values: shapes, axes and other constants that shape inference looks into
 
 
@@ -46,7 +50,7 @@ def constant_shapes(model: onnx.ModelProto) -> Shapes:
 
 
 def layer_of(node: onnx.NodeProto, constants: Shapes) -> str | None:
-    """Name the layer that a quantizable node belongs to: the LSTM, or the node itself; None where INT8 can't take it.
+    """Name the layer that a quantizable node belongs to: a recurrent one, or the node itself; None for any other node.
 
     INT8 can take a convolution of images or a matrix product whose weight is one of the constants, by
     ``constant_shapes``; the product of two activations, as in attention, stays as it is. So does a Gemm: those of the
@@ -54,7 +58,7 @@ def layer_of(node: onnx.NodeProto, constants: Shapes) -> str | None:
     """
     if node.op_type not in WEIGHT_AXIS or len(constants.get(node.input[1], ())) != WEIGHT_RANK[node.op_type]:
         return None
-    found = LSTM_PRODUCT.fullmatch(node.name)
+    found = RECURRENT_PRODUCT.fullmatch(node.name)
     return found[1] if found else str(node.name)
 
 
@@ -69,8 +73,8 @@ def quantizable(model: onnx.ModelProto) -> dict[str, list[onnx.NodeProto]]:
 
 
 def range_key(tensor: str) -> str:
-    """Return the name of a tensor's range: the steps of an LSTM share one, and so does their concatenation."""
-    return LSTM_OUTPUT.sub(r"\1/hidden", STEP_PART.sub("/", tensor))
+    """Return the name of a tensor's range: a recurrent layer's steps share one, and so does their concatenation."""
+    return RECURRENT_OUTPUT.sub(r"\1/hidden", STEP_PART.sub(r"\1/", tensor))
 
 
 def producers(nodes: Iterable[onnx.NodeProto]) -> Mapping[str, onnx.NodeProto]:
@@ -188,7 +192,9 @@ def _inferred_dims(model: onnx.ModelProto) -> dict[str, list[int]]:
     graph = onnx.shape_inference.infer_shapes(skeleton(model)).graph
     tensors = {value.name: value.type.tensor_type for value in (*graph.input, *graph.value_info, *graph.output)}
     return {
-        name: [dim.dim_value for dim in tensor.shape.dim] for name, tensor in tensors.items() if tensor.HasField("shape")
+        name: [dim.dim_value for dim in tensor.shape.dim]
+        for name, tensor in tensors.items()
+        if tensor.HasField("shape")
     }
 
 

@@ -17,6 +17,7 @@ from ...train.backbones import BACKBONES
 from .fp32_graph import IR_VERSION, OPSET, QUANTIZED_IR_VERSION, QUANTIZED_OPSET
 from .graph_reading import (
     CONTRIBUTED,
+    RECURRENT_OPERATORS,
     branch_of,
     is_affine,
     is_pointwise,
@@ -26,8 +27,10 @@ from .graph_reading import (
 )
 from .graph_writer import BATCH
 
-STEP_HIDDEN = re.compile(r"rnn/lstm_\d+/step_\d+/hidden")
-LSTM_INPUTS = {"X": 0, "W": 1, "R": 2, "B": 3, "initial_h": 5, "initial_c": 6}  # 4, the lengths, is left out
+STEP_HIDDEN = re.compile(r"rnn/[^/]+/step_\d+/hidden")
+GRU_INPUTS = {"X": 0, "W": 1, "R": 2, "B": 3, "initial_h": 5}  # 4, the lengths, is left out
+RECURRENT_INPUTS = {"LSTM": {**GRU_INPUTS, "initial_c": 6}, "GRU": GRU_INPUTS}
+STEPS = "unrolled steps"
 NO_TYPE = "none"
 UNWANTED = {
     "Loop": "tf2onnx writes one for a layer with a fixed batch or a hard_sigmoid gate",
@@ -43,8 +46,8 @@ OPERATION_KINDS = {
     "ConvTranspose": "convolutions",
     "MatMul": "matrix products",
     "Gemm": "matrix products",
-    "LSTM": "LSTM",
 }
+OPERATION_KINDS |= {name: name for name in RECURRENT_OPERATORS}
 PRECISION_ORDER = ("INT8", "FP16", "FP32")
 
 
@@ -75,23 +78,23 @@ def count_operators(model: onnx.ModelProto) -> dict[str, int]:
 
 
 def count_steps(model: onnx.ModelProto) -> int:
-    """Count the timesteps of LSTMs that are written out, all layers together."""
+    """Count the timesteps that are written out, all recurrent layers and their directions together."""
     return sum(bool(STEP_HIDDEN.fullmatch(node.name)) for node in model.graph.node)
 
 
 def check_graph(model: onnx.ModelProto, spec: ModelSpec, declared: Declaration | None = None) -> None:
-    """Compare a graph with what it is declared to be, by default in FP32 with LSTM operators, and run onnx's checker.
+    """Compare a graph with what it is declared to be, by default in FP32 and not unrolled, and run onnx's checker.
 
     It raises ConversionError, which names what differs: inputs, outputs, types, versions, domains, the numbers of
-    LSTMs, unrolled steps and convolutions, a loop (with its cause) or batch normalization that is left, or states that
-    an LSTM lacks.
+    LSTMs, GRUs, unrolled steps and convolutions, a loop (with its cause) or batch normalization that is left, or states
+    that an LSTM or a GRU lacks.
     """
     declared = declared or Declaration("lstm" if spec.uses_rnn else "none")
     _refuse(
         *_interface_faults(model, spec), *_version_faults(model, declared), *_operator_faults(model, spec, declared)
     )
     try:
-        _refuse(*_lstm_faults(model))
+        _refuse(*_recurrent_faults(model))
         onnx.checker.check_model(skeleton(model), full_check=True)  # infers shapes too, and compares the declared ones
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
         raise ConversionError(f"onnx's checker refused the graph: {error}") from error
@@ -136,29 +139,35 @@ def _version_faults(model: onnx.ModelProto, declared: Declaration) -> Iterable[s
 
 
 def _operator_faults(model: onnx.ModelProto, spec: ModelSpec, declared: Declaration) -> Iterable[str]:
-    counts = {**count_operators(model), "unrolled steps": count_steps(model)}
+    counts = {**count_operators(model), STEPS: count_steps(model)}
     counts["Conv"] = sum(_kind(node) == OPERATION_KINDS["Conv"] for node in model.graph.node)
-    layers = spec.rnn_layers if spec.uses_rnn else 0
-    expected = dict.fromkeys(UNWANTED, 0)
+    expected = {**dict.fromkeys(UNWANTED, 0), **_recurrent_counts(spec, declared.recurrent)}
     if not spec.adopted:
-        expected |= {
-            "LSTM": layers if declared.recurrent == "lstm" else 0,
-            "unrolled steps": layers * spec.timesteps if declared.recurrent == "unrolled" else 0,
-            "Conv": BACKBONES[spec.backbone].convolutions if spec.uses_cnn else 0,
-        }
+        expected["Conv"] = BACKBONES[spec.backbone].convolutions if spec.uses_cnn else 0
     for operator, count in expected.items():
         if counts.get(operator, 0) != count:
             cause = f" ({UNWANTED[operator]})" if operator in UNWANTED else ""
             yield f"{operator}: expected {count}, found {counts.get(operator, 0)}{cause}"
 
 
-def _lstm_faults(model: onnx.ModelProto) -> Iterable[str]:
-    """Name LSTMs without states of their weights' type: a parser makes what is left out, TensorRT 10.3's wrongly."""
+def _recurrent_counts(spec: ModelSpec, form: RecurrentForm) -> dict[str, int]:
+    """Count the operators and steps that a form has; of an adopted model only those that it may not have."""
+    if spec.adopted:
+        others = (() if form == "lstm" else RECURRENT_OPERATORS) + (() if form == "unrolled" else (STEPS,))
+        return dict.fromkeys(others, 0)
+    layers = spec.rnn_layers if spec.uses_rnn else 0
+    own, directions = "GRU" if spec.cell == "gru" else "LSTM", 2 if spec.cell == "bilstm" else 1
+    counts = {name: layers if form == "lstm" and name == own else 0 for name in RECURRENT_OPERATORS}
+    return {**counts, STEPS: directions * layers * spec.timesteps if form == "unrolled" else 0}
+
+
+def _recurrent_faults(model: onnx.ModelProto) -> Iterable[str]:
+    """Name LSTMs and GRUs without states of their weights' type: a parser makes those, TensorRT 10.3's wrongly."""
     types = tensor_types(model)
     for node in model.graph.node:
-        if node.op_type == "LSTM":
-            names = dict(enumerate(node.input))
-            found = {item: _type_name(types.get(names.get(index, ""))) for item, index in LSTM_INPUTS.items()}
+        if node.op_type in RECURRENT_OPERATORS:
+            names, inputs = dict(enumerate(node.input)), RECURRENT_INPUTS[node.op_type]
+            found = {item: _type_name(types.get(names.get(index, ""))) for item, index in inputs.items()}
             if len(set(found.values())) > 1 or NO_TYPE in found.values():
                 listed = ", ".join(f"{item} {kind}" for item, kind in found.items())
                 yield f"{node.name}: expected inputs of one type, found {listed}"
@@ -202,8 +211,9 @@ def describe(model: onnx.ModelProto) -> tuple[str, ...]:
             lines.append(f"{title}: {', '.join(_counts(names, found, kinds))}")
     if any(branch_of(name) == "rnn" for name in found):
         counts = count_operators(model)
-        forms = f"{counts.get('LSTM', 0)} LSTM, {counts.get('Loop', 0)} Loop, {count_steps(model)} unrolled steps"
-        lines.append(f"recurrent form: {forms}")
+        operators = [name for name in RECURRENT_OPERATORS if name in counts] or ["LSTM"]
+        forms = [f"{counts.get(name, 0)} {name}" for name in (*operators, "Loop")]
+        lines.append(f"recurrent form: {', '.join(forms)}, {count_steps(model)} {STEPS}")
     return tuple(lines)
 
 

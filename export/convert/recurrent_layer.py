@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from ...runtime.errors import ConversionError
 from ...train.model import KerasModel
+from .graph_reading import BACKWARD, FORWARD
 
 Float32 = npt.NDArray[np.float32]
 Kind = Literal["LSTM", "GRU"]  # as ONNX's operators are called too
@@ -85,7 +86,7 @@ class RecurrentLayer:
     @property
     def directions(self) -> tuple[str, ...]:
         """The names of its directions, one for each cell."""
-        return (self.name,) if len(self.cells) == 1 else (f"{self.name}-forward", f"{self.name}-backward")
+        return (self.name,) if len(self.cells) == 1 else (self.name + FORWARD, self.name + BACKWARD)
 
     @property
     def width(self) -> int:

@@ -10,6 +10,7 @@ the features that decide, and the answer
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -23,7 +24,10 @@ from matplotlib.figure import Figure
 
 from ...runtime.console import percent
 from ...runtime.frame import Pixels
+from ...runtime.preprocess import scaled_values
+from ...runtime.spec import ModelSpec
 from ...runtime.storage import replacing
+from ...train.model import JOINS
 from .insides import FeatureMaps, Insides, Recurrent
 
 if TYPE_CHECKING:
@@ -48,15 +52,18 @@ def draw_input(place: SubFigure, insides: Insides) -> None:
     place.subplots_adjust(left=0.02, right=0.98, top=0.9, bottom=0.12, wspace=0.12)
     height, width = insides.frame.shape[:2]
     _picture(axes[0], insides.frame[:, :, ::-1], f"the file, {width}×{height}")
-    _picture(axes[1], np.clip((insides.image + 1) / 2, 0, 1), "the image, scaled to −1 … 1")
+    darkest, brightest = scaled_values(insides.spec.scaling)[[0, -1]]
+    ends = " … ".join(f"{value:.3g}".replace("-", "−") for value in (darkest.min(), brightest.max()))
+    image = (insides.image - darkest) / (brightest - darkest)
+    _picture(axes[1], np.clip(image, 0, 1), f"the image, scaled to {ends}")
     if recurrent is None:
         for axis in axes[2:]:
             axis.axis("off")
         return
     colors = _step_colors(insides.spec.timesteps)
-    _picture(axes[2], _tinted(recurrent.sequence, colors, insides.spec.image_size), "gray, each step in its colour")
-    rows = recurrent.sequence
-    _picture(axes[3], (rows[:, :, None] + 1) / 2 * colors[:, None, :], "the sequence: a row a step", aspect="auto")
+    rows = (recurrent.sequence - darkest.mean()) / (brightest.mean() - darkest.mean())
+    _picture(axes[2], _tinted(rows, colors, insides.spec), "gray, each step in its colour")
+    _picture(axes[3], rows[:, :, None] * colors[:, None, :], "the sequence: a row a step", aspect="auto")
     axes[3].set_ylabel("step", color=QUIET, size=8)
     axes[3].set_xlabel(f"value 1 … {rows.shape[1]}", color=QUIET, size=8)
 
@@ -103,7 +110,8 @@ def _draw_answers(axis: Axes, insides: Insides, answers: Array) -> None:
         axis.plot(steps, answers[:, index], label=_shortened(insides.spec.class_labels[index]), **style)
     axis.set(xlim=(0.5, len(answers) + 0.5), ylim=(-0.02, 1.02))
     axis.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
-    axis.set_title("probability, had the sequence ended after this step", size=8, color=QUIET, loc="left")
+    ended = "both directions stopped" if insides.spec.cell == "bilstm" else "the sequence ended"
+    axis.set_title(f"probability, had {ended} after this step", size=8, color=QUIET, loc="left")
     axis.grid(alpha=0.25)
     axis.spines[["top", "right"]].set_visible(False)
     legend = axis.legend(frameon=False, fontsize=7, loc="upper left", bbox_to_anchor=(1, 1.02), borderaxespad=0.3)
@@ -130,10 +138,15 @@ def _step_colors(steps: int) -> Array:
     return np.asarray(colors)
 
 
-def _tinted(sequence: Array, colors: Array, size: int) -> Array:
-    """Turn a sequence (T, S*S/T) into the gray image again, (S, S, 3), each pixel in the colour of its step."""
-    light = (sequence + 1) / 2 * 0.9 + 0.1
-    return np.asarray((light[:, :, None] * colors[:, None, :]).reshape(size, size, 3))
+def _tinted(rows: Array, colors: Array, spec: ModelSpec) -> Array:
+    """Turn a sequence (T, S*S/T), 0 to 1, into the gray image again, (S, S, 3), each pixel in its step's colour."""
+    tinted = (rows * 0.9 + 0.1)[:, :, None] * colors[:, None, :]
+    size = spec.image_size
+    if spec.sequence_order == "patches":
+        side = math.isqrt(spec.timesteps)
+        edge = size // side
+        tinted = tinted.reshape(side, side, edge, edge, 3).transpose(0, 2, 1, 3, 4)
+    return np.asarray(tinted.reshape(size, size, 3))
 
 
 def _strip(values: Array) -> Array:
@@ -176,22 +189,26 @@ def draw_decision(place: SubFigure, insides: Insides) -> None:
     evidence = insides.evidence
     chosen = np.argsort(-np.abs(evidence), kind="stable")[:MAX_FEATURES]
     chosen = chosen[np.argsort(-evidence[chosen], kind="stable")]
-    recurrent = insides.recurrent.vector if insides.recurrent is not None else None
-    rows: list[tuple[str, Array, str]] = []
-    if insides.cnn is not None:
-        rows.append(("CNN", insides.cnn, CNN))
-    if recurrent is not None:
-        rows.append(("recurrent", recurrent, RECURRENT))
-    if len(rows) == 2:
-        rows.append(("product", insides.joined, PRODUCT))
+    rows = _decision_rows(insides, chosen)
     grid = place.add_gridspec(len(rows) + 1, 2, width_ratios=(2.3, 1))
     grid.update(left=0.085, right=0.98, top=0.93, bottom=CAPTION_HEIGHT / _height(place), hspace=0.16, wspace=0.32)
     for number, (name, values, color) in enumerate(rows):
-        _bars(place.add_subplot(grid[number, 0]), values[chosen], name, color)
+        _bars(place.add_subplot(grid[number, 0]), values, name, color)
     axis = place.add_subplot(grid[len(rows), 0])
     _bars(axis, evidence[chosen], "× weight", np.where(evidence[chosen] > 0, FOR, AGAINST))
     axis.set_xlabel(_sum(insides, first, second, len(chosen)), color=QUIET, size=8, parse_math=False)
     _draw_classes(place.add_subplot(grid[:, 1]), insides)
+
+
+def _decision_rows(insides: Insides, chosen: Array) -> list[tuple[str, Array, Any]]:
+    """Return the name, values and colours of each row of bars: the chosen features in the branches and joined."""
+    cnn, recurrent, joined = insides.cnn, insides.recurrent, insides.joined[chosen]
+    if cnn is None or recurrent is None:
+        return [("CNN", joined, CNN) if recurrent is None else ("recurrent", joined, RECURRENT)]
+    if insides.spec.merge == "concatenate":
+        return [("CNN (blue), recurrent", joined, np.where(chosen < len(cnn), CNN, RECURRENT))]
+    branches = [("CNN", cnn[chosen], CNN), ("recurrent", recurrent.vector[chosen], RECURRENT)]
+    return [*branches, (JOINS[insides.spec.merge][0], joined, PRODUCT)]
 
 
 def _height(place: SubFigure) -> float:
@@ -279,11 +296,11 @@ def _sections(insides: Insides) -> list[Section]:
         sections.append((height, title, lambda place: draw_feature_maps(place, insides.maps)))
     recurrent = insides.recurrent
     if recurrent is not None:
-        title = (
-            "What the recurrent branch sees: its hidden state step by step, and the answer had the image ended there"
-        )
+        ended = "both directions stopped" if spec.cell == "bilstm" else "the image ended"
+        title = f"What the recurrent branch sees: its hidden state step by step, and the answer had {ended} there"
         sections.append((3.2, title, lambda place: draw_recurrent(place, insides, recurrent)))
     both = insides.cnn is not None and recurrent is not None
-    title = "How the product of both branches decides" if both else "How the branch's output decides"
-    sections.append((4.4 if both else 3.0, title, lambda place: draw_decision(place, insides)))
+    title = f"How the {JOINS[spec.merge][0]} of both branches decides" if both else "How the branch's output decides"
+    height = 4.4 if both and spec.merge != "concatenate" else 3.0
+    sections.append((height, title, lambda place: draw_decision(place, insides)))
     return sections

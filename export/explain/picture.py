@@ -8,10 +8,11 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from ...runtime.errors import RunError
+from ...runtime.errors import RunError, UsageError
 from ...runtime.preprocess import read_image
 from ...runtime.storage import check_writable
 from ...train.run_folder import RunFolder
+from ..adopt.adoption import is_foreign
 from ..step_log import StepLog
 
 
@@ -40,6 +41,11 @@ def make_picture_request(
 
 
 def _model_file(model: Path | None, runs: Path) -> Path:
+    if model is not None and is_foreign(model):
+        raise UsageError(
+            f"--picture {model}: expected a model of hybrid-train, found one that somebody else trained: only of its "
+            "own branches are there pictures"
+        )
     if model is not None and model.is_file():
         return model
     run = RunFolder.find(model, runs)

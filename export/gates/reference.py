@@ -38,7 +38,7 @@ class Reference:
         logits: (N, C) float32, finite; ``probabilities`` likewise.
         sequence_error: the largest |difference| between the preprocessing's sequence and Keras's own; None without a
             recurrent branch.
-        hidden: (T, M, H) float32, the last LSTM's hidden state after every timestep, for the first M images; None
+        hidden: (T, M, H) float32, the last recurrent layer's hidden state after every timestep, for M images; None
             without a recurrent branch.
         skipped: the images that could not be read, with the reasons.
         measured_on: the version of Keras and its device, such as ``Keras 3.15.1 on CPU``.

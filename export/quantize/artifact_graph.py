@@ -26,7 +26,7 @@ from ..convert.graph_reading import is_affine, quantizable
 from ..convert.inspection import Declaration, check_graph
 from .cpu_graph import CpuGraph, image_layers
 from .cpu_speed import fill_channels
-from .equalize import EvenedGraph, even_channels
+from .equalize import EvenedGraph, PixelGrid, even_channels
 from .gpu_graph import ActivationPeaks, GpuGraph
 from .int8_weights import Rounder
 
@@ -85,12 +85,8 @@ class ArtifactGraphs:
 
     def evened(self, form: str) -> EvenedGraph:
         """Build the graph that INT8 is made from: the same function, its channels evened out."""
-        return even_channels(
-            self.source(form),
-            self.survey.channel_peaks,
-            self.survey.channel_means,
-            signed_pixels=self.spec.scaling == "xception",
-        )
+        survey = self.survey
+        return even_channels(self.source(form), survey.channel_peaks, survey.channel_means, PixelGrid.of(self.spec))
 
     def parameters(self, form: str) -> dict[str, int]:
         """Count the weights of each layer that INT8 can take in a form, by the layer, in the order of the graph."""

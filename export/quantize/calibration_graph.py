@@ -11,25 +11,32 @@ import onnx
 from onnx import TensorProto, helper
 
 from ...calib import Calibration, Method, Range, choose_range
-from ..convert.graph_reading import branch_of, constant_shapes, float_tensors, producers, quantizable, range_key
-from .equalize import HALF_STEP, PIXELS
+from ..convert.graph_reading import (
+    STEP_PART,
+    branch_of,
+    constant_shapes,
+    float_tensors,
+    producers,
+    quantizable,
+    range_key,
+)
+from .equalize import PIXELS, PixelGrid
 
 # one tensor for all steps of a layer; what else a step makes lies within [-1, 1] or is smaller than one of these
 LSTM_STATES = ("recurrent", "gates", "cell", "hidden")
-STATE_NAME = re.compile(rf"rnn/lstm_\d+/step_\d+/({'|'.join(LSTM_STATES)})")
-STEP_PREFIX = re.compile(r"rnn/lstm_\d+/step_\d+/")
-UNIT_INTERVAL = (-1.0, 1.0)
+GRU_STATES = ("shifted", "reset", "recurrent_candidate", "sum")  # and the first two and the last of an LSTM
+STATE_NAME = re.compile(rf"rnn/[^/]+/step_\d+/({'|'.join(LSTM_STATES + GRU_STATES)})")
+UNIT_INTERVAL = (-1.0, 1.0)  # of hidden states
 STEPS_BELOW_ZERO = {True: 127, False: 128}  # of a signed byte, by whether the range is symmetric
-INPUTS = ("image", "sequence")
 MAX_MOMENTS = 8192  # inputs of a product: the mean of x xᵀ takes 256 MiB then, and its inverse a minute
 
 
 def measured_graph(source: onnx.ModelProto) -> onnx.ModelProto:
-    """Return a copy with each floating-point activation as an output; the steps of an LSTM share one for each state.
+    """Return a copy with each floating-point activation as an output; a layer's steps share one for each state.
 
     The source is a graph as ``GraphBuilder`` writes it in the unrolled form. The outputs are named as ``range_key``
     names their ranges: ``cnn/…`` (N, …), ``rnn/lstm_1/hidden`` (T, N, H), ``gates`` and ``recurrent`` (T - 1, N, 4H),
-    ``cell`` (T - 1, N, H), and the head's.
+    ``cell`` (T - 1, N, H), those of a GRU likewise, and the head's.
     """
     model = onnx.ModelProto()
     model.CopyFrom(source)
@@ -40,11 +47,11 @@ def measured_graph(source: onnx.ModelProto) -> onnx.ModelProto:
         for output in node.output:
             if STATE_NAME.fullmatch(output):
                 steps[range_key(output)].append(output)
-            elif output in floats and not STEP_PREFIX.match(output):
+            elif output in floats and not STEP_PART.match(output):
                 names.append(output)
     for key, parts in steps.items():
         model.graph.node.append(helper.make_node("Concat", parts, [key], name=key, axis=0))
-    # the concatenation of an LSTM's hidden states is measured as its states
+    # the concatenation of a layer's hidden states is measured as its states
     measured = [name for name in dict.fromkeys(names) if range_key(name) == name] + list(steps)
     declared = {value.name for value in model.graph.output}
     for name in measured:
@@ -83,14 +90,18 @@ def _keep(items: Any, wanted: Callable[[Any], bool]) -> None:
             del items[index]
 
 
-def bounds(source: onnx.ModelProto, pixels: tuple[float, float] = UNIT_INTERVAL) -> dict[str, tuple[float, float]]:
-    """Return what tensors can't exceed by their mathematics: ``pixels`` and their means, and hidden states, (-1, 1)."""
+def bounds(source: onnx.ModelProto, grid: PixelGrid | None = None) -> dict[str, tuple[float, float]]:
+    """Return what tensors can't exceed: pixels, and their means, by their ``grid``, and hidden states (-1, 1)."""
+    grid = grid or PixelGrid()
+    inputs = {"image": grid.image, "sequence": grid.sequence}
     transposed = {
-        node.output[0]: pixels for node in source.graph.node if node.op_type == "Transpose" and node.input[0] in INPUTS
+        node.output[0]: inputs[node.input[0]]
+        for node in source.graph.node
+        if node.op_type == "Transpose" and node.input[0] in inputs
     }
     hidden = {range_key(o): UNIT_INTERVAL for node in source.graph.node for o in node.output if o.endswith("/hidden")}
     return {
-        **dict.fromkeys(INPUTS, pixels),
+        **inputs,
         **transposed,
         **{k: v for k, v in hidden.items() if branch_of(k) == "rnn"},
     }
@@ -102,19 +113,21 @@ def choose_ranges(
     method: Method,
     *,
     symmetric: bool,
-    pixels: tuple[float, float] = UNIT_INTERVAL,
+    grid: PixelGrid | None = None,
 ) -> dict[str, Range]:
     """Choose the range of every measured tensor, by its ``range_key``.
 
     ``calibration`` holds the statistics of ``graph``, which says which tensors are bounded by their mathematics.
-    ``symmetric`` ranges are for signed INT8 with its zero at 0 (TensorRT), others for unsigned INT8 with a zero point.
-    ``pixels`` are the least and the largest value of a pixel.
+    ``symmetric`` ranges are for signed INT8 with its zero at 0 (TensorRT), others for unsigned INT8 with a zero point;
+    ``grid`` says what pixels are.
     """
-    limits = bounds(graph, pixels)
+    grid = grid or PixelGrid()
+    limits = bounds(graph, grid)
     ranges = {
         name: choose_range(item, method, symmetric=symmetric, bounds=limits.get(name))
         for name, item in calibration.statistics.items()
     }
     # pixels are bytes: their grid is known, and any other range than its own would round them
-    grid = Range(-STEPS_BELOW_ZERO[symmetric] * 2 * HALF_STEP, 127 * 2 * HALF_STEP)
-    return ranges | ({PIXELS: grid} if PIXELS in ranges else {})
+    step = grid.step or 0.0
+    bytes_ = Range(-STEPS_BELOW_ZERO[symmetric] * step, 127 * step)
+    return ranges | ({PIXELS: bytes_} if PIXELS in ranges else {})

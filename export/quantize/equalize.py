@@ -20,6 +20,8 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 
+from ...runtime.preprocess import scaled_values
+from ...runtime.spec import ModelSpec
 from ..convert.graph_reading import arrays, gives_float, groups_of, integers_of, producers, takers
 from ..convert.graph_writer import GraphWriter
 from .channel_groups import HOMOGENEOUS, ChannelGroup, channel_groups
@@ -30,8 +32,36 @@ Float64 = npt.NDArray[np.float64]
 # a channel is widened by no more than this: behind a ReLU it may have a long negative side that was never measured
 MAX_WIDENING = 64.0
 PIXELS = "cnn/pixels"  # the image on the grid of signed bytes
-HALF_STEP = 1 / 255
+BYTE_ZERO = 128  # the pixel that is zero as a signed byte
 MIN_CHANNELS = 4  # channels; a tensor of fewer is the image, whose channels are alike
+
+
+@dataclass(frozen=True)
+class PixelGrid:
+    """What pixels are in a model's inputs, where only 256 values occur.
+
+    Attributes:
+        image: the smallest and largest value of ``image``; ``sequence`` likewise.
+        step: between the values of two neighbouring pixels; None where the channels differ in it.
+        offset: what each channel has to be moved by so that pixel 128 is zero, (C,), or (1,) for all alike.
+    """
+
+    image: tuple[float, float] = (-1.0, 1.0)
+    sequence: tuple[float, float] = (-1.0, 1.0)
+    step: float | None = 2 / 255
+    offset: tuple[float, ...] = (-1 / 255,)
+
+    @classmethod
+    def of(cls, spec: ModelSpec) -> PixelGrid:
+        """Return the grid of a spec's scaling; that of xception by default."""
+        if spec.scaling == "xception":
+            return cls()
+        table = np.asarray(scaled_values(spec.scaling, spec.channels), np.float64)
+        low, high = table[0], table[-1]
+        steps = np.unique((high - low) / (len(table) - 1))
+        step = float(steps[0]) if len(steps) == 1 else None
+        offset = tuple(dict.fromkeys(float(-value - BYTE_ZERO * (step or 0)) for value in low))
+        return cls((float(low.min()), float(high.max())), (float(low.mean()), float(high.mean())), step, offset)
 
 
 @dataclass
@@ -58,16 +88,14 @@ def even_channels(
     source: onnx.ModelProto,
     peaks: Mapping[str, Float32],
     means: Mapping[str, Float64] | None = None,
-    *,
-    signed_pixels: bool = True,
+    grid: PixelGrid | None = None,
 ) -> EvenedGraph:
     """Rewrite an FP32 graph so that the channels of what will be quantized have similar ranges.
 
     The source, as ``GraphBuilder`` writes it, is not changed. ``peaks`` are the largest |value| of each channel, (C,),
-    by the tensors that ``channel_tensors`` names, ``means`` the mean of each, likewise. ``signed_pixels``: the image is
-    scaled as ``xception`` is, so that half a step moves its pixels onto the grid of signed bytes.
+    by the tensors that ``channel_tensors`` names, ``means`` the mean of each, likewise; ``grid`` says what pixels are.
     """
-    equalizer = _Equalizer(source, peaks, means or {}, signed_pixels)
+    equalizer = _Equalizer(source, peaks, means or {}, grid or PixelGrid())
     return EvenedGraph(equalizer.write(), equalizer.input_means)
 
 
@@ -75,11 +103,11 @@ class _Equalizer:
     """Scales the convolutions of one graph, and writes them; ``input_means`` follow."""
 
     def __init__(
-        self, source: onnx.ModelProto, peaks: Mapping[str, Float32], means: Mapping[str, Float64], signed_pixels: bool
+        self, source: onnx.ModelProto, peaks: Mapping[str, Float32], means: Mapping[str, Float64], grid: PixelGrid
     ) -> None:
         self._source = source
+        self._grid = grid
         self._peaks = peaks
-        self._signed_pixels = signed_pixels
         self.input_means = {
             node.name: np.asarray(means[node.input[0]], np.float64)
             for node in source.graph.node
@@ -97,7 +125,7 @@ class _Equalizer:
     def write(self) -> onnx.ModelProto:
         """Write the graph with other weights, and Mul nodes where they are needed."""
         for node in self._source.graph.node:
-            if node.op_type == "Conv" and self._signed_pixels:
+            if node.op_type == "Conv":
                 self._align_pixels(node)
         for group in channel_groups(self._source):
             if group.whole and all(self._is_pooled(name) for name, _ in group.leaving):
@@ -108,21 +136,27 @@ class _Equalizer:
         return self._written()
 
     def _align_pixels(self, node: onnx.NodeProto) -> None:
-        """Move the first convolution's input by half a step onto the grid of signed bytes, and its bias back.
+        """Move the first convolution's input onto the grid of signed bytes, and its bias back.
 
-        Pixels are 8-bit numbers already, (p - 127.5) / 127.5, but zero is none of them, and INT8 needs zero: every
-        pixel would be half a step off. Moved by half a step they are exact. Zeros of a padding would move too, so a
-        padded convolution stays as it is.
+        Pixels are 8-bit numbers already, by default (p - 127.5) / 127.5, but zero is none of them, and INT8 needs zero:
+        every pixel would be half a step off. Moved by half a step they are exact. Zeros of a padding would move too, so
+        a padded convolution stays as it is.
         """
         own, maker = self._convolutions[node.name], self._makers.get(node.input[0])
         pads = integers_of(node, "pads")
         automatic = any(item.name == "auto_pad" and item.s not in (b"NOTSET", b"VALID") for item in node.attribute)
         if maker is None or list(maker.input) != ["image"] or any(pads) or automatic or own.bias is None:
             return
-        own.bias += HALF_STEP * own.weight.sum(axis=(1, 2, 3))
+        if self._grid.step is None:
+            return
+        offset = np.array(self._grid.offset)
+        if len(offset) == 1:
+            own.bias -= offset * own.weight.sum(axis=(1, 2, 3))
+        else:
+            own.bias -= own.weight.sum(axis=(2, 3)) @ offset
         self._aligned = node.name
         if node.name in self.input_means:
-            self.input_means[node.name] = self.input_means[node.name] - HALF_STEP
+            self.input_means[node.name] = self.input_means[node.name] + offset
 
     def _is_pooled(self, tensor: str) -> bool:
         """Tell whether a tensor has one value for each channel, so that multiplying it back costs nothing."""
@@ -205,7 +239,9 @@ class _Equalizer:
             if node.op_type == "Conv":
                 self._store(writer, copy)
             if node.name == self._aligned:
-                step = writer.constant(f"{PIXELS}/half_step", np.array(-HALF_STEP, np.float32))
+                offset = np.array(self._grid.offset, np.float32)
+                shape = () if len(offset) == 1 else (1, -1, 1, 1)
+                step = writer.constant(f"{PIXELS}/half_step", offset.reshape(shape))
                 copy.input[0] = writer.node("Add", [copy.input[0], step], PIXELS)
             writer.graph.node.append(copy)
         taken = {name for node in writer.graph.node for name in node.input}

@@ -21,6 +21,7 @@ from onnx import TensorProto
 from ...calib import Range
 from ..convert.fp32_graph import IR_VERSION, OPSET, QUANTIZED_IR_VERSION, QUANTIZED_OPSET, set_versions
 from ..convert.graph_reading import (
+    RECURRENT_OPERATORS,
     WEIGHT_AXIS,
     arrays,
     branch_of,
@@ -43,7 +44,7 @@ NOT_FLOAT = int(TensorProto.UNDEFINED)  # shapes and indices, which stay as they
 FP32_INPUTS = {"Resize": (1, 2)}
 REDUCTIONS = ("ReduceMean", "ReduceMax", "ReduceMin", "ReduceProd", "ReduceL1", "ReduceL2", "ReduceSumSquare")
 MAKING_FLOATS = ("ConstantOfShape", "EyeLike", "Range")  # which take none, and have their type from elsewhere
-LSTM_NODES = ("LSTM", "Expand")  # the operator, and the zeros that it starts from, which have its type
+WHOLE_LAYER = (*RECURRENT_OPERATORS, "Expand")  # the operator, and the zeros that it starts from, which have its type
 FLOATS: dict[int, type[np.floating]] = {FLOAT: np.float32, FLOAT16: np.float16}
 
 
@@ -151,9 +152,9 @@ class GpuGraph:
         return FLOAT16
 
     def _is_wide(self, node: onnx.NodeProto) -> bool:
-        if node.op_type in LSTM_NODES:  # what is inside it has names only where the steps are written out
-            layer = node.name.rsplit("/", 1)[0]
-            return any(name.startswith(f"{layer}/") for name in self._wide)
+        if node.op_type in WHOLE_LAYER and branch_of(node.name) == "rnn":
+            layer = node.name.rsplit("/", 1)[0]  # what is inside it has names only where the steps are written out
+            return any(name.startswith((f"{layer}/", f"{layer}-")) for name in self._wide)
         return not self._wide.isdisjoint(range_key(name) for name in (*node.input, *node.output))
 
     def _input(self, name: str, kind: int) -> str:
@@ -193,14 +194,14 @@ class GpuGraph:
         return target
 
     def _weight(self, node: onnx.NodeProto, kind: int) -> str:
-        """Store a weight as integers, once however many nodes take it: an LSTM's is taken by every step."""
+        """Store a weight as integers, once however many nodes take it: a recurrent layer's is taken by every step."""
         name = f"{node.input[1]}:{_suffix(kind)}"
         target = f"{name}/dequantized"
         if self._writer.is_new(target):
             weight = self._rounded(node, kind)
             values, axis = weight.integers, weight.axis
             if branch_of(node.name) == "rnn":
-                # of the rank of what an LSTM's products take, (T, N, I): for any other TensorRT's parser puts a
+                # of the rank of what recurrent layers' products take, (T, N, I): for any other TensorRT's parser puts a
                 # reshape between this dequantization and each of its products
                 values, axis = values[None], axis + 1
             integers = self._writer.constant(f"{name}/integers", values)

@@ -28,7 +28,6 @@ from ...calib import (
     measure_peaks,
     second_moments,
 )
-from ...runtime.preprocess import scaled_values
 from ...runtime.spec import ModelSpec
 from ...train.model import KerasModel
 from ...train.model_file import load_model, weights_sha256
@@ -40,7 +39,7 @@ from ..gates.reference import Reference
 from ..step_log import StepLog
 from .artifact_graph import ActivationSurvey, ArtifactGraphs, Int8Ranges
 from .calibration_graph import choose_ranges, measured_graph, product_inputs
-from .equalize import channel_tensors
+from .equalize import PixelGrid, channel_tensors
 from .gpu_graph import ActivationPeaks, too_large_weights
 from .int8_weights import Rounder
 from .stale_batch_norm import batch_norm_outputs, stale_layers
@@ -148,11 +147,8 @@ def _calibrated(
     calibration, peaks = measurer.quantized(graph, prepared.weights, request.report)
     rounder = Rounder(measurer.moments(graph))
     with log.step(f"choose ranges ({method})"):
-        values = scaled_values(prepared.spec.scaling, prepared.spec.channels)
-        pixels = float(values.min()), float(values.max())
-        signed, unsigned = (
-            choose_ranges(calibration, graph, method, symmetric=item, pixels=pixels) for item in (True, False)
-        )
+        grid = PixelGrid.of(prepared.spec)
+        signed, unsigned = (choose_ranges(calibration, graph, method, symmetric=i, grid=grid) for i in (True, False))
     graphs = replace(prepared.graphs, int8=Int8Ranges(signed, unsigned, peaks, rounder))
     return replace(prepared, graphs=graphs, calibration=calibration)
 

@@ -121,12 +121,13 @@ def branch_shares(nodes: Mapping[str, float], spec: ModelSpec) -> dict[str, floa
     unsplit = sum(time for node, time in nodes.items() if len(_named_branches(node)) > 1)
     if total <= 0 or unsplit > MAX_UNSPLIT * total:
         return {}
-    present = {"cnn": spec.uses_cnn, "recurrent": spec.uses_rnn, "head": True}
+    whole = spec.adopted  # its nodes alone say what it is made of
+    present = {"cnn": spec.uses_cnn or whole, "recurrent": spec.uses_rnn or whole, "head": True}
     shares = {name: 0.0 for name in present if present[name]}
     for node, spent in nodes.items():
         branch = _branch_of_node(node, spec)
         shares[branch if branch in shares else "head"] += spent / total
-    return shares
+    return {name: share for name, share in shares.items() if share or not whole}
 
 
 def _branch_of_node(node: str, spec: ModelSpec) -> str:
@@ -135,7 +136,7 @@ def _branch_of_node(node: str, spec: ModelSpec) -> str:
     if named:
         return named.most_common(1)[0][0]
     if LAYOUT_NODE.match(node):
-        return "cnn" if spec.uses_cnn else "recurrent"
+        return "recurrent" if spec.branches == "rnn" else "cnn"
     return "head"
 
 

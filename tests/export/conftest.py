@@ -119,6 +119,21 @@ def small_source() -> Source:
     return source_of(model, spec)
 
 
+@pytest.fixture(scope="session", params=["gru", "bilstm"])
+def cell_source(request: pytest.FixtureRequest) -> Source:
+    """As ``small_source``, with other cells than LSTMs."""
+    import keras
+    from support.models.lowered import SMALL, randomize, source_of
+
+    from hybrid_edge.train.model import build_model
+
+    keras.utils.set_random_seed(0)
+    spec = SMALL.replace(cell=request.param, rnn_batch_norm=True)
+    model = build_model(spec)
+    randomize(model)
+    return source_of(model, spec)
+
+
 @pytest.fixture(scope="session")
 def whole(exported_digits: Exported, tmp_path_factory: pytest.TempPathFactory) -> Whole:
     """The digits stand-in, exported with --fp32 --fp16 --int8; gated on images with Keras's own labels."""

@@ -56,7 +56,7 @@ def products(layer: Any) -> tuple[int, int]:
     if isinstance(layer, kinds.Conv2D):
         return math.prod(layer.output.shape[1:]) * math.prod(layer.kernel.shape[:3]), 1
     if isinstance(layer, kinds.Dense):
-        return math.prod(layer.output.shape[1:]) * layer.kernel.shape[0], int(len(layer.output.shape) == 4)
+        return math.prod(layer.output.shape[1:]) * layer.kernel.shape[0], len(layer.output.shape) == 4
     return 0, 0
 
 

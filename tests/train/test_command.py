@@ -77,6 +77,29 @@ def test_every_setting_is_a_flag(settings: Settings) -> None:
     assert not settings(preset_name="digits", augment=False).augment
 
 
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [
+        ({}, (224, 28, "xception", "imagenet", True)),
+        ({"sequence": "patches"}, (224, 49, "xception", "imagenet", True)),
+        ({"sequence": "patches", "image_size": 96}, (96, 36, "xception", "imagenet", True)),
+        ({"sequence": "patches", "image_size": 96, "timesteps": 16}, (96, 16, "xception", "imagenet", True)),
+        ({"image_size": 96, "timesteps": 96, "weights": "none"}, (96, 96, "xception", "none", False)),
+        ({"backbone": "densenet121"}, (224, 28, "torch", "imagenet", True)),
+        ({"backbone": "digits"}, (28, 28, "xception", "none", False)),
+        ({"preset_name": "digits"}, (224, 28, "xception", "imagenet", False)),
+    ],
+    ids=str,
+)
+def test_a_backbone_brings_its_image_size_scaling_and_weights(
+    settings: Settings, flags: dict[str, object], expected: tuple[int, int, str, str, bool]
+) -> None:
+    chosen = settings(**{"backbone": "mobilenet_v2", "cell": "gru", "merge": "concatenate", **flags})
+    spec = chosen.spec
+    assert (spec.cell, spec.merge) == ("gru", "concatenate")
+    assert (spec.image_size, spec.timesteps, spec.scaling, chosen.weights, chosen.phases[0].freeze_cnn) == expected
+
+
 def test_the_rnn_alone_needs_no_pretrained_weights(settings: Settings) -> None:
     assert settings(branches="rnn").weights == "none"
 
@@ -89,6 +112,10 @@ def test_the_rnn_alone_needs_no_pretrained_weights(settings: Settings) -> None:
         ({"preset_name": "digits", "weights": "imagenet"}, "no ImageNet weights exist for the digits backbone"),
         ({"branches": "rnn", "weights": "imagenet"}, "which --branches rnn leaves out"),
         ({"phase1_epochs": 0, "phase2_epochs": 0}, "nothing would be trained"),
+        ({"image_size": 74, "sequence": "patches"}, "5476 is not a multiple of 23; nearest that are: 1, 2, 4, 37"),
+        ({"backbone": "mobilenet_v2", "image_size": 28, "timesteps": 28}, "needs image_size >= 32, found 28"),
+        ({"predict_for": "rpi5"}, "chooses the devices of --list"),
+        ({"list_models": True}, r"--list shows every backbone as Keras has it; leave out DATA"),
     ],
 )
 def test_settings_that_cannot_be_are_wrong_usage(settings: Settings, flags: dict[str, object], message: str) -> None:

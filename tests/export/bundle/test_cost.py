@@ -13,6 +13,7 @@ from hybrid_edge.export.bundle.cost import measure_cost
 from hybrid_edge.export.convert.graph_reading import tensor_shapes
 from hybrid_edge.runtime.errors import ConversionError
 from hybrid_edge.runtime.roofline import BranchCost, WeightReads
+from hybrid_edge.train.backbone_list import cnn_cost, recurrent_cost
 
 FORMS = ("lstm", "unrolled")
 # 3x3 convolutions of 32, 64 and 128 channels at 28, 14 and 7 pixels, and a Dense layer of 128
@@ -57,6 +58,18 @@ def test_a_graph_in_any_precision_and_form_multiplies_as_often_as_its_architectu
     assert total(cost.cnn) == DIGITS_CNN
     assert total(cost.recurrent) == lstm(28, 28, 16) + lstm(28, 16, 16) + 16 * 128  # and the projection
     assert total(cost.head) == 128 * 5
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_what_hybrid_train_lists_before_training_is_what_a_graph_costs_after_it(
+    small_source: Source, form: str
+) -> None:
+    cost, spec = measure_cost(small_source.lower("fp32", form)), small_source.spec
+    cnn, recurrent = cnn_cost(spec, "fp32"), recurrent_cost(spec, "fp32")
+    assert cost.cnn.macs == cnn.macs
+    assert cost.cnn.weight_bytes == pytest.approx(cnn.weight_bytes, rel=1e-3)
+    assert total(cost.recurrent) == total(recurrent) + 16 * 128  # a hybrid's projection is not listed
+    assert cost.recurrent.weight_bytes == pytest.approx(recurrent.weight_bytes + 4 * 16 * 128, rel=0.1)  # and biases
 
 
 @pytest.mark.parametrize(

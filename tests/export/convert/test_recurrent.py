@@ -28,6 +28,10 @@ SPECS = {
     "batch norm folded into the head": SMALL_RNN.replace(rnn_batch_norm=True),
     "one timestep, of all pixels": SMALL_RNN.replace(timesteps=1),
     "a hybrid with a projection": SMALL.replace(rnn_batch_norm=True),
+    "two GRUs": SMALL_RNN.replace(cell="gru"),
+    "two LSTMs in both directions": SMALL_RNN.replace(cell="bilstm"),
+    "a hybrid with a GRU": SMALL.replace(cell="gru", rnn_layers=1),
+    "a hybrid with an LSTM in both directions": SMALL.replace(cell="bilstm", rnn_batch_norm=True),
 }
 
 

@@ -22,7 +22,7 @@ layers = keras.layers
 
 def run(model: onnx.ModelProto, value: Array) -> Array:
     with TensorSession(serialize(model), threads=1) as session:
-        return np.asarray(session.run({"value": value})["result"])
+        return np.asarray(session.run({"sequence": value})["logits"])
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -58,7 +58,7 @@ def test_names_tell_the_layer_its_direction_and_the_step() -> None:
     names = {node.name for node in written(layer, "unrolled").graph.node}
     last = f"step_{TIMESTEPS - 1:02}"
     assert {f"rnn/rows__both_-{way}/{last}/hidden" for way in ("forward", "backward")} <= names
-    assert {name.split("/")[0] for name in names - {"result"}} == {"rnn"}
+    assert {name.split("/")[0] for name in names - {"logits", "probabilities"}} == {"rnn"}
     operators = written(layer, "lstm").graph.node
     assert [node.name for node in operators if node.op_type == "LSTM"] == ["rnn/rows__both_/hidden"]
 

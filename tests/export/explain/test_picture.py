@@ -14,6 +14,7 @@ from hybrid_edge.export.explain.insides import Insides, look_inside
 from hybrid_edge.export.explain.panels import write_picture
 from hybrid_edge.runtime import Preprocessor, read_image
 from hybrid_edge.runtime.spec import ModelSpec
+from hybrid_edge.train.backbones import recurrent_width
 from hybrid_edge.train.model import build_model
 from hybrid_edge.train.model_file import load_model
 
@@ -43,6 +44,10 @@ def small(branches: str, **changes: Any) -> tuple[Any, ModelSpec]:
     return model, spec
 
 
+def beside(*vectors: np.ndarray) -> np.ndarray:
+    return np.concatenate(vectors)
+
+
 def check(insides: Insides, model: Any) -> None:
     """What was kept on the way is what the model itself computes."""
     spec = insides.spec
@@ -63,21 +68,27 @@ def check(insides: Insides, model: Any) -> None:
         np.testing.assert_allclose(insides.recurrent.sequence, tensors["sequence"][0], atol=1e-6)
         vectors.append(model.get_layer("rnn").predict_on_batch(tensors["sequence"])[0])
         np.testing.assert_allclose(insides.recurrent.vector, vectors[-1], rtol=1e-4, atol=1e-5)
-        assert insides.recurrent.hidden.shape == (spec.timesteps, spec.rnn_units)
+        assert insides.recurrent.hidden.shape == (spec.timesteps, recurrent_width(spec))
         np.testing.assert_allclose(insides.recurrent.answers[-1], expected, atol=1e-6)
         np.testing.assert_allclose(insides.recurrent.answers.sum(axis=1), 1, atol=1e-5)
     else:
         assert not spec.uses_rnn
-    np.testing.assert_allclose(insides.joined, np.prod(vectors, axis=0), rtol=1e-3, atol=1e-4)
+    joined = vectors[0]
+    if len(vectors) == 2:
+        joined = {"multiply": np.multiply, "add": np.add, "concatenate": beside}[spec.merge](*vectors)
+    np.testing.assert_allclose(insides.joined, joined, rtol=1e-3, atol=1e-4)
     first, second = insides.ranking[:2]
     bias = np.asarray(model.get_layer("logits").bias)
     gap = insides.logits[first] - insides.logits[second]
     assert insides.evidence.sum() + bias[first] - bias[second] == pytest.approx(gap, abs=1e-3)
 
 
-@pytest.mark.parametrize("branches", ["hybrid", "cnn", "rnn"])
-def test_what_is_shown_is_what_the_model_computes(branches: str) -> None:
-    model, spec = small(branches)
+@pytest.mark.parametrize(
+    ("branches", "cell"),
+    [("hybrid", "lstm"), ("cnn", "lstm"), ("rnn", "lstm"), ("hybrid", "gru"), ("hybrid", "bilstm")],
+)
+def test_what_is_shown_is_what_the_model_computes(branches: str, cell: str) -> None:
+    model, spec = small(branches, cell=cell)
     insides = look_inside(model, spec, FRAME)
     check(insides, model)
     if spec.uses_cnn:
@@ -115,6 +126,43 @@ def test_xception_is_looked_into_as_well() -> None:
     assert [maps.layer for maps in insides.maps] == [f"{name}_act" for name in names]
     assert insides.maps[-1].values.shape == (3, 3, 2048)
     np.testing.assert_allclose(insides.maps[-1].values.mean(axis=(0, 1)), insides.cnn, rtol=1e-3, atol=1e-4)
+
+
+def test_each_joining_of_branches_is_shown_as_it_decides(tmp_path: Path) -> None:
+    for merge, height in (("concatenate", 1491), ("add", 1631)):
+        model, spec = small("hybrid", merge=merge, timesteps=16, sequence_order="patches", scaling="torch")
+        insides = look_inside(model, spec, FRAME)
+        check(insides, model)
+        write_picture(insides, "photo.png", tmp_path / "inside.png")
+        assert read_image(tmp_path / "inside.png").shape == (height, 1200, 3)
+
+
+@pytest.mark.parametrize(
+    ("backbone", "layers", "shape"),
+    [
+        (
+            "mobilenet_v2",
+            ["Conv1_relu", "expanded_conv_depthwise_relu", "block_1_expand_relu", "out_relu"],
+            (2, 2, 1280),
+        ),
+        ("convnext_tiny", [f"convnext_tiny_stage_0_block_{block}_gelu" for block in range(3)], (2, 2, 768)),
+        ("mobilenet_v3_small", [], (2, 2, 576)),  # its activations have no names of their own
+    ],
+)
+def test_other_backbones_are_looked_into_up_to_what_is_averaged(
+    backbone: str, layers: list[str], shape: tuple[int, ...]
+) -> None:
+    spec = ModelSpec.make(
+        backbone=backbone, image_size=64, timesteps=64, branches="cnn", scaling="torch", class_labels=("a", "b", "c")
+    )
+    model = build_model(spec)
+    insides = look_inside(model, spec, FRAME)
+    check(insides, model)
+    assert [maps.layer for maps in insides.maps][: len(layers)] == layers
+    assert insides.maps[-1].values.shape == shape
+    assert all(min(maps.values.shape[:2]) > 1 for maps in insides.maps)
+    if backbone != "convnext_tiny":  # whose average is normalized
+        np.testing.assert_allclose(insides.maps[-1].values.mean(axis=(0, 1)), insides.cnn, rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.parametrize(("branches", "height"), [("hybrid", 1631), ("cnn", 1136), ("rnn", 1060)])
@@ -169,7 +217,7 @@ def test_a_folder_that_can_not_be_written_to_is_refused_before_the_model_is_load
         (["none.png", "out.png"], 1, "none.png: can't be read"),
         (["photo.png", "out.png"], 1, "expected a run folder at runs/latest, found none"),
         (["photo.png", "out.png", "."], 1, "expected a trained model.keras, found none"),
-        (["photo.png", "out.png", "photo.png"], 1, "expected a .keras file as hybrid-train writes it"),
+        (["photo.png", "out.png", "photo.png"], 2, "expected a model of hybrid-train, found one that somebody else"),
     ],
 )
 def test_a_mistake_is_one_message(main: Main, tmp_path: Path, arguments: list[str], code: int, message: str) -> None:

@@ -9,7 +9,7 @@ from support.models.lowered import SMALL_RNN, VARIANTS, Array, Source, is_simula
 from support.models.standin import with_logits, write_crops
 
 from hybrid_edge.export.convert.fp32_graph import GraphBuilder, serialize
-from hybrid_edge.export.gates.hidden_states import HIDDEN, with_hidden_states
+from hybrid_edge.export.gates.hidden_states import HIDDEN, hidden_states, with_hidden_states
 from hybrid_edge.export.gates.reference import Reference
 from hybrid_edge.runtime.backends.onnxruntime import TensorSession
 from hybrid_edge.runtime.errors import DataError, ImageError, ParityError
@@ -97,18 +97,31 @@ def hidden_of(model: onnx.ModelProto, tensors: dict[str, Array], variant: str = 
         return np.asarray(session.run(tensors)[HIDDEN])
 
 
-def hidden_in_keras(model: Any, sequence: Array) -> Array:
-    value = sequence
-    for layer in model.get_layer("rnn").layers:
-        if isinstance(layer, keras.layers.LSTM):
-            value = keras.layers.RNN(layer.cell, return_sequences=True)(value)
-    return np.asarray(value).transpose(1, 0, 2)
+def hidden_in_keras(model: Any, spec: ModelSpec, sequence: Array) -> Array:
+    """The last layer's states, (T, N, H), each direction's in the order in which it makes them."""
+    value = states = sequence
+    for number in range(1, spec.rnn_layers + 1):
+        layer = model.get_layer("rnn").get_layer(f"{spec.cell}_{number}")
+        if spec.cell != "bilstm":
+            value = states = np.asarray(keras.layers.RNN(layer.cell, return_sequences=True)(value))
+            continue
+        forward = keras.layers.RNN(layer.forward_layer.cell, return_sequences=True)(value)
+        backward = np.asarray(keras.layers.RNN(layer.backward_layer.cell, return_sequences=True)(value[:, ::-1]))
+        states = np.concatenate([forward, backward], axis=2)
+        value = np.concatenate([forward, backward[:, ::-1]], axis=2)
+    return states.transpose(1, 0, 2)
 
 
 @pytest.mark.parametrize(
     "spec",
-    [SMALL_RNN, SMALL_RNN.replace(rnn_layers=1), SMALL_RNN.replace(rnn_layers=11, timesteps=4, rnn_units=4)],
-    ids=["two layers", "one layer", "eleven layers"],
+    [
+        SMALL_RNN,
+        SMALL_RNN.replace(rnn_layers=1),
+        SMALL_RNN.replace(rnn_layers=11, timesteps=4, rnn_units=4),
+        SMALL_RNN.replace(cell="gru"),
+        SMALL_RNN.replace(cell="bilstm"),
+    ],
+    ids=["two layers", "one layer", "eleven layers", "GRUs", "both directions"],
 )
 def test_the_hidden_states_are_those_of_the_last_layer_in_keras(spec: ModelSpec) -> None:
     keras.utils.set_random_seed(0)
@@ -116,9 +129,10 @@ def test_the_hidden_states_are_those_of_the_last_layer_in_keras(spec: ModelSpec)
     randomize(model)
     builder = GraphBuilder(model, spec)
     tensors = tensors_of(spec, 3)
-    expected = hidden_in_keras(model, tensors["sequence"])
-    assert expected.shape == (spec.timesteps, 3, spec.rnn_units)
+    expected = hidden_in_keras(model, spec, tensors["sequence"])
+    assert expected.shape == (spec.timesteps, 3, spec.rnn_units * (2 if spec.cell == "bilstm" else 1))
     assert np.abs(expected[0] - expected[-1]).max() > 0.01
+    np.testing.assert_allclose(hidden_states(model, spec, tensors["sequence"]).transpose(1, 0, 2), expected, atol=1e-6)
     for form in FORMS:
         np.testing.assert_allclose(hidden_of(builder.build(form), tensors), expected, rtol=0, atol=1e-5)
 

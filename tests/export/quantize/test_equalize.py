@@ -8,9 +8,11 @@ from support.models.lowered import Array, SmallCnn, Source, constants_of, error_
 
 from hybrid_edge.export.convert.fp32_graph import serialize
 from hybrid_edge.export.convert.inspection import Declaration, check_graph
-from hybrid_edge.export.quantize.calibration_graph import measured_graph
-from hybrid_edge.export.quantize.equalize import HALF_STEP, MAX_WIDENING, PIXELS, channel_tensors, even_channels
+from hybrid_edge.export.quantize.calibration_graph import bounds, measured_graph
+from hybrid_edge.export.quantize.equalize import MAX_WIDENING, PIXELS, PixelGrid, channel_tensors, even_channels
 from hybrid_edge.runtime.backends.onnxruntime import TensorSession
+from hybrid_edge.runtime.preprocess import scaled_values
+from hybrid_edge.runtime.spec import Channels, ModelSpec, Scaling
 
 RNG = np.random.default_rng(0)
 
@@ -158,25 +160,39 @@ def test_a_whole_model_stays_the_same_and_its_source_too(size: str, form: str, r
     assert error_of(logits_of(even_channels(graph, {}).graph, tensors), logits_of(graph, tensors)) <= 1e-5
 
 
-@pytest.mark.parametrize("padded", [False, True])
-def test_pixels_come_onto_the_grid_of_signed_bytes_unless_a_padding_of_zeros_would_leave_it(padded: bool) -> None:
+@pytest.mark.parametrize(
+    ("padded", "scaling", "channels"),
+    [
+        (True, "xception", "rgb"),
+        *((False, scaling, "rgb") for scaling in ("xception", "unit", "raw", "torch", "caffe")),
+        (False, "caffe", "bgr"),
+    ],
+)
+def test_pixels_come_onto_the_grid_of_signed_bytes_unless_a_padding_or_uneven_channels_would_leave_it(
+    padded: bool, scaling: Scaling, channels: Channels
+) -> None:
     """The middle of a byte's range is between two bytes: with zero among the integers, all would be half a step off."""
+    spec = ModelSpec.make(branches="adopted", image_size=8, scaling=scaling, channels=channels)
+    table, grid = scaled_values(scaling, channels), PixelGrid.of(spec)
     cnn = SmallCnn((8, 8, 3), padded=padded)
     cnn.writer.node("Transpose", ["image"], "cnn/first", perm=[0, 3, 1, 2])
     cnn.convolve("cnn/first", "cnn/a", RNG.normal(0, 0.3, (4, 3, 3, 3)), RNG.normal(size=4))
     source = cnn.finish("cnn/a", 4)
-    tensors = {"image": (RNG.integers(0, 256, (8, 8, 8, 3)) / 127.5 - 1).astype(np.float32)}
+    tensors = {"image": table[RNG.integers(0, 256, (8, 8, 8, 3)), np.arange(3)]}
     means = {"cnn/first": np.array([0.1, 0.2, 0.3])}
-    evened, moved = even_channels(source, peaks_of(source, tensors), means)
+    evened, moved = even_channels(source, peaks_of(source, tensors), means, grid)
     assert error_of(logits_of(evened, tensors), logits_of(source, tensors)) <= 1e-5
+    assert (table.min(), table.max()) == bounds(source, grid)["cnn/first"]
     with TensorSession(serialize(measured_graph(evened))) as session:
         found = session.run(tensors)
-    assert (PIXELS in found) == (not padded)
-    if not padded:
-        steps = found[PIXELS] / (2 * HALF_STEP)
+    assert (PIXELS in found) == (not padded and scaling != "torch")
+    if PIXELS in found:
+        assert grid.step
+        steps = found[PIXELS] / grid.step
         np.testing.assert_allclose(steps, np.rint(steps), atol=1e-4)
         assert (np.rint(steps).min(), np.rint(steps).max()) == (-128, 127)
-    np.testing.assert_allclose(moved["cnn/a"], means["cnn/first"] - (0 if padded else HALF_STEP))
+    offset = np.array(grid.offset) if PIXELS in found else 0
+    np.testing.assert_allclose(moved["cnn/a"], means["cnn/first"] + offset)
     assert even_channels(source, {}).means == {}
 
 

@@ -49,7 +49,7 @@ class Lowered:
 
 
 @cache
-def lowered(name: str, flat: bool) -> Lowered:  # noqa: FBT001
+def lowered(name: str, flat: bool) -> Lowered:
     model = build_network(name, flat=flat)
     randomize(model)
     builder = GraphBuilder(model, SPEC)
@@ -79,7 +79,7 @@ def prepared(graphs: ArtifactGraphs) -> ArtifactGraphs:
 
 
 @every_network
-def test_the_graph_computes_what_keras_computes_of_plain_operators(name: str, flat: bool) -> None:  # noqa: FBT001
+def test_the_graph_computes_what_keras_computes_of_plain_operators(name: str, flat: bool) -> None:
     network = lowered(name, flat)
     assert error_of(logits_of(network.graphs["fp32"], network.tensors), network.expected) < 1e-5
     counts = count_operators(network.graphs["fp32"])
@@ -87,21 +87,21 @@ def test_the_graph_computes_what_keras_computes_of_plain_operators(name: str, fl
 
 
 @every_network
-def test_evening_the_channels_out_does_not_change_the_function(name: str, flat: bool) -> None:  # noqa: FBT001
+def test_evening_the_channels_out_does_not_change_the_function(name: str, flat: bool) -> None:
     network = lowered(name, flat)
     assert error_of(logits_of(network.evened, network.tensors), network.expected) < 2e-5
 
 
 @every_network
 @pytest.mark.parametrize(("variant", "most"), [("fp16", FP16_ERROR), ("int8", INT8_ERROR), ("int8-cpu", INT8_ERROR)])
-def test_a_narrower_precision_stays_near(variant: str, most: float, name: str, flat: bool) -> None:  # noqa: FBT001
+def test_a_narrower_precision_stays_near(variant: str, most: float, name: str, flat: bool) -> None:
     network = lowered(name, flat)
     kind = {"int8": "int8-tensorrt"}.get(variant, variant)
     assert rms_error(logits_of(network.graphs[variant], network.tensors, kind), network.expected) < most
 
 
 @every_network
-def test_every_convolution_and_dense_layer_behind_the_image_is_int8(name: str, flat: bool) -> None:  # noqa: FBT001
+def test_every_convolution_and_dense_layer_behind_the_image_is_int8(name: str, flat: bool) -> None:
     network = lowered(name, flat)
     dense = {
         node.name
@@ -116,7 +116,7 @@ def test_every_convolution_and_dense_layer_behind_the_image_is_int8(name: str, f
 
 
 @every_network
-def test_weights_for_the_cpu_fit_where_16_bits_add_them_up(name: str, flat: bool) -> None:  # noqa: FBT001
+def test_weights_for_the_cpu_fit_where_16_bits_add_them_up(name: str, flat: bool) -> None:
     graph = lowered(name, flat).graphs["int8-cpu"]
     integers = {key: value for key, value in arrays(graph).items() if value.dtype == np.int8 and value.ndim > 1}
     assert integers

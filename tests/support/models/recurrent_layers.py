@@ -11,9 +11,11 @@ from hybrid_edge.export.convert.fp32_graph import IR_VERSION, OPSET, set_version
 from hybrid_edge.export.convert.graph_writer import GraphWriter
 from hybrid_edge.export.convert.recurrent import Form, write_batch_major
 from hybrid_edge.export.convert.recurrent_layer import RecurrentLayer
+from hybrid_edge.runtime.spec import ModelSpec
 from support.models.lowered import randomize
 
-TIMESTEPS, VALUES, UNITS = 6, 8, 7
+TIMESTEPS, VALUES, UNITS = 8, 8, 7
+SPEC = ModelSpec(image_size=8, timesteps=TIMESTEPS, branches="rnn", class_labels=("a", "b"))
 layers = keras.layers
 
 
@@ -65,14 +67,16 @@ def make_layer(make: Callable[[], Any]) -> Any:
 
 
 def written(stack: Any, form: Form) -> onnx.ModelProto:
-    """The graph of a layer, or of several one behind the other, from ``value`` (N, T, I) to ``result``."""
+    """The graph of a layer, or of several one behind the other, from ``sequence`` (N, T, I) to ``logits``."""
     writer = GraphWriter("recurrent")
-    value = writer.input("value", (TIMESTEPS, VALUES))
+    value = writer.input("sequence", (TIMESTEPS, VALUES))
     shape: tuple[int | None, ...] = (None, TIMESTEPS, VALUES)
     for layer in stack if isinstance(stack, list) else [stack]:
         value = write_batch_major(writer, RecurrentLayer.of(layer), value, form=form, timesteps=TIMESTEPS)
         shape = layer.compute_output_shape(shape)
-    writer.node("Identity", [value], "result")
-    writer.output("result", tuple(int(size) for size in shape[1:] if size))
+    writer.node("Identity", [value], "logits")
+    writer.node("Softmax", ["logits"], "probabilities", axis=-1)
+    for name in ("logits", "probabilities"):
+        writer.output(name, tuple(int(size) for size in shape[1:] if size))
     set_versions(writer.model, OPSET, IR_VERSION)
     return writer.model

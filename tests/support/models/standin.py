@@ -99,7 +99,7 @@ def make_standin(spec: ModelSpec, path: Path, sizes: Sizes | None = None, seed: 
     keras.utils.set_random_seed(seed)
     model = build_model(spec, empty=True)
     if spec.uses_rnn:
-        fill_lstms(model.get_layer("rnn"), seed)
+        fill_recurrent(model.get_layer("rnn"), seed)
     _reestimate(model.get_layer("cnn"), spec, crops(sizes.statistics, seed + 1))
     images, sequences = features(model, spec, crops(sizes.fit, seed + 2))
     with threadpool_limits(1):  # small matrices: BLAS threads that spin for each other take longer than one
@@ -131,17 +131,26 @@ def probabilities(model: Model, images: Array, sequences: Array) -> Array:
     return np.asarray(exponentials / exponentials.sum(axis=1, keepdims=True), np.float32)
 
 
-def fill_lstms(rnn: Model, seed: int) -> None:
+def fill_recurrent(rnn: Model, seed: int) -> None:
     """Keras's own distributions, except that the recurrent kernel is normal: orthogonal takes ten seconds."""
     rng = np.random.default_rng(seed)
-    for layer in rnn.layers:
+    for layer in _recurrent_layers(rnn):
+        kernel, recurrent, bias = layer.get_weights()
+        limit = np.sqrt(6 / sum(kernel.shape))
         if isinstance(layer, keras.layers.LSTM):
-            kernel, recurrent, bias = layer.get_weights()
-            limit = np.sqrt(6 / sum(kernel.shape))
             bias[layer.units : 2 * layer.units] = 1
-            kernel = rng.uniform(-limit, limit, kernel.shape).astype(np.float32)
-            recurrent = rng.standard_normal(recurrent.shape, np.float32) / np.float32(np.sqrt(layer.units))
-            layer.set_weights([kernel, recurrent, bias])
+        kernel = rng.uniform(-limit, limit, kernel.shape).astype(np.float32)
+        recurrent = rng.standard_normal(recurrent.shape, np.float32) / np.float32(np.sqrt(layer.units))
+        layer.set_weights([kernel, recurrent, bias])
+
+
+def _recurrent_layers(rnn: Model) -> Iterator[Model]:
+    """Yield the LSTMs and GRUs, those of both directions too."""
+    for layer in rnn.layers:
+        if isinstance(layer, keras.layers.Bidirectional):
+            yield from (layer.forward_layer, layer.backward_layer)
+        elif isinstance(layer, (keras.layers.LSTM, keras.layers.GRU)):
+            yield layer
 
 
 def _reestimate(cnn: Model, spec: ModelSpec, frames: Sequence[Frame]) -> None:
