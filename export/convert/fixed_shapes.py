@@ -1,9 +1,8 @@
-"""Makes the shapes that a graph computes into constants, where nothing but the batch decides them.
+"""Makes shapes that a graph computes, but for the batch, into constants where onnx can't infer what they come to.
 
-    x ─► Shape ─► Gather ─► Concat ─► Reshape    ──►    x ─► Reshape to (-1, 3072)
+    x ─► Shape ─► Gather ─► ReduceProd ─► Concat ─► Reshape    ──►    x ─► Reshape to (-1, 16, 6)
 
-TensorFlow computes a shape from the batch even where all else is known. Constants are faster, engines build what they
-know the shape of, and onnx infers the shapes of what follows.
+tf2onnx writes the products of attention so. With constants the shape of everything behind is known.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ Dims = Mapping[str, tuple[int, ...]]
 
 
 def fix_shapes(model: onnx.ModelProto) -> None:
-    """Give every Reshape a constant shape, in place, whose one unknown dimension is -1; others stay as they are."""
+    """Give each such Reshape a constant shape, in place, whose one unknown dimension is -1."""
     while any(list(_fix(model))):
         pass
 
@@ -36,6 +35,8 @@ def _fix(model: onnx.ModelProto) -> Iterable[bool]:
         return
     found = [_concrete(model, batch) for batch in BATCHES]
     for node in computed:
+        if node.output[0] in found[0]:
+            continue
         first, second = (_result(model, node, dims) for dims in found)
         if first is not None and second is not None:
             fixed = np.where(first == second, first, -1)
@@ -67,7 +68,7 @@ def _concrete(model: onnx.ModelProto, batch: int) -> Dims:
             if not dim.HasField("dim_value"):
                 dim.dim_value = batch
     del bare.graph.output[:]
-    graph = onnx.shape_inference.infer_shapes(bare).graph
+    graph = onnx.shape_inference.infer_shapes(bare, data_prop=True).graph
     known: dict[str, tuple[int, ...]] = {}
     for value in (*graph.input, *graph.value_info):
         kind = value.type.tensor_type
