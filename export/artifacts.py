@@ -14,6 +14,9 @@ Recurrent = Literal["lstm", "unrolled", "auto"]
 # recurrent units from which the unrolled form is the faster one in FP32 on the CPU too, as a step's arithmetic hides
 # what its operators cost: with 2,048, batch 8 takes 0.9 times as long and batch 1 as long; with 128, 1.1 and 1.5 times
 LARGE_UNITS = 1024
+# weights of a step from which INT8 saves more in it than its written-out operators cost on the CPU at batch 1 too: with
+# 98,000 it takes 2.8 times as long as the operator in FP32, with 327,000 1.1 times, with a million 0.7 times
+LARGE_STEP = 400_000
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)  # the widest comes first
 
 
@@ -55,11 +58,14 @@ class ModelParts:
         recurrent: whether it has recurrent layers, which may be written in either form.
         others: whether INT8 reaches layers besides those.
         units: the recurrent layers' largest width.
+        step: the weights that a recurrent layer's step multiplies with, on average; None where it does not count, as in
+            models that ``hybrid-train`` makes.
     """
 
     recurrent: bool
     others: bool
     units: int
+    step: float | None = None
 
     @classmethod
     def of_branches(cls, spec: ModelSpec) -> ModelParts:
@@ -71,12 +77,12 @@ def plan_artifacts(precisions: Iterable[Precision], recurrent: Recurrent, parts:
     """Plan the artifacts to make, the widest precision first.
 
     FP32 and FP16 are one graph for every target that takes them; where the recurrent branch is large, the CPU shares
-    TensorRT's unrolled one. INT8 is one graph for ONNX Runtime on the CPU, whose fastest form of the recurrent branch
-    is the unrolled one, and other graphs for TensorRT. With ``auto``, TensorRT gets both forms of each precision: the
-    device times them.
+    TensorRT's unrolled one. INT8 is one graph for ONNX Runtime on the CPU, where the unrolled form is the fastest one
+    unless the steps of somebody else's recurrent layers are small, and other graphs for TensorRT. With ``auto``,
+    TensorRT gets both forms of each precision: the device times them.
 
     Raises:
-        UsageError: INT8 was asked for a model of LSTM operators alone, into which it does not reach.
+        UsageError: INT8 was asked for a model of LSTM or GRU operators alone, into which it does not reach.
     """
     asked = set(precisions)
     return [item for precision in PRECISIONS if precision in asked for item in _of(precision, recurrent, parts)]
@@ -92,7 +98,8 @@ def _of(precision: Precision, recurrent: Recurrent, parts: ModelParts) -> Sequen
         return [Artifact(precision, main, ("cpu", "cuda", "tensorrt")), *engines]
     if precision == "fp16":
         return [Artifact(precision, main, ("cuda", "tensorrt")), *engines]
-    on_cpu: RecurrentForm = "unrolled" if others else main
+    pays = parts.step is None or parts.step >= LARGE_STEP
+    on_cpu: RecurrentForm = "unrolled" if others and pays else main
     return [Artifact(precision, on_cpu, ("cpu",)), Artifact(precision, main, ("tensorrt",)), *engines]
 
 
@@ -105,7 +112,7 @@ def _forms(precision: Precision, recurrent: Recurrent, parts: ModelParts) -> tup
 
 
 def _quantizable_form(recurrent: Recurrent) -> tuple[RecurrentForm, ...]:
-    """Refuse LSTM operators for a model without a CNN: what is called INT8 would be FP16 or FP32 throughout."""
+    """Refuse recurrent operators for a model without a CNN: what is called INT8 would be FP16 or FP32 throughout."""
     if recurrent == "lstm":
         raise UsageError(
             "--int8 --recurrent lstm: expected layers that INT8 reaches, found LSTM operators alone (the model has no "

@@ -13,7 +13,7 @@ import keras
 from ...runtime.errors import ModelFileError
 from ...train.model import KerasModel
 from ...train.model_file import first_line
-from .recipe import LayerRecipe, ModelRecipe, TensorAt
+from .recipe import LayerRecipe, ModelRecipe, TensorAt, tensors_in
 
 MAX_OUTPUT = 2**28  # elements a layer gives for one image; an Xception's largest has 1.4 million
 
@@ -68,7 +68,7 @@ class _Graph:
 
     def _expect(self, layer: LayerRecipe, number: int) -> None:
         call = layer.calls[number]
-        needed = {self.numbers.of_argument(tensor) for tensor in _tensors_in([*call.args, *call.kwargs.values()])}
+        needed = {self.numbers.of_argument(tensor) for tensor in tensors_in([*call.args, *call.kwargs.values()])}
         absent = [key for key in needed if key not in self.tensors]
         self.missing[layer.name, number] = len(absent)
         for key in absent:
@@ -118,7 +118,7 @@ class _Numbers:
         self.first: dict[str, int] = {}
         for layer in recipe.layers:
             for call in layer.calls:
-                for tensor in _tensors_in([*call.args, *call.kwargs.values()]):
+                for tensor in tensors_in([*call.args, *call.kwargs.values()]):
                     self.first[tensor.layer] = min(tensor.call, self.first.get(tensor.layer, tensor.call))
 
     def of_argument(self, tensor: TensorAt) -> tuple[str, int]:
@@ -180,8 +180,12 @@ def named(name: str, class_name: str) -> Iterator[None]:
 
 
 def what_it_said(error: Exception) -> str:
-    """Return the first line of an error."""
-    return "no memory for it" if isinstance(error, MemoryError) else first_line(error)
+    """Return the line of an error that says what is wrong; Keras often begins with where it was instead."""
+    if isinstance(error, MemoryError):
+        return "no memory for it"
+    lines = [line for line in str(error).splitlines() if line.strip()]
+    vague = lines[:1] and lines[0].startswith(("Exception encountered when calling", "A total of "))
+    return first_line(ValueError(lines[1])) if vague and len(lines) > 1 else first_line(error)
 
 
 def _check_size(layer: LayerRecipe, made: Any, outputs: list[Any]) -> None:
@@ -193,14 +197,6 @@ def _check_size(layer: LayerRecipe, made: Any, outputs: list[Any]) -> None:
                 f"layer {layer.name!r} ({layer.class_name}) gives the shape {tuple(output.shape)}; expected at most "
                 f"{MAX_OUTPUT} elements for one image"
             )
-
-
-def _tensors_in(value: Any) -> Iterator[TensorAt]:
-    if isinstance(value, TensorAt):
-        yield value
-    elif isinstance(value, list):
-        for item in value:
-            yield from _tensors_in(item)
 
 
 def _tuples(value: Any) -> Any:

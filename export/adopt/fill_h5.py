@@ -90,7 +90,11 @@ def _assign(layer: Any, arrays: list[tuple[str, Any]]) -> None:
 
 
 def _arrays(group: Any) -> list[tuple[str, Any]]:
-    return [(name, np.asarray(group[name])) for name in _names(group, "weight_names")]
+    arrays = [(name, group[name]) for name in _names(group, "weight_names")]
+    for name, array in arrays:
+        if not isinstance(array, h5py.Dataset):
+            raise ModelFileError(f"expected an array {name!r} in {group.name}, found a group")
+    return [(name, np.asarray(array)) for name, array in arrays]
 
 
 def _names(group: Any, key: str) -> list[str]:

@@ -10,6 +10,7 @@ from ...runtime.errors import ModelFileError
 from .layer_settings import words
 
 SPARE = 2**26  # elements that constants may have beside those whose values are written out
+MAX_NODES = 200_000  # EfficientNetV2L has 10,000
 MATHEMATICS = words(
     """
     Abs Add AddN AddV2 ArgMax ArgMin AvgPool BatchMatMul BatchMatMulV2 BatchMatMulV3 BatchToSpaceND BiasAdd
@@ -67,6 +68,18 @@ def check_saved(graph: Any, outputs: Iterable[str], saver: Iterable[str]) -> Non
     served = _leading_to([_node(name) for name in outputs], nodes)
     called = _reachable({name for node in served for name in _called(node)}, functions)
     check_operations([*served, *(node for name in called for node in functions[name])], MATHEMATICS | CALLS | VARIABLES)
+    sizes: dict[str, int] = {}
+    if sum(_unfolded(node, functions, sizes) for node in served) > MAX_NODES:
+        raise ModelFileError(f"its functions call each other or themselves: over {MAX_NODES} operations; refused")
+
+
+def _unfolded(node: Any, functions: dict[str, Any], sizes: dict[str, int]) -> int:
+    """Return how many operations a node becomes when all that it calls is put in its place."""
+    for name in _called(node):
+        if name not in sizes:
+            sizes[name] = MAX_NODES + 1  # while it is counted: what calls itself has no end
+            sizes[name] = sum(_unfolded(inner, functions, sizes) for inner in functions.get(name, ()))
+    return 1 + sum(sizes[name] for name in _called(node))
 
 
 def check_operations(nodes: Iterable[Any], allowed: frozenset[str]) -> None:

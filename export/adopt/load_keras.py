@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,11 +19,14 @@ from .build_layers import build_from_recipe, what_it_said
 from .fill_h5 import fill_from_h5
 from .model_files import ForeignFile, weights_of
 
+ONE_AT_A_TIME = threading.Lock()  # of the models that are built: the limit stands in Keras's own class
 SLACK = 2**16  # elements beside those of the file: the state of a Dropout's random numbers, two for each
 
 
 def load_keras(path: Path, found: ForeignFile) -> KerasModel:
     """Return the model of a file that ``inspect_file`` found to be ``keras3`` or ``h5``: image (N, H, W, C) -> scores.
+
+    What takes gray images without their channel, (N, H, W), does so still.
 
     Raises:
         ModelFileError: the arrays don't fit the configuration, or Keras can't build it; the message names the layer.
@@ -33,7 +37,7 @@ def load_keras(path: Path, found: ForeignFile) -> KerasModel:
         with _variables_within(found.parameters + SLACK):
             model = build_from_recipe(found.recipe)
         _fill(model, path, found)
-        return _from_image(model)
+        return model
     except ModelFileError as error:
         raise ModelFileError(f"{path}: {error}") from error.__cause__
 
@@ -52,15 +56,6 @@ def _fill(model: KerasModel, path: Path, found: ForeignFile) -> None:
         raise ModelFileError(f"its arrays don't fit its layers: {what_it_said(error)}") from error
 
 
-def _from_image(model: KerasModel) -> KerasModel:
-    """Return the model with an input of images; what takes (N, H, W) is given a gray image without its channel."""
-    shape = model.inputs[0].shape[1:]
-    if len(shape) == 3:
-        return model
-    image = keras.Input((*shape, 1))
-    return keras.Model(image, model(keras.layers.Reshape(shape)(image)), name=model.name)
-
-
 @contextmanager
 def _variables_within(elements: int) -> Iterator[None]:
     """While it is open, variables begin with zeros, and all together have ``elements`` at most.
@@ -68,22 +63,24 @@ def _variables_within(elements: int) -> Iterator[None]:
     It is checked before a variable's memory is asked for. Zeros, because the file's arrays come next, and the
     orthogonal beginning of an LSTM(2048) takes ten seconds.
     """
-    created = keras.Variable.__init__
     left = elements
 
     def create(self: Any, initializer: Any, shape: Any = None, *args: Any, **kwargs: Any) -> None:
         nonlocal left
-        size = math.prod(shape or ()) if callable(initializer) else np.size(initializer)
+        fresh = callable(initializer) or isinstance(initializer, str)
+        size = math.prod(shape or ()) if fresh else np.size(initializer)
         left -= size
         if left < 0:
             raise ModelFileError(
                 f"it asks for an array of the shape {tuple(shape or ())}, and the file holds {elements - SLACK} "
                 "elements in all"
             )
-        created(self, keras.initializers.Zeros() if callable(initializer) else initializer, shape, *args, **kwargs)
+        created(self, keras.initializers.Zeros() if fresh else initializer, shape, *args, **kwargs)
 
-    keras.Variable.__init__ = create
-    try:
-        yield
-    finally:
-        keras.Variable.__init__ = created
+    with ONE_AT_A_TIME:
+        created = keras.Variable.__init__
+        keras.Variable.__init__ = create
+        try:
+            yield
+        finally:
+            keras.Variable.__init__ = created

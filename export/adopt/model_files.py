@@ -17,6 +17,7 @@ from typing import IO, Any, Literal
 
 import h5py
 
+from ...runtime.console import FULL
 from ...runtime.errors import ModelFileError
 from ...train.weight_arrays import arrays_of
 from .layer_settings import LARGEST
@@ -28,6 +29,7 @@ MAX_BOOKKEEPING = 2**26  # bytes of an .h5 beside its arrays: names, attributes,
 MAX_DIRECTORY = 2**20  # bytes of a zip's list of members; Keras writes three
 MAX_GRAPH = 2**28  # bytes of saved_model.pb, which holds the graph and not the weights
 MAX_ENTRIES = 10_000  # of a SavedModel folder
+MAX_FILE = 2**32  # bytes; a model of a billion parameters runs on no edge device
 SPARSE, MAX_EXPANSION = 2**24, 20  # a zip's member may be larger than that many times what is stored of it: no more
 OUR_MEMBER = "hybrid_edge.json"  # as in train.model_file, which imports Keras
 WEIGHTS_MEMBER = "model.weights.h5"
@@ -82,6 +84,7 @@ def inspect_file(path: Path) -> ForeignFile:
     Raises:
         ModelFileError: the file is absent, of no kind that is read, damaged, or holds what is refused; the message
             names the layer and what would help.
+        OSError: there is no room for temporary files.
     """
     try:
         if path.is_dir():
@@ -89,6 +92,7 @@ def inspect_file(path: Path) -> ForeignFile:
         if not path.is_file():
             found = "something that is no file" if path.exists() else "nothing"
             raise ModelFileError(f"{path}: {KINDS}, found {found}")
+        _check_length(path.stat().st_size, path)
         with path.open("rb") as file:
             start = file.read(8)
         if start[:4] == ZIP:
@@ -97,6 +101,8 @@ def inspect_file(path: Path) -> ForeignFile:
             return _inspect_h5(path)
         raise ModelFileError(f"{path}: {KINDS}, found {_other_kind(start, path)}")
     except FAULTS as error:
+        if isinstance(error, OSError) and error.errno in FULL:
+            raise  # the temporary folder's disk is full, and the file may be as it should
         text = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
         raise ModelFileError(f"{path}: the file is damaged or can't be read: {text}") from None
 
@@ -145,14 +151,16 @@ def _inspect_h5(path: Path) -> ForeignFile:
 def _inspect_folder(path: Path) -> ForeignFile:
     if not (path / "saved_model.pb").is_file():
         raise ModelFileError(f"{path}: {KINDS}, found a folder without saved_model.pb")
-    size = 0
+    size = total = 0
     for number, entry in enumerate(path.rglob("*")):
         if number > MAX_ENTRIES:
             raise ModelFileError(f"{path}: has over {MAX_ENTRIES} files; a SavedModel has about five")
         if entry.is_symlink() or not (entry.is_file() or entry.is_dir()):
             raise ModelFileError(f"{entry}: is a link or no file; a SavedModel folder holds only files. Copy it whole")
-        if entry.parent.name == "variables" and entry.is_file():
-            size += entry.stat().st_size
+        if entry.is_file():
+            total += entry.stat().st_size
+            size += entry.stat().st_size if entry.parent.name == "variables" else 0
+            _check_length(total, path)
         if entry.parent.name == "assets":
             raise ModelFileError(f"{path}: has assets, files that only layers for words have; refused")
     if (path / "saved_model.pb").stat().st_size > MAX_GRAPH:
@@ -181,6 +189,11 @@ def _found(
     parameters = sum(array.size for array in arrays)
     digest = hashlib.sha256(repr(recipe).encode()).hexdigest()
     return ForeignFile(path, kind, f"Keras {version}", image, parameters, recipe, digest)
+
+
+def _check_length(size: int, path: Path) -> None:
+    if size > MAX_FILE:
+        raise ModelFileError(f"{path}: {size} bytes; expected {MAX_FILE} at most")
 
 
 def _digest(folder: Path) -> str:
@@ -257,7 +270,7 @@ def _member(archive: zipfile.ZipFile, name: str, path: Path, most: int | None = 
             raise ModelFileError(f"{path}: {KINDS}, found a pickle of PyTorch, which can run anything")
         raise ModelFileError(f"{path}: expected a .keras with one {name} inside, found {', '.join(names[:6])}; {WHOLE}")
     found = archive.getinfo(name)
-    limit = SPARSE + MAX_EXPANSION * found.compress_size if most is None else most
+    limit = min(SPARSE + MAX_EXPANSION * found.compress_size, MAX_FILE) if most is None else most
     if found.file_size > limit:
         raise ModelFileError(
             f"{path}: its {name} unpacks from {found.compress_size} to {found.file_size} bytes; "

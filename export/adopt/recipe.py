@@ -14,7 +14,9 @@ from ...runtime.errors import ModelFileError
 from .layer_settings import clean_settings, excerpt, layer_class, plain
 from .operations import scalar_arithmetic, settings_of_operation
 
-MAX_LAYERS = 10_000  # EfficientNetV2L has 1,030
+MAX_LAYERS = 3000  # EfficientNetV2L has 1,030
+MAX_TENSORS = 10_000  # with which all layers are called
+AS_ACTIVATIONS = ("relu", "relu6", "sigmoid", "softmax", "silu", "tanh")  # the same as a layer and as a function
 MAX_MODEL_DEPTH = 8  # models in models
 
 
@@ -72,6 +74,15 @@ def _leaves(layer: LayerRecipe) -> Iterator[LayerRecipe]:
             yield from _leaves(layer.settings[key])
 
 
+def tensors_in(value: Any) -> Iterator[TensorAt]:
+    """Yield the references in an argument, in lists too."""
+    if isinstance(value, TensorAt):
+        yield value
+    elif isinstance(value, list):
+        for item in value:
+            yield from tensors_in(item)
+
+
 def read_recipe(config: Any, keras_version: str) -> ModelRecipe:
     """Return the recipe of a model from its configuration, as Keras 2 or 3 wrote it.
 
@@ -111,6 +122,7 @@ class _Reader:
 
     old: bool
     layers: int = 0
+    tensors: int = 0
 
     def layer(self, config: Any, depth: int, *, called: bool = False) -> LayerRecipe:
         """Read a layer or a model; ``called`` is whether it stands in a graph and has calls."""
@@ -171,6 +183,9 @@ class _Reader:
             args = args if len(args) == 1 else [args]
             settings = tensors[-1][3] if tensors and len(tensors[-1]) > 3 else {}
             kwargs = {str(key): _old_argument(value, name) for key, value in settings.items() if key != "name"}
+        self.tensors += 1 + sum(1 for _ in tensors_in([*args, *kwargs.values()]))
+        if self.tensors > MAX_TENSORS:
+            raise ModelFileError(f"its layers are called with over {MAX_TENSORS} tensors; no model is so large")
         if kwargs.pop("training", None):
             raise ModelFileError(
                 f"layer {name!r} is called with training=True: it answers by chance. Build the model without it, give "
@@ -191,6 +206,8 @@ class _Reader:
                 return LayerRecipe(
                     name, "Rescaling", {"name": name, "scale": scale, "offset": offset}, (Call((tensor,)),)
                 )
+        if operation in AS_ACTIVATIONS and settings in ({}, {"axis": -1}):  # a softmax at the end is looked for
+            return LayerRecipe(name, "Activation", {"name": name, "activation": operation}, calls)
         return LayerRecipe(name, f"ops.{operation}", settings, calls)
 
 

@@ -39,11 +39,30 @@ def load_saved_model(path: Path, found: ForeignFile) -> KerasModel:
         raise ValueError(f"expected a SavedModel, found {found.kind}")
     try:
         about, serialized = _freeze_elsewhere(path)
-        layer = _FrozenGraph(about, _parse(serialized))
+        graph = _parse(serialized)
+        about["output"], activation = _before_activation(graph, about["output"])
+        layer = _FrozenGraph(about, graph)
     except ModelFileError as error:
         raise ModelFileError(f"{path}: {error}") from None
     image = keras.Input(tuple(about["shape"][1:]), name="image")
-    return keras.Model(image, layer(image), name="saved_model")
+    scores = layer(image)
+    if activation is not None:
+        scores = keras.layers.Activation(activation, name="scores")(scores)
+    return keras.Model(image, scores, name="saved_model")
+
+
+def _before_activation(graph: Any, output: str) -> tuple[str, str | None]:
+    """Return the tensor before a softmax or sigmoid at the end, and which it is: as a layer, it can be taken off."""
+    nodes = {node.name: node for node in graph.node}
+    tensor = output
+    for _ in range(len(nodes)):
+        node = nodes.get(tensor.removesuffix(":0"))
+        if node is None or node.op not in ("Identity", "Softmax", "Sigmoid") or not node.input:
+            break
+        tensor = node.input[0] if ":" in node.input[0] else f"{node.input[0]}:0"
+        if node.op != "Identity":
+            return tensor, node.op.lower()
+    return output, None
 
 
 def _freeze_elsewhere(path: Path) -> tuple[dict[str, Any], bytes]:
@@ -104,6 +123,17 @@ def _parse(serialized: bytes) -> Any:
     return graph
 
 
+def _before_activation(scores: Any) -> tuple[Any, Any]:
+    """Return what a graph's last softmax or sigmoid takes, and that function of Keras; linear without either."""
+    kinds = {"Softmax": keras.activations.softmax, "Sigmoid": keras.activations.sigmoid}
+    maker = scores.op
+    while maker.type == "Identity":
+        maker = maker.inputs[0].op
+    if maker.type in kinds:
+        return maker.inputs[0], kinds[maker.type]
+    return scores, keras.activations.linear
+
+
 class _FrozenGraph(keras.layers.Layer):  # type: ignore[misc]
     """A graph of pure mathematics as a layer: image (N, H, W, C) float32 -> scores (N, K) float32."""
 
@@ -113,6 +143,7 @@ class _FrozenGraph(keras.layers.Layer):  # type: ignore[misc]
         try:
             imported = tf.compat.v1.wrap_function(lambda: tf.graph_util.import_graph_def(graph, name=""), [])
             image, scores = (imported.graph.as_graph_element(about[key]) for key in ("input", "output"))
+            scores, self.activation = _before_activation(scores)
             self._function = imported.prune(image, scores)
         except Exception as error:
             # TensorFlow raises ValueError, KeyError and types of its own
@@ -127,7 +158,7 @@ class _FrozenGraph(keras.layers.Layer):  # type: ignore[misc]
 
     def call(self, image: Any) -> Any:
         """Compute the scores."""
-        return tf.cast(self._function(tf.cast(image, self._dtype_inside)), "float32")
+        return self.activation(tf.cast(self._function(tf.cast(image, self._dtype_inside)), "float32"))
 
     def compute_output_shape(self, shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
         """Return (N, K)."""

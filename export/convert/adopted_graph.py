@@ -106,7 +106,11 @@ class AdoptedGraph:
     def parts(self) -> ModelParts:
         """What the model is made of."""
         others = any(node.op_type in ("Conv", "MatMul") for node in self.rest.node)
-        return ModelParts(bool(self.cut), others, max((cut.layer.cells[0].units for cut in self.cut), default=0))
+        cells = [(cell, cut.timesteps) for cut in self.cut for cell in cut.layer.cells]
+        steps = sum(timesteps for _, timesteps in cells)
+        weights = sum(cell.products * timesteps for cell, timesteps in cells)
+        units = max((cell.units for cell, _ in cells), default=0)
+        return ModelParts(bool(cells), others, units, weights / steps if steps else None)
 
 
 @dataclass(frozen=True)

@@ -51,6 +51,11 @@ class CellWeights:
         """The width of the hidden state, H."""
         return int(self.recurrent.shape[0])
 
+    @property
+    def products(self) -> int:
+        """The number of weights that each step multiplies with."""
+        return self.kernel.size + self.recurrent.size
+
     @classmethod
     def of(cls, layer: KerasModel) -> CellWeights:
         """Read a built Keras LSTM or GRU."""

@@ -46,7 +46,7 @@ BLOCK_NAME = re.compile(r"cnn/block\d+")
 class LayerSensitivity:
     """What one layer in INT8, with everything else in FP32, does to the logits.
 
-    ``layer`` names a convolution, a matrix product, or an LSTM with both of its products, and ``group`` its block;
+    ``layer`` names a convolution, a matrix product, or a recurrent layer with its products, and ``group`` its block;
     ``parameters`` counts its weights. ``error`` is the RMS difference of the logits / their RMS, ``max_error`` the
     largest |difference| / the largest |logit|, ``agreement`` the share of images whose first label stays, 0 to 1.
     """

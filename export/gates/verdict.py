@@ -122,7 +122,7 @@ def _int8_cause(stale: str | None) -> str:
     ranges = (
         "calibration ranges that don't fit these activations (other images, weights or preprocessing, damaged ranges), "
         "layers that don't bear INT8 (hybrid-export --sensitivity ranks them), a damaged weight, or the order of the "
-        "LSTMs' gates"
+        "recurrent layers' gates"
     )
     return f"{stale}; only then {ranges}" if stale else ranges
 

@@ -23,6 +23,20 @@ def test_each_precision_is_one_graph_for_the_targets_that_take_it_and_auto_has_b
     ]
 
 
+@pytest.mark.parametrize(("step", "form"), [(100_000, "lstm"), (1_000_000, "unrolled")])
+def test_on_the_cpu_an_adopted_models_layers_are_in_int8_where_their_steps_are_large(step: float, form: str) -> None:
+    parts = ModelParts(recurrent=True, others=True, units=128, step=step)
+    assert plan_artifacts(["int8"], "auto", parts) == [
+        Artifact("int8", form, ("cpu",)),
+        Artifact("int8", "lstm", ("tensorrt",)),
+        Artifact("int8", "unrolled", ("tensorrt",)),
+    ]
+    (on_cpu, _) = plan_artifacts(["int8"], "unrolled", parts)
+    assert on_cpu.recurrent == "unrolled"
+    (alone, _) = plan_artifacts(["int8"], "auto", ModelParts(recurrent=True, others=False, units=128, step=step))
+    assert alone.recurrent == "unrolled"
+
+
 def test_a_form_that_was_asked_for_is_the_only_one() -> None:
     for form in ("lstm", "unrolled"):
         artifacts = plan_artifacts(PRECISIONS, form, ModelParts.of_branches(SMALL))

@@ -282,4 +282,4 @@ def test_where_nothing_helps_it_ends_and_the_first_try_is_what_is_refused(
     assert len(proved) == 2 * (1 + LAYERS) - 1
     for entry, count in zip(result.entries, ("2/3", "3/3"), strict=True):
         assert f"{count} convolutions INT8" in entry.branches[0]
-        assert "order of the LSTMs' gates" in entry.refused
+        assert "order of the recurrent layers' gates" in entry.refused

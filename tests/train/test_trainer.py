@@ -1,22 +1,20 @@
 import errno
-import io
 import json
 import shutil
 import signal
 import subprocess
 import sys
-import zipfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import h5py
 import numpy as np
-import numpy.typing as npt
 import pytest
 
 pytest.importorskip("tensorflow")
+
+from support.models.model_arrays import arrays_in, cnn_arrays_in
 
 from hybrid_edge.runtime.errors import DataError, RunError
 from hybrid_edge.runtime.spec import Branches, ModelSpec, preset
@@ -369,8 +367,9 @@ def test_a_pretrained_xception_is_frozen_in_phase_1_and_trains_in_phase_2(few_di
     )
     run = trainer.train(settings, tmp_path / "runs", "xception")
     start, frozen, trained = map(
-        cnn_weights, (tmp_path / "cnn.keras", run.checkpoints / "phase1.keras", run.checkpoints / "phase2.keras")
+        cnn_arrays_in, (tmp_path / "cnn.keras", run.checkpoints / "phase1.keras", run.checkpoints / "phase2.keras")
     )
+    assert sum(array.size for array in start.values()) == XCEPTION_PARAMETERS
     assert start.keys() == frozen.keys() == trained.keys()
     assert all(np.array_equal(old, frozen[name]) for name, old in start.items())
     kernel = next(name for name, old in start.items() if old.ndim == 4)
@@ -378,28 +377,8 @@ def test_a_pretrained_xception_is_frozen_in_phase_1_and_trains_in_phase_2(few_di
     first, second = metrics(run)["phases"]
     assert first["kept"] == "best epoch"  # nothing that is frozen is re-estimated
     assert len(second["candidates"]) == 2
-    arrays = sum(array.nbytes for array in weights(run.model).values())
+    arrays = sum(array.nbytes for array in arrays_in(run.model).values())
     assert arrays == 4 * (
         XCEPTION_PARAMETERS + 4 * 16 * (71 + 16 + 1) + 4 * 16 * (16 + 16 + 1) + (16 + 1) * 2048 + (2048 + 1) * 3
     )
     assert run.model.stat().st_size < 1.1 * arrays
-
-
-def weights(file: Path) -> dict[str, npt.NDArray[np.float32]]:
-    """All arrays of a model file by their names in it: building the model for them takes seconds."""
-    found: dict[str, npt.NDArray[np.float32]] = {}
-
-    def take(name: str, item: h5py.Group | h5py.Dataset) -> None:
-        if isinstance(item, h5py.Dataset):
-            found[name] = item[()]
-
-    with zipfile.ZipFile(file) as archive, h5py.File(io.BytesIO(archive.read("model.weights.h5"))) as content:
-        content.visititems(take)
-    return found
-
-
-def cnn_weights(file: Path) -> dict[str, npt.NDArray[np.float32]]:
-    """The first nested model's: the CNN branch's."""
-    found = {name: array for name, array in weights(file).items() if name.startswith("layers/functional/")}
-    assert sum(array.size for array in found.values()) == XCEPTION_PARAMETERS
-    return found

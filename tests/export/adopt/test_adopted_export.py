@@ -34,6 +34,8 @@ def test_somebody_elses_model_becomes_a_bundle_that_answers_like_it_in_every_pre
     assert manifest.format_version == 2
     assert {"fp32", "fp16", "int8"} == {item.precision for item in manifest.variants}
     assert {"cpu", "cuda", "tensorrt"} == {item.target for item in manifest.variants}
+    (in_int8,) = (item for item in manifest.variants if (item.precision, item.target) == ("int8", "cpu"))
+    assert in_int8.recurrent == ("lstm" if kind == "cnn and gru" else "none")  # its steps are small
     accuracy = manifest.variants[0].parity.accuracy
     assert accuracy is not None
     assert accuracy.keras > 0.6

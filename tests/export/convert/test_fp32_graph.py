@@ -34,6 +34,12 @@ SPECS = {
     "batch norm before the product": DIGITS.replace(rnn_batch_norm=True),
     "projection": DIGITS.replace(rnn_units=24),
     "batch norm folded into the projection": DIGITS.replace(rnn_units=24, rnn_batch_norm=True),
+    "concatenation": DIGITS.replace(merge="concatenate", rnn_units=24),
+    "batch norm before the concatenation, patches": DIGITS.replace(
+        merge="concatenate", rnn_units=24, rnn_batch_norm=True, timesteps=16, sequence_order="patches"
+    ),
+    "projection before the sum": DIGITS.replace(merge="add", rnn_units=24),
+    "batch norm before the sum": DIGITS.replace(merge="add", rnn_batch_norm=True),
     "three LSTMs, other timesteps": DIGITS.replace(rnn_layers=3, rnn_units=16, timesteps=14),
     "rnn on images too small for its backbone": ModelSpec(
         image_size=16, timesteps=8, branches="rnn", rnn_units=8, class_labels=LABELS

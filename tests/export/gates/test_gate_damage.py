@@ -238,5 +238,5 @@ def test_a_damaged_weight_is_refused(variant: str, digits_source: Source, refere
 def test_swapped_gates_are_refused(variant: str, form: str, digits_source: Source, reference: Reference) -> None:
     change = with_keras_gate_order if form == "lstm" else with_swapped_steps
     model = damaged(change, digits_source.lower(variant, form))
-    with pytest.raises(ParityError, match=r"gate order|order of the LSTMs' gates"):
+    with pytest.raises(ParityError, match=r"gate order|order of the recurrent layers' gates"):
         require_passed(judged_graph(reference, model, variant), variant)
