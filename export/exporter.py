@@ -161,10 +161,11 @@ def _report(request: ExportRequest, prepared: PreparedModel, tried: Sequence[Tri
 
 def _measured(prepared: PreparedModel) -> dict[str, Any]:
     record, calibration = prepared.record(), prepared.calibration
+    content: dict[str, Any] = {"adoption": dict(prepared.adoption)} if prepared.adoption else {}
     if record is None:
-        return {}
+        return content
     peaks = {name: found for name in ("fp16", "int8") if (found := prepared.graphs.peaks(name))}
-    return {
+    return content | {
         "calibration": {**record, "ranges": calibration.reason if calibration else None},
         "stale_batch_norm": prepared.graphs.survey.stale,
         "largest_activations": {name: dict(item.largest) for name, item in peaks.items()},

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -33,11 +34,16 @@ LISTED = 5
 
 @dataclass(frozen=True, eq=False)
 class Adopted:
-    """A model in our shape with its spec; ``weights`` is the SHA-256 of its weights and its configuration."""
+    """A model in our shape with its spec.
+
+    ``weights`` is the SHA-256 of its weights and its configuration, and ``record`` says for the report what it was and
+    how its preprocessing was found.
+    """
 
     model: KerasModel
     spec: ModelSpec
     weights: str
+    record: dict[str, Any]
 
 
 def adopt(adoption: Adoption, images: Sequence[LabelledImage], log: StepLog) -> Adopted:
@@ -61,9 +67,17 @@ def adopt(adoption: Adoption, images: Sequence[LabelledImage], log: StepLog) -> 
             f"expected {adopted.num_classes} labels, as the model has so many scores, found {len(adoption.labels)}: "
             f"{', '.join(adoption.labels[:LISTED])}{', …' * (len(adoption.labels) > LISTED)}"
         )
-    spec = _Choice(adoption, adopted, images, log).spec()
+    choice = _Choice(adoption, adopted, images, log)
+    spec = choice.spec()
     _prove_same(adopted, spec, images)
-    return Adopted(adopted.model, spec, _sha256(adopted, found))
+    record = {
+        "file": found.path.name,
+        "written_by": found.written_by,
+        "scores": SCORES[adopted.scores],
+        "scales_inside": adopted.normalizes,
+        "accuracy_by_preprocessing": choice.accuracies,
+    }
+    return Adopted(adopted.model, spec, _sha256(adopted, found), record)
 
 
 def _sha256(adopted: AdoptedModel, found: ForeignFile) -> str:
@@ -96,6 +110,7 @@ class _Choice:
         self._gray = adopted.image_shape[2] == 1
         known = set(adoption.labels)
         self._images = [image for image in images if image.label in known]
+        self.accuracies: dict[str, float] = {}  # of Keras, by each preprocessing that was tried
 
     def spec(self) -> ModelSpec:
         """Return the spec; what was found, and how, is said."""
@@ -145,6 +160,7 @@ class _Choice:
         if usual and not chosen.beats(usual[0]):
             chosen = usual[0]  # nothing speaks for the rarer order of the channels
         order = sorted(tried, key=lambda item: -item.accuracy)
+        self.accuracies = {item.name: item.accuracy for item in order}
         self._log.say(f"          on {count} images Keras is right with")
         for item in order:
             marks = "  <- taken" if item is chosen else ""

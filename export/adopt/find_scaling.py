@@ -22,7 +22,7 @@ from .adopted_model import AdoptedModel
 
 BATCH = 8
 LEAST, MOST = 16, 128  # images that every preprocessing is tried on
-SECONDS = 20.0  # after which no further images are tried
+SECONDS = 10.0  # after which no further images are tried
 FAR = 0.05  # of accuracy: what a better preprocessing must gain to be worth a warning, and twice its own uncertainty
 SCALINGS: tuple[Scaling, ...] = ("xception", "unit", "torch", "caffe", "raw")
 Tensor = npt.NDArray[np.float32]

@@ -26,6 +26,8 @@ SLACK = 2**16  # elements beside those of the file: the state of a Dropout's ran
 def load_keras(path: Path, found: ForeignFile) -> KerasModel:
     """Return the model of a file that ``inspect_file`` found to be ``keras3`` or ``h5``: image (N, H, W, C) -> scores.
 
+    What takes gray images without their channel, (N, H, W), does so still.
+
     Raises:
         ModelFileError: the arrays don't fit the configuration, or Keras can't build it; the message names the layer.
     """
@@ -35,7 +37,7 @@ def load_keras(path: Path, found: ForeignFile) -> KerasModel:
         with _variables_within(found.parameters + SLACK):
             model = build_from_recipe(found.recipe)
         _fill(model, path, found)
-        return _from_image(model)
+        return model
     except ModelFileError as error:
         raise ModelFileError(f"{path}: {error}") from error.__cause__
 
@@ -52,15 +54,6 @@ def _fill(model: KerasModel, path: Path, found: ForeignFile) -> None:
     except Exception as error:
         # h5py and Keras raise a dozen unrelated types on files that don't fit
         raise ModelFileError(f"its arrays don't fit its layers: {what_it_said(error)}") from error
-
-
-def _from_image(model: KerasModel) -> KerasModel:
-    """Return the model with an input of images; what takes (N, H, W) is given a gray image without its channel."""
-    shape = model.inputs[0].shape[1:]
-    if len(shape) == 3:
-        return model
-    image = keras.Input((*shape, 1))
-    return keras.Model(image, model(keras.layers.Reshape(shape)(image)), name=model.name)
 
 
 @contextmanager

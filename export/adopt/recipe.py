@@ -16,6 +16,7 @@ from .operations import scalar_arithmetic, settings_of_operation
 
 MAX_LAYERS = 3000  # EfficientNetV2L has 1,030
 MAX_TENSORS = 10_000  # with which all layers are called
+AS_ACTIVATIONS = ("relu", "relu6", "sigmoid", "softmax", "silu", "tanh")  # the same as a layer and as a function
 MAX_MODEL_DEPTH = 8  # models in models
 
 
@@ -205,6 +206,8 @@ class _Reader:
                 return LayerRecipe(
                     name, "Rescaling", {"name": name, "scale": scale, "offset": offset}, (Call((tensor,)),)
                 )
+        if operation in AS_ACTIVATIONS and settings in ({}, {"axis": -1}):  # a softmax at the end is looked for
+            return LayerRecipe(name, "Activation", {"name": name, "activation": operation}, calls)
         return LayerRecipe(name, f"ops.{operation}", settings, calls)
 
 

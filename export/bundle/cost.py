@@ -44,6 +44,8 @@ def _macs(node: onnx.NodeProto, shapes: Mapping[str, TensorShape]) -> int:
     if node.op_type in RECURRENT_OPERATORS:  # X (T, 1, I), W (D, G*H, I), R (D, G*H, H): D directions, G gates
         steps = shapes[node.input[0]].dims[0]
         return steps * math.prod(weight) + (steps - 1) * shapes[node.input[RECURRENT_INPUT]].size
+    if node.op_type == "ConvTranspose":  # (I, O / groups, H, W)
+        return shapes[node.input[0]].size * math.prod(weight[1:])
     values = shapes[node.output[0]].size
     if node.op_type == "Conv":  # (O, I / groups, H, W)
         return values * math.prod(weight[1:])

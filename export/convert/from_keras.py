@@ -14,16 +14,22 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import keras
+import numpy as np
 import onnx
 import tensorflow as tf
 import tf2onnx
+from tf2onnx.optimizer.transpose_optimizer import TransposeOptimizer
 
 from ...runtime.errors import ConversionError
 from ...runtime.spec import ModelSpec
 from ...train.model import KerasModel
+from .fixed_shapes import fix_shapes
 from .graph_writer import GraphWriter
+from .simplify import simplify
 
 PREFIX = "cnn/"
+ROWS_RANK, IMAGE_RANK = 2, 4  # (N, F) and (N, H, W, C)
 
 
 def write_cnn(writer: GraphWriter, cnn: KerasModel, spec: ModelSpec, opset: int) -> str:
@@ -73,13 +79,61 @@ def _convert(
 ) -> onnx.GraphProto:
     signature = [tf.TensorSpec(shape, tf.float32, name=name) for name, shape in inputs.items()]
     try:
-        with _quiet(), _without_copies(), tf.device("/CPU:0"):
-            model, _ = tf2onnx.convert.from_function(tf.function(function), input_signature=signature, opset=opset)
+        with traceable(), _quiet(), _without_copies(), _with_scalars(), tf.device("/CPU:0"):
+            model, _ = tf2onnx.convert.from_function(
+                tf.function(function),
+                input_signature=signature,
+                opset=opset,
+                custom_op_handlers={"Erfc": (_write_erfc, [])},
+            )
     except Exception as error:
         # tf2onnx and TensorFlow raise anything from KeyError to their own types
         raise ConversionError(f"tf2onnx {tf2onnx.__version__} could not convert the network: {error}") from error
+    fix_shapes(model)
+    simplify(model)
     graph: onnx.GraphProto = model.graph
     return graph
+
+
+def _write_erfc(context: Any, node: Any, name: str, _: list[Any]) -> None:
+    """Write erfc(x), which GELU has and ONNX lacks, as 1 - erf(x)."""
+    node.type = "Erf"
+    one = context.make_const(f"{name}/one", np.array(1, np.float32)).output[0]
+    less = context.make_node("Sub", [one, node.output[0]], dtypes=node.output_dtypes, shapes=node.output_shapes)
+    context.insert_node_on_output(less, node.output[0])
+
+
+def _convolve(images: Any, kernel: Any) -> Any:
+    return tf.nn.conv2d(images, kernel[None, None], 1, "VALID")
+
+
+@contextmanager
+def traceable() -> Iterator[None]:
+    """Let Keras trace some layers by other operators than it runs them by, to the same function.
+
+    A convolution with groups asks for XLA, to run in TensorFlow on a CPU, which tf2onnx can't look into. A Dense layer
+    on images is a 1x1 convolution; Keras's own way of writing it, by reshapes of shapes that are computed, comes out as
+    a dozen operators, between which tf2onnx looks for transpositions for half a minute.
+    """
+    function, call = tf.function, keras.layers.Dense.call
+
+    def without_xla(*arguments: Any, jit_compile: bool | None = None, **settings: Any) -> Any:
+        return (lambda traced: traced) if jit_compile else function(*arguments, **settings)
+
+    def dense(layer: Any, inputs: Any, training: bool | None = None) -> Any:
+        rank = len(inputs.shape)
+        if rank <= ROWS_RANK:
+            return call(layer, inputs, training=training)
+        kernel = tf.convert_to_tensor(layer.kernel)
+        product = tf.linalg.matmul if rank != IMAGE_RANK else _convolve
+        value = product(inputs, kernel)
+        return layer.activation(tf.nn.bias_add(value, layer.bias) if layer.use_bias else value)
+
+    tf.function, keras.layers.Dense.call = without_xla, dense
+    try:
+        yield
+    finally:
+        tf.function, keras.layers.Dense.call = function, call
 
 
 @contextmanager
@@ -98,6 +152,27 @@ def _without_copies() -> Iterator[None]:
         os.environ.pop(name)
         if before is not None:
             os.environ[name] = before
+
+
+@contextmanager
+def _with_scalars() -> Iterator[None]:
+    """Let tf2onnx move a transposition past the addition of a scalar, over which its optimizer stumbles up to 1.17.
+
+    It takes the scalar behind a convolution, such as the 3 of a hard swish, for a bias, and asks for its largest axis.
+    """
+    before = TransposeOptimizer._add_handler
+
+    def add(optimizer: Any, transposed: Any, node: Any) -> bool:
+        other = node.inputs[1]
+        if other.is_const() and not other.get_tensor_value(as_list=False).shape:
+            return bool(optimizer._switch_transpose_and_node(node, transposed))
+        return bool(before(optimizer, transposed, node))
+
+    TransposeOptimizer._add_handler = add
+    try:
+        yield
+    finally:
+        TransposeOptimizer._add_handler = before
 
 
 @contextmanager

@@ -21,9 +21,11 @@ from ...runtime.errors import ConversionError
 
 # the axis of a weight along which each index has its own scale: output channels of (O, I, H, W), columns of (I, O)
 WEIGHT_AXIS = {"Conv": 0, "MatMul": 1}
+WEIGHT_RANK = {"Conv": 4, "MatMul": 2}  # of the weights that INT8 takes: (O, I, H, W) and (I, O)
 
 CONTRIBUTED = "com.microsoft"  # the domain of ONNX Runtime's own operators
 POINTWISE = "/product"  # ends the name of a convolution that was written as a matrix product
+AFFINE = re.compile(r"/affine(_\d+)?$")  # ends the name of a depthwise 1x1 convolution that is a normalization
 RECURRENT_OPERATORS = ("LSTM", "GRU")
 # a recurrent layer's tensors are named rnn/LAYER/…, those of a Bidirectional's directions rnn/LAYER-forward/…
 FORWARD, BACKWARD = "-forward", "-backward"
@@ -39,13 +41,22 @@ def branch_of(name: str) -> str:
     return first if first in ("cnn", "rnn") and "/" in name else "head"
 
 
-def layer_of(node: onnx.NodeProto) -> str | None:
+Shapes = Mapping[str, tuple[int, ...]]
+
+
+def constant_shapes(model: onnx.ModelProto) -> Shapes:
+    """Return the shape of every initializer, by its name."""
+    return {tensor.name: tuple(tensor.dims) for tensor in model.graph.initializer}
+
+
+def layer_of(node: onnx.NodeProto, constants: Shapes) -> str | None:
     """Name the layer that a quantizable node belongs to: a recurrent one, or the node itself; None for any other node.
 
-    INT8 can take a convolution or a matrix product; our graphs have products with constants alone. A Gemm stays as it
-    is: those of the head and the projection are small.
+    INT8 can take a convolution of images or a matrix product whose weight is one of the constants, by
+    ``constant_shapes``; the product of two activations, as in attention, stays as it is. So does a Gemm: those of the
+    head and the projection are small.
     """
-    if node.op_type not in WEIGHT_AXIS:
+    if node.op_type not in WEIGHT_AXIS or len(constants.get(node.input[1], ())) != WEIGHT_RANK[node.op_type]:
         return None
     found = RECURRENT_PRODUCT.fullmatch(node.name)
     return found[1] if found else str(node.name)
@@ -54,8 +65,9 @@ def layer_of(node: onnx.NodeProto) -> str | None:
 def quantizable(model: onnx.ModelProto) -> dict[str, list[onnx.NodeProto]]:
     """List the nodes that INT8 can take, by layer, in the order of the graph."""
     layers: dict[str, list[onnx.NodeProto]] = {}
+    constants = constant_shapes(model)
     for node in model.graph.node:
-        if layer := layer_of(node):
+        if layer := layer_of(node, constants):
             layers.setdefault(layer, []).append(node)
     return layers
 
@@ -95,6 +107,16 @@ def gives_float(
         behind = taken[behind[0].output[0]]
         return bool(behind) and all(other.op_type == "GlobalAveragePool" for other in behind)
     return bool(behind) and all(other.op_type in ("Add", "GlobalAveragePool") for other in behind)
+
+
+def is_affine(node: onnx.NodeProto) -> bool:
+    """Tell whether a convolution gives each channel a factor and an offset and no more, as ``simplify`` writes it."""
+    return node.op_type == "Conv" and bool(AFFINE.search(node.name))
+
+
+def groups_of(node: onnx.NodeProto) -> int:
+    """Return a convolution's number of groups; a depthwise one has as many as channels."""
+    return next((int(item.i) for item in node.attribute if item.name == "group"), 1)
 
 
 def is_pointwise(node: onnx.NodeProto) -> bool:
@@ -154,6 +176,26 @@ def tensor_types(model: onnx.ModelProto) -> dict[str, int]:
 def float_tensors(model: onnx.ModelProto) -> frozenset[str]:
     """Return the names of the tensors in FP32: inputs, constants, activations and outputs, not shapes and indices."""
     return frozenset(name for name, kind in tensor_types(model).items() if kind == TensorProto.FLOAT)
+
+
+def channel_counts(model: onnx.ModelProto) -> dict[str, int]:
+    """Return the length of every tensor's second axis, the channels of images, by name, where that is known."""
+    return {name: dims[1] for name, dims in _inferred_dims(model).items() if len(dims) > 1 and dims[1]}
+
+
+def tensor_ranks(model: onnx.ModelProto) -> dict[str, int]:
+    """Return the number of axes of every tensor, by name, where that is known."""
+    return {name: len(dims) for name, dims in _inferred_dims(model).items()}
+
+
+def _inferred_dims(model: onnx.ModelProto) -> dict[str, list[int]]:
+    graph = onnx.shape_inference.infer_shapes(skeleton(model)).graph
+    tensors = {value.name: value.type.tensor_type for value in (*graph.input, *graph.value_info, *graph.output)}
+    return {
+        name: [dim.dim_value for dim in tensor.shape.dim]
+        for name, tensor in tensors.items()
+        if tensor.HasField("shape")
+    }
 
 
 @dataclass(frozen=True)

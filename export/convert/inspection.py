@@ -15,7 +15,16 @@ from ...runtime.manifest import RecurrentForm, Target
 from ...runtime.spec import ModelSpec
 from ...train.backbones import BACKBONES
 from .fp32_graph import IR_VERSION, OPSET, QUANTIZED_IR_VERSION, QUANTIZED_OPSET
-from .graph_reading import CONTRIBUTED, RECURRENT_OPERATORS, branch_of, is_pointwise, producers, skeleton, tensor_types
+from .graph_reading import (
+    CONTRIBUTED,
+    RECURRENT_OPERATORS,
+    branch_of,
+    is_affine,
+    is_pointwise,
+    producers,
+    skeleton,
+    tensor_types,
+)
 from .graph_writer import BATCH
 
 STEP_HIDDEN = re.compile(r"rnn/[^/]+/step_\d+/hidden")
@@ -27,12 +36,17 @@ UNWANTED = {
     "Loop": "tf2onnx writes one for a layer with a fixed batch or a hard_sigmoid gate",
     "Scan": "a recurrent layer was not written by hybrid-edge",
     "If": "a layer behaves otherwise in training than in inference, and was exported in training",
-    "BatchNormalization": "it was not folded into the convolution before it",
+    "BatchNormalization": "it was not written as a convolution, as those of images are",
 }
 
 Shape = tuple[int | str, ...]
 TYPE_NAMES: dict[int, str] = {int(TensorProto.FLOAT): "FP32", int(TensorProto.FLOAT16): "FP16"}
-OPERATION_KINDS = {"Conv": "convolutions", "MatMul": "matrix products", "Gemm": "matrix products"}
+OPERATION_KINDS = {
+    "Conv": "convolutions",
+    "ConvTranspose": "convolutions",
+    "MatMul": "matrix products",
+    "Gemm": "matrix products",
+}
 OPERATION_KINDS |= {name: name for name in RECURRENT_OPERATORS}
 PRECISION_ORDER = ("INT8", "FP16", "FP32")
 
@@ -126,7 +140,7 @@ def _version_faults(model: onnx.ModelProto, declared: Declaration) -> Iterable[s
 
 def _operator_faults(model: onnx.ModelProto, spec: ModelSpec, declared: Declaration) -> Iterable[str]:
     counts = {**count_operators(model), STEPS: count_steps(model)}
-    counts["Conv"] = counts.get("Conv", 0) + sum(is_pointwise(node) for node in model.graph.node)
+    counts["Conv"] = sum(_kind(node) == OPERATION_KINDS["Conv"] for node in model.graph.node)
     expected = {**dict.fromkeys(UNWANTED, 0), **_recurrent_counts(spec, declared.recurrent)}
     if not spec.adopted:
         expected["Conv"] = BACKBONES[spec.backbone].convolutions if spec.uses_cnn else 0
@@ -178,6 +192,8 @@ def operations(model: onnx.ModelProto) -> dict[str, str]:
     """
     makers = producers(model.graph.node)
     types = {tensor.name: tensor.data_type for tensor in model.graph.initializer}
+    if any(_kind(node) and node.input[1] not in types for node in model.graph.node):  # of two activations
+        types = tensor_types(model)
     return {node.name: _precision(node, makers, types) for node in model.graph.node if _kind(node)}
 
 
@@ -213,7 +229,7 @@ def _counts(names: Iterable[str], found: Mapping[str, str], kinds: Mapping[str, 
 def _kind(node: onnx.NodeProto) -> str:
     if node.domain == CONTRIBUTED:
         return OPERATION_KINDS["Conv" if is_pointwise(node) else "MatMul"]
-    return OPERATION_KINDS.get(node.op_type, "")
+    return "" if is_affine(node) else OPERATION_KINDS.get(node.op_type, "")
 
 
 def _precision(node: onnx.NodeProto, makers: Mapping[str, onnx.NodeProto], types: Mapping[str, int]) -> str:
@@ -222,4 +238,5 @@ def _precision(node: onnx.NodeProto, makers: Mapping[str, onnx.NodeProto], types
     both = [makers.get(name) for name in node.input[:2]]
     if all(maker is not None and maker.op_type == "DequantizeLinear" for maker in both):
         return "INT8"
-    return TYPE_NAMES[types[node.input[1]]]
+    # behind ONNX Runtime's own integer operators, which give floats, onnx infers no types
+    return TYPE_NAMES[types.get(node.input[1], int(TensorProto.FLOAT))]

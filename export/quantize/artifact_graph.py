@@ -22,7 +22,7 @@ from ...calib import Range
 from ...runtime.spec import ModelSpec
 from ..artifacts import Artifact
 from ..convert.fp32_graph import GraphBuilder
-from ..convert.graph_reading import quantizable
+from ..convert.graph_reading import is_affine, quantizable
 from ..convert.inspection import Declaration, check_graph
 from .cpu_graph import CpuGraph, image_layers
 from .cpu_speed import fill_channels
@@ -100,14 +100,14 @@ class ArtifactGraphs:
 
     def always_wide(self, artifact: Artifact) -> set[str]:
         """Return the layers that an INT8 artifact never quantizes, whatever its gate says."""
-        return image_layers(self.source(artifact.recurrent)) if artifact.runs_integers_on_cpu else set()
+        return _always_wide(self.source(artifact.recurrent), artifact)
 
     def write(self, artifact: Artifact, wider: Collection[str] = ()) -> onnx.ModelProto:
         """Write the artifact's graph, the layers of ``wider`` in the next wider precision than INT8, and check it."""
         quantized: list[str] = []
         if artifact.precision == "int8":
             evened = self.evened(artifact.recurrent)
-            kept = set(wider) | (image_layers(evened.graph) if artifact.runs_integers_on_cpu else set())
+            kept = set(wider) | _always_wide(evened.graph, artifact)
             quantized = [layer for layer in quantizable(evened.graph) if layer not in kept]
             model = self._quantize(evened, artifact, quantized)
         else:
@@ -150,3 +150,9 @@ class ArtifactGraphs:
     def _wide(self, precision: str) -> frozenset[str]:
         peaks = self.peaks(precision)
         return peaks.wide if peaks else frozenset()
+
+
+def _always_wide(source: onnx.ModelProto, artifact: Artifact) -> set[str]:
+    if artifact.runs_integers_on_cpu:
+        return image_layers(source)
+    return {node.name for node in source.graph.node if is_affine(node)}

@@ -11,7 +11,15 @@ import onnx
 from onnx import TensorProto, helper
 
 from ...calib import Calibration, Method, Range, choose_range
-from ..convert.graph_reading import STEP_PART, branch_of, float_tensors, producers, quantizable, range_key
+from ..convert.graph_reading import (
+    STEP_PART,
+    branch_of,
+    constant_shapes,
+    float_tensors,
+    producers,
+    quantizable,
+    range_key,
+)
 from .equalize import PIXELS, PixelGrid
 
 # one tensor for all steps of a layer; what else a step makes lies within [-1, 1] or is smaller than one of these
@@ -20,6 +28,7 @@ GRU_STATES = ("shifted", "reset", "recurrent_candidate", "sum")  # and the first
 STATE_NAME = re.compile(rf"rnn/[^/]+/step_\d+/({'|'.join(LSTM_STATES + GRU_STATES)})")
 UNIT_INTERVAL = (-1.0, 1.0)  # of hidden states
 STEPS_BELOW_ZERO = {True: 127, False: 128}  # of a signed byte, by whether the range is symmetric
+MAX_MOMENTS = 8192  # inputs of a product: the mean of x xᵀ takes 256 MiB then, and its inverse a minute
 
 
 def measured_graph(source: onnx.ModelProto) -> onnx.ModelProto:
@@ -52,9 +61,13 @@ def measured_graph(source: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def product_inputs(source: onnx.ModelProto) -> onnx.ModelProto:
-    """Return the part of ``measured_graph`` that makes what quantizable products take, (..., I); empty without any."""
+    """Return the part of ``measured_graph`` that makes what quantizable products take, (..., I); empty without any.
+
+    A product of very many inputs, such as a Dense layer on a flattened image, is left out.
+    """
     products = [node for nodes in quantizable(source).values() for node in nodes if node.op_type == "MatMul"]
-    wanted = {range_key(node.input[0]) for node in products}
+    shapes = constant_shapes(source)
+    wanted = {range_key(node.input[0]) for node in products if shapes[node.input[1]][0] <= MAX_MOMENTS}
     model = measured_graph(source)
     graph, makers = model.graph, producers(model.graph.node)
     needed, left = set[str](), [name for name in wanted if name in makers]

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import onnx
 
-from ..convert.graph_reading import producers, takers
+from ..convert.graph_reading import channel_counts, constant_shapes, groups_of, producers, takers
 
 HOMOGENEOUS = ("Relu", "LeakyRelu", "MaxPool")  # f(a x) = a f(x) for a > 0
 JOINING = (*HOMOGENEOUS, "Add", "GlobalAveragePool")  # channel c of what they give is made of channels c alone
@@ -37,31 +37,37 @@ def channel_groups(model: onnx.ModelProto, *, through_depthwise: bool = False) -
     With ``through_depthwise`` a depthwise convolution joins what it takes with what it makes.
     """
     nodes, names = model.graph.node, _Disjoint()
-    shapes = {tensor.name: tuple(tensor.dims) for tensor in model.graph.initializer}
-    constants = set(shapes)
+    shapes, joining = constant_shapes(model), _joining(model)
     convolved = set[str]()
     for node in nodes:
         if node.op_type == "Conv":
             convolved |= {names.find(node.input[0]), names.find(node.output[0])}
             if through_depthwise and groups_of(node) == shapes[node.input[1]][0] > 1:
                 names.join(node.input[0], node.output[0])
-        elif node.op_type in JOINING and constants.isdisjoint(node.input):
+        elif node.output[0] in joining:
             for name in node.input:
                 names.join(name, node.output[0])
     made, taken = producers(nodes), takers(nodes)
     for tensors in names.groups():
         if not convolved.isdisjoint(tensors):
-            yield _group(tensors, constants, made, taken)
+            yield _group(tensors, joining, made, taken)
 
 
-def groups_of(node: onnx.NodeProto) -> int:
-    """Return a convolution's number of groups; a depthwise one has as many as channels."""
-    return next((int(item.i) for item in node.attribute if item.name == "group"), 1)
+def _joining(model: onnx.ModelProto) -> set[str]:
+    """Name the results that are made of channel c of every input alone, none of them a constant or spread over them."""
+    channels, constants = channel_counts(model), constant_shapes(model)
+    return {
+        node.output[0]
+        for node in model.graph.node
+        if node.op_type in JOINING
+        and constants.keys().isdisjoint(node.input)
+        and len({channels.get(name) for name in (*node.input, node.output[0])}) == 1
+    }
 
 
 def _group(
     tensors: list[str],
-    constants: set[str],
+    joining: set[str],
     made: Mapping[str, onnx.NodeProto],
     taken: Mapping[str, list[onnx.NodeProto]],
 ) -> ChannelGroup:
@@ -71,13 +77,9 @@ def _group(
         tuple(tensors),
         tuple(node for node in makers if node is not None and node.op_type == "Conv"),
         tuple((name, node) for name, node in behind if node.op_type == "Conv"),
-        tuple((name, node) for name, node in behind if node.op_type != "Conv" and not _joins(node, constants)),
-        all(node is not None and (node.op_type == "Conv" or _joins(node, constants)) for node in makers),
+        tuple((name, node) for name, node in behind if node.op_type != "Conv" and node.output[0] not in joining),
+        all(node is not None and (node.op_type == "Conv" or node.output[0] in joining) for node in makers),
     )
-
-
-def _joins(node: onnx.NodeProto, constants: set[str]) -> bool:
-    return node.op_type in JOINING and constants.isdisjoint(node.input)
 
 
 class _Disjoint:

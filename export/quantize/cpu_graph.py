@@ -32,15 +32,17 @@ from ..convert.graph_reading import (
     CONTRIBUTED,
     POINTWISE,
     arrays,
+    constant_shapes,
     gives_float,
+    groups_of,
     integers_of,
     layer_of,
     producers,
     range_key,
     takers,
+    tensor_ranks,
 )
 from ..convert.graph_writer import GraphWriter
-from .channel_groups import groups_of
 from .int8_weights import (
     LEVELS,
     QuantizedWeight,
@@ -54,6 +56,7 @@ from .int8_weights import (
 
 Float32 = npt.NDArray[np.float32]
 
+IMAGE_RANK = 4  # (N, C, H, W)
 KERNEL_CHANNELS = 4  # input channels at a time: vpdpbusd adds up four products of bytes
 
 
@@ -86,6 +89,8 @@ class CpuGraph:
         self._means = means or {}
         self._rounder = rounder or Rounder()
         self._arrays = arrays(source)
+        self._shapes = constant_shapes(source)
+        self._rows = {name for name, rank in tensor_ranks(source).items() if rank < IMAGE_RANK}
         self._makers = producers(source.graph.node)
         self._takers = takers(source.graph.node)
         self._writer = GraphWriter(source.graph.name)
@@ -95,7 +100,7 @@ class CpuGraph:
         """Write the graph: opset 17, IR 8, and ONNX Runtime's own domain where a matrix product is quantized."""
         self._writer.graph.input.extend(self._source.graph.input)
         for node in self._source.graph.node:
-            if layer_of(node) not in self._quantized:
+            if layer_of(node, self._shapes) not in self._quantized:
                 self._plain(node)
             elif node.op_type == "Conv" and self._gives_float(node):
                 self._pointwise(node)
@@ -110,8 +115,8 @@ class CpuGraph:
         return self._writer.model
 
     def _plain(self, node: onnx.NodeProto) -> None:
-        if node.op_type == "GlobalAveragePool":  # ONNX Runtime can't move a transposition past it
-            value = self._input(node.input[0])
+        if node.op_type == "GlobalAveragePool" and node.input[0] not in self._rows:
+            value = self._input(node.input[0])  # ONNX Runtime can't move a transposition past a pooling
             self._writer.node("ReduceMean", [value], node.output[0], axes=[2, 3], keepdims=1)
         elif not self._is_clipped(node):
             self._writer.copy(node, [self._input(name) for name in node.input])
@@ -208,7 +213,7 @@ class CpuGraph:
             maker = self._makers.get(maker.input[0])
         elif self._only_relu(name):
             return False
-        if maker is None or maker.op_type != "Conv" or layer_of(maker) not in self._quantized:
+        if maker is None or maker.op_type != "Conv" or layer_of(maker, self._shapes) not in self._quantized:
             return False
         return not self._gives_float(maker)
 
@@ -238,7 +243,9 @@ class CpuGraph:
         if node.op_type != "Relu" or self._is_stored(node.output[0]) or range_key(node.output[0]) not in self._ranges:
             return False
         behind = self._takers[node.output[0]]
-        quantized = all(other.op_type == "Conv" and layer_of(other) in self._quantized for other in behind)
+        quantized = all(
+            other.op_type == "Conv" and layer_of(other, self._shapes) in self._quantized for other in behind
+        )
         return quantized and int(unsigned_scale(self._ranges[range_key(node.output[0])])[1]) == 0
 
     def _parameters(self, name: str) -> tuple[str, str]:

@@ -24,8 +24,8 @@ import numpy.typing as npt
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from ..convert.graph_reading import arrays, branch_of, tensor_shapes
-from .channel_groups import ChannelGroup, channel_groups, groups_of
+from ..convert.graph_reading import arrays, branch_of, groups_of, tensor_shapes
+from .channel_groups import ChannelGroup, channel_groups
 
 VECTOR_CHANNELS = 16
 

@@ -22,9 +22,9 @@ import onnx
 
 from ...runtime.preprocess import scaled_values
 from ...runtime.spec import ModelSpec
-from ..convert.graph_reading import arrays, gives_float, integers_of, producers, takers
+from ..convert.graph_reading import arrays, gives_float, groups_of, integers_of, producers, takers
 from ..convert.graph_writer import GraphWriter
-from .channel_groups import HOMOGENEOUS, ChannelGroup, channel_groups, groups_of
+from .channel_groups import HOMOGENEOUS, ChannelGroup, channel_groups
 
 Float32 = npt.NDArray[np.float32]
 Float64 = npt.NDArray[np.float64]
@@ -68,7 +68,13 @@ class PixelGrid:
 class _Convolution:
     weight: Float64
     bias: Float64 | None
-    depthwise: bool
+    groups: int
+
+    @property
+    def by_input(self) -> Float64:
+        """The weight as a view (G, O / G, I / G, H, W), whose first and third axis are the input's channels."""
+        outputs, *others = self.weight.shape
+        return self.weight.reshape(self.groups, outputs // self.groups, *others)
 
 
 class EvenedGraph(NamedTuple):
@@ -177,14 +183,16 @@ class _Equalizer:
 
     def _multiply_back(self, node: onnx.NodeProto, factors: Float64) -> None:
         own = self._convolutions[node.name]
-        own.weight *= factors.reshape((-1, 1, 1, 1) if own.depthwise else (1, -1, 1, 1))
+        parts = own.by_input
+        parts *= factors.reshape(own.groups, 1, -1, 1, 1)
         if node.name in self.input_means:
             self.input_means[node.name] = self.input_means[node.name] / factors
 
     def _column_peaks(self, node: onnx.NodeProto) -> Float64 | None:
         """Return the largest |weight| that each input channel meets; None where each has a scale of its own anyway."""
         own = self._convolutions[node.name]
-        return None if own.depthwise else np.abs(own.weight).max(axis=(0, 2, 3))
+        alone = own.weight.shape[1] == 1 < own.groups
+        return None if alone else np.asarray(np.abs(own.by_input).max(axis=(1, 3, 4)).reshape(-1), np.float64)
 
     def _common_factors(self, group: ChannelGroup) -> Float64 | None:
         """Compute what to divide each channel of a group by, (C,); None where there is nothing to even out."""
@@ -274,7 +282,7 @@ def channel_tensors(source: onnx.ModelProto) -> list[str]:
 def _convolution(node: onnx.NodeProto, constants: Mapping[str, npt.NDArray[np.generic]]) -> _Convolution:
     weight = np.array(constants[node.input[1]], np.float64)
     bias = np.array(constants[node.input[2]], np.float64) if len(node.input) > 2 else None
-    return _Convolution(weight, bias, depthwise=groups_of(node) == weight.shape[0] > 1)
+    return _Convolution(weight, bias, groups_of(node))
 
 
 def _divide(convolution: _Convolution, factors: Float64) -> None:

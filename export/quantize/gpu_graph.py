@@ -25,7 +25,9 @@ from ..convert.graph_reading import (
     WEIGHT_AXIS,
     arrays,
     branch_of,
+    constant_shapes,
     float_tensors,
+    is_affine,
     layer_of,
     range_key,
 )
@@ -38,6 +40,10 @@ MAX_LISTED = 5  # layers that a warning names
 
 FLOAT, FLOAT16 = int(TensorProto.FLOAT), int(TensorProto.FLOAT16)
 NOT_FLOAT = int(TensorProto.UNDEFINED)  # shapes and indices, which stay as they are
+# inputs that ONNX wants in FP32 whatever the others are: a Resize's region and scales
+FP32_INPUTS = {"Resize": (1, 2)}
+REDUCTIONS = ("ReduceMean", "ReduceMax", "ReduceMin", "ReduceProd", "ReduceL1", "ReduceL2", "ReduceSumSquare")
+MAKING_FLOATS = ("ConstantOfShape", "EyeLike", "Range")  # which take none, and have their type from elsewhere
 WHOLE_LAYER = (*RECURRENT_OPERATORS, "Expand")  # the operator, and the zeros that it starts from, which have its type
 FLOATS: dict[int, type[np.floating]] = {FLOAT: np.float32, FLOAT16: np.float16}
 
@@ -70,6 +76,7 @@ class GpuGraph:
         self._rounder = rounder or Rounder()
         self._half = half
         self._arrays = arrays(source)
+        self._shapes = constant_shapes(source)
         self._floats = float_tensors(source)
         self._writer = GraphWriter(source.graph.name)
         self._made: dict[str, int] = {}  # the type of each tensor that was written
@@ -87,12 +94,43 @@ class GpuGraph:
 
     def _node(self, node: onnx.NodeProto) -> None:
         kind = self._kind(node)
-        if layer_of(node) in self._quantized:
-            inputs = self._quantized_inputs(node, kind)
+        if layer_of(node, self._shapes) in self._quantized:
+            self._writer.copy(node, self._quantized_inputs(node, kind))
+        elif is_affine(node):
+            self._affine(node, kind)
         else:
-            inputs = [self._input(name, kind) for name in node.input]
-        self._writer.copy(node, inputs)
+            inputs = [
+                self._input(name, FLOAT if place in FP32_INPUTS.get(node.op_type, ()) else kind)
+                for place, name in enumerate(node.input)
+            ]
+            self._plain(node, inputs, kind)
         self._made.update({name: kind if name in self._floats else NOT_FLOAT for name in node.output})
+
+    def _plain(self, node: onnx.NodeProto, inputs: list[str], kind: int) -> None:
+        """Copy a node that stays in float; where the opset is 19, as that has its attributes."""
+        copy = onnx.NodeProto()
+        copy.CopyFrom(node)
+        for index in reversed(range(len(node.attribute))):
+            item = node.attribute[index]
+            if item.name == "to" and item.i in FLOATS:
+                copy.attribute[index].i = kind
+            if item.name == "axes" and node.op_type in REDUCTIONS and self._quantized:
+                inputs.append(self._writer.constant(f"{node.name}/axes", np.array(item.ints, np.int64)))
+                del copy.attribute[index]
+        if node.op_type == "Split" and len(node.input) < 2 and self._quantized:
+            copy.attribute.append(onnx.helper.make_attribute("num_outputs", len(node.output)))
+        self._writer.copy(copy, inputs)
+
+    def _affine(self, node: onnx.NodeProto, kind: int) -> None:
+        """Write a factor and an offset of each channel as such: engines fuse these into what is around them."""
+        value = self._input(node.input[0], kind)
+        values = {"factors": self._float(node.input[1])}
+        if len(node.input) > 2:
+            values["offsets"] = self._float(node.input[2])
+        for (name, part), operator in zip(values.items(), ("Mul", "Add"), strict=False):
+            constant = self._writer.constant(f"{node.name}/{name}", part.reshape(1, -1, 1, 1).astype(FLOATS[kind]))
+            last = name == list(values)[-1]
+            value = self._writer.node(operator, [value, constant], node.output[0] if last else f"{node.name}/scaled")
 
     def _quantized_inputs(self, node: onnx.NodeProto, kind: int) -> list[str]:
         """Put both inputs through INT8; a bias stays as it is, or gets what makes up for rounded weights."""
@@ -108,6 +146,8 @@ class GpuGraph:
     def _kind(self, node: onnx.NodeProto) -> int:
         """Choose FLOAT or FLOAT16: a strongly typed node has one type for all it takes and makes."""
         if not self._half or branch_of(node.name) == "head" or self._is_wide(node):
+            return FLOAT
+        if node.op_type in MAKING_FLOATS:
             return FLOAT
         return FLOAT16
 

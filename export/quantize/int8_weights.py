@@ -134,11 +134,16 @@ def bias_correction(
     """Compute what rounding the weights of a convolution takes from the mean of each output channel, (O,).
 
     Rounding errors average out over an image's positions, a shifted mean does not (Nagel et al., "Data-Free
-    Quantization Through Weight Equalization and Bias Correction", 2019, section 4.2). The weight is (O, I, H, W), or
-    (C, 1, H, W) of a depthwise convolution; ``means`` is the mean of each channel of the input, (I,) or (C,).
+    Quantization Through Weight Equalization and Bias Correction", 2019, section 4.2). The weight is
+    (O, I / groups, H, W), of a depthwise convolution (C, 1, H, W); ``means`` is the mean of each channel of the input,
+    (I,).
     """
     lost = (weight - quantized.restored()).sum(axis=(2, 3), dtype=np.float64)
-    return np.asarray(lost[:, 0] * means if lost.shape[1] == 1 and len(means) > 1 else lost @ means, np.float64)
+    groups = len(means) // lost.shape[1]
+    if groups == 1:
+        return np.asarray(lost @ means, np.float64)
+    parts = lost.reshape(groups, -1, lost.shape[1]) * means.reshape(groups, 1, -1)
+    return np.asarray(parts.sum(axis=2).reshape(-1), np.float64)
 
 
 class Rounder:

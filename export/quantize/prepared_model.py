@@ -52,7 +52,7 @@ class PreparedModel:
     """A model, ready to be written as artifacts; ``weights`` is the SHA-256 of its weights.
 
     ``images`` are those that were calibrated on, None for FP32 alone; ``calibration`` holds the statistics that INT8's
-    ranges follow from, None without INT8.
+    ranges follow from, None without INT8. ``adoption`` says how a model that somebody else trained became ours.
     """
 
     weights: str
@@ -60,6 +60,7 @@ class PreparedModel:
     graphs: ArtifactGraphs
     images: CalibrationImages | None = None
     calibration: Calibration | None = None
+    adoption: Mapping[str, Any] | None = None
 
     @property
     def spec(self) -> ModelSpec:
@@ -106,14 +107,15 @@ class PreparedModel:
 
 def prepare(request: ExportRequest, log: StepLog) -> PreparedModel:
     """Load the model, run Keras, convert, and measure what the precisions need."""
-    model, spec, weights = _load(request, log)
+    model, spec, weights, adoption = _load(request, log)
     images, settings = request.images.images, request.settings
     with log.step(f"run Keras on {len(images)} images", len(images)) as advance:
         reference = Reference.of(model, spec, images, on_batch=advance)
     for reason in reference.skipped:
         log.say(f"passed over {reason}", style="yellow")
     with log.step("convert to ONNX"):
-        prepared = PreparedModel(weights, reference, ArtifactGraphs(GraphBuilder(model, spec), spec))
+        graphs = ArtifactGraphs(GraphBuilder(model, spec), spec)
+        prepared = PreparedModel(weights, reference, graphs, adoption=adoption)
     if not settings.needs_calibration:
         return prepared
     chosen = choose_images(request.calibration, validation=[image.path for image in reference.images])
@@ -125,13 +127,13 @@ def prepare(request: ExportRequest, log: StepLog) -> PreparedModel:
     return _calibrated(surveyed, measurer, request, log) if "int8" in settings.precisions else surveyed
 
 
-def _load(request: ExportRequest, log: StepLog) -> tuple[KerasModel, ModelSpec, str]:
+def _load(request: ExportRequest, log: StepLog) -> tuple[KerasModel, ModelSpec, str, Mapping[str, Any] | None]:
     if request.adoption is not None:
         found = adopt(request.adoption, request.images.images, log)
-        return found.model, found.spec, found.weights
+        return found.model, found.spec, found.weights, found.record
     with log.step("load the Keras model"):
         model, spec = load_model(request.model)
-        return model, spec, weights_sha256(model)
+        return model, spec, weights_sha256(model), None
 
 
 def _surveyed(graphs: ArtifactGraphs, model: KerasModel, measurer: ActivationMeasurer, *, half: bool) -> ArtifactGraphs:

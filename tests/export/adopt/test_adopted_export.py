@@ -1,3 +1,4 @@
+import json
 from pathlib import Path
 
 import numpy as np
@@ -30,6 +31,9 @@ def test_somebody_elses_model_becomes_a_bundle_that_answers_like_it_in_every_pre
     result = export(request)
     result.require_passed()
     assert result.bundle == tmp_path / "model-bundle"
+    report = json.loads((tmp_path / "model-bundle-report" / "report.json").read_text())
+    tried = report["adoption"]["accuracy_by_preprocessing"]
+    assert max(tried, key=tried.get) == {"cnn and gru": "unit rgb", "bgr": "caffe bgr"}[kind]
     manifest = parse_manifest((result.bundle / "manifest.json").read_bytes())
     assert manifest.format_version == 2
     assert {"fp32", "fp16", "int8"} == {item.precision for item in manifest.variants}

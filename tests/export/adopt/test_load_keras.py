@@ -44,7 +44,8 @@ def with_operations() -> Any:
     value = value * keras.ops.sigmoid(value) + 1
     value = keras.ops.relu6(value + 3)[:, ::2, :, ::-1] * (1 / 6)
     value = keras.ops.mean(value, axis=[1, 2])
-    return keras.Model(image, layers.Dense(3)(keras.ops.concatenate([value, 2 - value], axis=-1)))
+    value = layers.Dense(3)(keras.ops.concatenate([value, 2 - value], axis=-1))
+    return keras.Model(image, keras.ops.softmax(value))
 
 
 def shared_and_nested() -> Any:
@@ -92,6 +93,13 @@ def test_a_model_of_keras_3_answers_as_before(make: Callable[[], Any], suffix: s
     images = np.random.default_rng(0).uniform(0, 1, (2, *model.input_shape[1:])).astype("float32")
     loaded = load(tmp_path / f"model.{suffix}")
     np.testing.assert_allclose(loaded(images, training=False), model(images, training=False), atol=1e-5)
+
+
+def test_arithmetic_and_a_softmax_between_layers_become_layers_that_can_be_seen(tmp_path: Path) -> None:
+    with_operations().save(tmp_path / "model.keras")
+    loaded = load(tmp_path / "model.keras").layers
+    assert (loaded[1].scale, loaded[2].offset) == (1 / 127.5, -1.0)
+    assert loaded[-1].activation is keras.activations.softmax
 
 
 def test_a_mixed_precision_model_becomes_float32(tmp_path: Path) -> None:

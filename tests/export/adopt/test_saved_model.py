@@ -15,6 +15,8 @@ from support.models.hostile_files import CANARY
 from tensorflow.core.framework.graph_pb2 import GraphDef
 from tensorflow.core.protobuf.saved_model_pb2 import SavedModel
 
+from hybrid_edge.export.adopt import saved_model
+from hybrid_edge.export.adopt.adopted_model import in_our_shape
 from hybrid_edge.export.adopt.freeze import check_model
 from hybrid_edge.export.adopt.graph_operations import check_constants
 from hybrid_edge.export.adopt.model_files import inspect_file
@@ -222,3 +224,38 @@ def test_what_keras_3_exports_answers_as_before(tmp_path: Path) -> None:
     images = np.random.default_rng(0).uniform(0, 255, (2, 8, 8, 3)).astype("float32")
     loaded = load_saved_model(tmp_path / "saved", inspect_file(tmp_path / "saved"))
     np.testing.assert_allclose(loaded(images), model(images), atol=1e-6)
+    adopted = in_our_shape(loaded)
+    assert adopted.scores == "softmax"  # found in the graph, so that logits are what is before it
+    np.testing.assert_allclose(adopted.probabilities(images), model(images), atol=1e-6)
+    np.testing.assert_allclose(adopted.original_scores(images), model(images), atol=1e-6)
+
+
+LYING = """
+import json, sys
+from tensorflow.core.framework.graph_pb2 import GraphDef
+graph = GraphDef()
+graph.node.add(name="x", op="ReadFile")
+content = graph.SerializeToString()
+about = {"input": "x:0", "output": "x:0", "shape": [None, 8, 8, 3], "classes": 2, "bytes": len(content)}
+sys.stdout.buffer.write(json.dumps(about).encode() + b"\\n" + content)
+"""
+
+
+@pytest.mark.parametrize(
+    ("child", "message"),
+    [
+        ("import time; time.sleep(60)", r"ended without an answer \(exit -9\)"),
+        ("print('[1, 2]')", "ended without an answer"),
+        ('print(\'{"bytes": 1e99, "shape": []}\')', "ended without an answer"),
+        ("import sys; sys.stdout.write('x' * 10**6)", "ended without an answer"),
+        (LYING, "the operation ReadFile"),
+    ],
+)
+def test_the_confined_process_is_not_trusted(
+    child: str, message: str, keras2_files: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(saved_model, "CHILD", child)
+    monkeypatch.setattr(saved_model, "SECONDS", 300 if child is LYING else 1)
+    folder = keras2_files / "sequential"
+    with pytest.raises(ModelFileError, match=message):
+        load_saved_model(folder, inspect_file(folder))

@@ -16,6 +16,7 @@ GROUPS = (
     "export",
     "train/test_trainer.py",
     "runtime",
+    "export/adopt",
     "runtime/sources",
     "train",
     "runtime/service",

@@ -55,6 +55,7 @@ class Rebuilder(GraphBuilder):
         source = onnx.load(graph).graph
         self._model = model
         self._spec = spec
+        self._adopted = None
         self._branch = GraphWriter("cnn")
         nodes = [node for node in source.node if node.name.startswith("cnn/")]
         used = {name for node in nodes for name in node.input}

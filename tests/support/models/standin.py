@@ -94,11 +94,12 @@ def write_crops(folder: Path, count: int, seed: int, classes: int = 4) -> Path:
 
 
 def make_standin(spec: ModelSpec, path: Path, sizes: Sizes | None = None, seed: int = 0) -> Model:
-    """Build the stand-in of a hybrid's spec and save it as hybrid-train would."""
+    """Build the stand-in of a hybrid's spec, or of a CNN's alone, and save it as hybrid-train would."""
     sizes = sizes or Sizes()
     keras.utils.set_random_seed(seed)
     model = build_model(spec, empty=True)
-    fill_recurrent(model.get_layer("rnn"), seed)
+    if spec.uses_rnn:
+        fill_recurrent(model.get_layer("rnn"), seed)
     _reestimate(model.get_layer("cnn"), spec, crops(sizes.statistics, seed + 1))
     images, sequences = features(model, spec, crops(sizes.fit, seed + 2))
     with threadpool_limits(1):  # small matrices: BLAS threads that spin for each other take longer than one
@@ -109,12 +110,14 @@ def make_standin(spec: ModelSpec, path: Path, sizes: Sizes | None = None, seed: 
 
 
 def features(model: Model, spec: ModelSpec, frames: Sequence[Frame]) -> tuple[Array, Array]:
-    """What the two branches give, (N, F) each."""
+    """What the two branches give, (N, F) each; ones, (N, 1), in place of a recurrent branch that is not there."""
     cnn = tf.function(lambda image: model.get_layer("cnn")(image, training=False), reduce_retracing=True)
     images, sequences = [], []
     for tensors in _batches(spec, frames):
         images.append(np.asarray(cnn(tensors["image"])))
-        sequences.append(tensors["sequence"])
+        sequences.append(tensors.get("sequence", np.ones((len(images[-1]), 1), np.float32)))
+    if not spec.uses_rnn:
+        return np.concatenate(images), np.concatenate(sequences)
     # the recurrent weights are read once a step for all rows: one batch of everything is many times faster
     rnn = model.get_layer("rnn")(np.concatenate(sequences), training=False)
     return np.concatenate(images), np.asarray(rnn)
@@ -166,13 +169,17 @@ def _fit_head(images: Array, sequences: Array, classes: int, pairs: int, seed: i
     Standardization and principal components are folded into the kernel; that few components are kept bounds how much
     the head amplifies rounding in the features (its terms are some ten times larger than their sum).
     """
-    groups = max(divisor for divisor in range(1, int(classes**0.5) + 1) if classes % divisor == 0)
-    labels = _clusters(images, classes // groups, seed), _clusters(sequences, groups, seed)
+    alone = sequences.shape[1] == 1
+    groups = 1 if alone else max(divisor for divisor in range(1, int(classes**0.5) + 1) if classes % divisor == 0)
+    other = np.zeros(len(images), int) if alone else _clusters(sequences, groups, seed)
+    labels = _clusters(images, classes // groups, seed), other
     own, rng = np.arange(len(images)), np.random.default_rng(seed)
-    left, right = (np.concatenate([own, rng.integers(0, len(own), pairs)]) for _ in range(2))
+    left, right = (np.concatenate([own, rng.integers(0, len(own), 0 if alone else pairs)]) for _ in range(2))
     products = images[left] * sequences[right]
     mean, deviation = products.mean(axis=0), products.std(axis=0) + 1e-9
-    pca = PCA(min(COMPONENTS, products.shape[1]), whiten=True, svd_solver="randomized", random_state=seed)
+    pca = PCA(
+        min(COMPONENTS, len(products) // 4, products.shape[1]), whiten=True, svd_solver="randomized", random_state=seed
+    )
     reduced = pca.fit_transform((products - mean) / deviation)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # near enough: the labels are our own

@@ -1,0 +1,132 @@
+"""Every kind of layer a classifier for images is built of, through FP32, FP16 and INT8."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import keras
+import numpy as np
+import numpy.typing as npt
+import onnx
+import pytest
+from support.models.lowered import error_of, logits_of, randomize, rms_error, statistics_of, tensors_of
+from support.models.many_operators import CLASSES, NETWORKS, SIDE, build_network
+
+from hybrid_edge.calib import Calibration
+from hybrid_edge.export.artifacts import plan_artifacts
+from hybrid_edge.export.bundle.cost import measure_cost
+from hybrid_edge.export.convert.fp32_graph import GraphBuilder
+from hybrid_edge.export.convert.graph_reading import arrays
+from hybrid_edge.export.convert.inspection import count_operators, operations
+from hybrid_edge.export.quantize.artifact_graph import ActivationSurvey, ArtifactGraphs, Int8Ranges
+from hybrid_edge.export.quantize.calibration_graph import choose_ranges, measured_graph
+from hybrid_edge.export.quantize.equalize import channel_tensors
+from hybrid_edge.export.quantize.int8_weights import MAX_PAIR_SUM
+from hybrid_edge.runtime.backends.onnxruntime import TensorSession
+from hybrid_edge.runtime.spec import ModelSpec
+
+Array = npt.NDArray[np.float32]
+
+SPEC = ModelSpec(branches="adopted", image_size=SIDE, class_labels=tuple("abcde")[:CLASSES])
+IMAGES = 24
+# RMS over RMS of what FP16 and INT8 make of these shallow networks, whose weights are random
+FP16_ERROR, INT8_ERROR = 0.01, 0.12
+FLAT = ("strided", "mobile")
+CASES = [(name, False) for name in NETWORKS] + [(name, True) for name in FLAT]
+every_network = pytest.mark.parametrize(("name", "flat"), CASES, ids=[f"{n} flat" if f else n for n, f in CASES])
+
+
+@dataclass(frozen=True)
+class Lowered:
+    """A network's graphs, and what Keras gives."""
+
+    graphs: dict[str, onnx.ModelProto]
+    evened: onnx.ModelProto
+    expected: Array
+    tensors: dict[str, Array]
+
+
+@cache
+def lowered(name: str, flat: bool) -> Lowered:
+    model = build_network(name, flat=flat)
+    randomize(model)
+    builder = GraphBuilder(model, SPEC)
+    graphs = prepared(ArtifactGraphs(builder, SPEC))
+    tensors = tensors_of(SPEC, IMAGES)
+    written = {
+        "int8-cpu" if artifact.runs_integers_on_cpu else artifact.precision: graphs.write(artifact)
+        for artifact in plan_artifacts(("fp32", "fp16", "int8"), "auto", builder.parts)
+    }
+    logits = keras.Model(model.input, model.get_layer("logits").output)(tensors["image"])
+    return Lowered(written, graphs.evened("none").graph, np.asarray(logits), tensors)
+
+
+def prepared(graphs: ArtifactGraphs) -> ArtifactGraphs:
+    """With a survey and ranges, as ``prepare`` measures them."""
+    source, tensors = graphs.source("none"), tensors_of(SPEC, IMAGES, seed=1001)
+    with TensorSession(measured_graph(source).SerializeToString()) as session:
+        found = session.run(tensors)
+    wanted = {name: found[name] for name in channel_tensors(source)}
+    peaks = {name: np.abs(value).max(axis=(0, *range(2, value.ndim))) for name, value in wanted.items()}
+    means = {name: value.mean(axis=(0, *range(2, value.ndim)), dtype=np.float64) for name, value in wanted.items()}
+    surveyed = ArtifactGraphs(graphs.builder, SPEC, ActivationSurvey(peaks, means))
+    evened = surveyed.evened("none").graph
+    statistics = Calibration(statistics_of(measured_graph(evened), tensors), Any, IMAGES, "")  # type: ignore[arg-type]
+    signed, unsigned = (choose_ranges(statistics, evened, "minmax", symmetric=item) for item in (True, False))
+    return ArtifactGraphs(graphs.builder, SPEC, surveyed.survey, None, Int8Ranges(signed, unsigned))
+
+
+@every_network
+def test_the_graph_computes_what_keras_computes_of_plain_operators(name: str, flat: bool) -> None:
+    network = lowered(name, flat)
+    assert error_of(logits_of(network.graphs["fp32"], network.tensors), network.expected) < 1e-5
+    counts = count_operators(network.graphs["fp32"])
+    assert not counts.keys() & {"Loop", "If", "BatchNormalization", "ReduceProd", "StatefulPartitionedCall"}
+
+
+@every_network
+def test_evening_the_channels_out_does_not_change_the_function(name: str, flat: bool) -> None:
+    network = lowered(name, flat)
+    assert error_of(logits_of(network.evened, network.tensors), network.expected) < 2e-5
+
+
+@every_network
+@pytest.mark.parametrize(("variant", "most"), [("fp16", FP16_ERROR), ("int8", INT8_ERROR), ("int8-cpu", INT8_ERROR)])
+def test_a_narrower_precision_stays_near(variant: str, most: float, name: str, flat: bool) -> None:
+    network = lowered(name, flat)
+    kind = {"int8": "int8-tensorrt"}.get(variant, variant)
+    assert rms_error(logits_of(network.graphs[variant], network.tensors, kind), network.expected) < most
+
+
+@every_network
+def test_every_convolution_and_dense_layer_behind_the_image_is_int8(name: str, flat: bool) -> None:
+    network = lowered(name, flat)
+    dense = {
+        node.name
+        for node in network.graphs["fp32"].graph.node
+        if node.op_type == "ConvTranspose" or (node.op_type == "MatMul" and node.input[1] not in constants(network))
+    }
+    for variant in ("int8", "int8-cpu"):
+        found = operations(network.graphs[variant])
+        wide = {key for key, precision in found.items() if precision != "INT8" and key not in dense | {"logits"}}
+        assert len(wide) == (1 if variant == "int8-cpu" else 0), wide  # the first takes an image of three channels
+        assert sum(measure_cost(network.graphs[variant]).cnn.macs.values()) > 0
+
+
+@every_network
+def test_weights_for_the_cpu_fit_where_16_bits_add_them_up(name: str, flat: bool) -> None:
+    graph = lowered(name, flat).graphs["int8-cpu"]
+    integers = {key: value for key, value in arrays(graph).items() if value.dtype == np.int8 and value.ndim > 1}
+    assert integers
+    for key, value in integers.items():
+        if value.ndim == 4 and value.shape[1] == 1:  # depthwise: no CPU adds these up in 16 bits
+            continue
+        rows = value.T if value.ndim == 2 else np.moveaxis(value, 1, -1).reshape(len(value), -1)
+        pairs = rows[:, : rows.shape[1] // 2 * 2].reshape(len(rows), -1, 2).astype(int).sum(axis=2)
+        assert np.abs(pairs).max(initial=0) <= MAX_PAIR_SUM, key
+
+
+def constants(network: Lowered) -> set[str]:
+    return {tensor.name for tensor in network.graphs["fp32"].graph.initializer}
