@@ -73,8 +73,6 @@ REFUSED = {
         "give its weights to an LSTM or GRU, and save again",
     ),
     "Masking": "an image has no steps to mask. Build the model without it, give it these weights, and save again",
-    "SlicingOpLambda": "it cuts a tensor by code of TensorFlow; use Cropping2D or Permute, and turn the channels with "
-    "--channels bgr instead, or save the model as a SavedModel",
 }
 ACTIVATIONS = words(
     """

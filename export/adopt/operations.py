@@ -36,6 +36,7 @@ TENSORFLOW = {
     "math.tanh": "tanh",
     "math.maximum": "maximum",
     "math.minimum": "minimum",
+    "nn.bias_add": "add",
     "nn.relu": "relu",
     "nn.relu6": "relu6",
     "nn.silu": "silu",
@@ -54,6 +55,8 @@ def settings_of_operation(config: dict[str, Any], name: str) -> tuple[str, dict[
     class_name, settings = config["class_name"], config.get("config")
     if not isinstance(settings, dict):
         return None
+    if class_name == "SlicingOpLambda":
+        return "get_item", {}
     if class_name == "TFOpLambda":
         return _tensorflow(str(settings.get("function")), name), {}
     module = str(config.get("module") or "")
@@ -88,6 +91,8 @@ def scalar_arithmetic(
     swapped = isinstance(args[1], tensor_type)
     tensor, constant = args[::-1] if swapped else args
     numbers = constant if isinstance(constant, list) else [constant]
+    while len(numbers) == 1 and isinstance(numbers[0], list):  # (1, 1, 1, 3) is for each channel, too
+        numbers = numbers[0]
     if not isinstance(tensor, tensor_type) or not numbers or not all(map(_is_number, numbers)):
         return None
     inverse = operation in ("divide", "true_divide") and not swapped and 0 not in numbers

@@ -212,9 +212,13 @@ class _Reader:
 
 
 def _positional(call: Call) -> Call:
-    """Return a call in which the second of two operands has no name: it is ``y`` in TensorFlow and ``x2`` in Keras."""
-    named = [call.kwargs[key] for key in ("y", "x2") if key in call.kwargs]
-    return Call((*call.args, *named), {key: value for key, value in call.kwargs.items() if key not in ("y", "x2")})
+    """Return a call in which the second of two operands has no name: TensorFlow and Keras name it differently."""
+    names = ("y", "x2", "bias", "slice_spec")
+    operands = [call.kwargs[key] for key in names if key in call.kwargs]
+    kwargs = {key: value for key, value in call.kwargs.items() if key not in names}
+    if kwargs.get("data_format") == "NHWC":  # of bias_add
+        del kwargs["data_format"]
+    return Call((*call.args, *operands), kwargs)
 
 
 def _nodes(nodes: Any) -> list[Any]:
@@ -241,6 +245,8 @@ def _argument(value: Any, name: str, depth: int = 0) -> Any:
     if kind == "__keras_tensor__":
         layer, call, output = value["config"]["keras_history"]
         return TensorAt(keras_name(layer), int(call), int(output))
+    if isinstance(value, dict) and set(value) == {"start", "stop", "step"}:  # Keras 2's
+        return slice(*(plain(value[key], name, "a slice") for key in ("start", "stop", "step")))
     if kind == "__slice__":
         return slice(*(plain(value["config"][key], name, "a slice") for key in ("start", "stop", "step")))
     if kind == "__ellipsis__":

@@ -68,6 +68,14 @@ def transfer(keras: Any) -> Any:
     return keras.Model(image, layers.Dense(3, activation="softmax")(value))
 
 
+def caffe(keras: Any) -> Any:
+    """What transfer learning with a ResNet50 puts in front: TensorFlow's own slicing and adding."""
+    image = keras.Input((16, 16, 3))
+    value = keras.applications.resnet50.preprocess_input(image)
+    value = keras.layers.GlobalAveragePooling2D()(keras.layers.Conv2D(2, 3)(value))
+    return keras.Model(image, keras.layers.Dense(3)(value))
+
+
 def with_code(keras: Any) -> Any:
     """A Lambda, whose code lies marshalled in the file."""
     return keras.Sequential([keras.layers.Input((8, 8, 3)), keras.layers.Lambda(lambda value: value + 1)])
@@ -86,7 +94,7 @@ def main() -> None:
     random = np.random.default_rng(1)
     with tempfile.TemporaryDirectory() as folder, zipfile.ZipFile(sys.argv[1], "w", zipfile.ZIP_DEFLATED) as archive:
         place = Path(folder)
-        for make in (sequential, hybrid, rows, transfer, with_code, hard_sigmoid):
+        for make in (sequential, hybrid, rows, transfer, caffe, with_code, hard_sigmoid):
             model = make(keras)
             if make is not with_code:
                 model.set_weights([_values(random, weight) for weight in model.weights])
@@ -95,6 +103,8 @@ def main() -> None:
             np.savez(place / f"{make.__name__}.npz", image=image, answer=model(image, training=False))
             if make is sequential:
                 model.save(place / "sequential")
+            if make is transfer:
+                model.save(place / "transfer.keras")
         for path in sorted(place.rglob("*")):
             archive.write(path, path.relative_to(place))
 
