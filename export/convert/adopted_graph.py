@@ -110,7 +110,7 @@ class AdoptedGraph:
         steps = sum(timesteps for _, timesteps in cells)
         weights = sum(cell.products * timesteps for cell, timesteps in cells)
         units = max((cell.units for cell, _ in cells), default=0)
-        return ModelParts(bool(cells), others, units, weights / steps if steps else None)
+        return ModelParts(bool(cells), others, units, weights / steps if steps else None, steps)
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from onnx import TensorProto, helper
 
 from ...runtime.backends.onnxruntime import TensorSession
 from ...runtime.spec import ModelSpec
-from ...train.model import KerasModel
+from ...train.model import KerasModel, recurrent_layers
 from ..convert.fp32_graph import serialize
 from ..convert.graph_reading import BACKWARD, FORWARD, RECURRENT_OPERATORS, branch_of
 
@@ -86,13 +86,12 @@ def hidden_states(model: KerasModel, spec: ModelSpec, sequence: Tensor) -> Tenso
     Two directions' are beside each other, (N, T, 2*H), each in the order of its own steps: the last row is what the
     layer gives.
     """
-    layers = [model.get_layer("rnn").get_layer(f"{spec.cell}_{number + 1}") for number in range(spec.rnn_layers)]
-    last = layers[-1]
+    *before, last = recurrent_layers(model, spec)
     both = isinstance(last, keras.layers.Bidirectional)
     cells = [last.forward_layer.cell, last.backward_layer.cell] if both else [last.cell]
     with keras.device("cpu:0"):
         value = sequence
-        for layer in layers[:-1]:
+        for layer in before:
             value = layer(value, training=False)
         # the last layer gives only its last state, so its cells run again in loops that give them all
         loops = [keras.layers.RNN(cell, return_sequences=True, go_backwards=way == 1) for way, cell in enumerate(cells)]

@@ -37,6 +37,19 @@ def test_on_the_cpu_an_adopted_models_layers_are_in_int8_where_their_steps_are_l
     assert alone.recurrent == "unrolled"
 
 
+def test_very_many_steps_of_an_adopted_model_are_written_out_for_tensorrt_only_on_request() -> None:
+    parts = ModelParts(recurrent=True, others=True, units=2048, step=1e6, steps=784)
+    assert plan_artifacts(PRECISIONS, "auto", parts) == [
+        Artifact("fp32", "lstm", ("cpu", "cuda", "tensorrt")),
+        Artifact("fp16", "lstm", ("cuda", "tensorrt")),
+        Artifact("int8", "unrolled", ("cpu",)),
+        Artifact("int8", "lstm", ("tensorrt",)),
+    ]
+    assert {item.recurrent for item in plan_artifacts(PRECISIONS, "unrolled", parts)} == {"unrolled"}
+    alone = ModelParts(recurrent=True, others=False, units=64, step=1e5, steps=784)
+    assert plan_artifacts(["int8"], "auto", alone) == [Artifact("int8", "unrolled", ("cpu",))]
+
+
 def test_a_form_that_was_asked_for_is_the_only_one() -> None:
     for form in ("lstm", "unrolled"):
         artifacts = plan_artifacts(PRECISIONS, form, ModelParts.of_branches(SMALL))

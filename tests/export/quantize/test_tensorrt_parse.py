@@ -18,7 +18,7 @@ from hybrid_edge.runtime.engines.library import Library, find_library
 from hybrid_edge.runtime.errors import EngineError
 
 FORMS = ("lstm", "unrolled")
-LSTM_PRODUCT = r"rnn/lstm_\d+/(product|step_\d+/recurrent)"
+RECURRENT_PRODUCT = r"rnn/[^/]+/(product|step_\d+/recurrent)"
 ON_TENSORRT = tuple(variant for variant in VARIANTS if variant != "int8-cpu")
 
 
@@ -65,6 +65,16 @@ def test_an_lstm_starts_from_the_graphs_states_in_its_type(variant: str, small_s
         assert {state.dtype.name for state in states} == {"HALF"}
 
 
+def test_other_cells_start_from_the_graphs_states_in_fp16(cell_source: Source, rtx: Library) -> None:
+    with parsed(cell_source.lower("fp16", "lstm"), rtx) as network:
+        states = [layer.get_input(0) for layer in layers_of(network) if layer.type.name == "RECURRENCE"]
+        cell, each = cell_source.spec.cell, 1 if cell_source.spec.cell == "gru" else 2  # h, or h and c
+        assert [state.name for state in states] == [
+            f"rnn/{cell}_{number}/initial" for number in (1, 2) for _ in range(each)
+        ]
+        assert {state.dtype.name for state in states} == {"HALF"}
+
+
 def test_fp32_states_beside_fp16_weights_are_refused_by_strong_typing(small_source: Source, rtx: Library) -> None:
     model = small_source.lower("fp16", "lstm")
     zero = next(tensor for tensor in model.graph.initializer if tensor.name == "rnn/lstm_2/zero:fp16")
@@ -77,11 +87,19 @@ def test_fp32_states_beside_fp16_weights_are_refused_by_strong_typing(small_sour
 def test_nothing_stands_between_an_unrolled_lstms_dequantized_inputs_and_its_products(
     size: str, rtx: Library, request: pytest.FixtureRequest
 ) -> None:
-    source: Source = request.getfixturevalue(size)
+    check_products(request.getfixturevalue(size), rtx)
+
+
+def test_nor_between_those_of_other_cells(cell_source: Source, rtx: Library) -> None:
+    check_products(cell_source, rtx)
+
+
+def check_products(source: Source, rtx: Library) -> None:
     with parsed(source.lower("int8-tensorrt", "unrolled"), rtx) as network:
         makers = makers_of(network)
-        products = [layer for layer in layers_of(network) if re.fullmatch(LSTM_PRODUCT, layer.name)]
-        assert len(products) == source.spec.rnn_layers * source.spec.timesteps
+        products = [layer for layer in layers_of(network) if re.fullmatch(RECURRENT_PRODUCT, layer.name)]
+        directions = 2 if source.spec.cell == "bilstm" else 1
+        assert len(products) == directions * source.spec.rnn_layers * source.spec.timesteps
         for layer in products:
             assert layer.type.name == "MATRIX_MULTIPLY"
             assert [makers[layer.get_input(index).name].type.name for index in (0, 1)] == ["DEQUANTIZE"] * 2
