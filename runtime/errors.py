@@ -8,7 +8,7 @@
     ├── ImageError                               one image that can't be read, or without the ink that was looked for
     ├── SourceError                              a source of frames that does not exist or gives none
     ├── WeightsError                             pretrained weights absent or not fitting
-    ├── ModelFileError                           a .keras file that hybrid-train did not write, or damaged
+    ├── ModelFileError                           a model file that is damaged, or holds what is refused
     ├── RunError                                 no run folder, or one that can't be continued
     ├── ConversionError                          Keras to ONNX gave something other than what was declared
     ├── BundleError                              no bundle, or one that is malformed
@@ -95,7 +95,7 @@ class WeightsError(HybridEdgeError):
 
 
 class ModelFileError(HybridEdgeError):
-    """A ``.keras`` file is damaged, or hybrid-train did not write it."""
+    """A model file is damaged, of another kind, or holds what could run or can't be converted."""
 
 
 class RunError(HybridEdgeError):
