@@ -14,6 +14,7 @@ import sys
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from statistics import median
 from typing import Annotated, Any
 
 import typer
@@ -30,6 +31,7 @@ SIZE, UNITS = 32, 128  # pixels
 STEPS = {"rows": 32, "patches": 16}  # a row each, and a grid of 4 x 4
 THREADS = 2
 ROUNDS = 60
+VALIDATION = 1000  # images
 PRECISIONS: tuple[Precision, ...] = ("fp32", "int8")
 NAMES = {"digits": "small CNN"}
 CELLS = {"lstm": "LSTM", "gru": "GRU", "bilstm": "BiLSTM"}
@@ -171,21 +173,47 @@ def _page(planned: tuple[Planned, ...], work: Path, timings: Timings, epochs: in
         "|---|---|---|---|---|---|---|---|",
         *(_row(item, work, timings) for item in planned),
         "",
+        *_summary(planned, work, timings),
+        "",
+        "What a backbone and a cell cost, and how fast a device can be with them at best, is known before training: "
+        "`hybrid-train --list --predict-for orin-nano-super`. What your own images make of them is not: train both, "
+        "and compare with `hybrid-compare photos/val --bundle runs/A --with runs/B`.",
+        "",
     ]
     return "\n".join(lines)
 
 
+def _top1(item: Planned, work: Path) -> float:
+    return float(json.loads((work / item.name / "metrics.json").read_text())["top1"])
+
+
+def _summary(planned: tuple[Planned, ...], work: Path, timings: Timings) -> list[str]:
+    """Say what each hybrid gains and costs beside its CNN alone."""
+    lines = ["A hybrid beside its CNN alone:", ""]
+    for item in (one for one in planned if one.branches == "hybrid"):
+        alone = Planned(item.backbone)
+        gain = 100 * (_top1(item, work) - _top1(alone, work))
+        own, its = (median(timings[f"{model.name} fp32"]) for model in (item, alone))
+        lines.append(f"- {item.title}: {gain:+.1f} points, {own / its:.2f} times the time in FP32.")
+    chance = 200 * (2 * 0.25 / VALIDATION) ** 0.5
+    lines += ["", f"With {VALIDATION:,} images, differences of less than {chance:.0f} points may be chance."]
+    return lines
+
+
 def _row(item: Planned, work: Path, timings: Timings) -> str:
-    metrics = json.loads((work / item.name / "metrics.json").read_text())
-    cells = [item.title, f"{metrics['top1']:.1%}", f"{metrics['top5']:.1%}"]
+    top5 = json.loads((work / item.name / "metrics.json").read_text())["top5"]
+    cells = [item.title, f"{_top1(item, work):.1%}", f"{top5:.1%}"]
     variants = {variant.precision: variant for variant in _manifest(item, work).variants if variant.target == "cpu"}
     for precision in PRECISIONS:
         variant = variants.get(precision)
-        seconds = sorted(timings.get(f"{item.name} {precision}", []))
         if precision == "int8":
             accuracy = variant.parity.accuracy if variant else None
             cells.append(f"{accuracy.variant:.1%}" if accuracy else "refused")
-        cells += [f"{variant.file.size / 1e6:.1f}", f"{1000 * seconds[len(seconds) // 2]:.2f}"] if variant else ["", ""]
+        cells += (
+            [f"{variant.file.size / 1e6:.1f}", f"{1000 * median(timings[f'{item.name} {precision}']):.2f}"]
+            if variant
+            else ["", ""]
+        )
     return f"| {' | '.join(cells)} |"
 
 

@@ -11,10 +11,12 @@ import numpy as np
 import onnx
 import pytest
 from support.models.bundles import files_of
-from support.models.whole import CALIBRATION, NAMES, PHOTOS
+from support.models.standin import DIGITS, make_standin
+from support.models.whole import CALIBRATION, NAMES, PHOTOS, export_whole, write_decided
 
 from hybrid_edge.export.convert.inspection import describe
 from hybrid_edge.export.export_request import ExportSettings, make_request
+from hybrid_edge.export.exporter import export
 from hybrid_edge.export.quantize.prepared_model import prepare
 from hybrid_edge.export.step_log import StepLog
 from hybrid_edge.runtime.backends.selection import MAX_SLOWDOWN
@@ -83,6 +85,26 @@ def test_every_gate_has_its_figures_and_limits(whole: Whole) -> None:
         expected = {"fp32": "logits", "fp16": "top-1 agreement", "int8": "accuracy drop"}[item.precision]
         assert expected in names
         assert "beside other rows" in names
+
+
+def test_a_hybrid_that_reads_from_both_ends_passes_the_same_gates(photos: Path, tmp_path: Path) -> None:
+    spec = DIGITS.replace(cell="bilstm", rnn_units=32)
+    make_standin(spec, tmp_path / "model.keras")
+    export(make_request(tmp_path / "model.keras", images=photos, out=tmp_path / "first"))
+    decided = write_decided(tmp_path / "first", tmp_path / "decided", PHOTOS, seed=79)
+    whole = export_whole(tmp_path / "model.keras", decided, tmp_path)
+    whole.result.require_passed()
+    assert tuple(whole.variants) == NAMES
+    for item in whole.variants.values():
+        assert len(item.parity.hidden_drift) == spec.timesteps
+        assert 0 < item.parity.hidden_drift[-1] < 0.1
+    lstm, unrolled = (describe(onnx.load(file_of(whole, name)))[-1] for name in ("fp32-cpu", "int8-cpu-unrolled"))
+    assert lstm == "recurrent form: 1 LSTM, 0 Loop, 0 unrolled steps"
+    assert unrolled == f"recurrent form: 0 LSTM, 0 Loop, {2 * spec.timesteps} unrolled steps"
+
+
+def file_of(whole: Whole, name: str) -> Path:
+    return Path(whole.result.bundle / whole.variants[name].file.path)
 
 
 def test_a_record_binds_the_ranges_to_what_they_were_measured_on(whole: Whole) -> None:

@@ -27,6 +27,11 @@ SPECS = {
         image_size=28, timesteps=28, backbone="digits", resize="center-crop", class_labels=("a", "b")
     ),
     "nearest": ModelSpec(image_size=128, timesteps=64, interpolation="nearest-exact", class_labels=("a", "b")),
+    "patches, torch": ModelSpec(
+        image_size=64, timesteps=16, backbone="densenet121", scaling="torch", sequence_order="patches"
+    ),
+    "caffe bgr": ModelSpec(image_size=64, branches="adopted", scaling="caffe", channels="bgr"),
+    "gray": ModelSpec(image_size=64, branches="adopted", scaling="unit", channels="gray"),
 }
 SIZES = ((720, 1280), (480, 640), (300, 299), (31, 57), (1, 5000), (5, 3))
 UPRIGHT = "444.jpg"  # the file that is held in all eight ways that EXIF knows

@@ -2,18 +2,22 @@
 
 from itertools import product
 
+import keras
 import numpy as np
 import onnx
 import pytest
 from support.gpu.network_summary import inspect_graph
 from support.models.lowered import (
     INT8_ERROR,
+    SMALL_RNN,
     VARIANTS,
     Array,
     Source,
     error_of,
     logits_of,
+    randomize,
     rms_error,
+    source_of,
     statistics_of,
     tensors_of,
 )
@@ -30,6 +34,7 @@ from hybrid_edge.runtime.engines.build import EngineOptions, build_engine
 from hybrid_edge.runtime.engines.library import find_library
 from hybrid_edge.runtime.errors import ConversionError
 from hybrid_edge.runtime.manifest import RecurrentForm
+from hybrid_edge.train.model import build_model
 
 FORMS: tuple[RecurrentForm, ...] = ("lstm", "unrolled")
 EVERY = [pytest.param(variant, form, id=f"{variant} {form}") for variant, form in product(VARIANTS, FORMS)]
@@ -55,6 +60,18 @@ def test_it_is_what_it_is_declared_to_be_and_near_fp32(cell_source: Source, vari
         assert 1e-3 < rms_error(found, expected) <= INT8_ERROR
     else:
         assert error_of(found, expected) <= LARGEST_ERROR[variant]
+
+
+@pytest.mark.parametrize("variant", ["int8-tensorrt", "int8-cpu"])
+def test_a_sequence_beyond_one_is_not_cut_off(variant: str) -> None:
+    spec = SMALL_RNN.replace(cell="gru", scaling="torch")
+    keras.utils.set_random_seed(0)
+    model = build_model(spec)
+    randomize(model)
+    source, tensors = source_of(model, spec), tensors_of(spec, 8)
+    assert np.abs(tensors["sequence"]).max() > 2
+    found = logits_of(source.lower(variant, "unrolled"), tensors, variant)
+    assert rms_error(found, logits_of(source.forms["lstm"], tensors)) <= INT8_ERROR
 
 
 @pytest.mark.parametrize("variant", VARIANTS)

@@ -18,6 +18,7 @@ from hybrid_edge.export.convert.graph_reading import quantizable
 from hybrid_edge.export.convert.graph_writer import GraphWriter
 from hybrid_edge.export.quantize.calibration_graph import bounds, measured_graph
 from hybrid_edge.export.quantize.cpu_graph import CpuGraph
+from hybrid_edge.export.quantize.equalize import PixelGrid
 from hybrid_edge.export.quantize.gpu_graph import GpuGraph
 from hybrid_edge.runtime.backends.base import Backend
 from hybrid_edge.runtime.backends.onnxruntime import OnnxRuntimeCpu, OnnxRuntimeSimulated, TensorSession
@@ -58,7 +59,7 @@ class Source:
         return self._ranges(symmetric=False)
 
     def _ranges(self, *, symmetric: bool) -> dict[str, Range]:
-        limits = bounds(self.forms["unrolled"])
+        limits = bounds(self.forms["unrolled"], PixelGrid.of(self.spec))
         return {
             name: choose_range(item, "minmax", symmetric=symmetric, bounds=limits.get(name))
             for name, item in self.statistics.items()
