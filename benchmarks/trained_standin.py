@@ -37,7 +37,7 @@ from hybrid_edge.train.model_file import load_model, save_model
 
 Array = npt.NDArray[np.float32]
 Images = Sequence[tuple[Path, int]]
-BATCH = 16
+BATCH, BATCH_PIXELS = 16, 2**20
 STATISTICS, STRENGTH = 640, 0.1  # images that make_cnn re-estimates on, and its logistic regression's C
 SMALL = 64  # pixels that it trains at
 
@@ -112,8 +112,10 @@ def sample(folder: Path, spec: ModelSpec, count: int, seed: int) -> Images:
 def tensors_of(spec: ModelSpec, images: Images) -> Iterator[dict[str, Array]]:
     """Batches of the model's inputs."""
     preprocessor = Preprocessor(spec)
-    for start in range(0, len(images), BATCH):
-        yield preprocessor([read_image(path) for path, _ in images[start : start + BATCH]])
+    # of small images, whose last layers are 2 x 2 pixels, a batch of few has too small a variance
+    batch = max(BATCH, BATCH_PIXELS // spec.image_size**2)
+    for start in range(0, len(images), batch):
+        yield preprocessor([read_image(path) for path, _ in images[start : start + batch]])
 
 
 def reestimate(cnn: Any, spec: ModelSpec, images: Images) -> None:
