@@ -8,12 +8,12 @@
 
 A convolution has unsigned activations, signed weights with a scale for each output channel, and a quantized output too,
 which ONNX Runtime needs to fuse it into one integer operator. Additions of the residual stream and the global average
-stay in float, and a pointwise convolution that goes straight into one is a matrix product that gives floats; a ReLU in
-front of a quantization is left to its zero point. Weights that a CPU without VNNI adds up in 16 bits fit there (see
-``int8_weights``), so that one graph computes the same on every CPU. The recurrent branch is unrolled and takes
-QuantizeLinear with a constant scale and MatMulIntegerToFloat: static Q/DQ pairs, as TensorRT wants them, are some 50
-times slower there, and the dynamic operators take one scale over the whole batch, so that a row's result depends on its
-neighbours.
+stay in float, and a pointwise convolution that goes straight into one is a matrix product that gives floats; a ReLU or
+a Clip in front of a quantization is left to the ends of its bytes, and a concatenation for convolutions is of bytes.
+Weights that a CPU without VNNI adds up in 16 bits fit there (see ``int8_weights``), so that one graph computes the same
+on every CPU. The recurrent branch is unrolled and takes QuantizeLinear with a constant scale and MatMulIntegerToFloat:
+static Q/DQ pairs, as TensorRT wants them, are some 50 times slower there, and the dynamic operators take one scale over
+the whole batch, so that a row's result depends on its neighbours.
 """
 
 from __future__ import annotations
