@@ -23,19 +23,22 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 import onnxruntime
+import tensorflow as tf
 import typer
 from sklearn.linear_model import LogisticRegression
 from support.models.standin import fill_recurrent
 
 from hybrid_edge.export.convert.fp32_graph import GraphBuilder, serialize
 from hybrid_edge.runtime.preprocess import Preprocessor, read_image
-from hybrid_edge.runtime.spec import ModelSpec
+from hybrid_edge.runtime.spec import Backbone, ModelSpec
+from hybrid_edge.train.backbones import BACKBONES
 from hybrid_edge.train.model import build_model
 from hybrid_edge.train.model_file import load_model, save_model
 
 Array = npt.NDArray[np.float32]
 Images = Sequence[tuple[Path, int]]
 BATCH = 16
+STATISTICS, STRENGTH = 320, 1.0  # images that make_cnn re-estimates on, and its logistic regression's C
 
 
 def main(
@@ -62,6 +65,26 @@ def main(
     own, other = ((cnn * np.roll(rnn, places, axis=0)) @ head[0] + head[1] for places in (0, 1))
     changed = np.mean(own.argmax(1) != other.argmax(1))
     print(f"another image's sequence changes {changed:.1%} of the labels")
+
+
+def make_cnn(backbone: Backbone, size: str, data: str, out: str, train: str) -> None:
+    """Save a CNN alone of random convolutions, with honest statistics and a head fitted on labelled images."""
+    folder, facts = Path(data) / "train", BACKBONES[backbone]
+    labels = tuple(sorted(path.name for path in folder.iterdir() if path.is_dir()))
+    spec = ModelSpec(
+        branches="cnn", backbone=backbone, image_size=int(size), scaling=facts.scaling, class_labels=labels
+    )
+    keras.utils.set_random_seed(0)
+    model = build_model(spec)
+    cnn = model.get_layer("cnn")
+    images = sample(folder, spec, int(train), seed=0)
+    reestimate(cnn, spec, images[:STATISTICS])
+    run = tf.function(lambda image: cnn(image, training=False), reduce_retracing=True)
+    found = np.concatenate([np.asarray(run(tensors["image"])) for tensors in tensors_of(spec, images)])
+    head = fit_head(found, np.array([label for _, label in images]), STRENGTH)
+    model.get_layer("logits").set_weights(head)
+    save_model(model, spec, Path(out))
+    report("train", softmax(found @ head[0] + head[1]), np.array([label for _, label in images]))
 
 
 def sample(folder: Path, spec: ModelSpec, count: int, seed: int) -> Images:

@@ -116,8 +116,8 @@ def _time(plan: Plan, started: Started) -> tuple[dict[int, Timings], dict[str, f
 
 def _peers(plan: Plan, bundle: Bundle) -> tuple[list[Peer], list[str]]:
     """Who is to run, and the names of those left out."""
-    if set(bundle.spec.inputs) != {"image", "sequence"}:
-        raise UsageError(f"expected a bundle of a hybrid, found branches {bundle.spec.branches!r}: export a hybrid")
+    if "image" not in bundle.spec.inputs:
+        raise UsageError(f"expected a bundle that takes images, found branches {bundle.spec.branches!r}")
     everyone = catalogue(plan.run.model, bundle)
     wanted = (*plan.only, REFERENCE) if plan.only else ("",)
     chosen = [peer for peer in everyone if any(part in peer.name for part in wanted)]

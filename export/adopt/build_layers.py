@@ -151,7 +151,23 @@ def make_layer(layer: LayerRecipe) -> Any:
         }
         if layer.class_name == "InputLayer":
             return keras.layers.InputLayer(shape=inner["shape"], name=layer.name)
-        return getattr(keras.layers, layer.class_name)(**inner)
+        made_of = LayerScale if layer.class_name == "LayerScale" else getattr(keras.layers, layer.class_name)
+        return made_of(**inner)
+
+
+class LayerScale(keras.layers.Layer):  # type: ignore[misc]
+    """ConvNeXt's scale for each channel; Keras has it beside its application and not among its layers.
+
+    The arrays of a ``.keras`` are found by the name of the class.
+    """
+
+    def __init__(self, projection_dim: int, name: str) -> None:
+        super().__init__(name=name)
+        self.gamma = self.add_weight(shape=(projection_dim,), name="gamma")
+
+    def call(self, value: Any) -> Any:
+        """Scale the last axis."""
+        return value * self.gamma
 
 
 class _Function(keras.Operation):  # type: ignore[misc]

@@ -43,7 +43,7 @@ TAKEN = words(
     GlobalMaxPooling1D GlobalMaxPooling2D MaxPooling1D MaxPooling2D CenterCrop Resizing Normalization Rescaling
     Cropping1D Cropping2D Flatten Permute RepeatVector Reshape UpSampling1D UpSampling2D ZeroPadding1D
     ZeroPadding2D Bidirectional GRU LSTM TimeDistributed Dropout AlphaDropout GaussianDropout GaussianNoise
-    SpatialDropout1D SpatialDropout2D
+    SpatialDropout1D SpatialDropout2D LayerScale
     """
 )
 # in training these change or count, in inference they hand on what they are given
@@ -53,6 +53,7 @@ IDLE = words(
     RandomColorJitter RandomContrast RandomElasticTransform RandomErasing RandomFlip RandomGaussianBlur
     RandomGrayscale RandomHeight RandomHue RandomInvert RandomPerspective RandomPosterization RandomRotation
     RandomSaturation RandomSharpness RandomShear RandomTranslation RandomWidth RandomZoom
+    StochasticDepth
     """
 )
 TEXT = "it reads words, not images"
@@ -86,7 +87,7 @@ DROPPED = words(
     """
     dtype seed seed_generator rng_type activity_regularizer batch_input_shape batch_shape input_shape
     implementation use_cudnn unroll ragged sparse optional trainable query_shape key_shape value_shape
-    flash_attention unit_forget_bias dropout_seed autocast input_dim input_length lora_alpha fused
+    init_values flash_attention unit_forget_bias dropout_seed autocast input_dim input_length lora_alpha fused
     virtual_batch_size adjustment softmax_robust_masking
     """
 )

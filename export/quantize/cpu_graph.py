@@ -57,6 +57,7 @@ from .int8_weights import (
 Float32 = npt.NDArray[np.float32]
 
 IMAGE_RANK = 4  # (N, C, H, W)
+TOLERANCE = 1e-6  # relative, of a range's end
 
 
 class CpuGraph:
@@ -99,7 +100,7 @@ class CpuGraph:
         """Write the graph: opset 17, IR 8, and ONNX Runtime's own domain where a matrix product is quantized."""
         self._writer.graph.input.extend(self._source.graph.input)
         for node in self._source.graph.node:
-            if layer_of(node, self._shapes) not in self._quantized:
+            if not self._runs(node):
                 self._plain(node)
             elif node.op_type == "Conv" and self._gives_float(node):
                 self._pointwise(node)
@@ -117,6 +118,8 @@ class CpuGraph:
         if node.op_type == "GlobalAveragePool" and node.input[0] not in self._rows:
             value = self._input(node.input[0])  # ONNX Runtime can't move a transposition past a pooling
             self._writer.node("ReduceMean", [value], node.output[0], axes=[2, 3], keepdims=1)
+        elif node.op_type == "Concat" and self._joins_integers(node):
+            self._writer.copy(node, [self._dequantized(name) for name in node.input])
         elif not self._is_clipped(node):
             self._writer.copy(node, [self._input(name) for name in node.input])
 
@@ -206,18 +209,55 @@ class CpuGraph:
         return self._dequantized(name) if self._is_stored(name) else self._constant(name)
 
     def _is_stored(self, name: str) -> bool:
-        """Tell whether a tensor is a quantized convolution's result, behind the Relu where only that takes it."""
-        maker = self._makers.get(name)
-        if maker is not None and maker.op_type == "Relu" and self._only_relu(maker.input[0]):
-            maker = self._makers.get(maker.input[0])
-        elif self._only_relu(name):
-            return False
-        if maker is None or maker.op_type != "Conv" or layer_of(maker, self._shapes) not in self._quantized:
-            return False
-        return not self._gives_float(maker)
+        """Tell whether a tensor is kept as integers: a quantized convolution's result, or a concatenation for such.
 
-    def _only_relu(self, name: str) -> bool:
-        return {node.op_type for node in self._takers[name]} == {"Relu"}
+        Where a Relu or a Clip that quantization stands in for alone takes the convolution's, it is what that gives.
+        """
+        maker = self._makers.get(name)
+        if maker is not None and maker.op_type == "Concat":
+            return self._joins_integers(maker)
+        if maker is not None and self._clips(maker) and self._only_clipped(maker.input[0]):
+            maker = self._makers.get(maker.input[0])
+        elif self._only_clipped(name):
+            return False
+        return maker is not None and maker.op_type == "Conv" and self._runs(maker) and not self._gives_float(maker)
+
+    def _joins_integers(self, node: onnx.NodeProto) -> bool:
+        """Tell whether a concatenation of channels goes into quantized convolutions and other such ones alone."""
+        axis = next((item.i for item in node.attribute if item.name == "axis"), 0)
+        behind = self._takers[node.output[0]]
+        return (
+            axis == 1
+            and range_key(node.output[0]) in self._ranges
+            and bool(behind)
+            and all(
+                self._joins_integers(other)
+                if other.op_type == "Concat"
+                else other.op_type == "Conv" and self._runs(other)
+                for other in behind
+            )
+        )
+
+    def _runs(self, node: onnx.NodeProto) -> bool:
+        return layer_of(node, self._shapes) in self._quantized
+
+    def _only_clipped(self, name: str) -> bool:
+        behind = self._takers[name]
+        return bool(behind) and len({node.op_type for node in behind}) == 1 and all(map(self._clips, behind))
+
+    def _clips(self, node: onnx.NodeProto) -> bool:
+        """Tell whether a node cuts off what is negative, and what is above the range that its result's bytes cover."""
+        if node.op_type == "Relu":
+            return True
+        key = range_key(node.output[0])
+        if (
+            node.op_type != "Clip"
+            or key not in self._ranges
+            or any(name not in self._arrays for name in node.input[1:])
+        ):
+            return False
+        low, high = (float(self._arrays[name]) for name in node.input[1:3])
+        return low == 0 and self._ranges[key].low >= 0 and self._ranges[key].high <= high * (1 + TOLERANCE)
 
     def _constant(self, name: str) -> str:
         if name in self._arrays and self._writer.is_new(name):
@@ -238,14 +278,17 @@ class CpuGraph:
         return f"{name}/quantized"
 
     def _is_clipped(self, node: onnx.NodeProto) -> bool:
-        """Tell whether a ReLU is left to the quantization behind it, whose zero point 0 clips what is negative."""
-        if node.op_type != "Relu" or self._is_stored(node.output[0]) or range_key(node.output[0]) not in self._ranges:
+        """Tell whether a Relu or a Clip is left to the quantization behind it, whose bytes begin and end where it cuts.
+
+        A Relu behind a quantized convolution is left to ONNX Runtime, which sees the same.
+        """
+        name = node.output[0]
+        if not self._clips(node) or range_key(name) not in self._ranges:
             return False
-        behind = self._takers[node.output[0]]
-        quantized = all(
-            other.op_type == "Conv" and layer_of(other, self._shapes) in self._quantized for other in behind
-        )
-        return quantized and int(unsigned_scale(self._ranges[range_key(node.output[0])])[1]) == 0
+        if self._is_stored(name):
+            return node.op_type == "Clip"
+        quantized = all(other.op_type == "Conv" and self._runs(other) for other in self._takers[name])
+        return quantized and int(unsigned_scale(self._ranges[range_key(name)])[1]) == 0
 
     def _parameters(self, name: str) -> tuple[str, str]:
         key = range_key(name)

@@ -106,6 +106,9 @@ def one_image_at_a_time(model: onnx.ModelProto, large: int = MIN_LARGE_VALUES) -
     made = {name for node in inside for name in node.output}
     leaving = list(dict.fromkeys(name for node in outside for name in node.input if name in made))
     shapes, constants = tensor_shapes(model), {tensor.name for tensor in model.graph.initializer}
+    outside_made = {name for node in outside for name in node.output}
+    if any(not outside_made.isdisjoint(node.input) for node in inside):  # a recurrent layer between convolutions
+        return model
     activations = [name for node in inside if not constants.issuperset(node.input) for name in node.output]
     if len(leaving) != 1 or max(shapes[name].size for name in activations) < large:
         return model

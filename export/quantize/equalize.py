@@ -22,7 +22,7 @@ import onnx
 
 from ...runtime.preprocess import scaled_values
 from ...runtime.spec import ModelSpec
-from ..convert.graph_reading import arrays, gives_float, groups_of, integers_of, producers, takers
+from ..convert.graph_reading import arrays, gives_float, groups_of, integers_of, is_affine, producers, takers
 from ..convert.graph_writer import GraphWriter
 from .channel_groups import HOMOGENEOUS, ChannelGroup, channel_groups
 
@@ -132,7 +132,8 @@ class _Equalizer:
                 self._even(group)
             else:
                 for name, node in group.takers:
-                    self._even_input(name, node)
+                    if not is_affine(node):  # a Mul before it would cost as much as it does
+                        self._even_input(name, node)
         return self._written()
 
     def _align_pixels(self, node: onnx.NodeProto) -> None:

@@ -25,6 +25,14 @@ from ...calib import TensorStatistics
 from ...train.model import KerasModel
 
 MAX_RATIO = 2.0  # between the ratios of averages that fit and those of averages that three epochs left
+REMEDY = (
+    "hybrid-train re-estimates them when a phase ends: finish an interrupted run with hybrid-train --resume, or train "
+    "again without --bn-batches 0"
+)
+ADOPTED_REMEDY = (
+    "see first whether the preprocessing is the one that the model was trained with (--scaling, --channels), and "
+    "whether the images to calibrate on are of its kind"
+)
 KERNEL_TOLERANCE = 1e-3  # of the largest weight: tf2onnx folds in float32; another layer's kernel differs by all of it
 RNN_NORM = ("rnn_batch_norm", "rnn/batch_norm/output")  # a tensor only if a product follows; else it is folded away
 
@@ -36,10 +44,12 @@ class StaleReport:
     """How far BatchNorm's outputs are from what the layers' own gamma and beta say.
 
     ``ratios`` has the measured over the expected RMS of each layer's output, by the layer's name, in the network's
-    order. A layer that was folded into what follows it, or is not among the measured tensors, is left out.
+    order. A layer that was folded into what follows it, or is not among the measured tensors, is left out. ``adopted``:
+    somebody else trained the model.
     """
 
     ratios: dict[str, float]
+    adopted: bool = False
 
     @property
     def worst(self) -> tuple[str, float]:
@@ -61,8 +71,7 @@ class StaleReport:
             f"BatchNorm's moving averages are stale: in inference the outputs of {len(self.stale)} of "
             f"{len(self.ratios)} layers are far from what training made them, {name}'s at {ratio:.3g} times (expected "
             f"{1 / MAX_RATIO:g} to {MAX_RATIO:g}); this, and no layer's sensitivity, is the first cause to remove. "
-            "hybrid-train re-estimates them when a phase ends: finish an interrupted run with hybrid-train --resume, "
-            "or train again without --bn-batches 0"
+            + (ADOPTED_REMEDY if self.adopted else REMEDY)
         )
 
 
@@ -76,11 +85,12 @@ def stale_layers(
     """
     ratios: dict[str, float] = {}
     for norm in _norms(model):
-        expected = float(np.sqrt(np.mean(np.square(norm.gamma.numpy()) + np.square(norm.beta.numpy()))))
+        gamma, beta = _gamma(norm), 0 if norm.beta is None else norm.beta.numpy()
+        expected = float(np.sqrt(np.mean(np.square(gamma) + np.square(beta))))
         measured = statistics.get(outputs.get(norm.name, ""))
         if measured is not None and measured.count and expected != 0:
             ratios[norm.name] = measured.rms / expected
-    return StaleReport(ratios)
+    return StaleReport(ratios, adopted=not _branches(model))
 
 
 def batch_norm_outputs(model: KerasModel, graph: onnx.ModelProto) -> dict[str, str]:
@@ -103,9 +113,22 @@ def batch_norm_outputs(model: KerasModel, graph: onnx.ModelProto) -> dict[str, s
 
 
 def _norms(model: KerasModel) -> list[Any]:
-    branches = [layer for layer in model.layers if layer.name in ("cnn", "rnn")]
-    layers = [layer for branch in branches for layer in branch.layers]
+    layers = [layer for part in _branches(model) or [model] for layer in _leaves(part)]
     return [layer for layer in layers if isinstance(layer, keras.layers.BatchNormalization)]
+
+
+def _branches(model: KerasModel) -> list[Any]:
+    return [layer for layer in model.layers if layer.name in ("cnn", "rnn")]
+
+
+def _leaves(model: KerasModel) -> Iterator[Any]:
+    for layer in model.layers:
+        yield from _leaves(layer) if isinstance(layer, keras.Model) else [layer]
+
+
+def _gamma(norm: Any) -> Array:
+    """Return the factors of a layer, which may be built without any."""
+    return np.ones(1, np.float32) if norm.gamma is None else np.asarray(norm.gamma.numpy(), np.float32)
 
 
 def _folded(norm: Any) -> Array | None:
@@ -114,7 +137,7 @@ def _folded(norm: Any) -> Array | None:
     if not isinstance(before, (keras.layers.Conv2D, keras.layers.SeparableConv2D)):
         return None
     kernel = before.pointwise_kernel if isinstance(before, keras.layers.SeparableConv2D) else before.kernel
-    scale = norm.gamma.numpy() / np.sqrt(norm.moving_variance.numpy() + norm.epsilon)
+    scale = _gamma(norm) / np.sqrt(norm.moving_variance.numpy() + norm.epsilon)
     return np.asarray((kernel.numpy() * scale).transpose(3, 2, 0, 1), np.float32)
 
 

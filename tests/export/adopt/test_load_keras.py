@@ -131,8 +131,17 @@ def new_head() -> Any:
     return keras.Model(image, layers.Dense(3)(layers.Dropout(0.2)(layers.GlobalAveragePooling2D()(value))))
 
 
+def convnext() -> Any:
+    """ConvNeXt's blocks, in small: two of their layers stand beside the application in Keras."""
+    from keras.src.applications.convnext import ConvNeXt
+
+    return ConvNeXt([1] * 4, [4] * 4, 0.1, 1e-6, 32, "small", True, False, None, None, (32, 32, 3), "avg", 3, None)
+
+
 @pytest.mark.parametrize("suffix", ["keras", "h5"])
-@pytest.mark.parametrize("make", [sequential, with_operations, shared_and_nested, recurrent, attention, new_head])
+@pytest.mark.parametrize(
+    "make", [sequential, with_operations, shared_and_nested, recurrent, attention, new_head, convnext]
+)
 def test_a_model_of_keras_3_answers_as_before(make: Callable[[], Any], suffix: str, tmp_path: Path) -> None:
     keras.utils.set_random_seed(3)
     model = make()

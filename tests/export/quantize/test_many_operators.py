@@ -11,20 +11,23 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 import pytest
-from support.models.lowered import error_of, logits_of, randomize, rms_error, statistics_of, tensors_of
+from support.gpu.network_summary import inspect_graph
+from support.models.lowered import SmallCnn, error_of, logits_of, randomize, rms_error, statistics_of, tensors_of
 from support.models.many_operators import CLASSES, NETWORKS, SIDE, build_network
 
-from hybrid_edge.calib import Calibration
+from hybrid_edge.calib import Calibration, Range
 from hybrid_edge.export.artifacts import plan_artifacts
 from hybrid_edge.export.bundle.cost import measure_cost
-from hybrid_edge.export.convert.fp32_graph import GraphBuilder
+from hybrid_edge.export.convert.fp32_graph import GraphBuilder, serialize
 from hybrid_edge.export.convert.graph_reading import arrays
 from hybrid_edge.export.convert.inspection import count_operators, operations
 from hybrid_edge.export.quantize.artifact_graph import ActivationSurvey, ArtifactGraphs, Int8Ranges
 from hybrid_edge.export.quantize.calibration_graph import choose_ranges, measured_graph
+from hybrid_edge.export.quantize.cpu_graph import CpuGraph
 from hybrid_edge.export.quantize.equalize import channel_tensors
 from hybrid_edge.export.quantize.int8_weights import MAX_PAIR_SUM
 from hybrid_edge.runtime.backends.onnxruntime import TensorSession
+from hybrid_edge.runtime.engines.library import find_library
 from hybrid_edge.runtime.spec import ModelSpec
 
 Array = npt.NDArray[np.float32]
@@ -126,6 +129,39 @@ def test_weights_for_the_cpu_fit_where_16_bits_add_them_up(name: str, flat: bool
         rows = value.T if value.ndim == 2 else np.moveaxis(value, 1, -1).reshape(len(value), -1)
         pairs = rows[:, : rows.shape[1] // 2 * 2].reshape(len(rows), -1, 2).astype(int).sum(axis=2)
         assert np.abs(pairs).max(initial=0) <= MAX_PAIR_SUM, key
+
+
+@every_network
+def test_tensorrt_takes_every_precision_and_its_integers(name: str, flat: bool) -> None:
+    pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX is not installed: pip install 'hybrid-edge[rtx]'")
+    network, rtx = lowered(name, flat), find_library("rtx")
+    for variant in ("fp32", "fp16", "int8"):
+        graph = network.graphs[variant]
+        parsed = inspect_graph(serialize(graph), SPEC, rtx)
+        integers = {key for key, precision in operations(graph).items() if precision == "INT8"}
+        assert {product.name for product in parsed.products if product.quantized} == integers
+
+
+@pytest.mark.parametrize(("minimum", "maximum", "folded"), [(0.0, 6.0, True), (0.0, 1.0, False), (-1.0, 6.0, False)])
+def test_only_a_clip_that_cuts_where_the_bytes_end_is_left_to_them(
+    minimum: float, maximum: float, folded: bool
+) -> None:
+    cnn = SmallCnn((4, 8, 8))
+    rng = np.random.default_rng(0)
+    first = cnn.convolve("image", "cnn/first", rng.normal(0, 1, (8, 4, 1, 1)))
+    ends = [cnn.writer.constant(f"cnn/{end}", np.array(end, np.float32)) for end in (minimum, maximum)]
+    clipped = cnn.writer.node("Clip", [first, *ends], "cnn/clipped")
+    graph = cnn.finish(cnn.convolve(clipped, "cnn/second", rng.normal(0, 1, (8, 8, 3, 3))), 8)
+    ranges = {
+        "image": Range(-1, 1),
+        "cnn/first": Range(-9, 9),
+        "cnn/clipped": Range(minimum, 6),
+        "cnn/second": Range(-60, 60),
+    }
+    written = CpuGraph(graph, ranges, ["cnn/first", "cnn/second"]).write()
+    assert ("Clip" not in count_operators(written)) == folded
+    image = {"image": rng.uniform(-1, 1, (2, 4, 8, 8)).astype(np.float32)}
+    assert rms_error(logits_of(written, image, "int8-cpu"), logits_of(graph, image)) < INT8_ERROR
 
 
 def constants(network: Lowered) -> set[str]:

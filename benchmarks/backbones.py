@@ -1,0 +1,173 @@
+"""Each backbone as the exporter makes it: parity, sizes, and time beside Keras and OpenVINO.
+
+    PYTHONPATH=tests python benchmarks/backbones.py DATA --work WORK --page docs/backbones.md
+
+DATA has ``train/`` and ``val/`` with class folders. For each backbone a CNN with honest weights is made: random
+convolutions, BatchNorm's statistics re-estimated on training images, a head fitted on the features of labelled ones.
+Then it goes the users' way, hybrid-export --fp32 --fp16 --int8, and its variants for the CPU are timed in one
+interleaved run with Keras's ``tf.function`` and OpenVINO in FP32, BF16 and INT8. What is in WORK already is kept.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from interleave import OUT
+from peers.catalogue import OURS, REFERENCE
+from peers.run import Plan, measure
+from peers.standin_run import Run
+
+from hybrid_edge.runtime.bench.machine import read_clocks, record_machine
+from hybrid_edge.train.backbones import BACKBONES
+
+__all__: list[str] = []
+
+NAMES = [name for name in BACKBONES if name not in ("xception", "digits")]
+MADE = "from trained_standin import make_cnn; import sys; make_cnn(*sys.argv[1:])"
+OPENVINO = ("OpenVINO FP32", "OpenVINO BF16", "OpenVINO INT8 (NNCF)", "OpenVINO INT8 (NNCF) + BF16")
+MB = 1e6
+HEAD = """# Backbones
+
+What `hybrid-export --fp32 --fp16 --int8` makes of each backbone, as a CNN alone, made by one command:
+
+    {command}
+
+{machine}. Weights: random convolutions, BatchNorm's statistics re-estimated on training images, a head fitted on the
+features of {train} labelled images of 20 classes: no model is good, but its answers differ between images, and rounding
+has to keep them. Random networks amplify rounding more than trained ones do: INT8 loses more here than it will there.
+"""
+PROOF = "| backbone | size | accuracy of Keras | variant | accuracy | labels as Keras's | mean \\|Δp\\| | MB | gate |"
+TIMES = "| backbone | batch | Keras, ms | FP32 | INT8 | OpenVINO FP32 | BF16 | INT8 | INT8 + BF16 | INT8 / FP32 |"
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One backbone: the exporter's report, and the peers' times, ms by batch and name."""
+
+    name: str
+    size: int
+    entries: list[dict[str, Any]]
+    times: Mapping[int, Mapping[str, float]]
+
+
+def main(
+    data: Path,
+    work: Annotated[Path, typer.Option(help="where models, bundles and environments are kept")],
+    page: Annotated[Path | None, typer.Option(help="the page to write")] = None,
+    size: Annotated[int | None, typer.Option(help="pixels; by default each backbone's own")] = None,
+    train: int = 2000,
+    gate: int = 300,
+    rounds: int = 7,
+    only: Annotated[list[str] | None, typer.Option(help="backbones; by default all")] = None,
+) -> None:
+    """Make, export and time every backbone, and write the page."""
+    found: list[Measured] = []
+    for name in only or NAMES:
+        OUT.print(f"== {name}")
+        pixels = size or BACKBONES[name].image_size  # type: ignore[index]
+        folder = work / f"{name}-{pixels}"
+        export(folder, data, name, pixels, train, gate)
+        found.append(read(name, pixels, folder, timed(folder, data, work, rounds)))
+        if page is not None:
+            page.write_text(written(found, train))
+
+
+def export(folder: Path, data: Path, name: str, size: int, train: int, gate: int) -> None:
+    """Make the model and its bundle, unless they are there."""
+    model, report = folder / "model.keras", folder / "bundle-report" / "report.json"
+    folder.mkdir(parents=True, exist_ok=True)
+    if not model.exists():
+        words = [sys.executable, "-c", MADE, name, str(size), str(data), str(model), str(train)]
+        subprocess.run(words, check=True, env=_environment())
+    if not report.exists():
+        precisions = ("--fp32", "--fp16", "--int8", "--gate-images", str(gate))
+        folders = ("--images", str(data / "val"), "--calib", str(data / "train"), "--out", str(folder / "bundle"))
+        command = Path(sys.executable).with_name("hybrid-export")
+        # what a gate refuses is said in the report
+        subprocess.run([str(command), str(model), *precisions, *folders], check=False, env=_environment())
+
+
+def _environment() -> dict[str, str]:
+    path = [str(Path(__file__).parent), *sys.path]
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(item for item in path if item), "TF_CPP_MIN_LOG_LEVEL": "3"}
+
+
+def timed(folder: Path, data: Path, work: Path, rounds: int) -> Path:
+    """Time the bundle beside its peers, unless it was; return the file of results."""
+    kept = folder / "peers.json"
+    if not kept.exists():
+        run = Run(folder / "model.keras", folder / "bundle", data / "val", data / "train")
+        plan = Plan(run, work, rounds=rounds, images=100, only=(REFERENCE, "OpenVINO", OURS))
+        kept.write_text(json.dumps(measure(plan).content))
+    return kept
+
+
+def read(name: str, size: int, folder: Path, kept: Path) -> Measured:
+    """Read what an export and its timing left."""
+    report = json.loads((folder / "bundle-report" / "report.json").read_text())
+    times: dict[int, dict[str, float]] = {}
+    for peer in json.loads(kept.read_text())["peers"]:
+        for batch, spread in peer["times"].items():
+            times.setdefault(int(batch), {})[peer["name"]] = 1e3 * spread["median"]
+    return Measured(name, size, report["variants"], times)
+
+
+def written(found: list[Measured], train: int) -> str:
+    """Write the page."""
+    machine = record_machine(read_clocks())
+    about = f"{machine.cpu}, {machine.cores} cores, two threads for everyone"
+    command = " ".join(["python benchmarks/backbones.py", *(Path(word).name for word in sys.argv[1:])])
+    lines = [HEAD.format(command=command, machine=about, train=train), "## Parity", "", PROOF, _rule(PROOF)]
+    lines += [row for item in found for row in _proofs(item)]
+    lines += ["", "## Time", "", "Times Keras's time for the same batch; below 1 is faster.", "", TIMES, _rule(TIMES)]
+    lines += [row for item in found for row in _times(item)]
+    return "\n".join(lines) + "\n"
+
+
+def _rule(header: str) -> str:
+    return "|" + "---|" * (header.replace("\\|", "").count("|") - 1)
+
+
+def _proofs(item: Measured) -> Iterator[str]:
+    for entry in item.entries:
+        if entry["name"] not in ("fp32-cpu", "fp16-tensorrt", "int8-cpu", "int8-tensorrt"):
+            continue
+        parity = entry["parity"]
+        accuracy = (parity or {}).get("accuracy") or {}
+        figures = ["-"] * 4
+        if parity:
+            figures = [
+                *(f"{accuracy[key]:.1%}" if accuracy else "-" for key in ("keras", "variant")),
+                f"{parity['top1_agreement']:.1%}",
+                f"{parity['mean_probability_error']:.1e}",
+            ]
+        verdict = "refused" if entry["refused"] else "passed"
+        first, *others = figures
+        yield (
+            "| "
+            + " | ".join(
+                [item.name, str(item.size), first, entry["name"], *others, f"{entry['size'] / MB:.1f}", verdict]
+            )
+            + " |"
+        )
+
+
+def _times(item: Measured) -> Iterator[str]:
+    for batch, times in sorted(item.times.items()):
+        reference = times[REFERENCE]
+        ours = [times.get(f"{OURS} {precision}") for precision in ("FP32", "INT8")]
+        ratios = [f"{value / reference:.2f}" if value else "-" for value in (*ours, *map(times.get, OPENVINO))]
+        own = f"{ours[1] / ours[0]:.2f}" if all(ours) else "-"  # type: ignore[operator]
+        yield "| " + " | ".join([item.name, str(batch), f"{reference:.1f}", *ratios, own]) + " |"
+
+
+if __name__ == "__main__":
+    typer.run(main)
