@@ -41,7 +41,8 @@ def load_keras(path: Path, found: ForeignFile) -> KerasModel:
         _fill(model, path, found)
         return model
     except ModelFileError as error:
-        raise ModelFileError(f"{path}: {error}") from error.__cause__
+        text = str(error)
+        raise ModelFileError(text if text.startswith(f"{path}") else f"{path}: {text}") from error.__cause__
 
 
 def _fill(model: KerasModel, path: Path, found: ForeignFile) -> None:
