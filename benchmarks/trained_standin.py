@@ -38,7 +38,8 @@ from hybrid_edge.train.model_file import load_model, save_model
 Array = npt.NDArray[np.float32]
 Images = Sequence[tuple[Path, int]]
 BATCH = 16
-STATISTICS, STRENGTH = 320, 1.0  # images that make_cnn re-estimates on, and its logistic regression's C
+STATISTICS, STRENGTH = 640, 0.1  # images that make_cnn re-estimates on, and its logistic regression's C
+SMALL = 64  # pixels that it trains at
 
 
 def main(
@@ -67,8 +68,8 @@ def main(
     print(f"another image's sequence changes {changed:.1%} of the labels")
 
 
-def make_cnn(backbone: Backbone, size: str, data: str, out: str, train: str) -> None:
-    """Save a CNN alone of random convolutions, with honest statistics and a head fitted on labelled images."""
+def make_cnn(backbone: Backbone, size: str, data: str, out: str, train: str, epochs: str) -> None:
+    """Save a CNN alone that was trained for some epochs on small images, its statistics and head fitted at its size."""
     folder, facts = Path(data) / "train", BACKBONES[backbone]
     labels = tuple(sorted(path.name for path in folder.iterdir() if path.is_dir()))
     spec = ModelSpec(
@@ -78,6 +79,7 @@ def make_cnn(backbone: Backbone, size: str, data: str, out: str, train: str) -> 
     model = build_model(spec)
     cnn = model.get_layer("cnn")
     images = sample(folder, spec, int(train), seed=0)
+    cnn.set_weights(trained_weights(spec, images, int(epochs)))
     reestimate(cnn, spec, images[:STATISTICS])
     run = tf.function(lambda image: cnn(image, training=False), reduce_retracing=True)
     found = np.concatenate([np.asarray(run(tensors["image"])) for tensors in tensors_of(spec, images)])
@@ -85,6 +87,17 @@ def make_cnn(backbone: Backbone, size: str, data: str, out: str, train: str) -> 
     model.get_layer("logits").set_weights(head)
     save_model(model, spec, Path(out))
     report("train", softmax(found @ head[0] + head[1]), np.array([label for _, label in images]))
+
+
+def trained_weights(spec: ModelSpec, images: Images, epochs: int) -> list[Array]:
+    """Train a CNN at a small size, where an epoch takes seconds; convolutions have the same shapes at every size."""
+    small = spec.replace(image_size=min(SMALL, spec.image_size))
+    model = build_model(small)
+    model.compile(keras.optimizers.Adam(1e-3), "sparse_categorical_crossentropy", metrics=["accuracy"])
+    pixels = np.concatenate([tensors["image"] for tensors in tensors_of(small, images)])
+    labels = np.array([label for _, label in images])
+    model.fit(pixels, labels, batch_size=64, epochs=epochs, verbose=2)
+    return list(model.get_layer("cnn").get_weights())
 
 
 def sample(folder: Path, spec: ModelSpec, count: int, seed: int) -> Images:

@@ -229,7 +229,7 @@ def _fold_pad(editor: GraphEditor, node: onnx.NodeProto) -> bool:
         return False
     for item in behind:
         own = np.array(integers_of(item, "pads") or [0] * 4) + ends[:, 2:].reshape(-1).astype(int)
-        if item.op_type == "MaxPool" and (own >= np.repeat(integers_of(item, "kernel_shape"), 2)).any():
+        if item.op_type == "MaxPool" and (own >= np.tile(integers_of(item, "kernel_shape"), 2)).any():
             return False
     for item in behind:
         own = np.array(integers_of(item, "pads") or [0] * 4) + ends[:, 2:].reshape(-1).astype(int)
