@@ -61,8 +61,9 @@ class ModelParts:
         others: whether INT8 reaches layers besides those.
         units: the recurrent layers' largest width.
         step: the weights that a recurrent layer's step multiplies with, on average; None where it does not count, as in
-            models that ``hybrid-train`` makes.
-        steps: the timesteps that the unrolled form writes out, of all layers and directions together; 0 likewise.
+            models that ``hybrid-train`` makes and where a CPU has nothing else in INT8.
+        steps: the timesteps that the unrolled form writes out, of all layers and directions together; 0 in models
+            that ``hybrid-train`` makes.
     """
 
     recurrent: bool

@@ -27,6 +27,7 @@ ALIASES = {
     "BatchNormalizationV1": "BatchNormalization",
     "BatchNormalizationV2": "BatchNormalization",
     "SyncBatchNormalization": "BatchNormalization",
+    "GroupedQueryAttention": "GroupQueryAttention",
     "AvgPool2D": "AveragePooling2D",
     "MaxPool2D": "MaxPooling2D",
     "GlobalAvgPool2D": "GlobalAveragePooling2D",
@@ -56,6 +57,9 @@ IDLE = words(
     StochasticDepth
     """
 )
+# their calls say training=True in a file of Keras 3, which means nothing
+INDIFFERENT = IDLE | {"Resizing", "CenterCrop", "Rescaling", "Normalization"}
+ACTIVATION_LAYERS = ("LeakyReLU", "ReLU", "ELU", "Softmax")  # as the activation of another
 TEXT = "it reads words, not images"
 TRAIN_AGAIN = "build the model with LSTM, GRU or Bidirectional of them, and train it so"
 REFUSED = {

@@ -9,12 +9,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import h5py
 import keras
 import numpy as np
 
 from ...runtime.errors import ModelFileError
 from ...train.model import KerasModel
 from ...train.model_file import load_weights
+from ...train.weight_arrays import arrays_of
 from .build_layers import build_from_recipe, what_it_said
 from .fill_h5 import fill_from_h5
 from .model_files import ForeignFile, weights_of
@@ -39,7 +41,8 @@ def load_keras(path: Path, found: ForeignFile) -> KerasModel:
         _fill(model, path, found)
         return model
     except ModelFileError as error:
-        raise ModelFileError(f"{path}: {error}") from error.__cause__
+        text = str(error)
+        raise ModelFileError(text if text.startswith(f"{path}") else f"{path}: {text}") from error.__cause__
 
 
 def _fill(model: KerasModel, path: Path, found: ForeignFile) -> None:
@@ -48,6 +51,8 @@ def _fill(model: KerasModel, path: Path, found: ForeignFile) -> None:
             fill_from_h5(model, path)
         else:
             with weights_of(path) as weights:
+                with h5py.File(weights, "r") as file:
+                    arrays_of(file, path)  # again: the file may be another by now
                 load_weights(model, weights)
     except ModelFileError:
         raise

@@ -109,7 +109,7 @@ def inspect_file(path: Path) -> ForeignFile:
 
 @contextmanager
 def weights_of(path: Path) -> Iterator[Path]:
-    """Unpack the weights of a ``.keras`` into a temporary file, whose arrays are checked.
+    """Unpack the weights of a ``.keras`` into a temporary file, whose arrays are yet to be checked.
 
     Raises:
         ModelFileError: the archive has no such member, or one that unpacks to far more than is stored.

@@ -15,7 +15,7 @@ OPERATIONS = {
     **{name: name.lower() for name in ("Sum", "Clip", "Reshape", "Transpose", "Squeeze", "Concatenate", "Stack")},
     **{name: name.lower() for name in ("Matmul", "Moveaxis", "Swapaxes", "Flip", "Reciprocal", "Rsqrt", "Tanh")},
     **{name: name.lower() for name in ("Relu", "Relu6", "Sigmoid", "Softplus", "Softsign", "Silu", "Elu", "Selu")},
-    **{name: name.lower() for name in ("Gelu", "Softmax")},
+    **{name: name.lower() for name in ("Gelu", "Softmax", "Pad", "Split", "Normalize", "Var", "Std")},
     "TrueDivide": "true_divide",
     "ExpandDims": "expand_dims",
     "GetItem": "get_item",
@@ -23,6 +23,8 @@ OPERATIONS = {
     "HardSigmoid": "hard_sigmoid",
     "HardSilu": "hard_silu",
     "LogSoftmax": "log_softmax",
+    "AveragePool": "average_pool",
+    "MaxPool": "max_pool",
 }
 # what TFOpLambda of Keras 2 calls -> function of keras.ops
 TENSORFLOW = {
@@ -61,7 +63,7 @@ def settings_of_operation(config: dict[str, Any], name: str) -> tuple[str, dict[
         return _tensorflow(str(settings.get("function")), name), {}
     module = str(config.get("module") or "")
     is_function = ".ops." in module if module else "trainable" not in settings and "dtype" not in settings
-    if class_name == "Cast" and is_function and str(settings.get("dtype")).startswith(("float", "bfloat")):
+    if class_name == "Cast" and str(settings.get("dtype")).startswith(("float", "bfloat")):
         return "identity", {}
     if not is_function or class_name not in OPERATIONS:
         return None

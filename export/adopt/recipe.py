@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from ...runtime.errors import ModelFileError
-from .layer_settings import clean_settings, excerpt, layer_class, plain
+from .layer_settings import ACTIVATION_LAYERS, INDIFFERENT, clean_settings, excerpt, layer_class, plain
 from .operations import scalar_arithmetic, settings_of_operation
 
 MAX_LAYERS = 3000  # EfficientNetV2L has 1,030
@@ -134,7 +134,8 @@ class _Reader:
         settings = config.get("config")
         given = config.get("name", settings.get("name", "") if isinstance(settings, dict) else "")
         name = keras_name(given or config["class_name"].lower())
-        calls = tuple(self.call(node, name) for node in _nodes(config.get("inbound_nodes", []))) if called else ()
+        nodes = _nodes(config.get("inbound_nodes", [])) if called else []
+        calls = tuple(self.call(node, name, config["class_name"]) for node in nodes)
         operation = settings_of_operation(config, name)
         if operation is not None:
             return self._operation(name, *operation, calls)
@@ -147,7 +148,10 @@ class _Reader:
         for key in ("layer", "backward_layer"):  # of Bidirectional and TimeDistributed
             if settings.get(key) is not None:
                 inner[key] = self.layer(settings[key], depth + 1)
-        rest = {key: value for key, value in settings.items() if key not in ("layer", "backward_layer")}
+        activation = settings.get("activation")
+        if isinstance(activation, dict) and activation.get("class_name") in ACTIVATION_LAYERS:
+            inner["activation"] = self.layer(activation, depth + 1)
+        rest = {key: value for key, value in settings.items() if key not in ("layer", "backward_layer", *inner)}
         cleaned = clean_settings(class_name, rest, name, old=self.old)
         return LayerRecipe(name, cleaned.class_name, {**cleaned.settings, **inner}, calls)
 
@@ -172,7 +176,7 @@ class _Reader:
         shape = None if own is None else own.settings.get("shape")
         return ModelRecipe(name, False, layers, inputs, outputs, None if shape is None else tuple(shape))
 
-    def call(self, node: Any, name: str) -> Call:
+    def call(self, node: Any, name: str, class_name: str) -> Call:
         """Read one call: of Keras 3 its arguments, of Keras 2 a list of tensors, the last with the other arguments."""
         if isinstance(node, dict):
             args = [_argument(value, name) for value in node["args"]]
@@ -186,7 +190,7 @@ class _Reader:
         self.tensors += 1 + sum(1 for _ in tensors_in([*args, *kwargs.values()]))
         if self.tensors > MAX_TENSORS:
             raise ModelFileError(f"its layers are called with over {MAX_TENSORS} tensors; no model is so large")
-        if kwargs.pop("training", None):
+        if kwargs.pop("training", None) and class_name not in INDIFFERENT:
             raise ModelFileError(
                 f"layer {name!r} is called with training=True: it answers by chance. Build the model without it, give "
                 "it these weights, and save again"

@@ -104,6 +104,17 @@ def _parse(serialized: bytes) -> Any:
     return graph
 
 
+def _before_activation(scores: Any) -> tuple[Any, Any]:
+    """Return what a graph's last softmax or sigmoid takes, and that function of Keras; linear without either."""
+    kinds = {"Softmax": keras.activations.softmax, "Sigmoid": keras.activations.sigmoid}
+    maker = scores.op
+    while maker.type == "Identity":
+        maker = maker.inputs[0].op
+    if maker.type in kinds:
+        return maker.inputs[0], kinds[maker.type]
+    return scores, keras.activations.linear
+
+
 class _FrozenGraph(keras.layers.Layer):  # type: ignore[misc]
     """A graph of pure mathematics as a layer: image (N, H, W, C) float32 -> scores (N, K) float32."""
 
@@ -113,6 +124,7 @@ class _FrozenGraph(keras.layers.Layer):  # type: ignore[misc]
         try:
             imported = tf.compat.v1.wrap_function(lambda: tf.graph_util.import_graph_def(graph, name=""), [])
             image, scores = (imported.graph.as_graph_element(about[key]) for key in ("input", "output"))
+            scores, self.activation = _before_activation(scores)
             self._function = imported.prune(image, scores)
         except Exception as error:
             # TensorFlow raises ValueError, KeyError and types of its own
@@ -127,7 +139,7 @@ class _FrozenGraph(keras.layers.Layer):  # type: ignore[misc]
 
     def call(self, image: Any) -> Any:
         """Compute the scores."""
-        return tf.cast(self._function(tf.cast(image, self._dtype_inside)), "float32")
+        return self.activation(tf.cast(self._function(tf.cast(image, self._dtype_inside)), "float32"))
 
     def compute_output_shape(self, shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
         """Return (N, K)."""

@@ -27,7 +27,7 @@ from ...runtime.spec import ModelSpec
 from ...train.model import KerasModel
 from ..artifacts import ModelParts
 from .from_keras import write_function
-from .graph_reading import producers
+from .graph_reading import image_layers, producers, quantizable
 from .graph_writer import GraphWriter
 from .recurrent import Form, write_batch_major
 from .recurrent_layer import RecurrentLayer, is_recurrent
@@ -105,12 +105,16 @@ class AdoptedGraph:
     @property
     def parts(self) -> ModelParts:
         """What the model is made of."""
-        others = any(node.op_type in ("Conv", "MatMul") for node in self.rest.node)
+        writer = GraphWriter("parts")
+        self.write(writer, "lstm")
+        others = quantizable(writer.model)
         cells = [(cell, cut.timesteps) for cut in self.cut for cell in cut.layer.cells]
         steps = sum(timesteps for _, timesteps in cells)
         weights = sum(cell.products * timesteps for cell, timesteps in cells)
         units = max((cell.units for cell, _ in cells), default=0)
-        return ModelParts(bool(cells), others, units, weights / steps if steps else None, steps)
+        # where nothing else would be in INT8 on a CPU, the recurrent layers are, whatever that costs
+        step = weights / steps if others.keys() - image_layers(writer.model) and steps else None
+        return ModelParts(bool(cells), bool(others), units, step, steps)
 
 
 @dataclass(frozen=True)

@@ -22,9 +22,9 @@ from ...calib import Range
 from ...runtime.spec import ModelSpec
 from ..artifacts import Artifact
 from ..convert.fp32_graph import GraphBuilder
-from ..convert.graph_reading import is_affine, quantizable
+from ..convert.graph_reading import image_layers, is_affine, quantizable
 from ..convert.inspection import Declaration, check_graph
-from .cpu_graph import CpuGraph, image_layers
+from .cpu_graph import CpuGraph
 from .cpu_speed import fill_channels
 from .equalize import EvenedGraph, PixelGrid, even_channels
 from .gpu_graph import ActivationPeaks, GpuGraph

@@ -58,7 +58,6 @@ Float32 = npt.NDArray[np.float32]
 
 IMAGE_RANK = 4  # (N, C, H, W)
 TOLERANCE = 1e-6  # relative, of a range's end
-KERNEL_CHANNELS = 4  # input channels at a time: vpdpbusd adds up four products of bytes
 
 
 class CpuGraph:
@@ -301,21 +300,6 @@ class CpuGraph:
 
     def _scale(self, name: str) -> np.float32:
         return np.float32(unsigned_scale(self._ranges[range_key(name)])[0])
-
-
-def image_layers(source: onnx.ModelProto) -> set[str]:
-    """Return the convolutions that stay in float, since an image has fewer channels than the integer kernel takes.
-
-    The kernel copies patches there and saves nothing (full size, one thread: the CNN takes 27.1 ms with the first
-    convolution in float and 28.7 ms without), and the first convolution's rounded weights alone make up a tenth of
-    INT8's error.
-    """
-    constants = arrays(source)
-    return {
-        node.name
-        for node in source.graph.node
-        if node.op_type == "Conv" and groups_of(node) == 1 and constants[node.input[1]].shape[1] < KERNEL_CHANNELS
-    }
 
 
 def _is_depthwise(node: onnx.NodeProto, kernel: Float32) -> bool:

@@ -131,6 +131,23 @@ def new_head() -> Any:
     return keras.Model(image, layers.Dense(3)(layers.Dropout(0.2)(layers.GlobalAveragePooling2D()(value))))
 
 
+def many_layers() -> Any:
+    """Layers with settings that are lists, functions or layers, and such as say training=True where they are called."""
+    image = keras.Input((12, 12, 3))
+    value = layers.RandomFlip()(layers.Resizing(10, 11, interpolation="bicubic")(image))
+    value = layers.Normalization(mean=[0.1, 0.2, 0.3], variance=np.array([1.0, 2.0, 3.0]))(value)
+    value = layers.PReLU(shared_axes=[1, 2])(layers.Conv2DTranspose(6, 3, strides=2, output_padding=1)(value))
+    value = layers.GroupNormalization(groups=3)(layers.ZeroPadding2D(((1, 0), (0, 2)))(value))
+    value = layers.SeparableConv2D(4, 3, activation=layers.LeakyReLU(0.3))(value)
+    value = layers.Conv2D(6, 3, groups=2, kernel_constraint="max_norm", activation=keras.activations.mish)(value)
+    value = layers.ReLU(6.0, negative_slope=0.1)(layers.LayerNormalization(axis=[1, 2, 3])(value))
+    value = layers.EinsumDense("abcd,de->abce", output_shape=(3, 3, 5))(layers.AdaptiveAveragePooling2D(3)(value))
+    rows = layers.GRU(3, reset_after=False)(layers.Permute((2, 1))(layers.Reshape((9, 5))(value)))
+    value = keras.ops.pad(value, [[0, 0], [1, 1], [0, 0], [0, 0]])
+    value = layers.Dot(axes=(1, 1))([layers.Dense(3)(layers.Flatten()(keras.ops.var(value, axis=3))), rows])
+    return keras.Model(image, layers.Dense(3)(value))
+
+
 def convnext() -> Any:
     """ConvNeXt's blocks, in small: two of their layers stand beside the application in Keras."""
     from keras.src.applications.convnext import ConvNeXt
@@ -140,7 +157,7 @@ def convnext() -> Any:
 
 @pytest.mark.parametrize("suffix", ["keras", "h5"])
 @pytest.mark.parametrize(
-    "make", [sequential, with_operations, shared_and_nested, recurrent, attention, new_head, convnext]
+    "make", [sequential, with_operations, shared_and_nested, recurrent, attention, new_head, convnext, many_layers]
 )
 def test_a_model_of_keras_3_answers_as_before(make: Callable[[], Any], suffix: str, tmp_path: Path) -> None:
     keras.utils.set_random_seed(3)
