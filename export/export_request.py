@@ -26,8 +26,7 @@ from ..train.class_folders import find_classes, list_folder
 from ..train.data import LabelledImage, read_list
 from ..train.run_folder import RunFolder
 from ..train.splits import find_splits, holds_images
-from .adopt.adoption import Adoption, Statement, is_foreign
-from .adopt.model_files import inspect_file
+from .adopt.adoption import Adoption, Statement, is_foreign, look_into
 from .artifacts import PRECISIONS, Recurrent
 
 MIN_IMAGES = 8  # a bundle has so many golden examples, and a gate's largest batch so many images
@@ -281,7 +280,7 @@ def _adopted_request(
 
     Of a data set with splits those to validate on check it, and those to train on calibrate it.
     """
-    found = inspect_file(model)
+    found = look_into(model)
     if images is None:
         raise UsageError(
             f"{model}: a model file comes without images; name a folder of real ones to check it on, in folders named "

@@ -43,13 +43,18 @@ def import_tensorflow() -> None:
 
             tf.config.list_physical_devices("GPU")  # the search for CUDA writes as well, once
     except ImportError as error:
-        raise BackendUnavailableError(
-            f"training and export need TensorFlow, which can't be imported here ({error}): "
-            "pip install 'hybrid-edge[train,cpu]' on Python 3.11 or later"
-        ) from error
+        raise needs_train_extra(error) from error
     for library in ThreadpoolController().lib_controllers:
         if library.num_threads > cpus:
             library.set_num_threads(cpus)
+
+
+def needs_train_extra(error: ImportError) -> BackendUnavailableError:
+    """Return the error that names the extra with TensorFlow and what comes with it, where that can't be imported."""
+    return BackendUnavailableError(
+        f"training and export need TensorFlow, which can't be imported here ({error}): "
+        "pip install 'hybrid-edge[train,cpu]' on Python 3.11 or later"
+    )
 
 
 @contextlib.contextmanager

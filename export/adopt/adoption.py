@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import unicodedata
 from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, cast, get_args
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, cast, get_args
 
 from ...runtime.errors import DataError, UsageError
 from ...runtime.spec import Channels, Interpolation, ResizePolicy, Scaling
-from .model_files import ForeignFile, is_ours
+from ...train.tensorflow_import import needs_train_extra
+
+if TYPE_CHECKING:
+    from .model_files import ForeignFile
 
 MAX_LABELS_BYTES = 2**24
 LISTED = 5
@@ -106,7 +111,21 @@ def is_foreign(model: Path) -> bool:
     """Tell whether a path is a model file or a SavedModel's folder that ``hybrid-train`` did not write."""
     if model.is_dir():
         return (model / "saved_model.pb").is_file()
-    return model.is_file() and not is_ours(model)
+    return model.is_file() and not _model_files().is_ours(model)
+
+
+def look_into(model: Path) -> ForeignFile:
+    """Return what somebody else's model file holds, as ``model_files.inspect_file`` does."""
+    found: ForeignFile = _model_files().inspect_file(model)
+    return found
+
+
+def _model_files() -> ModuleType:
+    """Import what reads model files, with h5py, which is not there without the extra."""
+    try:
+        return importlib.import_module(".model_files", __package__)
+    except ImportError as error:
+        raise needs_train_extra(error) from error
 
 
 def read_labels(path: Path) -> tuple[str, ...]:
