@@ -106,7 +106,12 @@ def _page(image: Pixels) -> Pixels:
 
 
 def is_dark_on_light(image: Pixels) -> bool:
-    """Return whether a picture, (H, W, 3) uint8, looks like dark strokes on light paper."""
+    """Return whether a picture, (H, W, 3) uint8, looks like dark strokes on light paper.
+
+    What is black all along its edge is drawn and no photograph: a broad light stroke is no sheet on a dark desk.
+    """
+    if not any(edge.any() for edge in (image[0], image[-1], image[:, 0], image[:, -1])):
+        return False
     page = shrink(_sheet(image), LIGHTING)
     return float(np.median(page)) >= 128 and _skewness(page) < -CLEAR_SKEW
 
