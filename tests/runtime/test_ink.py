@@ -157,7 +157,9 @@ def test_only_dark_strokes_on_a_light_page_look_like_paper(drawings: list[Drawin
     frame = np.repeat(drawn_frame(ink)[:, :, None], 3, 2)
     assert (is_dark_on_light(frame), is_dark_on_light(255 - frame)) == (False, True)
     broad = np.zeros((28, 28, 3), np.uint8)
-    broad[4:24, 8:18] = np.linspace(60, 250, 10, dtype=np.uint8)[:, None]  # which might be a sheet with a dark stroke
+    profile = [0, 0, 48, 255, 255, 191, 0, 0]  # a handwritten 1, which might be a sheet on a dark desk
+    broad[4:24, 4:24] = np.interp(np.linspace(0, 7, 20), range(8), profile)[:, None]
+    broad[4:6, 8:20] = broad[4:6, 8:20] // 2 + 60
     assert (is_dark_on_light(broad), is_dark_on_light(255 - broad)) == (False, True)
     assert not any(map(is_dark_on_light, (sample_image(3, 200, 300), BLANK["white"], BLANK["lit and noisy"])))
 
