@@ -258,11 +258,7 @@ def _file_request(
 ) -> ExportRequest:
     if not model.is_file():
         raise UsageError(f"MODEL: expected a run folder or a .keras file, found nothing at {model}")
-    if images is None:
-        raise UsageError(
-            f"{model}: a model file comes without images; name a folder of real ones to check it on: --images DIR"
-        )
-    chosen = choose_images(folder_images(images), gate_images)
+    chosen = choose_images(folder_images(_named_images(model, images)), gate_images)
     calibration = _calibration(settings, calib, None)
     return ExportRequest(model, chosen, out or model.parent / "bundle", settings, calibration)
 
@@ -281,11 +277,7 @@ def _adopted_request(
     Of a data set with splits those to validate on check it, and those to train on calibrate it.
     """
     found = look_into(model)
-    if images is None:
-        raise UsageError(
-            f"{model}: a model file comes without images; name a folder of real ones to check it on, in folders named "
-            "by label where their classes are known: --images DIR"
-        )
+    images = _named_images(model, images)
     candidates = folder_images(images)
     if len(candidates) >= 2 * MIN_IMAGES and calib is None and settings.needs_calibration:
         gate_images = min(gate_images or len(candidates), max(len(candidates) // 2, MIN_IMAGES))
@@ -297,6 +289,15 @@ def _adopted_request(
     adoption = stated.of(found, {image.label for image in candidates})
     where = model.parent / f"{model.stem}-bundle"
     return ExportRequest(model, chosen, out or where, settings, calibration, adoption=adoption)
+
+
+def _named_images(model: Path, images: Path | None) -> Path:
+    if images is None:
+        raise UsageError(
+            f"{model}: a model file comes without images; name a folder of real ones to check it on, in folders named "
+            "by label where their classes are known: --images DIR"
+        )
+    return images
 
 
 def _calibration(settings: ExportSettings, calib: Path | None, run: RunFolder | None) -> tuple[LabelledImage, ...]:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import base64
 import json
 import marshal
+import os
 import pickle
+import tempfile
 import warnings
 import zipfile
 from collections.abc import Callable
@@ -15,7 +17,7 @@ from typing import Any
 import h5py
 import numpy as np
 
-CANARY = Path("/tmp/hybrid_edge_canary")  # noqa: S108  # what runs would leave it there
+CANARY = Path(tempfile.gettempdir()) / f"hybrid_edge_canary_{os.getpid()}"  # what runs would leave it there
 
 Layer = dict[str, Any]
 
