@@ -33,6 +33,7 @@ __all__: list[str] = []
 NAMES = [name for name in BACKBONES if name not in ("xception", "digits")]
 MADE = "from trained_standin import make_cnn; import sys; make_cnn(*sys.argv[1:])"
 OPENVINO = ("OpenVINO FP32", "OpenVINO BF16", "OpenVINO INT8 (NNCF)", "OpenVINO INT8 (NNCF) + BF16")
+TRAINED = "trained.json"  # images and epochs
 MB = 1e6
 HEAD = """# Backbones
 
@@ -40,19 +41,20 @@ What `hybrid-export --fp32 --fp16 --int8` makes of each backbone, as a CNN alone
 
     {command}
 
-{machine}. Weights: trained for {epochs} epochs on {train} labelled images of 20 classes at 64 pixels,
-BatchNorm's statistics re-estimated and the head fitted at the size given. No model is good, but its answers differ.
+{machine}. Weights: trained for some epochs on labelled images of 20 classes at 64 pixels, BatchNorm's
+statistics re-estimated and the head fitted at the size given. No model is good, but its answers differ.
 """
-PROOF = "| backbone | size | accuracy of Keras | variant | accuracy | labels as Keras's | mean \\|Δp\\| | MB | gate |"
+PROOF = "| backbone | size | images × epochs | accuracy of Keras | variant | accuracy | labels as Keras's | mean \\|Δp\\| | MB | gate |"
 TIMES = "| backbone | batch | Keras, ms | FP32 | INT8 | OpenVINO FP32 | BF16 | INT8 | INT8 + BF16 | INT8 / FP32 |"
 
 
 @dataclass(frozen=True)
 class Measured:
-    """One backbone: the exporter's report, and the peers' times, ms by batch and name."""
+    """One backbone: images and epochs of its training, the exporter's report, and the peers' ms by batch and name."""
 
     name: str
     size: int
+    trained: tuple[int, int]
     entries: list[dict[str, Any]]
     times: Mapping[int, Mapping[str, float]]
 
@@ -67,6 +69,7 @@ def main(
     gate: int = 300,
     rounds: int = 7,
     only: Annotated[list[str] | None, typer.Option(help="backbones; by default all")] = None,
+    untimed: Annotated[bool, typer.Option("--untimed", help="make and export, and time nothing yet")] = False,
 ) -> None:
     """Make, export and time every backbone, and write the page."""
     found: list[Measured] = []
@@ -76,9 +79,11 @@ def main(
         folder = work / f"{name}-{pixels}"
         make(folder, data, name, (pixels, train, epochs))
         export(folder, data, gate)
+        if untimed:
+            continue
         found.append(read(name, pixels, folder, timed(folder, data, work, rounds)))
         if page is not None:
-            page.write_text(written(found, (train, epochs)))
+            page.write_text(written(found))
 
 
 def make(folder: Path, data: Path, name: str, numbers: tuple[int, int, int]) -> None:
@@ -89,6 +94,7 @@ def make(folder: Path, data: Path, name: str, numbers: tuple[int, int, int]) -> 
         size, *others = map(str, numbers)
         words = [sys.executable, "-c", MADE, name, size, str(data), str(model), *others]
         subprocess.run(words, check=True, env=_environment())
+        (folder / TRAINED).write_text(json.dumps(numbers[1:]))
 
 
 def export(folder: Path, data: Path, gate: int) -> None:
@@ -124,16 +130,17 @@ def read(name: str, size: int, folder: Path, kept: Path) -> Measured:
     for peer in json.loads(kept.read_text())["peers"]:
         for batch, spread in peer["times"].items():
             times.setdefault(int(batch), {})[peer["name"]] = 1e3 * spread["median"]
-    return Measured(name, size, report["variants"], times)
+    images, epochs = json.loads((folder / TRAINED).read_text())
+    return Measured(name, size, (images, epochs), report["variants"], times)
 
 
-def written(found: list[Measured], trained: tuple[int, int]) -> str:
+def written(found: list[Measured]) -> str:
     """Write the page."""
     machine = record_machine(read_clocks())
     about = f"{machine.cpu}, {machine.cores} cores, two threads for everyone"
     command = " ".join(["python benchmarks/backbones.py", *(Path(word).name for word in sys.argv[1:])])
     lines = [
-        HEAD.format(command=command, machine=about, train=trained[0], epochs=trained[1]),
+        HEAD.format(command=command, machine=about),
         "## Parity",
         "",
         PROOF,
@@ -167,7 +174,8 @@ def _proofs(item: Measured) -> Iterator[str]:
         yield (
             "| "
             + " | ".join(
-                [item.name, str(item.size), first, entry["name"], *others, f"{entry['size'] / MB:.1f}", verdict]
+                [item.name, str(item.size), f"{item.trained[0]:,} × {item.trained[1]}", first]
+                + [entry["name"], *others, f"{entry['size'] / MB:.1f}", verdict]
             )
             + " |"
         )
