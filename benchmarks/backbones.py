@@ -44,7 +44,7 @@ What `hybrid-export --fp32 --fp16 --int8` makes of each backbone, as a CNN alone
 {machine}. Weights: trained for some epochs on labelled images of 20 classes at 64 pixels, BatchNorm's
 statistics re-estimated and the head fitted at the size given. No model is good, but its answers differ.
 """
-PROOF = "| backbone | size | images × epochs | accuracy of Keras | variant | accuracy | labels as Keras's | mean \\|Δp\\| | MB | gate |"
+PROOF = "| backbone | size | images × epochs | Keras | variant | accuracy | same label | mean \\|Δp\\| | MB | gate |"
 TIMES = "| backbone | batch | Keras, ms | FP32 | INT8 | OpenVINO FP32 | BF16 | INT8 | INT8 + BF16 | INT8 / FP32 |"
 
 
@@ -171,14 +171,10 @@ def _proofs(item: Measured) -> Iterator[str]:
             ]
         verdict = "refused" if entry["refused"] else "passed"
         first, *others = figures
-        yield (
-            "| "
-            + " | ".join(
-                [item.name, str(item.size), f"{item.trained[0]:,} × {item.trained[1]}", first]
-                + [entry["name"], *others, f"{entry['size'] / MB:.1f}", verdict]
-            )
-            + " |"
-        )
+        trained = f"{item.trained[0]:,} × {item.trained[1]}"
+        size = f"{entry['size'] / MB:.1f}"
+        cells = (item.name, str(item.size), trained, first, entry["name"], *others, size, verdict)
+        yield f"| {' | '.join(cells)} |"
 
 
 def _times(item: Measured) -> Iterator[str]:
