@@ -61,7 +61,11 @@ class Result:
 
 @dataclass(frozen=True)
 class SourceStatus:
-    """This class holds one source's counts so far: ``captured == classified + dropped + unreadable + waiting``."""
+    """This class holds the counts so far of one source, or of one region of it.
+
+    ``captured == classified + dropped + unreadable + waiting``. ``name`` is the source's, with its region where it has
+    one (as ``Frame.name``); ``source`` and ``region`` are the two by themselves.
+    """
 
     name: str
     captured: int
@@ -71,6 +75,8 @@ class SourceStatus:
     waiting: int
     reconnects: int
     flowing: bool
+    source: str = ""
+    region: str = ""
 
 
 @dataclass(frozen=True)

@@ -173,7 +173,7 @@ class Delivery:
 
     def _results(self, batch: Batch) -> Iterator[Result]:
         boxes = {pending.box for pending in batch.frames if pending.box.live}
-        reconnects = {box: self._events.count("reconnected", box.name) for box in boxes}
+        reconnects = {box: self._events.count("reconnected", box.source) for box in boxes}
         for pending in batch.frames:
             captured = pending.frame.captured
             age = (batch.finished - captured) * 1000 if captured else 0.0
