@@ -51,6 +51,7 @@ class InferRequest:
     snapshots: Path | None = None
     when: str | None = None
     smooth: float | None = None
+    calibrated: bool = False
     min_probability: float = 0.0
     stable: float = 0.0
     digit: bool = False

@@ -132,6 +132,12 @@ def infer(
             rich_help_panel=OUTPUTS,
         ),
     ] = None,
+    calibrated: Annotated[
+        bool,
+        typer.Option(
+            "--calibrated", help="Probabilities that are as often right as they say.", rich_help_panel=OUTPUTS
+        ),
+    ] = False,
     min_probability: Annotated[
         float,
         typer.Option(metavar="0.6", min=0, max=1, help='Below it the answer is "unknown".', rich_help_panel=OUTPUTS),
@@ -218,6 +224,7 @@ def infer(
         snapshots=snapshots,
         when=when,
         smooth=smooth,
+        calibrated=calibrated,
         min_probability=min_probability,
         stable=stable,
         digit=digit,

@@ -131,7 +131,7 @@ class Pipeline:
         self._threads = [
             threading.Thread(target=self._guard, args=(run,), name=name, daemon=True) for name, run in stages
         ]
-        self._delivery = Delivery(self._links, sinks, classifier.labels, answering or Answering())
+        self._delivery = Delivery(self._links, sinks, classifier, answering or Answering())
 
     def busy(self) -> Mapping[str, float]:
         """Return for how many seconds ``preprocess``, ``infer`` and ``output`` have been in one call, 0 while waiting.
