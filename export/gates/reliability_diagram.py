@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 
 from ...runtime.manifest import ReliabilityBin, Temperature
 from ...runtime.storage import replacing
@@ -20,7 +21,7 @@ DIAGRAMS = "reliability.png"  # the file's name in a report
 
 WIDTH, ROW_HEIGHT, TITLE_HEIGHT = 8.0, 3.3, 0.35  # inches
 DPI = 80
-RIGHT, TOO_SURE, TOO_SHY, QUIET = "#2f6fb3", "#c0362c", "#d9982b", "#6b6b6b"
+RIGHT, TOO_SURE, TOO_SHY, QUIET = "#2f6fb3", "#d9857f", "#8fc1ea", "#6b6b6b"
 
 
 def write_diagrams(path: Path, temperatures: Mapping[str, Temperature]) -> Path | None:
@@ -70,14 +71,15 @@ def _draw_bins(axis: Axes, bins: Sequence[ReliabilityBin]) -> None:
     axis.bar(places, [item.accuracy for _, item in shown], color=RIGHT, **style)
     gaps = [item.confidence - item.accuracy for _, item in shown]
     colors = [TOO_SURE if gap > 0 else TOO_SHY for gap in gaps]
-    axis.bar(places, gaps, bottom=[item.accuracy for _, item in shown], color=colors, alpha=0.6, **style)
+    # over the accuracy what is missing, and in its upper part what is more than promised
+    axis.bar(places, gaps, bottom=[item.accuracy for _, item in shown], color=colors, **style)
     axis.plot([0, 1], [0, 1], color=QUIET, linewidth=0.8, linestyle="--")
     axis.set(xlim=(0, 1), ylim=(0, 1), xticks=[])
     _finish(axis)
     axis.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
-    for color, text, height in ((TOO_SURE, "surer than right", 0.9), (TOO_SHY, "less sure than right", 0.8)):
-        if color in colors:
-            axis.text(0.03, height, f"■ {text}", color=color, size=8)
+    for color, text, height in ((TOO_SURE, "surer than right", 0.91), (TOO_SHY, "less sure than right", 0.81)):
+        axis.add_patch(Rectangle((0.03, height), 0.02, 0.06, color=color))
+        axis.text(0.065, height, text, color=QUIET, size=7)
 
 
 def _draw_counts(axis: Axes, bins: Sequence[ReliabilityBin]) -> None:

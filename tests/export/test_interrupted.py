@@ -27,7 +27,7 @@ from support.models.whole import NAMES
 
 from hybrid_edge.export import exporter, variant_maker
 from hybrid_edge.export.artifacts import Artifact
-from hybrid_edge.export.bundle import report as report_folder
+from hybrid_edge.export.bundle import report_folder
 from hybrid_edge.export.bundle.bundle_writer import BundleWriter
 from hybrid_edge.export.bundle.report_folder import REPORT, check_folder
 from hybrid_edge.export.gates.comparison import Flip
