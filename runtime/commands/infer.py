@@ -11,6 +11,7 @@ import typer
 from .. import console
 from ..console import printable, say
 from ..infer_request import HANG_TIMEOUT, InferRequest
+from .config_file import ConfigOption, ShowConfigOption, keep_for_workers, prefer_named_sources, print_config
 from .options import (
     BackendOption,
     BuildOption,
@@ -33,17 +34,25 @@ HOUR = 3600.0  # seconds
 
 
 def infer(
+    context: typer.Context,
     sources: Annotated[
         list[str] | None,
         typer.Argument(
             metavar="SOURCE",
+            callback=prefer_named_sources,
             help="Images, folders, globs, videos, /dev/video0, csi://0, rtsp://…, http://… (MJPEG); any, mixed.",
             show_default=False,
         ),
     ] = None,
     camera: Annotated[
         list[int] | None,
-        typer.Option(metavar="N", min=0, help="The camera /dev/videoN; may be repeated.", rich_help_panel=FRAMES),
+        typer.Option(
+            metavar="N",
+            min=0,
+            callback=prefer_named_sources,
+            help="The camera /dev/videoN; may be repeated.",
+            rich_help_panel=FRAMES,
+        ),
     ] = None,
     list_cameras: Annotated[
         bool, typer.Option("--list-cameras", help="Say which cameras there are, and end.", rich_help_panel=FRAMES)
@@ -159,6 +168,8 @@ def infer(
             rich_help_panel=RUNNING,
         ),
     ] = HANG_TIMEOUT,
+    config: ConfigOption = None,
+    show_config: ShowConfigOption = False,
 ) -> None:
     """Classify cameras, streams, images and videos with a bundle.
 
@@ -176,6 +187,8 @@ def infer(
     Example: hybrid-infer photos/ clip.mp4 --top-k 3
 
     Example: hybrid-infer rtsp://camera/stream --json > predictions.jsonl
+
+    Example: hybrid-infer --config camera.toml
     """
     if list_cameras:
         print_cameras(as_json=as_json)
@@ -208,6 +221,11 @@ def infer(
         hang_timeout=hang_timeout,
         supervise=supervise,
     )
+    if show_config:
+        print_config(context)
+        return
+    if config is not None and request.supervised:
+        keep_for_workers(context)
     from ..pipeline.launch import run  # noqa: PLC0415  # --help should not wait for it
 
     if code := run(request):
