@@ -40,7 +40,7 @@ PYTHON310 ?= $(firstword $(wildcard $(HOME)/.pyenv/versions/3.10.*/bin/python3.1
 $(OLDEST)/.installed: pyproject.toml constraints-oldest.txt
 	'$(PYTHON310)' -m venv --clear $(OLDEST)
 	$(OLDEST)/bin/python -m pip install --quiet --upgrade pip
-	$(OLDEST)/bin/python -m pip install --quiet -c constraints-oldest.txt -e '.[cpu,plot,jetson]' \
+	$(OLDEST)/bin/python -m pip install --quiet -c constraints-oldest.txt -e '.[cpu,plot,jetson,web,mqtt,metrics]' \
 	  onnx scikit-learn pytest pytest-xdist
 	touch $@
 

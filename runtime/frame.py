@@ -32,6 +32,8 @@ class Frame:
         timestamp: the same moment in Unix seconds.
         position: seconds from the start of its video file; None elsewhere.
         seen: what the model was shown in place of ``image``, (H, W, 3) uint8, BGR; None where it was shown that.
+        region: the name of the region that ``image`` is, of a larger picture; empty where it is the whole picture.
+        whole: the picture that ``image`` is a view into, (H, W, 3) uint8, BGR; None where ``image`` is the whole.
     """
 
     source: str
@@ -43,6 +45,18 @@ class Frame:
     timestamp: float = 0.0
     position: float | None = None
     seen: Pixels | None = None
+    region: str = ""
+    whole: Pixels | None = None
+
+    @property
+    def name(self) -> str:
+        """The name that tells this frame's row of results from others: its source and, where it has one, its region."""
+        return region_name(self.source, self.region)
+
+
+def region_name(source: str, region: str) -> str:
+    """Return how a source's region is named to people, ``source [region]``; the source alone where region is empty."""
+    return f"{source} [{region}]" if region else source
 
 
 OUTPUT_NAMES = ("logits", "probabilities")

@@ -48,7 +48,9 @@ class JsonLines(Sink):
 
     def write(self, result: Result) -> None:
         """Write one result; OSError says that the stream can't be written, BrokenPipeError that the reader is gone."""
-        line: dict[str, object] = {"source": result.frame.source, "frame": result.frame.index}
+        line: dict[str, object] = {"source": result.frame.source}
+        line.update({"region": result.frame.region} if result.frame.region else {})
+        line["frame"] = result.frame.index
         if self._live and result.frame.timestamp:
             line["captured"] = round(result.frame.timestamp, 6)
         if self._live and result.frame.captured:
@@ -125,7 +127,7 @@ class ResultTable(Sink):
             self._row(["source", "label", "prob.", "prep. ms", "inf. ms", "next" if self._next else ""], ["dim"] * 6)
             self._started = True
         (label, probability), *others = prediction.top(self._top_k)
-        source = f"{frame.source} #{frame.index}" if frame.video else frame.source
+        source = f"{frame.name} #{frame.index}" if frame.video else frame.name
         following = ", ".join(f"{printable(name)} {percent(value)}" for name, value in others)
         times = [f"{prediction.preprocess_ms:.2f}", f"{prediction.inference_ms:.2f}"]
         cells = [printable(source), printable(label), percent(probability), *times, following]
@@ -164,7 +166,7 @@ class FileProgress(Sink):
     def write(self, result: Result) -> None:
         """Advance the bar; name a frame that could not be read on stderr."""
         if result.prediction is None:
-            say(f"unreadable: {result.frame.source}: {result.frame.error}", style="yellow")
+            say(f"unreadable: {result.frame.name}: {result.frame.error}", style="yellow")
         self._bar.advance(self._task)
         if self._wanted and not self._bar.live.is_started and time.monotonic() - self._start > BAR_DELAY:
             self._bar.start()

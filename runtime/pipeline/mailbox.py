@@ -18,7 +18,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-from ..frame import Frame
+from ..frame import Frame, region_name
 from ..outputs.sink import SourceStatus
 
 QUEUE = 8  # decoded frames that wait, of a source whose every frame counts; enough to bridge uneven decoding
@@ -29,13 +29,15 @@ FLOW_TIMEOUT = 2.0  # seconds without a frame after which a live source no longe
 
 
 class Mailbox:
-    """One source's waiting frames and counts; its ``Intake`` holds the lock around every call.
+    """The waiting frames and counts of one source, or of one region; its ``Intake`` holds the lock around every call.
 
     Of a ``newest`` one the newest frame alone is kept and the others count as dropped; else every frame waits its turn.
     """
 
-    def __init__(self, name: str, *, live: bool, newest: bool) -> None:
-        self.name = name
+    def __init__(self, source: str, *, live: bool, newest: bool, region: str = "") -> None:
+        self.name = region_name(source, region)
+        self.source = source
+        self.region = region
         self.live = live
         self.newest = newest
         self.frames: deque[Frame] = deque()
@@ -96,6 +98,8 @@ class Mailbox:
             len(self.frames) + self.inside,
             reconnects,
             flowing,
+            self.source,
+            self.region,
         )
 
 
@@ -225,7 +229,7 @@ class Intake:
 
     def status(self, reconnects: Callable[[str], int]) -> tuple[SourceStatus, ...]:
         """Return every source's counts at one moment; ``reconnects`` tells how often a source's frames flowed again."""
-        again = [reconnects(box.name) for box in self.boxes]
+        again = [reconnects(box.source) for box in self.boxes]
         with self._filled:
             return tuple(box.status(count) for box, count in zip(self.boxes, again, strict=True))
 

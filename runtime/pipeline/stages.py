@@ -63,7 +63,7 @@ class Capturing:
                 except MemoryError as error:
                     shortage = error
                     self._links.intake.lose(self._box)
-                    self._links.events.report("memory-short", self._box.name, one_line(error) or "capturing a frame")
+                    self._links.events.report("memory-short", self._box.source, one_line(error) or "capturing a frame")
                     self._links.halt.wait(SHORTAGE_PAUSE)
                     continue
                 if frame is None:
@@ -173,7 +173,7 @@ class Preparation:
             if not is_shortage(error):
                 raise
             self._links.intake.give_up((pending,))
-            self._links.events.report("memory-short", pending.box.name, one_line(error) or "preprocessing a frame")
+            self._links.events.report("memory-short", pending.box.source, one_line(error) or "preprocessing a frame")
             return False
         else:
             pending.preprocess_ms = (time.monotonic() - begun) * 1000
