@@ -15,7 +15,7 @@ import typing
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from types import UnionType
-from typing import Annotated, Any, NoReturn
+from typing import Any, NoReturn
 
 import typer
 
@@ -23,12 +23,11 @@ from ..console import say
 from ..errors import UsageError
 from ..service.heartbeat import WORKER
 from ..sources.names import display_name, parse_live
+from .options import origin
 from .toml_text import TomlText
 
-PANEL = "Configuration"  # of --help
 TEXT = "HYBRID_EDGE_CONFIG_TEXT"  # holds the file as the supervisor read it, for its workers
 ACTIONS = frozenset({"config", "show_config", "list_cameras", "help"})  # what is done, and not how
-SOURCES = ("sources", "camera")  # parameters that name sources: those of a command line take the place of a file's
 # what TOML may say for an option of that type, and what to call it
 TYPES: dict[Any, tuple[type | tuple[type, ...], str]] = {
     bool: (bool, "true or false"),
@@ -37,45 +36,6 @@ TYPES: dict[Any, tuple[type | tuple[type, ...], str]] = {
     str: (str, "a text in quotes"),
     Path: (str, "a path in quotes"),
 }
-
-
-def read_config(context: typer.Context, path: Path | None) -> Path | None:
-    """Make a file's values the defaults of a command's options; this is the callback of the eager option that names it.
-
-    Raises:
-        UsageError: the file can't be read or is not TOML, or a key is not an option's, is given twice, or has a value
-            of the wrong type or range; the message names the file and the line.
-    """
-    if path is not None and not context.resilient_parsing:
-        context.default_map = ConfigFile(path, context).values()
-    return path
-
-
-ConfigOption = Annotated[
-    Path | None,
-    typer.Option(
-        metavar="FILE.toml",
-        is_eager=True,
-        callback=read_config,
-        help="Sources and options from a file; those given beside it win.",
-        show_default=False,
-        rich_help_panel=PANEL,
-    ),
-]
-ShowConfigOption = Annotated[
-    bool, typer.Option("--print-config", help="Print that file for what is given, and end.", rich_help_panel=PANEL)
-]
-
-
-def prefer_named_sources(context: typer.Context, param: typer.CallbackParam, value: Any) -> Any:
-    """Leave out a file's sources where the command line names some; this is the callback of what names sources.
-
-    Click calls it first for what the command line has.
-    """
-    if context.default_map and _origin(context, param.name or "") == "COMMANDLINE":
-        for name in SOURCES:
-            context.default_map.pop(name, None)
-    return value
 
 
 class ConfigFile:
@@ -88,7 +48,12 @@ class ConfigFile:
         context.meta[TEXT] = self._file.text
 
     def values(self) -> dict[str, Any]:
-        """Return the file's values by the names of the command's parameters, paths joined to the file's folder."""
+        """Return the file's values by the names of the command's parameters, paths joined to the file's folder.
+
+        Raises:
+            UsageError: the file is not TOML, or a key is not an option's, is given twice, or has a value of the wrong
+                type or range; the message names the file and the line.
+        """
         parsed = self._file.parse()
         keys = {key: (param, right) for param in _parameters(self._context) for key, right in _keys(param)}
         values: dict[str, Any] = {}
@@ -153,7 +118,7 @@ def print_config(context: typer.Context) -> None:
     """
     lines = ["# read by --config; options that are given beside it win"]
     for param in _parameters(context):
-        if _origin(context, param.name) in ("COMMANDLINE", "DEFAULT_MAP"):
+        if origin(context, param.name) in ("COMMANDLINE", "DEFAULT_MAP"):
             note = getattr(param, "help", None)
             value = _toml_value(_absolute(param, context.params[param.name]))
             lines += ["", *([f"# {note}"] if note else []), f"{_keys(param)[0][0]} = {value}"]
@@ -196,11 +161,6 @@ def _kind(context: typer.Context, param: Any) -> Any:
 
 def _many(param: Any) -> bool:
     return bool(param.multiple or param.nargs != 1)
-
-
-def _origin(context: typer.Context, name: str) -> str:
-    source = context.get_parameter_source(name)
-    return "" if source is None else source.name
 
 
 def _beside(folder: Path, name: str) -> str:

@@ -11,16 +11,18 @@ import typer
 from .. import console
 from ..console import printable, say
 from ..infer_request import HANG_TIMEOUT, InferRequest
-from .config_file import ConfigOption, ShowConfigOption, keep_for_workers, prefer_named_sources, print_config
 from .options import (
     BackendOption,
     BuildOption,
     BundleOption,
     CheckOption,
+    ConfigOption,
     PrecisionOption,
     ProfileOption,
+    ShowConfigOption,
     ThreadsOption,
     WorkspaceOption,
+    prefer_named_sources,
 )
 
 if TYPE_CHECKING:
@@ -237,11 +239,14 @@ def infer(
         hang_timeout=hang_timeout,
         supervise=supervise,
     )
-    if show_config:
-        print_config(context)
-        return
-    if config is not None and request.supervised:
-        keep_for_workers(context)
+    if show_config or config is not None:
+        from .config_file import keep_for_workers, print_config  # noqa: PLC0415  # most runs have no file
+
+        if show_config:
+            print_config(context)
+            return
+        if request.supervised:
+            keep_for_workers(context)
     from ..pipeline.launch import run  # noqa: PLC0415  # --help should not wait for it
 
     if code := run(request):
