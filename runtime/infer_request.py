@@ -51,6 +51,8 @@ class InferRequest:
     snapshots: Path | None = None
     when: str | None = None
     smooth: float | None = None
+    min_probability: float = 0.0
+    stable: float = 0.0
     digit: bool = False
     hang_timeout: float = HANG_TIMEOUT
     supervise: bool | None = None
