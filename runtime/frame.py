@@ -64,6 +64,11 @@ def region_name(source: str, region: str) -> str:
     return f"{source} [{region}]" if region else source
 
 
+def is_of(name: str, source: str) -> bool:
+    """Return whether a frame's name, ``Frame.name``, is that of a source or of one of its regions."""
+    return name == source or name.startswith(region_name(source, "x")[:-2])
+
+
 OUTPUT_NAMES = ("logits", "probabilities")
 
 

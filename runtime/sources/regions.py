@@ -91,8 +91,8 @@ def parse_regions(flags: Sequence[str]) -> tuple[Region, ...]:
             same_source = not (region.source and other.source) or region.source == other.source
             if same_source and region.name.casefold() == other.name.casefold():
                 raise UsageError(
-                    f"--region {region}: expected a name of its own for each region of a source, found that {other} has "
-                    "it too; rename one of them"
+                    f"--region {region}: expected a name of its own for each region of a source, found it on {other} "
+                    "too; rename one of them"
                 )
     return regions
 
@@ -189,8 +189,7 @@ class RegionCutter:
                 self._report(frame.source)
             self._size = width, height
         return [
-            self._part(frame, picture, region, place)
-            for region, place in zip(self._regions, self._places, strict=True)
+            self._part(frame, picture, region, place) for region, place in zip(self._regions, self._places, strict=True)
         ]
 
     def _part(
