@@ -91,7 +91,7 @@ class Answering:
         return replace(result, prediction=prediction, smoothed_s=self._smooth, answer=answer)
 
     def event(self, event: Event) -> None:
-        """Forget a source's past where an event is a break."""
+        """Forget a source's past, that of all its regions, where an event is a break."""
         if event.kind in BREAKS:
             for name in [name for name, memory in self._memories.items() if memory.source == event.source]:
                 del self._memories[name]

@@ -54,7 +54,7 @@ class StatusLine(Sink):
         if prediction is None and result.frame.name not in self._streams:  # a stream's faults are events
             self._print(f"unreadable: {result.frame.name}: {result.frame.error}", "yellow")
         why = UNREADABLE if result.frame.image is None else str(result.frame.error).partition(":")[0]
-        label = (why, None) if prediction is None else (prediction.label, prediction.probability)
+        (label, *_) = result.ranked(1) or [(why, None)]
         self._labels[self._kept_as(result.frame.name, result.frame.region)] = label
 
     def event(self, event: Event) -> None:
