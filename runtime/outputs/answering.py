@@ -62,7 +62,7 @@ class Answering:
         stable: float = 0.0,
         live: Collection[str] = (),
     ) -> None:
-        """Take seconds, a probability and seconds; ``live`` names the cameras and streams, as their frames do."""
+        """Take seconds, a probability and seconds; ``live`` has the names of cameras and streams, as ``Frame.name``."""
         self._smooth = smooth
         self._min_probability = min_probability
         self._stable = stable
