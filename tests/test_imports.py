@@ -97,8 +97,9 @@ import sys, hybrid_edge.runtime.commands.infer, hybrid_edge.runtime.pipeline.cla
 print(*(name for name in sys.modules if name.startswith("hybrid_edge.")))
 """
     loaded = run(code).split()
-    assert len(loaded) < 80
-    assert "hybrid_edge.runtime.outputs.recorder" not in loaded  # it comes with --save
+    assert len(loaded) < 90
+    for unwanted in ("outputs.recorder", "commands.config_file"):  # they come with --save and --config
+        assert f"hybrid_edge.runtime.{unwanted}" not in loaded
 
 
 def test_the_installed_version_is_the_one_in_the_source() -> None:
