@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from ..console import say
 from ..infer_request import InferRequest
-from ..sources.events import Events
+from ..sources.events import Event, Events
 from ..storage import check_writable
 from .display import display_problem, require_display
 from .result_lines import FileProgress, JsonLines, ResultTable
@@ -37,6 +38,10 @@ def check_outputs(request: InferRequest, labels: tuple[str, ...] | None = None) 
         check_writable("--save", request.save, ".mp4")
     if request.snapshots is not None:
         prepare_folder(request.snapshots)
+    if request.mqtt is not None:
+        from .mqtt import parse_broker  # noqa: PLC0415  # of the extra mqtt
+
+        parse_broker(request.mqtt, request.mqtt_password_file)
     if request.window:
         require_display(HEADLESS_ADVICE)
 
@@ -66,9 +71,15 @@ class ChosenSinks:
         if request.snapshots is not None and request.when is not None:
             condition = parse_condition(request.when, labels)
             self._files["the snapshots are"] = Snapshots(request.snapshots, condition, events=events)
+        messages = [open_mqtt(request.mqtt, request, live, events)] if request.mqtt is not None else []
         has_window = request.live and not display_problem() if request.window is None else request.window
         window = [Window(labels, request.top_k, live=live)] if has_window else []
-        self.sinks: list[Sink] = [*self._open_lines(request, labels, captures), *self._files.values(), *window]
+        self.sinks: list[Sink] = [
+            *self._open_lines(request, labels, captures),
+            *self._files.values(),
+            *messages,
+            *window,
+        ]
 
     def _open_lines(self, request: InferRequest, labels: tuple[str, ...], captures: Sequence[Capture]) -> list[Sink]:
         results: Sink = ResultTable(request.top_k, labels, live=request.live)
@@ -90,3 +101,15 @@ class ChosenSinks:
         for name in incomplete:
             say(f"{name} incomplete, for the reason named above", style="bold yellow")
         return 1 if incomplete or not readable else 0
+
+
+def open_mqtt(address: str, request: InferRequest, live: Sequence[str], events: Events) -> Sink:
+    """Start what publishes to the broker at an address; the worker before this one could not tell of its own end."""
+    from .mqtt import Mqtt, parse_broker  # noqa: PLC0415  # of the extra mqtt
+
+    sink = Mqtt(parse_broker(address, request.mqtt_password_file), live, request.top_k)
+    if replaced := events.count("engine-hung"):
+        sink.event(
+            Event("engine-hung", "", f"the process that classifies was replaced, {replaced} in all", time.time())
+        )
+    return sink
