@@ -18,6 +18,7 @@ from ..frame import Pixels, region_name
 from ..opencv import cv2
 from ..sources.events import Event
 from ..sources.names import short_names
+from ..sources.regions import FILES
 from .sink import Answer, Result, Sink
 
 REPEAT_EVERY = 60.0  # seconds after which an answer that stays the same is said again
@@ -26,7 +27,6 @@ EXPIRES = 150  # seconds without an answer after which Home Assistant takes it f
 MAX_EVENTS = 100  # that are kept while nobody takes them
 SNAPSHOT_SIDE = 1280  # pixels of a snapshot's longer side at most
 SNAPSHOT_QUALITY = 85  # JPEG's, from 0 to 100; with the side above, noise alone has 1 MB
-FILES = "files"  # the source whose answers all files together give
 ONLINE, OFFLINE = "online", "offline"
 HOME = "homeassistant"  # Home Assistant's topic for discovery and its own birth and death
 

@@ -98,7 +98,7 @@ class Listener:
         def found() -> list[Heard]:
             return [heard for heard in self.of(topic) if condition(heard)]
 
-        assert soon(lambda: len(found()) >= count, 20), f"{topic} did not come: {self.heard}"
+        assert soon(lambda: len(found()) >= count, 60), f"{topic} did not come: {self.heard}"
         return found()[count - 1]
 
     def say(self, topic: str, payload: str = "", *, retain: bool = False) -> None:
