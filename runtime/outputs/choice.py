@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from ..console import say
+from ..frame import region_name
 from ..infer_request import InferRequest
-from ..sources.events import Events
+from ..sources.events import Event, Events
+from ..sources.regions import parse_regions, regions_of
 from ..storage import check_writable
 from .display import display_problem, require_display
 from .result_lines import FileProgress, JsonLines, ResultTable
@@ -37,8 +40,19 @@ def check_outputs(request: InferRequest, labels: tuple[str, ...] | None = None) 
         check_writable("--save", request.save, ".mp4")
     if request.snapshots is not None:
         prepare_folder(request.snapshots)
+    if request.mqtt is not None:
+        from .mqtt import parse_broker  # noqa: PLC0415  # of the extra mqtt
+
+        parse_broker(request.mqtt, request.mqtt_password_file)
     if request.window:
         require_display(HEADLESS_ADVICE)
+
+
+def live_names(request: InferRequest, captures: Sequence[Capture]) -> list[str]:
+    """Return the names of cameras, streams and their regions, as their frames carry them."""
+    regions = regions_of(captures, parse_regions(request.regions))
+    parts = [(capture.name, [item.name for item in regions[capture.name]]) for capture in captures if capture.live]
+    return [region_name(name, region) for name, own in parts for region in own or [""]]
 
 
 class ChosenSinks:
@@ -51,7 +65,7 @@ class ChosenSinks:
     def __init__(
         self, request: InferRequest, labels: tuple[str, ...], captures: Sequence[Capture], events: Events
     ) -> None:
-        live = [capture.name for capture in captures if capture.live]
+        live = live_names(request, captures)
         shown = (*labels, UNKNOWN) if request.judges_answers else labels
         self._files: dict[str, Recorder | Snapshots] = {}
         self._progress: FileProgress | None = None
@@ -67,20 +81,25 @@ class ChosenSinks:
         if request.snapshots is not None and request.when is not None:
             condition = parse_condition(request.when, labels)
             self._files["the snapshots are"] = Snapshots(request.snapshots, condition, events=events)
+        messages = [open_mqtt(request.mqtt, request, captures, events)] if request.mqtt is not None else []
         has_window = request.live and not display_problem() if request.window is None else request.window
         window = [Window(shown, request.top_k, live=live)] if has_window else []
-        self.sinks: list[Sink] = [*self._open_lines(request, shown, captures), *self._files.values(), *window]
+        lines = self._open_lines(request, shown, captures, live)
+        self.sinks: list[Sink] = [*lines, *self._files.values(), *messages, *window]
 
-    def _open_lines(self, request: InferRequest, labels: tuple[str, ...], captures: Sequence[Capture]) -> list[Sink]:
+    def _open_lines(
+        self, request: InferRequest, labels: tuple[str, ...], captures: Sequence[Capture], live: Sequence[str]
+    ) -> list[Sink]:
         results: Sink = ResultTable(request.top_k, labels, live=request.live)
         if request.as_json:
             newest, answers = request.every_frame is False, request.judges_answers
             results = JsonLines(request.top_k, live=request.live, newest=newest, answers=answers)
         if request.live:
-            return [results, StatusLine(live=[capture.name for capture in captures if capture.live])]
+            return [results, StatusLine(live=live)]
         totals = [getattr(capture, "total", None) for capture in captures]
         known = [total for total in totals if total is not None]
-        self._progress = FileProgress(sum(known) if len(known) == len(totals) else None)
+        rows = max(1, len(request.regions))  # all files are one source, of which every region is
+        self._progress = FileProgress(rows * sum(known) if len(known) == len(totals) else None)
         return [results, self._progress]
 
     def summary(self) -> int:
@@ -92,3 +111,16 @@ class ChosenSinks:
         for name in incomplete:
             say(f"{name} incomplete, for the reason named above", style="bold yellow")
         return 1 if incomplete or not readable else 0
+
+
+def open_mqtt(address: str, request: InferRequest, captures: Sequence[Capture], events: Events) -> Sink:
+    """Start what publishes to the broker at an address; the worker before this one could not tell of its own end."""
+    from .mqtt import Mqtt, parse_broker  # noqa: PLC0415  # of the extra mqtt
+
+    live = [capture.name for capture in captures if capture.live]
+    sink = Mqtt(parse_broker(address, request.mqtt_password_file), live, request.top_k)
+    if replaced := events.count("engine-hung"):
+        sink.event(
+            Event("engine-hung", "", f"the process that classifies was replaced, {replaced} in all", time.time())
+        )
+    return sink
