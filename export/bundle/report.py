@@ -15,10 +15,10 @@ from rich.text import Text
 from ...runtime import console
 from ...runtime.manifest import Accuracy, Check, Parity, Precision, RecurrentForm, Target, Temperature, Variant
 from ...runtime.storage import write_bytes
-from ..gates.reliability_diagram import DIAGRAMS
 
 Justify = Literal["left", "right"]
 
+DIAGRAMS = "reliability.png"  # the reliability diagrams' file, beside the report
 MB = 1e6
 
 

@@ -14,9 +14,9 @@ from ...runtime.errors import BundleError
 from ...runtime.storage import sweep
 from ..gates.comparison import Flip
 from ..gates.contact_sheet import write_flips
-from ..gates.reliability_diagram import DIAGRAMS, write_diagrams
+from ..gates.reliability_diagram import write_diagrams
 from .bundle_writer import writing
-from .report import ReportEntry, write_report
+from .report import DIAGRAMS, ReportEntry, write_report
 
 REPORT = "report.json"
 FLIPS = "flips-{}.png"

@@ -17,8 +17,6 @@ from ...runtime.storage import replacing
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-DIAGRAMS = "reliability.png"  # the file's name in a report
-
 WIDTH, ROW_HEIGHT, TITLE_HEIGHT = 8.0, 3.3, 0.35  # inches
 DPI = 80
 RIGHT, TOO_SURE, TOO_SHY, QUIET = "#2f6fb3", "#d9857f", "#8fc1ea", "#6b6b6b"
