@@ -350,7 +350,7 @@ def test_a_broker_that_takes_nothing_holds_nobody_up_and_costs_no_memory(monkeyp
                     time.sleep(0.001)  # lets the other thread fill the network's buffers
 
         flood(1000)
-        assert soon(lambda: len(broker.connections) >= 2)  # it never answered, and was left
+        assert soon(lambda: broker.connections >= 2)  # it never answered, and was left
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         flood(10_000)
         assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 8 * 1024  # KiB; the events alone had 10 MB
