@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
+from typer.core import TyperCommand
 
 from .. import console
 from ..console import printable, say
-from ..infer_request import HANG_TIMEOUT, InferRequest
+from ..infer_request import HANG_TIMEOUT, WEB_ADDRESS, WEB_DEFAULT, InferRequest
 from .options import (
     BackendOption,
     BuildOption,
@@ -132,6 +134,26 @@ def infer(
             rich_help_panel=OUTPUTS,
         ),
     ] = None,
+    web: Annotated[
+        str | None,
+        typer.Option(
+            metavar="[HOST:PORT]",
+            help="A live page in the browser, for this machine alone: others need a token.",
+            show_default=f"off; {WEB_DEFAULT} where no address follows",
+            rich_help_panel=OUTPUTS,
+        ),
+    ] = None,
+    web_token_file: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Holds the token that --web asks for.", rich_help_panel=OUTPUTS),
+    ] = None,
+    web_cert: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Certificate (PEM): --web by HTTPS.", rich_help_panel=OUTPUTS),
+    ] = None,
+    web_key: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Its private key (PEM).", rich_help_panel=OUTPUTS)
+    ] = None,
     bundle: BundleOption = None,
     backend: BackendOption = "auto",
     precision: PrecisionOption = "auto",
@@ -204,6 +226,10 @@ def infer(
         snapshots=snapshots,
         when=when,
         smooth=smooth,
+        web=web,
+        web_token_file=web_token_file,
+        web_cert=web_cert,
+        web_key=web_key,
         digit=digit,
         hang_timeout=hang_timeout,
         supervise=supervise,
@@ -246,7 +272,21 @@ def _sizes(item: CameraFormat) -> str:
     return f"{shown or 'any size'}{f' and {more} more' if more > 0 else ''}"
 
 
-app = console.make_app(infer)
+class WebCommand(TyperCommand):
+    """This command's ``--web`` may stand alone, for which Typer has no option: it is given its value here."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Parse arguments, of which a ``--web`` that no HOST:PORT follows means the usual address."""
+        given = list(args)
+        for place, following in enumerate([*given[1:], ""]):
+            if given[place] == "--":
+                break
+            if given[place] == "--web" and not re.fullmatch(WEB_ADDRESS, following):
+                given[place] = f"--web={WEB_DEFAULT}"
+        return super().parse_args(ctx, given)
+
+
+app = console.make_app(infer, WebCommand)
 
 
 def main() -> NoReturn:

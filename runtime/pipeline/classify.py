@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import TimeoutError as NotInTime
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -36,6 +36,7 @@ from .dataflow import Pipeline, PipelineOptions
 if TYPE_CHECKING:
     from ..classifier import Classifier
     from ..sources.capture import Capture
+    from ..web.live_page import LivePage
 
 LOOKS = 100  # frames, after which no hint is looked for: what is shown does not change, and large frames cost time
 
@@ -58,6 +59,7 @@ def classify(request: InferRequest, signals: StopSignals, heartbeat: Heartbeat |
     latest = None if request.every_frame is None else not request.every_frame
     plan = PipelineOptions(request.batch_size, request.max_wait, latest, request.digit)
     check_outputs(request)
+    pages = _open_page(request, captures)
     classifier = _open_classifier(request, heartbeat)
     with closed_in_time(classifier, None if heartbeat else request.hang_timeout) as unfinished:
         from ..classifier import announce  # noqa: PLC0415  # loaded by now, and not before the spinner turns
@@ -68,8 +70,10 @@ def classify(request: InferRequest, signals: StopSignals, heartbeat: Heartbeat |
         outputs = ChosenSinks(request, classifier.labels, captures, events)
         latest_status = LatestStatus()
         hints = [PaperHint()] if reads_digits(classifier.spec) and not request.digit else []
-        pipeline = Pipeline(classifier, captures, [*outputs.sinks, *hints, latest_status], plan, events)
+        pipeline = Pipeline(classifier, captures, [*outputs.sinks, *hints, latest_status, *pages], plan, events)
         try:
+            for page in pages:
+                page.start(classifier, pipeline.ask)
             if heartbeat is not None:
                 heartbeat.running(pipeline.busy, latest_status.counts)
             with signals.draining(lambda: pipeline.closing) as stop:
@@ -175,6 +179,15 @@ def _open_classifier(request: InferRequest, heartbeat: Heartbeat | None) -> Clas
             engine=engine,
             reporter=make_reporter(stop, heartbeat.progress if heartbeat else lambda: None),
         )
+
+
+def _open_page(request: InferRequest, captures: Sequence[Capture]) -> list[LivePage]:
+    """Return the live page that the request asks for, if it does, its address bound before minutes go into an engine."""
+    if request.web is None:
+        return []
+    from ..web.live_page import LivePage  # noqa: PLC0415  # its libraries are an extra, which most runs need not load
+
+    return [LivePage(request, captures)]
 
 
 def _warm_up(classifier: Classifier, batch: int) -> None:

@@ -16,15 +16,22 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from ..frame import Frame, region_name
+from ..errors import BackendError, HybridEdgeError
+from ..frame import Frame, Pixels, region_name
 from ..outputs.sink import SourceStatus
+
+if TYPE_CHECKING:
+    from ..classifier import Prediction
 
 QUEUE = 8  # decoded frames that wait, of a source whose every frame counts; enough to bridge uneven decoding
 WAKE_FRAMES = QUEUE // 2  # frames to wake a thread for: each waking costs as much as preprocessing a small frame
 QUEUE_BYTES = 2**26  # 64 MiB of frames that wait: no more than one photograph of 100 megapixels
 MAX_ERRORS = 64  # unreadable frames of a live source that wait to be written; all are counted
+NOT_ANSWERED = "expected a run that goes on, found one that ends, or short of memory; try again"
 FLOW_TIMEOUT = 2.0  # seconds without a frame after which a live source no longer flows
 
 
@@ -113,6 +120,7 @@ class PendingFrame:
         counted: whether the mailbox has counted the frame as unreadable already.
         preprocess_ms: time from the decoded frame to its tensors, milliseconds.
         dropped: how many frames of the source were given up by the time the batch was done.
+        asked: where the prediction goes that somebody asked for, in place of the outputs; None for a source's frame.
     """
 
     box: Mailbox
@@ -121,6 +129,12 @@ class PendingFrame:
     counted: bool = False
     preprocess_ms: float = 0.0
     dropped: int = 0
+    asked: Future[Prediction] | None = None
+
+    def refuse(self, reason: HybridEdgeError) -> None:
+        """Tell whoever asked about this frame, if anybody did, why there will be no prediction."""
+        if self.asked is not None and (self.asked.running() or self.asked.set_running_or_notify_cancel()):
+            self.asked.set_exception(reason)
 
 
 class Intake:
@@ -138,6 +152,8 @@ class Intake:
         self._fresh = fresh
         self._patient = patient
         self._turns = list(boxes)  # whose frame was taken longest ago comes first
+        self._guests: deque[PendingFrame] = deque()
+        self._guest_box = Mailbox("", live=False, newest=False)  # counted nowhere
         self._closed = False
         self._hungry = False
         lock = threading.Lock()
@@ -156,6 +172,21 @@ class Intake:
                 self._filled.notify()
         del replaced  # its memory goes back outside the lock
         return True
+
+    def ask(self, image: Pixels) -> Future[Prediction]:
+        """Let a picture of no source, (H, W, 3) uint8 BGR, go through the model as a row of the next batch.
+
+        The prediction comes in the future alone; BackendError where the engine failed, or the sources ended before.
+        """
+        asked: Future[Prediction] = Future()
+        guest = PendingFrame(self._guest_box, Frame("", 0, image), asked=asked)
+        with self._filled:
+            if self._closed or self._drained():
+                guest.refuse(BackendError(NOT_ANSWERED))
+            else:
+                self._guests.append(guest)
+                self._filled.notify()
+        return asked
 
     def lose(self, box: Mailbox) -> None:
         """Count a frame that could not be kept for want of memory as captured and dropped."""
@@ -198,6 +229,7 @@ class Intake:
                         box.unreadable += 1
                     elif failed:
                         box.dropped += 1
+                        entry.refuse(BackendError("expected an answer of the engine, found that it failed; try again"))
                     else:
                         box.classified += 1
                 entry.dropped = box.dropped
@@ -211,6 +243,7 @@ class Intake:
                 if not entry.counted:
                     entry.box.inside -= 1
                     entry.box.dropped += 1
+                    entry.refuse(BackendError(NOT_ANSWERED))
 
     def close(self) -> None:
         """Give up what waits, accept and give out nothing more, and wake whoever waits here."""
@@ -218,6 +251,8 @@ class Intake:
             self._closed = True
             for box in self.boxes:
                 box.clear()
+            while self._guests:
+                self._guests.popleft().refuse(BackendError(NOT_ANSWERED))
             self._filled.notify_all()
             self._emptied.notify_all()
 
@@ -237,6 +272,11 @@ class Intake:
         return all(box.ended and not box.frames and not box.errors for box in self.boxes)
 
     def _next(self) -> PendingFrame | None:
+        while self._guests and not self._drained():  # they must not keep a run from its end
+            guest = self._guests.popleft()
+            if guest.asked is not None and guest.asked.set_running_or_notify_cancel():
+                guest.box.inside += 1
+                return guest
         for box in tuple(self._turns):
             if box.errors:
                 return PendingFrame(box, box.errors.popleft(), counted=True)
