@@ -58,6 +58,8 @@ class InferRequest:
     web_token_file: Path | None = None
     web_cert: Path | None = None
     web_key: Path | None = None
+    min_probability: float = 0.0
+    stable: float = 0.0
     digit: bool = False
     hang_timeout: float = HANG_TIMEOUT
     supervise: bool | None = None

@@ -154,6 +154,20 @@ def infer(
     web_key: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Its private key (PEM).", rich_help_panel=OUTPUTS)
     ] = None,
+    min_probability: Annotated[
+        float,
+        typer.Option(metavar="0.6", min=0, max=1, help='Below it the answer is "unknown".', rich_help_panel=OUTPUTS),
+    ] = 0.0,
+    stable: Annotated[
+        float,
+        typer.Option(
+            metavar="SECONDS",
+            min=0,
+            max=HOUR,
+            help="Change the answer when another label has lasted so long.",
+            rich_help_panel=OUTPUTS,
+        ),
+    ] = 0.0,
     bundle: BundleOption = None,
     backend: BackendOption = "auto",
     precision: PrecisionOption = "auto",
@@ -230,6 +244,8 @@ def infer(
         web_token_file=web_token_file,
         web_cert=web_cert,
         web_key=web_key,
+        min_probability=min_probability,
+        stable=stable,
         digit=digit,
         hang_timeout=hang_timeout,
         supervise=supervise,

@@ -13,6 +13,27 @@ if TYPE_CHECKING:
     from ..classifier import Prediction
 
 
+UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a source shows, as far as one can act on it: what outputs show first.
+
+    Attributes:
+        label: the most probable label, or with ``--stable`` the last one that has been it for long enough; ``UNKNOWN``
+            where that is none.
+        probability: the label's in this result, 0 to 1; where there is none, the most probable label's.
+        since: since when this source's answer has been this one, Unix seconds.
+        known: whether ``label`` is the model's; False for none, also where the model has a label "unknown" of its own.
+    """
+
+    label: str
+    probability: float
+    since: float
+    known: bool = True
+
+
 @dataclass(frozen=True, eq=False)
 class Result:
     """One frame that went through the model, or that could not be read.
@@ -25,6 +46,7 @@ class Result:
         reconnects: how often this source's frames flowed again after a break so far.
         batch: how many frames went through the model together with this one.
         smoothed_s: over about how many seconds the prediction's probabilities are averaged; None where they are not.
+        answer: what outputs show first; None exactly where ``prediction`` is None.
     """
 
     frame: Frame
@@ -34,6 +56,7 @@ class Result:
     reconnects: int = 0
     batch: int = 1
     smoothed_s: float | None = None
+    answer: Answer | None = None
 
 
 @dataclass(frozen=True)

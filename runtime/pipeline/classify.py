@@ -21,6 +21,7 @@ from ..engines.progress import make_reporter
 from ..errors import UsageError
 from ..infer_request import InferRequest
 from ..ink import is_dark_on_light
+from ..outputs.answering import Answering
 from ..outputs.choice import ChosenSinks, check_outputs
 from ..outputs.sink import Result, Sink, Status
 from ..service.heartbeat import Heartbeat
@@ -70,7 +71,14 @@ def classify(request: InferRequest, signals: StopSignals, heartbeat: Heartbeat |
         outputs = ChosenSinks(request, classifier.labels, captures, events)
         latest_status = LatestStatus()
         hints = [PaperHint()] if reads_digits(classifier.spec) and not request.digit else []
-        pipeline = Pipeline(classifier, captures, [*outputs.sinks, *hints, latest_status, *pages], plan, events)
+        answering = Answering(
+            smooth=request.smooth,
+            min_probability=request.min_probability,
+            stable=request.stable,
+            live=[capture.name for capture in captures if capture.live],
+        )
+        sinks = [*outputs.sinks, *hints, latest_status, *pages]
+        pipeline = Pipeline(classifier, captures, sinks, plan, events, answering)
         try:
             for page in pages:
                 page.start(classifier, pipeline.ask)

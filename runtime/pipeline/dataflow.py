@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from ..errors import UsageError
+from ..outputs.answering import Answering
 from ..outputs.sink import Sink, SourceStatus, Status
 from ..preprocess import Preprocessor
 from ..sources.events import Events
@@ -87,7 +88,8 @@ class Pipeline:
     """Runs captures, at least one, through a classifier, once.
 
     One thread of the pipeline alone uses the classifier's engine until ``run`` returns; ``run`` closes the sinks,
-    whatever happens. The pipeline and the captures report faults to ``events``. ``closing``, for any thread, says
+    whatever happens. The pipeline and the captures report faults to ``events``. ``answering`` makes the results'
+    answers; by default they are the most probable labels. ``closing``, for any thread, says
     whether ``run`` has come to closing the sinks, which must not be cut short; ``unfinished`` has the threads that
     hang, known after ``run``, also where it raised (see ``Summary``).
 
@@ -103,6 +105,7 @@ class Pipeline:
         sinks: Sequence[Sink],
         options: PipelineOptions,
         events: Events,
+        answering: Answering | None = None,
     ) -> None:
         if not captures:
             raise UsageError("expected at least one source, found none")
@@ -130,7 +133,7 @@ class Pipeline:
         self._threads = [
             threading.Thread(target=self._guard, args=(run,), name=name, daemon=True) for name, run in stages
         ]
-        self._delivery = Delivery(self._links, sinks, classifier.labels)
+        self._delivery = Delivery(self._links, sinks, classifier.labels, answering or Answering())
 
     def busy(self) -> Mapping[str, float]:
         """Return for how many seconds ``preprocess``, ``infer`` and ``output`` have been in one call, 0 while waiting.

@@ -10,6 +10,7 @@ import numpy as np
 
 from ..classifier import Prediction
 from ..errors import InputError
+from ..outputs.answering import Answering
 from ..outputs.sink import Result, Sink, SourceStatus, Status
 from ..sources.events import Event
 from .handover import MEMORY_ERRORS, Batch, Links, is_shortage, one_line
@@ -69,13 +70,14 @@ class Delivery:
     whether the user asked to stop: closed the window, or pressed Q.
     """
 
-    def __init__(self, links: Links, sinks: Sequence[Sink], labels: tuple[str, ...]) -> None:
+    def __init__(self, links: Links, sinks: Sequence[Sink], labels: tuple[str, ...], answering: Answering) -> None:
         self.closed = False
         self._intake = links.intake
         self._events = links.events
         self._clock = links.clocks["output"]
         self._sinks = sinks
         self._labels = labels
+        self._answering = answering
         self._meter = Meter()
         self._untold: deque[Event] = deque(maxlen=MAX_EVENTS)
         self._looked = self._told = 0.0
@@ -115,6 +117,7 @@ class Delivery:
             self._looked = now = time.monotonic()
             while self._untold:
                 event = self._untold.popleft()
+                self._answering.event(event)
                 for sink in self._sinks:
                     sink.event(event)
             if now - self._told >= STATUS_INTERVAL:
@@ -180,7 +183,8 @@ class Delivery:
                 self._tell_asker(pending, prediction)
                 continue
             rows = batch.rows if pending.row >= 0 else 0
-            yield Result(pending.frame, prediction, age, pending.dropped, reconnects.get(pending.box, 0), rows)
+            result = Result(pending.frame, prediction, age, pending.dropped, reconnects.get(pending.box, 0), rows)
+            yield self._answering.answered(result)
 
     def _tell_asker(self, pending: PendingFrame, prediction: Prediction | None) -> None:
         if prediction is None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 from urllib.parse import SplitResult, quote, unquote, urlsplit
@@ -21,14 +23,15 @@ SCHEMES: dict[str, LiveKind] = {
 }
 SCHEME = re.compile(r"^([a-z][a-z0-9+.-]*)://(.*)$", re.IGNORECASE | re.DOTALL)
 DEVICE = re.compile(r"^/dev/(?:video\d+|v4l/by-(?:id|path)/[^/]+)$")  # udev's links stay with their camera
-# user:password@ of a URL, also where the password has an @ or a slash that should have been %40 or %2F
-USERINFO = re.compile(r"(://[^\s/:@]*:)(?:[^\s/]*|(?!\d{1,5}/)\S*)(?=@)")
-# many cameras take the password among the parameters, some in the path; pipelines quote what has spaces
+# user@ or user:password@ of a URL, also where the password has an @ or a slash that should have been %40 or %2F
+USERINFO = re.compile(r"://(?:[^\s/:@]*:(?:[^\s/]*|(?!\d{1,5}/)\S*)|[^\s/?#]*)@")
+# many cameras take name and password among the parameters, some in the path; pipelines quote what has spaces
 PARAMETER = re.compile(
-    r"(\b[\w-]*(?:pass|passwd|password|pwd?|secret|token|api_?key|auth)\s*=\s*)"
+    r"(\b[\w-]*(?:user(?:[_-]?(?:name|id))?|login|pass|passwd|password|pwd?|secret|token|api_?key|auth)\s*=\s*)"
     r"""(?:"(?:\\.|[^"\\])*"|'[^']*'|(?:\\.|[^\s&;#/])+)""",
     re.IGNORECASE,
 )
+MAX_SHORT_NAME = 48  # characters, before the number that tells equal ones apart
 NUMBER = re.compile(r"[0-9]{1,9}")  # of a camera or sensor
 PORTS = {"rtsp": 554, "rtsps": 322, "http": 80, "https": 443}
 AUTHORITY = re.compile(r"([^/?#]*)([/?#]?)(.*)", re.DOTALL)  # a URL's name, password, host and port, and what follows
@@ -40,7 +43,7 @@ class LiveName:
     """This is a live source as the user named it.
 
     ``kind`` decides what opens it, and ``address`` is what that needs: a URL, a device's path, a sensor's number or a
-    pipeline. ``display`` is the name without passwords, which may be printed.
+    pipeline. ``display`` is the name without user and password, which may be shown.
     """
 
     kind: LiveKind
@@ -79,8 +82,27 @@ def parse_live(name: str) -> LiveName | None:
 
 
 def display_name(name: str) -> str:
-    """Return a name or message in which every password is replaced by ``***``."""
-    return PARAMETER.sub(r"\1***", USERINFO.sub(r"\1***", name))
+    """Return a name or message without user and password of its addresses; parameters that hold them are ``***``."""
+    return PARAMETER.sub(r"\1***", USERINFO.sub("://", name))
+
+
+def short_names(names: Iterable[str]) -> dict[str, str]:
+    """Return for each source's name, as it is shown, a short one for topics, addresses and labels, as ``video0``.
+
+    It has up to 48 of the characters a to z, 0 to 9, ``_`` and ``-``. Where two would be equal, the later one of the
+    names gets ``-2``, so that the same names in the same order always have the same short ones.
+    """
+    short: dict[str, str] = {}
+    for name in dict.fromkeys(names):
+        shown = re.sub(r"[\w-]+\s*=\s*\*\*\*", "", display_name(name))
+        scheme, is_address, address = shown.partition("://")
+        place = address if is_address and scheme != "csi" else shown if is_address else shown.rpartition("/")[2]
+        plain = re.sub(r"[^a-z0-9_]+", "-", place.lower()).strip("-")
+        plain = plain[:MAX_SHORT_NAME].strip("-") or "source"
+        taken = set(short.values())
+        numbered = (plain if number == 1 else f"{plain}-{number}" for number in itertools.count(1))
+        short[name] = next(unique for unique in numbered if unique not in taken)
+    return short
 
 
 def split_url(url: str) -> tuple[SplitResult, str, int]:
@@ -106,7 +128,7 @@ def _check_userinfo(scheme: str, address: str) -> None:
     wrong = dict.fromkeys(re.findall(r"[/?#\[\]\s]", userinfo))
     if wrong:
         right = ", ".join(f"{quote(character, safe='')} for {character!r}" for character in wrong)
-        shown = f"{scheme}://{userinfo.partition(':')[0]}:***@{after if cut else after + delimiter + rest}"
+        shown = f"{scheme}://{after if cut else after + delimiter + rest}"
         path = "" if delimiter == "#" or not cut else "; %40 for an @ of the path"
         raise UsageError(f"{shown}: expected a name and password that end with the @: write {right}{path}")
 

@@ -77,7 +77,7 @@ def test_on_a_terminal_an_unreadable_frame_takes_the_label_away() -> None:
 
 
 def test_a_file_that_could_not_be_read_is_named_and_a_streams_frame_is_not() -> None:
-    streams = ("/dev/video0", "/dev/video0 (2)", "rtsp://user:***@camera/stream", "gst://videotestsrc")
+    streams = ("/dev/video0", "/dev/video0 (2)", "rtsp://camera/stream", "gst://videotestsrc")
     line, stream = make_log(*streams)
     line.write(make_result("photos/a\x1b.png", video=False, error="[red]torn"))
     line.write(make_result("clip.mp4", 7, error="the video ends after 7 frames"))

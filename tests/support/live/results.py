@@ -8,6 +8,7 @@ import numpy.typing as npt
 
 from hybrid_edge.runtime.classifier import Prediction
 from hybrid_edge.runtime.frame import Frame
+from hybrid_edge.runtime.outputs.answering import Answering
 from hybrid_edge.runtime.outputs.sink import Result, SourceStatus, Status
 from hybrid_edge.runtime.sources.events import Kind
 
@@ -38,7 +39,8 @@ def make_result(
     moment = time.monotonic() if captured is None else captured
     stamp = 1_800_000_000.25 + moment if moment else 0.0
     frame = Frame(source, index, None if error else image, error, video, moment, stamp, seen=seen)
-    return Result(frame, None if error else make_prediction(probabilities), 31.4, dropped=3, reconnects=1, batch=2)
+    result = Result(frame, None if error else make_prediction(probabilities), 31.4, dropped=3, reconnects=1, batch=2)
+    return Answering().answered(result)
 
 
 def make_status(name: str = "cam0", *, flowing: bool = True, faults: dict[Kind, int] | None = None) -> Status:
