@@ -190,11 +190,13 @@ def _open_classifier(request: InferRequest, heartbeat: Heartbeat | None) -> Clas
 
 
 def _open_page(request: InferRequest, captures: Sequence[Capture]) -> list[LivePage]:
-    """Return the live page that the request asks for, if it does, its address bound before minutes go into an engine."""
+    """Open the live page, where the request asks for one: its address is taken before minutes go into an engine."""
     if request.web is None:
         return []
-    from ..web.live_page import LivePage  # noqa: PLC0415  # its libraries are an extra, which most runs need not load
-
+    try:
+        from ..web.live_page import LivePage  # noqa: PLC0415  # most runs need neither starlette nor uvicorn
+    except ModuleNotFoundError as error:
+        raise UsageError(f"--web needs what is not installed here ({error}): pip install 'hybrid-edge[web]'") from error
     return [LivePage(request, captures)]
 
 

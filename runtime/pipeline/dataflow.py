@@ -145,7 +145,7 @@ class Pipeline:
         return {name: max(0.0, now - since) if (since := clock.since) else 0.0 for name, clock in clocks}
 
     def ask(self, image: Pixels) -> Future[Prediction]:
-        """Let a picture, (H, W, 3) uint8 BGR, go through the engine between the sources' frames; any thread may call it.
+        """Let a picture, (H, W, 3) uint8 BGR, go through the engine between the frames; any thread may call it.
 
         Its prediction is told to no sink and counted nowhere. It is BackendError where the engine failed or the run
         ends, InputError where the picture can't be preprocessed.

@@ -1,4 +1,4 @@
-"""Serves a live page and its API while a pipeline runs: pictures, answers, counts and faults, to those who may see them.
+"""Serves a live page and its API while a pipeline runs: pictures, answers, counts and faults, to who may see them.
 
 The pipeline tells ``LiveState``, a sink, what happens; everything else runs on threads of its own, and what it costs is
 bounded. This room must not know what fills the pipeline: a picture to classify goes to a function that it is given.
@@ -7,6 +7,7 @@ bounded. This room must not know what fills the pipeline: a picture to classify 
     live_state     what the API tells, kept in microseconds a result
     motion_jpeg    pictures, encoded once for all viewers
     http_server    connections: accepted, timed, bounded (uvicorn)
+    gate           requests: let in or refused
     routes         the API and the page's files (starlette), described in ``openapi.json``
     live_page      all of them together
 """

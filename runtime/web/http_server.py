@@ -19,16 +19,13 @@ from pathlib import Path
 from socket import socket
 from typing import TYPE_CHECKING, Any
 
-from ..background import start_in_background
-from ..errors import BackendUnavailableError, UsageError
-from .access import Rate
+from uvicorn import Config
+from uvicorn.protocols.http.h11_impl import H11Protocol
+from uvicorn.server import ServerState
 
-try:
-    from uvicorn import Config
-    from uvicorn.protocols.http.h11_impl import H11Protocol
-    from uvicorn.server import ServerState
-except ImportError as error:
-    raise BackendUnavailableError(f"--web needs uvicorn ({error}): pip install 'hybrid-edge[web]'") from error
+from ..background import start_in_background
+from ..errors import UsageError
+from .access import Rate
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp
@@ -173,7 +170,7 @@ def _tls_context(certificate: Path, key: Path) -> ssl.SSLContext:
         context.load_cert_chain(certificate, key, password=lambda: "")
     except (OSError, ValueError) as error:
         raise UsageError(
-            f"--web-cert {certificate} --web-key {key}: expected a certificate and its private key, both PEM and without "
-            f"a password, found: {error}"
+            f"--web-cert {certificate} --web-key {key}: expected a certificate and its private key, both PEM and "
+            f"without a password, found: {error}"
         ) from None
     return context

@@ -134,9 +134,7 @@ class LiveState(Sink):
         with self._lock:
             changes = {short: list(self._watched[name].changes) for name, short in self._ids.items()}
         # the last one before them says what was shown when they began
-        kept = {
-            short: items[max(0, sum(item[0] < since for item in items) - 1) :] for short, items in changes.items()
-        }
+        kept = {short: items[max(0, sum(item[0] < since for item in items) - 1) :] for short, items in changes.items()}
         return {
             short: [
                 {"time": round(max(then, since), 3), "label": label, "probability": _rounded(value)}
@@ -152,7 +150,9 @@ class LiveState(Sink):
             history = list(self._history)
         return {
             "stages": {stage: _spread(values) for stage, values in times.items()},
-            "history": [{"time": round(then, 1), "p50": round(p50, 3), "p99": round(p99, 3)} for then, p50, p99 in history],
+            "history": [
+                {"time": round(then, 1), "p50": round(p50, 3), "p99": round(p99, 3)} for then, p50, p99 in history
+            ],
         }
 
     def faults_after(self, number: int) -> list[tuple[int, dict[str, Any]]]:

@@ -1,4 +1,4 @@
-"""Encodes pictures for viewers: on a thread of its own, the newest alone, once for all of them, not at all without one."""
+"""Encodes pictures for viewers: on a thread of its own, the newest alone, once for all, not at all without one."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from collections import Counter
 from collections.abc import Callable
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
+
+import numpy as np
 
 from ..opencv import cv2
 
@@ -26,7 +28,8 @@ def encode_jpeg(picture: Pixels, max_width: int | None = None) -> bytes:
     """Encode an (H, W, 3) uint8 BGR picture, not wider than ``max_width`` pixels, as JPEG."""
     height, width = picture.shape[:2]
     if max_width is not None and width > max_width:
-        picture = cv2.resize(picture, (max_width, max(1, height * max_width // width)), interpolation=cv2.INTER_AREA)
+        size = max_width, max(1, height * max_width // width)
+        picture = np.asarray(cv2.resize(picture, size, interpolation=cv2.INTER_AREA), np.uint8)
     _, encoded = cv2.imencode(".jpg", picture, (cv2.IMWRITE_JPEG_QUALITY, QUALITY))
     return encoded.tobytes()
 

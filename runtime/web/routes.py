@@ -12,123 +12,39 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs
 
-from ..console import say
-from ..errors import BackendUnavailableError, HybridEdgeError, ImageError, InputError
-from .access import Access, Rate
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import JSONResponse, RedirectResponse, Response, StreamingResponse
+from starlette.routing import Route
 
-try:
-    from starlette.applications import Starlette
-    from starlette.datastructures import Headers, MutableHeaders
-    from starlette.exceptions import HTTPException
-    from starlette.requests import ClientDisconnect, Request
-    from starlette.responses import JSONResponse, RedirectResponse, Response, StreamingResponse
-    from starlette.routing import Route
-except ImportError as error:
-    raise BackendUnavailableError(f"--web needs starlette ({error}): pip install 'hybrid-edge[web]'") from error
+from ..errors import HybridEdgeError, ImageError, InputError
+from .access import Access
+from .gate import COOKIE, Gate, client_of, failure, read_body
 
 if TYPE_CHECKING:
-    from starlette.types import ASGIApp, Message, Receive, Scope, Send
+    from starlette.types import ASGIApp
 
     from .live_state import LiveState
     from .motion_jpeg import MotionJpeg
     from .workbench import Workbench
 
 API = "/api/v1"
-COOKIE = "hybrid_edge_session"
 FOLDER = Path(__file__).parent / "static"
-PUBLIC = ("/login", "/static/page.css", "/static/login.js", "/static/icon.svg")  # what the login itself needs
 MAX_BODY = 2**25  # 32 MiB
 MAX_LOGIN = 2**12  # 4 KiB
-BODY_TIME = 20.0  # seconds for a whole body
-SEND_TIME = 10.0  # seconds for one part of an answer, after which its reader is given up
 MAX_VIEWERS = 16  # of pictures
 MAX_LISTENERS = 32  # of events
 EVENT_PERIOD = 0.2  # seconds between two events of a kind
-REQUESTS = (100, 50)  # requests at a time, and a second after that
 BOUNDARY = "frame"
-POLICY = (
-    "default-src 'self'; img-src 'self' blob:; object-src 'none'; base-uri 'none'; form-action 'self'; "
-    "frame-ancestors 'none'"
-)
-HEADERS = {
-    "Content-Security-Policy": POLICY,
-    "X-Content-Type-Options": "nosniff",
-    "X-Frame-Options": "DENY",
-    "Referrer-Policy": "no-referrer",
-    "Cross-Origin-Opener-Policy": "same-origin",
-    "Cross-Origin-Resource-Policy": "same-origin",
-    "Cache-Control": "no-store",
+EXPECTED = {
+    404: "expected an address of this page, or of its API, which /api/v1/openapi.json describes; found none",
+    405: "expected another method of this address; /api/v1/openapi.json has those of the API",
 }
-STATUS_OF_HTTP = {405: "a method of this address", 404: "an address of this page or of its API, which /api/v1/openapi.json describes"}
-
-
-class Gate:
-    """This ASGI application lets in only requests that may come in, and bounds what answering them takes."""
-
-    def __init__(self, app: ASGIApp, access: Access) -> None:
-        self._app = app
-        self._access = access
-        self._rate = Rate(*REQUESTS)
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request."""
-        if scope["type"] != "http":
-            return
-        await asyncio.sleep(self._rate.take())
-        headers = Headers(scope=scope)
-        unread = "transfer-encoding" in headers or headers.get("content-length", "0") != "0"
-        started = False
-
-        async def read() -> Message:
-            nonlocal unread
-            message = await receive()
-            unread = unread and message.get("more_body", False)
-            return message
-
-        async def answer(message: Message) -> None:
-            nonlocal started
-            if message["type"] == "http.response.start":
-                started = True
-                own = MutableHeaders(scope=message)
-                for name, value in HEADERS.items():
-                    own.setdefault(name, value)
-                if unread:
-                    own["Connection"] = "close"  # what is left of the body is not read
-            await asyncio.wait_for(send(message), SEND_TIME)
-
-        refusal = self._refusal(scope, headers)
-        try:
-            await (refusal or self._app)(scope, read, answer)
-        except (TimeoutError, asyncio.TimeoutError, ClientDisconnect, OSError):
-            raise ConnectionAbortedError from None  # the connection is closed, and nobody is told
-        except Exception as error:
-            say(f"web: {scope['method']} {scope['path']}: {type(error).__name__}: {error}", style="yellow")
-            if not started:
-                await failure(503, "expected an answer, found an error of this page, which stderr names")(scope, read, answer)
-
-    def _refusal(self, scope: Scope, headers: Headers) -> Response | None:
-        access, path = self._access, scope["path"]
-        stranger = access.stranger(scope["method"], headers)
-        if stranger is not None:
-            return failure(403, stranger)
-        if path in PUBLIC:
-            return None
-        kind, _, bearer = headers.get("authorization", "").partition(" ")
-        session = Request(scope).cookies.get(COOKIE)
-        client = client_of(scope)
-        if access.holds_token(bearer if kind.lower() == "bearer" else None, session, client):
-            return None
-        if scope["path"] == "/":
-            return RedirectResponse("/login", 303)
-        if access.tries_later(client):
-            return failure(429, "expected fewer wrong tokens; wait a minute", {"Retry-After": "60"})
-        return failure(
-            401, "expected the token as 'Authorization: Bearer TOKEN', or the cookie of a login", {"WWW-Authenticate": "Bearer"}
-        )
 
 
 class Routes:
-    """This class answers what the gate lets in, from a run's state, pictures and workbench; it holds no state of its own.
+    """This class answers what the gate lets in, from a run's state, pictures and workbench.
 
     ``bundle`` is what the API tells of the model.
     """
@@ -160,9 +76,12 @@ class Routes:
             Route(f"{API}/sources/{{id}}/stream", self._stream),
             Route(f"{API}/sources/{{id}}/snapshot", self._snapshot),
             Route(f"{API}/classify", self._classify, methods=["POST"]),
-            Route(f"{API}/openapi.json", partial(_send_file, (FOLDER.parent / "openapi.json").read_bytes(), "openapi.json")),
+            Route(
+                f"{API}/openapi.json",
+                partial(_send_file, (FOLDER.parent / "openapi.json").read_bytes(), "openapi.json"),
+            ),
             Route("/", partial(self._file, "index.html")),
-            Route("/static/{name}", lambda request: self._file(request.path_params["name"], request)),
+            Route("/static/{name}", self._static),
             Route("/login", self._log_in, methods=["GET", "POST"]),
             Route("/logout", self._log_out, methods=["POST"]),
         ]
@@ -172,6 +91,9 @@ class Routes:
 
     def _tell_status(self) -> dict[str, Any]:
         return {**self._state.tell_status(), "viewers": self._pictures.viewers, "token": self._access.needs_token}
+
+    async def _static(self, request: Request) -> Response:
+        return await self._file(request.path_params["name"], request)
 
     async def _file(self, name: str, request: Request) -> Response:
         if name not in self._files:
@@ -209,7 +131,7 @@ class Routes:
                 head = f"--{BOUNDARY}\r\nContent-Type: image/jpeg\r\nContent-Length: {len(jpeg)}\r\n\r\n"
                 yield b"%b%b\r\n" % (head.encode(), jpeg)
 
-    async def _events(self, request: Request) -> Response:
+    async def _events(self, _request: Request) -> Response:
         if self._listeners >= MAX_LISTENERS:
             return failure(503, f"expected at most {MAX_LISTENERS} listeners, found as many; close a page")
         return StreamingResponse(self._messages(), media_type="text/event-stream")
@@ -217,7 +139,7 @@ class Routes:
     async def _messages(self) -> AsyncIterator[str]:
         sent: dict[str, int] = {}
         tells = {"status": self._tell_status, "sources": self._state.tell_sources, "latest": self._state.tell_latest}
-        faults = self._state.revisions["fault"]
+        seen = self._state.revisions["fault"]
         self._listeners += 1
         try:
             yield "retry: 2000\n\n"
@@ -227,7 +149,8 @@ class Routes:
                     if sent.get(kind) != revision:
                         sent[kind] = revision
                         yield text
-                for faults, fault in self._state.faults_after(faults):
+                for number, fault in self._state.faults_after(seen):
+                    seen = number
                     yield _event("fault", fault)
                 await asyncio.sleep(EVENT_PERIOD)
         finally:
@@ -266,7 +189,9 @@ class Routes:
 
     def _place(self) -> AbstractContextManager[None]:
         if self._workbench.full:
-            raise HTTPException(429, "expected fewer pictures at a time; try again in a few seconds", {"Retry-After": "5"})
+            raise HTTPException(
+                429, "expected fewer pictures at a time; try again in a few seconds", {"Retry-After": "5"}
+            )
         return self._workbench.place()
 
     def _source(self, request: Request) -> str:
@@ -274,37 +199,6 @@ class Routes:
         if not self._state.knows(source):
             raise HTTPException(404)
         return source
-
-
-def client_of(scope: Scope) -> str:
-    """Return the address that a request comes from."""
-    return (scope["client"] or ("",))[0]
-
-
-def failure(status: int, reason: str, headers: Mapping[str, str] | None = None) -> Response:
-    """Make an answer that tells what was expected, found and to do."""
-    return JSONResponse({"error": reason}, status, headers)
-
-
-async def read_body(request: Request, most: int) -> bytes:
-    """Read a body of at most ``most`` bytes in the time that there is; HTTPException 413 or 400 where it is not."""
-    too_much = HTTPException(413, f"expected at most {most} bytes, found more")
-    length = request.headers.get("content-length", "0")
-    if int(length) > most:
-        raise too_much
-    body = bytearray()
-
-    async def read() -> None:
-        async for part in request.stream():
-            body.extend(part)
-            if len(body) > most:
-                raise too_much
-
-    try:
-        await asyncio.wait_for(read(), BODY_TIME)
-    except (TimeoutError, asyncio.TimeoutError):
-        raise HTTPException(400, f"expected the whole body within {BODY_TIME:g} s, found {len(body)} bytes") from None
-    return bytes(body)
 
 
 async def _tell(call: Callable[[], Any], _request: Request) -> Response:
@@ -317,8 +211,7 @@ async def _send_file(content: bytes, name: str, _request: Request) -> Response:
 
 async def _not_there(_request: Request, error: Exception) -> Response:
     status, detail = getattr(error, "status_code", 500), getattr(error, "detail", "")
-    reason = f"expected {STATUS_OF_HTTP[status]}" if status in STATUS_OF_HTTP else detail
-    return failure(status, reason, getattr(error, "headers", None))
+    return failure(status, EXPECTED.get(status, detail), getattr(error, "headers", None))
 
 
 async def _failed(_request: Request, error: Exception) -> Response:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -68,7 +68,7 @@ class Workbench:
         """
         return await self._in_time(self._classify(data))
 
-    async def _in_time(self, work: Any) -> Any:
+    async def _in_time(self, work: Awaitable[T]) -> T:
         try:
             return await asyncio.wait_for(work, ANSWER_TIME)
         except (TimeoutError, asyncio.TimeoutError):
