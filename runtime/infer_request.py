@@ -90,6 +90,11 @@ class InferRequest:
         return any(parse_live(name) is not None for name in self.sources)
 
     @property
+    def judges_answers(self) -> bool:
+        """Whether an answer may be another one than the most probable label."""
+        return self.min_probability > 0 or self.stable > 0
+
+    @property
     def supervised(self) -> bool:
         """Whether a parent process is to watch the one that classifies."""
         return self.live if self.supervise is None else self.supervise

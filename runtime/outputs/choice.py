@@ -11,7 +11,7 @@ from ..sources.events import Events
 from ..storage import check_writable
 from .display import display_problem, require_display
 from .result_lines import FileProgress, JsonLines, ResultTable
-from .sink import Sink
+from .sink import UNKNOWN, Sink
 from .snapshots import Snapshots, parse_condition, prepare_folder
 from .statusline import StatusLine
 from .window import HEADLESS_ADVICE, Window
@@ -52,6 +52,7 @@ class ChosenSinks:
         self, request: InferRequest, labels: tuple[str, ...], captures: Sequence[Capture], events: Events
     ) -> None:
         live = [capture.name for capture in captures if capture.live]
+        shown = (*labels, UNKNOWN) if request.judges_answers else labels
         self._files: dict[str, Recorder | Snapshots] = {}
         self._progress: FileProgress | None = None
         # what only checks comes before what opens a window
@@ -67,13 +68,14 @@ class ChosenSinks:
             condition = parse_condition(request.when, labels)
             self._files["the snapshots are"] = Snapshots(request.snapshots, condition, events=events)
         has_window = request.live and not display_problem() if request.window is None else request.window
-        window = [Window(labels, request.top_k, live=live)] if has_window else []
-        self.sinks: list[Sink] = [*self._open_lines(request, labels, captures), *self._files.values(), *window]
+        window = [Window(shown, request.top_k, live=live)] if has_window else []
+        self.sinks: list[Sink] = [*self._open_lines(request, shown, captures), *self._files.values(), *window]
 
     def _open_lines(self, request: InferRequest, labels: tuple[str, ...], captures: Sequence[Capture]) -> list[Sink]:
         results: Sink = ResultTable(request.top_k, labels, live=request.live)
         if request.as_json:
-            results = JsonLines(request.top_k, live=request.live, newest=request.every_frame is False)
+            newest, answers = request.every_frame is False, request.judges_answers
+            results = JsonLines(request.top_k, live=request.live, newest=newest, answers=answers)
         if request.live:
             return [results, StatusLine(live=[capture.name for capture in captures if capture.live])]
         totals = [getattr(capture, "total", None) for capture in captures]

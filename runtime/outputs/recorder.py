@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..canvas.pictures import blank, caption, fit, inset, notice
-from ..classifier import Prediction
 from ..frame import Pixels
 from ..sources.events import Events
 from ..storage import check_writable
@@ -104,7 +103,7 @@ class Recorder(Sink):
         if self.stopped or result.prediction is None or result.frame.image is None:
             return
         try:
-            self._record(result, result.prediction, result.frame.image)
+            self._record(result, result.frame.image)
         except EncoderError as error:
             self._h264 = None
             self._say(f"{error}; the recording goes on as Motion JPEG")
@@ -133,7 +132,7 @@ class Recorder(Sink):
                 self.stopped = True
                 self._say(f"--save {writer.path}: {error.strerror or error}; its end may be missing")
 
-    def _record(self, result: Result, prediction: Prediction, image: Pixels) -> None:
+    def _record(self, result: Result, image: Pixels) -> None:
         frame = result.frame
         live = frame.source in self._live
         now = frame.captured if live else frame.index * self._interval if frame.position is None else frame.position
@@ -149,7 +148,7 @@ class Recorder(Sink):
         fit(image, picture)
         if frame.seen is not None:
             inset(frame.seen, picture)
-        _label(picture, result, prediction)
+        _label(picture, result)
         file.writer.write(picture, start, seconds)
 
     def _file_for(self, result: Result, image: Pixels, now: float) -> _SourceFile:
@@ -209,11 +208,11 @@ def _numbered(path: Path, number: int) -> Path:
     return path if number == 1 else path.with_name(f"{path.stem}-{number}{path.suffix}")
 
 
-def _label(picture: Pixels, result: Result, prediction: Prediction) -> None:
+def _label(picture: Pixels, result: Result) -> None:
     frame = result.frame
     clock = f"{time.strftime('%Y-%m-%d %H:%M:%S', time.localtime(frame.timestamp))}  " if frame.timestamp else ""
     smoothed = "smoothed  " if result.smoothed_s else ""
-    (label, probability), *_ = prediction.top(1)
+    (label, probability), *_ = result.ranked(1)
     details = f"{smoothed}{clock}#{frame.index}"
     caption(picture, label, probability, details, _text_size(picture.shape[0]))
 

@@ -55,7 +55,7 @@ class StatusLine(Sink):
         if prediction is None and result.frame.source not in self._streams:  # a stream's faults are events
             self._print(f"unreadable: {result.frame.source}: {result.frame.error}", "yellow")
         why = UNREADABLE if result.frame.image is None else str(result.frame.error).partition(":")[0]
-        label = (why, None) if prediction is None else (prediction.label, prediction.probability)
+        (label, *_) = result.ranked(1) or [(why, None)]
         self._labels[self._kept_as(result.frame.source)] = label
 
     def event(self, event: Event) -> None:

@@ -182,7 +182,7 @@ class Tile:
         if silence is not None:
             self._draw_silence(view, below[:step], silence, size)
         elif self._result is not None and self._result.prediction is not None:
-            self._bars.draw(below, self._result.prediction.top(rows), size, step)
+            self._bars.draw(below, self._result.ranked(rows), size, step)
         elif self._result is not None:
             dim(view)
             unread = [f"frame {self._result.frame.index} unreadable"] if self._result.frame.image is None else []
