@@ -293,12 +293,10 @@ class WebCommand(TyperCommand):
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Parse arguments, of which a ``--web`` that no HOST:PORT follows means the usual address."""
-        given = list(args)
-        for place, following in enumerate([*given[1:], ""]):
-            if given[place] == "--":
-                break
-            if given[place] == "--web" and not re.fullmatch(WEB_ADDRESS, following):
-                given[place] = f"--web={WEB_DEFAULT}"
+        given = [
+            f"--web={WEB_DEFAULT}" if item == "--web" and not re.fullmatch(WEB_ADDRESS, following) else item
+            for item, following in zip(args, [*args[1:], ""], strict=True)
+        ]
         return super().parse_args(ctx, given)
 
 

@@ -7,7 +7,7 @@ bounded. This room must not know what fills the pipeline: a picture to classify 
     live_state     what the API tells, kept in microseconds a result
     motion_jpeg    pictures, encoded once for all viewers
     http_server    connections: accepted, timed, bounded (uvicorn)
-    gate           requests: let in or refused
+    entrance       requests: let in or refused
     routes         the API and the page's files (starlette), described in ``openapi.json``
     live_page      all of them together
 """

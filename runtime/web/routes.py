@@ -1,4 +1,4 @@
-"""Answers requests: the page's files, the API under /api/v1 and the login, each behind one gate."""
+"""Answers requests: the page's files, the API under /api/v1 and the login, all behind one entrance."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from starlette.routing import Route
 
 from ..errors import HybridEdgeError, ImageError, InputError
 from .access import Access
-from .gate import COOKIE, Gate, client_of, failure, read_body
+from .entrance import COOKIE, Entrance, client_of, failure, read_body
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp
@@ -44,7 +44,7 @@ EXPECTED = {
 
 
 class Routes:
-    """This class answers what the gate lets in, from a run's state, pictures and workbench.
+    """This class answers what the entrance lets in, from a run's state, pictures and workbench.
 
     ``bundle`` is what the API tells of the model.
     """
@@ -87,7 +87,7 @@ class Routes:
         ]
         app = Starlette(routes=routes, exception_handlers={HTTPException: _not_there, HybridEdgeError: _failed})
         app.router.redirect_slashes = False
-        return Gate(app, self._access)
+        return Entrance(app, self._access)
 
     def _tell_status(self) -> dict[str, Any]:
         return {**self._state.tell_status(), "viewers": self._pictures.viewers, "token": self._access.needs_token}

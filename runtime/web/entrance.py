@@ -37,7 +37,7 @@ HEADERS = {
 }
 
 
-class Gate:
+class Entrance:
     """This ASGI application lets in only requests that may come in, and bounds what answering them takes."""
 
     def __init__(self, app: ASGIApp, access: Access) -> None:
