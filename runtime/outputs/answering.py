@@ -62,7 +62,7 @@ class Answering:
         stable: float = 0.0,
         live: Collection[str] = (),
     ) -> None:
-        """Take seconds, a probability and seconds; ``live`` names the cameras and streams, as their frames do."""
+        """Take seconds, a probability and seconds; ``live`` has the names of cameras and streams, as ``Frame.name``."""
         self._smooth = smooth
         self._min_probability = min_probability
         self._stable = stable
@@ -76,7 +76,7 @@ class Answering:
             return result
         if not frame.video:
             return replace(result, answer=_answer(prediction, self._first(prediction), _clock(frame)))
-        now = frame.captured if frame.source in self._live else frame.index / VIDEO_FPS
+        now = frame.captured if frame.name in self._live else frame.index / VIDEO_FPS
         memory = self._memories.pop(frame.name, None)
         if memory is not None and now <= memory.time:  # a source whose time goes back is another stream
             memory = None

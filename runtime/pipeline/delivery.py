@@ -14,7 +14,7 @@ from ..outputs.answering import Answering
 from ..outputs.sink import Result, Sink, SourceStatus, Status
 from ..sources.events import Event
 from .handover import MEMORY_ERRORS, Batch, Links, is_shortage, one_line
-from .mailbox import PendingFrame
+from .pending_frame import PendingFrame
 
 LOOK_INTERVAL = 0.02  # seconds between two calls of ``look``, which tells events and polls the sinks
 STATUS_INTERVAL = 1.0  # seconds between two statuses

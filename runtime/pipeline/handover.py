@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Final, Generic, TypeVar
 
 from ..opencv import cv2
 from ..sources.events import Events
-from .mailbox import Intake, PendingFrame
+from .mailbox import Intake
+from .pending_frame import PendingFrame
 
 if TYPE_CHECKING:
     from ..backends.base import Buffers
@@ -65,8 +66,9 @@ class Batch:
         if pending.frame.error is None:
             pending.row = self.rows
             self.rows += 1
-        if pending.frame.image is not None:
-            self.size += pending.frame.image.nbytes
+        picture = pending.frame.picture
+        if picture is not None and not (self.frames and self.frames[-1].frame.picture is picture):  # regions share one
+            self.size += picture.nbytes
         self.frames.append(pending)
 
 

@@ -171,14 +171,11 @@ class LiveState(Sink):
             name = next((name for name, own in self._ids.items() if own == short), None)
             watched = self._watched.get(name) if name is not None else None
             result = watched.result if watched is not None else None
-        if result is None:
-            return None
-        return result.frame.image if result.frame.whole is None else result.frame.whole
+        return None if result is None else result.frame.picture
 
     def _source(self, source: SourceStatus) -> dict[str, Any]:
         watched = self._watched[source.name]
-        frame = watched.result.frame if watched.result is not None else None
-        picture = None if frame is None else (frame.image if frame.whole is None else frame.whole)
+        picture = None if watched.result is None else watched.result.frame.picture
         (then, before), (now, counted) = watched.counts[0], watched.counts[-1]
         height, width = (0, 0) if picture is None else picture.shape[:2]
         kept = ("flowing", "captured", "classified", "dropped", "unreadable", "reconnects")

@@ -178,7 +178,7 @@ def test_many_sources_are_not_remembered_for_ever() -> None:
 
 
 def test_the_regions_of_a_source_have_answers_of_their_own_and_break_together() -> None:
-    stable = Answering(stable=1.0, live=["cam0"])
+    stable = Answering(stable=1.0, live=["cam0 [gate]", "cam0 [dial]"])
 
     def shown(moment: float, region: str, probabilities: tuple[float, ...]) -> str:
         result = make_result(captured=moment, probabilities=probabilities)
