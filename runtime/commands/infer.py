@@ -306,7 +306,7 @@ class WebCommand(TyperCommand):
         """Parse arguments, of which a ``--web`` that no HOST:PORT follows means the usual address."""
         given = [
             f"--web={WEB_DEFAULT}" if item == "--web" and not re.fullmatch(WEB_ADDRESS, following) else item
-            for item, following in zip(args, [*args[1:], ""], strict=True)
+            for item, following in zip(args, [*args[1:], ""], strict=False)
         ]
         return super().parse_args(ctx, given)
 
