@@ -64,6 +64,8 @@ class InferRequest:
     web_key: Path | None = None
     min_probability: float = 0.0
     stable: float = 0.0
+    mqtt: str | None = None
+    mqtt_password_file: Path | None = None
     digit: bool = False
     hang_timeout: float = HANG_TIMEOUT
     supervise: bool | None = None
@@ -85,6 +87,8 @@ class InferRequest:
             )
         if self.web is None and (self.web_cert or self.web_token_file):
             raise UsageError("expected --web with --web-cert, --web-key and --web-token-file, found none; add --web")
+        if self.mqtt is None and self.mqtt_password_file is not None:
+            raise UsageError("expected --mqtt mqtt://USER@BROKER/PREFIX beside --mqtt-password-file, found none")
         if self.smooth is not None and not 0 < self.smooth < math.inf:
             raise UsageError(f"expected --smooth to be more than 0 seconds, found {self.smooth}; leave it out for none")
         parse_regions(self.regions)

@@ -178,6 +178,24 @@ def infer(
             rich_help_panel=OUTPUTS,
         ),
     ] = 0.0,
+    mqtt: Annotated[
+        str | None,
+        typer.Option(
+            metavar="mqtt://[USER@]HOST[/PREFIX]",
+            help="Publish answers, faults and snapshots to an MQTT broker (mqtts: over TLS).",
+            show_default=False,
+            rich_help_panel=OUTPUTS,
+        ),
+    ] = None,
+    mqtt_password_file: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="The broker's password; or in HYBRID_EDGE_MQTT_PASSWORD.",
+            show_default=False,
+            rich_help_panel=OUTPUTS,
+        ),
+    ] = None,
     bundle: BundleOption = None,
     backend: BackendOption = "auto",
     precision: PrecisionOption = "auto",
@@ -257,6 +275,8 @@ def infer(
         web_key=web_key,
         min_probability=min_probability,
         stable=stable,
+        mqtt=mqtt,
+        mqtt_password_file=mqtt_password_file,
         digit=digit,
         hang_timeout=hang_timeout,
         supervise=supervise,

@@ -27,7 +27,7 @@ EDGES_MS = (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000)
 STAGES = ("preprocess", "inference", "age")
 
 
-class Watched:
+class SourceView:
     """This class holds what is known of one source, or one region of it: its latest result and changes of answer."""
 
     def __init__(self) -> None:
@@ -48,7 +48,7 @@ class LiveState(Sink):
         self._files = next((capture.name for capture in captures if not capture.live), "")
         self._top_k = top_k
         self._lock = threading.Lock()
-        self._watched: dict[str, Watched] = {}
+        self._watched: dict[str, SourceView] = {}
         self._ids: dict[str, str] = {}
         self._status: Status | None = None
         self._times: dict[str, deque[float]] = {stage: deque(maxlen=MAX_TIMES) for stage in STAGES}
@@ -61,7 +61,7 @@ class LiveState(Sink):
         frame = result.frame
         name = frame.name if frame.source in self._live else region_name(self._files, frame.region)
         with self._lock:
-            watched = self._watched.setdefault(name, Watched())
+            watched = self._watched.setdefault(name, SourceView())
             watched.result = result
             self.revisions["latest"] += 1
             if result.prediction is None:
@@ -93,7 +93,7 @@ class LiveState(Sink):
             self._status = status
             self._history.append((now, status.age_p50_ms, status.age_p99_ms))
             for source in status.sources:
-                counts = self._watched.setdefault(source.name, Watched()).counts
+                counts = self._watched.setdefault(source.name, SourceView()).counts
                 counts.append((time.monotonic(), source.classified))
             self.revisions["status"] += 1
             self.revisions["sources"] += 1
