@@ -97,9 +97,10 @@ import sys, hybrid_edge.runtime.commands.infer, hybrid_edge.runtime.pipeline.cla
 print(*(name for name in sys.modules if name.startswith("hybrid_edge.")))
 """
     loaded = run(code).split()
-    assert len(loaded) < 80
-    assert "hybrid_edge.runtime.outputs.recorder" not in loaded  # it comes with --save
-    assert "hybrid_edge.runtime.outputs.mqtt" not in loaded
+    assert len(loaded) < 90
+    # these come with --save, --mqtt and --config
+    for unwanted in ("outputs.recorder", "outputs.mqtt", "commands.config_file"):
+        assert f"hybrid_edge.runtime.{unwanted}" not in loaded
 
 
 def test_the_installed_version_is_the_one_in_the_source() -> None:
