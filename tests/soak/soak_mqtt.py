@@ -2,8 +2,8 @@
 
     PYTHONPATH=tests python tests/soak/soak_mqtt.py --seconds 600
 
-Pictures are noise, an event comes with each frame and a snapshot is asked for each second, so that the network's
-buffers are soon full. No call of the sink takes long, no more frames are given up than in a time before it without MQTT, and
+Pictures are noise, an event comes with each frame, a snapshot is asked for each second: the network's buffers are soon
+full. No call of the sink takes long, no more frames are given up than in a time before it without MQTT, and
 memory, threads and descriptors stay flat.
 """
 
