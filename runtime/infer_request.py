@@ -57,6 +57,8 @@ class InferRequest:
     smooth: float | None = None
     min_probability: float = 0.0
     stable: float = 0.0
+    mqtt: str | None = None
+    mqtt_password_file: Path | None = None
     digit: bool = False
     hang_timeout: float = HANG_TIMEOUT
     supervise: bool | None = None
@@ -71,6 +73,8 @@ class InferRequest:
                 f"expected --snapshots DIR and --when 'LABEL>0.8' together, found --snapshots {self.snapshots} and "
                 f"--when {self.when}"
             )
+        if self.mqtt is None and self.mqtt_password_file is not None:
+            raise UsageError("expected --mqtt mqtt://USER@BROKER/PREFIX beside --mqtt-password-file, found none")
         if self.smooth is not None and not 0 < self.smooth < math.inf:
             raise UsageError(f"expected --smooth to be more than 0 seconds, found {self.smooth}; leave it out for none")
         parse_regions(self.regions)
