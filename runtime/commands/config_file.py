@@ -21,6 +21,7 @@ import typer
 
 from ..console import say
 from ..errors import UsageError
+from ..infer_request import WEB_DEFAULT
 from ..service.heartbeat import WORKER
 from ..sources.names import display_name, parse_live
 from .options import origin
@@ -68,6 +69,8 @@ class ConfigFile:
         return values
 
     def _value(self, key: str, param: Any, value: Any, *, positive: bool) -> Any:
+        if param.name == "web" and value is True:  # as --web may stand alone
+            value = WEB_DEFAULT
         self._check_type(key, param, value)
         if not positive:
             return not value

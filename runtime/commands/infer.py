@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import typer
+from typer.core import TyperCommand
 
 from .. import console
-from ..infer_request import HANG_TIMEOUT, InferRequest
+from ..infer_request import HANG_TIMEOUT, WEB_ADDRESS, WEB_DEFAULT, InferRequest
 from .camera_list import print_cameras
 from .options import (
     BackendOption,
@@ -148,6 +150,26 @@ def infer(
             rich_help_panel=OUTPUTS,
         ),
     ] = None,
+    web: Annotated[
+        str | None,
+        typer.Option(
+            metavar="[HOST:PORT]",
+            help="A live page in the browser, for this machine alone: others need a token.",
+            show_default=f"off; {WEB_DEFAULT} where no address follows",
+            rich_help_panel=OUTPUTS,
+        ),
+    ] = None,
+    web_token_file: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Holds the token that --web asks for.", rich_help_panel=OUTPUTS),
+    ] = None,
+    web_cert: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Certificate (PEM): --web by HTTPS.", rich_help_panel=OUTPUTS),
+    ] = None,
+    web_key: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Its private key (PEM).", rich_help_panel=OUTPUTS)
+    ] = None,
     min_probability: Annotated[
         float,
         typer.Option(metavar="0.6", min=0, max=1, help='Below it the answer is "unknown".', rich_help_panel=OUTPUTS),
@@ -242,6 +264,10 @@ def infer(
         snapshots=snapshots,
         when=when,
         smooth=smooth,
+        web=web,
+        web_token_file=web_token_file,
+        web_cert=web_cert,
+        web_key=web_key,
         min_probability=min_probability,
         stable=stable,
         mqtt=mqtt,
@@ -265,7 +291,19 @@ def infer(
         raise typer.Exit(code)
 
 
-app = console.make_app(infer)
+class WebCommand(TyperCommand):
+    """This command's ``--web`` may stand alone, for which Typer has no option: it is given its value here."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Parse arguments, of which a ``--web`` that no HOST:PORT follows means the usual address."""
+        given = [
+            f"--web={WEB_DEFAULT}" if item == "--web" and not re.fullmatch(WEB_ADDRESS, following) else item
+            for item, following in zip(args, [*args[1:], ""], strict=False)
+        ]
+        return super().parse_args(ctx, given)
+
+
+app = console.make_app(infer, WebCommand)
 
 
 def main() -> NoReturn:
