@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..console import say
 from ..infer_request import InferRequest
+from ..sources.regions import parse_regions, regions_of
 from .access import Access, listen, read_token
 from .http_server import HttpServer
 from .live_state import LiveState
@@ -32,7 +33,8 @@ class LivePage(LiveState):
     """
 
     def __init__(self, request: InferRequest, captures: Sequence[Capture]) -> None:
-        super().__init__(captures, request.top_k)
+        super().__init__(captures, regions_of(captures, parse_regions(request.regions)), request.top_k)
+        self._min_probability = request.min_probability
         tls = None
         if request.web_cert is not None and request.web_key is not None:
             tls = request.web_cert, request.web_key
@@ -53,11 +55,12 @@ class LivePage(LiveState):
 
     def start(self, classifier: Classifier, ask: Ask) -> None:
         """Serve from now on; ``ask`` gives a picture to the engine, and returns what it will say."""
-        bundle, top_k = describe_bundle(classifier), self._top_k
+        bundle = describe_bundle(classifier)
 
         def make_app(loop: asyncio.AbstractEventLoop) -> ASGIApp:
             self._pictures = pictures = MotionJpeg(self.picture, loop)
-            return Routes(self._access, self, pictures, Workbench(ask, top_k), bundle).app()
+            workbench = Workbench(ask, self._top_k, self._min_probability)
+            return Routes(self._access, self, pictures, workbench, bundle).app()
 
         self._server.start(make_app)
         say(f"live page: {self.url}{' (with the token)' if self._access.needs_token else ''}")
