@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 from ..console import say
 from ..infer_request import InferRequest
-from ..sources.regions import parse_regions, regions_of
 from .access import Access, listen, read_token
 from .http_server import HttpServer
 from .live_state import LiveState
@@ -33,7 +32,7 @@ class LivePage(LiveState):
     """
 
     def __init__(self, request: InferRequest, captures: Sequence[Capture]) -> None:
-        super().__init__(captures, regions_of(captures, parse_regions(request.regions)), request.top_k)
+        super().__init__(captures, request.top_k)
         self._min_probability = request.min_probability
         tls = None
         if request.web_cert is not None and request.web_key is not None:

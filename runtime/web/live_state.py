@@ -5,17 +5,15 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..errors import ImageError
 from ..frame import Pixels, region_name
 from ..outputs.sink import Result, Sink, SourceStatus, Status
 from ..sources.events import Event
 from ..sources.names import display_name, short_names
-from ..sources.regions import Region
 
 if TYPE_CHECKING:
     from ..sources.capture import Capture
@@ -45,9 +43,7 @@ class LiveState(Sink):
     no address keeps its user and password.
     """
 
-    def __init__(self, captures: Sequence[Capture], regions: Mapping[str, Sequence[Region]], top_k: int) -> None:
-        """Take the sources, each one's regions by its name, and how many labels of a result are told."""
-        self._regions = regions
+    def __init__(self, captures: Sequence[Capture], top_k: int) -> None:
         self._live = frozenset(capture.name for capture in captures if capture.live)
         self._files = next((capture.name for capture in captures if not capture.live), "")
         self._top_k = top_k
@@ -192,19 +188,7 @@ class LiveState(Sink):
             "fps": round((counted - before) / (now - then), 2) if now > then else 0.0,
             "width": width,
             "height": height,
-            "box": self._box(source, width, height),
         }
-
-    def _box(self, source: SourceStatus, width: int, height: int) -> list[int] | None:
-        """Return left, top, width and height of a region in its picture, pixels; None where it is not in it."""
-        region = next((item for item in self._regions.get(source.source, ()) if item.name == source.region), None)
-        if region is None:
-            return None
-        try:
-            rows, columns = region.place(width, height)
-        except ImageError:
-            return None
-        return [columns.start, rows.start, columns.stop - columns.start, rows.stop - rows.start]
 
     def _latest(self, short: str, result: Result) -> dict[str, Any]:
         answer, prediction = result.answer, result.prediction
