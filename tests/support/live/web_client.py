@@ -101,7 +101,10 @@ class Served:
         if body is not None:
             given["content-length"] = str(len(body))
         given |= {name.replace("_", "-"): value for name, value in headers.items()}
-        lines = [f"{method} {path} HTTP/1.1", *(f"{name}: {value}" for name, value in given.items() if value is not None)]
+        lines = [
+            f"{method} {path} HTTP/1.1",
+            *(f"{name}: {value}" for name, value in given.items() if value is not None),
+        ]
         return self.say("\r\n".join([*lines, "", ""]).encode("latin-1") + (body or b""), until=until)
 
     def api(self, path: str, **headers: str | None) -> Any:
@@ -117,7 +120,9 @@ class Served:
 
 
 @contextmanager
-def serve(bundle: Path, *cameras: Any, web: str = "127.0.0.1:0", more: tuple[Sink, ...] = (), **request: Any) -> Iterator[Served]:
+def serve(
+    bundle: Path, *cameras: Any, web: str = "127.0.0.1:0", more: tuple[Sink, ...] = (), **request: Any
+) -> Iterator[Served]:
     """Run a pipeline on cameras with the page, until the block is over; the first results have come by then."""
     captures = cameras or (Camera(fps=30),)
     stop, events, kept = threading.Event(), Events(), KeepingSink(keep_images=False)
