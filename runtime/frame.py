@@ -53,10 +53,20 @@ class Frame:
         """The name that tells this frame's row of results from others: its source and, where it has one, its region."""
         return region_name(self.source, self.region)
 
+    @property
+    def picture(self) -> Pixels | None:
+        """The whole picture, (H, W, 3) uint8, BGR, which the frame keeps in memory; None where it could not be read."""
+        return self.image if self.whole is None else self.whole
+
 
 def region_name(source: str, region: str) -> str:
     """Return how a source's region is named to people, ``source [region]``; the source alone where region is empty."""
     return f"{source} [{region}]" if region else source
+
+
+def is_of(name: str, source: str) -> bool:
+    """Return whether a frame's name, ``Frame.name``, is that of a source or of one of its regions."""
+    return name == source or name.startswith(region_name(source, "x")[:-2])
 
 
 OUTPUT_NAMES = ("logits", "probabilities")

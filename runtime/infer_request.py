@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
 from .errors import UsageError
 from .sources.names import parse_live
+from .sources.regions import parse_regions
 
 HANG_TIMEOUT = 8.0  # seconds for one batch in the engine, after which a live run's worker is replaced
 FILES_BATCH = 8
@@ -23,6 +25,7 @@ class InferRequest:
         sources: files, folders, globs, cameras and streams, as they were named.
         every_frame: True classifies every frame, False the newest one and drops those before; None: every frame of
             files, the newest of live sources.
+        regions: flags that say which parts of the pictures are classified each by itself; none: pictures go whole.
         profile, workspace: a TensorRT engine's batch sizes and MiB of scratch memory, as they were given.
 
     Raises:
@@ -46,6 +49,7 @@ class InferRequest:
     height: int | None = None
     fps: float | None = None
     every_frame: bool | None = None
+    regions: tuple[str, ...] = ()
     window: bool | None = None
     save: Path | None = None
     snapshots: Path | None = None
@@ -69,11 +73,17 @@ class InferRequest:
             )
         if self.smooth is not None and not 0 < self.smooth < math.inf:
             raise UsageError(f"expected --smooth to be more than 0 seconds, found {self.smooth}; leave it out for none")
+        parse_regions(self.regions)
 
     @property
     def live(self) -> bool:
         """Whether a camera or a stream is among the sources, so that the run ends only when it is told to."""
         return any(parse_live(name) is not None for name in self.sources)
+
+    @property
+    def judges_answers(self) -> bool:
+        """Whether an answer may be another one than the most probable label."""
+        return self.min_probability > 0 or self.stable > 0
 
     @property
     def supervised(self) -> bool:
@@ -82,7 +92,12 @@ class InferRequest:
 
     @property
     def batch_size(self) -> int:
-        """The most frames that go through the model at once: the option's value, or its default."""
+        """The most frames that go through the model at once: the option's value, or its default.
+
+        By default the regions of one picture go together: live those of one, of files those of so many as make eight.
+        """
         if self.batch is not None:
             return self.batch
-        return 1 if self.live else FILES_BATCH
+        own = Counter(region.source for region in parse_regions(self.regions))
+        rows = max(1, own.pop("", 0) + max(own.values(), default=0))
+        return rows if self.live else math.ceil(FILES_BATCH / rows) * rows

@@ -121,8 +121,11 @@ class Bars:
         self._labels = tuple(labels)
         self._columns: dict[tuple[int, int], int] = {}
 
-    def draw(self, pixels: Pixels, top: Sequence[tuple[str, float]], size: int, step: int) -> None:
-        """Draw labels and their probabilities, descending, with text ``size`` and lines ``step`` pixels high."""
+    def draw(self, pixels: Pixels, top: Sequence[tuple[str, float | None]], size: int, step: int) -> None:
+        """Draw labels and their probabilities, where they have one, with text ``size`` and lines ``step`` pixels high.
+
+        The first one is set off.
+        """
         width, margin = pixels.shape[1], size // 2
         label_room = self._column(size, width)
         number_room = default_font(BOLD).width("100.0 %", size)
@@ -133,6 +136,8 @@ class Bars:
             color = DIM if number else TEXT
             baseline = _baseline(step, size)
             font.draw(line, font.cut(label, size, label_room), (margin, baseline), size, color)
+            if probability is None:
+                continue
             shown = percent(probability)
             font.draw(line, shown, (width - margin - font.width(shown, size), baseline), size, color)
             _bar(track.view(line), probability, size, MUTED if number else ACCENT)
@@ -145,12 +150,16 @@ class Bars:
         return self._columns[size, width]
 
 
-def caption(pixels: Pixels, label: str, probability: float, details: str, size: int) -> None:
-    """Draw a label on a darkened strip along the bottom of a picture, and details at the right where they fit."""
+def caption(pixels: Pixels, label: str, probability: float | None, details: str, size: int) -> None:
+    """Draw a label on a darkened strip along the bottom of a picture, and details at the right where they fit.
+
+    A label without a probability, None, has no number beside it.
+    """
     strip = pixels[-round(size * 1.7) :]
     strip[:] = strip // 4
     font, bold = default_font(), default_font(BOLD)
-    margin, baseline, number = size // 2, _baseline(strip.shape[0], size), percent(probability)
+    number = "" if probability is None else percent(probability)
+    margin, baseline = size // 2, _baseline(strip.shape[0], size)
     room = pixels.shape[1] - 2 * margin - size - bold.width(number, size)
     label = bold.cut(label, size, room)
     bold.draw(strip, label, (margin, baseline), size, TEXT)

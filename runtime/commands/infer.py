@@ -69,13 +69,23 @@ def infer(
             rich_help_panel=FRAMES,
         ),
     ] = None,
+    region: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=X,Y,W,H",
+            help="Classify a part of each picture: pixels, or 10%,20%,30%,40%; NAME@SOURCE=… of one source; "
+            "may be repeated.",
+            show_default="the whole picture",
+            rich_help_panel=FRAMES,
+        ),
+    ] = None,
     batch: Annotated[
         int | None,
         typer.Option(
             min=1,
             max=MOST_FRAMES,
             help="Frames that go through the model at once, from all sources.",
-            show_default="8 for files, 1 for live sources",
+            show_default="8 for files, 1 for live sources; a picture's regions together",
             rich_help_panel=FRAMES,
         ),
     ] = None,
@@ -213,6 +223,7 @@ def infer(
         height=height,
         fps=fps,
         every_frame=every_frame,
+        regions=tuple(region or ()),
         window=window,
         save=save,
         snapshots=snapshots,

@@ -62,7 +62,7 @@ class Answering:
         stable: float = 0.0,
         live: Collection[str] = (),
     ) -> None:
-        """Take seconds, a probability and seconds; ``live`` names the cameras and streams, as their frames do."""
+        """Take seconds, a probability and seconds; ``live`` has the names of cameras and streams, as ``Frame.name``."""
         self._smooth = smooth
         self._min_probability = min_probability
         self._stable = stable
@@ -76,8 +76,8 @@ class Answering:
             return result
         if not frame.video:
             return replace(result, answer=_answer(prediction, self._first(prediction), _clock(frame)))
-        now = frame.captured if frame.source in self._live else frame.index / VIDEO_FPS
-        memory = self._memories.pop(frame.source, None)
+        now = frame.captured if frame.name in self._live else frame.index / VIDEO_FPS
+        memory = self._memories.pop(frame.name, None)
         if memory is not None and now <= memory.time:  # a source whose time goes back is another stream
             memory = None
         if self._smooth is not None:
@@ -91,7 +91,7 @@ class Answering:
         return replace(result, prediction=prediction, smoothed_s=self._smooth, answer=answer)
 
     def event(self, event: Event) -> None:
-        """Forget a source's past where an event is a break."""
+        """Forget a source's past, that of all its regions, where an event is a break."""
         if event.kind in BREAKS:
             for name in [name for name, memory in self._memories.items() if memory.source == event.source]:
                 del self._memories[name]
@@ -111,7 +111,7 @@ class Answering:
         if first != memory.answer and now - memory.rival_from >= self._stable:
             memory.answer, memory.since = first, _clock(frame)
         memory.time, memory.average = now, prediction.probabilities
-        self._memories[frame.source] = memory
+        self._memories[frame.name] = memory
         while len(self._memories) > MAX_SOURCES:
             self._memories.popitem(last=False)
         return memory

@@ -6,12 +6,14 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from ..console import say
+from ..frame import region_name
 from ..infer_request import InferRequest
 from ..sources.events import Events
+from ..sources.regions import parse_regions, regions_of
 from ..storage import check_writable
 from .display import display_problem, require_display
 from .result_lines import FileProgress, JsonLines, ResultTable
-from .sink import Sink
+from .sink import UNKNOWN, Sink
 from .snapshots import Snapshots, parse_condition, prepare_folder
 from .statusline import StatusLine
 from .window import HEADLESS_ADVICE, Window
@@ -41,6 +43,13 @@ def check_outputs(request: InferRequest, labels: tuple[str, ...] | None = None) 
         require_display(HEADLESS_ADVICE)
 
 
+def live_names(request: InferRequest, captures: Sequence[Capture]) -> list[str]:
+    """Return the names of cameras, streams and their regions, as their frames carry them."""
+    regions = regions_of(captures, parse_regions(request.regions))
+    parts = [(capture.name, [item.name for item in regions[capture.name]]) for capture in captures if capture.live]
+    return [region_name(name, region) for name, own in parts for region in own or [""]]
+
+
 class ChosenSinks:
     """Opens and holds the sinks of one run, which the pipeline closes; a sink reports a full disk to ``events``.
 
@@ -51,7 +60,8 @@ class ChosenSinks:
     def __init__(
         self, request: InferRequest, labels: tuple[str, ...], captures: Sequence[Capture], events: Events
     ) -> None:
-        live = [capture.name for capture in captures if capture.live]
+        live = live_names(request, captures)
+        shown = (*labels, UNKNOWN) if request.judges_answers else labels
         self._files: dict[str, Recorder | Snapshots] = {}
         self._progress: FileProgress | None = None
         # what only checks comes before what opens a window
@@ -67,18 +77,22 @@ class ChosenSinks:
             condition = parse_condition(request.when, labels)
             self._files["the snapshots are"] = Snapshots(request.snapshots, condition, events=events)
         has_window = request.live and not display_problem() if request.window is None else request.window
-        window = [Window(labels, request.top_k, live=live)] if has_window else []
-        self.sinks: list[Sink] = [*self._open_lines(request, labels, captures), *self._files.values(), *window]
+        window = [Window(shown, request.top_k, live=live)] if has_window else []
+        self.sinks: list[Sink] = [*self._open_lines(request, shown, captures, live), *self._files.values(), *window]
 
-    def _open_lines(self, request: InferRequest, labels: tuple[str, ...], captures: Sequence[Capture]) -> list[Sink]:
+    def _open_lines(
+        self, request: InferRequest, labels: tuple[str, ...], captures: Sequence[Capture], live: Sequence[str]
+    ) -> list[Sink]:
         results: Sink = ResultTable(request.top_k, labels, live=request.live)
         if request.as_json:
-            results = JsonLines(request.top_k, live=request.live, newest=request.every_frame is False)
+            newest, answers = request.every_frame is False, request.judges_answers
+            results = JsonLines(request.top_k, live=request.live, newest=newest, answers=answers)
         if request.live:
-            return [results, StatusLine(live=[capture.name for capture in captures if capture.live])]
+            return [results, StatusLine(live=live)]
         totals = [getattr(capture, "total", None) for capture in captures]
         known = [total for total in totals if total is not None]
-        self._progress = FileProgress(sum(known) if len(known) == len(totals) else None)
+        rows = max(1, len(request.regions))  # all files are one source, of which every region is
+        self._progress = FileProgress(rows * sum(known) if len(known) == len(totals) else None)
         return [results, self._progress]
 
     def summary(self) -> int:

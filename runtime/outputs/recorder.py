@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..canvas.pictures import blank, caption, fit, inset, notice
-from ..classifier import Prediction
 from ..frame import Pixels
 from ..sources.events import Events
 from ..storage import check_writable
@@ -56,16 +55,16 @@ class _SourceFile:
 
 
 class Recorder(Sink):
-    """This sink writes each source's classified frames to a file of its own; ``paths`` are the files begun so far.
+    """This sink writes the frames of each source, or region, to a file of its own; ``paths`` are the files so far.
 
-    The first file has the name that was asked for, further ones (another source, another resolution, a name that is
-    taken: nothing is written over; 4 GB that are full) a number in it: ``out-2.mp4``. A file can be played at every
-    moment, also after the process was killed, and taken away at every moment: one that was removed, moved or emptied
-    begins anew under its name. Frames of cameras and streams are shown when they were captured, with a notice in place
-    of gaps; those of video files where they stand in them, one that is read again behind the first time; single images
-    for a second each, all in one file, fitted to the size of the first. Frames are no larger than 1920 pixels, and tiny
-    ones are enlarged until a label can be read. They are H.264 where an encoder is named, else Motion JPEG; where that
-    encoder gives up, this is said, and the recording goes on as Motion JPEG in another file.
+    The first file has the name that was asked for, further ones (another source or region, another resolution, a name
+    that is taken: nothing is written over; 4 GB that are full) a number in it: ``out-2.mp4``. A file can be played at
+    every moment, also after the process was killed, and taken away at every moment: one that was removed, moved or
+    emptied begins anew under its name. Frames of cameras and streams are shown when they were captured, with a notice
+    in place of gaps; those of video files where they stand in them, one that is read again behind the first time;
+    single images for a second each, all in one file, fitted to the size of the first. Frames are no larger than 1920
+    pixels, and tiny ones are enlarged until a label can be read. They are H.264 where an encoder is named, else Motion
+    JPEG; where that encoder gives up, this is said, and the recording goes on as Motion JPEG in another file.
 
     Where a file can't be written, because the disk is full above all, that is reported as ``disk-full``, what was
     written stays playable, nothing more is recorded, and ``stopped`` is True.
@@ -104,7 +103,7 @@ class Recorder(Sink):
         if self.stopped or result.prediction is None or result.frame.image is None:
             return
         try:
-            self._record(result, result.prediction, result.frame.image)
+            self._record(result, result.frame.image)
         except EncoderError as error:
             self._h264 = None
             self._say(f"{error}; the recording goes on as Motion JPEG")
@@ -133,9 +132,9 @@ class Recorder(Sink):
                 self.stopped = True
                 self._say(f"--save {writer.path}: {error.strerror or error}; its end may be missing")
 
-    def _record(self, result: Result, prediction: Prediction, image: Pixels) -> None:
+    def _record(self, result: Result, image: Pixels) -> None:
         frame = result.frame
-        live = frame.source in self._live
+        live = frame.name in self._live
         now = frame.captured if live else frame.index * self._interval if frame.position is None else frame.position
         file = self._file_for(result, image, now)
         start, seconds = file.writer.end, IMAGE_SECONDS
@@ -149,13 +148,13 @@ class Recorder(Sink):
         fit(image, picture)
         if frame.seen is not None:
             inset(frame.seen, picture)
-        _label(picture, result, prediction)
+        _label(picture, result)
         file.writer.write(picture, start, seconds)
 
     def _file_for(self, result: Result, image: Pixels, now: float) -> _SourceFile:
         """Return the file that a frame goes to: a new one where its size changed or the old is full or taken away."""
         frame, size = result.frame, (image.shape[1], image.shape[0])
-        key = frame.source if frame.video else ""
+        key = frame.name if frame.video else frame.region
         file, freed_name = self._open_files.get(key), None
         if file is not None and file.writer.is_taken_away():
             freed_name = file.writer.path
@@ -209,12 +208,13 @@ def _numbered(path: Path, number: int) -> Path:
     return path if number == 1 else path.with_name(f"{path.stem}-{number}{path.suffix}")
 
 
-def _label(picture: Pixels, result: Result, prediction: Prediction) -> None:
+def _label(picture: Pixels, result: Result) -> None:
     frame = result.frame
     clock = f"{time.strftime('%Y-%m-%d %H:%M:%S', time.localtime(frame.timestamp))}  " if frame.timestamp else ""
     smoothed = "smoothed  " if result.smoothed_s else ""
-    (label, probability), *_ = prediction.top(1)
-    details = f"{smoothed}{clock}#{frame.index}"
+    (label, probability), *_ = result.ranked(1)
+    region = f"{frame.region}  " if frame.region else ""
+    details = f"{region}{smoothed}{clock}#{frame.index}"
     caption(picture, label, probability, details, _text_size(picture.shape[0]))
 
 

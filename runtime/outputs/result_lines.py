@@ -14,7 +14,7 @@ from rich.text import Text
 from .. import console
 from ..console import percent, printable, say
 from ..sources.events import Event
-from .sink import Result, Sink, SourceStatus, Status
+from .sink import Answer, Result, Sink, SourceStatus, Status
 
 if TYPE_CHECKING:
     from ..classifier import Prediction
@@ -30,11 +30,18 @@ class JsonLines(Sink):
     """This sink writes each result, and of a live run each event, as one JSON object on a line of its own, and flushes.
 
     ``docs/live.md`` says what each field means. Those of captures and batches are of live runs alone; ``smoothed_s``,
-    where it is there, says that the probabilities are an average over about so many seconds.
+    where it is there, says that the probabilities are an average over about so many seconds. With ``answers`` each
+    result has ``answer``, null where it is unknown, and of a live run ``since``.
     """
 
     def __init__(
-        self, top_k: int = 5, stream: TextIO | None = None, *, live: bool = True, newest: bool = False
+        self,
+        top_k: int = 5,
+        stream: TextIO | None = None,
+        *,
+        live: bool = True,
+        newest: bool = False,
+        answers: bool = False,
     ) -> None:
         """Write lines with ``top_k`` labels to a stream; None is stdout.
 
@@ -45,6 +52,7 @@ class JsonLines(Sink):
         self._stream = stream
         self._live = live
         self._newest = newest
+        self._answers = answers
 
     def write(self, result: Result) -> None:
         """Write one result; OSError says that the stream can't be written, BrokenPipeError that the reader is gone."""
@@ -58,6 +66,7 @@ class JsonLines(Sink):
         if result.prediction is None:
             line["error"] = result.frame.error
         else:
+            line.update(self._answer(result.answer) if self._answers and result.answer else {})
             line.update(self._prediction(result.prediction))
             line.update({} if result.smoothed_s is None else {"smoothed_s": result.smoothed_s})
             line.update({"batch": result.batch} if self._live else {})
@@ -80,6 +89,10 @@ class JsonLines(Sink):
                 }
             )
 
+    def _answer(self, answer: Answer) -> dict[str, object]:
+        since = {"since": round(answer.since, 6)} if self._live else {}
+        return {"answer": answer.label if answer.known else None, **since}
+
     def _prediction(self, prediction: Prediction) -> dict[str, object]:
         top = prediction.top(self._top_k)
         return {
@@ -96,7 +109,7 @@ class JsonLines(Sink):
 
 
 class ResultTable(Sink):
-    """This sink writes a row for each result: source, best label, its probability, milliseconds, the next labels.
+    """This sink writes a row for each result: source, answer, its probability, milliseconds, the next labels.
 
     On a terminal a row is one line of its width; elsewhere nothing is cut off. Errors are told on stderr, not here.
     """
@@ -126,11 +139,17 @@ class ResultTable(Sink):
         if not self._started:
             self._row(["source", "label", "prob.", "prep. ms", "inf. ms", "next" if self._next else ""], ["dim"] * 6)
             self._started = True
-        (label, probability), *others = prediction.top(self._top_k)
+        (label, probability), *others = result.ranked(self._top_k)
         source = f"{frame.name} #{frame.index}" if frame.video else frame.name
-        following = ", ".join(f"{printable(name)} {percent(value)}" for name, value in others)
+        following = ", ".join(f"{printable(name)} {percent(value)}" for name, value in others if value is not None)
         times = [f"{prediction.preprocess_ms:.2f}", f"{prediction.inference_ms:.2f}"]
-        cells = [printable(source), printable(label), percent(probability), *times, following]
+        cells = [
+            printable(source),
+            printable(label),
+            "" if probability is None else percent(probability),
+            *times,
+            following,
+        ]
         self._row(cells, ["", "bold", "bold cyan", "", "", "dim"])
 
     def _row(self, cells: list[str], styles: list[str]) -> None:

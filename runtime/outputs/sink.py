@@ -58,6 +58,17 @@ class Result:
     smoothed_s: float | None = None
     answer: Answer | None = None
 
+    def ranked(self, k: int) -> list[tuple[str, float | None]]:
+        """Return the answer and, below it, the most probable other labels: k in all, none for an unreadable frame.
+
+        An answer that is unknown has no probability: None.
+        """
+        if self.prediction is None or self.answer is None:
+            return []
+        own = self.answer.label if self.answer.known else None
+        others = [(label, probability) for label, probability in self.prediction.top(k) if label != own]
+        return [(self.answer.label, None if own is None else self.answer.probability), *others][: max(k, 0)]
+
 
 @dataclass(frozen=True)
 class SourceStatus:

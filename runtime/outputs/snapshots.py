@@ -88,9 +88,9 @@ class Snapshots(Sink):
     """This sink writes captured frames on which a condition holds as JPEGs, or PNGs beyond that format's size.
 
     It writes at most one in 30 frames of a camera, stream or video: a condition that holds all day must not fill the
-    disk at once. A name has the time of capture, where there is one, the source, the frame's number, the label and its
-    probability. Where a file can't be written, because the disk is full above all, that is reported as ``disk-full``,
-    no more files are written, and ``stopped`` is True.
+    disk at once. A name has the time of capture, where there is one, the source, the region, the frame's number, the
+    label and its probability. Where a file can't be written, because the disk is full above all, that is reported as
+    ``disk-full``, no more files are written, and ``stopped`` is True.
     """
 
     def __init__(self, folder: Path, condition: Condition, *, events: Events | None = None) -> None:
@@ -106,7 +106,7 @@ class Snapshots(Sink):
         prediction, frame = result.prediction, result.frame
         if self.stopped or prediction is None or frame.image is None or not self._condition.holds(prediction):
             return
-        if frame.video and not self._due(frame.source, frame.index):
+        if frame.video and not self._due(frame.name, frame.index):
             return
         suffix = ".jpg" if max(frame.image.shape) <= MAX_JPEG_SIDE else ".png"
         _, data = cv2.imencode(
@@ -119,11 +119,11 @@ class Snapshots(Sink):
             detail = f"--snapshots {self._folder}: {error.strerror or error}; no more are written"
             self._events.report("disk-full", frame.source, detail)
 
-    def _due(self, source: str, index: int) -> bool:
-        last = self._last.get(source)
+    def _due(self, name: str, index: int) -> bool:
+        last = self._last.get(name)
         if last is not None and last <= index < last + SNAPSHOT_SPACING:
             return False
-        self._last[source] = index
+        self._last[name] = index
         return True
 
     def _path(self, result: Result, probability: float, suffix: str) -> Path:
@@ -132,6 +132,7 @@ class Snapshots(Sink):
         _, is_address, address = frame.source.partition("://")
         parts = [
             _part(address if is_address else Path(frame.source).stem),
+            *([_part(frame.region)] if frame.region else []),
             *([f"{frame.index:06d}"] if frame.video else []),
         ]
         if frame.timestamp:

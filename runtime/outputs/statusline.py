@@ -21,7 +21,6 @@ REFRESH_EVERY = 0.25  # seconds between two updates of the lines on a terminal
 LOG_EVERY = 60.0  # seconds between lines where stderr is a file or a journal
 REPEAT_EVERY = 5.0  # seconds for which the same fault of the same source is not printed again
 MAX_LINES = 12  # sources that have a line on a terminal
-FILES = ""  # the name under which the label of all files is kept
 UNREADABLE = "frame unreadable"  # in a label's place: the label before is not what this frame shows
 
 
@@ -52,11 +51,11 @@ class StatusLine(Sink):
     def write(self, result: Result) -> None:
         """Remember what this source shows; name a file that could not be read on stderr, as a run of files does."""
         prediction = result.prediction
-        if prediction is None and result.frame.source not in self._streams:  # a stream's faults are events
-            self._print(f"unreadable: {result.frame.source}: {result.frame.error}", "yellow")
+        if prediction is None and result.frame.name not in self._streams:  # a stream's faults are events
+            self._print(f"unreadable: {result.frame.name}: {result.frame.error}", "yellow")
         why = UNREADABLE if result.frame.image is None else str(result.frame.error).partition(":")[0]
-        label = (why, None) if prediction is None else (prediction.label, prediction.probability)
-        self._labels[self._kept_as(result.frame.source)] = label
+        (label, *_) = result.ranked(1) or [(why, None)]
+        self._labels[self._kept_as(result.frame.name, result.frame.region)] = label
 
     def event(self, event: Event) -> None:
         """Print an event, or only count it where the same kind of the same source was printed a moment ago."""
@@ -93,9 +92,9 @@ class StatusLine(Sink):
         if self._status is not None:
             self._log(self._status)
 
-    def _kept_as(self, source: str) -> str:
-        """Return a stream's name, and one for all files: their line shows the file that came last."""
-        return source if source in self._streams else FILES
+    def _kept_as(self, name: str, region: str) -> str:
+        """Return a stream's name, and of files the region's alone: their line shows the file that came last."""
+        return name if name in self._streams else region
 
     def _log(self, status: Status) -> None:
         self._logged = time.monotonic()
@@ -114,7 +113,7 @@ class StatusLine(Sink):
         grid.add_column(no_wrap=True, overflow="ellipsis", ratio=4, style="dim")
         grid.expand = True
         for source in status.sources[:MAX_LINES]:
-            label, probability = self._labels.get(self._kept_as(source.name), ("", None))
+            label, probability = self._labels.get(self._kept_as(source.name, source.region), ("", None))
             percentage = "" if probability is None or not source.flowing else percent(probability)
             state = Text(printable(label)) if source.flowing else Text("no frames", style="yellow")
             grid.add_row(printable(source.name), state, percentage, _counts(source))

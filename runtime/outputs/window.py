@@ -7,7 +7,7 @@ import time
 from collections.abc import Collection, Sequence
 
 from ..canvas.pictures import BACKGROUND, DIM, TEXT, WARNING, Bars, Box, blank, dim, fill, fit, inset, notice, text_row
-from ..frame import Pixels
+from ..frame import Frame, Pixels, is_of
 from ..opencv import cv2
 from ..sources.events import Event
 from .display import QUIT_KEYS, close_window, is_visible, pressed_key, require_display
@@ -24,7 +24,7 @@ MIN_TILE_SIZE = (300, 240)
 MAX_TILES = 16
 TILE_GAP = 2  # pixels
 BORDER = (8, 7, 6)
-FILES = ""  # the name of the tile that all files share
+FILES = ""  # the name of the tile that all files share where they have no regions
 KEY_WAIT = 1  # milliseconds that OpenCV handles the window's events for
 HEADLESS_ADVICE = "leave the window out with --headless"
 TROUBLE = frozenset({"lost", "stalled"})
@@ -37,9 +37,9 @@ MAX_PANEL = 0.35  # of the height is the most that labels get: the picture needs
 class Window(Sink):
     """This sink shows the newest result of each source; Q, Esc or closing the window asks to stop.
 
-    Files share one tile, each camera or stream has its own. A picture whose source gave nothing for two seconds, or was
-    reported as lost or stalled, is dimmed, says so, and has no label. ``picture`` is what was drawn last, (H, W, 3)
-    uint8, BGR.
+    Files share one tile, each camera or stream has its own, and so has each region. A picture whose source gave nothing
+    for two seconds, or was reported as lost or stalled, is dimmed, says so, and has no label. ``picture`` is what was
+    drawn last, (H, W, 3) uint8, BGR.
     """
 
     def __init__(self, labels: Sequence[str], top_k: int = 5, *, live: Collection[str] = ()) -> None:
@@ -66,16 +66,18 @@ class Window(Sink):
 
     def write(self, result: Result) -> None:
         """Show this result from the next ``poll`` on."""
-        tile = self._tile(result.frame.source)
-        tile.name = result.frame.source
+        frame = result.frame
+        tile = self._tile(frame)
+        tile.name = frame.name
         tile.take(result)
         self._changed = True
 
     def event(self, event: Event) -> None:
         """Mark a source that was lost or stalled."""
-        if event.kind in TROUBLE and event.source in self._live:
-            self._tile(event.source).trouble(event)
-            self._changed = True
+        for name in self._live:
+            if event.kind in TROUBLE and is_of(name, event.source):
+                self._tiles[name].trouble(event)
+                self._changed = True
 
     def status(self, status: Status) -> None:
         """Show rate and ages in the last line."""
@@ -94,11 +96,13 @@ class Window(Sink):
         """Close the window, unless the user has."""
         close_window(TITLE)
 
-    def _tile(self, source: str) -> Tile:
-        name = source if source in self._live else FILES
-        if name not in self._tiles:
-            self._tiles[name] = Tile(source, self._bars, self._top_k)
-        return self._tiles[name]
+    def _tile(self, frame: Frame) -> Tile:
+        key = frame.name if frame.name in self._live else frame.region or FILES
+        if key not in self._tiles:
+            if frame.region:
+                self._tiles.pop(FILES, None)  # it waited for whole pictures, which do not come
+            self._tiles[key] = Tile(frame.name, self._bars, self._top_k)
+        return self._tiles[key]
 
     def _draw(self) -> None:
         start = time.monotonic()
@@ -182,7 +186,7 @@ class Tile:
         if silence is not None:
             self._draw_silence(view, below[:step], silence, size)
         elif self._result is not None and self._result.prediction is not None:
-            self._bars.draw(below, self._result.prediction.top(rows), size, step)
+            self._bars.draw(below, self._result.ranked(rows), size, step)
         elif self._result is not None:
             dim(view)
             unread = [f"frame {self._result.frame.index} unreadable"] if self._result.frame.image is None else []

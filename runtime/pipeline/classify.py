@@ -22,7 +22,7 @@ from ..errors import UsageError
 from ..infer_request import InferRequest
 from ..ink import is_dark_on_light
 from ..outputs.answering import Answering
-from ..outputs.choice import ChosenSinks, check_outputs
+from ..outputs.choice import ChosenSinks, check_outputs, live_names
 from ..outputs.sink import Result, Sink, Status
 from ..service.heartbeat import Heartbeat
 from ..service.signals import StopSignals
@@ -32,6 +32,7 @@ from ..sources.capture import FileCapture, open_captures
 from ..sources.events import Events
 from ..sources.media_files import describe_left_out
 from ..sources.names import CaptureOptions
+from ..sources.regions import parse_regions, regions_of
 from .dataflow import Pipeline, PipelineOptions
 
 if TYPE_CHECKING:
@@ -57,7 +58,14 @@ def classify(request: InferRequest, signals: StopSignals, heartbeat: Heartbeat |
         events.report("engine-hung")
     captures = _open_sources(request, events)
     latest = None if request.every_frame is None else not request.every_frame
-    plan = PipelineOptions(request.batch_size, request.max_wait, latest, request.digit)
+    plan = PipelineOptions(
+        request.batch_size,
+        request.max_wait,
+        latest,
+        request.digit,
+        regions_of(captures, parse_regions(request.regions)),
+        regions_must_fit=not events.count("engine-hung"),  # a run that goes on may have met another resolution
+    )
     check_outputs(request)
     classifier = _open_classifier(request, heartbeat)
     with closed_in_time(classifier, None if heartbeat else request.hang_timeout) as unfinished:
@@ -73,7 +81,7 @@ def classify(request: InferRequest, signals: StopSignals, heartbeat: Heartbeat |
             smooth=request.smooth,
             min_probability=request.min_probability,
             stable=request.stable,
-            live=[capture.name for capture in captures if capture.live],
+            live=live_names(request, captures),
         )
         sinks = [*outputs.sinks, *hints, latest_status]
         pipeline = Pipeline(classifier, captures, sinks, plan, events, answering)
@@ -124,14 +132,13 @@ class LatestStatus(Sink):
         self._last: Status | None = None
 
     def counts(self) -> Mapping[str, float]:
-        """Return the frames of all sources so far and the results a second, by name; any thread may call it."""
+        """Return the results of all sources so far and those a second, by name; any thread may call it."""
         if self._last is None:
             return {}
         sources = self._last.sources
-        totals = {
-            name: sum(getattr(item, name) for item in sources) for name in ("classified", "dropped", "reconnects")
-        }
-        return {"results/s": round(self._last.fps, 1), **totals}
+        totals = {name: sum(getattr(item, name) for item in sources) for name in ("classified", "dropped")}
+        reconnects = {item.source: item.reconnects for item in sources}  # the same for all regions of a source
+        return {"results/s": round(self._last.fps, 1), **totals, "reconnects": sum(reconnects.values())}
 
     def status(self, status: Status) -> None:
         """Remember this status in place of the one before."""
@@ -150,7 +157,7 @@ class PaperHint(Sink):
             self._left -= 1
             if is_dark_on_light(result.frame.image):
                 self._left = 0
-                say(f"{result.frame.source}: looks like dark ink on paper; this model reads that with --digit")
+                say(f"{result.frame.name}: looks like dark ink on paper; this model reads that with --digit")
 
 
 def _open_sources(request: InferRequest, events: Events) -> list[Capture]:

@@ -13,7 +13,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
 from ..errors import UsageError
@@ -21,10 +21,12 @@ from ..outputs.answering import Answering
 from ..outputs.sink import Sink, SourceStatus, Status
 from ..preprocess import Preprocessor
 from ..sources.events import Events
+from ..sources.regions import Region, RegionCutter
+from .capturing import Capturing
 from .delivery import LOOK_INTERVAL, Delivery
 from .handover import Batch, Channel, Links, Pace, keep_frame_memory
 from .mailbox import WAKE_FRAMES, Intake, Mailbox
-from .stages import Capturing, Inference, Preparation
+from .stages import Inference, Preparation
 
 if TYPE_CHECKING:
     from ..backends.base import Backend
@@ -49,6 +51,8 @@ class PipelineOptions:
             of files alone wait until they are full.
         digit: whether the model is shown the digit that ``photographed_frame`` finds in a frame.
         latest: whether the newest frame wins and others are dropped; None: for live sources alone.
+        regions: by a capture's name, the regions that its pictures are cut into; none of a capture: they go whole.
+        regions_must_fit: whether a live source's first picture must have its regions; else those outside are left out.
 
     Raises:
         UsageError: the batch is below 1, or the wait is negative or endless.
@@ -58,6 +62,8 @@ class PipelineOptions:
     max_wait_ms: float = 0.0
     latest: bool | None = None
     digit: bool = False
+    regions: Mapping[str, tuple[Region, ...]] = field(default_factory=dict)
+    regions_must_fit: bool = True
 
     def __post_init__(self) -> None:
         if self.batch < 1 or not 0 <= self.max_wait_ms < float("inf"):
@@ -118,20 +124,27 @@ class Pipeline:
         max_wait = None if patient else options.max_wait_ms / 1000
         # a second batch in the engine would be fed with frames that are old when it gets to them
         depth = 1 if any(newest) else backend.depth
-        boxes = [Mailbox(item.name, live=item.live, newest=wins) for item, wins in zip(captures, newest, strict=True)]
+        boxes = [
+            [Mailbox(item.name, live=item.live, newest=wins, region=name) for name in _region_names(item, options)]
+            for item, wins in zip(captures, newest, strict=True)
+        ]
         self._links = _make_links(boxes, backend, options.batch, depth, max_wait, events)
         self._inference = Inference(self._links, backend, depth)
         preprocessor = Preprocessor(classifier.spec)
         preparation = Preparation(self._links, preprocessor, options.batch, max_wait, digit=options.digit)
         stages = [
-            (f"capture {box.name}", Capturing(self._links, capture, box).run)
-            for capture, box in zip(captures, boxes, strict=True)
+            (f"capture {item.name}", Capturing(self._links, item, own, self._cutter(item, options)).run)
+            for item, own in zip(captures, boxes, strict=True)
         ]
         stages += [("preprocess", preparation.run), ("infer", self._inference.run)]
         self._threads = [
             threading.Thread(target=self._guard, args=(run,), name=name, daemon=True) for name, run in stages
         ]
         self._delivery = Delivery(self._links, sinks, classifier.labels, answering or Answering())
+
+    def _cutter(self, capture: Capture, options: PipelineOptions) -> RegionCutter:
+        regions = options.regions.get(capture.name, ())
+        return RegionCutter(regions, self._links.events, live=capture.live, must_fit=options.regions_must_fit)
 
     def busy(self) -> Mapping[str, float]:
         """Return for how many seconds ``preprocess``, ``infer`` and ``output`` have been in one call, 0 while waiting.
@@ -231,10 +244,19 @@ class Pipeline:
         self._links.stop()
 
 
+def _region_names(capture: Capture, options: PipelineOptions) -> list[str]:
+    return [region.name for region in options.regions.get(capture.name, ())] or [""]
+
+
 def _make_links(
-    boxes: Sequence[Mailbox], backend: Backend, batch: int, depth: int, max_wait: float | None, events: Events
+    sources: Sequence[Sequence[Mailbox]],
+    backend: Backend,
+    batch: int,
+    depth: int,
+    max_wait: float | None,
+    events: Events,
 ) -> Links:
-    fresh = any(box.newest for box in boxes)
+    fresh = any(box.newest for boxes in sources for box in boxes)
     # several batches go on at a time where each is one small frame that nobody waits for alone
     size = sum(math.prod(shape) for shape in backend.spec.inputs.values()) * FLOAT_BYTES
     together = WAKE_FRAMES if batch == depth == 1 and max_wait is None and size <= SMALL_BYTES else 1
@@ -244,7 +266,7 @@ def _make_links(
     if not fresh:
         pace.close()
     return Links(
-        intake=Intake(boxes, fresh=batch == 1, patient=max_wait is None),
+        intake=Intake(sources, fresh=batch <= max(map(len, sources)), patient=max_wait is None),
         free=Channel(len(slots), slots),
         ready=Channel(1 if together > 1 else len(slots)),
         done=Channel(1 if fresh else 2),

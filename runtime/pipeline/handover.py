@@ -65,8 +65,9 @@ class Batch:
         if pending.frame.error is None:
             pending.row = self.rows
             self.rows += 1
-        if pending.frame.image is not None:
-            self.size += pending.frame.image.nbytes
+        picture = pending.frame.picture
+        if picture is not None and not (self.frames and self.frames[-1].frame.picture is picture):  # regions share one
+            self.size += picture.nbytes
         self.frames.append(pending)
 
 

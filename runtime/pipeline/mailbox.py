@@ -3,7 +3,8 @@
     capture thread A ──put──► Mailbox A (the newest frame)  ─┐
     capture thread B ──put──► Mailbox B (up to QUEUE frames) ─┴─► Intake.take, in turn ──► a batch ──► settle, give_up
 
-One lock guards all mailboxes of a pipeline, so that at every moment, for every source,
+A source with regions has a mailbox for each; what was captured together is put, and taken, together. One lock guards
+all mailboxes of a pipeline, so that at every moment, for every source and every region,
 
     captured == classified + dropped + unreadable + waiting
 
@@ -12,6 +13,7 @@ with ``waiting`` counted by itself: frames in the mailbox and frames on their wa
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections import deque
@@ -124,35 +126,37 @@ class PendingFrame:
 
 
 class Intake:
-    """All mailboxes, one for each source: captures put frames in, one thread takes them out, source by source in turn.
+    """All mailboxes of all sources: captures put frames in, one thread takes them out, source by source in turn.
 
     Args:
-        boxes: one mailbox for each source.
+        sources: each source's mailboxes: one, or one for each of its regions.
         fresh: whether to leave a newest-frame source's next frame while one of it is on its way: it would be old on
             arrival.
         patient: whether nobody waits for a frame by itself, so that several may be handed over at a time.
     """
 
-    def __init__(self, boxes: Sequence[Mailbox], *, fresh: bool, patient: bool = False) -> None:
-        self.boxes = tuple(boxes)
+    def __init__(self, sources: Sequence[Sequence[Mailbox]], *, fresh: bool, patient: bool = False) -> None:
+        self.boxes = tuple(box for boxes in sources for box in boxes)
         self._fresh = fresh
         self._patient = patient
-        self._turns = list(boxes)  # whose frame was taken longest ago comes first
+        self._turns = list(map(tuple, sources))  # whose frames were taken longest ago comes first
+        self._rest: deque[PendingFrame] = deque()  # taken with the one that was returned last, and returned next
+        self._too_many = False  # whether frames wait that need more room than there was
         self._closed = False
         self._hungry = False
         lock = threading.Lock()
         self._filled = threading.Condition(lock)
         self._emptied = threading.Condition(lock)
 
-    def put(self, box: Mailbox, frame: Frame) -> bool:
-        """Add a captured frame at once where the newest wins, else once there is room; return False after ``close``."""
+    def put(self, *captured: tuple[Mailbox, Frame]) -> bool:
+        """Add frames of one capture at once where the newest wins, else once there is room; False after ``close``."""
         with self._filled:
-            while not box.newest and box.full and not self._closed:
+            while not self._closed and any(not box.newest and box.full for box, _ in captured):
                 self._emptied.wait()
             if self._closed:
                 return False
-            replaced = box.push(frame)
-            if self._hungry and (not self._patient or box.worth_taking):
+            replaced = [box.push(frame) for box, frame in captured]
+            if self._hungry and (not self._patient or any(box.worth_taking for box, _ in captured)):
                 self._filled.notify()
         del replaced  # its memory goes back outside the lock
         return True
@@ -169,16 +173,18 @@ class Intake:
             box.ended = True
             self._filled.notify()
 
-    def take(self, deadline: float | None) -> PendingFrame | None:
+    def take(self, deadline: float | None, room: float = math.inf) -> PendingFrame | None:
         """Take the next frame of the next source that has one; it counts as on its way until it is settled.
 
-        It waits until ``deadline``, ``time.monotonic()`` seconds; None: as long as frames can come. It returns None
-        where the time is over, every source has ended, or the intake was closed.
+        The regions of one capture are taken together and returned one after the other, unless they are more than
+        ``room``. It waits until ``deadline``, ``time.monotonic()`` seconds; None: as long as frames can come. It
+        returns None where the time is over, those that wait are too many, every source has ended, or the intake was
+        closed.
         """
         with self._filled:
             while True:
-                entry = self._next()
-                if entry is not None or self._closed or self._drained():
+                entry = self._next(room)
+                if entry is not None or self._too_many or self._closed or self._drained():
                     return entry
                 remaining = None if deadline is None else deadline - time.monotonic()
                 if remaining is not None and remaining <= 0:
@@ -218,6 +224,10 @@ class Intake:
             self._closed = True
             for box in self.boxes:
                 box.clear()
+            while self._rest:
+                box = self._rest.popleft().box
+                box.inside -= 1
+                box.dropped += 1
             self._filled.notify_all()
             self._emptied.notify_all()
 
@@ -234,22 +244,41 @@ class Intake:
             return tuple(box.status(count) for box, count in zip(self.boxes, again, strict=True))
 
     def _drained(self) -> bool:
-        return all(box.ended and not box.frames and not box.errors for box in self.boxes)
+        return not self._rest and all(box.ended and not box.frames and not box.errors for box in self.boxes)
 
-    def _next(self) -> PendingFrame | None:
-        for box in tuple(self._turns):
-            if box.errors:
-                return PendingFrame(box, box.errors.popleft(), counted=True)
-            if box.frames and not (self._fresh and box.newest and box.inside):
-                self._turns.remove(box)
-                self._turns.append(box)  # the others come first now
-                pending = PendingFrame(box, box.pop())
-                box.inside += 1
-                if not box.newest and len(box.frames) <= QUEUE - WAKE_FRAMES:
-                    self._emptied.notify_all()
-                return pending
+    def _next(self, room: float) -> PendingFrame | None:
+        self._too_many = False
+        if self._rest:
+            return self._rest.popleft()
+        for boxes in tuple(self._turns):
+            failed = next((box for box in boxes if box.errors), None)
+            if failed is not None:
+                return PendingFrame(failed, failed.errors.popleft(), counted=True)
+            together = _captured_together(boxes)
+            if not together or (self._fresh and any(box.newest and box.inside for box in boxes)):
+                continue
+            if len(together) > room:
+                self._too_many = True
+                continue
+            self._turns.remove(boxes)
+            self._turns.append(boxes)  # the others come first now
+            self._rest.extend(map(self._take_from, together))
+            return self._rest.popleft()
         return None
+
+    def _take_from(self, box: Mailbox) -> PendingFrame:
+        pending = PendingFrame(box, box.pop())
+        box.inside += 1
+        if not box.newest and len(box.frames) <= QUEUE - WAKE_FRAMES:
+            self._emptied.notify_all()
+        return pending
+
+
+def _captured_together(boxes: Sequence[Mailbox]) -> list[Mailbox]:
+    """Return the mailboxes of one source whose next frames are of one picture: all, but where a region was left out."""
+    filled = [box for box in boxes if box.frames]
+    return [box for box in filled if box.frames[0].whole is filled[0].frames[0].whole]
 
 
 def _size(frame: Frame) -> int:
-    return 0 if frame.image is None else frame.image.nbytes
+    return 0 if frame.picture is None else frame.picture.nbytes

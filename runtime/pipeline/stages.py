@@ -1,6 +1,5 @@
-"""Contains the pipeline's three working stages, each of which runs on threads of its own.
+"""Contains the two stages around the engine, each of which runs on a thread of its own.
 
-Capturing: a capture's frames ──► its mailbox                                    (one thread a capture)
 Preparation: frames from the mailboxes ──► tensors in the engine's memory ──► batches
 Inference: batches ──► the engine ──► batches with outputs
 """
@@ -8,6 +7,7 @@ Inference: batches ──► the engine ──► batches with outputs
 from __future__ import annotations
 
 import contextlib
+import math
 import time
 from collections import deque
 from dataclasses import replace
@@ -17,67 +17,16 @@ from ..errors import BackendError, ImageError, InputError
 from ..ink import photographed_frame
 from ..preprocess import Preprocessor
 from .handover import MEMORY_ERRORS, Batch, Links, is_shortage, one_line
-from .mailbox import Mailbox, PendingFrame
+from .mailbox import PendingFrame
 
 if TYPE_CHECKING:
     from ..backends.base import Backend, Ticket
-    from ..sources.capture import Capture
 
-SHORTAGE_PAUSE = 0.05  # seconds to wait after a frame for which there was no memory
-REOPEN_PAUSE = 0.5  # seconds before a live source that ran out of memory is opened again
 FRAMES_A_ROW = 4  # times the batch's rows: the most frames of a batch, unreadable ones included
 GROUP_BYTES = 2**22  # 4 MiB of images go on together: larger ones take longer than waking a thread
 BATCH_BYTES = 2**28  # 256 MiB of decoded images: photographs of 100 megapixels go through almost one by one
 FAST_MS = 2.0  # milliseconds: a batch that took longer is handed on at once, so that no result waits longer for others
 MAX_FAILURES = 3  # batches in a row that may fail before the engine counts as broken
-
-
-class Capturing:
-    """Puts one capture's frames into its mailbox."""
-
-    def __init__(self, links: Links, capture: Capture, box: Mailbox) -> None:
-        self._links = links
-        self._capture = capture
-        self._box = box
-
-    def run(self) -> None:
-        """Read until the capture or the pipeline ends.
-
-        Raises:
-            MemoryError: the reading of files ended for want of memory; the other frames would be missing silently.
-        """
-        try:
-            while self._read() and not self._links.halt.wait(REOPEN_PAUSE):
-                pass  # a live source that ran out of memory is opened again
-        finally:
-            self._links.intake.end(self._box)
-
-    def _read(self) -> bool:
-        """Open the capture and read its frames to their end; return True where want of memory ended a live source."""
-        frames = iter(self._capture.frames(self._links.halt))
-        shortage: MemoryError | None = None
-        try:
-            while True:
-                try:
-                    frame = next(frames, None)
-                except MemoryError as error:
-                    shortage = error
-                    self._links.intake.lose(self._box)
-                    self._links.events.report("memory-short", self._box.source, one_line(error) or "capturing a frame")
-                    self._links.halt.wait(SHORTAGE_PAUSE)
-                    continue
-                if frame is None:
-                    break
-                if not self._links.intake.put(self._box, frame):
-                    return False
-                shortage = frame = None  # the wait for the next one must not keep this one in memory
-        finally:
-            close = getattr(frames, "close", None)
-            if close is not None:
-                close()
-        if shortage is not None and not self._capture.live:
-            raise shortage
-        return shortage is not None
 
 
 class Preparation:
@@ -146,7 +95,7 @@ class Preparation:
     def _fill(self, batch: Batch, deadline: float | None) -> None:
         most = FRAMES_A_ROW * self._capacity
         while batch.rows < self._capacity and len(batch.frames) < most and batch.size < BATCH_BYTES:
-            pending = self._links.intake.take(deadline)
+            pending = self._links.intake.take(deadline, self._capacity - batch.rows if batch.rows else math.inf)
             if pending is None:
                 return
             if self._preprocess(pending, batch):

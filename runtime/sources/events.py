@@ -15,6 +15,7 @@ Kind = Literal[
     "reconnected",  # frames flow again, ``seconds`` after the last one
     "corrupt",  # a frame could not be decoded
     "resized",  # a source's frames have another resolution from here on
+    "region-outside",  # a region is not in the pictures since they have another resolution, and is left out
     "disk-full",  # --save or --snapshots could not write; it stopped, classification goes on
     "memory-short",  # a frame was given up for want of memory
     "engine-failed",  # one batch failed and its frames were given up

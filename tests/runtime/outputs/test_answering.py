@@ -2,17 +2,22 @@ import io
 import json
 import math
 from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
 from typing import get_args
 
 import numpy as np
 import pytest
-from support.live.results import make_result
+from rich.console import Console
+from support.live.results import LABELS, make_result, make_status
 
 from hybrid_edge.runtime.errors import UsageError
 from hybrid_edge.runtime.infer_request import InferRequest
 from hybrid_edge.runtime.outputs.answering import Answering
-from hybrid_edge.runtime.outputs.result_lines import JsonLines
+from hybrid_edge.runtime.outputs.result_lines import JsonLines, ResultTable
 from hybrid_edge.runtime.outputs.sink import UNKNOWN, Answer, Result
+from hybrid_edge.runtime.outputs.snapshots import Snapshots, parse_condition
+from hybrid_edge.runtime.outputs.statusline import StatusLine
 from hybrid_edge.runtime.sources.events import Event, Kind
 
 CAT = (1.0, 0, 0, 0, 0)
@@ -170,6 +175,74 @@ def test_many_sources_are_not_remembered_for_ever() -> None:
     for number in range(1000):
         stable.answered(make_result(f"{number}.mp4", size=(1, 1)))
     assert len(stable._memories) == 256
+
+
+def test_the_regions_of_a_source_have_answers_of_their_own_and_break_together() -> None:
+    stable = Answering(stable=1.0, live=["cam0 [gate]", "cam0 [dial]"])
+
+    def shown(moment: float, region: str, probabilities: tuple[float, ...]) -> str:
+        result = make_result(captured=moment, probabilities=probabilities)
+        return stable.answered(replace(result, frame=replace(result.frame, region=region))).answer.label
+
+    assert [shown(moment, *what) for moment in (1, 2) for what in (("gate", CAT), ("dial", DOG))][2:] == ["cat", "dog"]
+    stable.event(Event("lost", "cam0", "", 1.0))
+    assert {shown(3, "gate", CAT), shown(3, "dial", DOG)} == {UNKNOWN}
+
+
+def test_json_lines_tell_the_answer_where_it_is_judged() -> None:
+    stream = io.StringIO()
+    lines = JsonLines(2, stream, answers=True)
+    judging = Answering(min_probability=0.6, live=["cam0"])
+    for probabilities in (CAT, UNSURE):
+        lines.write(judging.answered(make_result(captured=7, probabilities=probabilities)))
+    sure, unsure = (json.loads(line) for line in stream.getvalue().splitlines())
+    assert (sure["answer"], sure["since"]) == ("cat", CLOCK + 7)
+    assert unsure["answer"] is None
+    assert unsure["labels"] == ["dog", "cat"]
+    assert unsure["probabilities"] == [0.5, pytest.approx(0.3)]
+
+
+def test_a_label_that_is_called_unknown_is_not_the_lack_of_one() -> None:
+    labels = (UNKNOWN, *LABELS[1:])
+    stream = io.StringIO()
+    for answering in (Answering(), Answering(min_probability=0.9)):
+        result = make_result(probabilities=(0.75, 0.2, 0.05, 0, 0))
+        named = replace(result, prediction=replace(result.prediction, labels=labels))
+        JsonLines(1, stream, answers=True).write(answering.answered(named))
+    assert [json.loads(line)["answer"] for line in stream.getvalue().splitlines()] == [UNKNOWN, None]
+
+
+def test_below_the_answer_stand_the_other_labels() -> None:
+    plain = make_result(probabilities=UNSURE)
+    assert plain.ranked(2) == [("dog", 0.5), ("cat", pytest.approx(0.3))]
+    unsure = Answering(min_probability=0.6).answered(plain)
+    assert unsure.ranked(3) == [(UNKNOWN, None), ("dog", 0.5), ("cat", pytest.approx(0.3))]
+    held = replace(plain, answer=replace(plain.answer, label="cat", probability=0.3))
+    assert [label for label, _ in held.ranked(2)] == ["cat", "dog"]
+    assert make_result(error="torn").ranked(3) == []
+
+
+def test_rows_and_the_status_show_the_answer() -> None:
+    unsure = Answering(min_probability=0.6, live=["cam0"]).answered(make_result(probabilities=UNSURE))
+    screen = Console(file=io.StringIO(), width=120)
+    ResultTable(3, (*LABELS, UNKNOWN), screen).write(unsure)
+    row = screen.file.getvalue().splitlines()[-1]
+    assert row.split()[2] == UNKNOWN
+    assert "dog 50.0 %, cat 30.0 %" in row
+    status = Console(file=io.StringIO(), width=120, force_terminal=True)
+    lines = StatusLine(status, live=["cam0"])
+    lines.write(unsure)
+    lines.status(make_status())
+    lines.poll()
+    lines.close()
+    assert UNKNOWN in status.file.getvalue()
+    assert "dog" not in status.file.getvalue()
+
+
+def test_a_condition_of_snapshots_is_on_the_models_probabilities(tmp_path: Path) -> None:
+    unsure = Answering(min_probability=0.9).answered(make_result())
+    Snapshots(tmp_path, parse_condition("cat>0.7", LABELS)).write(unsure)
+    assert len(list(tmp_path.iterdir())) == 1
 
 
 def test_json_lines_say_that_they_are_smoothed() -> None:

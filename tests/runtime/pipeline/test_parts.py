@@ -84,14 +84,14 @@ def test_what_remains_in_a_channel_comes_out_once_and_it_stays_ended() -> None:
 def test_counts_add_up_after_any_order_of_events(seed: int) -> None:
     rng = random.Random(seed)
     boxes = [Mailbox("camera", live=True, newest=True), Mailbox("file", live=False, newest=False)]
-    intake = Intake(boxes, fresh=bool(seed % 2))
+    intake = Intake([[box] for box in boxes], fresh=bool(seed % 2))
     taken: list[PendingFrame] = []
     for index in range(2000):
         match rng.randrange(6):
             case 0 | 1:
-                intake.put(boxes[0], frame(index, "bad" if rng.random() < 0.2 else None))
+                intake.put((boxes[0], frame(index, "bad" if rng.random() < 0.2 else None)))
             case 2 if not boxes[1].full:
-                intake.put(boxes[1], frame(index, "bad" if rng.random() < 0.2 else None))
+                intake.put((boxes[1], frame(index, "bad" if rng.random() < 0.2 else None)))
             case 3:
                 entry = intake.take(0)
                 if entry is not None:
@@ -111,17 +111,17 @@ def test_counts_add_up_after_any_order_of_events(seed: int) -> None:
     intake.close()
     intake.settle(taken)
     assert [status.waiting for status in intake.status(lambda _: 0)] == [0, 0]
-    assert not intake.put(boxes[0], frame(1))
+    assert not intake.put((boxes[0], frame(1)))
     assert intake.take(None) is None
     assert intake.over
 
 
 def test_sources_take_turns() -> None:
     boxes = [Mailbox(name, live=False, newest=False) for name in "abc"]
-    intake = Intake(boxes, fresh=False)
+    intake = Intake([[box] for box in boxes], fresh=False)
     for box in boxes:
         for index in range(3):
-            intake.put(box, frame(index))
+            intake.put((box, frame(index)))
     names = [intake.take(0).box.name for _ in range(9)]  # type: ignore[union-attr]
     assert names == list("abcabcabc")
 
@@ -130,18 +130,18 @@ def test_sources_take_turns() -> None:
     ("patient", "first", "then"),
     [
         (False, 1, lambda *_: None),
-        (True, 0, lambda intake, box: [intake.put(box, frame(index)) for index in range(1, WAKE_FRAMES)]),
+        (True, 0, lambda intake, box: [intake.put((box, frame(index))) for index in range(1, WAKE_FRAMES)]),
         (True, 0, lambda intake, box: intake.end(box)),  # the last frames of a file are not waited for
     ],
 )
 def test_who_is_in_no_hurry_is_woken_for_several_frames(patient: bool, first: int, then: Any) -> None:
     box = Mailbox("file", live=False, newest=False)
-    intake = Intake([box], fresh=False, patient=patient)
+    intake = Intake([[box]], fresh=False, patient=patient)
     taken: list[PendingFrame | None] = []
     taker = threading.Thread(target=lambda: taken.append(intake.take(None)))
     taker.start()
     time.sleep(0.05)
-    intake.put(box, frame(0))
+    intake.put((box, frame(0)))
     taker.join(0.3)
     assert len(taken) == first
     then(intake, box)
@@ -151,11 +151,11 @@ def test_who_is_in_no_hurry_is_woken_for_several_frames(patient: bool, first: in
 
 def test_a_fresh_intake_gives_no_second_frame_of_a_source_before_the_first_is_done() -> None:
     box = Mailbox("camera", live=True, newest=True)
-    intake = Intake([box], fresh=True)
-    intake.put(box, frame(0))
+    intake = Intake([[box]], fresh=True)
+    intake.put((box, frame(0)))
     first = intake.take(0)
-    intake.put(box, frame(1))
-    intake.put(box, frame(2))
+    intake.put((box, frame(1)))
+    intake.put((box, frame(2)))
     assert intake.take(time.monotonic() + 0.02) is None
     first.row = 0
     later(0.05, lambda: intake.settle([first]))
@@ -167,9 +167,9 @@ def test_a_fresh_intake_gives_no_second_frame_of_a_source_before_the_first_is_do
 def test_a_live_source_flows_while_frames_come(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("hybrid_edge.runtime.pipeline.mailbox.FLOW_TIMEOUT", 0.05)
     box = Mailbox("camera", live=True, newest=True)
-    intake = Intake([box], fresh=True)
+    intake = Intake([[box]], fresh=True)
     flowing = [intake.status(lambda _: 3)[0].flowing]
-    intake.put(box, frame(0))
+    intake.put((box, frame(0)))
     flowing.append(intake.status(lambda _: 3)[0].flowing)
     time.sleep(0.06)
     status = intake.status(lambda _: 3)[0]

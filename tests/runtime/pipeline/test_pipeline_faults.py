@@ -244,7 +244,7 @@ def test_a_camera_out_of_memory_is_opened_again(classifier: Classifier, monkeypa
                 if self.lives == 1 and number == 3:
                     raise MemoryError
 
-    monkeypatch.setattr("hybrid_edge.runtime.pipeline.stages.REOPEN_PAUSE", 0.05)
+    monkeypatch.setattr("hybrid_edge.runtime.pipeline.capturing.REOPEN_PAUSE", 0.05)
     events, camera, sink = Events(), Dying(100), KeepingSink()
     summary = run(classifier, [camera], sink, after=0.5, events=events)
     assert camera.lives == 2
