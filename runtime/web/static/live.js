@@ -5,8 +5,7 @@ import { showBundle, showLatency, takePictures } from "./panels.js";
 const STREAMS = 3; // a browser opens six connections to a host: one is for events, two are kept for requests
 const [WINDOW, SLOTS] = [600, 200]; // a timeline's seconds, and its slots: each shows the answer in its middle
 const cameras = new Map(); // by name: card, sources (itself or its regions), their views, what it shows
-const latest = new Map(); // by a source's id: its last result
-const hues = new Map(); // by label
+const [latest, hues] = [new Map(), new Map()]; // the last result by a source's id; a hue by label
 let [status, timeline, events, paused, large] = [null, {}, null, false, null];
 
 function connect() {
@@ -21,13 +20,13 @@ function connect() {
   };
   events.onerror = () => {
     notify("Connection lost. What you see is old; the page tries again by itself.");
-    const again = () => paused || connect();
-    if (events.readyState === EventSource.CLOSED) setTimeout(() => api("status").then(again, again), 2000);
+    if (events.readyState === events.CLOSED) setTimeout(() => load("status").then(() => paused || connect()), 2000);
   };
 }
 
 const copy = (template) => $(template).content.firstElementChild.cloneNode(true);
-const showTimes = () => paused || $("#latency").hidden || load("latency", showLatency);
+const connected = () => events.readyState === events.OPEN;
+const showTimes = () => connected() && !$("#latency").hidden && load("latency", showLatency);
 const notify = (alert) => fill(document, { alert });
 const load = (path, show) => api(path).then(show, ({ message }) => notify(message));
 
@@ -138,7 +137,7 @@ function showTimeline(view, changes, now) {
 
 // Pictures are asked for only while they are looked at; what was seen last stays on the canvas behind them.
 function play() {
-  const watched = !paused && !document.hidden && !$("#live").hidden && events.readyState === EventSource.OPEN;
+  const watched = connected() && !document.hidden && !$("#live").hidden;
   const order = [...cameras.values()].sort((a, b) => (b.card === large) - (a.card === large));
   for (const [place, camera] of order.entries()) {
     const wanted = !watched ? "" : place < STREAMS ? "stream" : `snapshot?at=${Math.floor(Date.now() / 2000)}`;
@@ -170,12 +169,13 @@ function letDraw(camera) {
   };
   form.oninput = () => {
     camera.drawn = fields.map((field) => Number(field.value));
-    form.elements.flag.value = `--region ${name.value}=${camera.drawn}`;
-    form.elements.toml.value = `regions = ["${name.value}=${camera.drawn}"]`;
+    const text = `${name.value}${cameras.size > 1 ? `@${camera.sources[0].camera}` : ""}=${camera.drawn}`;
+    form.elements.flag.value = `--region '${text.replaceAll("'", "'\\''")}'`;
+    form.elements.toml.value = `region = [${JSON.stringify(text)}]`;
     form.parentElement.open = true;
     showCamera(camera);
   };
-  form.onfocusin = ({ target }) => target.readOnly && target.select();
+  form.onclick = ({ target }) => target.readOnly && target.select();
 }
 
 function openTab(chosen) {

@@ -38,7 +38,7 @@ export async function api(path, options) {
 
 export function showBundle({ variant, variants, ...others }) {
   const pairs = (value) => Object.entries(value).map((pair) => pair.join(" "));
-  const inWords = (value) => (value?.constructor === Object ? pairs(value) : [value]).join(", ") || "–";
+  const inWords = (value) => (value?.constructor === Object ? pairs(value) : [value].flat()).join(", ") || "–";
   for (const list of document.querySelectorAll("#bundle dl")) {
     const facts = Object.entries(others[list.dataset.is] ?? { check: "left out" });
     list.replaceChildren(...facts.map(([name, value]) => element(
@@ -50,8 +50,9 @@ export function showBundle({ variant, variants, ...others }) {
       "li", { class: passed ? "" : "bad" }, `${name}: ${Number(found.toPrecision(2))} (limit ${limit})`,
     ));
     const megabytes = `${(size / 2 ** 20).toFixed(1)} MiB`;
-    const cells = [name, target, megabytes, element("ul", {}, ...gates), passed ? "passed" : "failed"];
-    return element("tr", { class: name === variant && "used" }, ...cells.map((cell) => element("td", {}, cell)));
+    const title = name === variant ? element("strong", {}, `${name}, running`) : name;
+    const cells = [title, target, megabytes, element("ul", {}, ...gates), passed ? "passed" : "failed"];
+    return element("tr", {}, ...cells.map((cell) => element("td", {}, cell)));
   }));
 }
 
@@ -104,12 +105,7 @@ function classifyPicture(file) {
 }
 
 export function takePictures() {
-  const take = (event, files) => {
-    event.preventDefault();
-    if (files.length) classifyPicture(files[0]);
-  };
-  $(".dropzone").ondragover = (event) => event.preventDefault();
-  $(".dropzone").ondrop = (event) => take(event, event.dataTransfer.files);
-  $(".dropzone input").onchange = (event) => take(event, event.target.files);
-  document.onpaste = (event) => $("#classify").hidden || take(event, event.clipboardData.files);
+  const take = ([file]) => file && classifyPicture(file);
+  $("[type=file]").onchange = ({ target }) => take(target.files); // what is dropped on the field, too
+  document.onpaste = ({ clipboardData }) => $("#classify").hidden || take(clipboardData.files);
 }
