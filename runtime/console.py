@@ -29,6 +29,7 @@ from rich.progress import (
 )
 from rich.table import Table
 from rich.text import Text
+from typer.core import TyperCommand
 
 from .errors import HybridEdgeError
 
@@ -49,10 +50,10 @@ status = Console(stderr=True, highlight=False)
 _at_once = threading.Event()
 
 
-def make_app(command: Callable[..., None]) -> typer.Typer:
-    """Make a Typer application of one command, set up as all of ours are."""
+def make_app(command: Callable[..., None], kind: type[TyperCommand] = TyperCommand) -> typer.Typer:
+    """Make a Typer application of one command, set up as all of ours are; ``kind`` parses its arguments."""
     app = typer.Typer(add_completion=False, rich_markup_mode="rich", pretty_exceptions_enable=False)
-    app.command()(command)
+    app.command(cls=kind)(command)
     return app
 
 

@@ -13,6 +13,9 @@ from .sources.regions import parse_regions
 
 HANG_TIMEOUT = 8.0  # seconds for one batch in the engine, after which a live run's worker is replaced
 FILES_BATCH = 8
+WEB_DEFAULT = "127.0.0.1:8787"
+WEB_ADDRESS = r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+):([0-9]{1,5})"
+"""How HOST:PORT looks: by it a value of --web is told from the source that follows."""
 
 
 @dataclass(frozen=True)
@@ -55,8 +58,14 @@ class InferRequest:
     snapshots: Path | None = None
     when: str | None = None
     smooth: float | None = None
+    web: str | None = None
+    web_token_file: Path | None = None
+    web_cert: Path | None = None
+    web_key: Path | None = None
     min_probability: float = 0.0
     stable: float = 0.0
+    mqtt: str | None = None
+    mqtt_password_file: Path | None = None
     digit: bool = False
     hang_timeout: float = HANG_TIMEOUT
     supervise: bool | None = None
@@ -71,6 +80,15 @@ class InferRequest:
                 f"expected --snapshots DIR and --when 'LABEL>0.8' together, found --snapshots {self.snapshots} and "
                 f"--when {self.when}"
             )
+        if (self.web_cert is None) != (self.web_key is None):
+            raise UsageError(
+                f"expected --web-cert FILE and --web-key FILE together, found --web-cert {self.web_cert} and "
+                f"--web-key {self.web_key}"
+            )
+        if self.web is None and (self.web_cert or self.web_token_file):
+            raise UsageError("expected --web with --web-cert, --web-key and --web-token-file, found none; add --web")
+        if self.mqtt is None and self.mqtt_password_file is not None:
+            raise UsageError("expected --mqtt mqtt://USER@BROKER/PREFIX beside --mqtt-password-file, found none")
         if self.smooth is not None and not 0 < self.smooth < math.inf:
             raise UsageError(f"expected --smooth to be more than 0 seconds, found {self.smooth}; leave it out for none")
         parse_regions(self.regions)

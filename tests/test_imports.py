@@ -16,7 +16,7 @@ import hybrid_edge
 ROOT = Path(__file__).parents[1]
 ROOMS = ("train", "calib", "export", "runtime")
 HEAVY = ("tensorflow", "keras", "tf2onnx", "onnx", "matplotlib", "sklearn")
-DEVICE = ("numpy", "cv2", "onnxruntime")  # what a command on a device loads once it has something to do
+DEVICE = ("numpy", "cv2", "onnxruntime", "paho")  # what a command on a device loads once it has something to do
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 MODULES = {
     ".".join(("hybrid_edge", *path.relative_to(ROOT).with_suffix("").parts)).removesuffix(".__init__"): path
@@ -97,8 +97,10 @@ import sys, hybrid_edge.runtime.commands.infer, hybrid_edge.runtime.pipeline.cla
 print(*(name for name in sys.modules if name.startswith("hybrid_edge.")))
 """
     loaded = run(code).split()
-    assert len(loaded) < 80
-    assert "hybrid_edge.runtime.outputs.recorder" not in loaded  # it comes with --save
+    assert len(loaded) < 90
+    # these come with --save, --mqtt and --config
+    for unwanted in ("outputs.recorder", "outputs.mqtt", "commands.config_file"):
+        assert f"hybrid_edge.runtime.{unwanted}" not in loaded
 
 
 def test_the_installed_version_is_the_one_in_the_source() -> None:

@@ -2,48 +2,56 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import typer
+from typer.core import TyperCommand
 
 from .. import console
-from ..console import printable, say
-from ..infer_request import HANG_TIMEOUT, InferRequest
+from ..infer_request import HANG_TIMEOUT, WEB_ADDRESS, WEB_DEFAULT, InferRequest
+from .camera_list import print_cameras
 from .options import (
     BackendOption,
     BuildOption,
     BundleOption,
     CheckOption,
+    ConfigOption,
     PrecisionOption,
     ProfileOption,
+    ShowConfigOption,
     ThreadsOption,
     WorkspaceOption,
+    prefer_named_sources,
 )
-
-if TYPE_CHECKING:
-    from ..sources.camera import Camera, CameraFormat
 
 # panels of --help
 FRAMES, OUTPUTS, RUNNING = "Frames", "Outputs", "Running"
-MOST_SIZES = 8  # sizes of one camera format that the list for people shows
 MOST_FRAMES = 4096  # frames that a batch may have
 HOUR = 3600.0  # seconds
 
 
 def infer(
+    context: typer.Context,
     sources: Annotated[
         list[str] | None,
         typer.Argument(
             metavar="SOURCE",
+            callback=prefer_named_sources,
             help="Images, folders, globs, videos, /dev/video0, csi://0, rtsp://…, http://… (MJPEG); any, mixed.",
             show_default=False,
         ),
     ] = None,
     camera: Annotated[
         list[int] | None,
-        typer.Option(metavar="N", min=0, help="The camera /dev/videoN; may be repeated.", rich_help_panel=FRAMES),
+        typer.Option(
+            metavar="N",
+            min=0,
+            callback=prefer_named_sources,
+            help="The camera /dev/videoN; may be repeated.",
+            rich_help_panel=FRAMES,
+        ),
     ] = None,
     list_cameras: Annotated[
         bool, typer.Option("--list-cameras", help="Say which cameras there are, and end.", rich_help_panel=FRAMES)
@@ -142,6 +150,26 @@ def infer(
             rich_help_panel=OUTPUTS,
         ),
     ] = None,
+    web: Annotated[
+        str | None,
+        typer.Option(
+            metavar="[HOST:PORT]",
+            help="A live page in the browser, for this machine alone: others need a token.",
+            show_default=f"off; {WEB_DEFAULT} where no address follows",
+            rich_help_panel=OUTPUTS,
+        ),
+    ] = None,
+    web_token_file: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Holds the token that --web asks for.", rich_help_panel=OUTPUTS),
+    ] = None,
+    web_cert: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Certificate (PEM): --web by HTTPS.", rich_help_panel=OUTPUTS),
+    ] = None,
+    web_key: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Its private key (PEM).", rich_help_panel=OUTPUTS)
+    ] = None,
     min_probability: Annotated[
         float,
         typer.Option(metavar="0.6", min=0, max=1, help='Below it the answer is "unknown".', rich_help_panel=OUTPUTS),
@@ -156,6 +184,24 @@ def infer(
             rich_help_panel=OUTPUTS,
         ),
     ] = 0.0,
+    mqtt: Annotated[
+        str | None,
+        typer.Option(
+            metavar="mqtt://[USER@]HOST[/PREFIX]",
+            help="Publish answers, faults and snapshots to an MQTT broker (mqtts: over TLS).",
+            show_default=False,
+            rich_help_panel=OUTPUTS,
+        ),
+    ] = None,
+    mqtt_password_file: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="The broker's password; or in HYBRID_EDGE_MQTT_PASSWORD.",
+            show_default=False,
+            rich_help_panel=OUTPUTS,
+        ),
+    ] = None,
     bundle: BundleOption = None,
     backend: BackendOption = "auto",
     precision: PrecisionOption = "auto",
@@ -183,6 +229,8 @@ def infer(
             rich_help_panel=RUNNING,
         ),
     ] = HANG_TIMEOUT,
+    config: ConfigOption = None,
+    show_config: ShowConfigOption = False,
 ) -> None:
     """Classify cameras, streams, images and videos with a bundle.
 
@@ -200,6 +248,8 @@ def infer(
     Example: hybrid-infer photos/ clip.mp4 --top-k 3
 
     Example: hybrid-infer rtsp://camera/stream --json > predictions.jsonl
+
+    Example: hybrid-infer --config camera.toml
     """
     if list_cameras:
         print_cameras(as_json=as_json)
@@ -229,51 +279,45 @@ def infer(
         snapshots=snapshots,
         when=when,
         smooth=smooth,
+        web=web,
+        web_token_file=web_token_file,
+        web_cert=web_cert,
+        web_key=web_key,
         min_probability=min_probability,
         stable=stable,
+        mqtt=mqtt,
+        mqtt_password_file=mqtt_password_file,
         digit=digit,
         hang_timeout=hang_timeout,
         supervise=supervise,
     )
+    if show_config or config is not None:
+        from .config_file import keep_for_workers, print_config  # noqa: PLC0415  # most runs have no file
+
+        if show_config:
+            print_config(context)
+            return
+        if request.supervised:
+            keep_for_workers(context)
     from ..pipeline.launch import run  # noqa: PLC0415  # --help should not wait for it
 
     if code := run(request):
         raise typer.Exit(code)
 
 
-def print_cameras(*, as_json: bool) -> None:
-    """Print on stdout one line for each camera of this machine with its formats below, or one JSON object for each.
+class WebCommand(TyperCommand):
+    """This command's ``--web`` may stand alone, for which Typer has no option: it is given its value here."""
 
-    An object has ``source`` (what to give as a source), ``node``, ``name``, ``driver`` and ``formats``.
-    """
-    from ..sources.camera import list_cameras, sensor_number  # noqa: PLC0415  # --help should not wait for OpenCV
-
-    found = list_cameras()
-    for camera in found:
-        source = f"csi://{sensor_number(camera.node, found)}" if camera.bare_sensor else camera.node
-        if as_json:
-            console.print_json({"source": source, **asdict(camera)})
-            continue
-        typer.echo(f"{source}  {printable(camera.name)} ({printable(camera.driver)}){_remark(camera)}")
-        for item in camera.formats:
-            typer.echo(f"    {printable(item.fourcc)}  {printable(item.description)}: {_sizes(item)}")
-    if not found:
-        say("no camera found: there is no /dev/videoN that captures video and that you may open (group video)")
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Parse arguments, of which a ``--web`` that no HOST:PORT follows means the usual address."""
+        given = [
+            f"--web={WEB_DEFAULT}" if item == "--web" and not re.fullmatch(WEB_ADDRESS, following) else item
+            for item, following in zip(args, [*args[1:], ""], strict=False)
+        ]
+        return super().parse_args(ctx, given)
 
 
-def _remark(camera: Camera) -> str:
-    if not camera.bare_sensor:
-        return ""
-    return f", {camera.node}: a CSI sensor with Bayer formats only, read through nvarguscamerasrc"
-
-
-def _sizes(item: CameraFormat) -> str:
-    shown = " ".join(f"{width}x{height}" for width, height in item.sizes[:MOST_SIZES])
-    more = len(item.sizes) - MOST_SIZES
-    return f"{shown or 'any size'}{f' and {more} more' if more > 0 else ''}"
-
-
-app = console.make_app(infer)
+app = console.make_app(infer, WebCommand)
 
 
 def main() -> NoReturn:

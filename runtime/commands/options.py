@@ -10,7 +10,8 @@ import typer
 
 from ..errors import UsageError
 
-ENGINE = "Engine"  # a panel of --help
+ENGINE, CONFIGURATION = "Engine", "Configuration"  # panels of --help
+SOURCES = ("sources", "camera")  # parameters that name sources: those of a command line take the place of a file's
 MAX_THREADS = 1024
 
 BundleOption = Annotated[
@@ -59,6 +60,42 @@ WorkspaceOption = Annotated[
 ]
 
 
+def _read_config(context: typer.Context, path: Path | None) -> Path | None:
+    if path is not None and not context.resilient_parsing:
+        from .config_file import ConfigFile  # noqa: PLC0415  # most runs have no file
+
+        context.default_map = ConfigFile(path, context).values()
+    return path
+
+
+ConfigOption = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE.toml",
+        is_eager=True,  # Click asks for the other options' defaults after it
+        callback=_read_config,
+        help="Sources and options from a file; those given beside it win.",
+        show_default=False,
+        rich_help_panel=CONFIGURATION,
+    ),
+]
+ShowConfigOption = Annotated[
+    bool,
+    typer.Option("--print-config", help="Print that file for what is given, and end.", rich_help_panel=CONFIGURATION),
+]
+
+
+def prefer_named_sources(context: typer.Context, param: typer.CallbackParam, value: Any) -> Any:
+    """Leave out a file's sources where the command line names some; this is the callback of what names sources.
+
+    Click calls it for what the command line has before it asks for the defaults of the rest.
+    """
+    if context.default_map and origin(context, param.name or "") == "COMMANDLINE":
+        for name in SOURCES:
+            context.default_map.pop(name, None)
+    return value
+
+
 def refuse_others(context: typer.Context, option: str, goes_with: Collection[str]) -> None:
     """Refuse every option and argument that was given beside one, ``option``, that leaves no use for it.
 
@@ -73,13 +110,18 @@ def refuse_others(context: typer.Context, option: str, goes_with: Collection[str
         raise UsageError(f"{option}: expected {expected}, found {', '.join(found)}; leave out one or the other")
 
 
+def origin(context: typer.Context, name: str) -> str:
+    """Return where a parameter's value is from, as Click calls it: COMMANDLINE, DEFAULT_MAP (a file), DEFAULT, …."""
+    source = context.get_parameter_source(name)
+    return "" if source is None else source.name
+
+
 def _given(context: typer.Context) -> list[str]:
     """Name what the command line gave: options by their longest name, arguments by what --help calls them."""
     names: list[str] = []
     parameters: Iterable[Any] = context.command.params  # Click's classes, whose place depends on Typer's version
     for parameter in parameters:
-        source = context.get_parameter_source(parameter.name)
-        if source is not None and source.name == "COMMANDLINE":
+        if origin(context, parameter.name) == "COMMANDLINE":
             argument = parameter.param_type_name == "argument"
             names.append(parameter.metavar or parameter.name.upper() if argument else max(parameter.opts, key=len))
     return names

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from ..console import say
 from ..frame import region_name
 from ..infer_request import InferRequest
-from ..sources.events import Events
+from ..sources.events import Event, Events
 from ..sources.regions import parse_regions, regions_of
 from ..storage import check_writable
 from .display import display_problem, require_display
@@ -39,6 +40,10 @@ def check_outputs(request: InferRequest, labels: tuple[str, ...] | None = None) 
         check_writable("--save", request.save, ".mp4")
     if request.snapshots is not None:
         prepare_folder(request.snapshots)
+    if request.mqtt is not None:
+        from .mqtt import parse_broker  # noqa: PLC0415  # of the extra mqtt
+
+        parse_broker(request.mqtt, request.mqtt_password_file)
     if request.window:
         require_display(HEADLESS_ADVICE)
 
@@ -76,9 +81,11 @@ class ChosenSinks:
         if request.snapshots is not None and request.when is not None:
             condition = parse_condition(request.when, labels)
             self._files["the snapshots are"] = Snapshots(request.snapshots, condition, events=events)
+        messages = [open_mqtt(request.mqtt, request, captures, events)] if request.mqtt is not None else []
         has_window = request.live and not display_problem() if request.window is None else request.window
         window = [Window(shown, request.top_k, live=live)] if has_window else []
-        self.sinks: list[Sink] = [*self._open_lines(request, shown, captures, live), *self._files.values(), *window]
+        lines = self._open_lines(request, shown, captures, live)
+        self.sinks: list[Sink] = [*lines, *self._files.values(), *messages, *window]
 
     def _open_lines(
         self, request: InferRequest, labels: tuple[str, ...], captures: Sequence[Capture], live: Sequence[str]
@@ -104,3 +111,16 @@ class ChosenSinks:
         for name in incomplete:
             say(f"{name} incomplete, for the reason named above", style="bold yellow")
         return 1 if incomplete or not readable else 0
+
+
+def open_mqtt(address: str, request: InferRequest, captures: Sequence[Capture], events: Events) -> Sink:
+    """Start what publishes to the broker at an address; the worker before this one could not tell of its own end."""
+    from .mqtt import Mqtt, parse_broker  # noqa: PLC0415  # of the extra mqtt
+
+    live = [capture.name for capture in captures if capture.live]
+    sink = Mqtt(parse_broker(address, request.mqtt_password_file), live, request.top_k)
+    if replaced := events.count("engine-hung"):
+        sink.event(
+            Event("engine-hung", "", f"the process that classifies was replaced, {replaced} in all", time.time())
+        )
+    return sink

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import TimeoutError as NotInTime
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -38,6 +38,7 @@ from .dataflow import Pipeline, PipelineOptions
 if TYPE_CHECKING:
     from ..classifier import Classifier
     from ..sources.capture import Capture
+    from ..web.live_page import LivePage
 
 LOOKS = 100  # frames, after which no hint is looked for: what is shown does not change, and large frames cost time
 
@@ -67,6 +68,7 @@ def classify(request: InferRequest, signals: StopSignals, heartbeat: Heartbeat |
         regions_must_fit=not events.count("engine-hung"),  # a run that goes on may have met another resolution
     )
     check_outputs(request)
+    pages = _open_page(request, captures)
     classifier = _open_classifier(request, heartbeat)
     with closed_in_time(classifier, None if heartbeat else request.hang_timeout) as unfinished:
         from ..classifier import announce  # noqa: PLC0415  # loaded by now, and not before the spinner turns
@@ -83,9 +85,11 @@ def classify(request: InferRequest, signals: StopSignals, heartbeat: Heartbeat |
             stable=request.stable,
             live=live_names(request, captures),
         )
-        sinks = [*outputs.sinks, *hints, latest_status]
+        sinks = [*outputs.sinks, *hints, latest_status, *pages]
         pipeline = Pipeline(classifier, captures, sinks, plan, events, answering)
         try:
+            for page in pages:
+                page.start(classifier, pipeline.ask)
             if heartbeat is not None:
                 heartbeat.running(pipeline.busy, latest_status.counts)
             with signals.draining(lambda: pipeline.closing) as stop:
@@ -190,6 +194,17 @@ def _open_classifier(request: InferRequest, heartbeat: Heartbeat | None) -> Clas
             engine=engine,
             reporter=make_reporter(stop, heartbeat.progress if heartbeat else lambda: None),
         )
+
+
+def _open_page(request: InferRequest, captures: Sequence[Capture]) -> list[LivePage]:
+    """Open the live page, where the request asks for one: its address is taken before minutes go into an engine."""
+    if request.web is None:
+        return []
+    try:
+        from ..web.live_page import LivePage  # noqa: PLC0415  # most runs need neither starlette nor uvicorn
+    except ModuleNotFoundError as error:
+        raise UsageError(f"--web needs what is not installed here ({error}): pip install 'hybrid-edge[web]'") from error
+    return [LivePage(request, captures)]
 
 
 def _warm_up(classifier: Classifier, batch: int) -> None:

@@ -13,6 +13,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
@@ -30,7 +31,8 @@ from .stages import Inference, Preparation
 
 if TYPE_CHECKING:
     from ..backends.base import Backend
-    from ..classifier import Classifier
+    from ..classifier import Classifier, Prediction
+    from ..frame import Pixels
     from ..sources.capture import Capture
 
 DRAIN_TIME = 1.8  # seconds from the wish to stop to the end of ``run``, without the time to close the sinks
@@ -154,6 +156,14 @@ class Pipeline:
         now = time.monotonic()
         clocks = self._links.clocks.items()
         return {name: max(0.0, now - since) if (since := clock.since) else 0.0 for name, clock in clocks}
+
+    def ask(self, image: Pixels) -> Future[Prediction]:
+        """Let a picture, (H, W, 3) uint8 BGR, go through the engine between the frames; any thread may call it.
+
+        Its prediction is told to no sink and counted nowhere. It is BackendError where the engine failed or the run
+        ends, InputError where the picture can't be preprocessed.
+        """
+        return self._links.intake.ask(image)
 
     def sources(self) -> tuple[SourceStatus, ...]:
         """Return every source's counts at this moment; any thread may call it."""

@@ -9,11 +9,12 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from ..classifier import Prediction
+from ..errors import InputError
 from ..outputs.answering import Answering
 from ..outputs.sink import Result, Sink, SourceStatus, Status
 from ..sources.events import Event
 from .handover import MEMORY_ERRORS, Batch, Links, is_shortage, one_line
-from .mailbox import PendingFrame
+from .pending_frame import PendingFrame
 
 LOOK_INTERVAL = 0.02  # seconds between two calls of ``look``, which tells events and polls the sinks
 STATUS_INTERVAL = 1.0  # seconds between two statuses
@@ -178,9 +179,18 @@ class Delivery:
             captured = pending.frame.captured
             age = (batch.finished - captured) * 1000 if captured else 0.0
             prediction = self._prediction(batch, pending) if pending.row >= 0 else None
+            if pending.asked is not None:
+                self._tell_asker(pending, prediction)
+                continue
             rows = batch.rows if pending.row >= 0 else 0
             result = Result(pending.frame, prediction, age, pending.dropped, reconnects.get(pending.box, 0), rows)
             yield self._answering.answered(result)
+
+    def _tell_asker(self, pending: PendingFrame, prediction: Prediction | None) -> None:
+        if prediction is None:
+            pending.refuse(InputError(pending.frame.error or "expected a picture, found none"))
+        elif pending.asked is not None:
+            pending.asked.set_result(prediction)
 
     def _prediction(self, batch: Batch, pending: PendingFrame) -> Prediction:
         outputs = batch.outputs

@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Final, Generic, TypeVar
 
 from ..opencv import cv2
 from ..sources.events import Events
-from .mailbox import Intake, PendingFrame
+from .mailbox import Intake
+from .pending_frame import PendingFrame
 
 if TYPE_CHECKING:
     from ..backends.base import Buffers

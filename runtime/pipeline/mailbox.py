@@ -18,15 +18,22 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from concurrent.futures import Future
+from typing import TYPE_CHECKING
 
-from ..frame import Frame, region_name
+from ..errors import BackendError
+from ..frame import Frame, Pixels, region_name
 from ..outputs.sink import SourceStatus
+from .pending_frame import PendingFrame
+
+if TYPE_CHECKING:
+    from ..classifier import Prediction
 
 QUEUE = 8  # decoded frames that wait, of a source whose every frame counts; enough to bridge uneven decoding
 WAKE_FRAMES = QUEUE // 2  # frames to wake a thread for: each waking costs as much as preprocessing a small frame
 QUEUE_BYTES = 2**26  # 64 MiB of frames that wait: no more than one photograph of 100 megapixels
 MAX_ERRORS = 64  # unreadable frames of a live source that wait to be written; all are counted
+NOT_ANSWERED = "expected a run that goes on, found one that ends, or short of memory; try again"
 FLOW_TIMEOUT = 2.0  # seconds without a frame after which a live source no longer flows
 
 
@@ -105,26 +112,6 @@ class Mailbox:
         )
 
 
-@dataclass(eq=False, slots=True)
-class PendingFrame:
-    """A frame that was taken from its mailbox.
-
-    Attributes:
-        frame: what was captured, or what could not be read.
-        row: the frame's row in the batch's tensors; -1 for a frame that could not be read.
-        counted: whether the mailbox has counted the frame as unreadable already.
-        preprocess_ms: time from the decoded frame to its tensors, milliseconds.
-        dropped: how many frames of the source were given up by the time the batch was done.
-    """
-
-    box: Mailbox
-    frame: Frame
-    row: int = -1
-    counted: bool = False
-    preprocess_ms: float = 0.0
-    dropped: int = 0
-
-
 class Intake:
     """All mailboxes of all sources: captures put frames in, one thread takes them out, source by source in turn.
 
@@ -139,6 +126,8 @@ class Intake:
         self.boxes = tuple(box for boxes in sources for box in boxes)
         self._fresh = fresh
         self._patient = patient
+        self._guests: deque[PendingFrame] = deque()
+        self._guest_box = Mailbox("", live=False, newest=False)  # counted nowhere
         self._turns = list(map(tuple, sources))  # whose frames were taken longest ago comes first
         self._rest: deque[PendingFrame] = deque()  # taken with the one that was returned last, and returned next
         self._too_many = False  # whether frames wait that need more room than there was
@@ -160,6 +149,21 @@ class Intake:
                 self._filled.notify()
         del replaced  # its memory goes back outside the lock
         return True
+
+    def ask(self, image: Pixels) -> Future[Prediction]:
+        """Let a picture of no source, (H, W, 3) uint8 BGR, go through the model as a row of the next batch.
+
+        The prediction comes in the future alone; BackendError where the engine failed, or the sources ended before.
+        """
+        asked: Future[Prediction] = Future()
+        guest = PendingFrame(self._guest_box, Frame("", 0, image), asked=asked)
+        with self._filled:
+            if self._closed or self._drained():
+                guest.refuse(BackendError(NOT_ANSWERED))
+            else:
+                self._guests.append(guest)
+                self._filled.notify()
+        return asked
 
     def lose(self, box: Mailbox) -> None:
         """Count a frame that could not be kept for want of memory as captured and dropped."""
@@ -204,6 +208,7 @@ class Intake:
                         box.unreadable += 1
                     elif failed:
                         box.dropped += 1
+                        entry.refuse(BackendError("expected an answer of the engine, found that it failed; try again"))
                     else:
                         box.classified += 1
                 entry.dropped = box.dropped
@@ -217,6 +222,7 @@ class Intake:
                 if not entry.counted:
                     entry.box.inside -= 1
                     entry.box.dropped += 1
+                    entry.refuse(BackendError(NOT_ANSWERED))
 
     def close(self) -> None:
         """Give up what waits, accept and give out nothing more, and wake whoever waits here."""
@@ -224,6 +230,8 @@ class Intake:
             self._closed = True
             for box in self.boxes:
                 box.clear()
+            while self._guests:
+                self._guests.popleft().refuse(BackendError(NOT_ANSWERED))
             while self._rest:
                 box = self._rest.popleft().box
                 box.inside -= 1
@@ -250,6 +258,11 @@ class Intake:
         self._too_many = False
         if self._rest:
             return self._rest.popleft()
+        while self._guests and not self._drained():  # they must not keep a run from its end
+            guest = self._guests.popleft()
+            if guest.asked is not None and guest.asked.set_running_or_notify_cancel():
+                guest.box.inside += 1
+                return guest
         for boxes in tuple(self._turns):
             failed = next((box for box in boxes if box.errors), None)
             if failed is not None:

@@ -17,7 +17,7 @@ from ..errors import BackendError, ImageError, InputError
 from ..ink import photographed_frame
 from ..preprocess import Preprocessor
 from .handover import MEMORY_ERRORS, Batch, Links, is_shortage, one_line
-from .mailbox import PendingFrame
+from .pending_frame import PendingFrame
 
 if TYPE_CHECKING:
     from ..backends.base import Backend, Ticket

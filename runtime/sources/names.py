@@ -33,7 +33,7 @@ PARAMETER = re.compile(
 )
 MAX_SHORT_NAME = 48  # characters, before the number that tells equal ones apart
 NUMBER = re.compile(r"[0-9]{1,9}")  # of a camera or sensor
-PORTS = {"rtsp": 554, "rtsps": 322, "http": 80, "https": 443}
+PORTS = {"rtsp": 554, "rtsps": 322, "http": 80, "https": 443, "mqtt": 1883, "mqtts": 8883}  # the last two: of outputs
 AUTHORITY = re.compile(r"([^/?#]*)([/?#]?)(.*)", re.DOTALL)  # a URL's name, password, host and port, and what follows
 HOST = re.compile(r"(?:\[[^]]*\]|localhost|[^:]*\.[^:]*):[0-9]{0,5}")  # surely a host and port, no name and password
 

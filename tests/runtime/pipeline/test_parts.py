@@ -11,7 +11,8 @@ from support.models.bundles import sample_image
 from hybrid_edge.runtime import Frame
 from hybrid_edge.runtime.pipeline.delivery import Meter
 from hybrid_edge.runtime.pipeline.handover import Channel, Pace
-from hybrid_edge.runtime.pipeline.mailbox import QUEUE, WAKE_FRAMES, Intake, Mailbox, PendingFrame
+from hybrid_edge.runtime.pipeline.mailbox import QUEUE, WAKE_FRAMES, Intake, Mailbox
+from hybrid_edge.runtime.pipeline.pending_frame import PendingFrame
 from hybrid_edge.runtime.sources.events import Event, Events
 
 
