@@ -4,7 +4,7 @@ import { showBundle, showLatency, takePictures } from "./panels.js";
 
 const STREAMS = 3; // a browser opens six connections to a host: one is for events, two are kept for requests
 const [WINDOW, SLOTS] = [600, 200]; // a timeline's seconds, and its slots: each shows the answer in its middle
-const cameras = new Map(); // by name: card, sources (itself or its regions), their views, what it shows
+const cameras = new Map(); // by short name: card, sources (itself or its regions), their views, what it shows
 const [latest, hues] = [new Map(), new Map()]; // the last result by a source's id; a hue by label
 let [status, timeline, events, paused, large] = [null, {}, null, false, null];
 
@@ -16,7 +16,6 @@ function connect() {
     notify("");
     load("timeline", (found) => { timeline = found; });
     for (const camera of cameras.values()) camera.shows = ""; // pictures of before ended without a word
-    play();
   };
   events.onerror = () => {
     notify("Connection lost. What you see is old; the page tries again by itself.");
@@ -43,14 +42,15 @@ function showStatus(found) {
 }
 
 function showSources(sources) {
+  if (!sources.length) return; // the device has just started
   for (const camera of cameras.values()) camera.sources = [];
   for (const source of sources) {
-    if (!cameras.has(source.source)) cameras.set(source.source, addCamera(source.source));
-    cameras.get(source.source).sources.push(source);
+    if (!cameras.has(source.camera)) cameras.set(source.camera, addCamera(source.source));
+    cameras.get(source.camera).sources.push(source);
   }
-  for (const [name, camera] of cameras) {
+  for (const [key, camera] of cameras) {
     if (camera.sources.length) showCamera(camera);
-    else if (cameras.delete(name)) camera.card.remove();
+    else if (cameras.delete(key)) camera.card.remove();
     for (const { id, flowing } of camera.sources) {
       const changes = (timeline[id] ??= []);
       if (!flowing && changes.at(-1)?.label) changes.push({ time: status.time, label: null });
@@ -175,7 +175,7 @@ function letDraw(camera) {
     form.parentElement.open = true;
     showCamera(camera);
   };
-  form.onclick = ({ target }) => target.readOnly && target.select();
+  form.onclick = ({ target }) => { if (target.readOnly) target.select(); };
 }
 
 function openTab(chosen) {
@@ -194,7 +194,7 @@ const tabs = [...document.querySelectorAll("[role=tab]")];
 for (const [place, tab] of tabs.entries()) {
   const next = { ArrowRight: (place + 1) % tabs.length, ArrowLeft: place - 1, Home: 0, End: -1 };
   tab.onclick = () => openTab(tab);
-  tab.onkeydown = ({ key }) => key in next && openTab(tabs.at(next[key]));
+  tab.onkeydown = ({ key }) => { if (key in next) openTab(tabs.at(next[key])); }; // a false would hold the Tab key
 }
 $("#pause").onclick = ({ target }) => {
   paused = !paused;
