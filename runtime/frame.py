@@ -68,7 +68,7 @@ def region_name(source: str, region: str) -> str:
 
 def is_of(name: str, source: str) -> bool:
     """Return whether a frame's name, ``Frame.name``, is that of a source or of one of its regions."""
-    return name == source or name.startswith(region_name(source, "x")[:-2])
+    return name == source or (name.startswith(f"{source} [") and name.endswith("]"))
 
 
 OUTPUT_NAMES = ("logits", "probabilities")
