@@ -16,6 +16,7 @@ from ..runtime.errors import UsageError
 from ..runtime.spec import Backbone, Cell, Interpolation, Merge, ResizePolicy, SequenceOrder
 from .backbone_list import DEVICES, show_backbones
 from .class_folders import WrittenFolders
+from .cut_regions import prepare_regions
 from .data import scan_for
 from .data_report import show_report
 from .flags import listed_recurrent, settings_of
@@ -217,7 +218,7 @@ Destination = Annotated[Path, typer.Argument(help="New or empty folder, or one t
 
 @prepare_app.callback()
 def prepare() -> None:
-    """Make class folders, DST/train/CLASS/* and DST/val/CLASS/*, of a public data set.
+    """Make class folders, DST/train/CLASS/* and DST/val/CLASS/*, of a public data set, or cut images into regions.
 
     Example: [bold]hybrid-prepare digits data/digits[/bold]
     """
@@ -253,6 +254,31 @@ def mnist(dst: Destination) -> None:
     Example: [bold]hybrid-prepare mnist data/mnist[/bold]
     """
     _show_folders(prepare_mnist(dst))
+
+
+@prepare_app.command("regions")
+def cut_regions(
+    src: Annotated[Path, typer.Argument(help="Folder of images, class folders or any other.")],
+    dst: Destination,
+    region: Annotated[
+        list[str],
+        typer.Option(metavar="NAME=X,Y,W,H", help="In pixels or per cent, as of hybrid-infer; may be repeated."),
+    ],
+) -> None:
+    """Cut images to what hybrid-infer --region shows a model: DST/NAME/… for each region, with SRC's folders, as PNGs.
+
+    Exit code 1: an image could not be read, or a region is not inside of it; the others are cut.
+
+    Example: [bold]hybrid-prepare regions photos cut --region gate=10%,20%,30%,40%[/bold], then hybrid-train cut/gate
+    """
+    made = prepare_regions(src, dst, region)
+    for name, count in made.counts.items():
+        typer.echo(f"{count} images in {dst / name}")
+    if made.kept:
+        console.status.print(f"{made.kept} were there already, {made.written} written")
+    if made.failed:
+        console.say(f"{made.failed} could not be cut, named above", style="bold yellow")
+        raise typer.Exit(1)
 
 
 def _show_folders(made: WrittenFolders) -> None:

@@ -116,7 +116,7 @@ class StatusLine(Sink):
             label, probability = self._labels.get(self._kept_as(source.name, source.region), ("", None))
             percentage = "" if probability is None or not source.flowing else percent(probability)
             state = Text(printable(label)) if source.flowing else Text("no frames", style="yellow")
-            grid.add_row(printable(source.name), state, percentage, _counts(source))
+            grid.add_row(Text(printable(source.name)), state, percentage, _counts(source))
         hidden = len(status.sources) - MAX_LINES
         rest = [Text(f"and {hidden} more sources", style="dim")] if hidden > 0 else []
         return Group(grid, *rest, Text(_totals(status), no_wrap=True, overflow="ellipsis"))

@@ -196,16 +196,17 @@ class RegionCutter:
         self, frame: Frame, picture: Pixels, region: Region, place: tuple[slice, slice] | ImageError
     ) -> Frame | None:
         if not isinstance(place, ImageError):
-            return replace(frame, image=picture[place], region=region.name, whole=picture)
+            rows, columns = place
+            box = columns.start, rows.start, columns.stop - columns.start, rows.stop - rows.start
+            return replace(frame, image=picture[place], region=region.name, whole=picture, box=box)
         return None if self._live else replace(frame, image=None, error=str(place), region=region.name, whole=picture)
 
     def _report(self, source: str) -> None:
-        for place in self._places:
-            if not isinstance(place, ImageError):
-                continue
-            if self._size is None and self._must_fit:
-                raise UsageError(f"{source}: {place}; give --region inside of it, or per cent, which always fit")
-            self._events.report("region-outside", source, f"{place}; it is left out until it fits")
+        outside = "; ".join(str(place) for place in self._places if isinstance(place, ImageError))
+        if outside and self._size is None and self._must_fit:
+            raise UsageError(f"{source}: {outside}; give --region inside of it, or per cent, which always fit")
+        if outside:
+            self._events.report("region-outside", source, f"{outside}; left out until it fits")
 
 
 def _place(region: Region, width: int, height: int) -> tuple[slice, slice] | ImageError:

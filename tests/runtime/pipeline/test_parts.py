@@ -3,6 +3,7 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -85,16 +86,21 @@ def test_what_remains_in_a_channel_comes_out_once_and_it_stays_ended() -> None:
 def test_counts_add_up_after_any_order_of_events(seed: int) -> None:
     rng = random.Random(seed)
     boxes = [Mailbox("camera", live=True, newest=True), Mailbox("file", live=False, newest=False)]
-    intake = Intake([[box] for box in boxes], fresh=bool(seed % 2))
+    parts = [Mailbox("gate", live=True, newest=bool(seed % 3), region=name) for name in "ab"]
+    intake = Intake([*([box] for box in boxes), parts], fresh=bool(seed % 2))
     taken: list[PendingFrame] = []
     for index in range(2000):
-        match rng.randrange(6):
+        match rng.randrange(7):
+            case 6 if not any(part.full for part in parts):
+                whole = frame(index, "bad" if rng.random() < 0.2 else None)
+                rows = [(part, replace(whole, region=part.region, whole=whole.image)) for part in parts]
+                intake.put(*rows[: rng.choice((1, 2, 2))])
             case 0 | 1:
                 intake.put((boxes[0], frame(index, "bad" if rng.random() < 0.2 else None)))
             case 2 if not boxes[1].full:
                 intake.put((boxes[1], frame(index, "bad" if rng.random() < 0.2 else None)))
             case 3:
-                entry = intake.take(0)
+                entry = intake.take(0, rng.randrange(1, 4))
                 if entry is not None:
                     entry.row = -1 if entry.frame.image is None else 0
                     taken.append(entry)
@@ -111,7 +117,7 @@ def test_counts_add_up_after_any_order_of_events(seed: int) -> None:
             assert 0 <= status.waiting <= QUEUE + 2 + len(taken)
     intake.close()
     intake.settle(taken)
-    assert [status.waiting for status in intake.status(lambda _: 0)] == [0, 0]
+    assert [status.waiting for status in intake.status(lambda _: 0)] == [0, 0, 0, 0]
     assert not intake.put((boxes[0], frame(1)))
     assert intake.take(None) is None
     assert intake.over

@@ -32,13 +32,14 @@ def make_result(
     captured: float | None = None,
     error: str | None = None,
     seen: npt.NDArray[np.uint8] | None = None,
+    region: str = "",
 ) -> Result:
     """A classified picture of one color and of ``size`` (width, height), or an unreadable frame."""
     if image is None:
         image = np.full((size[1], size[0], 3), color, np.uint8)
     moment = time.monotonic() if captured is None else captured
     stamp = 1_800_000_000.25 + moment if moment else 0.0
-    frame = Frame(source, index, None if error else image, error, video, moment, stamp, seen=seen)
+    frame = Frame(source, index, None if error else image, error, video, moment, stamp, seen=seen, region=region)
     result = Result(frame, None if error else make_prediction(probabilities), 31.4, dropped=3, reconnects=1, batch=2)
     return Answering().answered(result)
 

@@ -1,0 +1,185 @@
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+from support.live.pipelines import Camera, Clip, KeepingSink, balanced, images, run, settled, slowed
+
+from hybrid_edge.runtime import Classifier, Frame
+from hybrid_edge.runtime.errors import UsageError
+from hybrid_edge.runtime.outputs.sink import Result
+from hybrid_edge.runtime.pipeline.mailbox import Intake, Mailbox
+from hybrid_edge.runtime.sources.events import Events
+from hybrid_edge.runtime.sources.regions import Region, parse_regions
+
+pytestmark = pytest.mark.usefixtures("every_thread_ends")
+
+THREE = parse_regions(["gate=0,0,9,9", "dial=5,5,9,9", "space=50%,50%,50%,50%"])
+NAMES = ["gate", "dial", "space"]
+
+
+@dataclass
+class Resized(Camera):
+    """A camera whose pictures have each of these sizes, (height, width), for ten frames, and the last one on."""
+
+    sizes: Sequence[tuple[int, int]] = ()
+
+    def _frame(self, index: int) -> Frame:
+        self.size = self.sizes[min(index // 10, len(self.sizes) - 1)]
+        return super()._frame(index)
+
+
+def regions(**of: tuple[Region, ...]) -> dict[str, tuple[Region, ...]]:
+    return of
+
+
+def captured(results: Sequence[Result]) -> list[list[Result]]:
+    """Consecutive results of one picture, together."""
+    rows: list[list[Result]] = []
+    for result in results:
+        if rows and rows[-1][-1].frame.whole is result.frame.whole is not None:
+            rows[-1].append(result)
+        else:
+            rows.append([result])
+    return rows
+
+
+@pytest.mark.parametrize(("latest", "max_wait"), [(None, 0.0), (None, 5.0), (False, 0.0)])
+def test_the_regions_of_a_picture_go_through_the_model_in_one_batch(
+    classifier: Classifier, latest: bool | None, max_wait: float
+) -> None:
+    engine, sink = slowed(classifier, 0.01), KeepingSink()
+    options = {"batch": 3, "latest": latest, "max_wait_ms": max_wait}
+    summary = run(classifier, [Camera(500)], sink, after=0.8, regions=regions(camera=THREE), **options)
+    rows = captured(sink.results)
+    assert len(rows) > 5
+    assert {tuple(result.frame.region for result in row) for row in rows} == {tuple(NAMES)}
+    assert {len({result.frame.index for result in row}) for row in rows} == {1}
+    assert {result.batch for result in sink.results} == set(engine.batches) == {3}
+    assert settled(summary)
+    assert len({(item.captured, item.classified, item.dropped) for item in summary.status.sources}) == 1
+    assert [item.name for item in summary.status.sources] == [f"camera [{name}]" for name in NAMES]
+    assert {(item.source, item.region) for item in summary.status.sources} == {("camera", name) for name in NAMES}
+
+
+def test_each_region_is_answered_as_its_pixels_are_alone(classifier: Classifier) -> None:
+    sink = KeepingSink()
+    run(classifier, [Clip(images(4))], sink, batch=6, regions=regions(clip=THREE))
+    alone = classifier.predict([np.ascontiguousarray(result.frame.image) for result in sink.results])
+    for result, expected in zip(sink.results, alone, strict=True):
+        assert result.prediction is not None
+        assert np.allclose(result.prediction.probabilities, expected.probabilities, atol=1e-6)
+
+
+@pytest.mark.parametrize("batch", [1, 2])
+def test_a_batch_below_the_number_of_regions_divides_a_picture_and_mixes_no_two(
+    classifier: Classifier, batch: int
+) -> None:
+    slowed(classifier, 0.005)
+    sink = KeepingSink()
+    summary = run(classifier, [Camera(500)], sink, after=0.6, batch=batch, regions=regions(camera=THREE))
+    rows = captured(sink.results)
+    assert {tuple(result.frame.region for result in row) for row in rows[:-1]} == {tuple(NAMES)}
+    assert summary.dropped > 0
+    assert settled(summary)
+
+
+def test_sources_with_other_sets_of_regions_share_batches_and_no_picture_is_divided(classifier: Classifier) -> None:
+    engine, sink = slowed(classifier, 0.01), KeepingSink()
+    cameras = [Camera(200, "first"), Camera(200, "second"), Camera(200, "whole")]
+    sets = regions(first=THREE[:2], second=THREE)
+    summary = run(classifier, cameras, sink, after=1.0, batch=4, max_wait_ms=20, regions=sets)
+    for row in captured(sink.results):
+        own = [result.frame.region for result in row]
+        assert own == {"first": NAMES[:2], "second": NAMES, "whole": [""]}[row[0].frame.source]
+        assert len({result.batch for result in row}) == 1
+    assert max(engine.batches) > 2
+    assert all(item.classified for item in summary.status.sources)
+    assert [item.name for item in summary.status.sources][-1] == "whole"
+
+
+@pytest.mark.parametrize("batch", [1, 2, 8])
+def test_of_files_every_region_of_every_picture_is_classified_in_order(classifier: Classifier, batch: int) -> None:
+    engine, sink = slowed(classifier), KeepingSink()
+    summary = run(classifier, [Clip([*images(20), "damaged", *images(5)])], sink, batch=batch, regions={"clip": THREE})
+    assert summary.ending == "finished"
+    shown = [(result.frame.index, result.frame.region, result.prediction is not None) for result in sink.results]
+    assert shown == [(index, name, index != 20) for index in range(26) for name in NAMES]
+    assert [(item.classified, item.unreadable) for item in summary.status.sources] == [(25, 1)] * 3
+    assert batch != 8 or set(engine.batches) <= {6, 3}
+
+
+def test_a_region_that_does_not_fit_one_file_is_unreadable_there_and_nowhere_else(classifier: Classifier) -> None:
+    sink = KeepingSink()
+    far = (*THREE[:1], *parse_regions(["far=25,0,4,4"]))
+    summary = run(classifier, [Clip(images(7))], sink, batch=8, regions=regions(clip=far))
+    unread = [(result.frame.index, result.frame.region) for result in sink.results if result.prediction is None]
+    assert unread == [(index, "far") for index, image in enumerate(images(7)) if image.shape[1] < 29]
+    assert [item.unreadable for item in summary.status.sources] == [0, len(unread)]
+    assert len(unread) in range(1, 7)
+
+
+def test_a_region_outside_a_cameras_first_picture_ends_the_run_with_the_pictures_size(classifier: Classifier) -> None:
+    far = parse_regions(["far=60,0,9,9"])
+    with pytest.raises(UsageError, match=r"camera: the region far=60,0,9,9 .* 64x48"):
+        run(classifier, [Camera(60)], KeepingSink(), regions=regions(camera=far))
+
+
+def test_a_region_is_left_out_while_a_camera_gives_pictures_without_it_and_comes_back(classifier: Classifier) -> None:
+    events, sink = Events(), KeepingSink()
+    camera = Resized(100, sizes=[(48, 64), (30, 40), (48, 64)])
+    sets = regions(camera=(*THREE[:1], *parse_regions(["far=50,0,9,9"])))
+    summary = run(classifier, [camera], sink, after=0.6, events=events, batch=2, latest=False, regions=sets)
+    of = {name: [r.frame.index for r in sink.results if r.frame.region == name] for name in ("gate", "far")}
+    assert of["gate"][:25] == list(range(25))
+    assert of["far"][:15] == [*range(10), *range(20, 25)]
+    assert events.counts() == {"region-outside": 1}
+    assert balanced(summary.status)
+    assert not summary.unreadable
+
+
+def test_a_picture_lives_no_longer_than_its_regions(classifier: Classifier) -> None:
+    slowed(classifier, 0.005)
+    camera = Camera(200)
+    run(classifier, [camera], KeepingSink(keep_images=False), after=0.6, batch=3, regions=regions(camera=THREE))
+    assert camera.alive.most <= 6
+    assert camera.alive.now <= 1
+
+
+def test_a_slow_engine_gets_the_newest_picture_of_all_regions_whatever_came_while_one_was_taken() -> None:
+    boxes = [Mailbox("camera", live=True, newest=True, region=name) for name in NAMES]
+    intake = Intake([boxes], fresh=False)
+
+    def put(index: int) -> None:
+        whole = np.zeros((2, 2, 3), np.uint8)
+        rows = [(box, Frame("camera", index, whole[:1], region=box.region, whole=whole)) for box in boxes]
+        intake.put(*rows)
+
+    put(0)
+    put(1)
+    taken = [intake.take(0)]
+    put(2)  # while the first region of picture 1 is preprocessed
+    taken += [intake.take(time.monotonic(), room) for room in (2, 1)]
+    assert intake.take(time.monotonic(), 2) is None  # picture 2 has three
+    taken += [intake.take(0) for _ in NAMES]
+    assert [entry and (entry.frame.index, entry.box.region) for entry in taken] == [
+        (index, name) for index in (1, 2) for name in NAMES
+    ]
+    assert [(item.captured, item.dropped, item.waiting) for item in intake.status(lambda _: 0)] == [(3, 1, 2)] * 3
+
+
+def test_regions_taken_and_not_yet_returned_are_counted_as_dropped_at_the_end() -> None:
+    boxes = [Mailbox("camera", live=True, newest=True, region=name) for name in NAMES]
+    intake = Intake([boxes], fresh=True)
+    whole = np.zeros((2, 2, 3), np.uint8)
+    intake.put(*((box, Frame("camera", 0, whole[:1], region=box.region, whole=whole)) for box in boxes))
+    first = intake.take(0)
+    assert first is not None
+    assert not intake.over
+    intake.close()
+    first.row = 0
+    intake.settle([first])
+    counts = [(item.classified, item.dropped, item.waiting) for item in intake.status(lambda _: 0)]
+    assert counts == [(1, 0, 0), (0, 1, 0), (0, 1, 0)]
+    assert intake.over
