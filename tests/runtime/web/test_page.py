@@ -127,7 +127,9 @@ def test_a_camera_is_shown_with_its_picture_answer_and_counts(page: Any, device:
     assert shown["age"].endswith(" ms")
     assert float(shown["frames"].removesuffix(" /s")) >= 0
     assert {"dropped", "damaged", "reconnects"} <= shown.keys()
-    playwright.expect(card.locator(".strip")).to_have_attribute("aria-label", re.compile("newest first: <b class=evil>"))
+    playwright.expect(card.locator(".strip")).to_have_attribute(
+        "aria-label", re.compile("newest first: <b class=evil>")
+    )
 
 
 def test_a_region_has_its_own_answer_and_is_drawn_in_its_place(page: Any, device: Device) -> None:
