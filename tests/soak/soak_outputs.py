@@ -209,12 +209,9 @@ def judge(
         "soak_outputs",
         {
             "minutes": f"{(after.at[-1] - before.at[0]) / 60:.1f}",
-            "memory": f"{growth:+.2f} MiB from quiet to quiet, {busy.growth():+.2f} and {busy.slope() * 60:+.3f} a minute "
-            f"while {VIEWERS} viewers came and went",
-            **{
-                name: f"{before.range(c)} before, {busy.range(c)}, {after.range(c)} after"
-                for name, c in COLUMNS.items()
-            },
+            "memory": f"{growth:+.2f} MiB from quiet to quiet; while {VIEWERS} viewers came and went "
+            f"{busy.growth():+.2f}, {busy.slope() * 60:+.3f} a minute",
+            **{f"{name} before, during, after": found for name, found in ranges.items()},
             "asked for": dict(run.got),
             "messages": messages,
             "classified": f"{share:.1%} of what was captured",
