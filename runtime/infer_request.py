@@ -66,6 +66,7 @@ class InferRequest:
     stable: float = 0.0
     mqtt: str | None = None
     mqtt_password_file: Path | None = None
+    metrics: str | None = None
     digit: bool = False
     hang_timeout: float = HANG_TIMEOUT
     supervise: bool | None = None

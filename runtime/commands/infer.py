@@ -25,9 +25,9 @@ from .options import (
     WorkspaceOption,
     prefer_named_sources,
 )
+from .publish_options import OUTPUTS, MetricsOption, MqttOption, MqttPasswordFileOption
 
-# panels of --help
-FRAMES, OUTPUTS, RUNNING = "Frames", "Outputs", "Running"
+FRAMES, RUNNING = "Frames", "Running"  # panels of --help
 MOST_FRAMES = 4096  # frames that a batch may have
 HOUR = 3600.0  # seconds
 
@@ -184,24 +184,9 @@ def infer(
             rich_help_panel=OUTPUTS,
         ),
     ] = 0.0,
-    mqtt: Annotated[
-        str | None,
-        typer.Option(
-            metavar="mqtt://[USER@]HOST[/PREFIX]",
-            help="Publish answers, faults and snapshots to an MQTT broker (mqtts: over TLS).",
-            show_default=False,
-            rich_help_panel=OUTPUTS,
-        ),
-    ] = None,
-    mqtt_password_file: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE",
-            help="The broker's password; or in HYBRID_EDGE_MQTT_PASSWORD.",
-            show_default=False,
-            rich_help_panel=OUTPUTS,
-        ),
-    ] = None,
+    mqtt: MqttOption = None,
+    mqtt_password_file: MqttPasswordFileOption = None,
+    metrics: MetricsOption = None,
     bundle: BundleOption = None,
     backend: BackendOption = "auto",
     precision: PrecisionOption = "auto",
@@ -287,6 +272,7 @@ def infer(
         stable=stable,
         mqtt=mqtt,
         mqtt_password_file=mqtt_password_file,
+        metrics=metrics,
         digit=digit,
         hang_timeout=hang_timeout,
         supervise=supervise,

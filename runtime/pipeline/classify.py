@@ -76,7 +76,7 @@ def classify(request: InferRequest, signals: StopSignals, heartbeat: Heartbeat |
         announce(classifier)
         if request.live or heartbeat is not None:
             _warm_up(classifier, request.batch_size)
-        outputs = ChosenSinks(request, classifier.labels, captures, events)
+        outputs = ChosenSinks(request, classifier, captures, events)
         latest_status = LatestStatus()
         hints = [PaperHint()] if reads_digits(classifier.spec) and not request.digit else []
         answering = Answering(
