@@ -255,7 +255,7 @@ def test_a_region_drawn_on_the_large_picture_is_an_option_that_the_command_takes
     assert tomllib.loads(card.get_by_label("--config").input_value()) == {"region": [value]}
     assert card.locator(".boxes span").text_content() == "new"
     card.get_by_role("button", name="Enlarge").click()
-    assert page.locator(".large, .boxes span:text('new')").count() == 0
+    playwright.expect(page.locator(".large, .boxes span:text('new')")).to_have_count(0, timeout=20000)
 
 
 def test_the_keyboard_alone_pauses_enlarges_and_types_a_region(page: Any, device: Device) -> None:
