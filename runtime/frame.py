@@ -80,3 +80,9 @@ class Outputs:
 
     logits: npt.NDArray[np.float32]
     probabilities: npt.NDArray[np.float32]
+
+    def at_temperature(self, temperature: float) -> Outputs:
+        """Return the same logits with the softmax of them divided by a temperature above 0 as probabilities."""
+        scaled = self.logits.astype(np.float64) / temperature
+        powers = np.exp(scaled - scaled.max(axis=1, keepdims=True))
+        return Outputs(self.logits, (powers / powers.sum(axis=1, keepdims=True)).astype(np.float32))

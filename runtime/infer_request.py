@@ -62,6 +62,7 @@ class InferRequest:
     web_token_file: Path | None = None
     web_cert: Path | None = None
     web_key: Path | None = None
+    calibrated: bool = False
     min_probability: float = 0.0
     stable: float = 0.0
     mqtt: str | None = None

@@ -170,6 +170,12 @@ def infer(
     web_key: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Its private key (PEM).", rich_help_panel=OUTPUTS)
     ] = None,
+    calibrated: Annotated[
+        bool,
+        typer.Option(
+            "--calibrated", help="Probabilities that are as often right as they say.", rich_help_panel=OUTPUTS
+        ),
+    ] = False,
     min_probability: Annotated[
         float,
         typer.Option(metavar="0.6", min=0, max=1, help='Below it the answer is "unknown".', rich_help_panel=OUTPUTS),
@@ -268,6 +274,7 @@ def infer(
         web_token_file=web_token_file,
         web_cert=web_cert,
         web_key=web_key,
+        calibrated=calibrated,
         min_probability=min_probability,
         stable=stable,
         mqtt=mqtt,

@@ -191,6 +191,7 @@ def _open_classifier(request: InferRequest, heartbeat: Heartbeat | None) -> Clas
             batch_size=request.batch_size,
             threads=request.threads,
             check=request.check,
+            calibrated=request.calibrated,
             engine=engine,
             reporter=make_reporter(stop, heartbeat.progress if heartbeat else lambda: None),
         )
