@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
@@ -10,7 +9,8 @@ import typer
 from typer.core import TyperCommand
 
 from .. import console
-from ..infer_request import HANG_TIMEOUT, WEB_ADDRESS, WEB_DEFAULT, InferRequest
+from ..infer_request import HANG_TIMEOUT, WEB_DEFAULT, InferRequest
+from ..listening import HOST_PORT
 from .camera_list import print_cameras
 from .options import (
     BackendOption,
@@ -304,7 +304,7 @@ class WebCommand(TyperCommand):
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Parse arguments, of which a ``--web`` that no HOST:PORT follows means the usual address."""
         given = [
-            f"--web={WEB_DEFAULT}" if item == "--web" and not re.fullmatch(WEB_ADDRESS, following) else item
+            f"--web={WEB_DEFAULT}" if item == "--web" and not HOST_PORT.fullmatch(following) else item
             for item, following in zip(args, [*args[1:], ""], strict=False)
         ]
         return super().parse_args(ctx, given)
