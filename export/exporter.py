@@ -20,7 +20,8 @@ from ..runtime.process import peak_mib
 from .artifacts import plan_artifacts
 from .bundle.bundle_writer import BundleWriter, pack, provenance
 from .bundle.golden_examples import Golden, keep_golden, make_golden
-from .bundle.report import REPORT, ReportEntry, check_folder, fill_folder, withdraw_report
+from .bundle.report import ReportEntry
+from .bundle.report_folder import REPORT, check_folder, fill_folder, withdraw_report
 from .export_request import MIN_IMAGES, ExportRequest
 from .quantize.prepared_model import PreparedModel, prepare
 from .step_log import StepLog

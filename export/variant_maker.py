@@ -21,7 +21,8 @@ from .artifacts import Artifact, plan_artifacts
 from .bundle.bundle_writer import BundleWriter, made_by
 from .bundle.cost import measure_cost
 from .bundle.golden_examples import Golden, add_arrays
-from .bundle.report import ReportEntry, flips_name
+from .bundle.report import ReportEntry
+from .bundle.report_folder import flips_name
 from .convert.fp32_graph import serialize
 from .convert.inspection import count_operators, describe
 from .explain.sensitivity import SENSITIVITY_IMAGES, measure_sensitivity, ranked_groups
@@ -57,7 +58,9 @@ class TriedVariant:
     @property
     def entry(self) -> ReportEntry:
         """What the report says of the variant as it stands."""
-        return ReportEntry.of(self.variant, flips=self.tried.flips) if self.variant else self.tried
+        if self.variant is None:
+            return self.tried
+        return ReportEntry.of(self.variant, flips=self.tried.flips, no_temperature=self.tried.no_temperature)
 
     def with_warning(self, warning: str) -> TriedVariant:
         """Return the same with one more warning in front of the others; a refused one stays as it is."""
@@ -204,7 +207,8 @@ class VariantMaker:
             entry = self._refused(written, name, str(error))
             return TriedVariant(entry.model_copy(update={"parity": proof.parity, "flips": sheet}), flips=flips)
         variant = self._variant(written, proof)
-        return TriedVariant(ReportEntry.of(variant, flips=sheet), variant, flips)
+        reason = proof.temperature if isinstance(proof.temperature, str) else ""
+        return TriedVariant(ReportEntry.of(variant, flips=sheet, no_temperature=reason), variant, flips)
 
     def _variant(self, written: _Written, proof: Proof) -> Variant:
         artifact = written.artifact
@@ -223,6 +227,7 @@ class VariantMaker:
             branches=written.branches,
             cost=written.cost,
             warnings=self._warnings(artifact),
+            temperature=None if isinstance(proof.temperature, str) else proof.temperature,
             golden=add_arrays(self._writer, dict(proof.golden)),
             golden_tolerance=_tolerance(artifact, proof),
         )

@@ -19,8 +19,9 @@ from .console import say, waiting
 from .engines.engine_options import EngineOptions
 from .engines.progress import Reporter, make_reporter
 from .errors import BackendError, InputError, UsageError
-from .frame import Frame
+from .frame import Frame, Outputs
 from .golden import GoldenResult, check_golden
+from .manifest import Variant
 from .preprocess import Preprocessor, read_image
 from .spec import ModelSpec
 
@@ -66,14 +67,24 @@ class Classifier:
 
     It is not thread-safe. Use it as a context manager, or ``close`` it. ``selection`` has the backend and the variant
     in use; ``golden`` says how near this device came to the exporter's outputs, or is None where the check was left
-    out.
+    out. ``temperature`` is what logits are divided by, or None where probabilities are the model's own; the check is on
+    these.
     """
 
-    def __init__(self, bundle: Bundle, selection: Selection, *, batch_size: int = 8, check: bool = True) -> None:
+    def __init__(
+        self,
+        bundle: Bundle,
+        selection: Selection,
+        *,
+        batch_size: int = 8,
+        check: bool = True,
+        calibrated: bool = False,
+    ) -> None:
         if batch_size < 1:
             raise UsageError(f"expected a batch size of at least 1, found {batch_size}")
         self.bundle = bundle
         self.selection = selection
+        self.temperature = _temperature(bundle, selection.variant) if calibrated else None
         self._preprocessor = Preprocessor(bundle.spec)
         try:
             self._tensors = self._preprocessor.allocate(batch_size)  # reused by every batch
@@ -96,6 +107,7 @@ class Classifier:
         batch_size: int = 8,
         threads: int | None = None,
         check: bool = True,
+        calibrated: bool = False,
         engine: EngineOptions | None = None,
         reporter: Reporter | None = None,
     ) -> Classifier:
@@ -109,6 +121,7 @@ class Classifier:
             batch_size: the most frames that go through the model at once.
             threads: CPU threads for one batch; None leaves it to the engine.
             check: run the golden examples first.
+            calibrated: give the softmax of the logits divided by the variant's temperature as probabilities.
             engine: how TensorRT engines are built: batch profile and workspace.
             reporter: is told of the build, which takes minutes the first time on a machine.
 
@@ -117,12 +130,14 @@ class Classifier:
             BackendError: no engine here runs it, or the engine refused it.
             GoldenError: this device computes something else than the exporter did.
             Int8EngineError: TensorRT does not build the INT8 graph here, and nothing else may be taken.
-            UsageError: an argument is none of the values above.
+            UsageError: an argument is none of the values above, or ``calibrated`` finds no temperature.
         """
         bundle = path if isinstance(path, Bundle) else Bundle.open(path)
+        if calibrated and all(variant.temperature is None for variant in bundle.manifest.variants):
+            _temperature(bundle, bundle.manifest.variants[0])  # before minutes are spent on an engine
         selection = open_backend(bundle, backend, precision, threads=threads, engine=engine, reporter=reporter)
         try:
-            return cls(bundle, selection, batch_size=batch_size, check=check)
+            return cls(bundle, selection, batch_size=batch_size, check=check, calibrated=calibrated)
         except BaseException:
             selection.backend.close()
             raise
@@ -164,6 +179,10 @@ class Classifier:
             for frame in batch:
                 yield frame, None if frame.image is None else next(predictions)
 
+    def calibrated(self, outputs: Outputs) -> Outputs:
+        """Return a batch's outputs at the temperature in use, or as they are where there is none."""
+        return outputs if self.temperature is None else outputs.at_temperature(self.temperature)
+
     def close(self) -> None:
         """Give the engine's memory back; calling it again does nothing."""
         self.selection.backend.close()
@@ -182,12 +201,25 @@ class Classifier:
             self._preprocessor.fill(image, self._tensors, row)
             times.append(time.perf_counter())
         outputs = self.selection.backend.run({name: tensor[: len(images)] for name, tensor in self._tensors.items()})
+        outputs = self.calibrated(outputs)
         share = (time.perf_counter() - times[-1]) * 1000 / len(images)
         preprocess = np.diff(times) * 1000
         return [
             Prediction(self.labels, outputs.probabilities[row], outputs.logits[row], float(preprocess[row]), share)
             for row in range(len(images))
         ]
+
+
+def _temperature(bundle: Bundle, variant: Variant) -> float:
+    if variant.temperature is not None:
+        return variant.temperature.value
+    others = [item.name for item in bundle.manifest.variants if item.temperature is not None]
+    found = f"one with {', '.join(others)} alone" if others else "none in the bundle"
+    raise UsageError(
+        f"--calibrated: expected a temperature with {variant.name}, found {found}; export it again with some hundred "
+        "labelled images that the model was not trained on (hybrid-export --images DIR, a folder for each class), or "
+        "leave --calibrated out"
+    )
 
 
 def _frame(image: Image, index: int) -> Frame:
@@ -210,6 +242,8 @@ def announce(classifier: Classifier) -> None:
     """Say on stderr which backend and variant were taken, and how the golden check went."""
     selection, golden = classifier.selection, classifier.golden
     say(f"backend: {selection.description}")
+    if classifier.temperature is not None:
+        say(f"calibrated: probabilities at the temperature {classifier.temperature:.3g}")
     for target, reason in selection.passed_over.items():
         say(f"passed over {target}: {reason.split(';')[0]}")
     if golden is None:

@@ -34,6 +34,7 @@ class Frame:
         seen: what the model was shown in place of ``image``, (H, W, 3) uint8, BGR; None where it was shown that.
         region: the name of the region that ``image`` is, of a larger picture; empty where it is the whole picture.
         whole: the picture that ``image`` is a view into, (H, W, 3) uint8, BGR; None where ``image`` is the whole.
+        box: the left, top, width and height of ``image`` in ``whole``, pixels; None where ``image`` is the whole.
     """
 
     source: str
@@ -47,6 +48,7 @@ class Frame:
     seen: Pixels | None = None
     region: str = ""
     whole: Pixels | None = None
+    box: tuple[int, int, int, int] | None = None
 
     @property
     def name(self) -> str:
@@ -78,3 +80,9 @@ class Outputs:
 
     logits: npt.NDArray[np.float32]
     probabilities: npt.NDArray[np.float32]
+
+    def at_temperature(self, temperature: float) -> Outputs:
+        """Return the same logits with the softmax of them divided by a temperature above 0 as probabilities."""
+        scaled = self.logits.astype(np.float64) / temperature
+        powers = np.exp(scaled - scaled.max(axis=1, keepdims=True))
+        return Outputs(self.logits, (powers / powers.sum(axis=1, keepdims=True)).astype(np.float32))

@@ -62,10 +62,12 @@ class InferRequest:
     web_token_file: Path | None = None
     web_cert: Path | None = None
     web_key: Path | None = None
+    calibrated: bool = False
     min_probability: float = 0.0
     stable: float = 0.0
     mqtt: str | None = None
     mqtt_password_file: Path | None = None
+    metrics: str | None = None
     digit: bool = False
     hang_timeout: float = HANG_TIMEOUT
     supervise: bool | None = None

@@ -20,6 +20,8 @@ MANIFEST = "manifest.json"
 FORMAT_VERSION = 2  # the newest that is read; a bundle is of the oldest whose readers know its spec
 MAX_MANIFEST_SIZE = 2**24  # 16 MiB; a real one is some tens of KiB, also with a thousand class labels
 
+MIN_TEMPERATURE, MAX_TEMPERATURE = 0.05, 20.0  # beyond them no classifier of any use lies
+
 Precision = Literal["fp32", "fp16", "int8"]
 Target = Literal["tensorrt", "cuda", "cpu"]
 RecurrentForm = Literal["lstm", "unrolled", "none"]
@@ -133,6 +135,34 @@ class Parity(_ManifestRecord):
         return all(check.passed for check in self.checks)
 
 
+class ReliabilityBin(_ManifestRecord):
+    """The images whose top-1 probability lies in one bin: how many, their mean top-1 probability, their accuracy.
+
+    Both are 0 to 1, and 0 where there is no image.
+    """
+
+    images: int = Field(ge=0)
+    confidence: float
+    accuracy: float
+
+
+class Temperature(_ManifestRecord):
+    """What a variant's logits are divided by so that its probabilities are as often right as they say.
+
+    ``value`` was fitted on all of the ``images``. ``error_before`` is the expected calibration error of the
+    probabilities as they are, ``error_after`` that with a temperature fitted on other images: each half of them is
+    judged with the other half's. Both are 0 to 1, of 15 bins of equal width (C. Guo et al., On Calibration of Modern
+    Neural Networks, ICML 2017), from the lowest up in ``before`` and ``after``.
+    """
+
+    value: float = Field(ge=MIN_TEMPERATURE, le=MAX_TEMPERATURE)
+    images: int = Field(gt=0)
+    error_before: float
+    error_after: float
+    before: tuple[ReliabilityBin, ...] = ()
+    after: tuple[ReliabilityBin, ...] = ()
+
+
 class Variant(_ManifestRecord):
     """One artifact for one target: its precision, its form of the recurrent branch, its making and its parity.
 
@@ -141,7 +171,8 @@ class Variant(_ManifestRecord):
     (in older bundles alone: weights don't saturate any more).
     ``cost`` is what an inference must compute and move at least; None in bundles from before it was recorded.
     ``time_ratio`` is the variant's time over that of the next wider precision, one image at a time, where it was
-    exported; None where that was not timed.
+    exported; None where that was not timed. ``temperature`` is what ``--calibrated`` takes; None in older bundles, and
+    where there were too few labelled images to fit one.
     """
 
     name: str
@@ -158,6 +189,7 @@ class Variant(_ManifestRecord):
     branches: tuple[str, ...] = ()
     cost: Cost | None = None
     time_ratio: float | None = Field(default=None, gt=0)
+    temperature: Temperature | None = None
     cpu_features: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
     golden: FileRecord = Field(description="npz: logits (G, C) and probabilities (G, C), float32")

@@ -1,8 +1,4 @@
-"""Reports an export: for every variant the figures of its gate, as tables and in ``NAME-report/`` beside the bundle.
-
-``report.json`` is removed before the manifest is replaced and written anew after it. Whenever an export is killed, the
-report is that of the bundle, or is not there.
-"""
+"""Reports an export: for every variant the figures of its gate, as tables and as JSON."""
 
 from __future__ import annotations
 
@@ -17,15 +13,12 @@ from rich.table import Table
 from rich.text import Text
 
 from ...runtime import console
-from ...runtime.errors import BundleError
-from ...runtime.manifest import Accuracy, Check, Parity, Precision, RecurrentForm, Target, Variant
-from ...runtime.storage import sweep, write_bytes
-from ..gates.comparison import Flip
-from ..gates.contact_sheet import write_flips
-from .bundle_writer import writing
+from ...runtime.manifest import Accuracy, Check, Parity, Precision, RecurrentForm, Target, Temperature, Variant
+from ...runtime.storage import write_bytes
 
 Justify = Literal["left", "right"]
 
+DIAGRAMS = "reliability.png"  # the reliability diagrams' file, beside the report
 MB = 1e6
 
 
@@ -34,7 +27,7 @@ class ReportEntry(BaseModel):
 
     ``size`` is the artifact's size in bytes; ``refused`` says why the variant is not in the bundle, and is empty where
     it is; ``flips`` names the contact sheet of its flipped images, beside the report; ``parity`` is None where the
-    variant could not even be run.
+    variant could not even be run. ``no_temperature`` says why a variant that passed has no temperature.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -50,9 +43,11 @@ class ReportEntry(BaseModel):
     warnings: tuple[str, ...] = ()
     refused: str = ""
     flips: str = ""
+    temperature: Temperature | None = None
+    no_temperature: str = ""
 
     @classmethod
-    def of(cls, variant: Variant, *, flips: str = "") -> ReportEntry:
+    def of(cls, variant: Variant, *, flips: str = "", no_temperature: str = "") -> ReportEntry:
         """Make the entry of a variant that passed; ``flips`` names its contact sheet, if it has one."""
         return cls(
             name=variant.name,
@@ -65,6 +60,8 @@ class ReportEntry(BaseModel):
             operators=variant.operators,
             warnings=variant.warnings,
             flips=flips,
+            temperature=variant.temperature,
+            no_temperature=no_temperature,
         )
 
     @property
@@ -90,6 +87,8 @@ def show_report(entries: Iterable[ReportEntry]) -> None:
     for entry in rows:
         for line in _facts(entry):
             console.stdout.print(f"{entry.form} for {', '.join(entry.targets)}: {line}", markup=False, soft_wrap=True)
+    for reason in dict.fromkeys(entry.no_temperature for entry in rows if entry.no_temperature):
+        console.stdout.print(f"no temperature for --calibrated: {reason}", markup=False, soft_wrap=True)
     for warning in dict.fromkeys(line for entry in rows for line in _warnings(entry)):
         console.say(f"warning: {warning}", style="yellow")
     for entry in rows:
@@ -238,6 +237,9 @@ def _facts(entry: ReportEntry) -> Iterator[str]:
         yield "; ".join(entry.branches)
     if entry.flips and entry.parity:
         yield f"{entry.parity.flips} of {entry.parity.images} labels flipped, shown in {entry.flips}"
+    if found := entry.temperature:
+        errors = f"{100 * found.error_before:.1f} % → {100 * found.error_after:.1f} %"
+        yield f"temperature {found.value:.3g}: calibration error {errors} on {found.images} images, shown in {DIAGRAMS}"
 
 
 def _warnings(entry: ReportEntry) -> tuple[str, ...]:
@@ -267,47 +269,3 @@ def _small(value: float) -> str:
 
 def _is_share(check: Check) -> bool:
     return not check.at_most or check.name == "accuracy drop"
-
-
-REPORT = "report.json"
-FLIPS = "flips-{}.png"
-FILES = (REPORT, "ranges.npz", FLIPS.format("*"), "sensitivity.*")
-
-
-def flips_name(variant: str) -> str:
-    """Return the file name of a variant's contact sheet."""
-    return FLIPS.format(variant)
-
-
-def check_folder(folder: Path) -> None:
-    """Remove what a killed export left unfinished; the bundle's lock must be held."""
-    if folder.exists() and not folder.is_dir():
-        raise BundleError(f"{folder}: expected a folder for the report, found a file; name another bundle with --out")
-    with writing(folder):
-        for name in FILES:
-            sweep(folder, name)
-
-
-def withdraw_report(folder: Path) -> None:
-    """Remove the report of the bundle that is about to be replaced.
-
-    The measured ranges stay: their file says what they were measured on.
-    """
-    with writing(folder):
-        (folder / REPORT).unlink(missing_ok=True)
-        for sheet in folder.glob(FLIPS.format("*")):
-            sheet.unlink()
-
-
-def fill_folder(
-    folder: Path, entries: Sequence[ReportEntry], flips: Mapping[str, Sequence[Flip]], content: Mapping[str, Any]
-) -> None:
-    """Draw the contact sheets of ``flips``, the flipped images by the variant's name, then write ``report.json``.
-
-    Raises:
-        OSError: a file can't be written.
-    """
-    for entry in entries:
-        if entry.parity is not None:
-            write_flips(folder / flips_name(entry.name), flips.get(entry.name, ()), entry.name, entry.parity.images)
-    write_report(folder / REPORT, entries, content)

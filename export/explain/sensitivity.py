@@ -26,7 +26,7 @@ from ...runtime.backends.base import Backend
 from ...runtime.backends.onnxruntime import OnnxRuntimeSimulated
 from ...runtime.storage import replacing, write_json, write_text
 from ..bundle.bundle_writer import bundle_lock, writing
-from ..bundle.report import check_folder
+from ..bundle.report_folder import check_folder
 from ..convert.fp32_graph import serialize
 from ..convert.graph_reading import branch_of
 from ..export_request import MIN_IMAGES, ExportRequest

@@ -15,9 +15,10 @@ import numpy.typing as npt
 
 from ...runtime.backends.base import Backend
 from ...runtime.errors import BackendError, ParityError
-from ...runtime.manifest import Accuracy, Parity, Precision
+from ...runtime.manifest import Accuracy, Parity, Precision, Temperature
 from .comparison import Flip, KerasComparison, class_indices, paired_accuracy, paired_interval
 from .reference import BATCH, Reference
+from .temperature import Labels, measure_temperature
 from .verdict import LOGIT_LIMIT, GateLimits
 
 Tensor = npt.NDArray[np.float32]
@@ -93,10 +94,14 @@ def _slices(size: int, count: int) -> list[slice]:
 
 @dataclass(frozen=True)
 class GateFigures:
-    """A variant's figures beside their limits, and the images whose first label flipped, the worst first."""
+    """A variant's figures beside their limits, and the images whose first label flipped, the worst first.
+
+    ``temperature`` is the reason, a sentence, where there is none.
+    """
 
     parity: Parity
     flips: tuple[Flip, ...]
+    temperature: Temperature | str
 
 
 def run_gate(
@@ -125,7 +130,8 @@ def run_gate(
             raise ParityError(
                 f"{precision} could not be compared with Keras, expected finite outputs on {count} images: {error}"
             ) from error
-        return GateFigures(parity, comparison.flips(reference.images, reference.spec.class_labels))
+        temperature = measure_temperature(comparison.found_logits, _truth(reference, count))
+        return GateFigures(parity, comparison.flips(reference.images, reference.spec.class_labels), temperature)
 
     if not simulated or len(reference) <= SIMULATED_IMAGES:
         return figures(len(reference))
@@ -200,13 +206,17 @@ def _parity(
 
 def _accuracy(reference: Reference, comparison: KerasComparison, max_drop: float | None) -> tuple[Accuracy | None, int]:
     """Measure the accuracy on the images whose label is a class of the model; return it and how many these are."""
-    count = len(comparison.same)
-    truth = class_indices([image.label for image in reference.images[:count]], reference.spec.class_labels)
+    truth = _truth(reference, len(comparison.same))
     known = truth >= 0
     if not known.any():
         return None, 0
     both = comparison.expected_labels[known], comparison.found_labels[known]
     return paired_accuracy(*both, truth[known], max_drop), int(known.sum())
+
+
+def _truth(reference: Reference, count: int) -> Labels:
+    """Return the class of each of the first ``count`` images, -1 where it is none of the model's."""
+    return class_indices([image.label for image in reference.images[:count]], reference.spec.class_labels)
 
 
 def _agreement_limit(limits: GateLimits, accuracy: Accuracy | None, confident: bool) -> float | None:

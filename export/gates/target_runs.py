@@ -18,7 +18,7 @@ from ...runtime.backends.onnxruntime import OnnxRuntimeSimulated
 from ...runtime.backends.tensorrt import TensorRtBackend
 from ...runtime.engines.engine_options import EngineOptions
 from ...runtime.errors import BackendUnavailableError
-from ...runtime.manifest import Parity, Precision, Target
+from ...runtime.manifest import Parity, Precision, Target, Temperature
 from ...runtime.spec import ModelSpec
 from ...runtime.timing import Timing, time_interleaved
 from ..artifacts import PRECISIONS, Artifact
@@ -38,12 +38,16 @@ MIN_ROUNDS = 5
 
 @dataclass(frozen=True)
 class Proof:
-    """An artifact on one target: the gate's figures, the flipped images, and its outputs for the golden examples."""
+    """An artifact on one target: the gate's figures, the flipped images, and its outputs for the golden examples.
+
+    ``temperature`` is the reason, a sentence, where there is none.
+    """
 
     target: Target
     parity: Parity
     flips: tuple[Flip, ...]
     golden: Mapping[str, Tensor]
+    temperature: Temperature | str
 
 
 def prove(
@@ -84,7 +88,7 @@ def prove(
                 on_batch=on_batch,
             )
             parity = found.parity.model_copy(update={"hidden_drift": drifts})
-            proofs.append(Proof(target, parity, found.flips, golden_outputs(backend, golden)))
+            proofs.append(Proof(target, parity, found.flips, golden_outputs(backend, golden), found.temperature))
     return proofs
 
 

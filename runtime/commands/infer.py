@@ -25,9 +25,9 @@ from .options import (
     WorkspaceOption,
     prefer_named_sources,
 )
+from .publish_options import OUTPUTS, MetricsOption, MqttOption, MqttPasswordFileOption
 
-# panels of --help
-FRAMES, OUTPUTS, RUNNING = "Frames", "Outputs", "Running"
+FRAMES, RUNNING = "Frames", "Running"  # panels of --help
 MOST_FRAMES = 4096  # frames that a batch may have
 HOUR = 3600.0  # seconds
 
@@ -170,6 +170,12 @@ def infer(
     web_key: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Its private key (PEM).", rich_help_panel=OUTPUTS)
     ] = None,
+    calibrated: Annotated[
+        bool,
+        typer.Option(
+            "--calibrated", help="Probabilities that are as often right as they say.", rich_help_panel=OUTPUTS
+        ),
+    ] = False,
     min_probability: Annotated[
         float,
         typer.Option(metavar="0.6", min=0, max=1, help='Below it the answer is "unknown".', rich_help_panel=OUTPUTS),
@@ -184,24 +190,9 @@ def infer(
             rich_help_panel=OUTPUTS,
         ),
     ] = 0.0,
-    mqtt: Annotated[
-        str | None,
-        typer.Option(
-            metavar="mqtt://[USER@]HOST[/PREFIX]",
-            help="Publish answers, faults and snapshots to an MQTT broker (mqtts: over TLS).",
-            show_default=False,
-            rich_help_panel=OUTPUTS,
-        ),
-    ] = None,
-    mqtt_password_file: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE",
-            help="The broker's password; or in HYBRID_EDGE_MQTT_PASSWORD.",
-            show_default=False,
-            rich_help_panel=OUTPUTS,
-        ),
-    ] = None,
+    mqtt: MqttOption = None,
+    mqtt_password_file: MqttPasswordFileOption = None,
+    metrics: MetricsOption = None,
     bundle: BundleOption = None,
     backend: BackendOption = "auto",
     precision: PrecisionOption = "auto",
@@ -283,10 +274,12 @@ def infer(
         web_token_file=web_token_file,
         web_cert=web_cert,
         web_key=web_key,
+        calibrated=calibrated,
         min_probability=min_probability,
         stable=stable,
         mqtt=mqtt,
         mqtt_password_file=mqtt_password_file,
+        metrics=metrics,
         digit=digit,
         hang_timeout=hang_timeout,
         supervise=supervise,

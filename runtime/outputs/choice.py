@@ -6,9 +6,11 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from ... import __version__
 from ..console import say
 from ..frame import region_name
 from ..infer_request import InferRequest
+from ..listening import listen, shown_address
 from ..sources.events import Event, Events
 from ..sources.regions import parse_regions, regions_of
 from ..storage import check_writable
@@ -20,6 +22,7 @@ from .statusline import StatusLine
 from .window import HEADLESS_ADVICE, Window
 
 if TYPE_CHECKING:
+    from ..classifier import Classifier
     from ..sources.capture import Capture
     from .recorder import Recorder
 
@@ -44,6 +47,10 @@ def check_outputs(request: InferRequest, labels: tuple[str, ...] | None = None) 
         from .mqtt import parse_broker  # noqa: PLC0415  # of the extra mqtt
 
         parse_broker(request.mqtt, request.mqtt_password_file)
+    if request.metrics is not None:
+        from . import metrics  # noqa: F401, PLC0415  # of the extra metrics
+
+        listen("--metrics", request.metrics).close()
     if request.window:
         require_display(HEADLESS_ADVICE)
 
@@ -63,8 +70,9 @@ class ChosenSinks:
     """
 
     def __init__(
-        self, request: InferRequest, labels: tuple[str, ...], captures: Sequence[Capture], events: Events
+        self, request: InferRequest, classifier: Classifier, captures: Sequence[Capture], events: Events
     ) -> None:
+        labels = classifier.labels
         live = live_names(request, captures)
         shown = (*labels, UNKNOWN) if request.judges_answers else labels
         self._files: dict[str, Recorder | Snapshots] = {}
@@ -82,6 +90,8 @@ class ChosenSinks:
             condition = parse_condition(request.when, labels)
             self._files["the snapshots are"] = Snapshots(request.snapshots, condition, events=events)
         messages = [open_mqtt(request.mqtt, request, captures, events)] if request.mqtt is not None else []
+        if request.metrics is not None:
+            messages.append(open_metrics(request.metrics, classifier, captures))
         has_window = request.live and not display_problem() if request.window is None else request.window
         window = [Window(shown, request.top_k, live=live)] if has_window else []
         lines = self._open_lines(request, shown, captures, live)
@@ -111,6 +121,22 @@ class ChosenSinks:
         for name in incomplete:
             say(f"{name} incomplete, for the reason named above", style="bold yellow")
         return 1 if incomplete or not readable else 0
+
+
+def open_metrics(address: str, classifier: Classifier, captures: Sequence[Capture]) -> Sink:
+    """Serve the numbers of a run to Prometheus at an address."""
+    from .metrics import Metrics  # noqa: PLC0415  # of the extra metrics
+
+    listener = listen("--metrics", address)
+    say(f"metrics: http://{shown_address(listener)}/metrics")
+    selection = classifier.selection
+    engine = {
+        "version": __version__,
+        "engine": selection.backend.device,
+        "variant": selection.variant.name,
+        "precision": selection.variant.precision,
+    }
+    return Metrics(listener, [capture.name for capture in captures if capture.live], engine)
 
 
 def open_mqtt(address: str, request: InferRequest, captures: Sequence[Capture], events: Events) -> Sink:

@@ -45,8 +45,7 @@ STEADY = 10.0  # seconds of a connection after which delays start small again
 SAY_EVERY = 60.0  # seconds between two lines about a broker that is not there
 CLOSE_TIMEOUT = 1.0  # seconds for the farewell
 WRONG_PASSWORD = ("Not authorized", "Bad user name or password")
-TAKEN_OVER = "Session taken over"
-SLOW = (*WRONG_PASSWORD, TAKEN_OVER, "Banned", "Unsupported protocol version")  # tried again after REFUSED_DELAY
+SLOW = (*WRONG_PASSWORD, "Banned", "Unsupported protocol version")  # tried again after REFUSED_DELAY
 MAX_RECEIVED = 4096  # bytes of a message that the broker may send here: nothing is asked for that has more
 # what a connection, or a broker that talks nonsense, makes of paho
 FAULTS = (OSError, ValueError, LookupError, TypeError, AttributeError, struct.error, MQTTException)
@@ -148,12 +147,13 @@ class Mqtt(Outbox):
             try:
                 self._talk(connection)
             except FAULTS as error:
-                self._fault(self._told or _reason(error))
+                brief = self._accepted and time.monotonic() - began < STEADY
+                hint = "; where another run has the same prefix, each needs its own" if brief else ""
+                self._fault((self._told or _reason(error)) + hint)
+                delay = delay if brief or not self._accepted else FIRST_DELAY
             finally:
                 if (left := connection.socket()) is not None:
                     left.close()  # without a farewell, so that the broker sends the last will
-            if self._accepted and time.monotonic() - began > STEADY:
-                delay = FIRST_DELAY
             self._ended.wait(REFUSED_DELAY if any(word in self._told for word in SLOW) else delay)
             delay = min(2 * delay, MAX_DELAY)
 
@@ -214,17 +214,15 @@ class Mqtt(Outbox):
         code: reasoncodes.ReasonCode = told[3]
         self._accepted = not code.is_failure
         if code.is_failure:
-            hint = "" if self._broker.user else ", where none is given"
             self._told = f"the broker refuses: {code}"
             if str(code) in WRONG_PASSWORD:
-                self._told += f"; check the user{hint} and the password, of --mqtt-password-file or {PASSWORD}"
+                user = "user" if self._broker.user else "user, which the address lacks,"
+                self._told += f"; check the {user} and the password, of --mqtt-password-file or {PASSWORD}"
 
     def _on_disconnect(self, *told: Any) -> None:
         """Take the broker's reason where it has one; flags and reason are the third and fourth of paho's arguments."""
         if told[2].is_disconnect_packet_from_server:
             self._told = f"the broker ended the connection: {told[3]}"
-            if str(told[3]) == TAKEN_OVER:
-                self._told += "; another run has the same prefix, and each needs its own"
 
     def _on_message(self, _client: client.Client, _userdata: object, message: client.MQTTMessage) -> None:
         self.received(message.topic, bytes(message.payload), retained=message.retain)

@@ -88,7 +88,7 @@ class Outbox(Sink):
         # of up to 23 letters and digits, which every broker takes; two runs with one prefix would be one client
         self.client = f"hybrid-edge-{hashlib.sha256(prefix.encode()).hexdigest()[:10]}"
         self._top_k = top_k
-        self._names = dict.fromkeys([*live, FILES])  # in the order in which short names are given
+        self._short = short_names([*live, FILES])
         self._live = frozenset(live)
         self._lock = threading.Lock()
         self._watched: dict[str, Watched] = {}
@@ -154,8 +154,7 @@ class Outbox(Sink):
                 if payload == ONLINE.encode():
                     self._introduce()
                 return
-            short = short_names(self._names)
-            asked = [name for name in self._pictures if topic == f"{self.prefix}/{short[name]}/snapshot/request"]
+            asked = [name for name in self._pictures if topic == f"{self._place(name)}/snapshot/request"]
             self._requested.update(dict.fromkeys(asked))
 
     def next_message(self) -> Message | None:
@@ -174,18 +173,20 @@ class Outbox(Sink):
                 name = next(iter(self._requested))
                 del self._requested[name]
                 self._snapshot_at = now
-                topic, picture = f"{self.prefix}/{short_names(self._names)[name]}/snapshot", self._pictures[name]
+                topic, picture = f"{self._place(name)}/snapshot", self._pictures[name]
         # what takes time is done without the lock
         if watched is not None and result is not None:
             return self._classification(watched, result)
         return None if name is None else Message(topic, _jpeg(picture))
 
     def _watch(self, name: str, source: str, region: str) -> Watched:
-        self._names.setdefault(name)
-        topic = f"{self.prefix}/{short_names(self._names)[name]}/classification"
-        watched = self._watched[name] = Watched(topic, source, region)
+        self._short = short_names([*self._short, name])
+        watched = self._watched[name] = Watched(f"{self._place(name)}/classification", source, region)
         self._greeting.append(self._discovery(watched, name))
         return watched
+
+    def _place(self, name: str) -> str:
+        return f"{self.prefix}/{self._short[name]}"
 
     def _introduce(self) -> None:
         for name, watched in self._watched.items():
@@ -194,7 +195,7 @@ class Outbox(Sink):
 
     def _discovery(self, watched: Watched, name: str) -> Message:
         """Return what makes Home Assistant show a sensor for this source by itself, of one device for the whole run."""
-        short = short_names(self._names)[name]
+        short = self._short[name]
         about = {
             "name": short,
             "unique_id": f"{self.client}_{short}",
@@ -215,7 +216,7 @@ class Outbox(Sink):
         if self._missed:
             about["missed"], self._missed = self._missed, 0
         source = event.source if event.source in self._live else FILES
-        place = f"{self.prefix}/{short_names(self._names)[source]}" if event.source else self.prefix
+        place = self._place(source) if event.source else self.prefix
         return Message(f"{place}/event", json.dumps(about), confirmed=True)
 
     def _classification(self, watched: Watched, result: Result) -> Message:

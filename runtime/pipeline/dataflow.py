@@ -142,7 +142,7 @@ class Pipeline:
         self._threads = [
             threading.Thread(target=self._guard, args=(run,), name=name, daemon=True) for name, run in stages
         ]
-        self._delivery = Delivery(self._links, sinks, classifier.labels, answering or Answering())
+        self._delivery = Delivery(self._links, sinks, classifier, answering or Answering())
 
     def _cutter(self, capture: Capture, options: PipelineOptions) -> RegionCutter:
         regions = options.regions.get(capture.name, ())

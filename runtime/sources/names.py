@@ -92,16 +92,16 @@ def short_names(names: Iterable[str]) -> dict[str, str]:
     It has up to 48 of the characters a to z, 0 to 9, ``_`` and ``-``. Where two would be equal, the later one of the
     names gets ``-2``, so that the same names in the same order always have the same short ones.
     """
-    short: dict[str, str] = {}
+    short, taken = dict[str, str](), set[str]()
     for name in dict.fromkeys(names):
         shown = re.sub(r"[\w-]+\s*=\s*\*\*\*", "", display_name(name))
         scheme, is_address, address = shown.partition("://")
         place = address if is_address and scheme != "csi" else shown if is_address else shown.rpartition("/")[2]
         plain = re.sub(r"[^a-z0-9_]+", "-", place.lower()).strip("-")
         plain = plain[:MAX_SHORT_NAME].strip("-") or "source"
-        taken = set(short.values())
         numbered = (plain if number == 1 else f"{plain}-{number}" for number in itertools.count(1))
         short[name] = next(unique for unique in numbered if unique not in taken)
+        taken.add(short[name])
     return short
 
 

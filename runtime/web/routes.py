@@ -174,7 +174,7 @@ class Routes:
         if not access.is_token(form.get("token", [""])[0], client) and access.needs_token:
             late = access.tries_later(client)
             if "text/html" in request.headers.get("accept", ""):
-                return RedirectResponse(f"/login?{'wait' if late else 'wrong'}", 303)
+                return RedirectResponse(f"/login#{'wait' if late else 'wrong'}", 303)
             return failure(429 if late else 401, "expected the token" + ", found wrong ones: wait a minute" * late)
         answer = RedirectResponse("/", 303)
         if access.needs_token:

@@ -27,9 +27,9 @@ from support.models.whole import NAMES
 
 from hybrid_edge.export import exporter, variant_maker
 from hybrid_edge.export.artifacts import Artifact
-from hybrid_edge.export.bundle import report as report_folder
+from hybrid_edge.export.bundle import report_folder
 from hybrid_edge.export.bundle.bundle_writer import BundleWriter
-from hybrid_edge.export.bundle.report import REPORT, check_folder
+from hybrid_edge.export.bundle.report_folder import REPORT, check_folder
 from hybrid_edge.export.gates.comparison import Flip
 from hybrid_edge.export.gates.target_runs import Proof
 from hybrid_edge.runtime.bundle import Bundle
@@ -125,7 +125,7 @@ class Exports:
                 flips: tuple[Flip, ...] = ()
                 if name == REFUSED[version]:
                     parity, flips = parity.model_copy(update={**HALF_WRONG, "flips": 1}), (flip,)
-                proofs.append(Proof(target, parity, flips, vars(bundle.golden_outputs(known[name]))))
+                proofs.append(Proof(target, parity, flips, vars(bundle.golden_outputs(known[name])), ""))
             return proofs
 
         return prove

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pytest
 from rich.console import Console
 from support.live.run import COMMAND, LiveRun
@@ -20,6 +21,8 @@ from hybrid_edge.runtime.bundle import Bundle
 from hybrid_edge.runtime.commands import infer as command
 from hybrid_edge.runtime.engines.engine_options import EngineOptions
 from hybrid_edge.runtime.engines.progress import Reporter, make_reporter
+from hybrid_edge.runtime.errors import UsageError
+from hybrid_edge.runtime.manifest import Temperature
 from hybrid_edge.runtime.outputs import result_lines
 from hybrid_edge.runtime.sources import camera
 from hybrid_edge.runtime.sources.camera import Camera, CameraFormat
@@ -29,6 +32,17 @@ ENGINE = ("--profile", "1,2,4", "--workspace", 512)
 
 
 Infer = Callable[..., Ended]
+
+
+def set_temperatures(folder: Path, *values: float | None) -> None:
+    """Give the variants of a bundle temperatures, in their order."""
+    variants = Bundle.open(folder).manifest.variants
+    found = [
+        None if value is None else Temperature(value=value, images=1000, error_before=0.2, error_after=0.02)
+        for value in values
+    ]
+    changed = (item.model_copy(update={"temperature": own}) for item, own in zip(variants, found, strict=True))
+    change_manifest(folder, variants=tuple(changed))
 
 
 @pytest.fixture
@@ -98,9 +112,40 @@ def test_settings_reach_the_classifier(infer: Infer, photos: Path, monkeypatch: 
         "precision": "fp32",
         "threads": 2,
         "check": False,
+        "calibrated": False,
         "engine": EngineOptions((1, 2, 4), 512 * 2**20),
     }
     assert "golden check: left out" in done.err
+
+
+def test_calibrated_rows_have_the_softmax_at_the_variants_temperature(infer: Infer, photos: Path, folder: Path) -> None:
+    refused = infer(photos, "--calibrated")
+    assert refused.code == 2
+    assert (
+        "--calibrated: expected a temperature with fp32-cpu, found none in the bundle; export it again" in refused.err
+    )
+    set_temperatures(folder, 3.0)
+    done = infer(photos, "--json", "--calibrated", "--min-probability", 0.5)
+    assert "calibrated: probabilities at the temperature 3\n" in done.err
+    assert "golden check: 8 examples" in done.err
+    with Classifier.load(folder) as plain, Classifier.load(folder, calibrated=True) as classifier:
+        assert plain.temperature is None
+        for line in done.lines:
+            (own,), (expected,) = plain.predict([str(line["source"])]), classifier.predict([str(line["source"])])
+            powers = np.exp((own.logits.astype(np.float64) - own.logits.max()) / 3)
+            np.testing.assert_allclose(expected.probabilities, powers / powers.sum(), rtol=1e-5)
+            np.testing.assert_array_equal(expected.logits, own.logits)
+            assert line["labels"] == [label for label, _ in expected.top(5)]
+            assert line["probabilities"] == pytest.approx([value for _, value in expected.top(5)], abs=1e-5)
+            assert line["answer"] == (expected.label if expected.probability >= 0.5 else None)
+    assert len({line["answer"] for line in done.lines} & {None}) == 1
+
+
+def test_a_variant_without_a_temperature_names_those_that_have_one(folder: Path) -> None:
+    two = make_bundle(folder.with_name("two"), variants=(("fp32", "cpu"), ("fp32", "tensorrt")))
+    set_temperatures(two, None, 2.0)
+    with pytest.raises(UsageError, match="with fp32-cpu, found one with fp32-tensorrt alone; export it again"):
+        Classifier.load(two, backend="cpu", calibrated=True)
 
 
 def test_the_builders_bar_takes_the_spinners_place(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -133,6 +178,8 @@ def test_an_engine_that_was_passed_over_is_named(infer: Infer, photos: Path, tmp
         (["IMAGE", "--latest", "--max-wait", "1e15"], 2, "less than or equal to 3600000"),
         (["IMAGE", "--fps", "0"], 2, "greater than or equal to 0.01"),
         (["IMAGE", "--smooth", "1e9"], 2, "less than or equal to 3600"),
+        (["IMAGE", "--min-probability", "1.1"], 2, "--min-probability"),
+        (["IMAGE", "--stable", "-1"], 2, "--stable"),
         (["IMAGE", "--batch", "100000000"], 2, "less than or equal to 4096"),
         (["IMAGE", "--threads", "100000"], 2, "less than or equal to 1024"),
         (["IMAGE", "--backend", "tpu"], 2, "expected a backend of auto"),

@@ -4,6 +4,7 @@ import random
 import resource
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -18,9 +19,11 @@ import pytest
 from support.live.results import make_result
 from support.live.run import LiveRun, processes_of, soon
 from support.models.bundles import make_bundle
+from support.streams.servers import MjpegStream, server_context
+
+pytest.importorskip("paho.mqtt", reason="needs the extra mqtt")
 from support.streams import mqtt_broker
 from support.streams.mqtt_broker import ACCEPTED, BadBroker, Heard, Listener, Mosquitto
-from support.streams.servers import MjpegStream, server_context
 
 from hybrid_edge.runtime.errors import UsageError
 from hybrid_edge.runtime.outputs import mqtt, outbox
@@ -138,6 +141,20 @@ def test_the_password_comes_from_a_file_that_not_everybody_reads_or_from_the_env
         parse_broker("mqtt://anna@broker", tmp_path / "none")
     monkeypatch.setenv(PASSWORD, "other")
     assert parse_broker("mqtt://anna@broker").password == "other"  # noqa: S105
+
+
+def test_without_paho_the_extra_is_named_and_nothing_else_is_loaded_first(tmp_path: Path) -> None:
+    code = """
+import sys
+sys.modules["paho"] = None
+sys.argv = ["hybrid-infer", "0", "--no-supervise", "--mqtt", "mqtt://broker", "--bundle", "/nowhere"]
+from hybrid_edge.runtime.commands.infer import main
+main()
+"""
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert ended.returncode == 2
+    assert ended.stderr.startswith("error: --mqtt: expected paho-mqtt, found none that can be imported")
+    assert ended.stderr.endswith("pip install 'hybrid-edge[mqtt]'\n")
 
 
 def messages(box: Outbox) -> list[Message]:
@@ -291,6 +308,17 @@ def test_a_wrong_password_is_said_clearly_and_the_right_one_is_taken(
 
 
 @needs_broker
+def test_two_runs_of_one_prefix_are_told_so(broker: Mosquitto) -> None:
+    said: list[str] = []
+    address = f"mqtt://127.0.0.1:{broker.port}/same"
+    with publishing(address, said=said):
+        assert soon(lambda: said)
+        with publishing(address):
+            assert soon(lambda: len(said) > 1)
+    assert said[1].endswith("lost; where another run has the same prefix, each needs its own; trying again")
+
+
+@needs_broker
 def test_tls_verifies_the_certificate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     _, certificate = server_context(tmp_path)
     said: list[str] = []
@@ -350,7 +378,7 @@ def test_a_broker_that_takes_nothing_holds_nobody_up_and_costs_no_memory(monkeyp
                     time.sleep(0.001)  # lets the other thread fill the network's buffers
 
         flood(1000)
-        assert soon(lambda: len(broker.connections) >= 2)  # it never answered, and was left
+        assert soon(lambda: broker.connections >= 2)  # it never answered, and was left
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         flood(10_000)
         assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 8 * 1024  # KiB; the events alone had 10 MB

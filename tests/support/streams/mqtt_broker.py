@@ -115,10 +115,15 @@ class Listener:
 
 
 class BadBroker:
-    """Takes connections, answers each with some bytes, and never reads again, or (``hangs_up``) closes it."""
+    """Answers a connection with some bytes and never reads again; the next one ends it, or (``hangs_up``) it is closed.
+
+    Attributes:
+        connections: how many there were.
+    """
 
     def __init__(self, *answers: bytes, hangs_up: bool = False) -> None:
-        self.connections: list[socket.socket] = []
+        self.connections = 0
+        self._last: socket.socket | None = None
         self._answers = answers
         self._hangs_up = hangs_up
         self._listening = socket.socket()
@@ -126,18 +131,28 @@ class BadBroker:
         self._listening.bind(("127.0.0.1", 0))
         self._listening.listen()
         self.port = self._listening.getsockname()[1]
-        threading.Thread(target=self._run, daemon=True).start()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
 
     def _run(self) -> None:
-        with contextlib.suppress(OSError):
-            while True:
+        while True:
+            try:
                 connection, _ = self._listening.accept()
+            except OSError:  # closed
+                return
+            self._hang_up()
+            self._last = connection
+            with contextlib.suppress(OSError):
                 connection.recv(1024)
-                connection.sendall(self._answers[len(self.connections) % len(self._answers)])
-                self.connections.append(connection)
-                if self._hangs_up:
-                    time.sleep(0.05)
-                    connection.close()
+                connection.sendall(self._answers[self.connections % len(self._answers)])
+            self.connections += 1
+            if self._hangs_up:
+                time.sleep(0.05)
+                self._hang_up()
+
+    def _hang_up(self) -> None:
+        if self._last is not None:
+            self._last.close()
 
     def __enter__(self) -> BadBroker:
         return self
@@ -145,6 +160,7 @@ class BadBroker:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._listening.shutdown(socket.SHUT_RDWR)
         self._listening.close()
-        for connection in self.connections:
-            connection.close()
+        self._thread.join()
+        self._hang_up()
