@@ -138,7 +138,10 @@ def test_a_region_has_its_own_answer_and_is_drawn_in_its_place(page: Any, device
     assert card.locator("h3").text_content() == "gate"
     box = card.locator(".boxes span")
     box.filter(has_text="gate: <b class=evil>").wait_for()
-    inner, outer = box.bounding_box(), card.locator(".picture").bounding_box()
+    # at once, since boxes are made anew with each result
+    boxes = "[...card.querySelectorAll('.boxes span, .picture')]"
+    measure = f"card => {boxes}.map((one) => one.getBoundingClientRect().toJSON())"
+    outer, inner = page.evaluate(measure, card.element_handle())
     assert (inner["x"] - outer["x"]) / outer["width"] == pytest.approx(0.1, abs=0.01)
     assert inner["height"] / outer["height"] == pytest.approx(0.4, abs=0.01)
 
@@ -252,7 +255,7 @@ def test_a_region_drawn_on_the_large_picture_is_an_option_that_the_command_takes
     assert tomllib.loads(card.get_by_label("--config").input_value()) == {"region": [value]}
     assert card.locator(".boxes span").text_content() == "new"
     card.get_by_role("button", name="Enlarge").click()
-    assert page.locator(".large, .boxes span:text('new')").count() == 0
+    playwright.expect(page.locator(".large, .boxes span:text('new')")).to_have_count(0, timeout=20000)
 
 
 def test_the_keyboard_alone_pauses_enlarges_and_types_a_region(page: Any, device: Device) -> None:
