@@ -34,6 +34,7 @@ class Frame:
         seen: what the model was shown in place of ``image``, (H, W, 3) uint8, BGR; None where it was shown that.
         region: the name of the region that ``image`` is, of a larger picture; empty where it is the whole picture.
         whole: the picture that ``image`` is a view into, (H, W, 3) uint8, BGR; None where ``image`` is the whole.
+        box: the left, top, width and height of ``image`` in ``whole``, pixels; None where ``image`` is the whole.
     """
 
     source: str
@@ -47,6 +48,7 @@ class Frame:
     seen: Pixels | None = None
     region: str = ""
     whole: Pixels | None = None
+    box: tuple[int, int, int, int] | None = None
 
     @property
     def name(self) -> str:

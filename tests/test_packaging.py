@@ -118,7 +118,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def modules() -> set[str]:
-    kinds = (".py", ".csv", ".onnx")
+    kinds = (".py", ".csv", ".onnx", ".json", ".html", ".css", ".js", ".svg")
     paths = (path for room in ROOMS for path in (ROOT / room).rglob("*") if path.suffix in kinds)
     return {f"hybrid_edge/{path.relative_to(ROOT)}" for path in paths} | {"hybrid_edge/__init__.py"}
 

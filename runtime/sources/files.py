@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import glob
 import os
+import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -22,8 +23,12 @@ from .media_files import (
     media_kind,
     natural_order,
 )
-from .names import parse_live
+from .names import display_name, parse_live
 from .video import read_video
+
+MISTYPED = re.compile(
+    r"^.*:.*@", re.DOTALL
+)  # name and password of an address without its ://, as in rtsp:/anna:secret@
 
 
 class Sources:
@@ -82,7 +87,7 @@ def _expand(pattern: str) -> list[Path]:
     path = Path(pattern)
     if parse_live(pattern) is not None:
         raise UsageError(
-            f"{pattern}: open_sources does not read live sources (cameras, streams), open_captures does; "
+            f"{display_name(pattern)}: open_sources does not read live sources (cameras, streams), open_captures does; "
             "expected an image, a folder, a glob or a video file"
         )
     if os.path.isdir(path):
@@ -98,14 +103,15 @@ def _expand(pattern: str) -> list[Path]:
         return [path]
     if _exists(path, pattern):
         return [path]
+    shown = MISTYPED.sub("***@", pattern)
     if not glob.has_magic(pattern):
-        raise SourceError(f"{pattern}: expected a file, a folder or a glob, found nothing of that name")
+        raise SourceError(f"{shown}: expected a file, a folder or a glob, found nothing of that name")
     matches = [Path(name) for name in sorted(_matches(pattern), key=natural_order)]
     walked = "**" not in pattern  # else a folder among the matches is walked by ** itself
     found = [match for match in matches if not os.path.isdir(match) or (walked and next(find_media(match), None))]
     if not found:
         raise SourceError(
-            f"{pattern}: expected files, found none that match; quote a glob so that the shell leaves it alone"
+            f"{shown}: expected files, found none that match; quote a glob so that the shell leaves it alone"
         )
     return found
 

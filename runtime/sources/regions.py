@@ -196,7 +196,9 @@ class RegionCutter:
         self, frame: Frame, picture: Pixels, region: Region, place: tuple[slice, slice] | ImageError
     ) -> Frame | None:
         if not isinstance(place, ImageError):
-            return replace(frame, image=picture[place], region=region.name, whole=picture)
+            rows, columns = place
+            box = columns.start, rows.start, columns.stop - columns.start, rows.stop - rows.start
+            return replace(frame, image=picture[place], region=region.name, whole=picture, box=box)
         return None if self._live else replace(frame, image=None, error=str(place), region=region.name, whole=picture)
 
     def _report(self, source: str) -> None:

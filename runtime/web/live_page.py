@@ -33,6 +33,7 @@ class LivePage(LiveState):
 
     def __init__(self, request: InferRequest, captures: Sequence[Capture]) -> None:
         super().__init__(captures, request.top_k)
+        self._min_probability = request.min_probability
         tls = None
         if request.web_cert is not None and request.web_key is not None:
             tls = request.web_cert, request.web_key
@@ -53,11 +54,12 @@ class LivePage(LiveState):
 
     def start(self, classifier: Classifier, ask: Ask) -> None:
         """Serve from now on; ``ask`` gives a picture to the engine, and returns what it will say."""
-        bundle, top_k = describe_bundle(classifier), self._top_k
+        bundle = describe_bundle(classifier)
 
         def make_app(loop: asyncio.AbstractEventLoop) -> ASGIApp:
             self._pictures = pictures = MotionJpeg(self.picture, loop)
-            return Routes(self._access, self, pictures, Workbench(ask, top_k), bundle).app()
+            workbench = Workbench(ask, self._top_k, self._min_probability)
+            return Routes(self._access, self, pictures, workbench, bundle).app()
 
         self._server.start(make_app)
         say(f"live page: {self.url}{' (with the token)' if self._access.needs_token else ''}")

@@ -14,6 +14,7 @@ from ..frame import Pixels, region_name
 from ..outputs.sink import Result, Sink, SourceStatus, Status
 from ..sources.events import Event
 from ..sources.names import display_name, short_names
+from ..sources.regions import FILES
 
 if TYPE_CHECKING:
     from ..sources.capture import Capture
@@ -32,7 +33,7 @@ class SourceView:
 
     def __init__(self) -> None:
         self.result: Result | None = None
-        self.changes: deque[tuple[float, str, float]] = deque(maxlen=int(RECENT / CHANGE_EVERY))
+        self.changes: deque[tuple[float, str | None, float]] = deque(maxlen=int(RECENT / CHANGE_EVERY))
         self.counts: deque[tuple[float, int]] = deque(maxlen=RATE_STATUSES)
 
 
@@ -50,6 +51,7 @@ class LiveState(Sink):
         self._lock = threading.Lock()
         self._watched: dict[str, SourceView] = {}
         self._ids: dict[str, str] = {}
+        self._cameras: dict[str, str] = {}  # by the source's name, what a region's flag calls it
         self._status: Status | None = None
         self._times: dict[str, deque[float]] = {stage: deque(maxlen=MAX_TIMES) for stage in STAGES}
         self._history: deque[tuple[float, float, float]] = deque(maxlen=int(RECENT))
@@ -83,6 +85,10 @@ class LiveState(Sink):
         with self._lock:
             self.revisions["fault"] += 1
             self._faults.append((self.revisions["fault"], event))
+            if event.kind in ("lost", "stalled") and self._status is not None:
+                for source in self._status.sources:
+                    if source.source == event.source:
+                        self._watched[source.name].changes.append((event.timestamp, None, 0.0))
 
     def status(self, status: Status) -> None:
         """Remember this status in place of the one before."""
@@ -90,6 +96,7 @@ class LiveState(Sink):
         with self._lock:
             if self._status is None or len(status.sources) != len(self._ids):
                 self._ids = short_names(source.name for source in status.sources)
+                self._cameras = short_names(source.source for source in status.sources)
             self._status = status
             self._history.append((now, status.age_p50_ms, status.age_p99_ms))
             for source in status.sources:
@@ -183,7 +190,9 @@ class LiveState(Sink):
             "id": self._ids[source.name],
             "name": display_name(source.name),
             "source": display_name(source.source),
+            "camera": FILES if source.source == self._files else self._cameras[source.source],
             "region": source.region,
+            "box": None if watched.result is None else watched.result.frame.box,
             **{name: getattr(source, name) for name in kept},
             "fps": round((counted - before) / (now - then), 2) if now > then else 0.0,
             "width": width,

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..background import start_in_background
 from ..errors import BackendError
+from ..outputs.sink import UNKNOWN
 from ..preprocess import decode_image
 from .motion_jpeg import encode_jpeg
 
@@ -34,8 +35,9 @@ class Workbench:
     pipeline's own engine, and returns what it will say; it raises BackendError where nothing goes through any more.
     """
 
-    def __init__(self, ask: Ask, top_k: int) -> None:
+    def __init__(self, ask: Ask, top_k: int, min_probability: float) -> None:
         self._ask = ask
+        self._min_probability = min_probability
         self._top_k = top_k
         self._places = 0
         self._turn = asyncio.Lock()
@@ -87,7 +89,7 @@ class Workbench:
         return {
             "labels": [label for label, _ in top],
             "probabilities": [float(f"{probability:.7g}") for _, probability in top],
-            "answer": prediction.label,
+            "answer": prediction.label if prediction.probability >= self._min_probability else UNKNOWN,
             "preprocess_ms": round(prediction.preprocess_ms, 3),
             "inference_ms": round(prediction.inference_ms, 3),
             "width": picture.shape[1],

@@ -19,9 +19,11 @@ import pytest
 from support.live.results import make_result
 from support.live.run import LiveRun, processes_of, soon
 from support.models.bundles import make_bundle
+from support.streams.servers import MjpegStream, server_context
+
+pytest.importorskip("paho.mqtt", reason="needs the extra mqtt")
 from support.streams import mqtt_broker
 from support.streams.mqtt_broker import ACCEPTED, BadBroker, Heard, Listener, Mosquitto
-from support.streams.servers import MjpegStream, server_context
 
 from hybrid_edge.runtime.errors import UsageError
 from hybrid_edge.runtime.outputs import mqtt, outbox

@@ -110,6 +110,11 @@ def test_a_source_that_gives_nothing_is_refused_with_the_reason(tmp_path: Path) 
     (tmp_path / "text" / "notes.txt").write_text("no image")
     with pytest.raises(SourceError, match="found nothing of that name"):
         open_sources([tmp_path / "missing"])
+    for name in ("rtsp:/anna:geheim@host/a", "rtsp//anna:ge?im@host/a", "anna:ge*m@host", "rtsp://anna:geheim@host/a"):
+        with pytest.raises((SourceError, UsageError)) as caught:
+            open_sources([name])
+        assert "anna" not in str(caught.value)
+        assert "host" in str(caught.value)
     for folder, besides in (("empty", "it holds no file"), ("text", "left out: 1 .txt")):
         with pytest.raises(SourceError, match=f"found none that OpenCV reads; {besides}"):
             open_sources([tmp_path / folder])
