@@ -34,6 +34,7 @@ except ImportError as error:
 PASSWORD = "HYBRID_EDGE_MQTT_PASSWORD"  # noqa: S105  # the variable's name
 DEFAULT_PREFIX = "hybrid-edge"
 MAX_PREFIX = 200  # bytes
+MAX_PASSWORD = 2**16 - 1  # bytes, MQTT's limit
 KEEPALIVE = 20  # seconds; a broker that has not answered for two of them is gone, one gone for 30 sends the last will
 CONNECT_TIMEOUT = 5.0  # seconds for TCP, and again for TLS
 ACCEPT_TIMEOUT = 10.0  # seconds more for the broker's answer
@@ -98,14 +99,16 @@ def _password(path: Path | None) -> str | None:
     if path is None:
         return os.environ.get(PASSWORD)
     try:
-        text = path.read_text()
-        if path.stat().st_mode & stat.S_IROTH:
-            raise UsageError(
-                f"--mqtt-password-file {path}: expected a file that not everybody on this machine can read: "
-                f"chmod 600 {path}"
-            )
+        with path.open("rb") as file:
+            open_to_all = os.fstat(file.fileno()).st_mode & stat.S_IROTH
+            text = file.read(MAX_PASSWORD).decode()
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"--mqtt-password-file {path}: expected a file with the password, found: {error}") from error
+    if open_to_all:
+        raise UsageError(
+            f"--mqtt-password-file {path}: expected a file that not everybody on this machine can read: "
+            f"chmod 600 {path}"
+        )
     if not (password := text.rstrip("\r\n")):
         raise UsageError(f"--mqtt-password-file {path}: expected the password, found an empty file")
     return password

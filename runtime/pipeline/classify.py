@@ -58,15 +58,7 @@ def classify(request: InferRequest, signals: StopSignals, heartbeat: Heartbeat |
     for _ in range(heartbeat.replaced if heartbeat else 0):
         events.report("engine-hung")
     captures = _open_sources(request, events)
-    latest = None if request.every_frame is None else not request.every_frame
-    plan = PipelineOptions(
-        request.batch_size,
-        request.max_wait,
-        latest,
-        request.digit,
-        regions_of(captures, parse_regions(request.regions)),
-        regions_must_fit=not events.count("engine-hung"),  # a run that goes on may have met another resolution
-    )
+    plan = _plan(request, captures, goes_on=events.count("engine-hung") > 0)
     check_outputs(request)
     pages = _open_page(request, captures)
     classifier = _open_classifier(request, heartbeat)
@@ -171,6 +163,17 @@ def _open_sources(request: InferRequest, events: Events) -> list[Capture]:
     for note in filter(None, [*map(reading_note, request.sources), describe_left_out(left_out)]):
         say(note)
     return captures
+
+
+def _plan(request: InferRequest, captures: Sequence[Capture], *, goes_on: bool) -> PipelineOptions:
+    return PipelineOptions(
+        request.batch_size,
+        request.max_wait,
+        None if request.every_frame is None else not request.every_frame,
+        request.digit,
+        regions_of(captures, parse_regions(request.regions)),
+        regions_must_fit=not goes_on,  # for one whose engine hung, which may have met another resolution meanwhile
+    )
 
 
 def _open_classifier(request: InferRequest, heartbeat: Heartbeat | None) -> Classifier:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import mimetypes
+import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractContextManager
 from functools import partial
@@ -108,11 +109,14 @@ class Routes:
         return JSONResponse(self._state.tell_latest(only))
 
     async def _snapshot(self, request: Request) -> Response:
-        picture = self._state.picture(self._source(request))
+        source = self._source(request)
+        picture = self._state.picture(source)
         if picture is None:
             raise HTTPException(404)
+        name = f'attachment; filename="{source}-{time.strftime("%Y%m%d-%H%M%S")}.jpg"'
         with self._place():
-            return Response(await self._workbench.encode(picture), media_type="image/jpeg")
+            jpeg = await self._workbench.encode(picture)
+        return Response(jpeg, media_type="image/jpeg", headers={"Content-Disposition": name})
 
     async def _classify(self, request: Request) -> Response:
         with self._place():

@@ -162,6 +162,7 @@ def test_a_stream_is_encoded_once_for_all_viewers_and_not_at_all_without_one(
 def test_a_snapshot_is_the_whole_picture(served: Served) -> None:
     answered = served.ask("/api/v1/sources/camera/snapshot")
     assert answered.headers["content-type"] == "image/jpeg"
+    assert re.fullmatch(r'attachment; filename="camera-\d{8}-\d{6}\.jpg"', answered.headers["content-disposition"])
     assert decode_image(answered.body).shape == (300, 1200, 3)
 
 
