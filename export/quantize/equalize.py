@@ -8,8 +8,9 @@ Through Weight Equalization and Bias Correction", 2019; with factors between act
 channel and so lose nothing; the multiplication into the weights of the convolutions behind. What meets in an addition
 is divided alike: a residual stream has one factor for each channel, from its first convolution to its last. A Clip at 6
 would have to cut each channel at 6 over its factor: with the factors that bring every channel to the same peak this is
-that peak for all channels that reach 6, and for the others above it, so that one limit serves them all. Only where
-something else stands before a convolution, or the stream ends in a pooling, does a Mul do it.
+that peak for all channels that reach 6, and for the others above it, so that one limit serves them all; a channel of
+which less was seen is cut a quarter above that, where its bytes would end anyway. Only where something else stands
+before a convolution, or the stream ends in a pooling, does a Mul do it.
 """
 
 from __future__ import annotations
