@@ -14,8 +14,6 @@ from .sources.regions import parse_regions
 HANG_TIMEOUT = 8.0  # seconds for one batch in the engine, after which a live run's worker is replaced
 FILES_BATCH = 8
 WEB_DEFAULT = "127.0.0.1:8787"
-WEB_ADDRESS = r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+):([0-9]{1,5})"
-"""How HOST:PORT looks: by it a value of --web is told from the source that follows."""
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ import socket
 from .errors import UsageError
 
 HOST_PORT = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+):([0-9]{1,5})")
+"""How an address looks; the command tells a value of --web by it from the source that follows."""
 BACKLOG = 64  # connections that wait in the kernel
 
 
@@ -19,7 +20,7 @@ def listen(option: str, text: str) -> socket.socket:
     """
     match = HOST_PORT.fullmatch(text)
     if match is None or int(match[2]) >= 2**16:
-        raise UsageError(f"{option} {text}: expected HOST:PORT, as in 127.0.0.1:9464 or [::1]:9464")
+        raise UsageError(f"{option} {text}: expected HOST:PORT, as in 127.0.0.1:8787 or [::1]:8787")
     listener = None
     try:
         family, kind, _, _, place = socket.getaddrinfo(

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, NoReturn
 
 import typer
-from typer.core import TyperCommand
 
 from .. import console
-from ..infer_request import HANG_TIMEOUT, WEB_ADDRESS, WEB_DEFAULT, InferRequest
+from ..infer_request import HANG_TIMEOUT, InferRequest
 from .camera_list import print_cameras
 from .options import (
     BackendOption,
@@ -25,7 +23,17 @@ from .options import (
     WorkspaceOption,
     prefer_named_sources,
 )
-from .publish_options import OUTPUTS, MetricsOption, MqttOption, MqttPasswordFileOption
+from .publish_options import (
+    OUTPUTS,
+    MetricsOption,
+    MqttOption,
+    MqttPasswordFileOption,
+    WebCertOption,
+    WebCommand,
+    WebKeyOption,
+    WebOption,
+    WebTokenOption,
+)
 
 FRAMES, RUNNING = "Frames", "Running"  # panels of --help
 MOST_FRAMES = 4096  # frames that a batch may have
@@ -150,31 +158,12 @@ def infer(
             rich_help_panel=OUTPUTS,
         ),
     ] = None,
-    web: Annotated[
-        str | None,
-        typer.Option(
-            metavar="[HOST:PORT]",
-            help="A live page in the browser, for this machine alone: others need a token.",
-            show_default=f"off; {WEB_DEFAULT} where no address follows",
-            rich_help_panel=OUTPUTS,
-        ),
-    ] = None,
-    web_token_file: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE", help="Holds the token that --web asks for.", rich_help_panel=OUTPUTS),
-    ] = None,
-    web_cert: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE", help="Certificate (PEM): --web by HTTPS.", rich_help_panel=OUTPUTS),
-    ] = None,
-    web_key: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Its private key (PEM).", rich_help_panel=OUTPUTS)
-    ] = None,
+    web: WebOption = None,
+    web_token_file: WebTokenOption = None,
+    web_cert: WebCertOption = None,
+    web_key: WebKeyOption = None,
     calibrated: Annotated[
-        bool,
-        typer.Option(
-            "--calibrated", help="Probabilities that are as often right as they say.", rich_help_panel=OUTPUTS
-        ),
+        bool, typer.Option("--calibrated", help="Probabilities as often right as they say.", rich_help_panel=OUTPUTS)
     ] = False,
     min_probability: Annotated[
         float,
@@ -296,18 +285,6 @@ def infer(
 
     if code := run(request):
         raise typer.Exit(code)
-
-
-class WebCommand(TyperCommand):
-    """This command's ``--web`` may stand alone, for which Typer has no option: it is given its value here."""
-
-    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Parse arguments, of which a ``--web`` that no HOST:PORT follows means the usual address."""
-        given = [
-            f"--web={WEB_DEFAULT}" if item == "--web" and not re.fullmatch(WEB_ADDRESS, following) else item
-            for item, following in zip(args, [*args[1:], ""], strict=False)
-        ]
-        return super().parse_args(ctx, given)
 
 
 app = console.make_app(infer, WebCommand)

@@ -15,14 +15,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from .. import listening
 from ..errors import UsageError
-from ..infer_request import WEB_ADDRESS
 
 TOKEN_VARIABLE = "HYBRID_EDGE_WEB_TOKEN"  # noqa: S105  # its name
 MIN_TOKEN = 16  # characters
 MAX_TOKEN_FILE = 4096  # bytes
 HOW_TO = f"openssl rand -hex 32 > token, then --web-token-file token, or the token itself in {TOKEN_VARIABLE}"
-BACKLOG = 64  # connections that wait in the kernel
 SESSION_TIME = 12 * 3600.0  # seconds after a login
 MAX_SESSIONS = 64  # the oldest beyond them are logged out
 MAX_ADDRESSES = 1024  # whose failed logins are remembered
@@ -72,28 +71,11 @@ def listen(text: str) -> tuple[socket.socket, WebAddress]:
     Raises:
         UsageError: the text is no address, the host is unknown or not this machine's, or the port is in use.
     """
-    match = re.fullmatch(WEB_ADDRESS, text)
-    if match is None or int(match[2]) >= 2**16:
-        raise UsageError(f"--web {text}: expected HOST:PORT, as in 127.0.0.1:8787 or [::1]:8787")
-    host, port = match[1].strip("[]"), int(match[2])
-    listener = None
-    try:
-        family, kind, _, _, place = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
-        listener = socket.socket(family, kind)
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(place)
-        listener.listen(BACKLOG)
-    except OSError as error:
-        if listener is not None:
-            listener.close()
-        reason = (error.strerror or str(error)).lower()
-        raise UsageError(
-            f"--web {text}: expected an address of this machine with a free port, found: {reason}; "
-            "name another port, or end what uses it"
-        ) from None
+    listener = listening.listen("--web", text)
     listener.setblocking(False)
     bound = listener.getsockname()
     address = ipaddress.ip_address(bound[0].partition("%")[0])
+    host = text.rpartition(":")[0].strip("[]")
     return listener, WebAddress(host, bound[1], address.is_loopback, address.is_unspecified)
 
 

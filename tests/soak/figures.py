@@ -45,9 +45,9 @@ def digits_bundle(given: Path | None, folder: Path) -> Path:
     return folder / "bundle"
 
 
-def rss() -> float:
-    """Resident memory of this process, MiB."""
-    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / MIB
+def rss(process: int | str = "self") -> float:
+    """Resident memory of this process, or of another one, MiB."""
+    return int(Path(f"/proc/{process}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / MIB
 
 
 @dataclass
@@ -68,7 +68,11 @@ class Samples:
             return
         self.due = now + every
         threads, descriptors, _ = resources()
-        self.rows[self.count] = at, rss(), threads, descriptors
+        self.add(at, rss(), threads, descriptors)
+
+    def add(self, at: float, memory: float, threads: int, descriptors: int) -> None:
+        """Add what was measured elsewhere."""
+        self.rows[self.count] = at, memory, threads, descriptors
         self.count += 1
 
     def after(self, start: float) -> Samples:

@@ -1,3 +1,4 @@
+import json
 import re
 import socket
 import sys
@@ -29,6 +30,7 @@ from hybrid_edge.runtime.outputs.sensors import Sensors
 from hybrid_edge.runtime.outputs.sink import Answer, SourceStatus
 
 CAMERA = "rtsp://me:secret@10.0.0.7/live"
+DOCS = Path(__file__).parents[3] / "docs"
 OPEN = "application/openmetrics-text; version=1.0.0"
 
 
@@ -36,7 +38,7 @@ class Page:
     """A page of metrics: its families, and the value of a sample by its name and labels."""
 
     def __init__(self, url: str, accept: str = "") -> None:
-        connection = HTTPConnection(url.split("/")[2], timeout=10)
+        connection = HTTPConnection(url.removeprefix("http://").split("/")[0], timeout=10)
         connection.request("GET", "/metrics", headers={"Accept": accept})
         answer = connection.getresponse()
         assert answer.status == 200
@@ -268,3 +270,26 @@ def test_without_prometheus_client_the_extra_is_named(tmp_path: Path) -> None:
     )
     assert done.returncode == 2
     assert "pip install 'hybrid-edge[metrics]'" in done.stderr
+
+
+def test_what_dashboard_and_alerts_ask_for_is_there(tmp_path: Path) -> None:
+    zone, chip = tmp_path / "thermal" / "thermal_zone0", tmp_path / "hwmon" / "hwmon0"
+    for folder, files in ((zone, {"type": "cpu", "temp": "1"}), (chip, {"name": "acpi", "power1_input": "1"})):
+        folder.mkdir(parents=True)
+        for name, text in files.items():
+            (folder / name).write_text(text)
+    listener = listen("--metrics", "127.0.0.1:0")
+    sink = Metrics(listener, [CAMERA], {}, Sensors(tmp_path))
+    sink.write(make_result(CAMERA))
+    sink.status(make_status(CAMERA))
+    there = {sample.name for family in Page(shown_address(listener)).families.values() for sample in family.samples}
+    sink.close()
+    dashboard = json.loads((DOCS / "grafana-dashboard.json").read_text())
+    queries = [target["expr"] for panel in dashboard["panels"] for target in panel["targets"]]
+    page = (DOCS / "metrics.md").read_text()
+    asked = re.findall(r"\b(?:hybrid_edge|process)_\w+", "\n".join([*queries, *re.findall("expr: (.*)", page)]))
+    assert len(queries) > 12
+    assert set(asked) <= there
+    told = set(re.findall(r"`(hybrid_edge_\w+)`", page.replace("`_", "`hybrid_edge_frames_")))
+    families = {re.sub("_(bucket|sum|count)$", "", name) for name in there if name.startswith("hybrid_edge_")}
+    assert families <= told  # and the page's table has each of them

@@ -1,0 +1,162 @@
+"""What a live page with viewers, MQTT and metrics cost the pipeline: frames a second with and without them.
+
+    PYTHONPATH=tests python benchmarks/live_cost.py BUNDLE
+
+Each case is the real command on a stream of Motion JPEG that has more frames than the engine takes, in a process of its
+own for each round; its results are counted for some seconds once frames flow. A viewer is a process that reads the
+page's stream and events and throws them away: it shares this machine's cores with the pipeline, which a browser
+elsewhere would not.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import typer
+from interleave import RESULTS, Report, interleave
+from support.live.run import COMMAND, soon
+from support.streams.mqtt_broker import Mosquitto
+from support.streams.servers import MjpegStream
+
+NOTHING, UNSEEN, ONE, FIVE, TOLD = (
+    "nothing",
+    "page, no viewer",
+    "page, one viewer",
+    "page, 5 viewers",
+    "MQTT and metrics",
+)
+SETTLE = 2.0  # seconds from the first result on that are not counted
+ANYWHERE = "127.0.0.1:0"
+VIEWER = """
+import json, sys
+from http.client import HTTPConnection
+from threading import Thread
+
+def watch(host, path):
+    connection = HTTPConnection(host)
+    connection.request("GET", path)
+    answer = connection.getresponse()
+    while answer.read1(1 << 16):
+        pass
+
+host, count = sys.argv[1], int(sys.argv[2])
+connection = HTTPConnection(host)
+ids = []
+while not ids:
+    connection.request("GET", "/api/v1/sources")
+    ids = [source["id"] for source in json.loads(connection.getresponse().read())]
+for path in [f"/api/v1/sources/{ids[0]}/stream", "/api/v1/events"] * count:
+    Thread(target=watch, args=(host, path)).start()
+"""
+
+
+class Counted:
+    """A run of the command, whose lines are counted as they come."""
+
+    def __init__(self, arguments: list[str]) -> None:
+        self.lines = 0
+        self.said = ""
+        self.process = subprocess.Popen(
+            [*COMMAND, *arguments, "--json"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+        for read in (self._count, self._listen):
+            threading.Thread(target=read, daemon=True).start()
+
+    def _count(self) -> None:
+        for _ in self.process.stdout or ():
+            self.lines += 1
+
+    def _listen(self) -> None:
+        for line in self.process.stderr or ():
+            self.said += line
+
+    def address(self) -> str:
+        """The page's host and port, once they are told."""
+        found = re.search(r"live page: http://([^/\s]+)", self.said)
+        return found[1] if found else ""
+
+    def seconds_a_frame(self, seconds: float) -> float:
+        """Count results for so long."""
+        lines, begun = self.lines, time.monotonic()
+        time.sleep(seconds)
+        return (time.monotonic() - begun) / max(self.lines - lines, 1)
+
+
+@contextmanager
+def counted(arguments: list[str]) -> Iterator[Counted]:
+    """A run that gives results, until the end of the block."""
+    run = Counted(arguments)
+    try:
+        if not soon(lambda: run.lines, 120):
+            raise RuntimeError(f"expected results, found none: {run.said}")
+        yield run
+    finally:
+        run.process.terminate()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            run.process.wait(10)
+        run.process.kill()
+
+
+def measure(arguments: list[str], viewers: int, seconds: float) -> float:
+    """Seconds a frame of one run, with so many viewers of its page."""
+    with ExitStack() as stack:
+        run = stack.enter_context(counted(arguments))
+        if viewers:
+            soon(run.address, 30)
+            program = [sys.executable, "-c", VIEWER, run.address(), str(viewers)]
+            watching = stack.enter_context(subprocess.Popen(program, stderr=subprocess.DEVNULL))
+            stack.callback(watching.kill)
+        time.sleep(SETTLE)
+        return run.seconds_a_frame(seconds)
+
+
+def main(
+    bundle: Path,
+    rounds: int = 5,
+    seconds: float = 10.0,
+    width: int = 640,
+    height: int = 480,
+    fps: float = 60.0,
+    backend: str = "auto",
+    precision: str = "auto",
+    as_json: bool = typer.Option(False, "--json", help="The report on stdout as well."),
+    out: Path = RESULTS,
+) -> None:
+    """Measure every case, interleaved."""
+    report = Report(
+        "live_cost", ("hybrid-edge", "onnxruntime", "uvicorn", "starlette", "paho-mqtt", "prometheus-client")
+    )
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        stream = stack.enter_context(MjpegStream(width, height, fps))
+        broker = stack.enter_context(Mosquitto(folder))
+        options = ["--backend", backend, "--precision", precision, "--no-check", "--no-supervise", "--headless"]
+        plain = [stream.url, "--bundle", str(bundle), *options]
+        page = [*plain, "--web", ANYWHERE]
+        told = [*plain, "--metrics", ANYWHERE, "--mqtt", f"mqtt://127.0.0.1:{broker.port}/cost"]
+
+        def case(arguments: list[str], viewers: int = 0) -> Callable[[], float]:
+            return lambda: measure(arguments, viewers, seconds)
+
+        cases = {NOTHING: case(plain), UNSEEN: case(page), ONE: case(page, 1), FIVE: case(page, 5), TOLD: case(told)}
+        timings = interleave(cases, rounds=rounds, warm_up=0)
+    report.add(
+        f"{bundle.name}, {precision}, a stream of {width}x{height} at {fps:g} a second, a result", timings, NOTHING
+    )
+    report.save(out)
+    if as_json:
+        print(json.dumps(report.content, indent=2, ensure_ascii=False))
+
+
+if __name__ == "__main__":
+    typer.run(main)
