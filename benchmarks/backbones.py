@@ -67,6 +67,7 @@ def main(
     train: int = 10_000,
     epochs: int = 8,
     gate: int = 300,
+    calib: Annotated[Path | None, typer.Option(help="images to calibrate on; by default 500 of DATA/train")] = None,
     rounds: int = 7,
     only: Annotated[list[str] | None, typer.Option(help="backbones; by default all")] = None,
     untimed: Annotated[bool, typer.Option("--untimed", help="make and export, and time nothing yet")] = False,
@@ -78,7 +79,7 @@ def main(
         pixels = size or BACKBONES[name].image_size  # type: ignore[index]
         folder = work / f"{name}-{pixels}"
         make(folder, data, name, (pixels, train, epochs))
-        export(folder, data, gate)
+        export(folder, data, calib or data / "train", gate)
         if untimed:
             continue
         found.append(read(name, pixels, folder, timed(folder, data, work, rounds)))
@@ -97,12 +98,12 @@ def make(folder: Path, data: Path, name: str, numbers: tuple[int, int, int]) -> 
         (folder / TRAINED).write_text(json.dumps(numbers[1:]))
 
 
-def export(folder: Path, data: Path, gate: int) -> None:
+def export(folder: Path, data: Path, calib: Path, gate: int) -> None:
     """Make the bundle, unless it is there."""
     model, report = folder / "model.keras", folder / "bundle-report" / "report.json"
     if not report.exists():
         precisions = ("--fp32", "--fp16", "--int8", "--gate-images", str(gate))
-        folders = ("--images", str(data / "val"), "--calib", str(data / "train"), "--out", str(folder / "bundle"))
+        folders = ("--images", str(data / "val"), "--calib", str(calib), "--out", str(folder / "bundle"))
         command = Path(sys.executable).with_name("hybrid-export")
         # what a gate refuses is said in the report
         subprocess.run([str(command), str(model), *precisions, *folders], check=False, env=_environment())

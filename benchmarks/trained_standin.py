@@ -38,7 +38,7 @@ from hybrid_edge.train.model_file import load_model, save_model
 Array = npt.NDArray[np.float32]
 Images = Sequence[tuple[Path, int]]
 BATCH, BATCH_PIXELS = 16, 2**20
-STATISTICS, STRENGTH = 640, 0.1  # images that make_cnn re-estimates on, and its logistic regression's C
+STATISTICS, STRENGTH = 640, 0.002  # images that make_cnn re-estimates on, and its logistic regression's C
 SMALL = 64  # pixels that it trains at
 
 

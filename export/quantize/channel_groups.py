@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
+import numpy as np
+import numpy.typing as npt
 import onnx
 
-from ..convert.graph_reading import channel_counts, constant_shapes, groups_of, producers, takers
+from ..convert.graph_reading import arrays, channel_counts, constant_shapes, groups_of, producers, takers
 
 HOMOGENEOUS = ("Relu", "LeakyRelu", "MaxPool")  # f(a x) = a f(x) for a > 0
-JOINING = (*HOMOGENEOUS, "Add", "GlobalAveragePool")  # channel c of what they give is made of channels c alone
+JOINING = (*HOMOGENEOUS, "Add", "GlobalAveragePool", "Clip")  # channel c of what they give is made of channels c alone
 
 
 @dataclass(frozen=True)
@@ -22,6 +24,7 @@ class ChannelGroup:
         takers: pairs of a tensor and a convolution that takes it.
         leaving: pairs of a tensor and a node that takes it and is neither a convolution nor keeps channels apart.
         whole: whether every tensor comes from a convolution or from within the group.
+        clips: the Clips from zero to a constant among the operators that join the tensors.
     """
 
     tensors: tuple[str, ...]
@@ -29,6 +32,7 @@ class ChannelGroup:
     takers: tuple[tuple[str, onnx.NodeProto], ...]
     leaving: tuple[tuple[str, onnx.NodeProto], ...]
     whole: bool
+    clips: tuple[onnx.NodeProto, ...] = ()
 
 
 def channel_groups(model: onnx.ModelProto, *, through_depthwise: bool = False) -> Iterator[ChannelGroup]:
@@ -45,7 +49,7 @@ def channel_groups(model: onnx.ModelProto, *, through_depthwise: bool = False) -
             if through_depthwise and groups_of(node) == shapes[node.input[1]][0] > 1:
                 names.join(node.input[0], node.output[0])
         elif node.output[0] in joining:
-            for name in node.input:
+            for name in _values_of(node):
                 names.join(name, node.output[0])
     made, taken = producers(nodes), takers(nodes)
     for tensors in names.groups():
@@ -55,13 +59,14 @@ def channel_groups(model: onnx.ModelProto, *, through_depthwise: bool = False) -
 
 def _joining(model: onnx.ModelProto) -> set[str]:
     """Name the results that are made of channel c of every input alone, none of them a constant or spread over them."""
-    channels, constants = channel_counts(model), constant_shapes(model)
+    channels, constants, values = channel_counts(model), constant_shapes(model), arrays(model)
     return {
         node.output[0]
         for node in model.graph.node
         if node.op_type in JOINING
-        and constants.keys().isdisjoint(node.input)
-        and len({channels.get(name) for name in (*node.input, node.output[0])}) == 1
+        and (node.op_type == "Clip" or constants.keys().isdisjoint(node.input))
+        and (node.op_type != "Clip" or _cuts_from_zero(node, values))
+        and len({channels.get(name) for name in (*_values_of(node), node.output[0])}) == 1
     }
 
 
@@ -79,7 +84,19 @@ def _group(
         tuple((name, node) for name, node in behind if node.op_type == "Conv"),
         tuple((name, node) for name, node in behind if node.op_type != "Conv" and node.output[0] not in joining),
         all(node is not None and (node.op_type == "Conv" or node.output[0] in joining) for node in makers),
+        tuple(node for node in makers if node is not None and node.op_type == "Clip" and node.output[0] in joining),
     )
+
+
+def _values_of(node: onnx.NodeProto) -> list[str]:
+    """Return the activations among a joining operator's inputs: a Clip's others are its limits."""
+    return list(node.input[:1] if node.op_type == "Clip" else node.input)
+
+
+def _cuts_from_zero(node: onnx.NodeProto, values: Mapping[str, npt.NDArray[np.generic]]) -> bool:
+    """Tell whether a Clip cuts at zero and at one positive constant, as ReLU6 does."""
+    limits = [values[name] for name in node.input[1:] if name in values]
+    return len(limits) == 2 and all(limit.size == 1 for limit in limits) and float(limits[0].item()) == 0.0
 
 
 class _Disjoint:

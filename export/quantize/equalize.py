@@ -6,8 +6,11 @@ changes nothing in float and evens them out in INT8 (cross-layer equalization: N
 Through Weight Equalization and Bias Correction", 2019; with factors between activations and weights: Xiao et al.,
 "SmoothQuant", 2023). The division goes into the convolutions before, whose weights have a scale for each output
 channel and so lose nothing; the multiplication into the weights of the convolutions behind. What meets in an addition
-is divided alike: a residual stream has one factor for each channel, from its first convolution to its last. Only where
-something else stands before a convolution, or the stream ends in a pooling, does a Mul do it.
+is divided alike: a residual stream has one factor for each channel, from its first convolution to its last. A Clip at 6
+would have to cut each channel at 6 over its factor: with the factors that bring every channel to the same peak this is
+that peak for all channels that reach 6, and for the others above it, so that one limit serves them all; a channel of
+which less was seen is cut a quarter above that, where its bytes would end anyway. Only where something else stands
+before a convolution, or the stream ends in a pooling, does a Mul do it.
 """
 
 from __future__ import annotations
@@ -33,6 +36,7 @@ Float64 = npt.NDArray[np.float64]
 MAX_WIDENING = 64.0
 PIXELS = "cnn/pixels"  # the image on the grid of signed bytes
 BYTE_ZERO = 128  # the pixel that is zero as a signed byte
+CLIPPED_MARGIN = 1.25  # a channel below its Clip's limit may become so much larger than it was measured
 MIN_CHANNELS = 4  # channels; a tensor of fewer is the image, whose channels are alike
 
 
@@ -121,6 +125,7 @@ class _Equalizer:
         }
         self._aligned = ""  # the convolution that takes moved pixels
         self._inserted: dict[tuple[str, str], Float32] = {}  # (tensor, node that takes it): a Mul between them
+        self._limits: dict[str, Float32] = {}  # of Clips, by name
 
     def write(self) -> onnx.ModelProto:
         """Write the graph with other weights, and Mul nodes where they are needed."""
@@ -128,7 +133,7 @@ class _Equalizer:
             if node.op_type == "Conv":
                 self._align_pixels(node)
         for group in channel_groups(self._source):
-            if group.whole and all(self._is_pooled(name) for name, _ in group.leaving):
+            if group.whole and self._is_evenable(group):
                 self._even(group)
             else:
                 for name, node in group.takers:
@@ -159,13 +164,21 @@ class _Equalizer:
         if node.name in self.input_means:
             self.input_means[node.name] = self.input_means[node.name] + offset
 
+    def _is_evenable(self, group: ChannelGroup) -> bool:
+        """Tell whether no other Mul is needed than behind a pooling, and whether there is at most one limit to keep."""
+        clipped = {node.output[0] for node in group.clips}
+        taken = {name for name, _ in group.takers}
+        return all(self._is_pooled(name) for name, _ in group.leaving) and (
+            not clipped or (len(clipped) == 1 and taken <= clipped)
+        )
+
     def _is_pooled(self, tensor: str) -> bool:
         """Tell whether a tensor has one value for each channel, so that multiplying it back costs nothing."""
         return self._makers[tensor].op_type == "GlobalAveragePool"
 
     def _even(self, group: ChannelGroup) -> None:
         """Divide each channel of a group by a factor where it is made, and multiply it back where it is taken."""
-        factors = self._common_factors(group)
+        factors = self._clipped_factors(group.clips[0]) if group.clips else self._common_factors(group)
         if factors is None:
             return
         for node in group.makers:
@@ -208,6 +221,23 @@ class _Equalizer:
         # the geometric mean of the factors that each tensor would want
         return np.asarray(np.exp(np.mean(np.log(every), axis=0)), np.float64) if every else None
 
+    def _clipped_factors(self, clip: onnx.NodeProto) -> Float64 | None:
+        """Compute what to divide each channel of a group by that a Clip cuts, (C,), and note the Clip's new limit.
+
+        That is the largest peak: a channel that reaches the old limit keeps its scale, and the others are cut above
+        what was measured of them.
+        """
+        limit, tensor = float(self._constants[clip.input[2]].item()), clip.output[0]
+        if tensor not in self._peaks:
+            return None
+        peaks = np.minimum(np.asarray(self._peaks[tensor], np.float64) * CLIPPED_MARGIN, limit)
+        if len(peaks) < MIN_CHANNELS or not peaks.any():
+            return None
+        peak = peaks.max()
+        self._limits[clip.name] = np.array(peak, np.float32)
+        factors = np.where(peaks > 0, peaks / peak, 1.0)
+        return np.asarray(np.maximum(factors, 1 / MAX_WIDENING), np.float64)
+
     def _factors(self, tensor: str, weights: Float64 | None) -> Float64 | None:
         """Compute what to divide each channel by, (C,); the widest stays as it is. None: there is nothing to even."""
         if tensor not in self._peaks or len(self._peaks[tensor]) < MIN_CHANNELS:
@@ -239,6 +269,8 @@ class _Equalizer:
                     copy.input[index] = self._multiply(writer, name, node, index)
             if node.op_type == "Conv":
                 self._store(writer, copy)
+            if node.name in self._limits:
+                copy.input[2] = writer.constant(f"{node.name}/limit", self._limits[node.name])
             if node.name == self._aligned:
                 offset = np.array(self._grid.offset, np.float32)
                 shape = () if len(offset) == 1 else (1, -1, 1, 1)

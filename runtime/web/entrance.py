@@ -19,9 +19,10 @@ if TYPE_CHECKING:
 
 COOKIE = "hybrid_edge_session"
 PUBLIC = ("/login", "/static/page.css", "/static/login.js", "/static/icon.svg")  # what the login itself needs
+BODY_PARTS = (128, 64)  # parts of bodies, 64 to 320 KiB where they come fast: at a time, and a second after that
 BODY_TIME = 20.0  # seconds for a whole body
 SEND_TIME = 10.0  # seconds for one part of an answer, after which its reader is given up
-REQUESTS = (100, 50)  # requests at a time, and a second after that
+REQUESTS = (100, 25)  # requests at a time, and a second after that
 POLICY = (
     "default-src 'self'; img-src 'self' blob:; object-src 'none'; base-uri 'none'; form-action 'self'; "
     "frame-ancestors 'none'"
@@ -44,6 +45,7 @@ class Entrance:
         self._app = app
         self._access = access
         self._rate = Rate(*REQUESTS)
+        self._parts = Rate(*BODY_PARTS)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
@@ -57,6 +59,7 @@ class Entrance:
         async def read() -> Message:
             nonlocal unread
             message = await receive()
+            await asyncio.sleep(self._parts.take() if message.get("body") else 0)
             unread = unread and message.get("more_body", False)
             return message
 

@@ -88,7 +88,7 @@ def describe_bundle(classifier: Classifier) -> dict[str, Any]:
                 "parity": {
                     **variant.parity.model_dump(mode="json"),
                     "passed": variant.parity.passed,
-                    "checks": [check._asdict() for check in variant.parity.checks],
+                    "checks": [{**check._asdict(), "passed": check.passed} for check in variant.parity.checks],
                 },
                 "warnings": list(variant.warnings),
             }

@@ -28,8 +28,9 @@ def encode_jpeg(picture: Pixels, max_width: int | None = None) -> bytes:
     """Encode an (H, W, 3) uint8 BGR picture, not wider than ``max_width`` pixels, as JPEG."""
     height, width = picture.shape[:2]
     if max_width is not None and width > max_width:
+        # INTER_AREA looks better and takes five times as long: as long as all the rest together
         size = max_width, max(1, height * max_width // width)
-        picture = np.asarray(cv2.resize(picture, size, interpolation=cv2.INTER_AREA), np.uint8)
+        picture = np.asarray(cv2.resize(picture, size, interpolation=cv2.INTER_LINEAR), np.uint8)
     _, encoded = cv2.imencode(".jpg", picture, (cv2.IMWRITE_JPEG_QUALITY, QUALITY))
     return encoded.tobytes()
 

@@ -37,6 +37,7 @@ MAX_LOGIN = 2**12  # 4 KiB
 MAX_VIEWERS = 16  # of pictures
 MAX_LISTENERS = 32  # of events
 EVENT_PERIOD = 0.2  # seconds between two events of a kind
+AGAIN_AFTER = 0.25  # seconds after which a picture that no other follows is sent once more
 BOUNDARY = "frame"
 EXPECTED = {
     404: "expected an address of this page, or of its API, which /api/v1/openapi.json describes; found none",
@@ -128,10 +129,16 @@ class Routes:
         return StreamingResponse(self._parts(source), media_type=f"multipart/x-mixed-replace; boundary={BOUNDARY}")
 
     async def _parts(self, source: str) -> AsyncIterator[bytes]:
-        number = 0
+        number, jpeg, shown = 0, b"", True
         with self._pictures.watching(source):
             while True:
-                number, jpeg = await self._pictures.after(source, number)
+                # a browser shows a picture when the next one begins: where none comes, the same one follows itself
+                try:
+                    newest = self._pictures.after(source, number)
+                    number, jpeg = await asyncio.wait_for(newest, None if shown else AGAIN_AFTER)
+                    shown = False
+                except (TimeoutError, asyncio.TimeoutError):
+                    shown = True
                 head = f"--{BOUNDARY}\r\nContent-Type: image/jpeg\r\nContent-Length: {len(jpeg)}\r\n\r\n"
                 yield b"%b%b\r\n" % (head.encode(), jpeg)
 

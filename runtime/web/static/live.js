@@ -1,6 +1,6 @@
 // The connection to the device, the tabs and the Live view. Texts become text nodes, never HTML.
 import { $, api, clock, element, fill, ms, percent, showBars } from "./panels.js";
-import { showBundle, showLatency, takePictures } from "./panels.js";
+import { showBundle, showLatency } from "./panels.js";
 
 const STREAMS = 3; // a browser opens six connections to a host: one is for events, two are kept for requests
 const [WINDOW, SLOTS] = [600, 200]; // a timeline's seconds, and its slots: each shows the answer in its middle
@@ -23,6 +23,7 @@ function connect() {
   };
 }
 
+const seen = ({ id, flowing }) => (flowing && latest.get(id)) || { error: "no answer", top: [] };
 const copy = (template) => $(template).content.firstElementChild.cloneNode(true);
 const connected = () => events.readyState === events.OPEN;
 const showTimes = () => connected() && !$("#latency").hidden && load("latency", showLatency);
@@ -91,15 +92,15 @@ function showCamera({ card, sources, views, drawn }) {
   card.style.setProperty("--ratio", width / height || 1.5);
   fill(card, { state: flowing ? "flowing" : "lost", stopped: flowing ? "" : `No picture for ${quiet}` });
   Object.assign($(".snapshot", card), { href: `/api/v1/sources/${id}/snapshot`, download: `${id}.jpg` });
-  const boxes = sources.map(({ id, box, region }) => box && [box, `${region}: ${latest.get(id)?.answer?.label ?? ""}`]);
+  const boxes = sources.map(({ box, region, ...one }) => box && [box, `${region}: ${seen(one).answer?.label ?? ""}`]);
   boxes.push(large === card && drawn && [drawn, "new"]);
   $(".boxes", card).replaceChildren(...boxes.filter(Boolean).map(([[x, y, w, h], text]) => element(
     "span", { "--x": x / width, "--y": y / height, "--w": w / width, "--h": h / height }, text,
   )));
   for (const { id, region, fps, dropped, unreadable, reconnects } of sources) {
     if (!views.has(id)) views.set(id, $(".views", card).appendChild(copy("#view")));
-    const { answer, error, age_ms, top } = latest.get(id) ?? { error: "–", age_ms: 0, top: [] };
-    const [age, probability] = [flowing ? ms(age_ms) : quiet, answer ? percent(answer.probability) : ""];
+    const { answer, error, age_ms, top } = seen({ id, flowing });
+    const [age, probability] = [age_ms ? ms(age_ms) : quiet, answer ? percent(answer.probability) : ""];
     const counts = { fps: `${fps.toFixed(1)} /s`, dropped, unreadable, reconnects };
     fill(views.get(id), { region, label: answer?.label ?? error, probability, age, ...counts });
     showBars($(".bars", views.get(id)), top);
@@ -205,5 +206,4 @@ $("#pause").onclick = ({ target }) => {
 };
 document.onvisibilitychange = play;
 setInterval(showTimes, 2000);
-takePictures();
 connect();

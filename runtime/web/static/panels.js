@@ -37,8 +37,9 @@ export async function api(path, options) {
 }
 
 export function showBundle({ variant, variants, ...others }) {
+  const round = (value) => (Number.isInteger(value) ? value : Number(value?.toPrecision?.(3)) || value);
   const pairs = (value) => Object.entries(value).map((pair) => pair.join(" "));
-  const inWords = (value) => (value?.constructor === Object ? pairs(value) : [value].flat()).join(", ") || "–";
+  const inWords = (value) => (value?.constructor === Object ? pairs(value) : [round(value)].flat()).join(", ") || "–";
   for (const list of document.querySelectorAll("#bundle dl")) {
     const facts = Object.entries(others[list.dataset.is] ?? { check: "left out" });
     list.replaceChildren(...facts.map(([name, value]) => element(
@@ -47,11 +48,10 @@ export function showBundle({ variant, variants, ...others }) {
   }
   $("#bundle tbody").replaceChildren(...variants.map(({ name, target, size, parity: { checks, passed } }) => {
     const gates = checks.map(({ name, found, limit, passed }) => element(
-      "li", { class: passed ? "" : "bad" }, `${name}: ${Number(found.toPrecision(2))} (limit ${limit})`,
+      "li", { class: passed ? "" : "bad" }, `${name}: ${round(found)} (limit ${limit})`,
     ));
-    const megabytes = `${(size / 2 ** 20).toFixed(1)} MiB`;
     const title = name === variant ? element("strong", {}, `${name}, running`) : name;
-    const cells = [title, target, megabytes, element("ul", {}, ...gates), passed ? "passed" : "failed"];
+    const cells = [title, target, (size / 1e6).toFixed(1), element("ul", {}, ...gates), passed ? "passed" : "failed"];
     return element("tr", {}, ...cells.map((cell) => element("td", {}, cell)));
   }));
 }
@@ -104,8 +104,6 @@ function classifyPicture(file) {
   }).catch(({ message }) => say(message));
 }
 
-export function takePictures() {
-  const take = ([file]) => file && classifyPicture(file);
-  $("[type=file]").onchange = ({ target }) => take(target.files); // what is dropped on the field, too
-  document.onpaste = ({ clipboardData }) => $("#classify").hidden || take(clipboardData.files);
-}
+const take = ([file]) => file && classifyPicture(file);
+$("[type=file]").onchange = ({ target }) => take(target.files); // what is dropped on the field, too
+document.onpaste = ({ clipboardData }) => $("#classify").hidden || take(clipboardData.files);

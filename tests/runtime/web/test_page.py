@@ -176,6 +176,7 @@ def test_the_tabs_are_reached_by_arrow_keys_and_show_the_bundle_and_the_latency(
     assert "top-1 agreement" not in row  # of the small bundle's record, which has no limit for it
     assert "(limit 0.0001)" in row
     assert row.endswith("passed")
+    assert page.locator("#bundle .bad").count() == 0
     facts = page.locator("#bundle dl").all_text_contents()
     assert "image size28" in facts[0]
     assert "examples8" in facts[1]
@@ -290,6 +291,9 @@ def test_a_stream_that_dies_is_told_in_words_and_comes_back(page: Any, device: D
     card.locator(".state", has_text="lost").wait_for()
     page.locator("[role=status]", has_text=re.compile("Last fault, .*: lost: ")).wait_for()
     card.locator(".stopped", has_text=re.compile(r"No picture for \d+ s")).wait_for()
+    card.locator(".answer", has_text="no answer").wait_for()
+    page.reload()  # the last picture is shown to who comes now, too
+    shows(page, card.locator("img"))
     device.streams[0].restart()
     card.locator(".state", has_text="flowing").wait_for()
     assert card.locator(".stopped").is_hidden()
