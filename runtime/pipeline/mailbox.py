@@ -288,9 +288,10 @@ class Intake:
 
 
 def _captured_together(boxes: Sequence[Mailbox]) -> list[Mailbox]:
-    """Return the mailboxes of one source whose next frames are of one picture: all, but where a region was left out."""
+    """Return the mailboxes of one source that have its oldest picture: all, but where a region was left out of it."""
     filled = [box for box in boxes if box.frames]
-    return [box for box in filled if box.frames[0].whole is filled[0].frames[0].whole]
+    oldest = min((box.frames[0].index for box in filled), default=0)
+    return [box for box in filled if box.frames[0].index == oldest]
 
 
 def _size(frame: Frame) -> int:

@@ -29,6 +29,21 @@ def test_files_go_in_batches_of_eight_and_live_frames_alone() -> None:
     assert InferRequest(("0", "1"), batch=2).batch_size == 2
 
 
+@pytest.mark.parametrize(
+    ("regions", "live", "files"),
+    [
+        (("a=0,0,1,1",), 1, 8),
+        (("a=0,0,1,1", "b=0,0,1,1", "c=0,0,1,1"), 3, 9),
+        (("a=0,0,1,1", "b@video0=0,0,1,1", "c@video0=0,0,1,1", "d@video1=0,0,1,1"), 3, 9),
+        (tuple(f"r{number}=0,0,1,1" for number in range(11)), 11, 11),
+    ],
+)
+def test_the_regions_of_a_picture_go_in_one_batch_by_default(regions: tuple[str, ...], live: int, files: int) -> None:
+    assert InferRequest(("0",), regions=regions).batch_size == live
+    assert InferRequest(("a.png",), regions=regions).batch_size == files
+    assert InferRequest(("0",), regions=regions, batch=2).batch_size == 2
+
+
 def test_who_asks_for_a_supervisor_gets_one_and_who_does_not_want_one_has_none() -> None:
     assert InferRequest(("a.png",), supervise=True).supervised
     assert not InferRequest(("0",), supervise=False).supervised

@@ -9,7 +9,9 @@ from support.live.pipelines import Camera, Clip, KeepingSink, balanced, images, 
 from hybrid_edge.runtime import Classifier, Frame
 from hybrid_edge.runtime.errors import UsageError
 from hybrid_edge.runtime.outputs.sink import Result
-from hybrid_edge.runtime.pipeline.mailbox import Intake, Mailbox
+from hybrid_edge.runtime.pipeline.dataflow import Pipeline, PipelineOptions
+from hybrid_edge.runtime.pipeline.handover import Batch
+from hybrid_edge.runtime.pipeline.mailbox import Intake, Mailbox, PendingFrame
 from hybrid_edge.runtime.sources.events import Events
 from hybrid_edge.runtime.sources.regions import Region, parse_regions
 
@@ -147,19 +149,23 @@ def test_a_picture_lives_no_longer_than_its_regions(classifier: Classifier) -> N
     assert camera.alive.now <= 1
 
 
+def parts_of(index: int, boxes: Sequence[Mailbox]) -> list[tuple[Mailbox, Frame]]:
+    """A picture's part for each mailbox."""
+    whole = np.zeros((2, 2, 3), np.uint8)
+    return [(box, Frame("camera", index, whole[:1], region=box.region, whole=whole)) for box in boxes]
+
+
+def boxes_of(*, newest: bool) -> list[Mailbox]:
+    return [Mailbox("camera", live=True, newest=newest, region=name) for name in NAMES]
+
+
 def test_a_slow_engine_gets_the_newest_picture_of_all_regions_whatever_came_while_one_was_taken() -> None:
-    boxes = [Mailbox("camera", live=True, newest=True, region=name) for name in NAMES]
+    boxes = boxes_of(newest=True)
     intake = Intake([boxes], fresh=False)
-
-    def put(index: int) -> None:
-        whole = np.zeros((2, 2, 3), np.uint8)
-        rows = [(box, Frame("camera", index, whole[:1], region=box.region, whole=whole)) for box in boxes]
-        intake.put(*rows)
-
-    put(0)
-    put(1)
+    intake.put(*parts_of(0, boxes))
+    intake.put(*parts_of(1, boxes))
     taken = [intake.take(0)]
-    put(2)  # while the first region of picture 1 is preprocessed
+    intake.put(*parts_of(2, boxes))  # while the first region of picture 1 is preprocessed
     taken += [intake.take(time.monotonic(), room) for room in (2, 1)]
     assert intake.take(time.monotonic(), 2) is None  # picture 2 has three
     taken += [intake.take(0) for _ in NAMES]
@@ -169,11 +175,47 @@ def test_a_slow_engine_gets_the_newest_picture_of_all_regions_whatever_came_whil
     assert [(item.captured, item.dropped, item.waiting) for item in intake.status(lambda _: 0)] == [(3, 1, 2)] * 3
 
 
-def test_regions_taken_and_not_yet_returned_are_counted_as_dropped_at_the_end() -> None:
-    boxes = [Mailbox("camera", live=True, newest=True, region=name) for name in NAMES]
+def test_a_fresh_intake_waits_for_all_regions_of_the_picture_that_is_on_its_way() -> None:
+    boxes = boxes_of(newest=True)
     intake = Intake([boxes], fresh=True)
-    whole = np.zeros((2, 2, 3), np.uint8)
-    intake.put(*((box, Frame("camera", 0, whole[:1], region=box.region, whole=whole)) for box in boxes))
+    intake.put(*parts_of(0, boxes))
+    taken = [intake.take(0) for _ in NAMES]
+    intake.put(*parts_of(1, boxes))
+    for entry in taken:
+        assert intake.take(time.monotonic()) is None
+        assert entry is not None
+        intake.settle([entry])
+    following = intake.take(time.monotonic())
+    assert following is not None
+    assert following.frame.index == 1
+
+
+@pytest.mark.parametrize(("batch", "fresh"), [(1, True), (3, True), (4, False)])
+def test_a_batch_of_one_picture_takes_no_picture_before_the_one_on_its_way_is_done(
+    classifier: Classifier, batch: int, fresh: bool
+) -> None:
+    options = PipelineOptions(batch, regions=regions(camera=THREE))
+    assert Pipeline(classifier, [Camera()], [], options, Events())._links.intake._fresh == fresh
+
+
+def test_where_every_picture_counts_one_without_a_region_mixes_up_none() -> None:
+    boxes = boxes_of(newest=False)
+    intake = Intake([boxes], fresh=False)
+    for index, present in enumerate((boxes, boxes[1:2], boxes[1:], boxes)):
+        intake.put(*parts_of(index, present))
+    taken = [intake.take(0) for _ in range(9)]
+    assert [entry and (entry.frame.index, entry.box.region) for entry in taken] == [
+        *((0, name) for name in NAMES),
+        (1, "dial"),
+        *((2, name) for name in NAMES[1:]),
+        *((3, name) for name in NAMES),
+    ]
+
+
+def test_regions_taken_and_not_yet_returned_are_counted_as_dropped_at_the_end() -> None:
+    boxes = boxes_of(newest=True)
+    intake = Intake([boxes], fresh=True)
+    intake.put(*parts_of(0, boxes))
     first = intake.take(0)
     assert first is not None
     assert not intake.over
@@ -183,3 +225,12 @@ def test_regions_taken_and_not_yet_returned_are_counted_as_dropped_at_the_end() 
     counts = [(item.classified, item.dropped, item.waiting) for item in intake.status(lambda _: 0)]
     assert counts == [(1, 0, 0), (0, 1, 0), (0, 1, 0)]
     assert intake.over
+
+
+def test_a_picture_counts_once_in_a_batchs_memory_however_many_regions_it_has(classifier: Classifier) -> None:
+    (buffers,) = classifier.selection.backend.buffers(8, 1)
+    batch, boxes = Batch(buffers), boxes_of(newest=True)
+    for index in range(2):
+        for box, part in parts_of(index, boxes):
+            batch.add(PendingFrame(box, part))
+    assert (batch.rows, batch.size) == (6, 2 * 12)
