@@ -239,7 +239,11 @@ def _facts(entry: ReportEntry) -> Iterator[str]:
         yield f"{entry.parity.flips} of {entry.parity.images} labels flipped, shown in {entry.flips}"
     if found := entry.temperature:
         errors = f"{100 * found.error_before:.1f} % → {100 * found.error_after:.1f} %"
-        yield f"temperature {found.value:.3g}: calibration error {errors} on {found.images} images, shown in {DIAGRAMS}"
+        better = "" if found.error_after < found.error_before else ", no better with it"
+        yield (
+            f"temperature {found.value:.3g}: calibration error {errors} on {found.images} images{better}, shown in "
+            f"{DIAGRAMS}"
+        )
 
 
 def _warnings(entry: ReportEntry) -> tuple[str, ...]:

@@ -20,7 +20,7 @@ Logits = npt.NDArray[np.float32]
 Labels = npt.NDArray[np.int64]
 
 BINS = 15
-# of as many images, drawn from 1,000 of tiny-imagenet, the temperatures scatter by PERCENT % (docs/measurements.md)
+# temperatures of as many images, drawn from 1,000 of tiny-imagenet, scatter by 12 %, of half as many by 18 %
 MIN_LABELLED = 100
 GOLDEN_RATIO = (math.sqrt(5) - 1) / 2
 STEPS = 32  # of the search, each of which leaves 62 % of the range: log T is known to 1e-6 then

@@ -5,15 +5,16 @@ from __future__ import annotations
 import shutil
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx
 import pytest
 from support.models.bundles import files_of
-from support.models.standin import DIGITS, make_standin
+from support.models.standin import DIGITS, make_standin, write_crops
 from support.models.whole import CALIBRATION, NAMES, PHOTOS, export_whole, write_decided
 
+from hybrid_edge.export.bundle.report import DIAGRAMS, show_report
 from hybrid_edge.export.convert.inspection import describe
 from hybrid_edge.export.export_request import ExportSettings, make_request
 from hybrid_edge.export.exporter import export
@@ -24,7 +25,7 @@ from hybrid_edge.runtime.bundle import Bundle
 from hybrid_edge.runtime.classifier import Classifier
 from hybrid_edge.runtime.errors import CalibrationError, DataError
 from hybrid_edge.runtime.manifest import MANIFEST
-from hybrid_edge.runtime.preprocess import contract_hash
+from hybrid_edge.runtime.preprocess import contract_hash, read_image
 from hybrid_edge.train.data import LabelledImage
 
 if TYPE_CHECKING:
@@ -173,6 +174,47 @@ def test_the_report_has_everything(whole: Whole) -> None:
         assert all(0 <= value < 16_000 for value in largest.values())
     for step in ("load the Keras model", "convert to ONNX", "calibrate on 40 images", "commit the bundle"):
         assert report["seconds"][step] >= 0
+
+
+def test_a_temperature_is_fitted_on_labelled_images_and_a_device_applies_it(
+    exported_digits: Any, digits_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    crops = sorted(write_crops(tmp_path / "crops", 110, seed=83).rglob("*.png"))
+    with Classifier.load(exported_digits.bundle) as classifier:
+        own = [found.label for found in classifier.predict(crops)]
+    for number, (path, label) in enumerate(zip(crops, own, strict=True)):
+        truth = label if number % 4 else str((int(label) + 1) % 10)  # three quarters of the answers are right
+        (tmp_path / "labelled" / truth).mkdir(parents=True, exist_ok=True)
+        path.rename(tmp_path / "labelled" / truth / path.name)
+    result = export(make_request(digits_file, images=tmp_path / "labelled", out=tmp_path / "bundle"))
+    bundle = Bundle.open(result.bundle)
+    for item in bundle.manifest.variants:
+        found = item.temperature
+        assert found is not None
+        assert (found.images, sum(part.images for part in found.before)) == (110, 110)
+        before = exported_digits.manifest.variants[0]
+        assert item.file.sha256 == before.file.sha256  # nothing of it is in the graph
+    assert (result.report / DIAGRAMS).is_file()
+    show_report(result.entries)
+    assert (
+        f"temperature {found.value:.3g}: calibration error {100 * found.error_before:.1f} %" in capsys.readouterr().out
+    )
+    frames = [read_image(next((tmp_path / "labelled").rglob("*.png")))]
+    with Classifier.load(bundle, calibrated=True) as calibrated, Classifier.load(bundle) as plain:
+        assert calibrated.golden is not None
+        (scaled,), (before_it,) = calibrated.predict(frames), plain.predict(frames)
+    assert scaled.label == before_it.label
+    powers = np.exp((before_it.logits.astype(np.float64) - before_it.logits.max()) / found.value)
+    np.testing.assert_allclose(scaled.probabilities, powers / powers.sum(), rtol=1e-5)
+
+
+def test_few_labelled_images_give_no_temperature_and_the_report_says_why(
+    whole: Whole, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert all(item.temperature is None for item in whole.variants.values())
+    show_report(whole.result.entries)
+    assert capsys.readouterr().out.count("no temperature for --calibrated: ") == 1
+    assert not (whole.result.report / DIAGRAMS).exists()
 
 
 def test_ranges_are_reused_where_everything_is_the_same(whole: Whole, tmp_path: Path) -> None:
