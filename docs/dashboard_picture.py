@@ -67,9 +67,10 @@ def draw(axes: Axes, panel: dict[str, Any], prometheus: str, start: float, end: 
     if not lines:
         axes.text(0.5, 0.5, "none on this machine", ha="center", va="center", transform=axes.transAxes, color="gray")
     else:
-        axes.legend(fontsize=6, loc="upper left", framealpha=0.6)
-        axes.xaxis.set_major_formatter(ConciseDateFormatter(axes.xaxis.get_major_locator()))
+        axes.legend(fontsize=6, loc="upper center", bbox_to_anchor=(0.5, -0.12), ncol=2, frameon=False)
+        axes.xaxis.set_major_formatter(ConciseDateFormatter(axes.xaxis.get_major_locator(), show_offset=False))
         axes.set_ylim(bottom=0)
+        axes.set_xlim(datetime.fromtimestamp(start), datetime.fromtimestamp(end))  # type: ignore[arg-type]
     unit = panel["fieldConfig"]["defaults"]["unit"]
     axes.set_title(panel["title"], fontsize=9, loc="left")
     axes.set_ylabel("share" if "stacking" in custom else UNITS.get(unit, unit), fontsize=7)

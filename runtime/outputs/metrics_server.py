@@ -57,7 +57,9 @@ class MetricsServer:
                     await asyncio.sleep(RETRY_PAUSE)
                     continue
                 if len(self._connections) >= MAX_CONNECTIONS:
-                    next(iter(self._connections)).cancel()
+                    oldest = next(iter(self._connections))
+                    oldest.cancel()
+                    await asyncio.wait({oldest})
                 task = self._loop.create_task(self._serve(connection))
                 self._connections[task] = None
                 task.add_done_callback(self._connections.pop)

@@ -264,9 +264,9 @@ class Intake:
                 guest.box.inside += 1
                 return guest
         for boxes in tuple(self._turns):
-            failed = next((box for box in boxes if box.errors), None)
-            if failed is not None:
-                return PendingFrame(failed, failed.errors.popleft(), counted=True)
+            for box in boxes:
+                if box.errors:
+                    return PendingFrame(box, box.errors.popleft(), counted=True)
             together = _captured_together(boxes)
             if not together or (self._fresh and any(box.newest and box.inside for box in boxes)):
                 continue
@@ -290,7 +290,9 @@ class Intake:
 def _captured_together(boxes: Sequence[Mailbox]) -> list[Mailbox]:
     """Return the mailboxes of one source that have its oldest picture: all, but where a region was left out of it."""
     filled = [box for box in boxes if box.frames]
-    oldest = min((box.frames[0].index for box in filled), default=0)
+    if len(filled) < 2:  # without regions it is so for every frame, and small models take few microseconds for one
+        return filled
+    oldest = min(box.frames[0].index for box in filled)
     return [box for box in filled if box.frames[0].index == oldest]
 
 

@@ -38,6 +38,33 @@ HEADERS = {
 }
 
 
+class _Exchange:
+    """One request and its answer: its body comes at the rate of ``parts``, its answer with our headers and in time."""
+
+    def __init__(self, headers: Headers, receive: Receive, send: Send, parts: Rate) -> None:
+        self.answered = False
+        self._unread = "transfer-encoding" in headers or headers.get("content-length", "0") != "0"
+        self._receive = receive
+        self._send = send
+        self._parts = parts
+
+    async def receive(self) -> Message:
+        message = await self._receive()
+        await asyncio.sleep(self._parts.take() if message.get("body") else 0)
+        self._unread = self._unread and message.get("more_body", False)
+        return message
+
+    async def send(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            self.answered = True
+            headers = MutableHeaders(scope=message)
+            for name, value in HEADERS.items():
+                headers.setdefault(name, value)
+            if self._unread:
+                headers["Connection"] = "close"  # what is left of the body is not read
+        await asyncio.wait_for(self._send(message), SEND_TIME)
+
+
 class Entrance:
     """This ASGI application lets in only requests that may come in, and bounds what answering them takes."""
 
@@ -53,38 +80,16 @@ class Entrance:
             return
         await asyncio.sleep(self._rate.take())
         headers = Headers(scope=scope)
-        unread = "transfer-encoding" in headers or headers.get("content-length", "0") != "0"
-        started = False
-
-        async def read() -> Message:
-            nonlocal unread
-            message = await receive()
-            await asyncio.sleep(self._parts.take() if message.get("body") else 0)
-            unread = unread and message.get("more_body", False)
-            return message
-
-        async def answer(message: Message) -> None:
-            nonlocal started
-            if message["type"] == "http.response.start":
-                started = True
-                own = MutableHeaders(scope=message)
-                for name, value in HEADERS.items():
-                    own.setdefault(name, value)
-                if unread:
-                    own["Connection"] = "close"  # what is left of the body is not read
-            await asyncio.wait_for(send(message), SEND_TIME)
-
-        refusal = self._refusal(scope, headers)
+        exchange = _Exchange(headers, receive, send, self._parts)
         try:
-            await (refusal or self._app)(scope, read, answer)
+            await (self._refusal(scope, headers) or self._app)(scope, exchange.receive, exchange.send)
         except (TimeoutError, asyncio.TimeoutError, ClientDisconnect, OSError):
             raise ConnectionAbortedError from None  # the connection is closed, and nobody is told
         except Exception as error:
             say(f"web: {scope['method']} {scope['path']}: {type(error).__name__}: {error}", style="yellow")
-            if not started:
-                await failure(503, "expected an answer, found an error of this page, which stderr names")(
-                    scope, read, answer
-                )
+            if not exchange.answered:
+                answer = failure(503, "expected an answer, found an error of this page, which stderr names")
+                await answer(scope, exchange.receive, exchange.send)
 
     def _refusal(self, scope: Scope, headers: Headers) -> Response | None:
         access, path = self._access, scope["path"]

@@ -34,6 +34,7 @@ API = "/api/v1"
 FOLDER = Path(__file__).parent / "static"
 MAX_BODY = 2**25  # 32 MiB
 MAX_LOGIN = 2**12  # 4 KiB
+MAX_LOGINS = 8  # whose form is being read
 MAX_VIEWERS = 16  # of pictures
 MAX_LISTENERS = 32  # of events
 EVENT_PERIOD = 0.2  # seconds between two events of a kind
@@ -65,7 +66,7 @@ class Routes:
             "latency": state.tell_latency,
             "bundle": lambda: bundle,
         }
-        self._listeners = 0
+        self._listeners = self._logins = 0
         self._made: dict[str, tuple[int, str]] = {}
         self._files = {file.name: file.read_bytes() for file in FOLDER.glob("*")}
 
@@ -181,7 +182,13 @@ class Routes:
             answer.headers["Referrer-Policy"] = "same-origin"
             return answer
         access, client = self._access, client_of(request.scope)
-        form = parse_qs((await read_body(request, MAX_LOGIN)).decode("latin-1"), max_num_fields=4)
+        if self._logins >= MAX_LOGINS:  # who has no token yet must not take all connections by forms that never end
+            return failure(429, f"expected at most {MAX_LOGINS} logins at a time; try again", {"Retry-After": "1"})
+        self._logins += 1
+        try:
+            form = parse_qs((await read_body(request, MAX_LOGIN)).decode("latin-1"), max_num_fields=4)
+        finally:
+            self._logins -= 1
         if not access.is_token(form.get("token", [""])[0], client) and access.needs_token:
             late = access.tries_later(client)
             if "text/html" in request.headers.get("accept", ""):

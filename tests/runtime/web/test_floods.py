@@ -9,7 +9,7 @@ import zlib
 from pathlib import Path
 
 import pytest
-from support.live.web_client import Served
+from support.live.web_client import TOKEN, Served
 
 from hybrid_edge.runtime.web import http_server, routes
 from hybrid_edge.runtime.web.http_server import MAX_CONNECTIONS
@@ -130,6 +130,18 @@ def test_viewers_that_read_nothing_are_given_up_and_hold_up_neither_others_nor_t
     for connection in idle:
         connection.close()
     served.until(lambda: served.api("status")["viewers"] == 0, "the end of all viewers")
+
+
+def test_logins_that_never_end_keep_nobody_out(guarded: Served) -> None:
+    head = f"POST /login HTTP/1.1\r\nHost: 127.0.0.1:{guarded.port}\r\nContent-Length: 30\r\n\r\ntoken="
+    slow = [guarded.connect() for _ in range(MAX_CONNECTIONS + 8)]
+    for connection in slow:
+        connection.sendall(head.encode())
+    assert guarded.ask(API, authorization=f"Bearer {TOKEN}").status == 200
+    assert guarded.ask("/login", "POST", b"token=x").status == 429
+    for connection in slow:
+        connection.close()
+    guarded.until(lambda: guarded.ask("/login", "POST", b"token=x").status == 401, "the end of those logins")
 
 
 def test_headers_without_end_are_refused(served: Served) -> None:
