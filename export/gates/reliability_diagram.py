@@ -41,7 +41,7 @@ def write_diagrams(path: Path, temperatures: Mapping[str, Temperature]) -> Path 
         title = f"{', '.join(names)}: {found.images:,} images"
         place.text(0.015, 0.965, title, size=11, weight="bold", va="center", parse_math=False)
         grid = place.add_gridspec(2, 2, height_ratios=(3.2, 1))
-        grid.update(left=0.075, right=0.985, top=0.84, bottom=0.13, hspace=0.12, wspace=0.16)
+        grid.update(left=0.075, right=0.985, top=0.84, bottom=0.13, hspace=0.12, wspace=0.2)
         sides = (
             ("as the model says it", found.before, found.error_before),
             (f"at temperature {found.value:.2f}", found.after, found.error_after),
@@ -51,9 +51,6 @@ def write_diagrams(path: Path, temperatures: Mapping[str, Temperature]) -> Path 
             _draw_bins(above, bins)
             above.set_title(f"{what}: calibration error {100 * error:.1f} %", size=9, color=QUIET, loc="left")
             _draw_counts(below, bins)
-            if column == 0:
-                above.set_ylabel("right", size=8, color=QUIET)
-                below.set_ylabel("images", size=8, color=QUIET)
     with replacing(path, suffix=".png") as partial, warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph")
         figure.savefig(partial, dpi=DPI, metadata={"Software": None})
@@ -75,6 +72,7 @@ def _draw_bins(axis: Axes, bins: Sequence[ReliabilityBin]) -> None:
     axis.set(xlim=(0, 1), ylim=(0, 1), xticks=[])
     _finish(axis)
     axis.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
+    axis.set_ylabel("right", size=8, color=QUIET, labelpad=2)
     for color, text, height in ((TOO_SURE, "surer than right", 0.91), (TOO_SHY, "less sure than right", 0.81)):
         axis.add_patch(Rectangle((0.03, height), 0.02, 0.06, color=color))
         axis.text(0.065, height, text, color=QUIET, size=7)
@@ -91,6 +89,7 @@ def _draw_counts(axis: Axes, bins: Sequence[ReliabilityBin]) -> None:
     axis.set(xlim=(0, 1), ylim=(0, 1.3 * most))
     axis.set_xlabel("probability of the first label", size=8, color=QUIET, labelpad=2)
     axis.xaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
+    axis.set_ylabel("images", size=8, color=QUIET)
     _finish(axis)
     axis.set_yticks([])
 
