@@ -40,6 +40,7 @@ Images = Sequence[tuple[Path, int]]
 BATCH, BATCH_PIXELS = 16, 2**20
 STATISTICS, STRENGTH = 640, 0.002  # images that make_cnn re-estimates on, and its logistic regression's C
 SMALL = 64  # pixels that it trains at
+LAYER_SCALE = 0.1  # of each of ConvNeXt's blocks
 
 
 def main(
@@ -79,7 +80,9 @@ def make_cnn(backbone: Backbone, size: str, data: str, out: str, train: str, epo
     model = build_model(spec)
     cnn = model.get_layer("cnn")
     images = sample(folder, spec, int(train), seed=0)
-    cnn.set_weights(trained_weights(spec, images, int(epochs)))
+    if int(epochs):
+        cnn.set_weights(trained_weights(spec, images, int(epochs)))
+    widen_layer_scale(cnn)
     reestimate(cnn, spec, images[:STATISTICS])
     run = tf.function(lambda image: cnn(image, training=False), reduce_retracing=True)
     found = np.concatenate([np.asarray(run(tensors["image"])) for tensors in tensors_of(spec, images)])
@@ -118,6 +121,13 @@ def tensors_of(spec: ModelSpec, images: Images) -> Iterator[dict[str, Array]]:
         yield preprocessor([read_image(path) for path, _ in images[start : start + batch]])
 
 
+def widen_layer_scale(cnn: Any) -> None:
+    """Let ConvNeXt's blocks count: they begin at a millionth, with which a few epochs train the first layers alone."""
+    for weight in cnn.weights:
+        if "_layer_scale/" in weight.path:
+            weight.assign(np.maximum(weight, LAYER_SCALE))
+
+
 def reestimate(cnn: Any, spec: ModelSpec, images: Images) -> None:
     """BatchNorm's moving statistics become the plain mean of those of every batch."""
     norms = [layer for layer in cnn.layers if isinstance(layer, keras.layers.BatchNormalization)]
@@ -144,10 +154,13 @@ def features(model: Any, spec: ModelSpec, images: Images) -> Array:
 
 
 def fit_head(products: Array, labels: npt.NDArray[np.int64], strength: float) -> list[Array]:
-    """Kernel and bias of a logistic regression on standardized features, the standardization folded in."""
-    mean, deviation = products.mean(axis=0), products.std(axis=0) + 1e-9
+    """Kernel and bias of a logistic regression on centred features of a common scale, which is folded in.
+
+    A scale for each feature would weigh up those that hardly vary, whose rounding errors then decide.
+    """
+    mean, deviation = products.mean(axis=0), products.std(axis=0).mean()
     fitted = LogisticRegression(C=strength, max_iter=300).fit((products - mean) / deviation, labels)
-    kernel = fitted.coef_.T / deviation[:, None]
+    kernel = fitted.coef_.T / deviation
     return [kernel.astype(np.float32), (fitted.intercept_ - mean @ kernel).astype(np.float32)]
 
 

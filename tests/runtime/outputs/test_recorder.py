@@ -1,3 +1,4 @@
+import gc
 import subprocess
 import sys
 from itertools import pairwise
@@ -178,13 +179,14 @@ def test_many_sources_keep_few_files_open(tmp_path: Path) -> None:
     def files() -> int:
         return len(list(Path("/proc/self/fd").iterdir()))
 
+    gc.collect()  # files that tests before this one left to it must not be closed in between
     before = files()
     recorder = Recorder(tmp_path / "out.mp4")
     for number in range(50):
         recorder.write(make_result(f"{number}.avi"))
     assert files() - before <= 32
     recorder.close()
-    assert files() == before
+    assert files() <= before
     assert len(recorder.paths) == 50
 
 
