@@ -238,12 +238,10 @@ def _facts(entry: ReportEntry) -> Iterator[str]:
     if entry.flips and entry.parity:
         yield f"{entry.parity.flips} of {entry.parity.images} labels flipped, shown in {entry.flips}"
     if found := entry.temperature:
-        errors = f"{100 * found.error_before:.1f} % → {100 * found.error_after:.1f} %"
-        better = "" if found.error_after < found.error_before else ", no better with it"
-        yield (
-            f"temperature {found.value:.3g}: calibration error {errors} on {found.images} images{better}, shown in "
-            f"{DIAGRAMS}"
-        )
+        after = f" → {100 * found.error_after:.1f} %" if found.value != 1 else ""
+        kept = "" if found.value != 1 else ", no smaller at another"
+        error = f"calibration error {100 * found.error_before:.1f} %{after}"
+        yield f"temperature {found.value:.3g}: {error} on {found.images} images{kept}, shown in {DIAGRAMS}"
 
 
 def _warnings(entry: ReportEntry) -> tuple[str, ...]:

@@ -35,7 +35,8 @@ def measure_temperature(logits: Logits, labels: Labels) -> Temperature | str:
         labels: (N,) the true classes, -1 where they aren't known; such images count for nothing.
 
     The temperature is fitted on all images. The error after is cross-fitted, so that nothing is judged by what it was
-    fitted on: each half of the images, in a fixed random order, at the temperature of the other half.
+    fitted on: each half of the images, in a fixed random order, at the temperature of the other half. Where that is no
+    smaller than before, the temperature is 1: the model is about as sure as it is right.
     """
     known = labels >= 0
     logits, labels = logits[known], labels[known]
@@ -52,6 +53,8 @@ def measure_temperature(logits: Logits, labels: Labels) -> Temperature | str:
     for rows, temperature in zip((second, first), halves, strict=True):
         crossed[rows] = _probabilities(logits[rows], temperature)
     after = reliability(crossed, labels)
+    if calibration_error(after) >= calibration_error(before):
+        value, after = 1.0, before
     return Temperature(
         value=value,
         images=len(labels),

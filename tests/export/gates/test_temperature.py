@@ -64,11 +64,23 @@ def test_bins_hold_counts_confidence_and_accuracy_and_their_gaps_make_the_error(
 def test_the_error_after_is_not_judged_on_what_it_was_fitted_on() -> None:
     logits, labels = calibrated(200, seed=1)
     order = np.random.default_rng(0).permutation(200)
-    mixed = np.ones((200, 1), np.float32)
-    mixed[order[::2]] = 4.0  # one half of the images needs four times the other's temperature
+    mixed = np.full((200, 1), 4.0, np.float32)
+    mixed[order[::2]] = 10.0  # one half of the images needs 2.5 times the other's temperature
     found = measure_temperature(mixed * logits, labels)
     at_all = Outputs(mixed * logits, logits).at_temperature(found.value).probabilities
     assert found.error_after > calibration_error(reliability(at_all, labels)) + 0.02
+
+
+def test_where_the_error_would_be_no_smaller_the_temperature_is_1() -> None:
+    """Of a model that is about as sure as it is right, chance makes some temperatures better and some worse."""
+    kept = [
+        item for seed in range(20) if isinstance(item := measure_temperature(*calibrated(200, seed=seed)), Temperature)
+    ]
+    assert len(kept) == 20
+    for item in kept:
+        assert (item.error_after < item.error_before) == (item.value != 1.0)
+        assert item.value != 1.0 or (item.error_after, item.after) == (item.error_before, item.before)
+    assert 0 < sum(isinstance(item, Temperature) and item.value == 1.0 for item in kept) < 20
 
 
 def test_images_without_a_known_label_count_for_nothing_and_few_are_refused() -> None:
