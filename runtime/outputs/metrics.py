@@ -18,6 +18,7 @@ from typing import Any, get_args
 from ..errors import UsageError
 from ..sources.events import Kind
 from ..sources.names import short_names
+from ..sources.regions import FILES
 from .metrics_server import MetricsServer
 from .sensors import Sensors
 from .sink import Result, Sink, SourceStatus, Status
@@ -40,7 +41,6 @@ except ImportError as error:
     ) from error
 
 PREFIX = "hybrid_edge"
-FILES = "files"  # is the camera label of all files together
 STAGE_BOUNDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)  # seconds
 AGE_BOUNDS = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 1.0, 2.5, 10.0)
 COUNTS = {

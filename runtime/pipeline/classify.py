@@ -206,8 +206,11 @@ def _open_page(request: InferRequest, captures: Sequence[Capture]) -> list[LiveP
         return []
     try:
         from ..web.live_page import LivePage  # noqa: PLC0415  # most runs need neither starlette nor uvicorn
-    except ModuleNotFoundError as error:
-        raise UsageError(f"--web needs what is not installed here ({error}): pip install 'hybrid-edge[web]'") from error
+    except ImportError as error:
+        raise UsageError(
+            f"--web: expected starlette and uvicorn, found not both that can be imported ({error}): "
+            "pip install 'hybrid-edge[web]'"
+        ) from error
     return [LivePage(request, captures)]
 
 

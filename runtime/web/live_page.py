@@ -28,7 +28,6 @@ class LivePage(LiveState):
 
     Raises:
         UsageError: the address can't be served, no token protects it, or token or certificate can't be used.
-        BackendUnavailableError: the extra ``web`` is not installed.
     """
 
     def __init__(self, request: InferRequest, captures: Sequence[Capture]) -> None:

@@ -63,7 +63,9 @@ def test_what_can_not_be_served_is_wrong_usage_before_the_bundle_is_opened(
     with socket.create_server(("127.0.0.1", 0)) as taken:
         assert "already in use" in refused(f"127.0.0.1:{taken.getsockname()[1]}")
     assert "openssl rand -hex 32" in refused("0.0.0.0:0")
-    monkeypatch.setitem(sys.modules, "hybrid_edge.runtime.web.live_page", None)
+    for name in [name for name in sys.modules if name.startswith("hybrid_edge.runtime.web.")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "uvicorn", None)
     assert "pip install 'hybrid-edge[web]'" in refused("127.0.0.1:0")
 
 

@@ -183,7 +183,9 @@ def test_the_tabs_are_reached_by_arrow_keys_and_show_the_bundle_and_the_latency(
     assert page.locator("#latency .strip").get_attribute("aria-label").startswith("preprocessing ")
 
 
-def test_a_picture_that_is_dropped_is_classified_and_one_that_is_none_is_refused(page: Any, tmp_path: Path) -> None:
+def test_a_picture_that_is_dropped_is_classified_and_one_that_is_none_is_refused(
+    visit: Visit, page: Any, tmp_path: Path
+) -> None:
     page.get_by_role("tab", name="Classify").click()
     dropped = tmp_path / "dropped.png"
     dropped.write_bytes(encode(sample_image(3)))
@@ -196,6 +198,14 @@ def test_a_picture_that_is_dropped_is_classified_and_one_that_is_none_is_refused
     page.locator("#classified", has_text="dropped.png: 32 × 24 pixels").wait_for()
     assert page.locator(".answered li").count() == 5
     page.wait_for_function("document.querySelector('.answered img').naturalWidth === 32")
+    none = tmp_path / "none.png"
+    none.write_text("no picture")
+    page.locator("[type=file]").set_input_files(none)
+    page.locator("#classified", has_text="none.png: the picture: not an image").wait_for()
+    assert not page.locator(".answered").is_visible()
+    (said,) = visit.errors
+    assert "415" in said
+    visit.errors.clear()
 
 
 def test_pause_freezes_the_view_and_ends_the_streams(page: Any, device: Device) -> None:
@@ -339,5 +349,8 @@ def test_a_token_is_asked_for_and_logging_out_ends_the_session(browser: Any, gua
     page.get_by_label("Token of this device").wait_for()
     page.goto(visit.url)
     assert page.url.endswith("/login")
+    page.goto(f"{visit.url}/login#wait")
+    page.get_by_text("Wait a minute").wait_for()
+    assert not page.locator("#wrong").is_visible()
     page.close()
     visit.check()
