@@ -13,7 +13,7 @@ from ctypes import POINTER, byref, c_char_p, c_void_p
 
 PR_SET_PDEATHSIG = 1  # <linux/prctl.h>: the signal that comes when the thread ends that started this process
 FAILURE, PLAYING = 0, 4  # GST_STATE_CHANGE_FAILURE, GST_STATE_PLAYING
-MESSAGES = 1 | 2 | 1 << 28  # GST_MESSAGE_EOS, GST_MESSAGE_ERROR, GST_MESSAGE_STREAM_START
+MESSAGES = 1 | 2 | 1 << 21  # GST_MESSAGE_EOS, GST_MESSAGE_ERROR, GST_MESSAGE_ASYNC_DONE
 CUSTOM_UPSTREAM = 270 << 8 | 1  # GST_EVENT_CUSTOM_UPSTREAM
 CONVERTER = b"hybrid-edge"  # the name of the element whose input is raw video
 KEY_FRAME = b"GstForceKeyUnit, all-headers=(boolean)true"  # a request as gst_video_event_new_upstream_force_key_unit's
@@ -68,7 +68,7 @@ def _last_message(gst: ctypes.CDLL, pipeline: c_void_p) -> c_void_p | None:
             gst.gst_element_send_event(converter, c_void_p(gst.gst_event_new_custom(CUSTOM_UPSTREAM, request)))
         elif not structure:  # the end has none
             return None
-        elif gst.gst_structure_get_name(structure) != b"GstMessageStreamStart":
+        elif gst.gst_structure_get_name(structure) != b"GstMessageAsyncDone":
             return message
         else:
             flows = True
