@@ -50,7 +50,7 @@ TIMES = "| backbone | batch | Keras, ms | FP32 | INT8 | OpenVINO FP32 | BF16 | I
 
 @dataclass(frozen=True)
 class Measured:
-    """One backbone: images, epochs and pixels of its training, the exporter's report, the peers' ms by batch and name."""
+    """One backbone: images, epochs and pixels of its training, the exporter's report, peers' ms by batch and name."""
 
     name: str
     size: int
