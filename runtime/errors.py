@@ -16,6 +16,7 @@
     ├── BenchError                               a report of hybrid-bench that can't be read, plotted or compared
     ├── BackendError                             an inference engine failed
     │   ├── BackendUnavailableError              an engine, or a library it needs, is not installed here
+    │   ├── ServerError                          a Triton server that does not answer, fails, or has other models
     │   ├── EngineError                          TensorRT could not parse, build or load; its own messages inside
     │   │   └── EngineMissingError               no engine for this machine yet, and none may be built (--no-build)
     │   └── InputError                           a tensor of the wrong name, dtype or shape, or not finite
@@ -51,6 +52,7 @@ __all__ = [
     "ModelFileError",
     "ParityError",
     "RunError",
+    "ServerError",
     "SourceError",
     "SpecError",
     "UsageError",
@@ -124,6 +126,10 @@ class BackendError(HybridEdgeError):
 
 class BackendUnavailableError(BackendError):
     """An engine that was asked for is not on this machine; the message names the extra to install."""
+
+
+class ServerError(BackendError):
+    """A Triton server does not answer, fails, or has not the models that were asked of it."""
 
 
 class EngineError(BackendError):
