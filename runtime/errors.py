@@ -14,6 +14,7 @@
     ├── BundleError                              no bundle, or one that is malformed
     │   └── ArtifactHashError                    a bundle's file differs from what the manifest recorded
     ├── BenchError                               a report of hybrid-bench that can't be read, plotted or compared
+    ├── ScoreError                               a folder of hybrid-score's results that can't be continued as asked
     ├── BackendError                             an inference engine failed
     │   ├── BackendUnavailableError              an engine, or a library it needs, is not installed here
     │   ├── ServerError                          a Triton server that does not answer, fails, or has other models
@@ -52,6 +53,7 @@ __all__ = [
     "ModelFileError",
     "ParityError",
     "RunError",
+    "ScoreError",
     "ServerError",
     "SourceError",
     "SpecError",
@@ -118,6 +120,10 @@ class ArtifactHashError(BundleError):
 
 class BenchError(HybridEdgeError):
     """A report of ``hybrid-bench`` can't be read, plotted or compared."""
+
+
+class ScoreError(HybridEdgeError):
+    """A folder of results holds those of other images, another bundle or other options, or a damaged file."""
 
 
 class BackendError(HybridEdgeError):
