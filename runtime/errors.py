@@ -17,6 +17,7 @@
     ├── ScoreError                               a folder of hybrid-score's results that can't be continued as asked
     ├── BackendError                             an inference engine failed
     │   ├── BackendUnavailableError              an engine, or a library it needs, is not installed here
+    │   ├── ServerError                          a Triton server that does not answer, fails, or has other models
     │   ├── EngineError                          TensorRT could not parse, build or load; its own messages inside
     │   │   └── EngineMissingError               no engine for this machine yet, and none may be built (--no-build)
     │   └── InputError                           a tensor of the wrong name, dtype or shape, or not finite
@@ -53,6 +54,7 @@ __all__ = [
     "ParityError",
     "RunError",
     "ScoreError",
+    "ServerError",
     "SourceError",
     "SpecError",
     "UsageError",
@@ -130,6 +132,10 @@ class BackendError(HybridEdgeError):
 
 class BackendUnavailableError(BackendError):
     """An engine that was asked for is not on this machine; the message names the extra to install."""
+
+
+class ServerError(BackendError):
+    """A Triton server does not answer, fails, or has not the models that were asked of it."""
 
 
 class EngineError(BackendError):
