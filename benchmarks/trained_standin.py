@@ -39,11 +39,8 @@ Array = npt.NDArray[np.float32]
 Images = Sequence[tuple[Path, int]]
 BATCH, BATCH_PIXELS = 16, 2**20
 STATISTICS, HEAD = 640, 1500  # make_cnn's images for each
-STRENGTHS, DECIDED = (
-    (0.002, 0.01, 0.05),
-    0.25,
-)  # of its logistic regression: C, the first with this mean top-1 probability
-LAYER_SCALE = 0.1  # of each of ConvNeXt's blocks
+STRENGTHS, DECIDED = (0.002, 0.01, 0.05), 0.25  # of its logistic regression: C, the first with this mean top-1 probability
+BLOCKS = 0.1  # of what a residual block is given is what it adds, before training
 
 
 def main(
@@ -83,7 +80,7 @@ def make_cnn(backbone: Backbone, size: str, data: str, out: str, *training: str)
     keras.utils.set_random_seed(0)
     model = build_model(spec)
     cnn = model.get_layer("cnn")
-    widen_layer_scale(cnn)
+    scale_blocks(cnn)
     images = sample(folder, spec, count, seed=0)
     if epochs:
         small = spec.replace(image_size=min(pixels, spec.image_size))
@@ -106,7 +103,7 @@ def make_cnn(backbone: Backbone, size: str, data: str, out: str, *training: str)
 def trained_weights(small: ModelSpec, images: Images, epochs: int) -> list[Array]:
     """Train a CNN at a small size, where an epoch takes seconds; convolutions have the same shapes at every size."""
     model = build_model(small)
-    widen_layer_scale(model.get_layer("cnn"))
+    scale_blocks(model.get_layer("cnn"))
     # XLA takes minutes to compile it, and computes gradients of convolutions several times slower
     model.compile(
         keras.optimizers.Adam(1e-3), "sparse_categorical_crossentropy", metrics=["accuracy"], jit_compile=False
@@ -135,11 +132,17 @@ def tensors_of(spec: ModelSpec, images: Images) -> Iterator[dict[str, Array]]:
         yield preprocessor([read_image(path) for path, _ in images[start : start + batch]])
 
 
-def widen_layer_scale(cnn: Any) -> None:
-    """Let ConvNeXt's blocks count: they begin at a millionth, with which a few epochs train the first layers alone."""
+def scale_blocks(cnn: Any) -> None:
+    """Let each residual block add a little at first, as few epochs do not get there from elsewhere.
+
+    ConvNeXt's begin at a millionth, with which the first layers alone are trained; those of ResNet add as much as they
+    are given, and a chain of sixteen makes a thousand times as much of a rounding error.
+    """
     for weight in cnn.weights:
         if "_layer_scale/" in weight.path:
-            weight.assign(np.maximum(weight, LAYER_SCALE))
+            weight.assign(np.full(weight.shape, BLOCKS))
+        elif weight.path.endswith("_3_conv/kernel"):
+            weight.assign(weight * BLOCKS)
 
 
 def reestimate(cnn: Any, spec: ModelSpec, images: Images) -> None:
