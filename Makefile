@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 export ORT_DISABLE_TELEMETRY ?= 1
 SOURCES := $(addprefix src/hybrid_edge/,train export runtime calib) src/hybrid_edge/__init__.py
 
-.PHONY: demo test test-arm64 test-oldest test-gpu bench soak lint format clean
+.PHONY: demo test test-arm64 test-oldest test-gpu test-triton bench soak lint format clean
 
 CHECK_PYTHON = $(PYTHON) -c "import sys; v = sys.version_info; sys.exit(None if (3, 11) <= v < (3, 14) else f'hybrid-edge trains on Python 3.11 to 3.13, found {v.major}.{v.minor}: make PYTHON=python3.12 ...')"
 
@@ -47,6 +47,21 @@ $(OLDEST)/.installed: pyproject.toml constraints-oldest.txt
 test-oldest: $(if $(PYTHON310),$(OLDEST)/.installed $(HYBRID_EDGE_TEST_BUNDLE))
 	$(if $(PYTHON310),$(ELSEWHERE) $(OLDEST)/bin/python -m pytest -n 2 -m "not gpu" tests/runtime, \
 	  @echo "make test-oldest: skipped, as no Python 3.10 was found; PYTHON310=/path/to/python3.10 names one")
+
+# a real Triton server, in an environment of its own: nvidia-pytriton needs NumPy 1
+TRITON := $(VENV)-triton
+
+$(TRITON)/.installed: pyproject.toml constraints-triton.txt
+	$(PYTHON) -m venv --clear $(TRITON)
+	$(TRITON)/bin/python -m pip install --quiet --upgrade pip
+	$(TRITON)/bin/python -m pip install --quiet -c constraints-triton.txt -e '.[cpu,triton]' nvidia-pytriton onnx \
+	  pytest pytest-xdist
+	touch $@
+
+test-triton:
+	reason="$$($(PYTHON) tests/support/triton/tritonserver.py)"; \
+	  if [ -n "$$reason" ]; then echo "make test-triton: skipped, as $$reason"; \
+	  else $(MAKE) $(TRITON)/.installed && $(TRITON)/bin/python -m pytest tests/export/triton; fi
 
 # on a machine with a GPU, and fails on any other; with another engine than TensorRT-RTX for CUDA 13, an extra of
 # pyproject.toml: make test-gpu GPU=tensorrt, or GPU=tensorrt-cu12 for a driver below 580; with ONNX Runtime's CUDA too:

@@ -33,7 +33,7 @@ __all__: list[str] = []
 NAMES = [name for name in BACKBONES if name not in ("xception", "digits")]
 MADE = "from trained_standin import make_cnn; import sys; make_cnn(*sys.argv[1:])"
 OPENVINO = ("OpenVINO FP32", "OpenVINO BF16", "OpenVINO INT8 (NNCF)", "OpenVINO INT8 (NNCF) + BF16")
-TRAINED = "trained.json"  # images and epochs
+TRAINED = "trained.json"  # images, epochs and the pixels that they were trained at
 MB = 1e6
 HEAD = """# Backbones
 
@@ -41,20 +41,20 @@ What `hybrid-export --fp32 --fp16 --int8` makes of each backbone, as a CNN alone
 
     {command}
 
-{machine}. Weights: trained for some epochs on labelled images of 20 classes at 64 pixels, BatchNorm's
+{machine}. Weights: trained for some epochs on labelled images of 20 classes at few pixels, BatchNorm's
 statistics re-estimated and the head fitted at the size given. No model is good, but its answers differ.
 """
-PROOF = "| backbone | size | images × epochs | Keras | variant | accuracy | same label | mean \\|Δp\\| | MB | gate |"
+PROOF = "| backbone | size | trained on | Keras | variant | accuracy | same label | mean \\|Δp\\| | MB | gate |"
 TIMES = "| backbone | batch | Keras, ms | FP32 | INT8 | OpenVINO FP32 | BF16 | INT8 | INT8 + BF16 | INT8 / FP32 |"
 
 
 @dataclass(frozen=True)
 class Measured:
-    """One backbone: images and epochs of its training, the exporter's report, and the peers' ms by batch and name."""
+    """One backbone: images, epochs and pixels of its training, the exporter's report, peers' ms by batch and name."""
 
     name: str
     size: int
-    trained: tuple[int, int]
+    trained: tuple[int, int, int]
     entries: list[dict[str, Any]]
     times: Mapping[int, Mapping[str, float]]
 
@@ -66,6 +66,7 @@ def main(
     size: Annotated[int | None, typer.Option(help="pixels; by default each backbone's own")] = None,
     train: int = 10_000,
     epochs: int = 8,
+    pixels: Annotated[int, typer.Option(help="of the images to train on")] = 64,
     gate: int = 300,
     calib: Annotated[Path | None, typer.Option(help="images to calibrate on; by default 500 of DATA/train")] = None,
     rounds: int = 7,
@@ -76,26 +77,25 @@ def main(
     found: list[Measured] = []
     for name in only or NAMES:
         OUT.print(f"== {name}")
-        pixels = size or BACKBONES[name].image_size  # type: ignore[index]
-        folder = work / f"{name}-{pixels}"
-        make(folder, data, name, (pixels, train, epochs))
+        own = size or BACKBONES[name].image_size  # type: ignore[index]
+        folder = work / f"{name}-{own}"
+        make(folder, data, name, own, (train, epochs, pixels))
         export(folder, data, calib or data / "train", gate)
         if untimed:
             continue
-        found.append(read(name, pixels, folder, timed(folder, data, work, rounds)))
+        found.append(read(name, own, folder, timed(folder, data, work, rounds)))
         if page is not None:
             page.write_text(written(found))
 
 
-def make(folder: Path, data: Path, name: str, numbers: tuple[int, int, int]) -> None:
-    """Make the model, unless it is there; ``numbers`` are its size, images to train on, and epochs."""
+def make(folder: Path, data: Path, name: str, size: int, training: tuple[int, int, int]) -> None:
+    """Make the model, unless it is there; ``training`` is images, epochs and pixels to train at."""
     model = folder / "model.keras"
     folder.mkdir(parents=True, exist_ok=True)
     if not model.exists():
-        size, *others = map(str, numbers)
-        words = [sys.executable, "-c", MADE, name, size, str(data), str(model), *others]
+        words = [sys.executable, "-c", MADE, name, str(size), str(data), str(model), *map(str, training)]
         subprocess.run(words, check=True, env=_environment())
-        (folder / TRAINED).write_text(json.dumps(numbers[1:]))
+        (folder / TRAINED).write_text(json.dumps(training))
 
 
 def export(folder: Path, data: Path, calib: Path, gate: int) -> None:
@@ -131,8 +131,8 @@ def read(name: str, size: int, folder: Path, kept: Path) -> Measured:
     for peer in json.loads(kept.read_text())["peers"]:
         for batch, spread in peer["times"].items():
             times.setdefault(int(batch), {})[peer["name"]] = 1e3 * spread["median"]
-    images, epochs = json.loads((folder / TRAINED).read_text())
-    return Measured(name, size, (images, epochs), report["variants"], times)
+    images, epochs, pixels = json.loads((folder / TRAINED).read_text())
+    return Measured(name, size, (images, epochs, pixels), report["variants"], times)
 
 
 def written(found: list[Measured]) -> str:
@@ -172,7 +172,7 @@ def _proofs(item: Measured) -> Iterator[str]:
             ]
         verdict = "refused" if entry["refused"] else "passed"
         first, *others = figures
-        trained = f"{item.trained[0]:,} × {item.trained[1]}"
+        trained = "{:,} × {}, {} px".format(*item.trained)
         size = f"{entry['size'] / MB:.1f}"
         cells = (item.name, str(item.size), trained, first, entry["name"], *others, size, verdict)
         yield f"| {' | '.join(cells)} |"

@@ -1,30 +1,33 @@
 """What a live page with viewers, MQTT and metrics cost the pipeline: frames a second with and without them.
 
-    PYTHONPATH=tests python benchmarks/live_cost.py BUNDLE
+    PYTHONPATH=tests python benchmarks/live_cost.py BUNDLE [--attacked]
 
 Each case is the real command on a stream of Motion JPEG that has more frames than the engine takes, in a process of its
 own for each round; its results are counted for some seconds once frames flow. A viewer is a process that reads the
 page's stream and events and throws them away: it shares this machine's cores with the pipeline, which a browser
-elsewhere would not.
+elsewhere would not. With ``--attacked`` the cases are attacks on the page, which come from elsewhere too: the command
+gets one core, page and engine together, and attacker and stream the others.
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
+import os
 import re
 import subprocess
 import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import typer
 from interleave import RESULTS, Report, interleave
 from support.live.run import COMMAND, soon
+from support.models.bundles import encode, sample_image
 from support.streams.mqtt_broker import Mosquitto
 from support.streams.servers import MjpegStream
 
@@ -59,6 +62,53 @@ for path in [f"/api/v1/sources/{ids[0]}/stream", "/api/v1/events"] * count:
     Thread(target=watch, args=(host, path)).start()
 """
 
+ATTACKS = {  # a name, and how many connections at a time of a kind
+    "500 slow connections": ("slow", 500),
+    "a body without end": ("body", 1),
+    "requests without end": ("requests", 1),
+    "pictures without end": ("pictures", 4),
+}
+ATTACKER = """
+import socket, sys, time
+from threading import Thread
+
+address, port = sys.argv[1].split(":")
+kind, count, picture = sys.argv[2], int(sys.argv[3]), open(sys.argv[4], "rb").read()
+host = f" HTTP/1.1\\r\\nHost: {address}:{port}\\r\\n".encode()
+
+def slow(connection):
+    connection.sendall(b"GET /" + host + b"X: ")
+    while True:
+        connection.sendall(b"a")
+        time.sleep(0.5)
+
+def body(connection):
+    connection.sendall(b"POST /api/v1/classify" + host + b"Transfer-Encoding: chunked\\r\\n\\r\\n")
+    while True:
+        connection.sendall(b"10000\\r\\n" + bytes(65536) + b"\\r\\n")
+
+def requests(connection):
+    while True:
+        connection.sendall(b"GET /api/v1/sources" + host + b"\\r\\n")
+        if not connection.recv(65536):
+            return
+
+def pictures(connection):
+    connection.sendall(b"POST /api/v1/classify" + host + b"Content-Length: %d\\r\\n\\r\\n" % len(picture) + picture)
+    connection.recv(65536)
+
+def again():
+    while True:
+        try:
+            with socket.create_connection((address, int(port))) as connection:
+                globals()[kind](connection)
+        except OSError:
+            time.sleep(0.01)
+
+for _ in range(count):
+    Thread(target=again).start()
+"""
+
 
 class Counted:
     """A run of the command, whose lines are counted as they come."""
@@ -66,9 +116,7 @@ class Counted:
     def __init__(self, arguments: list[str]) -> None:
         self.lines = 0
         self.said = ""
-        self.process = subprocess.Popen(
-            [*COMMAND, *arguments, "--json"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-        )
+        self.process = subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         for read in (self._count, self._listen):
             threading.Thread(target=read, daemon=True).start()
 
@@ -107,15 +155,15 @@ def counted(arguments: list[str]) -> Iterator[Counted]:
         run.process.kill()
 
 
-def measure(arguments: list[str], viewers: int, seconds: float) -> float:
-    """Seconds a frame of one run, with so many viewers of its page."""
+def measure(arguments: list[str], visitor: Sequence[object], seconds: float) -> float:
+    """Seconds a frame of one run, with somebody at its page: a program that gets its address, and more arguments."""
     with ExitStack() as stack:
         run = stack.enter_context(counted(arguments))
-        if viewers:
+        if visitor:
             soon(run.address, 30)
-            program = [sys.executable, "-c", VIEWER, run.address(), str(viewers)]
-            watching = stack.enter_context(subprocess.Popen(program, stderr=subprocess.DEVNULL))
-            stack.callback(watching.kill)
+            program, *others = map(str, visitor)
+            there = stack.enter_context(subprocess.Popen([sys.executable, "-c", program, run.address(), *others]))
+            stack.callback(there.kill)
         time.sleep(SETTLE)
         return run.seconds_a_frame(seconds)
 
@@ -129,30 +177,42 @@ def main(
     fps: float = 60.0,
     backend: str = "auto",
     precision: str = "auto",
+    attacked: bool = False,
     as_json: bool = typer.Option(False, "--json", help="The report on stdout as well."),
     out: Path = RESULTS,
 ) -> None:
     """Measure every case, interleaved."""
+    command = list(COMMAND)
+    if attacked:
+        first, *others = sorted(os.sched_getaffinity(0))
+        os.sched_setaffinity(0, others)
+        command = ["taskset", "--cpu-list", str(first), *COMMAND]
     report = Report(
-        "live_cost", ("hybrid-edge", "onnxruntime", "uvicorn", "starlette", "paho-mqtt", "prometheus-client")
+        "page_attacks" if attacked else "live_cost",
+        ("hybrid-edge", "onnxruntime", "uvicorn", "starlette", "paho-mqtt", "prometheus-client"),
     )
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         stream = stack.enter_context(MjpegStream(width, height, fps))
         broker = stack.enter_context(Mosquitto(folder))
         options = ["--backend", backend, "--precision", precision, "--no-check", "--no-supervise", "--headless"]
-        plain = [stream.url, "--bundle", str(bundle), *options]
+        plain = [*command, stream.url, "--bundle", str(bundle), *options, "--json"]
         page = [*plain, "--web", ANYWHERE]
         told = [*plain, "--metrics", ANYWHERE, "--mqtt", f"mqtt://127.0.0.1:{broker.port}/cost"]
 
-        def case(arguments: list[str], viewers: int = 0) -> Callable[[], float]:
-            return lambda: measure(arguments, viewers, seconds)
+        def case(arguments: list[str], *visitor: object) -> Callable[[], float]:
+            return lambda: measure(arguments, visitor, seconds)
 
-        cases = {NOTHING: case(plain), UNSEEN: case(page), ONE: case(page, 1), FIVE: case(page, 5), TOLD: case(told)}
+        cases = {NOTHING: case(plain), UNSEEN: case(page), ONE: case(page, VIEWER, 1), FIVE: case(page, VIEWER, 5)}
+        cases[TOLD] = case(told)
+        if attacked:
+            picture = folder / "picture.png"
+            picture.write_bytes(encode(sample_image(0, height, width)))
+            cases = {UNSEEN: case(page)}
+            cases |= {name: case(page, ATTACKER, *attack, picture) for name, attack in ATTACKS.items()}
         timings = interleave(cases, rounds=rounds, warm_up=0)
-    report.add(
-        f"{bundle.name}, {precision}, a stream of {width}x{height} at {fps:g} a second, a result", timings, NOTHING
-    )
+    title = f"{bundle.name}, {precision}, a stream of {width}x{height} at {fps:g} a second, a result"
+    report.add(title, timings, next(iter(cases)))
     report.save(out)
     if as_json:
         print(json.dumps(report.content, indent=2, ensure_ascii=False))

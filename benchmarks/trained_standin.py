@@ -38,8 +38,7 @@ from hybrid_edge.train.model_file import load_model, save_model
 Array = npt.NDArray[np.float32]
 Images = Sequence[tuple[Path, int]]
 BATCH, BATCH_PIXELS = 16, 2**20
-STATISTICS, STRENGTH = 640, 0.002  # images that make_cnn re-estimates on, and its logistic regression's C
-SMALL = 64  # pixels that it trains at
+STATISTICS, HEAD, STRENGTH = 640, 1500, 0.002  # make_cnn's images for each, and its logistic regression's C
 LAYER_SCALE = 0.1  # of each of ConvNeXt's blocks
 
 
@@ -69,8 +68,9 @@ def main(
     print(f"another image's sequence changes {changed:.1%} of the labels")
 
 
-def make_cnn(backbone: Backbone, size: str, data: str, out: str, train: str, epochs: str) -> None:
-    """Save a CNN alone that was trained for some epochs on small images, its statistics and head fitted at its size."""
+def make_cnn(backbone: Backbone, size: str, data: str, out: str, *training: str) -> None:
+    """Save a CNN alone, trained on so many images for epochs at pixels, its statistics and head fitted at its size."""
+    count, epochs, pixels = map(int, training)
     folder, facts = Path(data) / "train", BACKBONES[backbone]
     labels = tuple(sorted(path.name for path in folder.iterdir() if path.is_dir()))
     spec = ModelSpec(
@@ -79,11 +79,13 @@ def make_cnn(backbone: Backbone, size: str, data: str, out: str, train: str, epo
     keras.utils.set_random_seed(0)
     model = build_model(spec)
     cnn = model.get_layer("cnn")
-    images = sample(folder, spec, int(train), seed=0)
-    if int(epochs):
-        cnn.set_weights(trained_weights(spec, images, int(epochs)))
+    images = sample(folder, spec, count, seed=0)
+    if epochs:
+        small = spec.replace(image_size=min(pixels, spec.image_size))
+        cnn.set_weights(trained_weights(small, images, epochs))
     widen_layer_scale(cnn)
     reestimate(cnn, spec, images[:STATISTICS])
+    images = images[:HEAD]
     run = tf.function(lambda image: cnn(image, training=False), reduce_retracing=True)
     found = np.concatenate([np.asarray(run(tensors["image"])) for tensors in tensors_of(spec, images)])
     head = fit_head(found, np.array([label for _, label in images]), STRENGTH)
@@ -92,11 +94,13 @@ def make_cnn(backbone: Backbone, size: str, data: str, out: str, train: str, epo
     report("train", softmax(found @ head[0] + head[1]), np.array([label for _, label in images]))
 
 
-def trained_weights(spec: ModelSpec, images: Images, epochs: int) -> list[Array]:
+def trained_weights(small: ModelSpec, images: Images, epochs: int) -> list[Array]:
     """Train a CNN at a small size, where an epoch takes seconds; convolutions have the same shapes at every size."""
-    small = spec.replace(image_size=min(SMALL, spec.image_size))
     model = build_model(small)
-    model.compile(keras.optimizers.Adam(1e-3), "sparse_categorical_crossentropy", metrics=["accuracy"])
+    # XLA takes minutes to compile it, and computes gradients of convolutions several times slower
+    model.compile(
+        keras.optimizers.Adam(1e-3), "sparse_categorical_crossentropy", metrics=["accuracy"], jit_compile=False
+    )
     pixels = np.concatenate([tensors["image"] for tensors in tensors_of(small, images)])
     labels = np.array([label for _, label in images])
     model.fit(pixels, labels, batch_size=64, epochs=epochs, verbose=2)

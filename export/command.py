@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
@@ -28,6 +29,11 @@ if TYPE_CHECKING:
 
 MB = 1e6
 MIB = 2**20
+BESIDE_TRITON = ("MODEL", "--fp32", "--fp16", "--int8", "--profile", "--triton-python")
+
+
+def _triton(text: str, metavar: str | None = None) -> Any:
+    return typer.Option(help=text, metavar=metavar, rich_help_panel="Triton Inference Server", show_default=False)
 
 
 def _adopted(text: str) -> Any:
@@ -99,6 +105,16 @@ def export(
             show_default=False,
         ),
     ] = None,
+    triton: Annotated[
+        Path | None, _triton("only write MODEL, a bundle, as a model repository into this new folder", "DIR")
+    ] = None,
+    triton_python: Annotated[
+        bool, _triton("with hybrid-edge's engines in Triton's Python backend, in place of Triton's own backends")
+    ] = False,
+    check_triton: Annotated[
+        str | None,
+        _triton("only send the golden examples of MODEL, a bundle, to this server (or grpc://…)", "http://HOST:8000"),
+    ] = None,
     out: Annotated[
         Path | None, typer.Option(help="the bundle's folder (default: bundle/ in the run, or beside the .keras file)")
     ] = None,
@@ -115,12 +131,23 @@ def export(
     Example: [bold]hybrid-export --engine-only runs/latest/bundle --rtx-arch sm89[/bold]
 
     Example: [bold]hybrid-export --picture photo.jpg inside.png[/bold]
+
+    Example: [bold]hybrid-export runs/latest/bundle --triton models[/bold]
     """
     if picture is not None:
         refuse_others(context, "--picture", ("MODEL", "--runs"))
         draw(*picture, model, runs)
         return
+    if check_triton is not None:
+        refuse_others(context, "--check-triton", ("MODEL",))
+        prove_server(check_triton, model)
+        return
     options = EngineOptions(parse_profile(profile), None if workspace is None else workspace * MIB)
+    if triton is not None:
+        refuse_others(context, "--triton", BESIDE_TRITON)
+        chosen = [name for name, wanted in (("fp32", fp32), ("fp16", fp16), ("int8", int8)) if wanted]
+        write_for_triton(model, triton, chosen, options, python=triton_python)
+        return
     architectures = parse_architectures(rtx_arch) if rtx_arch else ()
     if engine_only is not None:
         build(engine_only, architectures, options)
@@ -221,6 +248,33 @@ def build(bundle: Path, architectures: tuple[str, ...], options: EngineOptions) 
         console.stdout.print(text, soft_wrap=True, markup=False)
     if engines.advice:
         console.stdout.print(engines.advice, soft_wrap=True, markup=False)
+
+
+def write_for_triton(
+    path: Path | None, folder: Path, precisions: Sequence[str], options: EngineOptions, *, python: bool
+) -> None:
+    """Write a bundle as a model repository of Triton, and print what a server loads of it."""
+    from ..runtime.bundle import Bundle  # noqa: PLC0415  # OpenCV
+    from .triton.repository import write_repository  # noqa: PLC0415
+
+    bundle = Bundle.open(path)
+    names = write_repository(bundle, folder, precisions=precisions, profile=options.profile, python=python)
+    text = (
+        f"repository {folder}\nmodels {', '.join(names)}\nnext: {folder / 'README.md'} says how a server starts on it"
+    )
+    console.stdout.print(text, soft_wrap=True, markup=False)
+
+
+def prove_server(address: str, path: Path | None) -> None:
+    """Send a bundle's golden examples to a Triton server and print how near its answers are to the exporter's."""
+    from ..runtime.bundle import Bundle  # noqa: PLC0415  # OpenCV
+    from .triton.check_server import check_server, check_table  # noqa: PLC0415
+
+    check = check_server(address, Bundle.open(path))
+    console.show_table(check_table(check))
+    if check.missing:
+        console.say(f"not loaded there, and not checked: {', '.join(check.missing)}")
+    check.require_passed()
 
 
 def main() -> None:

@@ -14,8 +14,10 @@
     ├── BundleError                              no bundle, or one that is malformed
     │   └── ArtifactHashError                    a bundle's file differs from what the manifest recorded
     ├── BenchError                               a report of hybrid-bench that can't be read, plotted or compared
+    ├── ScoreError                               a folder of hybrid-score's results that can't be continued as asked
     ├── BackendError                             an inference engine failed
     │   ├── BackendUnavailableError              an engine, or a library it needs, is not installed here
+    │   ├── ServerError                          a Triton server that does not answer, fails, or has other models
     │   ├── EngineError                          TensorRT could not parse, build or load; its own messages inside
     │   │   └── EngineMissingError               no engine for this machine yet, and none may be built (--no-build)
     │   └── InputError                           a tensor of the wrong name, dtype or shape, or not finite
@@ -51,6 +53,8 @@ __all__ = [
     "ModelFileError",
     "ParityError",
     "RunError",
+    "ScoreError",
+    "ServerError",
     "SourceError",
     "SpecError",
     "UsageError",
@@ -118,12 +122,20 @@ class BenchError(HybridEdgeError):
     """A report of ``hybrid-bench`` can't be read, plotted or compared."""
 
 
+class ScoreError(HybridEdgeError):
+    """A folder of results holds those of other images, another bundle or other options, or a damaged file."""
+
+
 class BackendError(HybridEdgeError):
     """An inference engine failed; the engine's own message is inside."""
 
 
 class BackendUnavailableError(BackendError):
     """An engine that was asked for is not on this machine; the message names the extra to install."""
+
+
+class ServerError(BackendError):
+    """A Triton server does not answer, fails, or has not the models that were asked of it."""
 
 
 class EngineError(BackendError):

@@ -41,8 +41,7 @@ def check_golden(bundle: Bundle, variant: Variant, backend: Backend, preprocesso
         GoldenError: a tensor differs by more than 1e-6, or a probability by more than the variant's tolerance.
     """
     start = time.perf_counter()
-    tensors = preprocessor(bundle.golden_images())
-    tensor_error = _compare_tensors(tensors, bundle.golden_tensors())
+    tensors, tensor_error = check_tensors(bundle, preprocessor)
     count = len(bundle.manifest.golden.images)
     batches = [slice(first, first + EXAMPLES_AT_ONCE) for first in range(0, count, EXAMPLES_AT_ONCE)]
     runs = [backend.run({name: tensor[rows] for name, tensor in tensors.items()}) for rows in batches]
@@ -53,8 +52,14 @@ def check_golden(bundle: Bundle, variant: Variant, backend: Backend, preprocesso
     return GoldenResult(count, tensor_error, float(difference.max()), variant.golden_tolerance, elapsed)
 
 
-def _compare_tensors(found: dict[str, npt.NDArray[np.float32]], expected: dict[str, npt.NDArray[np.float32]]) -> float:
-    errors = {name: float(np.abs(found[name] - tensor).max()) for name, tensor in expected.items()}
+def check_tensors(bundle: Bundle, preprocessor: Preprocessor) -> tuple[dict[str, npt.NDArray[np.float32]], float]:
+    """Decode and preprocess the golden examples; return their tensors and the largest |difference| of a value.
+
+    Raises:
+        GoldenError: a tensor differs by more than 1e-6 from the exporter's.
+    """
+    found = preprocessor(bundle.golden_images())
+    errors = {name: float(np.abs(found[name] - tensor).max()) for name, tensor in bundle.golden_tensors().items()}
     name = max(errors, key=lambda key: errors[key])
     if errors[name] > TENSOR_TOLERANCE:
         raise GoldenError(
@@ -62,7 +67,7 @@ def _compare_tensors(found: dict[str, npt.NDArray[np.float32]], expected: dict[s
             f"a difference of at most {TENSOR_TOLERANCE:g}, found {errors[name]:.3g}. This machine's OpenCV decodes or "
             "resizes differently: install the opencv-python that the manifest's provenance names, or export again"
         )
-    return errors[name]
+    return found, errors[name]
 
 
 def _require(variant: Variant, backend: Backend, difference: npt.NDArray[np.float32]) -> None:

@@ -10,6 +10,7 @@ import fcntl
 import hashlib
 import json
 import os
+import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -35,6 +36,39 @@ def replacing(path: Path, suffix: str = "") -> Iterator[Path]:
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def creating_folder(path: Path) -> Iterator[Path]:
+    """Yield an empty folder beside ``path``, which gets that name when the block ends well and is removed otherwise.
+
+    What a kill left of an earlier one is removed first.
+
+    Raises:
+        UsageError: something is at ``path`` already that is not an empty folder.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if os.path.lexists(path) and not (path.is_dir() and not any(path.iterdir())):
+        raise UsageError(f"{path}: expected a new folder, found something of that name; choose another, or remove it")
+    partial = path.with_name(f".{path.name}.writing")
+    with locked(path.parent):
+        shutil.rmtree(partial, ignore_errors=True)
+        try:
+            partial.mkdir()
+            yield partial
+            for file in partial.rglob("*"):
+                _flush(file)
+            partial.replace(path)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+
+
+def _flush(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def check_writable(option: str, path: Path, suffix: str = "") -> None:

@@ -11,9 +11,10 @@ from ...runtime.bundle import Bundle
 from ...runtime.engines.ahead import RtxEngine, build_rtx
 from ...runtime.engines.build import BuildEnvironment, prepare_engine
 from ...runtime.engines.cache import EngineCache
-from ...runtime.engines.engine_options import EngineOptions
+from ...runtime.engines.engine_options import EngineOptions, Profile
 from ...runtime.engines.progress import Reporter
 from ...runtime.errors import BackendUnavailableError, BundleError, EngineError, HybridEdgeError, Int8EngineError
+from ...runtime.spec import ModelSpec
 from ...runtime.storage import sweep
 from .bundle_writer import bundle_lock
 
@@ -115,14 +116,19 @@ def _home(bundle: Bundle, path: Path | None) -> Path:
 
 def _advice(bundle: Bundle, path: Path | None, options: EngineOptions, reason: BackendUnavailableError) -> str:
     name = (path or bundle.root).name
-    shapes = [
-        f"--{kind}Shapes=" + ",".join(f"{item}:{'x'.join(map(str, (batch, *shape)))}" for item, shape in inputs)
-        for kind, batch in zip(("min", "opt", "max"), options.profile, strict=True)
-        for inputs in [bundle.spec.inputs.items()]
-    ]
     file = next(item.file.path for item in bundle.manifest.variants if item.target == "tensorrt")
     return (
         f"no engine was built for this machine ({str(reason).split(';')[0]}); on the device the first "
         f"hybrid-infer --bundle {name} builds it, or hybrid-export --engine-only {name}, or in the bundle's folder "
-        f"trtexec --onnx={file} --stronglyTyped --noTF32 {' '.join(shapes)} --saveEngine=model.engine"
+        f"trtexec --onnx={file} {trtexec_options(bundle.spec, options.profile)} --saveEngine=model.engine"
     )
+
+
+def trtexec_options(spec: ModelSpec, profile: Profile) -> str:
+    """Return the options with which TensorRT's trtexec builds what ``build_engines`` does: types, and batch sizes."""
+    shapes = [
+        f"--{kind}Shapes=" + ",".join(f"{item}:{'x'.join(map(str, (batch, *shape)))}" for item, shape in inputs)
+        for kind, batch in zip(("min", "opt", "max"), profile, strict=True)
+        for inputs in [spec.inputs.items()]
+    ]
+    return f"--stronglyTyped --noTF32 {' '.join(shapes)}"

@@ -57,17 +57,20 @@ START = 400  # bytes: three packets of an MPEG transport stream
 MAX_SUFFIXES = 8  # named in the line of what is left out
 
 
-def find_media(folder: Path, left_out: Counter[str] | None = None, *, videos: bool = True) -> Iterator[Path | Frame]:
+def find_media(
+    folder: Path, left_out: Counter[str] | None = None, *, videos: bool = True, also: tuple[str, ...] = ()
+) -> Iterator[Path | Frame]:
     """Yield the images and videos below a folder, depth first, in natural order: ``img2`` before ``img10``.
 
-    Without ``videos`` they are images alone. ``left_out`` counts by suffix what is left out. A folder that can't be
-    read is yielded as a frame whose ``error`` says why; a broken link counts as the file that its name promises.
+    Without ``videos`` they are images alone; files whose names, in lower case, end in one of ``also`` are yielded too.
+    ``left_out`` counts by suffix what is left out. A folder that can't be read is yielded as a frame whose ``error``
+    says why; a broken link counts as the file that its name promises.
     """
     counted = Counter[str]() if left_out is None else left_out
     for path, found in _walk(folder, counted):
         if isinstance(found, OSError):
             yield Frame(str(path), 0, None, f"the folder can't be read: {found.strerror or found}")
-        elif found == "file" and is_wanted(path, counted, videos=videos):
+        elif found == "file" and (path.name.lower().endswith(also) or is_wanted(path, counted, videos=videos)):
             yield path
 
 

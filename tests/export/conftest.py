@@ -53,7 +53,7 @@ def standin(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
     if kept and Path(kept).exists():
         return Path(kept), load_model(Path(kept))[0]
     path = Path(kept) if kept else tmp_path_factory.mktemp("standin") / "model.keras"
-    return path, make_standin(FULL, path, Sizes(statistics=32, fit=120))
+    return path, make_standin(FULL, path, Sizes(statistics=16, fit=72))
 
 
 @pytest.fixture(scope="session")

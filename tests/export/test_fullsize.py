@@ -26,12 +26,12 @@ MEMORY_LIMIT = 8e9  # bytes, of the whole command
 
 
 def test_the_standin_decides_differs_between_images_and_uses_both_branches(standin: tuple[Path, Any]) -> None:
-    images, sequences = features(standin[1], FULL, crops(64, seed=1234))  # not fitted on
+    images, sequences = features(standin[1], FULL, crops(32, seed=1234))  # not fitted on
     own = probabilities(standin[1], images, sequences)
     exchanged = probabilities(standin[1], images, np.roll(sequences, 1, axis=0))
     labels = own.argmax(axis=1)
     assert own.max(axis=1).mean() >= 0.5
-    assert len(set(labels)) >= 20
+    assert len(set(labels)) >= 12
     assert np.bincount(labels).max() <= len(labels) / 5
     assert (exchanged.argmax(axis=1) != labels).mean() >= 0.3
 
