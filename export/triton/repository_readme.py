@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -33,7 +34,7 @@ needs hybrid-edge in the container. In a folder with its wheel:
     END
     docker build -t hybrid-edge-triton .
     docker run --rm --shm-size=1g -p 127.0.0.1:8000:8000 -p 127.0.0.1:8001:8001 \\
-      -v '{folder}:/models:ro' hybrid-edge-triton tritonserver --model-repository /models \\
+      -v {models}:ro {cache}hybrid-edge-triton tritonserver --model-repository /models \\
       --disable-auto-complete-config --model-control-mode explicit --load-model {first}
 
 That loads one ensemble and the two models that it needs. Each further `--load-model` adds one of these; those on a GPU
@@ -79,12 +80,15 @@ def readme(spec: ModelSpec, variants: Sequence[Variant], profile: Profile, folde
     first = variants[0]
     rows = ["| model | precision | runs on |", "|---|---|---|"]
     rows += [f"| `{ensemble_name(item)}` | {item.precision} | {_engine(item, python=python)} |" for item in variants]
+    targets = {item.target for item in variants} if python else set()
     names = {
         "classes": spec.num_classes,
         "encoded": ENCODED,
-        "extras": _extras({item.target for item in variants} if python else set()),
+        "extras": _extras(targets),
         "first": ensemble_name(first),
-        "folder": folder,
+        # an engine takes minutes to build: it outlives the container
+        "cache": "-v hybrid-edge-engines:/root/.cache/hybrid-edge " if "tensorrt" in targets else "",
+        "models": shlex.quote(f"{folder}:/models"),
         "largest": profile[2],
         "preprocess": PREPROCESS,
         "release": RELEASE,
@@ -106,8 +110,8 @@ def _engine(variant: Variant, *, python: bool) -> str:
 
 
 def _plan(spec: ModelSpec, variant: Variant, profile: Profile, folder: Path) -> str:
-    path = f"/models/{variant.name}/1/model"
+    path, models = f"/models/{variant.name}/1/model", shlex.quote(f"{folder}:/models")
     return (
-        f"    docker run --rm --gpus all -v '{folder}:/models' nvcr.io/nvidia/tensorrt:{RELEASE}-py3 \\\n"
+        f"    docker run --rm --gpus all -v {models} nvcr.io/nvidia/tensorrt:{RELEASE}-py3 \\\n"
         f"      trtexec --onnx={path}.onnx {trtexec_options(spec, profile)} --saveEngine={path}.plan"
     )

@@ -154,6 +154,7 @@ def test_the_readme_says_how_a_plan_is_built_only_where_a_model_needs_one(bundle
     text = (tmp_path / "python" / "README.md").read_text()
     assert "trtexec" not in text
     assert ".whl)[gpu,tensorrt]" in text
+    assert f"-v {tmp_path / 'python'}:/models:ro -v hybrid-edge-engines:" in text
 
 
 def test_the_command_writes_one_without_tensorflow(bundle: Bundle, tmp_path: Path) -> None:
