@@ -6,8 +6,10 @@ or makes it once more, so that nothing counts twice. The nodes share the folder 
 
 from __future__ import annotations
 
+import logging
 import os
 import pickle
+import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from itertools import islice
@@ -31,7 +33,7 @@ except ImportError as error:
         f"--ray: expected Ray, found none that can be imported ({error}): pip install 'hybrid-edge[scale]'"
     ) from error
 
-WINDOW = 10_000  # chunks that Ray is given at once: their names are in memory, some hundred MB for parts of 1,000
+WINDOW = 10_000  # chunks that Ray is given at once; their names are in the driver's memory, packed
 
 
 class EngineActor:
@@ -45,7 +47,8 @@ class EngineActor:
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
         """Score a batch of chunks; return their parts' records as JSON."""
         records: list[str] = []
-        for chunk in map(pickle.loads, batch["chunk"]):
+        for packed in batch["chunk"]:
+            chunk: Chunk = pickle.loads(zlib.decompress(packed))  # noqa: S301  # what the driver pickled
             records.extend(record.model_dump_json() for record, _ in self._scorer.score(chunk))
         return {"record": np.array(records, dtype=object)}
 
@@ -71,7 +74,7 @@ def score_on_cluster(
                 found = scorer.finished(chunk)
                 yield from ((record, False) for record in found)
                 if not found:
-                    waiting.append({"chunk": pickle.dumps(chunk)})
+                    waiting.append({"chunk": zlib.compress(pickle.dumps(chunk), 1)})
             if waiting:
                 _connect(address)
                 yield from ((record, True) for record in _score(request, waiting))
@@ -86,8 +89,8 @@ def _connect(address: str) -> None:
         raise UsageError(
             f"--ray {address}: expected a Ray cluster there, found none: {error}; ray start --head begins one here"
         ) from None
-    context = ray.data.DataContext.get_current()
-    context.enable_progress_bars = False
+    ray.data.DataContext.get_current().enable_progress_bars = False
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
 
 
 def _score(request: ScoreRequest, waiting: list[dict[str, bytes]]) -> Iterator[PartRecord]:
@@ -98,7 +101,8 @@ def _score(request: ScoreRequest, waiting: list[dict[str, bytes]]) -> Iterator[P
         EngineActor,
         fn_constructor_args=(replace(request, threads=threads), str(Path.cwd())),
         batch_size=1,
-        concurrency=(1, engines),
+        # it may shrink: an actor that has nothing to do leaves its CPU to one that lost its node
+        compute=ray.data.ActorPoolStrategy(min_size=1, max_size=engines, initial_size=engines),
         **options,
     )
     try:
