@@ -1,6 +1,8 @@
 """A real Triton server on loopback, its answers, and hybrid-export --check-triton on it."""
 
+import contextlib
 import shutil
+import socket
 import subprocess
 import sys
 import threading
@@ -184,6 +186,22 @@ def test_where_nothing_answers_is_said_with_the_address(bundle: Bundle, scheme: 
     (port,) = free_ports(1)
     with pytest.raises(ServerError, match=f"{port}: expected a Triton server, found none that answers"):
         check_server(f"{scheme}://127.0.0.1:{port}", bundle)
+
+
+@pytest.mark.parametrize("scheme", ["http", "grpc"])
+def test_what_answers_without_being_triton_is_said(bundle: Bundle, scheme: str) -> None:
+    def answer() -> None:
+        with contextlib.suppress(OSError):  # closed below
+            while True:
+                with listening.accept()[0] as connection:
+                    connection.recv(1024)
+                    connection.sendall(b"SSH-2.0-OpenSSH_9.2\r\n")
+
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        threading.Thread(target=answer, daemon=True).start()
+        with pytest.raises(ServerError, match="expected a Triton server, found none that answers"):
+            check_server(f"{scheme}://127.0.0.1:{listening.getsockname()[1]}", bundle)
+        listening.shutdown(socket.SHUT_RDWR)
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1:8000", "ftp://host", "http://", "http://host:x", "http://host/v2"])
