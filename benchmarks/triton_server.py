@@ -6,11 +6,14 @@
 Each round classifies the same image files: the Classifier in batches of 8, in one process; the server through its
 ensemble with one client and with several, each of which sends its next file once its answer is there, as perf_analyzer
 does. Clients run on the server's cores too, which a network's would not. Server and Classifier run the same variant on
-the same engine, so that the difference is what serving costs, and what several processes gain.
+the same engine, so that the difference is what serving costs, and what several processes gain. The CPU time of an
+image, the server's without its clients', means something on a busy machine too.
 """
 
 from __future__ import annotations
 
+import contextlib
+import os
 import tempfile
 import threading
 import time
@@ -56,12 +59,20 @@ def main(
             TritonServer(server.http) as counter,
         ):
             latencies: dict[str, list[float]] = {}
+            cpu: dict[str, list[float]] = {}
 
             def served(address: str, name: str, clients: int) -> None:
+                before = _cpu_seconds(server.process.pid)
                 latencies.setdefault(name, []).extend(_ask_all(address, ensemble_name(chosen), files, clients))
+                cpu.setdefault(name, []).append(_cpu_seconds(server.process.pid) - before)
+
+            def alone() -> None:
+                before = time.process_time()
+                _predict_all(classifier, files)
+                cpu.setdefault(ALONE, []).append(time.process_time() - before)
 
             cases = {
-                ALONE: lambda: _predict_all(classifier, files),
+                ALONE: alone,
                 "gRPC, 1 client": lambda: served(server.grpc, "gRPC, 1 client", 1),
                 "gRPC, 8 clients": lambda: served(server.grpc, "gRPC, 8 clients", 8),
                 "HTTP, 8 clients": lambda: served(server.http, "HTTP, 8 clients", 8),
@@ -75,6 +86,8 @@ def main(
         images_per_second={name: round(len(files) / float(np.median(times)), 1) for name, times in timings.items()},
         p50_ms={name: round(float(np.percentile(times, 50)) * 1e3, 2) for name, times in latencies.items()},
         p99_ms={name: round(float(np.percentile(times, 99)) * 1e3, 2) for name, times in latencies.items()},
+        cpu_ms_an_image={name: round(float(np.median(times)) / len(files) * 1e3, 2) for name, times in cpu.items()},
+        load_average=os.getloadavg()[0],
         rows_and_executions=(rows, executions),
     )
     report.save()
@@ -90,6 +103,17 @@ def _files(folder: Path | None, count: int) -> list[bytes]:
 def _predict_all(classifier: Classifier, files: Sequence[bytes]) -> None:
     for first in range(0, len(files), 8):
         classifier.predict([decode_image(data) for data in files[first : first + 8]])
+
+
+def _cpu_seconds(server: int) -> float:
+    """Add up the CPU time of a server and of its Python backend's processes, which are its children."""
+    ticks = 0
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):  # it ended meanwhile
+            fields = path.read_text().rpartition(")")[2].split()
+            if server in (int(path.parent.name), int(fields[1])):
+                ticks += int(fields[11]) + int(fields[12])
+    return ticks / os.sysconf("SC_CLK_TCK")
 
 
 def _ask_all(address: str, model: str, files: Sequence[bytes], clients: int) -> list[float]:
