@@ -186,7 +186,7 @@ def test_an_extra_takes_the_versions_that_fit_its_jetpack_or_its_cuda(
 
 
 def test_no_extra_but_train_brings_tensorflow(built: Built) -> None:
-    for name in ("cpu", "gpu", "gpu-cu12", "tensorrt", "tensorrt-cu12", "rtx", "rtx-cu12", "jetson"):
+    for name in ("cpu", "gpu", "gpu-cu12", "tensorrt", "tensorrt-cu12", "rtx", "rtx-cu12", "jetson", "scale"):
         found = extra(built.metadata.requires or [], name)
         assert found, name
         assert not found & set(NOT_FOR_A_DEVICE), name
@@ -218,7 +218,7 @@ def test_hybrid_infer_prints_json_from_an_empty_folder(installed: Installed, bun
 
 
 @pytest.mark.parametrize(
-    "command", ["hybrid-infer", "hybrid-compare", "hybrid-train", "hybrid-export", "hybrid-prepare"]
+    "command", ["hybrid-infer", "hybrid-compare", "hybrid-score", "hybrid-train", "hybrid-export", "hybrid-prepare"]
 )
 def test_help_needs_no_extra_but_cpu(installed: Installed, command: str) -> None:
     result = installed.run(command, "--help")

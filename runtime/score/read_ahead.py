@@ -24,21 +24,15 @@ def read_ahead(
     workers: int,
     ahead: int,
 ) -> Iterator[Done]:
-    """Yield ``work(item, load(item))`` for every item, in their order.
+    """Yield ``work(item, load(item))`` for every item, in their order; what any of them raises comes in its place.
 
     Items are taken and loaded one after another on one thread, which lets a file be read in order; ``work`` runs on the
     pool's ``workers`` threads. At most ``ahead`` results wait to be taken, and one item more than there are threads is
-    loaded and not yet worked on. What any of them raises comes in its place.
+    loaded and not yet worked on.
     """
     results: Queue[Future[Done] | None] = Queue()
     waiting, loaded = threading.Semaphore(ahead), threading.Semaphore(workers + 1)
     stop = threading.Event()
-
-    def step(item: Item, data: Loaded) -> Done:
-        try:
-            return work(item, data)
-        finally:
-            loaded.release()
 
     def feed() -> None:
         for item in items:
@@ -46,7 +40,9 @@ def read_ahead(
             loaded.acquire()
             if stop.is_set():
                 return
-            results.put(pool.submit(step, item, load(item)))
+            future = pool.submit(work, item, load(item))
+            future.add_done_callback(lambda _: loaded.release())
+            results.put(future)
 
     feeding = start_in_background(feed, "reading ahead")
     feeding.add_done_callback(lambda _: results.put(None))
