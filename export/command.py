@@ -258,7 +258,8 @@ def write_for_triton(
     from .triton.repository import write_repository  # noqa: PLC0415
 
     bundle = Bundle.open(path)
-    names = write_repository(bundle, folder, precisions=precisions, profile=options.profile, python=python)
+    with console.waiting("writing the repository"):
+        names = write_repository(bundle, folder, precisions=precisions, profile=options.profile, python=python)
     text = (
         f"repository {folder}\nmodels {', '.join(names)}\nnext: {folder / 'README.md'} says how a server starts on it"
     )
@@ -270,7 +271,9 @@ def prove_server(address: str, path: Path | None) -> None:
     from ..runtime.bundle import Bundle  # noqa: PLC0415  # OpenCV
     from .triton.check_server import check_server, check_table  # noqa: PLC0415
 
-    check = check_server(address, Bundle.open(path))
+    bundle = Bundle.open(path)
+    with console.waiting("sending golden examples"):
+        check = check_server(address, bundle)
     console.show_table(check_table(check))
     if check.missing:
         console.say(f"not loaded there, and not checked: {', '.join(check.missing)}")

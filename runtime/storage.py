@@ -47,6 +47,7 @@ def creating_folder(path: Path) -> Iterator[Path]:
     Raises:
         UsageError: something is at ``path`` already that is not an empty folder.
     """
+    path = path.absolute()
     path.parent.mkdir(parents=True, exist_ok=True)
     if os.path.lexists(path) and not (path.is_dir() and not any(path.iterdir())):
         raise UsageError(f"{path}: expected a new folder, found something of that name; choose another, or remove it")

@@ -20,7 +20,7 @@ import tensorflow as tf
 from ..runtime.console import progress, say
 from .checkpoints import TrainingState
 from .evaluation import Evaluation, evaluate
-from .model import KerasModel
+from .model import KerasModel, leaf_layers
 from .model_file import load_model, save_model
 from .phase import PreparedPhase
 
@@ -104,13 +104,8 @@ def _show(candidates: list[_WeightsCandidate], chosen: _WeightsCandidate, phase:
 
 def trained_norms(model: KerasModel) -> list[Any]:
     """Return the BatchNormalization layers that a training of ``model`` updates, those that are not frozen."""
-    found = [layer for layer in _leaves(model) if isinstance(layer, keras.layers.BatchNormalization)]
+    found = [layer for layer in leaf_layers(model) if isinstance(layer, keras.layers.BatchNormalization)]
     return [layer for layer in found if layer.trainable]
-
-
-def _leaves(layer: Any) -> list[Any]:
-    children = getattr(layer, "layers", None)
-    return [leaf for child in children for leaf in _leaves(child)] if children else [layer]
 
 
 def reestimate(model: KerasModel, inputs: Iterable[Any], momentum: float = 0.9) -> None:

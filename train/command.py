@@ -19,7 +19,7 @@ from .class_folders import WrittenFolders
 from .cut_regions import prepare_regions
 from .data import scan_for
 from .data_report import show_report
-from .flags import listed_recurrent, settings_of
+from .flags import devices_of, listed_recurrent, settings_of
 from .handwritten_digits import prepare_digits, prepare_mnist
 from .run_folder import RunFolder
 from .tensorflow_import import import_tensorflow
@@ -111,6 +111,7 @@ def train(
     ] = "off",
     val_fraction: Annotated[float, _run("share of each class for validation, where DATA has no val/")] = 0.2,
     seed: Annotated[int, _run("of the split, the weights and the order of images")] = 0,
+    devices: Annotated[str | None, _run("GPUs of this machine that train: all, or how many; default: one")] = None,
     workers: Annotated[
         int | None, _run("threads that read and preprocess images; default: digits 1, photographs 2")
     ] = None,
@@ -149,9 +150,8 @@ def train(
     if predict_for is not None:
         raise UsageError("--predict-for chooses the devices of --list; give both, or leave it out")
     if resume:
-        _refuse_beside(
-            "--resume continues a run with the data and settings it began with", flags, ("resume", "runs", "name")
-        )
+        kept = ("resume", "runs", "name", "devices")
+        _refuse_beside("--resume continues a run with the data and settings it began with", flags, kept)
     elif data is None:
         raise UsageError("expected DATA, a folder of class folders, or --resume; see hybrid-train --help")
     settings = None if resume else settings_of(flags)
@@ -162,7 +162,7 @@ def train(
     from . import trainer  # noqa: PLC0415  # TensorFlow takes seconds; --help and wrong usage should not wait for it
 
     if settings is None:
-        show(trainer.resume(runs / name if name else None, runs))
+        show(trainer.resume(runs / name if name else None, runs, devices_of(devices)))
     else:
         show(trainer.train(settings, runs, name))
 

@@ -21,6 +21,7 @@ from matplotlib.ticker import PercentFormatter
 from ..runtime.console import progress
 from ..runtime.storage import replacing
 from .batches import Batches
+from .devices import predict
 from .model import KerasModel
 from .run_folder import RunFolder
 
@@ -101,7 +102,7 @@ def evaluate(model: KerasModel, batches: Batches, what: str = "validation") -> E
     with progress(unit="batches", transient=True) as bar:
         task = bar.add_task(what, total=count)
         for index in range(count):
-            parts.append(np.asarray(model.predict_on_batch(batches[index][0]), dtype=np.float32))
+            parts.append(predict(model, batches[index][0]))
             bar.advance(task)
     return Evaluation(np.concatenate(parts), batches.targets)
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+from ..runtime.errors import UsageError
 from ..runtime.spec import ModelSpec, preset
 from .backbones import BACKBONES
 from .training_settings import PHASES, PhaseSettings, TrainSettings, named_faults
@@ -42,8 +43,20 @@ def settings_of(flags: dict[str, Any]) -> TrainSettings:
         augment=spec.backbone == "digits" if flags["augment"] is None else flags["augment"],
         # one thread keeps up with small pictures, and for several Keras waits a tenth of a second at each epoch's end
         workers=(1 if spec.backbone == "digits" else 2) if flags["workers"] is None else flags["workers"],
+        devices=devices_of(flags["devices"]) or 1,
         **{key: flags[key] for key in unchanged},
     )
+
+
+def devices_of(text: str | None) -> int | Literal["all"] | None:
+    """Read ``--devices``: a number of GPUs, ``all``, or None where it was left out; UsageError for anything else."""
+    if text is None:
+        return None
+    if text == "all":
+        return "all"
+    if not text.isdecimal() or int(text) < 1:
+        raise UsageError(f"--devices expected all or a number of GPUs, found {text!r}")
+    return int(text)
 
 
 def _spec(flags: dict[str, Any]) -> ModelSpec:

@@ -54,6 +54,12 @@ def recurrent_layers(model: KerasModel, spec: ModelSpec) -> list[Any]:
     return [rnn.get_layer(f"{spec.cell}_{number}") for number in range(1, spec.rnn_layers + 1)]
 
 
+def leaf_layers(layer: Any) -> list[Any]:
+    """Return the layers of a model, also those of models in it, that hold no other layers; of such a layer, itself."""
+    children = getattr(layer, "layers", None)
+    return [leaf for child in children for leaf in leaf_layers(child)] if children else [layer]
+
+
 def build_head_model(model: KerasModel, spec: ModelSpec) -> KerasModel:
     """Make a model of the part behind a model's CNN, with the same layers; it trains while the CNN is frozen.
 

@@ -6,10 +6,9 @@ import math
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import keras
-import numpy as np
 from rich.progress import TextColumn
 
 from ..runtime.console import progress, say
@@ -18,10 +17,12 @@ from ..runtime.spec import ModelSpec
 from .batches import Batches, TrainingBatches
 from .checkpoints import EpochRecorder, Training, TrainingState
 from .data import balanced_weights
+from .devices import as_stream, predict, scaled_optimizer, several, train_alike
+from .evaluation import evaluate
 from .features import Features, FeatureStore
 from .model import KerasModel, build_head_model
 from .model_file import first_line, load_weights, weights_sha256
-from .training_settings import PhaseSettings
+from .training_settings import Monitor, PhaseSettings
 
 OPTIMIZERS = {
     "rmsprop": keras.optimizers.RMSprop,
@@ -87,6 +88,7 @@ def prepare_phase(training: Training, model: KerasModel, state: TrainingState) -
         kept=training.kept,
     )
     _compile(fitted, phase, spec, steps)
+    train_alike(fitted)
     return PreparedPhase(training, phase, state, model, fitted, steps, train_features, validation)
 
 
@@ -106,7 +108,7 @@ def frozen_features(training: Training, cnn: KerasModel, cnn_sha256: str) -> tup
     store = FeatureStore(cnn_sha256, training.spec, int(cnn.output_shape[-1]), cnn.dtype_policy.name)
     started = time.perf_counter()
     images = [*training.train, *training.validation]
-    features, computed = store.features(images, lambda image: np.asarray(cnn.predict_on_batch(image), np.float32))
+    features, computed = store.features(images, lambda image: predict(cnn, image))
     say(
         f"features of the frozen CNN: {computed} computed, {len(images) - computed} from {store.folder} "
         f"({time.perf_counter() - started:.1f} s)",
@@ -121,7 +123,7 @@ def _compile(model: KerasModel, phase: PhaseSettings, spec: ModelSpec, steps: in
     if phase.schedule == "cosine":
         rate = keras.optimizers.schedules.CosineDecay(rate, phase.epochs * steps)
     model.compile(
-        optimizer=OPTIMIZERS[phase.optimizer](rate),
+        optimizer=scaled_optimizer(OPTIMIZERS[phase.optimizer](rate)),
         loss="categorical_crossentropy",
         metrics=[
             keras.metrics.CategoricalAccuracy(name="accuracy"),
@@ -145,13 +147,13 @@ def fit_phase(prepared: PreparedPhase) -> TrainingState:
     batches = prepared.training_batches(first=state.epoch * prepared.steps)
     try:
         model.fit(
-            batches,
+            as_stream(batches),
             epochs=prepared.settings.epochs,
             initial_epoch=state.epoch,
             steps_per_epoch=prepared.steps,
-            validation_data=prepared.validation,
+            validation_data=None if several() else prepared.validation,
             class_weight=_class_weights(training),
-            callbacks=[bar, recorder, tensorboard],
+            callbacks=[*([SplitValidation(bar, prepared.validation)] if several() else []), bar, recorder, tensorboard],
             verbose=0,
             shuffle=False,
         )
@@ -228,6 +230,21 @@ class ProgressBar(keras.callbacks.Callback):  # type: ignore[misc]  # keras ship
 
     def _show(self, description: str, total: int) -> None:
         self._bar.reset(self._task, total=total, description=description, numbers="")
+
+
+class SplitValidation(keras.callbacks.Callback):  # type: ignore[misc]  # keras ships no types
+    """Validates on several devices, in place of ``fit``, which can't split a batch of a size that is no multiple."""
+
+    def __init__(self, bar: ProgressBar, validation: Batches) -> None:
+        super().__init__()
+        self._bar = bar
+        self._validation = validation
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, float]) -> None:
+        """Add the validation's numbers to the epoch's, which the callbacks behind this one see."""
+        self._bar.close()
+        measured = evaluate(self.model, self._validation)
+        logs |= {name: measured.value(name) for name in get_args(Monitor)}
 
 
 def _duration(seconds: float) -> str:

@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import keras
 
@@ -22,6 +22,7 @@ from .best_weights import choose_weights
 from .checkpoints import Training, TrainingState, read_stopped, record_start
 from .data import balanced_weights, scan_for
 from .data_report import show_report
+from .devices import training_devices
 from .evaluation import evaluate, plot_class_rates, plot_confusion, plot_curves
 from .model import KerasModel, build_model
 from .model_file import load_model, load_pretrained, save_model
@@ -36,12 +37,18 @@ def train(settings: TrainSettings, runs: Path = Path("runs"), name: str | None =
     The run's name is by default the date, the time and the branches.
 
     Raises:
+        UsageError: the devices are not there, or a phase's batch can't be split evenly over them.
         DataError: the data can't be trained on, which is found before any training starts; or an image that was
             readable then is no longer when its batch comes.
         WeightsError: the pretrained weights can't be had.
         RunError: the run folder can't be written, or no epoch had a finite loss.
         KeyboardInterrupt: Ctrl-C is passed on, after the best weights so far were put in place.
     """
+    with training_devices(settings.devices, settings.phases):
+        return _train(settings, runs, name)
+
+
+def _train(settings: TrainSettings, runs: Path, name: str | None) -> RunFolder:
     data = scan_for(settings)
     show_report(data, settings.class_weights, status)
     spec = settings.spec.replace(class_labels=data.labels)
@@ -59,10 +66,15 @@ def train(settings: TrainSettings, runs: Path = Path("runs"), name: str | None =
     return run
 
 
-def resume(path: Path | None = None, runs: Path = Path("runs")) -> RunFolder:
+def resume(
+    path: Path | None = None, runs: Path = Path("runs"), devices: int | Literal["all"] | None = None
+) -> RunFolder:
     """Continue a killed or interrupted training, by default the newest of ``runs``, from the last epoch it finished.
 
+    It goes on with ``devices``, by default those that it was started with.
+
     Raises:
+        UsageError: the devices are not there.
         RunError: there is no run, too little of it to continue, or another process is training in it.
         DataError: images that the run trains on are no longer there.
     """
@@ -70,7 +82,8 @@ def resume(path: Path | None = None, runs: Path = Path("runs")) -> RunFolder:
     with run.locked(), _named_failures(run):
         training, state = read_stopped(run)
         phases = training.settings.phases
-        with _precision(training.settings):
+        wanted = training.settings.devices if devices is None else devices
+        with training_devices(wanted, phases), _precision(training.settings):
             if state.phase > 1:
                 model, _ = load_model(run.checkpoint(state.phase - 1))
             else:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Iterator
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -76,6 +76,7 @@ class TrainSettings(BaseModel):
     class_weights: ClassWeights = Field(default="none", description="balanced: each class counts alike in the loss")
     augment: bool = False
     mixed_precision: Literal["off", "float16", "bfloat16"] = "off"
+    devices: Annotated[int, Field(ge=1)] | Literal["all"] = Field(default=1, description="GPUs of this machine")
     seed: int = 0
     workers: int = Field(default=2, ge=1, le=64)
     feature_cache: bool = True

@@ -5,7 +5,6 @@ Each goes alone, beside other rows in one batch, and at once with others so that
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -23,7 +22,6 @@ from .model_config import ENCODED, PREPROCESS, ensemble_name
 from .server_client import TritonServer
 
 CLIENTS = 8  # that send at once
-ROUNDS = 3  # of all examples, by each client
 
 Array = npt.NDArray[Any]
 
@@ -33,8 +31,8 @@ class ModelCheck:
     """How near one model of the server came to the exporter: the largest |difference| of a value in each way of asking.
 
     ``beside`` is NaN where the model takes no batches. ``wrong_labels`` are golden examples under another label than
-    the exporter's; ``rows`` and ``executions`` are what the server counted of the model, of an ensemble its
-    variant's, while requests went at once.
+    the exporter's; ``rows`` went at once, in so many ``executions`` of the model, or of an ensemble's variant,
+    as the server counts them, a moment late.
     """
 
     model: str
@@ -149,12 +147,11 @@ def _check(server: TritonServer, examples: _Examples) -> ModelCheck:
     beside = float("nan")
     if batch > 1:
         beside = max(examples.error(server, rows) for rows in _mixed(count, min(batch, count)))
-    before = server.counts(examples.batcher)
+    _, before = server.counts(examples.batcher)
     at_once = _at_once(server.address, examples)
-    rows, executions = (now - then for now, then in zip(server.counts(examples.batcher), before, strict=True))
-    return ModelCheck(
-        examples.model, alone, beside, at_once, examples.limit, rows, executions, _wrong_labels(server, examples)
-    )
+    executions = server.counts(examples.batcher)[1] - before
+    labels = _wrong_labels(server, examples)
+    return ModelCheck(examples.model, alone, beside, at_once, examples.limit, CLIENTS * count, executions, labels)
 
 
 def _require_signature(server: TritonServer, examples: _Examples) -> int:
@@ -186,7 +183,7 @@ def _at_once(address: str, examples: _Examples) -> float:
     def send(number: int) -> float:
         order = np.roll(np.arange(examples.count), number).tolist()
         with TritonServer(address) as server:
-            return max(examples.error(server, [row]) for row in itertools.chain(*[order] * ROUNDS))
+            return max(examples.error(server, [row]) for row in order)
 
     with ThreadPoolExecutor(CLIENTS) as pool:
         return max(pool.map(send, range(CLIENTS)))

@@ -23,8 +23,11 @@ ENSEMBLE_PREFIX = "classify-"
 PREPROCESS_INSTANCES = 2
 
 ENUMS = ("TYPE_", "KIND_")
-# for Triton's CUDA provider what ``OnnxRuntimeCuda`` asks for: TF32's 10 bits of mantissa would not pass the limits
-CUDA_OPTIONS = {"use_tf32": "0", "cudnn_conv_algo_search": "HEURISTIC"}
+# what ``OnnxRuntimeCuda`` asks for: no TF32, whose 10 bits of mantissa would not pass the limits, and no timing of
+# each of cuDNN's algorithms. Triton's backend takes the first as an accelerator's option; the second, which it would
+# overwrite there, as a parameter, in which 1 is HEURISTIC
+CUDA_OPTIONS = {"use_tf32": "0"}
+CUDA_PARAMETERS = {"cudnn_conv_algo_search": "1"}
 
 Fields = Mapping[str, Any]
 
@@ -106,15 +109,20 @@ def _own_engine(target: Target) -> Fields:
         return fields
     options = [{"key": key, "value": value} for key, value in CUDA_OPTIONS.items()]
     accelerators = {"gpu_execution_accelerator": [{"name": "cuda", "parameters": options}]}
-    return {**fields, "optimization": {"execution_accelerators": accelerators}}
+    return {
+        **fields,
+        "parameters": _parameters(CUDA_PARAMETERS),
+        "optimization": {"execution_accelerators": accelerators},
+    }
 
 
 def _python_engine(variant: Variant, profile: Profile) -> Fields:
     parameters = {"variant": variant.name, "profile": ",".join(map(str, profile))}
-    return {
-        "backend": "python",
-        "parameters": [{"key": key, "value": {"string_value": value}} for key, value in parameters.items()],
-    }
+    return {"backend": "python", "parameters": _parameters(parameters)}
+
+
+def _parameters(values: Mapping[str, str]) -> list[Fields]:
+    return [{"key": key, "value": {"string_value": value}} for key, value in values.items()]
 
 
 def _batching(profile: Profile) -> Fields:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
 from ...runtime.engines.engine_options import Profile
-from ...runtime.manifest import Variant
+from ...runtime.manifest import Target, Variant
 from ...runtime.spec import ModelSpec
 from ..bundle.engine_files import trtexec_options
 from .model_config import ENCODED, PREPROCESS, ensemble_name
@@ -29,14 +30,15 @@ needs hybrid-edge in the container. In a folder with its wheel:
     FROM nvcr.io/nvidia/tritonserver:{release}-py3
     RUN apt-get update && apt-get install -y --no-install-recommends libgl1 libglib2.0-0 && rm -rf /var/lib/apt/lists/*
     COPY hybrid_edge-*.whl /tmp/
-    RUN pip install --no-cache-dir "$(echo /tmp/hybrid_edge-*.whl)[{extra}]"
+    RUN pip install --no-cache-dir "$(echo /tmp/hybrid_edge-*.whl)[{extras}]"
     END
     docker build -t hybrid-edge-triton .
-    docker run --rm {gpus}--shm-size=1g -p 127.0.0.1:8000:8000 -p 127.0.0.1:8001:8001 \\
-      -v '{folder}:/models:ro' hybrid-edge-triton tritonserver --model-repository /models \\
+    docker run --rm --shm-size=1g -p 127.0.0.1:8000:8000 -p 127.0.0.1:8001:8001 \\
+      -v {models}:ro {cache}hybrid-edge-triton tritonserver --model-repository /models \\
       --disable-auto-complete-config --model-control-mode explicit --load-model {first}
 
-That loads one ensemble and the two models that it needs; each further `--load-model` adds one of:
+That loads one ensemble and the two models that it needs. Each further `--load-model` adds one of these; those on a GPU
+need `--gpus all` before `--shm-size`. Of two bundles each has a server of its own.
 
 {table}
 """
@@ -76,16 +78,17 @@ an answer is not the exporter's.
 def readme(spec: ModelSpec, variants: Sequence[Variant], profile: Profile, folder: Path, *, python: bool) -> str:
     """Return the text; ``folder`` is where the repository will be."""
     first = variants[0]
-    on_gpu = first.target != "cpu"
     rows = ["| model | precision | runs on |", "|---|---|---|"]
     rows += [f"| `{ensemble_name(item)}` | {item.precision} | {_engine(item, python=python)} |" for item in variants]
+    targets = {item.target for item in variants} if python else set()
     names = {
         "classes": spec.num_classes,
         "encoded": ENCODED,
-        "extra": "cpu" if not python or not on_gpu else "gpu",
+        "extras": _extras(targets),
         "first": ensemble_name(first),
-        "folder": folder,
-        "gpus": "--gpus all " if on_gpu else "",
+        # an engine takes minutes to build: it outlives the container
+        "cache": "-v hybrid-edge-engines:/root/.cache/hybrid-edge " if "tensorrt" in targets else "",
+        "models": shlex.quote(f"{folder}:/models"),
         "largest": profile[2],
         "preprocess": PREPROCESS,
         "release": RELEASE,
@@ -95,6 +98,11 @@ def readme(spec: ModelSpec, variants: Sequence[Variant], profile: Profile, folde
     return HEAD.format(**names) + (PLANS.format(commands="\n".join(plans)) if plans else "") + TAIL.format(**names)
 
 
+def _extras(targets: set[Target]) -> str:
+    """Name what pip installs beside hybrid-edge: OpenCV, and the engines that the Python backend runs."""
+    return ("gpu" if "cuda" in targets else "cpu") + (",tensorrt" if "tensorrt" in targets else "")
+
+
 def _engine(variant: Variant, *, python: bool) -> str:
     where = "CPU" if variant.target == "cpu" else "GPU"
     library = "TensorRT" if variant.target == "tensorrt" else "ONNX Runtime"
@@ -102,8 +110,8 @@ def _engine(variant: Variant, *, python: bool) -> str:
 
 
 def _plan(spec: ModelSpec, variant: Variant, profile: Profile, folder: Path) -> str:
-    path = f"/models/{variant.name}/1/model"
+    path, models = f"/models/{variant.name}/1/model", shlex.quote(f"{folder}:/models")
     return (
-        f"    docker run --rm --gpus all -v '{folder}:/models' nvcr.io/nvidia/tensorrt:{RELEASE}-py3 \\\n"
+        f"    docker run --rm --gpus all -v {models} nvcr.io/nvidia/tensorrt:{RELEASE}-py3 \\\n"
         f"      trtexec --onnx={path}.onnx {trtexec_options(spec, profile)} --saveEngine={path}.plan"
     )

@@ -6,6 +6,7 @@ import importlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from http.client import HTTPException
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -62,7 +63,7 @@ class TritonServer:
             self._client = self._library.InferenceServerClient(where, ssl=encrypted, **timeouts)
             ready = self._client.is_server_ready()
         if not ready:
-            raise ServerError(f"{address}: expected a server that is ready, found one that is not; its log says why")
+            raise ServerError(f"{address}: expected a Triton server that is ready, found one that is not; see its log")
 
     def ready_models(self) -> frozenset[str]:
         """Return the names of the models that answer requests."""
@@ -130,7 +131,7 @@ class TritonServer:
             if str(error.status()) in SILENT:
                 raise self._silent(error) from error
             raise ServerError(f"{self.address}: {what}: the server answered: {error.message()}") from error
-        except (OSError, ValueError) as error:  # a connection that fails; ValueError: what answers speaks no HTTP
+        except (OSError, HTTPException, ValueError) as error:  # it fails, speaks no HTTP, or answers without JSON
             raise self._silent(error) from error
 
     def _silent(self, error: Exception) -> ServerError:

@@ -71,10 +71,13 @@ class ServedPreprocessing(_Served):
         return [self._answer(tensors[ENCODED].ravel().tolist()) for tensors in given]
 
     def _answer(self, files: Sequence[bytes]) -> Tensors | HybridEdgeError:
+        tensors = self._preprocessor.allocate(len(files))
         try:
-            return self._preprocessor([decode_image(data, f"image {row}") for row, data in enumerate(files)])
+            for row, data in enumerate(files):  # one decoded picture at a time: each may have 400 MB
+                self._preprocessor.fill(decode_image(data, f"image {row}"), tensors, row)
         except HybridEdgeError as error:
             return error
+        return tensors
 
 
 class ServedClassifier(_Served):

@@ -101,9 +101,14 @@ def state_of(url: str) -> str:
 def find_addresses(url: str, left_out: Counter[str], also: tuple[str, ...]) -> Iterator[str]:
     """Yield an address, or, where it is a folder's, the images below it and the files that end in one of ``also``.
 
-    A folder's names are in memory at a time. What else a folder holds is counted in ``left_out`` by its suffix.
+    An address with ``*`` stands for those that match. A folder's names are in memory at a time; what else it holds is
+    counted in ``left_out`` by its suffix.
     """
     system, path = _open_system(url)
+    if "*" in path:
+        found = _patiently(lambda: system.glob(path), url)
+        yield from map(str, map(system.unstrip_protocol, sorted(found, key=natural_order)))
+        return
     if not _patiently(lambda: system.isdir(path), url):
         yield url
         return

@@ -113,8 +113,10 @@ class Scorer:
                 hashed.add(name)
             check_part(*there[0], hashed, self._run, last=True)
             return records
-        state = tar_state(chunk.tar)
-        return records if all((it.tar, it.run) == (state, self._run) for it in records) and state else []
+        state, tar = tar_state(chunk.tar), as_text(chunk.tar)
+        ours = (state, self._run, True)
+        same = all((it.tar, it.run, not it.first or it.first.startswith(tar)) == ours for it in records)
+        return records if same and state else []
 
     def _rows(
         self, chunk: Chunk, contents: ChunkContents, ours: Iterable[Content]

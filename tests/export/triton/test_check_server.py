@@ -1,9 +1,12 @@
 """A real Triton server on loopback, its answers, and hybrid-export --check-triton on it."""
 
+import contextlib
 import shutil
+import socket
 import subprocess
 import sys
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -56,6 +59,14 @@ def by_clients(address: str, work: Callable[[TritonServer, int], Any], count: in
         return list(pool.map(piece, range(count)))
 
 
+def settled(server: TritonServer) -> tuple[int, int]:
+    """The variant's rows and executions, which the server counts a moment after it has answered."""
+    found = None
+    while found != (found := server.counts("fp32-cpu")):
+        time.sleep(0.2)
+    return found
+
+
 @pytest.fixture
 def other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bundle:
     """A bundle of the same inputs, outputs and labels with other weights."""
@@ -81,9 +92,9 @@ def test_a_thousand_images_from_eight_clients_get_the_labels_of_hybrid_infer(
     with Classifier.load(bundle, backend="cpu", precision="fp32") as classifier:
         expected = classifier.predict(frames)
     with TritonServer(server.http) as first:
-        before = first.counts("fp32-cpu")
+        before = settled(first)
         rows = by_clients(server.http, lambda client, number: ask(client, encode(frames[number]))[0], IMAGES)
-        counted, executions = np.subtract(first.counts("fp32-cpu"), before)
+        counted, executions = np.subtract(settled(first), before)
     labels = [bundle.labels[int(row.argmax())] for row in rows]
     assert labels == [item.label for item in expected]
     assert len(set(labels)) > 1
@@ -175,6 +186,22 @@ def test_where_nothing_answers_is_said_with_the_address(bundle: Bundle, scheme: 
     (port,) = free_ports(1)
     with pytest.raises(ServerError, match=f"{port}: expected a Triton server, found none that answers"):
         check_server(f"{scheme}://127.0.0.1:{port}", bundle)
+
+
+@pytest.mark.parametrize("scheme", ["http", "grpc"])
+def test_what_answers_without_being_triton_is_said(bundle: Bundle, scheme: str) -> None:
+    def answer() -> None:
+        with contextlib.suppress(OSError):  # closed below
+            while True:
+                with listening.accept()[0] as connection:
+                    connection.recv(1024)
+                    connection.sendall(b"SSH-2.0-OpenSSH_9.2\r\n")
+
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        threading.Thread(target=answer, daemon=True).start()
+        with pytest.raises(ServerError, match="expected a Triton server, found none that answers"):
+            check_server(f"{scheme}://127.0.0.1:{listening.getsockname()[1]}", bundle)
+        listening.shutdown(socket.SHUT_RDWR)
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1:8000", "ftp://host", "http://", "http://host:x", "http://host/v2"])

@@ -135,6 +135,10 @@ def test_every_configuration_is_one_that_triton_reads(bundle: Bundle, tmp_path: 
             assert (tmp_path / "models" / name / "warmup" / value.input_data_file).is_file(), key
     assert found["fp32-cuda"].instance_group[0].kind == config.ModelInstanceGroup.KIND_GPU
     assert found["fp32-cpu"].instance_group[0].kind == config.ModelInstanceGroup.KIND_CPU
+    if not python:
+        (accelerator,) = found["fp16-cuda"].optimization.execution_accelerators.gpu_execution_accelerator
+        assert (accelerator.name, dict(accelerator.parameters)) == ("cuda", {"use_tf32": "0"})
+        assert not found["fp32-cpu"].optimization.execution_accelerators.gpu_execution_accelerator
     steps = found["classify-fp32-cpu"].ensemble_scheduling.step
     assert [step.model_name for step in steps] == ["preprocess", "fp32-cpu"]
     assert dict(steps[0].output_map) == dict(steps[1].input_map) == {name: name for name in SPEC.inputs}
@@ -147,7 +151,10 @@ def test_the_readme_says_how_a_plan_is_built_only_where_a_model_needs_one(bundle
     assert "--optShapes=image:4x12x12x3,sequence:4x6x24" in text
     assert "--load-model classify-fp32-cpu" in text
     write_repository(bundle, tmp_path / "python", python=True)
-    assert "trtexec" not in (tmp_path / "python" / "README.md").read_text()
+    text = (tmp_path / "python" / "README.md").read_text()
+    assert "trtexec" not in text
+    assert ".whl)[gpu,tensorrt]" in text
+    assert f"-v {tmp_path / 'python'}:/models:ro -v hybrid-edge-engines:" in text
 
 
 def test_the_command_writes_one_without_tensorflow(bundle: Bundle, tmp_path: Path) -> None:

@@ -200,12 +200,13 @@ def test_addresses_are_read_through_fsspec_and_their_folders_walked_in_order(run
     for number in (1, 2, 10):
         store.pipe(f"/bucket/photos/img{number}.png", encode(sample_image(number)))
     store.pipe("/bucket/photos/notes.txt", b"no image")
-    ended = run_score("memory://bucket/photos", "memory://bucket/absent.png", "--out", tmp_path / "out")
+    inputs = ("memory://bucket/photos", "memory://bucket/photos/*1*.png", "memory://bucket/absent.png")
+    ended = run_score(*inputs, "--out", tmp_path / "out")
     rows = read_rows(tmp_path / "out")
-    names = [f"memory:///bucket/photos/img{number}.png" for number in (1, 2, 10)]
+    names = [f"memory:///bucket/photos/img{number}.png" for number in (1, 2, 10, 1, 10)]
     assert [row["image"] for row in rows] == [*names, "memory://bucket/absent.png"]
-    assert all("label" in row for row in rows[:3])
-    assert "can't be read" in rows[3]["error"]
+    assert all("label" in row for row in rows[:5])
+    assert "can't be read" in rows[5]["error"]
     assert "left out: 1 .txt" in ended.err
 
 

@@ -35,9 +35,9 @@ def test_a_tar_without_images_or_of_exactly_one_part_is_one_part(run_score: Scor
 
 
 def test_each_tar_is_a_chunk_of_its_own_for_shards(run_score: Score, tmp_path: Path) -> None:
+    (tmp_path / "shards").mkdir()
     for number in range(3):
-        write_tar(tmp_path / "shards" / f"{number}.tar", samples(3)) if number else (tmp_path / "shards").mkdir()
-    write_tar(tmp_path / "shards" / "0.tar", samples(3))
+        write_tar(tmp_path / "shards" / f"{number}.tar", samples(3))
     assert run_score(tmp_path / "shards", "--out", tmp_path / "out", "--shard", "1/3").code == 0
     assert images_of(tmp_path / "out", tmp_path / "shards" / "1.tar") == ["00000.png", "00001.png", "00002.png"]
 
@@ -54,9 +54,10 @@ def test_a_tar_behind_an_address_is_read_as_a_local_one(run_score: Score, tmp_pa
     fsspec = pytest.importorskip("fsspec")
     local = write_tar(tmp_path / "shard.tar", samples(12))
     fsspec.filesystem("memory").pipe("/tars/shard.tar", local.read_bytes())
-    assert run_score("memory://tars/shard.tar", "--out", tmp_path / "out").code == 0
-    assert images_of(tmp_path / "out", Path("memory:") / "/tars/shard.tar") or len(read_rows(tmp_path / "out")) == 12
-    assert run_score("memory://tars/shard.tar", "--out", tmp_path / "out").code == 0
+    assert run_score("memory://tars/*.tar", "--out", tmp_path / "out").code == 0
+    names = [row["image"] for row in read_rows(tmp_path / "out")]
+    assert names == [f"memory:///tars/shard.tar/{number:05}.png" for number in range(12)]
+    assert "12 of them before" in run_score("memory://tars/*.tar", "--out", tmp_path / "out").err
 
 
 @pytest.mark.parametrize("kept", [0.1, 0.5, 0.9])
@@ -138,3 +139,11 @@ def test_a_tar_that_was_replaced_is_refused_and_one_that_was_only_touched_is_not
     ended = run_score(tar, "--out", tmp_path / "out")
     assert ended.code == 1
     assert "expected the inputs of which it was made, 2 from" in ended.err
+
+
+def test_another_tar_of_the_same_size_and_time_is_refused(run_score: Score, tmp_path: Path) -> None:
+    tar = write_tar(tmp_path / "shard.tar", samples(3))
+    assert run_score(tar, "--out", tmp_path / "out").code == 0
+    ended = run_score(tar.rename(tmp_path / "other.tar"), "--out", tmp_path / "out")
+    assert ended.code == 1
+    assert "expected the inputs of which it was made" in ended.err
