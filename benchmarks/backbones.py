@@ -71,7 +71,7 @@ def main(
     calib: Annotated[Path | None, typer.Option(help="images to calibrate on; by default 500 of DATA/train")] = None,
     rounds: int = 7,
     only: Annotated[list[str] | None, typer.Option(help="backbones; by default all")] = None,
-    untimed: Annotated[bool, typer.Option("--untimed", help="make and export, and time nothing yet")] = False,
+    untimed: Annotated[bool, typer.Option("--untimed", help="make and export; the page has no times")] = False,
 ) -> None:
     """Make, export and time every backbone, and write the page."""
     found: list[Measured] = []
@@ -81,9 +81,7 @@ def main(
         folder = work / f"{name}-{own}"
         make(folder, data, name, own, (train, epochs, pixels))
         export(folder, data, calib or data / "train", gate)
-        if untimed:
-            continue
-        found.append(read(name, own, folder, timed(folder, data, work, rounds)))
+        found.append(read(name, own, folder, None if untimed else timed(folder, data, work, rounds)))
         if page is not None:
             page.write_text(written(found))
 
@@ -124,11 +122,11 @@ def timed(folder: Path, data: Path, work: Path, rounds: int) -> Path:
     return kept
 
 
-def read(name: str, size: int, folder: Path, kept: Path) -> Measured:
+def read(name: str, size: int, folder: Path, kept: Path | None) -> Measured:
     """Read what an export and its timing left."""
     report = json.loads((folder / "bundle-report" / "report.json").read_text())
     times: dict[int, dict[str, float]] = {}
-    for peer in json.loads(kept.read_text())["peers"]:
+    for peer in json.loads(kept.read_text())["peers"] if kept else ():
         for batch, spread in peer["times"].items():
             times.setdefault(int(batch), {})[peer["name"]] = 1e3 * spread["median"]
     images, epochs, pixels = json.loads((folder / TRAINED).read_text())
@@ -148,8 +146,17 @@ def written(found: list[Measured]) -> str:
         _rule(PROOF),
     ]
     lines += [row for item in found for row in _proofs(item)]
-    lines += ["", "## Time", "", "Times Keras's time for the same batch; below 1 is faster.", "", TIMES, _rule(TIMES)]
-    lines += [row for item in found for row in _times(item)]
+    if any(item.times for item in found):
+        lines += [
+            "",
+            "## Time",
+            "",
+            "Times Keras's time for the same batch; below 1 is faster.",
+            "",
+            TIMES,
+            _rule(TIMES),
+        ]
+        lines += [row for item in found for row in _times(item)]
     return "\n".join(lines) + "\n"
 
 

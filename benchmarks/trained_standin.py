@@ -39,7 +39,10 @@ Array = npt.NDArray[np.float32]
 Images = Sequence[tuple[Path, int]]
 BATCH, BATCH_PIXELS = 16, 2**20
 STATISTICS, HEAD = 640, 1500  # make_cnn's images for each
-STRENGTHS, DECIDED = (0.002, 0.01, 0.05), 0.25  # of its logistic regression: C, the first with this mean top-1 probability
+STRENGTHS, DECIDED = (
+    (0.002, 0.01, 0.05),
+    0.25,
+)  # of its logistic regression: C, the first with this mean top-1 probability
 BLOCKS = 0.1  # of what a residual block is given is what it adds, before training
 
 

@@ -40,8 +40,8 @@ class OnnxRuntimeCpu(Backend):
     device_name: ClassVar[str] = "CPU"
     log_severity: ClassVar[int] = LOG_FATAL  # ONNX Runtime's errors come as exceptions, with the same text
     session_entries: ClassVar[dict[str, str]] = {}
-    # it hands the zeros around an image to a MaxPool, which then compares with nothing there: all that is negative at the
-    # edges of ResNet50V2 comes out otherwise. Zeros that may be handed on are in the convolutions of our graphs already
+    # it hands the zeros around an image to a MaxPool, which then takes the largest of the others alone: the edges of
+    # ResNet50V2 come out otherwise. Zeros that may be handed on are in the convolutions of our graphs already
     disabled_optimizers: ClassVar[list[str]] = ["Pad_Fusion"]
 
     @property

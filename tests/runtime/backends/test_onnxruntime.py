@@ -67,7 +67,7 @@ def test_the_number_of_threads_reaches_the_session(model: Path, monkeypatch: pyt
 
 @pytest.mark.parametrize("simulated", [False, True])
 def test_zeros_around_what_is_negative_are_the_largest_at_its_edges(simulated: bool) -> None:
-    """ONNX Runtime by itself leaves them out, which moved ResNet50V2's logits by up to half a per cent of the largest."""
+    """ONNX Runtime by itself leaves them out, which moved ResNet50V2's logits by half a per cent of the largest."""
     pads = onnx.numpy_helper.from_array(np.array([0, 0, 1, 1, 0, 0, 1, 1], np.int64), "pads")
     nodes = [
         helper.make_node("Pad", ["image", "pads"], ["padded"]),
