@@ -44,6 +44,7 @@ What `hybrid-export --fp32 --fp16 --int8` makes of each backbone, as a CNN alone
 {machine}. Weights: trained for some epochs on labelled images of 20 classes at few pixels, BatchNorm's
 statistics re-estimated, the head fitted at the size given. No model is good, but its answers differ. The worse it is,
 the more images lie between two labels, and the more a rounding flips. What is for TensorRT was simulated on the CPU.
+"Trained on" is `--train`, `--epochs` and `--pixels` of each, given with `--only`; what is in WORK already is kept.
 """
 PROOF = "| backbone | size | trained on | Keras | variant | accuracy | same label | mean \\|Δp\\| | MB | gate |"
 TIMES = "| backbone | batch | Keras, ms | FP32 | INT8 | OpenVINO FP32 | BF16 | INT8 | INT8 + BF16 | INT8 / FP32 |"

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import os
+import platform
 import subprocess
 import sys
 import time
@@ -42,3 +44,13 @@ print(THREADS, names.count("tf_Compute"), {pool["num_threads"] for pool in threa
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "1 1 {1}\n"
+
+
+@pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="elsewhere TensorFlow's own choice holds")
+def test_one_dnn_is_on_whatever_the_kind_of_cpu_unless_it_is_turned_off() -> None:
+    code = "import os; from hybrid_edge.train import tensorflow_import as it; it.import_tensorflow()"
+    code += "; print(os.environ['TF_ENABLE_ONEDNN_OPTS'])"
+    plain = {name: value for name, value in os.environ.items() if name != "TF_ENABLE_ONEDNN_OPTS"}
+    for given, found in (({}, "1\n"), ({"TF_ENABLE_ONEDNN_OPTS": "0"}, "0\n")):
+        words = [sys.executable, "-c", code]
+        assert subprocess.run(words, capture_output=True, text=True, check=True, env=plain | given).stdout == found
