@@ -3,10 +3,12 @@
     Conv ─► Mul ─► Add, of channels              ──►  Conv                     BatchNorm behind a depthwise one
     Mul ─► Add, of channels                      ──►  Conv, 1x1, depthwise     BatchNorm before a convolution
     Pad ─► Conv                                  ──►  Conv with pads
+    Pad ─► MaxPool, of what may be negative      ──►  Pad of 6e-8 ─► MaxPool, or ONNX Runtime drops the zeros
     Add 3 ─► Clip to 6 ─► Mul 1/6                ──►  HardSigmoid
     x/2 · (1 - erf(-x/√2))                       ──►  x · (1 + erf(x/√2)) · 1/2, which ONNX Runtime fuses
     mean, variance, their difference, ...        ──►  LayerNormalization, between transpositions
     Squeeze ─► Reshape to what was there before  ──►  nothing
+    Concat of a Concat                           ──►  Concat of all parts
 
 A normalization of channels is a depthwise convolution of 1x1, since everything that is done to convolutions is then
 done to it too: its channels are evened out, and it is quantized.
@@ -33,6 +35,7 @@ MEANS = ("ReduceMean", "GlobalAveragePool")
 RESHAPING = ("Reshape", "Squeeze", "Unsqueeze", "Flatten")
 NEVER_NEGATIVE = ("Relu", "Sigmoid", "HardSigmoid")
 TOLERANCE = 1e-5  # relative, of a constant that is rounded to float32
+NEARLY_ZERO = 2.0**-24  # the smallest number that FP16 has too
 
 
 def simplify(model: onnx.ModelProto) -> None:
@@ -61,6 +64,27 @@ def _same_shape(one: tuple[int | str, ...], other: tuple[int | str, ...]) -> boo
     return (
         len(one) == len(other) > 1 and one[1:] == other[1:] and all(isinstance(size, int) and size for size in one[1:])
     )
+
+
+def _flatten_concat(editor: GraphEditor, node: onnx.NodeProto) -> bool:
+    """Join the parts of what is joined already: as bytes they are rounded to one scale, not to each on the way."""
+    if node.op_type != "Concat":
+        return False
+    axis = _axis(editor, node)
+    inner = [editor.maker(name, "Concat") for name in node.input]
+    parts = [
+        list(maker.input) if maker is not None and _axis(editor, maker) == axis else [name]
+        for name, maker in zip(node.input, inner, strict=True)
+    ]
+    if len(parts) == sum(map(len, parts)):
+        return False
+    new = helper.make_node("Concat", [name for names in parts for name in names], node.output, node.name, axis=axis)
+    return editor.replace([node], new)
+
+
+def _axis(editor: GraphEditor, node: onnx.NodeProto) -> int:
+    axis = int(next(item.i for item in node.attribute if item.name == "axis"))
+    return axis if axis >= 0 else axis + len(editor.shape(node.output[0]))
 
 
 def _hard_sigmoid(editor: GraphEditor, node: onnx.NodeProto) -> bool:
@@ -240,6 +264,22 @@ def _fold_pad(editor: GraphEditor, node: onnx.NodeProto) -> bool:
     return editor.redirect(node.output[0], node.input[0])
 
 
+def _keep_pad(editor: GraphEditor, node: onnx.NodeProto) -> bool:
+    """Let zeros around what is pooled be the smallest number instead.
+
+    ONNX Runtime hands zeros to the pooling, where they mean that nothing is there, and Triton's can't be told not to.
+    What is never negative had its zeros handed on already.
+    """
+    pooled = node.op_type == "Pad" and any(item.op_type == "MaxPool" for item in editor.takers(node.output[0]))
+    mode = next((item.s for item in node.attribute if item.name == "mode"), b"constant")
+    given = [*node.input[2:], ""][0]
+    if not pooled or mode != b"constant" or (given and editor.scalar(given) != 0):
+        return False
+    smallest = editor.constant(f"{node.name}/nearly_zero", np.array(NEARLY_ZERO))
+    node.input[:] = [*node.input[:2], smallest, *node.input[3:]]
+    return True
+
+
 def _is_automatic(node: onnx.NodeProto) -> bool:
     return any(item.name == "auto_pad" and item.s not in (b"NOTSET", b"VALID") for item in node.attribute)
 
@@ -326,10 +366,12 @@ def _depthwise(
 
 REWRITES: tuple[Rewrite, ...] = (
     _skip_reshapes,
+    _flatten_concat,
     _hard_sigmoid,
     _gelu,
     _layer_norm,
     _fold_pad,
+    _keep_pad,
     _fold_scale,
     _batch_norm_operator,
     _batch_norm,

@@ -40,9 +40,7 @@ class OnnxRuntimeCpu(Backend):
     device_name: ClassVar[str] = "CPU"
     log_severity: ClassVar[int] = LOG_FATAL  # ONNX Runtime's errors come as exceptions, with the same text
     session_entries: ClassVar[dict[str, str]] = {}
-    # it hands the zeros around an image to a MaxPool, which then takes the largest of the others alone: the edges of
-    # ResNet50V2 come out otherwise. Zeros that may be handed on are in the convolutions of our graphs already
-    disabled_optimizers: ClassVar[list[str]] = ["Pad_Fusion"]
+    disabled_optimizers: ClassVar[list[str]] = []
 
     @property
     def device(self) -> str:
@@ -122,7 +120,7 @@ class OnnxRuntimeSimulated(OnnxRuntimeCpu):
     device_name: ClassVar[str] = "CPU (simulated)"
     session_entries: ClassVar[dict[str, str]] = {"session.disable_quant_qdq": "1"}
     # ONNX Runtime 1.31 ends with a segmentation fault where its blocked layout meets the casts of an FP16 graph
-    disabled_optimizers: ClassVar[list[str]] = [*OnnxRuntimeCpu.disabled_optimizers, "NchwcTransformer"]
+    disabled_optimizers: ClassVar[list[str]] = ["NchwcTransformer"]
 
 
 class TensorSession:

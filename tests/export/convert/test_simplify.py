@@ -38,11 +38,15 @@ class Written(GraphWriter):
         """Add a 3x3 convolution."""
         return self.then("Conv", floats(outputs, CHANNELS // group, 3, 3), group=group)
 
-    def simplified(self) -> dict[str, int]:
-        """Simplify the graph, which must compute the same, and count its operators."""
+    def finish(self) -> None:
+        """Let the graph end with what there is."""
         self.graph.output.append(onnx.helper.make_tensor_value_info(self.value, onnx.TensorProto.FLOAT, None))
         self.model.opset_import.append(onnx.helper.make_opsetid("", 17))
         self.model.ir_version = 8
+
+    def simplified(self) -> dict[str, int]:
+        """Simplify the graph, which must compute the same, and count its operators."""
+        self.finish()
         image = {"image": floats(2, CHANNELS, SIDE, SIDE)}
         before = run(self.model, image)
         simplify(self.model)
@@ -79,7 +83,6 @@ ON_CHANNELS = np.array([0, 1, 0, 0, 0, 0, 0, 0], np.int64)
         (lambda g: g.then("Pad", PADS, np.float32(1)).convolve(), {"Conv": 1, "Pad": 1}),
         (lambda g: g.then("Pad", PADS, mode="reflect").convolve(), {"Conv": 1, "Pad": 1}),
         (lambda g: g.then("Relu").then("Pad", PADS).then("MaxPool", kernel_shape=[3, 3]), {"MaxPool": 1, "Relu": 1}),
-        (lambda g: g.then("Pad", PADS).then("MaxPool", kernel_shape=[3, 3]), {"MaxPool": 1, "Pad": 1}),
         (
             lambda g: (
                 g.then("Add", np.float32(3)).then("Clip", np.float32(0), np.float32(6)).then("Mul", np.float32(1 / 6))
@@ -119,3 +122,29 @@ def test_a_convolution_that_something_else_takes_keeps_its_own_weights() -> None
     written.then("Mul", channels())
     written.value = written.node("Add", [before, written.value], "sum")
     assert written.simplified() == {"Add": 1, "Conv": 2}
+
+
+def test_zeros_around_what_is_negative_stay_the_largest_at_its_edges() -> None:
+    """ONNX Runtime by itself leaves them out, which moved ResNet50V2's logits by half a per cent of the largest."""
+    written = Written().then("Neg").then("Pad", PADS).then("MaxPool", kernel_shape=[3, 3], strides=[2, 2])
+    written.finish()
+    simplify(written.model)
+    pooled = run(written.model, {"image": np.ones((1, CHANNELS, SIDE, SIDE), np.float32)})
+    edges = np.zeros((3, 2), bool)
+    edges[0] = edges[-1] = True
+    np.testing.assert_allclose(pooled, np.broadcast_to(np.where(edges, 0, -1), pooled.shape), atol=1e-7)
+
+
+@pytest.mark.parametrize(
+    ("axes", "expected"),
+    [((1, 1), 1), ((1, -3), 1), ((2, 1), 2)],
+    ids=["channels", "counted-back", "rows-and-channels"],
+)
+def test_parts_of_a_concatenation_are_joined_at_once(axes: tuple[int, int], expected: int) -> None:
+    """Bytes that went through twenty scales of DenseNet121 lost six labels of ten."""
+    written = Written()
+    inner = written.node(
+        "Concat", [written.value, written.node("Relu", [written.value], "relu")], "inner", axis=axes[0]
+    )
+    written.value = written.node("Concat", [inner, inner], "outer", axis=axes[1])
+    assert written.simplified().get("Concat") == expected
