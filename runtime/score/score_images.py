@@ -35,7 +35,8 @@ def score_images(request: ScoreRequest, cluster: str | None = None, *, as_json: 
     of this call's shard could not be read, now or before, else 0.
 
     Raises:
-        HybridEdgeError: an input or the bundle can't be opened, the folder holds other results, or an engine failed.
+        HybridEdgeError: an input or the bundle can't be opened, the folder holds other results, an engine failed, or a
+            cluster lost a chunk.
         OSError: the results can't be written; parts that are finished stay.
     """
     check_inputs(request)
@@ -54,6 +55,10 @@ def score_images(request: ScoreRequest, cluster: str | None = None, *, as_json: 
     if not chunks.ours:
         say(f"shard {request.shard}: nothing to do, as there are {chunks.total} chunks: parts of names, or tars")
     summary = summarize(folder, chunks.total)
+    if lost := chunks.ours - progress.chunks:
+        raise ScoreError(
+            f"{folder.path}: expected all {chunks.ours} chunks to be finished, found {lost} that are not; start again"
+        )
     if as_json:
         console.print_json(summary)
     else:
@@ -96,8 +101,9 @@ class ScoreProgress:
 
     def __init__(self, request: ScoreRequest) -> None:
         self.tally = ScoreTally()  # of this call's shard, parts that were there included
+        self.chunks = 0  # that are finished
         self._begun = self._told = time.monotonic()
-        self._made = self._chunks = self._skipped = 0
+        self._made = self._skipped = 0
         self._spinner = Status("scoring …", console=console.status) if console.status.is_terminal else None
         number, shards = request.turns
         self._total = (
@@ -120,7 +126,7 @@ class ScoreProgress:
         """Count a part, and tell of it where it is time."""
         self.tally.add(record.tally)
         self._made += record.tally.images * made
-        self._chunks += record.last
+        self.chunks += record.last
         self._skipped += record.last and not made
         if self._spinner:
             self._spinner.update(self.line())
@@ -137,10 +143,10 @@ class ScoreProgress:
         return f"{done:,} images{before}{unreadable}, {self._made / seconds:,.0f} images/s{self._time_left(seconds)}"
 
     def _time_left(self, seconds: float) -> str:
-        made = self._chunks - self._skipped
+        made = self.chunks - self._skipped
         if self._total is None or not self._total.done() or self._total.exception() or not made:
             return ""
-        left = (self._total.result() - self._chunks) * seconds / made
+        left = (self._total.result() - self.chunks) * seconds / made
         return f", {int(left) // 3600}:{int(left) // 60 % 60:02}:{int(left) % 60:02} left" if left > 0 else ""
 
 

@@ -13,6 +13,7 @@ from support.machines.commands import Ended
 from support.models.bundles import encode, make_bundle, sample_image
 
 from hybrid_edge.runtime.classifier import Classifier
+from hybrid_edge.runtime.score.scorer import Scorer
 
 Score = Callable[..., Ended]
 
@@ -99,6 +100,17 @@ def test_with_everything_there_no_engine_is_opened(
     again = run_score(archive, "--out", tmp_path / "out", "--json")
     assert again.lines[0]["complete"] is True
     assert "26 of them before" in again.err
+
+
+def test_a_chunk_that_never_came_back_fails_the_run(
+    run_score: Score, archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    score = Scorer.score
+    monkeypatch.setattr(Scorer, "score", lambda own, chunk: score(own, chunk) if chunk.number != 1 else ())
+    ended = run_score(archive, "--out", tmp_path / "out", "--json")
+    assert (ended.code, ended.lines) == (1, [])
+    assert "expected all 3 chunks to be finished, found 1 that are not" in ended.err
+    assert read_summary(tmp_path / "out")["first_missing"] == [1]
 
 
 def test_shards_take_every_part_once_and_only_all_of_them_are_complete(
