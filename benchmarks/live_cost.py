@@ -2,11 +2,11 @@
 
     PYTHONPATH=tests python benchmarks/live_cost.py BUNDLE [--attacked]
 
-Each case is the real command on a stream of Motion JPEG that has more frames than the engine takes, in a process of its
-own for each round; its results are counted for some seconds once frames flow. A viewer is a process that reads the
-page's stream and events and throws them away: it shares this machine's cores with the pipeline, which a browser
-elsewhere would not. With ``--attacked`` the cases are attacks on the page, which come from elsewhere too: the command
-gets one core, page and engine together, and attacker and stream the others.
+Each case is the real command on a stream of Motion JPEG that has more frames than the engine takes. The commands stay,
+stopped but for the one that is measured; its results are counted for some seconds once frames flow again. A viewer is
+a process that reads the page's stream and events and throws them away: it shares this machine's cores with the
+pipeline, which a browser elsewhere would not. With ``--attacked`` the cases are attacks on the page, which come from
+elsewhere too: the command gets one core, page and engine together, and attacker and stream the others.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import contextlib
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 import tempfile
@@ -38,7 +39,7 @@ NOTHING, UNSEEN, ONE, FIVE, TOLD = (
     "page, 5 viewers",
     "MQTT and metrics",
 )
-SETTLE = 2.0  # seconds from the first result on that are not counted
+SETTLE = 2.0  # seconds from the start, or the start again, that are not counted
 ANYWHERE = "127.0.0.1:0"
 VIEWER = """
 import json, sys
@@ -142,23 +143,26 @@ class Counted:
 
 @contextmanager
 def counted(arguments: list[str]) -> Iterator[Counted]:
-    """A run that gives results, until the end of the block."""
+    """A run that gave results and is stopped since, until the end of the block."""
     run = Counted(arguments)
     try:
         if not soon(lambda: run.lines, 120):
             raise RuntimeError(f"expected results, found none: {run.said}")
+        run.process.send_signal(signal.SIGSTOP)
         yield run
     finally:
+        run.process.send_signal(signal.SIGCONT)
         run.process.terminate()
         with contextlib.suppress(subprocess.TimeoutExpired):
             run.process.wait(10)
         run.process.kill()
 
 
-def measure(arguments: list[str], visitor: Sequence[object], seconds: float) -> float:
-    """Seconds a frame of one run, with somebody at its page: a program that gets its address, and more arguments."""
+def measure(run: Counted, visitor: Sequence[object], seconds: float) -> float:
+    """Seconds a frame of a run, with somebody at its page: a program that gets its address, and more arguments."""
     with ExitStack() as stack:
-        run = stack.enter_context(counted(arguments))
+        stack.callback(run.process.send_signal, signal.SIGSTOP)
+        run.process.send_signal(signal.SIGCONT)
         if visitor:
             soon(run.address, 30)
             program, *others = map(str, visitor)
@@ -170,8 +174,8 @@ def measure(arguments: list[str], visitor: Sequence[object], seconds: float) -> 
 
 def main(
     bundle: Path,
-    rounds: int = 5,
-    seconds: float = 10.0,
+    rounds: int = 10,
+    seconds: float = 5.0,
     width: int = 640,
     height: int = 480,
     fps: float = 60.0,
@@ -200,16 +204,19 @@ def main(
         page = [*plain, "--web", ANYWHERE]
         told = [*plain, "--metrics", ANYWHERE, "--mqtt", f"mqtt://127.0.0.1:{broker.port}/cost"]
 
-        def case(arguments: list[str], *visitor: object) -> Callable[[], float]:
-            return lambda: measure(arguments, visitor, seconds)
+        def case(run: Counted, *visitor: object) -> Callable[[], float]:
+            return lambda: measure(run, visitor, seconds)
 
-        cases = {NOTHING: case(plain), UNSEEN: case(page), ONE: case(page, VIEWER, 1), FIVE: case(page, VIEWER, 5)}
-        cases[TOLD] = case(told)
+        seen = stack.enter_context(counted(page))
         if attacked:
             picture = folder / "picture.png"
             picture.write_bytes(encode(sample_image(0, height, width)))
-            cases = {UNSEEN: case(page)}
-            cases |= {name: case(page, ATTACKER, *attack, picture) for name, attack in ATTACKS.items()}
+            cases = {UNSEEN: case(seen)}
+            cases |= {name: case(seen, ATTACKER, *attack, picture) for name, attack in ATTACKS.items()}
+        else:
+            alone, telling = (stack.enter_context(counted(words)) for words in (plain, told))
+            cases = {NOTHING: case(alone), UNSEEN: case(seen), ONE: case(seen, VIEWER, 1), FIVE: case(seen, VIEWER, 5)}
+            cases[TOLD] = case(telling)
         timings = interleave(cases, rounds=rounds, warm_up=0)
     title = f"{bundle.name}, {precision}, a stream of {width}x{height} at {fps:g} a second, a result"
     report.add(title, timings, next(iter(cases)))
