@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 COOKIE = "hybrid_edge_session"
 PUBLIC = ("/login", "/static/page.css", "/static/icon.svg")  # what the login itself needs
-BODY_PARTS = (128, 64)  # parts of bodies, 64 to 320 KiB where they come fast: at a time, and a second after that
+BODY_PARTS = (128, 32)  # parts of bodies, 64 to 320 KiB where they come fast: at a time, and a second after that
 BODY_TIME = 20.0  # seconds for a whole body
 SEND_TIME = 10.0  # seconds for one part of an answer, after which its reader is given up
 REQUESTS = (100, 25)  # requests at a time, and a second after that

@@ -34,7 +34,7 @@ MAX_CONNECTIONS = 128
 MAX_HEADERS = 2**14  # 16 KiB of a request's headers
 IDLE_TIME = 10.0  # seconds that a connection may be without a whole request, or its answer unread
 HANDSHAKE_TIME = 5.0  # seconds, of TLS
-ACCEPTED = (200, 100)  # connections at a time, and a second after that
+ACCEPTED = (200, 30)  # connections at a time, and a second after that
 END_TIME = 1.0  # seconds that ``close`` waits for the thread
 
 
