@@ -4,8 +4,9 @@
 
 DATA has ``train/`` and ``val/`` with class folders. For each backbone a CNN with honest weights is made: trained for
 some epochs on small images, BatchNorm's statistics re-estimated and the head fitted at its own size.
-Then it goes the users' way, hybrid-export --fp32 --fp16 --int8, and its variants for the CPU are timed in one
-interleaved run with Keras's ``tf.function`` and OpenVINO in FP32, BF16 and INT8. What is in WORK already is kept.
+Then it goes the users' way, hybrid-export --fp32 --fp16 --int8. Its variants for TensorRT are built with TensorRT-RTX;
+those for the CPU are timed in one interleaved run with Keras's ``tf.function`` and OpenVINO in FP32, BF16 and INT8.
+What is in WORK already is kept.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from interleave import OUT
 from peers.catalogue import OURS, REFERENCE
 from peers.run import Plan, measure
 from peers.standin_run import Run
+from rtx_builds import builds
 
 from hybrid_edge.runtime.bench.machine import read_clocks, record_machine
 from hybrid_edge.train.backbones import BACKBONES
@@ -33,6 +35,7 @@ __all__: list[str] = []
 NAMES = [name for name in BACKBONES if name not in ("xception", "digits")]
 MADE = "from trained_standin import make_cnn; import sys; make_cnn(*sys.argv[1:])"
 OPENVINO = ("OpenVINO FP32", "OpenVINO BF16", "OpenVINO INT8 (NNCF)", "OpenVINO INT8 (NNCF) + BF16")
+ARCHITECTURE = "sm89"  # of the GPU that engines are built for, which need not be here
 TRAINED = "trained.json"  # images, epochs and the pixels that they were trained at
 MB = 1e6
 HEAD = """# Backbones
@@ -47,17 +50,19 @@ the more images lie between two labels, and the more a rounding flips. What is f
 "Trained on" is `--train`, `--epochs` and `--pixels` of each, given with `--only`; what is in WORK already is kept.
 """
 PROOF = "| backbone | size | trained on | Keras | variant | accuracy | same label | mean \\|Δp\\| | MB | gate |"
+BUILDS = f"| backbone | variant | {ARCHITECTURE}, s | engine, MB | convolutions with Q/DQ | matrix products with Q/DQ |"
 TIMES = "| backbone | batch | Keras, ms | FP32 | INT8 | OpenVINO FP32 | BF16 | INT8 | INT8 + BF16 | INT8 / FP32 |"
 
 
 @dataclass(frozen=True)
 class Measured:
-    """One backbone: images, epochs and pixels of its training, the exporter's report, peers' ms by batch and name."""
+    """One backbone: images, epochs, pixels of its training; the exporter's report; engines; ms by batch and peer."""
 
     name: str
     size: int
     trained: tuple[int, int, int]
     entries: list[dict[str, Any]]
+    engines: Mapping[str, Mapping[str, Any]]
     times: Mapping[int, Mapping[str, float]]
 
 
@@ -83,7 +88,8 @@ def main(
         folder = work / f"{name}-{own}"
         make(folder, data, name, own, (train, epochs, pixels))
         export(folder, data, calib or data / "train", gate)
-        found.append(read(name, own, folder, None if untimed else timed(folder, data, work, rounds)))
+        engines = build(folder)
+        found.append(read(name, own, folder, engines, None if untimed else timed(folder, data, work, rounds)))
         if page is not None:
             page.write_text(written(found))
 
@@ -114,6 +120,15 @@ def _environment() -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": os.pathsep.join(item for item in path if item), "TF_CPP_MIN_LOG_LEVEL": "3"}
 
 
+def build(folder: Path) -> dict[str, Any]:
+    """Build the variants for TensorRT, unless they were; return what was found of each."""
+    kept = folder / "engines.json"
+    if not kept.exists():
+        kept.write_text(json.dumps(dict(builds(folder / "bundle", [ARCHITECTURE]))))
+    found: dict[str, Any] = json.loads(kept.read_text())
+    return found
+
+
 def timed(folder: Path, data: Path, work: Path, rounds: int) -> Path:
     """Time the bundle beside its peers, unless it was; return the file of results."""
     kept = folder / "peers.json"
@@ -124,7 +139,7 @@ def timed(folder: Path, data: Path, work: Path, rounds: int) -> Path:
     return kept
 
 
-def read(name: str, size: int, folder: Path, kept: Path | None) -> Measured:
+def read(name: str, size: int, folder: Path, engines: Mapping[str, Any], kept: Path | None) -> Measured:
     """Read what an export and its timing left."""
     report = json.loads((folder / "bundle-report" / "report.json").read_text())
     times: dict[int, dict[str, float]] = {}
@@ -132,7 +147,7 @@ def read(name: str, size: int, folder: Path, kept: Path | None) -> Measured:
         for batch, spread in peer["times"].items():
             times.setdefault(int(batch), {})[peer["name"]] = 1e3 * spread["median"]
     images, epochs, pixels = json.loads((folder / TRAINED).read_text())
-    return Measured(name, size, (images, epochs, pixels), report["variants"], times)
+    return Measured(name, size, (images, epochs, pixels), report["variants"], engines, times)
 
 
 def written(found: list[Measured]) -> str:
@@ -148,6 +163,16 @@ def written(found: list[Measured]) -> str:
         _rule(PROOF),
     ]
     lines += [row for item in found for row in _proofs(item)]
+    lines += [
+        "",
+        "## TensorRT",
+        "",
+        "Built with TensorRT-RTX, without a GPU; no engine was run, and what is fused was not seen.",
+        "",
+        BUILDS,
+        _rule(BUILDS),
+    ]
+    lines += [row for item in found for row in _engines(item)]
     if any(item.times for item in found):
         lines += [
             "",
@@ -185,6 +210,13 @@ def _proofs(item: Measured) -> Iterator[str]:
         size = f"{entry['size'] / MB:.1f}"
         cells = (item.name, str(item.size), trained, first, entry["name"], *others, size, verdict)
         yield f"| {' | '.join(cells)} |"
+
+
+def _engines(item: Measured) -> Iterator[str]:
+    for title, facts in item.engines.items():
+        shares = (facts["convolutions_quantized"], facts["matrix_products_quantized"])
+        cells = (item.name, title.split()[0], facts["seconds"], facts["engine_mb"], *shares)
+        yield f"| {' | '.join(map(str, cells))} |"
 
 
 def _times(item: Measured) -> Iterator[str]:

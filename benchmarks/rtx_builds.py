@@ -8,9 +8,9 @@ No GPU is needed, and none is used: that a graph builds says nothing about what 
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from interleave import RESULTS, Report
@@ -33,28 +33,36 @@ def main(
     out: Path = RESULTS,
 ) -> None:
     """Build one after the other."""
+    report = Report("rtx_builds", ("tensorrt-rtx", "onnx"))
+    for title, facts in builds(bundle, architectures.split(",")):
+        report.add_facts(title, **facts)
+    report.save(out)
+
+
+def builds(bundle: Path, architectures: Sequence[str]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Build every TensorRT variant of a bundle for each architecture; yield what was found of it by its name."""
     opened = Bundle.open(bundle)
     library = find_library("rtx")
-    report = Report("rtx_builds", ("tensorrt-rtx", "onnx"))
     for variant in opened.manifest.variants:
         if variant.target != "tensorrt":
             continue
         graph = opened.verified(variant.file).read_bytes()
         network = inspect_graph(graph, opened.spec, library)
-        for architecture in architectures.split(","):
+        for architecture in architectures:
             built = build_engine(graph, opened.spec, EngineOptions(), library, architecture=architecture)
-            report.add_facts(
+            yield (
                 f"{variant.name} for {architecture}",
-                seconds=round(built.seconds, 1),
-                engine_mb=round(len(built.engine) / 1e6, 1),
-                onnx_mb=round(variant.file.size / 1e6, 1),
-                loops=network.loops,
-                convolutions_quantized=_share(network.convolutions),
-                matrix_products_quantized=_share(network.matrix_products),
-                inputs=[f"{item.name} {item.dtype} {item.shape}" for item in network.inputs],
-                outputs=[f"{item.name} {item.dtype} {item.shape}" for item in network.outputs],
+                {
+                    "seconds": round(built.seconds, 1),
+                    "engine_mb": round(len(built.engine) / 1e6, 1),
+                    "onnx_mb": round(variant.file.size / 1e6, 1),
+                    "loops": network.loops,
+                    "convolutions_quantized": _share(network.convolutions),
+                    "matrix_products_quantized": _share(network.matrix_products),
+                    "inputs": [f"{item.name} {item.dtype} {item.shape}" for item in network.inputs],
+                    "outputs": [f"{item.name} {item.dtype} {item.shape}" for item in network.outputs],
+                },
             )
-    report.save(out)
 
 
 def _share(products: Sequence[Product]) -> str:
