@@ -1,6 +1,6 @@
 """20,000 images on a Ray cluster of two nodes of this machine, of which a worker and then a node are killed.
 
-    PYTHONPATH=tests python tests/soak/soak_score_cluster.py --bundle build/bundle.tar
+    PYTHONPATH=tests python tests/soak/soak_score_cluster.py
 
 Needs the extra `scale`; without Ray it says so and ends. What is compared is every row, with those of one process.
 """
@@ -21,6 +21,7 @@ from typing import Any
 import typer
 from figures import verdict
 from support.data.scored import Rows, read_rows, write_images
+from support.models.bundles import make_bundle
 
 SCORE = [sys.executable, "-m", "hybrid_edge.runtime.commands.score"]
 STORE = 100 * 2**20  # bytes of a node's object store
@@ -80,17 +81,17 @@ def in_order(rows: Rows) -> Rows:
     return sorted(rows, key=lambda row: row["image"])
 
 
-def main(bundle: Path, images: int = 20_000) -> None:
+def main(images: int = 20_000) -> None:
     """Score so many images in one process, on one node, on two, and on two of which one dies."""
     try:
         from ray.cluster_utils import Cluster
     except ImportError as error:
         typer.echo(f"Ray is not here ({error}): pip install 'hybrid-edge[scale]'")
         return
-    bundle = bundle.absolute()
     taken = {}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
+        bundle = make_bundle(folder / "bundle")
         write_images(folder / "archive", images)
         taken["one process"] = score(folder, "one", "--bundle", bundle, "--threads", 1)
         cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "object_store_memory": STORE})
