@@ -11,7 +11,7 @@
     Concat of a Concat                           ──►  Concat of all parts
 
 A normalization of channels is a depthwise convolution of 1x1, since everything that is done to convolutions is then
-done to it too: its channels are evened out, and it is quantized.
+done to it too: its channels are evened out. It is never quantized: see ``artifact_graph``.
 """
 
 from __future__ import annotations
