@@ -19,7 +19,7 @@ from hybrid_edge.calib import Calibration, Range
 from hybrid_edge.export.artifacts import plan_artifacts
 from hybrid_edge.export.bundle.cost import measure_cost
 from hybrid_edge.export.convert.fp32_graph import GraphBuilder, serialize
-from hybrid_edge.export.convert.graph_reading import arrays
+from hybrid_edge.export.convert.graph_reading import arrays, is_affine
 from hybrid_edge.export.convert.inspection import count_operators, operations
 from hybrid_edge.export.quantize.artifact_graph import ActivationSurvey, ArtifactGraphs, Int8Ranges
 from hybrid_edge.export.quantize.calibration_graph import choose_ranges, measured_graph
@@ -116,6 +116,16 @@ def test_every_convolution_and_dense_layer_behind_the_image_is_int8(name: str, f
         wide = {key for key, precision in found.items() if precision != "INT8" and key not in dense | {"logits"}}
         assert len(wide) == (1 if variant == "int8-cpu" else 0), wide  # the first takes an image of three channels
         assert sum(measure_cost(network.graphs[variant]).cnn.macs.values()) > 0
+
+
+@pytest.mark.parametrize("name", ["preactivated", "dense"])
+def test_a_normalization_before_a_convolution_takes_floats_on_a_cpu(name: str) -> None:
+    """One scale for all channels of a residual stream or a concatenation cost an eighth of the labels."""
+    nodes = lowered(name, False).graphs["int8-cpu"].graph.node
+    makers = {made: node.op_type for node in nodes for made in node.output}
+    taken = [makers.get(node.input[0]) for node in nodes if is_affine(node)]
+    assert len(taken) > 2
+    assert not set(taken) & {"QuantizeLinear", "DequantizeLinear"}
 
 
 @every_network
