@@ -237,17 +237,15 @@ def _write_layer_norm(
 
 def _fold_pad(editor: GraphEditor, node: onnx.NodeProto) -> bool:
     """Give zeros around an image to the convolutions, or poolings of what is never negative, that take them."""
-    pads = editor.value(node.input[1]) if node.op_type == "Pad" else None
+    pads = editor.value(node.input[1]) if _is_zero_pad(editor, node) else None
     behind = editor.takers(node.output[0])
     if pads is None or len(pads) != 2 * IMAGE_RANK or not behind:
         return False
     maker = editor.maker(node.input[0])
     poolable = maker is not None and maker.op_type in NEVER_NEGATIVE
     fits = all(item.op_type == "Conv" or (poolable and item.op_type == "MaxPool") for item in behind)
-    zeros = len(node.input) < 3 or not node.input[2] or editor.scalar(node.input[2]) == 0
     ends = pads.reshape(2, IMAGE_RANK)
-    mode = next((item.s for item in node.attribute if item.name == "mode"), b"constant")
-    if not fits or not zeros or mode != b"constant" or ends[:, :2].any() or (ends < 0).any():
+    if not fits or ends[:, :2].any() or (ends < 0).any():
         return False
     if any(_is_automatic(item) or _ceils(item) for item in behind):
         return False
@@ -270,14 +268,17 @@ def _keep_pad(editor: GraphEditor, node: onnx.NodeProto) -> bool:
     ONNX Runtime hands zeros to the pooling, where they mean that nothing is there, and Triton's can't be told not to.
     What is never negative had its zeros handed on already.
     """
-    pooled = node.op_type == "Pad" and any(item.op_type == "MaxPool" for item in editor.takers(node.output[0]))
-    mode = next((item.s for item in node.attribute if item.name == "mode"), b"constant")
-    given = [*node.input[2:], ""][0]
-    if not pooled or mode != b"constant" or (given and editor.scalar(given) != 0):
+    if not _is_zero_pad(editor, node) or all(item.op_type != "MaxPool" for item in editor.takers(node.output[0])):
         return False
     smallest = editor.constant(f"{node.name}/nearly_zero", np.array(NEARLY_ZERO))
     node.input[:] = [*node.input[:2], smallest, *node.input[3:]]
     return True
+
+
+def _is_zero_pad(editor: GraphEditor, node: onnx.NodeProto) -> bool:
+    mode = next((item.s for item in node.attribute if item.name == "mode"), b"constant")
+    given = len(node.input) > 2 and node.input[2]
+    return node.op_type == "Pad" and mode == b"constant" and (not given or editor.scalar(node.input[2]) == 0)
 
 
 def _is_automatic(node: onnx.NodeProto) -> bool:

@@ -29,8 +29,8 @@ needs hybrid-edge in the container. In a folder with its wheel:
     cat > Dockerfile <<'END'
     FROM nvcr.io/nvidia/tritonserver:{release}-py3
     RUN apt-get update && apt-get install -y --no-install-recommends libgl1 libglib2.0-0 && rm -rf /var/lib/apt/lists/*
-    COPY hybrid_edge-*.whl /tmp/
-    RUN pip install --no-cache-dir "$(echo /tmp/hybrid_edge-*.whl)[{extras}]"
+    COPY hybrid_edge-*.whl /wheel/
+    RUN pip install --no-cache-dir "$(echo /wheel/hybrid_edge-*.whl)[{extras}]"
     END
     docker build -t hybrid-edge-triton .
     docker run --rm --shm-size=1g -p 127.0.0.1:8000:8000 -p 127.0.0.1:8001:8001 \\
