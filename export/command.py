@@ -14,9 +14,11 @@ from ..runtime.commands.options import refuse_others
 from ..runtime.engines.ahead import parse_architectures
 from ..runtime.engines.engine_options import EngineOptions, parse_profile
 from ..runtime.engines.progress import Reporter, show_progress
+from ..runtime.manifest import MANIFEST
 from ..train.tensorflow_import import import_tensorflow
 from .adopt.adoption import Statement
 from .bundle.engine_files import build_engines
+from .bundle.publish import Published, publish
 from .bundle.report import show_report
 from .export_request import ExportRequest, ExportSettings, choose_precisions, make_request
 from .step_log import StepLog
@@ -54,6 +56,12 @@ def export(
     fp16: Annotated[bool, typer.Option("--fp16", help="half precision, for TensorRT and CUDA")] = False,
     int8: Annotated[bool, typer.Option("--int8", help="8 bits, for TensorRT and for the CPU; calibrated")] = False,
     pack: Annotated[bool, typer.Option("--pack", help="also write the bundle as one tar, for copying")] = False,
+    sign: Annotated[
+        str | None,
+        typer.Option(
+            metavar="KEY.pem", help="also sign the bundle, or MODEL where that is one; keyless: by your identity"
+        ),
+    ] = None,
     images: Annotated[
         Path | None,
         typer.Option(help="images to check on: class folders, or images as they lie (default: the run's validation)"),
@@ -130,6 +138,8 @@ def export(
 
     Example: [bold]hybrid-export --engine-only runs/latest/bundle --rtx-arch sm89[/bold]
 
+    Example: [bold]hybrid-export runs/latest/bundle --sign key.pem --pack[/bold]
+
     Example: [bold]hybrid-export --picture photo.jpg inside.png[/bold]
 
     Example: [bold]hybrid-export runs/latest/bundle --triton models[/bold]
@@ -141,6 +151,10 @@ def export(
     if check_triton is not None:
         refuse_others(context, "--check-triton", ("MODEL",))
         prove_server(check_triton, model)
+        return
+    if model is not None and (model / MANIFEST).is_file() and (sign is not None or pack):
+        refuse_others(context, "--sign" if sign else "--pack", ("MODEL", "--sign", "--pack"))
+        show_published(publish(model, key=sign, tar=pack))
         return
     options = EngineOptions(parse_profile(profile), None if workspace is None else workspace * MIB)
     if triton is not None:
@@ -179,7 +193,7 @@ def export(
     if sensitivity:
         rank(request, log)
         return
-    result = exporter.export(request, tar=pack, log=log)
+    result = exporter.export(request, tar=pack, key=sign, log=log)
     show(request, result)
     result.require_passed()
     if architectures or any(item.target == "tensorrt" for item in written(result)):
@@ -224,16 +238,28 @@ def written(result: ExportResult) -> list[Variant]:
 
 def show(request: ExportRequest, result: ExportResult) -> None:
     """Print the gates' figures against their limits, what was written, and the next command."""
-    console.stdout.print(f"bundle {result.tar or result.bundle}\n", soft_wrap=True, markup=False)
+    packed = result.published.tar if result.published else None
+    console.stdout.print(f"bundle {packed or result.bundle}\n", soft_wrap=True, markup=False)
     show_report(result.entries)
     console.stdout.print(
         f"report {result.report}\ntook {sum(result.seconds.values()):.0f} s, peak memory {result.peak_memory:.0f} MiB",
         soft_wrap=True,
         markup=False,
     )
+    if result.published is not None:
+        show_published(result.published)
     if result.written:
-        words = ["hybrid-infer", "--bundle", str(result.tar or result.bundle), str(request.images.images[0].path)]
+        words = ["hybrid-infer", "--bundle", str(packed or result.bundle), str(request.images.images[0].path)]
         console.stdout.print(f"next: {shlex.join(words)}", soft_wrap=True, markup=False)
+
+
+def show_published(published: Published) -> None:
+    """Print a bundle's fingerprint, where it is written, whether the bundle is signed, and where its tar is."""
+    signed = "signed" if published.signed else "not signed"
+    text = f"fingerprint sha256:{published.fingerprint} ({signed}; {published.checksum})"
+    console.stdout.print(text, soft_wrap=True, markup=False)
+    if published.tar is not None:
+        console.stdout.print(f"tar {published.tar}", soft_wrap=True, markup=False)
 
 
 def build(bundle: Path, architectures: tuple[str, ...], options: EngineOptions) -> None:

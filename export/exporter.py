@@ -17,9 +17,11 @@ from ..runtime.errors import ParityError
 from ..runtime.manifest import Manifest, Variant
 from ..runtime.preprocess import contract
 from ..runtime.process import peak_mib
+from ..runtime.trust import check_key
 from .artifacts import plan_artifacts
-from .bundle.bundle_writer import BundleWriter, pack, provenance
+from .bundle.bundle_writer import BundleWriter, provenance
 from .bundle.golden_examples import Golden, keep_golden, make_golden
+from .bundle.publish import Published, publish
 from .bundle.report import ReportEntry
 from .bundle.report_folder import REPORT, check_folder, fill_folder, withdraw_report
 from .export_request import MIN_IMAGES, ExportRequest
@@ -33,7 +35,8 @@ class ExportResult:
     """What an export wrote.
 
     Attributes:
-        tar: the bundle as one file, if that was asked for.
+        published: the bundle's fingerprint and, where they were asked for, its tar and its signature; None where there
+            is no bundle.
         manifest: the bundle's manifest as it stands now; None where nothing passed and there was none.
         written: the names of the variants that this export wrote; others were there before.
         entries: every variant that was tried, also those refused.
@@ -43,7 +46,7 @@ class ExportResult:
     """
 
     bundle: Path
-    tar: Path | None
+    published: Published | None
     manifest: Manifest | None
     written: tuple[str, ...]
     entries: tuple[ReportEntry, ...]
@@ -64,11 +67,13 @@ class ExportResult:
             )
 
 
-def export(request: ExportRequest, *, tar: bool = False, log: StepLog | None = None) -> ExportResult:
+def export(
+    request: ExportRequest, *, tar: bool = False, key: str | None = None, log: StepLog | None = None
+) -> ExportResult:
     """Convert a model to ONNX, prove each artifact on real images, and write those that pass to the bundle.
 
     What a gate refuses is not in the bundle: see ``ExportResult.require_passed``. With ``tar`` the bundle is packed
-    too.
+    too, with ``key`` signed: see ``publish``.
 
     Raises:
         ModelFileError: the file is not one that hybrid-train wrote, or it is damaged.
@@ -76,7 +81,10 @@ def export(request: ExportRequest, *, tar: bool = False, log: StepLog | None = N
         CalibrationError: there is no image to calibrate on.
         ParityError: the Keras model itself gives NaN or infinity.
         BundleError: the bundle can't be written; the one that was there is unchanged.
+        UsageError: the key can't be used.
     """
+    if key is not None:
+        check_key(key)
     log = log or StepLog(quiet=True)
     with BundleWriter(request.out, lambda: log.say("another export writes this bundle: waiting for it")) as writer:
         check_folder(request.report)
@@ -90,13 +98,13 @@ def export(request: ExportRequest, *, tar: bool = False, log: StepLog | None = N
         current = writer.current()
         manifest = current.manifest if current else None
         _report(request, prepared, tried, log)
-    packed = None
-    if tar and manifest is not None:
-        with log.step("pack the bundle"):
-            packed = pack(writer.path)
+    published = None
+    if manifest is not None:
+        with log.step("publish the bundle"):
+            published = publish(writer.path, key=key, tar=tar)
     return ExportResult(
         bundle=writer.path,
-        tar=packed,
+        published=published,
         manifest=manifest,
         written=tuple(item.name for item in passed),
         entries=tuple(item.entry for item in tried),

@@ -23,6 +23,7 @@ from .manifest import MANIFEST, MAX_MANIFEST_SIZE, FileRecord, Manifest, Variant
 from .preprocess import contract, decode_image
 from .spec import ModelSpec
 from .storage import cache_dir, file_sha256, locked
+from .trust import MAX_SIGNATURE_SIZE, SIGNATURE, Trust, fingerprint
 
 USUAL_PLACES = ("manifest.json", "bundle/manifest.json", "runs/latest/bundle/manifest.json")
 REMEDY = "copy the bundle again, or export it again with hybrid-export"
@@ -35,34 +36,42 @@ TAR_FAULTS = (tarfile.TarError, MemoryError, OverflowError, ValueError, EOFError
 class Bundle:
     """An opened bundle, whose manifest fits this version, and whose files are verified as they are asked for.
 
-    ``root`` is the folder that holds ``manifest.json``; for a tar, its unpacked copy in the cache. Whatever reads a
-    file raises ArtifactHashError where it differs from the manifest, and BundleError where it is missing, is a link,
-    can't be read, or holds something else than the manifest says.
+    ``root`` is the folder that holds ``manifest.json``; for a tar, its unpacked copy in the cache. ``fingerprint`` is
+    the manifest's SHA-256, in hexadecimal, which stands for everything in the bundle. Whatever reads a file raises
+    ArtifactHashError where it differs from the manifest, and BundleError where it is missing, is a link, can't be read,
+    or holds something else than the manifest says.
     """
 
-    def __init__(self, root: Path, manifest: Manifest) -> None:
+    def __init__(self, root: Path, manifest: Manifest, fingerprint: str) -> None:
         self.root = root
         self.manifest = manifest
+        self.fingerprint = fingerprint
         self._verified: set[FileRecord] = set()
 
     @classmethod
-    def open(cls, path: Path | str | None = None) -> Bundle:
+    def open(cls, path: Path | str | None = None, trust: Trust | None = None) -> Bundle:
         """Open a bundle.
 
         Args:
             path: the bundle's folder, a run folder with ``bundle/`` inside, or a ``.tar`` that ``hybrid-export --pack``
                 wrote. Without one: ``./manifest.json``, ``./bundle``, then ``runs/latest/bundle``.
+            trust: the fingerprint or the signature that the bundle must have; None: what this device asks of all.
 
         Raises:
             BundleError: the bundle is not there, is malformed, is of a newer format, or was made for another
                 preprocessing than this version's.
+            TrustError: the bundle has not the fingerprint or the signature.
+            UsageError: a signature can't be verified here: no such key, or no library.
         """
         found = _locate(None if path is None else Path(path))
         if found.is_file():
             found = _unpack(found)
-        manifest = _read_manifest(_contained(found, MANIFEST))
+        path = _contained(found, MANIFEST)
+        data = _read_manifest(path)
+        (trust or Trust()).check(path.parent, data)
+        manifest = parse_manifest(data, str(path))
         _check_contract(manifest)
-        return cls(found.resolve(), manifest)
+        return cls(path.parent, manifest, fingerprint(data))
 
     @property
     def spec(self) -> ModelSpec:
@@ -158,10 +167,9 @@ def _run_path(path: Path) -> Path:
     return path.parent if path.name == "bundle" else path
 
 
-def _read_manifest(path: Path) -> Manifest:
+def _read_manifest(path: Path) -> bytes:
     with _reading(path), path.open("rb") as file:
-        data = file.read(MAX_MANIFEST_SIZE + 1)
-    return parse_manifest(data, str(path))
+        return file.read(MAX_MANIFEST_SIZE + 1)
 
 
 def _check_contract(manifest: Manifest) -> None:
@@ -279,6 +287,8 @@ def _extract(path: Path, folder: Path) -> None:
                 if member.size != record.size:
                     raise ValueError(f"{record.path} of {member.size} bytes, while the manifest says {record.size}")
                 _copy(tar, member, folder / record.path, record.size)
+            if SIGNATURE in members:
+                _copy(tar, _member(members, SIGNATURE), folder / SIGNATURE, MAX_SIGNATURE_SIZE)
     except TAR_FAULTS as error:
         raise BundleError(
             f"{path}: expected a bundle's tar (hybrid-export --pack), found: {error or 'a header that lies'}"

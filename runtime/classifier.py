@@ -24,6 +24,7 @@ from .golden import GoldenResult, check_golden
 from .manifest import Variant
 from .preprocess import Preprocessor, read_image
 from .spec import ModelSpec
+from .trust import Trust
 
 Image = str | Path | npt.NDArray[np.uint8]
 
@@ -102,6 +103,7 @@ class Classifier:
         cls,
         path: Path | str | Bundle | None = None,
         *,
+        trust: Trust | None = None,
         backend: str = "auto",
         precision: str = "auto",
         batch_size: int = 8,
@@ -116,6 +118,7 @@ class Classifier:
         Args:
             path: a bundle's folder or tar, a run folder, or a bundle that is open already; by default
                 ``./manifest.json``, ``./bundle``, then ``runs/latest/bundle``.
+            trust: the fingerprint or the signature that the bundle must have; None: what this device asks of all.
             backend: ``auto``, ``tensorrt``, ``cuda`` or ``cpu``; one named is never replaced by another.
             precision: ``auto``, ``fp32``, ``fp16`` or ``int8``.
             batch_size: the most frames that go through the model at once.
@@ -127,12 +130,13 @@ class Classifier:
 
         Raises:
             BundleError: there is no bundle, it is malformed or damaged, or it has no such variant.
+            TrustError: the bundle has not the fingerprint or the signature.
             BackendError: no engine here runs it, or the engine refused it.
             GoldenError: this device computes something else than the exporter did.
             Int8EngineError: TensorRT does not build the INT8 graph here, and nothing else may be taken.
             UsageError: an argument is none of the values above, or ``calibrated`` finds no temperature.
         """
-        bundle = path if isinstance(path, Bundle) else Bundle.open(path)
+        bundle = path if isinstance(path, Bundle) else Bundle.open(path, trust)
         if calibrated and all(variant.temperature is None for variant in bundle.manifest.variants):
             _temperature(bundle, bundle.manifest.variants[0])  # before minutes are spent on an engine
         selection = open_backend(bundle, backend, precision, threads=threads, engine=engine, reporter=reporter)

@@ -12,7 +12,8 @@
     ├── RunError                                 no run folder, or one that can't be continued
     ├── ConversionError                          Keras to ONNX gave something other than what was declared
     ├── BundleError                              no bundle, or one that is malformed
-    │   └── ArtifactHashError                    a bundle's file differs from what the manifest recorded
+    │   ├── ArtifactHashError                    a bundle's file differs from what the manifest recorded
+    │   └── TrustError                           a bundle of another fingerprint, or not signed by whom it must be
     ├── BenchError                               a report of hybrid-bench that can't be read, plotted or compared
     ├── ScoreError                               a folder of hybrid-score's results that can't be continued as asked
     ├── BackendError                             an inference engine failed
@@ -57,6 +58,7 @@ __all__ = [
     "ServerError",
     "SourceError",
     "SpecError",
+    "TrustError",
     "UsageError",
     "WeightsError",
 ]
@@ -116,6 +118,10 @@ class BundleError(HybridEdgeError):
 
 class ArtifactHashError(BundleError):
     """The bytes of a bundle's file differ from those that the manifest recorded."""
+
+
+class TrustError(BundleError):
+    """A bundle has another fingerprint than the one expected, or is not signed by whom this device trusts."""
 
 
 class BenchError(HybridEdgeError):

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from .errors import UsageError
 from .sources.names import parse_live
 from .sources.regions import parse_regions
+from .trust import Trust
 
 HANG_TIMEOUT = 8.0  # seconds for one batch in the engine, after which a live run's worker is replaced
 FILES_BATCH = 8
@@ -35,6 +36,7 @@ class InferRequest:
 
     sources: tuple[str, ...]
     bundle: Path | None = None
+    trust: Trust = field(default_factory=Trust)
     top_k: int = 5
     as_json: bool = False
     batch: int | None = None

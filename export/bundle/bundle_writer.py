@@ -2,7 +2,6 @@
 
 Files are named by their hash and written first, each whole; replacing ``manifest.json`` is the one commit point; what
 no manifest refers to is swept then, or at the next start. A lock file beside the bundle admits one export at a time.
-``pack`` writes the bundle that is there as one tar.
 """
 
 from __future__ import annotations
@@ -12,7 +11,6 @@ import errno
 import hashlib
 import os
 import re
-import tarfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime, timezone
 from importlib.metadata import PackageNotFoundError, version
@@ -23,7 +21,8 @@ from ... import __version__
 from ...runtime.bundle import Bundle
 from ...runtime.errors import BundleError
 from ...runtime.manifest import MANIFEST, FileRecord, Manifest, Provenance, parse_manifest
-from ...runtime.storage import file_sha256, locked, replacing, write_bytes, write_text
+from ...runtime.storage import file_sha256, locked, write_bytes, write_text
+from ...runtime.trust import ANYONE, SIGNATURE
 
 FOLDERS = ("artifacts", "golden")
 # what a sweep may remove: our own names and our own temporary files, nothing that a user put there
@@ -65,7 +64,7 @@ class BundleWriter:
     def current(self) -> Bundle | None:
         """Open the bundle that is in the folder now; None where there is none, or one that can't be used any more."""
         try:
-            return Bundle.open(self.path) if (self.path / MANIFEST).exists() else None
+            return Bundle.open(self.path, ANYONE) if (self.path / MANIFEST).exists() else None
         except BundleError:
             return None
 
@@ -87,6 +86,7 @@ class BundleWriter:
         with writing(self.path):
             for folder in FOLDERS:
                 _sync(self.path / folder)  # a renamed file is on the disk when its folder is
+            (self.path / SIGNATURE).unlink(missing_ok=True)  # it was of the manifest that is replaced
             write_text(self.path / MANIFEST, manifest.model_dump_json(indent=2) + "\n")
             _sync(self.path)
 
@@ -163,34 +163,6 @@ def _sync(folder: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
-
-
-def pack(bundle: Path) -> Path:
-    """Write a bundle's folder as ``NAME.tar`` beside it, and return the tar's path.
-
-    The same bundle gives the same bytes, whenever and wherever: members are sorted, without times, owners or rights of
-    their own. The tar is replaced as a whole.
-
-    Raises:
-        BundleError: there is no bundle, a damaged one, no room, or no right to write.
-    """
-    bundle = bundle.resolve()
-    target = bundle.with_name(f"{bundle.name}.tar")
-    with bundle_lock(bundle):
-        opened = Bundle.open(bundle)
-        files = {path: opened.verified(record) for path, record in opened.manifest.files.items()}
-        files[MANIFEST] = bundle / MANIFEST
-        with (
-            writing(target),
-            replacing(target) as partial,
-            tarfile.open(partial, "w", format=tarfile.USTAR_FORMAT) as tar,
-        ):
-            for name in sorted(files):
-                member = tarfile.TarInfo(name)
-                member.size = files[name].stat().st_size
-                with files[name].open("rb") as file:
-                    tar.addfile(member, file)
-    return target
 
 
 MADE_BY = ("tensorflow", "keras", "tf2onnx", "onnx")

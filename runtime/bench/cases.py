@@ -22,6 +22,7 @@ from ..manifest import Precision, Target, Variant
 from ..preprocess import Preprocessor
 from ..roofline import Limit, Rates, limit_of, rates_of
 from ..timing import Milliseconds
+from ..trust import Trust
 from .bench_report import NO_COST, Case, Stats
 
 MAX_BATCH = 4096  # more is a typing error: the reference model's inputs alone would be 5 GiB
@@ -37,6 +38,7 @@ class BenchRequest:
 
     Attributes:
         bundle: a bundle's folder or tar, or a run folder; None looks in the usual places.
+        trust: what the bundle must be to be opened.
         batches: the numbers of frames that go through the model at once, each a case of its own.
         backends, precisions, variants: measure only these; empty means all. One that is named and can't run here is an
             error; one that is not named and can't is left out, with the reason.
@@ -57,6 +59,7 @@ class BenchRequest:
     """
 
     bundle: Path | str | None = None
+    trust: Trust = field(default_factory=Trust)
     batches: tuple[int, ...] = (1, 2, 4, 8)
     backends: tuple[str, ...] = ()
     precisions: tuple[str, ...] = ()
@@ -174,7 +177,7 @@ def predict_limits(request: BenchRequest, device: str) -> tuple[list[tuple[str, 
     rates = rates_of(device)
     if not request.backends and not request.variants:
         request = replace(request, backends=rates.targets)
-    bundle = Bundle.open(request.bundle)
+    bundle = Bundle.open(request.bundle, request.trust)
     variants = choose_variants(bundle, request)
     shared: dict[str, list[Variant]] = {}
     for variant in (item for item in variants if item.target in rates.targets):

@@ -76,9 +76,9 @@ def _medians(runs: list[dict[str, Any]]) -> dict[str, Any]:
 def classify_first(request: dict[str, Any], moment: Callable[[], None]) -> float | None:
     """Open a variant, check it and classify a golden example, as a fresh process does.
 
-    ``request`` has ``bundle``, ``variant`` (its name), ``threads``, and ``profile`` of its engine. ``moment`` notes the
-    time; it is called after the imports, the opening, the check and the classification. Returned are the MiB of the
-    GPU's memory that all this took; None for a CPU.
+    ``request`` has ``bundle`` and its ``fingerprint``, ``variant`` (its name), ``threads``, and ``profile`` of its
+    engine. ``moment`` notes the time; it is called after the imports, the opening, the check and the classification.
+    Returned are the MiB of the GPU's memory that all this took; None for a CPU.
     """
     from ..backends import open_variant  # noqa: PLC0415  # how long the imports take is a figure
     from ..backends.cuda import find_gpu  # noqa: PLC0415
@@ -87,9 +87,10 @@ def classify_first(request: dict[str, Any], moment: Callable[[], None]) -> float
     from ..engines.engine_options import EngineOptions  # noqa: PLC0415
     from ..golden import check_golden  # noqa: PLC0415
     from ..preprocess import Preprocessor  # noqa: PLC0415
+    from ..trust import Trust  # noqa: PLC0415
 
     moment()
-    bundle = Bundle.open(request["bundle"])
+    bundle = Bundle.open(request["bundle"], Trust((request["fingerprint"],), signer=""))
     variant = next(item for item in bundle.manifest.variants if item.name == request["variant"])
     free = None if variant.target == "cpu" else find_gpu().free_memory
     options = EngineOptions(tuple(request["profile"]), build=False)

@@ -74,7 +74,7 @@ def bench(request: BenchRequest, progress: BenchProgress | None = None) -> Bench
         GateError: what was asked for by name computes something else here than where it was exported.
     """
     progress = progress or BenchProgress()
-    bundle = Bundle.open(request.bundle)
+    bundle = Bundle.open(request.bundle, request.trust)
     options = EngineOptions() if request.profile is None else EngineOptions(parse_profile(request.profile))
     stated = rates_of(request.rates) if request.rates is not None else None
     rates: dict[str, Rates] = {} if stated is None else dict.fromkeys(stated.targets, stated)
@@ -169,7 +169,12 @@ def _starts(
 ) -> tuple[dict[str, Start], list[str]]:
     """Time fresh processes; if one fails, return that as a note, as it is not the end of the measurement."""
     progress.begin("starting", request.starts * len(variants))
-    wanted = {"bundle": str(bundle.root), "threads": request.threads, "profile": options.profile}
+    wanted = {
+        "bundle": str(bundle.root),
+        "fingerprint": bundle.fingerprint,
+        "threads": request.threads,
+        "profile": options.profile,
+    }
     try:
         return measure_starts(wanted, [item.name for item in variants], request.starts, progress.step), []
     except BackendError as error:
@@ -233,6 +238,7 @@ def _settings(request: BenchRequest, options: EngineOptions) -> dict[str, Any]:
     """Return the request as JSON has it, lists for tuples, and without the bundle's place."""
     asked = {**asdict(request), "profile": options.profile}
     asked.pop("bundle")
+    asked.pop("trust")
     return {name: list(value) if isinstance(value, tuple) else value for name, value in asked.items()}
 
 

@@ -13,7 +13,8 @@ import typer
 from .. import console
 from ..errors import UsageError
 from ..storage import check_writable
-from .options import ProfileOption, ThreadsOption, refuse_others
+from ..trust import Trust
+from .options import ExpectSha256Option, ProfileOption, RequireSignatureOption, ThreadsOption, refuse_others
 
 if TYPE_CHECKING:
     from ..bench.bench_report import BenchReport
@@ -36,6 +37,8 @@ def bench(
             show_default="./manifest.json, ./bundle, runs/latest/bundle",
         ),
     ] = None,
+    expect_sha256: ExpectSha256Option = None,
+    require_signature: RequireSignatureOption = None,
     batch: Annotated[str, WHAT(metavar="N,N,…", help="Batch sizes, each a case of its own.")] = "1,2,4,8",
     backend: Annotated[
         str | None, WHAT(metavar="NAMES", help="tensorrt, cuda, cpu: only these.", show_default="all")
@@ -109,6 +112,7 @@ def bench(
         refuse_others(context, "--predict-for", BESIDE_PREDICT_FOR)
     request = BenchRequest(
         bundle,
+        trust=Trust.from_flags(expect_sha256, require_signature),
         batches=_numbers(batch),
         backends=_names(backend),
         precisions=_names(precision),

@@ -8,14 +8,17 @@ from typing import Annotated, NoReturn
 import typer
 
 from .. import console
+from ..trust import Trust
 from .options import (
     ENGINE,
     BackendOption,
     BuildOption,
     BundleOption,
     CheckOption,
+    ExpectSha256Option,
     PrecisionOption,
     ProfileOption,
+    RequireSignatureOption,
     ThreadsOption,
     WorkspaceOption,
 )
@@ -30,6 +33,8 @@ def compare(
     ],
     others: Annotated[list[Path], typer.Option("--with", metavar="BUNDLE", help="A further bundle; may be repeated.")],
     bundle: BundleOption = None,
+    expect_sha256: ExpectSha256Option = None,
+    require_signature: RequireSignatureOption = None,
     batch: Annotated[
         int, typer.Option(min=1, max=4096, help="Images that go through a model at once.", rich_help_panel=ENGINE)
     ] = 8,
@@ -71,6 +76,7 @@ def compare(
         images,
         bundle,
         others,
+        trust=Trust.from_flags(expect_sha256, require_signature),
         sheet=sheet,
         as_json=as_json,
         top_k=top_k,

@@ -9,7 +9,15 @@ import typer
 
 from .. import console
 from ..draw.session import MAX_BUNDLES, DrawRequest
-from .options import BackendOption, CheckOption, PrecisionOption, ThreadsOption
+from ..trust import Trust
+from .options import (
+    BackendOption,
+    CheckOption,
+    ExpectSha256Option,
+    PrecisionOption,
+    RequireSignatureOption,
+    ThreadsOption,
+)
 
 
 def draw(
@@ -25,6 +33,8 @@ def draw(
     thickness: Annotated[int, typer.Option(metavar="PIXELS", min=1, max=61, help="Of the brush.")] = 15,
     saved: Annotated[Path, typer.Option("--save", metavar="DIR", help="Where S saves drawings.")] = Path(),
     as_json: Annotated[bool, typer.Option("--json", help="JSON lines on stdout in place of text.")] = False,
+    expect_sha256: ExpectSha256Option = None,
+    require_signature: RequireSignatureOption = None,
     backend: BackendOption = "auto",
     precision: PrecisionOption = "auto",
     threads: ThreadsOption = None,
@@ -48,6 +58,7 @@ def draw(
     run(
         DrawRequest(
             tuple(bundles or ()),
+            trust=Trust.from_flags(expect_sha256, require_signature),
             backend=backend,
             precision=precision,
             threads=threads,

@@ -9,6 +9,7 @@ import typer
 
 from .. import console
 from ..infer_request import HANG_TIMEOUT, InferRequest
+from ..trust import Trust
 from .camera_list import print_cameras
 from .options import (
     BackendOption,
@@ -16,8 +17,10 @@ from .options import (
     BundleOption,
     CheckOption,
     ConfigOption,
+    ExpectSha256Option,
     PrecisionOption,
     ProfileOption,
+    RequireSignatureOption,
     ShowConfigOption,
     ThreadsOption,
     WorkspaceOption,
@@ -183,6 +186,8 @@ def infer(
     mqtt_password_file: MqttPasswordFileOption = None,
     metrics: MetricsOption = None,
     bundle: BundleOption = None,
+    expect_sha256: ExpectSha256Option = None,
+    require_signature: RequireSignatureOption = None,
     backend: BackendOption = "auto",
     precision: PrecisionOption = "auto",
     threads: ThreadsOption = None,
@@ -238,6 +243,7 @@ def infer(
     request = InferRequest(
         named,
         bundle=bundle,
+        trust=Trust.from_flags(expect_sha256, require_signature),
         top_k=top_k,
         as_json=as_json,
         batch=batch,

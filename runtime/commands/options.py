@@ -23,6 +23,25 @@ BundleOption = Annotated[
         rich_help_panel=ENGINE,
     ),
 ]
+ExpectSha256Option = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--expect-sha256",
+        metavar="HEX",
+        help="The fingerprint that the bundle must have; may be repeated: one of them.",
+        rich_help_panel=ENGINE,
+    ),
+]
+RequireSignatureOption = Annotated[
+    str | None,
+    typer.Option(
+        "--require-signature",
+        metavar="KEY.pub",
+        help="The public key that must have signed the bundle, or IDENTITY,https://ISSUER.",
+        show_default="$HYBRID_EDGE_REQUIRE_SIGNATURE, /etc/hybrid-edge/require-signature.pem, none",
+        rich_help_panel=ENGINE,
+    ),
+]
 BackendOption = Annotated[str, typer.Option(help="auto, tensorrt, cuda or cpu.", rich_help_panel=ENGINE)]
 PrecisionOption = Annotated[str, typer.Option(help="auto, fp32, fp16 or int8.", rich_help_panel=ENGINE)]
 ThreadsOption = Annotated[

@@ -10,14 +10,17 @@ import typer
 
 from .. import console
 from ..score.score_request import ScoreRequest
+from ..trust import Trust
 from .options import (
     ENGINE,
     BackendOption,
     BuildOption,
     BundleOption,
     CheckOption,
+    ExpectSha256Option,
     PrecisionOption,
     ProfileOption,
+    RequireSignatureOption,
     ThreadsOption,
     WorkspaceOption,
 )
@@ -86,6 +89,8 @@ def score(
         bool, typer.Option("--json", help="The summary as one JSON object.", rich_help_panel=ROWS)
     ] = False,
     bundle: BundleOption = None,
+    expect_sha256: ExpectSha256Option = None,
+    require_signature: RequireSignatureOption = None,
     batch: Annotated[
         int | None,
         typer.Option(
@@ -130,6 +135,7 @@ def score(
         shard=shard,
         readers=readers,
         bundle=bundle,
+        trust=Trust.from_flags(expect_sha256, require_signature),
         top_k=top_k,
         min_probability=min_probability,
         calibrated=calibrated,

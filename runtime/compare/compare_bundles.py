@@ -23,6 +23,7 @@ from ..sources.files import open_sources
 from ..sources.media_files import describe_left_out
 from ..sources.names import parse_live
 from ..storage import check_writable
+from ..trust import Trust
 from .answers import Answers, ComparedModel, ComparisonTally
 from .difference_sheet import Differences
 from .printing import JsonReport, TextReport
@@ -37,6 +38,7 @@ def compare_bundles(
     bundle: Path | None,
     others: Sequence[Path],
     *,
+    trust: Trust | None = None,
     sheet: Path | None = None,
     as_json: bool = False,
     top_k: int = 5,
@@ -45,10 +47,10 @@ def compare_bundles(
 ) -> int:
     """Run several bundles on the same images, print how their answers compare, and return the exit code.
 
-    ``bundle`` is the first of them; None looks in the usual places. ``sheet`` is the PNG of images on which the models
-    differ; None means ``differences.png`` for class folders, and no PNG for other sources. ``top_k`` labels of each
-    answer are in the JSON. ``settings`` are what else ``Classifier.load`` takes, for every bundle. The exit code is 1
-    where a file could not be read, else 0.
+    ``bundle`` is the first of them; None looks in the usual places. Each must be what ``trust`` asks for. ``sheet`` is
+    the PNG of images on which the models differ; None means ``differences.png`` for class folders, and no PNG for other
+    sources. ``top_k`` labels of each answer are in the JSON. ``settings`` are what else ``Classifier.load`` takes, for
+    every bundle. The exit code is 1 where a file could not be read, else 0.
 
     Raises:
         HybridEdgeError: a source or bundle can't be opened, the bundles can't be compared, the sheet can't be written,
@@ -64,7 +66,7 @@ def compare_bundles(
     images = open_sources(sources)
     if left_out := describe_left_out(images.left_out):
         say(left_out)
-    with _open_models(find_bundles(bundle, others), batch_size=batch_size, **settings) as models:
+    with _open_models(find_bundles(bundle, others, trust), batch_size=batch_size, **settings) as models:
         frames = iter(images)
         first = list(islice(frames, 1))
         folders = any(_truth(frame, models) is not None for frame in first)
@@ -110,7 +112,9 @@ def _ask(frames: Iterable[Frame], models: Sequence[ComparedModel], batch: int) -
             yield Answers(frame, _truth(frame, models), known) if known else frame
 
 
-def find_bundles(first: Path | None, others: Sequence[Path]) -> dict[str, tuple[Path, Bundle]]:
+def find_bundles(
+    first: Path | None, others: Sequence[Path], trust: Trust | None = None
+) -> dict[str, tuple[Path, Bundle]]:
     """Open the manifests of all bundles, name each, and check that they have the same class labels.
 
     None as ``first`` looks in the usual places; beside two or more others it does without, where it finds no bundle.
@@ -119,10 +123,10 @@ def find_bundles(first: Path | None, others: Sequence[Path]) -> dict[str, tuple[
     """
     found: dict[Path, tuple[Path, Bundle]] = {}
     for path in others:
-        bundle = Bundle.open(path)
+        bundle = Bundle.open(path, trust)
         found.setdefault(bundle.root, (path, bundle))
     try:
-        bundle = Bundle.open(first)
+        bundle = Bundle.open(first, trust)
     except BundleError as error:
         if first is not None or len(found) < 2:
             raise

@@ -82,7 +82,7 @@ def open_readers(request: DrawRequest, paths: Sequence[Path], closing: ExitStack
 
     The models are named by their branches where these differ, else as ``bundle_names`` does.
     """
-    bundles = [Bundle.open(path) for path in paths]
+    bundles = [Bundle.open(path, request.trust) for path in paths]
     branches = [bundle.spec.branches for bundle in bundles]
     names = branches if len(set(branches)) == len(branches) else bundle_names(paths)
     readers = []

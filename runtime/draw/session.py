@@ -7,13 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .. import console
 from ..console import percent, print_json, printable
 from ..errors import UsageError
+from ..trust import Trust
 
 if TYPE_CHECKING:
     from .readers import Reading
@@ -28,12 +29,14 @@ class DrawRequest:
     Attributes:
         bundles: folders or tars of bundles, or run folders, at most ``MAX_BUNDLES``, or else UsageError; if empty,
             ``newest_bundles`` finds the newest of each kind.
+        trust: what each bundle must be to be opened.
         backend, precision, threads, check: the arguments of ``Classifier.load``.
         thickness: the thickness of the brush at the start, pixels.
         saved: the folder that S saves drawings to.
     """
 
     bundles: tuple[Path, ...] = ()
+    trust: Trust = field(default_factory=Trust)
     backend: str = "auto"
     precision: str = "auto"
     threads: int | None = None

@@ -179,7 +179,7 @@ def _plan(request: InferRequest, captures: Sequence[Capture], *, goes_on: bool) 
 def _open_classifier(request: InferRequest, heartbeat: Heartbeat | None) -> Classifier:
     engine = EngineOptions.from_flags(request.profile, request.workspace, build=request.build)
     with waiting("opening the bundle") as stop:
-        bundle = Bundle.open(request.bundle)
+        bundle = Bundle.open(request.bundle, request.trust)
         check_outputs(request, bundle.labels)
         if request.digit and not reads_digits(bundle.spec):
             raise UsageError(

@@ -20,6 +20,7 @@ import numpy as np
 
 from ..bundle import Bundle
 from ..errors import BackendUnavailableError, HybridEdgeError, SourceError, UsageError
+from ..trust import Trust
 from .chunks import Chunk
 from .part_files import PartFolder, PartRecord
 from .score_request import ScoreRequest
@@ -41,7 +42,7 @@ class EngineActor:
 
     def __init__(self, request: ScoreRequest, folder: str) -> None:
         os.chdir(folder)
-        bundle = Bundle.open(request.bundle)
+        bundle = Bundle.open(request.bundle, request.trust)
         self._scorer = Scorer(request, bundle, PartFolder(request.out, request.file_format))
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
@@ -66,6 +67,7 @@ def score_on_cluster(
         BackendUnavailableError: the cluster has too few CPUs for one engine.
         HybridEdgeError: as ``Scorer.score`` says.
     """
+    trust = Trust((bundle.fingerprint,))  # a node must find the bundle that was opened here
     with Scorer(request, bundle, folder) as scorer:
         remaining = iter(chunks)
         while window := list(islice(remaining, WINDOW)):
@@ -77,7 +79,7 @@ def score_on_cluster(
                     waiting.append({"chunk": zlib.compress(pickle.dumps(chunk), 1)})
             if waiting:
                 _connect(address)
-                yield from ((record, True) for record in _score(request, waiting))
+                yield from ((record, True) for record in _score(request, trust, waiting))
 
 
 def _connect(address: str) -> None:
@@ -93,13 +95,13 @@ def _connect(address: str) -> None:
     logging.getLogger("ray.data").setLevel(logging.ERROR)
 
 
-def _score(request: ScoreRequest, waiting: list[dict[str, bytes]]) -> Iterator[PartRecord]:
-    """Have one window's chunks scored, a block each, so that a slow node takes fewer."""
+def _score(request: ScoreRequest, trust: Trust, waiting: list[dict[str, bytes]]) -> Iterator[PartRecord]:
+    """Have one window's chunks scored, a block each, so that a slow node takes fewer; ``trust`` is the nodes'."""
     options, engines, threads = _resources(request)
     chunks = ray.data.from_items(waiting, override_num_blocks=len(waiting))
     scored = chunks.map_batches(
         EngineActor,
-        fn_constructor_args=(replace(request, threads=threads), str(Path.cwd())),
+        fn_constructor_args=(replace(request, threads=threads, trust=trust), str(Path.cwd())),
         batch_size=1,
         # it may shrink: an actor that has nothing to do leaves its CPU to one that lost its node
         compute=ray.data.ActorPoolStrategy(min_size=1, max_size=engines, initial_size=engines),

@@ -40,7 +40,7 @@ def score_images(request: ScoreRequest, cluster: str | None = None, *, as_json: 
         OSError: the results can't be written; parts that are finished stay.
     """
     check_inputs(request)
-    bundle = Bundle.open(request.bundle)
+    bundle = Bundle.open(request.bundle, request.trust)
     folder = PartFolder(request.out, request.file_format)
     folder.prepare()
     left_out: Counter[str] = Counter()

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
 from ..engines.engine_options import parse_profile
 from ..errors import UsageError
 from ..infer_request import FILES_BATCH
+from ..trust import Trust
 
 ResultFormat = Literal["parquet", "jsonl"]
 
@@ -42,6 +43,7 @@ class ScoreRequest:
     shard: str = "0/1"
     readers: int | None = None
     bundle: Path | None = None
+    trust: Trust = field(default_factory=Trust)
     top_k: int = 5
     min_probability: float = 0.0
     calibrated: bool = False

@@ -12,8 +12,9 @@ from support.models.bundles import change_manifest, files_of
 from support.models.standin import crops
 
 from hybrid_edge.export import exporter
-from hybrid_edge.export.bundle.bundle_writer import BundleWriter, pack
+from hybrid_edge.export.bundle.bundle_writer import BundleWriter
 from hybrid_edge.export.bundle.golden_examples import add_arrays, make_golden
+from hybrid_edge.export.bundle.publish import publish
 from hybrid_edge.export.export_request import ExportSettings, make_request
 from hybrid_edge.runtime.bundle import Bundle
 from hybrid_edge.runtime.classifier import Classifier
@@ -133,16 +134,22 @@ def test_an_export_that_fails_parity_leaves_the_old_bundle_untouched(
     assert {name: (bundle / name).read_bytes() for name in files_of(bundle)} == before
 
 
+def tar_of(bundle: Path) -> Path:
+    published = publish(bundle, tar=True)
+    assert published.tar is not None
+    return published.tar
+
+
 def test_the_same_bundle_packs_to_the_same_bytes(bundle: Path, tmp_path: Path) -> None:
-    first = pack(bundle).read_bytes()
+    first = tar_of(bundle).read_bytes()
     elsewhere = shutil.copytree(bundle, tmp_path / "elsewhere" / "bundle")
     (elsewhere / "notes.txt").write_text("not part of the bundle")
-    assert pack(elsewhere).read_bytes() == first
-    assert pack(bundle) == tmp_path / "bundle.tar"
+    assert tar_of(elsewhere).read_bytes() == first
+    assert tar_of(bundle) == tmp_path / "bundle.tar"
 
 
 def test_a_packed_bundle_has_sorted_members_without_owner_or_time_and_runs(bundle: Path, photos: Path) -> None:
-    packed = pack(bundle)
+    packed = tar_of(bundle)
     with tarfile.open(packed) as tar:
         members = tar.getmembers()
     assert [member.name for member in members] == sorted(files_of(bundle))
@@ -156,5 +163,5 @@ def test_a_damaged_bundle_is_not_packed(bundle: Path) -> None:
     artifact = bundle / manifest["variants"][0]["file"]["path"]
     artifact.write_bytes(artifact.read_bytes()[:-1] + b"x")
     with pytest.raises(BundleError, match="SHA-256"):
-        pack(bundle)
+        publish(bundle, tar=True)
     assert not bundle.with_name("bundle.tar").exists()
