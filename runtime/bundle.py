@@ -63,7 +63,7 @@ class Bundle:
             TrustError: the bundle has not the fingerprint or the signature.
             UsageError: a signature can't be verified here: no such key, or no library.
         """
-        found = _locate(None if path is None else Path(path))
+        found = locate(None if path is None else Path(path))
         if found.is_file():
             found = _unpack(found)
         path = _contained(found, MANIFEST)
@@ -184,7 +184,12 @@ def _check_contract(manifest: Manifest) -> None:
         )
 
 
-def _locate(path: Path | None) -> Path:
+def locate(path: Path | None) -> Path:
+    """Return the folder or the tar that a path names, or that is in the usual places, links not followed.
+
+    Raises:
+        BundleError: there is no bundle.
+    """
     if path is None:
         with _reading(Path()):
             for place in map(Path, USUAL_PLACES):
@@ -269,14 +274,20 @@ def _replace(target: Path, path: Path) -> None:
     shutil.rmtree(temporary, ignore_errors=True)
     try:
         temporary.mkdir()
-        _extract(path, temporary)
+        unpack(path, temporary)
         shutil.rmtree(target, ignore_errors=True)
         temporary.rename(target)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _extract(path: Path, folder: Path) -> None:
+def unpack(path: Path, folder: Path) -> None:
+    """Unpack a bundle's tar into an empty folder: the files that its manifest names, and its signature.
+
+    Raises:
+        BundleError: it is no bundle's tar, or one that is damaged or hostile.
+        OSError: a file can't be read or written.
+    """
     try:
         with tarfile.open(path, "r:") as tar:
             members = _members(tar)

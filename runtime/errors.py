@@ -15,6 +15,7 @@
     │   ├── ArtifactHashError                    a bundle's file differs from what the manifest recorded
     │   └── TrustError                           a bundle of another fingerprint, or not signed by whom it must be
     ├── BenchError                               a report of hybrid-bench that can't be read, plotted or compared
+    ├── UpdateError                              a bundle that can't be fetched, or that this device can't run
     ├── ScoreError                               a folder of hybrid-score's results that can't be continued as asked
     ├── BackendError                             an inference engine failed
     │   ├── BackendUnavailableError              an engine, or a library it needs, is not installed here
@@ -25,7 +26,8 @@
     └── GateError                       exit 3   a result was computed and refused
         ├── ParityError                          ONNX and Keras disagree beyond the limits
         ├── GoldenError                          this device computes something else than the exporter did
-        └── Int8EngineError                      the INT8 graph does not build on this device; FP16 is offered
+        ├── Int8EngineError                      the INT8 graph does not build on this device; FP16 is offered
+        └── RefusedUpdateError                   a new bundle is slower or less accurate here, or fails when tried
 
 Each message says what was expected, what was found and what to do.
 """
@@ -53,12 +55,14 @@ __all__ = [
     "Int8EngineError",
     "ModelFileError",
     "ParityError",
+    "RefusedUpdateError",
     "RunError",
     "ScoreError",
     "ServerError",
     "SourceError",
     "SpecError",
     "TrustError",
+    "UpdateError",
     "UsageError",
     "WeightsError",
 ]
@@ -132,6 +136,10 @@ class ScoreError(HybridEdgeError):
     """A folder of results holds those of other images, another bundle or other options, or a damaged file."""
 
 
+class UpdateError(HybridEdgeError):
+    """A new bundle can't be fetched or installed, or does not run here at all; the old one stays."""
+
+
 class BackendError(HybridEdgeError):
     """An inference engine failed; the engine's own message is inside."""
 
@@ -172,3 +180,7 @@ class GoldenError(GateError):
 
 class Int8EngineError(GateError):
     """TensorRT does not build the INT8 graph for this device; TensorRT's messages are inside, and FP16 is offered."""
+
+
+class RefusedUpdateError(GateError):
+    """A new bundle is slower or less accurate on this device than allowed, or failed while it was tried."""

@@ -58,13 +58,14 @@ def creating_folder(path: Path) -> Iterator[Path]:
             partial.mkdir()
             yield partial
             for file in partial.rglob("*"):
-                _flush(file)
+                flush(file)
             partial.replace(path)
         finally:
             shutil.rmtree(partial, ignore_errors=True)
 
 
-def _flush(path: Path) -> None:
+def flush(path: Path) -> None:
+    """See that a file's bytes, or a folder's names, are on the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
