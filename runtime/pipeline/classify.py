@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import threading
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import TimeoutError as NotInTime
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,12 +15,13 @@ import numpy as np
 from ... import runtime
 from .. import console
 from ..background import start_in_background
-from ..bundle import Bundle
+from ..bundle import Bundle, locate
+from ..bundle_store import BundleStore
 from ..console import say, waiting
 from ..digits import SIDE, reads_digits
 from ..engines.engine_options import EngineOptions
-from ..engines.progress import make_reporter
-from ..errors import UsageError
+from ..engines.progress import Reporter, make_reporter
+from ..errors import HybridEdgeError, UsageError
 from ..infer_request import InferRequest
 from ..ink import is_dark_on_light
 from ..outputs.answering import Answering
@@ -26,6 +29,7 @@ from ..outputs.choice import ChosenSinks, check_outputs, live_names
 from ..outputs.sink import Result, Sink, Status
 from ..service.heartbeat import Heartbeat
 from ..service.signals import StopSignals
+from ..service.supervisor import RESTART
 from ..sources.blocking import BLOCKING_CALLS
 from ..sources.camera import reading_note
 from ..sources.capture import FileCapture, open_captures
@@ -34,19 +38,23 @@ from ..sources.media_files import describe_left_out
 from ..sources.names import CaptureOptions
 from ..sources.regions import parse_regions, regions_of
 from .dataflow import Pipeline, PipelineOptions
+from .follow import Follower
 
 if TYPE_CHECKING:
     from ..classifier import Classifier
     from ..sources.capture import Capture
     from ..web.live_page import LivePage
+    from .models import Models
 
+FOLLOW_TIMEOUT = 0.5  # seconds that the thread which opens other bundles may take to end
 LOOKS = 100  # frames, after which no hint is looked for: what is shown does not change, and large frames cost time
 
 
 def classify(request: InferRequest, signals: StopSignals, heartbeat: Heartbeat | None) -> int:
     """Classify until the sources end, a signal comes or the window is closed; return the exit code.
 
-    It is 1 where a file could not be read or an output not written, else 0. ``signals``, already set up, are told when
+    It is 1 where a file could not be read or an output not written, ``RESTART`` where another process is to go on with
+    another bundle, else 0. ``signals``, already set up, are told when
     a signal is no longer to interrupt but to drain; ``heartbeat`` is None where no supervisor watches.
 
     Raises:
@@ -61,8 +69,11 @@ def classify(request: InferRequest, signals: StopSignals, heartbeat: Heartbeat |
     plan = _plan(request, captures, goes_on=events.count("engine-hung") > 0)
     check_outputs(request)
     pages = _open_page(request, captures)
-    classifier = _open_classifier(request, heartbeat)
-    with closed_in_time(classifier, None if heartbeat else request.hang_timeout) as unfinished:
+    store = _followed(request)
+    classifier = _open_classifier(request, heartbeat, store)
+    opened = ExitStack()
+    opened.callback(classifier.close)
+    with closed_in_time(opened.close, None if heartbeat else request.hang_timeout) as unfinished:
         from ..classifier import announce  # noqa: PLC0415  # loaded by now, and not before the spinner turns
 
         announce(classifier)
@@ -78,6 +89,7 @@ def classify(request: InferRequest, signals: StopSignals, heartbeat: Heartbeat |
             live=live_names(request, captures),
         )
         sinks = [*outputs.sinks, *hints, latest_status, *pages]
+        follower: Follower | None = None
         pipeline = Pipeline(classifier, captures, sinks, plan, events, answering)
         try:
             for page in pages:
@@ -85,19 +97,22 @@ def classify(request: InferRequest, signals: StopSignals, heartbeat: Heartbeat |
             if heartbeat is not None:
                 heartbeat.running(pipeline.busy, latest_status.counts)
             with signals.draining(lambda: pipeline.closing) as stop:
+                follower = _follow(request, store, pipeline.models, events, opened, stop if heartbeat else None)
                 pipeline.run(stop)
         finally:
+            if follower is not None and not follower.stop(FOLLOW_TIMEOUT):
+                unfinished.append("opening another bundle")
             unfinished.extend(pipeline.unfinished)
             if heartbeat is not None:
                 heartbeat.stopping()  # after an error too: the time that closing takes is limited then
         code = outputs.summary()
     signals.leave()
-    return code
+    return RESTART if follower is not None and follower.begins_anew else code
 
 
 @contextmanager
-def closed_in_time(classifier: Classifier, seconds: float | None) -> Iterator[list[str]]:
-    """Close a classifier at the end; where it can't be closed, the command leaves without tearing anything down.
+def closed_in_time(close: Callable[[], object], seconds: float | None) -> Iterator[list[str]]:
+    """Close classifiers at the end; where that can't be done, the command leaves without tearing anything down.
 
     Yields a list for the names of threads that hang in a decoder or an engine, which then is not closed under them.
     Closing may take ``seconds``; None: as long as it needs, because a supervisor watches.
@@ -107,7 +122,7 @@ def closed_in_time(classifier: Classifier, seconds: float | None) -> Iterator[li
         yield unfinished
     finally:
         # an engine waits for what was begun on its device before it gives the memory back, and some never answer
-        closing = None if unfinished else start_in_background(classifier.close, "closing")
+        closing = None if unfinished else start_in_background(close, "closing")
         try:
             if closing is not None:
                 closing.result(seconds)
@@ -176,28 +191,70 @@ def _plan(request: InferRequest, captures: Sequence[Capture], *, goes_on: bool) 
     )
 
 
-def _open_classifier(request: InferRequest, heartbeat: Heartbeat | None) -> Classifier:
-    engine = EngineOptions.from_flags(request.profile, request.workspace, build=request.build)
+def _followed(request: InferRequest) -> BundleStore | None:
+    """Return what a live run follows: the bundle's link and versions; None for files, and for a tar."""
+    path = locate(request.bundle) if request.live else Path()
+    return BundleStore(path) if request.live and path.is_dir() else None
+
+
+def _follow(
+    request: InferRequest,
+    store: BundleStore | None,
+    models: Models,
+    events: Events,
+    opened: ExitStack,
+    stop: threading.Event | None,
+) -> Follower | None:
+    if store is None:
+        return None
+    follower = Follower(
+        store,
+        models,
+        events,
+        open_bundle=lambda folder: _open_bundle(request, folder),
+        load=lambda bundle: _load(request, bundle, Reporter()),
+        begin_anew=stop.set if stop else None,
+        closing=opened.callback,
+    )
+    follower.start()
+    return follower
+
+
+def _open_classifier(request: InferRequest, heartbeat: Heartbeat | None, store: BundleStore | None) -> Classifier:
     with waiting("opening the bundle") as stop:
-        bundle = Bundle.open(request.bundle, request.trust)
-        check_outputs(request, bundle.labels)
-        if request.digit and not reads_digits(bundle.spec):
-            raise UsageError(
-                f"--digit: expected a model of the labels 0 to 9 in {SIDE}x{SIDE} pixels, found {len(bundle.labels)} "
-                f"labels ({', '.join(bundle.labels[:3])} …) in {bundle.spec.image_size}x{bundle.spec.image_size}; "
-                "leave --digit out, or name a digits model with --bundle"
-            )
-        return runtime.Classifier.load(
-            bundle,
-            backend=request.backend,
-            precision=request.precision,
-            batch_size=request.batch_size,
-            threads=request.threads,
-            check=request.check,
-            calibrated=request.calibrated,
-            engine=engine,
-            reporter=make_reporter(stop, heartbeat.progress if heartbeat else lambda: None),
+        reporter = make_reporter(stop, heartbeat.progress if heartbeat else lambda: None)
+        if store is not None and store.trial is not None:
+            try:
+                return _load(request, _open_bundle(request, store.wanted()), reporter)
+            except HybridEdgeError as error:  # the update sees that, and the link leads to one that is proven
+                say(f"the bundle on trial is not taken: {error}", style="yellow")
+        return _load(request, _open_bundle(request, request.bundle), reporter)
+
+
+def _open_bundle(request: InferRequest, path: Path | None) -> Bundle:
+    bundle = Bundle.open(path, request.trust)
+    check_outputs(request, bundle.labels)
+    if request.digit and not reads_digits(bundle.spec):
+        raise UsageError(
+            f"--digit: expected a model of the labels 0 to 9 in {SIDE}x{SIDE} pixels, found {len(bundle.labels)} "
+            f"labels ({', '.join(bundle.labels[:3])} …) in {bundle.spec.image_size}x{bundle.spec.image_size}; "
+            "leave --digit out, or name a digits model with --bundle"
         )
+    return bundle
+
+
+def _load(request: InferRequest, bundle: Bundle, reporter: Reporter) -> Classifier:
+    return runtime.Classifier.load(
+        bundle,
+        backend=request.backend,
+        precision=request.precision,
+        batch_size=request.batch_size,
+        threads=request.threads,
+        check=request.check,
+        calibrated=request.calibrated,
+        engine=EngineOptions.from_flags(request.profile, request.workspace, build=request.build),
+        reporter=reporter,
+    )
 
 
 def _open_page(request: InferRequest, captures: Sequence[Capture]) -> list[LivePage]:

@@ -20,17 +20,16 @@ from typing import TYPE_CHECKING, Literal
 from ..errors import UsageError
 from ..outputs.answering import Answering
 from ..outputs.sink import Sink, SourceStatus, Status
-from ..preprocess import Preprocessor
 from ..sources.events import Events
 from ..sources.regions import Region, RegionCutter
 from .capturing import Capturing
 from .delivery import LOOK_INTERVAL, Delivery
 from .handover import Batch, Channel, Links, Pace, keep_frame_memory
 from .mailbox import WAKE_FRAMES, Intake, Mailbox
+from .models import Models
 from .stages import Inference, Preparation
 
 if TYPE_CHECKING:
-    from ..backends.base import Backend
     from ..classifier import Classifier, Prediction
     from ..frame import Pixels
     from ..sources.capture import Capture
@@ -97,7 +96,7 @@ class Pipeline:
     whatever happens. The pipeline and the captures report faults to ``events``. ``answering`` makes the results'
     answers; by default they are the most probable labels. ``closing``, for any thread, says
     whether ``run`` has come to closing the sinks, which must not be cut short; ``unfinished`` has the threads that
-    hang, known after ``run``, also where it raised (see ``Summary``).
+    hang, known after ``run``, also where it raised (see ``Summary``); ``models`` lets another classifier take over.
 
     Raises:
         UsageError: there is no capture.
@@ -130,10 +129,9 @@ class Pipeline:
             [Mailbox(item.name, live=item.live, newest=wins, region=name) for name in _region_names(item, options)]
             for item, wins in zip(captures, newest, strict=True)
         ]
-        self._links = _make_links(boxes, backend, options.batch, depth, max_wait, events)
-        self._inference = Inference(self._links, backend, depth)
-        preprocessor = Preprocessor(classifier.spec)
-        preparation = Preparation(self._links, preprocessor, options.batch, max_wait, digit=options.digit)
+        self._links, self.models = _make_links(boxes, classifier, options.batch, depth, max_wait, events)
+        self._inference = Inference(self._links, self.models, depth)
+        preparation = Preparation(self._links, self.models, options.batch, max_wait, digit=options.digit)
         stages = [
             (f"capture {item.name}", Capturing(self._links, item, own, self._cutter(item, options)).run)
             for item, own in zip(captures, boxes, strict=True)
@@ -142,7 +140,7 @@ class Pipeline:
         self._threads = [
             threading.Thread(target=self._guard, args=(run,), name=name, daemon=True) for name, run in stages
         ]
-        self._delivery = Delivery(self._links, sinks, classifier, answering or Answering())
+        self._delivery = Delivery(self._links, sinks, answering or Answering())
 
     def _cutter(self, capture: Capture, options: PipelineOptions) -> RegionCutter:
         regions = options.regions.get(capture.name, ())
@@ -260,27 +258,29 @@ def _region_names(capture: Capture, options: PipelineOptions) -> list[str]:
 
 def _make_links(
     sources: Sequence[Sequence[Mailbox]],
-    backend: Backend,
+    classifier: Classifier,
     batch: int,
     depth: int,
     max_wait: float | None,
     events: Events,
-) -> Links:
+) -> tuple[Links, Models]:
     fresh = any(box.newest for boxes in sources for box in boxes)
     # several batches go on at a time where each is one small frame that nobody waits for alone
-    size = sum(math.prod(shape) for shape in backend.spec.inputs.values()) * FLOAT_BYTES
+    size = sum(math.prod(shape) for shape in classifier.spec.inputs.values()) * FLOAT_BYTES
     together = WAKE_FRAMES if batch == depth == 1 and max_wait is None and size <= SMALL_BYTES else 1
     # preprocessing writes one batch; where every frame counts, others must be ready when the engine is
-    slots = backend.buffers(batch, depth + (1 if fresh else 2 * together))
+    count = depth + (1 if fresh else 2 * together)
+    models = Models(classifier, batch, count)
     pace = Pace(max_wait or 0.0)
     if not fresh:
         pace.close()
-    return Links(
+    links = Links(
         intake=Intake(sources, fresh=batch <= max(map(len, sources)), patient=max_wait is None),
-        free=Channel(len(slots), slots),
-        ready=Channel(1 if together > 1 else len(slots)),
+        free=Channel(count, models.slots()),
+        ready=Channel(1 if together > 1 else count),
         done=Channel(1 if fresh else 2),
         together=together,
         pace=pace,
         events=events,
     )
+    return links, models

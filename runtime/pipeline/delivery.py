@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from ..classifier import Classifier, Prediction
+from ..classifier import Prediction
 from ..errors import InputError
 from ..outputs.answering import Answering
 from ..outputs.sink import Result, Sink, SourceStatus, Status
@@ -70,13 +70,12 @@ class Delivery:
     whether the user asked to stop: closed the window, or pressed Q.
     """
 
-    def __init__(self, links: Links, sinks: Sequence[Sink], classifier: Classifier, answering: Answering) -> None:
+    def __init__(self, links: Links, sinks: Sequence[Sink], answering: Answering) -> None:
         self.closed = False
         self._intake = links.intake
         self._events = links.events
         self._clock = links.clocks["output"]
         self._sinks = sinks
-        self._classifier = classifier
         self._answering = answering
         self._meter = Meter()
         self._untold: deque[Event] = deque(maxlen=MAX_EVENTS)
@@ -176,7 +175,7 @@ class Delivery:
         boxes = {pending.box for pending in batch.frames if pending.box.live}
         reconnects = {box: self._events.count("reconnected", box.source) for box in boxes}
         if batch.outputs is not None:
-            batch.outputs = self._classifier.calibrated(batch.outputs)
+            batch.outputs = batch.model.classifier.calibrated(batch.outputs)
         for pending in batch.frames:
             captured = pending.frame.captured
             age = (batch.finished - captured) * 1000 if captured else 0.0
@@ -200,4 +199,4 @@ class Delivery:
             raise TypeError("expected a batch that went through the model")
         share = batch.inference_ms / batch.rows
         probabilities, logits = outputs.probabilities[pending.row], outputs.logits[pending.row]
-        return Prediction(self._classifier.labels, probabilities, logits, pending.preprocess_ms, share)
+        return Prediction(batch.model.classifier.labels, probabilities, logits, pending.preprocess_ms, share)

@@ -22,8 +22,8 @@ from .mailbox import Intake
 from .pending_frame import PendingFrame
 
 if TYPE_CHECKING:
-    from ..backends.base import Buffers
     from ..frame import Outputs
+    from .models import Model, Slot
 
 T = TypeVar("T")
 END: Final = object()
@@ -45,21 +45,26 @@ class Batch:
     """Frames in the order in which they were taken, readable or not, and the input memory that holds their tensors.
 
     Attributes:
-        buffers: the input memory, lent by the backend until the batch is done.
+        slot: the model, and the input memory that its backend lends until the batch is done.
         rows: how many of the frames are readable.
         size: bytes of all their images.
         outputs: what the model said; None before that, and where the engine failed.
         inference_ms: the whole batch's time in the engine, milliseconds.
         finished: when the batch was done, ``time.monotonic()`` seconds.
+        model: which model's the outputs are: the slot's, unless that failed and another computed them.
     """
 
-    buffers: Buffers
+    slot: Slot
     frames: list[PendingFrame] = field(default_factory=list)
     rows: int = 0
     size: int = 0
     outputs: Outputs | None = None
     inference_ms: float = 0.0
     finished: float = 0.0
+    model: Model = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.model = self.slot.model
 
     def add(self, pending: PendingFrame) -> None:
         """Append a frame whose tensors are in row ``rows``, or one that could not be read."""
@@ -232,7 +237,7 @@ class Links:
 
     Attributes:
         intake: the mailboxes, where captured frames wait.
-        free: the engine's input memory that no batch uses.
+        free: the engine's input memory that no batch uses; ``Models`` exchanges it for a newer model's.
         ready: preprocessed batches for the engine, up to ``together`` in one item.
         done: finished batches for the outputs, up to ``together`` in one item.
         pace: says when to take live frames; it is closed where every frame counts.
@@ -241,7 +246,7 @@ class Links:
     """
 
     intake: Intake
-    free: Channel[Buffers]
+    free: Channel[Slot]
     ready: Channel[list[Batch]]
     done: Channel[list[Batch]]
     together: int

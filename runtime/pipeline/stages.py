@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING
 
 from ..errors import BackendError, ImageError, InputError
 from ..ink import photographed_frame
-from ..preprocess import Preprocessor
 from .handover import MEMORY_ERRORS, Batch, Links, is_shortage, one_line
 from .pending_frame import PendingFrame
 
 if TYPE_CHECKING:
-    from ..backends.base import Backend, Ticket
+    from ..backends.base import Ticket
+    from .models import Models
 
 FRAMES_A_ROW = 4  # times the batch's rows: the most frames of a batch, unreadable ones included
 GROUP_BYTES = 2**22  # 4 MiB of images go on together: larger ones take longer than waking a thread
@@ -32,16 +32,17 @@ MAX_FAILURES = 3  # batches in a row that may fail before the engine counts as b
 class Preparation:
     """Takes frames, preprocesses them straight into the engine's input memory, and hands over batches.
 
-    No other thread uses the preprocessor. A batch has up to ``capacity`` rows, and waits ``max_wait`` seconds for more
-    frames after its first; None: until it is full. With ``digit``, tensors are of what ``photographed_frame`` finds.
+    No other thread uses the models' preprocessors. A batch has up to ``capacity`` rows, and waits ``max_wait`` seconds
+    for more frames after its first; None: until it is full. With ``digit``, tensors are of what ``photographed_frame``
+    finds.
     """
 
     def __init__(
-        self, links: Links, preprocessor: Preprocessor, capacity: int, max_wait: float | None, *, digit: bool = False
+        self, links: Links, models: Models, capacity: int, max_wait: float | None, *, digit: bool = False
     ) -> None:
         self._links = links
         self._clock = links.clocks["preprocess"]
-        self._preprocessor = preprocessor
+        self._models = models
         self._capacity = capacity
         self._max_wait = max_wait
         self._digit = digit
@@ -72,16 +73,16 @@ class Preparation:
 
     def _make_batch(self, *, wait: bool) -> Batch | None:
         """Return a batch of the next frames; None where none will come or, unless it may wait, none is there now."""
-        buffers = self._links.free.get(None if wait else 0)
-        if buffers is None:
+        slot = self._links.free.get(None if wait else 0)
+        if slot is None:
             return None
-        batch = Batch(buffers)
+        batch = Batch(self._models.renewed(slot))
         while not batch.frames:
             if wait:
                 self._links.pace.wait()
             self._fill(batch, None if wait else 0.0)
             if not batch.frames and (not wait or self._links.intake.over):
-                self._links.free.put(buffers)
+                self._links.free.put(batch.slot)
                 return None
         return batch
 
@@ -113,7 +114,7 @@ class Preparation:
                 if self._digit:
                     image = photographed_frame(image)
                     pending.frame = replace(pending.frame, seen=image)
-                self._preprocessor.fill(image, batch.buffers.tensors, batch.rows)
+                batch.slot.model.preprocessor.fill(image, batch.slot.buffers.tensors, batch.rows)
         except ImageError as error:  # of a page without ink, which can still be shown
             pending.frame = replace(pending.frame, error=str(error))
         except InputError as error:
@@ -130,12 +131,12 @@ class Preparation:
 
 
 class Inference:
-    """Runs batches; up to ``depth`` are submitted before the first is collected. Only its thread uses the backend."""
+    """Runs batches; up to ``depth`` are submitted before the first is collected. Only its thread uses the engines."""
 
-    def __init__(self, links: Links, backend: Backend, depth: int) -> None:
+    def __init__(self, links: Links, models: Models, depth: int) -> None:
         self._links = links
         self._clock = links.clocks["infer"]
-        self._backend = backend
+        self._models = models
         self._depth = depth
         self._fetched: deque[Batch] = deque()
         self._submitted: deque[tuple[Batch, Ticket | BackendError | None, float]] = deque()
@@ -186,7 +187,7 @@ class Inference:
         ticket: Ticket | BackendError | None
         with self._clock as begun:
             try:
-                ticket = self._backend.submit(batch.buffers, batch.rows) if batch.rows else None
+                ticket = batch.slot.model.backend.submit(batch.slot.buffers, batch.rows) if batch.rows else None
             except BackendError as error:  # reported by _collect, after the batches ahead of this one
                 ticket = error
         self._submitted.append((batch, ticket, begun))
@@ -198,17 +199,31 @@ class Inference:
                 raise ticket
             if ticket is not None:
                 with self._clock:
-                    batch.outputs = self._backend.collect(ticket)
+                    batch.outputs = batch.slot.model.backend.collect(ticket)
                 self._failures = 0
         except BackendError as error:
-            self._fail(batch, error)
-            return
+            if not self._rescue(batch, error):
+                self._fail(batch, error)
+                return
         now = time.monotonic()
         # a batch that was submitted behind another begins when that one is done
         batch.inference_ms = (now - max(begun, self._free_since)) * 1000
         batch.finished = self._free_since = now
+        if batch.outputs is not None:
+            batch.model.note(batch.rows, batch.inference_ms)
         self._links.intake.settle(batch.frames)
         self._finish(batch)
+
+    def _rescue(self, batch: Batch, error: BackendError) -> bool:
+        """Let the model before compute a batch with which the newer one failed; return False where there is none."""
+        batch.model.failures += 1
+        with self._clock:
+            rescued = self._models.rescue(batch.slot, batch.rows)
+        if rescued is None:
+            return False
+        batch.model, batch.outputs = rescued
+        self._links.events.report("engine-failed", detail=f"the bundle before goes on: {one_line(error)}")
+        return True
 
     def _fail(self, batch: Batch, error: BackendError) -> None:
         """Give up the frames of a batch that failed; raise the error where it is the third such batch in a row."""
@@ -235,7 +250,7 @@ class Inference:
         if deliverable:
             self._links.done.put(deliverable)
         for batch in batches:
-            self._links.free.put(batch.buffers)
+            self._links.free.put(batch.slot)
             self._links.pace.finish(batch.inference_ms / 1000 if batch.rows else None)
 
     def _abandon(self) -> None:

@@ -24,6 +24,7 @@ from .signals import STOP_SIGNALS, asked_for, takes
 TURN_INTERVAL = 0.1  # seconds between two looks at signals, beats and the worker
 STOP_TIMEOUT = 2.0  # seconds from a signal to the worker's end
 SIGKILL_TIMEOUT = 5.0  # seconds from SIGKILL to the worker's end; only a call that hangs inside a driver takes longer
+RESTART = 75  # exit code with which a worker asks for another in its place (EX_TEMPFAIL of sysexits.h)
 MAX_GIVEN_UP = 3  # workers given up within a minute or, where hangs take longer to notice, within six of their timeouts
 STATUS_PERIOD = 2.0  # seconds between two messages to systemd: people read them, in systemctl status
 
@@ -131,6 +132,10 @@ class Supervisor:
         if code is not None and code < 0:
             name = {item.value: item.name for item in signal.Signals}.get(-code, f"signal {-code}")
             return self._give_up(f"it was ended by {name}", 0.0)
+        if code == RESTART and self.replaces:
+            self._end()
+            self._start()
+            return None
         silent = now - self._heard
         if code is None and (self._beat.overdue or silent > self._beat.within):
             silence = f"no heartbeat for {silent:.1f} s: a call into C keeps the interpreter to itself"

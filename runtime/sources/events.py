@@ -20,6 +20,8 @@ Kind = Literal[
     "memory-short",  # a frame was given up for want of memory
     "engine-failed",  # one batch failed and its frames were given up
     "engine-hung",  # the worker was replaced by the supervisor
+    "bundle-changed",  # another bundle classifies from here on
+    "bundle-refused",  # another bundle could not be taken, and the one before goes on
 ]
 
 

@@ -48,7 +48,7 @@ class Watch:
         self._moved.clear()
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
-            self._judge(self._look(fingerprint), max_slower)
+            self._judge(self._look(fingerprint), fingerprint, max_slower)
             time.sleep(LOOK_INTERVAL)
 
     def _look(self, fingerprint: str) -> Mapping[str, RunState]:
@@ -62,11 +62,11 @@ class Watch:
                 raise RefusedUpdateError(f"the live run {run} could not take the new bundle: {reason}")
         return {run: found[run] for run in self._before}
 
-    def _judge(self, found: Mapping[str, RunState], max_slower: float) -> None:
+    def _judge(self, found: Mapping[str, RunState], fingerprint: str, max_slower: float) -> None:
         now = time.monotonic()
         for run, state in found.items():
             before = self._before[run]
-            if state.failures:
+            if state.failures or state.fingerprint != fingerprint:
                 raise RefusedUpdateError(f"the live run {run}: the engine failed with the new bundle")
             results, since = self._moved.get(run, (-1, now))
             if state.results != results:

@@ -167,6 +167,7 @@ class MjpegStream(Stream):
         fps: how many frames a second.
         requests: the headers of each request so far.
         accept: what answers a request before frames do: called with the handler, True lets frames flow.
+        picture: what draws a frame of a width and a height.
     """
 
     scheme = "http"
@@ -176,6 +177,7 @@ class MjpegStream(Stream):
         self.fps = fps
         self.requests: list[dict[str, str]] = []
         self.accept: Callable[[BaseHTTPRequestHandler], bool] = lambda _: True
+        self.picture = picture
         self.damaged = 0
         self._noise = random.Random(3)
         stream = self
@@ -207,7 +209,7 @@ class MjpegStream(Stream):
         handler.send_header("Content-Type", "multipart/x-mixed-replace; boundary=--frame")
         handler.end_headers()
         while True:
-            data = cv2.imencode(".jpg", picture(*self.size))[1].tobytes()
+            data = cv2.imencode(".jpg", self.picture(*self.size))[1].tobytes()
             if self.damaged > 0:
                 self.damaged -= 1
                 data = self._spoil(data)
