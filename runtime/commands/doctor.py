@@ -15,30 +15,33 @@ from ..doctor.rules import judge
 from ..doctor.shown import show
 from ..doctor.trials import import_problem, try_imports
 
-TERMINAL = "hybrid_edge.runtime.console"  # loads Typer and rich
+COMMAND_LINE = "hybrid_edge.runtime.commands.examine"  # loads Typer, rich and pydantic
 
 
 def main() -> NoReturn:
-    """Run ``hybrid-doctor`` and leave the process with its exit code, also where Typer or rich crash or hang."""
-    problem = import_problem(TERMINAL)
+    """Run ``hybrid-doctor`` and leave the process with its exit code, also where what reads its options is broken."""
+    problem = import_problem(COMMAND_LINE)
     if problem is not None:
         sys.exit(_examine_plainly(problem))
     from .. import console  # noqa: PLC0415  # proven by now
     from .examine import app  # noqa: PLC0415
 
-    console.main(app)
+    try:
+        console.main(app)
+    except Exception as error:  # what nobody thought of is no reason to say nothing
+        sys.exit(_examine_plainly(f"{type(error).__name__}: {error}"))
 
 
 def _examine_plainly(problem: str) -> int:
     """Examine this machine without options, and print what was found without colours; return the exit code."""
     facts = try_imports(gather())
-    facts = replace(facts, import_failures={**facts.import_failures, TERMINAL: problem})
+    facts = replace(facts, import_failures={**facts.import_failures, COMMAND_LINE: problem})
     checkup = Checkup(facts, judge(facts, RULES))
     with suppress(OSError):  # nobody reads
         if "--json" in sys.argv[1:]:
             print(json.dumps(checkup.to_json()), flush=True)  # noqa: T201
         else:
-            print(f"Typer or rich can't be used here, so options are left out: {problem}\n")  # noqa: T201
+            print(f"Typer, rich or pydantic can't be used here, so options are left out: {problem}\n")  # noqa: T201
             for line in show(checkup):
                 print(line.text.encode("ascii", "backslashreplace").decode(), flush=True)  # noqa: T201
     return checkup.exit_code

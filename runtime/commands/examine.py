@@ -1,4 +1,4 @@
-"""What ``hybrid-doctor`` is asked for on its command line, and how it answers; ``doctor`` has proven the terminal."""
+"""What ``hybrid-doctor`` is asked for on its command line, and how it answers; ``doctor`` has proven that it can be."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from enum import Enum
 from pathlib import Path
 from typing import Annotated
 
+import pydantic  # noqa: F401  # some versions of Typer load it once they read options: here it can be proven
 import typer
 from rich.text import Text
 

@@ -18,6 +18,7 @@ CUDA_DRIVERS = {12: "525.60", 13: "580.65"}  # the oldest driver for each CUDA
 FOR_CUDA_13 = re.compile(r".*-cu13(-.*)?")
 FOR_GPU = re.compile(r"(onnxruntime-gpu|tensorrt|cuda-python|cuda-bindings)(-.*)?")
 NEEDED = ("numpy", "cv2", "pydantic", "typer", "rich")
+GPU_MODULES = ("tensorrt", "tensorrt_rtx", "cuda.bindings.runtime")
 DISTRIBUTIONS = {"mqtt": ("paho-mqtt",), "web": ("starlette", "uvicorn"), "metrics": ("prometheus-client",)}
 
 
@@ -33,11 +34,14 @@ def tensorrt_between(facts: Facts, first: str, end: str) -> str | None:
 
 
 def cannot_import(facts: Facts) -> str | None:
-    """Find libraries that every command needs, or an engine, and that can't be imported; NumPy 1's OpenCV is apart."""
-    other = {
-        name: why for name, why in facts.import_failures.items() if not (name == "cv2" and old_numpy_opencv(facts))
-    }
-    return "; ".join(f"{name}: {why}" for name, why in other.items()) or None
+    """Find libraries that can't be imported, but for those that other rules explain.
+
+    These are an OpenCV built for NumPy 1, and what needs an NVIDIA driver where there is none.
+    """
+    explained = {"cv2"} if old_numpy_opencv(facts) else set()
+    explained |= set(GPU_MODULES) if no_driver(facts) else set()
+    failures = {name: why for name, why in facts.import_failures.items() if name not in explained}
+    return "; ".join(f"{name}: {why}" for name, why in failures.items()) or None
 
 
 def lacks_library(facts: Facts) -> str | None:
@@ -88,7 +92,7 @@ def cuda_python(facts: Facts) -> tuple[str, str] | None:
 def cuda_python_over_driver(facts: Facts) -> str | None:
     """Find a cuda-python that is newer than the driver, by both versions, or because it said so."""
     package = cuda_python(facts)
-    if package is None or not facts.driver:
+    if package is None or not facts.driver or cuda_python_over_jetpack(facts):
         return None
     oldest = CUDA_DRIVERS.get(release(package[1])[0] if release(package[1]) else 0)
     told = (facts.cuda or "").startswith("cudaErrorInsufficientDriver")

@@ -1,7 +1,7 @@
 """The table of rules. A new one is an entry here; what its condition needs of the facts is in ``conditions``.
 
 A rule is about versions and what they meet, not a list of versions: ``found`` says where it applies. Its test is an
-entry in tests/runtime/doctor/rule_cases.py, with a machine that has it and one that has not.
+entry in tests/support/machines/rule_cases.py, with a machine that has it and one that has not.
 """
 
 from __future__ import annotations
@@ -67,8 +67,7 @@ RULES = (
         "broken",
         on.cuda_python_over_driver,
         "this cuda-python brings a later CUDA runtime than the driver takes: no GPU can be used through it",
-        "update the driver (580 or later for CUDA 13), or pip install 'cuda-python>=12,<13'; on JetPack 6 "
-        "'cuda-python>=12.6.2.post1,<12.7'",
+        "update the driver (580 or later for CUDA 13), or pip install 'cuda-python>=12,<13'",
         CUDA_CORE,
     ),
     Rule(
