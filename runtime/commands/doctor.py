@@ -15,7 +15,8 @@ from ..doctor.rules import judge
 from ..doctor.shown import show
 from ..doctor.trials import import_problem, try_imports
 
-COMMAND_LINE = "hybrid_edge.runtime.commands.examine"  # loads Typer, rich and pydantic
+COMMAND_LINE = "hybrid_edge.runtime.commands.examine"
+LIBRARIES = ("typer", "rich", "pydantic")  # that it loads
 
 
 def main() -> NoReturn:
@@ -34,7 +35,7 @@ def main() -> NoReturn:
 
 def _examine_plainly(problem: str) -> int:
     """Examine this machine without options, and print what was found without colours; return the exit code."""
-    facts = try_imports(gather())
+    facts = try_imports(gather(), LIBRARIES)
     facts = replace(facts, import_failures={**facts.import_failures, COMMAND_LINE: problem})
     checkup = Checkup(facts, judge(facts, RULES))
     with suppress(OSError):  # nobody reads

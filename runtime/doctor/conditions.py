@@ -17,7 +17,7 @@ JETSON_CUDA = {36: (12, 6), 38: (13, 0), 39: (13, 2)}
 CUDA_DRIVERS = {12: "525.60", 13: "580.65"}  # the oldest driver for each CUDA
 FOR_CUDA_13 = re.compile(r".*-cu13(-.*)?")
 FOR_GPU = re.compile(r"(onnxruntime-gpu|tensorrt|cuda-python|cuda-bindings)(-.*)?")
-NEEDED = ("numpy", "cv2", "pydantic", "typer", "rich")
+NEEDED = ("numpy", "cv2")
 GPU_MODULES = ("tensorrt", "tensorrt_rtx", "cuda.bindings.runtime")
 DISTRIBUTIONS = {"mqtt": ("paho-mqtt",), "web": ("starlette", "uvicorn"), "metrics": ("prometheus-client",)}
 

@@ -7,14 +7,17 @@ went. Nothing is imported here but Python's own modules until it is tried.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import importlib
 import json
 import os
+import signal
 import sys
 from pathlib import Path
 from typing import Any
 
 MARK = "hybrid-doctor: "
+PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 def try_import(name: str) -> dict[str, Any]:
@@ -79,7 +82,12 @@ def _try(request: dict[str, Any]) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Try what ``sys.argv[1]`` asks for, and print how it went."""
+    """Try what ``sys.argv[1]`` asks for, and print how it went.
+
+    The kernel is asked to end this process with its parent, which would have ended it where it hangs.
+    """
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     with contextlib.suppress(OSError):  # where memory ends, this process is to be killed, and no other
         Path("/proc/self/oom_score_adj").write_text("1000")
     found = _try(json.loads(sys.argv[1]))

@@ -5,8 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import sys
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,21 +17,11 @@ from .trial_process import MARK
 
 # `python -m` and `-c` look for modules in the current folder first, which may be a bundle of somebody else's
 PROGRAM = "import sys; sys.path[:] = filter(None, sys.path); from {0} import main; main()"
-MODULES = (
-    "numpy",
-    "cv2",
-    "pydantic",
-    "typer",
-    "rich",
-    "onnxruntime",
-    "tensorrt",
-    "tensorrt_rtx",
-    "cuda.bindings.runtime",
-)
+MODULES = ("numpy", "cv2", "onnxruntime", "tensorrt", "tensorrt_rtx", "cuda.bindings.runtime")
 IMPORT_SECONDS = 90.0  # an import takes one or two, on an emulated ARM ten times as long
+OPEN_SECONDS = 300.0  # a bundle of gigabytes on a card is unpacked and verified
 VARIANT_SECONDS = 300.0  # a golden check of a large FP32 model on a small CPU takes tens
 BUILD_SECONDS = 3600.0  # of a TensorRT engine, minutes on a small module
-AT_ONCE = 3
 CHANGES = {"ORT_DISABLE_TELEMETRY": "1", "PYTHONIOENCODING": "utf-8:backslashreplace"}
 
 State = Literal["works", "differs", "absent", "refused", "crashed", "hung", "no memory"]
@@ -63,11 +52,10 @@ class BundleTrial:
     engines: tuple[EngineTrial, ...] = ()
 
 
-def try_imports(facts: Facts, seconds: float = IMPORT_SECONDS) -> Facts:
-    """Import each library that matters in a process of its own, and add to the facts what came of it."""
-    there = [name for name in MODULES if _is_there(name)]
-    with ThreadPoolExecutor(AT_ONCE) as pool:
-        found = dict(zip(there, pool.map(lambda name: _attempt({"module": name}, seconds), there), strict=True))
+def try_imports(facts: Facts, also: Sequence[str] = (), seconds: float = IMPORT_SECONDS) -> Facts:
+    """Import each library that matters, and those in ``also``; add to the facts what came of it."""
+    there = [name for name in (*MODULES, *also) if _is_there(name)]
+    found = {name: _attempt({"module": name}, seconds) for name in there}
     works = {name: outcome for name, outcome in found.items() if outcome["kind"] == "works"}
     return replace(
         facts,
@@ -95,7 +83,7 @@ def try_engines(bundle: Path | None, watch: Watch, *, build: bool = True) -> Bun
     """
     place = None if bundle is None else str(bundle)
     with watch("opening the bundle"):
-        listed = _attempt({"bundle": place}, VARIANT_SECONDS)
+        listed = _attempt({"bundle": place}, OPEN_SECONDS)
     if listed["kind"] == "none":
         return BundleTrial()
     if listed["kind"] != "works":

@@ -8,7 +8,7 @@ from typing import Any
 ORIN = {"board": "NVIDIA Jetson AGX Orin Developer Kit", "jetson_linux": "36.4.3"}
 ORIN_7 = {**ORIN, "jetson_linux": "39.2.0"}
 THOR = {"board": "NVIDIA Jetson AGX Thor Developer Kit", "jetson_linux": "39.2.0"}
-IMPORTED = {"numpy": "2.4.6", "cv2": "5.0.0", "pydantic": "2.14.3", "typer": "0.29.2", "rich": ""}
+IMPORTED = {"numpy": "2.4.6", "cv2": "5.0.0"}
 
 
 def tensorrt(version: str) -> dict[str, Any]:
@@ -72,7 +72,7 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
         {**packages(cuda_python="12.6.2"), "import_failures": {"cuda.bindings.runtime": "no libcuda.so.1"}},
     ),
     "library-missing": (
-        {"imported": {"numpy": "2.4.6", "pydantic": "2", "typer": "1", "rich": ""}},
+        {"imported": {"numpy": "2.4.6"}},
         {"imported": IMPORTED},
     ),
     "engine-missing": ({"python": "3.12.3"}, {"python": "3.12.3", "imported": {"tensorrt": "10.3.0"}}),
