@@ -40,7 +40,7 @@ JETSON_RELEASE = re.compile(r"R(\d+) \(release\), REVISION: ([\d.]+)")
 PI_THROTTLING = {16: "under-voltage", 17: "its clock was capped", 18: "it was throttled", 19: "it became too hot"}
 
 
-class Machine:
+class SystemFiles:
     """Where facts are read: ``root`` is the folder that /proc, /sys, /dev and /etc are in."""
 
     def __init__(self, root: Path = Path("/")) -> None:
@@ -80,13 +80,13 @@ class Machine:
 
 def gather(root: Path = Path("/")) -> Facts:
     """Gather the facts of this machine, without those that importing libraries shows."""
-    machine, unknown = Machine(root), dict[str, str]()
+    machine, unknown = SystemFiles(root), dict[str, str]()
     kinds = {item.name: str(item.type) for item in fields(Facts)}
     read = {name: _read(machine, name, kinds[name], unknown) for name in READERS}
     return Facts(**{name: value for name, value in read.items() if name not in unknown}, unknown=unknown)
 
 
-def _read(machine: Machine, name: str, kind: str, unknown: dict[str, str]) -> Any:
+def _read(machine: SystemFiles, name: str, kind: str, unknown: dict[str, str]) -> Any:
     try:
         return bounded(name, kind, READERS[name](machine))
     except Exception as error:  # whatever is broken here is what the doctor was called for
@@ -94,12 +94,12 @@ def _read(machine: Machine, name: str, kind: str, unknown: dict[str, str]) -> An
         return None
 
 
-def _distribution(machine: Machine) -> str | None:
+def _distribution(machine: SystemFiles) -> str | None:
     lines = (machine.optional("etc/os-release") or "").splitlines()
     return next((line.partition("=")[2].strip("\"'") for line in lines if line.startswith("PRETTY_NAME=")), None)
 
 
-def _jetson_linux(machine: Machine) -> str | None:
+def _jetson_linux(machine: SystemFiles) -> str | None:
     found = JETSON_RELEASE.search(machine.optional("etc/nv_tegra_release") or "")
     if found:
         return f"{found[1]}.{found[2]}"
@@ -107,7 +107,7 @@ def _jetson_linux(machine: Machine) -> str | None:
     return (_system_packages(machine).get("nvidia-l4t-core") or "").partition("-")[0] or None
 
 
-def _container(machine: Machine) -> str | None:
+def _container(machine: SystemFiles) -> str | None:
     if machine.path(".dockerenv").exists():
         return "docker"
     if machine.path("run/.containerenv").exists():
@@ -115,24 +115,24 @@ def _container(machine: Machine) -> str | None:
     return os.environ.get("container") or None  # noqa: SIM112  # systemd names it so
 
 
-def _cpu(machine: Machine) -> str | None:
+def _cpu(machine: SystemFiles) -> str | None:
     lines = [line.partition(":") for line in machine.text("proc/cpuinfo").splitlines()]
     return next((value.strip() for name, _, value in lines if name.strip() in ("model name", "Hardware")), None)
 
 
-def _cpu_flags(machine: Machine) -> list[str]:
+def _cpu_flags(machine: SystemFiles) -> list[str]:
     """Return the flags that every core has."""
     lines = [line.partition(":") for line in machine.text("proc/cpuinfo").splitlines()]
     cores = [set(value.split()) for name, _, value in lines if name.strip() in ("flags", "Features")]
     return sorted(set.intersection(*cores) & CPU_FLAGS) if cores else []
 
 
-def _memory(machine: Machine, name: str) -> int:
+def _memory(machine: SystemFiles, name: str) -> int:
     lines = (line.split() for line in machine.text("proc/meminfo").splitlines())
     return next(int(words[1]) // 1024 for words in lines if words and words[0] == f"{name}:")
 
 
-def _group_folders(machine: Machine) -> Iterable[Path]:
+def _group_folders(machine: SystemFiles) -> Iterable[Path]:
     """Yield this process's cgroup and those above it; a container may see its own as the top of the tree."""
     for line in (machine.optional("proc/self/cgroup") or "").splitlines():
         _, controllers, path = line.split(":", 2)
@@ -143,7 +143,7 @@ def _group_folders(machine: Machine) -> Iterable[Path]:
             yield from (folder for folder in (own, *own.parents) if folder == top or top in folder.parents)
 
 
-def _memory_limit(machine: Machine) -> int | None:
+def _memory_limit(machine: SystemFiles) -> int | None:
     limits = []
     for folder in _group_folders(machine):
         for name in ("memory.max", "memory.limit_in_bytes"):
@@ -153,7 +153,7 @@ def _memory_limit(machine: Machine) -> int | None:
     return None if smallest is None or smallest > _memory(machine, "MemTotal") else smallest
 
 
-def _cpu_quota(machine: Machine) -> float | None:
+def _cpu_quota(machine: SystemFiles) -> float | None:
     quotas = []
     for folder in _group_folders(machine):
         for names in (("cpu.max",), ("cpu.cfs_quota_us", "cpu.cfs_period_us")):
@@ -163,21 +163,21 @@ def _cpu_quota(machine: Machine) -> float | None:
     return min(quotas, default=None)
 
 
-def _power_mode(machine: Machine) -> str | None:
+def _power_mode(machine: SystemFiles) -> str | None:
     found = re.search(r"NV Power Mode: *(\S+)", machine.tool("nvpmodel", "-q") or "")
     return found[1] if found else None
 
 
-def _cpufreq(machine: Machine, name: str) -> str | None:
+def _cpufreq(machine: SystemFiles, name: str) -> str | None:
     return machine.optional(f"sys/devices/system/cpu/cpu0/cpufreq/{name}")
 
 
-def _megahertz(machine: Machine, name: str) -> int | None:
+def _megahertz(machine: SystemFiles, name: str) -> int | None:
     text = _cpufreq(machine, name)
     return int(text) // 1000 if text else None
 
 
-def _throttling(machine: Machine) -> list[str]:
+def _throttling(machine: SystemFiles) -> list[str]:
     found = []
     firmware = machine.optional("sys/devices/platform/soc/soc:firmware/get_throttled")
     if firmware:
@@ -188,7 +188,7 @@ def _throttling(machine: Machine) -> list[str]:
     return found
 
 
-def _packages(_: Machine) -> dict[str, str]:
+def _packages(_: SystemFiles) -> dict[str, str]:
     found: dict[str, str] = {}
     for item in metadata.distributions():
         with contextlib.suppress(Exception):  # one torn folder must not hide the others
@@ -198,7 +198,7 @@ def _packages(_: Machine) -> dict[str, str]:
     return found
 
 
-def _system_packages(machine: Machine) -> dict[str, str]:
+def _system_packages(machine: SystemFiles) -> dict[str, str]:
     found: dict[str, str] = {}
     name = ""
     for line in (machine.optional("var/lib/dpkg/status") or "").splitlines():
@@ -210,14 +210,14 @@ def _system_packages(machine: Machine) -> dict[str, str]:
     return found
 
 
-def _driver(machine: Machine) -> str | None:
+def _driver(machine: SystemFiles) -> str | None:
     """Return the kernel module's version: ``NVRM version: NVIDIA UNIX … Kernel Module  580.65.06  Wed …``."""
     text = machine.optional("proc/driver/nvidia/version")
     found = re.search(r"NVRM version:.*?\s(\d+\.\d+(?:\.\d+)?)\s", text or "")
     return found[1] if found else None
 
 
-def _gpus(machine: Machine) -> list[str]:
+def _gpus(machine: SystemFiles) -> list[str]:
     found = []
     for path in machine.paths("proc/driver/nvidia/gpus/*/information"):
         lines = (line.partition(":") for line in path.read_text(errors="replace").splitlines())
@@ -225,22 +225,22 @@ def _gpus(machine: Machine) -> list[str]:
     return found or (machine.tool("nvidia-smi", "--query-gpu=name", "--format=csv,noheader") or "").splitlines()
 
 
-def _cameras(machine: Machine, *, closed: bool) -> list[str]:
+def _cameras(machine: SystemFiles, *, closed: bool) -> list[str]:
     paths = machine.paths("dev/video[0-9]*")
     return [f"/dev/{path.name}" for path in paths if not (closed and os.access(path, os.R_OK | os.W_OK))]
 
 
-def _gstreamer(machine: Machine) -> str | None:
+def _gstreamer(machine: SystemFiles) -> str | None:
     text = machine.tool("gst-launch-1.0", "--version")
     return None if text is None else text.partition("\n")[0]
 
 
-def _time_synchronized(machine: Machine) -> bool | None:
+def _time_synchronized(machine: SystemFiles) -> bool | None:
     text = machine.tool("timedatectl", "show", "--property=NTPSynchronized", "--value")
     return {"yes": True, "no": False}.get(text or "")
 
 
-def _certificates(_: Machine) -> str | None:
+def _certificates(_: SystemFiles) -> str | None:
     """Return the file or folder of authorities; a folder without a certificate in it is none."""
     import ssl  # noqa: PLC0415  # a Python may be built without it
 
@@ -250,7 +250,7 @@ def _certificates(_: Machine) -> str | None:
     return places.capath if places.capath and any(Path(places.capath).iterdir()) else None
 
 
-def _has_home(_: Machine) -> bool:
+def _has_home(_: SystemFiles) -> bool:
     try:
         return Path.home().is_dir()
     except RuntimeError:  # neither HOME nor /etc/passwd knows one
@@ -263,7 +263,7 @@ def _cache_place() -> Path:
     return next(path for path in (folder, *folder.parents) if path.is_dir())
 
 
-READERS: dict[str, Callable[[Machine], Any]] = {
+READERS: dict[str, Callable[[SystemFiles], Any]] = {
     "system": lambda _: f"{platform.system()} {platform.release()}",
     "machine": lambda _: platform.machine() or None,
     "distribution": _distribution,

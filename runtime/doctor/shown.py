@@ -13,17 +13,12 @@ from .rules import SEVERITIES, Finding
 from .trials import BundleTrial, EngineTrial
 
 INDENT = 11  # columns of the words that lines begin with
-NAMES = {
-    "numpy": "NumPy",
-    "tensorrt-rtx": "TensorRT-RTX",
-    "cuda-python": "cuda-python",
-    "keras": "Keras",
-}
+SOURCE = "see: "
 UNTRIED = "no engine was tried"
 UNFOUND = "no bundle here, so imports alone were tried: --bundle PATH has its golden examples run"
 
 
-class Line(NamedTuple):
+class ShownLine(NamedTuple):
     """One line; ``word``, with which it begins, is a severity, a state or empty."""
 
     word: str
@@ -35,12 +30,12 @@ class Line(NamedTuple):
         return f"{self.word:<{INDENT}}{self.rest}" if self.word else self.rest
 
 
-def show(checkup: Checkup, width: int | None = None) -> Iterator[Line]:
+def show(checkup: Checkup, width: int | None = None) -> Iterator[ShownLine]:
     """Yield the lines of a checkup, wrapped at ``width`` columns; None leaves each sentence on one line."""
     for word, text in _sentences(checkup):
         first, *more = _wrapped(_escaped(text), width, INDENT if word else 0)
-        yield Line(word.strip(), first if word.strip() or not word else " " * INDENT + first)
-        yield from (Line("", " " * (INDENT if word else 0) + line) for line in more)
+        yield ShownLine(word.strip(), first if word.strip() or not word else " " * INDENT + first)
+        yield from (ShownLine("", " " * (INDENT if word else 0) + line) for line in more)
 
 
 def _sentences(checkup: Checkup) -> Iterator[tuple[str, str]]:
@@ -57,7 +52,7 @@ def _sentences(checkup: Checkup) -> Iterator[tuple[str, str]]:
 
 def _machine(facts: Facts) -> Iterator[str]:
     memory = f"{facts.memory / 1024:.1f} GiB" if facts.memory else ""
-    cores = f"{facts.cores} cores" if facts.cores else ""
+    cores = f"{facts.cores} core{'s' if facts.cores > 1 else ''}" if facts.cores else ""
     name = facts.board or facts.cpu or ""
     yield _listed(name, facts.machine, cores, memory, *facts.gpus, _mode(facts.power_mode))
     jetson = f"Jetson Linux {facts.jetson_linux} (JetPack {facts.jetpack or '?'})" if facts.jetson_linux else ""
@@ -65,10 +60,12 @@ def _machine(facts: Facts) -> Iterator[str]:
     python = f"Python {facts.python}" if facts.python else ""
     yield _listed(facts.distribution, jetson, container, python)
     known = {
+        "NumPy": facts.packages.get("numpy"),
         "OpenCV": facts.opencv,
         "ONNX Runtime": facts.onnxruntime,
         "TensorRT": facts.tensorrt,
-        **{label: facts.packages.get(name) for name, label in NAMES.items()},
+        "TensorRT-RTX": facts.packages.get("tensorrt-rtx"),
+        "cuda-python": facts.packages.get("cuda-python"),
         "NVIDIA driver": facts.driver,
     }
     yield _listed(*(f"{label} {version}" for label, version in known.items() if version))
@@ -91,7 +88,7 @@ def _engines(bundle: BundleTrial | None) -> Iterator[tuple[str, str]]:
         yield "", UNFOUND
     else:
         yield "", f"golden examples of {bundle.root}"
-        for names, trial in _grouped(bundle.engines):
+        for names, trial in sorted(_grouped(bundle.engines), key=lambda group: group[1].state == "absent"):
             text = trial.text.partition(";")[0] if trial.state == "absent" else trial.text
             yield trial.state, f"{', '.join(names)}: {_listed(trial.device, text)}"
 
@@ -110,7 +107,7 @@ def _finding(finding: Finding) -> Iterator[tuple[str, str]]:
     yield rule.severity, f"{finding.found} [{rule.id}]"
     yield " ", rule.known
     yield " ", f"do: {rule.action}"
-    yield " ", f"see: {rule.source}"
+    yield " ", f"{SOURCE}{rule.source}"
 
 
 def _summary(checkup: Checkup) -> str:
@@ -124,7 +121,7 @@ def _summary(checkup: Checkup) -> str:
 
 
 def _wrapped(text: str, width: int | None, indent: int) -> list[str]:
-    if width is None:
+    if width is None or text.startswith(SOURCE):  # an address is not to be broken
         return [text]
     room = max(20, width - indent)
     return textwrap.wrap(text, room, break_long_words=False, break_on_hyphens=False) or [""]
