@@ -19,35 +19,37 @@ UNFOUND = "no bundle here, so imports alone were tried: --bundle PATH has its go
 
 
 class ShownLine(NamedTuple):
-    """One line; ``word``, with which it begins, is a severity, a state or empty."""
+    """One line; ``word``, with which it begins, is a severity or a state; without one it may be ``indented``."""
 
     word: str
     rest: str
+    indented: bool = False
 
     @property
     def text(self) -> str:
         """The whole line."""
-        return f"{self.word:<{INDENT}}{self.rest}" if self.word else self.rest
+        return f"{self.word:<{INDENT}}{self.rest}" if self.word or self.indented else self.rest
 
 
 def show(checkup: Checkup, width: int | None = None) -> Iterator[ShownLine]:
     """Yield the lines of a checkup, wrapped at ``width`` columns; None leaves each sentence on one line."""
-    for word, text in _sentences(checkup):
-        first, *more = _wrapped(_escaped(text), width, INDENT if word else 0)
-        yield ShownLine(word.strip(), first if word.strip() or not word else " " * INDENT + first)
-        yield from (ShownLine("", " " * (INDENT if word else 0) + line) for line in more)
+    for sentence in _sentences(checkup):
+        indented = bool(sentence.word or sentence.indented)
+        first, *more = _wrapped(_escaped(sentence.rest), width, INDENT if indented else 0)
+        yield sentence._replace(rest=first)
+        yield from (ShownLine("", rest, indented) for rest in more)
 
 
-def _sentences(checkup: Checkup) -> Iterator[tuple[str, str]]:
-    """Yield each line's first word and its rest; a word of spaces alone stands for an indented line."""
-    yield from (("", text) for text in _machine(checkup.facts))
-    yield "", ""
+def _sentences(checkup: Checkup) -> Iterator[ShownLine]:
+    empty = ShownLine("", "")
+    yield from (ShownLine("", text) for text in _machine(checkup.facts) if text)
+    yield empty
     yield from _engines(checkup.bundle)
     for finding in checkup.findings:
-        yield "", ""
+        yield empty
         yield from _finding(finding)
-    yield "", ""
-    yield "", _summary(checkup)
+    yield empty
+    yield ShownLine("", _summary(checkup))
 
 
 def _machine(facts: Facts) -> Iterator[str]:
@@ -79,18 +81,18 @@ def _listed(*parts: str | None) -> str:
     return ", ".join(part for part in parts if part)
 
 
-def _engines(bundle: BundleTrial | None) -> Iterator[tuple[str, str]]:
+def _engines(bundle: BundleTrial | None) -> Iterator[ShownLine]:
     if bundle is None:
-        yield "", UNTRIED
+        yield ShownLine("", UNTRIED)
     elif bundle.problem:
-        yield "broken", f"the bundle can't be opened: {bundle.problem}"
+        yield ShownLine("broken", f"the bundle can't be opened: {bundle.problem}")
     elif not bundle.root:
-        yield "", UNFOUND
+        yield ShownLine("", UNFOUND)
     else:
-        yield "", f"golden examples of {bundle.root}"
+        yield ShownLine("", f"golden examples of {bundle.root}")
         for names, trial in sorted(_grouped(bundle.engines), key=lambda group: group[1].state == "absent"):
             text = trial.text.partition(";")[0] if trial.state == "absent" else trial.text
-            yield trial.state, f"{', '.join(names)}: {_listed(trial.device, text)}"
+            yield ShownLine(trial.state, f"{', '.join(names)}: {_listed(trial.device, text)}")
 
 
 def _grouped(trials: tuple[EngineTrial, ...]) -> Iterator[tuple[list[str], EngineTrial]]:
@@ -102,12 +104,11 @@ def _grouped(trials: tuple[EngineTrial, ...]) -> Iterator[tuple[list[str], Engin
         yield [trial.variant for trial in group], group[0]
 
 
-def _finding(finding: Finding) -> Iterator[tuple[str, str]]:
+def _finding(finding: Finding) -> Iterator[ShownLine]:
     rule = finding.rule
-    yield rule.severity, f"{finding.found} [{rule.id}]"
-    yield " ", rule.known
-    yield " ", f"do: {rule.action}"
-    yield " ", f"{SOURCE}{rule.source}"
+    yield ShownLine(rule.severity, f"{finding.found} [{rule.id}]")
+    for text in (rule.known, f"do: {rule.action}", f"{SOURCE}{rule.source}"):
+        yield ShownLine("", text, indented=True)
 
 
 def _summary(checkup: Checkup) -> str:
