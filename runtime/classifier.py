@@ -242,10 +242,15 @@ def load_announced(bundle: Bundle, what: str = "opening the bundle", **settings:
     return classifier
 
 
-def announce(classifier: Classifier) -> None:
-    """Say on stderr which backend and variant were taken, and how the golden check went."""
+def announce(classifier: Classifier, *, again: bool = False) -> None:
+    """Say on stderr which backend and variant were taken, and how the golden check went.
+
+    ``again`` leaves out what is known against the engine's version, in a process that takes the place of one before.
+    """
     selection, golden = classifier.selection, classifier.golden
     say(f"backend: {selection.description}")
+    if selection.backend.remark is not None and not again:
+        say(selection.backend.remark, style="yellow")
     if classifier.temperature is not None:
         say(f"calibrated: probabilities at the temperature {classifier.temperature:.3g}")
     for target, reason in selection.passed_over.items():

@@ -70,6 +70,11 @@ class Backend(ABC):
     def device(self) -> str:
         """Engine, version and device for messages, such as ``ONNX Runtime 1.31.1 on CPU``."""
 
+    @property
+    def remark(self) -> str | None:
+        """What is known against this version of the engine, on one line; None where nothing is."""
+        return None
+
     @abstractmethod
     def _load(self, model: Path, threads: int | None) -> None:
         """Load the graph; raise BackendError with the engine's own message where it refuses."""

@@ -20,6 +20,7 @@ import numpy.typing as npt
 from ..errors import BackendError, BackendUnavailableError, BundleError
 from ..frame import OUTPUT_NAMES
 from ..process import usable_cpus
+from ..versions import onnxruntime_remark
 from .base import Backend
 
 Tensor = npt.NDArray[np.float32]
@@ -46,6 +47,11 @@ class OnnxRuntimeCpu(Backend):
     def device(self) -> str:
         """Engine, version and device for messages: ``ONNX Runtime VERSION on CPU``, or ``on CUDA``."""
         return f"ONNX Runtime {import_onnxruntime().__version__} on {self.device_name}"
+
+    @property
+    def remark(self) -> str | None:
+        """What is known against this ONNX Runtime: holes that a later one closed."""
+        return onnxruntime_remark(import_onnxruntime().__version__)
 
     def _load(self, model: Path, threads: int | None) -> None:
         self._require(import_onnxruntime())

@@ -76,7 +76,7 @@ def classify(request: InferRequest, signals: StopSignals, heartbeat: Heartbeat |
     with closed_in_time(opened.close, None if heartbeat else request.hang_timeout) as unfinished:
         from ..classifier import announce  # noqa: PLC0415  # loaded by now, and not before the spinner turns
 
-        announce(classifier)
+        announce(classifier, again=heartbeat is not None and heartbeat.replaced > 0)
         if request.live or heartbeat is not None:
             _warm_up(classifier, request.batch_size)
         outputs = ChosenSinks(request, classifier, captures, events)

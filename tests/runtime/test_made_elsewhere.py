@@ -6,6 +6,7 @@ test-oldest`` do; without it there is no other machine, and the tests are skippe
 
 import json
 import os
+import platform
 import tarfile
 from pathlib import Path
 from typing import Any
@@ -97,6 +98,17 @@ def test_hybrid_infer_reads_files_of_several_formats(bundle: Bundle, photos: Pat
     labels = bundle.spec.class_labels
     assert [Path(line["source"]).name for line in lines] == sorted(path.name for path in photos.iterdir())
     assert [line["labels"][0] for line in lines] == [labels[index] for index in expected.argmax(axis=1)]
+
+
+def test_hybrid_doctor_finds_that_both_precisions_work_here() -> None:
+    done = command("hybrid-doctor", "--bundle", GIVEN, "--json")
+    report = json.loads(done.stdout)
+    states = {item["target"]: set() for item in report["engines"]}
+    for item in report["engines"]:
+        states[item["target"]].add(item["state"])
+    assert states["cpu"] == {"works"}, report["engines"]
+    assert (done.returncode, report["facts"]["machine"]) == (report["exit_code"], platform.machine())
+    assert not [item for item in report["findings"] if item["severity"] == "broken"]
 
 
 @pytest.mark.parametrize(("suffix", "codec"), [(".avi", "MJPG"), (".mp4", "mp4v")])

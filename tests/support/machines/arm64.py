@@ -29,7 +29,14 @@ GLIBCS = (17, 27, 28)  # 2.x, of the manylinux wheels that Debian 12 runs
 ANSWERS = ("tests/runtime/test_made_elsewhere.py", "-k", "golden_check or exporters_answers")
 # below tests/runtime; what times itself, opens windows or needs more than the runtime, on a CPU ten times slower
 LEFT_OUT = (
-    *("draw", "pipeline", "service", "commands/test_live_command.py"),
+    *(
+        "draw",
+        "pipeline",
+        "service",
+        "commands/test_doctor.py",
+        "commands/test_live_command.py",
+        "doctor/test_trials.py",
+    ),
     *("outputs/test_recordings_on_disk.py", "outputs/test_window.py"),
     *("sources/test_child.py", "sources/test_live.py", "sources/test_mjpeg.py", "sources/test_stream.py"),
     *("test_imports.py", "test_standard_streams.py"),

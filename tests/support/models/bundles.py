@@ -76,6 +76,17 @@ def change_manifest(folder: Path, **fields: object) -> Bundle:
     return Bundle.open(folder)
 
 
+def make_other_answers(folder: Path) -> Path:
+    """Have a bundle's first variant promise other probabilities than its graph computes; return the folder."""
+    bundle = Bundle.open(folder)
+    variant = bundle.manifest.variants[0]
+    outputs = bundle.golden_outputs(variant)
+    other = npz({"logits": outputs.logits, "probabilities": np.roll(outputs.probabilities, 1, axis=1)})
+    golden = store(folder, "golden", "npz", other)
+    change_manifest(folder, variants=(variant.model_copy(update={"golden": golden}), *bundle.manifest.variants[1:]))
+    return folder
+
+
 def files_of(folder: Path) -> set[str]:
     """The paths of all files below a folder."""
     return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
