@@ -59,7 +59,7 @@ def test_fp32_is_one_file_for_every_target(bundle: Path) -> None:
 
 def test_golden_examples_are_lossless_and_their_tensors_are_preprocessings_own(exported_digits: Any) -> None:
     bundle = Bundle.open(exported_digits.bundle)
-    tensors = Preprocessor(bundle.spec)(bundle.golden_images())
+    tensors = Preprocessor(bundle.spec)(list(bundle.golden_images()))
     for name, expected in bundle.golden_tensors().items():
         np.testing.assert_array_equal(tensors[name], expected)
 
