@@ -28,8 +28,9 @@ from .stored_arrays import read_rows
 
 USUAL_PLACES = ("manifest.json", "bundle/manifest.json", "runs/latest/bundle/manifest.json")
 REMEDY = "copy the bundle again, or export it again with hybrid-export"
-MAX_EXAMPLE_PIXELS = 2**24  # 48 MiB decoded; an export writes golden examples of 1024 pixels a side at most
+MAX_EXAMPLE_PIXELS = 2**22  # 12 MiB decoded; an export writes golden examples of 1024 pixels a side at most
 MAX_GOLDEN_SIZE = 2**30  # bytes of all examples' tensors together; 8 of 2048 x 2048 pixels have 400 MB
+MAX_TAR_HEADER = 2**16  # bytes; a path of ours has 80
 MAX_WORDS = 200  # characters that are shown of a fault's words, which may quote a tar's name of a megabyte
 MAX_MEMBERS = 10_000  # of a tar: a bundle has some hundred files; a tar of headers alone could hold millions
 # what tarfile raises for headers that lie: of a length that no memory holds, or a number that no field holds
@@ -105,7 +106,7 @@ class Bundle:
     def golden_images(self) -> Iterator[npt.NDArray[np.uint8]]:
         """Decode the G golden examples one after the other; each is (H, W, 3) uint8, BGR.
 
-        BundleError says that one can't be decoded, or has more than 16 Mpx.
+        BundleError says that one can't be decoded, or has more than 4 Mpx.
         """
         for item in self.manifest.golden.images:
             data = self.read(item.file)
@@ -284,7 +285,7 @@ def _replace(target: Path, path: Path) -> None:
 
 def _extract(path: Path, folder: Path) -> None:
     try:
-        with tarfile.open(path, "r:") as tar:
+        with tarfile.open(path, "r:", tarinfo=_PlainMember) as tar:
             members = _members(tar)
             _copy(tar, _member(members, MANIFEST), folder / MANIFEST, MAX_MANIFEST_SIZE)
             manifest = parse_manifest((folder / MANIFEST).read_bytes(), f"{path}: {MANIFEST}")
@@ -303,6 +304,20 @@ def _extract(path: Path, folder: Path) -> None:
 def _line(error: Exception) -> str:
     """Return a fault's own words, escaped and not too long: they may quote what the tar says."""
     return str(error).encode("unicode_escape").decode()[:MAX_WORDS]
+
+
+class _PlainMember(tarfile.TarInfo):
+    """A member whose extra header, a long name or PAX's, is small: it is read into memory as a whole."""
+
+    @classmethod
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> _PlainMember:
+        """Read a member's header, or refuse it with a ValueError."""
+        member = super().frombuf(buf, encoding, errors)
+        if member.type == tarfile.GNUTYPE_SPARSE:
+            raise ValueError("a sparse file")
+        if member.type not in tarfile.REGULAR_TYPES and member.size > MAX_TAR_HEADER:
+            raise ValueError(f"a header of {member.size} bytes")
+        return member
 
 
 def _members(tar: tarfile.TarFile) -> dict[str, tarfile.TarInfo]:

@@ -13,7 +13,7 @@ from reprlib import repr as short
 
 from .errors import BundleError
 from .graph_shapes import CONTRIBUTED_RULES, IMAGES, RULES, Known, OperatorCall, Rule
-from .onnx_file import Attribute, GraphFaultError, GraphRecord, Operation, Source, read_graph
+from .onnx_file import MAX_RANK, Attribute, GraphFaultError, GraphRecord, Operation, Source, read_graph
 from .spec import ModelSpec
 
 REMEDY = "take no bundle from where this one came from, or export it again with hybrid-export"
@@ -33,12 +33,13 @@ def check_graph_file(path: Path, spec: ModelSpec) -> None:
         BundleError: external data, operators, loops, types or sizes that no exported graph has, or no graph at all.
     """
     try:
-        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-            check_graph_bytes(data, spec)
+        with path.open("rb") as file:
+            if not path.stat().st_size:
+                raise GraphFaultError("an empty file")
+            with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+                check_graph_bytes(data, spec)
     except GraphFaultError as error:
         raise BundleError(f"{path}: expected a graph that hybrid-export wrote, found {error}; {REMEDY}") from None
-    except ValueError:  # an empty file can't be mapped
-        raise BundleError(f"{path}: expected a graph that hybrid-export wrote, found an empty file; {REMEDY}") from None
 
 
 def check_graph_bytes(data: Source, spec: ModelSpec) -> None:
@@ -58,6 +59,7 @@ class _Walk:
         self._largest = min(TENSOR_FACTOR * image, MAX_TENSOR) * IMAGES
         self._total = min(TOTAL_FACTOR * image, MAX_TOTAL) * IMAGES
         self._images = {name.encode() for name in spec.inputs}
+        self._loops = 0
         self._work = MAX_WORK * IMAGES
 
     def run(self, graph: GraphRecord, scope: dict[bytes, Known], times: int = 1) -> dict[bytes, Known]:
@@ -79,17 +81,23 @@ class _Walk:
         if operation.operator == SCAN and not operation.domain:
             return self._scan(operation, inputs, scope)
         rule = DOMAINS.get(operation.domain, {}).get(operation.operator.decode("latin-1"))
-        if rule is None or any(value.body for value in operation.attributes.values()):
+        if rule is not None and any(value.body for value in operation.attributes.values()):
+            raise GraphFaultError(f"a graph inside of {operation.operator.decode()}")
+        if rule is None:
             named = b".".join(filter(None, (operation.domain, operation.operator)))
             raise GraphFaultError(f"an operator that no exported graph has: {short(named.decode('latin-1'))}")
         call = OperatorCall(operation, inputs)
         try:
             found = rule(call)
+        except GraphFaultError:
+            raise
         except (IndexError, KeyError, TypeError, ValueError, ZeroDivisionError, OverflowError):
             shapes = [item.shape if item else None for item in inputs]
             raise GraphFaultError(f"{operation.operator.decode()} of shapes that do not fit: {short(shapes)}") from None
-        outputs = found if isinstance(found, list) else [found] * len(operation.outputs)
+        outputs = found if isinstance(found, list) else [found] * max(len(operation.outputs), 1)
         for known in outputs:
+            if len(known.shape) > MAX_RANK:
+                raise GraphFaultError(f"a tensor of rank {len(known.shape)}")
             self._claim(operation, math.prod(known.shape) * times)
         self._claim(operation, call.scratch * times)
         self._work -= call.work * times
@@ -100,15 +108,19 @@ class _Walk:
     def _claim(self, operation: Operation, count: int) -> None:
         self._total -= count
         if count > self._largest or self._total < 0:
-            which = "tensors" if count <= self._largest else f"a tensor ({operation.operator.decode()})"
-            raise GraphFaultError(f"{which} of more values than any exported graph has for its image, {count}")
+            which = "tensors" if count <= self._largest else "a tensor"
+            raise GraphFaultError(
+                f"{which} of more values than graphs of such images have: {short(count // IMAGES)} an image, by "
+                f"{operation.operator.decode()}"
+            )
 
     def _scan(self, operation: Operation, inputs: list[Known | None], scope: dict[bytes, Known]) -> list[Known]:
         """Walk the body of a Scan over the images, which is the one loop that an export writes."""
         body = operation.attributes.get(b"body", Attribute()).body
         one = operation.attributes.get(b"num_scan_inputs", Attribute()).integer == 1 and len(operation.attributes) == 2
         images = inputs[0] if len(inputs) == 1 and operation.inputs[0] in self._images else None
-        if body is None or not one or images is None or len(body.inputs) != 1:
+        self._loops += 1
+        if body is None or not one or images is None or len(body.inputs) != 1 or self._loops > 1:
             raise GraphFaultError("a Scan that is not one over the images")
         inside = scope | {body.inputs[0]: Known(images.shape[1:])}
         known = self.run(body, inside, IMAGES)

@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from .onnx_file import Attribute, GraphFaultError, Operation
+from .onnx_file import MAX_VALUES, Attribute, GraphFaultError, Operation
 
 
 class Growing(int):
@@ -289,7 +289,8 @@ def _joined(call: OperatorCall) -> Known:
     if any(part.shape[:axis] + part.shape[axis + 1 :] != shape[:axis] + shape[axis + 1 :] for part in parts):
         raise GraphFaultError("a concatenation of shapes that do not fit")
     known = [part.values for part in parts if part.values is not None]
-    values = tuple(value for part in known for value in part) if len(known) == len(parts) else None
+    few = len(known) == len(parts) and sum(map(len, known)) <= MAX_VALUES
+    values = tuple(value for part in known for value in part) if few else None
     return Known((*shape[:axis], like(sum(along), *along), *shape[axis + 1 :]), values)
 
 
@@ -362,7 +363,7 @@ def _blocks(*, apart: bool) -> Rule:
     def rule(call: OperatorCall) -> Known:
         images, channels, height, width = call.shape(0)
         side = call.integer(b"blocksize", 0)
-        if side < 1:
+        if side < 1 or (apart and channels % side**2):
             raise GraphFaultError(f"blocks of {side}")
         if apart:
             sizes = (channels // side**2, height * side, width * side)

@@ -22,8 +22,9 @@ MANIFEST = "manifest.json"
 FORMAT_VERSION = 2  # the newest that is read; a bundle is of the oldest whose readers know its spec
 MAX_MANIFEST_SIZE = 2**22  # 4 MiB; a real one is some tens of KiB, also with a thousand class labels
 MAX_FILE_SIZE = 2**31  # bytes; protobuf's limit for one message, which a graph is
-MAX_EXAMPLES = 256  # an export writes 8
+MAX_EXAMPLES = 64  # an export writes 8
 MAX_VARIANTS = 64
+MAX_VERSION = 1000  # of ONNX's format and operators, which count from 1
 MAX_TOLERANCE = 0.25  # the widest that an export writes, for INT8; beyond it the check would pass another model
 
 MIN_TEMPERATURE, MAX_TEMPERATURE = 0.05, 20.0  # beyond them no classifier of any use lies
@@ -201,9 +202,9 @@ class Variant(_ManifestRecord):
     target: Target
     recurrent: RecurrentForm
     file: GraphFile
-    opset: int
-    ir_version: int
-    operators: dict[Label, int]
+    opset: int = Field(ge=1, le=MAX_VERSION)
+    ir_version: int = Field(ge=1, le=MAX_VERSION)
+    operators: dict[Label, Annotated[int, Field(ge=0, lt=MAX_FILE_SIZE)]]
     made_by: dict[Label, Label]
     parity: Parity
     calibration: dict[str, Any] | None = None

@@ -15,9 +15,7 @@ from dataclasses import dataclass, field
 from reprlib import repr as short
 from typing import NamedTuple
 
-from .errors import BundleError
-
-MAX_FIELDS = 2_000_000  # read in 2 s; 784 steps of two recurrent layers, written out, have some 400,000
+MAX_FIELDS = 2**20  # read in a second; 784 steps of two recurrent layers, written out, have some 400,000
 MAX_TEXT = 2**14  # bytes of a name, an operator, a documentation; our names have some 60
 MAX_RANK = 8
 MAX_VALUES = 64  # of a tensor whose numbers may say sizes: a shape, axes, splits, scales
@@ -35,8 +33,8 @@ CONTINUED = bytes(range(128, 256))  # the bytes of varints that are not their la
 Source = bytes | mmap.mmap
 
 
-class GraphFaultError(BundleError):
-    """A graph is malformed, or holds what no exported graph does."""
+class GraphFaultError(ValueError):
+    """A graph is malformed, or holds what no exported graph does; who opened its file says which that is."""
 
 
 class Weight(NamedTuple):
@@ -227,11 +225,11 @@ class _GraphReader:
             else:
                 raise GraphFaultError(f"wire type {wire}")
             if start + size > end:
-                break
+                raise GraphFaultError("a part that is longer than what holds it")
             yield key >> 3, wire, start, start + size
             start += size
-        if start != end:
-            raise GraphFaultError("a part that is longer than what holds it")
+        if start > end:
+            raise GraphFaultError("a number that is cut off")
 
 
 def _is_shape(dims: list[int]) -> bool:
@@ -293,4 +291,4 @@ def _signed(value: int) -> int:
 
 
 def _refused(where: str, number: int) -> GraphFaultError:
-    return GraphFaultError(f"field {number} of {where}, which no exported graph has, has twice, or has as long")
+    return GraphFaultError(f"field {number} of {where}, which is unknown there, or given twice, or too long")
