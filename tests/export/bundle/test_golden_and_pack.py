@@ -27,7 +27,8 @@ def with_foreign_variant(bundle: Path) -> Manifest:
     """Put a second variant into a bundle, as a later export of the same model would."""
     with BundleWriter(bundle) as writer:
         manifest = Bundle.open(bundle).manifest
-        file = writer.add("artifacts", "onnx", b"an FP16 graph")
+        graph = (bundle / manifest.variants[0].file.path).read_bytes()
+        file = writer.add("artifacts", "onnx", graph + b"\x1a\x01x")  # the same, by another version of its producer
         variant = manifest.variants[0].model_copy(update={"name": "fp16-cuda", "precision": "fp16", "file": file})
         manifest = manifest.model_copy(update={"variants": (*manifest.variants, variant)})
         writer.commit(manifest)
