@@ -14,8 +14,10 @@ from pathlib import Path
 
 import onnx
 
-from ..runtime.errors import EngineError, Int8EngineError, ParityError
+from ..runtime.errors import ConversionError, EngineError, Int8EngineError, ParityError
+from ..runtime.graph_guard import check_graph_bytes
 from ..runtime.manifest import FileRecord, Precision, Target, Variant
+from ..runtime.onnx_file import GraphFaultError
 from ..runtime.roofline import Cost
 from .artifacts import Artifact, plan_artifacts
 from .bundle.bundle_writer import BundleWriter, made_by
@@ -195,7 +197,12 @@ class VariantMaker:
     def _add(self, artifact: Artifact, model: onnx.ModelProto) -> FileRecord:
         if artifact.runs_integers_on_cpu:
             model = one_image_at_a_time(model)
-        return self._writer.add("artifacts", "onnx", serialize(model))
+        data = serialize(model)
+        try:
+            check_graph_bytes(data, self._prepared.spec)
+        except GraphFaultError as error:
+            raise ConversionError(f"expected a graph that devices accept ({artifact.title}), found {error}") from error
+        return self._writer.add("artifacts", "onnx", data)
 
     def _judge(self, written: _Written, proof: Proof) -> TriedVariant:
         name = written.artifact.names[proof.target]

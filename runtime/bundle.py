@@ -6,28 +6,33 @@ A tar is unpacked once into the cache: only the regular files that its manifest 
 from __future__ import annotations
 
 import hashlib
-import io
 import shutil
 import tarfile
-import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
+from reprlib import repr as short
 
 import numpy as np
 import numpy.typing as npt
 
 from .errors import ArtifactHashError, BundleError, ImageError
 from .frame import OUTPUT_NAMES, Outputs
+from .graph_guard import check_graph_file
+from .image_headers import PNG_SIGNATURE
 from .manifest import MANIFEST, MAX_MANIFEST_SIZE, FileRecord, Manifest, Variant, parse_manifest
 from .preprocess import contract, decode_image
-from .spec import ModelSpec
+from .spec import MAX_FAULTS, ModelSpec
 from .storage import cache_dir, file_sha256, locked
+from .stored_arrays import read_rows
 from .trust import MAX_SIGNATURE_SIZE, SIGNATURE, Trust, fingerprint
 
 USUAL_PLACES = ("manifest.json", "bundle/manifest.json", "runs/latest/bundle/manifest.json")
 REMEDY = "copy the bundle again, or export it again with hybrid-export"
-MAX_NPY_HEADER = 4096  # bytes; NumPy writes 128
+MAX_EXAMPLE_PIXELS = 2**22  # 12 MiB decoded; an export writes golden examples of 1024 pixels a side at most
+MAX_GOLDEN_SIZE = 2**30  # bytes of all examples' tensors together; 8 of 2048 x 2048 pixels have 400 MB
+MAX_TAR_HEADER = 2**16  # bytes; a path of ours has 80
+MAX_WORDS = 200  # characters that are shown of a fault's words, which may quote a tar's name of a megabyte
 MAX_MEMBERS = 10_000  # of a tar: a bundle has some hundred files; a tar of headers alone could hold millions
 # what tarfile raises for headers that lie: of a length that no memory holds, or a number that no field holds
 TAR_FAULTS = (tarfile.TarError, MemoryError, OverflowError, ValueError, EOFError, RecursionError)
@@ -47,6 +52,7 @@ class Bundle:
         self.manifest = manifest
         self.fingerprint = fingerprint
         self._verified: set[FileRecord] = set()
+        self._graphs = {variant.file for variant in manifest.variants}
 
     @classmethod
     def open(cls, path: Path | str | None = None, trust: Trust | None = None) -> Bundle:
@@ -84,12 +90,17 @@ class Bundle:
         return self.manifest.spec.class_labels
 
     def verified(self, record: FileRecord) -> Path:
-        """Compare a file's size and SHA-256 with the manifest's, once for each file and Bundle, and return its path."""
+        """Compare a file's size and SHA-256 with the manifest's, once for each file and Bundle, and return its path.
+
+        A graph is also held against what an export writes (``graph_guard``): every engine gets its file from here.
+        """
         path = _contained(self.root, record.path)
         if record not in self._verified:
             with _reading(path):
                 size = path.stat().st_size
                 _check(path, record, size, file_sha256(path) if size == record.size else "")
+                if record in self._graphs:
+                    check_graph_file(path, self.spec)
             self._verified.add(record)
         return path
 
@@ -101,50 +112,53 @@ class Bundle:
             _check(path, record, path.stat().st_size, hashlib.sha256(data).hexdigest())
         return data
 
-    def golden_images(self) -> list[npt.NDArray[np.uint8]]:
-        """Decode the G golden examples; each is (H, W, 3) uint8, BGR."""
-        try:
-            return [decode_image(self.read(item.file), item.file.path) for item in self.manifest.golden.images]
-        except ImageError as error:
-            raise BundleError(f"{self.root}: a golden example can't be decoded: {error}; {REMEDY}") from None
+    def golden_images(self) -> Iterator[npt.NDArray[np.uint8]]:
+        """Decode the G golden examples one after the other; each is (H, W, 3) uint8, BGR.
+
+        BundleError says that one can't be decoded, or has more than 4 Mpx.
+        """
+        for item in self.manifest.golden.images:
+            data = self.read(item.file)
+            try:
+                if not data.startswith(PNG_SIGNATURE):
+                    raise ImageError(f"{item.file.path}: expected a PNG")
+                yield decode_image(data, item.file.path, MAX_EXAMPLE_PIXELS)
+            except ImageError as error:
+                raise BundleError(f"{self.root}: a golden example can't be decoded: {error}; {REMEDY}") from None
 
     def golden_tensors(self) -> dict[str, npt.NDArray[np.float32]]:
         """Read the tensors that preprocessing gave for the golden examples where the bundle was exported.
 
-        They are ``image`` (G, S, S, 3) and/or ``sequence`` (G, T, S*S/T), float32.
+        They are ``image`` (G, S, S, 3) and/or ``sequence`` (G, T, S*S/T), float32; BundleError where they would have
+        more than 1 GiB.
         """
         count = len(self.manifest.golden.images)
-        return self._arrays(
-            self.manifest.golden.tensors, {name: (count, *shape) for name, shape in self.spec.inputs.items()}
-        )
+        size = 4 * count * sum(int(np.prod(shape)) for shape in self.spec.inputs.values())
+        if size > MAX_GOLDEN_SIZE:
+            raise BundleError(f"{self.root}: expected golden tensors of at most {MAX_GOLDEN_SIZE} bytes, found {size}")
+        return next(self.golden_batches(count))
+
+    def golden_batches(self, size: int) -> Iterator[dict[str, npt.NDArray[np.float32]]]:
+        """Read the golden examples' tensors, ``size`` examples at a time, the last batch smaller where they end."""
+        return self._rows(self.manifest.golden.tensors, self.spec.inputs, size)
 
     def golden_outputs(self, variant: Variant) -> Outputs:
         """Read the logits and probabilities, (G, C) each, that a variant gave for the golden examples when exported."""
-        shape = (len(self.manifest.golden.images), self.spec.num_classes)
-        return Outputs(**self._arrays(variant.golden, dict.fromkeys(OUTPUT_NAMES, shape)))
+        shapes = dict.fromkeys(OUTPUT_NAMES, (self.spec.num_classes,))
+        return Outputs(**next(self._rows(variant.golden, shapes, len(self.manifest.golden.images))))
 
-    def _arrays(
-        self, record: FileRecord, expected: Mapping[str, tuple[int, ...]]
-    ) -> dict[str, npt.NDArray[np.float32]]:
-        """Read an npz whose arrays' names and shapes are known; sizes are compared before anything is unpacked."""
-        data = io.BytesIO(self.read(record))
-        arrays = {}
+    def _rows(
+        self, record: FileRecord, shapes: Mapping[str, tuple[int, ...]], size: int
+    ) -> Iterator[dict[str, npt.NDArray[np.float32]]]:
+        """Read an npz of the golden examples, whose arrays' names and shapes of a row are known."""
+        count = len(self.manifest.golden.images)
         try:
-            with zipfile.ZipFile(data) as archive:
-                sizes = {item.filename.removesuffix(".npy"): item.file_size for item in archive.infolist()}
-            with np.load(data, allow_pickle=False) as stored:
-                for name, shape in expected.items():
-                    if sizes.get(name, 0) > MAX_NPY_HEADER + 4 * int(np.prod(shape)):
-                        raise ValueError(f"{name} of {sizes[name]} bytes")
-                    array = stored[name]
-                    if array.dtype != np.float32 or array.shape != shape or not np.isfinite(array).all():
-                        raise ValueError(f"{name} of shape {array.shape}, {array.dtype}, or not finite")
-                    arrays[name] = array
-        except (ValueError, KeyError, EOFError, OSError, MemoryError, zipfile.BadZipFile) as error:
+            yield from read_rows(self.read(record), shapes, count, size)
+        except ValueError as error:
+            expected = {name: (count, *shape) for name, shape in shapes.items()}
             raise BundleError(
-                f"{self.root / record.path}: expected float32 arrays {dict(expected)}, found: {error}; {REMEDY}"
+                f"{self.root / record.path}: expected float32 arrays {expected}, found: {error}; {REMEDY}"
             ) from None
-        return arrays
 
 
 def bundle_names(paths: Sequence[Path]) -> list[str]:
@@ -177,7 +191,8 @@ def _check_contract(manifest: Manifest) -> None:
     ours, theirs = contract(manifest.spec), manifest.preprocessing
     differing = sorted(key for key in ours.keys() | theirs.keys() if ours.get(key) != theirs.get(key))
     if differing:
-        found = "; ".join(f"{key}: expected {ours.get(key)!r}, found {theirs.get(key)!r}" for key in differing)
+        shown = [(short(key).strip("'"), ours.get(key), short(theirs.get(key))) for key in differing[:MAX_FAULTS]]
+        found = "; ".join(f"{key}: expected {expected!r}, found {value}" for key, expected, value in shown)
         raise BundleError(
             f"the bundle was made for another preprocessing than this version's: {found}. Export it again with this "
             f"version, or run it with hybrid-edge {manifest.provenance.hybrid_edge}, which made it"
@@ -245,8 +260,8 @@ def _check(path: Path, record: FileRecord, size: int, digest: str) -> None:
 def _unpack(path: Path) -> Path:
     """Unpack a bundle's tar into ``bundles/SHA256`` of the cache, unless it is there already, and return that folder.
 
-    Several processes may call it at once: one unpacks, the others wait for it. The files' hashes are left to whoever
-    uses the files.
+    Several processes may call it at once: one unpacks, the others wait for it. Every file is verified as it is
+    unpacked, and again when it is used, as the copy in the cache may have been changed since.
     """
     try:
         target = cache_dir() / "bundles" / file_sha256(path)
@@ -289,7 +304,7 @@ def unpack(path: Path, folder: Path) -> None:
         OSError: a file can't be read or written.
     """
     try:
-        with tarfile.open(path, "r:") as tar:
+        with tarfile.open(path, "r:", tarinfo=_PlainMember) as tar:
             members = _members(tar)
             _copy(tar, _member(members, MANIFEST), folder / MANIFEST, MAX_MANIFEST_SIZE)
             manifest = parse_manifest((folder / MANIFEST).read_bytes(), f"{path}: {MANIFEST}")
@@ -298,12 +313,32 @@ def unpack(path: Path, folder: Path) -> None:
                 if member.size != record.size:
                     raise ValueError(f"{record.path} of {member.size} bytes, while the manifest says {record.size}")
                 _copy(tar, member, folder / record.path, record.size)
+                _check(folder / record.path, record, member.size, file_sha256(folder / record.path))
             if SIGNATURE in members:
                 _copy(tar, _member(members, SIGNATURE), folder / SIGNATURE, MAX_SIGNATURE_SIZE)
     except TAR_FAULTS as error:
         raise BundleError(
-            f"{path}: expected a bundle's tar (hybrid-export --pack), found: {error or 'a header that lies'}"
+            f"{path}: expected a bundle's tar (hybrid-export --pack), found: {_line(error) or 'a header that lies'}"
         ) from None
+
+
+def _line(error: Exception) -> str:
+    """Return a fault's own words, escaped and not too long: they may quote what the tar says."""
+    return str(error).encode("unicode_escape").decode()[:MAX_WORDS]
+
+
+class _PlainMember(tarfile.TarInfo):
+    """A member whose extra header, a long name or PAX's, is small: it is read into memory as a whole."""
+
+    @classmethod
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> _PlainMember:
+        """Read a member's header, or refuse it with a ValueError."""
+        member = super().frombuf(buf, encoding, errors)
+        if member.type == tarfile.GNUTYPE_SPARSE:
+            raise ValueError("a sparse file")
+        if member.type not in tarfile.REGULAR_TYPES and member.size > MAX_TAR_HEADER:
+            raise ValueError(f"a header of {member.size} bytes")
+        return member
 
 
 def _members(tar: tarfile.TarFile) -> dict[str, tarfile.TarInfo]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -41,25 +42,44 @@ def check_golden(bundle: Bundle, variant: Variant, backend: Backend, preprocesso
         GoldenError: a tensor differs by more than 1e-6, or a probability by more than the variant's tolerance.
     """
     start = time.perf_counter()
-    tensors, tensor_error = check_tensors(bundle, preprocessor)
-    count = len(bundle.manifest.golden.images)
-    batches = [slice(first, first + EXAMPLES_AT_ONCE) for first in range(0, count, EXAMPLES_AT_ONCE)]
-    runs = [backend.run({name: tensor[rows] for name, tensor in tensors.items()}) for rows in batches]
+    errors, runs = [], []
+    for tensors, error in _checked_batches(bundle, preprocessor):
+        runs.append(backend.run(tensors))
+        errors.append(error)
     probabilities = np.concatenate([outputs.probabilities for outputs in runs])
     difference = np.abs(probabilities - bundle.golden_outputs(variant).probabilities).max(axis=1)
     _require(variant, backend, difference)
     elapsed = (time.perf_counter() - start) * 1000
-    return GoldenResult(count, tensor_error, float(difference.max()), variant.golden_tolerance, elapsed)
+    return GoldenResult(len(difference), max(errors), float(difference.max()), variant.golden_tolerance, elapsed)
 
 
-def check_tensors(bundle: Bundle, preprocessor: Preprocessor) -> tuple[dict[str, npt.NDArray[np.float32]], float]:
-    """Decode and preprocess the golden examples; return their tensors and the largest |difference| of a value.
+def check_tensors(bundle: Bundle, preprocessor: Preprocessor) -> float:
+    """Decode and preprocess the golden examples; return the largest |difference| of a tensor's value.
 
     Raises:
         GoldenError: a tensor differs by more than 1e-6 from the exporter's.
     """
-    found = preprocessor(bundle.golden_images())
-    errors = {name: float(np.abs(found[name] - tensor).max()) for name, tensor in bundle.golden_tensors().items()}
+    return max(error for _, error in _checked_batches(bundle, preprocessor))
+
+
+def _checked_batches(
+    bundle: Bundle, preprocessor: Preprocessor
+) -> Iterator[tuple[dict[str, npt.NDArray[np.float32]], float]]:
+    """Yield the tensors that this machine makes of two examples at a time, and how far they are from the exporter's.
+
+    Only one decoded example is held: there may be many, and large ones.
+    """
+    images = bundle.golden_images()
+    for expected in bundle.golden_batches(EXAMPLES_AT_ONCE):
+        count = len(next(iter(expected.values())))
+        found = preprocessor.allocate(count)
+        for row in range(count):
+            preprocessor.fill(next(images), found, row)
+        yield found, _error(found, expected)
+
+
+def _error(found: dict[str, npt.NDArray[np.float32]], expected: dict[str, npt.NDArray[np.float32]]) -> float:
+    errors = {name: float(np.abs(found[name] - tensor).max()) for name, tensor in expected.items()}
     name = max(errors, key=lambda key: errors[key])
     if errors[name] > TENSOR_TOLERANCE:
         raise GoldenError(
@@ -67,7 +87,7 @@ def check_tensors(bundle: Bundle, preprocessor: Preprocessor) -> tuple[dict[str,
             f"a difference of at most {TENSOR_TOLERANCE:g}, found {errors[name]:.3g}. This machine's OpenCV decodes or "
             "resizes differently: install the opencv-python that the manifest's provenance names, or export again"
         )
-    return found, errors[name]
+    return errors[name]
 
 
 def _require(variant: Variant, backend: Backend, difference: npt.NDArray[np.float32]) -> None:

@@ -40,12 +40,12 @@ FORMATS = {  # what a file begins with -> its format, of those that no OpenCV re
 }
 
 
-def check_header(data: bytes, name: str) -> None:
-    """Refuse with an ImageError what is damaged by its own account, or claims more than ``MAX_PIXELS``."""
+def check_header(data: bytes, name: str, max_pixels: int = MAX_PIXELS) -> None:
+    """Refuse with an ImageError what is damaged by its own account, or claims more than ``max_pixels``."""
     if data.startswith(PNG_SIGNATURE):
-        _check_png(data, name)
+        _check_png(data, name, max_pixels)
     elif data.startswith(JPEG_START):
-        _check_jpeg(data, name)
+        _check_jpeg(data, name, max_pixels)
 
 
 def unread_format(data: bytes) -> str:
@@ -182,12 +182,12 @@ def _associations(ipma: bytes) -> Iterator[tuple[int, list[int]]]:
         )
 
 
-def _check_png(data: bytes, name: str) -> None:
+def _check_png(data: bytes, name: str, max_pixels: int) -> None:
     """Refuse a PNG whose chunks run past the file's end or whose pixels are damaged.
 
     libpng would allocate a chunk's claimed length before reading it, and complain about a checksum on stderr.
     """
-    _check_pixels(data[16:20], data[20:24], name)
+    _check_pixels(data[16:20], data[20:24], name, max_pixels)
     position = len(PNG_SIGNATURE)
     view = memoryview(data)
     while position + 8 <= len(data):
@@ -204,7 +204,7 @@ def _check_png(data: bytes, name: str) -> None:
     raise ImageError(f"{name}: damaged PNG: it ends without an IEND chunk")
 
 
-def _check_jpeg(data: bytes, name: str) -> None:
+def _check_jpeg(data: bytes, name: str, max_pixels: int) -> None:
     """Refuse a JPEG without an end marker after its pixels: OpenCV before 5 fills in gray where they are missing.
 
     The segments before the pixels are skipped by their lengths, as a thumbnail inside them has an end marker too.
@@ -212,15 +212,15 @@ def _check_jpeg(data: bytes, name: str) -> None:
     position = 2
     while position + 4 <= len(data) and data[position] == 0xFF and data[position + 1] != JPEG_SCAN_MARKER:
         if data[position + 1] in JPEG_SIZE_MARKERS:
-            _check_pixels(data[position + 5 : position + 7], data[position + 7 : position + 9], name)
+            _check_pixels(data[position + 5 : position + 7], data[position + 7 : position + 9], name, max_pixels)
         fill = data[position + 1] == 0xFF  # any number of these may stand before a marker
         position += 1 if fill else 2 + int.from_bytes(data[position + 2 : position + 4], "big")
     if data.rfind(JPEG_END, position) < 0:
         raise ImageError(f"{name}: truncated JPEG: it ends without an end marker")
 
 
-def _check_pixels(first: bytes, second: bytes, name: str) -> None:
-    """Refuse a header's size over ``MAX_PIXELS``; OpenCV's own limit fails if it was imported before we set that."""
+def _check_pixels(first: bytes, second: bytes, name: str, max_pixels: int = MAX_PIXELS) -> None:
+    """Refuse a header's size over ``max_pixels``; OpenCV's own limit fails if it was imported before we set that."""
     height, width = int.from_bytes(first, "big"), int.from_bytes(second, "big")
-    if height * width > MAX_PIXELS:
-        raise ImageError(f"{name}: expected at most {MAX_PIXELS} pixels, found {height * width}")
+    if height * width > max_pixels:
+        raise ImageError(f"{name}: expected at most {max_pixels} pixels, found {height * width}")

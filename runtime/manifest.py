@@ -7,27 +7,40 @@ commit point.
 
 from __future__ import annotations
 
+import hashlib
+import re
+from reprlib import repr as short
 from typing import Annotated, Any, Literal, NamedTuple
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from pydantic_core import from_json
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
-from .errors import BundleError
+from .errors import ArtifactHashError, BundleError
 from .roofline import Cost
-from .spec import ModelSpec, describe_faults
+from .spec import Label, ModelSpec, describe_faults
 
 MANIFEST = "manifest.json"
 FORMAT_VERSION = 2  # the newest that is read; a bundle is of the oldest whose readers know its spec
-MAX_MANIFEST_SIZE = 2**24  # 16 MiB; a real one is some tens of KiB, also with a thousand class labels
+MAX_MANIFEST_SIZE = 2**22  # 4 MiB; a real one is some tens of KiB, also with a thousand class labels
+MAX_FILE_SIZE = 2**31  # bytes; protobuf's limit for one message, which a graph is
+MAX_EXAMPLES = 64  # an export writes 8
+MAX_VARIANTS = 64
+MAX_VERSION = 1000  # of ONNX's format and operators, which count from 1
+MAX_TOLERANCE = 0.25  # the widest that an export writes, for INT8; beyond it the check would pass another model
 
 MIN_TEMPERATURE, MAX_TEMPERATURE = 0.05, 20.0  # beyond them no classifier of any use lies
+# the manifest's last member: the SHA-256 of the manifest's bytes with zeros in the place of its 64 digits
+CHECKSUM = "checksum"
+NO_CHECKSUM = b"0" * 64
+LAST_TEXT = re.compile(rb'"([^"]*)"\s*:\s*"([^"]*)"\s*\}\s*\Z')
+TAIL = 400  # bytes at the end in which it is looked for
 
 Precision = Literal["fp32", "fp16", "int8"]
 Target = Literal["tensorrt", "cuda", "cpu"]
 RecurrentForm = Literal["lstm", "unrolled", "none"]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 # relative, at most one folder deep, no dot at a name's start: nothing can point outside the bundle
-RelativePath = Annotated[str, Field(pattern=r"^(?:[A-Za-z0-9_-]+/)?[A-Za-z0-9_-][A-Za-z0-9._-]*$")]
+RelativePath = Annotated[str, Field(max_length=160, pattern=r"^(?:[A-Za-z0-9_-]+/)?[A-Za-z0-9_-][A-Za-z0-9._-]*$")]
+Sentence = Annotated[str, Field(max_length=4096)]
 
 
 class _ManifestRecord(BaseModel):
@@ -39,8 +52,17 @@ class FileRecord(_ManifestRecord):
     """A file of the bundle: its path inside, its size in bytes and its SHA-256."""
 
     path: RelativePath
-    size: int = Field(ge=0)
+    size: int = Field(ge=0, lt=MAX_FILE_SIZE)
     sha256: Sha256
+
+
+def _named_onnx(record: FileRecord) -> FileRecord:
+    if not record.path.endswith(".onnx"):  # ONNX Runtime reads files of other names as other formats
+        raise ValueError("an artifact's path ends in .onnx")
+    return record
+
+
+GraphFile = Annotated[FileRecord, AfterValidator(_named_onnx)]
 
 
 class Check(NamedTuple):
@@ -105,8 +127,8 @@ class Parity(_ManifestRecord):
     neighbour_limit: float | None = None
     sequence_error: float | None = None
     sequence_limit: float | None = None
-    measured_on: str
-    warnings: tuple[str, ...] = ()
+    measured_on: Sentence
+    warnings: tuple[Sentence, ...] = ()
 
     @property
     def checks(self) -> tuple[Check, ...]:
@@ -175,49 +197,51 @@ class Variant(_ManifestRecord):
     where there were too few labelled images to fit one.
     """
 
-    name: str
+    name: Label
     precision: Precision
     target: Target
     recurrent: RecurrentForm
-    file: FileRecord
-    opset: int
-    ir_version: int
-    operators: dict[str, int]
-    made_by: dict[str, str]
+    file: GraphFile
+    opset: int = Field(ge=1, le=MAX_VERSION)
+    ir_version: int = Field(ge=1, le=MAX_VERSION)
+    operators: dict[Label, Annotated[int, Field(ge=0, lt=MAX_FILE_SIZE)]]
+    made_by: dict[Label, Label]
     parity: Parity
     calibration: dict[str, Any] | None = None
-    branches: tuple[str, ...] = ()
+    branches: tuple[Sentence, ...] = ()
     cost: Cost | None = None
     time_ratio: float | None = Field(default=None, gt=0)
     temperature: Temperature | None = None
-    cpu_features: tuple[str, ...] = ()
-    warnings: tuple[str, ...] = ()
+    cpu_features: tuple[Label, ...] = ()
+    warnings: tuple[Sentence, ...] = ()
     golden: FileRecord = Field(description="npz: logits (G, C) and probabilities (G, C), float32")
-    golden_tolerance: float = Field(gt=0, description="largest |difference| of a probability that a device may show")
+    golden_tolerance: float = Field(
+        gt=0, le=MAX_TOLERANCE, description="largest |difference| of a probability that a device may show"
+    )
 
 
 class GoldenImage(_ManifestRecord):
     """A golden example: a PNG and its class."""
 
     file: FileRecord
-    label: str
+    label: Label
 
 
 class GoldenRecord(_ManifestRecord):
     """The examples by which a device checks itself."""
 
-    images: tuple[GoldenImage, ...]
+    images: tuple[GoldenImage, ...] = Field(max_length=MAX_EXAMPLES)
     tensors: FileRecord = Field(description="npz: image (G, S, S, 3) and/or sequence (G, T, S*S/T), float32")
 
 
 class Provenance(_ManifestRecord):
     """Where a bundle comes from; nothing of it is needed to run the bundle."""
 
-    created: str
-    hybrid_edge: str
-    run: str = ""
-    packages: dict[str, str] = Field(default_factory=dict)
-    metrics: dict[str, float] = Field(default_factory=dict)
+    created: Label
+    hybrid_edge: Label
+    run: Sentence = ""
+    packages: dict[Label, Label] = Field(default_factory=dict)
+    metrics: dict[Label, float] = Field(default_factory=dict)
 
 
 class Manifest(_ManifestRecord):
@@ -228,7 +252,7 @@ class Manifest(_ManifestRecord):
     spec: ModelSpec
     preprocessing: dict[str, Any]
     weights_sha256: Sha256
-    variants: tuple[Variant, ...] = Field(min_length=1)
+    variants: tuple[Variant, ...] = Field(min_length=1, max_length=MAX_VARIANTS)
     golden: GoldenRecord
     provenance: Provenance
 
@@ -241,16 +265,28 @@ class Manifest(_ManifestRecord):
         return {record.path: record for record in records}
 
 
+def sealed(manifest: Manifest) -> bytes:
+    """Return the bytes of a ``manifest.json``, which end with their own checksum.
+
+    Older versions of hybrid-edge read them too: they pass over the field.
+    """
+    content = manifest.model_dump_json(indent=2).removesuffix("\n}")
+    start, end = f'{content},\n  "{CHECKSUM}": "'.encode(), b'"\n}\n'
+    return start + hashlib.sha256(start + NO_CHECKSUM + end).hexdigest().encode() + end
+
+
 def parse_manifest(data: bytes, name: str = MANIFEST) -> Manifest:
     """Validate the JSON text of a ``manifest.json``, which error messages call ``name``.
 
     Raises:
         BundleError: the manifest is too large, not hybrid-edge's, malformed, or of a newer format version.
+        ArtifactHashError: it differs from its own checksum.
     """
     if len(data) > MAX_MANIFEST_SIZE:
         raise BundleError(f"{name}: expected a manifest of at most {MAX_MANIFEST_SIZE} bytes, found {len(data)}")
     try:
-        _check_format(name, from_json(data))
+        _check_format(name, _Head.model_validate_json(data))
+        _check_seal(name, data)
         manifest = Manifest.model_validate_json(data)
     except ValueError as error:
         faults = describe_faults(error) if isinstance(error, ValidationError) else error
@@ -263,18 +299,44 @@ def parse_manifest(data: bytes, name: str = MANIFEST) -> Manifest:
     return manifest
 
 
-def _check_format(name: str, content: Any) -> None:
-    found = content.get("format") if isinstance(content, dict) else None
-    if found != "hybrid-edge-bundle":
+class _Head(_ManifestRecord):
+    """What is read first, as all else may differ in a newer format; the rest is passed over."""
+
+    format: Any = None
+    format_version: Any = None
+
+
+def _check_format(name: str, head: _Head) -> None:
+    if head.format != "hybrid-edge-bundle":
         raise BundleError(
-            f"{name}: expected format 'hybrid-edge-bundle', found {found!r}; name the bundle's folder or tar with "
-            "--bundle"
+            f"{name}: expected format 'hybrid-edge-bundle', found {short(head.format)}; name the bundle's folder or "
+            "tar with --bundle"
         )
-    version = content.get("format_version")
+    version = head.format_version
     if not isinstance(version, int) or version < 1:
-        raise BundleError(f"{name}: expected a format version from 1 on, found {version!r}; export the bundle again")
-    if version > FORMAT_VERSION:
         raise BundleError(
-            f"{name}: expected format version {FORMAT_VERSION} or older, found {version}, made by a newer hybrid-edge; "
+            f"{name}: expected a format version from 1 on, found {short(version)}; export the bundle again"
+        )
+    if version > FORMAT_VERSION:
+        found = version if version < 10**6 else "a higher one"
+        raise BundleError(
+            f"{name}: expected format version {FORMAT_VERSION} or older, found {found}, made by a newer hybrid-edge; "
             "upgrade here (pip install -U hybrid-edge), or export the bundle again with this version"
+        )
+
+
+def _check_seal(name: str, data: bytes) -> None:
+    """Compare a manifest with its checksum; one of an older version, which ends with an object, has none.
+
+    A text at the end under any other name is a checksum whose name was damaged.
+    """
+    last = LAST_TEXT.search(data, max(len(data) - TAIL, 0))
+    if last is None:
+        return
+    start, end = last.span(2)
+    digest = hashlib.sha256(data[:start] + NO_CHECKSUM + data[end:]).hexdigest()
+    if last[1] != CHECKSUM.encode() or last[2] != digest.encode():
+        raise ArtifactHashError(
+            f"{name}: differs from its own checksum: damaged, or changed after its export; copy the bundle again, or "
+            "export it again with hybrid-export"
         )

@@ -126,15 +126,16 @@ def read_image_file(path: Path | str) -> bytes:
         raise ImageError(f"{path!r}: expected a file name, found a null character in it") from None
 
 
-def decode_image(data: bytes, name: str = "image") -> Pixels:
+def decode_image(data: bytes, name: str = "image", max_pixels: int = MAX_PIXELS) -> Pixels:
     """Decode an image file's bytes to (H, W, 3) uint8, BGR.
 
     Raises:
-        ImageError: the image is empty, of an unknown format, truncated or damaged, or larger than ``MAX_PIXELS``.
+        ImageError: the image is empty, of an unknown format, truncated or damaged, or larger than ``MAX_PIXELS``; a PNG
+            or a JPEG also where it is larger than ``max_pixels``.
     """
     if not data:
         raise ImageError(f"{name}: the file is empty")
-    check_header(data, name)
+    check_header(data, name, max_pixels)
     turns = own_turns(data, name)
     try:
         flags = cv2.IMREAD_COLOR | (cv2.IMREAD_IGNORE_ORIENTATION if turns else 0)

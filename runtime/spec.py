@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import reprlib
-from typing import Any, Literal
+from collections import Counter
+from typing import Annotated, Any, Literal
 
 from pydantic import (
     BaseModel,
@@ -39,7 +40,11 @@ Merge = Literal["multiply", "concatenate", "add"]
 SequenceOrder = Literal["rows", "patches"]
 
 MAX_IMAGE_SIZE = 4096  # a frame of 4096x4096x3 float32 is 192 MiB; more is a typing error, not a model
+MAX_CLASSES = 2**17  # ImageNet-21k has 21,843
 MAX_FAULTS = 5  # that an error lists
+MAX_FAULT = 300  # characters of each
+# what people read, in one line; a terminal's and a log's control characters have no place in it
+Label = Annotated[str, Field(min_length=1, max_length=256, pattern=r"^[^\x00-\x1f\x7f-\x9f]*$")]
 SPATIAL_MINIMUM = {"xception": 71, "digits": 8}  # Xception's five stride-2 stages; the digits CNN's three poolings
 OTHER_SPATIAL_MINIMUM = 32  # Keras's own for the other backbones
 # fields that the first version of the format lacks; they are written only where they differ from their defaults, so
@@ -74,7 +79,9 @@ class ModelSpec(BaseModel):
     channels: Channels = "rgb"
     scaling: Scaling = "xception"  # x / 127.5 - 1, so [-1, 1]
     grayscale: Literal["mean"] = "mean"  # plain mean of the three scaled channels
-    timesteps: int = Field(default=23, ge=1, description="T: must divide S*S; for patches n*n, with n dividing S")
+    timesteps: int = Field(
+        default=23, ge=1, le=MAX_IMAGE_SIZE**2, description="T: must divide S*S; for patches n*n, with n dividing S"
+    )
     sequence_order: SequenceOrder = "rows"  # how pixels are dealt out to timesteps
     backbone: Backbone = "xception"
     branches: Branches = "hybrid"
@@ -83,13 +90,14 @@ class ModelSpec(BaseModel):
     rnn_layers: int = Field(default=2, ge=1, le=16)
     rnn_batch_norm: bool = False
     merge: Merge = "multiply"  # how a hybrid's branches meet
-    class_labels: tuple[str, ...] = ()
+    class_labels: tuple[Label, ...] = Field(default=(), max_length=MAX_CLASSES)
 
     @model_validator(mode="after")
     def _consistent(self) -> ModelSpec:
         pixels = self.image_size**2
         if self.uses_rnn and pixels % self.timesteps:
-            near = [t for t in range(1, pixels + 1) if pixels % t == 0]
+            small = [t for t in range(1, self.image_size + 1) if pixels % t == 0]
+            near = sorted({*small, *(pixels // t for t in small)})
             near = sorted(sorted(near, key=lambda t: abs(t - self.timesteps))[:4])
             raise ValueError(
                 f"timesteps must divide image_size squared: {self.image_size}² = {pixels} is not a multiple of "
@@ -111,8 +119,9 @@ class ModelSpec(BaseModel):
         if self.uses_cnn and self.image_size < minimum:
             raise ValueError(f"the {self.backbone} backbone needs image_size >= {minimum}, found {self.image_size}")
         if len(set(self.class_labels)) != len(self.class_labels):
-            twice = sorted({c for c in self.class_labels if self.class_labels.count(c) > 1})
-            raise ValueError(f"class_labels must differ from each other; twice or more: {', '.join(twice[:5])}")
+            twice = sorted(label for label, count in Counter(self.class_labels).items() if count > 1)
+            shown = ", ".join(label[:50] for label in twice[:MAX_FAULTS])
+            raise ValueError(f"class_labels must differ from each other; twice or more: {shown}")
         return self
 
     @model_serializer(mode="wrap")
@@ -201,10 +210,18 @@ def describe_faults(error: ValidationError) -> str:
     for item in error.errors(include_url=False)[:MAX_FAULTS]:
         place = ".".join(map(str, item["loc"]))
         message = item["msg"].removeprefix("Value error, ")
-        found = "" if item["type"] == "value_error" else f" (found {reprlib.repr(item['input'])})"
-        faults.append(f"{place}: {message}{found}".removeprefix(": "))
+        found = "" if item["type"] == "value_error" else f" (found {_short(item['input'])})"
+        fault = f"{place}: {message}{found}".removeprefix(": ")
+        faults.append("".join(c if c.isprintable() else ascii(c)[1:-1] for c in fault[:MAX_FAULT]))
     more = error.error_count() - len(faults)
     return "; ".join(faults + ([f"and {more} more"] if more else []))
+
+
+def _short(value: Any) -> str:
+    try:
+        return reprlib.repr(value)
+    except ValueError:  # Python writes no integer of more than 4,300 digits
+        return f"an integer of {value.bit_length()} bits"
 
 
 PRESETS: dict[str, ModelSpec] = {

@@ -20,8 +20,8 @@ from types import TracebackType
 from ... import __version__
 from ...runtime.bundle import Bundle
 from ...runtime.errors import BundleError
-from ...runtime.manifest import MANIFEST, FileRecord, Manifest, Provenance, parse_manifest
-from ...runtime.storage import file_sha256, locked, write_bytes, write_text
+from ...runtime.manifest import MANIFEST, FileRecord, Manifest, Provenance, parse_manifest, sealed
+from ...runtime.storage import file_sha256, locked, write_bytes
 from ...runtime.trust import ANYONE, SIGNATURE
 
 FOLDERS = ("artifacts", "golden")
@@ -87,7 +87,7 @@ class BundleWriter:
             for folder in FOLDERS:
                 _sync(self.path / folder)  # a renamed file is on the disk when its folder is
             (self.path / SIGNATURE).unlink(missing_ok=True)  # it was of the manifest that is replaced
-            write_text(self.path / MANIFEST, manifest.model_dump_json(indent=2) + "\n")
+            write_bytes(self.path / MANIFEST, sealed(manifest))
             _sync(self.path)
 
     def sweep(self) -> None:

@@ -52,7 +52,8 @@ def keep_golden(writer: BundleWriter, weights: str, spec: ModelSpec) -> Golden |
         return None
     kept = tuple(variant for variant in current.manifest.variants if _is_whole(current, variant))
     try:
-        current.golden_images()
+        for _ in current.golden_images():  # each decodes
+            pass
         return Golden(current.manifest.golden, current.golden_tensors(), kept) if kept else None
     except BundleError:
         return None

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from pathlib import Path
 from typing import get_args
 
@@ -248,8 +249,8 @@ class TimedCase:
 
 def make_frames(bundle: Bundle, count: int) -> Frames:
     """Return ``count`` frames, (720, 1280, 3) uint8 BGR, filled with the golden examples: looks don't matter here."""
-    examples = bundle.golden_images()
-    return [np.resize(examples[index % len(examples)], (*FRAME_SIZE, 3)) for index in range(count)]
+    examples = [np.resize(example, (*FRAME_SIZE, 3)) for example in islice(bundle.golden_images(), count)]
+    return [examples[index % len(examples)].copy() for index in range(count)]
 
 
 def make_case(bundle: Bundle, selection: Selection, batch: int, frames: Frames) -> TimedCase:

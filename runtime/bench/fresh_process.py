@@ -99,7 +99,7 @@ def classify_first(request: dict[str, Any], moment: Callable[[], None]) -> float
         moment()
         check_golden(bundle, variant, selection.backend, Preprocessor(bundle.spec))
         moment()
-        classifier.predict(bundle.golden_images()[:1])
+        classifier.predict([next(bundle.golden_images())])
         moment()
         return None if free is None else (free - find_gpu().free_memory) / MIB
 

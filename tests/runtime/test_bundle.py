@@ -156,7 +156,7 @@ def test_a_bundle_made_for_another_preprocessing_is_refused_with_both_sides(
 
 
 def test_the_golden_examples_come_back_as_they_were_stored(bundle: Bundle) -> None:
-    frames = bundle.golden_images()
+    frames = list(bundle.golden_images())
     np.testing.assert_array_equal(frames[3], sample_image(3, 23, 28))
     assert [tensor.shape for tensor in bundle.golden_tensors().values()] == [(8, 12, 12, 3), (8, 6, 24)]
     outputs = bundle.golden_outputs(bundle.manifest.variants[0])
@@ -183,7 +183,7 @@ def test_golden_tensors_that_unpack_to_far_more_are_refused_before_unpacking(fol
     np.savez_compressed(buffer, image=np.zeros((10_000, 12, 12, 3), np.float32))
     opened = with_golden(folder, tensors=store(folder, "golden", "npz", buffer.getvalue()))
     tracemalloc.start()
-    with pytest.raises(BundleError, match="image of 17280128 bytes"):
+    with pytest.raises(BundleError, match=r"image with the header .*10000, 12, 12, 3"):
         opened.golden_tensors()
     assert tracemalloc.get_traced_memory()[1] < 2**20
     tracemalloc.stop()
@@ -194,6 +194,6 @@ def test_golden_files_that_are_no_png_or_npz_are_refused(folder: Path, bundle: B
     first = bundle.manifest.golden.images[0].model_copy(update={"file": damaged})
     opened = with_golden(folder, images=(first,), tensors=store(folder, "golden", "npz", b"PK\3\4 no zip"))
     with pytest.raises(BundleError, match="can't be decoded"):
-        opened.golden_images()
+        list(opened.golden_images())
     with pytest.raises(BundleError, match="expected float32 arrays"):
         opened.golden_tensors()

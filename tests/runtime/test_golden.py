@@ -20,8 +20,8 @@ def check(bundle: Bundle, preprocessor: Preprocessor | None = None) -> GoldenRes
 class Swapped(Preprocessor):
     """Preprocessing that forgot to turn BGR into RGB."""
 
-    def __call__(self, frames):  # type: ignore[no-untyped-def]
-        return super().__call__([frame[:, :, ::-1] for frame in frames])
+    def fill(self, frame, tensors, row):  # type: ignore[no-untyped-def]
+        super().fill(frame[:, :, ::-1], tensors, row)
 
 
 def with_probabilities(bundle: Bundle, change: float) -> Bundle:

@@ -137,7 +137,7 @@ def test_a_manifest_whose_files_are_not_there_is_not_committed(tmp_path: Path) -
 def test_a_bundle_that_the_runtime_made_is_read_as_the_current_one(tmp_path: Path) -> None:
     make_bundle(tmp_path / "bundle")
     with BundleWriter(tmp_path / "bundle") as writer:
-        assert len(writer.current().golden_images()) == 8
+        assert len(list(writer.current().golden_images())) == 8
 
 
 def test_a_second_export_waits_for_the_first_and_says_so(tmp_path: Path) -> None:

@@ -49,7 +49,7 @@ def test_a_python_model_s_folder_is_all_of_the_bundle_that_it_opens(bundle: Bund
     part = Bundle.open(tmp_path / "models" / "fp32-cpu" / "1" / "bundle")
     variant = part.manifest.variants[0]
     assert part.verified(variant.file).is_file()
-    assert len(part.golden_images()) == len(part.golden_outputs(variant).probabilities) == GOLDEN
+    assert len(list(part.golden_images())) == len(part.golden_outputs(variant).probabilities) == GOLDEN
     preprocess = files_of(tmp_path / "models" / "preprocess" / "1" / "bundle")
     assert not [name for name in preprocess if name.startswith("artifacts/")]
 

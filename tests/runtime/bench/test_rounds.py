@@ -4,6 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import onnx
 import pytest
 from support.gpu.engine_fixtures import skip_where_tensorrt_runs
 from support.models.bundles import SPEC, change_manifest, make_bundle, store
@@ -137,7 +138,10 @@ def test_a_devices_rates_are_for_its_targets_and_the_cpus_own_come_first(
 def test_no_place_of_this_machine_is_left_in_the_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = make_bundle(tmp_path / "bundle", variants=(("fp32", "cpu"), ("int8", "cpu")))
     manifest = Bundle.open(folder).manifest
-    broken = manifest.variants[1].model_copy(update={"file": store(folder, "artifacts", "onnx", b"no graph")})
+    model = onnx.load_from_string((folder / manifest.variants[1].file.path).read_bytes())
+    model.opset_import[0].version = 999  # which no engine knows
+    file = store(folder, "artifacts", "onnx", model.SerializeToString())
+    broken = manifest.variants[1].model_copy(update={"file": file})
     bundle = change_manifest(folder, variants=(manifest.variants[0], broken))
     with pytest.raises(BackendError) as refusal:
         open_variant(bundle, broken)

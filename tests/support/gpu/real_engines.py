@@ -40,7 +40,7 @@ def opened(
 
 def tensors(bundle: Bundle, count: int) -> dict[str, Any]:
     """Of the golden examples, as often as it takes, each time turned another way."""
-    images = bundle.golden_images()
+    images = list(bundle.golden_images())
     frames = [np.rot90(images[row % len(images)], row // len(images)).copy() for row in range(count)]
     return Preprocessor(bundle.spec)(frames)
 

@@ -24,6 +24,7 @@ from hybrid_edge.runtime.manifest import (
     Target,
     Variant,
     parse_manifest,
+    sealed,
 )
 from hybrid_edge.runtime.opencv import cv2
 from hybrid_edge.runtime.preprocess import Preprocessor, contract
@@ -65,14 +66,14 @@ def make_bundle(
         ),
         provenance=Provenance(created="2026-11-21T00:00:00Z", hybrid_edge="0.1.0"),
     )
-    (folder / MANIFEST).write_text(manifest.model_copy(update=dict(changes or {})).model_dump_json(indent=2))
+    (folder / MANIFEST).write_bytes(sealed(manifest.model_copy(update=dict(changes or {}))))
     return folder
 
 
 def change_manifest(folder: Path, **fields: object) -> Bundle:
     """Replace fields of a bundle's manifest, and open the bundle again."""
     manifest = parse_manifest((folder / MANIFEST).read_bytes()).model_copy(update=fields)
-    (folder / MANIFEST).write_text(manifest.model_dump_json(indent=2))
+    (folder / MANIFEST).write_bytes(sealed(manifest))
     return Bundle.open(folder)
 
 
