@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 from .errors import BackendUnavailableError
+from .foreign_text import filter_libraries
 from .process import usable_cpus
 
 __all__ = ["MAX_PIXELS", "V4L2_WAIT", "cv2"]
@@ -18,6 +19,7 @@ os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")
 os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # FFmpeg's AV_LOG_QUIET
 os.environ.setdefault("OPENCV_VIDEOIO_V4L_SELECT_TIMEOUT", str(V4L2_WAIT))
 
+filter_libraries()
 try:
     import cv2
 except ImportError as error:

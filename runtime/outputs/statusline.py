@@ -13,7 +13,8 @@ from rich.table import Table as Grid
 from rich.text import Text
 
 from .. import console
-from ..console import percent, printable
+from ..console import percent
+from ..foreign_text import printable
 from ..sources.events import Event
 from .sink import Result, Sink, SourceStatus, Status
 
