@@ -42,11 +42,15 @@ class _SecondSignal:
         self._handlers: dict[int, _Action] = {}
 
     def start(self) -> None:
-        """Begin to count; only the main thread may call it."""
+        """Begin to count, on the main thread; where no pipe and no thread are to be had, the kernel alone sees to it."""
         reading, writing = os.pipe()
         os.set_blocking(writing, False)
         signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
-        threading.Thread(target=self._count, args=(reading,), name="signals", daemon=True).start()
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+        try:  # the thread itself takes none: a supervisor holds them back, on its main thread alone
+            threading.Thread(target=self._count, args=(reading,), name="signals", daemon=True).start()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
     def arm(self) -> None:
         """Let the kernel take each signal's present handler away when it is called."""
@@ -81,7 +85,8 @@ def end_at_second_signal(codes: Mapping[int, int] | None = None) -> None:
     has an effect in a process that is not a command's.
     """
     if codes is None:
-        _second_signal.start()
+        with contextlib.suppress(OSError, RuntimeError):
+            _second_signal.start()
         codes = {item: 128 + item for item in STOP_SIGNALS}
     elif not _second_signal.codes:
         return

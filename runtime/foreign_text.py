@@ -42,8 +42,9 @@ def bounded(text: str, most: int) -> str:
 def keep_stderr() -> int:
     """Return a new descriptor of stderr for this process's own lines; ``filter_libraries`` works from now on."""
     if _stderr["true"] < 0:
-        _stderr["true"] = os.dup(2)
-    return _stderr["true"]
+        with contextlib.suppress(OSError):  # no more files may be opened
+            _stderr["true"] = os.dup(2)
+    return _stderr["true"] if _stderr["true"] >= 0 else 2
 
 
 def filter_libraries() -> None:
@@ -56,7 +57,7 @@ def filter_libraries() -> None:
         return
     import subprocess  # noqa: PLC0415  # the filter itself needs it not, and starts in half of the time
 
-    with contextlib.suppress(OSError):
+    with contextlib.suppress(OSError):  # no more files or processes: libraries write as they did
         reading, writing = os.pipe()
         try:
             subprocess.Popen(  # noqa: S603  # this file
@@ -65,6 +66,7 @@ def filter_libraries() -> None:
                 stdout=_stderr["true"],
                 stderr=subprocess.DEVNULL,
                 cwd="/",
+                env={},
                 start_new_session=True,  # no Ctrl-C ends it before its last line
             ).returncode = 0  # nobody waits for it: it ends with the last process that holds the descriptor
             os.set_blocking(writing, False)  # a library's line is lost where nobody reads, and nobody waits
