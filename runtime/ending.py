@@ -42,7 +42,7 @@ class _SecondSignal:
         self._handlers: dict[int, _Action] = {}
 
     def start(self) -> None:
-        """Begin to count, on the main thread; where no pipe and no thread are to be had, the kernel alone sees to it."""
+        """Begin to count; called on the main thread, it raises an OSError or RuntimeError where pipe or thread lack."""
         reading, writing = os.pipe()
         os.set_blocking(writing, False)
         signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
