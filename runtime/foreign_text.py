@@ -81,7 +81,8 @@ def ends_by_itself() -> None:
     """Tell the filter that this process does not crash, so that what was left out stays so."""
     if _stderr["filtered"]:
         with contextlib.suppress(OSError):
-            os.write(2, ENDED)
+            select.select([], [2], [], LINE_WAIT)
+            os.write(2, b"\n" + ENDED)
 
 
 class LibraryLines:

@@ -12,7 +12,7 @@ from typing import Literal, get_args
 from ..errors import SourceError
 from ..foreign_text import MAX_SHOWN, bounded
 
-MAX_PARTS = 1000  # frames or parts of a stream a second: above every camera, and below what takes a core
+MAX_PARTS = 500  # frames or parts of a stream a second: above every camera, and below what takes a core
 MAX_DAMAGED = 100  # of them that can't be decoded, each of which is an event and a line of output
 
 Kind = Literal[
