@@ -12,11 +12,12 @@ import threading
 import traceback
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from types import TracebackType
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import typer
 from rich import box
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType
 from rich.measure import Measurement
 from rich.progress import (
     BarColumn,
@@ -27,11 +28,14 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 from typer.core import TyperCommand
 
+from .ending import end_at_second_signal
 from .errors import HybridEdgeError
+from .foreign_text import bounded, ends_by_itself, keep_stderr, printable
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
@@ -45,8 +49,26 @@ REMEDY = "mend that, or name another place"
 REMEDIES = {errno.EMFILE: "raise the limit of open files (ulimit -n)"}
 ESCAPED = "backslashreplace"  # a character that a stream can't encode is escaped, and does not end a run
 
-stdout = Console(soft_wrap=not (sys.stdout and sys.stdout.isatty()), highlight=False)
-status = Console(stderr=True, highlight=False)
+MAX_MESSAGE = 2000  # characters of one message, in which several texts from elsewhere may stand
+
+
+class Screen(Console):
+    """A console on which nothing that is printed steers the terminal: only what rich itself makes of styles does."""
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterator[Segment]:
+        """Render as rich does, with control characters in texts escaped; lines and tabs stay."""
+        for segment in super().render(renderable, options):
+            harmless = segment.control or segment.text.isprintable() or segment.text == "\n"
+            yield segment if harmless else segment._replace(text=_lines_of(segment.text))
+
+
+def _lines_of(text: str) -> str:
+    """Escape control characters in a text, however long, of several lines."""
+    return "\n".join(printable(line.expandtabs(8), len(line) * 8) for line in text.split("\n"))
+
+
+stdout = Screen(soft_wrap=not (sys.stdout and sys.stdout.isatty()), highlight=False)
+status = Screen(stderr=True, highlight=False)
 _at_once = threading.Event()
 
 
@@ -65,12 +87,15 @@ def leave_at_once() -> None:
 def main(app: typer.Typer) -> NoReturn:
     """Run an application and leave the process with the documented exit code.
 
-    The codes are 0 done, 1 failed, 2 wrong usage, 3 a gate refused the result, 130 interrupted.
+    The codes are 0 done, 1 failed, 2 wrong usage, 3 a gate refused the result, 130 interrupted. A second signal ends
+    the process whatever it is doing.
     """
-    _open_streams()
+    if _open_streams():  # else it is not the process's only task
+        end_at_second_signal()
     try:
         _main(app)
     except BaseException as leaving:
+        ends_by_itself()
         if _at_once.is_set():
             _leave(leaving)
         raise
@@ -88,11 +113,12 @@ class _Stderr(io.FileIO):
         return memoryview(data).nbytes
 
 
-def _open_streams() -> None:
+def _open_streams() -> bool:
     """Make sure that standard streams are there, and that neither a character nor a fault of stderr ends the run.
 
-    A stream that was closed (``>&-``) becomes /dev/null under its own number: else the next file opened would get that
-    number, and with it what others print.
+    Return whether stderr is this process's own. Then our lines get a descriptor of their own, as what libraries write
+    to 2 is filtered. A stream that was closed (``>&-``) becomes /dev/null under its own number: else the next file
+    opened would get that number, and with it what others print.
     """
     for number, name in enumerate(("stdin", "stdout", "stderr")):
         try:
@@ -103,17 +129,20 @@ def _open_streams() -> None:
             setattr(sys, name, os.fdopen(number, "w" if number else "r", closefd=False))
     if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors in ("strict", "surrogateescape"):
         sys.stdout.reconfigure(errors=ESCAPED)
-    if sys.stderr is sys.__stderr__ or sys.__stderr__ is None:  # else somebody replaced it and sees to it
-        raw = _Stderr(sys.stderr.fileno(), "w", closefd=False)
+    own = sys.stderr is sys.__stderr__ or sys.__stderr__ is None  # else somebody replaced it and sees to it
+    if own:
+        raw = _Stderr(keep_stderr(), "w", closefd=False)
         sys.stderr = io.TextIOWrapper(
             io.BufferedWriter(raw), encoding=sys.stderr.encoding, errors=ESCAPED, line_buffering=True
         )
+        sys.excepthook = _show_traceback
+    return own
 
 
 def _leave(leaving: BaseException) -> NoReturn:
     """End the process as Python would with this exception, but without tearing anything down."""
     if not isinstance(leaving, SystemExit):
-        traceback.print_exception(leaving)
+        _show_traceback(type(leaving), leaving, leaving.__traceback__)
     with contextlib.suppress(OSError, ValueError):  # the stream's reader is gone
         sys.stdout.flush()
         sys.stderr.flush()
@@ -145,9 +174,15 @@ def _main(app: typer.Typer) -> NoReturn:
     sys.exit(code)
 
 
+def _show_traceback(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """Print a fault of ours as Python does, with what comes from elsewhere in it escaped."""
+    lines = "".join(traceback.format_exception(kind, error, trace)).splitlines()
+    sys.stderr.write("".join(f"{printable(line, MAX_MESSAGE)}\n" for line in lines))
+
+
 def _print_error(text: str) -> None:
     status.print("error:", style="bold red", end=" ")
-    status.print(text, markup=False, soft_wrap=True)
+    status.print(bounded(text, MAX_MESSAGE), markup=False, soft_wrap=True)
 
 
 def _refused_exit_code(error: OSError | MemoryError | RuntimeError) -> int:
@@ -181,6 +216,9 @@ def _click_exit_code(error: Exception) -> int:
     exit_code = getattr(error, "exit_code", None)
     if show is None or not isinstance(exit_code, int):
         raise error
+    for name, value in vars(error).items():  # a file's name, of a glob that the shell expanded, may be among them
+        if isinstance(value, str):
+            setattr(error, name, _lines_of(bounded(value, MAX_MESSAGE)))
     show()
     return exit_code
 
@@ -196,11 +234,6 @@ def progress(*extra: ProgressColumn, unit: str = "", transient: bool = False) ->
         columns.append(TextColumn(unit))
     columns += [*extra, TimeElapsedColumn(), TimeRemainingColumn()]
     return Progress(*columns, console=status, transient=transient, disable=transient and not status.is_terminal)
-
-
-def printable(text: str) -> str:
-    """Escape control characters in a text, so that a file's name can't steer the terminal."""
-    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
 
 
 def percent(probability: float) -> str:
@@ -223,7 +256,7 @@ def waiting(what: str) -> Iterator[Callable[[], None]]:
 
 def say(text: str, style: str = "dim") -> None:
     """Print one line on stderr; control characters in it are escaped, and brackets are no markup."""
-    status.print(printable(text), style=style, markup=False, soft_wrap=True)
+    status.print(printable(text, MAX_MESSAGE), style=style, markup=False, soft_wrap=True)
 
 
 def print_json(content: Mapping[str, Any]) -> None:
@@ -276,6 +309,6 @@ def show_table(table: Table) -> None:
     for line, name, last in zip(lines, above, ["", *above], strict=False):
         if name not in ("", last):
             stdout.print(f" {name}", markup=False, soft_wrap=True)
-        stdout.out(line, end="", highlight=False)
+        stdout.file.write(line)
     if caption:
         stdout.print(caption)

@@ -6,6 +6,7 @@
     ├── DataError                       exit 1   a data set that can't be trained on
     │   └── CalibrationError                     no image to calibrate on, or activations that can't be calibrated
     ├── ImageError                               one image that can't be read, or without the ink that was looked for
+    │   └── OversizedError                       a picture of more pixels than this device's memory is for
     ├── SourceError                              a source of frames that does not exist or gives none
     ├── WeightsError                             pretrained weights absent or not fitting
     ├── ModelFileError                           a model file that is damaged, or holds what is refused
@@ -54,6 +55,7 @@ __all__ = [
     "InputError",
     "Int8EngineError",
     "ModelFileError",
+    "OversizedError",
     "ParityError",
     "RefusedUpdateError",
     "RunError",
@@ -94,6 +96,10 @@ class CalibrationError(DataError):
 
 class ImageError(HybridEdgeError):
     """An image can't be read, or shows no ink; the message names the file and the reason."""
+
+
+class OversizedError(ImageError):
+    """A picture has more pixels than one frame may have on this device; nothing of it was decoded."""
 
 
 class SourceError(HybridEdgeError):

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .errors import ImageError
+from .errors import ImageError, OversizedError
 from .frame import Pixels
 from .opencv import MAX_PIXELS
 
@@ -41,7 +41,12 @@ FORMATS = {  # what a file begins with -> its format, of those that no OpenCV re
 
 
 def check_header(data: bytes, name: str, max_pixels: int = MAX_PIXELS) -> None:
-    """Refuse with an ImageError what is damaged by its own account, or claims more than ``max_pixels``."""
+    """Refuse what is damaged by its own account, with an ImageError, or claims too many pixels for this device.
+
+    Raises:
+        OversizedError: the header claims more than ``max_pixels``; OpenCV refuses the formats that are not known here.
+        ImageError: a PNG or JPEG that is cut off, or whose checksums differ.
+    """
     if data.startswith(PNG_SIGNATURE):
         _check_png(data, name, max_pixels)
     elif data.startswith(JPEG_START):
@@ -219,8 +224,17 @@ def _check_jpeg(data: bytes, name: str, max_pixels: int) -> None:
         raise ImageError(f"{name}: truncated JPEG: it ends without an end marker")
 
 
-def _check_pixels(first: bytes, second: bytes, name: str, max_pixels: int = MAX_PIXELS) -> None:
-    """Refuse a header's size over ``max_pixels``; OpenCV's own limit fails if it was imported before we set that."""
-    height, width = int.from_bytes(first, "big"), int.from_bytes(second, "big")
+def _check_pixels(first: bytes, second: bytes, name: str, max_pixels: int) -> None:
+    check_size(int.from_bytes(second, "big"), int.from_bytes(first, "big"), name, max_pixels)
+
+
+def check_size(width: int, height: int, name: str, max_pixels: int = MAX_PIXELS) -> None:
+    """Refuse with an OversizedError a picture or frame of more than ``max_pixels``, before it is decoded.
+
+    OpenCV has such a limit too, which fails if it was imported before we set that.
+    """
     if height * width > max_pixels:
-        raise ImageError(f"{name}: expected at most {max_pixels} pixels, found {height * width}")
+        raise OversizedError(
+            f"{name}: expected at most {max_pixels} pixels, found {height * width} ({width}x{height}), too many for "
+            "this device's memory; make it smaller"
+        )

@@ -5,11 +5,16 @@ from __future__ import annotations
 import os
 
 from .errors import BackendUnavailableError
-from .process import usable_cpus
+from .foreign_text import filter_libraries
+from .process import usable_cpus, usable_memory
 
 __all__ = ["MAX_PIXELS", "V4L2_WAIT", "cv2"]
 
-MAX_PIXELS = 2**27  # 134 Mpx, 400 MB decoded: above every camera, far below what exhausts a device
+BYTES_PER_PIXEL = 8  # that decoding takes at its peak, measured: 132 Mpx of PNG or progressive JPEG take 1.1 GB
+MEMORY_SHARE = 16  # one frame may take that part of the memory: 62 Mpx where there are 7.4 GiB, on an 8 GB Jetson
+LARGEST_PICTURE = 110_000_000  # pixels: above the cameras that there are (108 Mpx), whatever the memory
+SMALLEST_LIMIT = 2**23 + 2**20  # pixels: a 4K picture is read everywhere
+MAX_PIXELS = max(min(LARGEST_PICTURE, (usable_memory() or 2**40) // (MEMORY_SHARE * BYTES_PER_PIXEL)), SMALLEST_LIMIT)
 V4L2_WAIT = 1  # seconds that a camera's next frame is waited for, where OpenCV would wait 10
 
 # OpenCV reads these once, when it is imported; the faults that they silence come as our errors, with the file's name
@@ -18,6 +23,7 @@ os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")
 os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # FFmpeg's AV_LOG_QUIET
 os.environ.setdefault("OPENCV_VIDEOIO_V4L_SELECT_TIMEOUT", str(V4L2_WAIT))
 
+filter_libraries()
 try:
     import cv2
 except ImportError as error:

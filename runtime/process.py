@@ -1,4 +1,4 @@
-"""Ask the system what this process may use and has used: its CPUs, and its peak of memory."""
+"""Ask the system what this process may use and has used: its CPUs, its memory, and its peak of that."""
 
 from __future__ import annotations
 
@@ -37,22 +37,42 @@ def usable_cpus(root: Path = Path("/")) -> list[int]:
     return sorted(allowed)[: max(1, at_once)]
 
 
+def usable_memory(root: Path = Path("/")) -> int | None:
+    """Return the bytes of memory that this machine has, or the least that a cgroup of this process may use.
+
+    None where the system says nothing. ``root`` has /proc and /sys.
+    """
+    found: list[int] = []
+    with contextlib.suppress(OSError, StopIteration, ValueError):
+        lines = (root / "proc/meminfo").read_text().splitlines()
+        found.append(int(next(line for line in lines if line.startswith("MemTotal:")).split()[1]) * 1024)
+    for folder, old in _cgroups(root, "memory"):
+        with contextlib.suppress(OSError, ValueError):  # ValueError: "max" where there is no limit
+            found.append(int((folder / ("memory.limit_in_bytes" if old else "memory.max")).read_text()))
+    return min(found, default=None)
+
+
 def _quotas(root: Path) -> Iterator[float]:
-    """Yield the limits of this process's cgroups and of those above them, in CPUs.
+    """Yield the limits of this process's cgroups and of those above them, in CPUs."""
+    for folder, old in _cgroups(root, "cpu"):
+        with contextlib.suppress(OSError, ValueError):  # ValueError: version 2 says "max" where there is none
+            names = ("cpu.cfs_quota_us", "cpu.cfs_period_us") if old else ("cpu.max",)
+            quota, period = " ".join((folder / name).read_text() for name in names).split()
+            if int(quota) > 0:
+                yield int(quota) / int(period)
+
+
+def _cgroups(root: Path, controller: str) -> Iterator[tuple[Path, bool]]:
+    """Yield the folders of this process's cgroups and of those above them, and whether they are of version 1.
 
     A container may see its own cgroup as the top of the tree, while its path still begins at the host's top: folders
-    that are not there are passed over.
+    that are not there are among them.
     """
-    with contextlib.suppress(OSError):
+    with contextlib.suppress(OSError, ValueError):
         for line in (root / "proc/self/cgroup").read_text().splitlines():
             _, controllers, path = line.split(":", 2)
-            if controllers and "cpu" not in controllers.split(","):
+            if controllers and controller not in controllers.split(","):
                 continue
-            top = root / "sys/fs/cgroup" / ("cpu" if controllers else "")
+            top = root / "sys/fs/cgroup" / (controller if controllers else "")
             own = top / path.lstrip("/")
-            for folder in (own, *own.parents):
-                with contextlib.suppress(OSError, ValueError):  # ValueError: version 2 says "max" where there is none
-                    names = ("cpu.cfs_quota_us", "cpu.cfs_period_us") if controllers else ("cpu.max",)
-                    quota, period = " ".join((folder / name).read_text() for name in names).split()
-                    if int(quota) > 0:
-                        yield int(quota) / int(period)
+            yield from ((folder, bool(controllers)) for folder in (own, *own.parents))

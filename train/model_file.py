@@ -29,7 +29,7 @@ from ..runtime.spec import ModelSpec
 from ..runtime.storage import replacing
 from .backbones import BACKBONES, count_parameters, weights_file
 from .model import KerasModel, build_application, build_model
-from .weight_arrays import arrays_of
+from .weight_arrays import arrays_of, check_fit, memory_bounded
 
 SPEC_MEMBER = "hybrid_edge.json"
 WEIGHTS_MEMBER = "model.weights.h5"
@@ -76,8 +76,7 @@ def load_model(path: Path, into: KerasModel | None = None) -> tuple[KerasModel, 
         try:
             with archive.open(WEIGHTS_MEMBER) as source, weights.open("wb") as target:
                 shutil.copyfileobj(source, target, 2**22)
-            with h5py.File(weights, "r") as file:
-                arrays_of(file, path)
+            _check_arrays(weights, model, path)
             load_weights(model if into is None else _bare(into), weights)
         except HybridEdgeError:
             raise
@@ -95,6 +94,13 @@ def load_model(path: Path, into: KerasModel | None = None) -> tuple[KerasModel, 
     return model, spec
 
 
+def _check_arrays(weights: Path, model: KerasModel, path: Path) -> None:
+    """Refuse a ``.h5`` with anything but arrays of the model's shapes; ``path`` is its name in errors."""
+    with h5py.File(weights, "r") as file:
+        arrays = [array for array in arrays_of(file, path) if not array.name.startswith("/optimizer")]
+        check_fit(arrays, [variable.shape for variable in model.weights], path)
+
+
 def load_weights(model: KerasModel, path: Path) -> None:
     """Load a ``.h5`` file into all of a model; Keras alone would only warn where the file lacks a layer's arrays.
 
@@ -103,7 +109,8 @@ def load_weights(model: KerasModel, path: Path) -> None:
     """
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)
-        model.load_weights(path)
+        with memory_bounded(model.count_params()):
+            model.load_weights(path)
 
 
 def weights_sha256(model: KerasModel) -> str:
@@ -225,6 +232,7 @@ def _load_file(cnn: KerasModel, spec: ModelSpec, path: Path) -> None:
     if path.suffix != ".h5":
         raise WeightsError(f"{path}: expected a .keras file of hybrid-train or an .h5 file of weights. {ALTERNATIVES}")
     try:
+        _check_arrays(path, cnn, path)
         load_weights(cnn, path)
     except Exception as error:
         # h5py and Keras raise OSError, ValueError, KeyError and others on files that don't fit

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from ..runtime.errors import BackendUnavailableError
+from ..runtime.foreign_text import filter_libraries
 from ..runtime.process import usable_cpus
 
 ZIP_YEARS = (1980, 2107)  # APPNOTE 4.4.6: MS-DOS dates
@@ -40,6 +41,7 @@ def import_tensorflow() -> None:
     cpus = len(usable_cpus())
     for pool in ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS"):
         os.environ.setdefault(pool, str(cpus))
+    filter_libraries()
     try:
         with _stderr_kept(), _hidden("sklearn", "matplotlib"):
             import tensorflow as tf  # noqa: PLC0415  # seconds: only when a command is about to work

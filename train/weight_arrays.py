@@ -1,7 +1,12 @@
-"""Lists the arrays of an HDF5 file of weights, and refuses whatever else HDF5 can hold or point to."""
+"""Lists the arrays of an HDF5 file of weights, and refuses whatever else HDF5 can hold, point to or claim."""
 
 from __future__ import annotations
 
+import contextlib
+import math
+import resource
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +17,9 @@ from ..runtime.errors import ModelFileError
 MAX_DEPTH = 64  # folders in folders: a model inside a model adds two
 MAX_OBJECTS = 100_000  # an EfficientNetV2L with its optimizer has 9,000
 SPARSE = 2**20  # bytes: below it, an array may be larger than what is stored of it
+SPARSE_IN_ALL = 2**24  # the same of all arrays together
 MAX_EXPANSION = 20  # times: trained weights hardly compress
+SMALL = 2**12  # elements of arrays that no model's own need be: the state of random numbers, counts of steps
 # gzip, shuffle, Fletcher32, szip and h5py's lzf; any other is a library that HDF5 would look for on the disk
 FILTERS = (1, 2, 3, 4, 32000)
 
@@ -22,7 +29,8 @@ def arrays_of(file: h5py.File, path: Path) -> list[Any]:
 
     Raises:
         ModelFileError: something links elsewhere (softly, to another file, or twice to one object), is stored outside,
-            is no array of numbers, claims more than is stored of it, or the file is a maze.
+            is no array of numbers, claims more than is stored of it, or more than the whole file ``path`` can hold; or
+            the file is a maze.
     """
     found: list[Any] = []
     seen = {_address(file)}
@@ -47,7 +55,49 @@ def arrays_of(file: h5py.File, path: Path) -> list[Any]:
             else:
                 _check_array(item, path)
                 found.append(item)
+    _check_sum(found, path)
     return found
+
+
+def check_fit(arrays: Iterable[Any], shapes: Iterable[tuple[int, ...]], path: Path) -> None:
+    """Hold the arrays of a file against the shapes of the variables that they are to fill, before one is read.
+
+    Raises:
+        ModelFileError: an array has a shape that no variable has, or all have more elements than the variables.
+    """
+    wanted = [tuple(shape) for shape in shapes]
+    large = [array for array in arrays if array.size > SMALL]
+    for array in large:
+        if tuple(array.shape) not in wanted:
+            raise ModelFileError(
+                f"{path}: {array.name[:200]} has the shape {array.shape}, {array.nbytes} bytes; expected one that a "
+                "layer of the model has; damaged, or the weights of another model"
+            )
+    found, most = sum(array.size for array in large), sum(map(math.prod, wanted))
+    if found > most:
+        raise ModelFileError(
+            f"{path}: its arrays have {found} elements; expected at most {most}, as many as the model has; damaged, or "
+            "the weights of another model"
+        )
+
+
+@contextmanager
+def memory_bounded(elements: int) -> Iterator[None]:
+    """Let this process take at most a GiB more than thrice ``elements`` of float32 while weights are read.
+
+    HDF5 believes what a file says in many places: an attribute of 4,000 names, each the same megabyte, has 60 KB.
+    """
+    before = resource.getrlimit(resource.RLIMIT_DATA)
+    with contextlib.suppress(OSError, StopIteration, ValueError):  # where the system does not tell, it stays as it is
+        lines = Path("/proc/self/status").read_text().splitlines()
+        used = 1024 * int(next(line for line in lines if line.startswith("VmData:")).split()[1])
+        most = used + 2**30 + 12 * elements
+        if before[0] == resource.RLIM_INFINITY or most < before[0]:
+            resource.setrlimit(resource.RLIMIT_DATA, (most, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_DATA, before)
 
 
 def _address(item: Any) -> int:
@@ -69,4 +119,14 @@ def _check_array(item: Any, path: Path) -> None:
         raise ModelFileError(
             f"{path}: {item.name} claims the shape {item.shape}, {item.nbytes} bytes, of which {stored} are stored; "
             "refused"
+        )
+
+
+def _check_sum(arrays: list[Any], path: Path) -> None:
+    """Refuse arrays that claim more in all than the file can hold: parts of it may be stored of several at once."""
+    stored = min(sum(array.id.get_storage_size() for array in arrays), path.stat().st_size)
+    claimed = sum(array.nbytes for array in arrays)
+    if claimed > SPARSE_IN_ALL + MAX_EXPANSION * stored:
+        raise ModelFileError(
+            f"{path}: its arrays claim {claimed} bytes in all, of which {stored} are stored at most; refused"
         )

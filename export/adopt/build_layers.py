@@ -15,7 +15,7 @@ from ...train.model import KerasModel
 from ...train.model_file import first_line
 from .recipe import LayerRecipe, ModelRecipe, TensorAt, tensors_in
 
-MAX_OUTPUT = 2**28  # elements a layer gives for one image; an Xception's largest has 1.4 million
+MAX_OUTPUT = 2**26  # elements a layer gives for one image, 256 MiB; an Xception's largest has 1.4 million
 
 
 def build_from_recipe(recipe: ModelRecipe) -> KerasModel:

@@ -5,6 +5,7 @@ Keras fills by order alone, and the order of a model inside differs by whether i
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,10 +16,10 @@ import numpy as np
 
 from ...runtime.errors import ModelFileError
 from ...train.model import KerasModel
-from ...train.weight_arrays import arrays_of
+from ...train.weight_arrays import arrays_of, memory_bounded
 from .recipe import keras_name
 
-MAX_NAMES = 100_000
+MAX_NAMES, MAX_NAME_BYTES = 100_000, 2**24  # of one list
 
 
 def fill_from_h5(model: KerasModel, path: Path) -> None:
@@ -28,7 +29,7 @@ def fill_from_h5(model: KerasModel, path: Path) -> None:
         ModelFileError: a layer has no arrays in the file, or others than it needs.
         KeyError, OSError, TypeError, ValueError: the file is damaged.
     """
-    with h5py.File(path, "r") as file:
+    with h5py.File(path, "r") as file, memory_bounded(model.count_params()):
         arrays_of(file, path)
         group = file["model_weights"]
         saved = {keras_name(name): name for name in _names(group, "layer_names")}
@@ -84,7 +85,7 @@ def _assign(layer: Any, arrays: list[tuple[str, Any]]) -> None:
             f"layer {layer.name!r} ({type(layer).__name__}): expected arrays of the shapes {expected}, found {found}"
         )
     for variable, (_, array) in zip(variables, arrays, strict=True):
-        variable.assign(array)
+        variable.assign(np.asarray(array))  # read now, as its shape is the layer's
     if isinstance(layer, keras.layers.Normalization):
         layer.finalize_state()
 
@@ -94,7 +95,7 @@ def _arrays(group: Any) -> list[tuple[str, Any]]:
     for name, array in arrays:
         if not isinstance(array, h5py.Dataset):
             raise ModelFileError(f"expected an array {name!r} in {group.name}, found a group")
-    return [(name, np.asarray(array)) for name, array in arrays]
+    return arrays
 
 
 def _names(group: Any, key: str) -> list[str]:
@@ -103,7 +104,8 @@ def _names(group: Any, key: str) -> list[str]:
     names: list[str] = []
     for part in keys:
         attribute = group.attrs.get_id(part)
-        if len(attribute.shape) != 1 or attribute.shape[0] > MAX_NAMES:
+        bytes_in_all = math.prod(attribute.shape) * attribute.dtype.itemsize
+        if len(attribute.shape) != 1 or attribute.shape[0] > MAX_NAMES or bytes_in_all > MAX_NAME_BYTES:
             raise ModelFileError(f"its attribute {part} is no list of names")
         names += [name.decode() if isinstance(name, bytes) else str(name) for name in group.attrs[part]]
     return names

@@ -16,7 +16,7 @@ import numpy as np
 from ...runtime.errors import ModelFileError
 from ...train.model import KerasModel
 from ...train.model_file import load_weights
-from ...train.weight_arrays import arrays_of
+from ...train.weight_arrays import arrays_of, check_fit
 from .build_layers import build_from_recipe, what_it_said
 from .fill_h5 import fill_from_h5
 from .model_files import ForeignFile, weights_of
@@ -52,7 +52,9 @@ def _fill(model: KerasModel, path: Path, found: ForeignFile) -> None:
         else:
             with weights_of(path) as weights:
                 with h5py.File(weights, "r") as file:
-                    arrays_of(file, path)  # again: the file may be another by now
+                    arrays = arrays_of(file, path)  # again: the file may be another by now
+                    kept = [array for array in arrays if not array.name.startswith("/optimizer/")]
+                    check_fit(kept, [variable.shape for variable in model.weights], path)
                 load_weights(model, weights)
     except ModelFileError:
         raise

@@ -20,10 +20,10 @@ import h5py
 from ...runtime.console import FULL
 from ...runtime.errors import ModelFileError
 from ...train.weight_arrays import arrays_of
-from .layer_settings import LARGEST
 from .recipe import ModelRecipe, read_recipe
 
 MAX_CONFIG = 2**23  # bytes; EfficientNetV2L's is 2 MB, and Python needs twenty times as many
+MAX_IMAGE = 2**26  # elements of an image, 256 MiB as the model sees it
 MAX_CONFIG_DEPTH = 100  # brackets in brackets
 MAX_BOOKKEEPING = 2**26  # bytes of an .h5 beside its arrays: names, attributes, the configuration
 MAX_DIRECTORY = 2**20  # bytes of a zip's list of members; Keras writes three
@@ -180,7 +180,7 @@ def _found(
     sizes = 1
     for size in shape:
         sizes *= size or 1
-    if len(shape) not in (2, 3) or sizes > LARGEST or (len(shape) == 3 and shape[2] not in (1, 3)):
+    if len(shape) not in (2, 3) or sizes > MAX_IMAGE or (len(shape) == 3 and shape[2] not in (1, 3)):
         raise ModelFileError(
             f"{path}: expected images (N, H, W, C) of C = 1 or 3, or (N, H, W) of gray, found the input "
             f"{(None, *shape)}"

@@ -14,7 +14,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from ..console import printable
+from ..foreign_text import printable
 from ..frame import Pixels
 from ..opencv import cv2
 

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import typer
 
 from .. import console
-from ..console import printable, say
+from ..console import say
+from ..foreign_text import printable
 
 if TYPE_CHECKING:
     from ..sources.camera import Camera, CameraFormat

@@ -9,8 +9,8 @@ import sys
 from pathlib import Path
 from typing import Any, NoReturn
 
-from ..console import printable
 from ..errors import UsageError
+from ..foreign_text import printable
 
 MAX_BYTES = 2**16  # of a file: it has to fit into a process's environment, where the kernel takes 128 KiB
 KEY = re.compile(r"""\s*\[*\s*(["']?)([^\s"'=#\[\].]+)\1\s*[=\].]""")  # or a table's name

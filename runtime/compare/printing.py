@@ -10,7 +10,8 @@ from rich.table import Table
 from rich.text import Text
 
 from .. import console
-from ..console import ABSENT, make_table, percent, print_json, printable, show_table
+from ..console import ABSENT, make_table, percent, print_json, show_table
+from ..foreign_text import printable
 from ..frame import Frame
 from .answers import Answers, ComparedModel
 

@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .. import console
-from ..console import percent, print_json, printable
+from ..console import percent, print_json
 from ..errors import UsageError
+from ..foreign_text import printable
 from ..trust import Trust
 
 if TYPE_CHECKING:

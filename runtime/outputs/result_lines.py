@@ -12,7 +12,8 @@ from rich.console import Console
 from rich.text import Text
 
 from .. import console
-from ..console import percent, printable, say
+from ..console import percent, say
+from ..foreign_text import printable
 from ..sources.events import Event
 from .sink import Answer, Result, Sink, SourceStatus, Status
 

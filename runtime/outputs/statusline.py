@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import sys
 import time
+from collections import Counter
 from collections.abc import Collection
 
 from rich.console import Console, Group, RenderableType
@@ -13,13 +14,14 @@ from rich.table import Table as Grid
 from rich.text import Text
 
 from .. import console
-from ..console import percent, printable
+from ..console import percent
+from ..foreign_text import printable
 from ..sources.events import Event
 from .sink import Result, Sink, SourceStatus, Status
 
 REFRESH_EVERY = 0.25  # seconds between two updates of the lines on a terminal
 LOG_EVERY = 60.0  # seconds between lines where stderr is a file or a journal
-REPEAT_EVERY = 5.0  # seconds for which the same fault of the same source is not printed again
+REPEAT_EVERY = 60.0  # seconds for which the same fault of the same source is not printed again
 MAX_LINES = 12  # sources that have a line on a terminal
 UNREADABLE = "frame unreadable"  # in a label's place: the label before is not what this frame shows
 
@@ -27,8 +29,8 @@ UNREADABLE = "frame unreadable"  # in a label's place: the label before is not w
 class StatusLine(Sink):
     """This sink shows each source's label, rates, ages and counts, and names files that could not be read.
 
-    A fault that repeats within five seconds is printed once, and counted in the status: a broken camera must not fill a
-    journal.
+    A fault that repeats within a minute is printed once, and counted in the status and in the next line about it: a
+    broken camera must not fill a journal.
     """
 
     def __init__(self, screen: Console | None = None, *, live: Collection[str] = ()) -> None:
@@ -37,6 +39,7 @@ class StatusLine(Sink):
         self._console = console.status if screen is None else screen
         self._labels: dict[str, tuple[str, float | None]] = {}
         self._printed: dict[tuple[str, str], float] = {}  # when the last fault of a source and kind was printed
+        self._repeated = Counter[tuple[str, str]]()  # those of it that were not printed since
         self._status: Status | None = None
         self._logged = time.monotonic()
         self._refreshed = 0.0
@@ -61,11 +64,14 @@ class StatusLine(Sink):
         """Print an event, or only count it where the same kind of the same source was printed a moment ago."""
         key, now = (event.source, event.kind), time.monotonic()
         if now - self._printed.get(key, -math.inf) < REPEAT_EVERY:
+            self._repeated[key] += 1
             return
         self._printed[key] = now
         clock = time.strftime("%H:%M:%S", time.localtime(event.timestamp))
         parts = [event.source, event.detail, "" if event.seconds is None else f"after {event.seconds:.1f} s"]
-        text = f"{clock} {event.kind}: {': '.join(part for part in parts if part)}"
+        repeated = self._repeated.pop(key, 0)
+        more = f" ({repeated} more since the last one was told)" if repeated else ""
+        text = f"{clock} {event.kind}: {': '.join(part for part in parts if part)}{more}"
         self._print(text, "green" if event.kind == "reconnected" else "yellow")
 
     def status(self, status: Status) -> None:

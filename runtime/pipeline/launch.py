@@ -8,10 +8,11 @@ from collections.abc import Mapping
 
 from .. import console
 from ..console import say
+from ..ending import takes
 from ..errors import BackendError
 from ..infer_request import InferRequest
 from ..service.heartbeat import Heartbeat
-from ..service.signals import StopSignals, takes
+from ..service.signals import StopSignals
 from ..service.supervisor import Supervisor
 from ..sources.events import Event
 

@@ -18,8 +18,8 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+from ..ending import takes
 from ..sources.blocking import BLOCKING_CALLS
-from .signals import takes
 
 WORKER = "HYBRID_EDGE_WORKER"  # in a worker's environment: its socket's descriptor, and how many workers were before
 SOURCE_TIMEOUT = 30.0  # seconds for one call of a source into a driver or decoder, which has shorter limits of its own

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import atexit
-import contextlib
-import os
-import select
 import signal
 import sys
 import threading
@@ -13,20 +10,12 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from types import FrameType
-from typing import NoReturn, TextIO
 
-STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+from ..ending import STOP_SIGNALS, end_at_second_signal, leave_at_once, takes
+
 END_TIMEOUT = 2.5  # seconds from a signal to the end: the pipeline drains for 1.8, and then closes its outputs
 OUTPUTS_TIMEOUT = 3.0  # seconds more, while outputs are being closed: a disk may be slow
 RECHECK_INTERVAL = 0.1  # seconds between two looks at whether the end is held up
-
-
-def takes(*streams: TextIO) -> bool:
-    """Return whether all streams take a line without waiting for a reader, who may be slow, or stopped by Ctrl-S."""
-    try:
-        return len(select.select([], streams, [], 0)[1]) == len(streams)
-    except (TypeError, OSError, ValueError):  # one is missing, closed, or no file: it makes nobody wait
-        return True
 
 
 def asked_for(*signals: signal.Signals) -> set[signal.Signals]:
@@ -51,6 +40,7 @@ class StopSignals:
         self._closing: Callable[[], bool] = lambda: False
         for item in asked_for(*STOP_SIGNALS):
             signal.signal(item, self._handle)
+        end_at_second_signal(codes)
         signal.signal(signal.SIGALRM, self._end_if_unread)
         atexit.register(signal.setitimer, signal.ITIMER_REAL, 0)  # later on, it would end the process by itself
         # a supervisor starts its worker with these held back until they are handled
@@ -75,7 +65,7 @@ class StopSignals:
 
     def _handle(self, signum: int, _frame: FrameType | None) -> None:
         if self._code is not None:
-            _leave_at_once(self._code)
+            leave_at_once(self._code)
         self._code, self._came = self._codes[signum], time.monotonic()
         self._stop.set()
         # its handler runs within a write of the main thread too, which goes on where the handler returns
@@ -87,11 +77,4 @@ class StopSignals:
         limit = END_TIMEOUT + OUTPUTS_TIMEOUT if self._closing() else END_TIMEOUT
         late = time.monotonic() - self._came >= limit
         if late and self._code is not None and not takes(sys.stdout, sys.stderr):
-            _leave_at_once(self._code)
-
-
-def _leave_at_once(code: int) -> NoReturn:
-    with contextlib.suppress(OSError):  # the terminal is gone
-        if os.isatty(2) and takes(sys.stderr):
-            os.write(2, b"\x1b[?25h\n")  # a status line hides the cursor
-    os._exit(code)
+            leave_at_once(self._code)

@@ -17,9 +17,10 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+from ..ending import STOP_SIGNALS, takes
 from ..sources.events import Event
 from .heartbeat import BEAT_INTERVAL, START_TIMEOUT, WORKER, Beat
-from .signals import STOP_SIGNALS, asked_for, takes
+from .signals import asked_for
 
 TURN_INTERVAL = 0.1  # seconds between two looks at signals, beats and the worker
 STOP_TIMEOUT = 2.0  # seconds from a signal to the worker's end

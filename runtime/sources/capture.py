@@ -21,7 +21,7 @@ from ..errors import ImageError, SourceError
 from ..frame import Frame, Pixels
 from .camera import open_node
 from .child import ChildConnection, csi_pipeline
-from .events import Events, Kind
+from .events import MAX_DAMAGED, MAX_PARTS, Events, Kind, Pace
 from .files import Sources, check_names, open_sources
 from .mjpeg import MjpegConnection
 from .names import CaptureOptions, LiveName, display_name, parse_live
@@ -112,9 +112,12 @@ class LiveCapture:
     def _flow(self, connection: Connection, stop: threading.Event) -> Iterator[Frame]:
         """Yield one connection's frames until it stalls, or ends with a SourceError."""
         since = time.monotonic()
+        parts, damaged = Pace(MAX_PARTS, "frames"), Pace(MAX_DAMAGED, "damaged frames")
         while not stop.is_set():
             frame = self._read(connection)
             if frame is not None:
+                parts.count()
+                damaged.count(frame.image is None)
                 yield frame
                 since = time.monotonic()  # whoever took the frame may have kept it for long
             elif time.monotonic() - since >= connection.patience and not stop.is_set():

@@ -148,7 +148,9 @@ def pnm_frames(fill: Callable[[memoryview], int]) -> Iterator[Pixels | MemoryErr
                 yield None
         width, height = int(match[1]), int(match[2])
         if not 0 < width * height <= MAX_PIXELS:
-            raise SourceError(f"expected frames of 1 to {MAX_PIXELS} pixels, found {width}x{height}")
+            raise SourceError(
+                f"expected frames of 1 to {MAX_PIXELS} pixels, as fit this device's memory, found {width}x{height}"
+            )
         image: Pixels | None = None
         while image is None:
             try:

@@ -9,6 +9,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+from ..errors import SourceError
+from ..foreign_text import MAX_SHOWN, bounded
+
+MAX_PARTS = 500  # frames or parts of a stream a second: above every camera, and below what takes a core
+MAX_DAMAGED = 100  # of them that can't be decoded, each of which is an event and a line of output
+
 Kind = Literal[
     "lost",  # a camera or stream ended, or could not be opened
     "stalled",  # a source is open and has given no frame for too long
@@ -41,6 +47,23 @@ class Event:
     seconds: float | None = None
 
 
+class Pace:
+    """This class counts what one source gives, and raises a SourceError at more than ``most`` within a second."""
+
+    def __init__(self, most: int, what: str) -> None:
+        self._most, self._what = most, what
+        self._since, self._number = time.monotonic(), 0
+
+    def count(self, number: int = 1) -> None:
+        """Count so many more; ``what`` they are stands in the error."""
+        now = time.monotonic()
+        if now - self._since >= 1:
+            self._since, self._number = now, 0
+        self._number += number
+        if self._number > self._most:
+            raise SourceError(f"expected at most {self._most} {self._what} a second from a source, found more")
+
+
 class Events:
     """This class counts events and passes each on to its listeners, on the thread that reports; it is thread-safe."""
 
@@ -51,7 +74,7 @@ class Events:
 
     def report(self, kind: Kind, source: str = "", detail: str = "", *, seconds: float | None = None) -> None:
         """Count one event and tell the listeners."""
-        event = Event(kind, source, detail, time.time(), seconds)
+        event = Event(kind, source, bounded(detail, MAX_SHOWN), time.time(), seconds)
         with self._lock:
             self._counts[source, kind] += 1
         for listener in self._listeners:

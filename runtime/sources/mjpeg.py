@@ -14,8 +14,9 @@ from http.client import HTTPException
 import numpy as np
 import numpy.typing as npt
 
-from ..errors import SourceError
+from ..errors import OversizedError, SourceError
 from ..preprocess import decode_image
+from .events import MAX_PARTS, Pace
 from .names import CaptureOptions
 from .network import http_get
 
@@ -44,6 +45,7 @@ class JpegCutter:
         self._in_jpeg = False  # whether the buffer begins with a JPEG
         self._expected = False  # whether the header of an image's part came, and its JPEG has not begun
         self._searched = 0  # the place up to which a part's header was looked for
+        self.parts = 0  # that a header began, or an image without one
         self._segment = 0  # the place from which the JPEG's next marker is to be looked for
 
     def feed(self, data: bytes) -> None:
@@ -72,7 +74,9 @@ class JpegCutter:
             if part is None:
                 self._take(start)
                 self._in_jpeg, self._segment = True, len(JPEG_START) - 1
+                self.parts += not self._expected
                 return None
+            self.parts += 1
             missed = self._expected
             self._expected = OTHER_TYPE.search(part[1]) is None
             body = self._take(part.start())
@@ -117,6 +121,7 @@ class MjpegConnection:
         Setting ``stop`` ends every wait; ``options`` have the rate at which single pictures are asked for.
         """
         self.patience = options.patience(MJPEG_PATIENCE)
+        self._pace = Pace(MAX_PARTS, "parts")
         self._period = 1 / (options.fps or PICTURE_RATE)
         self._url = url
         self._stop = stop
@@ -125,6 +130,7 @@ class MjpegConnection:
     def _open(self) -> None:
         self._asked = time.monotonic()
         self._cutter = JpegCutter()
+        self._parts = 0  # of these, those that were counted
         self._pictures = 0  # of this response
         response, self._stream = http_get(self._url, self._stop, accept="multipart/x-mixed-replace, image/jpeg, */*")
         self._response = response
@@ -140,6 +146,7 @@ class MjpegConnection:
         self._stream.deadline = time.monotonic() + self.patience
         try:
             while (image := self._cutter.next()) is None:
+                self._pace.count(self._new_parts())  # of other kinds, or without an end
                 data = self._response.read1(READ_SIZE)
                 if data:
                     self._cutter.feed(data)
@@ -149,10 +156,18 @@ class MjpegConnection:
             return None
         except HTTPException:
             raise SourceError("a chunk of the stream is damaged, or was cut off") from None
+        self._new_parts()  # its frame is counted by whoever takes it
         self._pictures += 1
         if not self._cutter.ends_seen:  # some cameras never write the end marker; where one did, its want is damage
             image = LINE_END.sub(JPEG_END, image, 1)
-        return decode_image(image, "frame")
+        try:
+            return decode_image(image, "frame")
+        except OversizedError as error:  # it would go on as it began
+            raise SourceError(str(error)) from None
+
+    def _new_parts(self) -> int:
+        before, self._parts = self._parts, self._cutter.parts
+        return self._parts - before
 
     def _ask_again(self) -> bool:
         """Ask for the next picture when it is due, where a response was one picture; return False on a stop."""

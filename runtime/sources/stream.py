@@ -23,7 +23,7 @@ import numpy as np
 
 from ..errors import ImageError, SourceError
 from ..frame import Pixels
-from ..opencv import cv2
+from ..opencv import MAX_PIXELS, cv2
 from ..process import usable_cpus
 from .blocking import BLOCKING_CALLS, READ_WAIT, open_capture
 from .child import ChildConnection, rtsp_pipeline
@@ -209,6 +209,12 @@ def open_rtsp(url: str, stop: threading.Event, *, newest: bool, patience: float)
         raise SourceError(
             "the server answers, and gives no video: wrong path, name or password, or a codec that FFmpeg lacks"
             + ", as it may TLS" * tls
+        )
+    width, height = (int(capture.get(side)) for side in (cv2.CAP_PROP_FRAME_WIDTH, cv2.CAP_PROP_FRAME_HEIGHT))
+    if width * height > MAX_PIXELS:
+        capture.release()
+        raise SourceError(
+            f"expected frames of at most {MAX_PIXELS} pixels, as fit this device's memory, found {width}x{height}"
         )
     return RtspConnection(capture, stop, patience)
 

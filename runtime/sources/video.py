@@ -10,7 +10,9 @@ from pathlib import Path
 
 import numpy as np
 
+from ..errors import OversizedError
 from ..frame import Frame, Pixels
+from ..image_headers import check_size
 from ..opencv import cv2
 from ..process import usable_cpus
 from .containers import Container, read_container
@@ -33,6 +35,9 @@ def read_video(path: Path, otherwise: str) -> Iterator[Frame]:
         yield Frame(str(path), 0, None, reason, video=True)
         return
     try:
+        check_size(
+            int(capture.get(cv2.CAP_PROP_FRAME_WIDTH)), int(capture.get(cv2.CAP_PROP_FRAME_HEIGHT)), "its frames"
+        )
         while True:
             there, image = capture.read()
             if not there:
@@ -49,6 +54,8 @@ def read_video(path: Path, otherwise: str) -> Iterator[Frame]:
             error = _undecoded(container, path, otherwise, opened=capture.isOpened())
         if error:
             yield Frame(str(path), index, None, error, video=True)
+    except OversizedError as error:
+        yield Frame(str(path), 0, None, str(error), video=True)
     except cv2.error as error:
         yield Frame(str(path), index, None, f"the video decoder failed: {error.err}", video=True)
     finally:

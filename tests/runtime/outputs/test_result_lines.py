@@ -8,7 +8,7 @@ from rich.cells import cell_len
 from rich.console import Console
 from support.live.results import LABELS, make_result
 
-from hybrid_edge.runtime.console import printable
+from hybrid_edge.runtime.foreign_text import printable
 from hybrid_edge.runtime.outputs.result_lines import JsonLines, ResultTable
 from hybrid_edge.runtime.outputs.sink import Result
 from hybrid_edge.runtime.sources.events import Event

@@ -40,7 +40,9 @@ def test_in_a_log_the_state_is_one_line_a_minute_and_one_at_the_end(monkeypatch:
     assert "faults" not in last
 
 
-def test_a_thousand_corrupt_frames_are_one_line_in_five_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_thousand_corrupt_frames_are_one_line_a_minute_and_the_next_one_counts_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     line, stream = make_log()
     for number in range(1000):
         line.event(Event("corrupt", "cam0", f"frame {number}", time.time()))
@@ -50,7 +52,12 @@ def test_a_thousand_corrupt_frames_are_one_line_in_five_seconds(monkeypatch: pyt
     monkeypatch.setattr(statusline, "REPEAT_EVERY", 0.0)
     line.event(Event("corrupt", "cam0", "frame 1000", time.time()))
     lines = stream.getvalue().splitlines()
-    told = ["corrupt: cam0: frame 0", "lost: cam0: unplugged", "corrupt: cam1: frame 0", "corrupt: cam0: frame 1000"]
+    told = [
+        "corrupt: cam0: frame 0",
+        "lost: cam0: unplugged",
+        "corrupt: cam1: frame 0",
+        "corrupt: cam0: frame 1000 (999 more since the last one was told)",
+    ]
     assert [line[9:] for line in lines] == told
 
 

@@ -241,7 +241,7 @@ def test_a_run_that_is_frozen_as_a_whole_goes_on_with_the_same_worker(run: Start
 
 
 def test_a_machine_that_starts_no_more_processes_is_an_error_with_the_reason() -> None:
-    few = "import resource; resource.setrlimit(resource.RLIMIT_NOFILE, (5, 5))"  # enough to import, not to start one
+    few = "import resource; resource.setrlimit(resource.RLIMIT_NOFILE, (8, 8))"  # enough to import, not to start one
     done = subprocess.run(
         [sys.executable, "-c", f"from hybrid_edge.runtime.commands.infer import main; {few}; main()", "0"],
         capture_output=True,
