@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 export ORT_DISABLE_TELEMETRY ?= 1
-SOURCES := $(addprefix src/hybrid_edge/,train export runtime calib) src/hybrid_edge/__init__.py
+SOURCES := $(addprefix src/hybrid_edge/,train export runtime calib) src/hybrid_edge/__init__.py setup.py
 
 .PHONY: demo test test-arm64 test-oldest test-gpu test-triton bench soak lint format clean
 
