@@ -1,4 +1,4 @@
-"""The Dockerfiles of docs/containers: linted, and what all of them promise; `make container-cpu` runs the CPU's steps."""
+"""The Dockerfiles of docs/containers, linted, and what all of them promise; `make container-cpu` runs the CPU's."""
 
 import json
 import os
@@ -13,8 +13,8 @@ from threading import Thread
 
 import pytest
 from support.machines.dockerfile import parse
+from support.machines.source_tree import ROOMS, ROOT
 
-ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "docs" / "containers"
 FILES = sorted(FOLDER.glob("*.Dockerfile"))
 RUN_HERE = {"cpu.Dockerfile"}
@@ -62,16 +62,14 @@ def test_what_is_copied_is_what_dockerignore_lets_through(file: Path) -> None:
     for name, argument in [step for stage in parse(file.read_text()) for step in stage.steps]:
         if name == "COPY" and not argument.startswith(("--from", ". ")):
             assert argument.split()[0] in allowed
-    assert {"pyproject.toml", "setup.py", "README.md", "LICENSE", "src", "train", "calib", "export", "runtime"} <= {
-        *allowed
-    }
+    assert {"pyproject.toml", "setup.py", "README.md", "LICENSE", "src", *ROOMS} <= {*allowed}
     assert all(list(ROOT.glob(name)) for name in allowed)
 
 
 def test_every_image_is_in_the_page_with_the_file_that_builds_it() -> None:
     page = (ROOT / "docs" / "containers.md").read_text()
     assert all(f"docs/containers/{file.name}" in page for file in FILES)
-    assert "--network host" not in page.replace("no `--network host`", "")
+    assert "--network host" not in page.replace("No `--network host`", "")
 
 
 @contextmanager
@@ -101,26 +99,26 @@ def health(address: str) -> tuple[int, str]:
     return done.returncode, done.stderr.strip()
 
 
+SILENT = "expected frames from a camera, found none from video0, gate"
+
+
 def camera(name: str, up: float) -> str:
     return f'hybrid_edge_camera_up{{camera="{name}"}} {up}\n'
 
 
 @pytest.mark.parametrize(
-    ("page", "found"),
+    ("page", "expected"),
     [
         (camera("video0", 1.0), (0, "")),
         (camera("video0", 0.0) + camera("gate", 1.0), (0, "")),  # no restart brings a camera back that is unplugged
         ("hybrid_edge_results_total 3.0\n", (0, "")),  # files alone
-        (
-            camera("video0", 0.0) + camera("gate", 0.0),
-            (1, "expected frames from a camera, found none from video0, gate"),
-        ),
+        (camera("video0", 0.0) + camera("gate", 0.0), (1, SILENT)),
     ],
     ids=["frames", "one of two", "files", "none"],
 )
-def test_a_container_is_healthy_while_frames_flow_from_a_camera(page: str, found: tuple[int, str]) -> None:
+def test_a_container_is_healthy_while_frames_flow_from_a_camera(page: str, expected: tuple[int, str]) -> None:
     with metrics(page.encode()) as address:
-        assert health(address) == found
+        assert health(address) == expected
 
 
 def test_a_container_that_does_not_answer_is_not_healthy() -> None:
