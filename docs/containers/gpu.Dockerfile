@@ -27,7 +27,7 @@ LABEL org.opencontainers.image.title="hybrid-edge" \
       org.opencontainers.image.licenses="Apache-2.0"
 # hadolint ignore=DL3008  # as above
 RUN apt-get update \
-    && apt-get install -y --no-install-recommends python3 \
+    && apt-get install -y --no-install-recommends ca-certificates python3 \
     && rm -rf /var/lib/apt/lists/* \
     && install -d -o 10001 -g 10001 /var/cache/hybrid-edge
 COPY docs/containers/healthy.py /opt/hybrid-edge/

@@ -27,7 +27,7 @@ LABEL org.opencontainers.image.title="hybrid-edge" \
 # GStreamer reads CSI cameras, and RTSP through the hardware's decoder; its NVIDIA plug-ins come with the runtime
 # hadolint ignore=DL3008  # as above
 RUN apt-get update \
-    && apt-get install -y --no-install-recommends python3 python3-libnvinfer \
+    && apt-get install -y --no-install-recommends ca-certificates python3 python3-libnvinfer \
        gstreamer1.0-tools gstreamer1.0-plugins-good gstreamer1.0-plugins-bad \
     && rm -rf /var/lib/apt/lists/* \
     && install -d -o 10001 -g 10001 /var/cache/hybrid-edge
