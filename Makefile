@@ -3,9 +3,9 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 export ORT_DISABLE_TELEMETRY ?= 1
-SOURCES := $(addprefix src/hybrid_edge/,train export runtime calib) src/hybrid_edge/__init__.py
+SOURCES := $(addprefix src/hybrid_edge/,train export runtime calib) src/hybrid_edge/__init__.py setup.py
 
-.PHONY: demo test test-arm64 test-oldest test-gpu test-triton bench soak lint format clean
+.PHONY: demo test test-arm64 container-cpu test-oldest test-gpu test-triton bench soak lint format clean
 
 CHECK_PYTHON = $(PYTHON) -c "import sys; v = sys.version_info; sys.exit(None if (3, 11) <= v < (3, 14) else f'hybrid-edge trains on Python 3.11 to 3.13, found {v.major}.{v.minor}: make PYTHON=python3.12 ...')"
 
@@ -22,7 +22,7 @@ demo: $(VENV)/.installed
 test: $(VENV)/.installed
 	$(BIN)/python -m pytest -n 2 -m "not gpu"
 
-# what the next two run: a bundle exported here, or one that is there already
+# what the next three run: a bundle exported here, or one that is there already
 HYBRID_EDGE_TEST_BUNDLE ?= build/bundle.tar
 ELSEWHERE = HYBRID_EDGE_TEST_BUNDLE='$(abspath $(HYBRID_EDGE_TEST_BUNDLE))'
 
@@ -33,7 +33,11 @@ build/bundle.tar: $(VENV)/.installed tests/support/models/exported.py $(shell fi
 test-arm64: $(VENV)/.installed $(HYBRID_EDGE_TEST_BUNDLE)
 	$(ELSEWHERE) $(BIN)/python tests/support/machines/arm64.py $(TESTS)
 
-# the runtime with the oldest libraries that pyproject.toml allows, JetPack 6's among them
+# the CPU container's steps without docker, and the container at work: as root, on Debian with mmdebstrap
+container-cpu: $(VENV)/.installed $(HYBRID_EDGE_TEST_BUNDLE)
+	$(ELSEWHERE) PYTHONPATH=tests $(BIN)/python tests/support/machines/container.py
+
+# the runtime, and the attacks on it, with the oldest libraries that pyproject.toml allows, JetPack 6's among them
 OLDEST := $(VENV)-oldest
 PYTHON310 ?= $(firstword $(wildcard $(HOME)/.pyenv/versions/3.10.*/bin/python3.10) $(shell command -v python3.10))
 
@@ -45,7 +49,7 @@ $(OLDEST)/.installed: pyproject.toml constraints-oldest.txt
 	touch $@
 
 test-oldest: $(if $(PYTHON310),$(OLDEST)/.installed $(HYBRID_EDGE_TEST_BUNDLE))
-	$(if $(PYTHON310),$(ELSEWHERE) $(OLDEST)/bin/python -m pytest -n 2 -m "not gpu" tests/runtime, \
+	$(if $(PYTHON310),$(ELSEWHERE) $(OLDEST)/bin/python -m pytest -n 2 -m "not gpu" tests/runtime $(wildcard tests/attacks), \
 	  @echo "make test-oldest: skipped, as no Python 3.10 was found; PYTHON310=/path/to/python3.10 names one")
 
 # a real Triton server, in an environment of its own: nvidia-pytriton needs NumPy 1

@@ -147,7 +147,7 @@ def _commit(
         weights_sha256=prepared.weights,
         variants=(*passed, *(item for item in golden.kept if item.name not in names)),
         golden=golden.record,
-        provenance=provenance(request.run, request.metrics),
+        provenance=provenance(request.model, request.run, request.metrics),
     )
     with log.step("commit the bundle"):
         writer.commit(manifest)

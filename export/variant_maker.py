@@ -14,6 +14,7 @@ from pathlib import Path
 
 import onnx
 
+from ..runtime.backends.selection import MAX_SLOWDOWN
 from ..runtime.errors import ConversionError, EngineError, Int8EngineError, ParityError
 from ..runtime.graph_guard import check_graph_bytes
 from ..runtime.manifest import FileRecord, Precision, Target, Variant
@@ -50,32 +51,38 @@ MB = 1e6
 class TriedVariant:
     """A variant after its gate; ``variant`` is None where it was refused, and ``tried`` says how it was judged.
 
-    ``flips`` are the images whose first label is not Keras's.
+    ``flips`` are the images whose first label is not Keras's. ``measured`` is what the report says of times and the
+    bundle does not: the same model gives the same bundle, and no two runs take the same time.
     """
 
     tried: ReportEntry
     variant: Variant | None = None
     flips: tuple[Flip, ...] = ()
+    measured: tuple[str, ...] = ()
+    time_ratio: float | None = None
 
     @property
     def entry(self) -> ReportEntry:
         """What the report says of the variant as it stands."""
         if self.variant is None:
             return self.tried
-        return ReportEntry.of(self.variant, flips=self.tried.flips, no_temperature=self.tried.no_temperature)
+        entry = ReportEntry.of(self.variant, flips=self.tried.flips, no_temperature=self.tried.no_temperature)
+        return entry.model_copy(update={"warnings": (*entry.warnings, *self.measured), "time_ratio": self.time_ratio})
 
-    def with_warning(self, warning: str) -> TriedVariant:
+    def with_warning(self, warning: str, measured: Sequence[str] = ()) -> TriedVariant:
         """Return the same with one more warning in front of the others; a refused one stays as it is."""
         if self.variant is None:
             return self
-        return replace(self, variant=self.variant.model_copy(update={"warnings": (warning, *self.variant.warnings)}))
+        variant = self.variant.model_copy(update={"warnings": (warning, *self.variant.warnings)})
+        return replace(self, variant=variant, measured=(*self.measured, *measured))
 
     def timed(self, beside: AgainstWider | None) -> TriedVariant:
         """Return the same with its time beside the next wider precision's; one that was not timed stays as it is."""
         if self.variant is None or beside is None:
             return self
-        warnings = (*self.variant.warnings, *([beside.warning] if beside.warning else []))
-        return replace(self, variant=self.variant.model_copy(update={"time_ratio": beside.ratio, "warnings": warnings}))
+        variant = self.variant.model_copy(update={"slower": beside.ratio > MAX_SLOWDOWN})
+        measured = (*self.measured, *([beside.warning] if beside.warning else []))
+        return replace(self, variant=variant, measured=measured, time_ratio=beside.ratio)
 
 
 @dataclass(frozen=True)
@@ -129,7 +136,8 @@ class VariantMaker:
             return first  # it fails even without any INT8: the fault is not quantization's
         files = [self._write(artifact), self._write(artifact, wider)]
         ratio = time_ratio(files[0], files[1], artifact.targets[0], self._prepared.spec, self._settings.engine)
-        return [item.with_warning(_gave_back(wider, first[0].entry, item.entry, ratio)) for item in found]
+        time = [] if ratio is None else [f"with {', '.join(wider)} wider: {ratio:.2f} times the time of all in INT8"]
+        return [item.with_warning(_gave_back(wider, first[0].entry, item.entry), time) for item in found]
 
     def time(self, variants: Sequence[Variant]) -> dict[str, AgainstWider]:
         """Time each variant against the next wider precision on this machine; return what was found by its name."""
@@ -268,12 +276,11 @@ class VariantMaker:
         )
 
 
-def _gave_back(wider: Sequence[str], first: ReportEntry, last: ReportEntry, ratio: float | None) -> str:
-    """Say what giving layers back cost: the artifact's size and, where its target is on this machine, its time."""
-    time = "" if ratio is None else f", and {ratio:.2f} times the time of all of them in INT8"
+def _gave_back(wider: Sequence[str], first: ReportEntry, last: ReportEntry) -> str:
+    """Say which layers were given back, and what that cost in the artifact's size."""
     return (
         f"in a wider precision, without which the gate refused it: {', '.join(wider)}; "
-        f"{last.size / MB:.1f} MB in place of {first.size / MB:.1f} MB{time}"
+        f"{last.size / MB:.1f} MB in place of {first.size / MB:.1f} MB"
     )
 
 

@@ -224,7 +224,7 @@ def _check_jpeg(data: bytes, name: str, max_pixels: int) -> None:
         raise ImageError(f"{name}: truncated JPEG: it ends without an end marker")
 
 
-def _check_pixels(first: bytes, second: bytes, name: str, max_pixels: int) -> None:
+def _check_pixels(first: bytes, second: bytes, name: str, max_pixels: int = MAX_PIXELS) -> None:
     check_size(int.from_bytes(second, "big"), int.from_bytes(first, "big"), name, max_pixels)
 
 

@@ -192,9 +192,10 @@ class Variant(_ManifestRecord):
     really runs; ``cpu_features`` names instructions of which the CPU must have one, or the variant is not to be run
     (in older bundles alone: weights don't saturate any more).
     ``cost`` is what an inference must compute and move at least; None in bundles from before it was recorded.
-    ``time_ratio`` is the variant's time over that of the next wider precision, one image at a time, where it was
-    exported; None where that was not timed. ``temperature`` is what ``--calibrated`` takes; None in older bundles, and
-    where there were too few labelled images to fit one.
+    ``slower`` says that it took clearly longer than the next wider precision, one image at a time, where it was
+    exported: the times themselves, which no two exports have alike, are in the report. Older bundles have their ratio,
+    ``time_ratio``, in its place. ``temperature`` is what ``--calibrated`` takes; None in older bundles, and where there
+    were too few labelled images to fit one.
     """
 
     name: Label
@@ -210,6 +211,7 @@ class Variant(_ManifestRecord):
     calibration: dict[str, Any] | None = None
     branches: tuple[Sentence, ...] = ()
     cost: Cost | None = None
+    slower: bool = False
     time_ratio: float | None = Field(default=None, gt=0)
     temperature: Temperature | None = None
     cpu_features: tuple[Label, ...] = ()

@@ -1,9 +1,7 @@
 import json
 import os
 import re
-import shutil
 import subprocess
-import sys
 import tarfile
 import zipfile
 from dataclasses import dataclass
@@ -14,10 +12,9 @@ import pytest
 import skimage.data
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
+from support.machines.source_tree import ROOMS, ROOT, copy_source, python, require_index
 from support.models.bundles import LABELS, encode, make_bundle, sample_image
 
-ROOT = Path(__file__).parents[1]
-ROOMS = ("train", "calib", "export", "runtime")
 NOT_FOR_A_DEVICE = ("tensorflow", "keras", "tf2onnx", "onnx", "h5py", "matplotlib", "scikit-learn", "tensorboard")
 PHOTOGRAPH = Path(skimage.data.__file__).with_name("chelsea.png")
 
@@ -66,32 +63,15 @@ class Installed:
         return result.stdout.strip()
 
 
-def python(*arguments: object) -> subprocess.CompletedProcess[str]:
-    """Run this environment's Python, as with ``-m pip``."""
-    command = [sys.executable, *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
-
-
 @pytest.fixture(scope="session")
 def index(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """Skip where packages can't be had: everything else that fails below is a fault of ours."""
-    folder = tmp_path_factory.mktemp("index")
-    brief = ("--retries", 1, "--timeout", 15)
-    result = python("-m", "pip", *brief, "download", "--quiet", "--no-deps", "--dest", folder, "setuptools>=77")
-    if result.returncode:
-        pytest.skip(f"no package index can be reached: {result.stderr.strip().splitlines()[-1]}")
+    require_index(tmp_path_factory.mktemp("index"))
 
 
 @pytest.fixture(scope="session")
 def built(index: None, tmp_path_factory: pytest.TempPathFactory) -> Built:
     folder = tmp_path_factory.mktemp("built")
-    tree = folder / "tree"
-    tree.mkdir()
-    for name in ("pyproject.toml", "README.md", "LICENSE"):
-        shutil.copy(ROOT / name, tree)
-    for name in ("src", *ROOMS):
-        unwanted = shutil.ignore_patterns("__pycache__", "*.egg-info")
-        shutil.copytree(ROOT / name, tree / name, symlinks=True, ignore=unwanted)
+    tree = copy_source(folder / "tree")
     result = python("-m", "build", "--outdir", folder / "dist", tree)
     assert result.returncode == 0, result.stdout + result.stderr
     (wheel,) = (folder / "dist").glob("*.whl")
@@ -171,7 +151,7 @@ def test_jetson_replaces_nothing_that_jetpack_brings(built: Built) -> None:
         ("jetson", "3.10", "numpy", ["1.26.4"], ["2.2.6"]),  # JetPack 6
         ("jetson", "3.10", "cuda-python", ["12.6.2.post1"], ["12.9.10", "13.4.4"]),
         ("jetson", "3.12", "cuda-python", ["13.4.4"], ["12.9.10"]),  # JetPack 7
-        ("gpu", "3.12", "onnxruntime-gpu", ["1.28.0", "1.31.1"], ["1.23.2", "1.27.0"]),
+        ("gpu", "3.12", "onnxruntime-gpu", ["1.31.0", "1.31.1"], ["1.23.2", "1.30.0"]),
         ("gpu-cu12", "3.12", "onnxruntime-gpu", ["1.23.2", "1.26.0"], ["1.22.0", "1.27.0", "1.31.1"]),
         ("tensorrt-cu12", "3.12", "tensorrt-cu12", ["10.3.0", "11.4.0.106"], ["10.2.0"]),
         ("rtx-cu12", "3.12", "tensorrt-rtx-cu12", ["1.7.1.116"], []),
@@ -198,7 +178,7 @@ def test_the_sdist_holds_files_and_no_links(built: Built) -> None:
     assert not [member.name for member in members if not (member.isfile() or member.isdir())]
     names = {member.name.partition("/")[2] for member in members}
     assert {f"src/{module}" for module in modules()} <= names
-    assert {"LICENSE", "README.md", "pyproject.toml", "src/hybrid_edge/py.typed"} <= names
+    assert {"LICENSE", "README.md", "pyproject.toml", "setup.py", "src/hybrid_edge/py.typed"} <= names
 
 
 def test_nothing_of_training_is_installed_with_cpu(installed: Installed) -> None:

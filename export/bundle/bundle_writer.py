@@ -19,7 +19,7 @@ from types import TracebackType
 
 from ... import __version__
 from ...runtime.bundle import Bundle
-from ...runtime.errors import BundleError
+from ...runtime.errors import BundleError, UsageError
 from ...runtime.manifest import MANIFEST, FileRecord, Manifest, Provenance, parse_manifest, sealed
 from ...runtime.storage import file_sha256, locked, write_bytes
 from ...runtime.trust import ANYONE, SIGNATURE
@@ -165,6 +165,7 @@ def _sync(folder: Path) -> None:
         os.close(handle)
 
 
+SOURCE_DATE = "SOURCE_DATE_EPOCH"  # reproducible-builds.org: the date that a build gives to what it makes
 MADE_BY = ("tensorflow", "keras", "tf2onnx", "onnx")
 PACKAGES = (*MADE_BY, "onnxruntime", "onnxruntime-gpu", "tensorrt", "tensorrt-rtx", "numpy", "opencv-python")
 
@@ -174,15 +175,30 @@ def made_by() -> dict[str, str]:
     return {"hybrid-edge": __version__, **_versions(MADE_BY)}
 
 
-def provenance(run: str, metrics: Mapping[str, float]) -> Provenance:
-    """Record when, by which packages and from which run of these metrics the bundle is made."""
+def provenance(model: Path, run: str, metrics: Mapping[str, float]) -> Provenance:
+    """Record of when the model is, by which packages and from which run of these metrics the bundle is made.
+
+    The date is the model file's, so that the same run gives the same bundle, or what ``SOURCE_DATE_EPOCH`` says, in
+    seconds since 1970.
+
+    Raises:
+        UsageError: ``SOURCE_DATE_EPOCH`` is no such number.
+    """
     return Provenance(
-        created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        created=_date(model).isoformat(timespec="seconds"),
         hybrid_edge=__version__,
         run=run,
         packages=_versions(PACKAGES),
         metrics=dict(metrics),
     )
+
+
+def _date(model: Path) -> datetime:
+    told = os.environ.get(SOURCE_DATE)
+    try:
+        return datetime.fromtimestamp(int(model.stat().st_mtime if told is None else told), timezone.utc)
+    except (ValueError, OverflowError) as error:
+        raise UsageError(f"{SOURCE_DATE}: expected seconds since 1970, found {told!r}; correct or unset it") from error
 
 
 def _versions(packages: Sequence[str]) -> dict[str, str]:

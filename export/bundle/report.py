@@ -27,7 +27,9 @@ class ReportEntry(BaseModel):
 
     ``size`` is the artifact's size in bytes; ``refused`` says why the variant is not in the bundle, and is empty where
     it is; ``flips`` names the contact sheet of its flipped images, beside the report; ``parity`` is None where the
-    variant could not even be run. ``no_temperature`` says why a variant that passed has no temperature.
+    variant could not even be run. ``time_ratio`` is its time over that of the next wider precision, one image at a
+    time, on this machine; None where that was not timed. ``no_temperature`` says why a variant that passed has no
+    temperature.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -43,6 +45,7 @@ class ReportEntry(BaseModel):
     warnings: tuple[str, ...] = ()
     refused: str = ""
     flips: str = ""
+    time_ratio: float | None = None
     temperature: Temperature | None = None
     no_temperature: str = ""
 

@@ -32,7 +32,7 @@ from .tensorrt import TensorRtBackend
 
 AUTO = "auto"
 NARROWEST_FIRST: tuple[Precision, ...] = ("int8", "fp16", "fp32")
-# the ratio of times above which `auto` takes the wider precision; below, a variant's size counts for more
+# the ratio of times above which a precision is slower than the wider one; below, a variant's size counts for more
 MAX_SLOWDOWN = 1.1
 # the engines in the order in which `auto` tries them
 ENGINES: dict[Target, type[Backend]] = {"tensorrt": TensorRtBackend, "cuda": OnnxRuntimeCuda, "cpu": OnnxRuntimeCpu}
@@ -245,10 +245,10 @@ def _fastest_first(groups: list[list[Variant]], passed_over: dict[str, str]) -> 
     """
     ordered: list[list[Variant]] = []
     for group in reversed(groups):  # the widest first
-        (variant, *_), ratio = group, group[0].time_ratio or 0.0
-        if ordered and ratio > MAX_SLOWDOWN:
+        variant = group[0]
+        if ordered and (variant.slower or (variant.time_ratio or 0.0) > MAX_SLOWDOWN):
             passed_over[f"{variant.target} {variant.precision}"] = (
-                f"{variant.name} took {ratio:.2f} times as long as {ordered[0][0].name} where it was exported; "
+                f"{variant.name} took clearly longer than {ordered[0][0].name} where it was exported; "
                 f"--precision {variant.precision} takes it all the same"
             )
             ordered.append(group)

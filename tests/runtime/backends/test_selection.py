@@ -114,23 +114,28 @@ def test_auto_takes_the_narrowest_precision_that_passed_its_gate(tmp_path: Path)
     assert chosen(open_backend(bundle, precision="int8")) == "int8-cpu"  # by name it is taken whatever its gate said
 
 
+OLDER = [(None, "int8-cpu"), (0.2, "int8-cpu"), (1.05, "int8-cpu"), (1.5, "fp32-cpu")]  # bundles that have the ratio
+
+
 @pytest.mark.parametrize(
-    ("ratio", "taken"), [(None, "int8-cpu"), (0.2, "int8-cpu"), (1.05, "int8-cpu"), (1.5, "fp32-cpu")]
+    ("timed", "taken"),
+    [({"slower": False}, "int8-cpu"), ({"slower": True}, "fp32-cpu")]
+    + [({"time_ratio": ratio}, taken) for ratio, taken in OLDER],
 )
 def test_on_the_cpu_auto_takes_the_wider_precision_where_the_exporter_found_it_faster(
-    tmp_path: Path, ratio: float | None, taken: str
+    tmp_path: Path, timed: dict[str, object], taken: str
 ) -> None:
-    bundle = changed(bundle_of(tmp_path, ("fp32", "cpu"), ("int8", "cpu")), "int8-cpu", time_ratio=ratio)
+    bundle = changed(bundle_of(tmp_path, ("fp32", "cpu"), ("int8", "cpu")), "int8-cpu", **timed)
     found = open_backend(bundle)
     assert chosen(found) == taken
-    slower = "int8-cpu took 1.50 times as long as fp32-cpu where it was exported"
+    slower = "int8-cpu took clearly longer than fp32-cpu where it was exported"
     told = {"cpu int8": f"{slower}; --precision int8 takes it all the same"}
     assert found.passed_over == (told if taken == "fp32-cpu" else {})
     assert chosen(open_backend(bundle, precision="int8")) == "int8-cpu"
 
 
 def test_a_slower_precision_is_taken_where_there_is_no_other(tmp_path: Path) -> None:
-    bundle = changed(bundle_of(tmp_path, ("int8", "cpu")), "int8-cpu", time_ratio=2.0)
+    bundle = changed(bundle_of(tmp_path, ("int8", "cpu")), "int8-cpu", slower=True)
     assert chosen(open_backend(bundle)) == "int8-cpu"
 
 
