@@ -87,7 +87,7 @@ def update(
     Example: hybrid-update --back
     """
     from ..errors import UsageError  # noqa: PLC0415
-    from ..update.prove import Proof  # noqa: PLC0415  # --help should not wait for OpenCV
+    from ..update.prove import DeviceProof  # noqa: PLC0415  # OpenCV
     from ..update.update_bundle import UpdateRequest, go_back  # noqa: PLC0415
     from ..update.update_bundle import update as run  # noqa: PLC0415
 
@@ -99,7 +99,7 @@ def update(
     else:
         options = ["--backend", backend, "--precision", precision]
         options += [] if threads is None else ["--threads", str(threads)]
-        proof = Proof(tuple(options), frames, max_slower, max_drop / 100, timeout)
+        proof = DeviceProof(tuple(options), frames, max_slower, max_drop / 100, timeout)
         trust = Trust.from_flags(expect_sha256, require_signature)
         done = run(
             UpdateRequest(source, bundle, trust, proof, compares=compare, health=health, keep=keep, max_size=max_size)

@@ -27,7 +27,7 @@ MAX_QUOTED = 500  # characters of a command's error
 
 
 @dataclass(frozen=True)
-class Proof:
+class DeviceProof:
     """How a new bundle must compare with the old one on this device.
 
     Attributes:

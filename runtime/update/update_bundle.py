@@ -20,7 +20,7 @@ from ..manifest import MANIFEST
 from ..storage import flush
 from ..trust import ANYONE, SIGNATURE, Trust
 from .fetch import MIB, fetch, is_address
-from .prove import Proof
+from .prove import DeviceProof
 from .watch import Watch
 
 MAX_SIZE = 4096  # MiB; the full-size reference in three precisions has 600
@@ -43,7 +43,7 @@ class UpdateRequest:
     source: str
     bundle: Path = Path("bundle")
     trust: Trust = field(default_factory=Trust)
-    proof: Proof = field(default_factory=Proof)
+    proof: DeviceProof = field(default_factory=DeviceProof)
     compares: bool = True
     health: float = 30.0
     keep: int = 2
@@ -65,7 +65,7 @@ class Updated:
         fingerprint: of the bundle that runs now.
         before: of the one that ran; None where there was none, or it was no version of the store.
         switched: whether that changed anything.
-        compared: what was measured of both, see ``Proof.compare``; None where nothing was.
+        compared: what was measured of both, see ``DeviceProof.compare``; None where nothing was.
         watched: how many live runs tried it.
     """
 

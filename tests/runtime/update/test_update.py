@@ -22,7 +22,7 @@ from hybrid_edge.runtime.commands import update
 from hybrid_edge.runtime.errors import RefusedUpdateError
 from hybrid_edge.runtime.manifest import MANIFEST
 from hybrid_edge.runtime.trust import ANYONE
-from hybrid_edge.runtime.update.prove import Proof
+from hybrid_edge.runtime.update.prove import DeviceProof
 from hybrid_edge.runtime.update.update_bundle import UpdateRequest
 from hybrid_edge.runtime.update.update_bundle import update as run_update
 
@@ -310,5 +310,5 @@ def test_a_comparison_without_a_single_frame_says_so(running: BundleStore, tmp_p
     empty.mkdir()
     new = Bundle.open(other_bundle(tmp_path / "new"))
     with pytest.raises(Exception, match="found") as refused:
-        Proof(frames=empty).compare(new, Bundle.open(running.link))
+        DeviceProof(frames=empty).compare(new, Bundle.open(running.link))
     assert not isinstance(refused.value, RefusedUpdateError)
