@@ -18,6 +18,7 @@ from .trial_process import MARK
 PROGRAM = "from hybrid_edge.runtime.doctor.trial_process import main; main()"
 MODULES = ("numpy", "cv2", "onnxruntime", "tensorrt", "tensorrt_rtx", "cuda.bindings.runtime")
 IMPORT_SECONDS = 90.0  # an import takes one or two, on an emulated ARM ten times as long
+MAX_REASON = 1000  # characters of what a library said
 OPEN_SECONDS = 300.0  # a bundle of gigabytes on a card is unpacked and verified
 VARIANT_SECONDS = 300.0  # a golden check of a large FP32 model on a small CPU takes tens
 BUILD_SECONDS = 3600.0  # of a TensorRT engine, minutes on a small module
@@ -124,7 +125,7 @@ def _attempt(request: dict[str, Any], seconds: float) -> dict[str, Any]:
     said = [line for line in lines if line.startswith(MARK)]
     if ended.failure is None and said:
         outcome: dict[str, Any] = json.loads(said[-1].removeprefix(MARK))
-        return outcome
+        return {**outcome, "text": " ".join(outcome.get("text", "").split())[:MAX_REASON]}
     return {"kind": "error", "kinds": [ended.killed], "text": _reason(ended, lines, done=bool(said))}
 
 
