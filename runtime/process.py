@@ -1,4 +1,4 @@
-"""Ask the system what this process may use and has used: its CPUs, its memory, and its peak of that."""
+"""Ask the system what this process may use and has used: CPUs, memory, its peak of that; start more of this Python."""
 
 from __future__ import annotations
 
@@ -11,6 +11,13 @@ from pathlib import Path
 
 STATUS = Path("/proc/self/status")
 KIB_PER_MIB = 1024
+# Python looks for modules in the current folder first, which may be a bundle of somebody else's with a numpy.py in it
+LEAVE_OUT_CURRENT_FOLDER = "import sys; sys.path[:] = filter(None, sys.path)"
+
+
+def python_command(code: str) -> list[str]:
+    """Return the command that runs code in another process of this Python, where the current folder has no modules."""
+    return [sys.executable, "-c", f"{LEAVE_OUT_CURRENT_FOLDER}; {code}"]
 
 
 def peak_mib(status: Path = STATUS) -> float:

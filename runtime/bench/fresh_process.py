@@ -1,8 +1,8 @@
 """Time fresh processes up to their first prediction, and take their peak of memory.
 
 Memory and the time to the first prediction are properties of a process, and the one that measures has opened other
-variants before. So this file is also the program that such a process runs, ``python -m …bench.fresh_process``; its
-figures go to stdout as one line of JSON. It imports little at its top, as the program's imports are timed.
+variants before. So this file is also the program that such a process runs; its figures go to stdout as one line of
+JSON. It imports little at its top, as the program's imports are timed.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from collections.abc import Callable, Iterable, Mapping
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
-from ..process import peak_mib
+from ..process import peak_mib, python_command
 
 if TYPE_CHECKING:
     from .bench_report import Start
 
-MODULE = "hybrid_edge.runtime.bench.fresh_process"
+PROGRAM = "from hybrid_edge.runtime.bench.fresh_process import main; main()"
 TIMEOUT = 600.0  # seconds for one process: the golden check of a large FP32 model on a small CPU takes tens
 STDERR_LINES = 3  # kept of a failed process's stderr, whose last ones name the error
 MIB = 2**20
@@ -53,7 +53,7 @@ def _start(request: dict[str, Any]) -> dict[str, Any]:
     content = json.dumps({**request, "started": time.monotonic()})
     try:
         done = subprocess.run(  # noqa: S603  # this interpreter, this package
-            [sys.executable, "-m", MODULE, content], capture_output=True, text=True, timeout=TIMEOUT, check=False
+            [*python_command(PROGRAM), content], capture_output=True, text=True, timeout=TIMEOUT, check=False
         )
         failure = " ".join(done.stderr.split("\n")[-STDERR_LINES - 1 :]).strip() or f"exit {done.returncode}"
     except (OSError, subprocess.TimeoutExpired) as error:
@@ -115,7 +115,3 @@ def main() -> None:
     parts = [later - earlier for earlier, later in pairwise(moments)]
     figures = dict(zip(("imports", "opening", "golden", "first"), parts, strict=True))
     print(json.dumps({**figures, "seconds": sum(parts), "peak_mib": peak_mib(), "gpu_mib": gpu_mib}))  # noqa: T201
-
-
-if __name__ == "__main__":
-    main()

@@ -93,7 +93,3 @@ def main() -> None:
     found = _try(json.loads(sys.argv[1]))
     sys.stdout.flush()
     print(f"\n{MARK}{json.dumps(found)}", flush=True)  # noqa: T201
-
-
-if __name__ == "__main__":
-    main()

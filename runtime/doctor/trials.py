@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import sys
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from ..process import python_command
 from .bounded import Ended, run_bounded
 from .facts import MAX_ITEMS, MAX_TEXT, Facts
 from .trial_process import MARK
 
-# `python -m` and `-c` look for modules in the current folder first, which may be a bundle of somebody else's
-PROGRAM = "import sys; sys.path[:] = filter(None, sys.path); from {0} import main; main()"
+PROGRAM = "from hybrid_edge.runtime.doctor.trial_process import main; main()"
 MODULES = ("numpy", "cv2", "onnxruntime", "tensorrt", "tensorrt_rtx", "cuda.bindings.runtime")
 IMPORT_SECONDS = 90.0  # an import takes one or two, on an emulated ARM ten times as long
+MAX_REASON = 1000  # characters of what a library said
 OPEN_SECONDS = 300.0  # a bundle of gigabytes on a card is unpacked and verified
 VARIANT_SECONDS = 300.0  # a golden check of a large FP32 model on a small CPU takes tens
 BUILD_SECONDS = 3600.0  # of a TensorRT engine, minutes on a small module
@@ -120,13 +120,12 @@ def _state(outcome: dict[str, Any]) -> State:
 
 def _attempt(request: dict[str, Any], seconds: float) -> dict[str, Any]:
     """Run the program of ``trial_process`` for a request; the result has a ``kind``, and ``text`` where it failed."""
-    program = PROGRAM.format("hybrid_edge.runtime.doctor.trial_process")
-    ended = run_bounded([sys.executable, "-c", program, json.dumps(request)], seconds, CHANGES)
+    ended = run_bounded([*python_command(PROGRAM), json.dumps(request)], seconds, CHANGES)
     lines = [line for line in ended.output.splitlines() if line.strip()]
     said = [line for line in lines if line.startswith(MARK)]
     if ended.failure is None and said:
         outcome: dict[str, Any] = json.loads(said[-1].removeprefix(MARK))
-        return outcome
+        return {**outcome, "text": " ".join(outcome.get("text", "").split())[:MAX_REASON]}
     return {"kind": "error", "kinds": [ended.killed], "text": _reason(ended, lines, done=bool(said))}
 
 

@@ -10,6 +10,7 @@ from functools import lru_cache
 
 from ..errors import UsageError
 from ..opencv import cv2
+from ..process import python_command
 
 PROBE_TIMEOUT = 10.0  # seconds for another process to start and open a window
 PROBE = "import cv2; cv2.namedWindow('hybrid-edge', cv2.WINDOW_NORMAL); cv2.destroyAllWindows()"
@@ -43,7 +44,7 @@ def _try_window(named: tuple[tuple[str, str], ...]) -> str | None:
     where = " ".join(f"{name}={value}" for name, value in named)
     try:
         probe = subprocess.run(  # noqa: S603
-            [sys.executable, "-c", PROBE],
+            python_command(PROBE),
             stdin=subprocess.DEVNULL,
             capture_output=True,
             timeout=PROBE_TIMEOUT,

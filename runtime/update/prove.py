@@ -11,7 +11,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,8 +19,8 @@ from typing import Any
 
 from ..bundle import Bundle
 from ..errors import GateError, GoldenError, RefusedUpdateError, UpdateError
+from ..process import python_command
 
-COMMANDS = "hybrid_edge.runtime.commands"
 LEAST_ANSWERS = 64  # to golden images, of which there may be eight, for a median that means something
 MAX_QUOTED = 500  # characters of a command's error
 
@@ -88,7 +87,8 @@ class DeviceProof:
 
     def _run(self, name: str, arguments: Sequence[object]) -> list[str]:
         """Run a command and return its lines; its stderr is kept for the error, if it ends with one."""
-        command = [sys.executable, "-m", f"{COMMANDS}.{name}", *map(str, arguments), *self.options]
+        program = python_command(f"from hybrid_edge.runtime.commands.{name} import main; main()")
+        command = [*program, *map(str, arguments), *self.options]
         process = subprocess.Popen(  # noqa: S603  # this interpreter, this package
             command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, errors="replace", start_new_session=True
         )

@@ -58,3 +58,27 @@ with TensorSession(Path(sys.argv[1])):
     first = str(min(os.sched_getaffinity(0)))  # ONNX Runtime's own thread is the caller, and stays where it is
     done = subprocess.run([sys.executable, "-c", code, graph, first], capture_output=True, text=True, check=True)
     assert done.stdout == f"1 {{{first}}}\n"
+
+
+@pytest.fixture
+def hostile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A current folder with modules of well-known names, as a bundle's may have; they leave a file behind."""
+    folder = tmp_path / "hostile"
+    folder.mkdir()
+    for name in ("numpy", "cv2", "json", "statistics", "typing"):
+        (folder / f"{name}.py").write_text("import os; os.mkdir('ran'); raise SystemExit\n")
+    monkeypatch.chdir(folder)
+    return folder
+
+
+def test_no_process_that_we_start_takes_a_module_of_the_current_folder(
+    hostile: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from hybrid_edge.runtime.bench.fresh_process import measure_starts
+    from hybrid_edge.runtime.outputs.display import display_problem
+
+    monkeypatch.setenv("DISPLAY", ":4711")
+    assert display_problem() is not None
+    bundle = make_bundle(tmp_path / "bundle")
+    measure_starts({"bundle": str(bundle), "threads": 1, "profile": [1, 1, 8]}, ["fp32-cpu"], 1)
+    assert not (hostile / "ran").exists()

@@ -1,12 +1,15 @@
+import os
 import re
+import socket
+import subprocess
+import sys
 from importlib.metadata import requires
-from types import SimpleNamespace
+from pathlib import Path
 
 import pytest
 from support.models.bundles import make_bundle
 
-from hybrid_edge.runtime import Classifier, classifier
-from hybrid_edge.runtime.backends import onnxruntime as ours
+from hybrid_edge.runtime.service.heartbeat import WORKER
 from hybrid_edge.runtime.versions import (
     LAST_ONNXRUNTIME_FOR_PYTHON_310,
     SAFE_ONNXRUNTIME,
@@ -65,20 +68,30 @@ def test_a_version_with_known_holes_is_told_with_what_can_be_done_on_this_python
     assert "\n" not in str(remark)
 
 
-@pytest.fixture
-def opened(tmp_path, monkeypatch):  # type: ignore[no-untyped-def]
-    real = ours.import_onnxruntime()
-    old = SimpleNamespace(**{**vars(real), "__version__": "1.20.0"})
-    monkeypatch.setattr(ours, "import_onnxruntime", lambda: old)
-    with Classifier.load(make_bundle(tmp_path / "bundle")) as found:
-        yield found
+OLD_ENGINE = """
+from types import SimpleNamespace
+from hybrid_edge.runtime.backends import onnxruntime as ours
+old = SimpleNamespace(**{**vars(ours.import_onnxruntime()), "__version__": "1.20.0"})
+ours.import_onnxruntime = lambda: old
+from hybrid_edge.runtime.commands.infer import main
+main()
+"""
 
 
+@pytest.mark.parametrize(("replaced", "times"), [(None, 1), (0, 1), (1, 0)])
 def test_it_is_one_line_at_the_start_and_none_of_a_worker_that_replaces_another(
-    opened: Classifier, capfd: pytest.CaptureFixture[str]
+    tmp_path: Path, photos: Path, replaced: int | None, times: int
 ) -> None:
-    classifier.announce(opened)
-    lines = capfd.readouterr().err.splitlines()
-    assert sum("ONNX Runtime" in line and "holes" in line for line in lines) == 1
-    classifier.announce(opened, again=True)
-    assert "holes" not in capfd.readouterr().err
+    arguments = [str(photos / "img0.png"), "--bundle", str(make_bundle(tmp_path / "bundle"))]
+    ours, workers = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with ours, workers:
+        told = {} if replaced is None else {WORKER: f"{workers.fileno()} {replaced}"}
+        done = subprocess.run(
+            [sys.executable, "-c", OLD_ENGINE, *arguments],
+            env={**os.environ, **told},
+            pass_fds=[workers.fileno()],
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+    assert sum("known holes" in line for line in done.stderr.splitlines()) == times, done.stderr
