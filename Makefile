@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 export ORT_DISABLE_TELEMETRY ?= 1
 SOURCES := $(addprefix src/hybrid_edge/,train export runtime calib) src/hybrid_edge/__init__.py setup.py
 
-.PHONY: demo test test-arm64 container-cpu test-oldest test-gpu test-triton bench soak lint format clean
+.PHONY: demo test attack fuzz test-arm64 container-cpu test-oldest test-gpu test-triton bench soak lint format clean
 
 CHECK_PYTHON = $(PYTHON) -c "import sys; v = sys.version_info; sys.exit(None if (3, 11) <= v < (3, 14) else f'hybrid-edge trains on Python 3.11 to 3.13, found {v.major}.{v.minor}: make PYTHON=python3.12 ...')"
 
@@ -21,6 +21,15 @@ demo: $(VENV)/.installed
 
 test: $(VENV)/.installed
 	$(BIN)/python -m pytest -n 2 -m "not gpu"
+
+# the gallery of hostile files alone, with how many there are
+attack: $(VENV)/.installed
+	$(BIN)/python -m pytest -q -n 0 tests/attacks
+
+# what reads foreign bytes, fuzzed by coverage: make fuzz SECONDS=3600, for each of the four
+SECONDS ?= 60
+fuzz: $(VENV)/.installed
+	PYTHONPATH=tests $(BIN)/python tests/soak/soak_fuzz.py --seconds $(SECONDS)
 
 # what the next three run: a bundle exported here, or one that is there already
 HYBRID_EDGE_TEST_BUNDLE ?= build/bundle.tar

@@ -12,7 +12,7 @@ from pathlib import Path
 from reprlib import repr as short
 
 from .errors import BundleError
-from .graph_shapes import CONTRIBUTED_RULES, IMAGES, RULES, Known, OperatorCall, Rule
+from .graph_shapes import CONTRIBUTED_RULES, IMAGES, RULES, Growing, Known, OperatorCall, Rule
 from .onnx_file import MAX_RANK, Attribute, GraphFaultError, GraphRecord, Operation, Source, read_graph
 from .spec import ModelSpec
 
@@ -20,6 +20,7 @@ REMEDY = "take no bundle from where this one came from, or export it again with 
 # values for one image. The largest tensor of our backbones has 60 times an image's values, DenseNet121's all together
 # have 300 times as many, three times that in INT8; small images are given as much as those of 256 pixels
 TENSOR_FACTOR, TOTAL_FACTOR, SMALL_IMAGE = 128, 2048, 256 * 256 * 3
+WEIGHT_FACTOR = 4  # how often all weights may be rewritten by the graph itself
 MAX_TENSOR, MAX_TOTAL = 2**28, 2**31  # 1 GiB in FP32, and 8 GiB: of what is computed one after the other
 MAX_WORK = 2**41  # multiply-adds for one image, 250 times those of the largest backbone: minutes on a CPU
 DOMAINS: dict[bytes, dict[str, Rule]] = {b"": RULES, b"ai.onnx": RULES, b"com.microsoft": CONTRIBUTED_RULES}
@@ -52,22 +53,24 @@ def check_graph_bytes(data: Source, spec: ModelSpec) -> None:
 
 
 class _Walk:
-    """Gives every tensor its shape, and adds up what they need together."""
+    """Gives every tensor its shape, and adds up what they need together, for one image."""
 
     def __init__(self, spec: ModelSpec) -> None:
         image = max(SMALL_IMAGE, *(math.prod(shape) for shape in spec.inputs.values()))
-        self._largest = min(TENSOR_FACTOR * image, MAX_TENSOR) * IMAGES
-        self._total = min(TOTAL_FACTOR * image, MAX_TOTAL) * IMAGES
+        self._largest = min(TENSOR_FACTOR * image, MAX_TENSOR)
+        self._largest_constant = self._largest
+        self._total = min(TOTAL_FACTOR * image, MAX_TOTAL)
+        self._work = MAX_WORK
         self._images = {name.encode() for name in spec.inputs}
         self._loops = 0
-        self._work = MAX_WORK * IMAGES
 
-    def run(self, graph: GraphRecord, scope: dict[bytes, Known], times: int = 1) -> dict[bytes, Known]:
-        """Return what is known of all tensors; ``times`` is how often the graph runs for all images."""
+    def run(self, graph: GraphRecord, scope: dict[bytes, Known]) -> dict[bytes, Known]:
+        """Return what is known of all tensors."""
         for weight in graph.weights:
             _define(scope, weight.name, Known(weight.shape, weight.values))
+            self._allow_for(math.prod(weight.shape))
         for operation in graph.operations:
-            found = self._outputs(operation, scope, times)
+            found = self._outputs(operation, scope)
             for name, known in zip(operation.outputs, found, strict=False):
                 if name:
                     _define(scope, name, known)
@@ -76,7 +79,12 @@ class _Walk:
             raise GraphFaultError(f"outputs that nothing computes: {short(missing)}")
         return scope
 
-    def _outputs(self, operation: Operation, scope: dict[bytes, Known], times: int) -> list[Known]:
+    def _allow_for(self, count: int) -> None:
+        """A weight may be dequantized, turned and cast: what is as large as one in the file is no bomb."""
+        self._largest_constant = max(self._largest_constant, count)
+        self._total += WEIGHT_FACTOR * count
+
+    def _outputs(self, operation: Operation, scope: dict[bytes, Known]) -> list[Known]:
         inputs = [_taken(scope, name) if name else None for name in operation.inputs]
         if operation.operator == SCAN and not operation.domain:
             return self._scan(operation, inputs, scope)
@@ -95,22 +103,25 @@ class _Walk:
             shapes = [item.shape if item else None for item in inputs]
             raise GraphFaultError(f"{operation.operator.decode()} of shapes that do not fit: {short(shapes)}") from None
         outputs = found if isinstance(found, list) else [found] * max(len(operation.outputs), 1)
+        growing = any(isinstance(size, Growing) for item in (*inputs, *outputs) if item for size in item.shape)
+        images = IMAGES if growing else 1
         for known in outputs:
             if len(known.shape) > MAX_RANK:
                 raise GraphFaultError(f"a tensor of rank {len(known.shape)}")
-            self._claim(operation, math.prod(known.shape) * times)
-        self._claim(operation, call.scratch * times)
-        self._work -= call.work * times
+            self._claim(operation, math.prod(known.shape) // images, growing)
+        self._claim(operation, call.scratch // images, growing)
+        self._work -= call.work // images
         if self._work < 0:
             raise GraphFaultError(f"more than {MAX_WORK} multiply-adds for one image")
         return outputs
 
-    def _claim(self, operation: Operation, count: int) -> None:
+    def _claim(self, operation: Operation, count: int, growing: bool) -> None:
         self._total -= count
-        if count > self._largest or self._total < 0:
-            which = "tensors" if count <= self._largest else "a tensor"
+        too_large = count > (self._largest if growing else self._largest_constant)
+        if too_large or self._total < 0:
+            which = "a tensor" if too_large else "tensors"
             raise GraphFaultError(
-                f"{which} of more values than graphs of such images have: {short(count // IMAGES)} an image, by "
+                f"{which} of more values than graphs of such images have: {short(count)} an image, by "
                 f"{operation.operator.decode()}"
             )
 
@@ -123,7 +134,7 @@ class _Walk:
         if body is None or not one or images is None or len(body.inputs) != 1 or self._loops > 1:
             raise GraphFaultError("a Scan that is not one over the images")
         inside = scope | {body.inputs[0]: Known(images.shape[1:])}
-        known = self.run(body, inside, IMAGES)
+        known = self.run(body, inside)
         return [Known((images.shape[0], *known[name].shape)) for name in body.outputs]
 
 
