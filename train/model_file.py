@@ -29,7 +29,7 @@ from ..runtime.spec import ModelSpec
 from ..runtime.storage import replacing
 from .backbones import BACKBONES, count_parameters, weights_file
 from .model import KerasModel, build_application, build_model
-from .weight_arrays import arrays_of, check_fit, memory_bounded
+from .weight_arrays import arrays_of, check_fit
 
 SPEC_MEMBER = "hybrid_edge.json"
 WEIGHTS_MEMBER = "model.weights.h5"
@@ -109,8 +109,7 @@ def load_weights(model: KerasModel, path: Path) -> None:
     """
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)
-        with memory_bounded(model.count_params()):
-            model.load_weights(path)
+        model.load_weights(path)
 
 
 def weights_sha256(model: KerasModel) -> str:

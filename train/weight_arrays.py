@@ -19,11 +19,31 @@ MAX_OBJECTS = 100_000  # an EfficientNetV2L with its optimizer has 9,000
 SPARSE = 2**20  # bytes: below it, an array may be larger than what is stored of it
 SPARSE_IN_ALL = 2**24  # the same of all arrays together
 MAX_EXPANSION = 20  # times: trained weights hardly compress
+SPARE_MEMORY = 2**28  # bytes that a look at all arrays and names may take; an EfficientNetV2L's takes 30 MB
 SMALL = 2**12  # elements of arrays that no model's own need be: the state of random numbers, counts of steps
 # gzip, shuffle, Fletcher32, szip and h5py's lzf; any other is a library that HDF5 would look for on the disk
 FILTERS = (1, 2, 3, 4, 32000)
 
 
+@contextmanager
+def _memory_bounded() -> Iterator[None]:
+    """Let this process take at most ``SPARE_MEMORY`` more while nothing but HDF5 runs.
+
+    HDF5 believes a file in many places: an attribute of 4,000 names, each the same megabyte, has 60 KB.
+    """
+    before = resource.getrlimit(resource.RLIMIT_DATA)
+    with contextlib.suppress(OSError, StopIteration, ValueError):  # where the system does not tell, it stays as it is
+        lines = Path("/proc/self/status").read_text().splitlines()
+        used = 1024 * int(next(line for line in lines if line.startswith("VmData:")).split()[1])
+        if before[0] == resource.RLIM_INFINITY or used + SPARE_MEMORY < before[0]:
+            resource.setrlimit(resource.RLIMIT_DATA, (used + SPARE_MEMORY, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_DATA, before)
+
+
+@_memory_bounded()
 def arrays_of(file: h5py.File, path: Path) -> list[Any]:
     """Return the datasets of an open file, whose name in errors is ``path``; none of them is read.
 
@@ -34,6 +54,7 @@ def arrays_of(file: h5py.File, path: Path) -> list[Any]:
     """
     found: list[Any] = []
     seen = {_address(file)}
+    _check_attributes(file, path)
     folders = [(file, 0)]
     while folders:
         group, depth = folders.pop()
@@ -50,6 +71,7 @@ def arrays_of(file: h5py.File, path: Path) -> list[Any]:
             seen.add(address)
             if len(seen) > MAX_OBJECTS:
                 raise ModelFileError(f"{path}: holds more than {MAX_OBJECTS} arrays and groups; refused")
+            _check_attributes(item, path)
             if isinstance(item, h5py.Group):
                 folders.append((item, depth + 1))
             else:
@@ -81,23 +103,15 @@ def check_fit(arrays: Iterable[Any], shapes: Iterable[tuple[int, ...]], path: Pa
         )
 
 
-@contextmanager
-def memory_bounded(elements: int) -> Iterator[None]:
-    """Let this process take at most a GiB more than thrice ``elements`` of float32 while weights are read.
-
-    HDF5 believes what a file says in many places: an attribute of 4,000 names, each the same megabyte, has 60 KB.
-    """
-    before = resource.getrlimit(resource.RLIMIT_DATA)
-    with contextlib.suppress(OSError, StopIteration, ValueError):  # where the system does not tell, it stays as it is
-        lines = Path("/proc/self/status").read_text().splitlines()
-        used = 1024 * int(next(line for line in lines if line.startswith("VmData:")).split()[1])
-        most = used + 2**30 + 12 * elements
-        if before[0] == resource.RLIM_INFINITY or most < before[0]:
-            resource.setrlimit(resource.RLIMIT_DATA, (most, before[1]))
+def _check_attributes(item: Any, path: Path) -> None:
+    """Read the attributes of a group or array once, as Keras will: what they claim must fit into little memory."""
     try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_DATA, before)
+        for name in item.attrs:
+            item.attrs[name]
+    except (MemoryError, OSError, RuntimeError, TypeError, ValueError):
+        raise ModelFileError(
+            f"{path}: an attribute of {item.name[:200]} is damaged, or far larger than a list of names; refused"
+        ) from None
 
 
 def _address(item: Any) -> int:

@@ -16,7 +16,7 @@ import numpy as np
 
 from ...runtime.errors import ModelFileError
 from ...train.model import KerasModel
-from ...train.weight_arrays import arrays_of, memory_bounded
+from ...train.weight_arrays import arrays_of
 from .recipe import keras_name
 
 MAX_NAMES, MAX_NAME_BYTES = 100_000, 2**24  # of one list
@@ -29,7 +29,7 @@ def fill_from_h5(model: KerasModel, path: Path) -> None:
         ModelFileError: a layer has no arrays in the file, or others than it needs.
         KeyError, OSError, TypeError, ValueError: the file is damaged.
     """
-    with h5py.File(path, "r") as file, memory_bounded(model.count_params()):
+    with h5py.File(path, "r") as file:
         arrays_of(file, path)
         group = file["model_weights"]
         saved = {keras_name(name): name for name in _names(group, "layer_names")}
