@@ -1,8 +1,9 @@
 # Nobody has built or run this image yet: no machine with docker and an NVIDIA GPU was at hand.
 # hybrid-edge on x86-64 with an NVIDIA GPU. In the root of a checkout:
 #     docker build -f docs/containers/gpu.Dockerfile -t hybrid-edge:gpu .
-# ENGINE is an extra of pyproject.toml: tensorrt, or rtx for a desktop's RTX card; with a driver below 580 tensorrt-cu12 or
-# rtx-cu12. pip brings CUDA and TensorRT, NVIDIA's container toolkit the driver: so the base is the CPU image's.
+# ENGINE is an extra of pyproject.toml: tensorrt, or rtx for a desktop's RTX card; with a driver below 580 tensorrt-cu12
+# or rtx-cu12. pip brings CUDA and TensorRT, NVIDIA's container toolkit the driver: so the base is the CPU image's. With
+# rtx the steps have run without docker, and its library is found (654 MB); what it does on a GPU is not known.
 # Pin the base's digest as well as its tag: docker buildx imagetools inspect debian:13.8-slim
 FROM debian:13.8-slim AS build
 ARG ENGINE=tensorrt

@@ -1,6 +1,6 @@
 # Nobody has built or run this image yet: no Jetson was at hand.
-# hybrid-edge on a Jetson with JetPack 6.1 or 6.2 (Python 3.10, TensorRT 10.3, CUDA 12.6). On the device, in the root of a
-# checkout:
+# hybrid-edge on a Jetson with JetPack 6.1 or 6.2 (Python 3.10, TensorRT 10.3, CUDA 12.6). On the device, in the root of
+# a checkout:
 #     docker build -f docs/containers/jetpack6.Dockerfile -t hybrid-edge:jetpack6 .
 # r36.4 is both JetPacks' Jetson Linux. Pin its digest as well as its tag: docker buildx imagetools inspect …
 FROM nvcr.io/nvidia/l4t-jetpack:r36.4.0 AS build

@@ -28,8 +28,8 @@ LABEL org.opencontainers.image.title="hybrid-edge" \
 # cameras, and RTSP through the hardware's decoder; its NVIDIA plug-ins come with the toolkit
 # hadolint ignore=DL3008  # as above
 RUN apt-get update \
-    && apt-get install -y --no-install-recommends ca-certificates python3 python3-libnvinfer=10.16.* libnvinfer10=10.16.* \
-       libnvinfer-plugin10=10.16.* libnvonnxparsers10=10.16.* \
+    && apt-get install -y --no-install-recommends ca-certificates python3 \
+       python3-libnvinfer=10.16.* libnvinfer10=10.16.* libnvinfer-plugin10=10.16.* libnvonnxparsers10=10.16.* \
        gstreamer1.0-tools gstreamer1.0-plugins-good gstreamer1.0-plugins-bad \
     && rm -rf /var/lib/apt/lists/* /usr/local/cuda/compat \
     && install -d -o 10001 -g 10001 /var/cache/hybrid-edge
