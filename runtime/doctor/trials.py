@@ -32,8 +32,9 @@ Watch = Callable[[str], AbstractContextManager[object]]
 class EngineTrial:
     """How one variant of a bundle went on its engine.
 
-    ``differs``: it computes something else than the exporter did; ``absent``: its engine is not on this machine; ``not
-    built``: TensorRT has no engine for it yet, and was not to build one; ``refused``: the engine, or the bundle's check, said no. ``text`` is the reason, or how near it came.
+    ``differs``: it computes something else than the exporter did; ``absent``: its engine is not on this machine;
+    ``not built``: TensorRT has none for it yet, and was not to build one; ``refused``: the engine, or the bundle's
+    check, said no. ``text`` is the reason, or how near it came.
     """
 
     variant: str
