@@ -17,6 +17,7 @@ STYLES = {
     "works": "green",
     "note": "cyan",
     "absent": "dim",
+    "not built": "dim",
     "slow": "yellow",
     **dict.fromkeys(("broken", "differs", "refused", "crashed", "hung", "no memory"), "bold red"),
 }

@@ -24,7 +24,7 @@ VARIANT_SECONDS = 300.0  # a golden check of a large FP32 model on a small CPU t
 BUILD_SECONDS = 3600.0  # of a TensorRT engine, minutes on a small module
 CHANGES = {"ORT_DISABLE_TELEMETRY": "1", "PYTHONIOENCODING": "utf-8:backslashreplace"}
 
-State = Literal["works", "differs", "absent", "refused", "crashed", "hung", "no memory"]
+State = Literal["works", "differs", "absent", "not built", "refused", "crashed", "hung", "no memory"]
 Watch = Callable[[str], AbstractContextManager[object]]
 
 
@@ -33,7 +33,8 @@ class EngineTrial:
     """How one variant of a bundle went on its engine.
 
     ``differs``: it computes something else than the exporter did; ``absent``: its engine is not on this machine;
-    ``refused``: the engine, or the bundle's check, said no. ``text`` is the reason, or how near it came.
+    ``not built``: TensorRT has none for it yet, and was not to build one; ``refused``: the engine, or the bundle's
+    check, said no. ``text`` is the reason, or how near it came.
     """
 
     variant: str
@@ -88,10 +89,13 @@ def try_engines(bundle: Path | None, watch: Watch, *, build: bool = True) -> Bun
         return BundleTrial()
     if listed["kind"] != "works":
         return BundleTrial(problem=str(listed["text"]))
-    trials = []
+    trials: list[EngineTrial] = []
     for name, target in listed["variants"]:
+        # an engine that is not here is not here for the next variant; a CPU is, and may lack what one variant needs
+        known = next((item for item in trials if item.target == target != "cpu" and item.state == "absent"), None)
         with watch(f"trying {name}"):
-            trials.append(_try_engine({"bundle": place, "variant": name, "build": build}, target))
+            request = {"bundle": place, "variant": name, "build": build}
+            trials.append(replace(known, variant=name) if known else _try_engine(request, target))
     return BundleTrial(place or str(listed["root"]), engines=tuple(trials))
 
 
@@ -108,7 +112,7 @@ def _try_engine(request: dict[str, Any], target: str) -> EngineTrial:
 def _state(outcome: dict[str, Any]) -> State:
     states: dict[str, State] = {
         "GoldenError": "differs",
-        "EngineMissingError": "absent",
+        "EngineMissingError": "not built",
         "BackendUnavailableError": "absent",
         "MemoryError": "no memory",
         "SIGKILL": "no memory",  # the kernel's answer where memory ends

@@ -101,7 +101,7 @@ def test_hybrid_infer_reads_files_of_several_formats(bundle: Bundle, photos: Pat
 
 
 def test_hybrid_doctor_finds_that_both_precisions_work_here() -> None:
-    done = command("hybrid-doctor", "--bundle", GIVEN, "--json")
+    done = command("hybrid-doctor", "--bundle", GIVEN, "--json", timeout=1200)  # ten processes, where they are emulated
     report = json.loads(done.stdout)
     states = {item["target"]: set() for item in report["engines"]}
     for item in report["engines"]:
