@@ -12,8 +12,9 @@ from pathlib import Path
 from reprlib import repr as short
 
 from .errors import BundleError
-from .graph_shapes import CONTRIBUTED_RULES, IMAGES, RULES, Growing, Known, OperatorCall, Rule
+from .graph_shapes import CONTRIBUTED_RULES, RULES
 from .onnx_file import MAX_RANK, Attribute, GraphFaultError, GraphRecord, Operation, Source, read_graph
+from .operator_call import IMAGES, Growing, Known, OperatorCall, Rule
 from .spec import ModelSpec
 
 REMEDY = "take no bundle from where this one came from, or export it again with hybrid-export"

@@ -7,107 +7,19 @@ as of an exported graph every size is known but for the number of images.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from typing import NamedTuple
 
-from .onnx_file import MAX_VALUES, Attribute, GraphFaultError, Operation
-
-
-class Growing(int):
-    """A size that may grow with the number of images; as a number it is the size for ``IMAGES`` of them.
-
-    Nothing is looked up by it: a table could hold a small size for this number of images, and a huge one for another.
-    """
-
-
-IMAGES = Growing(7)  # a prime, so that it is mistaken for no other size
-Shape = tuple[int, ...]
-
-
-class Known(NamedTuple):
-    """What is known of a tensor: its shape, and its values where they are few and do not depend on the image."""
-
-    shape: Shape
-    values: tuple[float, ...] | None = None
-
-
-class OperatorCall:
-    """An operator with what is known of its inputs; beside its outputs it may need ``padded`` values and ``work``.
-
-    ``work`` counts multiply-adds.
-    """
-
-    def __init__(self, operation: Operation, inputs: Sequence[Known | None]) -> None:
-        self._attributes = operation.attributes
-        self.inputs = inputs
-        self.outputs = len(operation.outputs)
-        self.scratch = 0
-        self.work = 0
-
-    def shape(self, place: int) -> Shape:
-        """Return the shape of an input that must be there."""
-        found = self.inputs[place]
-        if found is None:
-            raise GraphFaultError(f"no input {place}")
-        return found.shape
-
-    def has(self, place: int) -> bool:
-        """Return whether there is such an input."""
-        return place < len(self.inputs) and self.inputs[place] is not None
-
-    def sizes(self, place: int) -> tuple[int, ...]:
-        """Return the values of an input that says sizes, which must be known integers."""
-        found = self.inputs[place]
-        if found is None or found.values is None or not all(isinstance(value, int) for value in found.values):
-            raise GraphFaultError(f"sizes (input {place}) that are computed from what an image shows")
-        return tuple(value for value in found.values if isinstance(value, int))
-
-    def integer(self, name: bytes, default: int) -> int:
-        """Return an integer attribute."""
-        found = self._attributes.get(name, Attribute()).integer
-        return default if found is None else found
-
-    def integers(self, name: bytes, default: Sequence[int] = ()) -> Sequence[int]:
-        """Return a list of integers that is an attribute."""
-        return self._attributes[name].integers if name in self._attributes else default
-
-    def text(self, name: bytes) -> bytes:
-        """Return an attribute's text, empty where it is not there."""
-        return self._attributes.get(name, Attribute()).text or b""
-
-    def constant(self) -> Known:
-        """Return the tensor that is the attribute ``value``."""
-        tensor = self._attributes[b"value"].tensor
-        if tensor is None:
-            raise GraphFaultError("a constant that is no tensor")
-        return Known(tensor.shape, tensor.values)
-
-    def axes(self, rank: int) -> list[int]:
-        """Return the axes that an attribute or the second input names, counted from the first; all where none does."""
-        found = self.sizes(1) if self.has(1) else self.integers(b"axes", range(rank))
-        return [axis % rank for axis in found]
-
-
-Rule = Callable[[OperatorCall], Known | list[Known]]
-
-
-def like(size: int, *sources: int) -> int:
-    """Return a size that grows with the number of images where any of those does that it was computed from."""
-    return Growing(size) if any(isinstance(source, Growing) for source in sources) else size
-
-
-def broadcast(*shapes: Shape) -> Shape:
-    """Return the shape that shapes have together."""
-    rank = max(map(len, shapes))
-    columns = zip(*[(1,) * (rank - len(shape)) + tuple(shape) for shape in shapes], strict=True)
-    return tuple(map(_together, columns))
-
-
-def _together(sizes: tuple[int, ...]) -> int:
-    wide = [size for size in sizes if size != 1]
-    if any(size != wide[0] for size in wide):
-        raise GraphFaultError(f"sizes that do not fit: {wide[:4]}")
-    return like(wide[0], *wide) if wide else 1
+from .layer_shapes import (
+    convolution,
+    einsum,
+    gemm,
+    global_pooling,
+    pooling,
+    product,
+    recurrent,
+    transposed_convolution,
+)
+from .onnx_file import MAX_VALUES, GraphFaultError
+from .operator_call import Growing, Known, OperatorCall, Rule, broadcast, like, positive
 
 
 def _same(call: OperatorCall) -> Known:
@@ -124,103 +36,6 @@ def _elementwise(call: OperatorCall) -> Known:
 
 def _quantized(call: OperatorCall) -> list[Known]:
     return [Known(call.shape(0)), Known(()), Known(())]
-
-
-def _windows(call: OperatorCall, sizes: Shape, kernel: Sequence[int]) -> Shape:
-    """Return the sizes that windows over an image give; the padded image counts as memory that is needed."""
-    rank = len(sizes)
-    strides, dilations = call.integers(b"strides", [1] * rank), call.integers(b"dilations", [1] * rank)
-    pads = call.integers(b"pads", [0] * (2 * rank))
-    if len(kernel) != rank or len(strides) != rank or len(pads) != 2 * rank or len(dilations) != rank:
-        raise GraphFaultError("windows of another rank than the image")
-    if min(pads) < 0 or min((*strides, *dilations, *kernel)) < 1:
-        raise GraphFaultError("windows, steps or pads of a negative size")
-    mode, up = call.text(b"auto_pad"), call.integer(b"ceil_mode", 0)
-    if mode.startswith(b"SAME"):
-        return tuple(like(-(-size // stride), size) for size, stride in zip(sizes, strides, strict=True))
-    padded = [size + pads[axis] + pads[axis + rank] for axis, size in enumerate(sizes)]
-    call.scratch = math.prod(padded)
-    spans = [size - dilation * (width - 1) - 1 for size, dilation, width in zip(padded, dilations, kernel, strict=True)]
-    found = [(span + (stride - 1) * up) // stride + 1 for span, stride in zip(spans, strides, strict=True)]
-    return tuple(like(max(size, 0), *sizes) for size in found)
-
-
-def _convolution(data: int, kernel: int) -> Rule:
-    def rule(call: OperatorCall) -> Known:
-        image, weights = call.shape(data), call.shape(kernel)
-        shape = (image[0], weights[0], *_windows(call, image[2:], weights[2:]))
-        call.scratch *= image[0] * image[1]
-        call.work = math.prod(shape) * math.prod(weights[1:])
-        return Known(shape)
-
-    return rule
-
-
-def _transposed(call: OperatorCall) -> Known:
-    image, weights = call.shape(0), call.shape(1)
-    rank = len(image) - 2
-    strides, dilations = call.integers(b"strides", [1] * rank), call.integers(b"dilations", [1] * rank)
-    more, pads = call.integers(b"output_padding", [0] * rank), call.integers(b"pads", [0] * (2 * rank))
-    sizes = [
-        strides[axis] * (image[2 + axis] - 1) + more[axis] + dilations[axis] * (weights[2 + axis] - 1) + 1
-        for axis in range(rank)
-    ]
-    if not call.text(b"auto_pad").startswith(b"SAME"):
-        sizes = [size - pads[axis] - pads[axis + rank] for axis, size in enumerate(sizes)]
-    sizes = [like(size, *image) for size in call.integers(b"output_shape") or sizes]
-    shape = (image[0], like(weights[1] * call.integer(b"group", 1), *weights), *_positive(sizes))
-    call.work = math.prod(image) * math.prod(weights[1:])
-    return Known(shape)
-
-
-def _pooling(call: OperatorCall) -> Known:
-    image = call.shape(0)
-    kernel = call.integers(b"kernel_shape")
-    shape = (*image[:2], *_windows(call, image[2:], kernel))
-    call.scratch *= image[0] * image[1]
-    call.work = math.prod(shape) * math.prod(kernel)
-    return Known(shape)
-
-
-def _pooled(call: OperatorCall) -> Known:
-    shape = call.shape(0)
-    return Known((*shape[:2], *[1] * (len(shape) - 2)))
-
-
-def _product(first: int, second: int) -> Rule:
-    def rule(call: OperatorCall) -> Known:
-        one, other = call.shape(first), call.shape(second)
-        rows, columns = one[-2:-1], other[-1:] if len(other) > 1 else ()
-        if one[-1] != other[-2:][0]:
-            raise GraphFaultError(f"a product of {one} and {other}")
-        shape = (*broadcast(one[:-2], other[:-2]), *rows, *columns)
-        call.work = math.prod(shape) * one[-1]
-        return Known(shape)
-
-    return rule
-
-
-def _gemm(call: OperatorCall) -> Known:
-    one, other = call.shape(0), call.shape(1)
-    rows, inner = reversed(one) if call.integer(b"transA", 0) else one
-    _, columns = reversed(other) if call.integer(b"transB", 0) else other
-    call.work = rows * inner * columns
-    return Known((rows, columns))
-
-
-def _recurrent(units_axis: int) -> Rule:
-    def rule(call: OperatorCall) -> list[Known]:
-        steps, images = call.shape(0)[:2]
-        weights, recurrent = call.shape(1), call.shape(2)
-        directions, units = weights[0], recurrent[units_axis]
-        if call.integer(b"layout", 0) or call.integer(b"hidden_size", units) != units:
-            raise GraphFaultError("a recurrent layer of another layout or width than its weights")
-        call.scratch = steps * images * directions * max(weights[1:])
-        call.work = steps * images * (math.prod(weights) + math.prod(recurrent))
-        state = Known((directions, images, units))
-        return [Known((steps, directions, images, units)), state, state]
-
-    return rule
 
 
 def _reduced(call: OperatorCall) -> Known:
@@ -331,11 +146,11 @@ def _gathered(call: OperatorCall) -> Known:
 
 
 def _expanded(call: OperatorCall) -> Known:
-    return Known(broadcast(call.shape(0), _positive(call.sizes(1))))
+    return Known(broadcast(call.shape(0), positive(call.sizes(1))))
 
 
 def _tiled(call: OperatorCall) -> Known:
-    shape, repeats = call.shape(0), _positive(call.sizes(1))
+    shape, repeats = call.shape(0), positive(call.sizes(1))
     return Known(tuple(like(size * many, size, many) for size, many in zip(shape, repeats, strict=True)))
 
 
@@ -351,7 +166,7 @@ def _padded(call: OperatorCall) -> Known:
 def _resized(call: OperatorCall) -> Known:
     shape = call.shape(0)
     if call.has(3):
-        sizes = _positive(call.sizes(3))
+        sizes = positive(call.sizes(3))
         return Known(tuple(like(size, own) for size, own in zip(sizes, shape, strict=True)))
     scales = call.inputs[2].values if call.inputs[2] else None
     if scales is None or len(scales) != len(shape) or not all(0 < scale < 2**31 for scale in scales):
@@ -381,28 +196,12 @@ def _shape_of(call: OperatorCall) -> Known:
 
 
 def _filled(call: OperatorCall) -> Known:
-    return Known(_positive(call.sizes(0)))
+    return Known(positive(call.sizes(0)))
 
 
 def _counted(call: OperatorCall) -> Known:
     (start,), (limit,), (step,) = call.sizes(0), call.sizes(1), call.sizes(2)
     return Known((like(len(range(start, limit, step)), start, limit, step),))
-
-
-def _positive(sizes: Sequence[int]) -> Shape:
-    if any(size < 0 for size in sizes):
-        raise GraphFaultError(f"sizes below 0: {list(sizes)[:9]}")
-    return tuple(sizes)
-
-
-def _einsum(call: OperatorCall) -> Known:
-    terms, _, result = call.text(b"equation").replace(b" ", b"").partition(b"->")
-    sizes: dict[int, int] = {}
-    for place, term in enumerate(terms.split(b",")):
-        for letter, size in zip(term, call.shape(place), strict=True):
-            sizes[letter] = _together((sizes.get(letter, 1), size))
-    call.work = math.prod(sizes.values())
-    return Known(tuple(sizes[letter] for letter in result))
 
 
 SAME = (
@@ -417,36 +216,36 @@ RULES: dict[str, Rule] = {
     **dict.fromkeys(SAME.split(), _same),
     **dict.fromkeys(ELEMENTWISE.split(), _elementwise),
     **dict.fromkeys(REDUCED.split(), _reduced),
-    "AveragePool": _pooling,
+    "AveragePool": pooling,
     "Cast": _kept,
     "Concat": _joined,
     "Constant": OperatorCall.constant,
     "ConstantOfShape": _filled,
-    "Conv": _convolution(0, 1),
-    "ConvInteger": _convolution(0, 1),
-    "ConvTranspose": _transposed,
+    "Conv": convolution(0, 1),
+    "ConvInteger": convolution(0, 1),
+    "ConvTranspose": transposed_convolution,
     "DepthToSpace": _blocks(apart=True),
     "DynamicQuantizeLinear": _quantized,
-    "Einsum": _einsum,
+    "Einsum": einsum,
     "Expand": _expanded,
     "Flatten": _flattened,
     "Gather": _gathered,
-    "Gemm": _gemm,
-    "GlobalAveragePool": _pooled,
-    "GlobalMaxPool": _pooled,
-    "GRU": _recurrent(2),
+    "Gemm": gemm,
+    "GlobalAveragePool": global_pooling,
+    "GlobalMaxPool": global_pooling,
+    "GRU": recurrent(2),
     "Identity": _kept,
-    "LSTM": _recurrent(2),
-    "MatMul": _product(0, 1),
-    "MatMulInteger": _product(0, 1),
-    "MaxPool": _pooling,
+    "LSTM": recurrent(2),
+    "MatMul": product(0, 1),
+    "MatMulInteger": product(0, 1),
+    "MaxPool": pooling,
     "Pad": _padded,
-    "QLinearConv": _convolution(0, 3),
-    "QLinearMatMul": _product(0, 3),
+    "QLinearConv": convolution(0, 3),
+    "QLinearMatMul": product(0, 3),
     "Range": _counted,
     "Reshape": _reshaped,
     "Resize": _resized,
-    "RNN": _recurrent(2),
+    "RNN": recurrent(2),
     "Shape": _shape_of,
     "Slice": _sliced,
     "SpaceToDepth": _blocks(apart=False),
@@ -457,7 +256,7 @@ RULES: dict[str, Rule] = {
     "Unsqueeze": _unsqueezed,
 }
 CONTRIBUTED_RULES: dict[str, Rule] = {  # ONNX Runtime's own operators, of INT8 for the CPU
-    "DynamicQuantizeLSTM": _recurrent(1),
-    "DynamicQuantizeMatMul": _product(0, 1),
-    "MatMulIntegerToFloat": _product(0, 1),
+    "DynamicQuantizeLSTM": recurrent(1),
+    "DynamicQuantizeMatMul": product(0, 1),
+    "MatMulIntegerToFloat": product(0, 1),
 }

@@ -40,6 +40,8 @@ RecurrentForm = Literal["lstm", "unrolled", "none"]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 # relative, at most one folder deep, no dot at a name's start: nothing can point outside the bundle
 RelativePath = Annotated[str, Field(max_length=160, pattern=r"^(?:[A-Za-z0-9_-]+/)?[A-Za-z0-9_-][A-Za-z0-9._-]*$")]
+# the names of files and of Triton's folders are made of it: no slash, no dot at its start
+VariantName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
 Sentence = Annotated[str, Field(max_length=4096)]
 
 
@@ -198,7 +200,7 @@ class Variant(_ManifestRecord):
     were too few labelled images to fit one.
     """
 
-    name: Label
+    name: VariantName
     precision: Precision
     target: Target
     recurrent: RecurrentForm

@@ -51,7 +51,7 @@ VALUES: dict[str, list[Any]] = {
     f"{FILE}.size": [-1, 2**31, 2**63, 10**400, 1.5, float("inf"), float("nan"), "1", None, True, LONG],
     f"{FILE}.sha256": ["", "0" * 63, "0" * 65, "G" * 64, "A" * 64, LONG, None, 1, "0" * 63 + "\n"],
     f"{VARIANT}.golden_tolerance": [1e9, 0.2501, 1.0, 0, -1, float("inf"), float("nan"), None, "wide", 10**400],
-    f"{VARIANT}.name": [LONG, ESCAPES, "", None, 1, "a\nb"],
+    f"{VARIANT}.name": [LONG, ESCAPES, "", None, 1, "a\nb", "../../x", "/etc/x", "..", "a/b", "a\\b", "a\0", "x" * 65],
     f"{VARIANT}.precision": ["int4", LONG, None, ESCAPES],
     f"{VARIANT}.target": ["cuda11", LONG, None],
     f"{VARIANT}.recurrent": ["loop", LONG],
