@@ -14,8 +14,16 @@ BYTES_PER_PIXEL = 8  # that decoding takes at its peak, measured: 132 Mpx of PNG
 MEMORY_SHARE = 16  # one frame may take that part of the memory: 62 Mpx where there are 7.4 GiB, on an 8 GB Jetson
 LARGEST_PICTURE = 110_000_000  # pixels: above the cameras that there are (108 Mpx), whatever the memory
 SMALLEST_LIMIT = 2**23 + 2**20  # pixels: a 4K picture is read everywhere
-MAX_PIXELS = max(min(LARGEST_PICTURE, (usable_memory() or 2**40) // (MEMORY_SHARE * BYTES_PER_PIXEL)), SMALLEST_LIMIT)
 V4L2_WAIT = 1  # seconds that a camera's next frame is waited for, where OpenCV would wait 10
+
+
+def largest_picture(memory: int | None) -> int:
+    """Return the most pixels that a picture or frame may have where so many bytes of memory are; None: nobody knows."""
+    share = LARGEST_PICTURE if memory is None else memory // (MEMORY_SHARE * BYTES_PER_PIXEL)
+    return max(min(share, LARGEST_PICTURE), SMALLEST_LIMIT)
+
+
+MAX_PIXELS = largest_picture(usable_memory())
 
 # OpenCV reads these once, when it is imported; the faults that they silence come as our errors, with the file's name
 os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", str(MAX_PIXELS))

@@ -22,7 +22,7 @@ from .batches import KeptFrames
 from .changed_data import record_contents, refuse_changed
 from .data import DataSet, LabelledImage, calibration_sample, read_list, write_list
 from .model import KerasModel
-from .model_file import save_model
+from .model_file import save_model, save_weights
 from .run_folder import RunFolder
 from .training_settings import TrainSettings
 
@@ -105,7 +105,7 @@ class EpochRecorder(keras.callbacks.Callback):  # type: ignore[misc]  # keras sh
     def _write(self, state: TrainingState) -> None:
         run = self.training.run
         with replacing(run.checkpoints / state.weights, suffix=".weights.h5") as partial:
-            self.model.save_weights(partial, overwrite=True)
+            save_weights(self.model, partial)
         before, self.state = self.state, state
         state.write(run, before)
 

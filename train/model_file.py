@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import io
 import json
 import shutil
 import sys
@@ -43,10 +44,34 @@ BOOKKEEPING = 2**23  # bytes of HDF5's own beside the arrays
 ALTERNATIVES = "--weights none starts from random weights; --weights FILE takes a .keras file of hybrid-train or an .h5"
 
 
+class _InMemory(io.BytesIO):
+    """Keras takes it for a file of that name: HDF5 crashes the process where it can't write to a disk."""
+
+    def __str__(self) -> str:
+        return "memory.weights.h5"
+
+
+class _Nameless(io.FileIO):
+    """A file of which Keras does not know the place, and so puts none of HDF5's beside it, but keeps that in memory."""
+
+    name = property(lambda _: None, lambda _, __: None)
+
+    def __str__(self) -> str:
+        return "nameless.keras"
+
+
+def save_weights(model: KerasModel, path: Path) -> None:
+    """Write a model's weights, with its optimizer's state; OSError where the disk is full."""
+    memory = _InMemory()
+    model.save_weights(memory, overwrite=True)
+    path.write_bytes(memory.getbuffer())
+
+
 def save_model(model: KerasModel, spec: ModelSpec, path: Path) -> None:
     """Write a model and its spec, without optimizer state; the file is the old one or the new one, never a torn one."""
     with replacing(path, suffix=".keras") as partial:
-        keras.saving.save_model(_bare(model), partial)  # Keras 3.15 ignores include_optimizer for this format
+        with _Nameless(partial, "w") as file:
+            keras.saving.save_model(_bare(model), file)  # Keras 3.15 ignores include_optimizer for this format
         with zipfile.ZipFile(partial, "a") as archive:
             content = {
                 "format": MODEL_FORMAT,

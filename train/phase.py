@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import math
+import os
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -160,6 +162,8 @@ def fit_phase(prepared: PreparedPhase) -> TrainingState:
     except Exception as error:
         if fault := batches.fault or prepared.validation.fault:
             raise fault from error
+        if os.strerror(errno.ENOSPC) in str(error):  # TensorFlow's own error, of TensorBoard's files
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(training.run.tensorboard)) from error
         raise
     finally:
         bar.close()

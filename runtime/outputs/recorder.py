@@ -23,6 +23,7 @@ MIN_SIDE = 240  # pixels below which the shorter side is enlarged: a label is no
 IMAGE_SECONDS = 1.0  # seconds for which a single image is shown
 MAX_PAUSE = 2.0  # seconds without a classified frame after which the video says so, not showing the last one any longer
 MAX_FILE_SIZE = 4_000_000_000  # bytes after which another file is begun: FAT32 and many players end at 2**32
+MIN_FILE_SECONDS = 10.0  # of a file that a change of size began, before the next change begins another
 LOOK_EVERY = 1.0  # seconds between two looks at files that nothing is written to
 MAX_OPEN_FILES = 32  # files open at a time; with more sources, the one that gave nothing for longest is closed
 
@@ -40,6 +41,11 @@ class _SourceFile:
     offset: float
     last_index: int = -1
     last_time: float = math.inf
+    after_change: bool = False  # whether a change of size began it
+
+    def too_short_for(self, size: tuple[int, int]) -> bool:
+        """Return whether frames of another ``size`` are fitted into this file: a source that changes its size often."""
+        return self.after_change and self.frame_size != size and self.writer.end < MIN_FILE_SECONDS
 
     def place(self, index: int, now: float, interval: float) -> tuple[float, float]:
         """Return where a video file's frame stands in the recording and how long it is shown at first, both seconds.
@@ -62,7 +68,8 @@ class Recorder(Sink):
     every moment, also after the process was killed, and taken away at every moment: one that was removed, moved or
     emptied begins anew under its name. Frames of cameras and streams are shown when they were captured, with a notice
     in place of gaps; those of video files where they stand in them, one that is read again behind the first time;
-    single images for a second each, all in one file, fitted to the size of the first. Frames are no larger than 1920
+    single images for a second each, all in one file, fitted to the size of the first. A source that changes its
+    resolution again within ten seconds has its frames fitted until these are over. Frames are no larger than 1920
     pixels, and tiny ones are enlarged until a label can be read. They are H.264 where an encoder is named, else Motion
     JPEG; where that encoder gives up, this is said, and the recording goes on as Motion JPEG in another file.
 
@@ -155,19 +162,20 @@ class Recorder(Sink):
         """Return the file that a frame goes to: a new one where its size changed or the old is full or taken away."""
         frame, size = result.frame, (image.shape[1], image.shape[0])
         key = frame.name if frame.video else frame.region
-        file, freed_name = self._open_files.get(key), None
+        file, freed_name, changed = self._open_files.get(key), None, False
         if file is not None and file.writer.is_taken_away():
             freed_name = file.writer.path
             self._say(f"{freed_name} was removed, moved or emptied: the recording begins anew")
-        if file is not None and (
-            freed_name or file.writer.size >= MAX_FILE_SIZE or (frame.video and file.frame_size != size)
-        ):
-            self._open_files.pop(key).writer.close()
-            file = None
+        if file is not None:
+            changed = frame.video and file.frame_size != size and not file.too_short_for(size)
+            if freed_name or file.writer.size >= MAX_FILE_SIZE or changed:
+                self._open_files.pop(key).writer.close()
+                file = None
         if file is None:
             while len(self._open_files) >= MAX_OPEN_FILES:
                 self._open_files.pop(next(iter(self._open_files))).writer.close()
-            file = _SourceFile(self._create(*_recorded_size(*size), freed_name), size, -now)
+            writer = self._create(*_recorded_size(*size), freed_name)
+            file = _SourceFile(writer, size, -now, after_change=changed)
         self._open_files[key] = self._open_files.pop(key, file)
         return file
 

@@ -104,12 +104,12 @@ class StatusLine(Sink):
 
     def _log(self, status: Status) -> None:
         self._logged = time.monotonic()
-        self._print(
-            "; ".join([_totals(status), *(f"{source.name}: {_counts(source)}" for source in status.sources)]), "dim"
-        )
+        sources = [f"{printable(source.name)}: {_counts(source)}" for source in status.sources]
+        text = "; ".join([_totals(status), *sources])
+        self._print(text, "dim", len(text))
 
-    def _print(self, text: str, style: str) -> None:
-        self._console.print(printable(text), style=style, markup=False, soft_wrap=True)
+    def _print(self, text: str, style: str, most: int = console.MAX_MESSAGE) -> None:
+        self._console.print(printable(text, most), style=style, markup=False, soft_wrap=True)
 
     def _render(self, status: Status) -> RenderableType:
         grid = Grid.grid(padding=(0, 2))

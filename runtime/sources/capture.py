@@ -21,7 +21,7 @@ from ..errors import ImageError, SourceError
 from ..frame import Frame, Pixels
 from .camera import open_node
 from .child import ChildConnection, csi_pipeline
-from .events import MAX_DAMAGED, MAX_PARTS, Events, Kind, Pace
+from .events import MAX_FAULTS, MAX_PARTS, Events, Kind, Pace
 from .files import Sources, check_names, open_sources
 from .mjpeg import MjpegConnection
 from .names import CaptureOptions, LiveName, display_name, parse_live
@@ -69,6 +69,7 @@ class LiveCapture:
         self._opener = opener
         self._events = events
         self._index = 0
+        self._faults = Pace(MAX_FAULTS, "damaged or resized frames")
         self._size: tuple[int, int] | None = None
         self._last = time.monotonic()  # when the last good frame came, or when it all began
         self._reported: set[tuple[Kind, str]] = set()  # what was reported of this outage; empty while frames flow
@@ -112,12 +113,11 @@ class LiveCapture:
     def _flow(self, connection: Connection, stop: threading.Event) -> Iterator[Frame]:
         """Yield one connection's frames until it stalls, or ends with a SourceError."""
         since = time.monotonic()
-        parts, damaged = Pace(MAX_PARTS, "frames"), Pace(MAX_DAMAGED, "damaged frames")
+        parts, self._faults = Pace(MAX_PARTS, "frames"), Pace(MAX_FAULTS, "damaged or resized frames")
         while not stop.is_set():
             frame = self._read(connection)
             if frame is not None:
                 parts.count()
-                damaged.count(frame.image is None)
                 yield frame
                 since = time.monotonic()  # whoever took the frame may have kept it for long
             elif time.monotonic() - since >= connection.patience and not stop.is_set():
@@ -142,6 +142,7 @@ class LiveCapture:
         return Frame(self.name, self._index - 1, image, error, True, time.monotonic(), time.time())
 
     def _damaged(self, kind: Kind, reason: str) -> Frame:
+        self._faults.count()
         self._events.report(kind, self.name, reason)
         return self._frame(None, reason)
 
@@ -154,6 +155,7 @@ class LiveCapture:
         self._last = now
         size = (image.shape[1], image.shape[0])
         if self._size not in (None, size):
+            self._faults.count()
             self._events.report("resized", self.name, f"from {self._size[0]}x{self._size[1]} to {size[0]}x{size[1]}")
         self._size = size
 

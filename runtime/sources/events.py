@@ -13,7 +13,7 @@ from ..errors import SourceError
 from ..foreign_text import MAX_SHOWN, bounded
 
 MAX_PARTS = 500  # frames or parts of a stream a second: above every camera, and below what takes a core
-MAX_DAMAGED = 100  # of them that can't be decoded, each of which is an event and a line of output
+MAX_FAULTS = 100  # of them that can't be decoded or have another size, each of which is an event and a line of output
 
 Kind = Literal[
     "lost",  # a camera or stream ended, or could not be opened

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from support.models.bundles import encode, sample_image
 
-from hybrid_edge.runtime.errors import ImageError
+from hybrid_edge.runtime.errors import ImageError, OversizedError
 from hybrid_edge.runtime.opencv import MAX_PIXELS, cv2
 from hybrid_edge.runtime.preprocess import decode_image, read_image
 
@@ -125,7 +125,7 @@ def test_a_small_file_that_unpacks_to_too_many_pixels_is_refused() -> None:
     pixels = zlib.compress(bytes((side // 8 + 1) * side))
     bomb = png(side, side, chunk(b"IDAT", pixels), chunk(b"IEND", b""))
     assert len(bomb) < 100_000
-    with pytest.raises(ImageError, match=f"at most {MAX_PIXELS} pixels, found {side * side}"):
+    with pytest.raises(OversizedError, match=f"at most {MAX_PIXELS} pixels, found {side * side}"):
         decode_image(bomb)
 
 
@@ -201,7 +201,7 @@ def test_bad_images_leave_nothing_on_stderr(tmp_path: Path) -> None:
     code = """
 import sys
 from pathlib import Path
-from hybrid_edge.runtime.errors import ImageError
+from hybrid_edge.runtime.errors import ImageError, OversizedError
 from hybrid_edge.runtime.preprocess import read_image
 for path in Path(sys.argv[1]).iterdir():
     try:

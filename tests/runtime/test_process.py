@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 from support.models.bundles import make_bundle
 
-from hybrid_edge.runtime.process import usable_cpus
+from hybrid_edge.runtime.opencv import largest_picture
+from hybrid_edge.runtime.process import usable_cpus, usable_memory
 
 V1 = "4:cpu,cpuacct:/docker/a\n1:name=systemd:/docker/a\n0::/docker/a\n"
 
@@ -39,6 +40,41 @@ def test_cpus_are_no_more_than_the_cgroups_feed(
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(text)
     assert usable_cpus(tmp_path) == list(range(3, 3 + expected))
+
+
+@pytest.mark.parametrize(
+    ("cgroup", "files", "expected"),
+    [
+        (None, {}, 4000 * 1024),
+        ("0::/a\n", {"a/memory.max": "max"}, 4000 * 1024),
+        ("0::/a\n", {"a/memory.max": "max", "memory.max": "1000000"}, 1000000),  # docker run --memory
+        ("4:memory:/a\n0::/\n", {"memory/a/memory.limit_in_bytes": "2000000"}, 2000000),
+        ("4:memory:/a\n", {"memory/a/memory.limit_in_bytes": "9223372036854771712"}, 4000 * 1024),
+    ],
+)
+def test_memory_is_no_more_than_the_machine_has_and_the_cgroups_let_it_use(
+    cgroup: str | None, files: dict[str, str], expected: int, tmp_path: Path
+) -> None:
+    contents = {f"sys/fs/cgroup/{name}": f"{text}\n" for name, text in files.items()}
+    contents |= {"proc/meminfo": "MemFree: 1 kB\nMemTotal:       4000 kB\n"}
+    for name, text in (contents | ({} if cgroup is None else {"proc/self/cgroup": cgroup})).items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    assert usable_memory(tmp_path) == expected
+    assert usable_memory(tmp_path / "nothing") is None
+
+
+@pytest.mark.parametrize(
+    ("gib", "camera"),
+    [(0.5, (3840, 2160)), (1.9, (4056, 3040)), (7.4, (8192, 6144)), (15.3, (12000, 9000)), (None, (11648, 8736))],
+)
+def test_a_devices_memory_is_enough_for_the_pictures_that_are_allowed_and_cameras_of_its_class_are(
+    gib: float | None, camera: tuple[int, int]
+) -> None:
+    memory = None if gib is None else int(gib * 2**30)
+    most = largest_picture(memory)
+    assert camera[0] * camera[1] <= most < 11500 * 11500  # a PNG of 16 KB can have so many
+    assert memory is None or 8 * most <= memory // 6
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")

@@ -157,6 +157,17 @@ def test_each_source_and_each_resolution_has_a_file_of_its_own(tmp_path: Path) -
     assert said[2] == f"recording to {tmp_path / 'out-3.mp4'}, 640x480, Motion JPEG"
 
 
+def test_a_source_that_changes_its_size_with_each_frame_loses_none_and_makes_few_files(tmp_path: Path) -> None:
+    results = [
+        make_result("cam0", index, captured=100 + index / 10, size=(320, 240) if index % 2 else (240, 320))
+        for index in range(250)
+    ]
+    record(tmp_path / "out.mp4", results, live=["cam0"])
+    paths = sorted(tmp_path.iterdir())
+    assert len(paths) == 4  # of one frame, and of ten seconds each
+    assert sum(len(times(path)) for path in paths) == 250
+
+
 @pytest.mark.parametrize(
     ("size", "recorded"),
     [
