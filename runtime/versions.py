@@ -8,7 +8,7 @@ import sys
 # a release's numbers, after an epoch; no longer than any real one, as the text is a foreign file's
 RELEASE = re.compile(r"(?:\d{1,4}!)?(\d{1,9}(?:\.\d{1,9}){0,5})")
 # as pyproject.toml asks for: the first ONNX Runtime without known holes, and the last one for Python 3.10
-SAFE_ONNXRUNTIME = "1.28"
+SAFE_ONNXRUNTIME = "1.31"
 LAST_ONNXRUNTIME_FOR_PYTHON_310 = "1.23.2"
 
 

@@ -251,6 +251,9 @@ def _certificates(_: SystemFiles) -> str | None:
 
 
 def _has_home(_: SystemFiles) -> bool:
+    """Return whether the cache has a place that stays: a home, or the folder that a variable names."""
+    if os.environ.get("HYBRID_EDGE_CACHE") or os.environ.get("XDG_CACHE_HOME"):
+        return True
     try:
         return Path.home().is_dir()
     except RuntimeError:  # neither HOME nor /etc/passwd knows one

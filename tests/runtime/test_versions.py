@@ -53,8 +53,8 @@ def test_the_bounds_are_those_that_the_package_asks_for() -> None:
     [
         ("1.23.2", (3, 10), "the last for Python 3.10"),
         ("1.22.1", (3, 10), "pip install -U 'onnxruntime>=1.23.2'"),
-        ("1.27.0", (3, 11), "expected ONNX Runtime 1.28 or later, found 1.27.0"),
-        ("1.28.0", (3, 11), None),
+        ("1.27.0", (3, 11), "expected ONNX Runtime 1.31 or later, found 1.27.0"),
+        ("1.30.0", (3, 12), "which has known holes"),
         ("1.31.1", (3, 13), None),
         ("", (3, 13), None),
     ],
