@@ -59,7 +59,7 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     ),
     "onnxruntime-old": (
         {**packages(onnxruntime="1.27.0"), "python": "3.11.2"},
-        {**packages(onnxruntime="1.28.0"), "python": "3.11.2"},
+        {**packages(onnxruntime="1.31.0"), "python": "3.11.2"},
     ),
     "onnxruntime-last": (
         {**packages(onnxruntime="1.23.2"), "python": "3.10.12"},
