@@ -136,6 +136,7 @@ def _open_streams() -> bool:
             io.BufferedWriter(raw), encoding=sys.stderr.encoding, errors=ESCAPED, line_buffering=True
         )
         sys.excepthook = _show_traceback
+        threading.excepthook = lambda fault: _show_traceback(fault.exc_type, fault.exc_value, fault.exc_traceback)
     return own
 
 
@@ -174,7 +175,7 @@ def _main(app: typer.Typer) -> NoReturn:
     sys.exit(code)
 
 
-def _show_traceback(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+def _show_traceback(kind: type[BaseException], error: BaseException | None, trace: TracebackType | None) -> None:
     """Print a fault of ours as Python does, with what comes from elsewhere in it escaped."""
     lines = "".join(traceback.format_exception(kind, error, trace)).splitlines()
     sys.stderr.write("".join(f"{printable(line, MAX_MESSAGE)}\n" for line in lines))

@@ -6,6 +6,7 @@ The answer is a line of JSON, then the graph; where the file is refused, the lin
 from __future__ import annotations
 
 import json
+import math
 import os
 import sys
 import tempfile
@@ -17,6 +18,7 @@ from .confinement import confine
 from .graph_operations import check_constants, check_saved
 
 SIGNATURES = ("serving_default", "serve")
+UNSTORED = 2**20  # bytes of variables that need not be stored, such as counters
 DTYPES = ("float32", "float16", "float64", "uint8", "int32")
 # what an object of a SavedModel may be; a resource or an asset would run something, or read a file, when it is loaded
 OBJECTS = ("user_object", "function", "variable", "bare_concrete_function", "constant", "captured_tensor")
@@ -52,6 +54,7 @@ def _freeze(folder: Path) -> tuple[dict[str, Any], bytes]:
     model = SavedModel()
     model.ParseFromString(saved)
     name = check_model(model, len(saved))
+    _check_variables(model, sum(path.stat().st_size for path in (folder / "variables").glob("*")))
     loaded = tf.saved_model.load(str(folder))  # kept: its variables go with it
     frozen = convert_variables_to_constants_v2(loaded.signatures[name])
     about = _describe(frozen)
@@ -80,6 +83,19 @@ def check_model(model: Any, size: int) -> str:
     check_constants([*meta.graph_def.node, *(node for function in functions for node in function.node_def)], size)
     check_saved(meta.graph_def, outputs, (saver.save_tensor_name, saver.restore_op_name))
     return name
+
+
+def _check_variables(model: Any, stored: int) -> None:
+    """Hold the shapes that the variables declare against the bytes that are stored of them, before one is read."""
+    import tensorflow as tf  # noqa: PLC0415  # it is loaded by now
+
+    claimed = 0
+    for node in model.meta_graphs[0].object_graph_def.nodes:
+        if node.WhichOneof("kind") == "variable":
+            sizes = [max(size.size, 1) for size in node.variable.shape.dim]  # -1: nobody says
+            claimed += math.prod(sizes) * tf.dtypes.as_dtype(node.variable.dtype).size
+    if claimed > stored + UNSTORED:
+        raise ModelFileError(f"its variables claim {claimed} bytes, of which {stored} are stored; refused")
 
 
 def _describe(frozen: Any) -> dict[str, Any]:

@@ -218,3 +218,26 @@ def test_a_name_that_is_a_megabyte_and_there_two_thousand_times_is_no_gigabyte(t
     path.write_bytes(data[:start] + first * count + data[start + 16 * count :])
     with pytest.raises(ModelFileError, match="an attribute of /model_weights"):
         inspect_file(path)
+
+
+def test_a_saved_model_whose_variables_claim_more_than_is_stored_is_refused(tmp_path: Path) -> None:
+    import tensorflow as tf
+    from tensorflow.core.protobuf.saved_model_pb2 import SavedModel
+
+    from hybrid_edge.export.adopt.saved_model import load_saved_model
+
+    module = tf.Module()
+    module.scale = tf.Variable(np.ones((8, 2), np.float32))
+    images = tf.TensorSpec((None, 2, 2, 2), tf.float32)
+    scores = tf.function(lambda image: tf.reshape(image, (-1, 8)) @ module.scale, input_signature=[images])
+    folder = tmp_path / "saved"
+    tf.saved_model.save(module, str(folder), signatures=scores.get_concrete_function())
+    assert load_saved_model(folder, inspect_file(folder)).output_shape == (None, 2)
+    saved = SavedModel()
+    saved.ParseFromString((folder / "saved_model.pb").read_bytes())
+    for node in saved.meta_graphs[0].object_graph_def.nodes:
+        if node.WhichOneof("kind") == "variable":
+            node.variable.shape.dim[0].size = GIANT[0]
+    (folder / "saved_model.pb").write_bytes(saved.SerializeToString())
+    with pytest.raises(ModelFileError, match="variables claim 4294967296 bytes"):
+        load_saved_model(folder, inspect_file(folder))
