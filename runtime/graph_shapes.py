@@ -19,7 +19,7 @@ from .layer_shapes import (
     transposed_convolution,
 )
 from .onnx_file import MAX_VALUES, GraphFaultError
-from .operator_call import Growing, Known, OperatorCall, Rule, broadcast, like, positive
+from .operator_call import Known, OperatorCall, Rule, Shape, broadcast, like, positive
 
 
 def _same(call: OperatorCall) -> Known:
@@ -27,7 +27,13 @@ def _same(call: OperatorCall) -> Known:
 
 
 def _kept(call: OperatorCall) -> Known:
-    return Known(call.shape(0), call.inputs[0].values if call.inputs[0] else None)
+    return _moved(call, call.shape(0))
+
+
+def _moved(call: OperatorCall, shape: Shape) -> Known:
+    """Return the first input's values in another shape."""
+    source = call.inputs[0] or Known(())
+    return Known(shape, source.values, source.stored)
 
 
 def _elementwise(call: OperatorCall) -> Known:
@@ -41,13 +47,15 @@ def _quantized(call: OperatorCall) -> list[Known]:
 def _reduced(call: OperatorCall) -> Known:
     shape = call.shape(0)
     axes = call.axes(len(shape))
+    if call.integer(b"noop_with_empty_axes", 0):
+        raise GraphFaultError("a reduction over no axis")
     if call.integer(b"keepdims", 1):
         return Known(tuple(1 if axis in axes else size for axis, size in enumerate(shape)))
     return Known(tuple(size for axis, size in enumerate(shape) if axis not in axes))
 
 
 def _reshaped(call: OperatorCall) -> Known:
-    shape, asked = call.shape(0), call.sizes(1)
+    shape, asked = call.shape(0), call.sizes(1, stored=False)
     sizes = [shape[axis] if size == 0 else size for axis, size in enumerate(asked)]
     if sizes.count(-1) == 1:
         known = -math.prod(sizes)
@@ -57,8 +65,7 @@ def _reshaped(call: OperatorCall) -> Known:
         sizes[place] = like(math.prod(shape) // known, *shape)
     if math.prod(sizes) != math.prod(shape) or any(size < 0 for size in sizes):
         raise GraphFaultError(f"a reshape of {shape} to {asked}")
-    values = call.inputs[0].values if call.inputs[0] else None
-    return Known(tuple(sizes), values)
+    return _moved(call, tuple(sizes))
 
 
 def _flattened(call: OperatorCall) -> Known:
@@ -84,7 +91,7 @@ def _squeezed(call: OperatorCall) -> Known:
     if any(shape[axis] != 1 for axis in axes):
         raise GraphFaultError(f"a squeeze of {shape}")
     left = tuple(size for axis, size in enumerate(shape) if axis not in axes)
-    return Known(left, call.inputs[0].values if call.inputs[0] else None)
+    return _moved(call, left)
 
 
 def _unsqueezed(call: OperatorCall) -> Known:
@@ -93,7 +100,7 @@ def _unsqueezed(call: OperatorCall) -> Known:
     axes = call.axes(len(shape) + count)
     left = iter(shape)
     sizes = tuple(1 if axis in axes else next(left) for axis in range(len(shape) + len(set(axes))))
-    return Known(sizes, call.inputs[0].values if call.inputs[0] else None)
+    return _moved(call, sizes)
 
 
 def _joined(call: OperatorCall) -> Known:
@@ -106,7 +113,8 @@ def _joined(call: OperatorCall) -> Known:
     known = [part.values for part in parts if part.values is not None]
     few = len(known) == len(parts) and sum(map(len, known)) <= MAX_VALUES
     values = tuple(value for part in known for value in part) if few else None
-    return Known((*shape[:axis], like(sum(along), *along), *shape[axis + 1 :]), values)
+    joined = (*shape[:axis], like(sum(along), *along), *shape[axis + 1 :])
+    return Known(joined, values, all(part.stored for part in parts))
 
 
 def _parted(call: OperatorCall) -> list[Known]:
@@ -128,10 +136,9 @@ def _sliced(call: OperatorCall) -> Known:
     values = source.values
     for axis, start, end, step in zip(axes, starts, ends, steps, strict=True):
         cut = slice(start, None if end < -shape[axis] and step < 0 else end, step)
-        constant = len(shape) == 1 and not any(isinstance(place, Growing) for place in (start, end, step))
-        values = values[cut] if values is not None and constant else None
+        values = values[cut] if values is not None and len(shape) == 1 else None
         shape[axis] = like(len(range(*cut.indices(shape[axis]))), shape[axis])
-    return Known(tuple(shape), values)
+    return Known(tuple(shape), values, source.stored)
 
 
 def _gathered(call: OperatorCall) -> Known:
@@ -139,14 +146,12 @@ def _gathered(call: OperatorCall) -> Known:
     axis = call.integer(b"axis", 0) % len(data.shape)
     values = None
     if data.values is not None and indices.values is not None and len(data.shape) == 1:
-        places = call.sizes(1)
-        if not any(isinstance(place, Growing) for place in places):
-            values = tuple(data.values[place] for place in places)
-    return Known((*data.shape[:axis], *indices.shape, *data.shape[axis + 1 :]), values)
+        values = tuple(data.values[place] for place in call.sizes(1))
+    return Known((*data.shape[:axis], *indices.shape, *data.shape[axis + 1 :]), values, data.stored)
 
 
 def _expanded(call: OperatorCall) -> Known:
-    return Known(broadcast(call.shape(0), positive(call.sizes(1))))
+    return Known(broadcast(call.shape(0), positive(call.sizes(1, stored=False))))
 
 
 def _tiled(call: OperatorCall) -> Known:
@@ -165,8 +170,10 @@ def _padded(call: OperatorCall) -> Known:
 
 def _resized(call: OperatorCall) -> Known:
     shape = call.shape(0)
+    if call.integers(b"axes") or call.text(b"keep_aspect_ratio_policy") not in (b"", b"stretch"):
+        raise GraphFaultError("a resize by another rule than its sizes")
     if call.has(3):
-        sizes = positive(call.sizes(3))
+        sizes = positive(call.sizes(3, stored=False))
         return Known(tuple(like(size, own) for size, own in zip(sizes, shape, strict=True)))
     scales = call.inputs[2].values if call.inputs[2] else None
     if scales is None or len(scales) != len(shape) or not all(0 < scale < 2**31 for scale in scales):
@@ -192,11 +199,11 @@ def _blocks(*, apart: bool) -> Rule:
 def _shape_of(call: OperatorCall) -> Known:
     shape = call.shape(0)
     found = shape[slice(call.integer(b"start", 0), call.integer(b"end", len(shape)))]
-    return Known((len(found),), found)
+    return Known((len(found),), found, stored=False)
 
 
 def _filled(call: OperatorCall) -> Known:
-    return Known(positive(call.sizes(0)))
+    return Known(positive(call.sizes(0, stored=False)))
 
 
 def _counted(call: OperatorCall) -> Known:

@@ -54,7 +54,9 @@ def transposed_convolution(call: OperatorCall) -> Known:
         strides[axis] * (image[2 + axis] - 1) + more[axis] + dilations[axis] * (weights[2 + axis] - 1) + 1
         for axis in range(rank)
     ]
-    if not call.text(b"auto_pad").startswith(b"SAME"):
+    if call.text(b"auto_pad").startswith(b"SAME"):
+        sizes = [max(size, stride * own) for size, stride, own in zip(sizes, strides, image[2:], strict=True)]
+    else:
         sizes = [size - pads[axis] - pads[axis + rank] for axis, size in enumerate(sizes)]
     sizes = [like(size, *image) for size in call.integers(b"output_shape") or sizes]
     shape = (image[0], like(weights[1] * call.integer(b"group", 1), *weights), *positive(sizes))
@@ -121,7 +123,9 @@ def recurrent(units_axis: int) -> Rule:
 
 def einsum(call: OperatorCall) -> Known:
     """Return what a product by an equation gives."""
-    terms, _, result = call.text(b"equation").replace(b" ", b"").partition(b"->")
+    terms, arrow, result = call.text(b"equation").replace(b" ", b"").partition(b"->")
+    if not arrow:
+        raise GraphFaultError("an equation without its result")
     sizes: dict[int, int] = {}
     for place, term in enumerate(terms.split(b",")):
         for letter, size in zip(term, call.shape(place), strict=True):

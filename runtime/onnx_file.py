@@ -25,6 +25,8 @@ MAX_DATA = 2**20  # bytes of values that are not stored raw; the exporter writes
 VARINT, FIXED64, LENGTH, FIXED32 = 0, 1, 2, 5
 # ONNX's number of an element type -> bytes of an element; no other type is in a graph that was exported
 ELEMENT_SIZES = {1: 4, 2: 1, 3: 1, 6: 4, 7: 8, 9: 1, 10: 2, 11: 8}
+# an attribute's type -> the field that has its value; an engine reads no other, and takes a default where it is another
+ATTRIBUTE_FIELDS = {1: 2, 2: 3, 3: 4, 4: 5, 5: 6, 6: 7, 7: 8, 8: 9}
 # the field for values that are not raw -> the element types whose values lie there
 TYPED_FIELDS = {4: (1,), 5: (2, 3, 6, 9, 10), 7: (7,), 10: (11,)}
 NUMBER_CODES = {1: "f", 6: "i", 7: "q"}
@@ -152,26 +154,35 @@ class _GraphReader:
         return operation._replace(operator=named.get(4, b""), domain=named.get(7, b""))
 
     def _attribute(self, start: int, end: int, depth: int) -> tuple[bytes, Attribute]:
-        value, seen, name = Attribute(), set[int](), b""
+        value, seen, name, kind = Attribute(), set[int](), b"", 0
         for number, wire, begin, stop in self._fields(self._data, start, end):
             if number in seen and number != 8:
                 raise GraphFaultError(f"field {number} of an attribute twice")
             seen.add(number)
             if (number, wire) == (1, LENGTH):
                 name = _text(self._data, begin, stop)
-            elif (number, wire) == (3, VARINT):
-                value.integer = _signed(begin)
-            elif (number, wire) == (4, LENGTH):
-                value.text = _text(self._data, begin, stop)
-            elif (number, wire) == (5, LENGTH):
-                value.tensor = self._weight(begin, stop)
-            elif (number, wire) == (6, LENGTH):
-                value.body = self._graph(begin, stop, depth + 1)
-            elif number == 8:
-                value.integers += _integers(self._data, wire, begin, stop)
-            elif number not in (2, 7, 9, 13, 20) or stop - begin > MAX_TEXT:  # a float, floats, texts, its type
-                raise _refused("an attribute", number)
+            elif (number, wire) == (20, VARINT):
+                kind = begin
+            else:
+                self._read_value(value, (number, wire), begin, stop, depth)
+        if kind not in ATTRIBUTE_FIELDS or not seen <= {1, 13, 20, ATTRIBUTE_FIELDS[kind]}:
+            raise GraphFaultError(f"an attribute {short(name)} of type {kind} with a value of another")
         return name, value
+
+    def _read_value(self, value: Attribute, field: tuple[int, int], begin: int, stop: int, depth: int) -> None:
+        """Take over one field of an AttributeProto, given its number and wire type."""
+        if field == (3, VARINT):
+            value.integer = _signed(begin)
+        elif field == (4, LENGTH):
+            value.text = _text(self._data, begin, stop)
+        elif field == (5, LENGTH):
+            value.tensor = self._weight(begin, stop)
+        elif field == (6, LENGTH):
+            value.body = self._graph(begin, stop, depth + 1)
+        elif field[0] == 8:
+            value.integers += _integers(self._data, field[1], begin, stop)
+        elif field[0] not in (2, 7, 9, 13) or stop - begin > MAX_TEXT:  # a float, floats, texts, documentation
+            raise _refused("an attribute", field[0])
 
     def _weight(self, start: int, end: int) -> Weight:
         """Read a TensorProto; its shape must be that of its bytes, which are themselves passed over."""

@@ -9,10 +9,7 @@ from .onnx_file import Attribute, GraphFaultError, Operation
 
 
 class Growing(int):
-    """A size that may grow with the number of images; as a number it is the size for ``IMAGES`` of them.
-
-    Nothing is looked up by it: a table could hold a small size for this number of images, and a huge one for another.
-    """
+    """A size that may grow with the number of images; as a number it is the size for ``IMAGES`` of them."""
 
 
 IMAGES = Growing(7)  # a prime, so that it is mistaken for no other size
@@ -20,10 +17,15 @@ Shape = tuple[int, ...]
 
 
 class Known(NamedTuple):
-    """What is known of a tensor: its shape, and its values where they are few and do not depend on the image."""
+    """What is known of a tensor: its shape, and its values where they are few and do not depend on the image.
+
+    ``stored`` says that they lie in the file, and are no other tensor's sizes: nothing is looked up by those, as a
+    table could hold a small size for the number of images here, and a huge one for another.
+    """
 
     shape: Shape
     values: tuple[float, ...] | None = None
+    stored: bool = True
 
 
 class OperatorCall:
@@ -50,11 +52,13 @@ class OperatorCall:
         """Return whether there is such an input."""
         return place < len(self.inputs) and self.inputs[place] is not None
 
-    def sizes(self, place: int) -> tuple[int, ...]:
-        """Return the values of an input that says sizes, which must be known integers."""
+    def sizes(self, place: int, *, stored: bool = True) -> tuple[int, ...]:
+        """Return the integers of an input that says sizes or places; ``stored`` ones must lie in the file."""
         found = self.inputs[place]
         if found is None or found.values is None or not all(isinstance(value, int) for value in found.values):
             raise GraphFaultError(f"sizes (input {place}) that are computed from what an image shows")
+        if stored and not found.stored:
+            raise GraphFaultError(f"sizes (input {place}) that are computed from other sizes")
         return tuple(value for value in found.values if isinstance(value, int))
 
     def integer(self, name: bytes, default: int) -> int:
@@ -79,8 +83,8 @@ class OperatorCall:
 
     def axes(self, rank: int) -> list[int]:
         """Return the axes that an attribute or the second input names, counted from the first; all where none does."""
-        found = self.sizes(1) if self.has(1) else self.integers(b"axes", range(rank))
-        return [axis % rank for axis in found]
+        found = self.sizes(1) if self.has(1) else self.integers(b"axes")
+        return [axis % rank for axis in found or range(rank)]
 
 
 Rule = Callable[[OperatorCall], Known | list[Known]]

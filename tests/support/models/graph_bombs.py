@@ -202,3 +202,20 @@ def bombs() -> Iterator[tuple[str, bytes]]:
             ],
         ),
     )
+    sides = (
+        ("Shape", ["image"], "n"),
+        ("Gather", ["n", "one"], "i"),
+        ("Slice", ["table", "i", "one"], "t"),
+        ("ConstantOfShape", ["t"], "x"),
+    )
+    yield "a size cut out by an image's side", changed(table, weight("one", [1]), nodes(*sides))
+    column, row = weight("a", np.zeros(40_000), np.float32), weight("k", np.zeros((4096, 12, 1, 1)), np.float32)
+    yield "Einsum that says no result", changed(column, node("Einsum", "a", "a", equation="i,j"))
+    policy = {"keep_aspect_ratio_policy": "not_smaller"}
+    yield "Resize by its longest side", sized("Resize", [7, 12, 12, 10**4], "image", "", "", **policy)
+    yield "Resize by axes", sized("Resize", [7, 12, 12, 3], "image", "", "", axes=[3, 2, 1, 0])
+    yield "a reduction of nothing", changed(node("ReduceSum", "image", noop_with_empty_axes=1))
+    strides = node("Conv", "image", "k", strides=[9, 9])
+    yield "steps of another type", changed(row, strides, lambda m: setattr(m.graph.node[0].attribute[0], "type", 6))
+    yield "steps of no type", changed(row, strides, lambda m: m.graph.node[0].attribute[0].ClearField("type"))
+    yield "steps and more", changed(row, strides, lambda m: setattr(m.graph.node[0].attribute[0], "i", 1))
