@@ -164,17 +164,17 @@ RULES = (
     Rule(
         "onnx-old",
         "broken",
-        lambda facts: on.older_package(facts, "onnx", "1.21"),
-        "onnx before 1.21 reads files outside a model's folder (CVE-2026-27489 and others)",
-        "pip install -U 'onnx>=1.21'",
+        lambda facts: on.older_package(facts, "onnx", "1.22"),
+        "onnx before 1.22 reads files outside a model's folder (CVE-2026-27489, CVE-2026-44512)",
+        "pip install -U 'onnx>=1.22'",
         "https://github.com/onnx/onnx/security/advisories/GHSA-3r9x-f23j-gc73",
     ),
     Rule(
         "keras-old",
         "broken",
-        lambda facts: on.older_package(facts, "keras", "3.15"),
+        lambda facts: on.older_package(facts, "keras", "3.15.1"),
         "a model file of somebody else's can run code, or write files, when an older Keras loads it",
-        "pip install -U 'keras>=3.15'",
+        "pip install -U 'keras>=3.15.1'",
         "https://github.com/advisories/GHSA-hqp4-2352-xf5r",
     ),
     Rule(

@@ -65,8 +65,8 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
         {**packages(onnxruntime="1.23.2"), "python": "3.10.12"},
         {**packages(onnxruntime="1.22.0"), "python": "3.10.12"},  # there is a later one: onnxruntime-old
     ),
-    "onnx-old": (packages(onnx="1.20.1"), packages(onnx="1.21.0")),
-    "keras-old": (packages(keras="3.14.0"), packages(keras="3.15.0")),
+    "onnx-old": (packages(onnx="1.21.0"), packages(onnx="1.22.0")),
+    "keras-old": (packages(keras="3.14.0"), packages(keras="3.15.1")),
     "import-fails": (
         {"import_failures": {"numpy": "ended by SIGSEGV"}},
         {**packages(cuda_python="12.6.2"), "import_failures": {"cuda.bindings.runtime": "no libcuda.so.1"}},
