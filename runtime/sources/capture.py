@@ -21,7 +21,7 @@ from ..errors import ImageError, SourceError
 from ..frame import Frame, Pixels
 from .camera import open_node
 from .child import ChildConnection, csi_pipeline
-from .events import MAX_FAULTS, MAX_PARTS, Events, Kind, Pace
+from .events import MAX_FAULTS, MAX_PARTS, Events, FloodLimit, Kind
 from .files import Sources, check_names, open_sources
 from .mjpeg import MjpegConnection
 from .names import CaptureOptions, LiveName, display_name, parse_live
@@ -69,7 +69,7 @@ class LiveCapture:
         self._opener = opener
         self._events = events
         self._index = 0
-        self._faults = Pace(MAX_FAULTS, "damaged or resized frames")
+        self._faults = FloodLimit(MAX_FAULTS, "damaged or resized frames")
         self._size: tuple[int, int] | None = None
         self._last = time.monotonic()  # when the last good frame came, or when it all began
         self._reported: set[tuple[Kind, str]] = set()  # what was reported of this outage; empty while frames flow
@@ -113,7 +113,7 @@ class LiveCapture:
     def _flow(self, connection: Connection, stop: threading.Event) -> Iterator[Frame]:
         """Yield one connection's frames until it stalls, or ends with a SourceError."""
         since = time.monotonic()
-        parts, self._faults = Pace(MAX_PARTS, "frames"), Pace(MAX_FAULTS, "damaged or resized frames")
+        parts, self._faults = FloodLimit(MAX_PARTS, "frames"), FloodLimit(MAX_FAULTS, "damaged or resized frames")
         while not stop.is_set():
             frame = self._read(connection)
             if frame is not None:

@@ -45,7 +45,7 @@ class Event:
     seconds: float | None = None
 
 
-class Pace:
+class FloodLimit:
     """This class counts what one source gives, and raises a SourceError at more than ``most`` within a second."""
 
     def __init__(self, most: int, what: str) -> None:

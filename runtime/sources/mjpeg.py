@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from ..errors import OversizedError, SourceError
 from ..preprocess import decode_image
-from .events import MAX_PARTS, Pace
+from .events import MAX_PARTS, FloodLimit
 from .names import CaptureOptions
 from .network import http_get
 
@@ -121,7 +121,7 @@ class MjpegConnection:
         Setting ``stop`` ends every wait; ``options`` have the rate at which single pictures are asked for.
         """
         self.patience = options.patience(MJPEG_PATIENCE)
-        self._pace = Pace(MAX_PARTS, "parts")
+        self._limit = FloodLimit(MAX_PARTS, "parts")
         self._period = 1 / (options.fps or PICTURE_RATE)
         self._url = url
         self._stop = stop
@@ -146,7 +146,7 @@ class MjpegConnection:
         self._stream.deadline = time.monotonic() + self.patience
         try:
             while (image := self._cutter.next()) is None:
-                self._pace.count(self._new_parts())  # of other kinds, or without an end
+                self._limit.count(self._new_parts())  # of other kinds, or without an end
                 data = self._response.read1(READ_SIZE)
                 if data:
                     self._cutter.feed(data)
