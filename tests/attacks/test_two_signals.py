@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import importlib.metadata
 import os
 import signal
 import subprocess
@@ -13,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tomllib
 from onnx import TensorProto, helper, numpy_helper
 
 from hybrid_edge.runtime import console
@@ -132,11 +132,9 @@ def test_every_command_runs_within_the_one_place_that_sees_to_the_second_signal(
         seen.append(app)
 
     monkeypatch.setattr(console, "main", record)
-    scripts = [
-        entry
-        for entry in importlib.metadata.distribution("hybrid-edge").entry_points
-        if entry.group == "console_scripts"
-    ]
-    for entry in scripts:
-        getattr(importlib.import_module(entry.module), entry.attr)()
+    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text(encoding="utf-8"))
+    scripts = project["project"]["scripts"].values()
+    for place in scripts:
+        module, _, function = place.partition(":")
+        getattr(importlib.import_module(module), function)()
     assert len(seen) == len(scripts) > 5
