@@ -24,7 +24,7 @@ test: $(VENV)/.installed
 
 # the gallery of hostile files alone, with how many there are
 attack: $(VENV)/.installed
-	$(BIN)/python -m pytest -q -n 0 tests/attacks
+	$(BIN)/python -m pytest -q -n 2 tests/attacks
 
 # what reads foreign bytes, fuzzed by coverage: make fuzz SECONDS=3600, for each of the four
 SECONDS ?= 60

@@ -18,7 +18,7 @@ from .layer_shapes import (
     recurrent,
     transposed_convolution,
 )
-from .onnx_file import MAX_VALUES, GraphFaultError
+from .onnx_file import MAX_RANK, GraphFaultError
 from .operator_call import Known, OperatorCall, Rule, Shape, broadcast, like, positive
 
 
@@ -111,7 +111,7 @@ def _joined(call: OperatorCall) -> Known:
     if any(part.shape[:axis] + part.shape[axis + 1 :] != shape[:axis] + shape[axis + 1 :] for part in parts):
         raise GraphFaultError("a concatenation of shapes that do not fit")
     known = [part.values for part in parts if part.values is not None]
-    few = len(known) == len(parts) and sum(map(len, known)) <= MAX_VALUES
+    few = len(known) == len(parts) and sum(map(len, known)) <= MAX_RANK
     values = tuple(value for part in known for value in part) if few else None
     joined = (*shape[:axis], like(sum(along), *along), *shape[axis + 1 :])
     return Known(joined, values, all(part.stored for part in parts))

@@ -18,7 +18,6 @@ from typing import NamedTuple
 MAX_FIELDS = 2**20  # read in a second; 784 steps of two recurrent layers, written out, have some 400,000
 MAX_TEXT = 2**14  # bytes of a name, an operator, a documentation; our names have some 60
 MAX_RANK = 8
-MAX_VALUES = 64  # of a tensor whose numbers may say sizes: a shape, axes, splits, scales
 MAX_DEPTH = 2  # a graph, and the body of a Scan in it
 MAX_DATA = 2**20  # bytes of values that are not stored raw; the exporter writes single numbers so
 
@@ -29,7 +28,9 @@ ELEMENT_SIZES = {1: 4, 2: 1, 3: 1, 6: 4, 7: 8, 9: 1, 10: 2, 11: 8}
 ATTRIBUTE_FIELDS = {1: 2, 2: 3, 3: 4, 4: 5, 5: 6, 6: 7, 7: 8, 8: 9}
 # the field for values that are not raw -> the element types whose values lie there
 TYPED_FIELDS = {4: (1,), 5: (2, 3, 6, 9, 10), 7: (7,), 10: (11,)}
-NUMBER_CODES = {1: "f", 6: "i", 7: "q"}
+# an element type -> how its values are read, and of how many at most: integers may be the sizes of as many steps as are
+# written out, the others say scales or places
+READ_VALUES = {1: ("f", 64), 6: ("i", 64), 7: ("q", 4096)}
 CONTINUED = bytes(range(128, 256))  # the bytes of varints that are not their last
 
 Source = bytes | mmap.mmap
@@ -259,10 +260,11 @@ def _count(data: Source, number: int, begin: int, stop: int, size: int) -> float
 
 
 def _small_values(data: Source, number: int, begin: int, stop: int, kind: int, count: int) -> tuple[float, ...] | None:
-    if kind not in NUMBER_CODES or count > MAX_VALUES:
+    code, most = READ_VALUES.get(kind, ("", -1))
+    if count > most:
         return None
     if number in (4, 9):
-        return struct.unpack(f"<{count}{NUMBER_CODES[kind]}", data[begin:stop])
+        return struct.unpack(f"<{count}{code}", data[begin:stop])
     return tuple(_integers(data, LENGTH, begin, stop))
 
 

@@ -73,6 +73,7 @@ CASES: list[Case] = [
     ("Concat", [(7, 3), (7, 4), (7, 5)], {"axis": 1}, 1),
     ("Split", [(7, 9)], {"axis": 1}, 3),
     ("Split", [(7, 9), ints(2, 7)], {"axis": -1}, 2),
+    ("Split", [(7, 784), ints(*[1] * 784)], {"axis": 1}, 784),
     ("Slice", [IMAGE, ints(1, 7), ints(5, -9), ints(1, 2), ints(2, -1)], {}, 1),
     ("Slice", [IMAGE, ints(0), ints(2**31), ints(3)], {}, 1),
     ("Gather", [IMAGE, ints(1, 0, 1)], {"axis": 2}, 1),
