@@ -16,9 +16,9 @@ import onnx
 
 from ..runtime.backends.selection import MAX_SLOWDOWN
 from ..runtime.errors import ConversionError, EngineError, Int8EngineError, ParityError
-from ..runtime.graph_guard import check_graph_bytes
+from ..runtime.guard.graph_guard import check_graph_bytes
+from ..runtime.guard.onnx_file import GraphFaultError
 from ..runtime.manifest import FileRecord, Precision, Target, Variant
-from ..runtime.onnx_file import GraphFaultError
 from ..runtime.roofline import Cost
 from .artifacts import Artifact, plan_artifacts
 from .bundle.bundle_writer import BundleWriter, made_by

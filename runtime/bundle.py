@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from .errors import ArtifactHashError, BundleError, ImageError
 from .frame import OUTPUT_NAMES, Outputs
-from .graph_guard import check_graph_file
+from .guard.graph_guard import check_graph_file
 from .image_headers import PNG_SIGNATURE
 from .manifest import MANIFEST, MAX_MANIFEST_SIZE, FileRecord, Manifest, Variant, parse_manifest
 from .preprocess import contract, decode_image

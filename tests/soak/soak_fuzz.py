@@ -122,8 +122,8 @@ def tar_target(work: Path) -> Target:
 def graph_target(_: Path) -> Target:
     from support.models.bundles import SPEC
 
-    from hybrid_edge.runtime.graph_guard import check_graph_bytes
-    from hybrid_edge.runtime.onnx_file import GraphFaultError
+    from hybrid_edge.runtime.guard.graph_guard import check_graph_bytes
+    from hybrid_edge.runtime.guard.onnx_file import GraphFaultError
 
     def run(data: bytes) -> None:
         try:

@@ -11,11 +11,11 @@ import mmap
 from pathlib import Path
 from reprlib import repr as short
 
-from .errors import BundleError
+from ..errors import BundleError
+from ..spec import ModelSpec
 from .graph_shapes import CONTRIBUTED_RULES, RULES
 from .onnx_file import MAX_RANK, Attribute, GraphFaultError, GraphRecord, Operation, Source, read_graph
 from .operator_call import IMAGES, Growing, Known, OperatorCall, Rule
-from .spec import ModelSpec
 
 REMEDY = "take no bundle from where this one came from, or export it again with hybrid-export"
 # values for one image. The largest tensor of our backbones has 60 times an image's values, DenseNet121's all together

@@ -12,10 +12,10 @@ from support.models.hostile_graphs import WHOLE, sized
 from support.models.odd_graphs import varint
 
 from hybrid_edge.runtime.errors import BundleError
-from hybrid_edge.runtime.graph_guard import check_graph_bytes, check_graph_file
-from hybrid_edge.runtime.graph_shapes import CONTRIBUTED_RULES, RULES
-from hybrid_edge.runtime.onnx_file import GraphFaultError, read_graph
-from hybrid_edge.runtime.operator_call import IMAGES, Known, OperatorCall
+from hybrid_edge.runtime.guard.graph_guard import check_graph_bytes, check_graph_file
+from hybrid_edge.runtime.guard.graph_shapes import CONTRIBUTED_RULES, RULES
+from hybrid_edge.runtime.guard.onnx_file import GraphFaultError, read_graph
+from hybrid_edge.runtime.guard.operator_call import IMAGES, Known, OperatorCall
 
 IMAGE = (int(IMAGES), 6, 8, 4)
 INT, FLOAT = np.int64, np.float32
