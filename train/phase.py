@@ -162,7 +162,9 @@ def fit_phase(prepared: PreparedPhase) -> TrainingState:
     except Exception as error:
         if fault := batches.fault or prepared.validation.fault:
             raise fault from error
-        if os.strerror(errno.ENOSPC) in str(error):  # TensorFlow's own error, of TensorBoard's files
+        if not isinstance(error, OSError) and os.strerror(errno.ENOSPC) in str(
+            error
+        ):  # TensorFlow's own error, of TensorBoard's files
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(training.run.tensorboard)) from error
         raise
     finally:
