@@ -27,6 +27,7 @@ from pathlib import Path
 
 from .errors import BundleError, UpdateError
 from .manifest import MANIFEST
+from .trust import fingerprint
 
 LOCK_TRIES, LOCK_PAUSE = 20, 0.05  # a run that looks whether the lock is held has it for a moment
 RUN_SILENCE = 5.0  # seconds after which a run that wrote nothing counts as gone; it writes once a second
@@ -61,12 +62,13 @@ class BundleStore:
     """
 
     def __init__(self, link: Path) -> None:
-        self.link = link.absolute()  # not resolved: it is the link itself that is read and replaced
+        # the last link is what is read and replaced; one above it, as runs/latest, may lead elsewhere in the meantime
+        self.link = link.absolute().parent.resolve() / link.absolute().name
         self.versions = self.link.with_name(f"{self.link.name}.versions")
 
-    def folder(self, fingerprint: str) -> Path:
+    def folder(self, version: str) -> Path:
         """Return the folder of a version, which may not be there."""
-        return self.versions / fingerprint
+        return self.versions / version
 
     @property
     def current(self) -> str | None:
@@ -118,6 +120,7 @@ class BundleStore:
             self._lock(descriptor)
             (self.versions / "runs").mkdir(exist_ok=True)
             self.end_trial()
+            self._keep_replaced()
             yield
         finally:
             self.end_trial()
@@ -131,23 +134,23 @@ class BundleStore:
             time.sleep(LOCK_PAUSE)
         raise UpdateError(f"{self.versions}: expected no other update, found one under way; wait for its end")
 
-    def begin_trial(self, fingerprint: str) -> None:
+    def begin_trial(self, version: str) -> None:
         """Ask live runs to try a version."""
-        _point(self.versions / "trial", fingerprint)
+        _point(self.versions / "trial", version)
 
     def end_trial(self) -> None:
         """Let live runs go back to where the link leads."""
         (self.versions / "trial").unlink(missing_ok=True)
 
-    def switch(self, fingerprint: str) -> None:
+    def switch(self, version: str) -> None:
         """Make a version the one that runs: the commit point. What ran before becomes ``previous``.
 
         A bundle's plain folder in the link's place becomes a version itself.
         """
         before = self.current
-        if before is not None and before != fingerprint:
+        if before is not None and before != version:
             _point(self.versions / "previous", before)
-        target = f"{self.versions.name}/{fingerprint}"
+        target = f"{self.versions.name}/{version}"
         if self.link.is_dir() and not self.link.is_symlink():
             self._exchange(target)
         else:
@@ -155,11 +158,9 @@ class BundleStore:
 
     def _exchange(self, target: str) -> None:
         """Put a link in the place of a plain folder, in one step, and keep the folder as a version."""
-        from .trust import fingerprint  # noqa: PLC0415  # a run that only reads needs no hashes
-
         before = fingerprint((self.link / MANIFEST).read_bytes())
         aside = self.versions / ".replaced"
-        aside.unlink(missing_ok=True) if aside.is_symlink() else shutil.rmtree(aside, ignore_errors=True)
+        aside.unlink(missing_ok=True)
         aside.symlink_to(target)
         libc = ctypes.CDLL(None, use_errno=True)
         if libc.renameat2(AT_FDCWD, os.fsencode(aside), AT_FDCWD, os.fsencode(self.link), RENAME_EXCHANGE) != 0:
@@ -170,11 +171,18 @@ class BundleStore:
                 f"refuses ({os.strerror(number)}); move the folder to {self.versions}/{before} and link to it by hand"
             )
         _sync(self.link.parent)
-        if self.folder(before).exists():
-            shutil.rmtree(aside)
-        else:
-            aside.rename(self.folder(before))
+        self._keep_replaced()
         _point(self.versions / "previous", before)
+
+    def _keep_replaced(self) -> None:
+        """Make the folder that a link took the place of a version, also where an update was killed before that."""
+        aside = self.versions / ".replaced"
+        if aside.is_dir() and not aside.is_symlink():
+            target = self.folder(fingerprint((aside / MANIFEST).read_bytes()))
+            if target.exists():
+                shutil.rmtree(aside)
+            else:
+                aside.rename(target)
 
     def prune(self, keep: int) -> list[str]:
         """Remove the oldest versions but ``keep`` beside the one that runs, and return those removed."""

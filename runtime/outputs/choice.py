@@ -6,7 +6,6 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from ... import __version__
 from ..console import say
 from ..frame import region_name
 from ..infer_request import InferRequest
@@ -125,18 +124,11 @@ class ChosenSinks:
 
 def open_metrics(address: str, classifier: Classifier, captures: Sequence[Capture]) -> Sink:
     """Serve the numbers of a run to Prometheus at an address."""
-    from .metrics import Metrics  # noqa: PLC0415  # of the extra metrics
+    from .metrics import Metrics, engine_labels  # noqa: PLC0415  # of the extra metrics
 
     listener = listen("--metrics", address)
     say(f"metrics: http://{shown_address(listener)}/metrics")
-    selection = classifier.selection
-    engine = {
-        "version": __version__,
-        "engine": selection.backend.device,
-        "variant": selection.variant.name,
-        "precision": selection.variant.precision,
-    }
-    return Metrics(listener, [capture.name for capture in captures if capture.live], engine)
+    return Metrics(listener, [capture.name for capture in captures if capture.live], engine_labels(classifier))
 
 
 def open_mqtt(address: str, request: InferRequest, captures: Sequence[Capture], events: Events) -> Sink:

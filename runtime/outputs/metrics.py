@@ -13,8 +13,9 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
-from typing import Any, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
+from ... import __version__
 from ..errors import UsageError
 from ..sources.events import Kind
 from ..sources.names import short_names
@@ -39,6 +40,9 @@ except ImportError as error:
         f"--metrics: expected prometheus-client, found none that can be imported ({error}): "
         "pip install 'hybrid-edge[metrics]'"
     ) from error
+
+if TYPE_CHECKING:
+    from ..classifier import Classifier
 
 PREFIX = "hybrid_edge"
 STAGE_BOUNDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)  # seconds
@@ -94,6 +98,10 @@ class Metrics(Sink):
         self._registry.register(_Collected(self))
         ProcessCollector(registry=self._registry)
         self._server = MetricsServer(listener, self.render)
+
+    def model(self, classifier: Classifier) -> None:
+        """Let the labels of ``hybrid_edge_info`` be this classifier's."""
+        self._engine = engine_labels(classifier)
 
     def write(self, result: Result) -> None:
         """Count one result by its answer, and its times."""
@@ -176,6 +184,17 @@ class _Collected(Collector):
 
     def collect(self) -> Iterable[Metric]:
         return self._metrics.families()
+
+
+def engine_labels(classifier: Classifier) -> dict[str, str]:
+    """Return what ``hybrid_edge_info`` tells of a classifier: engine, variant, precision, and our version."""
+    selection = classifier.selection
+    return {
+        "version": __version__,
+        "engine": selection.backend.device,
+        "variant": selection.variant.name,
+        "precision": selection.variant.precision,
+    }
 
 
 def _gauge(name: str, text: str, label: str, values: Mapping[str, float]) -> GaugeMetricFamily:

@@ -10,7 +10,7 @@ from ..frame import Frame
 from ..sources.events import Event, Kind
 
 if TYPE_CHECKING:
-    from ..classifier import Prediction
+    from ..classifier import Classifier, Prediction
 
 
 UNKNOWN = "unknown"
@@ -117,6 +117,9 @@ class Sink:
     The pipeline calls a sink on the one thread that runs it, which a window needs, with results in the order in which
     they were made.
     """
+
+    def model(self, classifier: Classifier) -> None:
+        """Hear which classifier gives the results from here on: before the first one, and when another takes over."""
 
     def write(self, result: Result) -> None:
         """Take one result."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -15,6 +16,9 @@ from ..outputs.sink import Result, Sink, SourceStatus, Status
 from ..sources.events import Event
 from .handover import MEMORY_ERRORS, Batch, Links, is_shortage, one_line
 from .pending_frame import PendingFrame
+
+if TYPE_CHECKING:
+    from .models import Model
 
 LOOK_INTERVAL = 0.02  # seconds between two calls of ``look``, which tells events and polls the sinks
 STATUS_INTERVAL = 1.0  # seconds between two statuses
@@ -78,6 +82,7 @@ class Delivery:
         self._sinks = sinks
         self._answering = answering
         self._meter = Meter()
+        self._model: Model | None = None
         self._untold: deque[Event] = deque(maxlen=MAX_EVENTS)
         self._looked = self._told = 0.0
         self._events.subscribe(self._untold.append)
@@ -101,6 +106,10 @@ class Delivery:
         """Write a batch's results to every sink, calling ``look`` in between where that takes long."""
         if batch.rows:
             self._meter.batch(batch.inference_ms)
+        if batch.model is not self._model:
+            self._model = batch.model
+            for sink in self._sinks:
+                sink.model(batch.model.classifier)
         for result in self._results(batch):
             if result.prediction is not None:
                 self._meter.result(result.age_ms)

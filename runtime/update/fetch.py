@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import http.client
 import json
@@ -11,9 +12,10 @@ import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit, urlunsplit
 
 from ..errors import UpdateError
+from ..sources.names import display_name
 from ..storage import write_json
 
 READ_TIMEOUT = 30.0  # seconds without a byte
@@ -39,17 +41,18 @@ def fetch(address: str, folder: Path, limit: int, progress: Progress) -> Path:
         OSError: the disk is full or can't be written to; what was fetched stays for the next try.
     """
     download = _Download(address, folder, limit, progress)
+    shown = display_name(address)
     failures = 0
     while True:
         before = download.size
         try:
             download.go_on()
         except (OSError, http.client.HTTPException) as error:
-            _raise_unless_cut(address, error)
+            _raise_unless_cut(shown, error)
             failures = 0 if download.size > before else failures + 1
             if failures > len(PAUSES):
                 raise UpdateError(
-                    f"{address}: expected a file of {_mib(download.total)}, found that it breaks off after "
+                    f"{shown}: expected a file of {_mib(download.total)}, found that it breaks off after "
                     f"{_mib(download.size)} ({_reason(error)}); start again to go on from there"
                 ) from None
             time.sleep(PAUSES[max(0, failures - 1)])
@@ -66,6 +69,7 @@ class _Download:
         self.total: int | None = None
         self._record = folder / f".download-{name}.json"
         self._address, self._limit, self._progress = address, limit, progress
+        self._shown = display_name(address)
 
     @property
     def size(self) -> int:
@@ -121,7 +125,7 @@ class _Download:
         if size > self._limit:
             self.path.unlink(missing_ok=True)
             raise UpdateError(
-                f"{self._address}: expected at most {_mib(self._limit)}, found more; --max-size MIB admits it"
+                f"{self._shown}: expected at most {_mib(self._limit)}, found more; --max-size MIB admits it"
             )
 
 
@@ -134,12 +138,20 @@ class _SafeRedirects(urllib.request.HTTPRedirectHandler):
         """Return the request to the new address; raise UpdateError where that is less safe than the old one."""
         before, after = urlsplit(req.full_url).scheme, urlsplit(newurl).scheme
         if after not in SCHEMES or (before == "https" and after != "https"):
-            raise UpdateError(f"{req.full_url}: expected a file, found a redirect from {before} to {after}: refused")
+            raise UpdateError(
+                f"{display_name(req.full_url)}: expected a file, found a redirect from {before} to {after}: refused"
+            )
         return super().redirect_request(req, fp, code, msg, headers, newurl)
 
 
 def _open(address: str, headers: dict[str, str]) -> Any:
-    request = urllib.request.Request(address, headers={"User-Agent": "hybrid-update", **headers})  # noqa: S310
+    parts = urlsplit(address)
+    userinfo, _, host = parts.netloc.rpartition("@")
+    plain = urlunsplit(parts._replace(netloc=host))
+    request = urllib.request.Request(plain, headers={"User-Agent": "hybrid-update", **headers})  # noqa: S310
+    if userinfo:  # not sent on to where a redirect leads
+        token = base64.b64encode(unquote(userinfo).encode()).decode()
+        request.add_unredirected_header("Authorization", f"Basic {token}")
     opener = urllib.request.build_opener(_SafeRedirects)
     return opener.open(request, timeout=READ_TIMEOUT)
 

@@ -17,6 +17,7 @@ from ..bundle_store import BundleStore, require_link
 from ..console import say, waiting
 from ..errors import BundleError, UpdateError, UsageError
 from ..manifest import MANIFEST
+from ..sources.names import display_name
 from ..storage import flush
 from ..trust import ANYONE, SIGNATURE, Trust
 from .fetch import MIB, fetch, is_address
@@ -52,8 +53,8 @@ class UpdateRequest:
     def __post_init__(self) -> None:
         if is_address(self.source) and not self.trust.fingerprints and self.trust.required_signer is None:
             raise UsageError(
-                f"{self.source}: expected --require-signature KEY.pub or --expect-sha256 HEX with an address, found "
-                "neither: whoever is in between could send any bundle"
+                f"{display_name(self.source)}: expected --require-signature KEY.pub or --expect-sha256 HEX with an "
+                "address, found neither: whoever is in between could send any bundle"
             )
 
 

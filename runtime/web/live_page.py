@@ -53,15 +53,19 @@ class LivePage(LiveState):
 
     def start(self, classifier: Classifier, ask: Ask) -> None:
         """Serve from now on; ``ask`` gives a picture to the engine, and returns what it will say."""
-        bundle = describe_bundle(classifier)
+        self.model(classifier)
 
         def make_app(loop: asyncio.AbstractEventLoop) -> ASGIApp:
             self._pictures = pictures = MotionJpeg(self.picture, loop)
             workbench = Workbench(ask, self._top_k, self._min_probability)
-            return Routes(self._access, self, pictures, workbench, bundle).app()
+            return Routes(self._access, self, pictures, workbench, lambda: self._bundle).app()
 
         self._server.start(make_app)
         say(f"live page: {self.url}{' (with the token)' if self._access.needs_token else ''}")
+
+    def model(self, classifier: Classifier) -> None:
+        """Let the API tell of this classifier's bundle."""
+        self._bundle = describe_bundle(classifier)
 
     def close(self) -> None:
         """End the page and everything that serves it, within a second."""

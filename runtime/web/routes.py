@@ -49,11 +49,16 @@ EXPECTED = {
 class Routes:
     """This class answers what the entrance lets in, from a run's state, pictures and workbench.
 
-    ``bundle`` is what the API tells of the model.
+    ``bundle`` returns what the API tells of the model.
     """
 
     def __init__(
-        self, access: Access, state: LiveState, pictures: MotionJpeg, workbench: Workbench, bundle: Mapping[str, Any]
+        self,
+        access: Access,
+        state: LiveState,
+        pictures: MotionJpeg,
+        workbench: Workbench,
+        bundle: Callable[[], Mapping[str, Any]],
     ) -> None:
         self._access = access
         self._state = state
@@ -64,7 +69,7 @@ class Routes:
             "sources": state.tell_sources,
             "timeline": state.tell_timeline,
             "latency": state.tell_latency,
-            "bundle": lambda: bundle,
+            "bundle": bundle,
         }
         self._listeners = self._logins = 0
         self._made: dict[str, tuple[int, str]] = {}

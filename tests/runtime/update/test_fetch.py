@@ -29,7 +29,7 @@ class Files:
         cuts: after how many bytes each of the next answers breaks off.
         status: with which every request is answered, in place of the file.
         location: where it redirects to.
-        requests: the range that each request asked for.
+        requests: the range that each request asked for; ``users``: its Authorization.
     """
 
     content: bytes = CONTENT
@@ -40,11 +40,13 @@ class Files:
     location: str | None = None
     declares: bool = True
     requests: list[str | None] = field(default_factory=list)
+    users: list[str | None] = field(default_factory=list)
     url: str = ""
 
     def answer(self, handler: BaseHTTPRequestHandler) -> None:
         wanted = handler.headers.get("Range")
         self.requests.append(wanted)
+        self.users.append(handler.headers.get("Authorization"))
         begins = 0
         if self.location or self.status != 200:
             handler.send_response(302 if self.location else self.status)
@@ -137,8 +139,6 @@ def test_a_server_that_can_t_go_on_is_asked_for_the_whole(
 
 def test_a_file_that_is_there_whole_is_not_fetched_again(files: Files, tmp_path: Path) -> None:
     get(files, tmp_path)
-    files.content = CONTENT + b"more"  # under the same tag: nothing of it must be asked for
-    files.content = CONTENT
     assert get(files, tmp_path) == CONTENT
     assert files.requests[-1] == f"bytes={len(CONTENT)}-"
 
@@ -185,6 +185,20 @@ def test_a_redirect_from_https_to_http_is_refused() -> None:
     request = urllib.request.Request("https://example.com/x")
     with pytest.raises(UpdateError, match="redirect from https to http"):
         fetching._SafeRedirects().redirect_request(request, None, 302, "", {}, "http://example.com/x")  # type: ignore[arg-type]
+
+
+def test_a_user_and_password_are_sent_to_the_server_alone_and_never_shown(files: Files, tmp_path: Path) -> None:
+    address = files.url.replace("://", "://anna:s%40cret@")
+    assert fetch(address, tmp_path, 2 * MIB, lambda *_: None).read_bytes() == CONTENT
+    assert files.users == ["Basic YW5uYTpzQGNyZXQ="]
+    files.status = 403
+    with pytest.raises(UpdateError) as refused:
+        fetch(address + "?", tmp_path, MIB, lambda *_: None)
+    assert "cret" not in str(refused.value)
+    files.location, files.status = files.url.replace("127.0.0.1", "localhost") + "2", 200
+    with contextlib.suppress(UpdateError):
+        fetch(address + "?x", tmp_path, MIB, lambda *_: None)
+    assert files.users[2:] == ["Basic YW5uYTpzQGNyZXQ=", *[None] * len(files.users[3:])]
 
 
 def test_nobody_listening_is_said_so(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,12 +12,13 @@ import numpy.typing as npt
 import pytest
 from support.live.run import LiveRun
 from support.machines.commands import command
-from support.models.bundles import SPEC, make_bundle
+from support.models.bundles import SPEC, change_manifest, make_bundle
 from support.models.varied import failing_bundle, other_bundle, slow_bundle
 from support.streams.servers import MjpegStream
 
 from hybrid_edge.runtime.bundle import Bundle
 from hybrid_edge.runtime.bundle_store import BundleStore
+from hybrid_edge.runtime.manifest import Provenance
 
 
 @pytest.fixture
@@ -32,9 +34,17 @@ def stream() -> Iterator[MjpegStream]:
 
 @pytest.fixture
 def live(folder: Path, stream: MjpegStream) -> Iterator[LiveRun]:
-    with LiveRun(stream.url, "--bundle", folder, "--every-frame", "--headless", "--backend", "cpu") as run:
+    options = ["--every-frame", "--headless", "--backend", "cpu", "--web", "127.0.0.1:0"]
+    with LiveRun(stream.url, "--bundle", folder, *options) as run:
         run.frames(5)
         yield run
+
+
+def shown_provenance(run: LiveRun) -> str:
+    """What the live page's API says of the bundle in use: when it was made."""
+    (page,) = [line.partition(": ")[2] for line in run.errors if line.startswith("live page: ")]
+    with urllib.request.urlopen(f"{page}api/v1/bundle") as answer:  # noqa: S310  # http
+        return str(json.load(answer)["provenance"]["created"])
 
 
 def white(width: int, height: int, _: float | None = None) -> npt.NDArray[np.uint8]:
@@ -55,7 +65,8 @@ def assert_no_frame_was_lost(run: LiveRun) -> None:
 def test_a_live_run_takes_the_new_bundle_without_losing_a_frame(
     live: LiveRun, folder: Path, store: BundleStore, tmp_path: Path
 ) -> None:
-    new = Bundle.open(other_bundle(tmp_path / "new"))
+    other_bundle(tmp_path / "new")
+    new = change_manifest(tmp_path / "new", provenance=Provenance(created="later", hybrid_edge="0.1.0"))
     done = update(folder, new.root)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["watched"] == 1
@@ -63,11 +74,13 @@ def test_a_live_run_takes_the_new_bundle_without_losing_a_frame(
     live.frames(30)
     (changed,) = live.events("bundle-changed")
     assert changed["detail"].startswith(new.fingerprint[:16])
+    assert shown_provenance(live) == "later"
     assert_no_frame_was_lost(live)
     done = command("hybrid-update", "--back", "--bundle", folder)
     assert done.returncode == 0, done.stderr
     live.until(lambda: len(live.events("bundle-changed")) == 2, what="the way back")
     live.frames(10)
+    assert shown_provenance(live) != "later"
     assert_no_frame_was_lost(live)
 
 

@@ -90,6 +90,24 @@ def test_a_plain_folder_is_exchanged_for_a_link_and_kept(
     assert Bundle.open(device.folder(before)).fingerprint == before
 
 
+def test_a_kill_right_after_the_exchange_loses_no_bundle(device: BundleStore, folder: Path, tmp_path: Path) -> None:
+    before = Bundle.open(folder).fingerprint
+    install(device, other_bundle(tmp_path / "new"))
+    shutil.copytree(folder, device.versions / ".replaced")  # what the exchange leaves there for a moment
+    with device.updating():
+        assert Bundle.open(device.folder(before)).fingerprint == before
+
+
+def test_a_link_above_the_bundle_is_followed_once(folder: Path, tmp_path: Path) -> None:
+    """``runs/latest`` leads elsewhere after the next training, which is no update of a live run."""
+    latest = tmp_path / "latest"
+    latest.symlink_to(folder.parent)
+    store = BundleStore(latest / folder.name)
+    latest.unlink()
+    latest.symlink_to(tmp_path / "next")
+    assert store.wanted() == folder
+
+
 def test_it_goes_back_to_the_bundle_before_and_forth_again(running: BundleStore, call: Call, tmp_path: Path) -> None:
     first, second = running.current, install(running, other_bundle(tmp_path / "new"))
     arguments = ("--back", "--bundle", running.link, "--json")
