@@ -11,7 +11,8 @@ import typer
 from rich.text import Text
 
 from .. import console
-from .options import BuildOption, BundleOption, refuse_others
+from ..trust import Trust
+from .options import BuildOption, BundleOption, ExpectSha256Option, RequireSignatureOption, refuse_others
 
 STYLES = {
     "works": "green",
@@ -35,6 +36,8 @@ class Use(str, Enum):
 def doctor(
     context: typer.Context,
     bundle: BundleOption = None,
+    expect_sha256: ExpectSha256Option = None,
+    require_signature: RequireSignatureOption = None,
     uses: Annotated[
         list[Use] | None, typer.Option("--for", help="Also check what this needs; may be repeated.", show_default=False)
     ] = None,
@@ -64,7 +67,8 @@ def doctor(
         refuse_others(context, "--facts", ("--for", "--json"))
         checkup = examine_recorded(recorded, wanted)
     else:
-        checkup = examine(bundle, console.waiting, wanted=wanted, build=build)
+        trust = Trust.from_flags(expect_sha256, require_signature)
+        checkup = examine(bundle, console.waiting, trust=trust, wanted=wanted, build=build)
     if as_json:
         console.print_json(checkup.to_json())
     else:

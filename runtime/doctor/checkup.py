@@ -10,6 +10,7 @@ from typing import Any
 
 from ... import __version__
 from ..errors import UsageError
+from ..trust import Trust
 from .facts import Facts
 from .gathering import gather
 from .rule_table import RULES
@@ -54,15 +55,22 @@ class Checkup:
         }
 
 
-def examine(bundle: Path | None, watch: Watch, *, wanted: Collection[str] = (), build: bool = True) -> Checkup:
+def examine(
+    bundle: Path | None,
+    watch: Watch,
+    *,
+    trust: Trust | None = None,
+    wanted: Collection[str] = (),
+    build: bool = True,
+) -> Checkup:
     """Examine this machine: gather facts, import each library and try each engine in processes of their own.
 
-    ``bundle`` is a folder or tar, None for the usual places. ``watch`` is entered for each step with its name.
-    ``wanted`` is what the machine is to be used for; ``build`` lets TensorRT build engines.
+    ``bundle`` is a folder or tar that meets ``trust``, None for the usual places. ``watch`` is entered for each step
+    with its name. ``wanted`` is what the machine is to be used for; ``build`` lets TensorRT build engines.
     """
     with watch("looking at this machine"):
         facts = try_imports(gather())
-    return Checkup(facts, judge(facts, RULES, wanted), try_engines(bundle, watch, build=build))
+    return Checkup(facts, judge(facts, RULES, wanted), try_engines(bundle, watch, trust, build=build))
 
 
 def examine_recorded(path: Path, wanted: Collection[str] = ()) -> Checkup:

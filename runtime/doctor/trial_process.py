@@ -14,7 +14,10 @@ import os
 import signal
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ..bundle import Bundle
 
 MARK = "hybrid-doctor: "
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
@@ -36,28 +39,35 @@ def try_import(name: str) -> dict[str, Any]:
     return found
 
 
-def list_variants(bundle: str | None) -> dict[str, Any]:
-    """Open a bundle and name its variants with their targets; ``none`` where no bundle is named and none is found."""
-    from ..bundle import USUAL_PLACES, Bundle  # noqa: PLC0415  # these load NumPy and OpenCV
+def _open(request: dict[str, Any]) -> Bundle:
+    from ..bundle import Bundle  # noqa: PLC0415  # it loads NumPy and OpenCV
+    from ..trust import Trust  # noqa: PLC0415
 
-    if bundle is None and not any(map(os.path.exists, USUAL_PLACES)):
+    trust = Trust(tuple(request["trust"]["fingerprints"]), request["trust"]["signer"])
+    return Bundle.open(request["bundle"], trust)
+
+
+def list_variants(request: dict[str, Any]) -> dict[str, Any]:
+    """Open a bundle and name its variants with their targets; ``none`` where no bundle is named and none is found."""
+    from ..bundle import USUAL_PLACES  # noqa: PLC0415
+
+    if request["bundle"] is None and not any(map(os.path.exists, USUAL_PLACES)):
         return {"kind": "none"}
-    opened = Bundle.open(bundle)
+    opened = _open(request)
     variants = [[item.name, item.target] for item in opened.manifest.variants]
     return {"kind": "works", "root": str(opened.root), "variants": variants}
 
 
-def try_variant(bundle: str | None, name: str, *, build: bool) -> dict[str, Any]:
+def try_variant(request: dict[str, Any]) -> dict[str, Any]:
     """Run a bundle's golden examples through one variant on the engine it was made for."""
     from ..backends import open_variant  # noqa: PLC0415
-    from ..bundle import Bundle  # noqa: PLC0415
     from ..engines.engine_options import EngineOptions  # noqa: PLC0415
     from ..golden import check_golden  # noqa: PLC0415
     from ..preprocess import Preprocessor  # noqa: PLC0415
 
-    opened = Bundle.open(bundle)
-    variant = next(item for item in opened.manifest.variants if item.name == name)
-    selection = open_variant(opened, variant, engine=EngineOptions(build=build))
+    opened = _open(request)
+    variant = next(item for item in opened.manifest.variants if item.name == request["variant"])
+    selection = open_variant(opened, variant, engine=EngineOptions(build=request["build"]))
     with selection.backend as backend:
         golden = check_golden(opened, variant, backend, Preprocessor(opened.spec))
         return {
@@ -74,8 +84,8 @@ def _try(request: dict[str, Any]) -> dict[str, Any]:
         if "module" in request:
             return try_import(request["module"])
         if "variant" in request:
-            return try_variant(request["bundle"], request["variant"], build=request["build"])
-        return list_variants(request["bundle"])
+            return try_variant(request)
+        return list_variants(request)
     except (Exception, SystemExit) as error:  # a broken library may raise anything, and end the process
         kinds = [kind.__name__ for kind in type(error).__mro__]
         return {"kind": "error", "kinds": kinds, "text": f"{error}" or type(error).__name__}

@@ -6,11 +6,12 @@ import importlib.util
 import json
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from ..process import python_command
+from ..trust import Trust
 from .bounded import Ended, run_bounded
 from .facts import MAX_ITEMS, MAX_TEXT, Facts
 from .trial_process import MARK
@@ -77,14 +78,15 @@ def import_problem(module: str, seconds: float = IMPORT_SECONDS) -> str | None:
     return None if outcome["kind"] == "works" else str(outcome["text"])
 
 
-def try_engines(bundle: Path | None, watch: Watch, *, build: bool = True) -> BundleTrial:
+def try_engines(bundle: Path | None, watch: Watch, trust: Trust | None = None, *, build: bool = True) -> BundleTrial:
     """Run a bundle's golden examples through each of its variants, one after the other.
 
     ``watch`` is entered for each with what is tried. ``build`` lets TensorRT build an engine where there is none.
     """
     place = None if bundle is None else str(bundle)
+    opened = {"bundle": place, "trust": asdict(trust or Trust())}
     with watch("opening the bundle"):
-        listed = _attempt({"bundle": place}, OPEN_SECONDS)
+        listed = _attempt(opened, OPEN_SECONDS)
     if listed["kind"] == "none":
         return BundleTrial()
     if listed["kind"] != "works":
@@ -94,7 +96,7 @@ def try_engines(bundle: Path | None, watch: Watch, *, build: bool = True) -> Bun
         # an engine that is not here is not here for the next variant; a CPU is, and may lack what one variant needs
         known = next((item for item in trials if item.target == target != "cpu" and item.state == "absent"), None)
         with watch(f"trying {name}"):
-            request = {"bundle": place, "variant": name, "build": build}
+            request = {**opened, "variant": name, "build": build}
             trials.append(replace(known, variant=name) if known else _try_engine(request, target))
     return BundleTrial(place or str(listed["root"]), engines=tuple(trials))
 
