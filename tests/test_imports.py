@@ -97,7 +97,7 @@ import sys, hybrid_edge.runtime.commands.infer, hybrid_edge.runtime.pipeline.cla
 print(*(name for name in sys.modules if name.startswith("hybrid_edge.")))
 """
     loaded = run(code).split()
-    assert len(loaded) < 90
+    assert len(loaded) < 105
     # these come with --save, --mqtt and --config
     for unwanted in ("outputs.recorder", "outputs.mqtt", "commands.config_file"):
         assert f"hybrid_edge.runtime.{unwanted}" not in loaded

@@ -197,7 +197,8 @@ def test_a_variant_that_computes_something_else_here_is_not_measured(folder: Pat
 
 def test_a_start_that_fails_is_an_error_that_says_what_it_said(bundle: Bundle) -> None:
     next(bundle.root.rglob("*.onnx")).write_bytes(b"damaged")
-    settings = {"bundle": str(bundle.root), "threads": 1, "profile": (1, 1, 8)}
+    opened = {"bundle": str(bundle.root), "fingerprint": bundle.fingerprint}
+    settings = {**opened, "threads": 1, "profile": (1, 1, 8)}
     with pytest.raises(BackendError, match=r"a fresh process to classify one frame, found: .*ArtifactHashError"):
         measure_starts(settings, ["fp32-cpu"], 1)
 

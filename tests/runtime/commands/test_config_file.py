@@ -81,7 +81,7 @@ def test_every_option_that_says_how_has_a_key_and_no_action_has(
 ) -> None:
     monkeypatch.setenv("COLUMNS", "200")  # else long names are cut
     helped = infer("--help").out
-    options = set(re.findall(r"(?<![\w-])--([a-z][a-z-]+)", helped))
+    options = set(re.findall(r"(?<![\w-])--([a-z][a-z0-9-]+)", helped))
     for name in options:
         refused = infer("--config", config(tmp_path, f"{name} = {{}}"))
         assert refused.code == 2

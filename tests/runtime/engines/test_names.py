@@ -137,14 +137,19 @@ def all_used() -> set[str]:
     return {name for module in HOLDERS for name in used(module)}
 
 
+NAMERS = ("doctor/conditions.py", "doctor/trials.py")  # what is imported by these names is so in a child process
+
+
 def test_no_other_module_uses_tensorrt_or_cuda_python() -> None:
     for path in RUNTIME.rglob("*.py"):
         module = path.relative_to(RUNTIME).as_posix()
         nodes = list(ast.walk(ast.parse(path.read_text())))
         constants = {node.value for node in nodes if isinstance(node, ast.Constant)}
         assert module in HOLDERS or not any(isinstance(node, ast.Name) and node.id == "trt" for node in nodes), module
-        assert module == "engines/library.py" or "tensorrt_rtx" not in constants, module
-        assert module == CUDA_MODULE or not {"cuda.bindings.runtime", "cuda.cudart"} & constants, module
+        assert module in NAMERS or module == "engines/library.py" or "tensorrt_rtx" not in constants, module
+        assert module in NAMERS or module == CUDA_MODULE or not {"cuda.bindings.runtime", "cuda.cudart"} & constants, (
+            module
+        )
 
 
 def find(module: Any, name: str) -> None:

@@ -18,7 +18,7 @@ class Classifier:
         {closing}
 
 def command():
-    with closed_in_time(Classifier(), {seconds}) as unfinished:
+    with closed_in_time(Classifier().close, {seconds}) as unfinished:
         unfinished.extend({left})
         {work}
         print("done")

@@ -12,6 +12,7 @@ from hybrid_edge.runtime.outputs.sink import Result
 from hybrid_edge.runtime.pipeline.dataflow import Pipeline, PipelineOptions
 from hybrid_edge.runtime.pipeline.handover import Batch
 from hybrid_edge.runtime.pipeline.mailbox import Intake, Mailbox, PendingFrame
+from hybrid_edge.runtime.pipeline.models import Models
 from hybrid_edge.runtime.sources.events import Events
 from hybrid_edge.runtime.sources.regions import Region, parse_regions
 
@@ -235,8 +236,8 @@ def test_regions_taken_and_not_yet_returned_are_counted_as_dropped_at_the_end() 
 
 
 def test_a_picture_counts_once_in_a_batchs_memory_however_many_regions_it_has(classifier: Classifier) -> None:
-    (buffers,) = classifier.selection.backend.buffers(8, 1)
-    batch, boxes = Batch(buffers), boxes_of(newest=True)
+    (slot,) = Models(classifier, 8, 1).slots()
+    batch, boxes = Batch(slot), boxes_of(newest=True)
     for index in range(2):
         for box, part in parts_of(index, boxes):
             batch.add(PendingFrame(box, part))
