@@ -12,7 +12,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import tomllib
 from onnx import TensorProto, helper, numpy_helper
 
 from hybrid_edge.runtime import console
@@ -132,6 +131,7 @@ def test_every_command_runs_within_the_one_place_that_sees_to_the_second_signal(
         seen.append(app)
 
     monkeypatch.setattr(console, "main", record)
+    tomllib = pytest.importorskip("tomllib", reason="Python 3.10 reads no TOML by itself")
     project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text(encoding="utf-8"))
     scripts = project["project"]["scripts"].values()
     for place in scripts:
