@@ -98,8 +98,10 @@ def _unsqueezed(call: OperatorCall) -> Known:
     shape = call.shape(0)
     count = len(call.sizes(1)) if call.has(1) else len(call.integers(b"axes"))
     axes = call.axes(len(shape) + count)
+    if len(set(axes)) < count:
+        raise GraphFaultError(f"an axis that is added to {shape} twice")
     left = iter(shape)
-    sizes = tuple(1 if axis in axes else next(left) for axis in range(len(shape) + len(set(axes))))
+    sizes = tuple(1 if axis in axes else next(left) for axis in range(len(shape) + count))
     return _moved(call, sizes)
 
 

@@ -136,6 +136,7 @@ def bombs() -> Iterator[tuple[str, bytes]]:
     yield "Split below 0", sized("Split", [-(10**9), 10**9 + 3], "image", outputs=("x", "y"), axis=3)
     yield "Transpose by what is no order", changed(node("Transpose", "image", perm=[0, 0, 1, 9]))
     yield "Squeeze of what is wide", sized("Squeeze", [1], "image")
+    yield "Unsqueeze by one axis twice", sized("Unsqueeze", [5, 5], "image", outputs=("x",))
     yield "Unsqueeze very often", sized("Unsqueeze", list(range(4, 68)), "image", outputs=("x",))
     table = weight("table", [1] * 7 + [1] + [2**40] * 24)
     count = ("Shape", ["image"], "n")
