@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ..background import start_in_background
 from ..bundle import Bundle
 from ..bundle_store import BundleStore, RunState, run_name
 from ..console import say
@@ -78,7 +79,8 @@ class Follower:
 
     def look(self) -> None:
         """Look once at which bundle is wanted, take it where it is another, and tell an update how the run goes."""
-        updating = self._store.is_updating()
+        if self._store.trial is None:
+            self._refused.clear()  # the update that asked has heard of it, and the next one may ask again
         with contextlib.suppress(OSError):  # the link is being replaced by hand; the next look finds it
             wanted = self._store.wanted().resolve(strict=True)
             if wanted != self._seen:
@@ -89,8 +91,7 @@ class Follower:
         if (failed := self._models.failed) is not None:
             self._models.failed = None
             self._refuse(failed.classifier.bundle.fingerprint, "its engine failed on live frames")
-        if updating and time.monotonic() - self._told >= STATE_INTERVAL:
-            self._tell()
+        self._tell()
         for model in [item for item in self._models_open if self._models.is_idle(item)]:
             self._models_open.remove(model)
             model.classifier.close()
@@ -104,7 +105,9 @@ class Follower:
             if fallback is not None and bundle.fingerprint == fallback.classifier.bundle.fingerprint:
                 self._take(fallback, None)
             elif bundle.labels == before.classifier.labels:
-                self._take(self._prepared(bundle), before)
+                model = self._prepared(bundle)
+                if self._store.wanted().resolve() == folder:  # else the trial ended while it was opened
+                    self._take(model, before)
             elif self._begin_anew is not None:
                 say(f"bundle {bundle.fingerprint[:16]}… has other labels: a new process takes it")
                 self.begins_anew = True
@@ -112,11 +115,15 @@ class Follower:
                 self._begin_anew()
             else:
                 self._refuse(bundle.fingerprint, "it has other labels; start this run again to take it")
-        except HybridEdgeError as error:
-            self._refuse(folder.name, str(error))
+        except (HybridEdgeError, OSError, MemoryError) as error:
+            self._refuse(folder.name, str(error) or "not enough memory for both bundles")
 
     def _prepared(self, bundle: Bundle) -> Model:
-        classifier = self._load(bundle)
+        opening = start_in_background(lambda: self._load(bundle), "opening another bundle")
+        # it takes seconds, and minutes where an engine is built: the update must hear of this run in the meantime
+        while not opening.done() and not self._stopped.wait(LOOK_INTERVAL):
+            self._tell()
+        classifier = opening.result()
         self._closing(classifier.close)
         model = self._models.prepare(classifier)
         self._models_open.append(model)
@@ -139,6 +146,9 @@ class Follower:
         say(f"bundle {fingerprint[:16]}… is not taken: {reason}", style="yellow")
 
     def _tell(self) -> None:
+        """Tell an update, where there is one, how the run goes: once a second."""
+        if time.monotonic() - self._told < STATE_INTERVAL or not self._store.is_updating():
+            return
         self._told, model = time.monotonic(), self._models.current
         self._store.write_run(
             RunState(

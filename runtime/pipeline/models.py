@@ -121,9 +121,10 @@ class Models:
         """
         failed = slot.model
         if failed is self.current:
-            if self.fallback is None:
+            fallback = self.fallback  # another thread may take it away
+            if fallback is None:
                 return None
-            self.take_over(self.fallback)
+            self.take_over(fallback)
             self.failed = failed
         rescuer = self.current  # also of the batches that were on their way to the failed one
         if failed.classifier.spec.inputs != rescuer.classifier.spec.inputs:
