@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import errno
 import fcntl
 import json
 import os
@@ -27,6 +26,7 @@ from pathlib import Path
 
 from .errors import BundleError, UpdateError
 from .manifest import MANIFEST
+from .storage import flush
 from .trust import fingerprint
 
 LOCK_TRIES, LOCK_PAUSE = 20, 0.05  # a run that looks whether the lock is held has it for a moment
@@ -170,7 +170,7 @@ class BundleStore:
                 f"{self.link}: expected a file system on which a folder can be exchanged for a link, found one that "
                 f"refuses ({os.strerror(number)}); move the folder to {self.versions}/{before} and link to it by hand"
             )
-        _sync(self.link.parent)
+        flush(self.link.parent)
         self._keep_replaced()
         _point(self.versions / "previous", before)
 
@@ -265,15 +265,4 @@ def _point(link: Path, target: str) -> None:
     partial.unlink(missing_ok=True)
     partial.symlink_to(target)
     partial.replace(link)
-    _sync(link.parent)
-
-
-def _sync(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    except OSError as error:  # a file system that can't sync folders
-        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
-            raise
-    finally:
-        os.close(descriptor)
+    flush(link.parent)

@@ -21,7 +21,7 @@ from ... import __version__
 from ...runtime.bundle import Bundle
 from ...runtime.errors import BundleError, UsageError
 from ...runtime.manifest import MANIFEST, FileRecord, Manifest, Provenance, parse_manifest, sealed
-from ...runtime.storage import file_sha256, locked, write_bytes
+from ...runtime.storage import file_sha256, flush, locked, write_bytes
 from ...runtime.trust import ANYONE, SIGNATURE
 
 FOLDERS = ("artifacts", "golden")
@@ -85,10 +85,10 @@ class BundleWriter:
             raise BundleError(f"{self.path}: expected the files of the manifest to be there, missing: {missing}")
         with writing(self.path):
             for folder in FOLDERS:
-                _sync(self.path / folder)  # a renamed file is on the disk when its folder is
+                flush(self.path / folder)  # a renamed file is on the disk when its folder is
             (self.path / SIGNATURE).unlink(missing_ok=True)  # it was of the manifest that is replaced
             write_bytes(self.path / MANIFEST, sealed(manifest))
-            _sync(self.path)
+            flush(self.path)
 
     def sweep(self) -> None:
         """Remove the files that an export wrote and the manifest on the disk does not refer to.
@@ -155,14 +155,6 @@ def _holds(path: Path, record: FileRecord) -> bool:
     if not path.is_file() or path.is_symlink() or path.stat().st_size != record.size:
         return False
     return file_sha256(path) == record.sha256
-
-
-def _sync(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 SOURCE_DATE = "SOURCE_DATE_EPOCH"  # reproducible-builds.org: the date that a build gives to what it makes

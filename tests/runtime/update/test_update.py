@@ -200,27 +200,29 @@ def test_a_bundle_that_is_less_accurate_on_kept_frames_is_refused(
     assert "(before 100.0 %)" in accepted.err
 
 
-def test_a_bundle_that_does_not_answer_in_time_is_refused(
-    running: BundleStore, taken: Callable[..., Ended], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("module", "does", "arguments", "said"),
+    [
+        ("sitecustomize", "import time; time.sleep(60)", ["--timeout", 1], "found that it hangs"),
+        ("onnxruntime", "import os; os.kill(os.getpid(), 11)", [], "it was ended by SIGSEGV"),
+    ],
+)
+def test_a_bundle_on_which_the_engine_hangs_or_crashes_is_refused(
+    running: BundleStore,
+    taken: Callable[..., Ended],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    module: str,
+    does: str,
+    arguments: list[object],
+    said: str,
 ) -> None:
     before, new = running.current, other_bundle(tmp_path / "new")
-    (tmp_path / "sitecustomize.py").write_text("import time; time.sleep(60)")
+    (tmp_path / f"{module}.py").write_text(does)
     monkeypatch.setenv("PYTHONPATH", f"{tmp_path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
-    refused = taken(new, "--timeout", 1)
+    refused = taken(new, *arguments)
     assert refused.code == 1
-    assert "found that it hangs" in refused.err
-    assert_unchanged_but_for(running, before, new)
-
-
-def test_a_bundle_on_which_the_engine_crashes_is_refused(
-    running: BundleStore, taken: Callable[..., Ended], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    before, new = running.current, other_bundle(tmp_path / "new")
-    (tmp_path / "onnxruntime.py").write_text("import os; os.kill(os.getpid(), 11)")
-    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
-    refused = taken(new)
-    assert refused.code == 1
-    assert "it was ended by SIGSEGV" in refused.err
+    assert said in refused.err
     assert_unchanged_but_for(running, before, new)
 
 
