@@ -81,14 +81,16 @@ class Channel(Generic[T]):
     """A queue that hands items from one thread to another, first in, first out; any thread may call ``end``.
 
     It is made of ``SimpleQueue``, whose waiting is C: at batch 1 a condition variable costs more than preprocessing a
-    small frame (``queue.Queue`` is made of those, and its ``shutdown`` needs Python 3.13). An item that is put while
-    another thread ends the channel may stay in it: ``remains`` returns it. At most ``limit`` items wait in it, with
-    those that it has from the start.
+    small frame (``queue.Queue`` is made of those, and its ``shutdown`` needs Python 3.13). A limited time is waited for
+    at a lock: ``SimpleQueue`` waits for ever where a signal's handler returns after the time is over. An item that is
+    put while another thread ends the channel may stay in it: ``remains`` returns it. At most ``limit`` items wait in
+    it, with those that it has from the start.
     """
 
     def __init__(self, limit: int, items: Iterable[T] = ()) -> None:
         self._items: SimpleQueue[T | object] = SimpleQueue()
         self._room: SimpleQueue[object] = SimpleQueue()
+        self._came = threading.Lock()  # held until something comes
         self._ended = False
         self.over = False
         """Whether ``get`` has found that the channel has ended and is empty."""
@@ -102,21 +104,21 @@ class Channel(Generic[T]):
         if self._ended or self._room.get() is END:
             self._room.put(END)
             return False
-        self._items.put(item)
+        self._add(item)
         return True
 
     def get(self, timeout: float | None = None) -> T | None:
         """Take the oldest item, once there is one.
 
         It is None where ``timeout`` seconds are over, or where the channel has ended and nothing is left in it.
+        Only one thread takes items where one waits for a limited time.
         """
-        try:
-            item = self._items.get(True, timeout) if timeout != 0 else self._items.get_nowait()
-        except Empty:
+        item = self._items.get() if timeout is None else self._get_in_time(timeout)
+        if item is None:
             return None
         if item is END:
             self.over = True
-            self._items.put(END)  # so that the next call finds it too
+            self._add(END)  # so that the next call finds it too
             return None
         self._room.put(None)
         return item  # type: ignore[return-value]  # END was the only other thing
@@ -125,7 +127,7 @@ class Channel(Generic[T]):
         """End the channel and wake whoever waits: nothing more is added, what is in it can still be taken."""
         if not self._ended:
             self._ended = True
-            self._items.put(END)
+            self._add(END)
             self._room.put(END)
 
     def remains(self) -> list[T]:
@@ -137,8 +139,21 @@ class Channel(Generic[T]):
                 if item is not END:
                     left.append(item)  # type: ignore[arg-type]
         if self._ended:
-            self._items.put(END)  # for whoever waits in get, or will
+            self._add(END)  # for whoever waits in get, or will
         return left
+
+    def _add(self, item: T | object) -> None:
+        self._items.put(item)
+        with contextlib.suppress(RuntimeError):  # nobody has found it empty since something came before
+            self._came.release()
+
+    def _get_in_time(self, timeout: float) -> T | object | None:
+        deadline = time.monotonic() + timeout
+        while self._items.empty():
+            left = deadline - time.monotonic()
+            if left <= 0 or not self._came.acquire(timeout=left):
+                return None
+        return self._items.get_nowait()
 
 
 class Pace:

@@ -66,7 +66,7 @@ class RtspConnection:
         self._stop = stop
         self._closed = threading.Event()
         self._taken = threading.Semaphore(0)  # one frame waits at most
-        self._frames = queue.SimpleQueue[Pixels | Exception]()
+        self._frames = queue.Queue[Pixels | Exception]()  # a SimpleQueue may wait for ever where a signal comes
         self._thread = threading.Thread(target=self._run, name="reading a stream", daemon=True)
         self._thread.start()
 

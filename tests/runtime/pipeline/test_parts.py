@@ -71,6 +71,17 @@ def test_everybody_who_waits_hears_of_the_end(consumers: int) -> None:
         assert not thread.is_alive()
 
 
+def test_a_signal_whose_handler_outlasts_the_time_to_wait_does_not_make_it_endless() -> None:
+    program = """
+import signal, time
+from hybrid_edge.runtime.pipeline.handover import Channel
+signal.signal(signal.SIGALRM, lambda *_: time.sleep(0.2))
+signal.setitimer(signal.ITIMER_REAL, 0.05)
+print(Channel(1).get(0.1))
+"""
+    assert subprocess.check_output([sys.executable, "-c", program], text=True, timeout=60) == "None\n"
+
+
 def test_what_remains_in_a_channel_comes_out_once_and_it_stays_ended() -> None:
     channel: Channel[int] = Channel(4, [1, 2])
     assert channel.remains() == [1, 2]
