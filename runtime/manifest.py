@@ -225,10 +225,10 @@ class Variant(_ManifestRecord):
 
 
 class GoldenImage(_ManifestRecord):
-    """A golden example: a PNG and its class."""
+    """A golden example: a PNG and its class, empty where the image came without one."""
 
     file: FileRecord
-    label: Label
+    label: Label | Literal[""]
 
 
 class GoldenRecord(_ManifestRecord):

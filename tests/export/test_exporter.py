@@ -12,7 +12,7 @@ import onnx
 import pytest
 from support.models.bundles import files_of
 from support.models.standin import DIGITS, make_standin, write_crops
-from support.models.whole import CALIBRATION, NAMES, PHOTOS, export_whole, write_decided
+from support.models.whole import CALIBRATION, NAMES, PHOTOS, export_whole, write_decided, write_flat
 
 from hybrid_edge.export.bundle.report import DIAGRAMS, show_report
 from hybrid_edge.export.convert.inspection import describe
@@ -102,6 +102,15 @@ def test_a_hybrid_that_reads_from_both_ends_passes_the_same_gates(photos: Path, 
     lstm, unrolled = (describe(onnx.load(file_of(whole, name)))[-1] for name in ("fp32-cpu", "int8-cpu-unrolled"))
     assert lstm == "recurrent form: 1 LSTM, 0 Loop, 0 unrolled steps"
     assert unrolled == f"recurrent form: 0 LSTM, 0 Loop, {2 * spec.timesteps} unrolled steps"
+
+
+def test_images_without_classes_are_golden_examples_without_a_label(whole: Whole, tmp_path: Path) -> None:
+    flat = write_flat(tmp_path / "flat", 8, seed=5)
+    result = export(make_request(whole.request.model, images=flat, out=tmp_path / "bundle"))
+    result.require_passed()
+    with Classifier.load(result.bundle) as classifier:
+        assert classifier.golden.examples == 8
+        assert {item.label for item in classifier.bundle.manifest.golden.images} == {""}
 
 
 def file_of(whole: Whole, name: str) -> Path:
