@@ -48,7 +48,8 @@ OPERATION_KINDS = {
     "Gemm": "matrix products",
 }
 OPERATION_KINDS |= {name: name for name in RECURRENT_OPERATORS}
-PRECISION_ORDER = ("INT8", "FP16", "FP32")
+BLOCK_WEIGHTS = {4: "with 4-bit weights", 8: "with 8-bit weights"}
+PRECISION_ORDER = ("INT8", *BLOCK_WEIGHTS.values(), "FP16", "FP32")
 
 
 @dataclass(frozen=True)
@@ -189,6 +190,7 @@ def operations(model: onnx.ModelProto) -> dict[str, str]:
     """Return the precision of each operation that has weights, by node name: ``INT8``, ``FP16`` or ``FP32``.
 
     An operation is INT8 if both its inputs are integers: an integer operator, or one with DequantizeLinear on both.
+    That of a product of floats with weights in blocks is ``with 8-bit weights``, or ``4-bit``.
     """
     makers = producers(model.graph.node)
     types = {tensor.name: tensor.data_type for tensor in model.graph.initializer}
@@ -234,7 +236,8 @@ def _kind(node: onnx.NodeProto) -> str:
 
 def _precision(node: onnx.NodeProto, makers: Mapping[str, onnx.NodeProto], types: Mapping[str, int]) -> str:
     if node.domain == CONTRIBUTED:
-        return "INT8"
+        bits = next((item.i for item in node.attribute if item.name == "bits"), 0)
+        return BLOCK_WEIGHTS.get(bits, "INT8")
     both = [makers.get(name) for name in node.input[:2]]
     if all(maker is not None and maker.op_type == "DequantizeLinear" for maker in both):
         return "INT8"

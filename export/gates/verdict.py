@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from ...runtime.errors import ParityError
 from ...runtime.manifest import Check, Parity, Precision
 from ...runtime.spec import ModelSpec
+from ..artifacts import INTEGERS
 
 MAX_DROP = 0.005
 # FP32 carries 1e-7 and loses a factor of some tens over Xception's 74 convolutions; another model shows from 1e-2 on
@@ -17,7 +18,7 @@ DIGITS_PROBABILITY_LIMIT = 1e-5
 BATCH_LIMIT = 1e-5  # another batch does the same arithmetic in another order of summation
 NEIGHBOUR_LIMIT = 1e-5  # shapes and kernels are the same: nothing but the neighbour's values changes
 SEQUENCE_LIMIT = 1e-6  # the mean of three values in [-1, 1]: the last bit is 6e-8
-FP16_AGREEMENT = 0.995
+FP16_AGREEMENT = 0.995  # and that of weights of 8 bits
 INT8_AGREEMENT = 0.99
 FP16_ROUNDING = 0.02  # max |difference| / max |logit|: a step of FP16 is 5e-4, and many layers add up several
 
@@ -43,7 +44,7 @@ class GateLimits:
             return cls(logits=LOGIT_LIMIT, probabilities=limit, batch=BATCH_LIMIT)
         # batches of other sizes sum in another order. The last bit of FP32 that changes stays a last bit in FP32, but
         # can push a value over the edge between two steps of FP16 or INT8, so only FP32 is judged by it
-        if precision == "fp16":
+        if precision in ("fp16", "w8"):
             return cls(agreement=FP16_AGREEMENT)
         return cls(confident=INT8_AGREEMENT, max_drop=max_drop)
 
@@ -96,7 +97,7 @@ def _cause(parity: Parity, precision: str, stale: str | None) -> str:
         return "a row depends on its neighbours in the batch: a fixed batch size or a scale measured over the batch"
     if precision == "fp16":
         return _fp16_cause(parity)
-    if precision == "int8":
+    if precision in INTEGERS:
         return _int8_cause(stale)
     if parity.max_logit_error < 100 * (parity.logit_limit or 0):
         return (

@@ -1,9 +1,10 @@
 """Writes the graph of each planned artifact, from the FP32 graph and what was measured of its activations.
 
     FP32 graph ─┬──────────────────────────────────────────────────────────► FP32, for every target
+                ├─► CpuGraph: recurrent weights in blocks ─────────────────► w8, for the CPU
                 ├─► GpuGraph: what FP16 can't hold stays in FP32 ──────────► FP16, for TensorRT and CUDA
                 └─► even_channels ─┬─► GpuGraph with signed ranges ────────► INT8 for TensorRT
-                                   └─► fill_channels ─► CpuGraph ──────────► INT8 for the CPU
+                                   └─► fill_channels ─► CpuGraph ──────────► INT8 and int4 for the CPU
 
 Each stage is made anew from the one before and let go with the artifact: a graph holds a copy of all weights.
 """
@@ -20,9 +21,9 @@ import onnx
 
 from ...calib import Range
 from ...runtime.spec import ModelSpec
-from ..artifacts import Artifact
+from ..artifacts import INTEGERS, Artifact
 from ..convert.fp32_graph import GraphBuilder
-from ..convert.graph_reading import image_layers, is_affine, quantizable
+from ..convert.graph_reading import branch_of, image_layers, is_affine, quantizable
 from ..convert.inspection import Declaration, check_graph
 from .cpu_graph import CpuGraph
 from .cpu_speed import fill_channels
@@ -105,16 +106,23 @@ class ArtifactGraphs:
     def write(self, artifact: Artifact, wider: Collection[str] = ()) -> onnx.ModelProto:
         """Write the artifact's graph, the layers of ``wider`` in the next wider precision than INT8, and check it."""
         quantized: list[str] = []
-        if artifact.precision == "int8":
+        if artifact.precision in INTEGERS:
             evened = self.evened(artifact.recurrent)
             kept = set(wider) | _always_wide(evened.graph, artifact)
             quantized = [layer for layer in quantizable(evened.graph) if layer not in kept]
             model = self._quantize(evened, artifact, quantized)
         else:
             model = self.source(artifact.recurrent)
-            if artifact.precision == "fp16":
+            if artifact.precision == "w8":
+                quantized = [layer for layer in quantizable(model) if branch_of(f"{layer}/") == "rnn"]
+                model = CpuGraph(model, {}, (), step_bits=dict.fromkeys(quantized, 8)).write()
+            elif artifact.precision == "fp16":
                 model = GpuGraph(model, wide=self._wide("fp16")).write()
-        check_graph(model, self.spec, Declaration(artifact.recurrent, bool(quantized), artifact.targets[0]))
+        check_graph(
+            model,
+            self.spec,
+            Declaration(artifact.recurrent, bool(quantized), artifact.targets[0]),
+        )
         return model
 
     def quantize_in_fp32(self, evened: EvenedGraph, quantized: Collection[str]) -> onnx.ModelProto:
@@ -133,7 +141,15 @@ class ArtifactGraphs:
         ranges = self._ranges
         if artifact.runs_integers_on_cpu:
             filled, means = fill_channels(*evened)
-            return CpuGraph(filled, ranges.unsigned, quantized, means=means, rounder=ranges.rounder).write()
+            steps = [layer for layer in quantized if branch_of(f"{layer}/") == "rnn"]
+            return CpuGraph(
+                filled,
+                ranges.unsigned,
+                quantized,
+                means=means,
+                rounder=ranges.rounder,
+                step_bits=dict.fromkeys(steps, 4) if artifact.precision == "int4" else None,
+            ).write()
         return GpuGraph(
             evened.graph,
             wide=self._wide("int8"),
