@@ -20,7 +20,6 @@ LARGE_STEP = 400_000
 # steps, above which TensorRT is given them one by one only when asked to: building 64 took 11 s, 128 35 s, 256 120 s
 MAX_STEPS = 128
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)  # the widest comes first
-INTEGERS: tuple[Precision, ...] = ("int8", "int4")  # whose ranges are calibrated
 UNCALIBRATED: tuple[Precision, ...] = ("fp32", "w8")  # nothing of them depends on how large activations get
 
 
@@ -44,8 +43,8 @@ class Artifact:
 
     @property
     def runs_integers_on_cpu(self) -> bool:
-        """Whether it is INT8 for ONNX Runtime on the CPU, with recurrent weights of 8 bits or of 4."""
-        return self.precision in INTEGERS and self.targets == ("cpu",)
+        """Whether it is INT8 for ONNX Runtime on the CPU."""
+        return self.precision == "int8" and self.targets == ("cpu",)
 
     @property
     def title(self) -> str:
@@ -85,14 +84,14 @@ def plan_artifacts(precisions: Iterable[Precision], recurrent: Recurrent, parts:
 
     FP32 and FP16 are one graph for every target that takes them; where the recurrent branch is large, the CPU shares
     TensorRT's unrolled one. INT8 is one graph for ONNX Runtime on the CPU, where the unrolled form is the fastest one
-    unless the steps of somebody else's recurrent layers are small, and other graphs for TensorRT. ``w8`` and
-    ``int4`` are one graph each, for the CPU. With ``auto``,
+    unless the steps of somebody else's recurrent layers are small, and other graphs for TensorRT. ``w8`` is one graph
+    for the CPU. With ``auto``,
     TensorRT gets both forms of each precision, and the device times them, unless somebody else's recurrent layers have
     very many steps.
 
     Raises:
-        UsageError: INT8 was asked for a model of LSTM or GRU operators alone, into which it does not reach; ``w8`` or
-            ``int4`` for one without recurrent layers that can be written out.
+        UsageError: INT8 was asked for a model of LSTM or GRU operators alone, into which it does not reach, or ``w8``
+            for one without recurrent layers that can be written out.
     """
     asked = set(precisions)
     return [item for precision in PRECISIONS if precision in asked for item in _of(precision, recurrent, parts)]
@@ -107,8 +106,8 @@ def _of(precision: Precision, recurrent: Recurrent, parts: ModelParts) -> Sequen
             (unrolled,) = others
             return [Artifact(precision, main, ("cuda", "tensorrt")), Artifact(precision, unrolled, ("cpu", "tensorrt"))]
         return [Artifact(precision, main, ("cpu", "cuda", "tensorrt")), *engines]
-    if precision in ("w8", "int4"):
-        return [Artifact(precision, _product_form(precision, recurrent, parts), ("cpu",))]
+    if precision == "w8":
+        return [Artifact(precision, _product_form(recurrent, parts), ("cpu",))]
     if precision == "fp16":
         return [Artifact(precision, main, ("cuda", "tensorrt")), *engines]
     pays = parts.step is None or parts.step >= LARGE_STEP
@@ -117,14 +116,11 @@ def _of(precision: Precision, recurrent: Recurrent, parts: ModelParts) -> Sequen
     return [Artifact(precision, on_cpu, ("cpu",)), *on_tensorrt, *engines]
 
 
-def _product_form(precision: Precision, recurrent: Recurrent, parts: ModelParts) -> RecurrentForm:
-    """Refuse a precision of recurrent weights where there are none, or as an operator, which takes FP32 alone."""
+def _product_form(recurrent: Recurrent, parts: ModelParts) -> RecurrentForm:
+    """Refuse recurrent weights of 8 bits where there are none, or in an operator, which takes FP32 alone."""
     if not parts.recurrent or recurrent == "lstm":
         found = "--recurrent lstm" if parts.recurrent else "a model without them"
-        instead = "--fp32" if precision == "w8" else "--int8"
-        raise UsageError(
-            f"--{precision}: expected recurrent layers, whose steps are written out, found {found}: use {instead}"
-        )
+        raise UsageError(f"--w8: expected recurrent layers, whose steps are written out, found {found}: use --fp32")
     return "unrolled"
 
 

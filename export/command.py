@@ -59,9 +59,6 @@ def export(
     ] = False,
     fp16: Annotated[bool, typer.Option("--fp16", help="half precision, for TensorRT and CUDA")] = False,
     int8: Annotated[bool, typer.Option("--int8", help="8 bits, for TensorRT and for the CPU; calibrated")] = False,
-    int4: Annotated[
-        bool, typer.Option("--int4", help="8 bits and recurrent weights of 4, for the CPU; calibrated")
-    ] = False,
     pack: Annotated[bool, typer.Option("--pack", help="also write the bundle as one tar, for copying")] = False,
     sign: Annotated[
         str | None,
@@ -163,7 +160,7 @@ def export(
         refuse_others(context, "--sign" if sign else "--pack", ("MODEL", "--sign", "--pack"))
         show_published(publish(model, key=sign, tar=pack))
         return
-    chosen = [name for name, wanted in zip(PRECISIONS, (fp32, w8, fp16, int8, int4), strict=True) if wanted]
+    chosen = [name for name, wanted in zip(PRECISIONS, (fp32, w8, fp16, int8), strict=True) if wanted]
     options = EngineOptions(parse_profile(profile), None if workspace is None else workspace * MIB)
     if triton is not None:
         refuse_others(context, "--triton", BESIDE_TRITON)

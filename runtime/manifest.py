@@ -21,7 +21,7 @@ from .spec import Label, ModelSpec, describe_faults
 
 MANIFEST = "manifest.json"
 FORMAT_VERSION = 3  # the newest that is read; a bundle is of the oldest whose readers know its spec and precisions
-LATER_PRECISIONS: dict[str, int] = {"w8": 3, "int4": 3}  # the first format that knows them
+PRECISIONS_FORMAT = 3  # the first that knows ``w8``
 MAX_MANIFEST_SIZE = 2**22  # 4 MiB; a real one is some tens of KiB, also with a thousand class labels
 MAX_FILE_SIZE = 2**31  # bytes; protobuf's limit for one message, which a graph is
 MAX_EXAMPLES = 64  # an export writes 8
@@ -36,8 +36,7 @@ NO_CHECKSUM = b"0" * 64
 LAST_TEXT = re.compile(rb'"([^"]*)"\s*:\s*"([^"]*)"\s*\}\s*\Z')
 TAIL = 400  # bytes at the end in which it is looked for
 
-# the widest comes first; ``w8`` is FP32 with recurrent weights of 8 bits, ``int4`` INT8 with recurrent weights of 4
-Precision = Literal["fp32", "w8", "fp16", "int8", "int4"]
+Precision = Literal["fp32", "w8", "fp16", "int8"]  # widest first; ``w8`` is FP32 with recurrent weights of 8 bits
 Target = Literal["tensorrt", "cuda", "cpu"]
 RecurrentForm = Literal["lstm", "unrolled", "none"]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
@@ -274,7 +273,7 @@ class Manifest(_ManifestRecord):
 
 def oldest_format(spec: ModelSpec, variants: Iterable[Variant]) -> int:
     """Return the first version of the format whose readers know a spec and the precisions of all variants."""
-    return max(spec.format_version, *(LATER_PRECISIONS.get(item.precision, 1) for item in variants))
+    return max(spec.format_version, PRECISIONS_FORMAT if any(item.precision == "w8" for item in variants) else 1)
 
 
 def sealed(manifest: Manifest) -> bytes:

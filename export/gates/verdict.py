@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from ...runtime.errors import ParityError
 from ...runtime.manifest import Check, Parity, Precision
 from ...runtime.spec import ModelSpec
-from ..artifacts import INTEGERS
 
 MAX_DROP = 0.005
 # FP32 carries 1e-7 and loses a factor of some tens over Xception's 74 convolutions; another model shows from 1e-2 on
@@ -97,7 +96,7 @@ def _cause(parity: Parity, precision: str, stale: str | None) -> str:
         return "a row depends on its neighbours in the batch: a fixed batch size or a scale measured over the batch"
     if precision == "fp16":
         return _fp16_cause(parity)
-    if precision in INTEGERS:
+    if precision == "int8":
         return _int8_cause(stale)
     if parity.max_logit_error < 100 * (parity.logit_limit or 0):
         return (

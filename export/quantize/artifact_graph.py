@@ -4,7 +4,7 @@
                 ├─► CpuGraph: recurrent weights in blocks ─────────────────► w8, for the CPU
                 ├─► GpuGraph: what FP16 can't hold stays in FP32 ──────────► FP16, for TensorRT and CUDA
                 └─► even_channels ─┬─► GpuGraph with signed ranges ────────► INT8 for TensorRT
-                                   └─► fill_channels ─► CpuGraph ──────────► INT8 and int4 for the CPU
+                                   └─► fill_channels ─► CpuGraph ──────────► INT8 for the CPU
 
 Each stage is made anew from the one before and let go with the artifact: a graph holds a copy of all weights.
 """
@@ -21,7 +21,7 @@ import onnx
 
 from ...calib import Range
 from ...runtime.spec import ModelSpec
-from ..artifacts import INTEGERS, Artifact
+from ..artifacts import Artifact
 from ..convert.fp32_graph import GraphBuilder
 from ..convert.graph_reading import branch_of, image_layers, is_affine, quantizable
 from ..convert.inspection import Declaration, check_graph
@@ -106,7 +106,7 @@ class ArtifactGraphs:
     def write(self, artifact: Artifact, wider: Collection[str] = ()) -> onnx.ModelProto:
         """Write the artifact's graph, the layers of ``wider`` in the next wider precision than INT8, and check it."""
         quantized: list[str] = []
-        if artifact.precision in INTEGERS:
+        if artifact.precision == "int8":
             evened = self.evened(artifact.recurrent)
             kept = set(wider) | _always_wide(evened.graph, artifact)
             quantized = [layer for layer in quantizable(evened.graph) if layer not in kept]
@@ -115,7 +115,7 @@ class ArtifactGraphs:
             model = self.source(artifact.recurrent)
             if artifact.precision == "w8":
                 quantized = [layer for layer in quantizable(model) if branch_of(f"{layer}/") == "rnn"]
-                model = CpuGraph(model, {}, (), step_bits=dict.fromkeys(quantized, 8)).write()
+                model = CpuGraph(model, {}, (), in_blocks=quantized).write()
             elif artifact.precision == "fp16":
                 model = GpuGraph(model, wide=self._wide("fp16")).write()
         check_graph(
@@ -141,15 +141,7 @@ class ArtifactGraphs:
         ranges = self._ranges
         if artifact.runs_integers_on_cpu:
             filled, means = fill_channels(*evened)
-            steps = [layer for layer in quantized if branch_of(f"{layer}/") == "rnn"]
-            return CpuGraph(
-                filled,
-                ranges.unsigned,
-                quantized,
-                means=means,
-                rounder=ranges.rounder,
-                step_bits=dict.fromkeys(steps, 4) if artifact.precision == "int4" else None,
-            ).write()
+            return CpuGraph(filled, ranges.unsigned, quantized, means=means, rounder=ranges.rounder).write()
         return GpuGraph(
             evened.graph,
             wide=self._wide("int8"),

@@ -52,6 +52,7 @@ from .int8_weights import (
     Rounder,
     bias_correction,
     quantize_bias,
+    quantize_blocks,
     quantize_weight,
     smallest_for_bias,
     unsigned_scale,
@@ -72,7 +73,7 @@ class CpuGraph:
     ``paired`` weights are scaled so that no two saturate together on a CPU without VNNI. ``means`` is the mean of each
     channel that a convolution takes, (C,), by the convolution's name; its bias makes up for rounded weights by it.
     ``rounder`` rounds the weights of matrix products; by default each weight goes to the nearest integer. The
-    steps of the recurrent layers in ``step_bits`` multiply floats by weights of so many bits, 8 or 4, in blocks.
+    steps of the recurrent layers ``in_blocks`` multiply floats by weights of 8 bits in blocks.
     """
 
     def __init__(
@@ -85,12 +86,12 @@ class CpuGraph:
         paired: bool = True,
         means: Mapping[str, npt.NDArray[np.float64]] | None = None,
         rounder: Rounder | None = None,
-        step_bits: Mapping[str, int] | None = None,
+        in_blocks: Collection[str] = (),
     ) -> None:
         self._source = source
         self._ranges = ranges
         self._quantized = frozenset(quantized)
-        self._step_bits = step_bits or {}
+        self._in_blocks = frozenset(in_blocks)
         self._levels = levels
         self._paired = paired
         self._means = means or {}
@@ -107,7 +108,7 @@ class CpuGraph:
         """Write the graph: opset 17, IR 8, and ONNX Runtime's own domain where a matrix product is quantized."""
         self._writer.graph.input.extend(self._source.graph.input)
         for node in self._source.graph.node:
-            if layer_of(node, self._shapes) in self._step_bits and STEP_PART.match(node.name):
+            if layer_of(node, self._shapes) in self._in_blocks and STEP_PART.match(node.name):
                 self._product_in_blocks(node)
             elif not self._runs(node):
                 self._plain(node)
@@ -217,13 +218,11 @@ class CpuGraph:
         """Write a product of floats by weights in blocks; the operator rounds each row of its input by itself."""
         value, name = node.input
         inputs, outputs = self._shapes[name]
-        bits = self._step_bits[str(layer_of(node, self._shapes))]
         if name not in self._shared:
-            kernel = np.asarray(self._arrays[name], np.float32)
-            integers, scales = self._rounder.round_in_blocks(kernel, range_key(value), bits)
+            integers, scales = quantize_blocks(np.asarray(self._arrays[name], np.float32))
             stored = self._writer.constant(f"{name}/integers", integers)
             self._shared[name] = [stored, self._writer.constant(f"{name}/scales", scales)]
-        sizes = {"K": inputs, "N": outputs, "bits": bits, "block_size": BLOCK, "accuracy_level": INTEGER_PRODUCTS}
+        sizes = {"K": inputs, "N": outputs, "bits": 8, "block_size": BLOCK, "accuracy_level": INTEGER_PRODUCTS}
         self._writer.node(
             IN_BLOCKS, [self._input(value), *self._shared[name]], node.output[0], domain=CONTRIBUTED, **sizes
         )

@@ -30,7 +30,8 @@ MAX_BIAS = 2.0**30  # in units of its scale: half of int32, so that the convolut
 
 Float32 = npt.NDArray[np.float32]
 DAMPING = 0.01  # of the mean square of an input: what was never seen to vary is not taken for constant
-BLOCK = 128  # inputs that share a scale in ``round_in_blocks``: 32 take a tenth longer at batch 1, and twice at batch 8
+BLOCK = 128  # inputs that share a scale in ``quantize_blocks``: 32 take a tenth longer at batch 1, and twice at batch 8
+BLOCK_ZERO = 128  # the byte that stands for 0 there, which is MatMulNBits's own
 BLOCK_INPUTS = 128  # inputs whose errors are passed on among themselves before the rest is told
 
 
@@ -78,6 +79,19 @@ def quantize_weight(
     steps = weight / scales.astype(np.float32).reshape(shape)
     integers = np.clip(np.rint(steps, out=steps), -levels, levels, out=steps).astype(np.int8)
     return QuantizedWeight(integers, scales, axis)
+
+
+def quantize_blocks(weight: Float32) -> tuple[npt.NDArray[np.uint8], Float32]:
+    """Quantize a weight W (I, O) for MatMulNBits: bytes (O, blocks, ``BLOCK``) and scales (O, blocks).
+
+    Each block of inputs has a scale for each output, which puts the largest at the lowest byte, and the last block is
+    filled up with zeros. The operator rounds what it multiplies by blocks of its own, so that no range is measured.
+    """
+    blocks = np.pad(weight, ((0, -len(weight) % BLOCK), (0, 0))).reshape(-1, BLOCK, weight.shape[1])
+    largest = np.take_along_axis(blocks, np.abs(blocks).argmax(axis=1)[:, None], axis=1)
+    scales = np.where(largest == 0, np.float32(MIN_SCALE), -largest / BLOCK_ZERO).astype(np.float32)
+    integers = np.clip(np.rint(blocks / scales) + BLOCK_ZERO, 0, 255).astype(np.uint8)
+    return np.ascontiguousarray(integers.transpose(2, 0, 1)), np.ascontiguousarray(scales[:, 0].T)
 
 
 def partner_limits(
@@ -181,28 +195,6 @@ class Rounder:
             self._done[asked] = replace(plain, integers=integers)
         return self._done[asked]
 
-    def round_in_blocks(self, weight: Float32, key: str, bits: int) -> tuple[npt.NDArray[np.uint8], Float32]:
-        """Round the weight W (I, O) of a product x W to 8 or 4 bits for MatMulNBits, for which x stays in float.
-
-        Each block of ``BLOCK`` inputs has a scale for each output, which puts the largest weight at the lowest integer.
-        Returned are the bytes (O, blocks, BLOCK * bits / 8), in which half of the range stands for 0 and two integers
-        of 4 bits share one, the first in its lower half; and the scales (O, blocks). ``key`` is the ``range_key`` of x.
-        """
-        zero, outputs = 2 ** (bits - 1), weight.shape[1]
-        padded = np.pad(weight, ((0, -len(weight) % BLOCK), (0, 0)))  # with inputs that are 0
-        blocks = padded.reshape(-1, BLOCK, outputs)
-        largest = np.take_along_axis(blocks, np.abs(blocks).argmax(axis=1)[:, None], axis=1)[:, 0]
-        scales = np.where(largest == 0, np.float32(MIN_SCALE), -largest / zero).astype(np.float32)
-        if key in self._moments:
-            rounded = round_for_inputs(weight, scales, self._moments[key], zero - 1, lowest=-zero)
-            integers = np.pad(rounded, ((0, len(padded) - len(weight)), (0, 0)))
-        else:
-            integers = np.clip(np.rint(blocks / scales[:, None]), -zero, zero - 1).reshape(padded.shape)
-        stored = np.ascontiguousarray((integers.astype(np.int16) + zero).astype(np.uint8).T)
-        if bits == 4:
-            stored = stored[:, ::2] | stored[:, 1::2] << 4
-        return stored.reshape(outputs, len(blocks), -1), np.ascontiguousarray(scales.T)
-
 
 def round_for_inputs(
     weight: Float32,
@@ -210,26 +202,22 @@ def round_for_inputs(
     moment: Float32,
     levels: int = LEVELS,
     *,
-    lowest: int | None = None,
     paired: bool = False,
 ) -> npt.NDArray[np.int8]:
-    """Round a weight to integers (I, O) for inputs whose x xᵀ is ``moment`` (I, I) in the mean.
+    """Round a weight to integers (I, O) for inputs whose x xᵀ is ``moment`` (I, I) in the mean, with scales (O,).
 
-    ``scales`` are one for each output, (O,), or (blocks, O), one for each output and ``BLOCK`` inputs. No integer is
-    larger than ``levels``, or below ``lowest``, by default their negative. ``paired``: those of two neighbouring inputs
-    keep together what ``quantize_weight`` says; what that cuts off is made up for too.
+    No integer is larger than ``levels``. ``paired``: those of two neighbouring inputs keep together what
+    ``quantize_weight`` says; what that cuts off is made up for too.
     """
     share = _shares(moment)
-    every = scales.astype(np.float32).reshape(-1, weight.shape[1])
-    least = -levels if lowest is None else lowest
+    steps = scales.astype(np.float32)
     left = weight.astype(np.float32)
     integers = np.empty(weight.shape, np.int8)
     for first in range(0, len(weight), BLOCK_INPUTS):
         end = min(first + BLOCK_INPUTS, len(weight))
         errors = np.empty((end - first, weight.shape[1]), np.float32)
         for row in range(first, end):
-            steps = every[row // BLOCK % len(every)]
-            low, high = partner_limits(integers[row - 1], levels) if paired and row % 2 else (least, levels)
+            low, high = partner_limits(integers[row - 1], levels) if paired and row % 2 else (-levels, levels)
             rounded = np.clip(np.rint(left[row] / steps), low, high)
             integers[row] = rounded
             error = (left[row] - rounded * steps) / share[row, row]

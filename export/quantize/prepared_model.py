@@ -32,7 +32,7 @@ from ...runtime.spec import ModelSpec
 from ...train.model import KerasModel
 from ...train.model_file import load_model, weights_sha256
 from ..adopt.adopting import adopt
-from ..artifacts import INTEGERS, ModelParts
+from ..artifacts import ModelParts
 from ..convert.fp32_graph import GraphBuilder, serialize
 from ..export_request import ExportRequest
 from ..gates.reference import Reference
@@ -124,7 +124,7 @@ def prepare(request: ExportRequest, log: StepLog) -> PreparedModel:
     surveyed = replace(
         prepared, graphs=_surveyed(prepared.graphs, model, measurer, half="fp16" in settings.precisions), images=chosen
     )
-    return _calibrated(surveyed, measurer, request, log) if set(INTEGERS) & set(settings.precisions) else surveyed
+    return _calibrated(surveyed, measurer, request, log) if "int8" in settings.precisions else surveyed
 
 
 def _load(request: ExportRequest, log: StepLog) -> tuple[KerasModel, ModelSpec, str, Mapping[str, Any] | None]:

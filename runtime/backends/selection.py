@@ -4,10 +4,9 @@ What ``auto`` tries, in this order, until something opens; what it passes over i
 
     tensorrt ──► cuda ──► cpu            an engine that is not on this machine, or has no variant, gives way to the next
        │           │        │
-     int8        int8     int4, but behind a wider one that was clearly faster where the bundle was exported
-     fp16        fp16     int8           the next where INT8 does not build, or the CPU lacks its instructions
-     fp32        fp32     w8
-                          fp32
+     int8        int8     int8, but behind a wider one that was clearly faster where the bundle was exported
+     fp16        fp16     w8             the next where INT8 does not build, or the CPU lacks its instructions
+     fp32        fp32     fp32
 
 An engine or a precision that was asked for by name is never replaced by another one.
 """
@@ -32,7 +31,7 @@ from .onnxruntime_cuda import OnnxRuntimeCuda
 from .tensorrt import TensorRtBackend
 
 AUTO = "auto"
-NARROWEST_FIRST: tuple[Precision, ...] = ("int4", "int8", "fp16", "w8", "fp32")
+NARROWEST_FIRST: tuple[Precision, ...] = ("int8", "fp16", "w8", "fp32")
 # the ratio of times above which a precision is slower than the wider one; below, a variant's size counts for more
 MAX_SLOWDOWN = 1.1
 # the engines in the order in which `auto` tries them

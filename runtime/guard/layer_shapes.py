@@ -102,10 +102,10 @@ def product_in_blocks(call: OperatorCall) -> Known:
     shape, integers, scales = call.shape(0), call.shape(1), call.shape(2)
     inner, columns = call.integer(b"K", 0), call.integer(b"N", 0)
     bits, block = call.integer(b"bits", 4), call.integer(b"block_size", 0)
-    if inner < 1 or columns < 1 or bits not in (4, 8) or block not in BLOCK_SIZES or len(call.inputs) > 3:
+    if inner < 1 or columns < 1 or bits != 8 or block not in BLOCK_SIZES or len(call.inputs) > 3:
         raise GraphFaultError(f"a product in blocks of {block} with {bits} bits, {inner} by {columns}")
     blocks = -(-inner // block)
-    if shape[-1] != inner or integers != (columns, blocks, block * bits // 8) or scales != (columns, blocks):
+    if shape[-1] != inner or integers != (columns, blocks, block) or scales != (columns, blocks):
         raise GraphFaultError(f"a product of {shape} in blocks {integers} and scales {scales}, {inner} by {columns}")
     call.work = math.prod(shape) * columns
     call.scratch = inner * columns  # kernels for some CPUs and batches restore the weight first

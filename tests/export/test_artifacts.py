@@ -51,16 +51,14 @@ def test_very_many_steps_of_an_adopted_model_are_written_out_for_tensorrt_only_o
     assert plan_artifacts(["int8"], "auto", alone) == [Artifact("int8", "unrolled", ("cpu",))]
 
 
-@pytest.mark.parametrize("precision", ["w8", "int4"])
-def test_recurrent_weights_of_fewer_bits_are_one_graph_of_written_out_steps_for_the_cpu(precision: str) -> None:
+def test_recurrent_weights_of_8_bits_are_one_graph_of_written_out_steps_for_the_cpu() -> None:
     for recurrent in ("auto", "unrolled"):
-        found = plan_artifacts([precision], recurrent, ModelParts.of_branches(SMALL))
-        assert found == [Artifact(precision, "unrolled", ("cpu",))]
-        assert found[0].runs_integers_on_cpu == (precision == "int4")
-    with pytest.raises(UsageError, match=f"--{precision}: expected recurrent layers, .*, found --recurrent lstm"):
-        plan_artifacts([precision], "lstm", ModelParts.of_branches(SMALL))
-    with pytest.raises(UsageError, match=f"--{precision}: .* found a model without them: use --(fp32|int8)"):
-        plan_artifacts([precision], "auto", ModelParts.of_branches(CNN))
+        found = plan_artifacts(["w8"], recurrent, ModelParts.of_branches(SMALL))
+        assert found == [Artifact("w8", "unrolled", ("cpu",))]
+        assert not found[0].runs_integers_on_cpu
+    for recurrent, spec, text in (("lstm", SMALL, "--recurrent lstm"), ("auto", CNN, "a model without them")):
+        with pytest.raises(UsageError, match=f"--w8: expected recurrent layers, .* found {text}: use --fp32"):
+            plan_artifacts(["w8"], recurrent, ModelParts.of_branches(spec))
 
 
 def test_a_form_that_was_asked_for_is_the_only_one() -> None:
@@ -117,7 +115,7 @@ def test_no_two_variants_share_a_name(recurrent: str) -> None:
 
 
 def test_the_widest_precision_comes_first_and_each_once_however_they_were_asked_for() -> None:
-    assert PRECISIONS == ("fp32", "w8", "fp16", "int8", "int4")
+    assert PRECISIONS == ("fp32", "w8", "fp16", "int8")
     artifacts = plan_artifacts(["int8", "fp32", "int8"], "lstm", ModelParts.of_branches(SMALL))
     assert [artifact.precision for artifact in artifacts] == ["fp32", "int8", "int8"]
     assert plan_artifacts([], "auto", SMALL) == []

@@ -196,11 +196,11 @@ def test_the_defaults_are_the_documented_ones() -> None:
 
 def test_fp32_and_weights_of_8_bits_need_no_calibration() -> None:
     assert not ExportSettings(precisions=("fp32", "w8")).needs_calibration
-    for precisions in (("fp16",), ("int8",), ("fp32", "int8"), ("int4",)):
+    for precisions in (("fp16",), ("int8",), ("fp32", "int8"), ("w8", "fp16")):
         assert ExportSettings(precisions=precisions).needs_calibration
 
 
 def test_precisions_come_widest_first_and_fp32_where_none_was_asked_for() -> None:
     assert choose_precisions([]) == ("fp32",)
     assert choose_precisions(["fp16"]) == ("fp16",)
-    assert choose_precisions(["int4", "int8", "fp16", "w8", "fp32"]) == ("fp32", "w8", "fp16", "int8", "int4")
+    assert choose_precisions(["int8", "fp16", "w8", "fp32"]) == ("fp32", "w8", "fp16", "int8")

@@ -16,7 +16,7 @@ from support.models.lowered import (
 )
 
 from hybrid_edge.calib import Binding, Calibration
-from hybrid_edge.export.artifacts import INTEGERS, PRECISIONS, Artifact, ModelParts, plan_artifacts
+from hybrid_edge.export.artifacts import PRECISIONS, Artifact, ModelParts, plan_artifacts
 from hybrid_edge.export.convert.fp32_graph import GraphBuilder
 from hybrid_edge.export.convert.graph_reading import quantizable
 from hybrid_edge.export.convert.inspection import describe, operations
@@ -59,7 +59,6 @@ def test_every_planned_artifact_is_written_checked_and_in_its_precision(graphs: 
         "w8": ("FP32", "54/57 matrix products with 8-bit weights"),
         "fp16": ("FP16", "FP16"),
         "int8": ("INT8", "INT8"),
-        "int4": ("INT8", "54/57 matrix products with 4-bit weights"),
     }
     for artifact in plan_artifacts(PRECISIONS, "auto", ModelParts.of_branches(SMALL)):
         cnn, rnn, form = describe(graphs.write(artifact))
@@ -116,10 +115,10 @@ def test_int8_is_made_from_evened_channels_and_the_others_are_not(graphs: Artifa
         error_of(logits_of(evened.evened("unrolled").graph, tensors), logits_of(graphs.source("lstm"), tensors)) <= 1e-5
     )
     for precision in PRECISIONS:
-        artifact = Artifact(precision, "unrolled", ("cpu" if precision in ("w8", "int4") else "tensorrt",))
+        artifact = Artifact(precision, "unrolled", ("cpu" if precision == "w8" else "tensorrt",))
         one, other = (list(constants_of(item.write(artifact)).values()) for item in (evened, graphs))
         assert len(one) == len(other)
-        assert all(map(np.array_equal, one, other)) == (precision not in INTEGERS)
+        assert all(map(np.array_equal, one, other)) == (precision != "int8")
 
 
 def test_int8_that_gave_everything_back_is_the_wider_graph(graphs: ArtifactGraphs) -> None:
