@@ -20,6 +20,7 @@ LARGE_STEP = 400_000
 # steps, above which TensorRT is given them one by one only when asked to: building 64 took 11 s, 128 35 s, 256 120 s
 MAX_STEPS = 128
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)  # the widest comes first
+UNCALIBRATED: tuple[Precision, ...] = ("fp32", "w8")  # nothing of them depends on how large activations get
 
 
 def variant_name(precision: Precision, target: Target, recurrent: RecurrentForm) -> str:
@@ -83,12 +84,14 @@ def plan_artifacts(precisions: Iterable[Precision], recurrent: Recurrent, parts:
 
     FP32 and FP16 are one graph for every target that takes them; where the recurrent branch is large, the CPU shares
     TensorRT's unrolled one. INT8 is one graph for ONNX Runtime on the CPU, where the unrolled form is the fastest one
-    unless the steps of somebody else's recurrent layers are small, and other graphs for TensorRT. With ``auto``,
+    unless the steps of somebody else's recurrent layers are small, and other graphs for TensorRT. ``w8`` is one graph
+    for the CPU. With ``auto``,
     TensorRT gets both forms of each precision, and the device times them, unless somebody else's recurrent layers have
     very many steps.
 
     Raises:
-        UsageError: INT8 was asked for a model of LSTM or GRU operators alone, into which it does not reach.
+        UsageError: INT8 was asked for a model of LSTM or GRU operators alone, into which it does not reach, or ``w8``
+            for one without recurrent layers that can be written out.
     """
     asked = set(precisions)
     return [item for precision in PRECISIONS if precision in asked for item in _of(precision, recurrent, parts)]
@@ -103,12 +106,22 @@ def _of(precision: Precision, recurrent: Recurrent, parts: ModelParts) -> Sequen
             (unrolled,) = others
             return [Artifact(precision, main, ("cuda", "tensorrt")), Artifact(precision, unrolled, ("cpu", "tensorrt"))]
         return [Artifact(precision, main, ("cpu", "cuda", "tensorrt")), *engines]
+    if precision == "w8":
+        return [Artifact(precision, _product_form(recurrent, parts), ("cpu",))]
     if precision == "fp16":
         return [Artifact(precision, main, ("cuda", "tensorrt")), *engines]
     pays = parts.step is None or parts.step >= LARGE_STEP
     on_cpu: RecurrentForm = "unrolled" if others and pays else main
     on_tensorrt = [Artifact(precision, main, ("tensorrt",))] if short or main != "unrolled" else []
     return [Artifact(precision, on_cpu, ("cpu",)), *on_tensorrt, *engines]
+
+
+def _product_form(recurrent: Recurrent, parts: ModelParts) -> RecurrentForm:
+    """Refuse recurrent weights of 8 bits where there are none, or in an operator, which takes FP32 alone."""
+    if not parts.recurrent or recurrent == "lstm":
+        found = "--recurrent lstm" if parts.recurrent else "a model without them"
+        raise UsageError(f"--w8: expected recurrent layers, whose steps are written out, found {found}: use --fp32")
+    return "unrolled"
 
 
 def _forms(precision: Precision, recurrent: Recurrent, parts: ModelParts) -> tuple[RecurrentForm, ...]:

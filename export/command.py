@@ -17,6 +17,7 @@ from ..runtime.engines.progress import Reporter, show_progress
 from ..runtime.manifest import MANIFEST
 from ..train.tensorflow_import import import_tensorflow
 from .adopt.adoption import Statement
+from .artifacts import PRECISIONS
 from .bundle.engine_files import build_engines
 from .bundle.publish import Published, publish
 from .bundle.report import show_report
@@ -53,6 +54,9 @@ def export(
         ),
     ] = None,
     fp32: Annotated[bool, typer.Option("--fp32", help="full precision; what is exported without a choice")] = False,
+    w8: Annotated[
+        bool, typer.Option("--w8", help="full precision but for recurrent weights, of 8 bits: for the CPU")
+    ] = False,
     fp16: Annotated[bool, typer.Option("--fp16", help="half precision, for TensorRT and CUDA")] = False,
     int8: Annotated[bool, typer.Option("--int8", help="8 bits, for TensorRT and for the CPU; calibrated")] = False,
     pack: Annotated[bool, typer.Option("--pack", help="also write the bundle as one tar, for copying")] = False,
@@ -156,10 +160,10 @@ def export(
         refuse_others(context, "--sign" if sign else "--pack", ("MODEL", "--sign", "--pack"))
         show_published(publish(model, key=sign, tar=pack))
         return
+    chosen = [name for name, wanted in zip(PRECISIONS, (fp32, w8, fp16, int8), strict=True) if wanted]
     options = EngineOptions(parse_profile(profile), None if workspace is None else workspace * MIB)
     if triton is not None:
         refuse_others(context, "--triton", BESIDE_TRITON)
-        chosen = [name for name, wanted in (("fp32", fp32), ("fp16", fp16), ("int8", int8)) if wanted]
         write_for_triton(model, triton, chosen, options, python=triton_python)
         return
     architectures = parse_architectures(rtx_arch) if rtx_arch else ()
@@ -167,7 +171,7 @@ def export(
         build(engine_only, architectures, options)
         return
     settings = ExportSettings(
-        precisions=("int8",) if sensitivity else choose_precisions(fp32=fp32, fp16=fp16, int8=int8),
+        precisions=("int8",) if sensitivity else choose_precisions(chosen),
         recurrent=cast("Recurrent", recurrent),
         method=cast("Method", method),
         max_drop=max_drop / 100,

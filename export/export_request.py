@@ -6,7 +6,7 @@ A request holds the model's file, the images to prove it on, the images to calib
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -27,7 +27,7 @@ from ..train.data import LabelledImage, read_list
 from ..train.run_folder import RunFolder
 from ..train.splits import find_splits, holds_images
 from .adopt.adoption import Adoption, Statement, is_foreign, look_into
-from .artifacts import PRECISIONS, Recurrent
+from .artifacts import PRECISIONS, UNCALIBRATED, Recurrent
 
 MIN_IMAGES = 8  # a bundle has so many golden examples, and a gate's largest batch so many images
 MAX_SUBSTITUTES = 32  # images in all, if a run validated on too few: thousands of training images prove no more
@@ -152,13 +152,12 @@ class ExportSettings:
     @property
     def needs_calibration(self) -> bool:
         """Whether images are needed to calibrate on: FP16 needs the largest activations, INT8 the ranges."""
-        return self.precisions != ("fp32",)
+        return not set(self.precisions) <= set(UNCALIBRATED)
 
 
-def choose_precisions(*, fp32: bool, fp16: bool, int8: bool) -> tuple[Precision, ...]:
+def choose_precisions(asked: Collection[Precision]) -> tuple[Precision, ...]:
     """Return the precisions that were asked for, the widest first; FP32 where none was."""
-    asked = dict(zip(PRECISIONS, (fp32, fp16, int8), strict=True))
-    return tuple(name for name, wanted in asked.items() if wanted) or ("fp32",)
+    return tuple(name for name in PRECISIONS if name in asked) or ("fp32",)
 
 
 def _require(option: str, found: str, expected: Iterable[str]) -> None:

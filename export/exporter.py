@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ..runtime.errors import ParityError
-from ..runtime.manifest import Manifest, Variant
+from ..runtime.manifest import Manifest, Variant, oldest_format
 from ..runtime.preprocess import contract
 from ..runtime.process import peak_mib
 from ..runtime.trust import check_key
@@ -140,12 +140,13 @@ def _commit(
     log: StepLog,
 ) -> None:
     names = {item.name for item in passed}
+    variants = (*passed, *(item for item in golden.kept if item.name not in names))
     manifest = Manifest(
-        format_version=prepared.spec.format_version,
+        format_version=oldest_format(prepared.spec, variants),
         spec=prepared.spec,
         preprocessing=contract(prepared.spec),
         weights_sha256=prepared.weights,
-        variants=(*passed, *(item for item in golden.kept if item.name not in names)),
+        variants=variants,
         golden=golden.record,
         provenance=provenance(request.model, request.run, request.metrics),
     )

@@ -20,7 +20,7 @@ from ..runtime.guard.graph_guard import check_graph_bytes
 from ..runtime.guard.onnx_file import GraphFaultError
 from ..runtime.manifest import FileRecord, Precision, Target, Variant
 from ..runtime.roofline import Cost
-from .artifacts import Artifact, plan_artifacts
+from .artifacts import UNCALIBRATED, Artifact, plan_artifacts
 from .bundle.bundle_writer import BundleWriter, made_by
 from .bundle.cost import measure_cost
 from .bundle.golden_examples import Golden, add_arrays
@@ -42,7 +42,7 @@ from .step_log import StepLog
 # another CPU or engine rounds differently, by about as much as ONNX Runtime differs from Keras; another model differs
 # from 1e-2 on in FP32, and a damaged one by far more than rounding costs in the others
 GOLDEN_FACTOR = 10
-GOLDEN_FLOOR = {"fp16": 5e-3, "int8": 2e-2}
+GOLDEN_FLOOR = {"w8": 5e-3, "fp16": 5e-3, "int8": 2e-2}
 GOLDEN_CEILING = 0.25
 MB = 1e6
 
@@ -249,14 +249,14 @@ class VariantMaker:
 
     def _calibration(self, written: _Written) -> dict[str, object] | None:
         record = self._prepared.record()
-        if written.artifact.precision == "fp32" or record is None:
+        if written.artifact.precision in UNCALIBRATED or record is None:
             return None
         if written.artifact.precision == "int8":
             record |= {"method": self._settings.method, "wider_layers": sorted(written.wider)}
         return record
 
     def _warnings(self, artifact: Artifact) -> tuple[str, ...]:
-        if artifact.precision == "fp32":
+        if artifact.precision in UNCALIBRATED:
             return ()
         peaks = None if artifact.runs_integers_on_cpu else self._graphs.peaks(artifact.precision)
         return (*self._prepared.warnings, *(peaks.warnings if peaks else ()))

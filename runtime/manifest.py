@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Iterable
 from reprlib import repr as short
 from typing import Annotated, Any, Literal, NamedTuple
 
@@ -19,7 +20,8 @@ from .roofline import Cost
 from .spec import Label, ModelSpec, describe_faults
 
 MANIFEST = "manifest.json"
-FORMAT_VERSION = 2  # the newest that is read; a bundle is of the oldest whose readers know its spec
+FORMAT_VERSION = 3  # the newest that is read; a bundle is of the oldest whose readers know its spec and precisions
+PRECISIONS_FORMAT = 3  # the first that knows ``w8``
 MAX_MANIFEST_SIZE = 2**22  # 4 MiB; a real one is some tens of KiB, also with a thousand class labels
 MAX_FILE_SIZE = 2**31  # bytes; protobuf's limit for one message, which a graph is
 MAX_EXAMPLES = 64  # an export writes 8
@@ -34,7 +36,7 @@ NO_CHECKSUM = b"0" * 64
 LAST_TEXT = re.compile(rb'"([^"]*)"\s*:\s*"([^"]*)"\s*\}\s*\Z')
 TAIL = 400  # bytes at the end in which it is looked for
 
-Precision = Literal["fp32", "fp16", "int8"]
+Precision = Literal["fp32", "w8", "fp16", "int8"]  # widest first; ``w8`` is FP32 with recurrent weights of 8 bits
 Target = Literal["tensorrt", "cuda", "cpu"]
 RecurrentForm = Literal["lstm", "unrolled", "none"]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
@@ -267,6 +269,11 @@ class Manifest(_ManifestRecord):
         for variant in self.variants:
             records += [variant.file, variant.golden]
         return {record.path: record for record in records}
+
+
+def oldest_format(spec: ModelSpec, variants: Iterable[Variant]) -> int:
+    """Return the first version of the format whose readers know a spec and the precisions of all variants."""
+    return max(spec.format_version, PRECISIONS_FORMAT if any(item.precision == "w8" for item in variants) else 1)
 
 
 def sealed(manifest: Manifest) -> bytes:

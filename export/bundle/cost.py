@@ -14,11 +14,11 @@ import onnx
 
 from ...runtime.roofline import Arithmetic, BranchCost, Cost, WeightReads
 from ..convert.graph_reading import RECURRENT_OPERATORS, TensorShape, branch_of, producers, tensor_shapes
-from ..convert.inspection import operations
+from ..convert.inspection import BLOCK_WEIGHTS, operations
 
 # a tensor behind one of these is the same tensor in another form; a constant likewise, such as an LSTM's first states
 FORMS = ("Cast", "DequantizeLinear", "Expand", "QuantizeLinear")
-ARITHMETIC: dict[str, Arithmetic] = {"FP32": "fp32", "FP16": "fp16", "INT8": "int8"}
+ARITHMETIC: dict[str, Arithmetic] = {"FP32": "fp32", "FP16": "fp16", "INT8": "int8", BLOCK_WEIGHTS: "int8"}
 RECURRENT_INPUT = 2  # the place of R among a recurrent operator's inputs: X, W, R, B, and states
 MIN_REREAD = 2**16  # bytes; smaller constants, such as scales, stay in the nearest cache after they were read once
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, MutableSequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,6 +24,7 @@ WEIGHT_AXIS = {"Conv": 0, "MatMul": 1}
 WEIGHT_RANK = {"Conv": 4, "MatMul": 2}  # of the weights that INT8 takes: (O, I, H, W) and (I, O)
 
 CONTRIBUTED = "com.microsoft"  # the domain of ONNX Runtime's own operators
+IN_BLOCKS = "MatMulNBits"  # the one of them whose weights have a scale for each block of inputs
 POINTWISE = "/product"  # ends the name of a convolution that was written as a matrix product
 AFFINE = re.compile(r"/affine(_\d+)?$")  # ends the name of a depthwise 1x1 convolution that is a normalization
 RECURRENT_OPERATORS = ("LSTM", "GRU")
@@ -235,7 +236,7 @@ def tensor_shapes(model: onnx.ModelProto) -> dict[str, TensorShape]:
             if dim.dim_param:
                 dim.dim_value = 1
     del bare.graph.output[:]  # they declare the symbolic batch
-    nodes = [part for node in bare.graph.node for part in _standard(node)]
+    nodes = [part for node in bare.graph.node for part in _standard(node, bare.graph.initializer)]
     del bare.graph.node[:]
     bare.graph.node.extend(nodes)
     inferred = onnx.shape_inference.infer_shapes(bare, data_prop=True).graph
@@ -249,10 +250,19 @@ def tensor_shapes(model: onnx.ModelProto) -> dict[str, TensorShape]:
     return {name: shape for name, shape in found.items() if shape is not None}
 
 
-def _standard(node: onnx.NodeProto) -> Iterator[onnx.NodeProto]:
-    """Yield the node, or for ONNX Runtime's own integer product, which shape inference lacks, two that it knows."""
+def _standard(node: onnx.NodeProto, constants: MutableSequence[onnx.TensorProto]) -> Iterator[onnx.NodeProto]:
+    """Yield the node, or for ONNX Runtime's own product, which shape inference lacks, what it knows of that shape.
+
+    The weight of one in blocks is added to the ``constants``, without its values.
+    """
     if node.domain != CONTRIBUTED:
         yield node
+        return
+    if node.op_type == IN_BLOCKS:
+        sizes = {item.name: item.i for item in node.attribute}
+        weight = f"{node.output[0]}:weight"
+        constants.append(onnx.TensorProto(name=weight, data_type=TensorProto.FLOAT, dims=[sizes["K"], sizes["N"]]))
+        yield helper.make_node("MatMul", [node.input[0], weight], node.output)
         return
     integers = f"{node.output[0]}:integers"
     yield helper.make_node("MatMulInteger", node.input[:2], [integers])

@@ -17,6 +17,7 @@ from ...train.backbones import BACKBONES
 from .fp32_graph import IR_VERSION, OPSET, QUANTIZED_IR_VERSION, QUANTIZED_OPSET
 from .graph_reading import (
     CONTRIBUTED,
+    IN_BLOCKS,
     RECURRENT_OPERATORS,
     branch_of,
     is_affine,
@@ -48,7 +49,8 @@ OPERATION_KINDS = {
     "Gemm": "matrix products",
 }
 OPERATION_KINDS |= {name: name for name in RECURRENT_OPERATORS}
-PRECISION_ORDER = ("INT8", "FP16", "FP32")
+BLOCK_WEIGHTS = "with 8-bit weights"
+PRECISION_ORDER = ("INT8", BLOCK_WEIGHTS, "FP16", "FP32")
 
 
 @dataclass(frozen=True)
@@ -189,6 +191,7 @@ def operations(model: onnx.ModelProto) -> dict[str, str]:
     """Return the precision of each operation that has weights, by node name: ``INT8``, ``FP16`` or ``FP32``.
 
     An operation is INT8 if both its inputs are integers: an integer operator, or one with DequantizeLinear on both.
+    That of a product of floats with weights in blocks is ``with 8-bit weights``.
     """
     makers = producers(model.graph.node)
     types = {tensor.name: tensor.data_type for tensor in model.graph.initializer}
@@ -234,7 +237,7 @@ def _kind(node: onnx.NodeProto) -> str:
 
 def _precision(node: onnx.NodeProto, makers: Mapping[str, onnx.NodeProto], types: Mapping[str, int]) -> str:
     if node.domain == CONTRIBUTED:
-        return "INT8"
+        return BLOCK_WEIGHTS if node.op_type == IN_BLOCKS else "INT8"
     both = [makers.get(name) for name in node.input[:2]]
     if all(maker is not None and maker.op_type == "DequantizeLinear" for maker in both):
         return "INT8"

@@ -17,7 +17,7 @@ DIGITS_PROBABILITY_LIMIT = 1e-5
 BATCH_LIMIT = 1e-5  # another batch does the same arithmetic in another order of summation
 NEIGHBOUR_LIMIT = 1e-5  # shapes and kernels are the same: nothing but the neighbour's values changes
 SEQUENCE_LIMIT = 1e-6  # the mean of three values in [-1, 1]: the last bit is 6e-8
-FP16_AGREEMENT = 0.995
+FP16_AGREEMENT = 0.995  # and that of weights of 8 bits
 INT8_AGREEMENT = 0.99
 FP16_ROUNDING = 0.02  # max |difference| / max |logit|: a step of FP16 is 5e-4, and many layers add up several
 
@@ -43,7 +43,7 @@ class GateLimits:
             return cls(logits=LOGIT_LIMIT, probabilities=limit, batch=BATCH_LIMIT)
         # batches of other sizes sum in another order. The last bit of FP32 that changes stays a last bit in FP32, but
         # can push a value over the edge between two steps of FP16 or INT8, so only FP32 is judged by it
-        if precision == "fp16":
+        if precision in ("fp16", "w8"):
             return cls(agreement=FP16_AGREEMENT)
         return cls(confident=INT8_AGREEMENT, max_drop=max_drop)
 

@@ -1,6 +1,7 @@
 """Writes the graph of each planned artifact, from the FP32 graph and what was measured of its activations.
 
     FP32 graph ─┬──────────────────────────────────────────────────────────► FP32, for every target
+                ├─► CpuGraph: recurrent weights in blocks ─────────────────► w8, for the CPU
                 ├─► GpuGraph: what FP16 can't hold stays in FP32 ──────────► FP16, for TensorRT and CUDA
                 └─► even_channels ─┬─► GpuGraph with signed ranges ────────► INT8 for TensorRT
                                    └─► fill_channels ─► CpuGraph ──────────► INT8 for the CPU
@@ -22,7 +23,7 @@ from ...calib import Range
 from ...runtime.spec import ModelSpec
 from ..artifacts import Artifact
 from ..convert.fp32_graph import GraphBuilder
-from ..convert.graph_reading import image_layers, is_affine, quantizable
+from ..convert.graph_reading import branch_of, image_layers, is_affine, quantizable
 from ..convert.inspection import Declaration, check_graph
 from .cpu_graph import CpuGraph
 from .cpu_speed import fill_channels
@@ -112,9 +113,16 @@ class ArtifactGraphs:
             model = self._quantize(evened, artifact, quantized)
         else:
             model = self.source(artifact.recurrent)
-            if artifact.precision == "fp16":
+            if artifact.precision == "w8":
+                quantized = [layer for layer in quantizable(model) if branch_of(f"{layer}/") == "rnn"]
+                model = CpuGraph(model, {}, (), in_blocks=quantized).write()
+            elif artifact.precision == "fp16":
                 model = GpuGraph(model, wide=self._wide("fp16")).write()
-        check_graph(model, self.spec, Declaration(artifact.recurrent, bool(quantized), artifact.targets[0]))
+        check_graph(
+            model,
+            self.spec,
+            Declaration(artifact.recurrent, bool(quantized), artifact.targets[0]),
+        )
         return model
 
     def quantize_in_fp32(self, evened: EvenedGraph, quantized: Collection[str]) -> onnx.ModelProto:

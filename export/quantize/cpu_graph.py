@@ -30,7 +30,9 @@ from ...calib import Range
 from ..convert.fp32_graph import IR_VERSION, OPSET, set_versions
 from ..convert.graph_reading import (
     CONTRIBUTED,
+    IN_BLOCKS,
     POINTWISE,
+    STEP_PART,
     arrays,
     constant_shapes,
     gives_float,
@@ -44,11 +46,13 @@ from ..convert.graph_reading import (
 )
 from ..convert.graph_writer import GraphWriter
 from .int8_weights import (
+    BLOCK,
     LEVELS,
     QuantizedWeight,
     Rounder,
     bias_correction,
     quantize_bias,
+    quantize_blocks,
     quantize_weight,
     smallest_for_bias,
     unsigned_scale,
@@ -57,6 +61,7 @@ from .int8_weights import (
 Float32 = npt.NDArray[np.float32]
 
 IMAGE_RANK = 4  # (N, C, H, W)
+INTEGER_PRODUCTS = 4  # MatMulNBits's accuracy level of 8-bit products; without it 8-bit weights take 20 times as long
 TOLERANCE = 1e-6  # relative, of a range's end
 
 
@@ -67,7 +72,8 @@ class CpuGraph:
     ``range_key``; ``quantized`` names the layers that run in INT8; the integer of a weight is ``levels`` at most. With
     ``paired`` weights are scaled so that no two saturate together on a CPU without VNNI. ``means`` is the mean of each
     channel that a convolution takes, (C,), by the convolution's name; its bias makes up for rounded weights by it.
-    ``rounder`` rounds the weights of matrix products; by default each weight goes to the nearest integer.
+    ``rounder`` rounds the weights of matrix products; by default each weight goes to the nearest integer. The
+    steps of the recurrent layers ``in_blocks`` multiply floats by weights of 8 bits in blocks.
     """
 
     def __init__(
@@ -80,10 +86,12 @@ class CpuGraph:
         paired: bool = True,
         means: Mapping[str, npt.NDArray[np.float64]] | None = None,
         rounder: Rounder | None = None,
+        in_blocks: Collection[str] = (),
     ) -> None:
         self._source = source
         self._ranges = ranges
         self._quantized = frozenset(quantized)
+        self._in_blocks = frozenset(in_blocks)
         self._levels = levels
         self._paired = paired
         self._means = means or {}
@@ -100,7 +108,9 @@ class CpuGraph:
         """Write the graph: opset 17, IR 8, and ONNX Runtime's own domain where a matrix product is quantized."""
         self._writer.graph.input.extend(self._source.graph.input)
         for node in self._source.graph.node:
-            if not self._runs(node):
+            if layer_of(node, self._shapes) in self._in_blocks and STEP_PART.match(node.name):
+                self._product_in_blocks(node)
+            elif not self._runs(node):
                 self._plain(node)
             elif node.op_type == "Conv" and self._gives_float(node):
                 self._pointwise(node)
@@ -203,6 +213,19 @@ class CpuGraph:
         integers, _, scales, _, zeros = self._shared[name]
         inputs = [self._integers(value), integers, scale, scales, zero, zeros]
         self._writer.node("MatMulIntegerToFloat", inputs, node.output[0], domain=CONTRIBUTED)
+
+    def _product_in_blocks(self, node: onnx.NodeProto) -> None:
+        """Write a product of floats by weights in blocks; the operator rounds each row of its input by itself."""
+        value, name = node.input
+        inputs, outputs = self._shapes[name]
+        if name not in self._shared:
+            integers, scales = quantize_blocks(np.asarray(self._arrays[name], np.float32))
+            stored = self._writer.constant(f"{name}/integers", integers)
+            self._shared[name] = [stored, self._writer.constant(f"{name}/scales", scales)]
+        sizes = {"K": inputs, "N": outputs, "bits": 8, "block_size": BLOCK, "accuracy_level": INTEGER_PRODUCTS}
+        self._writer.node(
+            IN_BLOCKS, [self._input(value), *self._shared[name]], node.output[0], domain=CONTRIBUTED, **sizes
+        )
 
     def _input(self, name: str) -> str:
         """Return what a float node takes: a quantized convolution's result dequantized, anything else as it is."""

@@ -5,7 +5,7 @@ What ``auto`` tries, in this order, until something opens; what it passes over i
     tensorrt ──► cuda ──► cpu            an engine that is not on this machine, or has no variant, gives way to the next
        │           │        │
      int8        int8     int8, but behind a wider one that was clearly faster where the bundle was exported
-     fp16        fp16     fp16           the next where INT8 does not build, or the CPU lacks its instructions
+     fp16        fp16     w8             the next where INT8 does not build, or the CPU lacks its instructions
      fp32        fp32     fp32
 
 An engine or a precision that was asked for by name is never replaced by another one.
@@ -31,7 +31,7 @@ from .onnxruntime_cuda import OnnxRuntimeCuda
 from .tensorrt import TensorRtBackend
 
 AUTO = "auto"
-NARROWEST_FIRST: tuple[Precision, ...] = ("int8", "fp16", "fp32")
+NARROWEST_FIRST: tuple[Precision, ...] = ("int8", "fp16", "w8", "fp32")
 # the ratio of times above which a precision is slower than the wider one; below, a variant's size counts for more
 MAX_SLOWDOWN = 1.1
 # the engines in the order in which `auto` tries them
@@ -83,10 +83,10 @@ def open_backend(
 ) -> Selection:
     """Open the engine and the variant that fit this machine; TensorRT builds its engine on first use.
 
-    ``backend`` is ``tensorrt``, ``cuda`` or ``cpu``, and ``precision`` ``fp32``, ``fp16`` or ``int8``; ``auto`` chooses
-    as the head of this module draws it, among the variants that passed their parity gate. The variant's file is
-    verified before the engine parses it. ``threads`` is the number of CPU threads for one batch, and None leaves it to
-    the engine. ``reporter`` is told while an engine is built.
+    ``backend`` is ``tensorrt``, ``cuda`` or ``cpu``, and ``precision`` a ``Precision``; ``auto`` chooses as the head of
+    this module draws it, among the variants that passed their parity gate. The variant's file is verified before the
+    engine parses it. ``threads`` is the number of CPU threads for one batch, and None leaves it to the engine.
+    ``reporter`` is told while an engine is built.
 
     Raises:
         UsageError: there is no such backend or precision, or fewer than one thread was asked for.

@@ -44,7 +44,7 @@ def bench(
         str | None, WHAT(metavar="NAMES", help="tensorrt, cuda, cpu: only these.", show_default="all")
     ] = None,
     precision: Annotated[
-        str | None, WHAT(metavar="NAMES", help="fp32, fp16, int8: only these.", show_default="all")
+        str | None, WHAT(metavar="NAMES", help="fp32, w8, fp16, int8: only these.", show_default="all")
     ] = None,
     variant: Annotated[
         str | None, WHAT(metavar="NAMES", help="Variants of the bundle: only these.", show_default="all")

@@ -43,7 +43,7 @@ RequireSignatureOption = Annotated[
     ),
 ]
 BackendOption = Annotated[str, typer.Option(help="auto, tensorrt, cuda or cpu.", rich_help_panel=ENGINE)]
-PrecisionOption = Annotated[str, typer.Option(help="auto, fp32, fp16 or int8.", rich_help_panel=ENGINE)]
+PrecisionOption = Annotated[str, typer.Option(help="auto, fp32, w8, fp16 or int8.", rich_help_panel=ENGINE)]
 ThreadsOption = Annotated[
     int | None,
     typer.Option(

@@ -15,6 +15,7 @@ from .layer_shapes import (
     global_pooling,
     pooling,
     product,
+    product_in_blocks,
     recurrent,
     transposed_convolution,
 )
@@ -268,4 +269,5 @@ CONTRIBUTED_RULES: dict[str, Rule] = {  # ONNX Runtime's own operators, of INT8 
     "DynamicQuantizeLSTM": recurrent(1),
     "DynamicQuantizeMatMul": product(0, 1),
     "MatMulIntegerToFloat": product(0, 1),
+    "MatMulNBits": product_in_blocks,
 }

@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from .onnx_file import GraphFaultError
 from .operator_call import Known, OperatorCall, Rule, Shape, broadcast, like, positive, together
 
+BLOCK_SIZES = (16, 32, 64, 128, 256)  # that MatMulNBits has
+
 
 def _windows(call: OperatorCall, sizes: Shape, kernel: Sequence[int]) -> Shape:
     """Return the sizes that windows over an image give; the padded image counts as memory that is needed."""
@@ -93,6 +95,21 @@ def product(first: int, second: int) -> Rule:
         return Known(shape)
 
     return rule
+
+
+def product_in_blocks(call: OperatorCall) -> Known:
+    """Return what MatMulNBits gives, a product by a matrix of few bits with a scale for each block of a row."""
+    shape, integers, scales = call.shape(0), call.shape(1), call.shape(2)
+    inner, columns = call.integer(b"K", 0), call.integer(b"N", 0)
+    bits, block = call.integer(b"bits", 4), call.integer(b"block_size", 0)
+    if inner < 1 or columns < 1 or bits != 8 or block not in BLOCK_SIZES or len(call.inputs) > 3:
+        raise GraphFaultError(f"a product in blocks of {block} with {bits} bits, {inner} by {columns}")
+    blocks = -(-inner // block)
+    if shape[-1] != inner or integers != (columns, blocks, block) or scales != (columns, blocks):
+        raise GraphFaultError(f"a product of {shape} in blocks {integers} and scales {scales}, {inner} by {columns}")
+    call.work = math.prod(shape) * columns
+    call.scratch = inner * columns  # kernels for some CPUs and batches restore the weight first
+    return Known((*shape[:-1], columns))
 
 
 def gemm(call: OperatorCall) -> Known:

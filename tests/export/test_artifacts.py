@@ -5,6 +5,7 @@ from hybrid_edge.export.artifacts import PRECISIONS, Artifact, ModelParts, plan_
 from hybrid_edge.runtime.errors import UsageError
 
 CNN = SMALL.replace(branches="cnn")
+EVERYWHERE = ("fp32", "fp16", "int8")  # precisions of any model
 
 
 def names(artifacts: list[Artifact]) -> list[str]:
@@ -12,7 +13,7 @@ def names(artifacts: list[Artifact]) -> list[str]:
 
 
 def test_each_precision_is_one_graph_for_the_targets_that_take_it_and_auto_has_both_forms() -> None:
-    assert plan_artifacts(PRECISIONS, "auto", ModelParts.of_branches(SMALL)) == [
+    assert plan_artifacts(EVERYWHERE, "auto", ModelParts.of_branches(SMALL)) == [
         Artifact("fp32", "lstm", ("cpu", "cuda", "tensorrt")),
         Artifact("fp32", "unrolled", ("tensorrt",)),
         Artifact("fp16", "lstm", ("cuda", "tensorrt")),
@@ -39,20 +40,30 @@ def test_on_the_cpu_an_adopted_models_layers_are_in_int8_where_their_steps_are_l
 
 def test_very_many_steps_of_an_adopted_model_are_written_out_for_tensorrt_only_on_request() -> None:
     parts = ModelParts(recurrent=True, others=True, units=2048, step=1e6, steps=784)
-    assert plan_artifacts(PRECISIONS, "auto", parts) == [
+    assert plan_artifacts(EVERYWHERE, "auto", parts) == [
         Artifact("fp32", "lstm", ("cpu", "cuda", "tensorrt")),
         Artifact("fp16", "lstm", ("cuda", "tensorrt")),
         Artifact("int8", "unrolled", ("cpu",)),
         Artifact("int8", "lstm", ("tensorrt",)),
     ]
-    assert {item.recurrent for item in plan_artifacts(PRECISIONS, "unrolled", parts)} == {"unrolled"}
+    assert {item.recurrent for item in plan_artifacts(EVERYWHERE, "unrolled", parts)} == {"unrolled"}
     alone = ModelParts(recurrent=True, others=False, units=64, step=1e5, steps=784)
     assert plan_artifacts(["int8"], "auto", alone) == [Artifact("int8", "unrolled", ("cpu",))]
 
 
+def test_recurrent_weights_of_8_bits_are_one_graph_of_written_out_steps_for_the_cpu() -> None:
+    for recurrent in ("auto", "unrolled"):
+        found = plan_artifacts(["w8"], recurrent, ModelParts.of_branches(SMALL))
+        assert found == [Artifact("w8", "unrolled", ("cpu",))]
+        assert not found[0].runs_integers_on_cpu
+    for recurrent, spec, text in (("lstm", SMALL, "--recurrent lstm"), ("auto", CNN, "a model without them")):
+        with pytest.raises(UsageError, match=f"--w8: expected recurrent layers, .* found {text}: use --fp32"):
+            plan_artifacts(["w8"], recurrent, ModelParts.of_branches(spec))
+
+
 def test_a_form_that_was_asked_for_is_the_only_one() -> None:
     for form in ("lstm", "unrolled"):
-        artifacts = plan_artifacts(PRECISIONS, form, ModelParts.of_branches(SMALL))
+        artifacts = plan_artifacts(EVERYWHERE, form, ModelParts.of_branches(SMALL))
         assert {artifact.recurrent for artifact in artifacts} == {form}
         assert [(item.precision, item.targets) for item in artifacts] == [
             ("fp32", ("cpu", "cuda", "tensorrt")),
@@ -64,7 +75,7 @@ def test_a_form_that_was_asked_for_is_the_only_one() -> None:
 
 @pytest.mark.parametrize("recurrent", ["lstm", "unrolled", "auto"])
 def test_without_a_recurrent_branch_there_is_one_form(recurrent: str) -> None:
-    artifacts = plan_artifacts(PRECISIONS, recurrent, ModelParts.of_branches(CNN))
+    artifacts = plan_artifacts(EVERYWHERE, recurrent, ModelParts.of_branches(CNN))
     assert {artifact.recurrent for artifact in artifacts} == {"none"}
     assert names(artifacts) == [
         *("fp32-cpu", "fp32-cuda", "fp32-tensorrt"),
@@ -99,12 +110,12 @@ def test_a_large_recurrent_branch_is_unrolled_for_the_cpu_in_the_graph_that_tens
 
 @pytest.mark.parametrize("recurrent", ["lstm", "unrolled", "auto"])
 def test_no_two_variants_share_a_name(recurrent: str) -> None:
-    found = names(plan_artifacts(PRECISIONS, recurrent, ModelParts.of_branches(SMALL)))
+    found = names(plan_artifacts(EVERYWHERE, recurrent, ModelParts.of_branches(SMALL)))
     assert len(set(found)) == len(found)
 
 
 def test_the_widest_precision_comes_first_and_each_once_however_they_were_asked_for() -> None:
-    assert PRECISIONS == ("fp32", "fp16", "int8")
+    assert PRECISIONS == ("fp32", "w8", "fp16", "int8")
     artifacts = plan_artifacts(["int8", "fp32", "int8"], "lstm", ModelParts.of_branches(SMALL))
     assert [artifact.precision for artifact in artifacts] == ["fp32", "int8", "int8"]
     assert plan_artifacts([], "auto", SMALL) == []
@@ -121,6 +132,6 @@ def test_variants_are_named_by_precision_target_and_form() -> None:
 
 def test_only_int8_for_the_cpu_runs_integers_there() -> None:
     found = [
-        item for item in plan_artifacts(PRECISIONS, "auto", ModelParts.of_branches(SMALL)) if item.runs_integers_on_cpu
+        item for item in plan_artifacts(EVERYWHERE, "auto", ModelParts.of_branches(SMALL)) if item.runs_integers_on_cpu
     ]
     assert [item.names for item in found] == [{"cpu": "int8-cpu-unrolled"}]

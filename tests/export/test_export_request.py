@@ -194,14 +194,13 @@ def test_the_defaults_are_the_documented_ones() -> None:
     assert not found.give_back
 
 
-def test_fp32_alone_needs_no_calibration() -> None:
-    assert not ExportSettings(precisions=("fp32",)).needs_calibration
-    for precisions in (("fp16",), ("int8",), ("fp32", "int8")):
+def test_fp32_and_weights_of_8_bits_need_no_calibration() -> None:
+    assert not ExportSettings(precisions=("fp32", "w8")).needs_calibration
+    for precisions in (("fp16",), ("int8",), ("fp32", "int8"), ("w8", "fp16")):
         assert ExportSettings(precisions=precisions).needs_calibration
 
 
 def test_precisions_come_widest_first_and_fp32_where_none_was_asked_for() -> None:
-    assert choose_precisions(fp32=False, fp16=False, int8=False) == ("fp32",)
-    assert choose_precisions(fp32=False, fp16=True, int8=False) == ("fp16",)
-    assert choose_precisions(fp32=True, fp16=True, int8=True) == ("fp32", "fp16", "int8")
-    assert choose_precisions(fp32=True, fp16=False, int8=True) == ("fp32", "int8")
+    assert choose_precisions([]) == ("fp32",)
+    assert choose_precisions(["fp16"]) == ("fp16",)
+    assert choose_precisions(["int8", "fp16", "w8", "fp32"]) == ("fp32", "w8", "fp16", "int8")

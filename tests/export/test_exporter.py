@@ -104,6 +104,21 @@ def test_a_hybrid_that_reads_from_both_ends_passes_the_same_gates(photos: Path, 
     assert unrolled == f"recurrent form: 0 LSTM, 0 Loop, {2 * spec.timesteps} unrolled steps"
 
 
+def test_recurrent_weights_of_8_bits_pass_their_gate_and_run(
+    whole: Whole, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    result = whole.again(monkeypatch, tmp_path / "bundle", precisions=("w8",), recurrent="auto")
+    result.require_passed()
+    assert result.written == ("w8-cpu-unrolled",)
+    assert (whole.result.manifest.format_version, result.manifest.format_version) == (1, 3)
+    (variant,) = result.manifest.variants
+    assert "with 8-bit weights" in variant.branches[1]
+    assert variant.calibration is None
+    assert variant.parity.max_probability_error < 0.05
+    with Classifier.load(result.bundle, precision="w8") as classifier:
+        assert classifier.golden.examples == 8
+
+
 def test_images_without_classes_are_golden_examples_without_a_label(whole: Whole, tmp_path: Path) -> None:
     flat = write_flat(tmp_path / "flat", 8, seed=5)
     result = export(make_request(whole.request.model, images=flat, out=tmp_path / "bundle"))

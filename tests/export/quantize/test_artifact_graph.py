@@ -54,14 +54,19 @@ def graphs(source: tuple[GraphBuilder, Source]) -> ArtifactGraphs:
 
 
 def test_every_planned_artifact_is_written_checked_and_in_its_precision(graphs: ArtifactGraphs) -> None:
-    expected = {"fp32": ("FP32", "FP32"), "fp16": ("FP16", "FP16"), "int8": ("INT8", "INT8")}
+    expected = {
+        "fp32": ("FP32", "FP32"),
+        "w8": ("FP32", "54/57 matrix products with 8-bit weights"),
+        "fp16": ("FP16", "FP16"),
+        "int8": ("INT8", "INT8"),
+    }
     for artifact in plan_artifacts(PRECISIONS, "auto", ModelParts.of_branches(SMALL)):
         cnn, rnn, form = describe(graphs.write(artifact))
         of_cnn, of_rnn = expected[artifact.precision]
         if artifact.precision == "int8" and artifact.recurrent == "lstm":
             of_rnn = "FP16"
         convolutions = f"3/3 convolutions {of_cnn}"
-        if artifact.precision == "int8" and artifact.targets == ("cpu",):  # an image's three channels stay in float
+        if artifact.runs_integers_on_cpu:  # an image's three channels stay in float
             convolutions = "2/3 convolutions INT8, 1/3 convolutions FP32"
         assert cnn == f"CNN: {convolutions}, 1/1 matrix products {of_cnn}"
         assert of_rnn in rnn
@@ -110,7 +115,7 @@ def test_int8_is_made_from_evened_channels_and_the_others_are_not(graphs: Artifa
         error_of(logits_of(evened.evened("unrolled").graph, tensors), logits_of(graphs.source("lstm"), tensors)) <= 1e-5
     )
     for precision in PRECISIONS:
-        artifact = Artifact(precision, "unrolled", ("tensorrt",))
+        artifact = Artifact(precision, "unrolled", ("cpu" if precision == "w8" else "tensorrt",))
         one, other = (list(constants_of(item.write(artifact)).values()) for item in (evened, graphs))
         assert len(one) == len(other)
         assert all(map(np.array_equal, one, other)) == (precision != "int8")

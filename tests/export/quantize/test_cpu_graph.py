@@ -73,6 +73,20 @@ def test_it_is_near_fp32(size: str, form: str, request: pytest.FixtureRequest) -
     assert 1e-3 < rms_error(logits_of(source.lower("int8-cpu", form), tensors, "int8-cpu"), expected) <= INT8_ERROR
 
 
+def test_recurrent_weights_in_blocks_are_near_fp32_and_keep_rows_apart(digits_source: Source) -> None:
+    source = digits_source.forms["unrolled"]
+    layers = [layer for layer in quantizable(source) if layer.startswith("rnn/")]
+    model = CpuGraph(source, {}, (), in_blocks=layers).write()
+    # the first step of a layer has no product, and what projects its input stays in float
+    steps = digits_source.spec.rnn_layers * (digits_source.spec.timesteps - 1)
+    assert Counter(node.op_type for node in model.graph.node if node.domain) == {"MatMulNBits": steps}
+    tensors = tensors_of(digits_source.spec, 8)
+    found = logits_of(model, tensors, "int8-cpu")
+    assert 1e-4 < rms_error(found, logits_of(source, tensors)) <= 0.02
+    loud = {name: np.concatenate([values[:1], np.sign(values[1:])]) for name, values in tensors.items()}
+    np.testing.assert_allclose(logits_of(model, loud, "int8-cpu")[0], found[0], rtol=0, atol=1e-5)
+
+
 @pytest.mark.parametrize("form", FORMS)
 def test_neighbouring_weights_fit_into_16_bits_together_and_use_all_of_them(small_source: Source, form: str) -> None:
     """In the order in which ONNX Runtime adds them up on x86 without VNNI, times any two bytes."""

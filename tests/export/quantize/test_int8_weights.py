@@ -1,17 +1,20 @@
 import numpy as np
 import numpy.typing as npt
+import onnx
 import pytest
 from support.models.lowered import SMALL_RNN, error_of, logits_of, measured_source, randomize, tensors_of
 
 from hybrid_edge.calib import Range
-from hybrid_edge.export.convert.fp32_graph import GraphBuilder, serialize
+from hybrid_edge.export.convert.fp32_graph import GraphBuilder, serialize, set_versions
 from hybrid_edge.export.convert.graph_reading import quantizable, range_key
+from hybrid_edge.export.convert.graph_writer import GraphWriter
 from hybrid_edge.export.quantize.calibration_graph import product_inputs
 from hybrid_edge.export.quantize.int8_weights import (
     LEVELS,
     Rounder,
     bias_correction,
     quantize_bias,
+    quantize_blocks,
     quantize_weight,
     round_for_inputs,
     signed_scale,
@@ -209,6 +212,35 @@ def test_a_weight_whose_input_was_not_measured_goes_to_the_nearest_integers(weig
     plain = quantize_weight(weight, 1, levels=63)
     found = Rounder({"other": np.eye(200, dtype=np.float32)}).round("w", weight, "x", levels=63)
     np.testing.assert_array_equal(found.integers, plain.integers)
+
+
+@pytest.mark.parametrize("inputs", [256, 200])
+def test_onnx_runtime_restores_weights_in_blocks_to_within_half_a_step(inputs: int) -> None:
+    kernel = np.random.default_rng(1).normal(size=(inputs, 48)).astype(np.float32)
+    kernel[:, 7] = 0
+    integers, scales = quantize_blocks(kernel)
+    assert integers.shape == (48, 2, 128)
+    assert scales.shape == (48, 2)
+    steps = np.repeat(np.abs(scales.T), 128, axis=0)[:inputs]
+    # a block of one value is rounded to nothing else; the largest of the other sign has no integer
+    off = np.abs(in_blocks(np.eye(inputs, dtype=np.float32), integers, scales) - kernel)
+    assert (off > 0.51 * steps).mean() < 0.01
+    assert (off <= 1.01 * steps).all()
+
+
+def in_blocks(values: Float32, integers: npt.NDArray[np.uint8], scales: Float32) -> Float32:
+    """Values times a weight in blocks, by ONNX Runtime's own operator."""
+    outputs, inputs = len(scales), values.shape[1]
+    writer = GraphWriter("product")
+    writer.input("x", (inputs,))
+    constants = [writer.constant("integers", integers), writer.constant("scales", scales)]
+    sizes = {"K": inputs, "N": outputs, "bits": 8, "block_size": 128, "accuracy_level": 4}
+    writer.node("MatMulNBits", ["x", *constants], "y", domain="com.microsoft", **sizes)
+    writer.output("y", (outputs,))
+    set_versions(writer.model, 17, 8)
+    writer.model.opset_import.append(onnx.helper.make_opsetid("com.microsoft", 1))
+    with TensorSession(serialize(writer.model), threads=1) as session:
+        return np.asarray(session.run({"x": values})["y"])
 
 
 def test_each_width_of_scales_has_its_own_integers(weight: Float32) -> None:

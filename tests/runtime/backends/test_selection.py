@@ -271,7 +271,7 @@ def test_where_no_engine_works_every_reason_is_given(tmp_path: Path, monkeypatch
     ("arguments", "message"),
     [
         ({"backend": "tpu"}, "auto, tensorrt, cuda, cpu, found 'tpu'"),
-        ({"precision": "fp64"}, "auto, int8, fp16, fp32, found 'fp64'"),
+        ({"precision": "fp64"}, "auto, int8, fp16, w8, fp32, found 'fp64'"),
         ({"threads": 0}, "at least 1 thread"),
     ],
 )

@@ -157,7 +157,7 @@ def test_no_place_of_this_machine_is_left_in_the_report(tmp_path: Path, monkeypa
     ("wanted", "error", "message"),
     [
         ({"backends": ("tpu",)}, UsageError, "expected a backend of tensorrt, cuda, cpu, found 'tpu'"),
-        ({"precisions": ("int4",)}, UsageError, "expected a precision of fp32, fp16, int8, found 'int4'"),
+        ({"precisions": ("int4",)}, UsageError, "expected a precision of fp32, w8, fp16, int8, found 'int4'"),
         ({"variants": ("fast",)}, UsageError, "expected a variant of fp32-cpu, fp16-tensorrt, found 'fast'"),
         ({"backends": ("cuda",)}, BundleError, "expected a variant that is cuda, found fp32-cpu, fp16-tensorrt"),
         ({"batches": ()}, UsageError, "expected batch sizes from 1 to 4096, found none"),

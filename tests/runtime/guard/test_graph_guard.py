@@ -115,6 +115,44 @@ def test_a_tensor_has_the_shape_that_onnx_infers(case: Case) -> None:
     assert [item.shape for item in (found if isinstance(found, list) else [found])][:outputs] == expected
 
 
+BLOCKED = {"K": 200, "N": 48, "bits": 8, "block_size": 128}
+
+
+def test_a_product_in_blocks_has_as_many_columns_as_its_weight_has_rows() -> None:
+    call = product_in_blocks_call((7, 3, 200), (48, 2, 128), (48, 2), BLOCKED)
+    assert CONTRIBUTED_RULES["MatMulNBits"](call).shape == (7, 3, 48)
+    assert call.work == 7 * 3 * 200 * 48
+
+
+@pytest.mark.parametrize(
+    ("changed", "shapes"),
+    [
+        ({}, ((7, 199), (48, 2, 128), (48, 2))),
+        ({}, ((7, 200), (48, 2, 32), (48, 2))),
+        ({}, ((7, 200), (47, 2, 128), (48, 2))),
+        ({}, ((7, 200), (48, 2, 128), (48, 1))),
+        ({"bits": 4}, ((7, 200), (48, 2, 64), (48, 2))),
+        ({"block_size": 100}, ((7, 200), (48, 2, 100), (48, 2))),
+        ({"block_size": 0}, ((7, 200), (48, 2, 128), (48, 2))),
+        ({"K": -1}, ((7, 200), (48, 2, 128), (48, 2))),
+        ({"N": 2**40}, ((7, 200), (48, 2, 128), (48, 2))),
+        ({}, ((7, 200), (48, 2, 128), (48, 2), (48, 1))),
+    ],
+)
+def test_a_product_in_blocks_whose_weight_does_not_fit_its_sizes_is_refused(
+    changed: dict[str, int], shapes: tuple[tuple[int, ...], ...]
+) -> None:
+    with pytest.raises(GraphFaultError, match="a product"):
+        CONTRIBUTED_RULES["MatMulNBits"](product_in_blocks_call(*shapes, {**BLOCKED, **changed}))
+
+
+def product_in_blocks_call(*shapes: Any) -> OperatorCall:
+    names = [f"i{number}" for number in range(len(shapes) - 1)]
+    node = helper.make_node("MatMulNBits", names, ["o"], domain="com.microsoft", **shapes[-1])
+    record = read_graph(helper.make_model(helper.make_graph([node], "one", [], [], [])).SerializeToString())
+    return OperatorCall(record.operations[0], [Known(shape) for shape in shapes[:-1]])
+
+
 def is_array(item: Any) -> bool:
     return isinstance(item, np.ndarray)
 
