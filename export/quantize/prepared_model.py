@@ -170,7 +170,7 @@ def peaks_before(source: onnx.ModelProto, evened: EvenedGraph, peaks: Peaks) -> 
     factors = evened.factors
     if factors is None or not peaks.channels.keys() >= factors.keys():
         return None
-    added = producers(evened.graph.node).keys() - producers(source.graph.node).keys()
+    added = producers(evened.graph.graph.node).keys() - producers(source.graph.node).keys()
     largest = {name: peak for name, peak in peaks.largest.items() if name not in added}
     largest |= {name: float((peaks.channels[name] * factor).max()) for name, factor in factors.items()}
     return ActivationPeaks.of((largest,), too_large_weights(source))

@@ -3,14 +3,16 @@
 import numpy as np
 import onnx
 import pytest
-from support.models.lowered import VARIANTS, Source, is_simulated, tensors_of
+from support.models.lowered import Source, is_simulated, tensors_of
 
 from hybrid_edge.export.convert.fp32_graph import serialize
 from hybrid_edge.export.convert.graph_parts import part_for, split_behind_image
 from hybrid_edge.runtime.backends.onnxruntime import TensorSession
 
+SIMULATED = ("fp32", "fp16", "int8-tensorrt")
 
-@pytest.mark.parametrize("variant", VARIANTS)
+
+@pytest.mark.parametrize("variant", SIMULATED)
 @pytest.mark.parametrize("form", ["lstm", "unrolled"])
 def test_both_parts_one_after_the_other_give_what_the_whole_gives(
     variant: str, form: str, small_source: Source
@@ -30,7 +32,7 @@ def test_both_parts_one_after_the_other_give_what_the_whole_gives(
 
 
 def test_what_follows_from_the_image_is_the_same_in_both_forms(small_source: Source) -> None:
-    for variant in ("fp32", "fp16", "int8-tensorrt"):
+    for variant in SIMULATED:
         parts = [split_behind_image(small_source.lower(variant, form)) for form in ("lstm", "unrolled")]
         one, other = (serialize(part[0]) for part in parts if part is not None)
         assert one == other, variant
