@@ -65,7 +65,7 @@ def make(model: Path, images: Path, calibration: Path, folder: Path, gate_images
     form = "unrolled" if spec.uses_rnn else "none"
     evened, artifact = graphs.evened(form), Artifact("int8", form, ("cpu",))
     layers = [layer for layer in quantizable(evened.graph) if layer not in graphs.always_wide(artifact)]
-    filled, means = fill_channels(*evened)
+    filled, means = fill_channels(evened.graph, evened.means)
     for name, rule in CASES.items():
         graph = CpuGraph(filled, ranges.unsigned, layers, means=means, rounder=ranges.rounder, **rule).write()
         (folder / f"{name}.onnx").write_bytes(serialize(one_image_at_a_time(graph)))

@@ -33,6 +33,7 @@ from .export_request import ExportSettings
 from .gates.comparison import Flip
 from .gates.gate import SIMULATED_IMAGES
 from .gates.hidden_states import hidden_drift
+from .gates.simulation import SharedFeatures
 from .gates.target_runs import AgainstWider, Proof, against_wider, prove, time_ratio
 from .gates.verdict import GateLimits, require_passed
 from .quantize.cpu_speed import one_image_at_a_time
@@ -113,6 +114,7 @@ class VariantMaker:
         self._reference = prepared.reference
         self._golden = golden
         self._log = log
+        self._shared = SharedFeatures()
 
     def make(self, artifact: Artifact) -> list[TriedVariant]:
         """Write an artifact, run it for each of its targets, and judge it.
@@ -177,6 +179,7 @@ class VariantMaker:
                     limits,
                     options=self._settings.engine,
                     drifts=written.drifts,
+                    shared=self._shared,
                     on_batch=advance,
                 )
         except (ParityError, EngineError, Int8EngineError) as error:  # NaN, or no engine: there are no figures

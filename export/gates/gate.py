@@ -24,6 +24,7 @@ from .verdict import LOGIT_LIMIT, GateLimits
 Tensor = npt.NDArray[np.float32]
 
 OTHER_BATCHES = (1, 3)
+LARGE_BATCH = 32  # images of a simulation
 # factors of an outlier: inputs lie in [-1, 1], and a scale measured over the batch would follow it. The next lower one
 # is taken where FP16 overflows in the outlier's own row, which backends refuse: that is no fault of the graph
 OUTLIERS = (50.0, 10.0, 3.0)
@@ -113,7 +114,7 @@ def run_gate(
     limits: GateLimits,
     on_batch: Callable[[int], None] | None = None,
 ) -> GateFigures:
-    """Run a loaded graph on the reference's images, in batches of 8, streamed; nothing is judged yet.
+    """Run a loaded graph on the reference's images, in batches of 8 or 32, streamed; nothing is judged yet.
 
     All images are run, or when simulated (the engine stands in for the variant's target) 300, and all again if the 300
     lost more accuracy than the limit allows and that may be chance. ``on_batch`` gets each batch's number of images.
@@ -121,10 +122,13 @@ def run_gate(
     # what overflows inside an operator does not show on a CPU: the weights were FP16 there, the execution was not
     device = backend.device + (" with FP16 weights" if simulated and precision == "fp16" else "")
 
+    # a simulation's recurrent branch reads its weights once for all of a batch; its CNN takes eight images at a time
+    batch = LARGE_BATCH if simulated and reference.spec.uses_rnn else BATCH
+
     def figures(count: int) -> GateFigures:
         try:
             rows = BatchRows(backend, next(reference.batches(count)))
-            comparison = _compare(reference, backend, count, on_batch)
+            comparison = _compare(reference, backend, count, batch, on_batch)
             parity = _parity(reference, device, simulated, limits, comparison, rows)
         except BackendError as error:
             raise ParityError(
@@ -148,10 +152,10 @@ def _by_chance(parity: Parity) -> bool:
 
 
 def _compare(
-    reference: Reference, backend: Backend, count: int, on_batch: Callable[[int], None] | None
+    reference: Reference, backend: Backend, count: int, batch: int, on_batch: Callable[[int], None] | None
 ) -> KerasComparison:
     logits, probabilities = [], []
-    for tensors in reference.batches(count):
+    for tensors in reference.batches(count, batch):
         outputs = backend.run(tensors)
         logits.append(outputs.logits)
         probabilities.append(outputs.probabilities)

@@ -98,11 +98,14 @@ class Reference:
     def __len__(self) -> int:
         return len(self.images)
 
-    def batches(self, count: int | None = None) -> Iterator[Tensors]:
-        """Yield the spec's inputs of the first ``count`` images (None: of all), read again, up to 8 rows at a time."""
+    def batches(self, count: int | None = None, batch: int = BATCH) -> Iterator[Tensors]:
+        """Yield the spec's inputs of the first ``count`` images (None: of all), read again, ``batch`` rows at a time.
+
+        The last batch may have fewer.
+        """
         preprocessor = Preprocessor(self.spec)
         images = iter(self.images[:count])
-        while rows := list(islice(images, BATCH)):
+        while rows := list(islice(images, batch)):
             yield preprocessor([read_image(image.path) for image in rows])
 
 

@@ -14,7 +14,6 @@ import numpy.typing as npt
 
 from ...runtime.backends import ENGINES
 from ...runtime.backends.base import Backend
-from ...runtime.backends.onnxruntime import OnnxRuntimeSimulated
 from ...runtime.backends.tensorrt import TensorRtBackend
 from ...runtime.engines.engine_options import EngineOptions
 from ...runtime.errors import BackendUnavailableError
@@ -26,6 +25,7 @@ from ..bundle.golden_examples import Golden, golden_outputs
 from .comparison import Flip
 from .gate import run_gate
 from .reference import Reference
+from .simulation import SharedFeatures, simulate
 from .verdict import GateLimits
 
 Tensor = npt.NDArray[np.float32]
@@ -59,13 +59,15 @@ def prove(
     *,
     options: EngineOptions | None = None,
     drifts: tuple[float, ...] = (),
+    shared: SharedFeatures | None = None,
     on_batch: OnBatch | None = None,
 ) -> list[Proof]:
     """Run an artifact for each of its targets; nothing is judged yet.
 
     A target that is not on this machine is simulated on the CPU; what was run for one such target, or for the CPU in
     FP32, stands for the others. ``drifts`` of the hidden state, from ``hidden_drift``, are recorded with the figures;
-    ``on_batch`` gets the number of images of each batch of the gate.
+    simulations compute once what artifacts with the same ``shared`` have in common. ``on_batch`` gets the number of
+    images of each batch of the gate.
 
     Raises:
         ParityError: an engine refused the graph's outputs, or gave NaN or infinity.
@@ -73,7 +75,7 @@ def prove(
     """
     proofs: list[Proof] = []
     for target in artifact.targets:
-        with open_target(target, file, reference.spec, options) as (backend, simulated):
+        with open_target(target, file, reference.spec, options, shared) as (backend, simulated):
             stand_in = _stand_in(proofs, artifact) if simulated else None
             if stand_in is not None:
                 parity = stand_in.parity.model_copy(update={"simulated": True})
@@ -94,9 +96,13 @@ def prove(
 
 @contextmanager
 def open_target(
-    target: Target, file: Path, spec: ModelSpec, options: EngineOptions | None = None
+    target: Target,
+    file: Path,
+    spec: ModelSpec,
+    options: EngineOptions | None = None,
+    shared: SharedFeatures | None = None,
 ) -> Iterator[tuple[Backend, bool]]:
-    """Open a target's engine, or where this machine lacks it, its simulation on the CPU.
+    """Open a target's engine, or where this machine lacks it, its simulation on the CPU, see ``simulate``.
 
     The block gets the backend, and whether it is the simulation.
     """
@@ -107,7 +113,7 @@ def open_target(
         backend = TensorRtBackend(file, spec, options=options) if kind is TensorRtBackend else kind(file, spec)
         simulated = False
     except BackendUnavailableError:
-        backend, simulated = OnnxRuntimeSimulated(file, spec), True
+        backend, simulated = simulate(file, spec, shared), True
     with backend:
         yield backend, simulated
 

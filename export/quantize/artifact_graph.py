@@ -140,7 +140,7 @@ class ArtifactGraphs:
     def _quantize(self, evened: EvenedGraph, artifact: Artifact, quantized: list[str]) -> onnx.ModelProto:
         ranges = self._ranges
         if artifact.runs_integers_on_cpu:
-            filled, means = fill_channels(*evened)
+            filled, means = fill_channels(evened.graph, evened.means)
             return CpuGraph(filled, ranges.unsigned, quantized, means=means, rounder=ranges.rounder).write()
         return GpuGraph(
             evened.graph,

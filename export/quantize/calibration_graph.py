@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Callable
-from typing import Any
 
 import onnx
 from onnx import TensorProto, helper
 
 from ...calib import Calibration, Method, Range, choose_range
+from ..convert.fp32_graph import serialize
+from ..convert.graph_parts import part_for, split_behind_image
 from ..convert.graph_reading import (
     STEP_PART,
     branch_of,
     constant_shapes,
     float_tensors,
-    producers,
     quantizable,
     range_key,
 )
@@ -69,25 +68,16 @@ def product_inputs(source: onnx.ModelProto) -> onnx.ModelProto:
     shapes = constant_shapes(source)
     wanted = {range_key(node.input[0]) for node in products if shapes[node.input[1]][0] <= MAX_MOMENTS}
     model = measured_graph(source)
-    graph, makers = model.graph, producers(model.graph.node)
-    needed, left = set[str](), [name for name in wanted if name in makers]
-    while left:
-        name = left.pop()
-        if name not in needed and name in makers:
-            left.extend(makers[name].input)
-        needed.add(name)
-    _keep(graph.node, lambda node: not needed.isdisjoint(node.output))
-    _keep(graph.input, lambda value: value.name in needed)
-    _keep(graph.initializer, lambda tensor: tensor.name in needed)
-    _keep(graph.output, lambda value: value.name in wanted)
-    return model
+    return part_for(model, [value.name for value in model.graph.output if value.name in wanted])
 
 
-def _keep(items: Any, wanted: Callable[[Any], bool]) -> None:
-    """Delete the items that are not wanted in place: a copy of those that are would be a copy of the weights."""
-    for index in reversed(range(len(items))):
-        if not wanted(items[index]):
-            del items[index]
+def measured_parts(source: onnx.ModelProto) -> tuple[bytes, ...]:
+    """Serialize ``measured_graph``, that of a hybrid as two files: what the image alone makes, and what is behind it.
+
+    The second takes what the first gives; the recurrent branch's weights are read once for many images there.
+    """
+    model = measured_graph(source)
+    return tuple(serialize(part) for part in split_behind_image(model) or (model,))
 
 
 def bounds(source: onnx.ModelProto, grid: PixelGrid | None = None) -> dict[str, tuple[float, float]]:

@@ -82,10 +82,15 @@ class _Convolution:
 
 
 class EvenedGraph(NamedTuple):
-    """A graph whose channels were evened out, and the mean of each channel that a convolution takes, by its name."""
+    """A graph whose channels were evened out, and the mean of each channel that a convolution takes, by its name.
+
+    ``factors`` are what each channel of a tensor was divided by, (C,), by the tensor; of what is not among them the
+    graph computes what its source does. They are None where a Clip was moved, beyond which the two are not alike.
+    """
 
     graph: onnx.ModelProto
     means: Mapping[str, Float64]
+    factors: Mapping[str, Float64] | None = None
 
 
 def even_channels(
@@ -100,7 +105,8 @@ def even_channels(
     by the tensors that ``channel_tensors`` names, ``means`` the mean of each, likewise; ``grid`` says what pixels are.
     """
     equalizer = _Equalizer(source, peaks, means or {}, grid or PixelGrid())
-    return EvenedGraph(equalizer.write(), equalizer.input_means)
+    graph = equalizer.write()
+    return EvenedGraph(graph, equalizer.input_means, equalizer.factors)
 
 
 class _Equalizer:
@@ -126,6 +132,12 @@ class _Equalizer:
         self._aligned = ""  # the convolution that takes moved pixels
         self._inserted: dict[tuple[str, str], Float32] = {}  # (tensor, node that takes it): a Mul between them
         self._limits: dict[str, Float32] = {}  # of Clips, by name
+        self._factors_of: dict[str, Float64] = {}  # by tensor
+
+    @property
+    def factors(self) -> Mapping[str, Float64] | None:
+        """What each channel of a tensor is divided by; None where a Clip was moved."""
+        return None if self._limits else self._factors_of
 
     def write(self) -> onnx.ModelProto:
         """Write the graph with other weights, and Mul nodes where they are needed."""
@@ -181,6 +193,7 @@ class _Equalizer:
         factors = self._clipped_factors(group.clips[0]) if group.clips else self._common_factors(group)
         if factors is None:
             return
+        self._factors_of |= dict.fromkeys(group.tensors, factors)
         for node in group.makers:
             _divide(self._convolutions[node.name], factors)
         for _, node in group.takers:

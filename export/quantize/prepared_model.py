@@ -9,7 +9,7 @@ Each stage is a frozen value that is made from those before it:
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from ...calib import (
     SURVEYED_IMAGES,
     Calibration,
     CalibrationImages,
+    Peaks,
     calibrate,
     choose_images,
     measure_channels,
@@ -34,12 +35,13 @@ from ...train.model_file import load_model, weights_sha256
 from ..adopt.adopting import adopt
 from ..artifacts import ModelParts
 from ..convert.fp32_graph import GraphBuilder, serialize
+from ..convert.graph_reading import producers
 from ..export_request import ExportRequest
 from ..gates.reference import Reference
 from ..step_log import StepLog
 from .artifact_graph import ActivationSurvey, ArtifactGraphs, Int8Ranges
-from .calibration_graph import choose_ranges, measured_graph, product_inputs
-from .equalize import PixelGrid, channel_tensors
+from .calibration_graph import choose_ranges, measured_parts, product_inputs
+from .equalize import EvenedGraph, PixelGrid, channel_tensors
 from .gpu_graph import ActivationPeaks, too_large_weights
 from .int8_weights import Rounder
 from .stale_batch_norm import batch_norm_outputs, stale_layers
@@ -121,10 +123,14 @@ def prepare(request: ExportRequest, log: StepLog) -> PreparedModel:
     chosen = choose_images(request.calibration, validation=[image.path for image in reference.images])
     measurer = ActivationMeasurer(spec, chosen, tuple(image.path for image in reference.images), log)
     measurer.tell(chosen.skipped, len(request.calibration))
-    surveyed = replace(
-        prepared, graphs=_surveyed(prepared.graphs, model, measurer, half="fp16" in settings.precisions), images=chosen
-    )
-    return _calibrated(surveyed, measurer, request, log) if "int8" in settings.precisions else surveyed
+    survey, seen = measurer.survey(model, graphs.source("unrolled"))
+    prepared = replace(prepared, graphs=replace(graphs, survey=survey), images=chosen)
+    if "int8" in settings.precisions:
+        prepared = _calibrated(prepared, measurer, request, log)
+    if "fp16" in settings.precisions and prepared.graphs.half is None:
+        half = measurer.half(graphs.source("unrolled"), seen)
+        prepared = replace(prepared, graphs=replace(prepared.graphs, half=half))
+    return prepared
 
 
 def _load(request: ExportRequest, log: StepLog) -> tuple[KerasModel, ModelSpec, str, Mapping[str, Any] | None]:
@@ -136,23 +142,38 @@ def _load(request: ExportRequest, log: StepLog) -> tuple[KerasModel, ModelSpec, 
         return model, spec, weights_sha256(model), None
 
 
-def _surveyed(graphs: ArtifactGraphs, model: KerasModel, measurer: ActivationMeasurer, *, half: bool) -> ArtifactGraphs:
-    graph = graphs.source("unrolled")
-    survey = measurer.survey(model, graph)
-    return replace(graphs, survey=survey, half=measurer.half(graph) if half else None)
-
-
 def _calibrated(
     prepared: PreparedModel, measurer: ActivationMeasurer, request: ExportRequest, log: StepLog
 ) -> PreparedModel:
-    graph, method = prepared.graphs.evened("unrolled").graph, request.settings.method
-    calibration, peaks = measurer.quantized(graph, prepared.weights, request.report)
+    evened, method = prepared.graphs.evened("unrolled"), request.settings.method
+    graph = evened.graph
+    calibration, peaks = measurer.quantized(evened, prepared.weights, request.report)
+    half = None
+    if "fp16" in request.settings.precisions:
+        half = peaks_before(prepared.graphs.source("unrolled"), evened, peaks)
     rounder = Rounder(measurer.moments(graph))
     with log.step(f"choose ranges ({method})"):
         grid = PixelGrid.of(prepared.spec)
         signed, unsigned = (choose_ranges(calibration, graph, method, symmetric=i, grid=grid) for i in (True, False))
-    graphs = replace(prepared.graphs, int8=Int8Ranges(signed, unsigned, peaks, rounder))
+    largest = ActivationPeaks.of((peaks.largest,), too_large_weights(graph))
+    graphs = replace(prepared.graphs, int8=Int8Ranges(signed, unsigned, largest, rounder), half=half)
     return replace(prepared, graphs=graphs, calibration=calibration)
+
+
+def peaks_before(source: onnx.ModelProto, evened: EvenedGraph, peaks: Peaks) -> ActivationPeaks | None:
+    """Return the largest activations of a graph, from those of the same graph after its channels were evened out.
+
+    Each channel was divided by its factor, so that no image has to be run through the source too. What multiplying back
+    rounds, 1e-7 of a value, decides nothing: FP16 rounds all up to 65,520 to its largest number. Without the peaks of
+    the channels that have factors, or where the two graphs are not alike, the result is None.
+    """
+    factors = evened.factors
+    if factors is None or not peaks.channels.keys() >= factors.keys():
+        return None
+    added = producers(evened.graph.graph.node).keys() - producers(source.graph.node).keys()
+    largest = {name: peak for name, peak in peaks.largest.items() if name not in added}
+    largest |= {name: float((peaks.channels[name] * factor).max()) for name, factor in factors.items()}
+    return ActivationPeaks.of((largest,), too_large_weights(source))
 
 
 @dataclass(frozen=True)
@@ -170,32 +191,44 @@ class ActivationMeasurer:
             said = f"passed over {len(skipped)} of {count} images; the first: {skipped[0]}"
             self.log.say(said, style="yellow")
 
-    def survey(self, model: KerasModel, graph: onnx.ModelProto) -> ActivationSurvey:
-        """Measure the unrolled FP32 graph on some images: the channels' peaks, and how BatchNorm's statistics fit."""
+    def survey(self, model: KerasModel, graph: onnx.ModelProto) -> tuple[ActivationSurvey, dict[str, float]]:
+        """Measure the unrolled FP32 graph on some images: the channels' peaks, and how BatchNorm's statistics fit.
+
+        With it come the largest activations on these images, by tensor.
+        """
         paths = self.images.paths[:SURVEYED_IMAGES]
-        data = serialize(measured_graph(graph))
         with self.log.step(f"survey the activations on {len(paths)} images", len(paths)) as advance:
-            found = measure_channels(data, paths, self.spec, channel_tensors(graph), on_batch=advance)
+            found = measure_channels(measured_parts(graph), paths, self.spec, channel_tensors(graph), on_batch=advance)
         report = stale_layers(model, batch_norm_outputs(model, graph), found.statistics)
-        return ActivationSurvey(found.peaks, found.means, report.warning, report.worst)
+        seen = {name: item.peak for name, item in found.statistics.items()}
+        return ActivationSurvey(found.peaks, found.means, report.warning, report.worst), seen
 
-    def half(self, graph: onnx.ModelProto) -> ActivationPeaks:
-        """Measure the largest activations of the graph that FP16 is made from, over all images."""
-        return self._peaks(graph, {}, (*self.images.paths, *self.gate_paths))
+    def half(self, graph: onnx.ModelProto, seen: Mapping[str, float]) -> ActivationPeaks:
+        """Measure the largest activations of the graph that FP16 is made from, over all images.
 
-    def quantized(self, graph: onnx.ModelProto, weights: str, folder: Path) -> tuple[Calibration, ActivationPeaks]:
+        ``seen`` are those of the images that ``survey`` ran on.
+        """
+        paths = (*self.images.paths[SURVEYED_IMAGES:], *self.gate_paths)
+        peaks = self._peaks(measured_parts(graph), (), paths)
+        return ActivationPeaks.of((seen, peaks.largest), too_large_weights(graph))
+
+    def quantized(self, evened: EvenedGraph, weights: str, folder: Path) -> tuple[Calibration, Peaks]:
         """Calibrate the graph that INT8 is made from, or reuse the report's statistics; measure its peaks too.
 
         The graph is in FP32, the recurrent branch unrolled, its channels evened out. The report's folder keeps the
-        statistics, which are reused for the same SHA-256 of the model's weights.
+        statistics, which are reused for the same SHA-256 of the model's weights. The peaks are over the gate's images
+        too; those of the channels that have factors are among them where the statistics were not reused.
         """
-        data, count = serialize(measured_graph(graph)), len(self.images.paths)
+        parts, factors, count = measured_parts(evened.graph), evened.factors or {}, len(self.images.paths)
         with self.log.step(f"calibrate on {count} images", count) as advance:
-            calibration = calibrate(data, self.images, self.spec, weights, folder / RANGES, on_batch=advance)
+            calibration = calibrate(
+                parts, self.images, self.spec, weights, folder / RANGES, channels=factors, on_batch=advance
+            )
         self.tell(calibration.skipped, count)
         self.log.say(f"          ranges {calibration.reason}")
         seen = {name: item.peak for name, item in calibration.statistics.items()}
-        return calibration, self._peaks(graph, seen, self.gate_paths)
+        own, others = Peaks(seen, calibration.channels or {}), self._peaks(parts, factors, self.gate_paths)
+        return calibration, own.joined(others)
 
     def moments(self, graph: onnx.ModelProto) -> dict[str, npt.NDArray[np.float32]]:
         """Measure how the inputs of quantizable matrix products vary together: the mean of x xᵀ, (I, I), by tensor.
@@ -209,9 +242,8 @@ class ActivationMeasurer:
         with self.log.step(f"measure what the matrix products take on {count} images", count) as advance:
             return second_moments(serialize(part), self.images.paths, self.spec, on_batch=advance)
 
-    def _peaks(self, graph: onnx.ModelProto, seen: Mapping[str, float], paths: tuple[Path, ...]) -> ActivationPeaks:
-        data = serialize(measured_graph(graph))
+    def _peaks(self, parts: tuple[bytes, ...], channels: Collection[str], paths: tuple[Path, ...]) -> Peaks:
         with self.log.step(f"measure the largest activations on {len(paths)} images", len(paths)) as advance:
-            peaks, skipped = measure_peaks(data, paths, self.spec, on_batch=advance)
-        self.tell(skipped, len(paths))
-        return ActivationPeaks.of((seen, peaks), too_large_weights(graph))
+            peaks = measure_peaks(parts, paths, self.spec, channels=channels, on_batch=advance)
+        self.tell(peaks.skipped, len(paths))
+        return peaks

@@ -151,6 +151,7 @@ class TensorSession:
             raise BackendError(f"ONNX Runtime refused the graph to be measured: {_line(error)}") from error
         self.inputs: tuple[str, ...] = tuple(item.name for item in self._session.get_inputs())
         self.outputs: tuple[str, ...] = tuple(item.name for item in self._session.get_outputs())
+        self._kept: tuple[dict[str, tuple[int, ...]], dict[str, npt.NDArray[Any]]] = ({}, {})
 
     def run(self, tensors: Mapping[str, Tensor]) -> dict[str, npt.NDArray[Any]]:
         """Compute every output of the graph for one batch; ``tensors`` may hold more than the graph's inputs."""
@@ -160,9 +161,33 @@ class TensorSession:
             raise BackendError(f"ONNX Runtime failed: {_line(error)}") from error
         return dict(zip(self.outputs, values, strict=True))
 
+    def run_in_place(self, tensors: Mapping[str, Tensor]) -> dict[str, npt.NDArray[Any]]:
+        """Compute as ``run`` does, into the arrays of the call before where its inputs had the same shapes.
+
+        Memory that is mapped anew for each batch takes longer than many a graph: of Xception's activations, 226 MB an
+        image of 299x299, a second image costs nothing.
+        """
+        shapes = {name: tensors[name].shape for name in self.inputs}
+        if self._kept[0] != shapes:
+            self._kept = ({}, {})  # the old arrays go before there are new ones
+            self._kept = (shapes, self.run(tensors))
+            return self._kept[1]
+        inputs = {name: np.ascontiguousarray(tensors[name]) for name in self.inputs}
+        binding = self._session.io_binding()
+        for name, value in inputs.items():
+            binding.bind_cpu_input(name, value)
+        for name, value in self._kept[1].items():
+            binding.bind_output(name, "cpu", 0, value.dtype, value.shape, value.ctypes.data)
+        try:
+            self._session.run_with_iobinding(binding)
+        except _faults() as error:
+            raise BackendError(f"ONNX Runtime failed: {_line(error)}") from error
+        return self._kept[1]
+
     def close(self) -> None:
         """Give the session's memory back."""
         self._session = None
+        self._kept = ({}, {})
 
     def __enter__(self) -> TensorSession:
         return self

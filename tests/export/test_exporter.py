@@ -272,8 +272,9 @@ def test_images_that_can_not_be_calibrated_on_are_told_in_one_line_a_step(
     count, told = len(candidates), [line for line in said if line.startswith("passed over")]
     missing = f"{candidates[0].path}: No such file or directory"
     assert told[0] == f"passed over 1 of {count} images; the first: {missing}"
-    for line, among in zip(told[1:], (count - 1 + len(prepared.reference.images), count - 1), strict=True):
-        assert line.startswith(f"passed over 2 of {among} images; the first: {photos}")
+    # FP16's largest activations follow from those that INT8's calibration sees: no second step passes over them again
+    (line,) = told[1:]
+    assert line.startswith(f"passed over 2 of {count - 1} images; the first: {photos}")
     record = prepared.record()
     assert record is not None
     assert record["images"] == count - 3

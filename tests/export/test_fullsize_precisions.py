@@ -14,6 +14,7 @@ from hybrid_edge.export.convert.fp32_graph import serialize
 from hybrid_edge.export.convert.inspection import operations
 from hybrid_edge.export.quantize.artifact_graph import ArtifactGraphs, Int8Ranges
 from hybrid_edge.export.quantize.calibration_graph import choose_ranges
+from hybrid_edge.export.quantize.gpu_graph import ActivationPeaks
 from hybrid_edge.export.quantize.prepared_model import ActivationMeasurer
 from hybrid_edge.export.step_log import StepLog
 from hybrid_edge.runtime.engines.build import build_engine
@@ -45,9 +46,11 @@ def graphs(exported_full: FullExport, tmp_path_factory: pytest.TempPathFactory) 
     images = [LabelledImage(item, "") for item in sorted(write_crops(folder / "photos", 2, seed=5).glob("*/*"))]
     measurer = ActivationMeasurer(FULL, choose_images(images[1:]), (images[0].path,), StepLog(quiet=True))
     builder = Rebuilder(exported_full.graph, model, FULL)
-    surveyed = ArtifactGraphs(builder, FULL, measurer.survey(model, builder.build("unrolled")))
-    graph = surveyed.evened("unrolled").graph
-    calibration, peaks = measurer.quantized(graph, "0" * 64, folder)
+    surveyed = ArtifactGraphs(builder, FULL, measurer.survey(model, builder.build("unrolled"))[0])
+    evened = surveyed.evened("unrolled")
+    graph = evened.graph
+    calibration, measured = measurer.quantized(evened, "0" * 64, folder)
+    peaks = ActivationPeaks.of((measured.largest,))
     signed, unsigned = (choose_ranges(calibration, graph, "percentile", symmetric=item) for item in (True, False))
     return replace(surveyed, int8=Int8Ranges(signed, unsigned, peaks))
 

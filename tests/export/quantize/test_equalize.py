@@ -198,7 +198,7 @@ def test_pixels_come_onto_the_grid_of_signed_bytes_unless_a_padding_or_uneven_ch
     source = cnn.finish("cnn/a", 4)
     tensors = {"image": table[RNG.integers(0, 256, (8, 8, 8, 3)), np.arange(3)]}
     means = {"cnn/first": np.array([0.1, 0.2, 0.3])}
-    evened, moved = even_channels(source, peaks_of(source, tensors), means, grid)
+    evened, moved, _ = even_channels(source, peaks_of(source, tensors), means, grid)
     assert error_of(logits_of(evened, tensors), logits_of(source, tensors)) <= 1e-5
     assert (table.min(), table.max()) == bounds(source, grid)["cnn/first"]
     with TensorSession(serialize(measured_graph(evened))) as session:
@@ -223,7 +223,7 @@ def test_the_means_of_what_is_taken_are_divided_with_it() -> None:
         with TensorSession(serialize(measured_graph(model))) as session:
             return {name: session.run(tensors)[name].mean(axis=(0, 2, 3), dtype=np.float64) for name in names}
 
-    evened, found = even_channels(source, peaks_of(source, tensors), means_of(source, ("cnn/between",)))
+    evened, found, _ = even_channels(source, peaks_of(source, tensors), means_of(source, ("cnn/between",)))
     taken = next(node for node in evened.graph.node if node.name == "cnn/b").input[0]
     np.testing.assert_allclose(found["cnn/b"], means_of(evened, (taken,))[taken], rtol=1e-4)
     assert found.keys() == {"cnn/b"}

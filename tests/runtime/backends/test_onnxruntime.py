@@ -18,7 +18,7 @@ from support.models import small_graphs
 from support.models.bundles import SPEC, make_graph, make_weights, reference_outputs, sample_image
 
 from hybrid_edge.runtime.backends import onnxruntime as ours
-from hybrid_edge.runtime.backends.onnxruntime import OnnxRuntimeCpu
+from hybrid_edge.runtime.backends.onnxruntime import OnnxRuntimeCpu, TensorSession
 from hybrid_edge.runtime.errors import BackendError, BundleError
 from hybrid_edge.runtime.preprocess import Preprocessor
 from hybrid_edge.runtime.spec import ModelSpec
@@ -46,6 +46,19 @@ def test_the_same_row_comes_out_of_batches_of_every_size(model: Path) -> None:
         for size in (1, 3):
             part = backend.run({name: tensor[:size] for name, tensor in tensors.items()}).logits
             assert np.abs(part - whole[:size]).max() <= 1e-5 * np.abs(whole).max()
+
+
+def test_a_batch_of_as_many_rows_is_written_over_the_one_before(model: Path) -> None:
+    tensors = Preprocessor(SPEC)([sample_image(seed) for seed in range(8)])
+    with TensorSession(model, threads=1) as session:
+        before: dict[str, Any] = {}
+        for rows in (slice(3), slice(3, 6), slice(6, 8)):
+            part = {name: values[rows] for name, values in tensors.items()}
+            found = session.run_in_place(part)
+            for name, expected in session.run(part).items():
+                assert np.array_equal(found[name], expected), name
+            assert all(found[name] is values for name, values in before.items()) == (rows != slice(6, 8))
+            before = found
 
 
 def test_the_number_of_threads_reaches_the_session(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
