@@ -250,7 +250,7 @@ def _load(request: InferRequest, bundle: Bundle, reporter: Reporter) -> Classifi
         precision=request.precision,
         batch_size=request.batch_size,
         threads=request.threads,
-        check=request.check,
+        check=request.checked,
         calibrated=request.calibrated,
         engine=EngineOptions.from_flags(request.profile, request.workspace, build=request.build),
         reporter=reporter,
