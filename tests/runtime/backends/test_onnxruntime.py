@@ -291,12 +291,32 @@ def test_a_kept_graph_that_the_engine_refuses_costs_no_run(keeping: Keeping) -> 
 def test_a_graph_that_computes_something_else_once_it_is_read_back_is_not_kept(
     keeping: Keeping, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    samples = iter(np.eye(2, dtype=np.float32))
+    samples = iter(np.eye(4, dtype=np.float32))
     monkeypatch.setattr(OnnxRuntimeCpu, "_sample", lambda *_: next(samples))
     keeping.open().close()
     assert keeping.opened[-1] == keeping.model
     assert "found other logits" in keeping.said[0]
     assert list(keeping.cache.glob("*.onnx")) == []
+    keeping.open().close()
+    assert (keeping.opened, keeping.said) == ([keeping.model], [])  # it is not tried at each start
+
+
+def test_where_weights_beside_a_graph_are_not_read_back_they_are_kept_inside(
+    keeping: Keeping, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = OnnxRuntimeCpu._write
+
+    def write(self: OnnxRuntimeCpu, model: Path, path: Path, entries: dict[str, str]) -> Any:
+        session = real(self, model, path, entries)
+        if entries:
+            raise BackendError("ONNX Runtime 1.23 does not")
+        return session
+
+    monkeypatch.setattr(OnnxRuntimeCpu, "_write", write)
+    keeping.open().close()
+    assert keeping.kept.with_suffix(".weights").stat().st_size == 0
+    keeping.open().close()
+    assert (keeping.opened, keeping.said) == ([keeping.kept], [])
 
 
 def test_a_cache_that_can_not_be_written_costs_no_run(keeping: Keeping) -> None:
