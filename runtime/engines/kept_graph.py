@@ -55,7 +55,7 @@ class Contents:
     sha256: str
 
 
-class GraphRecord(BaseModel):
+class KeptGraphRecord(BaseModel):
     """The content of the note beside a kept graph."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
@@ -80,7 +80,7 @@ def find_graph(cache: EngineCache, key: GraphKey, on_refusal: OnRefusal = lambda
         return None
     path = cache.folder / f"{key.name}.onnx"
     try:
-        record = GraphRecord.model_validate_json(content)
+        record = KeptGraphRecord.model_validate_json(content)
         if record.key != key:
             raise ValueError("expected a graph of this file, engine and CPU, found one made for something else")
         _check(path, record.graph)
@@ -121,7 +121,7 @@ def _commit(cache: EngineCache, key: GraphKey, partial: Path, on_refusal: OnRefu
     path = cache.folder / partial.name
     weights = partial.with_suffix(".weights")
     weights.touch()  # none is written where all weights are small
-    record = GraphRecord(key=key, graph=_contents(partial), weights=_contents(weights))
+    record = KeptGraphRecord(key=key, graph=_contents(partial), weights=_contents(weights))
     content = record.model_dump_json().encode()
     cache.drop_note(f"{key.name}.graph")  # no record while the files are replaced
     for file in (weights, partial):
