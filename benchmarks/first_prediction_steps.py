@@ -36,7 +36,7 @@ def main() -> None:
     step("import_of_onnxruntime")
     from hybrid_edge.runtime.backends import open_backend
     from hybrid_edge.runtime.bundle import Bundle
-    from hybrid_edge.runtime.golden import check_golden
+    from hybrid_edge.runtime.golden import prove_golden
     from hybrid_edge.runtime.preprocess import Preprocessor, read_image
 
     opened = Bundle.open(bundle)
@@ -48,7 +48,7 @@ def main() -> None:
     selection = open_backend(opened, "cpu", precision)
     step("session")
     preprocessor = Preprocessor(opened.spec)
-    check_golden(opened, selection.variant, selection.backend, preprocessor)
+    prove_golden(opened, selection.variant, selection.backend, preprocessor)
     step("golden_check")
     tensors = preprocessor([read_image(image)])
     step("reading_the_image")

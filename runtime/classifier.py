@@ -20,7 +20,7 @@ from .engines.engine_options import EngineOptions
 from .engines.progress import Reporter, make_reporter
 from .errors import BackendError, InputError, UsageError
 from .frame import Frame, Outputs
-from .golden import GoldenResult, check_golden
+from .golden import GoldenResult, prove_golden
 from .manifest import Variant
 from .preprocess import Preprocessor, read_image
 from .spec import ModelSpec
@@ -78,7 +78,7 @@ class Classifier:
         selection: Selection,
         *,
         batch_size: int = 8,
-        check: bool = True,
+        check: bool | None = None,
         calibrated: bool = False,
     ) -> None:
         if batch_size < 1:
@@ -95,8 +95,10 @@ class Classifier:
             ) from error
         self._batch_size = batch_size
         self.golden: GoldenResult | None = None
-        if check:
-            self.golden = check_golden(bundle, selection.variant, selection.backend, self._preprocessor)
+        if check is not False:
+            self.golden = prove_golden(
+                bundle, selection.variant, selection.backend, self._preprocessor, anew=check is True
+            )
 
     @classmethod
     def load(
@@ -108,7 +110,7 @@ class Classifier:
         precision: str = "auto",
         batch_size: int = 8,
         threads: int | None = None,
-        check: bool = True,
+        check: bool | None = None,
         calibrated: bool = False,
         engine: EngineOptions | None = None,
         reporter: Reporter | None = None,
@@ -123,7 +125,8 @@ class Classifier:
             precision: ``auto``, ``fp32``, ``fp16`` or ``int8``.
             batch_size: the most frames that go through the model at once.
             threads: CPU threads for one batch; None leaves it to the engine.
-            check: run the golden examples first.
+            check: run the golden examples first; None: unless they passed here before and nothing has changed since, as
+                ``prove_golden`` tells; False: never.
             calibrated: give the softmax of the logits divided by the variant's temperature as probabilities.
             engine: how TensorRT engines are built: batch profile and workspace.
             reporter: is told of the build, which takes minutes the first time on a machine.
@@ -258,7 +261,8 @@ def announce(classifier: Classifier, *, again: bool = False) -> None:
     if golden is None:
         say("golden check: left out", style="yellow")
     else:
+        when = "at an earlier start" if golden.earlier else f"{golden.milliseconds:.0f} ms"
         say(
             f"golden check: {golden.examples} examples, probabilities within {golden.probability_error:.1g} of the "
-            f"exporter's (limit {golden.tolerance:.1g}), {golden.milliseconds:.0f} ms"
+            f"exporter's (limit {golden.tolerance:.1g}), {when}"
         )

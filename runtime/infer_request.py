@@ -44,7 +44,7 @@ class InferRequest:
     backend: str = "auto"
     precision: str = "auto"
     threads: int | None = None
-    check: bool = True
+    check: bool | None = None
     profile: str | None = None
     workspace: int | None = None
     build: bool = True
@@ -99,6 +99,11 @@ class InferRequest:
     def live(self) -> bool:
         """Whether a camera or a stream is among the sources, so that the run ends only when it is told to."""
         return any(parse_live(name) is not None for name in self.sources)
+
+    @property
+    def checked(self) -> bool | None:
+        """Whether the golden examples run first: ``Classifier.load``'s ``check``; before a live run they always do."""
+        return True if self.check is None and self.live else self.check
 
     @property
     def judges_answers(self) -> bool:

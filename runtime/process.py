@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
+import platform
 import resource
 import sys
 from collections.abc import Iterator
@@ -11,6 +13,11 @@ from pathlib import Path
 
 STATUS = Path("/proc/self/status")
 KIB_PER_MIB = 1024
+# of /proc/cpuinfo, what kernels are chosen by; x86's names, then ARM's
+CPU_FACTS = frozenset(
+    {"vendor_id", "cpu family", "model", "model name", "stepping", "flags"}
+    | {"Features", "CPU implementer", "CPU architecture", "CPU variant", "CPU part", "CPU revision", "Model"}
+)
 # Python looks for modules in the current folder first, which may be a bundle of somebody else's with a numpy.py in it
 LEAVE_OUT_CURRENT_FOLDER = "import sys; sys.path[:] = filter(None, sys.path)"
 
@@ -18,6 +25,21 @@ LEAVE_OUT_CURRENT_FOLDER = "import sys; sys.path[:] = filter(None, sys.path)"
 def python_command(code: str) -> list[str]:
     """Return the command that runs code in another process of this Python, where the current folder has no modules."""
     return [sys.executable, "-c", f"{LEAVE_OUT_CURRENT_FOLDER}; {code}"]
+
+
+def cpu_identity(root: Path = Path("/")) -> str | None:
+    """Return what tells this machine's kind of CPU from others: architecture, number, and a hash of models and flags.
+
+    None where the system does not say. ``root`` has /proc.
+    """
+    try:
+        lines = (root / "proc/cpuinfo").read_text().splitlines()
+    except (OSError, UnicodeDecodeError):
+        return None
+    facts = sorted({line for line in lines if line.partition(":")[0].strip() in CPU_FACTS})
+    if not facts:
+        return None
+    return f"{platform.machine()} {os.cpu_count()} {hashlib.sha256(chr(10).join(facts).encode()).hexdigest()}"
 
 
 def peak_mib(status: Path = STATUS) -> float:

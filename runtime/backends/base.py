@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -73,6 +73,14 @@ class Backend(ABC):
     @property
     def remark(self) -> str | None:
         """What is known against this version of the engine, on one line; None where nothing is."""
+        return None
+
+    @property
+    def identity(self) -> Mapping[str, Any] | None:
+        """What the outputs depend on beside the variant and the inputs: engine, version, device, settings (JSON).
+
+        None where not all of that is known: then nothing that was found of a backend before holds for this one.
+        """
         return None
 
     @abstractmethod

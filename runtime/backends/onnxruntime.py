@@ -7,7 +7,7 @@ import json
 import os
 import tempfile
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
 from statistics import median
@@ -17,9 +17,12 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
+from ..engines.cache import EngineCache
+from ..engines.kept_graph import GraphKey, KeptGraph, find_graph, keep_graph
 from ..errors import BackendError, BackendUnavailableError, BundleError
 from ..frame import OUTPUT_NAMES
-from ..process import usable_cpus
+from ..process import cpu_identity, usable_cpus
+from ..spec import ModelSpec
 from ..versions import onnxruntime_remark
 from .base import Backend
 
@@ -30,18 +33,47 @@ LOG_FATAL = 4  # of ONNX Runtime's severities: 2 warning, 3 error, 4 fatal
 # bytes of a graph whose operators are too small to share: the digits networks (0.4 to 1.8 MB) take 0.10 ms an image on
 # one thread and 0.12 on two (batch 8, two cores), and threads that wait for work would take the core from decoding
 SINGLE_THREAD_GRAPH_SIZE = 4 * 2**20
+LEAST_KEPT_SIZE = 4 * 2**20  # bytes of a graph; a smaller one is optimized in some 0.1 s
+LEAST_MAPPED_SIZE = "1024"  # bytes of a weight that lies beside a kept graph
 TRACE_KERNEL = "_kernel_time"  # the end of the name of a node's event
 TRACE_RUN_END = "model_run"  # the event that ends the events of each run
 
 
 class OnnxRuntimeCpu(Backend):
-    """Runs a graph with ONNX Runtime's CPU provider; ONNX Runtime's other backends derive from it."""
+    """Runs a graph with ONNX Runtime's CPU provider; ONNX Runtime's other backends derive from it.
+
+    With ``sha256``, the graph's own, the graph as ONNX Runtime optimized it here is kept in the engine cache, and a
+    later session reads that. ``on_refusal`` is told why that could not be used or kept; the graph itself runs then.
+    """
 
     providers: ClassVar[list[Any]] = [CPU_PROVIDER]
     device_name: ClassVar[str] = "CPU"
     log_severity: ClassVar[int] = LOG_FATAL  # ONNX Runtime's errors come as exceptions, with the same text
     session_entries: ClassVar[dict[str, str]] = {}
     disabled_optimizers: ClassVar[list[str]] = []
+
+    def __init__(
+        self,
+        model: Path,
+        spec: ModelSpec,
+        *,
+        threads: int | None = None,
+        sha256: str | None = None,
+        on_refusal: Callable[[str], object] = lambda _: None,
+    ) -> None:
+        self._sha256 = sha256
+        self._on_refusal = on_refusal
+        self._kept: KeptGraph | None = None
+        super().__init__(model, spec, threads=threads)
+
+    @property
+    def identity(self) -> Mapping[str, Any] | None:
+        """Engine, CPU, threads, the kept graph's hash; None for what derives from this class, and an unknown CPU."""
+        cpu = cpu_identity()
+        if type(self) is not OnnxRuntimeCpu or cpu is None:
+            return None
+        threads, kept = self._options.intra_op_num_threads, self._kept
+        return {"engine": self.device, "cpu": cpu, "threads": threads, "graph": None if kept is None else kept.sha256}
 
     @property
     def device(self) -> str:
@@ -59,12 +91,81 @@ class OnnxRuntimeCpu(Backend):
         if threads is None and model.stat().st_size < SINGLE_THREAD_GRAPH_SIZE:
             threads = 1
         self._options = _make_options(type(self), threads)
-        self._session: Any = self._open(model)
+        self._session: Any = self._open_kept(model) or self._open(model)
         self._check_session(model)
 
-    def _open(self, model: Path) -> Any:
+    def _open_kept(self, model: Path) -> Any:
+        """Open the kept graph in place of the one it was made from, or make and keep it; None where that fails."""
+        size, cpu = model.stat().st_size, cpu_identity()
+        if self._sha256 is None or cpu is None or size < LEAST_KEPT_SIZE:
+            return None
+        settings = json.dumps([self.session_entries, self.disabled_optimizers])
+        key = GraphKey(self._sha256, import_onnxruntime().__version__, cpu, settings)
+        cache, opened, refused = EngineCache(), [], f"{key.name}.unkept"
+
+        def write(path: Path, weights: str) -> None:
+            try:
+                opened.append(self._optimize(model, path, weights))
+            except BackendError as error:
+                cache.keep_note(refused, str(error).encode())  # the next start need not try it again
+                raise
+
         try:
-            return _make_session(type(self), str(model), self._options)
+            kept = find_graph(cache, key, self._on_refusal)
+            if kept is not None:
+                opened.append(self._open(kept.path, optimized=True))
+            elif cache.read_note(refused) is None:
+                kept = keep_graph(cache, key, size, write, self._on_refusal)
+        except BackendError as error:
+            cache.drop_note(f"{key.name}.graph")
+            self._on_refusal(f"the graph as ONNX Runtime optimized it is not used: {error}")
+            return None
+        if kept is None:
+            return None
+        self._kept, self._model = kept, kept.path
+        return opened[0]
+
+    def _optimize(self, model: Path, path: Path, weights: str) -> Any:
+        """Write the graph as ONNX Runtime optimizes it, and return its session, which computes the same to the bit.
+
+        Weights lie beside it, to be mapped, where ONNX Runtime reads that back: 1.23 does not for a graph in a graph.
+        """
+        entries = {"file_name": weights, "min_size_in_bytes": LEAST_MAPPED_SIZE}
+        try:
+            return self._write(model, path, entries)
+        except BackendError:
+            path.with_name(weights).unlink(missing_ok=True)
+            return self._write(model, path, {})
+
+    def _write(self, model: Path, path: Path, entries: Mapping[str, str]) -> Any:
+        options = _make_options(type(self), self._options.intra_op_num_threads or None)
+        options.optimized_model_filepath = str(path)
+        for entry, value in entries.items():
+            options.add_session_config_entry(f"session.optimized_model_external_initializers_{entry}", value)
+        expected = self._sample(self._open(model, options))
+        session = self._open(path, optimized=True)
+        if not np.array_equal(self._sample(session), expected):
+            raise BackendError(f"{self.device}: expected it to compute the same as before, found other logits")
+        return session
+
+    def _sample(self, session: Any) -> npt.NDArray[np.float32]:
+        """Compute the logits of one image of noise."""
+        noise = np.random.default_rng(0)
+        tensors = {
+            name: noise.uniform(-1, 1, (1, *shape)).astype(np.float32) for name, shape in self.spec.inputs.items()
+        }
+        try:
+            logits: npt.NDArray[np.float32] = session.run(list(OUTPUT_NAMES), tensors)[0]
+        except _faults() as error:
+            raise BackendError(f"{self.device} failed: {_line(error)}") from error
+        return logits
+
+    def _open(self, model: Path, options: Any = None, *, optimized: bool = False) -> Any:
+        options = options or self._options
+        levels = import_onnxruntime().GraphOptimizationLevel
+        options.graph_optimization_level = levels.ORT_DISABLE_ALL if optimized else levels.ORT_ENABLE_ALL
+        try:
+            return _make_session(type(self), str(model), options)
         except _faults() as error:
             raise BackendError(
                 f"{self.device} refused {model}: {_line(error)}; export the bundle again, or upgrade onnxruntime"
@@ -77,7 +178,7 @@ class OnnxRuntimeCpu(Backend):
             self._options.enable_profiling = True
             self._options.profile_file_prefix = str(Path(folder) / "trace")
             try:
-                session = self._open(self._model)
+                session = self._open(self._model, optimized=self._kept is not None)
                 for _ in range(1 + runs):  # the first warms up
                     session.run(list(OUTPUT_NAMES), dict(tensors))
                 return _read_trace(Path(session.end_profiling()), runs)

@@ -176,7 +176,14 @@ def _open_precision(
 def _open(request: _Request, kind: type[Backend], variants: list[Variant]) -> tuple[Backend, Variant]:
     if kind is TensorRtBackend:
         return open_fastest_form(request.bundle, variants, request.engine, request.reporter)
-    file = request.bundle.verified(variants[0].file)
+    record = variants[0].file
+    file = request.bundle.verified(record)
+    if kind is OnnxRuntimeCpu:
+        say = request.reporter.say
+        opened = OnnxRuntimeCpu(
+            file, request.bundle.spec, threads=request.threads, sha256=record.sha256, on_refusal=say
+        )
+        return opened, variants[0]
     return kind(file, request.bundle.spec, threads=request.threads), variants[0]
 
 

@@ -85,7 +85,7 @@ def classify_first(request: dict[str, Any], moment: Callable[[], None]) -> float
     from ..bundle import Bundle  # noqa: PLC0415
     from ..classifier import Classifier  # noqa: PLC0415
     from ..engines.engine_options import EngineOptions  # noqa: PLC0415
-    from ..golden import check_golden  # noqa: PLC0415
+    from ..golden import prove_golden  # noqa: PLC0415
     from ..preprocess import Preprocessor  # noqa: PLC0415
     from ..trust import Trust  # noqa: PLC0415
 
@@ -97,7 +97,7 @@ def classify_first(request: dict[str, Any], moment: Callable[[], None]) -> float
     selection = open_variant(bundle, variant, threads=request["threads"], engine=options)
     with Classifier(bundle, selection, batch_size=1, check=False) as classifier:
         moment()
-        check_golden(bundle, variant, selection.backend, Preprocessor(bundle.spec))
+        prove_golden(bundle, variant, selection.backend, Preprocessor(bundle.spec))
         moment()
         classifier.predict([next(bundle.golden_images())])
         moment()

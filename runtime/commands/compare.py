@@ -41,7 +41,7 @@ def compare(
     backend: BackendOption = "auto",
     precision: PrecisionOption = "auto",
     threads: ThreadsOption = None,
-    check: CheckOption = True,
+    check: CheckOption = None,
     build: BuildOption = True,
     profile: ProfileOption = None,
     workspace: WorkspaceOption = None,

@@ -38,7 +38,7 @@ def draw(
     backend: BackendOption = "auto",
     precision: PrecisionOption = "auto",
     threads: ThreadsOption = None,
-    check: CheckOption = True,
+    check: CheckOption = None,
 ) -> None:
     """Draw digits with the mouse and see what each model reads.
 

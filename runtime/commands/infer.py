@@ -191,7 +191,7 @@ def infer(
     backend: BackendOption = "auto",
     precision: PrecisionOption = "auto",
     threads: ThreadsOption = None,
-    check: CheckOption = True,
+    check: CheckOption = None,
     build: BuildOption = True,
     profile: ProfileOption = None,
     workspace: WorkspaceOption = None,

@@ -51,10 +51,11 @@ ThreadsOption = Annotated[
     ),
 ]
 CheckOption = Annotated[
-    bool,
+    bool | None,
     typer.Option(
         "--check/--no-check",
         help="Run the bundle's golden examples first, and stop if they differ.",
+        show_default="unless they passed here and nothing changed",
         rich_help_panel=ENGINE,
     ),
 ]

@@ -104,7 +104,7 @@ def score(
     backend: BackendOption = "auto",
     precision: PrecisionOption = "auto",
     threads: ThreadsOption = None,
-    check: CheckOption = True,
+    check: CheckOption = None,
     build: BuildOption = True,
     profile: ProfileOption = None,
     workspace: WorkspaceOption = None,

@@ -62,14 +62,14 @@ def try_variant(request: dict[str, Any]) -> dict[str, Any]:
     """Run a bundle's golden examples through one variant on the engine it was made for."""
     from ..backends import open_variant  # noqa: PLC0415
     from ..engines.engine_options import EngineOptions  # noqa: PLC0415
-    from ..golden import check_golden  # noqa: PLC0415
+    from ..golden import prove_golden  # noqa: PLC0415
     from ..preprocess import Preprocessor  # noqa: PLC0415
 
     opened = _open(request)
     variant = next(item for item in opened.manifest.variants if item.name == request["variant"])
     selection = open_variant(opened, variant, engine=EngineOptions(build=request["build"]))
     with selection.backend as backend:
-        golden = check_golden(opened, variant, backend, Preprocessor(opened.spec))
+        golden = prove_golden(opened, variant, backend, Preprocessor(opened.spec), anew=True)
         return {
             "kind": "works",
             "device": backend.device,

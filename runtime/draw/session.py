@@ -41,7 +41,7 @@ class DrawRequest:
     backend: str = "auto"
     precision: str = "auto"
     threads: int | None = None
-    check: bool = True
+    check: bool | None = None
     live: bool = False
     thickness: int = 15
     saved: Path = Path()

@@ -9,5 +9,6 @@ knows CUDA or the backends: what the GPU is comes in as a ``Gpu``.
     progress          who is told while engines are built
     build             ONNX bytes -> engine bytes; the engine of a graph: from the cache, else built
     cache             engines on disk, each bound to what it was built from and for
+    kept_graph        beside them, graphs that ONNX Runtime optimized for this CPU
     ahead             engines for desktop RTX cards, built where there is no GPU
 """

@@ -14,6 +14,7 @@ import contextlib
 import hashlib
 import json
 import os
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
@@ -29,12 +30,13 @@ from .gpu import Gpu
 from .library import Library, LibraryKind
 
 RECORD_FORMAT = 1
-MAX_CACHE_SIZE = 4 * 2**30  # bytes of engines that are kept; the longest unused are dropped first
+MAX_CACHE_SIZE = 4 * 2**30  # bytes of engines and graphs that are kept; the longest unused are dropped first
 MAX_RECORD_SIZE = 2**16
 ABANDONED_AFTER_S = 600  # nobody writes a temporary file for longer
 # the flags that build.py sets; with other flags there these engines must not be found
 BUILD_FLAGS = "STRONGLY_TYPED,-TF32"
 USER_ALLOCATION_FLAG = ",REQUIRE_USER_ALLOCATION"  # where the library has it; not every network allows it
+SUFFIXES = (".json", ".kernels", ".engine", ".graph", ".weights", ".onnx")  # of one key's files, records first
 OnRefusal = Callable[[str], object]  # called with one line that says why something was not used or not kept
 
 
@@ -70,12 +72,12 @@ class EngineKey:
     @property
     def name(self) -> str:
         """The stem of the files' names: the SHA-256 of the whole key."""
-        return _digest(asdict(self))
+        return digest_of(asdict(self))
 
     @property
     def timing_name(self) -> str:
         """The SHA-256 of what kernels' times depend on: TensorRT's version and the GPU."""
-        return _digest([self.kind, self.version, self.gpu, self.compute_capability, self.multiprocessors])
+        return digest_of([self.kind, self.version, self.gpu, self.compute_capability, self.multiprocessors])
 
 
 class EngineRecord(BaseModel):
@@ -138,12 +140,12 @@ class EngineCache:
         digest = hashlib.sha256(engine).hexdigest()
         record = EngineRecord(key=key, sha256=digest, size=len(engine), seconds=seconds, made=made, label=label)
         path = self.path(key)
-        with self._writing(on_refusal):
+        with self.writing(on_refusal):
             path.with_suffix(".json").unlink(missing_ok=True)  # no record while the engine is replaced
             write_bytes(path, engine)
             write_bytes(path.with_suffix(".json"), record.model_dump_json(indent=2).encode())
         with contextlib.suppress(OSError):
-            self._prune(path)
+            self.prune(path)
         return CachedEngine(engine, record)
 
     def read_note(self, name: str) -> bytes | None:
@@ -157,8 +159,13 @@ class EngineCache:
 
     def keep_note(self, name: str, content: bytes, on_refusal: OnRefusal = lambda _: None) -> None:
         """Keep a small file, with its hash in the first line; ``on_refusal`` is told why it can't be kept."""
-        with self._writing(on_refusal):
+        with self.writing(on_refusal):
             write_bytes(self.folder / name, hashlib.sha256(content).hexdigest().encode() + b"\n" + content)
+
+    def drop_note(self, name: str) -> None:
+        """Remove a small file, as far as that can be done."""
+        with contextlib.suppress(OSError):
+            (self.folder / name).unlink(missing_ok=True)
 
     @contextlib.contextmanager
     def locked(
@@ -186,23 +193,28 @@ class EngineCache:
         for partial in self.folder.glob(".*.tmp"):
             with contextlib.suppress(OSError):
                 if time.time() - partial.stat().st_mtime > ABANDONED_AFTER_S:
-                    partial.unlink()
+                    shutil.rmtree(partial) if partial.is_dir() else partial.unlink()
 
-    def _prune(self, newest: Path) -> None:
-        """Drop the engines that were used longest ago, down to the limit, but never the one just made."""
-        engines = sorted(self.folder.glob("*.engine"), key=lambda path: path.stat().st_mtime)
-        excess = sum(path.stat().st_size for path in engines) - MAX_CACHE_SIZE
-        for path in engines:
+    def prune(self, newest: Path) -> None:
+        """Drop the engines and graphs that were used longest ago, down to the limit, but never the one just made."""
+        kept = sorted(
+            (path for suffix in ("engine", "onnx") for path in self.folder.glob(f"*.{suffix}")),
+            key=lambda path: path.stat().st_mtime,
+        )
+        sizes = {path: path.stat().st_size + _size_of(path.with_suffix(".weights")) for path in kept}
+        excess = sum(sizes.values()) - MAX_CACHE_SIZE
+        for path in kept:
             if excess <= 0:
                 break
             if path != newest:
-                excess -= path.stat().st_size
+                excess -= sizes[path]
                 with contextlib.suppress(OSError):  # an engine of another user can't be removed
-                    for suffix in (".json", ".kernels", ".engine"):
+                    for suffix in SUFFIXES:
                         path.with_suffix(suffix).unlink(missing_ok=True)
 
     @contextlib.contextmanager
-    def _writing(self, on_refusal: OnRefusal) -> Iterator[None]:
+    def writing(self, on_refusal: OnRefusal) -> Iterator[None]:
+        """Tell ``on_refusal`` why something can't be written in the block, in place of an OSError."""
         try:
             yield
         except OSError as error:
@@ -210,6 +222,13 @@ class EngineCache:
                 f"{self.folder}: engines can't be kept here ({error.strerror or error}); HYBRID_EDGE_CACHE names "
                 "another cache folder"
             )
+
+
+def _size_of(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0
 
 
 def _read_record(path: Path) -> EngineRecord:
@@ -232,5 +251,6 @@ def _check(record: EngineRecord, key: EngineKey, data: bytes) -> None:
         raise ValueError("expected the bytes that were written, found others")
 
 
-def _digest(value: Any) -> str:
+def digest_of(value: Any) -> str:
+    """Return the SHA-256 of a value's JSON, in hexadecimal: what files are named by."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()

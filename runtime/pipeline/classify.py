@@ -31,7 +31,6 @@ from ..service.heartbeat import Heartbeat
 from ..service.signals import StopSignals
 from ..service.supervisor import RESTART
 from ..sources.blocking import BLOCKING_CALLS
-from ..sources.camera import reading_note
 from ..sources.capture import FileCapture, open_captures
 from ..sources.events import Events
 from ..sources.media_files import describe_left_out
@@ -175,9 +174,16 @@ def _open_sources(request: InferRequest, events: Events) -> list[Capture]:
     options = CaptureOptions(request.width, request.height, request.fps, request.every_frame)
     captures = open_captures(request.sources, options, events)
     left_out = sum((capture.left_out for capture in captures if isinstance(capture, FileCapture)), Counter[str]())
-    for note in filter(None, [*map(reading_note, request.sources), describe_left_out(left_out)]):
+    for note in filter(None, [*_reading_notes(request), describe_left_out(left_out)]):
         say(note)
     return captures
+
+
+def _reading_notes(request: InferRequest) -> Iterator[str | None]:
+    if request.live:
+        from ..sources.camera import reading_note  # noqa: PLC0415  # pictures need nothing of what cameras do
+
+        yield from map(reading_note, request.sources)
 
 
 def _plan(request: InferRequest, captures: Sequence[Capture], *, goes_on: bool) -> PipelineOptions:
@@ -250,7 +256,7 @@ def _load(request: InferRequest, bundle: Bundle, reporter: Reporter) -> Classifi
         precision=request.precision,
         batch_size=request.batch_size,
         threads=request.threads,
-        check=request.check,
+        check=request.checked,
         calibrated=request.calibrated,
         engine=EngineOptions.from_flags(request.profile, request.workspace, build=request.build),
         reporter=reporter,

@@ -51,7 +51,7 @@ class ScoreRequest:
     backend: str = "auto"
     precision: str = "auto"
     threads: int | None = None
-    check: bool = True
+    check: bool | None = None
     profile: str | None = None
     workspace: int | None = None
     build: bool = True

@@ -21,6 +21,9 @@ if TYPE_CHECKING:  # the supervisor uses this module without OpenCV
 
 POLL_INTERVAL = 0.05  # seconds between two looks at ``stop``
 READ_WAIT = 1.0  # seconds that one read of a live source waits at most; a stop is noticed by then
+# held while FFmpeg opens anything. OpenCV has such a lock too; a wait for this one is not taken for a call that hangs,
+# and files are opened without the streams' options: an MPEG-TS whose rate is not looked for announces twice its frames
+OPENING_TURN = threading.Lock()
 
 T = TypeVar("T")
 

@@ -19,13 +19,9 @@ from typing import Protocol
 
 from ..errors import ImageError, SourceError
 from ..frame import Frame, Pixels
-from .camera import open_node
-from .child import ChildConnection, csi_pipeline
 from .events import MAX_FAULTS, MAX_PARTS, Events, FloodLimit, Kind
 from .files import Sources, check_names, open_sources
-from .mjpeg import MjpegConnection
 from .names import CaptureOptions, LiveName, display_name, parse_live
-from .stream import RtspOpener
 
 MAX_FRAME_GAP = 10.0  # seconds between two frames of a played video: more means that its clock jumped
 UNEXPECTED = (OSError, ValueError, RuntimeError)  # errors that are the loss of the one source they come from
@@ -269,6 +265,12 @@ def opener(live: LiveName, options: CaptureOptions) -> Opener:
 
     It raises a SourceError where the source is not there, does not answer in time, refuses, or the event was set.
     """
+    # pictures and videos need nothing of what cameras and streams are read through
+    from .camera import open_node  # noqa: PLC0415
+    from .child import ChildConnection, csi_pipeline  # noqa: PLC0415
+    from .mjpeg import MjpegConnection  # noqa: PLC0415
+    from .stream import RtspOpener  # noqa: PLC0415
+
     if live.kind == "v4l2":
         return lambda stop: open_node(live.address, options, stop)
     if live.kind == "csi":

@@ -25,7 +25,7 @@ from ..errors import ImageError, SourceError
 from ..frame import Pixels
 from ..opencv import MAX_PIXELS, cv2
 from ..process import usable_cpus
-from .blocking import BLOCKING_CALLS, READ_WAIT, open_capture
+from .blocking import BLOCKING_CALLS, OPENING_TURN, READ_WAIT, open_capture
 from .child import ChildConnection, rtsp_pipeline
 from .names import CaptureOptions, display_name, split_url
 from .network import connect
@@ -41,9 +41,6 @@ INSPECT_TIMEOUT = 30.0  # seconds: GStreamer looks through all its plugins when 
 POLL_INTERVAL = 0.1  # seconds between two looks at ``stop``
 MAX_FAILED_READS = 8  # reads in a row that fail at once, after which the stream has ended
 INSTANT = 0.005  # seconds within which a read fails at once; after a stream's end it took less than 0.0001
-# held while FFmpeg opens anything. OpenCV has such a lock too; a wait for this one is not taken for a call that hangs,
-# and files are opened without the streams' options: an MPEG-TS whose rate is not looked for announces twice its frames
-OPENING_TURN = threading.Lock()
 OPTIONS_VARIABLE = "OPENCV_FFMPEG_CAPTURE_OPTIONS"  # what OpenCV hands to FFmpeg
 # TCP, as UDP loses packets for good; no sound; and no reading of a second of frames only to guess their rate
 OPTIONS = "rtsp_transport;tcp|allowed_media_types;video|fpsprobesize;0"

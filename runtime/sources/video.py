@@ -15,8 +15,8 @@ from ..frame import Frame, Pixels
 from ..image_headers import check_size
 from ..opencv import cv2
 from ..process import usable_cpus
+from .blocking import OPENING_TURN
 from .containers import Container, read_container
-from .stream import OPENING_TURN
 
 MIN_SHARE = 0.9  # of the announced frames in a whole video; a count guessed from a duration is a little off
 LAST_FRAME_TIME = 0.5  # seconds for which a video's last frame may be shown

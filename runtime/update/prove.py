@@ -50,7 +50,7 @@ class DeviceProof:
             GateError: this device computes something else than the exporter did, or can't build the INT8 graph.
             UpdateError: the bundle does not run here: no variant, a crash, a hang.
         """
-        self._run("infer", [*_golden(new)[:1], "--bundle", new.root, "--json"])
+        self._run("infer", [*_golden(new)[:1], "--bundle", new.root, "--json", "--check"])
 
     def compare(self, new: Bundle, old: Bundle) -> dict[str, Any]:
         """Run both bundles, which have the same labels, on the same images, and return what was measured.

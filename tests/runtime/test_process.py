@@ -10,7 +10,7 @@ from support.models.bundles import make_bundle
 
 from hybrid_edge.runtime.bundle import Bundle
 from hybrid_edge.runtime.opencv import largest_picture
-from hybrid_edge.runtime.process import usable_cpus, usable_memory
+from hybrid_edge.runtime.process import cpu_identity, usable_cpus, usable_memory
 
 V1 = "4:cpu,cpuacct:/docker/a\n1:name=systemd:/docker/a\n0::/docker/a\n"
 
@@ -120,3 +120,29 @@ def test_no_process_that_we_start_takes_a_module_of_the_current_folder(
     opened = {"bundle": str(bundle), "fingerprint": Bundle.open(bundle).fingerprint}
     measure_starts({**opened, "threads": 1, "profile": [1, 1, 8]}, ["fp32-cpu"], 1)
     assert not (hostile / "ran").exists()
+
+
+X86 = """processor : 0
+model name : AMD EPYC
+cpu MHz : 2445.4
+flags : fpu avx2
+"""
+
+
+def identity(root: Path, cpuinfo: str) -> str | None:
+    (root / "proc").mkdir(exist_ok=True)
+    (root / "proc/cpuinfo").write_text(cpuinfo)
+    return cpu_identity(root)
+
+
+def test_a_cpu_is_told_by_its_model_and_instructions_and_not_by_its_clock(tmp_path: Path) -> None:
+    found = identity(tmp_path, X86)
+    assert found is not None
+    assert identity(tmp_path, X86.replace("2445.4", "3000.0")) == found
+    assert identity(tmp_path, X86.replace("avx2", "avx2 avx512_vnni")) != found
+    assert identity(tmp_path, X86.replace("AMD EPYC", "AMD Ryzen")) != found
+
+
+def test_a_cpu_of_which_the_system_says_nothing_is_not_known(tmp_path: Path) -> None:
+    assert cpu_identity(tmp_path) is None
+    assert identity(tmp_path, "processor : 0\n") is None

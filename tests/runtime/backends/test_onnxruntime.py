@@ -19,9 +19,13 @@ from support.models.bundles import SPEC, make_graph, make_weights, reference_out
 
 from hybrid_edge.runtime.backends import onnxruntime as ours
 from hybrid_edge.runtime.backends.onnxruntime import OnnxRuntimeCpu, TensorSession
+from hybrid_edge.runtime.engines.cache import EngineCache
+from hybrid_edge.runtime.engines.kept_graph import GraphKey, keep_graph
 from hybrid_edge.runtime.errors import BackendError, BundleError
 from hybrid_edge.runtime.preprocess import Preprocessor
+from hybrid_edge.runtime.process import cpu_identity
 from hybrid_edge.runtime.spec import ModelSpec
+from hybrid_edge.runtime.storage import file_sha256
 
 
 @pytest.mark.parametrize("branches", ["hybrid", "cnn", "rnn"])
@@ -207,3 +211,145 @@ def test_a_node_counts_with_its_median_and_the_runs_that_warm_up_do_not(tmp_path
     path = tmp_path / "trace.json"
     path.write_text(json.dumps([{"cat": "Session", "name": "model_loading_uri"}, *events]))
     assert ours._read_trace(path, 3) == {"a": 3.0, "b": pytest.approx(0.02)}
+
+
+class Keeping:
+    """Opens one graph again and again, with a cache of its own; ``opened`` has each session's file and level."""
+
+    def __init__(self, model: Path, monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
+        self.model, self.cache = model, folder / "engines"
+        self.opened: list[Path] = []
+        self.said: list[str] = []
+        monkeypatch.setenv("HYBRID_EDGE_CACHE", str(folder))
+        monkeypatch.setattr(ours, "LEAST_KEPT_SIZE", 0)
+        real = ours._make_session
+
+        def session(kind: Any, source: str, options: Any) -> Any:
+            self.opened.append(Path(source))
+            return real(kind, source, options)
+
+        monkeypatch.setattr(ours, "_make_session", session)
+
+    def open(self, **settings: Any) -> OnnxRuntimeCpu:
+        self.opened.clear()
+        self.said.clear()
+        digest = file_sha256(self.model)
+        return OnnxRuntimeCpu(self.model, SPEC, sha256=digest, on_refusal=self.said.append, **settings)
+
+    @property
+    def kept(self) -> Path:
+        return next(self.cache.glob("*.onnx"))
+
+
+@pytest.fixture
+def keeping(model: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Keeping:
+    return Keeping(model, monkeypatch, tmp_path / "cache")
+
+
+def test_the_second_session_reads_the_graph_that_the_first_one_kept(keeping: Keeping) -> None:
+    tensors = Preprocessor(SPEC)([sample_image(seed) for seed in range(3)])
+    with OnnxRuntimeCpu(keeping.model, SPEC, threads=1) as plain:
+        expected = plain.run(tensors).logits
+    identities = []
+    for _ in range(2):
+        with keeping.open(threads=1) as backend:
+            np.testing.assert_array_equal(backend.run(tensors).logits, expected)
+            assert backend.profile(tensors)
+            identities.append(backend.identity)
+    assert set(keeping.opened) == {keeping.kept}
+    assert identities[0] == identities[1]
+    assert keeping.said == []
+
+
+def test_another_onnxruntime_or_cpu_makes_its_own_graph(keeping: Keeping, monkeypatch: pytest.MonkeyPatch) -> None:
+    keeping.open().close()
+    real = importlib.import_module("onnxruntime")
+    for name, other in (
+        ("import_onnxruntime", lambda: SimpleNamespace(**{**vars(real), "__version__": "9.9"})),
+        ("cpu_identity", lambda: "another CPU"),
+    ):
+        with monkeypatch.context() as patch:
+            patch.setattr(ours, name, other)
+            keeping.open().close()
+            assert keeping.opened[0] == keeping.model
+    assert len(list(keeping.cache.glob("*.onnx"))) == 3
+
+
+@pytest.mark.parametrize("suffix", [".onnx", ".weights"])
+def test_an_altered_file_never_reaches_the_engine_and_is_made_again(keeping: Keeping, suffix: str) -> None:
+    keeping.open().close()
+    file = keeping.kept.with_suffix(suffix)
+    whole = file.read_bytes()
+    file.write_bytes(bytes([whole[0] ^ 1]) + whole[1:])
+    keeping.open().close()
+    assert keeping.opened[0] == keeping.model
+    assert keeping.kept not in keeping.opened
+    assert "found others; making it again" in keeping.said[0]
+    assert file.read_bytes() == whole
+    keeping.open().close()
+    assert keeping.opened == [keeping.kept]
+
+
+def test_a_kept_graph_that_the_engine_refuses_costs_no_run(keeping: Keeping) -> None:
+    digest, version = file_sha256(keeping.model), importlib.import_module("onnxruntime").__version__
+    key = GraphKey(digest, version, cpu_identity() or "", json.dumps([{}, []]))
+    keep_graph(EngineCache(keeping.cache), key, 1, lambda path, _: path.write_bytes(b"no graph"))
+    keeping.open().close()
+    assert keeping.opened == [keeping.kept, keeping.model]
+    assert "is not used" in keeping.said[0]
+    keeping.open().close()
+    assert keeping.said == []  # it was made again
+
+
+def test_a_graph_that_computes_something_else_once_it_is_read_back_is_not_kept(
+    keeping: Keeping, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    samples = iter(np.eye(4, dtype=np.float32))
+    monkeypatch.setattr(OnnxRuntimeCpu, "_sample", lambda *_: next(samples))
+    keeping.open().close()
+    assert keeping.opened[-1] == keeping.model
+    assert "found other logits" in keeping.said[0]
+    assert list(keeping.cache.glob("*.onnx")) == []
+    keeping.open().close()
+    assert (keeping.opened, keeping.said) == ([keeping.model], [])  # it is not tried at each start
+
+
+def test_where_weights_beside_a_graph_are_not_read_back_they_are_kept_inside(
+    keeping: Keeping, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = OnnxRuntimeCpu._write
+
+    def write(self: OnnxRuntimeCpu, model: Path, path: Path, entries: dict[str, str]) -> Any:
+        session = real(self, model, path, entries)
+        if entries:
+            raise BackendError("ONNX Runtime 1.23 does not")
+        return session
+
+    monkeypatch.setattr(OnnxRuntimeCpu, "_write", write)
+    keeping.open().close()
+    assert keeping.kept.with_suffix(".weights").stat().st_size == 0
+    keeping.open().close()
+    assert (keeping.opened, keeping.said) == ([keeping.kept], [])
+
+
+def test_a_cache_that_can_not_be_written_costs_no_run(keeping: Keeping) -> None:
+    keeping.cache.parent.mkdir()
+    keeping.cache.write_text("a file in its place")
+    keeping.open().close()
+    assert keeping.opened == [keeping.model]
+    assert "can't be kept here" in keeping.said[-1]
+
+
+def test_a_graph_is_kept_neither_without_its_hash_nor_where_it_is_small(
+    keeping: Keeping, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    OnnxRuntimeCpu(keeping.model, SPEC).close()
+    monkeypatch.setattr(ours, "LEAST_KEPT_SIZE", 2**22)
+    keeping.open().close()
+    assert not keeping.cache.exists()
+
+
+def test_what_derives_from_the_backend_is_not_taken_for_it(model: Path) -> None:
+    with ours.OnnxRuntimeSimulated(model, SPEC) as simulated, OnnxRuntimeCpu(model, SPEC) as plain:
+        assert simulated.identity is None
+        assert plain.identity is not None

@@ -22,6 +22,7 @@ from hybrid_edge.runtime.commands import infer as command
 from hybrid_edge.runtime.engines.engine_options import EngineOptions
 from hybrid_edge.runtime.engines.progress import Reporter, make_reporter
 from hybrid_edge.runtime.errors import UsageError
+from hybrid_edge.runtime.infer_request import InferRequest
 from hybrid_edge.runtime.manifest import Temperature
 from hybrid_edge.runtime.outputs import result_lines
 from hybrid_edge.runtime.sources import camera
@@ -59,6 +60,28 @@ def test_a_folder_becomes_a_table_on_stdout_and_the_rest_is_on_stderr(infer: Inf
     assert re.search(r"backend: ONNX Runtime \S+ on CPU, variant fp32-cpu \(fp32\)", done.err)
     assert "golden check: 8 examples" in done.err
     assert "12 classified in" in done.err
+
+
+def test_the_golden_examples_run_again_on_check_alone(infer: Infer, photos: Path) -> None:
+    image = photos / "img0.png"
+    assert re.search(r"golden check: 8 examples, .*\), \d+ ms", infer(image, "--check").err)
+    assert re.search(r"golden check: 8 examples, .*\), at an earlier start", infer(image).err)
+    assert re.search(r"golden check: 8 examples, .*\), \d+ ms", infer(image, "--check").err)
+    assert "golden check: left out" in infer(image, "--no-check").err
+
+
+@pytest.mark.parametrize(
+    ("source", "check", "expected"),
+    [
+        ("photos", None, None),
+        ("photos", True, True),
+        ("rtsp://camera/a", None, True),
+        ("/dev/video0", None, True),
+        ("/dev/video0", False, False),
+    ],
+)
+def test_a_live_run_is_proven_at_each_start(source: str, check: bool | None, expected: bool | None) -> None:
+    assert InferRequest((source,), check=check).checked is expected
 
 
 def test_json_gives_one_object_a_line_that_agrees_with_the_classifier(infer: Infer, photos: Path, folder: Path) -> None:

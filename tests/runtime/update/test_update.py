@@ -332,3 +332,15 @@ def test_a_comparison_without_a_single_frame_says_so(running: BundleStore, tmp_p
     with pytest.raises(Exception, match="found") as refused:
         DeviceProof(frames=empty).compare(new, Bundle.open(running.link))
     assert not isinstance(refused.value, RefusedUpdateError)
+
+
+def test_a_bundle_on_trial_is_proven_though_it_passed_here_before(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HYBRID_EDGE_CACHE", str(tmp_path / "cache"))
+    bundle = Bundle.open(folder)
+    DeviceProof().check_alone(bundle)
+    note = next((tmp_path / "cache").rglob("*.golden"))
+    os.utime(note, (0, 0))
+    DeviceProof().check_alone(bundle)
+    assert note.stat().st_mtime > 0  # written anew, as the examples ran
