@@ -46,7 +46,8 @@ test-arm64: $(VENV)/.installed $(HYBRID_EDGE_TEST_BUNDLE)
 container-cpu: $(VENV)/.installed $(HYBRID_EDGE_TEST_BUNDLE)
 	$(ELSEWHERE) PYTHONPATH=tests $(BIN)/python tests/support/machines/container.py
 
-# the runtime, and the attacks on it, with the oldest libraries that pyproject.toml allows, JetPack 6's among them
+# the runtime, and the attacks on it, with the oldest libraries that pyproject.toml allows, JetPack 6's among them; a part of
+# these tests: make test-oldest TESTS=tests/runtime/backends
 OLDEST := $(VENV)-oldest
 PYTHON310 ?= $(firstword $(wildcard $(HOME)/.pyenv/versions/3.10.*/bin/python3.10) $(shell command -v python3.10))
 
@@ -58,7 +59,7 @@ $(OLDEST)/.installed: pyproject.toml constraints-oldest.txt
 	touch $@
 
 test-oldest: $(if $(PYTHON310),$(OLDEST)/.installed $(HYBRID_EDGE_TEST_BUNDLE))
-	$(if $(PYTHON310),$(ELSEWHERE) $(OLDEST)/bin/python -m pytest -n 2 -m "not gpu" tests/runtime $(wildcard tests/attacks), \
+	$(if $(PYTHON310),$(ELSEWHERE) $(OLDEST)/bin/python -m pytest -n 2 -m "not gpu" $(or $(TESTS),tests/runtime tests/attacks), \
 	  @echo "make test-oldest: skipped, as no Python 3.10 was found; PYTHON310=/path/to/python3.10 names one")
 
 # a real Triton server, in an environment of its own: nvidia-pytriton needs NumPy 1
