@@ -142,7 +142,9 @@ class Classifier:
         bundle = path if isinstance(path, Bundle) else Bundle.open(path, trust)
         if calibrated and all(variant.temperature is None for variant in bundle.manifest.variants):
             _temperature(bundle, bundle.manifest.variants[0])  # before minutes are spent on an engine
-        selection = open_backend(bundle, backend, precision, threads=threads, engine=engine, reporter=reporter)
+        selection = open_backend(
+            bundle, backend, precision, threads=threads, engine=engine, reporter=reporter, batch=batch_size
+        )
         try:
             return cls(bundle, selection, batch_size=batch_size, check=check, calibrated=calibrated)
         except BaseException:

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 
@@ -29,6 +29,7 @@ from .fastest_form import open_fastest_form
 from .onnxruntime import OnnxRuntimeCpu
 from .onnxruntime_cuda import OnnxRuntimeCuda
 from .tensorrt import TensorRtBackend
+from .tuning import find_tuning
 
 AUTO = "auto"
 NARROWEST_FIRST: tuple[Precision, ...] = ("int8", "fp16", "w8", "fp32")
@@ -69,6 +70,7 @@ class _Request:
     threads: int | None
     engine: EngineOptions
     reporter: Reporter
+    batch: int = 1
     passed_over: dict[str, str] = field(default_factory=dict)
 
 
@@ -80,13 +82,15 @@ def open_backend(
     threads: int | None = None,
     engine: EngineOptions | None = None,
     reporter: Reporter | None = None,
+    batch: int = 1,
 ) -> Selection:
     """Open the engine and the variant that fit this machine; TensorRT builds its engine on first use.
 
     ``backend`` is ``tensorrt``, ``cuda`` or ``cpu``, and ``precision`` a ``Precision``; ``auto`` chooses as the head of
     this module draws it, among the variants that passed their parity gate. The variant's file is verified before the
     engine parses it. ``threads`` is the number of CPU threads for one batch, and None leaves it to the engine.
-    ``reporter`` is told while an engine is built.
+    ``reporter`` is told while an engine is built. ``batch`` is the number of images that will be run at once: on the
+    CPU ``auto`` takes what ``hybrid-bench --tune`` found fastest for it here, where that was run.
 
     Raises:
         UsageError: there is no such backend or precision, or fewer than one thread was asked for.
@@ -98,11 +102,12 @@ def open_backend(
         Int8EngineError: TensorRT does not build the INT8 graph here, and nothing else may be taken.
     """
     _check_arguments(backend, precision, threads)
-    request = _Request(bundle, backend, precision, threads, engine or EngineOptions(), reporter or Reporter())
+    request = _Request(bundle, backend, precision, threads, engine or EngineOptions(), reporter or Reporter(), batch)
     for target, kind in ENGINES.items():
         groups = _groups(bundle.manifest.variants, target, precision) if backend in (AUTO, target) else []
         if target == "cpu" and precision == AUTO:
             groups = _fastest_first(groups, request.passed_over)
+            request, groups = _tuned(request, groups)
         selection = _open_target(request, target, kind, groups) if groups else None
         if selection is not None:
             return selection
@@ -262,6 +267,21 @@ def _fastest_first(groups: list[list[Variant]], passed_over: dict[str, str]) -> 
         else:
             ordered.insert(0, group)
     return ordered
+
+
+def _tuned(request: _Request, groups: list[list[Variant]]) -> tuple[_Request, list[list[Variant]]]:
+    """Put the variant that was found fastest here first, with its number of threads unless one was asked for."""
+    tuning = find_tuning(request.bundle.manifest.variants)
+    if tuning is None:
+        return request, groups
+    choice = tuning.of(request.batch)
+    place = next(index for index, group in enumerate(groups) if group[0].name == choice.variant)
+    request.passed_over.pop(f"cpu {groups[place][0].precision}", None)
+    for group in groups[:place]:
+        reason = f"{choice.variant} was found faster here by hybrid-bench --tune"
+        request.passed_over[f"cpu {group[0].precision}"] = reason
+    threads = choice.threads if request.threads is None else request.threads
+    return replace(request, threads=threads), [groups[place], *groups[:place], *groups[place + 1 :]]
 
 
 def _no_variant(bundle: Bundle, backend: str, precision: str) -> str:

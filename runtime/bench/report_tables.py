@@ -11,6 +11,7 @@ from ..console import ABSENT, make_table, say, show_table
 from ..roofline import Limit, Rates
 from .bench_report import MIN_ROUNDS, NO_COST, NOISY, STAGES, UNSPLIT, BenchReport, Case
 from .report_changes import SAME_WITHIN, ReportChanges
+from .tune import Tuned
 
 STAGE_HEADS = {"preprocess": "pre-\nprocess", "copy in": "copy\nin", "cnn": "CNN", "copy out": "copy\nout"}
 # the branches whose limiting factor is shown, as the head takes next to no time
@@ -32,6 +33,24 @@ def show_report(report: BenchReport) -> None:
         say(f"not run: {', '.join(names)}: {reason}")
     for note in (*report.notes, *_limit_notes(report)):
         say(note, style="yellow")
+
+
+def show_tuned(found: Tuned) -> None:
+    """Print what each variant took on each number of threads, and mark what is taken; on stderr what was left out."""
+    keys = dict.fromkeys(key for times in found.times.values() for key in times)
+    rows = []
+    for name, threads in keys:
+        cells: list[str | Text] = [name, "default" if threads is None else str(threads)]
+        for batch, times in found.times.items():
+            ms, choice = times.get((name, threads)), found.tuning.batches[batch]
+            taken = (choice.variant, choice.threads) == (name, threads)
+            text = ABSENT if ms is None else _time(choice.milliseconds if taken else ms)
+            cells.append(Text(f"{text} *", "green") if taken else text)
+        rows.append(cells)
+    heads = ("", "threads", *(f"batch {batch},\nms" for batch in found.times))
+    show_table(make_table("Fastest here: *", heads, rows))
+    for name, reason in found.skipped.items():
+        say(f"not run: {name}: {reason}")
 
 
 def show_predictions(variants: Sequence[tuple[str, int, Limit | None]], rates: Rates) -> None:

@@ -18,12 +18,13 @@ from .options import ExpectSha256Option, ProfileOption, RequireSignatureOption, 
 
 if TYPE_CHECKING:
     from ..bench.bench_report import BenchReport
-    from ..bench.cases import BenchProgress
+    from ..bench.cases import BenchProgress, BenchRequest
 
 # options of each panel of --help
 WHAT, HOW, RESULTS, LIMITS = (
     partial(typer.Option, rich_help_panel=panel) for panel in ("What", "How long", "Results", "Limits")
 )
+BESIDE_TUNE = ("BUNDLE", "--batch", "--seconds", "--expect-sha256", "--require-signature")
 BESIDE_PREDICT_FOR = ("BUNDLE", "--batch", "--backend", "--precision", "--variant")
 
 
@@ -67,6 +68,13 @@ def bench(
             show_default=False,
         ),
     ] = None,
+    tuned: Annotated[
+        bool,
+        RESULTS(
+            "--tune",
+            help="Only find the CPU variant and threads that are fastest here by --batch; hybrid-infer takes them.",
+        ),
+    ] = False,
     probe: Annotated[
         bool, LIMITS("--probe", help="Measure this CPU's peak rates: the limit beside its numbers.")
     ] = False,
@@ -96,6 +104,8 @@ def bench(
     Example: hybrid-bench --compare before.json after.json
 
     Example: hybrid-bench --predict-for orin-nano-super
+
+    Example: hybrid-bench runs/latest --tune
     """
     from ..bench.bench_report import BenchReport, write_csv  # noqa: PLC0415  # --help should not wait for these
     from ..bench.cases import BenchRequest, predict_limits  # noqa: PLC0415
@@ -128,6 +138,10 @@ def bench(
     if predict_for is not None:
         show_predictions(*predict_limits(request, predict_for))
         return
+    if tuned:
+        refuse_others(context, "--tune", BESIDE_TUNE)
+        _tune(request)
+        return
     files = {name: path for name, path in (("json", json), ("csv", csv), ("plot", plot)) if path is not None}
     _check_files(files)
     with _progress() as progress:
@@ -143,6 +157,20 @@ def bench(
         for name, path in files.items():
             writers[name](report, path)
             console.say(f"written: {path}")
+
+
+def _tune(request: BenchRequest) -> None:
+    from ..backends.tuning import keep_tuning  # noqa: PLC0415  # --help should not wait for these
+    from ..bench.report_tables import show_tuned  # noqa: PLC0415
+    from ..bench.tune import tune  # noqa: PLC0415
+    from ..bundle import Bundle  # noqa: PLC0415
+
+    bundle = Bundle.open(request.bundle, request.trust)
+    with _progress() as progress:
+        found = tune(bundle, request, progress)
+    show_tuned(found)
+    if keep_tuning(bundle.manifest.variants, found.tuning, partial(console.say, style="yellow")):
+        console.say("kept: hybrid-infer takes these from its next start on, until graphs, engine, CPU or clocks change")
 
 
 def _numbers(text: str) -> tuple[int, ...]:
