@@ -122,7 +122,7 @@ class Classifier:
                 ``./manifest.json``, ``./bundle``, then ``runs/latest/bundle``.
             trust: the fingerprint or the signature that the bundle must have; None: what this device asks of all.
             backend: ``auto``, ``tensorrt``, ``cuda`` or ``cpu``; one named is never replaced by another.
-            precision: ``auto``, ``fp32``, ``fp16`` or ``int8``.
+            precision: ``auto``, ``fp32``, ``w8``, ``fp16`` or ``int8``.
             batch_size: the most frames that go through the model at once.
             threads: CPU threads for one batch; None leaves it to the engine.
             check: run the golden examples first; None: unless they passed here before and nothing has changed since, as

@@ -89,7 +89,8 @@ def quantize_blocks(weight: Float32) -> tuple[npt.NDArray[np.uint8], Float32]:
     """
     blocks = np.pad(weight, ((0, -len(weight) % BLOCK), (0, 0))).reshape(-1, BLOCK, weight.shape[1])
     largest = np.take_along_axis(blocks, np.abs(blocks).argmax(axis=1)[:, None], axis=1)
-    scales = np.where(largest == 0, np.float32(MIN_SCALE), -largest / BLOCK_ZERO).astype(np.float32)
+    scales = (-largest / BLOCK_ZERO).astype(np.float32)
+    scales[scales == 0] = MIN_SCALE
     integers = np.clip(np.rint(blocks / scales) + BLOCK_ZERO, 0, 255).astype(np.uint8)
     return np.ascontiguousarray(integers.transpose(2, 0, 1)), np.ascontiguousarray(scales[:, 0].T)
 

@@ -39,6 +39,10 @@ TRACE_KERNEL = "_kernel_time"  # the end of the name of a node's event
 TRACE_RUN_END = "model_run"  # the event that ends the events of each run
 
 
+class _UnusableGraphError(BackendError):
+    """A graph that was written whole is not read back, or computes something else."""
+
+
 class OnnxRuntimeCpu(Backend):
     """Runs a graph with ONNX Runtime's CPU provider; ONNX Runtime's other backends derive from it.
 
@@ -72,8 +76,9 @@ class OnnxRuntimeCpu(Backend):
         cpu = cpu_identity()
         if type(self) is not OnnxRuntimeCpu or cpu is None:
             return None
-        threads, kept = self._options.intra_op_num_threads, self._kept
-        return {"engine": self.device, "cpu": cpu, "threads": threads, "graph": None if kept is None else kept.sha256}
+        graph = None if self._kept is None else self._kept.sha256
+        threads = self._options.intra_op_num_threads
+        return {"engine": onnxruntime_build(), "cpu": cpu, "threads": threads, "graph": graph}
 
     @property
     def device(self) -> str:
@@ -100,13 +105,13 @@ class OnnxRuntimeCpu(Backend):
         if self._sha256 is None or cpu is None or size < LEAST_KEPT_SIZE:
             return None
         settings = json.dumps([self.session_entries, self.disabled_optimizers])
-        key = GraphKey(self._sha256, import_onnxruntime().__version__, cpu, settings)
+        key = GraphKey(self._sha256, onnxruntime_build(), cpu, settings)
         cache, opened, refused = EngineCache(), [], f"{key.name}.unkept"
 
         def write(path: Path, weights: str) -> None:
             try:
                 opened.append(self._optimize(model, path, weights))
-            except BackendError as error:
+            except _UnusableGraphError as error:
                 cache.keep_note(refused, str(error).encode())  # the next start need not try it again
                 raise
 
@@ -133,7 +138,7 @@ class OnnxRuntimeCpu(Backend):
         entries = {"file_name": weights, "min_size_in_bytes": LEAST_MAPPED_SIZE}
         try:
             return self._write(model, path, entries)
-        except BackendError:
+        except _UnusableGraphError:
             path.with_name(weights).unlink(missing_ok=True)
             return self._write(model, path, {})
 
@@ -143,9 +148,12 @@ class OnnxRuntimeCpu(Backend):
         for entry, value in entries.items():
             options.add_session_config_entry(f"session.optimized_model_external_initializers_{entry}", value)
         expected = self._sample(self._open(model, options))
-        session = self._open(path, optimized=True)
+        try:
+            session = self._open(path, optimized=True)
+        except BackendError as error:
+            raise _UnusableGraphError(str(error)) from error
         if not np.array_equal(self._sample(session), expected):
-            raise BackendError(f"{self.device}: expected it to compute the same as before, found other logits")
+            raise _UnusableGraphError(f"{self.device}: expected the same logits as before, found others")
         return session
 
     def _sample(self, session: Any) -> npt.NDArray[np.float32]:
@@ -340,6 +348,12 @@ def import_onnxruntime() -> ModuleType:
             f"ONNX Runtime can't be imported here ({error}); pip install 'hybrid-edge[cpu]', or 'hybrid-edge[gpu]' "
             "on a machine with an NVIDIA GPU"
         ) from error
+
+
+def onnxruntime_build() -> str:
+    """Return ONNX Runtime's version with its build's commit and flags: wheels of one version may be several builds."""
+    library = import_onnxruntime()
+    return f"{library.__version__} {library.get_build_info()}"
 
 
 @cache

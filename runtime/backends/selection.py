@@ -38,6 +38,8 @@ MAX_SLOWDOWN = 1.1
 # the engines in the order in which `auto` tries them
 ENGINES: dict[Target, type[Backend]] = {"tensorrt": TensorRtBackend, "cuda": OnnxRuntimeCuda, "cpu": OnnxRuntimeCpu}
 
+# of ONNX Runtime's kernels for weights of 8 bits in blocks; without, a product takes 15 times as long as in FP32
+W8_FLAGS = frozenset({"avx2", "asimddp"})
 CPUINFO_FILE = Path("/proc/cpuinfo")
 ARM_MACHINES = ("aarch64", "arm64")
 # x86's instructions for 8-bit dot products, by the names that Linux gives them
@@ -105,7 +107,7 @@ def open_backend(
     request = _Request(bundle, backend, precision, threads, engine or EngineOptions(), reporter or Reporter(), batch)
     for target, kind in ENGINES.items():
         groups = _groups(bundle.manifest.variants, target, precision) if backend in (AUTO, target) else []
-        if target == "cpu" and precision == AUTO:
+        if target == "cpu" and precision == AUTO and groups:
             groups = _fastest_first(groups, request.passed_over)
             request, groups = _tuned(request, groups)
         selection = _open_target(request, target, kind, groups) if groups else None
@@ -228,6 +230,16 @@ def x86_flags() -> frozenset[str] | None:
     return frozenset(set.intersection(*found)) if found else None
 
 
+def _has_any(wanted: frozenset[str]) -> bool:
+    """Tell whether this CPU has one of some instructions, x86's or ARM's; it has where the system does not say."""
+    try:
+        lines = CPUINFO_FILE.read_text().splitlines()
+    except OSError:
+        return True
+    found = {item for line in lines if line.startswith(("flags", "Features")) for item in line.split()}
+    return not found or not wanted.isdisjoint(found)
+
+
 def _check_arguments(backend: str, precision: str, threads: int | None) -> None:
     if backend not in (AUTO, *ENGINES):
         raise UsageError(f"expected a backend of {AUTO}, {', '.join(ENGINES)}, found {backend!r}")
@@ -253,12 +265,16 @@ def _groups(variants: Sequence[Variant], target: Target, precision: str) -> list
 def _fastest_first(groups: list[list[Variant]], passed_over: dict[str, str]) -> list[list[Variant]]:
     """Order the CPU's precisions, and put one behind the next wider one if it took clearly longer when exported.
 
-    The unrolled steps of a small recurrent branch do: their operators cost more than INT8 saves.
+    The unrolled steps of a small recurrent branch do: their operators cost more than INT8 saves. So does ``w8`` on a
+    CPU without the instructions of its kernels, where ONNX Runtime restores the whole weight for every product.
     """
     ordered: list[list[Variant]] = []
     for group in reversed(groups):  # the widest first
         variant = group[0]
-        if ordered and (variant.slower or (variant.time_ratio or 0.0) > MAX_SLOWDOWN):
+        if ordered and variant.precision == "w8" and not _has_any(W8_FLAGS):
+            passed_over["cpu w8"] = f"{variant.name} needs one of {', '.join(sorted(W8_FLAGS))} to be fast"
+            ordered.append(group)
+        elif ordered and (variant.slower or (variant.time_ratio or 0.0) > MAX_SLOWDOWN):
             passed_over[f"{variant.target} {variant.precision}"] = (
                 f"{variant.name} took clearly longer than {ordered[0][0].name} where it was exported; "
                 f"--precision {variant.precision} takes it all the same"
@@ -275,13 +291,14 @@ def _tuned(request: _Request, groups: list[list[Variant]]) -> tuple[_Request, li
     if tuning is None:
         return request, groups
     choice = tuning.of(request.batch)
-    place = next(index for index, group in enumerate(groups) if group[0].name == choice.variant)
-    request.passed_over.pop(f"cpu {groups[place][0].precision}", None)
+    place = next(index for index, group in enumerate(groups) if choice.variant in {item.name for item in group})
+    first = sorted(groups[place], key=lambda item: item.name != choice.variant)  # two forms of one precision
+    request.passed_over.pop(f"cpu {first[0].precision}", None)
     for group in groups[:place]:
         reason = f"{choice.variant} was found faster here by hybrid-bench --tune"
         request.passed_over[f"cpu {group[0].precision}"] = reason
     threads = choice.threads if request.threads is None else request.threads
-    return replace(request, threads=threads), [groups[place], *groups[:place], *groups[place + 1 :]]
+    return replace(request, threads=threads), [first, *groups[:place], *groups[place + 1 :]]
 
 
 def _no_variant(bundle: Bundle, backend: str, precision: str) -> str:
@@ -289,7 +306,8 @@ def _no_variant(bundle: Bundle, backend: str, precision: str) -> str:
     precisions = "any precision" if precision == AUTO else precision
     wanted = f"{precisions} for {' or '.join(ENGINES) if backend == AUTO else backend}"
     return (
-        f"{bundle.root}: expected a variant of {wanted}, found {found}; hybrid-export adds one (--fp32, --fp16, --int8)"
+        f"{bundle.root}: expected a variant of {wanted}, found {found}; "
+        "hybrid-export adds one (--fp32, --w8, --fp16, --int8)"
     )
 
 

@@ -11,13 +11,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import get_args
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ..engines.cache import EngineCache, OnRefusal, digest_of
 from ..errors import BackendUnavailableError
 from ..manifest import Precision, Variant
 from ..process import cpu_identity, usable_cpus
-from .onnxruntime import import_onnxruntime
+from .onnxruntime import onnxruntime_build
 
 CLOCK_FILES = ("scaling_governor", "scaling_max_freq")  # of each CPU; a Jetson's power modes set the second
 PRECISIONS = get_args(Precision)
@@ -30,7 +30,7 @@ class Choice(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
     variant: str
-    threads: int | None
+    threads: int | None = Field(ge=1, le=1024)
     milliseconds: float
 
 
@@ -87,7 +87,7 @@ def _note_name(variants: Sequence[Variant]) -> str | None:
     if cpu is None:
         return None
     hashes = sorted(f"{item.name} {item.file.sha256}" for item in tunable(variants))
-    return f"{digest_of([hashes, import_onnxruntime().__version__, cpu, len(usable_cpus()), clock_limits()])}.tuning"
+    return f"{digest_of([hashes, onnxruntime_build(), cpu, len(usable_cpus()), clock_limits()])}.tuning"
 
 
 def clock_limits(root: Path = Path("/")) -> list[str]:

@@ -102,11 +102,13 @@ def keep_graph(
     """Make a graph by ``write`` and keep it; None where it can't be kept, which ``on_refusal`` is told.
 
     ``size`` is that of the graph's file, bytes: about as much room is needed. Errors of ``write`` are passed on, and
-    leave nothing behind.
+    leave nothing behind. Nothing is said where the folder can't be written: on a read-only system that is so each time.
     """
-    with contextlib.suppress(_BusyError), contextlib.ExitStack() as stack:
-        stack.enter_context(cache.writing(on_refusal))
+    with contextlib.suppress(_BusyError, OSError), contextlib.ExitStack() as stack:
         stack.enter_context(cache.locked(_refuse_to_wait))
+        usable = os.access(cache.folder, os.W_OK | os.X_OK, effective_ids=True)
+        if not usable or find_graph(cache, key) is not None:  # another process was first; the next start takes it
+            return None
         if (shortage := disk_shortage(size, cache.folder)) is not None:
             on_refusal(shortage)
             return None

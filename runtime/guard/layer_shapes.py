@@ -108,7 +108,6 @@ def product_in_blocks(call: OperatorCall) -> Known:
     if shape[-1] != inner or integers != (columns, blocks, block) or scales != (columns, blocks):
         raise GraphFaultError(f"a product of {shape} in blocks {integers} and scales {scales}, {inner} by {columns}")
     call.work = math.prod(shape) * columns
-    call.scratch = inner * columns  # kernels for some CPUs and batches restore the weight first
     return Known((*shape[:-1], columns))
 
 

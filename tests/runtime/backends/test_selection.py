@@ -114,6 +114,30 @@ def test_auto_takes_the_narrowest_precision_that_passed_its_gate(tmp_path: Path)
     assert chosen(open_backend(bundle, precision="int8")) == "int8-cpu"  # by name it is taken whatever its gate said
 
 
+@pytest.mark.parametrize(
+    ("line", "taken"),
+    [
+        ("flags : fpu sse2 avx2", "w8-cpu"),
+        ("flags : fpu sse2", "fp32-cpu"),
+        ("Features : fp asimd asimddp", "w8-cpu"),
+        ("Features : fp asimd", "fp32-cpu"),
+        ("", "w8-cpu"),
+    ],
+)
+def test_weights_of_8_bits_are_taken_where_the_cpu_has_their_kernels(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, line: str, taken: str
+) -> None:
+    bundle = bundle_of(tmp_path, ("fp32", "cpu"), ("w8", "cpu"))
+    (tmp_path / "cpuinfo").write_text(f"processor : 0\n{line}\n")
+    monkeypatch.setattr(selection, "CPUINFO_FILE", tmp_path / "cpuinfo")
+    selection.x86_flags.cache_clear()
+    found = open_backend(bundle)
+    selection.x86_flags.cache_clear()
+    assert chosen(found) == taken
+    assert ("cpu w8" in found.passed_over) == (taken == "fp32-cpu")
+    assert chosen(open_backend(bundle, precision="w8")) == "w8-cpu"
+
+
 OLDER = [(None, "int8-cpu"), (0.2, "int8-cpu"), (1.05, "int8-cpu"), (1.5, "fp32-cpu")]  # bundles that have the ratio
 
 

@@ -7,6 +7,7 @@ from hybrid_edge.runtime.backends import open_backend, tuning
 from hybrid_edge.runtime.backends.tuning import Choice, Tuning, clock_limits, find_tuning, keep_tuning, tunable
 from hybrid_edge.runtime.bundle import Bundle
 from hybrid_edge.runtime.classifier import Classifier
+from hybrid_edge.runtime.errors import BundleError
 
 FOUND = Tuning(
     batches={
@@ -14,6 +15,9 @@ FOUND = Tuning(
         8: Choice(variant="int8-cpu", threads=None, milliseconds=6.5),
     }
 )
+
+
+THREADS = b'{"batches": {"1": {"variant": "fp32-cpu", "threads": %s, "milliseconds": 1}}}'
 
 
 @pytest.fixture
@@ -68,7 +72,7 @@ def test_it_is_not_found_for_other_graphs_versions_cpus_or_clocks(
             patch.setattr(tuning, name, value)
             assert find_tuning(variants) is None
     with monkeypatch.context() as patch:
-        patch.setattr(tuning.import_onnxruntime(), "__version__", "0.0.1")
+        patch.setattr(tuning, "onnxruntime_build", lambda: "0.0.1")
         assert find_tuning(variants) is None
     changed = tuple(
         item.model_copy(update={"file": item.file.model_copy(update={"sha256": "1" * 64})}) for item in variants
@@ -87,7 +91,9 @@ def test_a_variant_that_is_over_its_limits_is_not_tunable_and_leaves_nothing_to_
     assert find_tuning(other.manifest.variants) is None
 
 
-@pytest.mark.parametrize("content", [b"", b"{}", b"null", b'{"batches": {}}', b'{"batches": {"1": 3}}'])
+@pytest.mark.parametrize(
+    "content", [b"", b"{}", b"null", b'{"batches": {}}', THREADS % b"0", THREADS % b"-5", THREADS % b"100000"]
+)
 def test_a_note_that_holds_something_else_counts_for_nothing(bundle: Bundle, content: bytes) -> None:
     keep_tuning(bundle.manifest.variants, FOUND)
     name = note().name
@@ -95,6 +101,23 @@ def test_a_note_that_holds_something_else_counts_for_nothing(bundle: Bundle, con
     assert find_tuning(bundle.manifest.variants) is None
     note().write_bytes(b"damaged")
     assert find_tuning(bundle.manifest.variants) is None
+
+
+def test_of_two_forms_of_one_precision_the_one_that_was_faster_is_taken(bundle: Bundle) -> None:
+    first = bundle.manifest.variants[1]
+    second = first.model_copy(update={"name": "fp32-cpu-unrolled", "recurrent": "unrolled"})
+    both = change_manifest(bundle.root, variants=(*bundle.manifest.variants, second))
+    choice = Choice(variant=second.name, threads=None, milliseconds=1)
+    keep_tuning(both.manifest.variants, Tuning(batches={1: choice}))
+    found = open_backend(both)
+    found.backend.close()
+    assert found.variant.name == second.name
+
+
+def test_another_engine_that_the_bundle_has_nothing_for_is_told_as_without_it(bundle: Bundle) -> None:
+    keep_tuning(bundle.manifest.variants, FOUND)
+    with pytest.raises(BundleError, match="expected a variant of any precision for tensorrt"):
+        open_backend(bundle, "tensorrt")
 
 
 def test_what_can_not_be_kept_is_told(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
