@@ -24,7 +24,7 @@ FILE, VARIANT, SPEC, IMAGE = "variants.0.file", "variants.0", "spec", "golden.im
 # a place in the manifest -> what is put there
 VALUES: dict[str, list[Any]] = {
     "format": ["", "other", LONG, None, 1, [], DEEP, ESCAPES],
-    "format_version": [0, -1, 1.5, "1", None, [], 3, 2**70, "9" * 5000, float("inf")],
+    "format_version": [0, -1, 1.5, "1", None, [], 4, 2**70, "9" * 5000, float("inf")],
     f"{FILE}.path": [
         "../artifacts/x.onnx",
         "/etc/passwd.onnx",
@@ -105,7 +105,7 @@ VALUES: dict[str, list[Any]] = {
         {str(n): n for n in range(9999)},
     ],
     "preprocessing.scaling": ["x / 255", LONG, ESCAPES, DEEP],
-    f"{IMAGE}.label": [LONG, ESCAPES, "", None],
+    f"{IMAGE}.label": [LONG, ESCAPES, None],
     f"{IMAGE}.file.path": ["../x.png", LONG, "golden/x\0.png", "manifest.json"],
     f"{IMAGE}.file.size": [-1, 2**31, 10**400],
     "golden.images": [[], None, LONG, {}],

@@ -119,7 +119,7 @@ def test_a_simulated_variant_runs_on_the_first_images_and_the_callback_counts_th
     with OnnxRuntimeCpu(exported.graph, exported.spec) as backend:
         run: Any = {"precision": "fp16", "limits": limits, "on_batch": seen.append}
         assert run_gate(reference, backend, simulated=True, **run).parity.images == 9
-        assert seen == [8, 1]
+        assert sum(seen) == 9
         assert run_gate(reference, backend, simulated=False, **run).parity.images == 11
 
 
