@@ -57,10 +57,10 @@ def prove_golden(
     Raises:
         GoldenError: as ``check_golden``.
     """
-    identity = backend.identity
-    if identity is None:
+    identity, preprocessing = backend.identity, _preprocessing()
+    if identity is None or preprocessing is None:
         return check_golden(bundle, variant, backend, preprocessor)
-    of = {"bundle": bundle.fingerprint, "variant": variant.name, "preprocessing": _preprocessing(), **identity}
+    of = {"bundle": bundle.fingerprint, "variant": variant.name, "preprocessing": preprocessing, **identity}
     of["tensor_tolerance"] = TENSOR_TOLERANCE
     cache, name = EngineCache(), f"{digest_of(of)}.golden"
     found = None if anew else _noted(cache.read_note(name), of)
@@ -75,9 +75,15 @@ def prove_golden(
     return result
 
 
-def _preprocessing() -> list[str]:
-    """Return what turns pictures into tensors here: hybrid-edge with its own code for it, and the libraries' builds."""
-    own = hashlib.sha256(Path(preprocess.__file__).read_bytes()).hexdigest()
+def _preprocessing() -> list[str] | None:
+    """Return what turns pictures into tensors here: hybrid-edge with its own code for it, and the libraries' builds.
+
+    None where that code is not to be read, as in an installation without sources.
+    """
+    try:
+        own = hashlib.sha256(Path(preprocess.__file__).read_bytes()).hexdigest()
+    except OSError:
+        return None
     return [__version__, own, cv2.getBuildInformation(), np.__version__]
 
 

@@ -15,11 +15,12 @@ import numpy as np
 from ..backends import Selection, open_variant
 from ..backends.tuning import WORTH, Choice, Tuning, tunable
 from ..bundle import Bundle
-from ..engines.engine_options import EngineOptions
-from ..errors import BackendUnavailableError
+from ..errors import BackendError, BackendUnavailableError, GateError
+from ..golden import check_golden
+from ..preprocess import Preprocessor
 from ..process import usable_cpus
 from ..timing import time_interleaved
-from .cases import BenchProgress, BenchRequest, open_variants
+from .cases import BenchProgress, BenchRequest
 
 MIN_ROUNDS = 7
 
@@ -44,15 +45,9 @@ def tune(bundle: Bundle, request: BenchRequest, progress: BenchProgress) -> Tune
         BundleError: a variant's file is damaged.
     """
     names = tuple(item.name for item in tunable(bundle.manifest.variants))
-    if not names:
-        raise BackendUnavailableError(
-            f"{bundle.root}: expected a variant for the CPU that passed its gate, found none; hybrid-export adds one"
-        )
     with ExitStack() as stack:
-        chosen = BenchRequest(bundle.root, batches=request.batches, backends=("cpu",))
-        selections, skipped = open_variants(bundle, chosen, EngineOptions(), progress, stack)
-        opened = {item.variant.name: item for item in selections if item.variant.name in names}
-        first = _time(bundle, {(name, None): item for name, item in opened.items()}, request, progress)
+        opened, skipped = _open(bundle, progress, stack)
+        first = _time(bundle, opened, request, progress)
     best = {batch: _best(found, names) for batch, found in first.items()}
     times = {batch: dict(found) for batch, found in first.items()}
     for name in dict.fromkeys(choice.variant for choice in best.values()):
@@ -61,6 +56,31 @@ def tune(bundle: Bundle, request: BenchRequest, progress: BenchProgress) -> Tune
                 times[batch] |= found
                 best[batch] = _best(found, names)
     return Tuned(Tuning(batches=best), times, skipped)
+
+
+def _open(
+    bundle: Bundle, progress: BenchProgress, stack: ExitStack
+) -> tuple[dict[tuple[str, int | None], Selection], dict[str, str]]:
+    """Open every variant that is right here, to be closed with the stack; say why others are left out."""
+    variants, preprocessor = tunable(bundle.manifest.variants), Preprocessor(bundle.spec)
+    opened: dict[tuple[str, int | None], Selection] = {}
+    skipped: dict[str, str] = {}
+    progress.begin("opening", len(variants))
+    for variant in variants:
+        try:
+            selection = open_variant(bundle, variant)
+            stack.enter_context(selection.backend)
+            check_golden(bundle, variant, selection.backend, preprocessor)
+            opened[variant.name, None] = selection
+        except (BackendError, GateError) as error:
+            skipped[variant.name] = str(error)
+        progress.step()
+    if not opened:
+        reasons = "; ".join(f"{name}: {reason}" for name, reason in skipped.items()) or "none; hybrid-export adds one"
+        raise BackendUnavailableError(
+            f"{bundle.root}: expected a variant for the CPU that passed its gate and runs here, found {reasons}"
+        )
+    return opened, skipped
 
 
 def _on_other_threads(

@@ -97,6 +97,14 @@ def test_examples_that_passed_here_do_not_run_again(bundle: Bundle, own_cache: P
     assert prove(bundle) == replace(first, earlier=True)
 
 
+def test_examples_run_where_the_preprocessing_is_installed_without_its_source(
+    bundle: Bundle, own_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hybrid_edge.runtime.preprocess.__file__", "/nowhere/preprocess.py")
+    assert not prove(bundle).earlier
+    assert not prove(bundle).earlier
+
+
 def test_examples_run_anew_where_that_is_asked_for(bundle: Bundle, own_cache: Path) -> None:
     prove(bundle)
     assert not prove(bundle, anew=True).earlier

@@ -1,7 +1,7 @@
 from pathlib import Path
 
 import pytest
-from support.models.bundles import make_bundle
+from support.models.bundles import make_bundle, make_other_answers
 
 from hybrid_edge.runtime.backends.tuning import find_tuning
 from hybrid_edge.runtime.bench.cases import BenchProgress, BenchRequest
@@ -29,6 +29,13 @@ def test_every_cpu_variant_is_timed_at_every_batch_size_and_the_fastest_on_other
         assert (choice.variant, 1) in times
         assert choice.milliseconds == times[choice.variant, choice.threads]
     assert not found.skipped
+
+
+def test_a_variant_that_computes_something_else_here_is_left_out_and_never_chosen(folder: Path) -> None:
+    bundle = Bundle.open(make_other_answers(folder))
+    found = tune(bundle, BenchRequest(folder, batches=(1,), seconds=0.01), BenchProgress())
+    assert set(found.skipped) == {"fp32-cpu"}
+    assert {name for name, _ in found.times[1]} == {found.tuning.batches[1].variant} == {"int8-cpu"}
 
 
 def test_the_fastest_is_taken_but_what_hardly_differs_gives_way_to_the_wider_and_the_default() -> None:
@@ -60,5 +67,8 @@ def test_the_command_shows_and_keeps_what_it_found(
 
 def test_a_bundle_without_a_variant_for_the_cpu_is_refused(tmp_path: Path) -> None:
     folder = make_bundle(tmp_path / "gpu", variants=[("fp32", "cuda")])
-    with pytest.raises(BackendUnavailableError, match="a variant for the CPU that passed its gate, found none"):
+    with pytest.raises(
+        BackendUnavailableError,
+        match="a variant for the CPU that passed its gate and runs here, found none; hybrid-export",
+    ):
         tune(Bundle.open(folder), BenchRequest(folder), BenchProgress())
